@@ -1,0 +1,1 @@
+"""Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store."""
