@@ -1,0 +1,92 @@
+"""The catalogue of a key: sources of the stack of its reference night, brightest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from opticam_dask.kernels import background, detect, photometry
+from opticam_dask.steps import FrameSteps
+
+#: Sources are looked for where at least this share of the best-covered pixel's frames contribute.
+_LEAST_COVERAGE = 0.25
+
+#: The typical width is the median over so many of the brightest sources.
+_TYPICAL_SOURCES = 30
+
+_SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+
+
+class NoCatalog(Exception):
+    """No source was found on the stack; the message says what may help."""
+
+
+def make_catalog(
+    image: np.ndarray, coverage: np.ndarray, frame_rms: np.ndarray, steps: FrameSteps, max_sources: int
+) -> dict[str, np.ndarray]:
+    """Detect the sources of a stack.
+
+    The noise of a pixel is taken from the scatter of the frames and the number of them, not from the stack:
+    resampling correlates neighbouring pixels, so that the scatter of the stack is too small.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Mean of the aligned frames, electrons; NaN where no frame contributes.
+    coverage : ndarray of int, shape (ny, nx)
+        Number of frames in each pixel.
+    frame_rms : ndarray, shape (frame,)
+        Background RMS of the frames, electrons.
+    steps : FrameSteps
+        Mesh, finder and threshold.
+    max_sources : int
+        How many of the brightest sources to keep.
+
+    Returns
+    -------
+    dict of ndarray, shape (source,)
+        The variables of ``schema.CATALOG``.
+
+    Raises
+    ------
+    NoCatalog
+        When there is nothing above the threshold.
+    """
+    if not coverage.any():
+        raise NoCatalog("no frame could be aligned, so there is no stack. A lower threshold or n_pixels may help.")
+    seen = coverage >= max(1.0, _LEAST_COVERAGE * coverage.max())
+    pixels = np.where(seen, image.astype(float), np.nan)
+    mesh, _ = background.sky_mesh(pixels, steps.box_size)
+    pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
+    noise = np.nanmedian(frame_rms) / np.sqrt(np.maximum(coverage, 1))
+    table = steps.finder(pixels, steps.threshold * noise)
+    if table is None or not len(table):
+        raise NoCatalog(
+            f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
+        )
+    found = detect.source_arrays(table, min(max_sources, len(table)))
+    known = np.isfinite(found["x"]) & np.isfinite(found["y"])
+    found = {name: values[known] for name, values in found.items()}
+    found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
+    found["fwhm"] = _widths(pixels, found)
+    return found
+
+
+def _widths(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """FWHM of each source from adaptive moments, in pixels; NaN where they do not converge."""
+    sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
+    start = np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5)
+    return photometry.source_fwhm(image, np.column_stack([found["x"], found["y"]]), start)
+
+
+def typical_fwhm(
+    found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median
+) -> float:
+    """FWHM that stands for a catalogue, in pixels: ``select`` (the median) of its brightest sources."""
+    widths = found["fwhm"][np.isfinite(found["fwhm"])][:_TYPICAL_SOURCES]
+    if len(widths):
+        return float(select(widths))
+    sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
+    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
+    return float(_SIGMA_TO_FWHM * select(sigma)) if len(sigma) else 2.0 * _SIGMA_TO_FWHM

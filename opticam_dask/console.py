@@ -1,0 +1,71 @@
+"""What a person sees while a reduction runs: progress bars on a terminal or in a notebook, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PREFIX = "[OPTICAM]"
+
+#: Without a terminal, progress is a line at most this often.
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Console:
+    """Progress for people.
+
+    Parameters
+    ----------
+    verbose : bool
+        Say nothing at all when False.
+    prefix : str
+        What every line starts with.
+    """
+
+    def __init__(self, verbose: bool = True, prefix: str = PREFIX) -> None:
+        self.verbose = verbose
+        self.prefix = prefix
+        self._bar: Progress | None = None
+        self._stage, self._done, self._total, self._last = "", 0, 0, 0.0
+
+    def tell(self, message: str) -> None:
+        """Print one line."""
+        if self.verbose:
+            line = f"{self.prefix} {message}".strip()
+            if self._bar is not None:
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(line, flush=True)  # noqa: T201 - talking to a person is what this module is for
+
+    def begin(self, stage: str, total: int) -> None:
+        """Open a bar, or announce the stage."""
+        self._stage, self._done, self._total, self._last = stage, 0, total, time.monotonic()
+        if not self.verbose or not total:
+            return
+        console = RichConsole(file=sys.stdout)
+        if not (console.is_terminal or console.is_jupyter):
+            self.tell(f"{stage}: {total} frames")
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+        self._bar = Progress(*columns, *times, console=console)
+        self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
+        self._bar.start()
+
+    def advance(self, n_frames: int) -> None:
+        """So many more frames are done."""
+        self._done += n_frames
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], n_frames)
+        elif time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self.tell(f"{self._stage}: {self._done} of {self._total} frames")
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

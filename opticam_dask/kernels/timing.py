@@ -1,0 +1,310 @@
+"""Times of frames: UTC date-times, mid-exposure, barycentric dates, nights and good time intervals."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from functools import lru_cache
+
+import erfa
+import numpy as np
+from astropy import constants
+from astropy import units as u
+from astropy.coordinates import GCRS, ICRS, EarthLocation, solar_system_ephemeris
+from astropy.time import Time
+from astropy.utils import iers
+
+#: Proleptic Gregorian ordinal of MJD 0 (1858-11-17).
+_MJD_ZERO = 678576
+#: Time scales a stamp may be in. GPS time is TAI - 19 s, TT is TAI + 32.184 s, both by definition.
+_TAI_MINUS_SCALE = {"tai": 0.0, "gps": 19.0, "tt": -32.184}
+TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
+
+#: Distance of the nodes between which the observer's position is interpolated, in days (10 minutes).
+_NODES_PER_DAY = 144
+
+_DATE_TIME = re.compile(
+    r"\s*(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})"
+    r"(?:[T\s]\s*(?P<hour>\d{1,2}):(?P<minute>\d{1,2})(?::(?P<second>\d{1,2}(?:\.\d*)?))?"
+    r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?)?\s*"
+)
+
+
+@lru_cache(maxsize=1)
+def _leap_seconds() -> tuple[tuple[int, float], ...]:
+    """First day (MJD) and TAI - UTC in seconds of each step since 1972, the latest first."""
+    table = erfa.leap_seconds.get()
+    table = table[table["year"] >= 1972]
+    steps = [(date(int(y), int(m), 1).toordinal() - _MJD_ZERO, float(dt)) for y, m, dt in table]
+    return tuple(reversed(steps))
+
+
+def _tai_minus_utc(day: int) -> float:
+    """Seconds that TAI is ahead of UTC at the start of a UTC day; before 1972 the value of 1972."""
+    return next((offset for first_day, offset in _leap_seconds() if day >= first_day), 10.0)
+
+
+def _day_length(day: int) -> float:
+    """Seconds of a UTC day: 86401 when it ends with a leap second."""
+    return 86400.0 + _tai_minus_utc(day + 1) - _tai_minus_utc(day)
+
+
+def parse_iso(text: str) -> tuple[int, float]:
+    """Split an ISO 8601 date-time into its day and the seconds since the start of that day.
+
+    A numeric offset (``+0000``, ``-07:00``) is applied, so that the result is UTC; ``Z``, ``UTC`` and ``GPS``
+    after the time are taken off. A missing time is midnight.
+
+    Parameters
+    ----------
+    text : str
+        ``YYYY-MM-DD``, a ``T`` or blank, ``HH:MM:SS.ffff``. Seconds may be 60, as in a leap second.
+
+    Returns
+    -------
+    day : int
+        Modified Julian day number.
+    seconds : float
+        Seconds since midnight; outside 0 to 86400 when an offset leads to another day.
+
+    Raises
+    ------
+    ValueError
+        When the text is no date-time, or names a day or an hour that does not exist.
+    """
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected a date and time YYYY-MM-DDTHH:MM:SS, found {text!r}")
+    part = match.groupdict()
+    hour, minute, second = int(part["hour"] or 0), int(part["minute"] or 0), float(part["second"] or 0.0)
+    if hour > 23 or minute > 59 or second >= 61.0:
+        raise ValueError(f"there is no such time of day: {text!r}")
+    try:
+        day = date(int(part["year"]), int(part["month"]), int(part["day"])).toordinal() - _MJD_ZERO
+    except ValueError as error:
+        raise ValueError(f"there is no such date: {text!r}") from error
+    return day, hour * 3600.0 + minute * 60.0 + second - _zone_seconds(part["zone"])
+
+
+def _zone_seconds(zone: str | None) -> float:
+    if zone is None or zone[0] not in "+-":
+        return 0.0
+    sign = -1.0 if zone[0] == "-" else 1.0
+    return sign * (int(zone[1:3]) * 3600.0 + int(zone[-2:]) * 60.0)
+
+
+def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
+    """MJD (UTC) of a day and the seconds since its start, which may lie outside that day.
+
+    Days with a leap second have 86401 seconds, and the fraction of the day counts in them, as in ERFA and astropy.
+
+    Parameters
+    ----------
+    day : int
+        Modified Julian day number.
+    seconds : float
+        Seconds since the start of the day, at most about ten years either way.
+    scale : {"utc", "tai", "gps", "tt"}
+        Scale of ``day`` and ``seconds``.
+
+    Raises
+    ------
+    ValueError
+        When the scale is unknown or ``seconds`` is not a usable number.
+    """
+    if scale not in TIME_SCALES:
+        raise ValueError(f"time scale must be one of {', '.join(TIME_SCALES)}, not {scale!r}")
+    if not abs(seconds) < 3e8:
+        raise ValueError(f"expected a number of seconds of at most ten years, found {seconds}")
+    if scale != "utc":
+        seconds += _TAI_MINUS_SCALE[scale] - _tai_minus_utc(day)
+    while seconds < 0.0:
+        day -= 1
+        seconds += _day_length(day)
+    while seconds >= (length := _day_length(day)):
+        seconds -= length
+        day += 1
+    return day + seconds / length
+
+
+def mjd_from_iso(strings: Iterable[str]) -> np.ndarray:
+    """MJD (UTC) of ISO date-times.
+
+    Parameters
+    ----------
+    strings : iterable of str
+        Date-times as `parse_iso` reads them: ``T`` or a blank between date and time, trailing blanks, leap
+        seconds (``23:59:60.5``) and numeric offsets are all right.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Days. One float64 resolves 0.6 microseconds.
+
+    Raises
+    ------
+    ValueError
+        For the first string that is no date-time.
+    """
+    return np.array([utc_mjd(*parse_iso(text)) for text in strings], dtype=np.float64)
+
+
+def barycentric_mjd(
+    mjd_utc: np.ndarray,
+    ra: np.ndarray | float,
+    dec: np.ndarray | float,
+    longitude: float,
+    latitude: float,
+    height: float,
+) -> np.ndarray:
+    """MJD (TDB) at which the light would have arrived at the barycentre of the solar system.
+
+    The light travel time is that of `astropy.time.Time.light_travel_time` with the built-in ephemeris, and TDB
+    that of the observatory. Both are computed at fixed nodes ten minutes apart and interpolated by a cubic
+    (error below 0.01 microseconds), so that a frame's value depends on its own time alone. Nothing is
+    downloaded: the Earth rotation table that comes with astropy serves; before and after it (about a year ahead)
+    the uncertain rotation angle costs up to two microseconds.
+
+    Parameters
+    ----------
+    mjd_utc : array_like of float, shape (n,)
+        Times at the observatory, days. NaN gives NaN.
+    ra, dec : array_like of float, scalar or shape (n,)
+        Position (ICRS) of the source, degrees. NaN gives NaN.
+    longitude, latitude : float
+        Of the observatory: degrees, positive to the east and to the north.
+    height : float
+        Of the observatory above the ellipsoid, metres.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        When the site is not given.
+    """
+    site = np.array([longitude, latitude, height], dtype=np.float64)
+    if not np.isfinite(site).all():
+        raise ValueError(
+            "barycentric times need the longitude, latitude and height of the observatory; found "
+            f"{longitude}, {latitude}, {height}. Give the instrument a site."
+        )
+    mjd, ra, dec = np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in (mjd_utc, ra, dec)))
+    result = np.full(mjd.shape, np.nan)
+    good = np.isfinite(mjd) & np.isfinite(ra) & np.isfinite(dec)
+    if not good.any():
+        return result
+    lon, lat = np.deg2rad(ra[good]), np.deg2rad(dec[good])
+    direction = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    with _bundled_tables():
+        tt = Time(mjd[good], format="mjd", scale="utc").tt
+        position, tdb_minus_tt = _interpolate_observer(tt, EarthLocation.from_geodetic(*site))
+    delay = (position * direction).sum(axis=1)
+    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
+    return result
+
+
+@contextmanager
+def _bundled_tables() -> Iterator[None]:
+    """Let astropy use the Earth rotation table it came with, at any date: no download, no error, no warning."""
+    with (
+        iers.conf.set_temp("auto_download", False),
+        iers.conf.set_temp("auto_max_age", None),
+        iers.conf.set_temp("iers_degraded_accuracy", "ignore"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray, np.ndarray]:
+    """Barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds, at times in TT."""
+    scaled = (tt.jd1 - 2400000.5) * _NODES_PER_DAY + tt.jd2 * _NODES_PER_DAY
+    first = np.floor(scaled).astype(np.int64) - 1
+    nodes, index = np.unique(first[:, np.newaxis] + np.arange(4), return_inverse=True)
+    at_nodes = _observer_at(Time(nodes / _NODES_PER_DAY, format="mjd", scale="tt", location=location))
+    s = scaled - first  # 1 to 2: between the second and the third of four nodes
+    weights = (  # Lagrange's cubic through 0, 1, 2, 3
+        -(s - 1) * (s - 2) * (s - 3) / 6,
+        s * (s - 2) * (s - 3) / 2,
+        -s * (s - 1) * (s - 3) / 2,
+        s * (s - 1) * (s - 2) / 6,
+    )
+    index = index.reshape(-1, 4)
+    values = sum(weight[:, np.newaxis] * at_nodes[index[:, node]] for node, weight in enumerate(weights))
+    return values[:, :3], values[:, 3]
+
+
+def _observer_at(times: Time) -> np.ndarray:
+    """Barycentric x, y, z of the observer in light seconds, and TDB - TT in seconds: shape (n, 4)."""
+    geocentric = times.location.get_itrs(obstime=times).transform_to(GCRS(obstime=times))
+    with solar_system_ephemeris.set("builtin"):
+        position = geocentric.transform_to(ICRS()).cartesian.xyz.to_value(u.m).T
+    return np.column_stack([position / constants.c.value, times.delta_tdb_tt])
+
+
+def night_of(mjd_utc: np.ndarray, longitude: float | None) -> np.ndarray:
+    """Date of the evening on which each night began.
+
+    Parameters
+    ----------
+    mjd_utc : array_like of float, shape (n,)
+        Times, days.
+    longitude : float or None
+        Of the observatory, degrees east. Its mean solar time less twelve hours gives the date, so that a night
+        ends at noon. None gives the UTC date.
+
+    Returns
+    -------
+    ndarray of str, shape (n,)
+        ``YYYY-MM-DD``; an empty string where the time is NaN.
+    """
+    mjd = np.asarray(mjd_utc, dtype=np.float64)
+    shift = 0.0 if longitude is None else longitude / 360.0 - 0.5
+    is_known = np.isfinite(mjd)
+    day = np.floor(np.where(is_known, mjd + shift, 0.0)).astype(np.int64)
+    dates = (np.datetime64("1858-11-17") + day).astype("datetime64[D]").astype(str)
+    return np.where(is_known, dates, "")
+
+
+def good_time_intervals(time: np.ndarray, threshold: float = 1.5) -> np.ndarray:
+    """Intervals without gaps.
+
+    A step longer than ``threshold`` times the median step starts a new interval, and each interval reaches half a
+    median step beyond its first and last time.
+
+    Parameters
+    ----------
+    time : array_like of float, shape (n,)
+        Ascending times in any unit; NaN are left out.
+    threshold : float
+        At least 1, so that intervals cannot overlap.
+
+    Returns
+    -------
+    ndarray of float64, shape (m, 2)
+        Start and end of each interval; ``(0, 2)`` when there is no time. A single time gives an interval of no length.
+
+    Raises
+    ------
+    ValueError
+        When the times are not ascending or the threshold is below 1.
+    """
+    if not threshold >= 1.0:
+        raise ValueError(f"threshold must be at least 1 (median steps), found {threshold}")
+    times = np.asarray(time, dtype=np.float64)
+    times = times[np.isfinite(times)]
+    steps = np.diff(times)
+    if (steps < 0.0).any():
+        raise ValueError("times must be ascending: sort them first")
+    positive = steps[steps > 0.0]
+    median_step = float(np.median(positive)) if positive.size else 0.0
+    is_gap = steps > threshold * median_step
+    starts = times[np.concatenate([[True], is_gap])] if times.size else times
+    ends = times[np.concatenate([is_gap, [True]])] if times.size else times
+    return np.column_stack([starts - median_step / 2, ends + median_step / 2])

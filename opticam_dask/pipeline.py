@@ -1,0 +1,622 @@
+"""The passes of a reduction, in order.
+
+Pass 0 picks the reference frame of each key and freezes it. Pass 1 measures sky, sources and transform of every
+frame and stacks. The stack of the reference night gives the catalogue. Pass 2 is the photometry. Each step reads
+what is done from the store and does the rest, so that the same call resumes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask import blocks, catalog, config, first_pass, frames, plan, second_pass, store
+from opticam_dask.cluster import Executor, Work
+from opticam_dask.config import ReductionParameters
+from opticam_dask.finders import default_finder
+from opticam_dask.instruments import Instrument
+from opticam_dask.kernels import background as background_kernel
+from opticam_dask.kernels import match
+from opticam_dask.kernels.stack import stack_image, stack_selection
+from opticam_dask.steps import BlockSummary, FrameSteps
+
+#: Candidates for the reference frame of a night.
+_PROBES = 25
+
+#: Partial stacks that one task of the tree adds.
+_FAN_IN = 8
+
+_PACKAGES = ("numpy", "scipy", "astropy", "photutils", "dask", "distributed", "xarray", "zarr", "astroscrappy")
+
+
+class ReductionError(Exception):
+    """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
+
+
+class Progress(Protocol):
+    """Who is told how a run goes: a progress bar, a log, nobody."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """A stage of ``total`` frames begins."""
+        ...
+
+    def advance(self, n_frames: int) -> None:
+        """So many more frames are done."""
+        ...
+
+    def end(self) -> None:
+        """The stage is over."""
+        ...
+
+    def tell(self, message: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, n_frames: int) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def tell(self, message: str) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is reduced, and how.
+
+    Parameters
+    ----------
+    out_directory : path
+        Holds the store and the files for people.
+    instrument : Instrument
+    parameters : ReductionParameters
+    background : callable, optional
+        ``image -> Background2D``-like; by default the sky mesh of this package.
+    finder : callable, optional
+        ``(image, threshold) -> QTable``; by default ``DefaultFinder``.
+    aperture_selector : callable
+        Chooses the width that apertures are scaled to from the FWHM of the catalogue's brightest sources.
+    reader : Reader, optional
+        By default the FITS reader.
+    frames_per_block : int, optional
+        By default from frame shape and pixel type.
+    """
+
+    out_directory: Path
+    instrument: Instrument
+    parameters: ReductionParameters = field(default_factory=ReductionParameters)
+    background: Callable[[np.ndarray], Any] | None = None
+    finder: Callable[[np.ndarray, np.ndarray], Any] | None = None
+    aperture_selector: Callable[[np.ndarray], float] = np.median
+    reader: frames.Reader | None = None
+    frames_per_block: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """Path of the store."""
+        return store.store_path(self.out_directory)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
+        return {
+            **config.describe(self.parameters),
+            "background": config.describe(self.background),
+            "finder": config.describe(self.finder),
+            "aperture_selector": config.describe(self.aperture_selector),
+            "instrument": config.describe(self.instrument),
+        }
+
+    def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:
+        """Steps for the frames of one part."""
+        chosen, rebin = self.parameters, self.parameters.rebin_factor
+        _check_rebin(shape, rebin)
+        image_shape = (shape[0] // rebin, shape[1] // rebin)
+        box = chosen.box_size or background_kernel.default_box_size(image_shape)
+        finder = self.finder or default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
+        if self.finder is None:
+            finder = finder.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
+        return FrameSteps(
+            reader=self.reader or frames.FitsReader(self.instrument.extension),
+            shape=shape,
+            rebin_factor=rebin,
+            remove_cosmic_rays=chosen.remove_cosmic_rays,
+            background=self.background,
+            box_size=box if isinstance(box, tuple) else (box, box),
+            finder=finder,
+            threshold=chosen.threshold,
+            n_slots=3 * chosen.max_catalog_sources,
+        )
+
+
+def _check_rebin(shape: tuple[int, int], factor: int) -> None:
+    if shape[0] % factor or shape[1] % factor:
+        raise ReductionError(
+            f"rebin_factor must divide the frame: got frames of {shape[0]} x {shape[1]} pixels and factor {factor}."
+        )
+
+
+@dataclass
+class Outcome:
+    """How a pass went, over all keys."""
+
+    n_frames: dict[str, int] = field(default_factory=dict)
+    n_usable: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, summary: BlockSummary) -> None:
+        """Count one block."""
+        self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
+        self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
+        if len(self.problems) < 1000:
+            self.problems.extend(summary.problems)
+
+
+# ---------------------------------------------------------------- the store and its plan
+
+
+def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -> None:
+    """Make the store, or take up the one that is there, and add the parts that are new.
+
+    Raises
+    ------
+    ReductionError
+        When there is no usable frame, or the store was made with other parameters or from other files.
+    """
+    progress = progress or Silent()
+    if not len(scan.table) and not store.exists(setup.out_directory):
+        reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
+        raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+    if store.exists(setup.out_directory):
+        _check_parameters(setup)
+    else:
+        store.create_store(setup.out_directory, _root_attributes(setup))
+    store.begin_changes(setup.path)
+    table = _new_rows(setup, scan)
+    taken = {key: {part.night for part in store.parts(setup.path, key)} for key in store.keys(setup.path)}
+    chosen = setup.parameters
+    for planned in plan.plan_parts(
+        table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
+    ):
+        _add_planned(setup, planned)
+        for note in planned.notes:
+            progress.tell(note)
+    _write_set_aside(setup, scan)
+
+
+def stored_parameters(out_directory: str | Path) -> ReductionParameters:
+    """Parameters that a store was made with."""
+    record = json.loads(store.read_attributes(store.require_store(out_directory))["parameters"])
+    known = {entry.name for entry in fields(ReductionParameters)}
+    return config.parameters_from_mapping({name: value for name, value in record.items() if name in known})
+
+
+def _root_attributes(setup: Setup) -> dict[str, Any]:
+    record = setup.record()
+    return {
+        "opticam_dask_version": metadata.version("opticam-dask"),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "instrument": setup.instrument.name,
+        "parameters": config.parameters_json(record),
+        "parameters_hash": config.parameters_hash(record),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _check_parameters(setup: Setup) -> None:
+    attributes = store.read_attributes(store.require_store(setup.out_directory))
+    record = setup.record()
+    if attributes.get("parameters_hash") != config.parameters_hash(record):
+        before = json.loads(attributes["parameters"])
+        changed = config.differences(before, json.loads(config.parameters_json(record)))
+        raise ReductionError(
+            f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
+            "Use the same parameters to resume, or another output directory."
+        )
+
+
+def _new_rows(setup: Setup, scan: frames.Scan) -> Any:
+    """Rows of the scan that the store does not have; files that changed since are refused."""
+    known: dict[str, tuple[int, float]] = {}
+    for key in store.keys(setup.path):
+        for part in store.parts(setup.path, key):
+            manifest = store.read_manifest(setup.path, part)
+            facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
+            known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
+    table = scan.table
+    if not known or not len(table):
+        return table
+    before = [known.get(file) for file in table["file"]]
+    now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+    changed = [f for f, old, new in zip(table["file"], before, now, strict=True) if old not in (None, new)]
+    if changed:
+        raise ReductionError(
+            f"{len(changed)} file(s) changed since they were reduced, the first is {changed[0]}. "
+            "Put the original files back, or use another output directory."
+        )
+    return table[[old is None for old in before]]
+
+
+def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
+    steps = setup.steps(planned.shape, planned.binning)
+    store.add_key(setup.path, planned.key, planned.camera, planned.filter)
+    per_block = setup.frames_per_block or plan.frames_per_block(planned.shape, np.dtype(planned.dtype))
+    part = store.Part(
+        key=planned.key,
+        night=planned.night,
+        n_frames=len(planned.manifest["file"]),
+        frames_per_block=per_block,
+        shape=planned.shape,
+        binning=planned.binning,
+        mesh_shape=steps.mesh_shape,
+        n_slots=steps.n_slots,
+    )
+    store.add_part(setup.path, part, planned.manifest, planned.data_root)
+
+
+def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
+    """Keep the files that could not be used at all, with the reason, over all runs."""
+    listed: dict[str, str] = {}
+    if store.has_product(setup.path, "set_aside"):
+        before = store.read_product(setup.path, "set_aside")
+        listed = dict(zip(before["file"].tolist(), before["reason"].tolist(), strict=True))
+    listed |= dict(scan.set_aside)
+    for file in scan.table["file"]:
+        listed.pop(file, None)
+    arrays = {
+        "file": np.array(sorted(listed), dtype=object),
+        "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),
+    }
+    store.write_product(setup.path, "set_aside", "set_aside", arrays, {"long_name": "files that could not be used"})
+
+
+# ---------------------------------------------------------------- pass 0: the reference frame
+
+
+def choose_references(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
+    """Pick and freeze the reference frame of every key that has none."""
+    progress = progress or Silent()
+    todo = [key for key in store.keys(setup.path) if not store.has_product(setup.path, _reference_group(key))]
+    candidates = {key: part for key in todo if (part := _reference_part(setup, key)) is not None}
+    indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
+    if not candidates:
+        return
+    progress.begin("Choosing reference frames", sum(map(len, indices.values())))
+    work: list[Work] = []
+    for key, part in candidates.items():
+        function = functools.partial(_tagged, key, functools.partial(first_pass.probe_frame, _probe_job(setup, part)))
+        work.append((functools.partial(blocks.window_of_blocks, function, name="probe"), indices[key].tolist()))
+    probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
+    for key, probe in executor.run(work):
+        probes[key].append(probe)
+        progress.advance(1)
+    progress.end()
+    for key, part in candidates.items():
+        _freeze_reference(setup, part, probes[key], progress)
+
+
+def _tagged(tag: Any, function: Callable[[int], Any], block: int) -> tuple[Any, Any]:
+    return tag, function(block)
+
+
+def _reference_group(key: str) -> str:
+    return f"{store.group_name(key)}/reference"
+
+
+def _reference_part(setup: Setup, key: str) -> store.Part | None:
+    """Part whose frames give reference frame and catalogue: the first credible night, unless told."""
+    main = {part.night: part for part in store.parts(setup.path, key) if "." not in part.night}
+    wanted = setup.parameters.reference_night
+    if wanted is not None:
+        if wanted not in main:
+            raise ReductionError(f"reference night {wanted} is not among the nights of {key}: {', '.join(main)}.")
+        return main[wanted]
+    nights = plan.credible_nights({night: part.n_frames for night, part in main.items()})
+    return main[nights[0]] if nights else None
+
+
+def _probe_job(setup: Setup, part: store.Part) -> first_pass.ProbeJob:
+    return first_pass.ProbeJob(
+        steps=setup.steps(part.shape, part.binning),
+        frames_per_block=part.frames_per_block,
+        n_alignment_sources=setup.parameters.n_alignment_sources,
+        read_manifest=functools.partial(store.read_manifest, setup.path, part),
+    )
+
+
+def _freeze_reference(setup: Setup, part: store.Part, probes: list[first_pass.Probe], progress: Progress) -> None:
+    chosen = first_pass.choose_reference(probes, functools.partial(_count_matches, setup.parameters.transform_type))
+    if chosen is None:
+        first = min(probes, key=lambda probe: probe.index)
+        progress.tell(
+            f"{part.key}: no source in any of {len(probes)} candidate frames ({first.message}). "
+            "A lower threshold or n_pixels may help."
+        )
+        return
+    file = store.read_manifest(setup.path, part, chosen.index // part.frames_per_block)["file"]
+    attributes = {
+        "reference_file": os.path.basename(file[chosen.index % part.frames_per_block]),
+        "reference_index": chosen.index,
+        "reference_night": part.night,
+        "reference_fwhm": chosen.fwhm,
+    }
+    arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
+    store.write_product(setup.path, _reference_group(part.key), "reference", arrays, attributes)
+    store.update_attributes(setup.path, store.group_name(part.key), {"reference_night": part.night})
+
+
+def _count_matches(transform_type: str, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
+    try:
+        found = match.find_transform(
+            reference.xy,
+            frame.xy,
+            transform_type=transform_type,
+            reference_weights=reference.flux,
+            frame_weights=frame.flux,
+        )
+    except match.AlignmentError:
+        return 0
+    return found.n_matched
+
+
+# ---------------------------------------------------------------- pass 1: sky, sources, transforms, stacks
+
+
+def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = None) -> Outcome:
+    """First pass over every block that is not done; stacks, references and catalogues of what is new."""
+    progress = progress or Silent()
+    outcome = Outcome()
+    ready = _parts_with_reference(setup)
+    work: list[Work] = []
+    n_frames = 0
+    for part in ready:
+        todo = _blocks_to_reduce(setup, part)
+        function = functools.partial(
+            _tagged, part.key, functools.partial(first_pass.reduce_block, _first_pass_job(setup, part))
+        )
+        work.append((functools.partial(blocks.window_of_blocks, function, name="reduce"), todo))
+        n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
+    progress.begin("Aligning frames", n_frames)
+    for key, summary in executor.run(work):
+        outcome.add(key, summary)
+        progress.advance(summary.n_frames)
+    progress.end()
+    for part in ready:
+        _finish_stack(setup, part, executor)
+    for key in store.keys(setup.path):
+        _finish_catalog(setup, key, progress)
+    return outcome
+
+
+def _parts_with_reference(setup: Setup) -> list[store.Part]:
+    return [
+        part
+        for key in store.keys(setup.path)
+        if store.has_product(setup.path, _reference_group(key))
+        for part in store.parts(setup.path, key)
+    ]
+
+
+def _stack_blocks(setup: Setup, part: store.Part) -> list[int]:
+    """Blocks that hold a frame of the stack."""
+    selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    return np.unique(selected // part.frames_per_block).tolist()
+
+
+def _blocks_to_reduce(setup: Setup, part: store.Part) -> list[int]:
+    """Blocks whose flags are not set, and those whose partial stack is still needed but gone."""
+    done = store.done_blocks(setup.path, part)
+    if not store.has_product(setup.path, f"{part.group}/stack"):
+        for block in _stack_blocks(setup, part):
+            if not store.partial_stack_path(setup.path, part.group, _level_name(0, block)).is_file():
+                done[block] = False
+    return np.flatnonzero(~done).tolist()
+
+
+def _level_name(level: int, number: int) -> str:
+    return f"level-{level}-{number:06d}"
+
+
+def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
+    chosen = setup.parameters
+    reference = store.read_product(setup.path, _reference_group(part.key))
+    reference_part = _frozen_reference_part(setup, part.key)
+    return first_pass.FirstPass(
+        steps=setup.steps(part.shape, part.binning),
+        reference_xy=np.column_stack([reference["alignment_x"], reference["alignment_y"]]),
+        reference_flux=reference["alignment_flux"],
+        reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
+        transform_type=chosen.transform_type,
+        rotation_limit=chosen.rotation_limit,
+        translation_limit=chosen.translation_limit,
+        scale_limit=chosen.scale_limit,
+        expected_scale=reference_part.binning / part.binning,
+        n_alignment_sources=chosen.n_alignment_sources,
+        n_frames=part.n_frames,
+        frames_per_block=part.frames_per_block,
+        stack_frames=chosen.stack_frames,
+        read_manifest=functools.partial(store.read_manifest, setup.path, part),
+        write=functools.partial(store.write_block, setup.path, part),
+        write_stack=functools.partial(_write_partial, setup.path, part.group, 0),
+    )
+
+
+def _frozen_reference_part(setup: Setup, key: str) -> store.Part:
+    night = store.read_attributes(setup.path, _reference_group(key))["reference_night"]
+    return next(part for part in store.parts(setup.path, key) if part.night == night)
+
+
+def _write_partial(
+    path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray
+) -> None:
+    store.write_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
+
+
+def _read_partial(path: Path, group: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return store.read_partial_stack(store.partial_stack_path(path, group, name))
+
+
+def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
+    """Add the partial stacks of a part in a tree, and store their mean."""
+    group = f"{part.group}/stack"
+    if store.has_product(setup.path, group):
+        return
+    names = tuple(_level_name(0, block) for block in _stack_blocks(setup, part))
+    level = 0
+    while len(names) > 1:
+        level += 1
+        job = first_pass.MergeJob(
+            inputs=names,
+            fan_in=_FAN_IN,
+            read=functools.partial(_read_partial, setup.path, part.group),
+            write=functools.partial(_write_partial, setup.path, part.group, level),
+        )
+        numbers = range(-(-len(names) // _FAN_IN))
+        build = functools.partial(
+            blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
+        )
+        for _ in executor.run([(build, list(numbers))]):
+            pass
+        names = tuple(_level_name(level, number) for number in numbers)
+    total, coverage = _read_partial(setup.path, part.group, names[0])
+    arrays = {"image": stack_image(total, coverage), "coverage": coverage}
+    store.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
+
+
+def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
+    """Detect the catalogue on the stack of the reference night, once."""
+    catalog_group, reference_group = _catalog_group(key), _reference_group(key)
+    if store.has_product(setup.path, catalog_group) or not store.has_product(setup.path, reference_group):
+        return
+    part = _frozen_reference_part(setup, key)
+    stack = store.read_product(setup.path, f"{part.group}/stack")
+    noise = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
+    steps = setup.steps(part.shape, part.binning)
+    try:
+        arrays = catalog.make_catalog(
+            stack["image"], stack["coverage"], noise, steps, setup.parameters.max_catalog_sources
+        )
+    except catalog.NoCatalog as error:
+        progress.tell(f"{key}: {error}")
+        return
+    alignment = store.read_product(setup.path, reference_group)
+    attributes = store.read_attributes(setup.path, reference_group)
+    store.write_product(setup.path, reference_group, "reference", {**alignment, **stack}, attributes)
+    fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
+    store.write_product(setup.path, catalog_group, "catalog", arrays, {"fwhm": fwhm, "fwhm_units": "pixel"})
+
+
+# ---------------------------------------------------------------- pass 2: photometry
+
+
+def measure_frames(
+    setup: Setup,
+    photometers: Mapping[str, second_pass.Photometer],
+    executor: Executor,
+    progress: Progress | None = None,
+    *,
+    whole_frames: bool = False,
+) -> Outcome:
+    """Second pass: photometry of every block that is not done, all photometers on one read of a frame.
+
+    Parameters
+    ----------
+    setup : Setup
+    photometers : dict of Photometer
+        By label.
+    executor : Executor
+    progress : Progress, optional
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough.
+
+    Raises
+    ------
+    ReductionError
+        When no key has a catalogue.
+    store.StoreError
+        When a label exists with other parameters.
+    """
+    progress = progress or Silent()
+    outcome = Outcome()
+    ready = [p for p in _parts_with_reference(setup) if store.has_product(setup.path, _catalog_group(p.key))]
+    if not ready:
+        raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
+    work: list[Work] = []
+    n_frames = 0
+    for part in ready:
+        todo = _blocks_to_measure(setup, part, photometers)
+        job = _second_pass_job(setup, part, photometers, whole_frames)
+        function = functools.partial(_tagged, part.key, functools.partial(second_pass.measure_block, job))
+        work.append((functools.partial(blocks.window_of_blocks, function, name="measure"), todo))
+        n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
+    progress.begin("Performing photometry", n_frames)
+    for key, summary in executor.run(work):
+        outcome.add(key, summary)
+        progress.advance(summary.n_frames)
+    progress.end()
+    return outcome
+
+
+def _catalog_group(key: str) -> str:
+    return f"{store.group_name(key)}/catalog"
+
+
+def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer]) -> list[int]:
+    source_ids = store.read_array(setup.path, _catalog_group(part.key), "source_id")
+    done = np.ones(part.n_blocks, dtype=bool)
+    for label, photometer in photometers.items():
+        record = config.describe(photometer)
+        attributes = {
+            "label": label,
+            "parameters": config.parameters_json(record),
+            "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
+        }
+        store.add_photometry(setup.path, part, label, source_ids, attributes)
+        done &= store.done_blocks(setup.path, part, label)
+    return np.flatnonzero(~done).tolist()
+
+
+def _second_pass_job(
+    setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer], whole_frames: bool
+) -> second_pass.SecondPass:
+    group = _catalog_group(part.key)
+    found = store.read_product(setup.path, group)
+    return second_pass.SecondPass(
+        steps=setup.steps(part.shape, part.binning),
+        photometers=dict(photometers),
+        catalog_xy=np.column_stack([found["x"], found["y"]]),
+        fwhm=float(store.read_attributes(setup.path, group)["fwhm"]),
+        read_manifest=functools.partial(store.read_manifest, setup.path, part),
+        read_results=functools.partial(store.read_results, setup.path, part),
+        write=functools.partial(store.write_block, setup.path, part),
+        whole_frames=whole_frames,
+    )
+
+
+def finish(setup: Setup) -> None:
+    """Close a run: consolidated metadata, no scratch files."""
+    store.finish_changes(setup.path)
+
+
+def usable_keys(setup: Setup) -> Sequence[str]:
+    """Keys that have a catalogue."""
+    return [key for key in store.keys(setup.path) if store.has_product(setup.path, _catalog_group(key))]

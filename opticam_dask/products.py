@@ -1,0 +1,139 @@
+"""Files for people, beside the store: catalogues, light curves, and the plots of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from astropy.table import QTable
+
+from opticam_dask import plotting, results, schema, store
+from opticam_dask.flags import SourceFlag
+
+#: Light curves are written for so many sources at a time, to bound memory.
+_SOURCES_AT_ONCE = 16
+
+
+def catalog_table(out_directory: str | Path, key: str) -> QTable:
+    """Catalogue of a key as an astropy table with units.
+
+    Raises
+    ------
+    ValueError
+        When the key has no catalogue.
+    """
+    path, group = store.require_store(out_directory), f"{store.group_name(key)}/catalog"
+    if not store.has_product(path, group):
+        raise ValueError(f"{key} has no catalogue in {out_directory}")
+    arrays = store.read_product(path, group)
+    table = QTable(meta={"key": key})
+    for entry in schema.CATALOG:
+        table[entry.name] = arrays[entry.name]
+        table[entry.name].info.description = entry.long_name
+        if entry.units not in ("1", "electron"):
+            table[entry.name].unit = entry.units.replace("pixel", "pix")
+    table["flux"].unit = "electron"
+    return table
+
+
+def write_catalogs(out_directory: str | Path) -> list[Path]:
+    """Write ``cat/<key>_catalog.ecsv`` for every key that has a catalogue."""
+    path = store.require_store(out_directory)
+    written = []
+    for key in store.keys(path):
+        if store.has_product(path, f"{store.group_name(key)}/catalog"):
+            file = _file(out_directory, "cat", f"{store.group_name(key)}_catalog.ecsv")
+            temporary = file.with_name(f".{file.name}.{os.getpid()}")
+            catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
+            os.replace(temporary, file)
+            written.append(file)
+    return written
+
+
+def write_light_curves(out_directory: str | Path, label: str) -> Path:
+    """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
+
+    The time column is ``BMJD``, or ``MJD`` (UTC) where no barycentric time is known at all.
+
+    Returns
+    -------
+    Path
+        The directory of the files.
+    """
+    path = store.require_store(out_directory)
+    directory = Path(out_directory) / "lcs" / label
+    directory.mkdir(parents=True, exist_ok=True)
+    for key in store.keys(path):
+        if not any(label in store.photometry_labels(path, part) for part in store.parts(path, key)):
+            continue
+        curves = results.light_curves(out_directory, key, label)
+        for start in range(0, curves.sizes["source"], _SOURCES_AT_ONCE):
+            _write_csv(curves.isel(source=slice(start, start + _SOURCES_AT_ONCE)).load(), directory, key)
+    return directory
+
+
+def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
+    has_bmjd = bool(np.isfinite(curves["bmjd_tdb"]).any())
+    time_name, time = ("BMJD", curves["bmjd_tdb"]) if has_bmjd else ("MJD", curves["mjd_utc"])
+    for source in range(curves.sizes["source"]):
+        one = curves.isel(source=source)
+        columns = {time_name: time.to_numpy(), "flux": one["flux"].to_numpy(), "flux_err": one["flux_err"].to_numpy()}
+        columns["flags"] = one["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED)
+        file = directory / f"{store.group_name(key)}_source_{int(one['source_id'])}.csv"
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        pd.DataFrame(columns).to_csv(temporary, index=False)
+        os.replace(temporary, file)
+
+
+def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray]) -> Path:
+    """Write ``diag/header_times.pdf``."""
+    figure = plotting.plot_header_times(dict(times))
+    return plotting.save_figure(figure, _file(out_directory, "diag", "header_times.pdf"))
+
+
+def plot_catalogs(out_directory: str | Path) -> Path | None:
+    """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
+    tree = results.open_reduction(out_directory)
+    panels = {
+        str(branch.attrs["key"]): (branch["reference/image"].to_numpy(), branch["catalog"].to_dataset())
+        for branch in tree.children.values()
+        if "key" in branch.attrs and "catalog" in branch.children
+    }
+    if not panels:
+        return None
+    return plotting.save_figure(plotting.plot_catalogs(panels), _file(out_directory, "cat", "catalogs.pdf"))
+
+
+def plot_frames(out_directory: str | Path) -> list[Path]:
+    """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
+    path = store.require_store(out_directory)
+    of_key = {key: _frames_of(path, key) for key in store.keys(path) if store.parts(path, key)}
+    if not of_key:
+        return []
+    figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
+    return [
+        plotting.save_figure(function(of_key), _file(out_directory, "diag", f"{name}.pdf"))
+        for name, function in figures.items()
+    ]
+
+
+def _frames_of(path: Path, key: str) -> xr.Dataset:
+    """Records of all frames of a key, in time order, without the file names."""
+    opened = [
+        xr.open_dataset(str(path), engine="zarr", group=f"{part.group}/frames", consolidated=False).drop_vars(
+            ["file", "message"]
+        )
+        for part in store.parts(path, key)
+    ]
+    merged = opened[0] if len(opened) == 1 else xr.concat(opened, dim="frame", combine_attrs="override")
+    return merged.load().sortby("mjd_utc")
+
+
+def _file(out_directory: str | Path, *names: str) -> Path:
+    file = Path(out_directory).joinpath(*names)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

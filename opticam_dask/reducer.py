@@ -1,0 +1,397 @@
+"""The notebook face: ``Reducer``, a thin layer over the pipeline with the vocabulary of the opticam package."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import QTable
+from distributed import Client
+
+from opticam_dask import cluster, pipeline, products, store
+from opticam_dask.backgrounds import DefaultBackground
+from opticam_dask.config import ReductionParameters
+from opticam_dask.console import Console
+from opticam_dask.frames import Scan, scan, time_gaps
+from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.plotting import show_figure_file
+from opticam_dask.second_pass import Photometer
+
+LOG_NAME = "opticam_dask.log"
+
+
+class Reducer:
+    """Reduce directories of frames to catalogues and light curves.
+
+    The constructor reads the headers. :meth:`create_catalogs` runs the first pass and makes the catalogues,
+    :meth:`photometry` measures every catalogue source in every frame. All results are in
+    ``out_directory/reduction.zarr``; what is done already is not done again.
+
+    Parameters
+    ----------
+    out_directory : path
+        Where results go; made if it does not exist.
+    data_directory : path or sequence of path
+        Directories of frames (searched with everything below them) or files.
+    c1_directory, c2_directory, c3_directory : path, optional
+        Further directories, one for each camera.
+    background : callable, optional
+        ``image -> Background2D``-like with ``background``, ``background_rms``, ``background_median`` and
+        ``background_rms_median``; by default photutils' default estimators on a mesh of 1/32 of the frame.
+        Functions of a notebook cell and lambdas work.
+    finder : callable, optional
+        ``(image, threshold) -> QTable`` with the columns of photutils' source catalogues; by default
+        ``DefaultFinder``.
+    threshold : float
+        Detection threshold in units of the background RMS.
+    barycenter : bool
+        Compute barycentric times (TDB).
+    instrument : Instrument, optional
+        What the headers mean; by default ``OPTICAM_MX``.
+    rebin_factor : int
+        Sum ``rebin_factor`` x ``rebin_factor`` pixels.
+    remove_cosmic_rays : bool
+        Replace cosmic rays first.
+    aperture_selector : callable
+        Chooses the width of the aperture from the widths of the catalogue's brightest sources.
+    client : distributed.Client or str, optional
+        Where blocks run: a Dask client, the address of a scheduler, ``"none"`` for this process; by default
+        worker processes on this machine for as long as a method runs.
+    number_of_processors : int, optional
+        Worker processes on this machine; by default one a processor.
+    frames_per_block : int, optional
+        Frames of one task; by default from frame shape and pixel type.
+    target_coord : (float, float), optional
+        RA and DEC of the target in degrees; goes before the headers.
+    show_plots : bool
+        Show plots in a notebook; they are saved in any case.
+    verbose : bool
+        Print what happens.
+
+    Raises
+    ------
+    pipeline.ReductionError
+        When no frame can be used.
+    FileNotFoundError
+        When a directory does not exist.
+    TypeError
+        When ``background``, ``finder`` or ``aperture_selector`` cannot be called.
+    """
+
+    def __init__(
+        self,
+        out_directory: str | Path,
+        data_directory: str | Path | Sequence[str | Path] | None = None,
+        *,
+        c1_directory: str | Path | None = None,
+        c2_directory: str | Path | None = None,
+        c3_directory: str | Path | None = None,
+        background: Callable[[np.ndarray], Any] | None = None,
+        finder: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+        threshold: float = 5.0,
+        barycenter: bool = True,
+        instrument: Instrument | type[Instrument] | None = None,
+        rebin_factor: int = 1,
+        remove_cosmic_rays: bool = False,
+        aperture_selector: Callable[[np.ndarray], float] = np.median,
+        client: Client | str | None = None,
+        number_of_processors: int | None = None,
+        frames_per_block: int | None = None,
+        target_coord: tuple[float, float] | None = None,
+        show_plots: bool = True,
+        verbose: bool = True,
+    ) -> None:
+        for name, value in (("background", background), ("finder", finder)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        if not callable(aperture_selector):
+            raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
+        self.out_directory = Path(out_directory)
+        self.instrument = _as_instrument(instrument)
+        self.show_plots = show_plots
+        self._console = Console(verbose)
+        self._client = client
+        self._n_workers = number_of_processors
+        self._background, self._finder = _plain(background), finder
+        self._aperture_selector = aperture_selector
+        self._frames_per_block = frames_per_block
+        self._options: dict[str, Any] = {
+            "threshold": threshold,
+            "barycenter": barycenter,
+            "rebin_factor": rebin_factor,
+            "remove_cosmic_rays": remove_cosmic_rays,
+            "target_coord": target_coord,
+        }
+        if isinstance(background, DefaultBackground):
+            self._options["box_size"] = background.box_size
+        ReductionParameters(**self._options)
+        self._make_directory()
+        self.scan = self._read_headers(_paths(data_directory, c1_directory, c2_directory, c3_directory))
+        self._report_scan()
+
+    # ---------------------------------------------------------------- what was found in the headers
+
+    def _make_directory(self) -> None:
+        if not self.out_directory.is_dir():
+            self._console.tell(f"{self.out_directory} not found, attempting to create ...")
+            try:
+                self.out_directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise store.StoreError(f"{self.out_directory} cannot be made: {error.strerror or error}") from error
+            self._console.tell(f"{self.out_directory} created.")
+
+    def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
+        self._console.begin("Scanning data directory", 0)
+        found = scan(paths, self.instrument)
+        self._console.end()
+        return found
+
+    def _report_scan(self) -> None:
+        table, tell = self.scan.table, self._console.tell
+        tell(f"Checking instrument {self.instrument.name}.")
+        if not len(table):
+            lines = [f"{Path(file).name}: {reason}" for file, reason in self.scan.set_aside[:5]]
+            raise pipeline.ReductionError(
+                f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
+            )
+        tell(f"{self.instrument.name} successfully passed all checks.")
+        for message in self.scan.warnings:
+            tell(f"Note: {message}")
+        binnings = sorted(set(table["binning"].tolist()))
+        tell(f"Binning: {', '.join(f'{n}x{n}' for n in binnings)}")
+        counts = table.groupby("key").size()
+        tell(f"Filters: {', '.join(counts.index)}")
+        for key, count in counts.items():
+            tell(f"{count} {key} images.")
+        for file, reason in self.scan.set_aside:
+            tell(f"Set aside: {Path(file).name}: {reason}")
+        for key, before, after, gap, median in time_gaps(table):
+            tell(
+                f"Large time gap in {key} between {Path(before).name} and {Path(after).name} "
+                f"({gap:.1f} s; the median step is {median:.1f} s)."
+            )
+        times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
+        self._announce(products.plot_header_times(self.out_directory, times))
+
+    @property
+    def camera_files(self) -> dict[str, list[str]]:
+        """Paths of the frames of each camera key, in time order."""
+        return {str(key): rows["file"].tolist() for key, rows in self.scan.table.groupby("key")}
+
+    @property
+    def ignored_files(self) -> list[str]:
+        """Files that cannot be used at all."""
+        return [file for file, _ in self.scan.set_aside]
+
+    # ---------------------------------------------------------------- passes
+
+    def create_catalogs(
+        self,
+        max_catalog_sources: int = 100,
+        n_alignment_sources: int = 30,
+        transform_type: str = "affine",
+        rotation_limit: float | None = None,
+        translation_limit: float | tuple[float, float] | None = None,
+        scale_limit: float | None = None,
+        *,
+        stack_frames: int = 256,
+        reference_night: str | None = None,
+        box_size: int | tuple[int, int] | None = None,
+        n_pixels: int | None = None,
+        border_width: int | None = None,
+    ) -> None:
+        """Measure sky, sources and transform of every frame, stack, and make the catalogues.
+
+        Parameters are those of :class:`~opticam_dask.config.ReductionParameters`. Frames that were reduced
+        before with the same parameters are not reduced again.
+
+        Raises
+        ------
+        pipeline.ReductionError
+            When the output directory holds a reduction with other parameters or from other files.
+        """
+        options = {
+            "max_catalog_sources": max_catalog_sources,
+            "n_alignment_sources": n_alignment_sources,
+            "transform_type": transform_type,
+            "rotation_limit": rotation_limit,
+            "translation_limit": translation_limit,
+            "scale_limit": scale_limit,
+            "stack_frames": stack_frames,
+            "reference_night": reference_night,
+            "n_pixels": n_pixels,
+            "border_width": border_width,
+        }
+        if box_size is not None:
+            options["box_size"] = box_size
+        setup = self._setup(ReductionParameters(**{**self._options, **options}))
+        tell = self._console.tell
+        with self._logging(), self._executor() as executor:
+            pipeline.prepare(setup, self.scan, self._console)
+            tell("Creating source catalogs.")
+            pipeline.choose_references(setup, executor, self._console)
+            outcome = pipeline.reduce_frames(setup, executor, self._console)
+        self._report_alignment(outcome)
+        pipeline.finish(setup)
+        products.write_catalogs(self.out_directory)
+        for file in [products.plot_catalogs(self.out_directory), *products.plot_frames(self.out_directory)]:
+            self._announce(file)
+
+    def _report_alignment(self, outcome: pipeline.Outcome) -> None:
+        tell = self._console.tell
+        for key in sorted(outcome.n_frames):
+            aligned, total = outcome.n_usable[key], outcome.n_frames[key]
+            tell(f"{key}: {aligned} image(s) aligned.")
+            tell(f"{key}: {total - aligned} image(s) could not be aligned.")
+        for file, message in outcome.problems[:20]:
+            tell(f"Set aside: {Path(file).name}: {message}")
+        if len(outcome.problems) > 20:
+            tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        for key, table in self.catalogs.items():
+            tell(f"{key}: {len(table)} source(s) in the catalogue.")
+
+    def photometry(self, photometer: Photometer | None = None, *, label: str | None = None) -> None:
+        """Measure every catalogue source in every aligned frame.
+
+        Parameters
+        ----------
+        photometer : Photometer, optional
+            By default ``AperturePhotometer()``.
+        label : str, optional
+            Name of the result; by default that of the photometer. Two variants of one photometer need two.
+
+        Raises
+        ------
+        pipeline.ReductionError
+            When there is no catalogue: run :meth:`create_catalogs` first.
+        store.StoreError
+            When the label is there with other parameters.
+        """
+        photometer = photometer or AperturePhotometer()
+        label = label or photometer.label
+        setup = self._stored_setup()
+        store.begin_changes(setup.path)
+        with self._logging(), self._executor() as executor:
+            outcome = pipeline.measure_frames(setup, {label: photometer}, executor, self._console)
+        pipeline.finish(setup)
+        for file, message in outcome.problems[:20]:
+            self._console.tell(f"Not measured: {Path(file).name}: {message}")
+        directory = products.write_light_curves(self.out_directory, label)
+        self._console.tell(f"Photometry results saved to {directory}.")
+
+    # ---------------------------------------------------------------- what was found
+
+    @property
+    def catalogs(self) -> dict[str, QTable]:
+        """Source catalogue of each camera key that has one."""
+        if not store.exists(self.out_directory):
+            return {}
+        path = store.require_store(self.out_directory)
+        keys = [key for key in store.keys(path) if store.has_product(path, f"{store.group_name(key)}/catalog")]
+        return {key: products.catalog_table(self.out_directory, key) for key in keys}
+
+    @property
+    def transforms(self) -> dict[str, np.ndarray]:
+        """Transform (3 x 3, reference to frame) of each aligned frame, by path."""
+        return {
+            file: matrix
+            for file, matrix in self._per_frame("transform").items()
+            if np.all(np.isfinite(matrix))
+        }
+
+    @property
+    def unaligned_files(self) -> list[str]:
+        """Frames that were set aside in the first pass."""
+        return [file for file, message in self._per_frame("message").items() if message]
+
+    def _per_frame(self, name: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        path = store.require_store(self.out_directory)
+        for key in store.keys(path):
+            for part in store.parts(path, key):
+                files = store.read_manifest(path, part)["file"]
+                values |= dict(zip(files, store.read_array(path, f"{part.group}/frames", name), strict=True))
+        return values
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(files)} {key}" for key, files in self.camera_files.items())
+        return f"<Reducer of {self.instrument.name}: {counts} frames -> {self.out_directory}>"
+
+    # ---------------------------------------------------------------- inside
+
+    def _setup(self, parameters: ReductionParameters) -> pipeline.Setup:
+        return pipeline.Setup(
+            out_directory=self.out_directory,
+            instrument=self.instrument,
+            parameters=parameters,
+            background=self._background,
+            finder=self._finder,
+            aperture_selector=self._aperture_selector,
+            frames_per_block=self._frames_per_block,
+        )
+
+    def _stored_setup(self) -> pipeline.Setup:
+        """Set-up with the parameters that the store was made with."""
+        if not store.exists(self.out_directory):
+            raise pipeline.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
+        return self._setup(pipeline.stored_parameters(self.out_directory))
+
+    def _executor(self) -> Any:
+        where = "local" if self._client is None else self._client
+        return cluster.connect(where, n_workers=self._n_workers)
+
+    def _logging(self) -> Any:
+        return log_to_file(self.out_directory / LOG_NAME)
+
+    def _announce(self, file: Path | None) -> None:
+        if file is not None:
+            self._console.tell(f"Plot saved to {file.resolve()}.")
+            if self.show_plots:
+                show_figure_file(file)
+
+
+class log_to_file:  # noqa: N801 - used like a function, in a with statement
+    """Append the log of this package to a file while the block runs."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.logger = logging.getLogger("opticam_dask")
+
+    def __enter__(self) -> None:
+        self.handler = logging.FileHandler(self.file, encoding="utf-8", delay=True)
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        self.logger.addHandler(self.handler)
+        self.before = self.logger.level
+        self.logger.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeHandler(self.handler)
+        self.logger.setLevel(self.before)
+        self.handler.close()
+
+
+def _as_instrument(instrument: Instrument | type[Instrument] | None) -> Instrument:
+    if instrument is None:
+        return OPTICAM_MX()
+    return instrument() if isinstance(instrument, type) else instrument
+
+
+def _plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:
+    """The default background is this package's own mesh, equal to photutils' and faster; only its box size counts."""
+    return None if type(background) is DefaultBackground else background
+
+
+def _paths(*directories: Any) -> list[str | Path]:
+    paths: list[str | Path] = []
+    for entry in directories:
+        if isinstance(entry, (str, Path)):
+            paths.append(entry)
+        elif entry is not None:
+            paths.extend(entry)
+    if not paths:
+        raise ValueError("data_directory is missing: give the directory that holds the frames")
+    return paths

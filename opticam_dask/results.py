@@ -1,0 +1,164 @@
+"""Lazy xarray views: of raw frames before a reduction, and of the store after it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import blocks, frames, store
+from opticam_dask.instruments import OPTICAM_MX, Instrument
+
+logger = logging.getLogger(__name__)
+
+_FRAME_COORDINATES = {
+    "file": "1",
+    "mjd_utc": "d",
+    "exposure_time": "s",
+    "gain": "electron adu-1",
+    "dark_current": "electron pixel-1 s-1",
+    "airmass": "1",
+    "night": "1",
+}
+
+
+def open_observations(
+    data_directory: str | Path | Sequence[str | Path],
+    *,
+    instrument: Instrument | None = None,
+    frames_per_chunk: int = 1,
+) -> dict[str, xr.DataArray]:
+    """Open the frames of a directory lazily: headers are read now, pixels when they are asked for.
+
+    Parameters
+    ----------
+    data_directory : path or sequence of path
+        Directories (searched with everything below them) or files.
+    instrument : Instrument, optional
+        What the headers mean; by default ``OPTICAM_MX``.
+    frames_per_chunk : int
+        Frames in one chunk.
+
+    Returns
+    -------
+    dict of DataArray
+        By camera key such as ``1:g``, each with dims ``(frame, y, x)`` in ADU, in time order, with coordinates
+        along ``frame``. Frames of another shape than most of their key are left out, with a warning in the log.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a path does not exist.
+    ValueError
+        When there is no usable frame.
+    """
+    instrument = instrument or OPTICAM_MX()
+    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
+    scan = frames.scan(paths, instrument)
+    if not len(scan.table):
+        raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
+    reader = frames.FitsReader(instrument.extension)
+    arrays = {}
+    for key, rows in scan.table.groupby("key", sort=True):
+        shape, main = max(rows.groupby(["ny", "nx"]), key=lambda group: len(group[1]))
+        if len(main) < len(rows):
+            logger.warning("%s: %d frames of another shape than %s are left out", key, len(rows) - len(main), shape)
+        data = blocks.lazy_frames(
+            main["file"].tolist(), reader, (int(shape[0]), int(shape[1])), _common_type(main["dtype"]), frames_per_chunk
+        )
+        coordinates = {
+            name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
+        }
+        first = main.iloc[0]
+        attributes = {"units": "adu", "key": key, "camera": first["camera"], "filter": first["filter"]}
+        attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
+        arrays[str(key)] = xr.DataArray(
+            data, dims=("frame", "y", "x"), coords=coordinates, attrs=attributes, name=str(key)
+        )
+    return arrays
+
+
+def _common_type(names: Sequence[str]) -> np.dtype:
+    return np.result_type(*(np.dtype(name) for name in sorted(set(names))))
+
+
+def open_reduction(out_directory: str | Path) -> xr.DataTree:
+    """Open everything that a reduction has found, lazily.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+
+    Returns
+    -------
+    xarray.DataTree
+        One branch a camera key (``1-g``), in it ``reference``, ``catalog`` and one branch a night.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = store.require_store(out_directory)
+    document = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    consolidated = "consolidated_metadata" in document
+    return xr.open_datatree(str(path), engine="zarr", consolidated=consolidated)
+
+
+def light_curves(out_directory: str | Path, key: str, label: str = "aperture") -> xr.Dataset:
+    """Fluxes of all catalogue sources of a camera over all nights, lazily, in time order.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g`` (``1-g`` works as well).
+    label : str
+        Photometry label.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims ``(frame, source)``; variables flux, flux_err, x, y, flags; coordinates mjd_utc, bmjd_tdb, night and
+        frame_flags along ``frame``, source_id along ``source``.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    ValueError
+        When the store has no such key or label; the message names those it has.
+    """
+    path = store.require_store(out_directory)
+    known = store.keys(path)
+    found = [name for name in known if key in (name, store.group_name(name))]
+    if not found:
+        raise ValueError(f"no camera key {key!r} in {out_directory}; it has {', '.join(known) or 'none'}")
+    parts = store.parts(path, found[0])
+    labels = sorted({name for part in parts for name in store.photometry_labels(path, part)})
+    if label not in labels:
+        raise ValueError(f"no photometry {label!r} of {found[0]} in {out_directory}; it has {labels or 'none'}")
+    nights = [_open_part(path, part, label) for part in parts if label in store.photometry_labels(path, part)]
+    merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
+    order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
+    if np.any(np.diff(order) != 1):
+        merged = merged.isel(frame=order)
+    return merged.assign_attrs(key=found[0], label=label)
+
+
+def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
+    options = {"engine": "zarr", "consolidated": False, "chunks": {}}
+    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
+    flags = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)["flags"]
+    for name in dataset.coords:
+        dataset[name] = dataset[name].load()
+    night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
+    return dataset.assign_coords(
+        night=("frame", night, {"long_name": "night"}), frame_flags=("frame", flags.data, flags.attrs)
+    )

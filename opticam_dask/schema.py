@@ -1,0 +1,203 @@
+"""The vocabulary of the store: name, dimensions, type, unit and one sentence of every variable.
+
+Every array in a reduction store is made from an entry of :data:`GROUPS`; a name that is not here cannot be
+written. Arrays are ``(y, x)``, positions are ``(x, y)`` at 0-based pixel centres.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.flags import FrameFlag, SourceFlag, flag_attributes
+
+#: Version of the layout. Readers refuse a store with a higher major number.
+SCHEMA_VERSION = "1.0"
+
+#: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
+#: readers would decode to nanosecond integers of unknown scale).
+_UTC = {"time_scale": "utc", "time_format": "mjd", "time_reference": "mid-exposure, at the observatory"}
+_TDB = {"time_scale": "tdb", "time_format": "mjd", "time_reference": "mid-exposure, at the barycentre"}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One stored array."""
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    fill: Any = np.nan
+    attributes: dict[str, Any] = field(default_factory=dict)
+    flag_type: type[IntFlag] | None = None
+
+    def all_attributes(self) -> dict[str, Any]:
+        """Attributes written beside the array: unit, sentence, and what the flags mean."""
+        attributes: dict[str, Any] = {"units": self.units, "long_name": self.long_name, **self.attributes}
+        if self.flag_type is not None:
+            attributes.update(flag_attributes(self.flag_type))
+        return attributes
+
+
+def _float(name: str, dims: tuple[str, ...], units: str, long_name: str, **attributes: Any) -> Variable:
+    return Variable(name, dims, "float64", units, long_name, np.nan, attributes)
+
+
+def _count(name: str, dims: tuple[str, ...], long_name: str, dtype: str = "int32") -> Variable:
+    return Variable(name, dims, dtype, "1", long_name, 0)
+
+
+def _text(name: str, dims: tuple[str, ...], long_name: str) -> Variable:
+    return Variable(name, dims, "str", "1", long_name, "")
+
+
+_FRAME, _SOURCE, _PIXEL = ("frame",), ("source",), ("y", "x")
+_MESH, _SLOT, _CELL = ("frame", "mesh_y", "mesh_x"), ("frame", "slot"), ("frame", "source")
+
+MANIFEST = (
+    _text("file", _FRAME, "path of the frame, relative to the attribute data_root"),
+    Variable("file_size", _FRAME, "int64", "byte", "size of the file when it was scanned", 0),
+    _float("file_mtime", _FRAME, "s", "modification time of the file when it was scanned (Unix time)"),
+    _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
+    _float("bmjd_tdb", _FRAME, "d", "Barycentric Modified Julian Date, TDB, mid-exposure", **_TDB),
+    _float("exposure_time", _FRAME, "s", "exposure time"),
+    _float("gain", _FRAME, "electron adu-1", "gain of the detector"),
+    _float("dark_current", _FRAME, "electron pixel-1 s-1", "dark current, unbinned by rebinning"),
+    _float("read_noise", _FRAME, "electron pixel-1", "read noise"),
+    _float("saturation", _FRAME, "adu", "level at which pixels are saturated; NaN when unknown"),
+    _float("airmass", _FRAME, "1", "airmass from the header"),
+    Variable("scan_flags", _FRAME, "uint32", "1", "what the headers alone say about the frame", 0, {}, FrameFlag),
+)
+
+FRAMES = (
+    _float("background", _FRAME, "electron pixel-1", "sky background: median of the mesh"),
+    _float("background_rms", _FRAME, "electron pixel-1", "scatter of the sky background: median of the mesh"),
+    _float("fwhm", _FRAME, "pixel", "median full width at half maximum of the bright sources"),
+    _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
+    _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
+    _float("transform", ("frame", "row", "column"), "1", "3x3 matrix: reference (x, y, 1) to frame pixel"),
+    _float("transform_rms", _FRAME, "pixel", "rms distance of the matched sources from the transform"),
+    _text("message", _FRAME, "why the frame was set aside; empty when it was not"),
+    Variable("flags", _FRAME, "uint32", "1", "quality of the frame", 0, {}, FrameFlag),
+)
+
+BACKGROUND = (
+    _float("background_mesh", _MESH, "electron pixel-1", "sky background at the mesh points"),
+    _float("background_rms_mesh", _MESH, "electron pixel-1", "scatter of the sky at the mesh points"),
+)
+
+_SHAPE_VARIABLES = (
+    ("semimajor_sigma", "pixel", "1-sigma semi-major axis of the source"),
+    ("semiminor_sigma", "pixel", "1-sigma semi-minor axis of the source"),
+    ("orientation", "deg", "angle of the major axis, counter-clockwise from the x axis"),
+)
+
+SOURCES = (
+    _float("x", _SLOT, "pixel", "x of the detected source, brightest first"),
+    _float("y", _SLOT, "pixel", "y of the detected source"),
+    _float("flux", _SLOT, "electron", "flux in the segment of the source"),
+    *(_float(name, _SLOT, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
+)
+
+STACK = (
+    Variable("image", _PIXEL, "float32", "electron pixel-1", "mean of the aligned, sky-subtracted frames"),
+    Variable("coverage", _PIXEL, "uint32", "1", "number of frames that contribute to the pixel", 0),
+)
+
+_ALIGNMENT = ("alignment_source",)
+REFERENCE = (
+    *STACK,
+    _float("alignment_x", _ALIGNMENT, "pixel", "x of the sources that frames are aligned to"),
+    _float("alignment_y", _ALIGNMENT, "pixel", "y of the sources that frames are aligned to"),
+    _float("alignment_flux", _ALIGNMENT, "electron", "flux of the sources that frames are aligned to"),
+)
+
+CATALOG = (
+    _count("source_id", _SOURCE, "number of the source, brightest first, from 1"),
+    _float("x", _SOURCE, "pixel", "x on the reference frame"),
+    _float("y", _SOURCE, "pixel", "y on the reference frame"),
+    _float("flux", _SOURCE, "electron", "flux in the segment of the source on the stack"),
+    _float("fwhm", _SOURCE, "pixel", "full width at half maximum on the stack"),
+    *(_float(name, _SOURCE, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
+)
+
+PHOTOMETRY = (
+    _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
+    _float("bmjd_tdb", _FRAME, "d", "Barycentric Modified Julian Date, TDB, mid-exposure", **_TDB),
+    _count("source_id", _SOURCE, "number of the source in the catalogue"),
+    _float("flux", _CELL, "electron", "flux per exposure inside the aperture"),
+    _float("flux_err", _CELL, "electron", "1-sigma error of the flux"),
+    _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
+    _float("y", _CELL, "pixel", "y at which the source was measured, on the frame"),
+    Variable("flags", _CELL, "uint32", "1", "quality of the measurement", 0, {}, SourceFlag),
+)
+
+_ENTRY = ("entry",)
+SET_ASIDE = (
+    _text("file", _ENTRY, "path of a file that could not be used at all"),
+    _text("reason", _ENTRY, "why it was set aside"),
+)
+
+#: What each kind of group holds.
+GROUPS: dict[str, tuple[Variable, ...]] = {
+    "frames": MANIFEST + FRAMES,
+    "background": BACKGROUND,
+    "sources": SOURCES,
+    "stack": STACK,
+    "reference": REFERENCE,
+    "catalog": CATALOG,
+    "photometry": PHOTOMETRY,
+    "set_aside": SET_ASIDE,
+}
+
+#: Variables that xarray should show as coordinates.
+COORDINATES: dict[str, tuple[str, ...]] = {
+    "frames": ("mjd_utc", "bmjd_tdb"),
+    "photometry": ("mjd_utc", "bmjd_tdb", "source_id"),
+    "catalog": ("source_id",),
+}
+
+
+def variable(group: str, name: str) -> Variable:
+    """Look a variable up.
+
+    Raises
+    ------
+    KeyError
+        When the group or the variable is not part of the schema.
+    """
+    for entry in GROUPS[group]:
+        if entry.name == name:
+            return entry
+    raise KeyError(f"{name!r} is not a variable of {group!r}: {[entry.name for entry in GROUPS[group]]}")
+
+
+def validate(group: str, arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> None:
+    """Check names and shapes of ``arrays`` before they are written.
+
+    Parameters
+    ----------
+    group : str
+        Kind of group, a key of :data:`GROUPS`.
+    arrays : dict of ndarray
+        Arrays by variable name.
+    sizes : dict of int
+        Length of each dimension.
+
+    Raises
+    ------
+    KeyError
+        For a name that is not in the schema.
+    ValueError
+        For an array of the wrong shape.
+    """
+    for name, values in arrays.items():
+        expected = tuple(sizes[dim] for dim in variable(group, name).dims)
+        if np.shape(values) != expected:
+            dims = ", ".join(variable(group, name).dims)
+            raise ValueError(f"{group}/{name} must have shape ({dims}) = {expected}, got {np.shape(values)}")

@@ -1,0 +1,223 @@
+"""What one task does in the second pass: photometry of the catalogue's sources in the frames of its block.
+
+It neither detects nor estimates the sky again: positions come from the stored transforms, the sky from the stored
+mesh, evaluated only at the cut-outs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
+from opticam_dask.kernels import align, background, calibrate, photometry
+from opticam_dask.photometers import FrameView, Measurement
+from opticam_dask.steps import (
+    BlockSummary,
+    FrameProblem,
+    FrameSteps,
+    Sky,
+    entry_of,
+    error_text,
+    estimate_sky,
+    load_image,
+    read_raw,
+    summarise,
+)
+
+
+class Photometer(Protocol):
+    """What the second pass needs of a photometer."""
+
+    @property
+    def label(self) -> str: ...
+
+    def measure(self, view: FrameView) -> Measurement: ...
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """What every task of the photometry of one part needs.
+
+    Attributes
+    ----------
+    steps : FrameSteps
+    photometers : dict of Photometer
+        By label; all are measured on one read of the frame.
+    catalog_xy : ndarray, shape (source, 2)
+        Positions on the reference frame.
+    fwhm : float
+        Median FWHM of the catalogue, in pixels of the reference frame.
+    read_manifest, read_results, write : callable
+        Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+    """
+
+    steps: FrameSteps
+    photometers: Mapping[str, Photometer]
+    catalog_xy: np.ndarray
+    fwhm: float
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+    read_results: Callable[[int], Mapping[str, np.ndarray]]
+    write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
+    whole_frames: bool = False
+
+
+_MEASURED = ("flux", "flux_err", "x", "y")
+
+
+def measure_block(job: SecondPass, block: int) -> BlockSummary:
+    """Photometry of the frames of one block; the frames that were set aside are not read."""
+    manifest, results = job.read_manifest(block), job.read_results(block)
+    n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for label in job.photometers:
+        columns = {name: np.full((n_frames, n_sources), np.nan) for name in _MEASURED}
+        empty = int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM)
+        arrays[f"photometry/{label}"] = columns | {
+            "flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)
+        }
+    messages = [""] * n_frames
+    usable = (results["flags"] & np.uint32(UNUSABLE)) == 0
+    for index in np.flatnonzero(usable):
+        messages[index] = _measure_frame(
+            job, entry_of(manifest, index), entry_of(results, index), index, arrays
+        )
+    job.write(block, arrays)
+    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
+    return summarise(block, flags, messages, manifest["file"])
+
+
+def _measure_frame(
+    job: SecondPass,
+    entry: Mapping[str, Any],
+    result: Mapping[str, Any],
+    index: int,
+    arrays: dict[str, dict[str, np.ndarray]],
+) -> str:
+    """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
+    try:
+        view = frame_view(job, entry, result)
+    except FrameProblem as problem:
+        return problem.message
+    for label, photometer in job.photometers.items():
+        columns = arrays[f"photometry/{label}"]
+        try:
+            measured = photometer.measure(view)
+        except (
+            Exception
+        ) as error:  # a user's photometer may raise anything; one bad frame must not stop the night
+            return f"photometer {label}: {error_text(error)}"
+        for name in _MEASURED:
+            columns[name][index] = getattr(measured, name)
+        columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
+    return ""
+
+
+def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
+    """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
+
+    The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
+    is a user's own function, whose image is not the zoom of a mesh.
+    """
+    steps = job.steps
+    pixels = (
+        _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
+    )
+    sky: _MeshSky | _ImageSky
+    if steps.has_mesh:
+        sky = _MeshSky(result["background_mesh"], result["background_rms_mesh"], steps)
+    else:
+        assert isinstance(pixels, _ImagePixels)  # an own background is never local
+        sky = _ImageSky(estimate_sky(steps, pixels.image.electrons))
+    transform = result["transform"]
+    known = np.isfinite(result["x"])
+    return FrameView(
+        predicted_xy=align.apply_transform(transform, job.catalog_xy),
+        detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
+        detected_flux=result["flux"][known],
+        scale=align.scale_of(transform),
+        fwhm=job.fwhm,
+        frame_fwhm=float(result["fwhm"]),
+        shape=steps.image_shape,
+        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
+        rms_at=sky.rms,
+        saturated_at=pixels.saturated,
+        cosmic_rays_at=pixels.cosmic_rays,
+    )
+
+
+class _RawPixels:
+    """Cut-outs of a raw frame, calibrated one by one: enough when every step is local."""
+
+    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
+        self.raw = read_raw(steps, entry)
+        self.entry = entry
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return calibrate.to_electrons(
+            photometry.cut_out(self.raw, x0, y0, size),
+            gain=self.entry["gain"],
+            dark_current=self.entry["dark_current"],
+            exposure_time=self.entry["exposure_time"],
+        )
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry["saturation"]
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        return None
+
+
+class _ImagePixels:
+    """Cut-outs of a frame that was calibrated as a whole."""
+
+    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
+        self.image = load_image(steps, entry)
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return _mask_cutouts(self.image.saturated, x0, y0, size)
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
+
+
+class _MeshSky:
+    """Sky from the stored mesh, evaluated only where it is asked for."""
+
+    def __init__(self, mesh: np.ndarray, rms_mesh: np.ndarray, steps: FrameSteps) -> None:
+        self.mesh, self.rms_mesh = mesh, rms_mesh
+        self.geometry = (steps.image_shape, steps.box_size)
+
+    def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return background.zoom_mesh_windows(self.mesh, *self.geometry, y0, x0, size)
+
+    def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return background.zoom_mesh_windows(self.rms_mesh, *self.geometry, y0, x0, size)
+
+
+class _ImageSky:
+    """Sky from a user's own background function."""
+
+    def __init__(self, sky: Sky) -> None:
+        self.sky = sky
+
+    def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.sky.image, x0, y0, size)
+
+    def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.sky.rms_image, x0, y0, size)
+
+
+def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    if mask is None:
+        return np.zeros((len(x0), size, size), dtype=bool)
+    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0

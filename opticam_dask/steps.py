@@ -1,0 +1,296 @@
+"""How one frame becomes a sky-subtracted image and a list of sources: the same steps in every pass.
+
+A bad frame gives a flag and a message; a bad call raises. Only the exceptions named here become flags:
+``frames.FrameError``, the refusals of the kernels, and whatever a user's own background or finder raises on a
+frame. Everything else stops the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
+from opticam_dask.frames import FrameError, Reader
+from opticam_dask.kernels import background, calibrate, detect, photometry
+
+#: The seeing of a frame is measured on so many of its brightest sources.
+_SEEING_SOURCES = 30
+
+
+class Background(Protocol):
+    """What a background callable returns (photutils ``Background2D`` is one)."""
+
+    background: np.ndarray
+    background_rms: np.ndarray
+    background_median: float
+    background_rms_median: float
+
+
+class FrameProblem(Exception):
+    """A frame cannot be used; carries the flag and the message to store."""
+
+    def __init__(self, flag: FrameFlag, message: str) -> None:
+        super().__init__(message)
+        self.flag = flag
+        self.message = message
+
+
+@dataclass(frozen=True)
+class FrameSteps:
+    """How a frame becomes a sky-subtracted image and a list of sources: the same in every pass.
+
+    Attributes
+    ----------
+    reader : Reader
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frames as read.
+    rebin_factor : int
+    remove_cosmic_rays : bool
+    background : callable or None
+        Own background ``image -> Background``; None is the sky mesh of this package.
+    box_size : (int, int)
+        Mesh box ``(ny, nx)`` in rebinned pixels.
+    finder : callable
+        ``(image, threshold) -> QTable``.
+    threshold : float
+        In units of the background RMS.
+    n_slots : int
+        Detected sources kept.
+    """
+
+    reader: Reader
+    shape: tuple[int, int]
+    rebin_factor: int
+    remove_cosmic_rays: bool
+    background: Callable[[np.ndarray], Background] | None
+    box_size: tuple[int, int]
+    finder: Callable[[np.ndarray, np.ndarray], Any]
+    threshold: float
+    n_slots: int
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Shape ``(ny, nx)`` after rebinning."""
+        return self.shape[0] // self.rebin_factor, self.shape[1] // self.rebin_factor
+
+    @property
+    def has_mesh(self) -> bool:
+        """Whether the sky image is the zoom of a mesh that is stored."""
+        return self.background is None
+
+    @property
+    def mesh_shape(self) -> tuple[int, int] | None:
+        """Shape of the sky mesh, None without one; boxes at the far edges may be cut."""
+        if not self.has_mesh:
+            return None
+        (ny, nx), (box_y, box_x) = self.image_shape, self.box_size
+        return -(-ny // box_y), -(-nx // box_x)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a pixel of the calibrated frame depends on that raw pixel alone."""
+        return self.has_mesh and not self.remove_cosmic_rays and self.rebin_factor == 1
+
+
+@dataclass(frozen=True)
+class Image:
+    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel."""
+
+    electrons: np.ndarray
+    saturated: np.ndarray | None
+    cosmic_rays: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Sky:
+    """Sky background of one frame."""
+
+    mesh: np.ndarray | None
+    rms_mesh: np.ndarray | None
+    image: np.ndarray
+    rms_image: np.ndarray
+    median: float
+    rms_median: float
+
+
+@dataclass
+class FrameResult:
+    """What the first pass finds out about one frame."""
+
+    flags: FrameFlag = FrameFlag.REDUCED
+    message: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    meshes: dict[str, np.ndarray] = field(default_factory=dict)
+    sources: dict[str, np.ndarray] = field(default_factory=dict)
+    subtracted: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class BlockSummary:
+    """The small thing a task returns: how it went, and what to tell the user."""
+
+    block: int
+    n_frames: int
+    n_usable: int
+    flag_counts: dict[str, int]
+    problems: tuple[tuple[str, str], ...]
+
+
+def load_image(steps: FrameSteps, entry: Mapping[str, Any]) -> Image:
+    """Read and calibrate one frame: electrons, cosmic rays, rebinning, in this order.
+
+    Raises
+    ------
+    FrameProblem
+        When the frame cannot be read, holds nothing, or is saturated.
+    """
+    raw = read_raw(steps, entry)
+    saturated = None if np.isnan(entry["saturation"]) else raw >= entry["saturation"]
+    electrons = calibrate.to_electrons(
+        raw, gain=entry["gain"], dark_current=entry["dark_current"], exposure_time=entry["exposure_time"]
+    )
+    cosmic_rays = None
+    if steps.remove_cosmic_rays:
+        level = entry["saturation"] * entry["gain"]
+        electrons, cosmic_rays = calibrate.remove_cosmic_rays(
+            electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
+        )
+    if steps.rebin_factor > 1:
+        electrons = calibrate.rebin(electrons, steps.rebin_factor)
+        saturated = None if saturated is None else calibrate.rebin_mask(saturated, steps.rebin_factor)
+        cosmic_rays = None if cosmic_rays is None else calibrate.rebin_mask(cosmic_rays, steps.rebin_factor)
+    return Image(electrons, saturated, cosmic_rays)
+
+
+def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
+    """Read one frame and refuse what holds no signal.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    try:
+        raw = steps.reader.read(entry["file"])
+    except FrameError as error:
+        raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
+    if raw.shape != steps.shape:
+        raise FrameProblem(
+            FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
+        )
+    lowest, highest = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
+    if not np.isfinite(lowest) and not np.isfinite(highest):
+        raise FrameProblem(FrameFlag.NO_DATA, "no pixel holds a finite number")
+    level = entry["saturation"]
+    if highest >= level and np.count_nonzero(raw >= level) > raw.size / 2:
+        raise FrameProblem(FrameFlag.SATURATED, f"more than half of the pixels are at or above {level:g} ADU")
+    if lowest == highest:
+        raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
+    return raw
+
+
+def estimate_sky(steps: FrameSteps, image: np.ndarray) -> Sky:
+    """Sky background and its RMS.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    if steps.background is not None:
+        return _own_sky(steps.background, image)
+    try:
+        mesh, rms_mesh = background.sky_mesh(image, steps.box_size)
+    except ValueError as error:
+        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    return Sky(
+        mesh,
+        rms_mesh,
+        background.zoom_mesh(mesh, image.shape, steps.box_size),
+        background.zoom_mesh(rms_mesh, image.shape, steps.box_size),
+        float(np.median(mesh)),
+        float(np.median(rms_mesh)),
+    )
+
+
+def _own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> Sky:
+    try:
+        found = function(image)
+        sky, rms = np.asarray(found.background, float), np.asarray(found.background_rms, float)
+        medians = float(found.background_median), float(found.background_rms_median)
+    except Exception as error:  # a user's function may raise anything; one bad frame must not stop the night
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"background: {error_text(error)}") from error
+    if sky.shape != image.shape or rms.shape != image.shape:
+        raise FrameProblem(
+            FrameFlag.STEP_FAILED,
+            f"background: shape {sky.shape} and {rms.shape}, {image.shape} was expected",
+        )
+    return Sky(None, None, sky, rms, *medians)
+
+
+def find_sources(
+    steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray
+) -> tuple[dict[str, np.ndarray], int]:
+    """Detected sources, brightest first and NaN-padded to the slots, and how many there are in all.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    try:
+        table = steps.finder(subtracted, steps.threshold * rms)
+        n_sources = 0 if table is None else len(table)
+        sources = detect.source_arrays(table, steps.n_slots) if n_sources else {}
+    except Exception as error:  # a user's finder may raise anything; one bad frame must not stop the night
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
+    if not n_sources:
+        raise FrameProblem(
+            FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS"
+        )
+    return sources, n_sources
+
+
+def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
+    """Load, subtract the sky and detect; fill ``result`` as far as it goes.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    image = load_image(steps, entry)
+    sky = estimate_sky(steps, image.electrons)
+    result.values |= {"background": sky.median, "background_rms": sky.rms_median}
+    if sky.mesh is not None and sky.rms_mesh is not None:
+        result.meshes = {"background_mesh": sky.mesh, "background_rms_mesh": sky.rms_mesh}
+    subtracted = image.electrons - sky.image
+    result.subtracted = subtracted
+    result.sources, result.values["n_sources"] = find_sources(steps, subtracted, sky.rms_image)
+    result.values["fwhm"] = _seeing(subtracted, result.sources, image.saturated)
+
+
+def _seeing(image: np.ndarray, sources: Mapping[str, np.ndarray], saturated: np.ndarray | None) -> float:
+    """Median FWHM of the brightest unsaturated sources, in pixels."""
+    known = np.isfinite(sources["x"])
+    positions = np.column_stack([sources["x"], sources["y"]])[known][:_SEEING_SOURCES]
+    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[known][:_SEEING_SOURCES]
+    return photometry.field_fwhm(image, positions, sigma, saturated=saturated)
+
+
+def error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def entry_of(arrays: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
+    return {name: values[index] for name, values in arrays.items()}
+
+
+def summarise(block: int, flags: list[FrameFlag], messages: list[str], files: np.ndarray) -> BlockSummary:
+    counts: Counter[str] = Counter()
+    for value in flags:
+        counts.update(flag_names(int(value), FrameFlag))
+    problems = [(str(file), message) for file, message in zip(files, messages, strict=True) if message]
+    n_usable = sum(not value & UNUSABLE for value in flags)
+    return BlockSummary(block, len(flags), n_usable, dict(counts), tuple(problems))

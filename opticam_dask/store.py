@@ -1,0 +1,535 @@
+"""The Zarr layout of a reduction: create it, write one block, say what is done, close it. The only zarr import.
+
+One Zarr v3 store holds one group per camera key, in it one group per night (or part of a night). Every array
+along ``frame`` is chunked by ``frames_per_block``, so that the frames of one task are one chunk of every array
+and no two tasks ever write the same chunk: Zarr loses data silently there. ``flags`` is written last; a frame
+counts as reduced when its flags say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from opticam_dask import schema
+
+STORE_NAME = "reduction.zarr"
+SCRATCH_NAME = "scratch"
+
+#: Groups of a key that are not nights.
+_KEY_PRODUCTS = ("reference", "catalog", "calibration", "differential")
+
+
+class StoreError(Exception):
+    """The store cannot be used as asked; the message says why and what to do."""
+
+
+def group_name(key: str) -> str:
+    """Name of a key in groups and files: ``1:g`` becomes ``1-g``."""
+    return key.replace(":", "-").replace("/", "_")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The frames of one key and night that share a shape: the unit that is added, redone or removed.
+
+    Attributes
+    ----------
+    key, night : str
+        Camera key such as ``1:g``; night such as ``2024-01-01``, further parts of it ``2024-01-01.2``.
+    n_frames, frames_per_block : int
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frames as read.
+    binning : int
+    mesh_shape : (int, int) or None
+        Shape of the sky mesh; None when the background has no mesh.
+    n_slots : int
+        Detected sources kept of each frame.
+    """
+
+    key: str
+    night: str
+    n_frames: int
+    frames_per_block: int
+    shape: tuple[int, int]
+    binning: int
+    mesh_shape: tuple[int, int] | None
+    n_slots: int
+
+    @property
+    def group(self) -> str:
+        """Path of the part in the store."""
+        return f"{group_name(self.key)}/{self.night}"
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the frames make."""
+        return -(-self.n_frames // self.frames_per_block)
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """First and one past the last frame of a block."""
+        start = block * self.frames_per_block
+        return start, min(start + self.frames_per_block, self.n_frames)
+
+    def sizes(self, n_frames: int | None = None) -> dict[str, int]:
+        """Length of each dimension, with ``n_frames`` frames when given."""
+        mesh_y, mesh_x = self.mesh_shape or (0, 0)
+        frame = self.n_frames if n_frames is None else n_frames
+        return {
+            "frame": frame,
+            "row": 3,
+            "column": 3,
+            "mesh_y": mesh_y,
+            "mesh_x": mesh_x,
+            "slot": self.n_slots,
+        }
+
+
+def store_path(out_directory: str | Path) -> Path:
+    """Path of the Zarr store of an output directory."""
+    return Path(out_directory) / STORE_NAME
+
+
+# ---------------------------------------------------------------- the whole store
+
+
+def create_store(out_directory: str | Path, attributes: Mapping[str, Any]) -> Path:
+    """Make an empty store with its root attributes.
+
+    Raises
+    ------
+    StoreError
+        When the directory cannot be written.
+    """
+    path = store_path(out_directory)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        zarr.create_group(
+            path, zarr_format=3, attributes={**attributes, "schema_version": schema.SCHEMA_VERSION}
+        )
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another --out."
+        ) from error
+    return path
+
+
+def exists(out_directory: str | Path) -> bool:
+    """Whether the output directory holds a store."""
+    return (store_path(out_directory) / "zarr.json").is_file()
+
+
+def require_store(out_directory: str | Path) -> Path:
+    """Path of the store.
+
+    Raises
+    ------
+    StoreError
+        When there is none, or its layout is newer than this version understands.
+    """
+    path = store_path(out_directory)
+    if not exists(out_directory):
+        raise StoreError(
+            f"{out_directory} holds no reduction (no {STORE_NAME}). Run opticam-dask reduce first."
+        )
+    version = str(read_attributes(path).get("schema_version", ""))
+    if version.split(".")[0] != schema.SCHEMA_VERSION.split(".")[0]:
+        raise StoreError(
+            f"{path} has schema version {version or 'none'}, this version reads {schema.SCHEMA_VERSION}."
+        )
+    return path
+
+
+def read_attributes(path: str | Path, group: str = "") -> dict[str, Any]:
+    """Attributes of a group; empty when there is no such group."""
+    file = Path(path) / group / "zarr.json"
+    if not file.is_file():
+        return {}
+    return dict(json.loads(file.read_text(encoding="utf-8")).get("attributes", {}))
+
+
+def update_attributes(path: str | Path, group: str, attributes: Mapping[str, Any]) -> None:
+    """Add attributes to a group."""
+    _open_group(path, group).update_attributes(dict(attributes))
+
+
+def begin_changes(path: str | Path) -> None:
+    """Drop the consolidated metadata, which would hide what is about to be added."""
+    file = Path(path) / "zarr.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if document.pop("consolidated_metadata", None) is not None:
+        _replace_text(file, json.dumps(document, indent=2))
+
+
+def finish_changes(path: str | Path) -> None:
+    """Write consolidated metadata, so that readers open the store with one read; remove scratch files."""
+    with warnings.catch_warnings():
+        # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        zarr.consolidate_metadata(zarr.storage.LocalStore(Path(path)))
+    shutil.rmtree(Path(path).parent / SCRATCH_NAME, ignore_errors=True)
+
+
+def keys(path: str | Path) -> list[str]:
+    """Camera keys of the store, in the order of their names."""
+    found = []
+    for entry in sorted(Path(path).iterdir()):
+        attributes = read_attributes(path, entry.name) if entry.is_dir() else {}
+        if "key" in attributes:
+            found.append(str(attributes["key"]))
+    return found
+
+
+def add_key(path: str | Path, key: str, camera: str, filter_name: str) -> None:
+    """Make the group of a camera key, unless it is there."""
+    if not read_attributes(path, group_name(key)):
+        root = _open_group(path, "")
+        root.create_group(group_name(key), attributes={"key": key, "camera": camera, "filter": filter_name})
+
+
+# ---------------------------------------------------------------- nights and their parts
+
+
+def parts(path: str | Path, key: str) -> list[Part]:
+    """Parts of a key that are in the store, in the order of their names."""
+    return [part for part in _iterate_parts(path, key)]
+
+
+def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
+    for entry in sorted((Path(path) / group_name(key)).iterdir()):
+        if entry.name in _KEY_PRODUCTS or not entry.is_dir():
+            continue
+        attributes = read_attributes(path, f"{group_name(key)}/{entry.name}")
+        if attributes.get("complete"):
+            mesh = attributes["mesh_shape"]
+            yield Part(
+                key=key,
+                night=entry.name,
+                n_frames=attributes["n_frames"],
+                frames_per_block=attributes["frames_per_block"],
+                shape=tuple(attributes["shape"]),
+                binning=attributes["binning"],
+                mesh_shape=None if mesh is None else tuple(mesh),
+                n_slots=attributes["n_slots"],
+            )
+
+
+def add_part(path: str | Path, part: Part, manifest: Mapping[str, np.ndarray], data_root: str) -> None:
+    """Make all arrays of a part at their full size and write its manifest.
+
+    The attribute ``complete`` is written last: a part without it is made anew by the next run.
+    """
+    if read_attributes(path, part.group).get("complete"):
+        raise StoreError(f"{part.group} exists already in {path}.")
+    root = _open_group(path, "")
+    attributes = {
+        "n_frames": part.n_frames,
+        "frames_per_block": part.frames_per_block,
+        "shape": list(part.shape),
+        "binning": part.binning,
+        "mesh_shape": None if part.mesh_shape is None else list(part.mesh_shape),
+        "n_slots": part.n_slots,
+        "data_root": data_root,
+    }
+    night = root.create_group(part.group, overwrite=True, attributes=attributes)
+    kinds = ["frames", "sources"] + (["background"] if part.mesh_shape is not None else [])
+    for kind in kinds:
+        _create_arrays(night, kind, kind, part.sizes(), part.frames_per_block)
+    for name, values in manifest.items():
+        schema.validate("frames", {name: values}, part.sizes())
+        _array(night, f"frames/{name}")[...] = values
+    night.update_attributes({"complete": True})
+
+
+def remove_group(path: str | Path, group: str) -> None:
+    """Remove a group and everything in it."""
+    shutil.rmtree(Path(path) / group, ignore_errors=True)
+
+
+def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.ndarray:
+    """Which blocks of a part are done, read from the data itself.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    part : Part
+    label : str, optional
+        Photometry label; the first pass when not given.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_blocks,)
+    """
+    group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
+    flags = read_array(path, group, "flags")
+    reduced = flags != 0 if flags.ndim == 1 else np.all(flags != 0, axis=1)
+    starts = np.arange(part.n_blocks) * part.frames_per_block
+    return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
+
+
+def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dict[str, np.ndarray]:
+    """Manifest of a part, or of one block of it; ``file`` is made absolute.
+
+    Returns
+    -------
+    dict of ndarray
+        The variables of ``schema.MANIFEST`` by name.
+    """
+    start, stop = (0, part.n_frames) if block is None else part.block_range(block)
+    names = [entry.name for entry in schema.MANIFEST]
+    arrays = {name: read_array(path, f"{part.group}/frames", name, start, stop) for name in names}
+    data_root = read_attributes(path, part.group)["data_root"]
+    arrays["file"] = np.array([os.path.join(data_root, name) for name in arrays["file"]], dtype=object)
+    return arrays
+
+
+def write_block(
+    path: str | Path, part: Part, block: int, arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    """Write the frames of one block into every array of a part, the flags last.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    part : Part
+    block : int
+    arrays : dict of dict of ndarray
+        Variables by group of the part (``frames``, ``background``, ``photometry/aperture``, ...).
+
+    Raises
+    ------
+    ValueError
+        When an array does not cover exactly the frames of the block.
+    """
+    start, stop = part.block_range(block)
+    night = _open_group(path, part.group)
+    last: list[tuple[Any, np.ndarray]] = []
+    for group, variables in arrays.items():
+        kind = group.split("/")[0]
+        for name, values in variables.items():
+            if len(values) != stop - start:
+                raise ValueError(
+                    f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}"
+                )
+            target = _array(night, f"{group}/{name}")
+            if name == "flags":
+                last.append((target, values))
+            else:
+                target[start:stop] = values
+    for target, values in last:
+        target[start:stop] = values
+
+
+def read_array(
+    path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
+    values = np.asarray(_array(_open_group(path, group), name)[start:stop])
+    return values.astype(object) if values.dtype.kind == "T" else values
+
+
+def add_photometry(
+    path: str | Path, part: Part, label: str, source_ids: np.ndarray, attributes: Mapping[str, Any]
+) -> None:
+    """Make the arrays of a photometry label, unless they are there with the same attributes.
+
+    Raises
+    ------
+    StoreError
+        When the label exists with other parameters.
+    """
+    group = f"{part.group}/photometry/{label}"
+    present = read_attributes(path, group)
+    if present.get("complete"):
+        if present["parameters_hash"] != attributes["parameters_hash"]:
+            raise StoreError(
+                f"photometry {label!r} is already in the store with other parameters "
+                f"({present['parameters']} before, {attributes['parameters']} now). "
+                "Give this variant a name of its own with --label NAME."
+            )
+        return
+    sizes = {**part.sizes(), "source": len(source_ids)}
+    night = _open_group(path, part.group)
+    night.require_group("photometry")
+    night.create_group(f"photometry/{label}", overwrite=True, attributes=dict(attributes))
+    _create_arrays(night, "photometry", f"photometry/{label}", sizes, part.frames_per_block)
+    for name in ("mjd_utc", "bmjd_tdb"):
+        _array(night, f"photometry/{label}/{name}")[...] = _array(night, f"frames/{name}")[...]
+    _array(night, f"photometry/{label}/source_id")[...] = source_ids
+    update_attributes(path, group, {"complete": True})
+
+
+def photometry_labels(path: str | Path, part: Part) -> list[str]:
+    """Labels of the photometry that a part holds, finished or not."""
+    folder = Path(path) / part.group / "photometry"
+    if not folder.is_dir():
+        return []
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return [
+        name for name in names if read_attributes(path, f"{part.group}/photometry/{name}").get("complete")
+    ]
+
+
+# ---------------------------------------------------------------- products that are written at once
+
+
+def write_product(
+    path: str | Path,
+    group: str,
+    kind: str,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a group of whole arrays (stack, reference, catalogue, list of files set aside) in place of an old one."""
+    sizes: dict[str, int] = {}
+    for name, values in arrays.items():
+        sizes.update(zip(schema.variable(kind, name).dims, np.shape(values), strict=True))
+    root = _open_group(path, "")
+    target = root.create_group(group, overwrite=True, attributes=dict(attributes))
+    _create_arrays(root, kind, group, sizes, frames_per_block=None, names=list(arrays))
+    for name, values in arrays.items():
+        array = _array(target, name)
+        if array.size:
+            array[...] = values
+    target.update_attributes({"complete": True})
+
+
+def has_product(path: str | Path, group: str) -> bool:
+    """Whether a group written by :func:`write_product` is whole."""
+    return bool(read_attributes(path, group).get("complete"))
+
+
+def read_product(path: str | Path, group: str) -> dict[str, np.ndarray]:
+    """All arrays of a group written by :func:`write_product`, by name."""
+    opened = _open_group(path, group)
+    return {name: read_array(path, group, name) for name in sorted(opened.array_keys())}
+
+
+# ---------------------------------------------------------------- scratch: partial stacks
+
+
+def partial_stack_path(path: str | Path, group: str, name: str) -> Path:
+    """Where a partial stack is kept, beside the store and never in it."""
+    return Path(path).parent / SCRATCH_NAME / group / f"{name}.npz"
+
+
+def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> None:
+    """Write a sum of frames (int64) and its coverage (uint32); a reader sees all of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as stream:
+        np.savez(stream, total=total, coverage=coverage)
+    os.replace(temporary, file)
+
+
+def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of frames (int64) and coverage (uint32) of a partial stack."""
+    with np.load(file) as arrays:
+        return arrays["total"], arrays["coverage"]
+
+
+# ---------------------------------------------------------------- whole-store checks
+
+
+def damaged_arrays(path: str | Path) -> list[str]:
+    """Read every chunk of every array; list those whose bytes cannot be decoded (checksum, codec, missing file)."""
+    problems = []
+    for name, array in _all_arrays(path):
+        step = array.chunks[0] if array.ndim else 1
+        for start in range(0, max(1, array.shape[0] if array.ndim else 1), step):
+            try:
+                array[start : start + step]
+            except Exception as error:  # any codec may fail in its own way on damaged bytes
+                problems.append(f"{name}[{start}:{start + step}]: {error}")
+    return problems
+
+
+def compare(path: str | Path, other: str | Path) -> list[str]:
+    """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes."""
+    mine, theirs = dict(_all_arrays(path)), dict(_all_arrays(other))
+    lines = [f"{name}: only in one of the two" for name in sorted(set(mine) ^ set(theirs))]
+    for name in sorted(set(mine) & set(theirs)):
+        one, two = np.asarray(mine[name][...]), np.asarray(theirs[name][...])
+        if one.shape != two.shape or one.dtype != two.dtype:
+            lines.append(f"{name}: {one.dtype}{one.shape} against {two.dtype}{two.shape}")
+        elif one.dtype.kind in "TOU":
+            n_different = int(np.count_nonzero(one != two))
+            lines += [f"{name}: {n_different} of {one.size} texts differ"] if n_different else []
+        else:
+            equal = (
+                one.view(f"V{one.dtype.itemsize}") == two.view(f"V{two.dtype.itemsize}") if one.size else True
+            )
+            n_different = one.size - int(np.count_nonzero(equal)) if one.size else 0
+            lines += [f"{name}: {n_different} of {one.size} values differ"] if n_different else []
+    for attribute in ("parameters_hash", "schema_version", "instrument"):
+        if read_attributes(path).get(attribute) != read_attributes(other).get(attribute):
+            lines.append(f"attribute {attribute} differs")
+    return lines
+
+
+def _all_arrays(path: str | Path) -> list[tuple[str, Any]]:
+    members = _open_group(path, "").members(max_depth=None)
+    return sorted((name, member) for name, member in members if isinstance(member, zarr.Array))
+
+
+# ---------------------------------------------------------------- inside
+
+
+def _open_group(path: str | Path, group: str) -> zarr.Group:
+    return zarr.open_group(Path(path), path=group, mode="r+", zarr_format=3, use_consolidated=False)
+
+
+def _array(group: zarr.Group, name: str) -> Any:
+    return cast(zarr.Array, group[name])
+
+
+def _create_arrays(
+    root: zarr.Group,
+    kind: str,
+    group: str,
+    sizes: Mapping[str, int],
+    frames_per_block: int | None,
+    names: list[str] | None = None,
+) -> None:
+    """Make the arrays of a group at their full size; along ``frame`` one chunk is one block."""
+    target = root.require_group(group)
+    coordinates = schema.COORDINATES.get(kind)
+    if coordinates:
+        target.update_attributes({"coordinates": " ".join(coordinates)})
+    for entry in schema.GROUPS[kind]:
+        if names is not None and entry.name not in names:
+            continue
+        shape = tuple(sizes[dim] for dim in entry.dims)
+        chunks = tuple(
+            frames_per_block if dim == "frame" and frames_per_block else max(1, sizes[dim])
+            for dim in entry.dims
+        )
+        target.create_array(
+            entry.name,
+            shape=shape,
+            chunks=chunks,
+            dtype=str if entry.dtype == "str" else entry.dtype,
+            fill_value=entry.fill,
+            dimension_names=entry.dims,
+            compressors=[BloscCodec(cname="zstd", clevel=3), Crc32cCodec()],
+            attributes=entry.all_attributes(),
+            overwrite=True,
+        )
+
+
+def _replace_text(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
