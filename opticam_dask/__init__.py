@@ -1,1 +1,49 @@
-"""Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store."""
+"""Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store.
+
+Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import Any
+
+__version__ = metadata.version("opticam-dask")
+
+_HOME = {
+    "AperturePhotometer": "photometers",
+    "BaseBackground": "backgrounds",
+    "DefaultBackground": "backgrounds",
+    "DefaultFinder": "finders",
+    "FakeReader": "frames",
+    "FitsReader": "frames",
+    "Instrument": "instruments",
+    "OPTICAM_MX": "instruments",
+    "Reducer": "reducer",
+    "generate_flats": "synthetic",
+    "generate_gappy_observations": "synthetic",
+    "generate_instrument_json_template": "instruments",
+    "generate_observations": "synthetic",
+    "light_curves": "results",
+    "observation_truth": "synthetic",
+    "open_observations": "results",
+    "open_reduction": "results",
+    "relative_light_curve": "lightcurves",
+    "scan": "frames",
+    "simulate_observations": "synthetic",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

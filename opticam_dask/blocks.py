@@ -100,15 +100,11 @@ def lazy_frames(
     )
 
 
-def _read_frames(
-    paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype
-) -> np.ndarray:
+def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype) -> np.ndarray:
     images = np.empty((len(paths), *frame_shape), dtype=pixel_type)
     for index, path in enumerate(paths.ravel()):
         image = reader.read(path)
         if image.shape != frame_shape:
-            raise ValueError(
-                f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again."
-            )
+            raise ValueError(f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again.")
         images[index] = image
     return images

@@ -80,9 +80,7 @@ def _widths(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
     return photometry.source_fwhm(image, np.column_stack([found["x"], found["y"]]), start)
 
 
-def typical_fwhm(
-    found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median
-) -> float:
+def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median) -> float:
     """FWHM that stands for a catalogue, in pixels: ``select`` (the median) of its brightest sources."""
     widths = found["fwhm"][np.isfinite(found["fwhm"])][:_TYPICAL_SOURCES]
     if len(widths):

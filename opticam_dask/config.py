@@ -95,9 +95,7 @@ def _check_numbers(parameters: ReductionParameters) -> None:
     if not parameters.threshold > 0:
         raise ValueError(f"threshold must be greater than 0, got {parameters.threshold}")
     if parameters.transform_type not in ("affine", "translation"):
-        raise ValueError(
-            f"transform_type must be 'affine' or 'translation', got {parameters.transform_type!r}"
-        )
+        raise ValueError(f"transform_type must be 'affine' or 'translation', got {parameters.transform_type!r}")
     if parameters.scale_limit and parameters.scale_limit <= 1:
         raise ValueError(
             f"scale_limit must be a factor above 1 (1.05 accepts 0.952 to 1.05), got {parameters.scale_limit}"
@@ -163,9 +161,7 @@ def describe(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {"class": type(value).__qualname__, **{k: describe(v) for k, v in asdict(value).items()}}
     if isinstance(value, Mapping):
-        return {
-            str(key): describe(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))
-        }
+        return {str(key): describe(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, (set, frozenset)):
@@ -196,7 +192,11 @@ def _describe_callable(value: Any) -> dict[str, Any]:
         return {"name": f"{value.__module__}.{value.__qualname__}"}
     kind = type(value)
     own_source = _source_of(kind) if kind.__module__ == "__main__" else None
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": own_source, **describe(getattr(value, "__dict__", {}))}
+    return {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "source": own_source,
+        **describe(getattr(value, "__dict__", {})),
+    }
 
 
 def _source_of(value: Callable[..., Any]) -> str:
@@ -205,9 +205,7 @@ def _source_of(value: Callable[..., Any]) -> str:
         return textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
         code = getattr(value, "__code__", None)
-        return (
-            "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
-        )
+        return "" if code is None else hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()
 
 
 def parameters_json(value: Any) -> str:

@@ -87,13 +87,9 @@ def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -
         for j in range(i + 1, len(usable)):
             counts[i, j] = counts[j, i] = find(first, usable[j])
     others = ~np.eye(len(usable), dtype=bool)
-    matched = [
-        np.median(counts[i][others[i]]) if len(usable) > 1 else len(usable[0].xy) for i in range(len(usable))
-    ]
+    matched = [np.median(counts[i][others[i]]) if len(usable) > 1 else len(usable[0].xy) for i in range(len(usable))]
     widths = np.array([probe.fwhm for probe in usable])
-    widths = np.where(
-        np.isfinite(widths) & (widths > 0), widths, np.inf if np.isfinite(widths).any() else 1.0
-    )
+    widths = np.where(np.isfinite(widths) & (widths > 0), widths, np.inf if np.isfinite(widths).any() else 1.0)
     return usable[int(np.argmax(np.asarray(matched) / widths))]
 
 
@@ -154,9 +150,7 @@ def reduce_block(job: FirstPass, block: int) -> BlockSummary:
     if stack is not None:
         job.write_stack(block, stack.total, stack.coverage)
     job.write(block, _first_pass_arrays(job, results, manifest))
-    return summarise(
-        block, [result.flags for result in results], [r.message for r in results], manifest["file"]
-    )
+    return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
 
 
 def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:

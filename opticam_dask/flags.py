@@ -112,7 +112,5 @@ def flag_names(value: int, flag_type: type[IntFlag]) -> list[str]:
 def count_flags(values: np.ndarray, flag_type: type[IntFlag]) -> dict[str, int]:
     """How many entries of ``values`` carry each bit; bits that never occur are left out."""
     flat = np.asarray(values, dtype=np.uint32).ravel()
-    counts = {
-        str(member.name).lower(): int(np.count_nonzero(flat & np.uint32(member))) for member in flag_type
-    }
+    counts = {str(member.name).lower(): int(np.count_nonzero(flat & np.uint32(member))) for member in flag_type}
     return {name: count for name, count in counts.items() if count}

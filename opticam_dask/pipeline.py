@@ -465,9 +465,7 @@ def _frozen_reference_part(setup: Setup, key: str) -> store.Part:
     return next(part for part in store.parts(setup.path, key) if part.night == night)
 
 
-def _write_partial(
-    path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray
-) -> None:
+def _write_partial(path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
     store.write_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
 
 

@@ -21,9 +21,7 @@ _FEWEST, _MOST = 8, 256
 #: A night is credible as reference night with this many frames and this share of the longest night.
 _CREDIBLE_FRAMES, _CREDIBLE_SHARE = 3, 0.05
 
-_TABLE_COLUMNS = tuple(
-    entry.name for entry in schema.MANIFEST if entry.name not in ("file", "bmjd_tdb", "scan_flags")
-)
+_TABLE_COLUMNS = tuple(entry.name for entry in schema.MANIFEST if entry.name not in ("file", "bmjd_tdb", "scan_flags"))
 
 
 def frames_per_block(shape: tuple[int, int], dtype: np.dtype) -> int:
@@ -167,9 +165,7 @@ def _barycentric(
     if not barycenter or instrument.longitude is None or instrument.latitude is None:
         return np.full(len(rows), np.nan)
     ra, dec = (rows["ra"].to_numpy(float), rows["dec"].to_numpy(float)) if target_coord is None else target_coord
-    return timing.barycentric_mjd(
-        mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0
-    )
+    return timing.barycentric_mjd(mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0)
 
 
 def _is_repeated(times: np.ndarray) -> np.ndarray:

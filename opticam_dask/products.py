@@ -13,6 +13,7 @@ from astropy.table import QTable
 
 from opticam_dask import plotting, results, schema, store
 from opticam_dask.flags import SourceFlag
+from opticam_dask.plotting import Figure
 
 #: Light curves are written for so many sources at a time, to bound memory.
 _SOURCES_AT_ONCE = 16
@@ -67,9 +68,7 @@ def write_light_curves(out_directory: str | Path, label: str) -> Path:
     path = store.require_store(out_directory)
     directory = Path(out_directory) / "lcs" / label
     directory.mkdir(parents=True, exist_ok=True)
-    for key in store.keys(path):
-        if not any(label in store.photometry_labels(path, part) for part in store.parts(path, key)):
-            continue
+    for key in measured_keys(path, label):
         curves = results.light_curves(out_directory, key, label)
         for start in range(0, curves.sizes["source"], _SOURCES_AT_ONCE):
             _write_csv(curves.isel(source=slice(start, start + _SOURCES_AT_ONCE)).load(), directory, key)
@@ -89,13 +88,12 @@ def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
         os.replace(temporary, file)
 
 
-def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray]) -> Path:
+def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:
     """Write ``diag/header_times.pdf``."""
-    figure = plotting.plot_header_times(dict(times))
-    return plotting.save_figure(figure, _file(out_directory, "diag", "header_times.pdf"))
+    return _save(plotting.plot_header_times(dict(times)), _file(out_directory, "diag", "header_times.pdf"), show)
 
 
-def plot_catalogs(out_directory: str | Path) -> Path | None:
+def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
     """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
     tree = results.open_reduction(out_directory)
     panels = {
@@ -105,10 +103,10 @@ def plot_catalogs(out_directory: str | Path) -> Path | None:
     }
     if not panels:
         return None
-    return plotting.save_figure(plotting.plot_catalogs(panels), _file(out_directory, "cat", "catalogs.pdf"))
+    return _save(plotting.plot_catalogs(panels), _file(out_directory, "cat", "catalogs.pdf"), show)
 
 
-def plot_frames(out_directory: str | Path) -> list[Path]:
+def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
     """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
     path = store.require_store(out_directory)
     of_key = {key: _frames_of(path, key) for key in store.keys(path) if store.parts(path, key)}
@@ -116,8 +114,26 @@ def plot_frames(out_directory: str | Path) -> list[Path]:
         return []
     figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
     return [
-        plotting.save_figure(function(of_key), _file(out_directory, "diag", f"{name}.pdf"))
-        for name, function in figures.items()
+        _save(function(of_key), _file(out_directory, "diag", f"{name}.pdf"), show) for name, function in figures.items()
+    ]
+
+
+def plot_relative_light_curve(
+    out_directory: str | Path, curves: Mapping[str, xr.Dataset], prefix: str, *, show: bool = False
+) -> Path:
+    """Write ``relative_light_curves/<label>/<prefix>_<keys>_light_curve.pdf``."""
+    label = next(iter(curves.values())).attrs["label"]
+    keys = "_".join(store.group_name(key) for key in curves)
+    file = _file(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
+    return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
+
+
+def measured_keys(path: Path, label: str) -> list[str]:
+    """Camera keys that have photometry of this label."""
+    return [
+        key
+        for key in store.keys(path)
+        if any(label in store.photometry_labels(path, part) for part in store.parts(path, key))
     ]
 
 
@@ -131,6 +147,13 @@ def _frames_of(path: Path, key: str) -> xr.Dataset:
     ]
     merged = opened[0] if len(opened) == 1 else xr.concat(opened, dim="frame", combine_attrs="override")
     return merged.load().sortby("mjd_utc")
+
+
+def _save(figure: Figure, file: Path, show: bool) -> Path:
+    plotting.save_figure(figure, file)
+    if show:
+        plotting.show_in_notebook(figure)
+    return file
 
 
 def _file(out_directory: str | Path, *names: str) -> Path:

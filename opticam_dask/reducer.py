@@ -14,11 +14,10 @@ from distributed import Client
 from opticam_dask import cluster, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.config import ReductionParameters
-from opticam_dask.console import Console
+from opticam_dask.console import PREFIX, Console
 from opticam_dask.frames import Scan, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
-from opticam_dask.plotting import show_figure_file
 from opticam_dask.second_pass import Photometer
 
 LOG_NAME = "opticam_dask.log"
@@ -71,6 +70,8 @@ class Reducer:
         Show plots in a notebook; they are saved in any case.
     verbose : bool
         Print what happens.
+    prefix : str
+        What every printed line starts with.
 
     Raises
     ------
@@ -104,6 +105,7 @@ class Reducer:
         target_coord: tuple[float, float] | None = None,
         show_plots: bool = True,
         verbose: bool = True,
+        prefix: str = PREFIX,
     ) -> None:
         for name, value in (("background", background), ("finder", finder)):
             if value is not None and not callable(value):
@@ -113,7 +115,7 @@ class Reducer:
         self.out_directory = Path(out_directory)
         self.instrument = _as_instrument(instrument)
         self.show_plots = show_plots
-        self._console = Console(verbose)
+        self._console = Console(verbose, prefix)
         self._client = client
         self._n_workers = number_of_processors
         self._background, self._finder = _plain(background), finder
@@ -175,7 +177,7 @@ class Reducer:
                 f"({gap:.1f} s; the median step is {median:.1f} s)."
             )
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
-        self._announce(products.plot_header_times(self.out_directory, times))
+        self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
 
     @property
     def camera_files(self) -> dict[str, list[str]]:
@@ -238,7 +240,8 @@ class Reducer:
         self._report_alignment(outcome)
         pipeline.finish(setup)
         products.write_catalogs(self.out_directory)
-        for file in [products.plot_catalogs(self.out_directory), *products.plot_frames(self.out_directory)]:
+        self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
+        for file in products.plot_frames(self.out_directory, show=self.show_plots):
             self._announce(file)
 
     def _report_alignment(self, outcome: pipeline.Outcome) -> None:
@@ -297,11 +300,7 @@ class Reducer:
     @property
     def transforms(self) -> dict[str, np.ndarray]:
         """Transform (3 x 3, reference to frame) of each aligned frame, by path."""
-        return {
-            file: matrix
-            for file, matrix in self._per_frame("transform").items()
-            if np.all(np.isfinite(matrix))
-        }
+        return {file: matrix for file, matrix in self._per_frame("transform").items() if np.all(np.isfinite(matrix))}
 
     @property
     def unaligned_files(self) -> list[str]:
@@ -350,8 +349,6 @@ class Reducer:
     def _announce(self, file: Path | None) -> None:
         if file is not None:
             self._console.tell(f"Plot saved to {file.resolve()}.")
-            if self.show_plots:
-                show_figure_file(file)
 
 
 class log_to_file:  # noqa: N801 - used like a function, in a with statement

@@ -78,15 +78,11 @@ def measure_block(job: SecondPass, block: int) -> BlockSummary:
     for label in job.photometers:
         columns = {name: np.full((n_frames, n_sources), np.nan) for name in _MEASURED}
         empty = int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM)
-        arrays[f"photometry/{label}"] = columns | {
-            "flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)
-        }
+        arrays[f"photometry/{label}"] = columns | {"flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)}
     messages = [""] * n_frames
     usable = (results["flags"] & np.uint32(UNUSABLE)) == 0
     for index in np.flatnonzero(usable):
-        messages[index] = _measure_frame(
-            job, entry_of(manifest, index), entry_of(results, index), index, arrays
-        )
+        messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
     job.write(block, arrays)
     flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
     return summarise(block, flags, messages, manifest["file"])
@@ -108,9 +104,7 @@ def _measure_frame(
         columns = arrays[f"photometry/{label}"]
         try:
             measured = photometer.measure(view)
-        except (
-            Exception
-        ) as error:  # a user's photometer may raise anything; one bad frame must not stop the night
+        except Exception as error:  # a user's photometer may raise anything; one bad frame must not stop the night
             return f"photometer {label}: {error_text(error)}"
         for name in _MEASURED:
             columns[name][index] = getattr(measured, name)
@@ -125,9 +119,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     is a user's own function, whose image is not the zoom of a mesh.
     """
     steps = job.steps
-    pixels = (
-        _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
-    )
+    pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
         sky = _MeshSky(result["background_mesh"], result["background_rms_mesh"], steps)

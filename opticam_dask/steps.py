@@ -231,9 +231,7 @@ def _own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) ->
     return Sky(None, None, sky, rms, *medians)
 
 
-def find_sources(
-    steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray
-) -> tuple[dict[str, np.ndarray], int]:
+def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
     """Detected sources, brightest first and NaN-padded to the slots, and how many there are in all.
 
     Raises
@@ -247,9 +245,7 @@ def find_sources(
     except Exception as error:  # a user's finder may raise anything; one bad frame must not stop the night
         raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
     if not n_sources:
-        raise FrameProblem(
-            FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS"
-        )
+        raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
     return sources, n_sources
 
 

@@ -114,13 +114,9 @@ def create_store(out_directory: str | Path, attributes: Mapping[str, Any]) -> Pa
     path = store_path(out_directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        zarr.create_group(
-            path, zarr_format=3, attributes={**attributes, "schema_version": schema.SCHEMA_VERSION}
-        )
+        zarr.create_group(path, zarr_format=3, attributes={**attributes, "schema_version": schema.SCHEMA_VERSION})
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error.strerror or error}. Choose another --out."
-        ) from error
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --out.") from error
     return path
 
 
@@ -139,14 +135,10 @@ def require_store(out_directory: str | Path) -> Path:
     """
     path = store_path(out_directory)
     if not exists(out_directory):
-        raise StoreError(
-            f"{out_directory} holds no reduction (no {STORE_NAME}). Run opticam-dask reduce first."
-        )
+        raise StoreError(f"{out_directory} holds no reduction (no {STORE_NAME}). Run opticam-dask reduce first.")
     version = str(read_attributes(path).get("schema_version", ""))
     if version.split(".")[0] != schema.SCHEMA_VERSION.split(".")[0]:
-        raise StoreError(
-            f"{path} has schema version {version or 'none'}, this version reads {schema.SCHEMA_VERSION}."
-        )
+        raise StoreError(f"{path} has schema version {version or 'none'}, this version reads {schema.SCHEMA_VERSION}.")
     return path
 
 
@@ -294,9 +286,7 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
     return arrays
 
 
-def write_block(
-    path: str | Path, part: Part, block: int, arrays: Mapping[str, Mapping[str, np.ndarray]]
-) -> None:
+def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Write the frames of one block into every array of a part, the flags last.
 
     Parameters
@@ -320,9 +310,7 @@ def write_block(
         kind = group.split("/")[0]
         for name, values in variables.items():
             if len(values) != stop - start:
-                raise ValueError(
-                    f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}"
-                )
+                raise ValueError(f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}")
             target = _array(night, f"{group}/{name}")
             if name == "flags":
                 last.append((target, values))
@@ -332,9 +320,7 @@ def write_block(
         target[start:stop] = values
 
 
-def read_array(
-    path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None
-) -> np.ndarray:
+def read_array(path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
     values = np.asarray(_array(_open_group(path, group), name)[start:stop])
     return values.astype(object) if values.dtype.kind == "T" else values
@@ -377,9 +363,7 @@ def photometry_labels(path: str | Path, part: Part) -> list[str]:
     if not folder.is_dir():
         return []
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    return [
-        name for name in names if read_attributes(path, f"{part.group}/photometry/{name}").get("complete")
-    ]
+    return [name for name in names if read_attributes(path, f"{part.group}/photometry/{name}").get("complete")]
 
 
 # ---------------------------------------------------------------- products that are written at once
@@ -468,9 +452,7 @@ def compare(path: str | Path, other: str | Path) -> list[str]:
             n_different = int(np.count_nonzero(one != two))
             lines += [f"{name}: {n_different} of {one.size} texts differ"] if n_different else []
         else:
-            equal = (
-                one.view(f"V{one.dtype.itemsize}") == two.view(f"V{two.dtype.itemsize}") if one.size else True
-            )
+            equal = one.view(f"V{one.dtype.itemsize}") == two.view(f"V{two.dtype.itemsize}") if one.size else True
             n_different = one.size - int(np.count_nonzero(equal)) if one.size else 0
             lines += [f"{name}: {n_different} of {one.size} values differ"] if n_different else []
     for attribute in ("parameters_hash", "schema_version", "instrument"):
@@ -513,8 +495,7 @@ def _create_arrays(
             continue
         shape = tuple(sizes[dim] for dim in entry.dims)
         chunks = tuple(
-            frames_per_block if dim == "frame" and frames_per_block else max(1, sizes[dim])
-            for dim in entry.dims
+            frames_per_block if dim == "frame" and frames_per_block else max(1, sizes[dim]) for dim in entry.dims
         )
         target.create_array(
             entry.name,

@@ -1,0 +1,186 @@
+"""The command line: parse, run, say what happened in plain words.
+
+Exit status 0: done. 1: nothing could be reduced, or the store is not whole. 2: wrong usage or parameters. Nothing
+that a user can do wrong ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import metadata
+from typing import Any
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+#: Parameters of the reduction as options: name, type, metavar, help. Their names are those in Python.
+_NUMBERS: tuple[tuple[str, Any, str, str], ...] = (
+    ("threshold", float, "S", "detection threshold in units of the background RMS (5)"),
+    ("box_size", int, "N", "side of a sky mesh box in pixels (1/32 of the frame)"),
+    ("n_pixels", int, "N", "least number of connected pixels of a source (from instrument and binning)"),
+    ("border_width", int, "N", "leave out sources that touch this border, in pixels (1/16 of the frame)"),
+    ("rebin_factor", int, "N", "sum N x N pixels (1)"),
+    ("rotation_limit", float, "DEG", "set frames aside that are rotated by more, either way"),
+    ("translation_limit", float, "PIX", "set frames aside that are shifted by more along x or y, either way"),
+    ("scale_limit", float, "FACTOR", "set frames aside whose scale differs by more than this factor above 1"),
+    ("n_alignment_sources", int, "N", "brightest sources used to align a frame (30)"),
+    ("max_catalog_sources", int, "N", "brightest sources kept in the catalogue (100)"),
+    ("stack_frames", int, "N", "stack at most so many frames of a night; 0 stacks all (256)"),
+)
+_ALIASES = {"rebin_factor": ["--rebin"], "max_catalog_sources": ["--max-sources"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return USAGE
+    from opticam_dask import commands
+
+    try:
+        return int(commands.run(options))
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return DONE
+    except commands.UsageError as error:
+        print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
+        return USAGE
+    except commands.RunError as error:
+        print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="opticam-dask",
+        description="Reduce multi-camera fast photometry in parallel: FITS frames to light curves in one Zarr store.",
+    )
+    parser.add_argument("--version", action="version", version=f"opticam-dask {metadata.version('opticam-dask')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_demo(commands)
+    _add_generate(commands)
+    _add_check(commands)
+    _add_reduce(commands)
+    _add_status(commands)
+    _add_verify(commands)
+    _add_lightcurve(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=name)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(commands, "demo", "Simulate three cameras, reduce them, and plot a differential light curve.")
+    parser.add_argument("directory", nargs="?", default="opticam_dask_demo", metavar="DIR", help="where to work")
+    parser.add_argument("--n-images", type=int, default=100, metavar="N", help="frames of each camera (100)")
+    _add_cluster(parser)
+
+
+def _add_generate(commands: Any) -> None:
+    parser = _command(commands, "generate", "Write simulated observations of three cameras.")
+    parser.add_argument("directory", metavar="DIR", help="where the frames go")
+    parser.add_argument(
+        "--n-images", "--frames", type=int, default=100, metavar="N", help="frames of each camera (100)"
+    )
+    parser.add_argument("--binning-scale", "--binning", type=int, default=4, metavar="B", help="pixels binned (4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (0)")
+    parser.add_argument("--flats", action="store_true", help="write flat-field frames instead")
+    parser.add_argument("--gaps", action="store_true", help="leave gaps in the series")
+    parser.add_argument("--compress", action="store_true", help="write .fits.gz")
+    parser.add_argument("--overwrite", action="store_true", help="replace frames that are there")
+
+
+def _add_check(commands: Any) -> None:
+    parser = _command(commands, "check", "Say what is there: cameras, filters, counts, gaps, unusable files and why.")
+    _add_data(parser)
+    parser.add_argument(
+        "--problems", type=int, default=20, metavar="N", help="unusable files to list (20; 0 lists all)"
+    )
+
+
+def _add_reduce(commands: Any) -> None:
+    parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
+    _add_data(parser)
+    parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
+    _add_cluster(parser)
+    parser.add_argument("--photometer", default="aperture", choices=["aperture"], help="how fluxes are measured")
+    parser.add_argument("--forced", action="store_true", help="measure at the catalogue's positions, do not recentre")
+    parser.add_argument("--radius", type=float, metavar="PIX", help="aperture radius (one FWHM of the catalogue)")
+    parser.add_argument("--label", metavar="NAME", help="name of the photometry (aperture or forced_aperture)")
+    parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
+    parser.add_argument("--frames-per-block", type=int, metavar="N", help="frames of one task (from the frame size)")
+    for name, kind, metavar, text in _NUMBERS:
+        flags = [f"--{name.replace('_', '-')}", *_ALIASES.get(name, [])]
+        parser.add_argument(*flags, type=kind, metavar=metavar, help=text, dest=name)
+    parser.add_argument(
+        "--transform-type", choices=["affine", "translation"], help="what alignment solves for (affine)"
+    )
+    parser.add_argument("--reference-night", metavar="DATE", help="night of the reference frame (the first)")
+    parser.add_argument("--target-coord", type=float, nargs=2, metavar=("RA", "DEC"), help="degrees; before headers")
+    parser.add_argument("--remove-cosmic-rays", action=argparse.BooleanOptionalAction, help="replace cosmic rays")
+    parser.add_argument("--barycenter", action=argparse.BooleanOptionalAction, help="barycentric times (yes)")
+
+
+def _add_status(commands: Any) -> None:
+    parser = _command(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--problems", type=int, default=20, metavar="N", help="frames to list (20; 0 lists all)")
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
+
+
+def _add_lightcurve(commands: Any) -> None:
+    parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--target", type=int, required=True, metavar="ID", help="source number in the catalogue")
+    parser.add_argument("--comparisons", type=int, nargs="+", required=True, metavar="ID", help="source numbers")
+    parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
+    parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
+    parser.add_argument("--prefix", metavar="NAME", help="start of the file names (target_ID)")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+    parser.add_argument("--instrument", metavar="FILE", help="JSON definition of the instrument (OPTICAM_MX)")
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        default="local",
+        metavar="WHERE",
+        help="local (worker processes here), none (this process), or the address or file of a scheduler",
+    )
+    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help="worker processes (one a processor)")
+
+
+def parameter_names() -> list[str]:
+    """Names of the parameters that a configuration file may hold."""
+    from opticam_dask.config import ReductionParameters
+
+    return [entry.name for entry in fields(ReductionParameters)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""What each command of the command line does; imported only when a command runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import cluster, config, demo, frames, lightcurves, products, status, store, synthetic
+from opticam_dask.cli import DONE, FAILED, parameter_names
+from opticam_dask.console import Console
+from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.pipeline import ReductionError
+from opticam_dask.reducer import Reducer
+
+
+class UsageError(Exception):
+    """Wrong usage or parameters: exit status 2."""
+
+
+class RunError(Exception):
+    """Nothing could be done: exit status 1."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was asked for; turn what a user can do wrong into one line.
+
+    Raises
+    ------
+    UsageError, RunError
+    """
+    command: Callable[[argparse.Namespace], int] = globals()[f"_{options.run}"]
+    try:
+        return command(options)
+    except (store.StoreError, ValueError, TypeError, FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(_line(error)) from error
+    except (ReductionError, cluster.ClusterError, OSError) as error:
+        raise RunError(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
+    return " ".join(str(error).split())
+
+
+def _demo(options: argparse.Namespace) -> int:
+    demo.run_demo(options.directory, options.n_images, cluster=options.cluster, n_workers=options.n_workers)
+    return DONE
+
+
+def _generate(options: argparse.Namespace) -> int:
+    common = {
+        "binning_scale": options.binning_scale,
+        "overwrite": options.overwrite,
+        "seed": options.seed,
+        "compress": options.compress,
+    }
+    if options.flats:
+        synthetic.generate_flats(options.directory, n_flats=options.n_images, **common)
+    elif options.gaps:
+        synthetic.generate_gappy_observations(options.directory, n_images=options.n_images, **common)
+    else:
+        synthetic.generate_observations(options.directory, n_images=options.n_images, **common)
+    Console(prefix="").tell(f"Frames are in {Path(options.directory).resolve()}.")
+    return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    instrument = _instrument(options)
+    found = frames.scan(options.data, instrument)
+    tell = Console(prefix="").tell
+    tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
+    for line in status.describe_scan(found):
+        tell(line)
+    shown = found.set_aside if options.problems == 0 else found.set_aside[: options.problems]
+    for file, reason in shown:
+        tell(f"  set aside: {file}: {reason}")
+    if len(shown) < len(found.set_aside):
+        tell(f"  ... and {len(found.set_aside) - len(shown)} more (--problems 0 lists all)")
+    return DONE if len(found.table) else FAILED
+
+
+def _reduce(options: argparse.Namespace) -> int:
+    chosen = _parameters(options)
+    constructor = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+    photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
+    parameters = config.parameters_from_mapping(chosen)
+    reducer = Reducer(
+        options.out,
+        options.data,
+        instrument=_instrument(options),
+        client=None if options.cluster == "local" else options.cluster,
+        number_of_processors=options.n_workers,
+        frames_per_block=options.frames_per_block,
+        show_plots=False,
+        prefix="",
+        **{name: getattr(parameters, name) for name in constructor},
+    )
+    rest = {name: getattr(parameters, name) for name in parameter_names() if name not in constructor}
+    reducer.create_catalogs(**rest)
+    reducer.photometry(photometer, label=options.label)
+    for line in status.describe_reduction(options.out, n_problems=5):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    for line in status.describe_reduction(options.out, n_problems=options.problems or None):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    path = store.require_store(options.out)
+    tell = Console(prefix="").tell
+    if options.against is not None:
+        lines = store.compare(path, store.require_store(options.against))
+        good = f"{options.out} and {options.against} hold the same bits."
+    else:
+        lines = [*store.damaged_arrays(path), *status.unfinished(path)]
+        good = f"{options.out} is whole."
+    for line in lines:
+        tell(line)
+    if not lines:
+        tell(good)
+    return FAILED if lines else DONE
+
+
+def _lightcurve(options: argparse.Namespace) -> int:
+    path = store.require_store(options.out)
+    tell = Console(prefix="").tell
+    keys = [options.key] if options.key else products.measured_keys(path, options.label)
+    if not keys:
+        raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
+    prefix = options.prefix or f"target_{options.target}"
+    for key in keys:
+        curve = lightcurves.relative_light_curve(options.out, key, options.target, options.comparisons, options.label)
+        flux = curve["relative_flux"].to_numpy()
+        used = np.isfinite(flux)
+        if not used.any():
+            tell(f"{key}: no frame has all of the sources")
+            continue
+        scatter, error = np.nanstd(flux) / np.nanmedian(flux), np.nanmedian(curve["relative_flux_err"] / flux)
+        tell(
+            f"{key}: {np.count_nonzero(used)} of {len(flux)} frames, median {np.nanmedian(flux):.5g}, "
+            f"scatter {100 * scatter:.2f} %, median error {100 * error:.2f} %"
+        )
+        tell(f"  {lightcurves.write_relative_light_curve(curve, options.out, prefix).resolve()}")
+        tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
+    return DONE
+
+
+def _instrument(options: argparse.Namespace) -> Instrument:
+    return OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Parameters from the configuration file, with those of the command line before them."""
+    values = config.read_parameters(options.config) if options.config else {}
+    for name in parameter_names():
+        value = getattr(options, name, None)
+        if value is not None:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return values

@@ -1,0 +1,145 @@
+"""What a directory holds and how far a reduction is, as lines for a person."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from opticam_dask import store
+from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, count_flags, flag_names
+from opticam_dask.frames import Scan, time_gaps
+
+
+def describe_scan(scan: Scan) -> list[str]:
+    """Cameras, filters, nights, counts, gaps and notes of a scan."""
+    lines = []
+    for (key, night), rows in scan.table.groupby(["key", "night"]):
+        shapes = ", ".join(f"{ny} x {nx}" for ny, nx in sorted(set(zip(rows["ny"], rows["nx"], strict=True))))
+        binnings = ", ".join(f"{n}x{n}" for n in sorted(set(rows["binning"])))
+        exposures = ", ".join(f"{t:g}" for t in sorted(set(rows["exposure_time"])))
+        lines.append(
+            f"{key} {night}: {len(rows)} frames of {shapes} pixels, binning {binnings}, exposure {exposures} s, "
+            f"MJD (UTC) {rows['mjd_utc'].min():.6f} to {rows['mjd_utc'].max():.6f}"
+        )
+    for key, before, after, gap, median in time_gaps(scan.table):
+        lines.append(
+            f"{key}: gap of {gap:.1f} s between {os.path.basename(before)} and {os.path.basename(after)} "
+            f"(the median step is {median:.2f} s)"
+        )
+    lines.extend(f"note: {message}" for message in scan.warnings)
+    return lines
+
+
+def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -> list[str]:
+    """Frames done, to do and set aside (with reasons), catalogues, photometry and parameters of a reduction.
+
+    Parameters
+    ----------
+    out_directory : path
+    n_problems : int, optional
+        How many frames to list by name; None lists all.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = store.require_store(out_directory)
+    lines, problems = [], []
+    for key in store.keys(path):
+        lines.append(_describe_key(path, key))
+        for part in store.parts(path, key):
+            lines.extend(_describe_part(path, part))
+            problems.extend(_problems(path, part))
+    if store.has_product(path, "set_aside"):
+        listed = store.read_product(path, "set_aside")
+        problems.extend(zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True))
+    if problems:
+        lines.append(f"{len(problems)} file(s) set aside or flagged:")
+        shown = problems if n_problems is None else problems[:n_problems]
+        lines.extend(f"  {file}: {reason}" for file, reason in shown)
+        if len(shown) < len(problems):
+            lines.append(
+                f"  ... and {len(problems) - len(shown)} more (opticam-dask status {out_directory} --problems 0)"
+            )
+    lines.append(_describe_parameters(path))
+    return lines
+
+
+def _describe_key(path: Path, key: str) -> str:
+    group = f"{store.group_name(key)}/catalog"
+    if not store.has_product(path, group):
+        return f"{key}: no catalogue"
+    n_sources = len(store.read_array(path, group, "source_id"))
+    fwhm = store.read_attributes(path, group)["fwhm"]
+    reference = store.read_attributes(path, f"{store.group_name(key)}/reference")
+    return (
+        f"{key}: {n_sources} source(s) in the catalogue, FWHM {fwhm:.2f} pixels, "
+        f"reference frame {reference['reference_file']} of {reference['reference_night']}"
+    )
+
+
+def _describe_part(path: Path, part: store.Part) -> list[str]:
+    flags = store.read_array(path, f"{part.group}/frames", "flags")
+    n_done, n_usable = (
+        int(np.count_nonzero(flags)),
+        int(np.count_nonzero((flags != 0) & (flags & np.uint32(UNUSABLE) == 0))),
+    )
+    lines = [
+        f"  {part.night}: {part.n_frames} frames, {n_done} done, {part.n_frames - n_done} to do, "
+        f"{n_usable} aligned, {n_done - n_usable} set aside"
+    ]
+    counts = count_flags(flags, FrameFlag)
+    for name, count in counts.items():
+        if name != "reduced":
+            lines.append(f"    {count} {name}: {FRAME_SENTENCES[FrameFlag[name.upper()]]}")
+    for label in store.photometry_labels(path, part):
+        done = store.done_blocks(path, part, label)
+        lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
+    return lines
+
+
+def _problems(path: Path, part: store.Part) -> list[tuple[str, str]]:
+    """Frames that carry a flag, with the message or the names of the flags."""
+    flags = store.read_array(path, f"{part.group}/frames", "flags")
+    flagged = np.flatnonzero(flags & ~np.uint32(FrameFlag.REDUCED | FrameFlag.NO_POSITION))
+    if not len(flagged):
+        return []
+    files = store.read_manifest(path, part)["file"]
+    messages = store.read_array(path, f"{part.group}/frames", "message")
+    return [
+        (
+            files[i],
+            str(messages[i])
+            or "; ".join(FRAME_SENTENCES[FrameFlag[n.upper()]] for n in flag_names(flags[i], FrameFlag)),
+        )
+        for i in flagged
+    ]
+
+
+def _describe_parameters(path: Path) -> str:
+    record = json.loads(store.read_attributes(path)["parameters"])
+    record["instrument"] = store.read_attributes(path).get("instrument")
+    return "parameters: " + ", ".join(f"{name} {_value(value)}" for name, value in record.items() if value is not None)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return str(value.get("function") or value.get("class") or value.get("name") or "own function")
+    return str(value)
+
+
+def unfinished(path: Path) -> list[str]:
+    """Parts of a store that are not done: blocks of the first pass and of each photometry label."""
+    lines = []
+    for key in store.keys(path):
+        for part in store.parts(path, key):
+            for label in (None, *store.photometry_labels(path, part)):
+                missing = np.flatnonzero(~store.done_blocks(path, part, label))
+                if len(missing):
+                    name = "first pass" if label is None else f"photometry {label}"
+                    lines.append(f"{part.group}: {name}: {len(missing)} of {part.n_blocks} blocks are not done")
+    return lines
