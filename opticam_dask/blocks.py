@@ -7,10 +7,12 @@ frames. People get a lazy array of frames: one ``map_blocks`` over the paths, on
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import cloudpickle
 import dask.array as da
 import numpy as np
 
@@ -44,7 +46,9 @@ def window_of_blocks(function: BlockFunction, blocks: Sequence[int], name: str =
     """
     return da.map_blocks(
         _run_block,
-        function=function,
+        # as bytes, unpacked inside the task: a function that a worker cannot import is then an error of the
+        # task with a message, not a broken connection
+        function=cloudpickle.dumps(function),
         blocks=tuple(int(block) for block in blocks),
         # a label of its own for every window: two runs on one scheduler must never share a task by name
         run=uuid.uuid4().hex,
@@ -55,11 +59,15 @@ def window_of_blocks(function: BlockFunction, blocks: Sequence[int], name: str =
     )
 
 
-def _run_block(
-    function: BlockFunction, blocks: tuple[int, ...], run: str, block_id: tuple[int, ...] = (0,)
-) -> np.ndarray:
+@functools.lru_cache(maxsize=8)
+def _unpack(function: bytes) -> BlockFunction:
+    unpacked: BlockFunction = cloudpickle.loads(function)
+    return unpacked
+
+
+def _run_block(function: bytes, blocks: tuple[int, ...], run: str, block_id: tuple[int, ...] = (0,)) -> np.ndarray:
     summary = np.empty(1, dtype=object)
-    summary[0] = function(blocks[block_id[0]])
+    summary[0] = _unpack(function)(blocks[block_id[0]])
     return summary
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -219,16 +220,16 @@ def local_client(
         "cls": distributed.Scheduler,
         "options": {"host": host, "port": 0, "dashboard": dashboard, "dashboard_address": f"{host}:0"},
     }
-    with (
-        dask.config.set(_quiet_settings()),
-        SpecCluster(
-            workers={index: worker for index in range(n_workers)},
-            scheduler=scheduler,
-            name="opticam-dask",
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(dask.config.set(_quiet_settings()))
+        with _same_import_path():
+            local = SpecCluster(
+                workers={index: worker for index in range(n_workers)},
+                scheduler=scheduler,
+                name="opticam-dask",
+                silence_logs=logging.ERROR,
+            )
+        client = opened.enter_context(distributed.Client(opened.enter_context(local)))
         client.wait_for_workers(n_workers, timeout=120)
         logger.info("%d workers, dashboard at %s", n_workers, client.dashboard_link)
         yield client
@@ -249,6 +250,20 @@ def _remote_client(address: str) -> Iterator[distributed.Client]:
         if not client.ncores():
             logger.warning("the scheduler at %s has no workers yet: waiting for them", address)
         yield client
+
+
+@contextlib.contextmanager
+def _same_import_path() -> Iterator[None]:
+    """Let the worker programs that are started here import what this process can, such as modules beside a script."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _quiet_settings() -> dict[str, Any]:

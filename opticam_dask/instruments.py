@@ -120,7 +120,7 @@ class Instrument:
     default_saturation: float | None = _entry("Saturation, where the header has none, ADU.", default=None)
     longitude: float | None = _entry("Longitude of the telescope, degrees east.", default=None)
     latitude: float | None = _entry("Latitude of the telescope, degrees north.", default=None)
-    height: float | None = _entry("Height of the telescope above sea level, m.", default=None)
+    height: float | None = _entry("Height of the telescope above sea level, m; 0 when null.", default=None)
     diameter: float | None = _entry("Diameter of the main mirror, m.", default=None)
     pixel_scales: Mapping[str, float] = _entry(
         "Arcseconds per unbinned pixel of each camera.", default_factory=dict, hash=False
@@ -303,7 +303,7 @@ def _read_json_object(path: Path) -> dict[str, Any]:
 
 def _faults(instrument: Instrument) -> list[str]:
     """List what is wrong with the entries of an instrument."""
-    one, site = instrument, (instrument.longitude, instrument.latitude, instrument.height)
+    one = instrument
     positive = (one.default_gain, one.default_binning, one.default_saturation, one.diameter, one.source_pixels)
     names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
     ways = one.time_keywords if isinstance(one.time_keywords, tuple) else ()
@@ -315,7 +315,7 @@ def _faults(instrument: Instrument) -> list[str]:
         (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
         (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
         (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
-        (site.count(None) in (0, 3), "longitude, latitude and height go together"),
+        ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
         (-180 <= (one.longitude or 0) <= 360, "longitude must be within -180 to 360 degrees"),
         (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
         (
@@ -497,7 +497,7 @@ def _position_of(instrument: Instrument, reading: _Reading) -> tuple[float, floa
     elif _is_placeholder(ra_value, ra, dec_value, dec):
         reason = "placeholders"
     elif not (abs(ra) <= 360.0 and abs(dec) <= 90.0):
-        reason = "no position"
+        reason = "out of range or not numbers"
     else:
         return ra % 360.0, dec
     reading.warnings.append(f"keywords {ra_name} and {dec_name} are {reason}: no barycentric times without a position")

@@ -29,7 +29,7 @@ _NODES_PER_DAY = 144
 _DATE_TIME = re.compile(
     r"\s*(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})"
     r"(?:[T\s]\s*(?P<hour>\d{1,2}):(?P<minute>\d{1,2})(?::(?P<second>\d{1,2}(?:\.\d*)?))?"
-    r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?)?\s*"
+    r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?(?:\s+[^A-Za-z\s+-].*)?)?\s*"
 )
 
 
@@ -56,7 +56,8 @@ def parse_iso(text: str) -> tuple[int, float]:
     """Split an ISO 8601 date-time into its day and the seconds since the start of that day.
 
     A numeric offset (``+0000``, ``-07:00``) is applied, so that the result is UTC; ``Z``, ``UTC`` and ``GPS``
-    after the time are taken off. A missing time is midnight.
+    after the time are taken off, and so is what follows after a blank, unless it might be a time zone or a.m. or
+    p.m. A missing time is midnight.
 
     Parameters
     ----------

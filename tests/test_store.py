@@ -1,0 +1,177 @@
+"""The Zarr layout: contract, blocks, completion, damage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from opticam_dask import schema, store
+
+N_FRAMES, PER_BLOCK, N_SLOTS, N_SOURCES = 10, 4, 6, 3
+
+
+def _part(night="2024-01-01"):
+    return store.Part("1:g", night, N_FRAMES, PER_BLOCK, (32, 40), 4, (4, 5), N_SLOTS)
+
+
+def _manifest(n_frames=N_FRAMES):
+    manifest = {}
+    for entry in schema.MANIFEST:
+        if entry.dtype == "str":
+            manifest[entry.name] = np.array([f"frame {i}.fits" for i in range(n_frames)], dtype=object)
+        else:
+            manifest[entry.name] = np.arange(n_frames).astype(entry.dtype)
+    return manifest
+
+
+def _first_pass_arrays(part, block, seed=0):
+    start, stop = part.block_range(block)
+    sizes = part.sizes(stop - start)
+    rng = np.random.default_rng(seed + block)
+    arrays = {}
+    for kind in ("frames", "background", "sources"):
+        names = schema.FRAMES if kind == "frames" else schema.GROUPS[kind]
+        arrays[kind] = {}
+        for entry in names:
+            shape = tuple(sizes[dim] for dim in entry.dims)
+            if entry.dtype == "str":
+                arrays[kind][entry.name] = np.array(["ünï\ncode"] * shape[0], dtype=object)
+            elif entry.name == "flags":
+                arrays[kind][entry.name] = np.ones(shape, dtype="uint32")
+            else:
+                arrays[kind][entry.name] = (100 * rng.random(shape)).astype(entry.dtype)
+    return arrays
+
+
+@pytest.fixture
+def reduction(tmp_path):
+    path = store.create_store(tmp_path, {"parameters": "{}", "parameters_hash": "0"})
+    store.add_key(path, "1:g", "1", "g")
+    store.add_part(path, _part(), _manifest(), "/data")
+    return path
+
+
+def test_add_part__layout_is_the_contract_and_plain_xarray_reads_it(reduction):
+    part = _part()
+    for block in range(part.n_blocks):
+        store.write_block(reduction, part, block, _first_pass_arrays(part, block))
+    store.add_photometry(reduction, part, "aperture", np.arange(1, 4), {"parameters": "{}", "parameters_hash": "1"})
+    store.finish_changes(reduction)
+    tree = xr.open_datatree(str(reduction), engine="zarr")
+    assert tree["1-g"].attrs["key"] == "1:g"
+    frames = tree["1-g/2024-01-01/frames"]
+    for name in ("file", "mjd_utc", "bmjd_tdb", "exposure_time", "gain", "dark_current", "airmass", "flags"):
+        assert frames[name].dims == ("frame",)
+    assert frames["transform"].dims == ("frame", "row", "column")
+    assert tree["1-g/2024-01-01/background/background_mesh"].dims == ("frame", "mesh_y", "mesh_x")
+    assert tree["1-g/2024-01-01/sources/x"].dims == ("frame", "slot")
+    photometry = tree["1-g/2024-01-01/photometry/aperture"]
+    assert photometry["flux"].dims == ("frame", "source")
+    assert {"bmjd_tdb", "mjd_utc", "source_id"} <= set(photometry.coords)
+    assert photometry["flags"].attrs["flag_meanings"].startswith("reduced")
+    for branch in tree.subtree:
+        for variable in branch.variables.values():
+            assert variable.attrs["units"]
+            assert variable.attrs["long_name"]
+    np.testing.assert_array_equal(
+        frames["fwhm"], np.concatenate([_first_pass_arrays(part, b)["frames"]["fwhm"] for b in range(3)])
+    )
+
+
+def test_write_block__one_block_is_one_chunk_of_every_array(reduction):
+    part = _part()
+    before = {file for file in reduction.rglob("c/*") if file.is_file()}
+    store.write_block(reduction, part, 1, _first_pass_arrays(part, 1))
+    written = {file for file in reduction.rglob("c/**/*") if file.is_file()} - before
+    blocks = {file.relative_to(reduction).as_posix().split("/c/")[1].split("/")[0] for file in written}
+    assert blocks >= {"1"}
+    for name in ("frames/flags", "sources/x", "background/background_mesh", "frames/transform"):
+        chunks = [file for file in (reduction / part.group / name / "c").rglob("*") if file.is_file()]
+        assert len(chunks) == 1
+
+
+def test_write_block__wrong_number_of_frames_is_refused(reduction):
+    part = _part()
+    arrays = _first_pass_arrays(part, 0)
+    with pytest.raises(ValueError, match="must cover 2 frames of block 2, got 4"):
+        store.write_block(reduction, part, 2, arrays)
+
+
+def test_done_blocks__is_read_from_the_flags(reduction):
+    part = _part()
+    assert store.done_blocks(reduction, part).tolist() == [False, False, False]
+    store.write_block(reduction, part, 2, _first_pass_arrays(part, 2))
+    assert store.done_blocks(reduction, part).tolist() == [False, False, True]
+
+
+def test_write_block__flags_are_written_last(reduction, monkeypatch):
+    part = _part()
+    order = []
+    real = store._array
+
+    class Recording:
+        def __init__(self, array, name):
+            self.array, self.name = array, name
+
+        def __setitem__(self, where, values):
+            order.append(self.name)
+            self.array[where] = values
+
+    monkeypatch.setattr(store, "_array", lambda group, name: Recording(real(group, name), name))
+    store.write_block(reduction, part, 0, _first_pass_arrays(part, 0))
+    assert order[-1] == "frames/flags"
+    assert order.count("frames/flags") == 1
+
+
+def test_add_photometry__other_parameters_under_one_label_are_refused(reduction):
+    part = _part()
+    store.add_photometry(reduction, part, "aperture", np.arange(1, 4), {"parameters": "r=3", "parameters_hash": "a"})
+    store.add_photometry(reduction, part, "aperture", np.arange(1, 4), {"parameters": "r=3", "parameters_hash": "a"})
+    with pytest.raises(store.StoreError, match="--label NAME"):
+        store.add_photometry(
+            reduction, part, "aperture", np.arange(1, 4), {"parameters": "r=4", "parameters_hash": "b"}
+        )
+
+
+def test_damaged_arrays__finds_one_flipped_bit(reduction):
+    part = _part()
+    for block in range(part.n_blocks):
+        store.write_block(reduction, part, block, _first_pass_arrays(part, block))
+    assert store.damaged_arrays(reduction) == []
+    chunk = next(file for file in (reduction / part.group / "sources/flux/c").rglob("*") if file.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(bytes(data))
+    assert any("sources/flux" in line for line in store.damaged_arrays(reduction))
+
+
+def test_compare__sees_one_bit_and_ignores_creation_time(tmp_path):
+    paths = []
+    for name in ("a", "b"):
+        path = store.create_store(tmp_path / name, {"parameters_hash": "0", "created": name})
+        store.add_key(path, "1:g", "1", "g")
+        store.add_part(path, _part(), _manifest(), "/data")
+        store.write_block(path, _part(), 0, _first_pass_arrays(_part(), 0))
+        paths.append(path)
+    assert store.compare(*paths) == []
+    arrays = _first_pass_arrays(_part(), 0)
+    arrays["sources"]["x"][1, 1] = np.nextafter(arrays["sources"]["x"][1, 1], 1)
+    store.write_block(paths[1], _part(), 0, arrays)
+    assert store.compare(*paths) == ["1-g/2024-01-01/sources/x: 1 of 60 values differ"]
+
+
+def test_validate__unknown_variable_and_wrong_shape_are_refused():
+    with pytest.raises(KeyError, match="not a variable"):
+        schema.validate("frames", {"nonsense": np.zeros(3)}, {"frame": 3})
+    with pytest.raises(ValueError, match="must have shape"):
+        schema.validate("frames", {"fwhm": np.zeros(4)}, {"frame": 3})
+
+
+def test_require_store__missing_and_newer_stores_are_refused(tmp_path):
+    with pytest.raises(store.StoreError, match="holds no reduction"):
+        store.require_store(tmp_path)
+    path = store.create_store(tmp_path, {})
+    store.update_attributes(path, "", {"schema_version": "9.0"})
+    with pytest.raises(store.StoreError, match=r"schema version 9\.0"):
+        store.require_store(tmp_path)
