@@ -469,9 +469,7 @@ def _split_time(values: list[str]) -> tuple[int, float]:
     """Day (MJD) and seconds of a date-time, of an MJD or JD, or of a date and a time of day."""
     text = values[0]
     if len(values) == 2:
-        if re.search(r"\d{4}[-/]\d", values[1]):
-            # A stamp with a date of its own is never mended with the date of another keyword.
-            raise ValueError(f"{values[1]!r} has a date of its own")
+        # A time of day that has a date of its own is refused below: it must not be mended with another date.
         text = f"{re.split('[T ]', text)[0]}T{values[1]}"
     number = _as_number(text)
     if math.isfinite(number):

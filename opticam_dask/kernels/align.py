@@ -1,0 +1,249 @@
+"""Transforms between the pixels of two frames: apply, invert, judge, resample.
+
+A transform is a 3 x 3 matrix that takes positions ``(x, y, 1)`` on the reference frame to positions on another frame.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import ndimage
+
+#: Interpolated positions this close to a whole number of pixels are taken as whole.
+_WHOLE_PIXEL = 1e-9
+
+
+def apply_transform(transform: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Take positions through a transform.
+
+    Parameters
+    ----------
+    transform : ndarray, shape (3, 3) or (n_frames, 3, 3)
+    xy : ndarray, shape (n, 2)
+        Positions ``(x, y)`` in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n, 2) or (n_frames, n, 2)
+        NaN where the transform or the position is NaN. The bits of a position do not depend on the others.
+    """
+    transform = np.asarray(transform, dtype=float)
+    xy = np.asarray(xy, dtype=float)
+    x, y = xy[..., 0], xy[..., 1]
+    # Written out, since a matrix product may add in another order for another number of positions.
+    part = transform[..., None]
+    return np.stack(
+        [
+            part[..., 0, 0, :] * x + part[..., 0, 1, :] * y + part[..., 0, 2, :],
+            part[..., 1, 0, :] * x + part[..., 1, 1, :] * y + part[..., 1, 2, :],
+        ],
+        axis=-1,
+    )
+
+
+def invert_transform(transform: np.ndarray) -> np.ndarray:
+    """Transform back from the frame to the reference.
+
+    Parameters
+    ----------
+    transform : ndarray, shape (3, 3)
+
+    Returns
+    -------
+    ndarray, shape (3, 3)
+        All NaN for a transform that holds NaN.
+
+    Raises
+    ------
+    ValueError
+        When the transform takes an area to a line or a point.
+    """
+    (a, b, c), (d, e, f) = np.asarray(transform, dtype=float)[:2]
+    determinant = a * e - b * d
+    if determinant == 0:
+        raise ValueError("a transform that can be inverted was expected, found one of scale 0")
+    inverse = np.array([[e, -b, b * f - c * e], [-d, a, c * d - a * f], [0, 0, determinant]]) / determinant
+    return inverse if np.isfinite(inverse).all() else np.full((3, 3), np.nan)
+
+
+def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Transform that does ``first`` and then ``second``; both and the result are 3 x 3."""
+    return np.asarray(second, dtype=float) @ np.asarray(first, dtype=float)
+
+
+def rotation_of(transform: np.ndarray) -> float:
+    """Rotation in degrees, -180 to 180, positive from +x to +y."""
+    return math.degrees(math.atan2(transform[1][0], transform[0][0]))
+
+
+def scale_of(transform: np.ndarray) -> float:
+    """Length on the frame of one reference pixel: square root of the change of area."""
+    (a, b, _), (d, e, _) = np.asarray(transform, dtype=float)[:2]
+    return math.sqrt(abs(a * e - b * d))
+
+
+def limit_reason(
+    transform: np.ndarray,
+    *,
+    rotation_limit: float | None = None,
+    translation_limit: float | tuple[float, float] | None = None,
+    scale_limit: float | None = None,
+    shape: tuple[int, int] | None = None,
+    expected_scale: float = 1.0,
+) -> str | None:
+    """Say which limit a transform exceeds. A limit of None or 0 is no limit; all hold both ways.
+
+    Parameters
+    ----------
+    transform : ndarray, shape (3, 3)
+    rotation_limit : float, optional
+        Degrees.
+    translation_limit : float or (float, float), optional
+        Pixels of the frame, for x and y.
+    scale_limit : float, optional
+        Factor above 1: scales within ``1 / scale_limit`` to ``scale_limit`` times ``expected_scale`` pass.
+    shape : (int, int), optional
+        ``(ny, nx)`` of the reference. The shift is then that of the field centre; without it, the shift of pixel
+        ``(0, 0)``, which grows with any rotation.
+    expected_scale : float
+        Scale of a frame that has not moved, for example 2 for 1 x 1 binning against a reference of 2 x 2.
+
+    Returns
+    -------
+    str or None
+        A sentence, or None when the transform is within all limits.
+
+    Raises
+    ------
+    ValueError
+        For a limit that cannot mean anything, such as ``scale_limit=0.05`` (give 1.05).
+    """
+    limits = _translation_limits(translation_limit)
+    _check_limits(rotation_limit, limits, scale_limit)
+    if not np.isfinite(transform).all():
+        return "the transform is not finite"
+    rotation = rotation_of(transform)
+    if rotation_limit and abs(rotation) > rotation_limit:
+        return f"the frame is rotated by {rotation:.3f} degrees, the limit is {rotation_limit:g}"
+    for axis, shift, limit in zip("xy", _shift(transform, shape, expected_scale), limits, strict=True):
+        if limit and abs(shift) > limit:
+            return f"the frame is shifted by {shift:.2f} pixels in {axis}, the limit is {limit:g}"
+    scale = scale_of(transform) / expected_scale
+    if scale_limit and not 1 / scale_limit <= scale <= scale_limit:
+        return f"the scale is {scale:.4f} of the expected one, the limits are {1 / scale_limit:.4f} to {scale_limit:g}"
+    return None
+
+
+def _translation_limits(limit: float | tuple[float, float] | None) -> tuple[float, float]:
+    if limit is None or np.ndim(limit) == 0:
+        return (float(limit or 0), float(limit or 0))  # type: ignore[arg-type]
+    along_x, along_y = limit  # type: ignore[misc]
+    return float(along_x or 0), float(along_y or 0)
+
+
+def _check_limits(rotation: float | None, translation: tuple[float, float], scale: float | None) -> None:
+    for name, value in (("rotation_limit", rotation or 0), ("translation_limit", min(translation))):
+        if not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}; it holds both ways")
+    if scale and not scale > 1:
+        raise ValueError(
+            f"scale_limit must be a factor above 1 (1.05 accepts 0.952 to 1.05), got {scale}; "
+            f"for a change of {abs(scale):g} give {1 + abs(scale):g}"
+        )
+
+
+def _shift(transform: np.ndarray, shape: tuple[int, int] | None, expected_scale: float) -> tuple[float, float]:
+    """Displacement, in pixels of the frame, from where a frame that has not moved would show the same place."""
+    centre = np.array([[0.0, 0.0] if shape is None else [(shape[1] - 1) / 2, (shape[0] - 1) / 2]])
+    moved = apply_transform(transform, centre) - apply_transform(unmoved_transform(expected_scale), centre)
+    return float(moved[0, 0]), float(moved[0, 1])
+
+
+def unmoved_transform(scale: float = 1.0) -> np.ndarray:
+    """Transform of a detector that has not moved: corners of the first pixels coincide, ``scale`` pixels for one."""
+    offset = (scale - 1) / 2
+    return np.array([[scale, 0.0, offset], [0.0, scale, offset], [0.0, 0.0, 1.0]])
+
+
+def resample(image: np.ndarray, transform: np.ndarray, shape: tuple[int, int], *, order: int = 3) -> np.ndarray:
+    """Put a frame on the grid of the reference: ``out(x, y) = image(transform @ (x, y, 1))``.
+
+    A shift by whole pixels copies them; anything else is interpolated with splines. Values are those of the frame
+    (brightness per pixel of the frame): with another scale, the sum over a star changes with its square.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+    transform : ndarray, shape (3, 3)
+        Reference to frame.
+    shape : (int, int)
+        ``(ny, nx)`` of the reference.
+    order : int
+        Order of the spline, 0 to 5.
+
+    Returns
+    -------
+    ndarray of float64
+        NaN outside the frame and where a NaN pixel is among the ``order + 1`` pixels along x and y that are
+        interpolated between. NaN everywhere when the transform is not finite.
+    """
+    transform = np.asarray(transform, dtype=float)
+    if not np.isfinite(transform).all():
+        return np.full(shape, np.nan)
+    whole = np.rint(transform)
+    if np.allclose(transform[:2, :2], np.eye(2), rtol=0, atol=_WHOLE_PIXEL / max(*shape, 1)) and np.allclose(
+        transform, whole, rtol=0, atol=_WHOLE_PIXEL
+    ):
+        return _copy_shifted(image, int(whole[0, 2]), int(whole[1, 2]), shape)
+    image = np.asarray(image, dtype=float)
+    unknown = ~np.isfinite(image)
+    has_gaps = bool(unknown.any())
+    # ndimage counts (y, x).
+    resampled = ndimage.affine_transform(
+        _fill_gaps(image, unknown) if has_gaps else image,
+        transform[1::-1, 1::-1],
+        offset=transform[1::-1, 2],
+        output_shape=shape,
+        order=order,
+        mode="constant",
+        cval=np.nan,
+    )
+    if has_gaps:
+        resampled[_touches(unknown, transform, shape, order)] = np.nan
+    return resampled
+
+
+def _copy_shifted(image: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.ndarray:
+    """``out[y, x] = image[y + dy, x + dx]``, NaN outside and for infinite pixels."""
+    out = np.full(shape, np.nan)
+    y0, y1 = max(0, -dy), min(shape[0], image.shape[0] - dy)
+    x0, x1 = max(0, -dx), min(shape[1], image.shape[1] - dx)
+    if y1 > y0 and x1 > x0:
+        part = image[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
+        out[y0:y1, x0:x1] = np.where(np.isfinite(part), part, np.nan)
+    return out
+
+
+def _fill_gaps(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Fill unknown pixels with the mean of the known ones around, so that the spline does not ring at a step."""
+    known = np.where(unknown, 0.0, image)
+    share = ndimage.uniform_filter((~unknown).astype(float), 5, mode="nearest")
+    around = ndimage.uniform_filter(known, 5, mode="nearest")
+    typical = float(np.median(image[~unknown])) if not unknown.all() else 0.0
+    # One known pixel of 25 is a share of 0.04; less is rounding.
+    mean = np.divide(around, share, out=np.full(image.shape, typical), where=share > 0.02)
+    return np.where(unknown, mean, image)
+
+
+def _touches(unknown: np.ndarray, transform: np.ndarray, shape: tuple[int, int], order: int) -> np.ndarray:
+    """Whether any of the ``order + 1`` x ``order + 1`` pixels around an interpolated position is unknown."""
+    size = order + 1
+    # ndimage takes the window from pixel - size // 2 - origin; a spline from floor(position) - order // 2.
+    near = ndimage.maximum_filter(unknown, size=size, origin=order // 2 - size // 2, mode="constant", cval=False)
+    y, x = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    half = 0.5 if order % 2 == 0 else 0.0
+    at_x = np.floor(transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] + half).astype(int)
+    at_y = np.floor(transform[1, 0] * x + transform[1, 1] * y + transform[1, 2] + half).astype(int)
+    ny, nx = unknown.shape
+    return near[np.clip(at_y, 0, ny - 1), np.clip(at_x, 0, nx - 1)]
