@@ -26,6 +26,8 @@ _MAX_SOURCES = 100
 _MAX_CORNERS = 30
 #: Positions are not trusted to be better than this (pixels), however well they agree.
 _POSITION_FLOOR = 0.1
+#: With fewer pairs than this, the fit follows each of them too much to tell which one is off.
+_ENOUGH_TO_CLIP = 6
 #: What counts as hardly moved: shift of the field in units of its size, and change of rotation (rad) and scale.
 _NEAR_SHIFT, _NEAR_TURN = 0.1, 0.03
 #: A transform this much (e-folds) more probable than any other is not ambiguous.
@@ -131,7 +133,7 @@ def find_transform(
         ``affine`` solves for shift, rotation and one scale (a similarity; 3 or more matched sources),
         ``translation`` for the shift alone (2 or more; one when the lists hold hardly more).
     reference_weights, frame_weights : ndarray, optional
-        Fluxes. A pair counts in the fit by both, each capped at 10 times the median of its list.
+        Fluxes. A pair counts in the last fit by both, each capped at 10 times the median of its list.
     expected_scale : float
         Pixels of the frame for one of the reference.
     scale_range : float, optional
@@ -403,21 +405,24 @@ def _likely_starts(problem: _Problem) -> Iterator[tuple[complex, complex]]:
 
 def _refine(problem: _Problem, a: complex, b: complex) -> _Solution | None:
     """Match, drop what is better explained by chance, fit, and again until the pairs stay the same."""
-    solution = None
+    before: tuple[np.ndarray, np.ndarray] | None = None
     for step in range(10):
         i, j = _match(problem, a, b, problem.tolerance * (2 if step == 0 else 1))
         if len(i) < problem.least:
             return None
-        a, b = _fit(problem, i, j)
+        a, b = _robust_fit(problem, i, j)
         kept, log_chance = _most_significant(problem, a, b, i, j)
         i, j = i[kept], j[kept]
-        if solution is not None and np.array_equal(i, solution.i) and np.array_equal(j, solution.j):
+        if before is not None and np.array_equal(i, before[0]) and np.array_equal(j, before[1]):
             break
-        a, b = _fit(problem, i, j)
-        solution = _Solution(a, b, i, j, log_chance, problem.is_mirrored)
-    assert solution is not None  # the first step either returns or makes one
-    in_range = 1 / problem.scale_range < abs(solution.a) / problem.scale < problem.scale_range
-    return solution if in_range else None
+        before = i, j
+        a, b = _fit(problem, i, j, np.ones(len(i)))
+    distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
+    is_regular = distance < 4 * _scatter(distance) if len(i) >= _ENOUGH_TO_CLIP else np.ones(len(i), dtype=bool)
+    i, j = i[is_regular], j[is_regular]
+    a, b = _fit(problem, i, j, 1 / (1 / problem.reference_weights[i] + 1 / problem.frame_weights[j]))
+    in_range = 1 / problem.scale_range < abs(a) / problem.scale < problem.scale_range
+    return _Solution(a, b, i, j, log_chance, problem.is_mirrored) if in_range else None
 
 
 def _match(problem: _Problem, a: complex, b: complex, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -429,16 +434,35 @@ def _match(problem: _Problem, a: complex, b: complex, radius: float) -> tuple[np
     return i[is_pair], nearest[is_pair]
 
 
-def _fit(problem: _Problem, i: np.ndarray, j: np.ndarray) -> tuple[complex, complex]:
+def _fit(problem: _Problem, i: np.ndarray, j: np.ndarray, w: np.ndarray) -> tuple[complex, complex]:
     """Weighted least squares over pairs (Umeyama 1991, IEEE PAMI 13, 376, in complex numbers)."""
     r, f = problem.reference[i], problem.frame[j]
-    w = 1 / (1 / problem.reference_weights[i] + 1 / problem.frame_weights[j])
     w = w / w.sum()
     r_mean, f_mean = (w * r).sum(), (w * f).sum()
     a = problem.expected[0]
     if not problem.shift_only:
         a = (w * np.conj(r - r_mean) * (f - f_mean)).sum() / (w * np.abs(r - r_mean) ** 2).sum()
     return complex(a), complex(f_mean - a * r_mean)
+
+
+def _robust_fit(problem: _Problem, i: np.ndarray, j: np.ndarray) -> tuple[complex, complex]:
+    """Fit that follows the majority, by reweighting with a Cauchy profile.
+
+    Fluxes do not count here: when the telescope jerks, a few bright trailed stars disagree with all the others.
+    """
+    w = np.ones(len(i))
+    a, b = _fit(problem, i, j, w)
+    for _ in range(5 if len(i) >= _ENOUGH_TO_CLIP else 0):
+        distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
+        w = 1 / (1 + (distance / _scatter(distance)) ** 2)
+        a, b = _fit(problem, i, j, w)
+    return a, b
+
+
+def _scatter(distance: np.ndarray) -> float:
+    """Standard deviation along one axis, from the median distance to a fit of 4 numbers; no less than the floor."""
+    freedom = 1 - 2 / len(distance)
+    return max(float(np.median(distance)) / math.sqrt(2 * math.log(2) * freedom), _POSITION_FLOOR)
 
 
 def _most_significant(

@@ -1,0 +1,207 @@
+"""Photometers: what is measured of each catalogue source in each frame.
+
+A photometer is anything with a ``label`` and a method ``measure(view) -> Measurement``. It sees one frame through a
+:class:`FrameView`: where the catalogue's sources should be, what was detected, and sky-subtracted cut-outs on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels import noise, photometry
+
+#: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
+CutOuts = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """One frame as a photometer sees it.
+
+    Attributes
+    ----------
+    predicted_xy : ndarray, shape (n, 2)
+        Positions of the catalogue's sources on the frame, from its transform.
+    detected_xy, detected_flux : ndarray, shape (m, 2) and (m,)
+        Sources that were detected in the frame.
+    scale : float
+        Frame pixels per reference pixel.
+    fwhm : float
+        Typical FWHM of the catalogue, in pixels of the reference frame.
+    frame_fwhm : float
+        FWHM of this frame in its pixels; NaN when unknown.
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    cutouts_at, rms_at : callable
+        ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
+    saturated_at, cosmic_rays_at : callable
+        The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
+    """
+
+    predicted_xy: np.ndarray
+    detected_xy: np.ndarray
+    detected_flux: np.ndarray
+    scale: float
+    fwhm: float
+    frame_fwhm: float
+    shape: tuple[int, int]
+    cutouts_at: CutOuts
+    rms_at: CutOuts
+    saturated_at: CutOuts
+    cosmic_rays_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Fluxes of all catalogue sources in one frame; arrays of shape (n,).
+
+    Attributes
+    ----------
+    flux, flux_err : ndarray
+        Electrons per exposure; NaN where there are no pixels.
+    x, y : ndarray
+        Where the source was measured.
+    flags : ndarray of uint32
+        Bits of ``SourceFlag``.
+    """
+
+    flux: np.ndarray
+    flux_err: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    flags: np.ndarray
+
+
+@dataclass(frozen=True)
+class AperturePhotometer:
+    """Flux inside an aperture.
+
+    Parameters
+    ----------
+    forced : bool
+        Measure at the transformed catalogue positions and do not recentre.
+    source_matching_tolerance : float
+        A detection is the source when it is within this many sigma of the PSF.
+    semimajor_axis, semiminor_axis, orientation : float, optional
+        Fixed ellipse: semi-axes in pixels of the reference frame, angle in degrees; all three or none.
+    radius : float, optional
+        Radius of a circle in pixels of the reference frame; by default one FWHM of the catalogue.
+
+    Raises
+    ------
+    ValueError
+        When the aperture is not fully given, or not positive.
+    """
+
+    forced: bool = False
+    source_matching_tolerance: float = 5.0
+    semimajor_axis: float | None = None
+    semiminor_axis: float | None = None
+    orientation: float | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        ellipse = (self.semimajor_axis, self.semiminor_axis, self.orientation)
+        if any(value is None for value in ellipse) and any(value is not None for value in ellipse):
+            raise ValueError("an elliptical aperture needs semimajor_axis, semiminor_axis and orientation")
+        if self.semimajor_axis is not None and self.radius is not None:
+            raise ValueError("give either a radius or an ellipse, not both")
+        for name in ("semimajor_axis", "semiminor_axis", "radius", "source_matching_tolerance"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
+
+    @property
+    def label(self) -> str:
+        """Name of the result: ``aperture`` or ``forced_aperture``."""
+        return "forced_aperture" if self.forced else "aperture"
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        xy, flags = self._positions(view)
+        size = 2 * int(np.ceil(self._reach(view))) + 3
+        x0, y0 = photometry.origins(xy, size)
+        weights = self._weights(view, xy, x0, y0, size)
+        cutouts = view.cutouts_at(x0, y0, size)
+        flux, share = photometry.aperture_flux(cutouts, weights)
+        error = np.sqrt(noise.aperture_variance(weights, cutouts, view.rms_at(x0, y0, size)))
+        flags |= _pixel_flags(view, weights, cutouts, x0, y0, size)
+        off = ~np.isfinite(flux)
+        flags = np.where(off, flags | np.uint32(SourceFlag.OFF_FRAME), flags)
+        flags = np.where(~off & (share < 1.0) & _beyond(view.shape, weights, x0, y0), flags | SourceFlag.EDGE, flags)
+        error = np.where(off, np.nan, error)
+        return Measurement(flux, error, xy[:, 0], xy[:, 1], flags.astype(np.uint32))
+
+    def _sigma(self, view: FrameView) -> float:
+        """Sigma of the PSF in pixels of the frame."""
+        fwhm = view.frame_fwhm if np.isfinite(view.frame_fwhm) else view.fwhm * view.scale
+        return fwhm / photometry.SIGMA_TO_FWHM
+
+    def _positions(self, view: FrameView) -> tuple[np.ndarray, np.ndarray]:
+        """Where to measure, and what there is to say about it."""
+        predicted = np.asarray(view.predicted_xy, dtype=float)
+        sigma = self._sigma(view)
+        matched = photometry.match_one_to_one(predicted, view.detected_xy, self.source_matching_tolerance * sigma)
+        flags = np.where(matched < 0, np.uint32(SourceFlag.NOT_DETECTED), np.uint32(0))
+        found = np.flatnonzero(matched >= 0)
+        if self.forced or not len(found):
+            return predicted, flags
+        detected = np.asarray(view.detected_xy, dtype=float)[matched[found]]
+        size = 2 * int(np.ceil(4.0 * sigma)) + 3
+        x0, y0 = photometry.origins(detected, size)
+        cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
+        centres, converged = photometry.windowed_centroids(cutouts, x0, y0, detected, sigma)
+        positions = predicted.copy()
+        weight = photometry.recentring_weight(cutouts, rms, x0, y0, centres, sigma)
+        moved = predicted[found] + weight[:, None] * (centres - predicted[found])
+        positions[found] = np.where(converged[:, None], moved, predicted[found])
+        flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)
+        return positions, flags
+
+    def _axes(self, view: FrameView) -> tuple[float, float]:
+        """Semi-axes in pixels of the frame."""
+        if self.semimajor_axis is not None and self.semiminor_axis is not None:
+            return self.semimajor_axis * view.scale, self.semiminor_axis * view.scale
+        radius = self.radius if self.radius is not None else view.fwhm
+        return radius * view.scale, radius * view.scale
+
+    def _reach(self, view: FrameView) -> float:
+        return max(self._axes(view))
+
+    def _weights(self, view: FrameView, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        semimajor, semiminor = self._axes(view)
+        if self.orientation is None:
+            return photometry.circular_weights(xy, x0, y0, size, semimajor)
+        theta = np.deg2rad(self.orientation)
+        return photometry.elliptical_weights(xy, x0, y0, size, semimajor, semiminor, theta)
+
+
+def _pixel_flags(
+    view: FrameView, weights: np.ndarray, cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int
+) -> np.ndarray:
+    """Flags that follow from the pixels of the aperture."""
+    inside = weights > 0
+    flags = np.zeros(len(weights), dtype=np.uint32)
+    on_frame = ~_outside(view.shape, x0, y0, size)
+    bad = np.any(inside & on_frame & ~np.isfinite(cutouts), axis=(1, 2))
+    flags[bad] |= np.uint32(SourceFlag.BAD_PIXEL)
+    flags[np.any(inside & view.saturated_at(x0, y0, size), axis=(1, 2))] |= np.uint32(SourceFlag.SATURATED)
+    hit = view.cosmic_rays_at(x0, y0, size)
+    if hit is not None:
+        flags[np.any(inside & hit, axis=(1, 2))] |= np.uint32(SourceFlag.COSMIC_RAY)
+    return flags
+
+
+def _outside(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    offsets = np.arange(size)
+    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
+    return ((rows < 0) | (rows >= shape[0]))[:, :, None] | ((columns < 0) | (columns >= shape[1]))[:, None, :]
+
+
+def _beyond(shape: tuple[int, int], weights: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> np.ndarray:
+    """Whether part of the aperture lies beyond the frame."""
+    return np.any((weights > 0) & _outside(shape, x0, y0, weights.shape[1]), axis=(1, 2))
