@@ -450,19 +450,22 @@ def _robust_fit(problem: _Problem, i: np.ndarray, j: np.ndarray) -> tuple[comple
 
     Fluxes do not count here: when the telescope jerks, a few bright trailed stars disagree with all the others.
     """
-    w = np.ones(len(i))
-    a, b = _fit(problem, i, j, w)
-    for _ in range(5 if len(i) >= _ENOUGH_TO_CLIP else 0):
+    a, b = _fit(problem, i, j, np.ones(len(i)))
+    distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
+    for _ in range(15 if len(i) >= _ENOUGH_TO_CLIP else 0):
+        before = distance
+        a, b = _fit(problem, i, j, 1 / (1 + (distance / _scatter(distance)) ** 2))
         distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
-        w = 1 / (1 + (distance / _scatter(distance)) ** 2)
-        a, b = _fit(problem, i, j, w)
+        if np.abs(distance - before).max() < _POSITION_FLOOR / 10:
+            break
     return a, b
 
 
 def _scatter(distance: np.ndarray) -> float:
     """Standard deviation along one axis, from the median distance to a fit of 4 numbers; no less than the floor."""
     freedom = 1 - 2 / len(distance)
-    return max(float(np.median(distance)) / math.sqrt(2 * math.log(2) * freedom), _POSITION_FLOOR)
+    median = np.sort(distance)[len(distance) // 2]
+    return max(float(median) / math.sqrt(2 * math.log(2) * freedom), _POSITION_FLOOR)
 
 
 def _most_significant(
