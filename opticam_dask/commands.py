@@ -72,7 +72,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     instrument = _instrument(options)
-    found = frames.scan(options.data, instrument)
+    found = frames.scan(frames.find_files(options.data), instrument)
     tell = Console(prefix="").tell
     tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
     for line in status.describe_scan(found):

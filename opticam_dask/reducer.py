@@ -15,7 +15,7 @@ from opticam_dask import cluster, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.frames import Scan, scan, time_gaps
+from opticam_dask.frames import Scan, find_files, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.second_pass import Photometer
@@ -148,7 +148,7 @@ class Reducer:
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
         self._console.begin("Scanning data directory", 0)
-        found = scan(paths, self.instrument)
+        found = scan(find_files(paths), self.instrument)
         self._console.end()
         return found
 

@@ -58,7 +58,7 @@ def open_observations(
     """
     instrument = instrument or OPTICAM_MX()
     paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
-    scan = frames.scan(paths, instrument)
+    scan = frames.scan(frames.find_files(paths), instrument)
     if not len(scan.table):
         raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
     reader = frames.FitsReader(instrument.extension)

@@ -286,6 +286,24 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
     return arrays
 
 
+_RESULTS = {
+    "frames": ("flags", "transform", "fwhm"),
+    "background": ("background_mesh", "background_rms_mesh"),
+    "sources": ("x", "y", "flux"),
+}
+
+
+def read_results(path: str | Path, part: Part, block: int) -> dict[str, np.ndarray]:
+    """What the second pass needs of the first: flags, transforms, sky mesh and detected positions of a block."""
+    start, stop = part.block_range(block)
+    return {
+        name: read_array(path, f"{part.group}/{group}", name, start, stop)
+        for group, names in _RESULTS.items()
+        if group != "background" or part.mesh_shape is not None
+        for name in names
+    }
+
+
 def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Write the frames of one block into every array of a part, the flags last.
 

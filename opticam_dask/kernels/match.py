@@ -28,6 +28,8 @@ _MAX_CORNERS = 30
 _POSITION_FLOOR = 0.1
 #: With fewer pairs than this, the fit follows each of them too much to tell which one is off.
 _ENOUGH_TO_CLIP = 6
+#: With so many pairs, and half of the list, a likely start that proves good ends the search.
+_ENOUGH_TO_STOP = 8
 #: What counts as hardly moved: shift of the field in units of its size, and change of rotation (rad) and scale.
 _NEAR_SHIFT, _NEAR_TURN = 0.1, 0.03
 #: A transform this much (e-folds) more probable than any other is not ambiguous.
@@ -370,7 +372,9 @@ def _single_pair(problem: _Problem, guess: np.ndarray | None) -> _Solution:
 def _solve(problem: _Problem, log_limit: float) -> list[_Solution]:
     """Refine the starting points, the probable first; the general search runs only where they do not suffice."""
     solutions: list[_Solution] = []
-    enough = min(len(problem.reference), len(problem.frame)) / 2
+    smallest = min(len(problem.reference), len(problem.frame))
+    # Half of a short list may agree by a symmetry of the field: better look at all.
+    enough = min(smallest, max(smallest / 2, _ENOUGH_TO_STOP))
     for start in _likely_starts(problem):
         solution = _refine(problem, *start)
         if solution is not None:
