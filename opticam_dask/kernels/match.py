@@ -2,8 +2,8 @@
 
 A list holds sources the other has not (hot pixels, cosmic rays, stars lost in cloud), so some pairs always fall
 together by chance. A transform is accepted only when so good a match is improbable between unrelated lists: the
-expected number of equally good ones must be below ``max_chance`` (the a-contrario test of Moisan & Stival 2004, IJCV 57,
-201). Positions are complex numbers ``x + iy`` in here: a similarity is then ``frame = a * reference + b``.
+expected number of equally good ones must be below ``max_chance`` (the a-contrario test of Moisan & Stival 2004,
+IJCV 57, 201). Positions are complex numbers ``x + iy`` in here: a similarity is then ``frame = a * reference + b``.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _area(*lists: np.ndarray) -> float:
 
 
 def _linear(transform: np.ndarray) -> tuple[complex, complex]:
-    """The similarity ``a, b`` next to a transform, which may be mirrored (then of the conjugate positions)."""
+    """Give the similarity ``a, b`` next to a transform; for a mirrored one, that of conjugate positions."""
     (a, b, x), (d, e, y) = np.asarray(transform, dtype=float)[:2]
     if a * e - b * d < 0:
         b, e = -b, -e
@@ -295,7 +295,7 @@ def _with_guess(problem: _Problem, guess: np.ndarray | None, is_mirrored: bool) 
 
 
 def _choose(problem: _Problem, solutions: list[_Solution], log_limit: float) -> _Solution:
-    """The solution least probable by chance, unless it is probable or another is about as good."""
+    """Pick the solution least probable by chance, unless it is probable or another is about as good."""
     n, m = len(problem.reference), len(problem.frame)
     if not solutions:
         raise AlignmentError(f"no {problem.least} of {n} reference and {m} frame sources form the same pattern")
@@ -309,8 +309,7 @@ def _choose(problem: _Problem, solutions: list[_Solution], log_limit: float) -> 
     for other in solutions:
         if other.log_chance < best.log_chance + _CLEAR and _differ(problem, best, other):
             raise AlignmentError(
-                f"the match is ambiguous: another transform pairs {len(other.i)} sources about as well as the best one, "
-                f"which pairs {len(best.i)}"
+                f"the match is ambiguous: one transform pairs {len(best.i)} sources, another {len(other.i)} about as well"
             )
     return best
 
@@ -466,7 +465,7 @@ def _robust_fit(problem: _Problem, i: np.ndarray, j: np.ndarray) -> tuple[comple
 
 
 def _scatter(distance: np.ndarray) -> float:
-    """Standard deviation along one axis, from the median distance to a fit of 4 numbers; no less than the floor."""
+    """Estimate the standard deviation along one axis from the median distance to a fit of 4 numbers."""
     freedom = 1 - 2 / len(distance)
     median = np.sort(distance)[len(distance) // 2]
     return max(float(median) / math.sqrt(2 * math.log(2) * freedom), _POSITION_FLOOR)
@@ -552,7 +551,7 @@ def _triangles(points: np.ndarray, slack: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _triangle_starts(problem: _Problem) -> list[tuple[complex, complex]]:
-    """Transforms under which a triangle of each list coincide, those that match most sources first."""
+    """Find transforms under which a triangle of each list coincide, those that match most sources first."""
     r_triple, r_shape = _triangles(problem.reference, 0.0)
     f_triple, f_shape = _triangles(problem.frame, 0.1)
     if not (len(r_shape) and len(f_shape)):
@@ -577,7 +576,7 @@ def _triangle_starts(problem: _Problem) -> list[tuple[complex, complex]]:
 
 
 def _best_counts(problem: _Problem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Indices of the transforms that match most sources, then with the least distances; roughly for all, then exactly."""
+    """Pick the transforms that match most sources, then with the least distances: roughly, then exactly."""
     rough = _rough_counts(problem, a, b)
     chosen = np.argsort(-rough, kind="stable")[:_MAX_COUNTED]
     at = a[chosen, None] * problem.reference + b[chosen, None]
