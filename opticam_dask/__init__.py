@@ -31,7 +31,7 @@ _HOME = {
     "open_reduction": "results",
     "relative_light_curve": "lightcurves",
     "scan": "frames",
-    "simulate_observations": "synthetic",
+    "simulate_observations": "simulated_fields",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -220,6 +220,8 @@ def local_client(
         "cls": distributed.Scheduler,
         "options": {"host": host, "port": 0, "dashboard": dashboard, "dashboard_address": f"{host}:0"},
     }
+    # a connection that closes while its last message is sent is no news when a cluster goes down
+    logging.getLogger("distributed.batched").setLevel(logging.ERROR)
     with contextlib.ExitStack() as opened:
         opened.enter_context(dask.config.set(_quiet_settings()))
         with _same_import_path():

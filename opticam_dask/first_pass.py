@@ -185,6 +185,7 @@ def _align(job: FirstPass, result: FrameResult) -> None:
         translation_limit=job.translation_limit,
         scale_limit=job.scale_limit,
         shape=job.reference_shape,
+        expected_scale=job.expected_scale,
     )
     if reason is not None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)

@@ -83,7 +83,8 @@ def test_find_transform__drift_of_half_the_field():
     n_found = 0
     for seed in range(40):
         reference, frame = observe(seed, truth)
-        n_common = (np.abs(align.apply_transform(truth, reference)[:, None] - frame).max(axis=2) < 1.5).any(axis=1).sum()
+        apart = np.abs(align.apply_transform(truth, reference)[:, None] - frame).max(axis=2)
+        n_common = (apart < 1.5).any(axis=1).sum()
         try:
             found = find_transform(reference, frame)
         except AlignmentError:
@@ -178,7 +179,8 @@ def test_find_transform__nan_positions_are_left_out():
     reference, frame = observe(6, truth)
     plain = find_transform(reference, frame)
     with_gaps = find_transform(
-        np.insert(reference, [0, 5], np.nan, axis=0), np.insert(frame, [2, 2], [[np.nan, 4.0], [np.inf, np.nan]], axis=0)
+        np.insert(reference, [0, 5], np.nan, axis=0),
+        np.insert(frame, [2, 2], [[np.nan, 4.0], [np.inf, np.nan]], axis=0),
     )
     assert np.array_equal(plain.transform, with_gaps.transform)
     shifted = plain.reference_index + 1 + (plain.reference_index >= 5)
@@ -203,7 +205,8 @@ def test_find_transform__bright_sources_count_more():
         rng = np.random.default_rng(seed)
         reference = rng.uniform(0, SIZE, (20, 2))
         flux = np.sort(10 ** rng.uniform(3, 5, 20))[::-1]
-        frame = align.apply_transform(truth, reference) + rng.normal(0, 0.4, (20, 2)) * np.sqrt(1e4 / flux)[:, None] * 0.5
+        noise = 0.2 * np.sqrt(1e4 / flux)[:, None] * rng.normal(size=(20, 2))
+        frame = align.apply_transform(truth, reference) + noise
         for name, weights in (("weighted", flux), ("equal", None)):
             found = find_transform(reference, frame, reference_weights=weights, frame_weights=weights)
             errors[name].append(furthest_error(found.transform, truth))
@@ -215,7 +218,7 @@ def test_find_transform__a_few_bright_trailed_stars_do_not_pull_the_fit():
     rng = np.random.default_rng(8)
     reference = rng.uniform(0, SIZE, (20, 2))
     flux = np.geomspace(2e5, 1e4, 20)
-    frame = reference + [40.0, -25] + rng.normal(0, 0.05, (20, 2))
+    frame = reference + np.array([40.0, -25]) + rng.normal(0, 0.05, (20, 2))
     frame[:4] += [[0, 2.2], [0, 1.9], [0, 1.4], [0, 1.0]]
     found = find_transform(reference, frame, reference_weights=flux, frame_weights=flux)
     assert furthest_error(found.transform, similarity(0, (40, -25))) < 0.3
@@ -327,7 +330,8 @@ def test_find_transform__agrees_with_astroalign():
         warnings.simplefilter("ignore")
         astroalign = pytest.importorskip("astroalign")
         for seed, angle in enumerate((0.3, 45, 180, -100)):
-            reference, frame = observe(seed, similarity(angle, (9, -4)), n_stars=20, missing=0, spurious=0.1, noise=0.05)
+            truth = similarity(angle, (9, -4))
+            reference, frame = observe(seed, truth, n_stars=20, missing=0, spurious=0.1, noise=0.05)
             theirs, _ = astroalign.find_transform(reference, frame)
             ours = find_transform(reference, frame)
             assert furthest_error(ours.transform, np.asarray(theirs.params)) < 0.3
@@ -354,10 +358,10 @@ def test_find_transform__translation_in_another_binning():
 
 def test_find_transform__translation_from_two_stars():
     reference = np.array([[120.0, 200], [380, 310]])
-    found = find_transform(reference, reference + [6.0, -3.5], transform_type="translation")
+    found = find_transform(reference, reference + np.array([6.0, -3.5]), transform_type="translation")
     assert np.allclose(found.transform[:2, 2], [6.0, -3.5], atol=1e-9)
     with pytest.raises(AlignmentError):  # their distance changed by 30 pixels
-        find_transform(reference, reference + [[0.0, 0.0], [30.0, 0.0]], transform_type="translation")
+        find_transform(reference, reference + np.array([[0.0, 0.0], [30.0, 0.0]]), transform_type="translation")
 
 
 def test_find_transform__translation_from_one_star():
@@ -374,7 +378,7 @@ def test_find_transform__translation_against_fixed_hot_pixels():
     rng = np.random.default_rng(18)
     hot, stars = rng.uniform(0, SIZE, (20, 2)), rng.uniform(50, 400, (7, 2))
     found = find_transform(
-        np.vstack([hot, stars]), np.vstack([hot, stars + [42.0, 17]]), transform_type="translation"
+        np.vstack([hot, stars]), np.vstack([hot, stars + np.array([42.0, 17])]), transform_type="translation"
     )
     assert furthest_error(found.transform, similarity(0, (42, 17))) < 0.1
 
@@ -414,11 +418,11 @@ def test_find_transform__three_stars_need_tiny_residuals_when_far():
     frame = align.apply_transform(similarity(110, (40, 0)), reference)
     assert find_transform(reference, frame).n_matched == 3
     with pytest.raises(AlignmentError, match="chance"):
-        find_transform(reference, frame + [[1.1, 0], [0, -0.9], [-0.7, 1.1]])
+        find_transform(reference, frame + np.array([[0.7, 0], [0, -0.6], [-0.5, 0.7]]))
 
 
 def test_find_transform__too_few_sources_say_so():
-    with pytest.raises(AlignmentError, match="2 sources of the reference and 3 of the frame .* at least 3") as caught:
+    with pytest.raises(AlignmentError, match=r"2 sources of the reference and 3 of the frame .* at least 3") as caught:
         find_transform(np.array([[1.0, 2], [30, 4]]), np.arange(6.0).reshape(3, 2) * 40)
     assert caught.value.reason == str(caught.value)
     for transform_type in ("affine", "translation"):

@@ -309,7 +309,7 @@ def _choose(problem: _Problem, solutions: list[_Solution], log_limit: float) -> 
     for other in solutions:
         if other.log_chance < best.log_chance + _CLEAR and _differ(problem, best, other):
             raise AlignmentError(
-                f"the match is ambiguous: one transform pairs {len(best.i)} sources, another {len(other.i)} about as well"
+                f"the match is ambiguous: one transform pairs {len(best.i)} sources, another {len(other.i)} as well"
             )
     return best
 
@@ -490,9 +490,7 @@ def _most_significant(
     return np.sort(order[: best + problem.least]), float(log_chance[best])
 
 
-def _log_chance(
-    problem: _Problem, k: np.ndarray, squares: np.ndarray, spread: np.ndarray, is_near: bool
-) -> np.ndarray:
+def _log_chance(problem: _Problem, k: np.ndarray, squares: np.ndarray, spread: np.ndarray, is_near: bool) -> np.ndarray:
     """Log of the expected number of matches of ``k`` pairs as good between unrelated lists.
 
     The number of ways to choose the pairs, times the share of all arrangements of ``k`` sources on the frame that lie

@@ -218,7 +218,7 @@ def adaptive_moments(
     Returns
     -------
     semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
-        Pixels; the variance that the pixels themselves add (1/12) is taken off.
+        Pixels, of the profile as the pixels sample it.
     orientation : ndarray, shape (n,)
         Angle of the major axis from the x axis, in radians.
     converged : ndarray of bool, shape (n,)
@@ -243,8 +243,8 @@ def adaptive_moments(
             xx, yy, xy_term = (np.where(good, new, old) for new, old in zip(moments, (xx, yy, xy_term), strict=True))
             xy = np.where(good[:, None], xy + np.clip(step, -1.0, 1.0), xy)
         half_sum, half_difference = (xx + yy) / 2.0, np.hypot((xx - yy) / 2.0, xy_term)
-        semimajor = np.sqrt(half_sum + half_difference - 1.0 / 12.0)
-        semiminor = np.sqrt(half_sum - half_difference - 1.0 / 12.0)
+        semimajor = np.sqrt(half_sum + half_difference)
+        semiminor = np.sqrt(half_sum - half_difference)
         orientation = 0.5 * np.arctan2(2.0 * xy_term, xx - yy)
         moved = np.hypot(*(xy - start_xy).T)
         good &= np.isfinite(semiminor) & (moved < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)

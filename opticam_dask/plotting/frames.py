@@ -43,12 +43,31 @@ def plot_header_times(times: Mapping[str, np.ndarray]) -> Figure:
     _step_histogram(histogram, times)
     cumulative.set(xlabel=f"Time since MJD {start:.5f} (UTC) [{unit}]", ylabel="Frames so far")
     cumulative.legend(title="Camera key")
-    steps.set(xlabel=f"Time since MJD {start:.5f} (UTC) [{unit}]", ylabel="Step to the frame before [s]", yscale="symlog")
-    steps.yaxis.set_major_formatter("{x:g}")
+    steps.set(xlabel=f"Time since MJD {start:.5f} (UTC) [{unit}]", ylabel="Step to the frame before [s]")
+    _scale_steps(steps, times)
     histogram.set(xlabel="Step between frames [s]", ylabel="Number of steps")
     for axes in (cumulative, steps, histogram):
         grid(axes)
     return figure
+
+
+def _scale_steps(axes: Axes, times: Mapping[str, np.ndarray]) -> None:
+    """Logarithmic axis when steps differ much, else a linear one that does not magnify rounding errors."""
+    positive = _positive_steps(times)
+    if not len(positive):
+        return
+    low, high = float(positive.min()), float(positive.max())
+    if high > 20 * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(0.0, 1.2 * high)
+
+
+def _positive_steps(times: Mapping[str, np.ndarray]) -> np.ndarray:
+    steps = [np.diff(np.sort(values)) * _SECONDS_PER_DAY for values in times.values()]
+    together = np.concatenate(steps) if steps else np.empty(0)
+    return together[together > 0]
 
 
 def _in_unit(values: np.ndarray, start: float, unit: str) -> np.ndarray:
@@ -58,7 +77,7 @@ def _in_unit(values: np.ndarray, start: float, unit: str) -> np.ndarray:
 def _step_histogram(axes: Axes, times: Mapping[str, np.ndarray]) -> None:
     """Histogram of the steps in a fixed number of bins, logarithmic when steps differ much: a day-long gap is one bin."""
     gaps = {key: np.diff(np.sort(values)) * _SECONDS_PER_DAY for key, values in times.items()}
-    positive = np.concatenate([values[values > 0] for values in gaps.values()] or [np.empty(0)])
+    positive = _positive_steps(times)
     if not len(positive):
         axes.text(0.5, 0.5, "a single frame has no step", ha="center", va="center", transform=axes.transAxes)
         return
