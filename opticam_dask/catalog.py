@@ -15,6 +15,10 @@ _LEAST_COVERAGE = 0.25
 #: The typical width is the median over so many of the brightest sources.
 _TYPICAL_SOURCES = 30
 
+#: Nothing in the sky is sharper than the seeing: what is narrower than this share of it along its short axis is the
+#: trace of a cosmic ray or of a hot pixel that the field drifted across.
+_LEAST_WIDTH = 0.6
+
 _SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -23,7 +27,12 @@ class NoCatalog(Exception):
 
 
 def make_catalog(
-    image: np.ndarray, coverage: np.ndarray, frame_rms: np.ndarray, steps: FrameSteps, max_sources: int
+    image: np.ndarray,
+    coverage: np.ndarray,
+    frame_rms: np.ndarray,
+    seeing: float,
+    steps: FrameSteps,
+    max_sources: int,
 ) -> dict[str, np.ndarray]:
     """Detect the sources of a stack.
 
@@ -38,6 +47,8 @@ def make_catalog(
         Number of frames in each pixel.
     frame_rms : ndarray, shape (frame,)
         Background RMS of the frames, electrons.
+    seeing : float
+        Median FWHM of the frames, in pixels; NaN when unknown.
     steps : FrameSteps
         Mesh, finder and threshold.
     max_sources : int
@@ -65,19 +76,26 @@ def make_catalog(
         raise NoCatalog(
             f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
         )
-    found = detect.source_arrays(table, min(max_sources, len(table)))
-    known = np.isfinite(found["x"]) & np.isfinite(found["y"])
-    found = {name: values[known] for name, values in found.items()}
+    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing)
+    if not len(found["x"]):
+        raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
+    found = {name: values[:max_sources] for name, values in found.items()}
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
-    found["fwhm"] = _widths(pixels, found)
     return found
 
 
-def _widths(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """FWHM of each source from adaptive moments, in pixels; NaN where they do not converge."""
-    sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
-    start = np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5)
-    return photometry.source_fwhm(image, np.column_stack([found["x"], found["y"]]), start)
+def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], seeing: float) -> dict[str, np.ndarray]:
+    """Add the FWHM of each source, and drop what is too sharp for the sky."""
+    known = np.isfinite(found["x"]) & np.isfinite(found["y"])
+    found = {name: values[known] for name, values in found.items()}
+    xy = np.column_stack([found["x"], found["y"]])
+    isophotal = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
+    start = np.full(len(xy), seeing / _SIGMA_TO_FWHM) if np.isfinite(seeing) else isophotal
+    semimajor, semiminor = photometry.source_widths(image, xy, start)
+    found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
+    narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
+    is_sharp = narrow < _LEAST_WIDTH * seeing
+    return {name: values[~is_sharp] for name, values in found.items()}
 
 
 def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median) -> float:

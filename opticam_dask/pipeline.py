@@ -508,10 +508,12 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     part = _frozen_reference_part(setup, key)
     stack = store.read_product(setup.path, f"{part.group}/stack")
     noise = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
+    widths = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
+    seeing = float(np.nanmedian(widths)) if np.isfinite(widths).any() else float("nan")
     steps = setup.steps(part.shape, part.binning)
     try:
         arrays = catalog.make_catalog(
-            stack["image"], stack["coverage"], noise, steps, setup.parameters.max_catalog_sources
+            stack["image"], stack["coverage"], noise, seeing, steps, setup.parameters.max_catalog_sources
         )
     except catalog.NoCatalog as error:
         progress.tell(f"{key}: {error}")

@@ -79,7 +79,16 @@ def generate_observations(
     ValueError
         When ``n_images`` or ``binning_scale`` is below 1, or the noise is unknown.
     """
-    _generate(out_directory, range(_checked(n_images, "n_images")), circular_aperture, binning_scale, overwrite, noise, seed, compress)
+    _generate(
+        out_directory,
+        range(_checked(n_images, "n_images")),
+        circular_aperture,
+        binning_scale,
+        overwrite,
+        noise,
+        seed,
+        compress,
+    )
 
 
 def generate_gappy_observations(

@@ -109,7 +109,9 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> tuple[np.n
         if not region.size:
             continue
         shape = (region.shape[0] // box[0], region.shape[1] // box[1])
-        boxes = region.reshape(shape[0], box[0], shape[1], box[1]).transpose(0, 2, 1, 3).reshape(shape[0] * shape[1], -1)
+        boxes = (
+            region.reshape(shape[0], box[0], shape[1], box[1]).transpose(0, 2, 1, 3).reshape(shape[0] * shape[1], -1)
+        )
         found_level, found_scatter = _clipped_statistics(np.sort(boxes, axis=1), least)
         level[where], scatter[where] = found_level.reshape(shape), found_scatter.reshape(shape)
     return level, scatter

@@ -78,9 +78,7 @@ def segment_sources(
 def _finder(n_pixels: int, connectivity: int, n_levels: int, contrast: float) -> Any:
     names = ("n_pixels", "n_levels", "n_processes") if _NEW_NAMES else ("npixels", "nlevels", "nproc")
     options = dict(zip(names, (n_pixels, n_levels, 1), strict=True))
-    return SourceFinder(
-        **options, connectivity=connectivity, contrast=contrast, mode="exponential", progress_bar=False
-    )
+    return SourceFinder(**options, connectivity=connectivity, contrast=contrast, mode="exponential", progress_bar=False)
 
 
 def source_arrays(table: QTable, n_slots: int) -> dict[str, np.ndarray]:

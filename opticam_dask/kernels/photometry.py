@@ -257,10 +257,8 @@ def _pixel_grid(cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np
     return (np.asarray(x0)[:, None] + offsets)[:, None, :], (np.asarray(y0)[:, None] + offsets)[:, :, None]
 
 
-def source_fwhm(
-    image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, *, saturated: np.ndarray | None = None
-) -> np.ndarray:
-    """FWHM of sources from adaptive moments.
+def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Widths of sources from adaptive moments.
 
     Parameters
     ----------
@@ -269,30 +267,41 @@ def source_fwhm(
     xy : ndarray, shape (n, 2)
     sigma : ndarray, shape (n,)
         Rough widths to start from, in pixels.
-    saturated : ndarray of bool, shape (ny, nx), optional
 
     Returns
     -------
-    ndarray, shape (n,)
-        ``2.3548 sqrt((a^2 + b^2) / 2)`` in pixels; NaN where the moments do not converge or a pixel is saturated.
+    semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
+        Pixels; NaN where the moments do not converge.
     """
     if not len(xy):
-        return np.empty(0)
+        return np.empty(0), np.empty(0)
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
     size = 2 * int(np.ceil(_WIDTH_REACH * np.median(start))) + 1
     x0, y0 = origins(xy, size)
-    semimajor, semiminor, _, good = adaptive_moments(cut_out(image, x0, y0, size), x0, y0, xy, start)
-    if saturated is not None:
-        core_x0, core_y0 = origins(xy, 5)
-        good &= ~np.any(cut_out(saturated, core_x0, core_y0, 5) > 0, axis=(1, 2))
-    return np.where(good, SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0), np.nan)
+    semimajor, semiminor, _, _ = adaptive_moments(cut_out(image, x0, y0, size), x0, y0, xy, start)
+    return semimajor, semiminor
 
 
-def field_fwhm(
-    image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, *, saturated: np.ndarray | None = None
-) -> float:
-    """Median of :func:`source_fwhm`, in pixels; NaN when no source has a width."""
-    widths = source_fwhm(image, xy, sigma, saturated=saturated)
+def field_fwhm(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, *, saturated: np.ndarray | None = None) -> float:
+    """FWHM of a frame: the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over its sources.
+
+    Parameters
+    ----------
+    image, xy, sigma
+        As for :func:`source_widths`.
+    saturated : ndarray of bool, shape (ny, nx), optional
+        Sources with a saturated pixel in their core do not count.
+
+    Returns
+    -------
+    float
+        Pixels; NaN when no source has a width.
+    """
+    semimajor, semiminor = source_widths(image, xy, sigma)
+    widths = SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
+    if saturated is not None and len(xy):
+        x0, y0 = origins(xy, 5)
+        widths[np.any(cut_out(saturated, x0, y0, 5) > 0, axis=(1, 2))] = np.nan
     widths = widths[np.isfinite(widths)]
     return float(np.median(widths)) if len(widths) else float("nan")
 

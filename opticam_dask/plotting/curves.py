@@ -30,7 +30,9 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
     of_key = {str(curves.attrs.get("key", "")): curves} if isinstance(curves, xr.Dataset) else dict(curves)
     figure = new_figure(rows=len(of_key), width=9.0, height=3.0 if len(of_key) > 1 else 4.5)
     panels = np.atleast_1d(figure.subplots(len(of_key), 1, sharex=True))
-    times = {key: best_times(curve["mjd_utc"].to_numpy(), curve["bmjd_tdb"].to_numpy()) for key, curve in of_key.items()}
+    times = {
+        key: best_times(curve["mjd_utc"].to_numpy(), curve["bmjd_tdb"].to_numpy()) for key, curve in of_key.items()
+    }
     start = float(min(np.nanmin(values) for values, _ in times.values()))
     everything = np.concatenate([values for values, _ in times.values()])
     _, unit = elapsed(everything, start)
@@ -57,5 +59,7 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
 
 def _title(key: str, curve: xr.Dataset) -> str:
     comparisons = curve.attrs.get("comparisons", [])
-    shown = ", ".join(map(str, comparisons[:10])) + (f" and {len(comparisons) - 10} more" if len(comparisons) > 10 else "")
+    shown = ", ".join(map(str, comparisons[:10])) + (
+        f" and {len(comparisons) - 10} more" if len(comparisons) > 10 else ""
+    )
     return f"{key}: source {curve.attrs.get('target', '?')} against {shown}".strip(": ")
