@@ -80,6 +80,7 @@ def make_catalog(
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     found = {name: values[:max_sources] for name, values in found.items()}
+    _refine_positions(pixels, found)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
     return found
 
@@ -96,6 +97,16 @@ def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], seeing: float) 
     narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
     is_sharp = narrow < _LEAST_WIDTH * seeing
     return {name: values[~is_sharp] for name, values in found.items()}
+
+
+def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray]) -> None:
+    """Replace the centroids of the segments, which lean towards whatever else is in them, by windowed ones."""
+    sigma = typical_fwhm(found) / _SIGMA_TO_FWHM
+    size = 2 * int(np.ceil(4.0 * sigma)) + 3
+    start = np.column_stack([found["x"], found["y"]])
+    x0, y0 = photometry.origins(start, size)
+    xy, _ = photometry.windowed_centroids(photometry.cut_out(image, x0, y0, size), x0, y0, start, sigma)
+    found["x"], found["y"] = xy[:, 0], xy[:, 1]
 
 
 def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median) -> float:

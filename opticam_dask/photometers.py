@@ -34,6 +34,9 @@ class FrameView:
         Typical FWHM of the catalogue, in pixels of the reference frame.
     frame_fwhm : float
         FWHM of this frame in its pixels; NaN when unknown.
+    position_error : float
+        How far a source may be from its predicted position, in pixels (1 sigma along an axis): the residuals of the
+        transform.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     cutouts_at, rms_at : callable
@@ -48,6 +51,7 @@ class FrameView:
     scale: float
     fwhm: float
     frame_fwhm: float
+    position_error: float
     shape: tuple[int, int]
     cutouts_at: CutOuts
     rms_at: CutOuts
@@ -156,7 +160,9 @@ class AperturePhotometer:
         cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
         centres, converged = photometry.windowed_centroids(cutouts, x0, y0, detected, sigma)
         positions = predicted.copy()
-        weight = photometry.recentring_weight(cutouts, rms, x0, y0, centres, sigma)
+        weight = photometry.recentring_weight(
+            cutouts, rms, x0, y0, centres, sigma, prior_sigma=view.position_error
+        )
         moved = predicted[found] + weight[:, None] * (centres - predicted[found])
         positions[found] = np.where(converged[:, None], moved, predicted[found])
         flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)

@@ -135,12 +135,28 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         scale=align.scale_of(transform),
         fwhm=job.fwhm,
         frame_fwhm=float(result["fwhm"]),
+        position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
         shape=steps.image_shape,
         cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
         rms_at=sky.rms,
         saturated_at=pixels.saturated,
         cosmic_rays_at=pixels.cosmic_rays,
     )
+
+
+#: Transforms are not trusted to be better than the first, and not known to be worse than the second (pixels).
+_SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
+
+
+def _position_error(transform_rms: float, n_matched: int) -> float:
+    """Error along one axis of a position that a transform predicts, from the residuals of its ``n_matched`` pairs.
+
+    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing.
+    """
+    if n_matched <= 2 or not np.isfinite(transform_rms):
+        return _LARGEST_POSITION_ERROR
+    per_axis = transform_rms * np.sqrt(n_matched / (2.0 * (n_matched - 2)))
+    return float(np.clip(per_axis, _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR))
 
 
 class _RawPixels:

@@ -287,7 +287,7 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 
 
 _RESULTS = {
-    "frames": ("flags", "transform", "fwhm"),
+    "frames": ("flags", "transform", "transform_rms", "n_matched", "fwhm"),
     "background": ("background_mesh", "background_rms_mesh"),
     "sources": ("x", "y", "flux"),
 }

@@ -347,7 +347,7 @@ def recentring_weight(
     xy: np.ndarray,
     sigma: float,
     *,
-    prior_sigma: float = 0.25,
+    prior_sigma: float,
 ) -> np.ndarray:
     """How far to move from the predicted position to the centroid: 0 for not at all, 1 for all the way.
 
