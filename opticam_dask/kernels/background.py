@@ -27,12 +27,13 @@ _CROWDED = 0.3
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
 
-_SMALLEST_BOX = 8
+#: A box must be several FWHM wide, or it takes the light of bright stars for sky: binned OPTICAM stars have 2 to 4 pixels.
+_SMALLEST_BOX = 16
 _BOXES_ACROSS = 32
 
 
 def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
-    """Box of the default mesh: 1/32 of the shorter side of the frame, at least 8 pixels.
+    """Box of the default mesh: 1/32 of the shorter side of the frame, at least 16 pixels.
 
     Parameters
     ----------

@@ -1,0 +1,281 @@
+"""The passes as a whole: same bits everywhere, one task a block, one read a frame, resume, other parameters."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+
+from opticam_dask import cluster, frames, pipeline, plan, results, simulate_observations, store
+from opticam_dask.config import ReductionParameters
+from opticam_dask.frames import FitsReader
+from opticam_dask.instruments import OPTICAM_MX
+from opticam_dask.kernels.stack import stack_selection
+from opticam_dask.photometers import AperturePhotometer
+
+N_FRAMES = 22
+PHOTOMETERS = {"aperture": AperturePhotometer(), "forced_aperture": AperturePhotometer(forced=True)}
+
+
+@dataclass(frozen=True)
+class LoggingReader:
+    """Reads frames and notes each read in a file, from whatever process it runs in."""
+
+    log: str
+
+    def read(self, path):
+        handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, f"{os.path.basename(path)}\n".encode())
+        os.close(handle)
+        return FitsReader().read(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    simulate_observations(
+        directory, n_frames=N_FRAMES, shape=(96, 112), n_sources=6, filters=("g", "r"), flux_range=(4e3, 1e5),
+        fwhm=3.0, drift=(3.0, 2.0), least_separation=6.0, seed=5,
+    )  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster.local_client(2, dashboard=False) as opened:
+        yield opened
+
+
+def _setup(out, **options):
+    parameters = ReductionParameters(**{"n_pixels": 5, "border_width": 4, **options.pop("parameters", {})})
+    return pipeline.Setup(Path(out), OPTICAM_MX(), parameters, **options)
+
+
+def _reduce(data, out, executor, **options):
+    whole_frames = options.pop("whole_frames", False)
+    setup = _setup(out, **options)
+    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    pipeline.choose_references(setup, executor)
+    pipeline.reduce_frames(setup, executor)
+    pipeline.measure_frames(setup, PHOTOMETERS, executor, whole_frames=whole_frames)
+    pipeline.finish(setup)
+    return setup.path
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    """The reduction everything else is compared with: one process, default blocks."""
+    return _reduce(data, tmp_path_factory.mktemp("reference"), cluster.InProcess())
+
+
+def test_reduction__is_complete(reference):
+    for key in ("1:g", "2:r"):
+        curves = results.light_curves(reference.parent, key)
+        assert curves.sizes == {"frame": N_FRAMES, "source": 6}
+        assert np.isfinite(curves["flux"]).all()
+        assert np.all(curves["flags"].to_numpy() & 1)
+
+
+@pytest.mark.parametrize("frames_per_block", [1, 5, 7, 100])
+def test_reduction__does_not_depend_on_the_block_size(data, reference, tmp_path, frames_per_block):
+    path = _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=frames_per_block)
+    assert store.compare(reference, path) == []
+
+
+def test_reduction__does_not_depend_on_workers_or_scheduler(data, reference, client, tmp_path):
+    many = _reduce(data, tmp_path / "two workers", cluster.OnCluster(client), frames_per_block=3)
+    assert store.compare(reference, many) == []
+    with cluster.local_client(1, dashboard=False) as single:
+        one = _reduce(data, tmp_path / "one worker", cluster.OnCluster(single), frames_per_block=3)
+    assert store.compare(many, one) == []
+    files = [{f.relative_to(path): f.read_bytes() for f in path.rglob("c/**/*") if f.is_file()} for path in (many, one)]
+    assert files[0] == files[1]
+
+
+def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, reference, tmp_path):
+    path = _reduce(data, tmp_path, cluster.InProcess(), whole_frames=True)
+    assert store.compare(reference, path) == []
+
+
+def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
+    log = tmp_path / "reads"
+    setup = _setup(tmp_path / "out", reader=LoggingReader(str(log)), frames_per_block=4)
+    executor = cluster.OnCluster(client)
+
+    def reads():
+        counts = collections.Counter(log.read_text().split()) if log.exists() else {}
+        log.unlink(missing_ok=True)
+        return counts
+
+    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    assert reads() == {}
+    pipeline.choose_references(setup, executor)
+    assert set(reads().values()) == {1}
+    for step in (pipeline.reduce_frames, functools.partial(_measure, photometers=PHOTOMETERS)):
+        step(setup, executor)
+        counts = reads()
+        assert len(counts) == 2 * N_FRAMES
+        assert set(counts.values()) == {1}
+
+
+def _measure(setup, executor, photometers):
+    pipeline.measure_frames(setup, photometers, executor)
+
+
+class _CountTasks(distributed.SchedulerPlugin):
+    def __init__(self):
+        self.seen = set()
+
+    def transition(self, key, start, finish, *args, **kwargs):
+        if finish == "processing":
+            self.seen.add(key)
+
+
+def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
+    setup = _setup(tmp_path / "out", frames_per_block=4)
+    executor = cluster.OnCluster(client)
+    client.register_plugin(_CountTasks(), name="count")
+    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    pipeline.choose_references(setup, executor)
+    pipeline.reduce_frames(setup, executor)
+    pipeline.measure_frames(setup, PHOTOMETERS, executor)
+    seen = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["count"].seen))
+    client.unregister_scheduler_plugin("count")
+    kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
+    n_blocks = 2 * -(-N_FRAMES // 4)
+    assert kinds == {"probe": 2 * N_FRAMES, "reduce": n_blocks, "measure": n_blocks, "merge-stacks": 2}
+
+
+def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data, tmp_path):
+    import cloudpickle
+
+    sizes = []
+    for number in (2, N_FRAMES):
+        files = sorted(str(path) for path in data.glob("*g*.fits"))[:number]
+        setup = _setup(tmp_path / str(number))
+        pipeline.prepare(setup, frames.scan(files, setup.instrument))
+        pipeline.choose_references(setup, cluster.InProcess())
+        part = store.parts(setup.path, "1:g")[0]
+        sizes.append(len(cloudpickle.dumps(pipeline._first_pass_job(setup, part))))
+    assert sizes[1] < sizes[0] + 200
+
+
+def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tmp_path):
+    log = tmp_path / "reads"
+    options = {"reader": LoggingReader(str(log)), "frames_per_block": 4}
+
+    class StopsHalfWay(cluster.InProcess):
+        def run(self, work):
+            for number, summary in enumerate(super().run(work)):
+                yield summary
+                if number == 4:
+                    raise KeyboardInterrupt
+
+    setup = _setup(tmp_path / "out", **options)
+    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    pipeline.choose_references(setup, cluster.InProcess())
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reduce_frames(setup, StopsHalfWay())
+    log.unlink()
+    pipeline.reduce_frames(setup, cluster.InProcess())
+    assert len(log.read_text().split()) == 2 * N_FRAMES - 5 * 4 + 0
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.measure_frames(setup, PHOTOMETERS, StopsHalfWay())
+    path = _reduce(data, tmp_path / "out", cluster.InProcess(), **options)
+    assert store.compare(reference, path) == []
+    log.unlink()
+    _reduce(data, tmp_path / "out", cluster.InProcess(), **options)
+    assert not log.exists()
+
+
+def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path):
+    setup = _setup(tmp_path, frames_per_block=4)
+    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    pipeline.choose_references(setup, cluster.InProcess())
+
+    class StopsBeforeTheStack(cluster.InProcess):
+        def run(self, work):
+            yield from super().run(work)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reduce_frames(setup, StopsBeforeTheStack())
+    shutil.rmtree(tmp_path / store.SCRATCH_NAME)
+    path = _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
+    assert store.compare(reference, path) == []
+
+
+def test_prepare__other_parameters_are_refused_by_name(data, reference):
+    setup = _setup(reference.parent, parameters={"threshold": 4.0})
+    with pytest.raises(pipeline.ReductionError, match=r"threshold: 5\.0 before, 4\.0 now"):
+        pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+
+
+def test_prepare__changed_file_is_refused_by_name(data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    setup = _setup(tmp_path / "out")
+    pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
+    file = sorted(copy.glob("*.fits"))[0]
+    os.utime(file, (1, 1))
+    with pytest.raises(pipeline.ReductionError, match=f"1 file.s. changed .*{file.name}"):
+        pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
+
+
+def test_measure_frames__same_label_with_another_aperture_is_refused(data, reference, tmp_path):
+    shutil.copytree(reference, tmp_path / store.STORE_NAME)
+    setup = _setup(tmp_path)
+    with pytest.raises(store.StoreError, match="--label NAME"):
+        pipeline.measure_frames(setup, {"aperture": AperturePhotometer(radius=4.0)}, cluster.InProcess())
+    pipeline.measure_frames(setup, {"wide": AperturePhotometer(radius=8.0)}, cluster.InProcess())
+    narrow, wide = (results.light_curves(tmp_path, "1:g", label)["flux"].load() for label in ("aperture", "wide"))
+    assert (wide > narrow).all()
+
+
+def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_path):
+    later = tmp_path / "later"
+    simulate_observations(
+        later, n_frames=5, shape=(96, 112), n_sources=6, filters=("g", "r"), flux_range=(4e3, 1e5), fwhm=3.0,
+        least_separation=6.0, seed=5, start="2024-01-03T03:00:00",
+    )  # fmt: skip
+    _reduce(data, tmp_path / "out", cluster.InProcess())
+    path = _reduce(later, tmp_path / "out", cluster.InProcess())
+    curves = results.light_curves(tmp_path / "out", "1:g").load()
+    assert sorted(set(curves["night"].to_numpy())) == ["2023-12-31", "2024-01-02"]
+    assert curves.sizes["frame"] == N_FRAMES + 5
+    assert np.isfinite(curves["flux"]).all()
+    steady = curves["flux"].to_numpy()[:, 0]
+    assert abs(np.median(steady[-5:]) / np.median(steady[:-5]) - 1.0) < 0.02
+    for group in ("1-g/catalog", "1-g/reference", "1-g/2023-12-31/photometry/aperture"):
+        before, now = store.read_product(reference, group), store.read_product(path, group)
+        for name in before:
+            np.testing.assert_array_equal(before[name], now[name])
+
+
+def test_frames_per_block__is_a_function_of_shape_and_type():
+    assert plan.frames_per_block((512, 512), np.dtype("uint16")) == 64
+    assert plan.frames_per_block((512, 512), np.dtype("float64")) == 16
+    assert plan.frames_per_block((2048, 2048), np.dtype("uint16")) == 8
+    assert plan.frames_per_block((16, 16), np.dtype("uint16")) == 256
+
+
+@pytest.mark.parametrize(("n_frames", "limit", "expected"), [(10, 0, 10), (10, 256, 10), (10_000, 256, 256), (1, 256, 1)])
+def test_stack_selection__is_evenly_spaced(n_frames, limit, expected):
+    chosen = stack_selection(n_frames, limit)
+    assert len(chosen) == expected
+    assert chosen[0] == 0
+    assert chosen[-1] == n_frames - 1
+    assert np.ptp(np.diff(chosen)) <= 1 if len(chosen) > 1 else True
+
+
+def test_credible_nights__a_wrong_clock_does_not_make_the_reference_night():
+    assert plan.credible_nights({"1980-01-05": 1, "2024-01-01": 100, "2024-01-02": 90}) == ["2024-01-01", "2024-01-02"]
+    assert plan.credible_nights({"2024-01-01": 1}) == ["2024-01-01"]
+    assert plan.credible_nights({"2024-01-01": 5, "2024-01-02": 6}) == ["2024-01-01", "2024-01-02"]
