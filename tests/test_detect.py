@@ -1,0 +1,95 @@
+"""The default finder and the reading of source tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy import units
+from astropy.table import QTable
+from photutils.segmentation import SourceCatalog, SourceFinder
+
+from opticam_dask import DefaultBackground, DefaultFinder, generate_observations
+from opticam_dask.finders import default_finder
+from opticam_dask.frames import FitsReader
+from opticam_dask.kernels import detect
+
+
+def _stars(shape=(128, 160), seed=0, positions=((40, 50), (100, 30), (70, 100)), flux=20_000.0):
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    image = rng.normal(0.0, 10.0, shape)
+    for number, (x0, y0) in enumerate(positions):
+        image += flux / (number + 1) / (2 * np.pi * 4) * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / 4)
+    return image
+
+
+def test_segment_sources__equals_photutils_source_finder():
+    image = _stars()
+    table = detect.segment_sources(image, 50.0, 8)
+    segments = SourceFinder(8, n_processes=1, progress_bar=False)(image, 50.0)
+    expected = SourceCatalog(image, segments).to_table()
+    expected.sort("segment_flux", reverse=True)
+    for name in ("x_centroid", "y_centroid", "segment_flux", "semimajor_axis", "orientation"):
+        np.testing.assert_array_equal(np.asarray(table[name]), np.asarray(expected[name]))
+
+
+def test_segment_sources__brightest_first_at_the_right_places():
+    arrays = detect.source_arrays(detect.segment_sources(_stars(), 50.0, 8), 5)
+    np.testing.assert_allclose(arrays["x"][:3], [40, 100, 70], atol=0.1)
+    np.testing.assert_allclose(arrays["y"][:3], [50, 30, 100], atol=0.1)
+    assert np.isnan(arrays["x"][3:]).all()
+    assert np.all(np.diff(arrays["flux"][:3]) < 0)
+
+
+def test_segment_sources__nothing_found_is_an_empty_table():
+    table = detect.segment_sources(np.zeros((64, 64)), 5.0, 8)
+    assert len(table) == 0
+    assert np.isnan(detect.source_arrays(table, 4)["x"]).all()
+
+
+def test_segment_sources__border_and_nan_pixels():
+    image = _stars()
+    assert len(detect.segment_sources(image, 50.0, 8, border_width=35)) == 1
+    image[45:56, 35:46] = np.nan
+    assert len(detect.segment_sources(image, 50.0, 8)) == 2
+
+
+def test_default_finder__finds_the_six_stars_of_the_simulated_field(tmp_path):
+    generate_observations(tmp_path, n_images=2, circular_aperture=False)
+    for path in sorted(tmp_path.glob("*.fits")):
+        image = FitsReader().read(str(path))
+        sky = DefaultBackground(box_size=image.shape[0] // 16)(image)
+        assert np.all(np.abs(sky.background - 100.0) < 5.0)
+        assert np.all(np.abs(sky.background_rms - 10.0) < 1.0)
+        assert len(DefaultFinder(128 // 4**2)(image - sky.background, 5 * sky.background_rms)) == 6
+
+
+@pytest.mark.parametrize("n_pixels", [0, -1, 2.0, "8", None, True])
+def test_default_finder__nonsense_is_refused(n_pixels):
+    with pytest.raises(ValueError, match="n_pixels must be a whole number above 0"):
+        DefaultFinder(n_pixels)
+
+
+def test_default_finder__values_of_the_original_and_never_zero_pixels():
+    assert DefaultFinder(npixels=8) == DefaultFinder(8)
+    for binning, n_pixels, border in ((1, 128, 128), (2, 32, 64), (4, 8, 32), (8, 2, 16)):
+        side = 2048 // binning
+        assert default_finder((side, side), binning, 1, 128) == DefaultFinder(n_pixels, border)
+    assert default_finder((128, 128), 4, 4, 128).n_pixels == 1
+
+
+@pytest.mark.parametrize("names", [("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"), ("x", "y")])
+def test_source_arrays__any_spelling_and_units(names):
+    table = QTable({names[0]: [1.0, 2.0, np.nan], names[1]: [3.0, 4.0, 5.0], "flux": [1.0, 5.0, 9.0]})
+    table["semimajor_sigma"] = [1.0, 2.0, 3.0] * units.pix
+    table["orientation"] = [0.0, np.pi / 2, 0.0] * units.rad
+    arrays = detect.source_arrays(table, 4)
+    np.testing.assert_array_equal(arrays["x"], [2.0, 1.0, np.nan, np.nan])
+    np.testing.assert_array_equal(arrays["semimajor_sigma"], [2.0, 1.0, np.nan, np.nan])
+    np.testing.assert_allclose(arrays["orientation"][:2], [90.0, 0.0])
+    assert np.isnan(arrays["semiminor_sigma"]).all()
+
+
+def test_source_arrays__table_without_positions_is_refused():
+    with pytest.raises(ValueError, match="x_centroid and y_centroid .* found flux"):
+        detect.source_arrays(QTable({"flux": [1.0]}), 3)

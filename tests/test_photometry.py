@@ -1,0 +1,193 @@
+"""Photometry kernels against photutils, sep and truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sep
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
+
+from opticam_dask.kernels import calibrate, noise, photometry
+
+
+def _gaussian(shape, x0, y0, sigma_x, sigma_y=None, theta=0.0, flux=1000.0):
+    sigma_y = sigma_y or sigma_x
+    y, x = np.indices(shape)
+    u = (x - x0) * np.cos(theta) + (y - y0) * np.sin(theta)
+    v = -(x - x0) * np.sin(theta) + (y - y0) * np.cos(theta)
+    return flux / (2 * np.pi * sigma_x * sigma_y) * np.exp(-0.5 * ((u / sigma_x) ** 2 + (v / sigma_y) ** 2))
+
+
+def _positions(n=40, seed=0, low=-3.0, high=103.0):
+    return np.random.default_rng(seed).uniform(low, high, (n, 2))
+
+
+@pytest.mark.parametrize("radius", [0.4, 1.0, 3.7, 9.2])
+def test_aperture_flux__circle_equals_photutils_and_sep(radius):
+    image = np.random.default_rng(1).normal(10.0, 3.0, (100, 100))
+    xy = _positions()
+    size = 2 * int(np.ceil(radius)) + 3
+    x0, y0 = photometry.origins(xy, size)
+    cutouts = photometry.cut_out(image, x0, y0, size)
+    flux, _ = photometry.aperture_flux(cutouts, photometry.circular_weights(xy, x0, y0, size, radius))
+    expected = aperture_photometry(image, CircularAperture(xy, radius), method="exact")["aperture_sum"]
+    inside = np.isfinite(flux)
+    np.testing.assert_allclose(flux[inside], np.asarray(expected)[inside], rtol=1e-10, atol=1e-8)
+    within = np.all((xy > radius + 1) & (xy < 98 - radius), axis=1)
+    other, _, _ = sep.sum_circle(image, xy[within, 0], xy[within, 1], radius, subpix=0)
+    np.testing.assert_allclose(flux[within], other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("theta", [0.0, 0.6, 2.5])
+def test_aperture_flux__ellipse_equals_photutils(theta):
+    image = np.random.default_rng(1).normal(10.0, 3.0, (100, 100))
+    xy = _positions(low=12.0, high=88.0)
+    x0, y0 = photometry.origins(xy, 17)
+    weights = photometry.elliptical_weights(xy, x0, y0, 17, 6.3, 3.1, theta)
+    flux, share = photometry.aperture_flux(photometry.cut_out(image, x0, y0, 17), weights)
+    expected = aperture_photometry(image, EllipticalAperture(xy, 6.3, 3.1, theta=theta), method="exact")["aperture_sum"]
+    np.testing.assert_allclose(flux, np.asarray(expected), rtol=1e-10)
+    np.testing.assert_allclose(share, 1.0)
+
+
+def test_aperture_flux__nan_pixels_count_as_missing_area():
+    cutouts = np.ones((2, 5, 5))
+    cutouts[0, 2, 2] = np.nan
+    cutouts[1] = np.nan
+    flux, share = photometry.aperture_flux(cutouts, np.ones((2, 5, 5)))
+    assert flux[0] == 24.0
+    assert share[0] == 24.0 / 25.0
+    assert np.isnan(flux[1])
+
+
+def test_cut_out__beyond_the_frame_is_nan_and_nan_positions_give_nothing():
+    image = np.arange(12.0).reshape(3, 4)
+    windows = photometry.cut_out(image, *photometry.origins(np.array([[0.0, 0.0], [3.4, 2.4], [np.nan, 1.0]]), 3), 3)
+    np.testing.assert_array_equal(windows[0], [[np.nan] * 3, [np.nan, 0, 1], [np.nan, 4, 5]])
+    np.testing.assert_array_equal(windows[1][:2, :2], image[1:, 2:])
+    assert np.isnan(windows[2]).all()
+
+
+def test_measurements__one_source_does_not_depend_on_the_others():
+    image = _gaussian((100, 100), 40.3, 50.7, 1.8) + np.random.default_rng(0).normal(0, 0.1, (100, 100))
+    xy = np.vstack([[40.0, 51.0], _positions(9)])
+    results = []
+    for chosen in (xy, xy[:1]):
+        x0, y0 = photometry.origins(chosen, 15)
+        cutouts = photometry.cut_out(image, x0, y0, 15)
+        centres, _ = photometry.windowed_centroids(cutouts, x0, y0, chosen, 1.8)
+        flux, _ = photometry.aperture_flux(cutouts, photometry.circular_weights(chosen, x0, y0, 15, 4.0))
+        widths = photometry.adaptive_moments(cutouts, x0, y0, chosen, np.full(len(chosen), 1.5))
+        results.append([centres[0], flux[0], *[values[0] for values in widths]])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(18.0, 22.0), st.floats(18.0, 22.0), st.floats(1.0, 2.5))
+def test_windowed_centroids__of_a_clean_star_are_exact(x, y, sigma):
+    image = _gaussian((41, 41), x, y, sigma)
+    x0, y0 = np.array([10]), np.array([10])
+    cutouts = photometry.cut_out(image, x0, y0, 21)
+    xy, converged = photometry.windowed_centroids(cutouts, x0, y0, np.array([[20.0, 20.0]]), 1.8, n_iterations=30)
+    if np.hypot(x - 20, y - 20) < 2.0:
+        assert converged[0]
+        np.testing.assert_allclose(xy[0], [x, y], atol=0.01)
+
+
+def test_windowed_centroids__noise_alone_stays_where_it_was():
+    cutouts = np.random.default_rng(3).normal(0.0, 1.0, (50, 21, 21)) - 5.0
+    start = np.full((50, 2), 10.0)
+    xy, converged = photometry.windowed_centroids(cutouts, np.zeros(50, int), np.zeros(50, int), start, 1.5)
+    assert not converged.any()
+    np.testing.assert_array_equal(xy, start)
+
+
+@pytest.mark.parametrize(("sigma_x", "sigma_y", "theta"), [(1.5, 1.5, 0.0), (2.5, 1.5, 0.7), (3.0, 1.2, -1.1)])
+def test_adaptive_moments__give_the_shape_of_a_gaussian(sigma_x, sigma_y, theta):
+    image = _gaussian((61, 61), 30.2, 29.6, sigma_x, sigma_y, theta)
+    origin = np.array([0])
+    found = photometry.adaptive_moments(
+        image[None], origin, origin, np.array([[30.0, 30.0]]), np.array([2.0]), n_iterations=100
+    )
+    assert found[3][0]
+    np.testing.assert_allclose([found[0][0], found[1][0]], [sigma_x, sigma_y], rtol=0.01)
+    if sigma_x != sigma_y:
+        np.testing.assert_allclose(np.exp(2j * found[2][0]), np.exp(2j * theta), atol=0.02)
+
+
+def test_field_fwhm__is_that_of_the_stars_and_leaves_saturated_ones_out():
+    image = sum(_gaussian((100, 100), x, y, 2.0) for x, y in ((20, 20), (70, 30), (40, 75)))
+    image = image + _gaussian((100, 100), 80, 80, 5.0, flux=1e5)
+    xy = np.array([[20.0, 20], [70, 30], [40, 75], [80, 80]])
+    saturated = image > 500
+    widths = photometry.field_fwhm(image, xy, np.full(4, 2.0), saturated=saturated)
+    np.testing.assert_allclose(widths, 2.0 * photometry.SIGMA_TO_FWHM, rtol=0.01)
+    assert np.isnan(photometry.field_fwhm(image, np.empty((0, 2)), np.empty(0)))
+
+
+def test_match_one_to_one__closest_first_and_each_detection_once():
+    predicted = np.array([[0.0, 0.0], [1.0, 0.0], [50.0, 50.0], [np.nan, 0.0]])
+    detected = np.array([[0.6, 0.0], [1.5, 0.0], [np.nan, np.nan], [58.0, 50.0]])
+    assert photometry.match_one_to_one(predicted, detected, 5.0).tolist() == [1, 0, -1, -1]
+    assert photometry.match_one_to_one(predicted, np.empty((0, 2)), 5.0).tolist() == [-1] * 4
+    assert photometry.match_one_to_one(np.empty((0, 2)), detected, 5.0).tolist() == []
+
+
+def test_recentring_weight__bright_sources_follow_their_centroid_and_faint_ones_do_not():
+    cutouts = np.stack([_gaussian((21, 21), 10, 10, 1.5, flux=flux) for flux in (1e6, 30.0, -5.0)])
+    zeros = np.zeros(3, int)
+    weight = photometry.recentring_weight(
+        cutouts, np.full((3, 21, 21), 10.0), zeros, zeros, np.full((3, 2), 10.0), 1.5, prior_sigma=0.1
+    )
+    assert weight[0] > 0.99
+    assert weight[1] < 0.05
+    assert weight[2] == 0.0
+
+
+def test_aperture_variance__equals_the_scatter_of_simulated_apertures():
+    rng = np.random.default_rng(0)
+    star = _gaussian((15, 15), 7.2, 6.9, 1.6, flux=3000.0)
+    origin, xy = np.array([0]), np.array([[7.2, 6.9]])
+    weights = photometry.circular_weights(xy, origin, origin, 15, 4.0)
+    frames = rng.poisson(star + 100.0, (20_000, 15, 15)) - 100.0
+    sums = np.einsum("nij,ij->n", frames, weights[0])
+    rms = np.full((20_000, 15, 15), 10.0)
+    variance = noise.aperture_variance(np.broadcast_to(weights, frames.shape), frames, rms)
+    assert abs(np.sqrt(variance.mean()) / sums.std() - 1.0) < 0.02
+
+
+def test_to_electrons__is_the_same_on_a_cut_out_and_counts_dark_current():
+    raw = np.random.default_rng(0).integers(0, 65535, (50, 60)).astype(np.uint16)
+    whole = calibrate.to_electrons(raw, gain=1.7, dark_current=0.3, exposure_time=2.5)
+    x0, y0 = np.array([10]), np.array([20])
+    cut = calibrate.to_electrons(photometry.cut_out(raw, x0, y0, 9), gain=1.7, dark_current=0.3, exposure_time=2.5)
+    np.testing.assert_array_equal(cut[0], whole[20:29, 10:19])
+    np.testing.assert_allclose(whole, raw * 1.7 - 0.75)
+
+
+def test_rebin__sums_and_refuses_what_does_not_divide():
+    image = np.arange(24.0).reshape(4, 6)
+    np.testing.assert_array_equal(calibrate.rebin(image, 2), [[14, 22, 30], [62, 70, 78]])
+    assert calibrate.rebin_mask(image == 8.0, 2).tolist() == [[False, True, False], [False, False, False]]
+    with pytest.raises(ValueError, match="must divide the frame"):
+        calibrate.rebin(image, 4)
+
+
+def test_remove_cosmic_rays__finds_hits_and_leaves_stars_alone():
+    rng = np.random.default_rng(0)
+    stars = [_gaussian((120, 120), x, y, 1.6, flux=f) for x, y, f in ((30, 30, 5e4), (80, 40, 5e3), (60, 90, 2e5))]
+    clean = rng.poisson(200.0 + sum(stars)).astype(float) + rng.normal(0, 1.3, (120, 120))
+    hit = clean.copy()
+    cells = (np.array([15, 50, 51, 100]), np.array([70, 20, 20, 110]))
+    hit[cells] += 3000.0
+    hit[5, 5] = np.nan
+    repaired, mask = calibrate.remove_cosmic_rays(hit, read_noise=1.3)
+    assert mask[cells].all()
+    assert mask.sum() < 10
+    assert np.isnan(repaired[5, 5])
+    assert np.all(np.abs(repaired[cells] - 200.0) < 60.0)
+    for x, y in ((30, 30), (80, 40), (60, 90)):
+        assert not mask[y - 3 : y + 4, x - 3 : x + 4].any()
