@@ -65,6 +65,8 @@ def segment_sources(
     level = np.where(np.isfinite(level), level, np.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoDetectionsWarning)
+        # a source with negative pixels is deblended in linear steps: what one would do by hand
+        warnings.filterwarnings("ignore", message="The deblending mode")
         segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
     if segments is not None and border_width:
         segments.remove_border_labels(border_width, partial_overlap=True, relabel=True)
