@@ -23,7 +23,7 @@ _SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 #: Points along a pixel's side at which a profile is evaluated to integrate it (Gauss-Legendre).
 _QUADRATURE = 4
 
-#: Stamps hold this many FWHM on each side; the rest of a Moffat star's light is spread over the frame as sky.
+#: Stamps reach this many FWHM to each side; light beyond is left out (0.03 % of a Moffat star of beta 2.5).
 _STAMP_REACH = 12.0
 
 _KINDS = {"field": 0, "pointing": 1, "photons": 2, "read": 3, "cosmic rays": 4}
@@ -77,11 +77,11 @@ class FieldModel:
     frequency : float
         Hz.
     lags : sequence of float
-        Phase of the sinusoid in each filter, in radians.
+        Phase of the sinusoid in each filter, in radians; one for each filter when a source is variable.
     exposure_time, cadence : float
         Seconds.
     start : str
-        UTC of the start of the first exposure, ISO.
+        Start of the first exposure, ISO; UTC unless it has an offset.
     binning : int
         Written to the header.
     saturation : float
@@ -120,6 +120,10 @@ class FieldModel:
     saturation: float = 65535.0
     least_separation: float = 6.0
 
+    def __post_init__(self) -> None:
+        """Refuse parameters that make no sense."""
+        _check(self)
+
 
 def simulate_observations(
     out_directory: str | Path, *, seed: int = 0, compress: bool = False, overwrite: bool = False, **model: Any
@@ -149,13 +153,14 @@ def simulate_observations(
     TypeError
         For a name that :class:`FieldModel` does not have.
     ValueError
-        When the stars do not fit into the frame.
+        When a parameter makes no sense, or the stars do not fit into the frame.
     """
     chosen = FieldModel(**model)
     truth = field_truth(chosen, seed)
     directory = Path(out_directory)
     directory.mkdir(parents=True, exist_ok=True)
-    start = datetime.fromisoformat(chosen.start).replace(tzinfo=UTC)
+    start = datetime.fromisoformat(chosen.start)
+    start = start.astimezone(UTC) if start.tzinfo else start.replace(tzinfo=UTC)
     for index in range(chosen.n_frames):
         moment = start + timedelta(seconds=index * chosen.cadence)
         for camera, filter_name in enumerate(chosen.filters):
@@ -168,7 +173,7 @@ def simulate_observations(
 
 
 def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
-    """True fluxes, positions, seeing, transmission and transforms of a simulated field.
+    """Return true fluxes, positions, seeing, transmission and transforms of a simulated field.
 
     Returns
     -------
@@ -176,7 +181,7 @@ def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
         ``flux (filter, frame, source)`` in electrons per exposure as they reach the detector, ``x, y (frame, source)``,
         ``fwhm (frame)`` in pixels, ``transmission (frame)``, ``transform (frame, row, column)`` from the first frame's
         undisturbed pointing to the frame, and ``time (frame)`` in seconds from the first exposure's start to the
-        middle of the exposure. Sources are brightest first.
+        middle of the exposure. Sources are brightest first; the attribute ``variable_source`` is there if one varies.
     """
     phase = np.arange(model.n_frames) / max(model.n_frames - 1, 1)
     time = np.arange(model.n_frames) * model.cadence + model.exposure_time / 2.0
@@ -185,7 +190,9 @@ def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
     xy = np.array([apply_transform(matrix, positions) for matrix in transforms])
     transmission = _transmission(model, phase)
     flux = np.broadcast_to(flux0, (len(model.filters), model.n_frames, model.n_sources)) * transmission[None, :, None]
+    attrs: dict[str, Any] = {"frequency": model.frequency, "amplitude": model.amplitude, "lags": list(model.lags)}
     if model.variable_source is not None:
+        attrs["variable_source"] = model.variable_source
         for camera, lag in enumerate(model.lags[: len(model.filters)]):
             wave = 1.0 + model.amplitude * np.sin(2.0 * np.pi * model.frequency * time + lag)
             flux[camera, :, model.variable_source - 1] *= wave
@@ -203,7 +210,7 @@ def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
             "time": ("frame", time, {"units": "s"}),
             "source_id": ("source", np.arange(1, model.n_sources + 1)),
         },
-        attrs={"frequency": model.frequency, "amplitude": model.amplitude, "lags": list(model.lags)},
+        attrs=attrs,
     )
 
 
@@ -226,6 +233,33 @@ def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, se
 
 #: Offset in ADU that keeps read noise from being cut at zero; it is part of the sky for any reduction.
 _BIAS = 100.0
+
+
+def _check(model: FieldModel) -> None:
+    """Refuse what cannot be simulated, before it becomes frames that look real."""
+    beta, variable, faintest = model.moffat_beta, model.variable_source, model.flux_range[0]
+    depth, _, width = model.cloud or (None, 0.0, 0.0)
+    rules = [
+        ("n_frames", model.n_frames >= 1, "at least 1"),
+        ("n_sources", model.n_sources >= 1, "at least 1"),
+        ("filters", len(set(model.filters)) == len(model.filters) > 0, "at least one, none twice"),
+        ("flux_range", 0 < faintest <= model.flux_range[1], "(faintest, brightest), both above 0"),
+        ("moffat_beta", beta is None or beta > 1.0, "above 1 (the light of a star is infinite otherwise) or None"),
+        ("fwhm", model.fwhm > 0, "above 0"),
+        ("seeing_amplitude", abs(model.seeing_amplitude) < 1, "between -1 and 1"),
+        ("sky", model.sky >= 0, "at least 0"),
+        ("sky_gradient", abs(model.sky_gradient) <= 2, "between -2 and 2 (the sky is negative otherwise)"),
+        ("gain", model.gain > 0, "above 0"),
+        ("read_noise", model.read_noise >= 0, "at least 0"),
+        ("dark_current", model.dark_current >= 0, "at least 0"),
+        ("cloud", depth is None or (0 <= depth <= 1 and width > 0), "None or (depth 0 to 1, centre, width above 0)"),
+        ("variable_source", variable is None or 1 <= variable <= model.n_sources, f"None or 1 to {model.n_sources}"),
+        ("lags", variable is None or len(model.lags) >= len(model.filters), "one for each filter"),
+        ("amplitude", variable is None or abs(model.amplitude) <= 1, "between -1 and 1"),
+    ]
+    for name, is_good, expected in rules:
+        if not is_good:
+            raise ValueError(f"{name} must be {expected}, got {getattr(model, name)!r}")
 
 
 def _stream(seed: int, kind: str, camera: int = 0, index: int = 0) -> np.random.Generator:

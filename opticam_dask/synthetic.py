@@ -121,11 +121,11 @@ def generate_flats(
 
     Parameters are those of :func:`generate_observations`.
     """
-    directory = _made(out_directory)
-    side = _side(binning_scale)
-    shadow = _aperture_shadow(side)
+    _check_noise(noise)
+    n_flats, side = _checked(n_flats, "n_flats"), _side(binning_scale)
+    directory, shadow = _made(out_directory), _aperture_shadow(side)
     for filter_name in FILTERS:
-        for index in range(_checked(n_flats, "n_flats")):
+        for index in range(n_flats):
             path = directory / f"{filter_name}-band_flat_{index}.fits{'.gz' if compress else ''}"
             if path.exists() and not overwrite:
                 continue
@@ -140,7 +140,7 @@ def generate_flats(
 
 
 def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool = False) -> xr.Dataset:
-    """What :func:`generate_observations` simulates.
+    """Return what :func:`generate_observations` simulates.
 
     Parameters
     ----------
@@ -155,6 +155,7 @@ def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool
         ``flux (filter, frame, source)`` in electrons, ``x, y (frame, source)`` in pixels, ``time (frame)`` in seconds
         since the first exposure began; sources are in the order of their mean fluxes.
     """
+    n_images = _checked(n_images, "n_images")
     frames = np.array(_kept_frames(n_images) if gaps else range(n_images), dtype=int)
     positions, fluxes = _field(binning_scale)
     flux = np.broadcast_to(fluxes, (len(FILTERS), len(frames), _N_SOURCES)).copy()
@@ -195,10 +196,9 @@ def _generate(
     seed: int,
     compress: bool,
 ) -> None:
-    if noise not in ("independent", "opticam"):
-        raise ValueError(f"noise must be 'independent' or 'opticam', got {noise!r}")
-    directory = _made(out_directory)
+    _check_noise(noise)
     positions, fluxes = _field(binning_scale)
+    directory = _made(out_directory)
     side = _side(binning_scale)
     shadow = _aperture_shadow(side) if circular_aperture else None
     _announce(positions)
@@ -323,6 +323,11 @@ def _checked(value: int, name: str) -> int:
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return int(value)
+
+
+def _check_noise(noise: str) -> None:
+    if noise not in ("independent", "opticam"):
+        raise ValueError(f"noise must be 'independent' or 'opticam', got {noise!r}")
 
 
 def _made(out_directory: str | Path) -> Path:
