@@ -23,7 +23,7 @@ class BaseBackground(ABC):
     """
 
     def __init__(self, box_size: int | tuple[int, int]) -> None:
-        sizes = (box_size, box_size) if np.isscalar(box_size) else tuple(box_size)  # type: ignore[arg-type]
+        sizes = tuple(box_size) if isinstance(box_size, (tuple, list, np.ndarray)) else (box_size, box_size)
         if len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
             raise ValueError(f"box_size must be a whole number of pixels or two of them (ny, nx), got {box_size!r}")
         self.box_size: tuple[int, int] = (int(sizes[0]), int(sizes[1]))

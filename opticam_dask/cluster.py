@@ -29,9 +29,8 @@ logger = logging.getLogger(__name__)
 WindowBuilder = Callable[[Sequence[int]], da.Array]
 
 #: One thread in every library of a worker: processes are what runs in parallel.
-SINGLE_THREAD_ENVIRONMENT = {
-    name: "1"
-    for name in (
+SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -42,8 +41,9 @@ SINGLE_THREAD_ENVIRONMENT = {
         "BLOSC_NTHREADS",
         "ZARR_ASYNC__CONCURRENCY",
         "ZARR_THREADING__MAX_WORKERS",
-    )
-}
+    ),
+    "1",
+)
 
 #: A block that raised is tried again this often before the run stops; frames that fail are flagged, not raised.
 RETRIES = 2
@@ -226,7 +226,7 @@ def local_client(
         opened.enter_context(dask.config.set(_quiet_settings()))
         with _same_import_path():
             local = SpecCluster(
-                workers={index: worker for index in range(n_workers)},
+                workers=dict.fromkeys(range(n_workers), worker),
                 scheduler=scheduler,
                 name="opticam-dask",
                 silence_logs=logging.ERROR,

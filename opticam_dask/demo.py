@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from opticam_dask import lightcurves, products, results, synthetic
+from opticam_dask import lightcurves, products, results, store, synthetic
 from opticam_dask.console import Console
 from opticam_dask.kernels.lightcurve import fit_sinusoid, lomb_scargle_peak
 from opticam_dask.reducer import Reducer
@@ -53,8 +53,7 @@ def run_demo(
 
 def _summarise(out: Path, n_images: int, console: Console) -> None:
     truth = synthetic.observation_truth(n_images=n_images)
-    keys = list(reversed(sorted(results.open_reduction(out).children)))
-    keys = [name.replace("-", ":", 1) for name in sorted(keys) if name != "set_aside"]
+    keys = store.keys(store.require_store(out))
     target = lightcurves.most_variable(results.light_curves(out, keys[0]))
     comparisons = [int(i) for i in results.light_curves(out, keys[0])["source_id"].to_numpy() if i != target]
     curves = {key: lightcurves.relative_light_curve(out, key, target, comparisons) for key in keys}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels import align, match
 from opticam_dask.kernels.stack import PartialStack, stack_selection
@@ -118,7 +119,7 @@ class FirstPass:
     reference_xy: np.ndarray
     reference_flux: np.ndarray
     reference_shape: tuple[int, int]
-    transform_type: str
+    transform_type: TransformType
     rotation_limit: float | None
     translation_limit: float | tuple[float, float] | None
     scale_limit: float | None
@@ -216,9 +217,8 @@ def _first_pass_arrays(
             for name in names
         },
     }
-    if job.steps.has_mesh:
-        ny, nx = job.steps.mesh_shape
-        no_mesh = np.full((ny, nx), np.nan)
+    if job.steps.mesh_shape is not None:
+        no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
             for name in ("background_mesh", "background_rms_mesh")

@@ -511,7 +511,7 @@ def _read_by_astropy(content: bytes, header: FitsHeader) -> np.ndarray:
             warnings.simplefilter("ignore")
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 pixels = np.asarray(hdus[header.extension].data)
-    except Exception as error:  # noqa: BLE001 - on damaged files astropy raises whatever comes up
+    except Exception as error:  # on damaged files astropy raises whatever comes up
         raise FrameError(f"the image is damaged: {type(error).__name__}: {error}") from error
     if pixels.shape != header.shape:
         raise FrameError(f"expected an image of {header.shape}, found {pixels.shape}")

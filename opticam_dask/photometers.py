@@ -160,9 +160,7 @@ class AperturePhotometer:
         cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
         centres, converged = photometry.windowed_centroids(cutouts, x0, y0, detected, sigma)
         positions = predicted.copy()
-        weight = photometry.recentring_weight(
-            cutouts, rms, x0, y0, centres, sigma, prior_sigma=view.position_error
-        )
+        weight = photometry.recentring_weight(cutouts, rms, x0, y0, centres, sigma, prior_sigma=view.position_error)
         moved = predicted[found] + weight[:, None] * (centres - predicted[found])
         positions[found] = np.where(converged[:, None], moved, predicted[found])
         flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)

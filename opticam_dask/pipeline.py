@@ -22,7 +22,7 @@ import numpy as np
 
 from opticam_dask import blocks, catalog, config, first_pass, frames, plan, second_pass, store
 from opticam_dask.cluster import Executor, Work
-from opticam_dask.config import ReductionParameters
+from opticam_dask.config import ReductionParameters, TransformType
 from opticam_dask.finders import default_finder
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import background as background_kernel
@@ -131,9 +131,8 @@ class Setup:
         _check_rebin(shape, rebin)
         image_shape = (shape[0] // rebin, shape[1] // rebin)
         box = chosen.box_size or background_kernel.default_box_size(image_shape)
-        finder = self.finder or default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
-        if self.finder is None:
-            finder = finder.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
+        usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
+        finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
         return FrameSteps(
             reader=self.reader or frames.FitsReader(self.instrument.extension),
             shape=shape,
@@ -364,7 +363,7 @@ def _freeze_reference(setup: Setup, part: store.Part, probes: list[first_pass.Pr
     store.update_attributes(setup.path, store.group_name(part.key), {"reference_night": part.night})
 
 
-def _count_matches(transform_type: str, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
+def _count_matches(transform_type: TransformType, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
     try:
         found = match.find_transform(
             reference.xy,

@@ -351,7 +351,7 @@ class Reducer:
             self._console.tell(f"Plot saved to {file.resolve()}.")
 
 
-class log_to_file:  # noqa: N801 - used like a function, in a with statement
+class log_to_file:
     """Append the log of this package to a file while the block runs."""
 
     def __init__(self, file: Path) -> None:

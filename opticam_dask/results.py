@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -153,7 +154,7 @@ def light_curves(out_directory: str | Path, key: str, label: str = "aperture") -
 
 
 def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
-    options = {"engine": "zarr", "consolidated": False, "chunks": {}}
+    options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": {}}
     dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
     flags = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)["flags"]
     for name in dataset.coords:

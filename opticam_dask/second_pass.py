@@ -33,9 +33,13 @@ class Photometer(Protocol):
     """What the second pass needs of a photometer."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Name of the result."""
+        ...
 
-    def measure(self, view: FrameView) -> Measurement: ...
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def measure_block(job: SecondPass, block: int) -> BlockSummary:
         arrays[f"photometry/{label}"] = columns | {"flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)}
     messages = [""] * n_frames
     usable = (results["flags"] & np.uint32(UNUSABLE)) == 0
-    for index in np.flatnonzero(usable):
+    for index in np.flatnonzero(usable).tolist():
         messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
     job.write(block, arrays)
     flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
@@ -104,7 +108,7 @@ def _measure_frame(
         columns = arrays[f"photometry/{label}"]
         try:
             measured = photometer.measure(view)
-        except Exception as error:  # a user's photometer may raise anything; one bad frame must not stop the night
+        except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
             return f"photometer {label}: {error_text(error)}"
         for name in _MEASURED:
             columns[name][index] = getattr(measured, name)

@@ -221,7 +221,7 @@ def _own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) ->
         found = function(image)
         sky, rms = np.asarray(found.background, float), np.asarray(found.background_rms, float)
         medians = float(found.background_median), float(found.background_rms_median)
-    except Exception as error:  # a user's function may raise anything; one bad frame must not stop the night
+    except Exception as error:
         raise FrameProblem(FrameFlag.STEP_FAILED, f"background: {error_text(error)}") from error
     if sky.shape != image.shape or rms.shape != image.shape:
         raise FrameProblem(
@@ -242,7 +242,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
         table = steps.finder(subtracted, steps.threshold * rms)
         n_sources = 0 if table is None else len(table)
         sources = detect.source_arrays(table, steps.n_slots) if n_sources else {}
-    except Exception as error:  # a user's finder may raise anything; one bad frame must not stop the night
+    except Exception as error:
         raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
     if not n_sources:
         raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
@@ -276,14 +276,17 @@ def _seeing(image: np.ndarray, sources: Mapping[str, np.ndarray], saturated: np.
 
 
 def error_text(error: Exception) -> str:
+    """Type and text of an error, for a message."""
     return f"{type(error).__name__}: {error}"
 
 
 def entry_of(arrays: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
+    """Values of one frame from arrays over the frames of a block."""
     return {name: values[index] for name, values in arrays.items()}
 
 
 def summarise(block: int, flags: list[FrameFlag], messages: list[str], files: np.ndarray) -> BlockSummary:
+    """Count the flags of a block and collect its messages."""
     counts: Counter[str] = Counter()
     for value in flags:
         counts.update(flag_names(int(value), FrameFlag))

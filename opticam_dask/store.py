@@ -194,7 +194,7 @@ def add_key(path: str | Path, key: str, camera: str, filter_name: str) -> None:
 
 def parts(path: str | Path, key: str) -> list[Part]:
     """Parts of a key that are in the store, in the order of their names."""
-    return [part for part in _iterate_parts(path, key)]
+    return list(_iterate_parts(path, key))
 
 
 def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
@@ -325,7 +325,6 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     night = _open_group(path, part.group)
     last: list[tuple[Any, np.ndarray]] = []
     for group, variables in arrays.items():
-        kind = group.split("/")[0]
         for name, values in variables.items():
             if len(values) != stop - start:
                 raise ValueError(f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}")
@@ -453,7 +452,7 @@ def damaged_arrays(path: str | Path) -> list[str]:
         for start in range(0, max(1, array.shape[0] if array.ndim else 1), step):
             try:
                 array[start : start + step]
-            except Exception as error:  # any codec may fail in its own way on damaged bytes
+            except Exception as error:  # noqa: BLE001 - any codec may fail in its own way on damaged bytes
                 problems.append(f"{name}[{start}:{start + step}]: {error}")
     return problems
 

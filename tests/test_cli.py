@@ -18,9 +18,7 @@ N_GOOD = 12
 
 
 def _run(*arguments, code=0):
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -34,7 +34,7 @@ def test_parameters__nonsense_is_refused(name, value, words):
 
 
 def test_parameters__unknown_name_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown parameters treshold; known are .*threshold"):
+    with pytest.raises(ValueError, match=r"unknown parameters treshold; known are .*threshold"):
         config.parameters_from_mapping({"treshold": 5})
 
 

@@ -91,5 +91,5 @@ def test_source_arrays__any_spelling_and_units(names):
 
 
 def test_source_arrays__table_without_positions_is_refused():
-    with pytest.raises(ValueError, match="x_centroid and y_centroid .* found flux"):
+    with pytest.raises(ValueError, match=r"x_centroid and y_centroid .* found flux"):
         detect.source_arrays(QTable({"flux": [1.0]}), 3)

@@ -580,10 +580,29 @@ def night(tmp_path):
     return directory
 
 
-COLUMNS = (
-    "file file_size file_mtime key camera filter night mjd_utc exposure_time gain dark_current read_noise saturation "
-    "airmass ra dec binning pixel_scale ny nx dtype"
-).split()
+COLUMNS = [
+    "file",
+    "file_size",
+    "file_mtime",
+    "key",
+    "camera",
+    "filter",
+    "night",
+    "mjd_utc",
+    "exposure_time",
+    "gain",
+    "dark_current",
+    "read_noise",
+    "saturation",
+    "airmass",
+    "ra",
+    "dec",
+    "binning",
+    "pixel_scale",
+    "ny",
+    "nx",
+    "dtype",
+]
 
 
 def test_scan__table(night):

@@ -166,7 +166,7 @@ def test_measure__pulls_have_width_one_and_no_bias(forced, signal_to_noise):
     ],
 )
 def test_aperture_photometer__nonsense_is_refused(options):
-    with pytest.raises(ValueError, match="must be greater than 0|needs|not both"):
+    with pytest.raises(ValueError, match=r"must be greater than 0|needs|not both"):
         AperturePhotometer(**options)
 
 

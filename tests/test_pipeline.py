@@ -266,7 +266,9 @@ def test_frames_per_block__is_a_function_of_shape_and_type():
     assert plan.frames_per_block((16, 16), np.dtype("uint16")) == 256
 
 
-@pytest.mark.parametrize(("n_frames", "limit", "expected"), [(10, 0, 10), (10, 256, 10), (10_000, 256, 256), (1, 256, 1)])
+@pytest.mark.parametrize(
+    ("n_frames", "limit", "expected"), [(10, 0, 10), (10, 256, 10), (10_000, 256, 256), (1, 256, 1)]
+)
 def test_stack_selection__is_evenly_spaced(n_frames, limit, expected):
     chosen = stack_selection(n_frames, limit)
     assert len(chosen) == expected

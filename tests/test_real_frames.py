@@ -78,9 +78,7 @@ def test_transit__is_seen_with_the_right_depth_and_time(transit, capsys):
     curve = relative_light_curve(transit, "1:Clear", target + 1, comparisons)
     flux = curve["relative_flux"].to_numpy()
     days = curve["bmjd_tdb"].to_numpy() - 58107.0
-    found, errors, scatter = _fit(
-        days, flux / np.median(flux), curve["relative_flux_err"].to_numpy() / np.median(flux)
-    )
+    found, errors, scatter = _fit(days, flux / np.median(flux), curve["relative_flux_err"].to_numpy() / np.median(flux))
     time = found[0] + 58107.0 + 2400000.5
     with capsys.disabled():
         print(

@@ -40,9 +40,7 @@ def night(tmp_path_factory):
         lags=LAGS,
         least_separation=7.0,
     )
-    reducer = Reducer(
-        directory / "out", directory / "frames", remove_cosmic_rays=True, show_plots=False, verbose=False
-    )
+    reducer = Reducer(directory / "out", directory / "frames", remove_cosmic_rays=True, show_plots=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry()
     return directory / "out", truth

@@ -1,4 +1,4 @@
-"""The backgrounds tutorial, as a script without a main guard and as the notebook, whose cell functions reach workers."""
+"""The backgrounds tutorial, as a script without a main guard and as the notebook."""
 
 from __future__ import annotations
 
@@ -80,9 +80,6 @@ def test_tutorial__runs_as_a_notebook(tmp_path):
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
+        output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
     assert len(pictures) >= 5

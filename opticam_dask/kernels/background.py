@@ -27,7 +27,7 @@ _CROWDED = 0.3
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
 
-#: A box must be several FWHM wide, or it takes the light of bright stars for sky: binned OPTICAM stars have 2 to 4 pixels.
+#: A box must be several FWHM wide (binned OPTICAM stars have 2 to 4 pixels), or it takes bright stars for sky.
 _SMALLEST_BOX = 16
 _BOXES_ACROSS = 32
 
@@ -46,7 +46,7 @@ def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
         Box size ``(ny, nx)``.
     """
     side = max(_SMALLEST_BOX, min(shape) // _BOXES_ACROSS)
-    return side, side
+    return min(side, shape[0]), min(side, shape[1])
 
 
 def sky_mesh(

@@ -53,7 +53,7 @@ def remove_cosmic_rays(
         True where a pixel was replaced.
     """
     bad = ~np.isfinite(image)
-    level = float(np.median(image[~bad])) if not bad.all() else 0.0
+    level = 0.0 if bad.all() else float(np.median(image[~bad]).item())
     # float32 holds 1e-7 of a value: the differences that L.A.Cosmic looks at are far above it
     pixels = np.where(bad, level, image).astype(np.float32)
     mask, clean = astroscrappy.detect_cosmics(
@@ -64,7 +64,7 @@ def remove_cosmic_rays(
         objlim=_OBJLIM,
         gain=1.0,
         readnoise=float(np.nan_to_num(read_noise)),
-        satlevel=float(min(saturation, np.finfo(np.float32).max)),
+        satlevel=min(saturation, 3e38),
         sepmed=True,
         cleantype="meanmask",
     )
@@ -85,7 +85,8 @@ def rebin(image: np.ndarray, factor: int) -> np.ndarray:
 
 def rebin_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     """Mark a rebinned pixel when any of its pixels is marked."""
-    return _blocks(mask, factor).any(axis=(1, 3))
+    marked: np.ndarray = np.any(_blocks(mask, factor), axis=(1, 3))
+    return marked
 
 
 def _blocks(image: np.ndarray, factor: int) -> np.ndarray:

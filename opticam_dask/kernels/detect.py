@@ -108,7 +108,8 @@ def source_arrays(table: QTable, n_slots: int) -> dict[str, np.ndarray]:
     x, y, flux = columns["x"], columns["y"], columns["flux"]
     if x is None or y is None:
         raise ValueError(
-            f"a finder must return the columns x_centroid and y_centroid (or x and y), found {', '.join(table.colnames)}"
+            "a finder must return the columns x_centroid and y_centroid (or x and y), "
+            f"found {', '.join(table.colnames)}"
         )
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     if flux is not None:

@@ -248,7 +248,10 @@ def adaptive_moments(
         orientation = 0.5 * np.arctan2(2.0 * xy_term, xx - yy)
         moved = np.hypot(*(xy - start_xy).T)
         good &= np.isfinite(semiminor) & (moved < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
-    return tuple(np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)) + (good,)  # type: ignore[return-value]
+    semimajor, semiminor, orientation = (
+        np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
+    )
+    return semimajor, semiminor, orientation, good
 
 
 def _pixel_grid(cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

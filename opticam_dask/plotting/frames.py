@@ -75,7 +75,7 @@ def _in_unit(values: np.ndarray, start: float, unit: str) -> np.ndarray:
 
 
 def _step_histogram(axes: Axes, times: Mapping[str, np.ndarray]) -> None:
-    """Histogram of the steps in a fixed number of bins, logarithmic when steps differ much: a day-long gap is one bin."""
+    """Histogram of the steps in a fixed number of bins, logarithmic when steps differ much."""
     gaps = {key: np.diff(np.sort(values)) * _SECONDS_PER_DAY for key, values in times.items()}
     positive = _positive_steps(times)
     if not len(positive):
@@ -89,7 +89,9 @@ def _step_histogram(axes: Axes, times: Mapping[str, np.ndarray]) -> None:
         margin = max(0.05 * (high - low), 0.05 * high)
         edges = np.linspace(low - margin, high + margin, _HISTOGRAM_BINS)
     for position, (key, values) in enumerate(gaps.items()):
-        axes.hist(values[values > 0], bins=edges, histtype="step", linewidth=1.5, color=colour_of(key, position))
+        axes.hist(
+            values[values > 0], bins=edges.tolist(), histtype="step", linewidth=1.5, color=colour_of(key, position)
+        )
     axes.set_yscale("log")
 
 
