@@ -14,6 +14,9 @@ from opticam_dask import results, store
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import lightcurve
 
+#: Share of the frames in which a source must have a flux to be judged.
+_OFTEN = 0.9
+
 
 def relative_light_curve(
     out_directory: str | Path, key: str, target: int, comparisons: int | Sequence[int], label: str = "aperture"
@@ -48,14 +51,32 @@ def relative_light_curve(
 
 
 def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequence[int]) -> xr.Dataset:
-    """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`."""
-    chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else [int(number) for number in comparisons]
+    """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        Dims ``(frame, source)``: flux, flux_err, flags; coordinates mjd_utc, bmjd_tdb, night, source_id.
+    target : int
+    comparisons : int or sequence of int
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        When a source is not in the catalogue, or is chosen twice.
+    """
+    chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else comparisons
+    chosen = [int(number) for number in chosen]
     known = curves["source_id"].to_numpy().tolist()
     missing = [number for number in (target, *chosen) if number not in known]
     if missing:
         raise ValueError(
             f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has 1 to {max(known, default=0)}"
+            f"it has {_spans(known)}"
         )
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
@@ -70,7 +91,7 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, curves["flags"].attrs),
         },
-        coords={name: curves[name] for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords},
+        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords},
     )
     for name in ("key", "label"):
         if name in curves.attrs:
@@ -78,12 +99,46 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
     return dataset.assign_attrs(target=int(target), comparisons=chosen)
 
 
-def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str) -> Path:
+def _spans(numbers: Sequence[int]) -> str:
+    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
+    if not numbers:
+        return "no sources"
+    ordered = sorted(numbers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
+
+
+def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:
     """Write ``relative_light_curves/<label>/<prefix>_<key>_light_curve.csv``.
 
-    Columns are ``BMJD`` (or ``MJD``, UTC, where no barycentric time is known), ``rel_flux``, ``rel_flux_err`` and
-    ``flags``; every frame has a row.
+    Columns are ``BMJD`` (or ``MJD``, UTC, where no barycentric time is known at all), ``rel_flux``,
+    ``rel_flux_err`` and ``flags``; every frame has a row.
+
+    Parameters
+    ----------
+    curve : xarray.Dataset
+        From :func:`relative_light_curve`.
+    out_directory : path
+        Output directory of the reduction.
+    prefix : str, optional
+        Start of the file name, by default ``target``.
+
+    Returns
+    -------
+    Path
+        The file, which is complete or was not touched.
+
+    Raises
+    ------
+    ValueError
+        When the prefix is no file name, or the curve does not say its key and label.
     """
+    prefix = "target" if prefix is None else prefix
+    if Path(prefix).name != prefix:
+        raise ValueError(f"prefix must be the start of a file name without directories, got {prefix!r}")
+    if not {"key", "label"} <= set(curve.attrs):
+        raise ValueError(f"the light curve must have attributes key and label, it has {sorted(curve.attrs)}")
     has_bmjd = bool(np.isfinite(curve["bmjd_tdb"]).any())
     time_name, time = ("BMJD", "bmjd_tdb") if has_bmjd else ("MJD", "mjd_utc")
     table = pd.DataFrame(
@@ -104,19 +159,40 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
 
 
 def most_variable(curves: xr.Dataset) -> int:
-    """Number of the source that varies most against all others, by reduced chi-squared.
+    """Tell which source varies most against all others, by reduced chi-squared.
+
+    A source without flux in more than a tenth of the frames is neither judged nor compared with: it would take
+    those frames from all others.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        Dims ``(frame, source)``: flux, flux_err, flags; coordinate source_id.
+
+    Returns
+    -------
+    int
+        Number of the source in the catalogue.
 
     Raises
     ------
     ValueError
-        With fewer than three sources.
+        With fewer than three sources that are measured in most frames.
     """
-    numbers = curves["source_id"].to_numpy().tolist()
+    loaded = curves[["flux", "flux_err", "flags"]].load()
+    measured = np.isfinite(loaded["flux"].to_numpy())
+    n_frames = np.count_nonzero(measured.any(axis=1))
+    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
+    numbers = loaded["source_id"].to_numpy()[often].tolist()
     if len(numbers) < 3:
-        raise ValueError(f"at least 3 sources are needed to tell which one varies, the catalogue has {len(numbers)}")
+        raise ValueError(
+            "at least 3 sources with a flux in most frames are needed to tell which one varies; "
+            f"{len(numbers)} of {loaded.sizes['source']} have one"
+        )
     excess = []
     for number in numbers:
-        others = [other for other in numbers if other != number]
-        curve = compute_relative(curves, number, others)
-        excess.append(lightcurve.reduced_chi2(curve["relative_flux"].to_numpy(), curve["relative_flux_err"].to_numpy()))
+        one = compute_relative(loaded, number, [other for other in numbers if other != number])
+        excess.append(lightcurve.reduced_chi2(one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()))
+    if not np.isfinite(excess).any():
+        raise ValueError("no two frames have a flux of every source, so none can be called variable")
     return int(numbers[int(np.nanargmax(excess))])

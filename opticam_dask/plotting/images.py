@@ -9,11 +9,18 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from opticam_dask.plotting.style import new_figure
+from opticam_dask.plotting.style import new_figure, require_panels
 
-#: Circles around sources have this radius in units of their FWHM.
+#: Circles around sources have this radius in units of their median FWHM, and at least this share of the image.
 _CIRCLE = 2.0
+_LEAST_CIRCLE = 0.008
+#: Assumed when no source has a FWHM, in pixels.
+_USUAL_FWHM = 4.0
+_MOST_COLUMNS = 3
+#: Black is at least so many times the noise above the sky, so that noise alone stays light.
+_LEAST_RANGE = 30.0
 
 
 def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure:
@@ -27,15 +34,24 @@ def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure
     Returns
     -------
     Figure
+
+    Raises
+    ------
+    ValueError
+        When there is no camera key.
     """
-    columns = min(len(panels), 3)
+    require_panels(panels)
+    columns = min(len(panels), _MOST_COLUMNS)
     rows = -(-len(panels) // columns)
-    figure = new_figure(rows, columns, width=6.0, height=6.2)
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    tallest = max(image.shape[0] / image.shape[1] for image, _ in panels.values())
+    # room for title and labels; images much wider or taller than a square get margins
+    figure = new_figure(rows, columns, width=6.0, height=0.9 + 5.3 * min(max(tallest, 0.3), 2.0))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (key, (image, catalogue)) in zip(axes, panels.items(), strict=False):
         _show_stretched(panel, image)
-        _mark_sources(panel, catalogue)
-        panel.set_title(f"{key}: {catalogue.sizes['source']} sources", fontsize=13)
+        _mark_sources(panel, image.shape, catalogue)
+        n_sources = catalogue.sizes["source"]
+        panel.set_title(f"{key}: {n_sources} source{'' if n_sources == 1 else 's'}", fontsize=13)
         panel.set(xlabel="x [pixel]", ylabel="y [pixel]")
     for panel in axes[len(panels) :]:
         panel.set_visible(False)
@@ -43,24 +59,26 @@ def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure
 
 
 def _show_stretched(axes: Axes, image: np.ndarray) -> None:
-    """Image in an inverse hyperbolic sine stretch between the sky and the bright stars; no data is light grey."""
+    """Image in an inverse hyperbolic sine stretch between the sky and the bright stars; no data is light red."""
     known = image[np.isfinite(image)]
-    middle, low, high = np.percentile(known, [50, 16, 99.9]) if len(known) else (0.0, -1.0, 1.0)
-    noise = max(float(middle - low), 1e-12)
+    low, middle, high, top = np.percentile(known, [16, 50, 84, 99.9]) if len(known) else (-1.0, 0.0, 1.0, 5.0)
+    # an image that is half empty has no scatter there
+    noise = max(float(middle - low), 0.1 * float(high - middle), 1e-9 * float(top - low), 1e-12)
     stretched = np.arcsinh((image - middle) / (3.0 * noise))
-    top = float(np.arcsinh(max(high - middle, 5 * noise) / (3.0 * noise)))
-    axes.set_facecolor("0.85")
-    axes.imshow(stretched, origin="lower", cmap="gray_r", vmin=-0.5, vmax=top, interpolation="nearest")
+    brightest = float(np.arcsinh(max(float(top - middle), _LEAST_RANGE * noise) / (3.0 * noise)))
+    axes.set_facecolor("mistyrose")
+    axes.imshow(stretched, origin="lower", cmap="gray_r", vmin=-0.5, vmax=brightest, interpolation="auto")
 
 
-def _mark_sources(axes: Axes, catalogue: xr.Dataset) -> None:
+def _mark_sources(axes: Axes, shape: tuple[int, ...], catalogue: xr.Dataset) -> None:
     x, y = catalogue["x"].to_numpy(), catalogue["y"].to_numpy()
     fwhm = catalogue["fwhm"].to_numpy()
-    typical = float(np.nanmedian(fwhm)) if np.isfinite(fwhm).any() else 4.0
-    radius = np.full(len(x), _CIRCLE * typical)
+    typical = float(np.nanmedian(fwhm)) if np.isfinite(fwhm).any() else _USUAL_FWHM
+    radius = max(_CIRCLE * typical, _LEAST_CIRCLE * max(shape))
+    sizes = np.full(len(x), 2 * radius)
     circles = EllipseCollection(
-        2 * radius,
-        2 * radius,
+        sizes,
+        sizes,
         np.zeros(len(x)),
         units="xy",
         offsets=np.column_stack([x, y]),
@@ -69,14 +87,20 @@ def _mark_sources(axes: Axes, catalogue: xr.Dataset) -> None:
         edgecolors="tab:red",
         linewidths=1.2,
     )
-    axes.add_collection(circles)
+    axes.add_collection(circles, autolim=False)
     size = 11 if len(x) <= 30 else 7
-    for number, left, low in zip(catalogue["source_id"].to_numpy(), x, y, strict=True):
+    for number, centre_x, centre_y in zip(catalogue["source_id"].to_numpy(), x, y, strict=True):
+        # towards the middle where the number would leave the image
+        right, up = centre_x < 0.93 * shape[1], centre_y < 0.95 * shape[0]
         axes.annotate(
             str(int(number)),
-            (left + radius[0], low + radius[0]),
+            (centre_x + (0.75 if right else -0.75) * radius, centre_y + (0.75 if up else -0.75) * radius),
+            xytext=(1 if right else -1, 1 if up else -1),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="bottom" if up else "top",
             color="tab:blue",
             fontsize=size,
             fontweight="bold",
-            annotation_clip=True,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )

@@ -1,9 +1,11 @@
-"""What all figures share: colours, sizes, time axes, files."""
+"""What all figures share: colours, sizes, limits, files."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ _OTHER_COLOURS = ("tab:blue", "tab:red", "tab:cyan", "tab:pink", "tab:gray")
 #: No date in a file: the same data give the same bytes.
 _METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
-_SECONDS_PER_DAY = 86400.0
+#: More points than this are drawn as pixels in a PDF, which would be slow to open otherwise.
+MANY_POINTS = 2000
 
 
 def colour_of(key: str, position: int = 0) -> str:
@@ -26,31 +29,70 @@ def colour_of(key: str, position: int = 0) -> str:
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, width: float = 8.0, height: float = 5.0) -> Figure:
-    """Figure that belongs to no window, with room for its labels."""
+    """Figure that belongs to no window, with room for its labels; sizes of one panel in inches."""
     return Figure(figsize=(width * columns, height * rows), layout="constrained")
 
 
-def elapsed(times: np.ndarray, start: float) -> tuple[np.ndarray, str]:
-    """Times in days as seconds, minutes, hours or days since ``start``, whichever reads best, and the unit."""
-    seconds = (np.asarray(times, dtype=float) - start) * _SECONDS_PER_DAY
-    span = float(np.nanmax(np.abs(seconds), initial=0.0))
-    for limit, divisor, unit in ((300.0, 1.0, "s"), (3 * 3600.0, 60.0, "min"), (2 * _SECONDS_PER_DAY, 3600.0, "h")):
-        if span <= limit:
-            return seconds / divisor, unit
-    return seconds / _SECONDS_PER_DAY, "d"
+def require_panels(panels: Mapping[str, object]) -> None:
+    """Refuse to draw nothing.
 
-
-def best_times(mjd_utc: np.ndarray, bmjd_tdb: np.ndarray) -> tuple[np.ndarray, str]:
-    """Barycentric times where they are known at all, else UTC, and the name of the scale."""
-    if np.isfinite(bmjd_tdb).any():
-        return np.asarray(bmjd_tdb, dtype=float), "BMJD (TDB)"
-    return np.asarray(mjd_utc, dtype=float), "MJD (UTC)"
+    Raises
+    ------
+    ValueError
+        When there is no camera key.
+    """
+    if not panels:
+        raise ValueError("expected at least one camera key to plot, got none")
 
 
 def grid(axes: Axes) -> None:
-    """Light grid behind the data."""
+    """Light grid behind the data, tick labels without offsets."""
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def key_legend(axes: Axes) -> None:
+    """Legend of the camera keys right of the axes, with markers that can be seen."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(title="Camera key", loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2.5)
+
+
+def robust_limits(values: np.ndarray, margin: float = 0.15, reach: float = 3.0) -> tuple[float, float] | None:
+    """Limits that show the bulk of the values, so that a few outliers do not flatten the rest.
+
+    Parameters
+    ----------
+    values : ndarray
+        NaN values do not count.
+    margin : float
+        Room above and below, as a share of the range.
+    reach : float
+        Values further than so many times the 2 to 98 % range from its ends are left outside.
+
+    Returns
+    -------
+    low, high : float, or None when nothing is left outside and automatic limits will do
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < 3:
+        return None
+    low, high = np.percentile(known, [2, 98])
+    inside = known[(known >= low - reach * (high - low)) & (known <= high + reach * (high - low))]
+    if len(inside) == len(known) or high == low:
+        return None
+    room = margin * float(np.ptp(inside))
+    return float(inside.min()) - room, float(inside.max()) + room
+
+
+def count_outside(axes: Axes, n_outside: int) -> None:
+    """Say in a corner how many points lie outside the limits."""
+    if n_outside:
+        text = f"{n_outside} point{'s' if n_outside > 1 else ''} outside"
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2.0}
+        # above the points, below the frame of the axes
+        axes.text(
+            0.99, 0.03, text, ha="right", va="bottom", transform=axes.transAxes, color="0.3", bbox=box, zorder=2.4
+        )
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -82,10 +124,15 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def show_in_notebook(figure: Figure) -> None:
-    """Show a figure below the cell of a notebook; do nothing anywhere else."""
+    """Show a figure below the cell of a notebook; do nothing anywhere else.
+
+    The figure goes out as an image: notebooks only know how to draw figures that pyplot has made.
+    """
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive is not None else None
     if shell is not None and hasattr(shell, "kernel"):
-        from IPython.display import display
+        from IPython.display import Image, display
 
-        display(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=80)
+        display(Image(data=buffer.getvalue(), format="png"))
