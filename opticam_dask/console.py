@@ -34,7 +34,7 @@ class Console:
     def tell(self, message: str) -> None:
         """Print one line."""
         if self.verbose:
-            line = f"{self.prefix} {message}".strip()
+            line = f"{self.prefix} {message}" if self.prefix else message
             if self._bar is not None:
                 self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
