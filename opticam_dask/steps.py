@@ -7,12 +7,15 @@ frame. Everything else stops the run.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from astropy.utils.exceptions import AstropyDeprecationWarning
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames import FrameError, Reader
@@ -218,7 +221,8 @@ def estimate_sky(steps: FrameSteps, image: np.ndarray) -> Sky:
 
 def _own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> Sky:
     try:
-        found = function(image)
+        with _no_deprecation_warnings():
+            found = function(image)
         sky, rms = np.asarray(found.background, float), np.asarray(found.background_rms, float)
         medians = float(found.background_median), float(found.background_rms_median)
     except Exception as error:
@@ -231,6 +235,15 @@ def _own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) ->
     return Sky(None, None, sky, rms, *medians)
 
 
+@contextlib.contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
+    """Spare the user one warning a frame about an old name in a function of their own."""
+    with warnings.catch_warnings():
+        for category in (AstropyDeprecationWarning, DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
 def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
     """Detected sources, brightest first and NaN-padded to the slots, and how many there are in all.
 
@@ -239,7 +252,8 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
     FrameProblem
     """
     try:
-        table = steps.finder(subtracted, steps.threshold * rms)
+        with _no_deprecation_warnings():
+            table = steps.finder(subtracted, steps.threshold * rms)
         n_sources = 0 if table is None else len(table)
         sources = detect.source_arrays(table, steps.n_slots) if n_sources else {}
     except Exception as error:
