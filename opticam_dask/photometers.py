@@ -30,6 +30,8 @@ class FrameView:
         Sources that were detected in the frame.
     scale : float
         Frame pixels per reference pixel.
+    rotation : float
+        Angle by which the reference is turned to lie on the frame, counter-clockwise, in degrees.
     fwhm : float
         Typical FWHM of the catalogue, in pixels of the reference frame.
     frame_fwhm : float
@@ -49,6 +51,7 @@ class FrameView:
     detected_xy: np.ndarray
     detected_flux: np.ndarray
     scale: float
+    rotation: float
     fwhm: float
     frame_fwhm: float
     position_error: float
@@ -91,7 +94,7 @@ class AperturePhotometer:
     source_matching_tolerance : float
         A detection is the source when it is within this many sigma of the PSF.
     semimajor_axis, semiminor_axis, orientation : float, optional
-        Fixed ellipse: semi-axes in pixels of the reference frame, angle in degrees; all three or none.
+        Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
     radius : float, optional
         Radius of a circle in pixels of the reference frame; by default one FWHM of the catalogue.
 
@@ -180,7 +183,7 @@ class AperturePhotometer:
         semimajor, semiminor = self._axes(view)
         if self.orientation is None:
             return photometry.circular_weights(xy, x0, y0, size, semimajor)
-        theta = np.deg2rad(self.orientation)
+        theta = np.deg2rad(self.orientation + view.rotation)
         return photometry.elliptical_weights(xy, x0, y0, size, semimajor, semiminor, theta)
 
 

@@ -15,6 +15,7 @@ from opticam_dask import cluster, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
+from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import Scan, find_files, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
@@ -246,8 +247,7 @@ class Reducer:
 
     def _report_alignment(self, outcome: pipeline.Outcome) -> None:
         tell = self._console.tell
-        for key in sorted(outcome.n_frames):
-            aligned, total = outcome.n_usable[key], outcome.n_frames[key]
+        for key, (aligned, total) in self._aligned_counts().items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
         for file, message in outcome.problems[:20]:
@@ -256,6 +256,16 @@ class Reducer:
             tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
         for key, table in self.catalogs.items():
             tell(f"{key}: {len(table)} source(s) in the catalogue.")
+
+    def _aligned_counts(self) -> dict[str, tuple[int, int]]:
+        """Frames that are aligned and frames that were reduced, of each key."""
+        path = store.require_store(self.out_directory)
+        counts = {}
+        for key in store.keys(path):
+            flags = [store.read_array(path, f"{part.group}/frames", "flags") for part in store.parts(path, key)]
+            reduced = np.concatenate([values[values != 0] for values in flags])
+            counts[key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
+        return counts
 
     def photometry(self, photometer: Photometer | None = None, *, label: str | None = None) -> None:
         """Measure every catalogue source in every aligned frame.

@@ -137,6 +137,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
         detected_flux=result["flux"][known],
         scale=align.scale_of(transform),
+        rotation=align.rotation_of(transform),
         fwhm=job.fwhm,
         frame_fwhm=float(result["fwhm"]),
         position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),

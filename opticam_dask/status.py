@@ -123,7 +123,9 @@ def _problems(path: Path, part: store.Part) -> list[tuple[str, str]]:
 def _describe_parameters(path: Path) -> str:
     record = json.loads(store.read_attributes(path)["parameters"])
     record["instrument"] = store.read_attributes(path).get("instrument")
-    return "parameters: " + ", ".join(f"{name} {_value(value)}" for name, value in record.items() if value is not None)
+    return "parameters: " + ", ".join(
+        f"{name} {_value(value)}" for name, value in record.items() if value is not None and name != "class"
+    )
 
 
 def _value(value: object) -> str:

@@ -29,6 +29,7 @@ def _view(image, predicted, detected=None, *, rms=None, saturated=None, hits=Non
         detected_xy=detected,
         detected_flux=np.ones(len(detected)),
         scale=1.0,
+        rotation=0.0,
         fwhm=FWHM,
         frame_fwhm=FWHM,
         position_error=position_error,
@@ -122,6 +123,8 @@ def test_measure__orientation_is_in_degrees():
     across = AperturePhotometer(semimajor_axis=10.0, semiminor_axis=1.0, orientation=90.0)
     view = _view(image, [(50.0, 50.0)])
     assert along.measure(view).flux[0] > 4 * across.measure(view).flux[0]
+    turned = FrameView(**{**vars(view), "rotation": 90.0})
+    np.testing.assert_allclose(across.measure(turned).flux, along.measure(view).flux, rtol=1e-6)
 
 
 @pytest.mark.parametrize("forced", [False, True])

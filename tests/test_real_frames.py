@@ -110,3 +110,14 @@ def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_p
         assert np.all(curves["flux"].to_numpy()[0, :3] > 10 * curves["flux_err"].to_numpy()[0, :3])
         assert np.isnan(curves["bmjd_tdb"]).all()
         assert np.isfinite(curves["mjd_utc"]).all()
+
+
+def test_opticam__a_target_position_gives_barycentric_times(real_data, tmp_path):
+    Reducer(
+        tmp_path, real_data / "opticam", target_coord=(83.63, 22.01), show_plots=False, verbose=False, client="none"
+    ).create_catalogs()
+    frames = open_reduction(tmp_path)["1-g/2023-11-21/frames"]
+    # light takes at most 8.4 minutes from the Sun, and TDB is 69.2 s ahead of UTC
+    difference = (frames["bmjd_tdb"] - frames["mjd_utc"]).to_numpy() * 1440.0
+    assert np.all((difference > -7.3) & (difference < 9.6))
+    assert np.all(np.abs(difference) > 0.5)
