@@ -499,7 +499,8 @@ def _position_of(instrument: Instrument, reading: _Reading) -> tuple[float, floa
     else:
         return ra % 360.0, dec
     reading.warnings.append(
-        f"keywords {ra_name} and {dec_name} are {reason}: no barycentric times without a position (--target-coord RA DEC gives one)"
+        f"keywords {ra_name} and {dec_name} are {reason}: no barycentric times without a position "
+        "(--target-coord RA DEC gives one)"
     )
     return math.nan, math.nan
 
