@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import cloudpickle
 import dask.array as da
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 
 class _Reader(Protocol):
@@ -67,7 +68,9 @@ def _unpack(function: bytes) -> BlockFunction:
 
 def _run_block(function: bytes, blocks: tuple[int, ...], run: str, block_id: tuple[int, ...] = (0,)) -> np.ndarray:
     summary = np.empty(1, dtype=object)
-    summary[0] = _unpack(function)(blocks[block_id[0]])
+    # a matrix product may round differently with another number of threads
+    with threadpool_limits(limits=1):
+        summary[0] = _unpack(function)(blocks[block_id[0]])
     return summary
 
 

@@ -32,6 +32,13 @@ def test_window_of_blocks__one_task_a_block_and_results_in_order():
     assert window.compute(scheduler="synchronous").tolist() == [9, 25, 81]
 
 
+def test_window_of_blocks__libraries_use_one_thread():
+    from threadpoolctl import threadpool_info
+
+    window = blocks.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
+    assert set(window.compute(scheduler="synchronous")[0]) == {1}
+
+
 def test_window_of_blocks__two_windows_never_share_a_task():
     first, second = (blocks.window_of_blocks(abs, [1, 2]) for _ in range(2))
     assert not set(first.__dask_graph__()) & set(second.__dask_graph__())
