@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from photutils.background import Background2D
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, (int, float, np.integer, np.floating)) and float(size).is_integer() and int(size) >= 1
 
 
 class BaseBackground(ABC):
@@ -23,8 +28,9 @@ class BaseBackground(ABC):
     """
 
     def __init__(self, box_size: int | tuple[int, int]) -> None:
-        sizes = tuple(box_size) if isinstance(box_size, (tuple, list, np.ndarray)) else (box_size, box_size)
-        if len(sizes) != 2 or any(int(size) != size or size < 1 for size in sizes):
+        given: Any = box_size
+        sizes = (given, given) if np.ndim(given) == 0 else tuple(given)
+        if len(sizes) != 2 or not all(_is_size(size) for size in sizes):
             raise ValueError(f"box_size must be a whole number of pixels or two of them (ny, nx), got {box_size!r}")
         self.box_size: tuple[int, int] = (int(sizes[0]), int(sizes[1]))
 
@@ -33,12 +39,15 @@ class BaseBackground(ABC):
         """Estimate the background of an image ``(ny, nx)``."""
 
     def __eq__(self, other: object) -> bool:
+        """Two of one class with equal parameters are equal."""
         return type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
+        """Hash the class and the box size."""
         return hash((type(self), self.box_size))
 
     def __repr__(self) -> str:
+        """Name the class and the box size."""
         return f"{type(self).__name__}(box_size={self.box_size})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -36,6 +37,16 @@ CASES = {
     "one box": (_field((64, 64), n_stars=2), (64, 64)),
     "one row of boxes": (_field((40, 200)), (32, 20)),
     "constant": (np.full((64, 96), 7.0), (16, 16)),
+    "large boxes, flat": (np.random.default_rng(3).normal(100, 10, (256, 320)), (64, 64)),
+    "large boxes, stars and a steep gradient": (_field((256, 256), n_stars=60) + np.arange(256.0), (64, 64)),
+    "large boxes, crowded": (_field((260, 260), n_stars=60), (52, 65)),
+    "large boxes that do not divide": (_field((300, 401)), (63, 66)),
+    "large boxes, whole numbers": (np.random.default_rng(4).poisson(40.0, (192, 192)).astype(float), (64, 64)),
+    "large boxes, few counts": (np.random.default_rng(5).poisson(0.3, (192, 192)).astype(float), (64, 64)),
+    "heavy tails": (np.random.default_rng(6).standard_t(3.0, (192, 192)), (48, 48)),
+    "lopsided": (np.random.default_rng(7).exponential(10.0, (192, 192)), (48, 48)),
+    "far from zero": (np.random.default_rng(8).normal(1e7, 1.0, (192, 192)), (48, 48)),
+    "narrow boxes": (_field((90, 300)), (4, 50)),
     "whole numbers": (np.random.default_rng(2).poisson(5.0, (128, 128)).astype(float), (16, 16)),
 }
 
@@ -66,6 +77,118 @@ def test_sky_mesh__nan_pixels_and_masks_equal_photutils():
     reference = _photutils(image, (20, 32), mask=mask)
     np.testing.assert_allclose(mesh, reference.background_mesh, rtol=1e-9)
     np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+@pytest.mark.parametrize("box", [(16, 16), (48, 48)])
+def test_sky_mesh__scattered_nan_and_infinite_pixels_equal_photutils(box):
+    rng = np.random.default_rng(9)
+    image = _field((240, 240))
+    image[rng.random(image.shape) < 0.07] = np.nan  # some boxes lose more than 10 % with the clip, others do not
+    image[rng.random(image.shape) < 0.01] = np.inf
+    mesh, rms = background.sky_mesh(image, box)
+    reference = _photutils(image, box)
+    assert reference.n_pixels_mesh.min() <= 0.9 * box[0] * box[1] < reference.n_pixels_mesh.max()
+    np.testing.assert_allclose(mesh, reference.background_mesh, rtol=1e-9)
+    np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+@pytest.mark.parametrize("box", [(16, 16), (48, 48)])
+def test_sky_mesh__one_box_left_fills_the_mesh(box):
+    image = np.full((144, 144), np.nan)
+    image[: box[0], : box[1]] = _field(box, n_stars=0)
+    mesh, rms = background.sky_mesh(image, box)
+    assert np.ptp(mesh) == 0.0
+    np.testing.assert_allclose(mesh[0, 0], _photutils(image, box).background_mesh[0, 0], rtol=1e-9)
+    np.testing.assert_allclose(rms[0, 0], np.std(image[: box[0], : box[1]]), rtol=0.05)
+
+
+@pytest.mark.parametrize("box", [(16, 16), (48, 48)])
+@pytest.mark.parametrize("value", [-1e6, -1e9, -1e12, 1e12])
+def test_sky_mesh__outliers_cost_no_digits(value, box):
+    rng = np.random.default_rng(10)
+    image = rng.normal(100.0, 10.0, (144, 144))
+    image[rng.integers(0, 144, 40), rng.integers(0, 144, 40)] = value
+    mesh, rms = background.sky_mesh(image, box)
+    reference = _photutils(image, box)
+    np.testing.assert_allclose(mesh, reference.background_mesh, rtol=1e-9)
+    np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+def test_sky_mesh__pixels_too_large_to_square_cost_their_box_only():
+    image = np.random.default_rng(13).normal(100.0, 10.0, (128, 128))
+    expected, _ = background.sky_mesh(image, (16, 16))
+    image[40, 40] = 1e200
+    mesh, rms = background.sky_mesh(image, (16, 16))
+    assert np.isfinite(rms).all()
+    np.testing.assert_allclose(mesh, expected, atol=3 * 10.0 / 16)
+
+
+def _two_levels(seed, side):
+    """An amplifier edge through the box: clipped outliers above and below make its median jump to the other level."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0.0, 0.02, (side, side))
+    image[:, side // 2 :] += 1.0
+    image[:, : side // 2] -= 1.0
+    n_outliers = 6 * side**2 // 400
+    outliers = rng.permutation(side**2)
+    image.ravel()[outliers[:n_outliers]] = rng.uniform(3.0, 9.0, n_outliers)
+    image.ravel()[outliers[n_outliers : 2 * n_outliers]] = rng.uniform(-4.0, -1.5, n_outliers)
+    return image
+
+
+@pytest.mark.parametrize("side", [20, 40])
+def test_sky_mesh__boxes_with_two_levels_equal_photutils(side):
+    for seed in range(20):
+        image = _two_levels(seed, side)
+        mesh, rms = background.sky_mesh(image, (side, side))
+        reference = _photutils(image, (side, side))
+        np.testing.assert_allclose(mesh, reference.background_mesh, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+def test_sky_mesh__misleading_sample_of_a_large_box_equals_photutils():
+    # the pixels that are looked at first crowd together beside the median of all the others
+    rng = np.random.default_rng(12)
+    boxes = rng.normal(100.0, 10.0, (16, 4096))
+    z = rng.normal(0.0, 1.0, boxes[:, ::17].shape)
+    boxes[:, ::17] = 104.0 + 10.0 * z * np.abs(z)
+    image = boxes.reshape(4, 4, 64, 64).swapaxes(1, 2).reshape(256, 256)
+    mesh, rms = background.sky_mesh(image, (64, 64))
+    reference = _photutils(image, (64, 64))
+    np.testing.assert_allclose(mesh, reference.background_mesh, rtol=1e-9)
+    np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+def test_sky_mesh__corner_box_with_two_levels_equals_photutils():
+    # photutils clips the corner box of a frame that boxes do not divide in another way than all the others
+    for seed in range(20):
+        image = np.full((198, 198), np.nan)
+        image[100:, 100:] = _two_levels(seed, 100)[1:99, 1:99]
+        mesh, rms = background.sky_mesh(image, (100, 100))
+        reference = _photutils(image, (100, 100))
+        np.testing.assert_allclose(mesh, reference.background_mesh, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, ">f4", ">i2"])
+def test_sky_mesh__dtype_of_the_image_does_not_matter(dtype):
+    image = np.random.default_rng(11).poisson(300.0, (96, 96)).astype(dtype)
+    for found, expected in zip(
+        background.sky_mesh(image, (24, 24)), background.sky_mesh(image.astype(float), (24, 24)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    reference = _photutils(image.astype(image.dtype.newbyteorder("=")), (24, 24))  # float32 inside
+    np.testing.assert_allclose(background.sky_mesh(image, (24, 24))[0], reference.background_mesh, rtol=1e-5)
+
+
+def test_sky_mesh__a_box_has_the_same_bits_in_any_frame():
+    image = _field((256, 256), n_stars=60)
+    level, scatter = background._box_statistics(image, (64, 64))
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        alone = image[64 * row : 64 * row + 64, 64 * column : 64 * column + 64].copy()
+        found = background._box_statistics(alone, (64, 64))
+        np.testing.assert_array_equal(found[0][0, 0], level[row, column])
+        np.testing.assert_array_equal(found[1][0, 0], scatter[row, column])
 
 
 def test_sky_mesh__does_not_touch_its_input():
@@ -105,6 +228,22 @@ def test_zoom_mesh_windows__bits_do_not_depend_on_the_window():
             np.testing.assert_allclose(inside, whole[rows, columns].ravel(), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("shape", "box"), [((203, 317), (20, 32)), ((40, 90), (40, 9)), ((64, 64), (64, 64))])
+def test_zoom_mesh_window__bits_do_not_depend_on_the_window(shape, box):
+    rng = np.random.default_rng(1)
+    mesh = rng.normal(100.0, 5.0, (-(-shape[0] // box[0]), -(-shape[1] // box[1])))
+    whole = background.zoom_mesh_window(mesh, shape, box, 0, shape[0], 0, shape[1])
+    np.testing.assert_allclose(whole, background.zoom_mesh(mesh, shape, box), rtol=1e-12)
+    padded = np.pad(whole, 20, constant_values=np.nan)
+    for _ in range(30):
+        y0, x0 = rng.integers(-20, shape[0]), rng.integers(-20, shape[1])
+        y1, x1 = y0 + rng.integers(1, 20), x0 + rng.integers(1, 20)
+        window = background.zoom_mesh_window(mesh, shape, box, y0, y1, x0, x1)
+        np.testing.assert_array_equal(window, padded[y0 + 20 : y1 + 20, x0 + 20 : x1 + 20])
+        square = background.zoom_mesh_windows(mesh, shape, box, np.array([3, y0]), np.array([5, x0]), 7)[1]
+        np.testing.assert_array_equal(square, background.zoom_mesh_window(mesh, shape, box, y0, y0 + 7, x0, x0 + 7))
+
+
 def test_default_background__is_photutils_and_equals_the_mesh():
     image = _field((256, 256))
     found = DefaultBackground(box_size=32)(image)
@@ -114,7 +253,15 @@ def test_default_background__is_photutils_and_equals_the_mesh():
     np.testing.assert_allclose(found.background_rms_median, np.median(rms), rtol=1e-9)
 
 
-@pytest.mark.parametrize("box", [0, (1, 2, 3), -4, 2.5])
+def test_default_background__equal_by_parameters_and_survives_pickling():
+    estimator = DefaultBackground(box_size=(16, 32))
+    assert pickle.loads(pickle.dumps(estimator)) == estimator
+    assert hash(estimator) == hash(DefaultBackground((np.int64(16), 32)))
+    assert estimator != DefaultBackground(16)
+    assert repr(estimator) == "DefaultBackground(box_size=(16, 32))"
+
+
+@pytest.mark.parametrize("box", [0, (1, 2, 3), -4, 2.5, None, "16", np.nan])
 def test_default_background__nonsense_is_refused(box):
     with pytest.raises(ValueError, match="box_size must be"):
         DefaultBackground(box)
@@ -124,3 +271,4 @@ def test_default_box_size__follows_the_frame():
     assert background.default_box_size((2048, 2048)) == (64, 64)
     assert background.default_box_size((512, 700)) == (16, 16)
     assert background.default_box_size((100, 100)) == (16, 16)
+    assert background.default_box_size((12, 40)) == (12, 16)

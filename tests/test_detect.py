@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from astropy import units
@@ -44,7 +46,39 @@ def test_segment_sources__brightest_first_at_the_right_places():
 def test_segment_sources__nothing_found_is_an_empty_table():
     table = detect.segment_sources(np.zeros((64, 64)), 5.0, 8)
     assert len(table) == 0
+    assert table.colnames == detect.segment_sources(_stars(), 50.0, 8).colnames
     assert np.isnan(detect.source_arrays(table, 4)["x"]).all()
+
+
+def test_segment_sources__only_sources_in_the_border_is_an_empty_table():
+    image = _stars(positions=((5, 60),))
+    assert len(detect.segment_sources(image, 50.0, 8)) == 1
+    assert len(detect.segment_sources(image, 50.0, 8, border_width=12)) == 0
+
+
+def test_segment_sources__threshold_image_and_mask():
+    image = _stars()
+    threshold = np.full(image.shape, 50.0)
+    threshold[:, 90:] = np.nan
+    arrays = detect.source_arrays(detect.segment_sources(image, threshold, 8), 3)
+    np.testing.assert_allclose(arrays["x"], [40, 70, np.nan], atol=0.1)
+    mask = np.zeros(image.shape, dtype=bool)
+    mask[40:60, 30:50] = True
+    arrays = detect.source_arrays(detect.segment_sources(image, 50.0, 8, mask=mask), 3)
+    np.testing.assert_allclose(arrays["x"], [100, 70, np.nan], atol=0.1)
+
+
+def test_segment_sources__blend_of_two_stars_is_taken_apart():
+    image = _stars(positions=((40, 50), (50, 50)), flux=60_000.0)
+    arrays = detect.source_arrays(detect.segment_sources(image, 50.0, 8), 3)
+    np.testing.assert_allclose(arrays["x"], [40, 50, np.nan], atol=0.3)
+
+
+def test_segment_sources__does_not_touch_its_input():
+    image = _stars()
+    image[3, 3] = np.nan
+    image.flags.writeable = False
+    detect.segment_sources(image, 50.0, 8)
 
 
 def test_segment_sources__border_and_nan_pixels():
@@ -88,6 +122,28 @@ def test_source_arrays__any_spelling_and_units(names):
     np.testing.assert_array_equal(arrays["semimajor_sigma"], [2.0, 1.0, np.nan, np.nan])
     np.testing.assert_allclose(arrays["orientation"][:2], [90.0, 0.0])
     assert np.isnan(arrays["semiminor_sigma"]).all()
+
+
+def test_source_arrays__segment_flux_decides_and_slots_cut_the_faintest():
+    table = QTable({"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0], "flux": [9.0, 8.0, 7.0]})
+    table["segment_flux"] = [1.0, np.nan, 5.0]
+    arrays = detect.source_arrays(table, 2)
+    np.testing.assert_array_equal(arrays["x"], [3.0, 1.0])
+    np.testing.assert_array_equal(arrays["flux"], [5.0, 1.0])
+
+
+def test_source_arrays__table_without_flux_keeps_its_order():
+    arrays = detect.source_arrays(QTable({"x": [4.0, 2.0], "y": [1.0, 2.0]}), 3)
+    np.testing.assert_array_equal(arrays["x"], [4.0, 2.0, np.nan])
+    assert np.isnan(arrays["flux"]).all()
+
+
+def test_default_finder__equal_by_value_and_survives_pickling():
+    finder = DefaultFinder(8, border_width=4)
+    assert pickle.loads(pickle.dumps(finder)) == finder
+    assert hash(finder) == hash(DefaultFinder(npixels=8, border_width=4))
+    assert finder != DefaultFinder(8)
+    assert finder.replace(n_pixels=9) == DefaultFinder(9, border_width=4)
 
 
 def test_source_arrays__table_without_positions_is_refused():

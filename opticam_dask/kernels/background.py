@@ -2,32 +2,28 @@
 
 The estimators are photutils' defaults (``Background2D``): in each box a 3-sigma clip about the median, SExtractor's
 mode estimate (Bertin & Arnouts 1996, A&AS 117, 393: ``2.5 median - 1.5 mean``) and the standard deviation; boxes with
-too few pixels left are filled from their neighbours; a 3 x 3 median filter; a cubic-spline zoom. A box is sorted
-once: every round of clipping is then a look-up in the sorted values and in their running sums.
+too few pixels left are filled from their neighbours; a 3 x 3 median filter; a cubic-spline zoom. What a clip may
+touch is sorted once: every round is then a look-up in the sorted values and in their running sums.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 
 import numpy as np
-from scipy.ndimage import zoom
+from scipy.ndimage import spline_filter, zoom
 from scipy.spatial import KDTree
 
-_SIGMA = 3.0
-_MAX_ROUNDS = 10
+from opticam_dask.kernels.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
 _LEAST_SHARE = 0.9
 
-#: SExtractor's mode estimate is used while mean and median differ by less than this many standard deviations.
-_CROWDED = 0.3
-
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
 
-#: A box must be several FWHM wide (binned OPTICAM stars have 2 to 4 pixels), or it takes bright stars for sky.
+#: A box must be several FWHM wide, or it takes the light of bright stars for sky: binned OPTICAM stars have 2 to 4
+#: pixels.
 _SMALLEST_BOX = 16
 _BOXES_ACROSS = 32
 
@@ -78,11 +74,11 @@ def sky_mesh(
     if box_y > image.shape[0] or box_x > image.shape[1] or min(box_size) < 1:
         raise ValueError(f"box_size {box_size} does not fit a frame of {image.shape[0]} x {image.shape[1]} pixels")
     values = np.asarray(image, dtype=float)
-    unusable = ~np.isfinite(values)
-    if mask is not None:
-        unusable |= mask
-    if unusable.any():
-        values = np.where(unusable, np.nan, values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_whole = mask is None and np.isfinite(values.sum())
+    if not is_whole:
+        unusable = ~np.isfinite(values)
+        values = np.where(unusable if mask is None else unusable | mask, np.nan, values)
     level, scatter = _box_statistics(values, box_size)
     if np.isnan(level).all():
         raise ValueError(
@@ -97,107 +93,17 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> tuple[np.n
     (ny, nx), (box_y, box_x) = values.shape, box_size
     rows, columns = ny // box_y, nx // box_x
     mesh = (-(-ny // box_y), -(-nx // box_x))
-    level, scatter = np.full(mesh, np.nan), np.full(mesh, np.nan)
+    statistics = np.full((2, *mesh), np.nan)
     least = _LEAST_SHARE * box_y * box_x
-    core_y, core_x = rows * box_y, columns * box_x
-    regions = [
-        ((slice(0, rows), slice(0, columns)), values[:core_y, :core_x], box_size),
-        ((slice(rows, mesh[0]), slice(0, columns)), values[core_y:, :core_x], (ny - core_y, box_x)),
-        ((slice(0, rows), slice(columns, mesh[1])), values[:core_y, core_x:], (box_y, nx - core_x)),
-        ((slice(rows, mesh[0]), slice(columns, mesh[1])), values[core_y:, core_x:], (ny - core_y, nx - core_x)),
-    ]
-    for where, region, box in regions:
-        if not region.size:
-            continue
-        shape = (region.shape[0] // box[0], region.shape[1] // box[1])
-        boxes = (
-            region.reshape(shape[0], box[0], shape[1], box[1]).transpose(0, 2, 1, 3).reshape(shape[0] * shape[1], -1)
-        )
-        found_level, found_scatter = _clipped_statistics(np.sort(boxes, axis=1), least)
-        level[where], scatter[where] = found_level.reshape(shape), found_scatter.reshape(shape)
-    return level, scatter
-
-
-def _clipped_statistics(ordered: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mode and standard deviation of sorted rows after the clip.
-
-    Parameters
-    ----------
-    ordered : ndarray, shape (box, pixel)
-        Each row sorted, NaN last.
-    least : float
-        A row with at most so many values left gives NaN.
-    """
-    n_boxes = len(ordered)
-    first, last = np.zeros(n_boxes, dtype=np.intp), np.count_nonzero(~np.isnan(ordered), axis=1)
-    centre = _middle(ordered, first, last)
-    sums, squares = _running_sums(ordered, np.where(np.isfinite(centre), centre, 0.0))
-    rows = np.arange(n_boxes)
-    for _ in range(_MAX_ROUNDS):
-        median = _middle(ordered, first, last)
-        _, std = _moments(ordered, sums, squares, first, last)
-        new_first = np.maximum(first, _bisect(ordered, median - _SIGMA * std, rows, first, last, right=False))
-        new_last = np.minimum(last, _bisect(ordered, median + _SIGMA * std, rows, first, last, right=True))
-        settled = (new_first == first) & (new_last == last)
-        first, last = new_first, np.maximum(new_last, new_first)
-        if settled.all():
-            break
-    median = _middle(ordered, first, last)
-    deviation, std = _moments(ordered, sums, squares, first, last)
-    mean = centre + deviation
-    with np.errstate(invalid="ignore", divide="ignore"):
-        crowded = np.abs(mean - median) / std >= _CROWDED
-    level = np.where(crowded, median, 2.5 * median - 1.5 * mean)
-    level = np.where(std == 0, mean, level)
-    too_few = last - first <= least
-    return np.where(too_few, np.nan, level), np.where(too_few, np.nan, std)
-
-
-def _middle(ordered: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Median of ``ordered[row, first:last]``; NaN where that is empty."""
-    rows, count = np.arange(len(ordered)), last - first
-    low = np.clip(first + (count - 1) // 2, 0, ordered.shape[1] - 1)
-    high = np.clip(first + count // 2, 0, ordered.shape[1] - 1)
-    middle = 0.5 * (ordered[rows, low] + ordered[rows, high])
-    return np.where(count > 0, middle, np.nan)
-
-
-def _running_sums(ordered: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Running sums of the deviations from ``centre`` and of their squares, with a leading zero; NaN counts as 0."""
-    deviations = ordered - centre[:, None]
-    np.nan_to_num(deviations, copy=False)
-    sums = np.zeros((ordered.shape[0], ordered.shape[1] + 1))
-    squares = np.zeros_like(sums)
-    np.cumsum(deviations, axis=1, out=sums[:, 1:])
-    np.cumsum(np.square(deviations, out=deviations), axis=1, out=squares[:, 1:])
-    return sums, squares
-
-
-def _moments(
-    ordered: np.ndarray, sums: np.ndarray, squares: np.ndarray, first: np.ndarray, last: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean deviation from the centre, and standard deviation, of ``ordered[row, first:last]``."""
-    rows, count = np.arange(len(ordered)), np.maximum(last - first, 1)
-    mean = (sums[rows, last] - sums[rows, first]) / count
-    variance = (squares[rows, last] - squares[rows, first]) / count - mean**2
-    top = ordered[rows, np.clip(last - 1, 0, None)]
-    variance[top == ordered[rows, np.minimum(first, ordered.shape[1] - 1)]] = 0.0
-    return mean, np.sqrt(np.maximum(variance, 0.0))
-
-
-def _bisect(
-    ordered: np.ndarray, bound: np.ndarray, rows: np.ndarray, first: np.ndarray, last: np.ndarray, *, right: bool
-) -> np.ndarray:
-    """In each row the number of values below ``bound`` (or not above it, for ``right``), between first and last."""
-    low, high = first.copy(), last.copy()
-    for _ in range(int(ordered.shape[1]).bit_length() + 1):
-        middle = (low + high) // 2
-        value = ordered[rows, np.minimum(middle, ordered.shape[1] - 1)]
-        below = (value <= bound) if right else (value < bound)
-        open_interval = low < high
-        low = np.where(open_interval & below, middle + 1, low)
-        high = np.where(open_interval & ~below, middle, high)
-    return low
+    for top, bottom, height in ((0, rows, box_y), (rows, mesh[0], ny - rows * box_y)):
+        for left, right, width in ((0, columns, box_x), (columns, mesh[1], nx - columns * box_x)):
+            if height * width <= least:  # boxes cut by the far edges: too small to count, or there are none
+                continue
+            region = values[top * box_y :, left * box_x :][: (bottom - top) * height, : (right - left) * width]
+            boxes = region.reshape(bottom - top, height, right - left, width).swapaxes(1, 2)
+            is_corner = top == rows and left == columns
+            statistics[:, top:bottom, left:right] = box_statistics(boxes, least, readmit=not is_corner)
+    return statistics[0], statistics[1]
 
 
 def _fill(mesh: np.ndarray) -> np.ndarray:
@@ -219,10 +125,10 @@ def _median_filter(mesh: np.ndarray) -> np.ndarray:
     """3 x 3 median; beyond the edges there is nothing."""
     padded = np.pad(mesh, 1, constant_values=np.nan)
     ny, nx = mesh.shape
-    neighbours = np.stack([padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        filtered: np.ndarray = np.nanmedian(neighbours, axis=0)
+    neighbours = np.sort([padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)], axis=0)
+    n_known = np.count_nonzero(~np.isnan(neighbours), axis=0)[None]
+    low, high = (np.take_along_axis(neighbours, rank, axis=0)[0] for rank in ((n_known - 1) // 2, n_known // 2))
+    filtered: np.ndarray = 0.5 * (low + high)
     return filtered
 
 
@@ -287,20 +193,70 @@ def zoom_mesh_windows(
     ndarray, shape (n, size, size)
         NaN beyond the frame.
     """
-    along_y = _zoom_matrix(shape[0], mesh.shape[0], box_size[0])
-    along_x = _zoom_matrix(shape[1], mesh.shape[1], box_size[1])
     offsets = np.arange(size)
-    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
-    weights_y = along_y[np.clip(rows, 0, shape[0] - 1)]
-    weights_x = along_x[np.clip(columns, 0, shape[1] - 1)]
-    low, high = mesh.min(), mesh.max()
-    windows = np.empty((len(rows), size, size))
-    for index in range(len(rows)):
-        # element-wise products summed along the contiguous mesh axis: the same order of operations for every
-        # pixel, whatever the window (a matrix product may choose another kernel for another shape)
-        partial = np.sum(weights_y[index][:, :, None] * mesh[None, :, :], axis=1)
-        windows[index] = np.sum(partial[:, None, :] * weights_x[index][None, :, :], axis=2)
-    np.clip(windows, low, high, out=windows)
-    outside = ((rows < 0) | (rows >= shape[0]))[:, :, None] | ((columns < 0) | (columns >= shape[1]))[:, None, :]
-    windows[outside] = np.nan
+    return _zoom_at(mesh, shape, box_size, np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets)
+
+
+def zoom_mesh_window(
+    mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], y0: int, y1: int, x0: int, x1: int
+) -> np.ndarray:
+    """Zoomed mesh in one window ``[y0:y1, x0:x1]``; the same bits as `zoom_mesh_windows`.
+
+    Parameters
+    ----------
+    mesh : ndarray, shape (mesh_y, mesh_x)
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    box_size : (int, int)
+        Box size ``(ny, nx)`` of the mesh.
+    y0, y1, x0, x1 : int
+        Lower and upper (excluded) edges; the window may reach beyond the frame.
+
+    Returns
+    -------
+    ndarray, shape (y1 - y0, x1 - x0)
+        NaN beyond the frame.
+    """
+    return _zoom_at(mesh, shape, box_size, np.arange(y0, y1)[None], np.arange(x0, x1)[None])[0]
+
+
+def _zoom_at(
+    mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Zoomed mesh in windows of ``rows`` (n, height) and ``columns`` (n, width), NaN beyond the frame.
+
+    Each pixel is a sum of 4 x 4 products, element by element in a fixed order: a matrix product would choose another
+    order of operations for another size, and the bits would depend on the window.
+    """
+    coefficients = spline_filter(mesh, order=3, mode="reflect")
+    (knots_y, weights_y), (knots_x, weights_x) = (
+        _spline_taps(n_mesh, n_pixels, box) for n_mesh, n_pixels, box in zip(mesh.shape, shape, box_size, strict=True)
+    )
+    inside_y, inside_x = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
+    partial = np.zeros((*rows.shape, mesh.shape[1]))
+    for tap in range(4):
+        partial += weights_y[tap][inside_y][:, :, None] * coefficients[knots_y[tap][inside_y]]
+    windows = np.zeros((*rows.shape, columns.shape[1]))
+    window, line = np.ogrid[: rows.shape[0], : rows.shape[1]]
+    for tap in range(4):
+        knots = knots_x[tap][inside_x][:, None, :]
+        windows += weights_x[tap][inside_x][:, None, :] * partial[window[:, :, None], line[:, :, None], knots]
+    np.clip(windows, mesh.min(), mesh.max(), out=windows)
+    windows[(rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]] = np.nan
     return windows
+
+
+@functools.lru_cache(maxsize=32)
+def _spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.ndarray]:
+    """Knots and weights of the four cubic B-splines that reach each pixel, shape (4, pixel) each.
+
+    Mesh values stand at the centres of their boxes; the mesh is mirrored at its edges (``d c b a | a b c d``).
+    """
+    position = (np.arange(n_pixels) + 0.5) / box - 0.5
+    left = np.floor(position).astype(int)
+    t = position - left
+    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6.0
+    knots = (left + np.arange(-1, 3)[:, None]) % (2 * n_mesh)
+    knots = np.minimum(knots, 2 * n_mesh - 1 - knots)
+    knots.flags.writeable = weights.flags.writeable = False
+    return knots, weights

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import photutils
 from astropy.table import QTable
-from photutils.segmentation import SourceCatalog, SourceFinder
+from photutils.segmentation import SegmentationImage, SourceCatalog, SourceFinder
 from photutils.utils.exceptions import NoDetectionsWarning
 
 _NEW_NAMES = int(photutils.__version__.split(".")[0]) >= 3
@@ -55,7 +55,7 @@ def segment_sources(
     Returns
     -------
     QTable
-        Columns of photutils' ``SourceCatalog``; no row when nothing is found.
+        Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found.
     """
     bad = ~np.isfinite(image)
     if mask is not None:
@@ -71,10 +71,17 @@ def segment_sources(
     if segments is not None and border_width:
         segments.remove_border_labels(border_width, partial_overlap=True, relabel=True)
     if segments is None or not len(segments.labels):
-        return QTable({name: np.empty(0) for names in _COLUMNS.values() for name in names[: 1 + (not _NEW_NAMES)][-1:]})
+        return _empty_table()
     table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
     order = np.argsort(-np.asarray(table["segment_flux"]), kind="stable")
     return table[order]
+
+
+def _empty_table() -> QTable:
+    """Make the table of an image without sources: that of an image with one, less its row."""
+    image = np.zeros((5, 5))
+    image[1:4, 1:4] = 1.0
+    return SourceCatalog(image, SegmentationImage((image > 0).astype(int))).to_table()[:0]
 
 
 def _finder(n_pixels: int, connectivity: int, n_levels: int, contrast: float) -> Any:
