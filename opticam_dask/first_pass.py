@@ -6,7 +6,7 @@ to a partial stack, and writes the records of the block, the flags last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels import align, match
-from opticam_dask.kernels.stack import PartialStack, stack_selection
+from opticam_dask.kernels.stack import PartialStack, stacked_frames
 from opticam_dask.steps import (
     BlockSummary,
     FrameProblem,
@@ -138,12 +138,12 @@ def reduce_block(job: FirstPass, block: int) -> BlockSummary:
     manifest = job.read_manifest(block)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
-    stacked = set(stack_selection(job.n_frames, job.stack_frames).tolist())
-    stack = PartialStack(job.reference_shape) if stacked & set(range(start, start + n_frames)) else None
+    is_stacked = stacked_frames(start, start + n_frames, job.n_frames, job.stack_frames)
+    stack = PartialStack(job.reference_shape) if is_stacked.any() else None
     results = []
     for index in range(n_frames):
         result = reduce_frame(job, entry_of(manifest, index))
-        if stack is not None and start + index in stacked and not result.flags & UNUSABLE:
+        if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
             assert result.subtracted is not None  # only a frame that was set aside has none
             stack.add(align.resample(result.subtracted, result.values["transform"], job.reference_shape))
         result.subtracted = None
@@ -235,26 +235,26 @@ class MergeJob:
 
     Attributes
     ----------
-    inputs : tuple of str
-        Names of the partial stacks of the level below (at most one a stacked frame).
+    inputs : sequence of int
+        Numbers of the partial stacks of the level below; a range where there are none between.
     fan_in : int
         How many of them one task adds.
     read, write : callable
         Bound functions of the store.
     """
 
-    inputs: tuple[str, ...]
+    inputs: Sequence[int]
     fan_in: int
-    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     write: Callable[[int, np.ndarray, np.ndarray], None]
 
 
 def merge_stacks(job: MergeJob, index: int) -> int:
     """Add ``fan_in`` partial stacks into one of the next level."""
-    names = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
-    total, coverage = job.read(names[0])
-    for name in names[1:]:
-        more, seen = job.read(name)
+    numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
+    total, coverage = job.read(numbers[0])
+    for number in numbers[1:]:
+        more, seen = job.read(number)
         total, coverage = total + more, coverage + seen
     job.write(index, total, coverage)
     return index

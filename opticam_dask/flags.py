@@ -40,6 +40,7 @@ class SourceFlag(IntFlag):
     SATURATED = 1 << 6
     BAD_PIXEL = 1 << 7
     COSMIC_RAY = 1 << 8
+    STEP_FAILED = 1 << 9
 
 
 FRAME_SENTENCES: dict[FrameFlag, str] = {
@@ -66,10 +67,11 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.OFF_FRAME: "The source lies outside the frame: no flux.",
     SourceFlag.EDGE: "Part of the aperture lies outside the frame.",
     SourceFlag.NOT_DETECTED: "No detection of the frame matches: measured at the transformed catalogue position.",
-    SourceFlag.NOT_RECENTRED: "The centroid did not converge: measured at the transformed catalogue position.",
+    SourceFlag.NOT_RECENTRED: "The centroid did not converge or was dragged away: measured at the predicted position.",
     SourceFlag.SATURATED: "A pixel of the aperture is saturated.",
     SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data.",
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
+    SourceFlag.STEP_FAILED: "The background or the photometer raised an error in this frame: no flux.",
 }
 
 #: A frame with one of these bits has no photometry.

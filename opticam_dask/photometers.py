@@ -14,6 +14,9 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import noise, photometry
 
+#: A centroid this many sigma of the PSF away from its detection was dragged by a neighbour.
+_LARGEST_DRAG = 0.6
+
 #: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
 CutOuts = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
@@ -162,6 +165,7 @@ class AperturePhotometer:
         x0, y0 = photometry.origins(detected, size)
         cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
         centres, converged = photometry.windowed_centroids(cutouts, x0, y0, detected, sigma)
+        converged &= np.hypot(*(centres - detected).T) < _LARGEST_DRAG * sigma
         positions = predicted.copy()
         weight = photometry.recentring_weight(cutouts, rms, x0, y0, centres, sigma, prior_sigma=view.position_error)
         moved = predicted[found] + weight[:, None] * (centres - predicted[found])

@@ -190,7 +190,9 @@ def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -
         store.create_store(setup.out_directory, _root_attributes(setup))
     store.begin_changes(setup.path)
     table = _new_rows(setup, scan)
-    taken = {key: {part.night for part in store.parts(setup.path, key)} for key in store.keys(setup.path)}
+    taken = {
+        key: {part.night: part.n_frames for part in store.parts(setup.path, key)} for key in store.keys(setup.path)
+    }
     chosen = setup.parameters
     for planned in plan.plan_parts(
         table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
@@ -244,6 +246,7 @@ def _new_rows(setup: Setup, scan: frames.Scan) -> Any:
     table = scan.table
     if not known or not len(table):
         return table
+    _refuse_moved_files(table, known)
     before = [known.get(file) for file in table["file"]]
     now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
     changed = [f for f, old, new in zip(table["file"], before, now, strict=True) if old not in (None, new)]
@@ -253,6 +256,23 @@ def _new_rows(setup: Setup, scan: frames.Scan) -> Any:
             "Put the original files back, or use another output directory."
         )
     return table[[old is None for old in before]]
+
+
+def _refuse_moved_files(table: Any, known: Mapping[str, tuple[int, float]]) -> None:
+    """Refuse copies of frames that were reduced from another place: they would be measured twice."""
+    before = {(os.path.basename(file), *facts): file for file, facts in known.items()}
+    names = [os.path.basename(file) for file in table["file"]]
+    facts = zip(names, table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+    moved = [
+        (file, before[fact])
+        for file, fact in zip(table["file"], facts, strict=True)
+        if file not in known and fact in before
+    ]
+    if moved:
+        raise ReductionError(
+            f"{len(moved)} file(s) were reduced before from another place: {moved[0][0]} is {moved[0][1]}. "
+            "Give the directory that was given before, or use another output directory."
+        )
 
 
 def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
@@ -415,10 +435,11 @@ def _parts_with_reference(setup: Setup) -> list[store.Part]:
     ]
 
 
-def _stack_blocks(setup: Setup, part: store.Part) -> list[int]:
-    """Blocks that hold a frame of the stack."""
+def _stack_blocks(setup: Setup, part: store.Part) -> Sequence[int]:
+    """Blocks that hold a frame of the stack; a range where it is all of them, which stays small in a graph."""
     selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
-    return np.unique(selected // part.frames_per_block).tolist()
+    found = np.unique(selected // part.frames_per_block)
+    return range(part.n_blocks) if len(found) == part.n_blocks else found.tolist()
 
 
 def _blocks_to_reduce(setup: Setup, part: store.Part) -> list[int]:
@@ -468,8 +489,8 @@ def _write_partial(path: Path, group: str, level: int, number: int, total: np.nd
     store.write_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
 
 
-def _read_partial(path: Path, group: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    return store.read_partial_stack(store.partial_stack_path(path, group, name))
+def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return store.read_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)))
 
 
 def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
@@ -477,26 +498,26 @@ def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
     group = f"{part.group}/stack"
     if store.has_product(setup.path, group):
         return
-    names = tuple(_level_name(0, block) for block in _stack_blocks(setup, part))
+    numbers: Sequence[int] = _stack_blocks(setup, part)
     level = 0
-    while len(names) > 1:
+    while len(numbers) > 1:
         level += 1
         job = first_pass.MergeJob(
-            inputs=names,
+            inputs=numbers,
             fan_in=_FAN_IN,
-            read=functools.partial(_read_partial, setup.path, part.group),
+            read=functools.partial(_read_partial, setup.path, part.group, level - 1),
             write=functools.partial(_write_partial, setup.path, part.group, level),
         )
-        numbers = range(-(-len(names) // _FAN_IN))
+        numbers = range(-(-len(numbers) // _FAN_IN))
         build = functools.partial(
             blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
         )
         for _ in executor.run([(build, list(numbers))]):
             pass
-        names = tuple(_level_name(level, number) for number in numbers)
-    total, coverage = _read_partial(setup.path, part.group, names[0])
+    total, coverage = _read_partial(setup.path, part.group, level, numbers[0])
     arrays = {"image": stack_image(total, coverage), "coverage": coverage}
     store.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
+    store.remove_partial_stacks(setup.path, part.group)
 
 
 def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
@@ -517,9 +538,7 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     except catalog.NoCatalog as error:
         progress.tell(f"{key}: {error}")
         return
-    alignment = store.read_product(setup.path, reference_group)
-    attributes = store.read_attributes(setup.path, reference_group)
-    store.write_product(setup.path, reference_group, "reference", {**alignment, **stack}, attributes)
+    store.extend_product(setup.path, reference_group, "reference", stack)
     fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
     store.write_product(setup.path, catalog_group, "catalog", arrays, {"fwhm": fwhm, "fwhm_units": "pixel"})
 
@@ -582,6 +601,7 @@ def _catalog_group(key: str) -> str:
 def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer]) -> list[int]:
     source_ids = store.read_array(setup.path, _catalog_group(part.key), "source_id")
     done = np.ones(part.n_blocks, dtype=bool)
+    is_reduced = store.done_blocks(setup.path, part)
     for label, photometer in photometers.items():
         record = config.describe(photometer)
         attributes = {
@@ -591,7 +611,7 @@ def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str,
         }
         store.add_photometry(setup.path, part, label, source_ids, attributes)
         done &= store.done_blocks(setup.path, part, label)
-    return np.flatnonzero(~done).tolist()
+    return np.flatnonzero(is_reduced & ~done).tolist()
 
 
 def _second_pass_job(

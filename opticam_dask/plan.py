@@ -74,7 +74,7 @@ def plan_parts(
     table: pd.DataFrame,
     instrument: Instrument,
     *,
-    taken: Mapping[str, set[str]] | None = None,
+    taken: Mapping[str, Mapping[str, int]] | None = None,
     barycenter: bool = True,
     target_coord: tuple[float, float] | None = None,
 ) -> list[PlannedPart]:
@@ -85,8 +85,9 @@ def plan_parts(
     table : DataFrame
         Table of ``frames.scan``.
     instrument : Instrument
-    taken : dict of set of str, optional
-        Names of the parts that each key has already; new frames of such a night become a further part.
+    taken : dict of dict of int, optional
+        Parts that each key has already, with their numbers of frames; new frames of such a night become a further
+        part.
     barycenter : bool
         Compute barycentric times.
     target_coord : (float, float), optional
@@ -99,9 +100,13 @@ def plan_parts(
     """
     planned = []
     for key, of_key in table.groupby("key", sort=True):
-        names = set(taken.get(str(key), ())) if taken else set()
-        sizes = of_key.groupby("night").size()
-        credible = set(credible_nights({str(night): int(n) for night, n in sizes.items()}))
+        present = dict(taken.get(str(key), {})) if taken else {}
+        names = set(present)
+        counts = {str(night): int(n) for night, n in of_key.groupby("night").size().items()}
+        for name, n_frames in present.items():
+            night = name.split(".")[0]
+            counts[night] = counts.get(night, 0) + n_frames
+        credible = set(credible_nights(counts))
         for night, of_night in of_key.groupby("night", sort=True):
             groups = [group for _, group in of_night.groupby(["ny", "nx", "binning"], sort=True)]
             groups.sort(key=lambda group: (-len(group), group["mjd_utc"].min()))

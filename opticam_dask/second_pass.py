@@ -71,6 +71,10 @@ class SecondPass:
     whole_frames: bool = False
 
 
+class FrameLost(OSError):
+    """A frame that was read in the first pass cannot be read in the second: the run stops, and can be resumed."""
+
+
 _MEASURED = ("flux", "flux_err", "x", "y")
 
 
@@ -84,7 +88,7 @@ def measure_block(job: SecondPass, block: int) -> BlockSummary:
         empty = int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM)
         arrays[f"photometry/{label}"] = columns | {"flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)}
     messages = [""] * n_frames
-    usable = (results["flags"] & np.uint32(UNUSABLE)) == 0
+    usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
         messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
     job.write(block, arrays)
@@ -103,17 +107,29 @@ def _measure_frame(
     try:
         view = frame_view(job, entry, result)
     except FrameProblem as problem:
+        if problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED):
+            raise FrameLost(f"{entry['file']} was read in the first pass, but now: {problem.message}") from problem
+        _flag_row(arrays, list(job.photometers), index)
         return problem.message
+    messages = []
     for label, photometer in job.photometers.items():
         columns = arrays[f"photometry/{label}"]
         try:
             measured = photometer.measure(view)
         except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
-            return f"photometer {label}: {error_text(error)}"
+            _flag_row(arrays, [label], index)
+            messages.append(f"photometer {label}: {error_text(error)}")
+            continue
         for name in _MEASURED:
             columns[name][index] = getattr(measured, name)
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
-    return ""
+    return "; ".join(messages)
+
+
+def _flag_row(arrays: dict[str, dict[str, np.ndarray]], labels: list[str], index: int) -> None:
+    """Mark the frame in row ``index`` as one in which a step of the second pass failed."""
+    for label in labels:
+        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
 
 
 def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:

@@ -26,6 +26,13 @@ from opticam_dask import schema
 STORE_NAME = "reduction.zarr"
 SCRATCH_NAME = "scratch"
 
+#: Flags are looked through in slabs of about so many, to bound the memory.
+_FLAGS_AT_ONCE = 1 << 22
+
+#: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
+_PLANNED_FRAMES = 4096
+_PLANNED = {"frames": {entry.name for entry in schema.MANIFEST}, "photometry": {"mjd_utc", "bmjd_tdb"}}
+
 #: Groups of a key that are not nights.
 _KEY_PRODUCTS = ("reference", "catalog", "calibration", "differential")
 
@@ -164,12 +171,17 @@ def begin_changes(path: str | Path) -> None:
 
 
 def finish_changes(path: str | Path) -> None:
-    """Write consolidated metadata, so that readers open the store with one read; remove scratch files."""
+    """Write consolidated metadata, so that readers open the store with one read; remove empty scratch folders."""
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
         zarr.consolidate_metadata(zarr.storage.LocalStore(Path(path)))
-    shutil.rmtree(Path(path).parent / SCRATCH_NAME, ignore_errors=True)
+    scratch = Path(path).parent / SCRATCH_NAME
+    for folder in sorted(scratch.rglob("*"), reverse=True) if scratch.is_dir() else []:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    if scratch.is_dir() and not any(scratch.iterdir()):
+        scratch.rmdir()
 
 
 def keys(path: str | Path) -> list[str]:
@@ -264,8 +276,12 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.nd
     ndarray of bool, shape (n_blocks,)
     """
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
-    flags = read_array(path, group, "flags")
-    reduced = flags != 0 if flags.ndim == 1 else np.all(flags != 0, axis=1)
+    array = _array(_open_group(path, group), "flags")
+    reduced = np.empty(part.n_frames, dtype=bool)
+    slab = part.frames_per_block * max(1, _FLAGS_AT_ONCE // (part.frames_per_block * max(1, *array.shape[1:], 1)))
+    for start in range(0, part.n_frames, slab):
+        flags = np.asarray(array[start : start + slab])
+        reduced[start : start + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
     starts = np.arange(part.n_blocks) * part.frames_per_block
     return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
 
@@ -398,13 +414,34 @@ def write_product(
     for name, values in arrays.items():
         sizes.update(zip(schema.variable(kind, name).dims, np.shape(values), strict=True))
     root = _open_group(path, "")
-    target = root.create_group(group, overwrite=True, attributes=dict(attributes))
+    own = {name: value for name, value in attributes.items() if name != "complete"}
+    target = root.create_group(group, overwrite=True, attributes=own)
+    _fill_product(root, target, group, kind, sizes, arrays)
+    target.update_attributes({"complete": True})
+
+
+def extend_product(path: str | Path, group: str, kind: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Add arrays to a group that is whole, or write them again; the arrays it has already are not touched."""
+    sizes: dict[str, int] = {}
+    for name, values in arrays.items():
+        sizes.update(zip(schema.variable(kind, name).dims, np.shape(values), strict=True))
+    root = _open_group(path, "")
+    _fill_product(root, root.require_group(group), group, kind, sizes, arrays)
+
+
+def _fill_product(
+    root: zarr.Group,
+    target: zarr.Group,
+    group: str,
+    kind: str,
+    sizes: Mapping[str, int],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
     _create_arrays(root, kind, group, sizes, frames_per_block=None, names=list(arrays))
     for name, values in arrays.items():
         array = _array(target, name)
         if array.size:
             array[...] = values
-    target.update_attributes({"complete": True})
 
 
 def has_product(path: str | Path, group: str) -> bool:
@@ -433,6 +470,11 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
     with temporary.open("wb") as stream:
         np.savez(stream, total=total, coverage=coverage)
     os.replace(temporary, file)
+
+
+def remove_partial_stacks(path: str | Path, group: str) -> None:
+    """Remove the partial stacks of a part whose stack is whole."""
+    shutil.rmtree(Path(path).parent / SCRATCH_NAME / group, ignore_errors=True)
 
 
 def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -502,7 +544,7 @@ def _create_arrays(
     frames_per_block: int | None,
     names: list[str] | None = None,
 ) -> None:
-    """Make the arrays of a group at their full size; along ``frame`` one chunk is one block."""
+    """Make the arrays of a group at their full size; along ``frame`` one chunk is one block of what tasks write."""
     target = root.require_group(group)
     coordinates = schema.COORDINATES.get(kind)
     if coordinates:
@@ -511,9 +553,10 @@ def _create_arrays(
         if names is not None and entry.name not in names:
             continue
         shape = tuple(sizes[dim] for dim in entry.dims)
-        chunks = tuple(
-            frames_per_block if dim == "frame" and frames_per_block else max(1, sizes[dim]) for dim in entry.dims
-        )
+        per_chunk = frames_per_block
+        if per_chunk and entry.name in _PLANNED.get(kind, ()):
+            per_chunk *= max(1, _PLANNED_FRAMES // per_chunk)
+        chunks = tuple(per_chunk if dim == "frame" and per_chunk else max(1, sizes[dim]) for dim in entry.dims)
         target.create_array(
             entry.name,
             shape=shape,

@@ -176,3 +176,12 @@ def test_aperture_photometer__nonsense_is_refused(options):
 def test_aperture_photometer__labels():
     assert AperturePhotometer().label == "aperture"
     assert AperturePhotometer(forced=True).label == "forced_aperture"
+
+
+def test_measure__a_neighbour_does_not_drag_the_aperture():
+    near = 40.0 + 2.0 * FWHM
+    image = _stars([(40.0, 50.0), (near, 50.0)], [1e4, 5e4])
+    places = [(40.0, 50.0), (near, 50.0)]
+    found = AperturePhotometer().measure(_view(image, places, places))
+    assert abs(found.x[0] - 40.0) < 0.3 * SIGMA
+    assert abs(found.x[1] - near) < 0.05

@@ -15,6 +15,7 @@ import pytest
 
 from opticam_dask import cluster, frames, pipeline, plan, results, simulate_observations, store
 from opticam_dask.config import ReductionParameters
+from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import FitsReader
 from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.kernels.stack import stack_selection
@@ -281,3 +282,87 @@ def test_credible_nights__a_wrong_clock_does_not_make_the_reference_night():
     assert plan.credible_nights({"1980-01-05": 1, "2024-01-01": 100, "2024-01-02": 90}) == ["2024-01-01", "2024-01-02"]
     assert plan.credible_nights({"2024-01-01": 1}) == ["2024-01-01"]
     assert plan.credible_nights({"2024-01-01": 5, "2024-01-02": 6}) == ["2024-01-01", "2024-01-02"]
+
+
+class _StopsAfter(cluster.InProcess):
+    def __init__(self, n_blocks):
+        self.n_blocks = n_blocks
+
+    def run(self, work):
+        for number, summary in enumerate(super().run(work)):
+            if number == self.n_blocks:
+                raise KeyboardInterrupt
+            yield summary
+
+
+def test_measure_frames__blocks_without_a_first_pass_are_left_for_later(data, tmp_path):
+    first, later = tmp_path / "first", tmp_path / "later"
+    shutil.copytree(data, first)
+    simulate_observations(
+        later, n_frames=8, shape=(96, 112), n_sources=6, filters=("g", "r"), flux_range=(4e3, 1e5), fwhm=3.0,
+        least_separation=6.0, seed=5, start="2024-01-03T03:00:00",
+    )  # fmt: skip
+    _reduce(first, tmp_path / "out", cluster.InProcess())
+    setup = _setup(tmp_path / "out", frames_per_block=4)
+    pipeline.prepare(setup, frames.scan(frames.find_files([later]), setup.instrument))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.reduce_frames(setup, _StopsAfter(1))
+    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+    pipeline.reduce_frames(setup, cluster.InProcess())
+    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+    curves = results.light_curves(tmp_path / "out", "1:g").load()
+    assert np.isfinite(curves["flux"]).all()
+
+
+def test_prepare__copies_of_reduced_frames_are_refused(data, reference, tmp_path):
+    shutil.copytree(data, tmp_path / "copy")
+    setup = _setup(reference.parent)
+    with pytest.raises(pipeline.ReductionError, match="were reduced before from another place"):
+        pipeline.prepare(setup, frames.scan(frames.find_files([tmp_path / "copy"]), setup.instrument))
+
+
+def test_extend_product__the_frozen_part_is_not_touched(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / store.STORE_NAME)
+    path = tmp_path / store.STORE_NAME
+    kept = path / "1-g/reference/alignment_x"
+    before = {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
+    stack = store.read_product(path, "1-g/2023-12-31/stack")
+    store.extend_product(path, "1-g/reference", "reference", stack)
+    assert before == {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
+    assert store.compare(reference, path) == []
+
+
+@dataclass(frozen=True)
+class FailingPhotometer:
+    label: str = "failing"
+
+    def measure(self, view):
+        raise ZeroDivisionError("no idea")
+
+
+def test_measure_frames__a_failing_photometer_spoils_only_its_own_result(data, reference, tmp_path):
+    shutil.copytree(reference, tmp_path / store.STORE_NAME)
+    setup = _setup(tmp_path)
+    both = {"failing": FailingPhotometer(), "again": AperturePhotometer()}
+    outcome = pipeline.measure_frames(setup, both, cluster.InProcess())
+    assert "photometer failing: ZeroDivisionError: no idea" in outcome.problems[0][1]
+    failing, again, before = (results.light_curves(tmp_path, "1:g", name) for name in ("failing", "again", "aperture"))
+    assert failing["flux"].isnull().all()
+    assert np.all(failing["flags"].to_numpy() == SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
+    np.testing.assert_array_equal(again["flux"], before["flux"])
+
+
+def test_measure_frames__a_frame_lost_between_the_passes_stops_the_run_and_can_be_resumed(data, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    setup = _setup(tmp_path / "out", frames_per_block=4)
+    pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
+    pipeline.choose_references(setup, cluster.InProcess())
+    pipeline.reduce_frames(setup, cluster.InProcess())
+    lost = sorted(copy.glob("*.fits"))[5]
+    hidden = lost.rename(tmp_path / lost.name)
+    with pytest.raises(OSError, match=lost.name):
+        pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+    hidden.rename(lost)
+    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+    assert np.isfinite(results.light_curves(tmp_path / "out", "1:g")["flux"]).all()

@@ -15,6 +15,13 @@ def stack_selection(n_frames: int, stack_frames: int) -> np.ndarray:
     return np.unique(np.round(np.linspace(0, n_frames - 1, stack_frames)).astype(int))
 
 
+def stacked_frames(start: int, stop: int, n_frames: int, stack_frames: int) -> np.ndarray:
+    """Which of the frames ``start`` to ``stop`` are stacked, bool, shape (stop - start,)."""
+    if stack_frames == 0 or n_frames <= stack_frames:
+        return np.ones(stop - start, dtype=bool)
+    return np.isin(np.arange(start, stop), stack_selection(n_frames, stack_frames))
+
+
 class PartialStack:
     """Sum of aligned frames in whole numbers, so that the order of the sum does not matter."""
 
