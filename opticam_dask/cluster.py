@@ -25,6 +25,9 @@ from distributed.system import MEMORY_LIMIT
 
 logger = logging.getLogger(__name__)
 
+#: A connection to a Dask scheduler, by the name that other modules may use.
+Client = distributed.Client
+
 #: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound).
 WindowBuilder = Callable[[Sequence[int]], da.Array]
 

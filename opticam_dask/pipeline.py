@@ -8,304 +8,40 @@ what is done from the store and does the rest, so that the same call resumes.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from opticam_dask import blocks, catalog, config, first_pass, frames, plan, second_pass, store
+from opticam_dask import blocks, catalog, config, first_pass, plan, second_pass, store
 from opticam_dask.cluster import Executor, Work
-from opticam_dask.config import ReductionParameters, TransformType
-from opticam_dask.finders import default_finder
-from opticam_dask.instruments import Instrument
-from opticam_dask.kernels import background as background_kernel
+from opticam_dask.config import TransformType
 from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
-from opticam_dask.steps import BlockSummary, FrameSteps
+from opticam_dask.preparation import prepare, stored_parameters
+from opticam_dask.reduction import Outcome, Progress, ReductionError, Setup, Silent
+
+__all__ = [
+    "Outcome",
+    "Progress",
+    "ReductionError",
+    "Setup",
+    "Silent",
+    "choose_references",
+    "finish",
+    "measure_frames",
+    "prepare",
+    "reduce_frames",
+    "stored_parameters",
+]
 
 #: Candidates for the reference frame of a night.
 _PROBES = 25
 
 #: Partial stacks that one task of the tree adds.
 _FAN_IN = 8
-
-_PACKAGES = ("numpy", "scipy", "astropy", "photutils", "dask", "distributed", "xarray", "zarr", "astroscrappy")
-
-
-class ReductionError(Exception):
-    """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
-
-
-class Progress(Protocol):
-    """Who is told how a run goes: a progress bar, a log, nobody."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` frames begins."""
-        ...
-
-    def advance(self, n_frames: int) -> None:
-        """So many more frames are done."""
-        ...
-
-    def end(self) -> None:
-        """The stage is over."""
-        ...
-
-    def tell(self, message: str) -> None:
-        """Something the user should know."""
-        ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Do nothing."""
-
-    def advance(self, n_frames: int) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-    def tell(self, message: str) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is reduced, and how.
-
-    Parameters
-    ----------
-    out_directory : path
-        Holds the store and the files for people.
-    instrument : Instrument
-    parameters : ReductionParameters
-    background : callable, optional
-        ``image -> Background2D``-like; by default the sky mesh of this package.
-    finder : callable, optional
-        ``(image, threshold) -> QTable``; by default ``DefaultFinder``.
-    aperture_selector : callable
-        Chooses the width that apertures are scaled to from the FWHM of the catalogue's brightest sources.
-    reader : Reader, optional
-        By default the FITS reader.
-    frames_per_block : int, optional
-        By default from frame shape and pixel type.
-    """
-
-    out_directory: Path
-    instrument: Instrument
-    parameters: ReductionParameters = field(default_factory=ReductionParameters)
-    background: Callable[[np.ndarray], Any] | None = None
-    finder: Callable[[np.ndarray, np.ndarray], Any] | None = None
-    aperture_selector: Callable[[np.ndarray], float] = np.median
-    reader: frames.Reader | None = None
-    frames_per_block: int | None = None
-
-    @property
-    def path(self) -> Path:
-        """Path of the store."""
-        return store.store_path(self.out_directory)
-
-    def record(self) -> dict[str, Any]:
-        """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
-        return {
-            **config.describe(self.parameters),
-            "background": config.describe(self.background),
-            "finder": config.describe(self.finder),
-            "aperture_selector": config.describe(self.aperture_selector),
-            "instrument": config.describe(self.instrument),
-        }
-
-    def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:
-        """Steps for the frames of one part."""
-        chosen, rebin = self.parameters, self.parameters.rebin_factor
-        _check_rebin(shape, rebin)
-        image_shape = (shape[0] // rebin, shape[1] // rebin)
-        box = chosen.box_size or background_kernel.default_box_size(image_shape)
-        usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
-        finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
-        return FrameSteps(
-            reader=self.reader or frames.FitsReader(self.instrument.extension),
-            shape=shape,
-            rebin_factor=rebin,
-            remove_cosmic_rays=chosen.remove_cosmic_rays,
-            background=self.background,
-            box_size=box if isinstance(box, tuple) else (box, box),
-            finder=finder,
-            threshold=chosen.threshold,
-            n_slots=3 * chosen.max_catalog_sources,
-        )
-
-
-def _check_rebin(shape: tuple[int, int], factor: int) -> None:
-    if shape[0] % factor or shape[1] % factor:
-        raise ReductionError(
-            f"rebin_factor must divide the frame: got frames of {shape[0]} x {shape[1]} pixels and factor {factor}."
-        )
-
-
-@dataclass
-class Outcome:
-    """How a pass went, over all keys."""
-
-    n_frames: dict[str, int] = field(default_factory=dict)
-    n_usable: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, key: str, summary: BlockSummary) -> None:
-        """Count one block."""
-        self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
-        self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
-        if len(self.problems) < 1000:
-            self.problems.extend(summary.problems)
-
-
-# ---------------------------------------------------------------- the store and its plan
-
-
-def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -> None:
-    """Make the store, or take up the one that is there, and add the parts that are new.
-
-    Raises
-    ------
-    ReductionError
-        When there is no usable frame, or the store was made with other parameters or from other files.
-    """
-    progress = progress or Silent()
-    if not len(scan.table) and not store.exists(setup.out_directory):
-        reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
-        raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
-    if store.exists(setup.out_directory):
-        _check_parameters(setup)
-    else:
-        store.create_store(setup.out_directory, _root_attributes(setup))
-    store.begin_changes(setup.path)
-    table = _new_rows(setup, scan)
-    taken = {
-        key: {part.night: part.n_frames for part in store.parts(setup.path, key)} for key in store.keys(setup.path)
-    }
-    chosen = setup.parameters
-    for planned in plan.plan_parts(
-        table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
-    ):
-        _add_planned(setup, planned)
-        for note in planned.notes:
-            progress.tell(note)
-    _write_set_aside(setup, scan)
-
-
-def stored_parameters(out_directory: str | Path) -> ReductionParameters:
-    """Parameters that a store was made with."""
-    record = json.loads(store.read_attributes(store.require_store(out_directory))["parameters"])
-    known = {entry.name for entry in fields(ReductionParameters)}
-    return config.parameters_from_mapping({name: value for name, value in record.items() if name in known})
-
-
-def _root_attributes(setup: Setup) -> dict[str, Any]:
-    record = setup.record()
-    return {
-        "opticam_dask_version": metadata.version("opticam-dask"),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "instrument": setup.instrument.name,
-        "parameters": config.parameters_json(record),
-        "parameters_hash": config.parameters_hash(record),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _check_parameters(setup: Setup) -> None:
-    attributes = store.read_attributes(store.require_store(setup.out_directory))
-    record = setup.record()
-    if attributes.get("parameters_hash") != config.parameters_hash(record):
-        before = json.loads(attributes["parameters"])
-        changed = config.differences(before, json.loads(config.parameters_json(record)))
-        raise ReductionError(
-            f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
-            "Use the same parameters to resume, or another output directory."
-        )
-
-
-def _new_rows(setup: Setup, scan: frames.Scan) -> Any:
-    """Rows of the scan that the store does not have; files that changed since are refused."""
-    known: dict[str, tuple[int, float]] = {}
-    for key in store.keys(setup.path):
-        for part in store.parts(setup.path, key):
-            manifest = store.read_manifest(setup.path, part)
-            facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
-            known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
-    table = scan.table
-    if not known or not len(table):
-        return table
-    _refuse_moved_files(table, known)
-    before = [known.get(file) for file in table["file"]]
-    now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
-    changed = [f for f, old, new in zip(table["file"], before, now, strict=True) if old not in (None, new)]
-    if changed:
-        raise ReductionError(
-            f"{len(changed)} file(s) changed since they were reduced, the first is {changed[0]}. "
-            "Put the original files back, or use another output directory."
-        )
-    return table[[old is None for old in before]]
-
-
-def _refuse_moved_files(table: Any, known: Mapping[str, tuple[int, float]]) -> None:
-    """Refuse copies of frames that were reduced from another place: they would be measured twice."""
-    before = {(os.path.basename(file), *facts): file for file, facts in known.items()}
-    names = [os.path.basename(file) for file in table["file"]]
-    facts = zip(names, table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
-    moved = [
-        (file, before[fact])
-        for file, fact in zip(table["file"], facts, strict=True)
-        if file not in known and fact in before
-    ]
-    if moved:
-        raise ReductionError(
-            f"{len(moved)} file(s) were reduced before from another place: {moved[0][0]} is {moved[0][1]}. "
-            "Give the directory that was given before, or use another output directory."
-        )
-
-
-def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
-    steps = setup.steps(planned.shape, planned.binning)
-    store.add_key(setup.path, planned.key, planned.camera, planned.filter)
-    per_block = setup.frames_per_block or plan.frames_per_block(planned.shape, np.dtype(planned.dtype))
-    part = store.Part(
-        key=planned.key,
-        night=planned.night,
-        n_frames=len(planned.manifest["file"]),
-        frames_per_block=per_block,
-        shape=planned.shape,
-        binning=planned.binning,
-        mesh_shape=steps.mesh_shape,
-        n_slots=steps.n_slots,
-    )
-    store.add_part(setup.path, part, planned.manifest, planned.data_root)
-
-
-def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
-    """Keep the files that could not be used at all, with the reason, over all runs."""
-    listed: dict[str, str] = {}
-    if store.has_product(setup.path, "set_aside"):
-        before = store.read_product(setup.path, "set_aside")
-        listed = dict(zip(before["file"].tolist(), before["reason"].tolist(), strict=True))
-    listed |= dict(scan.set_aside)
-    for file in scan.table["file"]:
-        listed.pop(file, None)
-    arrays = {
-        "file": np.array(sorted(listed), dtype=object),
-        "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),
-    }
-    store.write_product(setup.path, "set_aside", "set_aside", arrays, {"long_name": "files that could not be used"})
 
 
 # ---------------------------------------------------------------- pass 0: the reference frame
@@ -634,8 +370,3 @@ def _second_pass_job(
 def finish(setup: Setup) -> None:
     """Close a run: consolidated metadata, no scratch files."""
     store.finish_changes(setup.path)
-
-
-def usable_keys(setup: Setup) -> Sequence[str]:
-    """Keys that have a catalogue."""
-    return [key for key in store.keys(setup.path) if store.has_product(setup.path, _catalog_group(key))]

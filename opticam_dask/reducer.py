@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
-from distributed import Client
 
 from opticam_dask import cluster, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
+from opticam_dask.cluster import Client
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.flags import UNUSABLE

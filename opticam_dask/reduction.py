@@ -1,0 +1,147 @@
+"""What a reduction is about: where from, where to, with which parameters, and who is told how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask import config, frames, store
+from opticam_dask.config import ReductionParameters
+from opticam_dask.finders import default_finder
+from opticam_dask.instruments import Instrument
+from opticam_dask.kernels import background as background_kernel
+from opticam_dask.steps import BlockSummary, FrameSteps
+
+
+class ReductionError(Exception):
+    """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
+
+
+class Progress(Protocol):
+    """Who is told how a run goes: a progress bar, a log, nobody."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """A stage of ``total`` frames begins."""
+        ...
+
+    def advance(self, n_frames: int) -> None:
+        """So many more frames are done."""
+        ...
+
+    def end(self) -> None:
+        """The stage is over."""
+        ...
+
+    def tell(self, message: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, n_frames: int) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def tell(self, message: str) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is reduced, and how.
+
+    Parameters
+    ----------
+    out_directory : path
+        Holds the store and the files for people.
+    instrument : Instrument
+    parameters : ReductionParameters
+    background : callable, optional
+        ``image -> Background2D``-like; by default the sky mesh of this package.
+    finder : callable, optional
+        ``(image, threshold) -> QTable``; by default ``DefaultFinder``.
+    aperture_selector : callable
+        Chooses the width that apertures are scaled to from the FWHM of the catalogue's brightest sources.
+    reader : Reader, optional
+        By default the FITS reader.
+    frames_per_block : int, optional
+        By default from frame shape and pixel type.
+    """
+
+    out_directory: Path
+    instrument: Instrument
+    parameters: ReductionParameters = field(default_factory=ReductionParameters)
+    background: Callable[[np.ndarray], Any] | None = None
+    finder: Callable[[np.ndarray, np.ndarray], Any] | None = None
+    aperture_selector: Callable[[np.ndarray], float] = np.median
+    reader: frames.Reader | None = None
+    frames_per_block: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """Path of the store."""
+        return store.store_path(self.out_directory)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
+        return {
+            **config.describe(self.parameters),
+            "background": config.describe(self.background),
+            "finder": config.describe(self.finder),
+            "aperture_selector": config.describe(self.aperture_selector),
+            "instrument": config.describe(self.instrument),
+        }
+
+    def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:
+        """Steps for the frames of one part."""
+        chosen, rebin = self.parameters, self.parameters.rebin_factor
+        _check_rebin(shape, rebin)
+        image_shape = (shape[0] // rebin, shape[1] // rebin)
+        box = chosen.box_size or background_kernel.default_box_size(image_shape)
+        usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
+        finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
+        return FrameSteps(
+            reader=self.reader or frames.FitsReader(self.instrument.extension),
+            shape=shape,
+            rebin_factor=rebin,
+            remove_cosmic_rays=chosen.remove_cosmic_rays,
+            background=self.background,
+            box_size=box if isinstance(box, tuple) else (box, box),
+            finder=finder,
+            threshold=chosen.threshold,
+            n_slots=3 * chosen.max_catalog_sources,
+        )
+
+
+def _check_rebin(shape: tuple[int, int], factor: int) -> None:
+    if shape[0] % factor or shape[1] % factor:
+        raise ReductionError(
+            f"rebin_factor must divide the frame: got frames of {shape[0]} x {shape[1]} pixels and factor {factor}."
+        )
+
+
+@dataclass
+class Outcome:
+    """How a pass went, over all keys."""
+
+    n_frames: dict[str, int] = field(default_factory=dict)
+    n_usable: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, summary: BlockSummary) -> None:
+        """Count one block."""
+        self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
+        self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
+        if len(self.problems) < 1000:
+            self.problems.extend(summary.problems)
