@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from opticam_dask import frames
+from opticam_dask import fits_files
 from opticam_dask.frames import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 
@@ -480,7 +480,7 @@ def test_read__names(tmp_path, name):
 
 
 def test_read__without_isal(tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "_open_gzip", gzip.open)
+    monkeypatch.setattr(fits_files, "_open_gzip", gzip.open)
     file = gzipped(tmp_path / "a.fits.gz", write(tmp_path / "plain.fits").read_bytes())
     np.testing.assert_array_equal(FitsReader().read(file), sky())
     file.write_bytes(damage(file.read_bytes(), -7))
