@@ -21,7 +21,7 @@ from opticam_dask.config import TransformType
 from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.preparation import prepare, stored_parameters
-from opticam_dask.reduction import Outcome, Progress, ReductionError, Setup, Silent
+from opticam_dask.reduction import Outcome, Progress, ReductionError, Setup, Silent, WrongParameters
 
 __all__ = [
     "Outcome",
@@ -29,6 +29,7 @@ __all__ = [
     "ReductionError",
     "Setup",
     "Silent",
+    "WrongParameters",
     "choose_references",
     "finish",
     "measure_frames",
@@ -83,7 +84,7 @@ def _reference_part(setup: Setup, key: str) -> store.Part | None:
     wanted = setup.parameters.reference_night
     if wanted is not None:
         if wanted not in main:
-            raise ReductionError(f"reference night {wanted} is not among the nights of {key}: {', '.join(main)}.")
+            raise WrongParameters(f"reference night {wanted} is not among the nights of {key}: {', '.join(main)}.")
         return main[wanted]
     nights = plan.credible_nights({night: part.n_frames for night, part in main.items()})
     return main[nights[0]] if nights else None

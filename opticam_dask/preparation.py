@@ -16,7 +16,7 @@ import numpy as np
 
 from opticam_dask import config, frames, plan, store
 from opticam_dask.config import ReductionParameters
-from opticam_dask.reduction import Progress, ReductionError, Setup, Silent
+from opticam_dask.reduction import Progress, ReductionError, Setup, Silent, WrongParameters
 
 _PACKAGES = ("numpy", "scipy", "astropy", "photutils", "dask", "distributed", "xarray", "zarr", "astroscrappy")
 
@@ -78,7 +78,7 @@ def _check_parameters(setup: Setup) -> None:
     if attributes.get("parameters_hash") != config.parameters_hash(record):
         before = json.loads(attributes["parameters"])
         changed = config.differences(before, json.loads(config.parameters_json(record)))
-        raise ReductionError(
+        raise WrongParameters(
             f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
             "Use the same parameters to resume, or another output directory."
         )

@@ -21,6 +21,10 @@ class ReductionError(Exception):
     """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
 
 
+class WrongParameters(ReductionError, ValueError):
+    """The parameters do not fit the frames or the store."""
+
+
 class Progress(Protocol):
     """Who is told how a run goes: a progress bar, a log, nobody."""
 
@@ -109,6 +113,11 @@ class Setup:
         _check_rebin(shape, rebin)
         image_shape = (shape[0] // rebin, shape[1] // rebin)
         box = chosen.box_size or background_kernel.default_box_size(image_shape)
+        box = box if isinstance(box, tuple) else (box, box)
+        if box[0] > image_shape[0] or box[1] > image_shape[1]:
+            raise WrongParameters(
+                f"box_size {box} is larger than a frame of {image_shape[0]} x {image_shape[1]} pixels."
+            )
         usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
         finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
         return FrameSteps(
@@ -117,7 +126,7 @@ class Setup:
             rebin_factor=rebin,
             remove_cosmic_rays=chosen.remove_cosmic_rays,
             background=self.background,
-            box_size=box if isinstance(box, tuple) else (box, box),
+            box_size=box,
             finder=finder,
             threshold=chosen.threshold,
             n_slots=3 * chosen.max_catalog_sources,
@@ -126,7 +135,7 @@ class Setup:
 
 def _check_rebin(shape: tuple[int, int], factor: int) -> None:
     if shape[0] % factor or shape[1] % factor:
-        raise ReductionError(
+        raise WrongParameters(
             f"rebin_factor must divide the frame: got frames of {shape[0]} x {shape[1]} pixels and factor {factor}."
         )
 

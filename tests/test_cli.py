@@ -185,6 +185,9 @@ def test_reduce__configuration_file_and_options_before_it(good, tmp_path):
         (("reduce", "DATA", "--out", "OUT", "--threshold", "-1"), "threshold must be greater than 0"),
         (("reduce", "DATA", "--out", "OUT", "--rebin", "0"), "rebin_factor must be"),
         (("reduce", "DATA", "--out", "OUT", "--radius", "0"), "radius must be greater than 0"),
+        (("reduce", "DATA", "--out", "OUT", "--rebin", "5", "--cluster", "none"), "rebin_factor must divide"),
+        (("reduce", "DATA", "--out", "OUT", "--box-size", "500", "--cluster", "none"), "larger than a frame of 112"),
+        (("reduce", "DATA", "--out", "OUT", "--reference-night", "1999-01-01", "--cluster", "none"), "1999-01-01"),
         (("reduce", "DATA", "--out", "OUT", "--scale-limit", "0.5"), "scale_limit must be a factor above 1"),
         (("reduce", "DATA", "--out", "OUT", "--config", "nothing.toml"), "nothing.toml"),
         (("reduce", "DATA", "--out", "OUT", "--instrument", "nothing.json"), "nothing.json"),
@@ -208,7 +211,7 @@ def test_usage__wrong_calls_give_one_clear_line_and_exit_two(good, reduced, tmp_
 
 
 def test_reduce__other_parameters_are_refused(good, reduced):
-    text = _run("reduce", good, "--out", reduced[0], *OPTIONS, "--threshold", 7, code=1)
+    text = _run("reduce", good, "--out", reduced[0], *OPTIONS, "--threshold", 7, code=2)
     assert "threshold: 5.0 before, 7.0 now" in text
 
 
