@@ -35,7 +35,7 @@ def to_electrons(raw: np.ndarray, *, gain: float, dark_current: float, exposure_
 def remove_cosmic_rays(
     image: np.ndarray, *, read_noise: float, saturation: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find cosmic rays with L.A.Cosmic and replace them by the median of their neighbours.
+    """Find cosmic rays with L.A.Cosmic and replace them by the mean of the unmarked pixels around them.
 
     Parameters
     ----------
