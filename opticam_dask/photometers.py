@@ -104,7 +104,7 @@ class AperturePhotometer:
     Raises
     ------
     ValueError
-        When the aperture is not fully given, or not positive.
+        When the aperture is not fully given, or not positive and finite.
     """
 
     forced: bool = False
@@ -115,6 +115,7 @@ class AperturePhotometer:
     radius: float | None = None
 
     def __post_init__(self) -> None:
+        """Refuse what is no aperture."""
         ellipse = (self.semimajor_axis, self.semiminor_axis, self.orientation)
         if any(value is None for value in ellipse) and any(value is not None for value in ellipse):
             raise ValueError("an elliptical aperture needs semimajor_axis, semiminor_axis and orientation")
@@ -122,8 +123,10 @@ class AperturePhotometer:
             raise ValueError("give either a radius or an ellipse, not both")
         for name in ("semimajor_axis", "semiminor_axis", "radius", "source_matching_tolerance"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be greater than 0, got {value}")
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
+        if self.orientation is not None and not np.isfinite(self.orientation):
+            raise ValueError(f"orientation must be an angle in degrees, got {self.orientation}")
 
     @property
     def label(self) -> str:
@@ -131,25 +134,30 @@ class AperturePhotometer:
         return "forced_aperture" if self.forced else "aperture"
 
     def measure(self, view: FrameView) -> Measurement:
-        """Measure all catalogue sources in one frame."""
+        """Measure all catalogue sources in one frame.
+
+        Raises
+        ------
+        ValueError
+            When the aperture follows from the FWHM of the catalogue and that is not known.
+        """
         xy, flags = self._positions(view)
         size = 2 * int(np.ceil(self._reach(view))) + 3
         x0, y0 = photometry.origins(xy, size)
         weights = self._weights(view, xy, x0, y0, size)
         cutouts = view.cutouts_at(x0, y0, size)
-        flux, share = photometry.aperture_flux(cutouts, weights)
+        flux, _ = photometry.aperture_flux(cutouts, weights)
         error = np.sqrt(noise.aperture_variance(weights, cutouts, view.rms_at(x0, y0, size)))
-        flags |= _pixel_flags(view, weights, cutouts, x0, y0, size)
-        off = ~np.isfinite(flux)
-        flags = np.where(off, flags | np.uint32(SourceFlag.OFF_FRAME), flags)
-        flags = np.where(~off & (share < 1.0) & _beyond(view.shape, weights, x0, y0), flags | SourceFlag.EDGE, flags)
-        error = np.where(off, np.nan, error)
-        return Measurement(flux, error, xy[:, 0], xy[:, 1], flags.astype(np.uint32))
+        flags = flags | _pixel_flags(view, weights, cutouts, x0, y0)
+        return Measurement(flux, np.where(np.isfinite(flux), error, np.nan), xy[:, 0], xy[:, 1], flags)
 
     def _sigma(self, view: FrameView) -> float:
         """Sigma of the PSF in pixels of the frame."""
-        fwhm = view.frame_fwhm if np.isfinite(view.frame_fwhm) else view.fwhm * view.scale
-        return fwhm / photometry.SIGMA_TO_FWHM
+        for fwhm in (view.frame_fwhm, view.fwhm * view.scale):
+            if np.isfinite(fwhm) and fwhm > 0:
+                return fwhm / photometry.SIGMA_TO_FWHM
+        # nobody knows the seeing, but whoever chose the aperture had an idea of it
+        return min(self._axes(view)) / photometry.SIGMA_TO_FWHM
 
     def _positions(self, view: FrameView) -> tuple[np.ndarray, np.ndarray]:
         """Where to measure, and what there is to say about it."""
@@ -178,6 +186,8 @@ class AperturePhotometer:
         if self.semimajor_axis is not None and self.semiminor_axis is not None:
             return self.semimajor_axis * view.scale, self.semiminor_axis * view.scale
         radius = self.radius if self.radius is not None else view.fwhm
+        if not (np.isfinite(radius) and radius > 0):
+            raise ValueError(f"the FWHM of the catalogue is {radius}: give the aperture a radius in pixels")
         return radius * view.scale, radius * view.scale
 
     def _reach(self, view: FrameView) -> float:
@@ -192,27 +202,28 @@ class AperturePhotometer:
 
 
 def _pixel_flags(
-    view: FrameView, weights: np.ndarray, cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int
+    view: FrameView, weights: np.ndarray, cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray
 ) -> np.ndarray:
-    """Flags that follow from the pixels of the aperture."""
-    inside = weights > 0
-    flags = np.zeros(len(weights), dtype=np.uint32)
-    on_frame = ~_outside(view.shape, x0, y0, size)
-    bad = np.any(inside & on_frame & ~np.isfinite(cutouts), axis=(1, 2))
-    flags[bad] |= np.uint32(SourceFlag.BAD_PIXEL)
-    flags[np.any(inside & view.saturated_at(x0, y0, size), axis=(1, 2))] |= np.uint32(SourceFlag.SATURATED)
+    """Derive flags from the pixels of the apertures."""
+    size = weights.shape[1]
+    inside, on_frame = weights > 0, _on_frame(view.shape, x0, y0, size)
     hit = view.cosmic_rays_at(x0, y0, size)
-    if hit is not None:
-        flags[np.any(inside & hit, axis=(1, 2))] |= np.uint32(SourceFlag.COSMIC_RAY)
+    is_there = np.any(inside & on_frame, axis=(1, 2))
+    conditions = {
+        SourceFlag.OFF_FRAME: ~is_there,
+        SourceFlag.EDGE: is_there & np.any(inside & ~on_frame, axis=(1, 2)),
+        SourceFlag.BAD_PIXEL: np.any(inside & on_frame & ~np.isfinite(cutouts), axis=(1, 2)),
+        SourceFlag.SATURATED: np.any(inside & view.saturated_at(x0, y0, size), axis=(1, 2)),
+        SourceFlag.COSMIC_RAY: np.zeros(len(inside), bool) if hit is None else np.any(inside & hit, axis=(1, 2)),
+    }
+    flags = np.zeros(len(inside), dtype=np.uint32)
+    for flag, is_set in conditions.items():
+        flags[is_set] |= np.uint32(flag)
     return flags
 
 
-def _outside(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    """Which pixels of the windows lie on the frame, shape (n, size, size)."""
     offsets = np.arange(size)
     rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
-    return ((rows < 0) | (rows >= shape[0]))[:, :, None] | ((columns < 0) | (columns >= shape[1]))[:, None, :]
-
-
-def _beyond(shape: tuple[int, int], weights: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> np.ndarray:
-    """Whether part of the aperture lies beyond the frame."""
-    return np.any((weights > 0) & _outside(shape, x0, y0, weights.shape[1]), axis=(1, 2))
+    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]

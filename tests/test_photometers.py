@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 
 from opticam_dask import AperturePhotometer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import photometry
+from opticam_dask.kernels import background, calibrate, photometry
 from opticam_dask.photometers import FrameView
 
-SIGMA, SKY = 1.6, 100.0
+SIGMA, SKY, READ_NOISE = 1.6, 100.0, 5.0
 FWHM = SIGMA * photometry.SIGMA_TO_FWHM
 
 
@@ -42,11 +45,16 @@ def _view(image, predicted, detected=None, *, rms=None, saturated=None, hits=Non
 
 
 def _stars(positions, fluxes, shape=(100, 100)):
-    y, x = np.indices(shape)
-    image = np.zeros(shape)
-    for (x0, y0), flux in zip(positions, fluxes, strict=True):
-        image += flux / (2 * np.pi * SIGMA**2) * np.exp(-0.5 * ((x - x0) ** 2 + (y - y0) ** 2) / SIGMA**2)
-    return image
+    x0, y0 = np.asarray(positions, float).T[:, :, None]
+    peaks = np.asarray(fluxes, float) / (2 * np.pi * SIGMA**2)
+    # a round Gaussian is a product of two profiles, and a sum of products is a matrix product
+    columns = np.exp(-0.5 * ((np.arange(shape[1]) - x0) / SIGMA) ** 2)
+    rows = np.exp(-0.5 * ((np.arange(shape[0]) - y0) / SIGMA) ** 2)
+    return (peaks[:, None] * rows).T @ columns
+
+
+def _changed(view, **changes):
+    return dataclasses.replace(view, **changes)
 
 
 def test_measure__gives_the_flux_inside_one_fwhm():
@@ -94,6 +102,53 @@ def test_measure__edges_and_missing_pixels_are_flagged():
     assert np.isnan(found.flux_err).tolist() == [False, False, True, True, False]
 
 
+def test_measure__no_sources_give_no_numbers():
+    found = AperturePhotometer().measure(_view(np.ones((50, 50)), np.empty((0, 2)), [(4.0, 4.0)]))
+    assert [len(values) for values in vars(found).values()] == [0] * 5
+
+
+def _field(seed=0, n=25):
+    rng = np.random.default_rng(seed)
+    xy = 20.0 + 40.0 * np.stack(np.meshgrid(np.arange(5), np.arange(5)), -1).reshape(-1, 2)[:n]
+    xy = xy + rng.uniform(-5, 5, (n, 2))
+    raw = rng.poisson(_stars(xy, 10 ** rng.uniform(2, 5, n), (200, 200)) + SKY).clip(0, 65535).astype(np.uint16)
+    return raw, xy + rng.normal(0, 0.1, (n, 2)), xy[rng.random(n) < 0.8] + 0.05
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_measure__a_source_does_not_depend_on_which_others_are_measured(forced):
+    raw, predicted, detected = _field()
+    view = _view(raw - SKY, predicted, detected)
+    whole = AperturePhotometer(forced=forced).measure(view)
+    for chosen in ([3], [17, 4], np.arange(25)[::-1]):
+        part = AperturePhotometer(forced=forced).measure(_changed(view, predicted_xy=predicted[chosen]))
+        for name, values in vars(part).items():
+            np.testing.assert_array_equal(values, getattr(whole, name)[chosen], err_msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, {"forced": True}, {"radius": 6.5}])
+def test_measure__pixels_of_cut_outs_and_of_the_whole_frame_give_the_same_bits(options):
+    raw, predicted, detected = _field(1)
+    predicted = np.vstack([predicted, [[1.0, 100.0], [-40.0, 3.0], [199.4, 199.4]]])
+    mesh = np.random.default_rng(2).normal(150.0, 5.0, (20, 20))
+    known = {"gain": 1.3, "dark_current": 0.11, "exposure_time": 7.0}
+
+    def sky(x0, y0, size):
+        return background.zoom_mesh_windows(mesh, raw.shape, (10, 10), y0, x0, size)
+
+    electrons = calibrate.to_electrons(raw, **known)
+    view = _view(electrons, predicted, detected)
+    whole = _changed(view, cutouts_at=lambda *window: photometry.cut_out(electrons, *window) - sky(*window))
+    pieces = _changed(
+        view,
+        cutouts_at=lambda *window: calibrate.to_electrons(photometry.cut_out(raw, *window), **known) - sky(*window),
+    )
+    one, other = (vars(AperturePhotometer(**options).measure(each)) for each in (whole, pieces))
+    for name in one:
+        assert one[name].tobytes() == other[name].tobytes(), name
+    assert np.isfinite(one["flux"]).sum() == len(predicted) - 1
+
+
 def test_measure__saturated_and_hit_pixels_are_flagged_inside_the_aperture_only():
     image = _stars([(40.0, 40.0), (70.0, 70.0)], [1e5, 1e5])
     saturated, hits = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
@@ -107,7 +162,7 @@ def test_measure__saturated_and_hit_pixels_are_flagged_inside_the_aperture_only(
 def test_measure__radius_and_ellipse_follow_the_scale_of_the_frame():
     image = np.ones((100, 100))
     view = _view(image, [(50.0, 50.0)])
-    doubled = FrameView(**{**vars(view), "scale": 2.0})
+    doubled = _changed(view, scale=2.0)
     for photometer, area in (
         (AperturePhotometer(radius=3.0), np.pi * 9.0),
         (AperturePhotometer(semimajor_axis=4.0, semiminor_axis=2.0, orientation=30.0), np.pi * 8.0),
@@ -123,7 +178,7 @@ def test_measure__orientation_is_in_degrees():
     across = AperturePhotometer(semimajor_axis=10.0, semiminor_axis=1.0, orientation=90.0)
     view = _view(image, [(50.0, 50.0)])
     assert along.measure(view).flux[0] > 4 * across.measure(view).flux[0]
-    turned = FrameView(**{**vars(view), "rotation": 90.0})
+    turned = _changed(view, rotation=90.0)
     np.testing.assert_allclose(across.measure(turned).flux, along.measure(view).flux, rtol=1e-6)
 
 
@@ -131,21 +186,23 @@ def test_measure__orientation_is_in_degrees():
 @pytest.mark.parametrize("signal_to_noise", [3, 10, 30, 100])
 def test_measure__pulls_have_width_one_and_no_bias(forced, signal_to_noise):
     rng = np.random.default_rng([signal_to_noise, forced])
+    variance = SKY + READ_NOISE**2
     area = np.pi * FWHM**2
-    inside = 0.5 * signal_to_noise**2 * (1.0 + np.sqrt(1.0 + 4.0 * area * SKY / signal_to_noise**2))
+    inside = 0.5 * signal_to_noise**2 * (1.0 + np.sqrt(1.0 + 4.0 * area * variance / signal_to_noise**2))
     total = inside / (1.0 - 2.0**-4)
     cells = 20.0 + 30.0 * np.stack(np.meshgrid(np.arange(16), np.arange(16)), -1).reshape(-1, 2)
     pulls = []
     for _ in range(8):
         xy = cells + rng.uniform(-0.5, 0.5, cells.shape)
         truth = _stars(xy, np.full(len(xy), total), (490, 490))
-        image = rng.poisson(truth + SKY) - SKY
+        image = rng.poisson(truth + SKY) - SKY + rng.normal(0.0, READ_NOISE, truth.shape)
+        rms = np.full(truth.shape, np.sqrt(variance))
         # what a frame gives: detections near the stars with the scatter of their signal, for half of the faint ones
         scatter = SIGMA / signal_to_noise
         detected = xy + rng.normal(0.0, scatter, xy.shape)
         detected = detected[rng.random(len(xy)) < min(1.0, signal_to_noise / 6.0)]
         predicted = xy + rng.normal(0.0, 0.05, xy.shape)
-        found = AperturePhotometer(forced=forced).measure(_view(image.astype(float), predicted, detected))
+        found = AperturePhotometer(forced=forced).measure(_view(image, predicted, detected, rms=rms))
         x0, y0 = photometry.origins(xy, 13)
         expected, _ = photometry.aperture_flux(
             photometry.cut_out(truth, x0, y0, 13), photometry.circular_weights(xy, x0, y0, 13, FWHM)
@@ -176,6 +233,15 @@ def test_aperture_photometer__nonsense_is_refused(options):
 def test_aperture_photometer__labels():
     assert AperturePhotometer().label == "aperture"
     assert AperturePhotometer(forced=True).label == "forced_aperture"
+
+
+def test_aperture_photometer__is_a_value():
+    one, same, other = AperturePhotometer(radius=4.0), AperturePhotometer(radius=4.0), AperturePhotometer(radius=5.0)
+    assert one == same != other
+    assert hash(one) == hash(same)
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.radius = 5.0
 
 
 def test_measure__a_neighbour_does_not_drag_the_aperture():

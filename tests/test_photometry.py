@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
 
-from opticam_dask.kernels import calibrate, noise, photometry
+from opticam_dask.kernels import noise, photometry
 
 
 def _gaussian(shape, x0, y0, sigma_x, sigma_y=None, theta=0.0, flux=1000.0):
@@ -70,19 +70,42 @@ def test_cut_out__beyond_the_frame_is_nan_and_nan_positions_give_nothing():
     assert np.isnan(windows[2]).all()
 
 
-def test_measurements__one_source_does_not_depend_on_the_others():
-    image = _gaussian((100, 100), 40.3, 50.7, 1.8) + np.random.default_rng(0).normal(0, 0.1, (100, 100))
-    xy = np.vstack([[40.0, 51.0], _positions(9)])
-    results = []
-    for chosen in (xy, xy[:1]):
-        x0, y0 = photometry.origins(chosen, 15)
-        cutouts = photometry.cut_out(image, x0, y0, 15)
-        centres, _ = photometry.windowed_centroids(cutouts, x0, y0, chosen, 1.8)
-        flux, _ = photometry.aperture_flux(cutouts, photometry.circular_weights(chosen, x0, y0, 15, 4.0))
-        widths = photometry.adaptive_moments(cutouts, x0, y0, chosen, np.full(len(chosen), 1.5))
-        results.append([centres[0], flux[0], *[values[0] for values in widths]])
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
+def _all_results(image, xy, sigma):
+    """Every kernel on every source: one row of numbers each."""
+    x0, y0 = photometry.origins(xy, 15)
+    cutouts = photometry.cut_out(image, x0, y0, 15)
+    rms = np.full(cutouts.shape, 0.1)
+    weights = photometry.circular_weights(xy, x0, y0, 15, 4.0)
+    ellipses = photometry.elliptical_weights(xy, x0, y0, 15, 5.0, 3.0, 0.4)
+    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, xy, 1.8)
+    return np.column_stack(
+        [
+            *photometry.aperture_flux(cutouts, weights),
+            *photometry.aperture_flux(cutouts, ellipses),
+            noise.aperture_variance(weights, cutouts, rms),
+            centres,
+            converged,
+            photometry.recentring_weight(cutouts, rms, x0, y0, centres, 1.8, prior_sigma=0.1),
+            *photometry.adaptive_moments(cutouts, x0, y0, xy, sigma),
+        ]
+    )
+
+
+@pytest.mark.parametrize("chosen", [[0], [7], [3, 2], [11, 4, 0, 7, 7], slice(None, None, -1)])
+def test_kernels__one_source_does_not_depend_on_the_others(chosen):
+    rng = np.random.default_rng(0)
+    xy = _positions(16)
+    xy[5] = np.nan
+    image = sum(
+        _gaussian((100, 100), x, y, rng.uniform(1, 3), flux=rng.uniform(5, 1e3)) for x, y in xy[np.r_[:5, 6:16]]
+    )
+    image = image + rng.normal(0, 0.1, (100, 100))
+    image[30, 30:35] = np.nan
+    sigma = rng.uniform(0.5, 6.0, 16)
+    sigma[4] = np.nan
+    whole = _all_results(image, xy, sigma)
+    assert np.isfinite(whole).mean() > 0.5
+    np.testing.assert_array_equal(_all_results(image, xy[chosen], sigma[chosen]), whole[chosen])
 
 
 @settings(max_examples=50, deadline=None)
@@ -95,6 +118,25 @@ def test_windowed_centroids__of_a_clean_star_are_exact(x, y, sigma):
     if np.hypot(x - 20, y - 20) < 2.0:
         assert converged[0]
         np.testing.assert_allclose(xy[0], [x, y], atol=0.01)
+
+
+@pytest.mark.parametrize("flux", [1e3, 1e4, 1e5])
+def test_windowed_centroids__scatter_as_much_as_their_photons_allow(flux):
+    rng = np.random.default_rng(int(flux))
+    sigma, sky, n_stars = 1.6, 100.0, 1000
+    truth = 10.0 + rng.uniform(-0.5, 0.5, (n_stars, 2))
+    stars = np.stack([_gaussian((21, 21), x, y, sigma, flux=flux) for x, y in truth])
+    cutouts = rng.poisson(stars + sky) - sky
+    zeros = np.zeros(n_stars, int)
+    xy, converged = photometry.windowed_centroids(cutouts, zeros, zeros, np.full((n_stars, 2), 10.0), sigma)
+    assert converged.mean() > 0.99
+    off = (xy - truth)[converged]
+    # variance of the window's first moment: sum(w^2 dx^2 V) / (sum(w S) / 2)^2
+    window = stars[0] / stars[0].max()
+    dx = np.arange(21) - truth[0, 0]
+    expected = 2.0 * np.sqrt(np.sum(window**2 * dx**2 * (stars[0] + sky))) / np.sum(window * stars[0])
+    assert np.all(np.abs(off.std(axis=0) / expected - 1.0) < 0.1)
+    assert np.all(np.abs(off.mean(axis=0)) < 4.0 * expected / np.sqrt(n_stars))
 
 
 def test_windowed_centroids__noise_alone_stays_where_it_was():
@@ -118,6 +160,20 @@ def test_adaptive_moments__give_the_shape_of_a_gaussian(sigma_x, sigma_y, theta)
         np.testing.assert_allclose(np.exp(2j * found[2][0]), np.exp(2j * theta), atol=0.02)
 
 
+def test_adaptive_moments__of_a_star_summed_over_pixels_are_those_of_the_pixels():
+    sigma, fine = 1.5, 11
+    parts = (np.arange(41 * fine) + 0.5) / fine - 0.5
+    profile = np.exp(-0.5 * ((parts - 20.3) / sigma) ** 2)
+    image = np.outer(profile, profile).reshape(41, fine, 41, fine).sum(axis=(1, 3))
+    origin = np.array([0])
+    semimajor, semiminor, _, ok = photometry.adaptive_moments(
+        image[None], origin, origin, np.array([[20.0, 20.0]]), np.array([2.0])
+    )
+    assert ok[0]
+    # a pixel adds the variance of a box of width 1
+    np.testing.assert_allclose([semimajor[0], semiminor[0]], np.sqrt(sigma**2 + 1.0 / 12.0), rtol=0.005)
+
+
 def test_field_fwhm__is_that_of_the_stars_and_leaves_saturated_ones_out():
     image = sum(_gaussian((100, 100), x, y, 2.0) for x, y in ((20, 20), (70, 30), (40, 75)))
     image = image + _gaussian((100, 100), 80, 80, 5.0, flux=1e5)
@@ -134,6 +190,20 @@ def test_match_one_to_one__closest_first_and_each_detection_once():
     assert photometry.match_one_to_one(predicted, detected, 5.0).tolist() == [1, 0, -1, -1]
     assert photometry.match_one_to_one(predicted, np.empty((0, 2)), 5.0).tolist() == [-1] * 4
     assert photometry.match_one_to_one(np.empty((0, 2)), detected, 5.0).tolist() == []
+    assert photometry.match_one_to_one(predicted, predicted, 5.0).tolist() == [0, 1, 2, -1]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 12), st.integers(0, 12))
+@settings(max_examples=50, deadline=None)
+def test_match_one_to_one__equals_picking_the_closest_pair_again_and_again(seed, n, m):
+    rng = np.random.default_rng(seed)
+    predicted, detected = rng.uniform(0, 20, (n, 2)), rng.uniform(0, 20, (m, 2))
+    distance = np.hypot(*(predicted[:, None] - detected[None]).T).T.reshape(n, m)
+    expected = np.full(n, -1)
+    while distance.size and distance.min() <= 4.0:
+        i, j = np.unravel_index(distance.argmin(), distance.shape)
+        expected[i], distance[i, :], distance[:, j] = j, np.inf, np.inf
+    assert photometry.match_one_to_one(predicted, detected, 4.0).tolist() == expected.tolist()
 
 
 def test_recentring_weight__bright_sources_follow_their_centroid_and_faint_ones_do_not():
@@ -147,47 +217,18 @@ def test_recentring_weight__bright_sources_follow_their_centroid_and_faint_ones_
     assert weight[2] == 0.0
 
 
+def test_aperture_variance__a_negative_source_leaves_that_of_the_sky():
+    shape = (1, 3, 3)
+    assert noise.aperture_variance(np.ones(shape), np.full(shape, -5.0), np.full(shape, 2.0))[0] == 36.0
+
+
 def test_aperture_variance__equals_the_scatter_of_simulated_apertures():
     rng = np.random.default_rng(0)
     star = _gaussian((15, 15), 7.2, 6.9, 1.6, flux=3000.0)
     origin, xy = np.array([0]), np.array([[7.2, 6.9]])
     weights = photometry.circular_weights(xy, origin, origin, 15, 4.0)
-    frames = rng.poisson(star + 100.0, (20_000, 15, 15)) - 100.0
+    frames = rng.poisson(star + 100.0, (20_000, 15, 15)) - 100.0 + rng.normal(0.0, 5.0, (20_000, 15, 15))
     sums = np.einsum("nij,ij->n", frames, weights[0])
-    rms = np.full((20_000, 15, 15), 10.0)
+    rms = np.full((20_000, 15, 15), np.sqrt(100.0 + 25.0))
     variance = noise.aperture_variance(np.broadcast_to(weights, frames.shape), frames, rms)
     assert abs(np.sqrt(variance.mean()) / sums.std() - 1.0) < 0.02
-
-
-def test_to_electrons__is_the_same_on_a_cut_out_and_counts_dark_current():
-    raw = np.random.default_rng(0).integers(0, 65535, (50, 60)).astype(np.uint16)
-    whole = calibrate.to_electrons(raw, gain=1.7, dark_current=0.3, exposure_time=2.5)
-    x0, y0 = np.array([10]), np.array([20])
-    cut = calibrate.to_electrons(photometry.cut_out(raw, x0, y0, 9), gain=1.7, dark_current=0.3, exposure_time=2.5)
-    np.testing.assert_array_equal(cut[0], whole[20:29, 10:19])
-    np.testing.assert_allclose(whole, raw * 1.7 - 0.75)
-
-
-def test_rebin__sums_and_refuses_what_does_not_divide():
-    image = np.arange(24.0).reshape(4, 6)
-    np.testing.assert_array_equal(calibrate.rebin(image, 2), [[14, 22, 30], [62, 70, 78]])
-    assert calibrate.rebin_mask(image == 8.0, 2).tolist() == [[False, True, False], [False, False, False]]
-    with pytest.raises(ValueError, match="must divide the frame"):
-        calibrate.rebin(image, 4)
-
-
-def test_remove_cosmic_rays__finds_hits_and_leaves_stars_alone():
-    rng = np.random.default_rng(0)
-    stars = [_gaussian((120, 120), x, y, 1.6, flux=f) for x, y, f in ((30, 30, 5e4), (80, 40, 5e3), (60, 90, 2e5))]
-    clean = rng.poisson(200.0 + sum(stars)).astype(float) + rng.normal(0, 1.3, (120, 120))
-    hit = clean.copy()
-    cells = (np.array([15, 50, 51, 100]), np.array([70, 20, 20, 110]))
-    hit[cells] += 3000.0
-    hit[5, 5] = np.nan
-    repaired, mask = calibrate.remove_cosmic_rays(hit, read_noise=1.3)
-    assert mask[cells].all()
-    assert mask.sum() < 10
-    assert np.isnan(repaired[5, 5])
-    assert np.all(np.abs(repaired[cells] - 200.0) < 60.0)
-    for x, y in ((30, 30), (80, 40), (60, 90)):
-        assert not mask[y - 3 : y + 4, x - 3 : x + 4].any()

@@ -26,9 +26,11 @@ def aperture_variance(weights: np.ndarray, cutouts: np.ndarray, rms: np.ndarray)
     Returns
     -------
     ndarray, shape (n,)
-        Variance in electrons squared.
+        Variance in electrons squared; NaN where the RMS of a pixel that counts is NaN.
     """
-    squared = np.where(np.isfinite(cutouts), weights**2, 0.0)
-    source = np.sum(squared * np.nan_to_num(cutouts), axis=(1, 2))
-    sky = np.sum(squared * np.nan_to_num(rms) ** 2, axis=(1, 2))
+    has_data = np.isfinite(cutouts)
+    squared = np.where(has_data, weights, 0.0) ** 2
+    source = np.sum(squared * np.where(has_data, cutouts, 0.0), axis=(1, 2))
+    # where the RMS is unknown the error is: only pixels that do not count may lack it
+    sky = np.sum(squared * np.where(squared > 0, rms, 0.0) ** 2, axis=(1, 2))
     return np.maximum(source, 0.0) + sky

@@ -15,9 +15,19 @@ SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 #: Gaussian windows are cut at this many sigma.
 _WINDOW = 4.0
 
-#: Cut-outs for widths reach this many sigma of the start value.
-_WIDTH_REACH = 6.0
-_LARGEST_SIGMA = 12.0
+#: Steps (pixels) and relative changes of a covariance below which an iteration has arrived.
+_AT_REST, _SHAPE_AT_REST = 1e-3, 1e-4
+
+#: A last step of a larger part of sigma than this means that the centroid did not converge.
+_NEARLY_AT_REST = 0.05
+
+#: Centroids and widths are not trusted where more than this part of a star's signal has no pixels: it would shift
+#: them by some hundredths of a sigma.
+_MISSING_SIGNAL = 0.01
+
+#: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
+_WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
+_REACHES = np.array([6, 9, 13, 19, 28, 42, 60, 72])
 
 
 def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +144,9 @@ def aperture_flux(cutouts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
     share : ndarray, shape (n,)
         Part of the aperture's area that has data.
     """
-    seen = np.where(np.isfinite(cutouts), weights, 0.0)
-    area, whole = np.sum(seen, axis=(1, 2)), np.sum(weights, axis=(1, 2))
-    flux = np.sum(seen * np.nan_to_num(cutouts), axis=(1, 2))
+    has_data = np.isfinite(cutouts)
+    area, whole = np.sum(np.where(has_data, weights, 0.0), axis=(1, 2)), np.sum(weights, axis=(1, 2))
+    flux = np.sum(weights * np.where(has_data, cutouts, 0.0), axis=(1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(whole > 0, area / whole, 0.0)
     return np.where(area > 0, flux, np.nan), share
@@ -147,7 +157,7 @@ def windowed_centroids(
     x0: np.ndarray,
     y0: np.ndarray,
     start_xy: np.ndarray,
-    sigma: float,
+    sigma: float | np.ndarray,
     *,
     n_iterations: int = 10,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -156,12 +166,12 @@ def windowed_centroids(
     Parameters
     ----------
     cutouts : ndarray, shape (n, size, size)
-        Sky-subtracted pixels.
+        Sky-subtracted pixels; windows of at least 4 sigma around the start.
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     start_xy : ndarray, shape (n, 2)
         Where to start.
-    sigma : float
+    sigma : float or ndarray of shape (n,)
         Width of the window in pixels, about that of the stars.
     n_iterations : int
 
@@ -170,24 +180,28 @@ def windowed_centroids(
     xy : ndarray, shape (n, 2)
         Centroids; the start where they did not converge.
     converged : ndarray of bool, shape (n,)
-        False where the window ran away by more than two sigma or holds no signal.
+        False where the window holds no signal, lacks more than a hundredth of it to missing pixels, ran away by more
+        than two sigma, or still moves.
     """
-    pixels = np.nan_to_num(cutouts)
+    pixels = np.where(np.isfinite(cutouts), cutouts, 0.0)
     columns, rows = _pixel_grid(cutouts, x0, y0)
-    xy = np.array(start_xy, dtype=float)
+    start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, len(cutouts))
+    xy, length = start.copy(), np.full(len(start), np.inf)
     for _ in range(n_iterations):
-        dx, dy = columns - xy[:, 0, None, None], rows - xy[:, 1, None, None]
-        distance = (dx**2 + dy**2) / sigma**2
-        weighted = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0) * pixels
-        total = weighted.sum(axis=(1, 2))
+        total, first = _first_moments(_gaussian_window(columns, rows, xy, width) * pixels, columns, rows, xy)
         with np.errstate(invalid="ignore", divide="ignore"):
-            step = 2.0 * np.stack([(weighted * dx).sum(axis=(1, 2)), (weighted * dy).sum(axis=(1, 2))], axis=1)
-            step /= total[:, None]
-        usable = (total > 0) & np.all(np.isfinite(step), axis=1)
-        xy = np.where(usable[:, None], xy + np.clip(np.nan_to_num(step), -sigma, sigma), np.nan)
-    moved = np.hypot(*(xy - start_xy).T)
-    converged = np.isfinite(moved) & (moved < 2.0 * sigma)
-    return np.where(converged[:, None], xy, start_xy), converged
+            step = np.where(total[:, None] > 0, 2.0 * first / total[:, None], np.nan)
+        step = np.clip(step, -width[:, None], width[:, None])
+        # a source that has arrived stays, so that it does not matter how long the others take
+        moving = ~(length <= _AT_REST)
+        xy = np.where(moving[:, None], xy + step, xy)
+        length = np.where(moving, np.hypot(step[:, 0], step[:, 1]), length)
+        if not np.any(length > _AT_REST):
+            break
+    moved = np.hypot(*(xy - start).T)
+    converged = (moved < 2.0 * width) & (length < _NEARLY_AT_REST * width)
+    converged &= _missing_signal(cutouts, _gaussian_window(columns, rows, xy, width)) < _MISSING_SIGNAL
+    return np.where(converged[:, None], xy, start), converged
 
 
 def adaptive_moments(
@@ -195,7 +209,7 @@ def adaptive_moments(
     x0: np.ndarray,
     y0: np.ndarray,
     start_xy: np.ndarray,
-    sigma: np.ndarray,
+    sigma: float | np.ndarray,
     *,
     n_iterations: int = 30,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -211,53 +225,108 @@ def adaptive_moments(
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     start_xy : ndarray, shape (n, 2)
-    sigma : ndarray, shape (n,)
+    sigma : float or ndarray of shape (n,)
         Start width in pixels.
     n_iterations : int
 
     Returns
     -------
     semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
-        Pixels, of the profile as the pixels sample it.
+        Pixels, of the profile as the pixels sample it; NaN where the moments did not converge.
     orientation : ndarray, shape (n,)
         Angle of the major axis from the x axis, in radians.
     converged : ndarray of bool, shape (n,)
+        False where there is no signal, too much of it is missing, or the window ran away or grew beyond a third of
+        the cut-out.
     """
-    pixels = np.nan_to_num(cutouts)
+    pixels = np.where(np.isfinite(cutouts), cutouts, 0.0)
     columns, rows = _pixel_grid(cutouts, x0, y0)
-    xy = np.array(start_xy, dtype=float)
-    xx = yy = np.asarray(sigma, dtype=float) ** 2
-    xy_term, good = np.zeros_like(xx), np.isfinite(xx) & (xx > 0)
+    start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, len(cutouts))
+    xy, shape = start.copy(), np.stack([width**2, width**2, np.zeros_like(width)])
+    moving = good = np.isfinite(width) & (width > 0) & np.all(np.isfinite(start), axis=1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
         for _ in range(n_iterations):
-            dx, dy = columns - xy[:, 0, None, None], rows - xy[:, 1, None, None]
-            determinant = xx * yy - xy_term**2
-            inverse = [term[:, None, None] for term in (yy / determinant, xx / determinant, -xy_term / determinant)]
-            distance = inverse[0] * dx**2 + inverse[1] * dy**2 + 2.0 * inverse[2] * dx * dy
-            weighted = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0) * pixels
-            total = weighted.sum(axis=(1, 2))
-            step = np.stack([(weighted * dx).sum(axis=(1, 2)), (weighted * dy).sum(axis=(1, 2))], axis=1)
-            step /= total[:, None]
-            moments = [2.0 * (weighted * product).sum(axis=(1, 2)) / total for product in (dx**2, dy**2, dx * dy)]
-            good &= (total > 0) & (moments[0] * moments[1] > moments[2] ** 2) & np.all(np.isfinite(step), axis=1)
-            xx, yy, xy_term = (np.where(good, new, old) for new, old in zip(moments, (xx, yy, xy_term), strict=True))
-            xy = np.where(good[:, None], xy + np.clip(step, -1.0, 1.0), xy)
-        half_sum, half_difference = (xx + yy) / 2.0, np.hypot((xx - yy) / 2.0, xy_term)
-        semimajor = np.sqrt(half_sum + half_difference)
-        semiminor = np.sqrt(half_sum - half_difference)
-        orientation = 0.5 * np.arctan2(2.0 * xy_term, xx - yy)
-        moved = np.hypot(*(xy - start_xy).T)
-        good &= np.isfinite(semiminor) & (moved < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
+            step, new = _adapt(pixels, columns, rows, xy, shape)
+            good = good & np.all(np.isfinite(step), axis=1) & (new[0] * new[1] > new[2] ** 2) & (new[0] > 0)
+            moving = moving & good
+            change = np.max(np.abs(new - shape), axis=0) / (shape[0] + shape[1])
+            xy, shape = np.where(moving[:, None], xy + step, xy), np.where(moving, new, shape)
+            moving = moving & ((change > _SHAPE_AT_REST) | (np.hypot(step[:, 0], step[:, 1]) > _AT_REST))
+            if not moving.any():
+                break
+        semimajor, semiminor, orientation = _axes_of(shape)
+        good = good & (np.hypot(*(xy - start).T) < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
+        window = _gaussian_window(columns, rows, xy, np.sqrt(semimajor * semiminor))
+        good = good & np.isfinite(semiminor) & (_missing_signal(cutouts, window) < _MISSING_SIGNAL)
     semimajor, semiminor, orientation = (
         np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
     )
     return semimajor, semiminor, orientation, good
 
 
+def _adapt(
+    pixels: np.ndarray, columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, shape: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of the adaptive moments: shift of the centre (n, 2), and covariance (xx, yy, xy) (3, n)."""
+    dx, dy = columns - xy[:, 0, None, None], rows - xy[:, 1, None, None]
+    determinant = shape[0] * shape[1] - shape[2] ** 2
+    inverse = [term[:, None, None] for term in (shape[1] / determinant, shape[0] / determinant, shape[2] / determinant)]
+    distance = inverse[0] * dx**2 + inverse[1] * dy**2 - 2.0 * inverse[2] * dx * dy
+    weighted = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0) * pixels
+    total, first = _first_moments(weighted, columns, rows, xy)
+    total = np.where(total > 0, total, np.nan)
+    second = [
+        (weighted.sum(axis=1) * dx[:, 0, :] ** 2).sum(axis=1),
+        (weighted.sum(axis=2) * dy[:, :, 0] ** 2).sum(axis=1),
+        ((weighted * dx).sum(axis=2) * dy[:, :, 0]).sum(axis=1),
+    ]
+    return np.clip(2.0 * first / total[:, None], -1.0, 1.0), 2.0 * np.stack(second) / total
+
+
+def _axes_of(shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sigma along the axes, and angle (radians) of the major one, from covariances (xx, yy, xy)."""
+    half_sum = (shape[0] + shape[1]) / 2.0
+    half_difference = np.hypot((shape[0] - shape[1]) / 2.0, shape[2])
+    orientation = 0.5 * np.arctan2(2.0 * shape[2], shape[0] - shape[1])
+    return np.sqrt(half_sum + half_difference), np.sqrt(half_sum - half_difference), orientation
+
+
+def _per_source(value: float | np.ndarray, n_sources: int) -> np.ndarray:
+    return np.broadcast_to(np.asarray(value, dtype=float), (n_sources,))
+
+
 def _pixel_grid(cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frame coordinates of the pixels: columns ``(n, 1, size)`` and rows ``(n, size, 1)``."""
     offsets = np.arange(cutouts.shape[1])
     return (np.asarray(x0)[:, None] + offsets)[:, None, :], (np.asarray(y0)[:, None] + offsets)[:, :, None]
+
+
+def _gaussian_window(columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Round Gaussian of peak 1 around each position, cut at 4 sigma."""
+    squares = [
+        ((grid - xy[:, axis, None, None]) / sigma[:, None, None]) ** 2 for axis, grid in enumerate((columns, rows))
+    ]
+    # the exponential of a sum is a product: 2 size instead of size^2 exponentials
+    peak = np.exp(-0.5 * squares[0]) * np.exp(-0.5 * squares[1])
+    return np.where(squares[0] + squares[1] < _WINDOW**2, peak, 0.0)
+
+
+def _first_moments(
+    weighted: np.ndarray, columns: np.ndarray, rows: np.ndarray, xy: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum (n,) and first moments (n, 2) about a position, of weighted pixels."""
+    along_x, along_y = weighted.sum(axis=1), weighted.sum(axis=2)
+    dx, dy = columns[:, 0, :] - xy[:, 0, None], rows[:, :, 0] - xy[:, 1, None]
+    return along_x.sum(axis=1), np.stack([(along_x * dx).sum(axis=1), (along_y * dy).sum(axis=1)], axis=1)
+
+
+def _missing_signal(cutouts: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """Part of the signal of a star as wide as the window that falls on pixels without data."""
+    signal = window**2
+    whole = signal.sum(axis=(1, 2))
+    missing = np.where(np.isfinite(cutouts), 0.0, signal).sum(axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, missing / whole, 1.0)
 
 
 def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -276,12 +345,15 @@ def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple
     semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
         Pixels; NaN where the moments do not converge.
     """
-    if not len(xy):
-        return np.empty(0), np.empty(0)
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
-    size = 2 * int(np.ceil(_WIDTH_REACH * np.median(start))) + 1
-    x0, y0 = origins(xy, size)
-    semimajor, semiminor, _, _ = adaptive_moments(cut_out(image, x0, y0, size), x0, y0, xy, start)
+    # a few sizes of cut-outs, each the smallest that is large enough: no source depends on how wide the others are
+    reach = _REACHES[np.searchsorted(_REACHES, _WIDTH_REACH * start)]
+    semimajor, semiminor = np.full(len(xy), np.nan), np.full(len(xy), np.nan)
+    for half in np.unique(reach).tolist():
+        chosen, size = reach == half, 2 * half + 1
+        x0, y0 = origins(xy[chosen], size)
+        cutouts = cut_out(image, x0, y0, size)
+        semimajor[chosen], semiminor[chosen], _, _ = adaptive_moments(cutouts, x0, y0, xy[chosen], start[chosen])
     return semimajor, semiminor
 
 
@@ -348,7 +420,7 @@ def recentring_weight(
     x0: np.ndarray,
     y0: np.ndarray,
     xy: np.ndarray,
-    sigma: float,
+    sigma: float | np.ndarray,
     *,
     prior_sigma: float,
 ) -> np.ndarray:
@@ -366,7 +438,7 @@ def recentring_weight(
         Lower corners.
     xy : ndarray, shape (n, 2)
         Centroids.
-    sigma : float
+    sigma : float or ndarray of shape (n,)
         Width of the window in pixels.
     prior_sigma : float
         How far a source may really be from its prediction, in pixels.
@@ -376,12 +448,13 @@ def recentring_weight(
     ndarray, shape (n,)
     """
     columns, rows = _pixel_grid(cutouts, x0, y0)
-    distance = ((columns - xy[:, 0, None, None]) ** 2 + (rows - xy[:, 1, None, None]) ** 2) / sigma**2
-    window = np.where(np.isfinite(cutouts), np.exp(-0.5 * distance), 0.0)
-    pixels = np.nan_to_num(cutouts)
+    has_data = np.isfinite(cutouts)
+    window = np.where(has_data, _gaussian_window(columns, rows, xy, _per_source(sigma, len(cutouts))), 0.0)
+    pixels = np.where(has_data, cutouts, 0.0)
     signal = np.maximum(np.sum(window * pixels, axis=(1, 2)), 0.0)
     source = np.maximum(np.sum(window**2 * pixels, axis=(1, 2)), 0.0)
-    variance = source + np.sum(window**2 * np.nan_to_num(rms) ** 2, axis=(1, 2))
+    variance = source + np.sum(window**2 * np.where(has_data, rms, 0.0) ** 2, axis=(1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(2.0) * sigma * np.sqrt(variance) / signal
-    return np.where(signal > 0, 1.0 / (1.0 + (error / prior_sigma) ** 2), 0.0)
+        weight = 1.0 / (1.0 + (error / prior_sigma) ** 2)
+    return np.where(np.isfinite(weight), weight, 0.0)
