@@ -17,6 +17,8 @@ import dask.array as da
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from opticam_dask import watchdog
+
 
 class _Reader(Protocol):
     """What is needed of a reader here (``frames.Reader`` is the documented protocol)."""
@@ -27,7 +29,9 @@ class _Reader(Protocol):
 BlockFunction = Callable[[int], Any]
 
 
-def window_of_blocks(function: BlockFunction, blocks: Sequence[int], name: str = "block") -> da.Array:
+def window_of_blocks(
+    function: BlockFunction, blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
+) -> da.Array:
     """Build the graph that runs ``function(block)`` for each of ``blocks``.
 
     Parameters
@@ -39,6 +43,8 @@ def window_of_blocks(function: BlockFunction, blocks: Sequence[int], name: str =
         Numbers of the blocks of this window.
     name : str
         What the tasks are called on the dashboard.
+    frame_timeout : float
+        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit.
 
     Returns
     -------
@@ -53,6 +59,7 @@ def window_of_blocks(function: BlockFunction, blocks: Sequence[int], name: str =
         blocks=tuple(int(block) for block in blocks),
         # a label of its own for every window: two runs on one scheduler must never share a task by name
         run=uuid.uuid4().hex,
+        frame_timeout=frame_timeout,
         chunks=((1,) * len(blocks),),
         dtype=object,
         meta=np.empty((0,), dtype=object),
@@ -66,10 +73,12 @@ def _unpack(function: bytes) -> BlockFunction:
     return unpacked
 
 
-def _run_block(function: bytes, blocks: tuple[int, ...], run: str, block_id: tuple[int, ...] = (0,)) -> np.ndarray:
+def _run_block(
+    function: bytes, blocks: tuple[int, ...], run: str, frame_timeout: float, block_id: tuple[int, ...] = (0,)
+) -> np.ndarray:
     summary = np.empty(1, dtype=object)
     # a matrix product may round differently with another number of threads
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1), watchdog.time_limit(frame_timeout):
         summary[0] = _unpack(function)(blocks[block_id[0]])
     return summary
 

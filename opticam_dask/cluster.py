@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import dask
 import dask.array as da
@@ -28,8 +30,9 @@ logger = logging.getLogger(__name__)
 #: A connection to a Dask scheduler, by the name that other modules may use.
 Client = distributed.Client
 
-#: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound).
-WindowBuilder = Callable[[Sequence[int]], da.Array]
+#: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound); called with the
+#: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
+WindowBuilder = Callable[..., da.Array]
 
 #: One thread in every library of a worker: processes are what runs in parallel.
 SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
@@ -48,19 +51,42 @@ SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
     "1",
 )
 
-#: A block that raised is tried again this often before the run stops; frames that fail are flagged, not raised.
+#: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
+
+#: Rescues of one block that may themselves be killed before the run stops.
+_RESCUES = 3
 
 #: Blocks of one window for each worker; two windows are under way, so a worker always has its next block.
 BLOCKS_PER_WORKER = 2
+
+#: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
+FRAME_TIMEOUT = 300.0
+
+#: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
+_LOOK, _WITHOUT_WORKERS = 5.0, 60.0
 
 
 class ClusterError(Exception):
     """Workers cannot be had or were lost; the message says why and what to do."""
 
 
-#: One group of blocks: what builds a window of them, and their numbers.
-Work = tuple[WindowBuilder, Sequence[int]]
+class Work(NamedTuple):
+    """One group of blocks.
+
+    Attributes
+    ----------
+    build : callable
+        Builds the graph of a window of them.
+    blocks : sequence of int
+    rescue : callable, optional
+        Builds the graph that does the same for blocks that killed their workers: it finds the frames to blame and
+        leaves them out.
+    """
+
+    build: WindowBuilder
+    blocks: Sequence[int]
+    rescue: WindowBuilder | None = None
 
 
 class Executor(Protocol):
@@ -76,61 +102,162 @@ class InProcess:
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks in order and yield each summary."""
-        for build, blocks in work:
-            for block in blocks:
-                yield build([block]).compute(scheduler="synchronous")[0]
+        for group in work:
+            for block in group.blocks:
+                yield group.build([block]).compute(scheduler="synchronous")[0]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One block under way: which build of its group it runs, and how often that has failed."""
+
+    group: Work
+    block: int
+    is_rescue: bool = False
+    n_failures: int = 0
+
+    @property
+    def build(self) -> WindowBuilder:
+        rescue = self.group.rescue if self.is_rescue else None
+        return rescue or self.group.build
 
 
 class OnCluster:
-    """Blocks through a bounded window on the workers of a Dask client."""
+    """Blocks through a bounded window on the workers of a Dask client.
 
-    def __init__(self, client: distributed.Client) -> None:
+    Parameters
+    ----------
+    client : distributed.Client
+    frame_timeout : float
+        Seconds after which a frame that does not end ends its worker; 0 is no limit.
+    is_local : bool
+        Whether the workers belong to this run, so that nobody will start new ones when all are gone.
+    """
+
+    def __init__(
+        self, client: distributed.Client, *, frame_timeout: float = FRAME_TIMEOUT, is_local: bool = False
+    ) -> None:
         self.client = client
+        self.frame_timeout = frame_timeout
+        self.is_local = is_local
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks and yield summaries as they finish.
 
+        A block that fails to read or write is tried again on other workers. A block whose workers died again and
+        again (of memory, of a crash, of hanging) is rescued: its frames are tried one by one, those to blame are set
+        aside, and the block runs again.
+
         Raises
         ------
         ClusterError
-            When workers died again and again on the same block.
+            When workers died for no frame's fault, or the cluster is gone.
+        OSError
+            When a block could not read or write anywhere.
         """
         size = BLOCKS_PER_WORKER * max(1, len(self.client.ncores()))
-        windows = ((build, part) for build, blocks in work for part in _cut(blocks, size))
-        finished = distributed.as_completed()
-        under_way: dict[Any, distributed.Future] = {}
+        windows = ((group, part) for group in work for part in _cut(group.blocks, size))
+        finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
+        under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
+
+        def submit(tasks: Sequence[_Task], **where: Any) -> None:
+            for future, task in zip(self._submit(tasks, **where), tasks, strict=True):
+                under_way[future.key] = future, task
+                future.add_done_callback(finished.put)
+
         try:
             while True:
                 while len(under_way) <= size and (window := next(windows, None)) is not None:
-                    build, blocks = window
-                    for future in self._submit(build(blocks)):
-                        under_way[future.key] = future
-                        finished.add(future)
+                    group, blocks = window
+                    submit([_Task(group, block) for block in blocks])
                 if not under_way:
                     return
-                future = next(finished)
-                del under_way[future.key]
-                yield self._result(future)
+                future, task = under_way.pop(self._next(finished).key)
+                error = self._error(future)
+                if error is None:
+                    yield future.result()[0]
+                else:
+                    submit([_next_try(task, error)], **self._elsewhere(task))
         finally:
-            for future in under_way.values():
+            for future, _ in under_way.values():
                 future.cancel()
 
-    def _submit(self, window: da.Array) -> list[distributed.Future]:
-        return distributed.futures_of(self.client.persist(window, retries=RETRIES, optimize_graph=False))
+    def _submit(self, tasks: Sequence[_Task], **where: Any) -> list[distributed.Future]:
+        window = tasks[0].build([task.block for task in tasks], frame_timeout=self.frame_timeout)
+        return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
+
+    def _elsewhere(self, task: _Task) -> dict[str, Any]:
+        """Prefer another worker for each try: the fault may be with the machine."""
+        workers = sorted(self.client.ncores())
+        if not workers:
+            return {}
+        return {"workers": [workers[(task.block + task.n_failures) % len(workers)]], "allow_other_workers": True}
+
+    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> distributed.Future:
+        """Wait for a block to finish, with an eye on the cluster."""
+        without_workers = 0.0
+        while True:
+            try:
+                return finished.get(timeout=_LOOK)
+            except queue.Empty:
+                without_workers = 0.0 if self._n_workers() else without_workers + _LOOK
+            if without_workers and int(without_workers) % 60 == 0:
+                logger.warning("no worker for %.0f s: waiting", without_workers)
+            if self.is_local and without_workers >= _WITHOUT_WORKERS:
+                raise ClusterError(f"all workers are gone. {_GO_ON}")
+
+    def _n_workers(self) -> int:
+        if self.client.status != "running" and not self.client.status.startswith("connect"):
+            raise ClusterError(f"the connection to the scheduler is lost. {_GO_ON}")
+        try:
+            return len(self.client.ncores())
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"the scheduler does not answer any more ({error}). {_GO_ON}") from error
 
     @staticmethod
-    def _result(future: distributed.Future) -> Any:
-        try:
-            return future.result()[0]
-        except distributed.KilledWorker as error:
+    def _error(future: distributed.Future) -> BaseException | None:
+        if future.status == "cancelled" or future.status == "lost":
+            raise ClusterError(f"the scheduler has forgotten the blocks of this run: it was restarted. {_GO_ON}")
+        error: BaseException | None = future.exception() if future.status == "error" else None
+        return error
+
+
+_GO_ON = "What was reduced is kept: run the same command again to go on."
+
+
+def _next_try(task: _Task, error: BaseException) -> _Task:
+    """How a block that failed runs next.
+
+    Raises
+    ------
+    ClusterError
+        When it keeps killing workers.
+    BaseException
+        The error itself, when another try is of no use.
+    """
+    n_failures = task.n_failures + 1
+    if isinstance(error, distributed.KilledWorker):
+        if task.group.rescue is None or (task.is_rescue and n_failures >= _RESCUES):
             raise ClusterError(
-                f"the workers that ran block {future.key} died {error.allowed_failures + 1} times, most likely "
-                "for lack of memory. What was reduced is kept: run the same command again with fewer --workers."
+                f"the workers that ran block {task.block} died again and again, and no single frame is to blame: most "
+                f"likely there is too little memory. {_GO_ON.rstrip('.')} with fewer --workers."
             ) from error
+        return _Task(task.group, task.block, is_rescue=True, n_failures=n_failures if task.is_rescue else 0)
+    if isinstance(error, OSError) and n_failures <= RETRIES:
+        return replace(task, n_failures=n_failures)
+    raise error
 
 
 def _cut(blocks: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (blocks[start : start + size] for start in range(0, len(blocks), size))
+
+
+def worker_memory_limit() -> int | None:
+    """Bytes that the worker this runs on may use; None outside a worker or without a limit."""
+    try:
+        return distributed.get_worker().memory_manager.memory_limit
+    except ValueError:
+        return None
 
 
 @contextlib.contextmanager
@@ -140,6 +267,7 @@ def connect(
     n_workers: int | None = None,
     host: str = "127.0.0.1",
     dashboard: bool = True,
+    frame_timeout: float = FRAME_TIMEOUT,
 ) -> Iterator[Executor]:
     """Open the place where blocks run, and close what was opened here afterwards.
 
@@ -155,6 +283,9 @@ def connect(
         Address that a local scheduler and its dashboard listen on.
     dashboard : bool
         Whether a local scheduler serves its dashboard.
+    frame_timeout : float
+        Seconds after which a frame that does not end ends its worker and, if it does so elsewhere too, is set aside;
+        0 is no limit. Without a cluster there is none.
 
     Yields
     ------
@@ -168,13 +299,13 @@ def connect(
     if cluster is None or cluster == "none":
         yield InProcess()
     elif isinstance(cluster, distributed.Client):
-        yield OnCluster(cluster)
+        yield OnCluster(cluster, frame_timeout=frame_timeout)
     elif cluster == "local":
         with local_client(n_workers, host=host, dashboard=dashboard) as client:
-            yield OnCluster(client)
+            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
     else:
         with _remote_client(cluster) as client:
-            yield OnCluster(client)
+            yield OnCluster(client, frame_timeout=frame_timeout)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from opticam_dask import watchdog
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels import align, match
@@ -48,8 +49,10 @@ class ProbeJob:
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
 
 
-def probe_frame(job: ProbeJob, index: int) -> Probe:
-    """Detect the sources of frame ``index`` of a part; write nothing."""
+def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None) -> Probe:
+    """Detect the sources of frame ``index`` of a part, unless it is ``lost``; write nothing."""
+    if lost:
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, lost[0])
     block, offset = divmod(index, job.frames_per_block)
     result = FrameResult()
     try:
@@ -133,8 +136,16 @@ class FirstPass:
     write_stack: Callable[[int, np.ndarray, np.ndarray], None]
 
 
-def reduce_block(job: FirstPass, block: int) -> BlockSummary:
-    """First pass over one block: measure each frame, write the records, and the flags last."""
+def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
+    """First pass over one block: measure each frame, write the records, and the flags last.
+
+    Parameters
+    ----------
+    job : FirstPass
+    block : int
+    lost : dict of str, optional
+        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
+    """
     manifest = job.read_manifest(block)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
@@ -142,16 +153,32 @@ def reduce_block(job: FirstPass, block: int) -> BlockSummary:
     stack = PartialStack(job.reference_shape) if is_stacked.any() else None
     results = []
     for index in range(n_frames):
-        result = reduce_frame(job, entry_of(manifest, index))
+        watchdog.still_working()
+        result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
         if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
-            assert result.subtracted is not None  # only a frame that was set aside has none
-            stack.add(align.resample(result.subtracted, result.values["transform"], job.reference_shape))
+            stack.add(_resampled(job, result))
         result.subtracted = None
         results.append(result)
     if stack is not None:
         job.write_stack(block, stack.total, stack.coverage)
     job.write(block, _first_pass_arrays(job, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
+
+
+def try_frame(job: FirstPass, block: int, index: int) -> None:
+    """Do the work of the first pass on one frame of a block; write nothing."""
+    result = reduce_frame(job, entry_of(job.read_manifest(block), index))
+    if not result.flags & UNUSABLE:
+        _resampled(job, result)
+
+
+def _lost_frame(reason: str) -> FrameResult:
+    return FrameResult(FrameFlag.REDUCED | FrameFlag.WORKER_LOST, reason)
+
+
+def _resampled(job: FirstPass, result: FrameResult) -> np.ndarray:
+    assert result.subtracted is not None  # only a frame that was set aside has none
+    return align.resample(result.subtracted, result.values["transform"], job.reference_shape)
 
 
 def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:

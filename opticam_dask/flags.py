@@ -41,6 +41,7 @@ class SourceFlag(IntFlag):
     BAD_PIXEL = 1 << 7
     COSMIC_RAY = 1 << 8
     STEP_FAILED = 1 << 9
+    WORKER_LOST = 1 << 10
 
 
 FRAME_SENTENCES: dict[FrameFlag, str] = {
@@ -72,6 +73,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data.",
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
     SourceFlag.STEP_FAILED: "The background or the photometer raised an error in this frame: no flux.",
+    SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
 }
 
 #: A frame with one of these bits has no photometry.

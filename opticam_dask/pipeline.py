@@ -22,6 +22,7 @@ from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.preparation import prepare, stored_parameters
 from opticam_dask.reduction import Outcome, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.rescue import rescue_block
 
 __all__ = [
     "Outcome",
@@ -59,8 +60,10 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
     progress.begin("Choosing reference frames", sum(map(len, indices.values())))
     work: list[Work] = []
     for key, part in candidates.items():
-        function = functools.partial(_tagged, key, functools.partial(first_pass.probe_frame, _probe_job(setup, part)))
-        work.append((functools.partial(blocks.window_of_blocks, function, name="probe"), indices[key].tolist()))
+        job = _probe_job(setup, part)
+        run = functools.partial(first_pass.probe_frame, job)
+        try_frame = functools.partial(_try_probe, job)
+        work.append(_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
     probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
     for key, probe in executor.run(work):
         probes[key].append(probe)
@@ -70,8 +73,39 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
         _freeze_reference(setup, part, probes[key], progress)
 
 
-def _tagged(tag: Any, function: Callable[[int], Any], block: int) -> tuple[Any, Any]:
-    return tag, function(block)
+def _try_probe(job: first_pass.ProbeJob, index: int, _: int) -> None:
+    first_pass.probe_frame(job, index)
+
+
+def _one_frame(_: int) -> int:
+    return 1
+
+
+def _frames_in(part: store.Part, block: int) -> int:
+    start, stop = part.block_range(block)
+    return stop - start
+
+
+def _work(
+    key: str,
+    name: str,
+    run: Callable[..., Any],
+    todo: Sequence[int],
+    try_frame: Callable[[int, int], Any],
+    n_frames: Callable[[int], int],
+) -> Work:
+    """Blocks of one key to run; the summaries come back with the key."""
+    tagged = functools.partial(_tagged, key, run)
+
+    def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
+        function = functools.partial(rescue_block, n_frames, try_frame, tagged, frame_timeout)
+        return blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
+
+    return Work(functools.partial(blocks.window_of_blocks, tagged, name=name), todo, rescue)
+
+
+def _tagged(tag: Any, run: Callable[..., Any], block: int, *lost: Any) -> tuple[Any, Any]:
+    return tag, run(block, *lost)
 
 
 def _reference_group(key: str) -> str:
@@ -146,10 +180,10 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
     n_frames = 0
     for part in ready:
         todo = _blocks_to_reduce(setup, part)
-        function = functools.partial(
-            _tagged, part.key, functools.partial(first_pass.reduce_block, _first_pass_job(setup, part))
-        )
-        work.append((functools.partial(blocks.window_of_blocks, function, name="reduce"), todo))
+        job = _first_pass_job(setup, part)
+        run = functools.partial(first_pass.reduce_block, job)
+        try_frame = functools.partial(first_pass.try_frame, job)
+        work.append(_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     progress.begin("Aligning frames", n_frames)
     for key, summary in executor.run(work):
@@ -249,7 +283,7 @@ def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
         build = functools.partial(
             blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
         )
-        for _ in executor.run([(build, list(numbers))]):
+        for _ in executor.run([Work(build, list(numbers))]):
             pass
     total, coverage = _read_partial(setup.path, part.group, level, numbers[0])
     arrays = {"image": stack_image(total, coverage), "coverage": coverage}
@@ -320,8 +354,9 @@ def measure_frames(
     for part in ready:
         todo = _blocks_to_measure(setup, part, photometers)
         job = _second_pass_job(setup, part, photometers, whole_frames)
-        function = functools.partial(_tagged, part.key, functools.partial(second_pass.measure_block, job))
-        work.append((functools.partial(blocks.window_of_blocks, function, name="measure"), todo))
+        run = functools.partial(second_pass.measure_block, job)
+        try_frame = functools.partial(second_pass.try_frame, job)
+        work.append(_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     progress.begin("Performing photometry", n_frames)
     for key, summary in executor.run(work):

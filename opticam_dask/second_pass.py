@@ -6,17 +6,20 @@ mesh, evaluated only at the cut-outs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from opticam_dask import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.kernels import align, background, calibrate, photometry
 from opticam_dask.photometers import FrameView, Measurement
 from opticam_dask.steps import (
     BlockSummary,
+    FrameLost,
     FrameProblem,
     FrameSteps,
     Sky,
@@ -71,15 +74,19 @@ class SecondPass:
     whole_frames: bool = False
 
 
-class FrameLost(OSError):
-    """A frame that was read in the first pass cannot be read in the second: the run stops, and can be resumed."""
-
-
 _MEASURED = ("flux", "flux_err", "x", "y")
 
 
-def measure_block(job: SecondPass, block: int) -> BlockSummary:
-    """Photometry of the frames of one block; the frames that were set aside are not read."""
+def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
+    """Photometry of the frames of one block; the frames that were set aside are not read.
+
+    Parameters
+    ----------
+    job : SecondPass
+    block : int
+    lost : dict of str, optional
+        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
+    """
     manifest, results = job.read_manifest(block), job.read_results(block)
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -90,6 +97,11 @@ def measure_block(job: SecondPass, block: int) -> BlockSummary:
     messages = [""] * n_frames
     usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
+        watchdog.still_working()
+        if lost and index in lost:
+            _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
+            messages[index] = lost[index]
+            continue
         messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
     job.write(block, arrays)
     flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
@@ -108,7 +120,10 @@ def _measure_frame(
         view = frame_view(job, entry, result)
     except FrameProblem as problem:
         if problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED):
-            raise FrameLost(f"{entry['file']} was read in the first pass, but now: {problem.message}") from problem
+            raise FrameLost(
+                f"{entry['file']} was read in the first pass, but now: {problem.message}. What was reduced is kept: "
+                "bring the file back and run the same command again, or reduce its night without it (--redo NIGHT)."
+            ) from problem
         _flag_row(arrays, list(job.photometers), index)
         return problem.message
     messages = []
@@ -126,10 +141,23 @@ def _measure_frame(
     return "; ".join(messages)
 
 
-def _flag_row(arrays: dict[str, dict[str, np.ndarray]], labels: list[str], index: int) -> None:
-    """Mark the frame in row ``index`` as one in which a step of the second pass failed."""
+def _flag_row(
+    arrays: dict[str, dict[str, np.ndarray]], labels: list[str], index: int, flag: SourceFlag = SourceFlag.STEP_FAILED
+) -> None:
+    """Mark the frame in row ``index`` as one in which the second pass failed."""
     for label in labels:
-        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
+        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | flag)
+
+
+def try_frame(job: SecondPass, block: int, index: int) -> None:
+    """Do the work of the second pass on one frame of a block; write nothing."""
+    result = entry_of(job.read_results(block), index)
+    if result["flags"] == 0 or result["flags"] & np.uint32(UNUSABLE):
+        return
+    view = frame_view(job, entry_of(job.read_manifest(block), index), result)
+    for photometer in job.photometers.values():
+        with contextlib.suppress(Exception):  # one photometer that fails does not keep the next from being tried
+            photometer.measure(view)
 
 
 def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:

@@ -8,6 +8,7 @@ frame. Everything else stops the run.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,10 @@ class FrameProblem(Exception):
         super().__init__(message)
         self.flag = flag
         self.message = message
+
+
+class FrameLost(OSError):
+    """Frames that were there cannot be read any more: the run stops, and can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +181,14 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     Raises
     ------
     FrameProblem
+    FrameLost
+        When not the frame but its whole directory cannot be read.
     """
     try:
         raw = steps.reader.read(entry["file"])
     except FrameError as error:
+        if isinstance(error.__cause__, OSError):
+            _require_directory(entry["file"])
         raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
     if raw.shape != steps.shape:
         raise FrameProblem(
@@ -194,6 +203,21 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     if lowest == highest:
         raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
     return raw
+
+
+def _require_directory(file: str) -> None:
+    """Raise when the directory of a file is gone or empty, as when a disk is unmounted: no fault of the frame."""
+    directory = os.path.dirname(file)
+    try:
+        is_there = any(True for _ in os.scandir(directory))
+        reason = "is empty"
+    except OSError as error:
+        is_there, reason = False, error.strerror or str(error)
+    if not is_there:
+        raise FrameLost(
+            f"{directory}, which held {os.path.basename(file)}, cannot be read any more ({reason}). "
+            "What was reduced is kept: bring it back and run the same command again to go on."
+        )
 
 
 def estimate_sky(steps: FrameSteps, image: np.ndarray) -> Sky:

@@ -19,7 +19,7 @@ def _facts(block):
 
 
 def _work(function, n_blocks):
-    return [(functools.partial(blocks.window_of_blocks, function), list(range(n_blocks)))]
+    return [cluster.Work(functools.partial(blocks.window_of_blocks, function), range(n_blocks))]
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ class _CountTasks(distributed.SchedulerPlugin):
 def test_on_cluster__window_is_bounded(client):
     builds = []
 
-    def build(chosen):
+    def build(chosen, **options):
         builds.append(len(chosen))
         return blocks.window_of_blocks(_facts, chosen)
 
-    run = cluster.OnCluster(client).run([(build, list(range(100)))])
+    run = cluster.OnCluster(client).run([cluster.Work(build, range(100))])
     next(run)
     assert sum(builds) <= 3 * cluster.BLOCKS_PER_WORKER * 2
     run.close()
@@ -105,7 +105,7 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
         def square(block):
             return block * block
         with cluster.connect("local", n_workers=2, dashboard=False) as executor:
-            work = [(functools.partial(blocks.window_of_blocks, square), [1, 2, 3])]
+            work = [cluster.Work(functools.partial(blocks.window_of_blocks, square), [1, 2, 3])]
             print(sorted(executor.run(work)))
         """)
     )
