@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_reduce(commands)
+    _add_remove(commands)
     _add_status(commands)
     _add_verify(commands)
     _add_lightcurve(commands)
@@ -136,6 +137,30 @@ def _add_reduce(commands: Any) -> None:
     parser.add_argument("--target-coord", type=float, nargs=2, metavar=("RA", "DEC"), help="degrees; before headers")
     parser.add_argument("--remove-cosmic-rays", action=argparse.BooleanOptionalAction, help="replace cosmic rays")
     parser.add_argument("--barycenter", action=argparse.BooleanOptionalAction, help="barycentric times (yes)")
+    parser.add_argument(
+        "--frame-timeout", type=float, metavar="S", help="set a frame aside that takes longer (300 seconds; 0: never)"
+    )
+    _add_changes(parser)
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a reduction that is there already")
+    group.add_argument("--append", action="store_true", help="take up frames of which it has none, as further nights")
+    group.add_argument("--redo", nargs="+", default=[], metavar="NIGHT", help="reduce nights (YYYY-MM-DD) again")
+    group.add_argument("--rebuild-reference", action="store_true", help="choose reference and catalogue again")
+    group.add_argument("--new", action="store_true", help="begin again; the old store is kept under another name")
+    _add_break_lock(group)
+
+
+def _add_break_lock(parser: Any) -> None:
+    parser.add_argument("--break-lock", action="store_true", help="take over from a run that is surely dead")
+
+
+def _add_remove(commands: Any) -> None:
+    parser = _command(commands, "remove", "Remove a night from a reduction; its frames are left out from then on.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("night", metavar="NIGHT", help="YYYY-MM-DD")
+    _add_break_lock(parser)
 
 
 def _add_status(commands: Any) -> None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from opticam_dask import cluster, config, demo, frames, lightcurves, products, status, store, synthetic
+from opticam_dask import (
+    cluster,
+    config,
+    demo,
+    frames,
+    lightcurves,
+    nights,
+    ownership,
+    products,
+    status,
+    store,
+    synthetic,
+)
 from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
@@ -38,7 +51,13 @@ def run(options: argparse.Namespace) -> int:
         return command(options)
     except (store.StoreError, ValueError, TypeError, FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(_line(error)) from error
-    except (ReductionError, cluster.ClusterError, OSError) as error:
+    except (
+        ReductionError,
+        cluster.ClusterError,
+        ownership.OwnedError,
+        ownership.OwnershipLost,
+        OSError,
+    ) as error:
         raise RunError(_line(error)) from error
 
 
@@ -86,11 +105,26 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _reduce(options: argparse.Namespace) -> int:
-    chosen = _parameters(options)
-    constructor = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+    parameters = config.parameters_from_mapping(_parameters(options))
     photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
-    parameters = config.parameters_from_mapping(chosen)
-    reducer = Reducer(
+    with _owned(options):
+        reducer = _reducer(options, parameters)
+        rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
+        changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
+        reducer.create_catalogs(**rest, **changes)
+        reducer.photometry(photometer, label=options.label)
+    for line in status.describe_reduction(options.out, n_problems=5):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+#: Parameters of the reduction that the constructor of ``Reducer`` takes.
+_CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+
+
+def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters) -> Reducer:
+    further = {} if options.frame_timeout is None else {"frame_timeout": options.frame_timeout}
+    return Reducer(
         options.out,
         options.data,
         instrument=_instrument(options),
@@ -99,13 +133,27 @@ def _reduce(options: argparse.Namespace) -> int:
         frames_per_block=options.frames_per_block,
         show_plots=False,
         prefix="",
-        **{name: getattr(parameters, name) for name in constructor},
+        **further,
+        **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
     )
-    rest = {name: getattr(parameters, name) for name in parameter_names() if name not in constructor}
-    reducer.create_catalogs(**rest)
-    reducer.photometry(photometer, label=options.label)
-    for line in status.describe_reduction(options.out, n_problems=5):
-        Console(prefix="").tell(line)
+
+
+@contextlib.contextmanager
+def _owned(options: argparse.Namespace) -> Iterator[None]:
+    """Own the output directory for as long as a command works on it."""
+    try:
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{options.out} cannot be made: {error.strerror or error}. Choose another --out.") from error
+    with ownership.own(options.out, break_lock=options.break_lock):
+        yield
+
+
+def _remove(options: argparse.Namespace) -> int:
+    store.require_store(options.out)
+    with _owned(options):
+        for line in nights.remove_night(options.out, options.night):
+            Console(prefix="").tell(line)
     return DONE
 
 

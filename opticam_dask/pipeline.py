@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import blocks, catalog, config, first_pass, plan, second_pass, store
+from opticam_dask import blocks, catalog, config, first_pass, nights, plan, second_pass, store
 from opticam_dask.cluster import Executor, Work
 from opticam_dask.config import TransformType
+from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
+from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import prepare, stored_parameters
-from opticam_dask.reduction import Outcome, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters
 from opticam_dask.rescue import rescue_block
 
 __all__ = [
+    "Changes",
     "Outcome",
     "Progress",
     "ReductionError",
@@ -187,14 +190,31 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     progress.begin("Aligning frames", n_frames)
     for key, summary in executor.run(work):
+        check_owner(setup.out_directory)
         outcome.add(key, summary)
         progress.advance(summary.n_frames)
     progress.end()
-    for part in ready:
+    for part, group in zip(ready, work, strict=True):
+        if group.blocks:
+            _tell_if_unaligned(setup, part, progress)
         _finish_stack(setup, part, executor)
     for key in store.keys(setup.path):
         _finish_catalog(setup, key, progress)
     return outcome
+
+
+def _tell_if_unaligned(setup: Setup, part: store.Part, progress: Progress) -> None:
+    """A night of which nothing fits the reference frame is a matter of the night, not of its frames."""
+    flags = store.read_array(setup.path, f"{part.group}/frames", "flags")
+    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+        return
+    counts = count_flags(flags & np.uint32(UNUSABLE), FrameFlag)
+    reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
+    reference = store.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
+    progress.tell(
+        f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({reasons}). If it is another field than "
+        f"{reference}, which gives the reference frame, it needs an output directory of its own."
+    )
 
 
 def _parts_with_reference(setup: Setup) -> list[store.Part]:
@@ -360,6 +380,7 @@ def measure_frames(
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     progress.begin("Performing photometry", n_frames)
     for key, summary in executor.run(work):
+        check_owner(setup.out_directory)
         outcome.add(key, summary)
         progress.advance(summary.n_frames)
     progress.end()
@@ -404,5 +425,6 @@ def _second_pass_job(
 
 
 def finish(setup: Setup) -> None:
-    """Close a run: consolidated metadata, no scratch files."""
+    """Close a run: nothing pending, consolidated metadata, no scratch files."""
+    nights.settle(setup.path)
     store.finish_changes(setup.path)

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import config, frames, plan, store
+from opticam_dask import config, frames, nights, plan, store
 from opticam_dask.config import ReductionParameters
-from opticam_dask.reduction import Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
 
 _PACKAGES = ("numpy", "scipy", "astropy", "photutils", "dask", "distributed", "xarray", "zarr", "astroscrappy")
 
 
-def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -> None:
+def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None, changes: Changes | None = None) -> None:
     """Make the store, or take up the one that is there, and add the parts that are new.
 
     Raises
@@ -29,27 +29,47 @@ def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -
     ReductionError
         When there is no usable frame, or the store was made with other parameters or from other files.
     """
-    progress = progress or Silent()
-    if not len(scan.table) and not store.exists(setup.out_directory):
+    progress, changes = progress or Silent(), changes or Changes()
+    if not len(scan.table) and (changes.new or not store.exists(setup.out_directory)):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+    pending = nights.begin_again(setup, progress) if changes.new else None
     if store.exists(setup.out_directory):
         _check_parameters(setup)
+        if changes.rebuild_reference:
+            _require_all_files(setup, scan)
+        store.begin_changes(setup.path)
+        nights.prepare_changes(setup, changes, sorted(set(scan.table["night"])), progress)
     else:
-        store.create_store(setup.out_directory, _root_attributes(setup))
-    store.begin_changes(setup.path)
-    table = _new_rows(setup, scan)
+        store.create_store(setup.out_directory, _root_attributes(setup) | ({"pending": pending} if pending else {}))
+    refused = _add_parts(setup, _new_rows(setup, scan, changes, progress), progress)
+    _write_set_aside(setup, scan, refused)
+
+
+def _add_parts(setup: Setup, table: Any, progress: Progress) -> list[tuple[str, str]]:
+    """Add what is new in parts; return the files of those that do not fit the parameters, with the reason."""
+    chosen = setup.parameters
     taken = {
         key: {part.night: part.n_frames for part in store.parts(setup.path, key)} for key in store.keys(setup.path)
     }
-    chosen = setup.parameters
-    for planned in plan.plan_parts(
+    planned_parts = plan.plan_parts(
         table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
-    ):
-        _add_planned(setup, planned)
+    )
+    refused: list[tuple[str, str]] = []
+    errors: list[WrongParameters] = []
+    for planned in planned_parts:
+        try:
+            _add_planned(setup, planned)
+        except WrongParameters as error:
+            errors.append(error)
+            progress.tell(f"{planned.key} {planned.night}: {len(planned.manifest['file'])} frame(s) refused: {error}")
+            refused += [(os.path.join(planned.data_root, file), str(error)) for file in planned.manifest["file"]]
+            continue
         for note in planned.notes:
             progress.tell(note)
-    _write_set_aside(setup, scan)
+    if errors and len(errors) == len(planned_parts) and not any(taken.values()):
+        raise errors[0]
+    return refused
 
 
 def stored_parameters(out_directory: str | Path) -> ReductionParameters:
@@ -80,31 +100,67 @@ def _check_parameters(setup: Setup) -> None:
         changed = config.differences(before, json.loads(config.parameters_json(record)))
         raise WrongParameters(
             f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
-            "Use the same parameters to resume, or another output directory."
+            "Use the same parameters to go on, --new to begin again with these, or another output directory."
         )
 
 
-def _new_rows(setup: Setup, scan: frames.Scan) -> Any:
-    """Rows of the scan that the store does not have; files that changed since are refused."""
+def _known_files(setup: Setup) -> dict[str, tuple[int, float]]:
+    """Size and modification time of every file that the store has, by path."""
     known: dict[str, tuple[int, float]] = {}
     for key in store.keys(setup.path):
         for part in store.parts(setup.path, key):
             manifest = store.read_manifest(setup.path, part)
             facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
             known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
-    table = scan.table
+    return known
+
+
+def _new_rows(setup: Setup, scan: frames.Scan, changes: Changes, progress: Progress) -> Any:
+    """Rows of the scan that the store does not have; files that changed since are refused."""
+    known, table = _known_files(setup), scan.table
+    is_left_out = table["night"].isin(nights.left_out_nights(setup.path)).to_numpy(dtype=bool)
+    if is_left_out.any():
+        names = ", ".join(sorted(set(table["night"][is_left_out])))
+        progress.tell(f"{is_left_out.sum()} frame(s) of removed nights are left out ({names}); --redo brings one back.")
+        table = table[~is_left_out]
     if not known or not len(table):
         return table
     _refuse_moved_files(table, known)
     before = [known.get(file) for file in table["file"]]
-    now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
-    changed = [f for f, old, new in zip(table["file"], before, now, strict=True) if old not in (None, new)]
-    if changed:
+    _refuse_changed_files(table, before)
+    is_new = np.array([old is None for old in before])
+    if is_new.all() and not changes.append and not nights.read_pending(setup.path):
         raise ReductionError(
-            f"{len(changed)} file(s) changed since they were reduced, the first is {changed[0]}. "
-            "Put the original files back, or use another output directory."
+            f"{setup.out_directory} holds a reduction of {len(known)} other frames (the first is {min(known)}), and "
+            f"none of the {len(table)} given now. Add --append to take these up as further nights of the same field, "
+            "--new to begin again, or use another output directory."
         )
-    return table[[old is None for old in before]]
+    return table[is_new]
+
+
+def _refuse_changed_files(table: Any, before: Sequence[tuple[int, float] | None]) -> None:
+    now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+    is_changed = np.array([old not in (None, new) for old, new in zip(before, now, strict=True)])
+    if is_changed.any():
+        changed = table[is_changed]
+        names = sorted(set(changed["night"]))
+        raise ReductionError(
+            f"{len(changed)} file(s) changed since they were reduced, the first is {changed['file'].iloc[0]}. "
+            f"Put the original files back, add --redo {' '.join(names)} to reduce as they are now, or use another "
+            "output directory."
+        )
+
+
+def _require_all_files(setup: Setup, scan: frames.Scan) -> None:
+    """Refuse to give up reduced nights whose frames are not among those given."""
+    if nights.read_pending(setup.path).get("rebuild_reference"):
+        return
+    missing = sorted(set(_known_files(setup)) - set(scan.table["file"]))
+    if missing:
+        raise ReductionError(
+            f"--rebuild-reference reduces every night again, but {len(missing)} frame(s) of the store are not among "
+            f"those given, the first is {missing[0]}. Give all directories."
+        )
 
 
 def _refuse_moved_files(table: Any, known: Mapping[str, tuple[int, float]]) -> None:
@@ -120,7 +176,7 @@ def _refuse_moved_files(table: Any, known: Mapping[str, tuple[int, float]]) -> N
     if moved:
         raise ReductionError(
             f"{len(moved)} file(s) were reduced before from another place: {moved[0][0]} is {moved[0][1]}. "
-            "Give the directory that was given before, or use another output directory."
+            "Give the directory that was given before, --new to begin again, or another output directory."
         )
 
 
@@ -141,7 +197,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
     store.add_part(setup.path, part, planned.manifest, planned.data_root)
 
 
-def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
+def _write_set_aside(setup: Setup, scan: frames.Scan, refused: Sequence[tuple[str, str]]) -> None:
     """Keep the files that could not be used at all, with the reason, over all runs."""
     listed: dict[str, str] = {}
     if store.has_product(setup.path, "set_aside"):
@@ -150,6 +206,7 @@ def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
     listed |= dict(scan.set_aside)
     for file in scan.table["file"]:
         listed.pop(file, None)
+    listed |= dict(refused)
     arrays = {
         "file": np.array(sorted(listed), dtype=object),
         "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import cluster, pipeline, products, store
+from opticam_dask import cluster, ownership, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.cluster import Client
 from opticam_dask.config import ReductionParameters
@@ -65,6 +65,10 @@ class Reducer:
         Worker processes on this machine; by default one a processor.
     frames_per_block : int, optional
         Frames of one task; by default from frame shape and pixel type.
+    frame_timeout : float
+        Seconds after which a frame that does not end is set aside; 0 is no limit. Not without a cluster.
+    break_lock : bool
+        Take the output directory over from a run that holds it.
     target_coord : (float, float), optional
         RA and DEC of the target in degrees; goes before the headers.
     show_plots : bool
@@ -103,6 +107,8 @@ class Reducer:
         client: Client | str | None = None,
         number_of_processors: int | None = None,
         frames_per_block: int | None = None,
+        frame_timeout: float = cluster.FRAME_TIMEOUT,
+        break_lock: bool = False,
         target_coord: tuple[float, float] | None = None,
         show_plots: bool = True,
         verbose: bool = True,
@@ -122,6 +128,8 @@ class Reducer:
         self._background, self._finder = _plain(background), finder
         self._aperture_selector = aperture_selector
         self._frames_per_block = frames_per_block
+        self._frame_timeout = frame_timeout
+        self._break_lock = break_lock
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -206,14 +214,22 @@ class Reducer:
         box_size: int | tuple[int, int] | None = None,
         n_pixels: int | None = None,
         border_width: int | None = None,
+        new: bool = False,
+        append: bool = False,
+        redo: Sequence[str] = (),
+        rebuild_reference: bool = False,
     ) -> None:
         """Measure sky, sources and transform of every frame, stack, and make the catalogues.
 
         Parameters are those of :class:`~opticam_dask.config.ReductionParameters`. Frames that were reduced
-        before with the same parameters are not reduced again.
+        before with the same parameters are not reduced again. ``new`` begins again (the old store is kept under
+        another name), ``append`` takes up frames of which the store has none, ``redo`` reduces nights again, and
+        ``rebuild_reference`` chooses reference frames and catalogues again.
 
         Raises
         ------
+        ownership.OwnedError
+            When another run works on the output directory.
         pipeline.ReductionError
             When the output directory holds a reduction with other parameters or from other files.
         """
@@ -232,14 +248,15 @@ class Reducer:
         if box_size is not None:
             options["box_size"] = box_size
         setup = self._setup(ReductionParameters(**{**self._options, **options}))
-        tell = self._console.tell
-        with self._logging(), self._executor() as executor:
-            pipeline.prepare(setup, self.scan, self._console)
-            tell("Creating source catalogs.")
-            pipeline.choose_references(setup, executor, self._console)
-            outcome = pipeline.reduce_frames(setup, executor, self._console)
+        changes = pipeline.Changes(new, append, tuple(redo), rebuild_reference)
+        with self._owning(), self._logging():
+            pipeline.prepare(setup, self.scan, self._console, changes)
+            with self._executor() as executor:
+                self._console.tell("Creating source catalogs.")
+                pipeline.choose_references(setup, executor, self._console)
+                outcome = pipeline.reduce_frames(setup, executor, self._console)
+            pipeline.finish(setup)
         self._report_alignment(outcome)
-        pipeline.finish(setup)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
         for file in products.plot_frames(self.out_directory, show=self.show_plots):
@@ -287,10 +304,11 @@ class Reducer:
         photometer = photometer or AperturePhotometer()
         label = label or photometer.label
         setup = self._stored_setup()
-        store.begin_changes(setup.path)
-        with self._logging(), self._executor() as executor:
-            outcome = pipeline.measure_frames(setup, {label: photometer}, executor, self._console)
-        pipeline.finish(setup)
+        with self._owning(), self._logging():
+            store.begin_changes(setup.path)
+            with self._executor() as executor:
+                outcome = pipeline.measure_frames(setup, {label: photometer}, executor, self._console)
+            pipeline.finish(setup)
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
         directory = products.write_light_curves(self.out_directory, label)
@@ -351,7 +369,10 @@ class Reducer:
 
     def _executor(self) -> Any:
         where = "local" if self._client is None else self._client
-        return cluster.connect(where, n_workers=self._n_workers)
+        return cluster.connect(where, n_workers=self._n_workers, frame_timeout=self._frame_timeout)
+
+    def _owning(self) -> Any:
+        return ownership.own(self.out_directory, break_lock=self._break_lock)
 
     def _logging(self) -> Any:
         return log_to_file(self.out_directory / LOG_NAME)

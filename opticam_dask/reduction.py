@@ -25,6 +25,28 @@ class WrongParameters(ReductionError, ValueError):
     """The parameters do not fit the frames or the store."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What to do to a reduction that is there already, beyond going on with it.
+
+    Parameters
+    ----------
+    new : bool
+        Begin again; the old store is kept under another name.
+    append : bool
+        Take frames of which the store has none.
+    redo : tuple of str
+        Nights (``YYYY-MM-DD``) to reduce again, from the files that are there now.
+    rebuild_reference : bool
+        Choose reference frames and catalogues again; all nights are reduced again.
+    """
+
+    new: bool = False
+    append: bool = False
+    redo: tuple[str, ...] = ()
+    rebuild_reference: bool = False
+
+
 class Progress(Protocol):
     """Who is told how a run goes: a progress bar, a log, nobody."""
 

@@ -8,9 +8,11 @@ counts as reduced when its flags say so.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -188,7 +190,8 @@ def keys(path: str | Path) -> list[str]:
     """Camera keys of the store, in the order of their names."""
     found = []
     for entry in sorted(Path(path).iterdir()):
-        attributes = read_attributes(path, entry.name) if entry.is_dir() else {}
+        is_group = entry.is_dir() and not entry.name.startswith(".")
+        attributes = read_attributes(path, entry.name) if is_group else {}
         if "key" in attributes:
             found.append(str(attributes["key"]))
     return found
@@ -211,7 +214,7 @@ def parts(path: str | Path, key: str) -> list[Part]:
 
 def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
     for entry in sorted((Path(path) / group_name(key)).iterdir()):
-        if entry.name in _KEY_PRODUCTS or not entry.is_dir():
+        if entry.name in _KEY_PRODUCTS or entry.name.startswith(".") or not entry.is_dir():
             continue
         attributes = read_attributes(path, f"{group_name(key)}/{entry.name}")
         if attributes.get("complete"):
@@ -256,8 +259,36 @@ def add_part(path: str | Path, part: Part, manifest: Mapping[str, np.ndarray], d
 
 
 def remove_group(path: str | Path, group: str) -> None:
-    """Remove a group and everything in it."""
-    shutil.rmtree(Path(path) / group, ignore_errors=True)
+    """Remove a group and everything in it, and its partial stacks.
+
+    Raises
+    ------
+    OSError
+        When something of it stays.
+    """
+    remove_partial_stacks(path, group)
+    directory = Path(path) / group
+    if directory.exists():
+        # what is half removed must not look whole: the name goes first
+        doomed = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.removed")
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def move_aside(path: str | Path) -> Path:
+    """Give a store another name in its directory, so that a new one can be made.
+
+    Returns
+    -------
+    Path
+        The new name, ``reduction.old-N.zarr``.
+    """
+    path = Path(path)
+    numbers = itertools.count(1)
+    target = next(name for n in numbers if not (name := path.with_name(f"{path.stem}.old-{n}.zarr")).exists())
+    path.rename(target)
+    shutil.rmtree(path.parent / SCRATCH_NAME, ignore_errors=True)
+    return target
 
 
 def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.ndarray:

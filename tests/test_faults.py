@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import functools
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -13,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from opticam_dask import blocks, cluster, pipeline, rescue, results, simulate_observations, store
-from opticam_dask.flags import FrameFlag, SourceFlag
+from opticam_dask import cluster, pipeline, results, simulate_observations, store
+from opticam_dask.config import ReductionParameters
+from opticam_dask.flags import FrameFlag
 from opticam_dask.frames import FitsReader, find_files, scan
 from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.config import ReductionParameters
 from opticam_dask.photometers import AperturePhotometer
 
 N_FRAMES, PER_BLOCK = 24, 8
@@ -93,7 +91,7 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     setup = _setup(tmp_path / "out", reader=PoisonedReader(poisoned, harm, str(log)))
     with cluster.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
         outcome = _reduce(setup, data, cluster.OnCluster(client, frame_timeout=3.0, is_local=True))
-    [(file, message)] = [problem for problem in outcome.problems]
+    [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == poisoned
     words = {"dies": "signal 9", "hangs": "longer than 3 s", "eats memory": "more memory than a worker has"}
     assert words[harm] in message

@@ -1,0 +1,170 @@
+"""Nights of a store: begin again, reduce one again, remove one, choose another reference.
+
+What was asked for is written into the store (attribute ``pending``) before anything is removed, so that the same
+command, run again after a crash, goes on instead of removing what it has made since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import store
+from opticam_dask.reduction import Changes, Progress, ReductionError, Setup, WrongParameters
+
+
+def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progress: Progress) -> None:
+    """Remove from an existing store what is to be made again.
+
+    Parameters
+    ----------
+    setup : Setup
+    changes : Changes
+    nights : sequence of str
+        Nights that the frames given now belong to.
+    progress : Progress
+
+    Raises
+    ------
+    WrongParameters
+        When a night that is to be reduced again is not among the frames given.
+    """
+    if missing := [night for night in changes.redo if night not in nights]:
+        raise WrongParameters(
+            f"night {', '.join(missing)} is to be reduced again, but no frame of it is among those given "
+            f"(nights given: {', '.join(nights) or 'none'})."
+        )
+    pending = read_pending(setup.path)
+    redo = sorted(set(changes.redo) - set(pending.get("redo", ())))
+    rebuild = changes.rebuild_reference and not pending.get("rebuild_reference")
+    if not redo and not rebuild and pending.get("phase", "adding") == "adding":
+        return
+    pending = {
+        **pending,
+        "phase": "removing",
+        "redo": sorted({*pending.get("redo", ()), *redo}),
+        "removing": sorted({*pending.get("removing", ()), *redo}),
+        "rebuild_reference": rebuild or bool(pending.get("rebuild_reference")),
+        "rebuilding": rebuild or bool(pending.get("rebuilding")),
+        "labels": _labels(setup.path) | pending.get("labels", {}),
+    }
+    _write_pending(setup.path, pending)
+    for key in store.keys(setup.path):
+        for part in store.parts(setup.path, key):
+            if pending["rebuilding"] or _date(part.night) in pending["removing"]:
+                store.remove_group(setup.path, part.group)
+                progress.tell(f"{key} {part.night}: removed, to be reduced again.")
+        if pending["rebuilding"]:
+            for product in ("catalog", "reference"):
+                store.remove_group(setup.path, f"{store.group_name(key)}/{product}")
+    left_out = [night for night in left_out_nights(setup.path) if night not in pending["removing"]]
+    store.update_attributes(setup.path, "", {"left_out_nights": left_out})
+    _write_pending(setup.path, {**pending, "phase": "adding", "removing": [], "rebuilding": False})
+
+
+def begin_again(setup: Setup, progress: Progress) -> dict[str, Any] | None:
+    """Move the store aside for a new one, unless that is what it is already.
+
+    Returns
+    -------
+    dict or None
+        What is pending in the new store; None when there is nothing to move.
+    """
+    if not store.exists(setup.out_directory) or read_pending(setup.path).get("new"):
+        return None
+    labels = _labels(setup.path)
+    moved = store.move_aside(setup.path)
+    progress.tell(f"Beginning again; the reduction so far is kept as {moved.name}.")
+    return {"new": True, "labels": labels}
+
+
+def remove_night(out_directory: str | Path, night: str, key: str | None = None) -> list[str]:
+    """Remove a night (all its parts) from a store; its frames are left out from then on.
+
+    Parameters
+    ----------
+    out_directory : path
+    night : str
+        ``YYYY-MM-DD``.
+    key : str, optional
+        Camera key; by default all. The night of one camera alone comes back with the next ``reduce``.
+
+    Returns
+    -------
+    list of str
+        What was removed, a line each.
+
+    Raises
+    ------
+    ReductionError
+        When there is no such night, or it is the reference night.
+    """
+    path = store.require_store(out_directory)
+    chosen = [
+        part
+        for name in store.keys(path)
+        if key in (None, name)
+        for part in store.parts(path, name)
+        if _date(part.night) == night
+    ]
+    if not chosen:
+        there = sorted({_date(part.night) for name in store.keys(path) for part in store.parts(path, name)})
+        raise ReductionError(f"{out_directory} has no night {night}{f' of {key}' if key else ''}: {', '.join(there)}.")
+    for part in chosen:
+        if store.read_attributes(path, store.group_name(part.key)).get("reference_night") == night:
+            raise ReductionError(
+                f"{night} is the reference night of {part.key}: all transforms and the catalogue come from it. "
+                "Reduce with --new and without its frames, or with another --reference-night."
+            )
+    store.begin_changes(path)
+    if key is None:
+        store.update_attributes(path, "", {"left_out_nights": sorted({*left_out_nights(path), night})})
+    lines = []
+    for part in chosen:
+        store.remove_group(path, part.group)
+        lines.append(f"{part.key} {part.night}: {part.n_frames} frames removed.")
+    store.finish_changes(path)
+    return lines
+
+
+def left_out_nights(path: str | Path) -> list[str]:
+    """Nights that were removed."""
+    return list(store.read_attributes(path).get("left_out_nights", []))
+
+
+def read_pending(path: str | Path) -> dict[str, Any]:
+    """What an unfinished run was asked to make again."""
+    return dict(store.read_attributes(path).get("pending", {}))
+
+
+def settle(path: str | Path) -> None:
+    """Forget what was pending when all of it is done: each pass, and each photometry that was there before."""
+    pending = read_pending(path)
+    if pending and all(_is_done(path, part, pending) for key in store.keys(path) for part in store.parts(path, key)):
+        _write_pending(path, {})
+
+
+def _is_done(path: str | Path, part: store.Part, pending: dict[str, Any]) -> bool:
+    labels = {*pending.get("labels", {}).get(part.key, ()), *store.photometry_labels(path, part)}
+    if not labels <= set(store.photometry_labels(path, part)):
+        return False
+    return all(bool(np.all(store.done_blocks(path, part, label))) for label in (None, *sorted(labels)))
+
+
+def _labels(path: str | Path) -> dict[str, list[str]]:
+    """Photometry labels of each key."""
+    return {
+        key: sorted({label for part in store.parts(path, key) for label in store.photometry_labels(path, part)})
+        for key in store.keys(path)
+    }
+
+
+def _write_pending(path: str | Path, pending: dict[str, Any]) -> None:
+    store.update_attributes(path, "", {"pending": pending})
+
+
+def _date(part_name: str) -> str:
+    return part_name.partition(".")[0]

@@ -1,0 +1,306 @@
+"""One run at a time on one output directory: an owner record that survives crashes and needs no file locks.
+
+File locks do not work on every network file system, and a lock that outlives its owner needs a person. So the owner
+is a small file that is made exclusively (which NFS since version 3 and every local file system can do), touched every
+half minute while the run is alive, and taken over when its owner is known to be dead or has not touched it for five
+minutes. Clocks of different machines are never compared: times are those that the file system gives to files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+#: Name of the record in the output directory.
+OWNER_NAME = "owner.json"
+
+#: Seconds between two signs of life, and without one until a run counts as dead.
+HEARTBEAT, STALE = 30.0, 300.0
+
+#: Directories that this process owns; a call inside a run that owns its directory needs no record of its own.
+_held: dict[str, Owner] = {}
+
+
+class OwnedError(Exception):
+    """Another run works on the output directory; the message says which one, and what to do."""
+
+
+class OwnershipLost(Exception):
+    """Another run has taken the output directory over while this one worked on it."""
+
+
+@dataclass
+class Owner:
+    """Hold on one output directory.
+
+    Attributes
+    ----------
+    path : Path
+        The record.
+    token : str
+        Tells this hold from all others.
+    """
+
+    path: Path
+    token: str
+    is_lost: bool = False
+
+    def check(self) -> None:
+        """Raise when another run has taken over.
+
+        Raises
+        ------
+        OwnershipLost
+        """
+        if self.is_lost:
+            raise OwnershipLost(
+                f"another run has taken over {self.path.parent} (see {OWNER_NAME} there): this one stops. "
+                "What was reduced is kept."
+            )
+
+    def beat(self) -> None:
+        """Give a sign of life, unless the record is somebody else's by now."""
+        found = _read(self.path)
+        if found is None or found.get("token", self.token) != self.token:
+            self.is_lost = True
+            return
+        with contextlib.suppress(OSError):  # a file system that is away for a moment
+            os.utime(self.path)
+
+
+@contextlib.contextmanager
+def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owner]:
+    """Own an output directory while the block runs.
+
+    Parameters
+    ----------
+    out_directory : path
+        Must exist.
+    break_lock : bool
+        Take over whoever owns it. If that run is alive after all, it stops when it notices.
+
+    Yields
+    ------
+    Owner
+        ``check()`` raises when another run has taken over.
+
+    Raises
+    ------
+    OwnedError
+        When another run owns the directory.
+    OSError
+        When the directory cannot be written.
+    """
+    place = os.path.realpath(out_directory)
+    if place in _held:
+        _held[place].check()
+        yield _held[place]
+        return
+    owner = Owner(Path(out_directory) / OWNER_NAME, uuid.uuid4().hex)
+    _acquire(owner, break_lock)
+    _held[place] = owner
+    stop = threading.Event()
+    pulse = threading.Thread(target=_beat_until, args=(owner, stop), daemon=True, name="opticam-dask-owner")
+    pulse.start()
+    try:
+        yield owner
+    finally:
+        stop.set()
+        pulse.join()
+        del _held[place]
+        _release(owner)
+
+
+def check_owner(out_directory: str | Path) -> None:
+    """Raise when this process owned the directory and has lost it.
+
+    Raises
+    ------
+    OwnershipLost
+    """
+    owner = _held.get(os.path.realpath(out_directory))
+    if owner is not None:
+        owner.check()
+
+
+def _beat_until(owner: Owner, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT):
+        owner.beat()
+
+
+def _acquire(owner: Owner, break_lock: bool) -> None:
+    try:
+        if _create(owner.path, _record(owner.token)):
+            return
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(owner.path.parent)) from error
+    found = _read(owner.path)
+    if found is None and _create(owner.path, _record(owner.token)):  # the other run ended just now
+        return
+    reason = "--break-lock" if break_lock else _why_dead(owner.path, found or {})
+    if reason is None:
+        raise OwnedError(_refusal(owner.path, found or {}))
+    _take_over(owner, str((found or {}).get("token", "unknown")), found or {})
+    logger.info("%s taken over (%s) from %s", owner.path, reason, found)
+
+
+def _take_over(owner: Owner, dead: str, found: dict[str, Any]) -> None:
+    """Put the record in the place of a dead run's. Only one can: who makes the claim on that run's token."""
+    claim = owner.path.with_name(f".{OWNER_NAME}.{dead}.claim")
+    if not _create(claim, _record(owner.token)):
+        if _age(claim) < STALE:
+            raise OwnedError(_refusal(owner.path, found))
+        claim.unlink(missing_ok=True)  # whoever claimed it died as well
+        if not _create(claim, _record(owner.token)):
+            raise OwnedError(_refusal(owner.path, found))
+    try:
+        now = _read(owner.path)
+        if now is not None and str(now.get("token", "unknown")) != dead:
+            raise OwnedError(_refusal(owner.path, now))
+        os.replace(_temporary(owner.path, _record(owner.token)), owner.path)
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _release(owner: Owner) -> None:
+    with contextlib.suppress(OSError):
+        found = _read(owner.path)
+        if found is not None and found.get("token") == owner.token:
+            owner.path.unlink()
+
+
+def _record(token: str) -> dict[str, Any]:
+    return {
+        "token": token,
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "process_started": psutil.Process().create_time(),
+        "user": _user(),
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "meaning": f"A run owns this directory; touched every {HEARTBEAT:g} s, taken over after {STALE:g} s without.",
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this number
+        return str(os.getuid())
+
+
+def _boot() -> str:
+    """Tells one start of one machine (or container host) from every other."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
+    """Why the owner counts as dead; None when it does not."""
+    if _is_same_machine(found):  # whoever slept with the whole machine gave no sign of life, but is not dead
+        return None if _is_alive(found) else "its process has ended"
+    age = _age(path)
+    return f"no sign of life for {age:.0f} s" if age > STALE else None
+
+
+def _is_same_machine(found: dict[str, Any]) -> bool:
+    """Whether process numbers in the record mean anything here: same boot, and not another container's."""
+    return bool(found.get("boot")) and (found["boot"], found.get("host")) == (_boot(), socket.gethostname())
+
+
+def _is_alive(found: dict[str, Any]) -> bool:
+    try:
+        return abs(psutil.Process(int(found["pid"])).create_time() - float(found["process_started"])) < 1.0
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of its file system."""
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.clock")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _refusal(path: Path, found: dict[str, Any]) -> str:
+    who = (
+        f"{found.get('user', '?')} on {found.get('host', '?')} (process {found.get('pid', '?')}, since "
+        f"{found.get('started', '?')}, last sign of life {max(0.0, _age(path)):.0f} s ago)"
+    )
+    return (
+        f"{path.parent} belongs to another run: {who}. Wait for it, stop it, or use another output directory; "
+        f"if it is surely dead, add --break-lock (a dead run's hold ends by itself after {STALE / 60:.0f} minutes)."
+    )
+
+
+def _create(path: Path, record: dict[str, Any]) -> bool:
+    """Make a file with content, unless there is one; never one that is half written.
+
+    Raises
+    ------
+    OSError
+        When the directory cannot be written.
+    """
+    temporary = _temporary(path, record)
+    try:
+        # a link appears whole or not at all, fails where the name is taken, and does so on NFS too
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        return _create_without_links(path, record)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_without_links(path: Path, record: dict[str, Any]) -> bool:
+    """For file systems that know no links."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        json.dump(record, stream, indent=2)
+    return True
+
+
+def _temporary(path: Path, record: dict[str, Any]) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return temporary
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Content of a record; None when there is none, nothing in it when it cannot be understood."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
