@@ -7,8 +7,11 @@ that a user can do wrong ends in a traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -45,21 +48,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(options, "run"):
         parser.print_help()
         return USAGE
-    from opticam_dask import commands
+    try:
+        with _terminated_like_interrupted():
+            return _run(options)
+    except _Terminated:
+        print("\nTerminated. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from opticam_dask import commands  # takes a second: not for --help
 
     try:
         return int(commands.run(options))
-    except KeyboardInterrupt:
-        print("\nInterrupted. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return DONE
     except commands.UsageError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return USAGE
     except commands.RunError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return FAILED
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end (``kill``, ``scancel``, shutdown)."""
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: workers are closed, the output directory is given free."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

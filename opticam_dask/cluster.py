@@ -8,7 +8,9 @@ otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -335,40 +337,63 @@ def local_client(
     """
     n_workers = n_workers or CPU_COUNT
     share = memory_limit or int(MEMORY_LIMIT / max(n_workers, CPU_COUNT))
+    security = distributed.Security()
+    protocol = "tls://" if security.require_encryption else "tcp://"
     worker = {
-        "cls": SubprocessWorker,
+        "cls": _WorkerProgram,
         "options": {
             "worker_class": "distributed.Nanny",
             "worker_kwargs": {
                 "nthreads": 1,
                 "host": host,
+                "protocol": protocol,
                 "memory_limit": share,
                 "env": SINGLE_THREAD_ENVIRONMENT,
                 "death_timeout": 60,
                 "dashboard": False,
-                "silence_logs": logging.ERROR,
+                "silence_logs": logging.CRITICAL,
             },
         },
     }
-    scheduler = {
-        "cls": distributed.Scheduler,
-        "options": {"host": host, "port": 0, "dashboard": dashboard, "dashboard_address": f"{host}:0"},
-    }
+    where = {"host": host, "port": 0, "protocol": protocol, "security": security}
+    shown = {"dashboard": dashboard, "dashboard_address": f"{host}:0"}
+    scheduler = {"cls": distributed.Scheduler, "options": where | shown}
     # a connection that closes while its last message is sent is no news when a cluster goes down
     logging.getLogger("distributed.batched").setLevel(logging.ERROR)
     with contextlib.ExitStack() as opened:
         opened.enter_context(dask.config.set(_quiet_settings()))
-        with _same_import_path():
-            local = SpecCluster(
-                workers=dict.fromkeys(range(n_workers), worker),
-                scheduler=scheduler,
-                name="opticam-dask",
-                silence_logs=logging.ERROR,
-            )
+        local = SpecCluster(
+            workers=dict.fromkeys(range(n_workers), worker),
+            scheduler=scheduler,
+            security=security,
+            name="opticam-dask",
+            silence_logs=logging.CRITICAL,
+        )
         client = opened.enter_context(distributed.Client(opened.enter_context(local)))
         client.wait_for_workers(n_workers, timeout=120)
         logger.info("%d workers, dashboard at %s", n_workers, client.dashboard_link)
         yield client
+
+
+class _WorkerProgram(SubprocessWorker):
+    """A worker as a program of its own, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
+
+    async def _start(self) -> None:
+        spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            env=_program_environment(),
+            start_new_session=True,
+        )
+
+
+def _program_environment() -> dict[str, str]:
+    """Environment of a worker program: it imports what this process can, and has the same Dask configuration."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+    }
 
 
 @contextlib.contextmanager
@@ -388,24 +413,12 @@ def _remote_client(address: str) -> Iterator[distributed.Client]:
         yield client
 
 
-@contextlib.contextmanager
-def _same_import_path() -> Iterator[None]:
-    """Let the worker programs that are started here import what this process can, such as modules beside a script."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
 def _quiet_settings() -> dict[str, Any]:
     """Settings of a local cluster: no spilling (tasks return a few bytes), no version noise."""
     return {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
+        # deaths of a worker for which a block may be blamed before it is rescued
+        "distributed.scheduler.allowed-failures": 2,
         "distributed.admin.tick.limit": "10s",
     }

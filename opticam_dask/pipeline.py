@@ -23,7 +23,7 @@ from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import prepare, stored_parameters
-from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
 from opticam_dask.rescue import rescue_block
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "measure_frames",
     "prepare",
     "reduce_frames",
+    "stage",
     "stored_parameters",
 ]
 
@@ -60,7 +61,6 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
     indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
     if not candidates:
         return
-    progress.begin("Choosing reference frames", sum(map(len, indices.values())))
     work: list[Work] = []
     for key, part in candidates.items():
         job = _probe_job(setup, part)
@@ -68,10 +68,10 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
         try_frame = functools.partial(_try_probe, job)
         work.append(_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
     probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
-    for key, probe in executor.run(work):
-        probes[key].append(probe)
-        progress.advance(1)
-    progress.end()
+    with stage(progress, "Choosing reference frames", sum(map(len, indices.values()))):
+        for key, probe in executor.run(work):
+            probes[key].append(probe)
+            progress.advance(1)
     for key, part in candidates.items():
         _freeze_reference(setup, part, probes[key], progress)
 
@@ -188,12 +188,11 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
         try_frame = functools.partial(first_pass.try_frame, job)
         work.append(_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
-    progress.begin("Aligning frames", n_frames)
-    for key, summary in executor.run(work):
-        check_owner(setup.out_directory)
-        outcome.add(key, summary)
-        progress.advance(summary.n_frames)
-    progress.end()
+    with stage(progress, "Aligning frames", n_frames):
+        for key, summary in executor.run(work):
+            check_owner(setup.out_directory)
+            outcome.add(key, summary)
+            progress.advance(summary.n_frames)
     for part, group in zip(ready, work, strict=True):
         if group.blocks:
             _tell_if_unaligned(setup, part, progress)
@@ -378,12 +377,11 @@ def measure_frames(
         try_frame = functools.partial(second_pass.try_frame, job)
         work.append(_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
-    progress.begin("Performing photometry", n_frames)
-    for key, summary in executor.run(work):
-        check_owner(setup.out_directory)
-        outcome.add(key, summary)
-        progress.advance(summary.n_frames)
-    progress.end()
+    with stage(progress, "Performing photometry", n_frames):
+        for key, summary in executor.run(work):
+            check_owner(setup.out_directory)
+            outcome.add(key, summary)
+            progress.advance(summary.n_frames)
     return outcome
 
 

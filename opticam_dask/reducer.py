@@ -156,10 +156,8 @@ class Reducer:
             self._console.tell(f"{self.out_directory} created.")
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
-        self._console.begin("Scanning data directory", 0)
-        found = scan(find_files(paths), self.instrument)
-        self._console.end()
-        return found
+        with pipeline.stage(self._console, "Scanning data directory", 0):
+            return scan(find_files(paths), self.instrument)
 
     def _report_scan(self) -> None:
         table, tell = self.scan.table, self._console.tell

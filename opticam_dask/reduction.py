@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +82,16 @@ class Silent:
 
     def tell(self, message: str) -> None:
         """Do nothing."""
+
+
+@contextlib.contextmanager
+def stage(progress: Progress, name: str, total: int) -> Iterator[None]:
+    """One stage of a run, which also ends when it fails."""
+    progress.begin(name, total)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 @dataclass(frozen=True)
