@@ -56,8 +56,10 @@ SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
 
-#: Rescues of one block that may themselves be killed before the run stops.
-_RESCUES = 3
+#: How often the workers of one block may be killed (each time by more deaths than the scheduler allows) before the
+#: run stops. Runs and rescues take turns: a rescue takes longer, so where workers die for reasons of their own, the
+#: plain run is the likelier one to get through.
+_MOST_KILLED = 8
 
 #: Blocks of one window for each worker; two windows are under way, so a worker always has its next block.
 BLOCKS_PER_WORKER = 2
@@ -239,12 +241,12 @@ def _next_try(task: _Task, error: BaseException) -> _Task:
     """
     n_failures = task.n_failures + 1
     if isinstance(error, distributed.KilledWorker):
-        if task.group.rescue is None or (task.is_rescue and n_failures >= _RESCUES):
+        if task.group.rescue is None or n_failures >= _MOST_KILLED:
             raise ClusterError(
                 f"the workers that ran block {task.block} died again and again, and no single frame is to blame: most "
                 f"likely there is too little memory. {_GO_ON.rstrip('.')} with fewer --workers."
             ) from error
-        return _Task(task.group, task.block, is_rescue=True, n_failures=n_failures if task.is_rescue else 0)
+        return replace(task, is_rescue=not task.is_rescue, n_failures=n_failures)
     if isinstance(error, OSError) and n_failures <= RETRIES:
         return replace(task, n_failures=n_failures)
     raise error
@@ -418,7 +420,5 @@ def _quiet_settings() -> dict[str, Any]:
     return {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
-        # deaths of a worker for which a block may be blamed before it is rescued
-        "distributed.scheduler.allowed-failures": 2,
         "distributed.admin.tick.limit": "10s",
     }

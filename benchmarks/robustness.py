@@ -1,0 +1,195 @@
+"""What a run survives: workers killed at random, and kill -9 of everything, each checked bit for bit.
+
+    python benchmarks/robustness.py workers --frames 4000 --every 3
+    python benchmarks/robustness.py everything --frames 4000 --kills 20
+
+``workers`` kills a worker process of a running reduction every few seconds; ``everything`` kills the client and all
+its workers at random moments, and starts the same reduction again each time. Both compare the store with that of an
+unbroken run and count the frames that were read more often than there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from opticam_dask import cluster, frames, ownership, pipeline, simulate_observations, store
+from opticam_dask.config import ReductionParameters
+from opticam_dask.instruments import OPTICAM_MX
+from opticam_dask.photometers import AperturePhotometer
+
+#: Small blocks: what a kill costs is the blocks under way.
+FRAMES_PER_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class CountingReader:
+    """Reads frames, and adds a byte to a file for each, from whatever process it runs in."""
+
+    log: str
+
+    def read(self, path):
+        """Read the pixels of one frame."""
+        handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, b".")
+        os.close(handle)
+        return frames.FitsReader().read(path)
+
+
+def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> None:
+    """Reduce on a local cluster, and count the frames read."""
+    parameters = ReductionParameters(n_pixels=5, border_width=4)
+    setup = pipeline.Setup(
+        out, OPTICAM_MX(), parameters, reader=CountingReader(str(log)), frames_per_block=FRAMES_PER_BLOCK
+    )
+    out.mkdir(exist_ok=True)
+    with ownership.own(out), cluster.local_client(n_workers, dashboard=False) as client:
+        executor = cluster.OnCluster(client, is_local=True)
+        pipeline.prepare(setup, frames.scan(frames.find_files(data), setup.instrument))
+        with killer(client) if killer else contextlib.nullcontext():
+            pipeline.choose_references(setup, executor)
+            pipeline.reduce_frames(setup, executor)
+            pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+        pipeline.finish(setup)
+
+
+class WorkerKiller:
+    """Kills a worker process every few seconds while the block runs; its nanny starts another."""
+
+    def __init__(self, every: float, seed: int) -> None:
+        self.every, self.random, self.n_kills = every, random.Random(seed), 0
+
+    @contextlib.contextmanager
+    def __call__(self, client):
+        """Kill while the block runs."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._kill_until, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _kill_until(self, stop):
+        while not stop.wait(self.random.uniform(0.5, 1.5) * self.every):
+            if workers := _worker_processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self.random.choice(workers).kill()
+                    self.n_kills += 1
+
+
+def _worker_processes():
+    """Processes that compute: children of the nannies, which are programs started by this process."""
+    found = []
+    for program in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child for child in program.children() if "spawn_main" in " ".join(child.cmdline())]
+    return found
+
+
+def kill_workers(options) -> dict[str, float]:
+    """Workers killed at random through one run."""
+    directory, data, unbroken, n_reads = _unbroken_run(options)
+    killer = WorkerKiller(options.every, options.seed)
+    begun = time.monotonic()
+    reduce(data, directory / "out", directory / "reads", options.workers, killer)
+    return _judge(directory, unbroken, n_reads, options.frames, killer.n_kills, time.monotonic() - begun)
+
+
+def kill_everything(options) -> dict[str, float]:
+    """The whole run killed at random moments, and started again."""
+    directory, data, unbroken, n_reads = _unbroken_run(options)
+    command = [sys.executable, __file__, "reduce", data, directory / "out", directory / "reads"]
+    command += ["--workers", str(options.workers)]
+    chance, n_kills, begun = random.Random(options.seed), 0, time.monotonic()
+    while True:
+        process = subprocess.Popen(command)
+        goal = n_reads * (n_kills + chance.random()) / options.kills if n_kills < options.kills else None
+        if not _wait(process, directory / "reads", goal, chance):
+            if process.returncode:
+                raise SystemExit(f"the run ended with exit status {process.returncode}")
+            break
+        _kill_tree(process)
+        n_kills += 1
+    return _judge(directory, unbroken, n_reads, options.frames, n_kills, time.monotonic() - begun)
+
+
+def _wait(process, log, goal, chance) -> bool:
+    """Wait until the run has read so many frames and a moment more; say whether it is still alive to be killed."""
+    while process.poll() is None:
+        if goal is not None and log.exists() and log.stat().st_size >= goal:
+            time.sleep(chance.uniform(0.0, 0.5))
+            return process.poll() is None
+        time.sleep(0.02)
+    return False
+
+
+def _kill_tree(process) -> None:
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def _unbroken_run(options):
+    directory = Path(tempfile.mkdtemp(prefix="robustness-"))
+    data = directory / "data"
+    simulate_observations(
+        data, n_frames=options.frames, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5), fwhm=3.0,
+        least_separation=6.0, seed=5,
+    )  # fmt: skip
+    reduce(data, directory / "unbroken", directory / "unbroken-reads", options.workers)
+    return directory, data, directory / "unbroken", (directory / "unbroken-reads").stat().st_size
+
+
+def _judge(directory, unbroken, n_reads, n_frames, n_kills, seconds):
+    differences = store.compare(store.store_path(unbroken), store.store_path(directory / "out"))
+    redone = (directory / "reads").stat().st_size / n_reads - 1.0
+    print(f"python {platform.python_version()}, dask {metadata.version('dask')}, {os.cpu_count()} cores")
+    print(f"{n_frames} frames, {n_kills} kills survived in {seconds:.0f} s, {100 * redone:.2f} % of the reads redone")
+    print("the store is bit for bit that of an unbroken run" if not differences else "\n".join(differences))
+    if differences:
+        raise SystemExit(1)
+    return {"frames": n_frames, "kills": n_kills, "redone": redone}
+
+
+def main(arguments=None) -> dict[str, float] | None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in (("workers", kill_workers), ("everything", kill_everything)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("--frames", type=int, default=4000)
+        command.add_argument("--workers", type=int, default=2)
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--every", type=float, default=3.0, help="seconds between kills of a worker")
+        command.add_argument("--kills", type=int, default=20, help="kills of everything")
+    one_run = commands.add_parser("reduce", help="one run, as it is killed by 'everything'")
+    for name in ("data", "out", "log"):
+        one_run.add_argument(name, type=Path)
+    one_run.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args(arguments)
+    if options.command == "reduce":
+        reduce(options.data, options.out, options.log, options.workers)
+        return None
+    return options.function(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""One run at a time on an output directory: the owner record."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from opticam_dask import ownership
+from opticam_dask.ownership import OWNER_NAME, OwnedError, OwnershipLost, own
+
+HOLD = """
+import sys, time
+from opticam_dask.ownership import own
+with own(sys.argv[1]):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A process that owns the directory."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"mine\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def _make_older(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def _rewrite(path, **changes):
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(record))
+
+
+def test_own__second_run_is_refused_by_name(tmp_path, other):
+    with pytest.raises(OwnedError, match=f"process {other.pid}.*--break-lock"), own(tmp_path):
+        pass
+
+
+def test_own__is_free_again_afterwards(tmp_path):
+    for _ in range(2):
+        with own(tmp_path) as owner:
+            assert owner.path.is_file()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_own__is_free_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), own(tmp_path):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__a_killed_owner_on_this_machine_is_taken_over_at_once(tmp_path, other):
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert (tmp_path / OWNER_NAME).exists()
+    with own(tmp_path) as owner:
+        assert json.loads(owner.path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__a_new_process_with_the_number_of_the_dead_one_is_not_the_owner(tmp_path, other):
+    _rewrite(tmp_path / OWNER_NAME, process_started=1.0)
+    with own(tmp_path):
+        pass
+
+
+def test_own__an_owner_elsewhere_is_dead_after_five_minutes_without_a_sign_of_life(tmp_path, other):
+    record = tmp_path / OWNER_NAME
+    _rewrite(record, host="another")
+    _make_older(record, 240)
+    with pytest.raises(OwnedError, match="on another .* last sign of life 2[34]. s ago"), own(tmp_path):
+        pass
+    _make_older(record, 310)
+    with own(tmp_path):
+        pass
+
+
+def test_own__an_owner_on_this_machine_that_lives_is_not_dead_however_long_it_slept(tmp_path, other):
+    _make_older(tmp_path / OWNER_NAME, 3600)
+    with pytest.raises(OwnedError), own(tmp_path):
+        pass
+
+
+def test_own__break_lock_takes_over_and_the_other_run_notices(tmp_path):
+    with own(tmp_path) as first:
+        held = dict(ownership._held)
+        ownership._held.clear()  # as another process
+        with own(tmp_path, break_lock=True) as second:
+            first.beat()
+            with pytest.raises(OwnershipLost, match="taken over"):
+                first.check()
+            second.check()
+        ownership._held.update(held)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__whoever_lost_the_directory_does_not_remove_the_record_of_the_next(tmp_path):
+    with own(tmp_path) as first:
+        _rewrite(first.path, token="somebody else's")
+    assert (tmp_path / OWNER_NAME).exists()
+
+
+def test_own__a_run_inside_the_run_that_owns(tmp_path):
+    with own(tmp_path) as outer, own(tmp_path / ".") as inner:
+        assert inner is outer
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__gives_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "HEARTBEAT", 0.05)
+    with own(tmp_path) as owner:
+        _make_older(owner.path, 1000)
+        deadline = time.monotonic() + 10
+        while time.time() - owner.path.stat().st_mtime > 500:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_own__a_record_that_cannot_be_understood_ends_with_its_age(tmp_path):
+    record = tmp_path / OWNER_NAME
+    record.write_text("{ half a rec")
+    with pytest.raises(OwnedError), own(tmp_path):
+        pass
+    _make_older(record, 310)
+    with own(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__a_claim_of_a_run_that_died_while_taking_over_ends_with_its_age(tmp_path, other):
+    other.kill()
+    other.wait()
+    token = json.loads((tmp_path / OWNER_NAME).read_text())["token"]
+    claim = tmp_path / f".{OWNER_NAME}.{token}.claim"
+    claim.write_text("{}")
+    with pytest.raises(OwnedError), own(tmp_path):
+        pass
+    _make_older(claim, 310)
+    with own(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own__directory_that_cannot_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OSError, match="cannot be written") as caught, own(file):
+        pass
+    assert caught.value.filename == str(file)
+
+
+def _compete(directory, start, result):
+    start.wait()
+    try:
+        with own(directory):
+            result.put(True)
+            time.sleep(1.0)
+    except OwnedError:
+        result.put(False)
+
+
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_own__of_many_at_once_one_wins(tmp_path, left_behind):
+    if left_behind:  # by a run that died: then they race to take over
+        done = subprocess.run(
+            [sys.executable, "-c", HOLD.replace("time.sleep(60)", "import os; os._exit(1)"), tmp_path], check=False
+        )
+        assert done.returncode == 1
+        assert (tmp_path / OWNER_NAME).exists()
+    context = multiprocessing.get_context("spawn")
+    start, result = context.Event(), context.Queue()
+    processes = [context.Process(target=_compete, args=(tmp_path, start, result)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    time.sleep(2)
+    start.set()
+    won = [result.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(won) == 1
+    assert list(tmp_path.iterdir()) == []
