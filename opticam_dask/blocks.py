@@ -77,9 +77,10 @@ def _run_block(
     function: bytes, blocks: tuple[int, ...], run: str, frame_timeout: float, block_id: tuple[int, ...] = (0,)
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
+    run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
     # a matrix product may round differently with another number of threads
     with threadpool_limits(limits=1), watchdog.time_limit(frame_timeout):
-        summary[0] = _unpack(function)(blocks[block_id[0]])
+        summary[0] = run_block(blocks[block_id[0]])
     return summary
 
 

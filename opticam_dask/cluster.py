@@ -416,9 +416,10 @@ def _remote_client(address: str) -> Iterator[distributed.Client]:
 
 
 def _quiet_settings() -> dict[str, Any]:
-    """Settings of a local cluster: no spilling (tasks return a few bytes), no version noise."""
+    """Settings of a local cluster: no spilling and no pausing (tasks hold nothing that waiting could free)."""
     return {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
         "distributed.admin.tick.limit": "10s",
     }

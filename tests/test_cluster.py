@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import uuid
 
+import dask
 import distributed
+import psutil
 import pytest
 
 from opticam_dask import blocks, cluster
@@ -111,3 +118,105 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split("\n") == ["script starts", "[1, 4, 9]", ""]
+
+
+def test_on_cluster__a_block_that_cannot_read_is_tried_on_other_workers(client, tmp_path):
+    def fails_where_it_ran_first(block):
+        # one worker has lost its disk: whichever takes a block first
+        with contextlib.suppress(FileExistsError):
+            (tmp_path / "broken").symlink_to(str(os.getpid()))
+        if os.readlink(tmp_path / "broken") == str(os.getpid()):
+            raise OSError(5, "Input/output error")
+        return block
+
+    assert sorted(cluster.OnCluster(client).run(_work(fails_where_it_ran_first, 12))) == list(range(12))
+
+
+def test_on_cluster__a_block_that_can_read_nowhere_is_tried_three_times(client, tmp_path):
+    def fails(block):
+        (tmp_path / uuid.uuid4().hex).touch()
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        list(cluster.OnCluster(client).run(_work(fails, 1)))
+    assert len(list(tmp_path.iterdir())) == 1 + cluster.RETRIES
+
+
+def test_on_cluster__an_error_of_the_program_is_not_tried_again(client, tmp_path):
+    def fails(block):
+        (tmp_path / uuid.uuid4().hex).touch()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(cluster.OnCluster(client).run(_work(fails, 1)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def _sleep(block):
+    time.sleep(60)
+
+
+def test_on_cluster__all_workers_gone(monkeypatch):
+    monkeypatch.setattr(cluster, "_LOOK", 0.2)
+    monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1.0)
+    with cluster.local_client(1, dashboard=False) as client:
+        run = threading.Timer(1.0, _kill_children)
+        run.start()
+        with pytest.raises(cluster.ClusterError, match=r"all workers are gone.*run the same command again"):
+            list(cluster.OnCluster(client, is_local=True).run(_work(_sleep, 2)))
+        run.join()
+
+
+def _kill_children():
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "_LOOK", 0.2)
+    file = tmp_path / "scheduler.json"
+    command = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen([sys.executable, "-m", "dask", *command], stderr=subprocess.DEVNULL)
+    while not file.exists():
+        time.sleep(0.1)
+    worker = ["worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file), "--death-timeout", "5"]
+    with (
+        subprocess.Popen([sys.executable, "-m", "dask", *worker], stderr=subprocess.DEVNULL) as process,
+        cluster.connect(str(file)) as executor,
+    ):
+        executor.client.wait_for_workers(1, timeout=60)
+        timer = threading.Timer(1.0, scheduler.kill)
+        timer.start()
+        with pytest.raises(cluster.ClusterError, match=r"scheduler.*run the same command again"):
+            list(executor.run(_work(_sleep, 2)))
+        timer.join()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+    scheduler.wait()
+
+
+def _certificates(directory):
+    """A certificate authority of one, and the Dask configuration that uses it."""
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=opticam"]
+    subprocess.run(["openssl", *request, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = {"ca-file": str(certificate)}
+    for role in ("client", "scheduler", "worker"):
+        tls |= {f"{role}.cert": str(certificate), f"{role}.key": str(key)}
+    settings = {f"distributed.comm.tls.{name}": value for name, value in tls.items()}
+    return settings | {"distributed.comm.require-encryption": True}
+
+
+def test_local_client__is_encrypted_when_dask_is_configured_so(tmp_path):
+    with dask.config.set(_certificates(tmp_path)), cluster.local_client(1, dashboard=False) as client:
+        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        assert all(address.startswith("tls://127.0.0.1:") for address in client.ncores())
+        assert sorted(cluster.OnCluster(client).run(_work(abs, 2))) == [0, 1]
+        # somebody without the certificate gets no answer
+        plain = socket.create_connection(client.scheduler.address.removeprefix("tls://").split(":"), timeout=10)
+        with plain:
+            plain.sendall(b"x" * 1000)
+            with contextlib.suppress(ConnectionResetError):
+                assert len(plain.recv(1000)) <= 7  # a TLS alert, or nothing

@@ -82,7 +82,7 @@ def test_own__an_owner_elsewhere_is_dead_after_five_minutes_without_a_sign_of_li
     record = tmp_path / OWNER_NAME
     _rewrite(record, host="another")
     _make_older(record, 240)
-    with pytest.raises(OwnedError, match="on another .* last sign of life 2[34]. s ago"), own(tmp_path):
+    with pytest.raises(OwnedError, match=r"on another .* last sign of life 2[34]. s ago"), own(tmp_path):
         pass
     _make_older(record, 310)
     with own(tmp_path):
@@ -163,12 +163,12 @@ def test_own__directory_that_cannot_be_written(tmp_path):
     assert caught.value.filename == str(file)
 
 
-def _compete(directory, start, result):
+def _compete(directory, start, all_tried, result):
     start.wait()
     try:
         with own(directory):
             result.put(True)
-            time.sleep(1.0)
+            all_tried.wait()
     except OwnedError:
         result.put(False)
 
@@ -182,13 +182,14 @@ def test_own__of_many_at_once_one_wins(tmp_path, left_behind):
         assert done.returncode == 1
         assert (tmp_path / OWNER_NAME).exists()
     context = multiprocessing.get_context("spawn")
-    start, result = context.Event(), context.Queue()
-    processes = [context.Process(target=_compete, args=(tmp_path, start, result)) for _ in range(8)]
+    start, all_tried, result = context.Event(), context.Event(), context.Queue()
+    processes = [context.Process(target=_compete, args=(tmp_path, start, all_tried, result)) for _ in range(8)]
     for process in processes:
         process.start()
     time.sleep(2)
     start.set()
     won = [result.get(timeout=60) for _ in processes]
+    all_tried.set()
     for process in processes:
         process.join()
     assert sum(won) == 1
