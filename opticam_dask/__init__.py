@@ -29,6 +29,7 @@ _HOME = {
     "observation_truth": "synthetic",
     "open_observations": "results",
     "open_reduction": "results",
+    "provenance": "results",
     "relative_light_curve": "lightcurves",
     "scan": "frames",
     "simulate_observations": "simulated_fields",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -117,3 +118,11 @@ def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray],
     sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return float(_SIGMA_TO_FWHM * select(sigma)) if len(sigma) else 2.0 * _SIGMA_TO_FWHM
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the bits of a catalogue, by which it is known again."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

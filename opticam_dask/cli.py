@@ -110,6 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_remove(commands)
     _add_status(commands)
     _add_verify(commands)
+    _add_migrate(commands)
     _add_lightcurve(commands)
     return parser
 
@@ -200,12 +201,24 @@ def _add_status(commands: Any) -> None:
     parser = _command(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     parser.add_argument("--problems", type=int, default=20, metavar="N", help="frames to list (20; 0 lists all)")
+    parser.add_argument("--provenance", action="store_true", help="parameters, versions and inputs as JSON")
+    parser.add_argument("--files", action="store_true", help="with --provenance: every frame with size and time")
+
+
+def _add_migrate(commands: Any) -> None:
+    parser = _command(commands, "migrate", "Bring a reduction of an older version to the present layout of the store.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _add_break_lock(parser)
 
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    parser.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
+    chosen.add_argument("--repair", action="store_true", help="make again what is damaged or not done")
+    _add_cluster(parser)
+    _add_break_lock(parser)
 
 
 def _add_lightcurve(commands: Any) -> None:

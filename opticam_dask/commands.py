@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from opticam_dask import (
     config,
     demo,
     frames,
+    integrity,
     lightcurves,
+    migrations,
     nights,
     ownership,
     products,
+    repair,
+    results,
     status,
     store,
     synthetic,
@@ -158,25 +163,55 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    tell = Console(prefix="").tell
+    if options.provenance or options.files:
+        tell(json.dumps(results.provenance(options.out, files=options.files), indent=2))
+        return DONE
     for line in status.describe_reduction(options.out, n_problems=options.problems or None):
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
     path = store.require_store(options.out)
     tell = Console(prefix="").tell
+    if options.repair:
+        _repair(options)
     if options.against is not None:
         lines = store.compare(path, store.require_store(options.against))
         good = f"{options.out} and {options.against} hold the same bits."
     else:
-        lines = [*store.damaged_arrays(path), *status.unfinished(path)]
+        damage = integrity.find_damage(path)
+        lines = [str(entry) for entry in damage] or status.unfinished(path)
+        if damage:
+            lines.append(
+                f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
+            )
+        elif stray := integrity.stray_files(path):
+            tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."
     for line in lines:
         tell(line)
     if not lines:
         tell(good)
     return FAILED if lines else DONE
+
+
+def _repair(options: argparse.Namespace) -> None:
+    def connect() -> contextlib.AbstractContextManager[cluster.Executor]:
+        return cluster.connect(options.cluster, n_workers=options.n_workers)
+
+    with _owned(options):
+        repair.repair(options.out, connect, Console(prefix=""))
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    store.require_store(options.out)
+    with _owned(options):
+        lines = migrations.migrate(options.out)
+    for line in lines or [f"{options.out} is of the present version."]:
+        Console(prefix="").tell(line)
+    return DONE
 
 
 def _lightcurve(options: argparse.Namespace) -> int:

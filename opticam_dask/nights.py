@@ -53,10 +53,10 @@ def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progr
     }
     _write_pending(setup.path, pending)
     for key in store.keys(setup.path):
-        for part in store.parts(setup.path, key):
-            if pending["rebuilding"] or _date(part.night) in pending["removing"]:
-                store.remove_group(setup.path, part.group)
-                progress.tell(f"{key} {part.night}: removed, to be reduced again.")
+        for name in store.part_names(setup.path, key):  # by name: what is damaged can be made again as well
+            if pending["rebuilding"] or _date(name) in pending["removing"]:
+                store.remove_group(setup.path, f"{store.group_name(key)}/{name}")
+                progress.tell(f"{key} {name}: removed, to be reduced again.")
         if pending["rebuilding"]:
             for product in ("catalog", "reference"):
                 store.remove_group(setup.path, f"{store.group_name(key)}/{product}")

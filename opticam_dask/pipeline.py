@@ -22,7 +22,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.ownership import check_owner
-from opticam_dask.preparation import prepare, stored_parameters
+from opticam_dask.preparation import prepare, stored_parameters, versions
 from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
 from opticam_dask.rescue import rescue_block
 
@@ -330,7 +330,9 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
         return
     store.extend_product(setup.path, reference_group, "reference", stack)
     fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
-    store.write_product(setup.path, catalog_group, "catalog", arrays, {"fwhm": fwhm, "fwhm_units": "pixel"})
+    attributes = {"fwhm": fwhm, "fwhm_units": "pixel", "checksum": catalog.checksum(arrays)}
+    provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
+    store.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
 
 
 # ---------------------------------------------------------------- pass 2: photometry
@@ -399,6 +401,7 @@ def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str,
             "label": label,
             "parameters": config.parameters_json(record),
             "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "provenance": versions(),
         }
         store.add_photometry(setup.path, part, label, source_ids, attributes)
         done &= store.done_blocks(setup.path, part, label)

@@ -36,6 +36,7 @@ def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None, c
     pending = nights.begin_again(setup, progress) if changes.new else None
     if store.exists(setup.out_directory):
         _check_parameters(setup)
+        _tell_other_versions(setup, progress)
         if changes.rebuild_reference:
             _require_all_files(setup, scan)
         store.begin_changes(setup.path)
@@ -82,14 +83,30 @@ def stored_parameters(out_directory: str | Path) -> ReductionParameters:
 def _root_attributes(setup: Setup) -> dict[str, Any]:
     record = setup.record()
     return {
-        "opticam_dask_version": metadata.version("opticam-dask"),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
+        **versions(),
         "instrument": setup.instrument.name,
+        "instrument_definition": setup.instrument.to_dict(),
         "parameters": config.parameters_json(record),
         "parameters_hash": config.parameters_hash(record),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def versions() -> dict[str, Any]:
+    """Versions of this package, of Python, and of what the numbers depend on."""
+    return {
+        "opticam_dask_version": metadata.version("opticam-dask"),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
+def _tell_other_versions(setup: Setup, progress: Progress) -> None:
+    """Say when a reduction goes on with other versions than it was begun with."""
+    attributes, now = store.read_attributes(setup.path), versions()
+    before = {name: attributes.get(name) for name in now}
+    if changed := config.differences(before, now):
+        progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
 
 
 def _check_parameters(setup: Setup) -> None:
@@ -194,7 +211,8 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         mesh_shape=steps.mesh_shape,
         n_slots=steps.n_slots,
     )
-    store.add_part(setup.path, part, planned.manifest, planned.data_root)
+    provenance = versions() | {"parameters_hash": config.parameters_hash(setup.record())}
+    store.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)
 
 
 def _write_set_aside(setup: Setup, scan: frames.Scan, refused: Sequence[tuple[str, str]]) -> None:

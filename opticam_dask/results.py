@@ -163,3 +163,65 @@ def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
     return dataset.assign_coords(
         night=("frame", night, {"long_name": "night"}), frame_flags=("frame", flags.data, flags.attrs)
     )
+
+
+def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, Any]:
+    """Where every result comes from: parameters, versions, and the frames that went in.
+
+    Parameters
+    ----------
+    out_directory : path
+    files : bool
+        List every frame with its size in bytes and its modification time.
+
+    Returns
+    -------
+    dict
+        ``parameters``, ``instrument``, ``versions`` and ``created`` of the store; ``nights`` by key and part, each with
+        ``data_root``, ``n_files``, ``bytes``, first and last ``mjd_utc``, the versions that read it, and those of each
+        photometry label.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = store.require_store(out_directory)
+    attributes = store.read_attributes(path)
+    return {
+        "parameters": json.loads(attributes["parameters"]),
+        "parameters_hash": attributes["parameters_hash"],
+        "schema_version": attributes["schema_version"],
+        "instrument": attributes.get("instrument_definition", attributes["instrument"]),
+        "versions": {name: attributes[name] for name in ("opticam_dask_version", "python", "packages")},
+        "created": attributes["created"],
+        "nights": {
+            key: {part.night: _provenance_of_part(path, part, files) for part in store.parts(path, key)}
+            for key in store.keys(path)
+        },
+    }
+
+
+def _provenance_of_part(path: Path, part: store.Part, files: bool) -> dict[str, Any]:
+    manifest, attributes = store.read_manifest(path, part), store.read_attributes(path, part.group)
+    labels = {
+        label: store.read_attributes(path, f"{part.group}/photometry/{label}")
+        for label in store.photometry_labels(path, part)
+    }
+    record = {
+        "data_root": attributes["data_root"],
+        "n_files": part.n_frames,
+        "bytes": int(manifest["file_size"].sum()),
+        "mjd_utc": [float(manifest["mjd_utc"].min()), float(manifest["mjd_utc"].max())],
+        "versions": attributes.get("provenance", {}),
+        "photometry": {
+            label: {"parameters": json.loads(found["parameters"]), "versions": found.get("provenance", {})}
+            for label, found in labels.items()
+        },
+    }
+    if files:
+        facts = (manifest[name].tolist() for name in ("file", "file_size", "file_mtime"))
+        record["files"] = [
+            {"file": file, "bytes": size, "modified": modified} for file, size, modified in zip(*facts, strict=True)
+        ]
+    return record

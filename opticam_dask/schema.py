@@ -14,8 +14,11 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag, SourceFlag, flag_attributes
 
-#: Version of the layout. Readers refuse a store with a higher major number.
-SCHEMA_VERSION = "1.0"
+#: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
+SCHEMA_VERSION = "1.1"
+
+#: Older versions that can be read as they are, and brought to the present one before anything is written.
+READABLE_VERSIONS = ("1.0", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).

@@ -209,8 +209,8 @@ def _require_directory(file: str) -> None:
     """Raise when the directory of a file is gone or empty, as when a disk is unmounted: no fault of the frame."""
     directory = os.path.dirname(file)
     try:
-        is_there = any(True for _ in os.scandir(directory))
-        reason = "is empty"
+        with os.scandir(directory) as entries:
+            is_there, reason = next(entries, None) is not None, "is empty"
     except OSError as error:
         is_there, reason = False, error.strerror or str(error)
     if not is_there:

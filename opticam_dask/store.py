@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -145,10 +145,22 @@ def require_store(out_directory: str | Path) -> Path:
     path = store_path(out_directory)
     if not exists(out_directory):
         raise StoreError(f"{out_directory} holds no reduction (no {STORE_NAME}). Run opticam-dask reduce first.")
-    version = str(read_attributes(path).get("schema_version", ""))
-    if version.split(".")[0] != schema.SCHEMA_VERSION.split(".")[0]:
-        raise StoreError(f"{path} has schema version {version or 'none'}, this version reads {schema.SCHEMA_VERSION}.")
+    version = schema_version(path)
+    if not version:
+        raise StoreError(
+            f"{path / 'zarr.json'} names no schema version: it is damaged, or no reduction of opticam-dask."
+        )
+    if version not in schema.READABLE_VERSIONS:
+        raise StoreError(
+            f"{path} has schema version {version}; this version of opticam-dask reads "
+            f"{', '.join(schema.READABLE_VERSIONS)}. Update opticam-dask."
+        )
     return path
+
+
+def schema_version(path: str | Path) -> str:
+    """Version of the layout of a store."""
+    return str(read_attributes(path).get("schema_version", ""))
 
 
 def read_attributes(path: str | Path, group: str = "") -> dict[str, Any]:
@@ -156,7 +168,19 @@ def read_attributes(path: str | Path, group: str = "") -> dict[str, Any]:
     file = Path(path) / group / "zarr.json"
     if not file.is_file():
         return {}
-    return dict(json.loads(file.read_text(encoding="utf-8")).get("attributes", {}))
+    return dict(_read_metadata(file).get("attributes", {}))
+
+
+def _read_metadata(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+            raise ValueError("not an object with attributes")
+    except ValueError as error:  # what is no UTF-8 or no JSON is one as well
+        raise StoreError(
+            f"{file} is damaged ({error}). opticam-dask verify says what is to be done about it."
+        ) from error
+    return document
 
 
 def update_attributes(path: str | Path, group: str, attributes: Mapping[str, Any]) -> None:
@@ -165,9 +189,26 @@ def update_attributes(path: str | Path, group: str, attributes: Mapping[str, Any
 
 
 def begin_changes(path: str | Path) -> None:
-    """Drop the consolidated metadata, which would hide what is about to be added."""
+    """Drop the consolidated metadata, which would hide what is about to be added.
+
+    Raises
+    ------
+    StoreError
+        When the store is of an older version.
+    """
+    version = schema_version(path)
+    if version != schema.SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this version of opticam-dask writes {schema.SCHEMA_VERSION}. "
+            f"Run opticam-dask migrate {Path(path).parent} first: it keeps everything that was reduced."
+        )
+    drop_consolidated(path)
+
+
+def drop_consolidated(path: str | Path) -> None:
+    """Remove the consolidated metadata of a store."""
     file = Path(path) / "zarr.json"
-    document = json.loads(file.read_text(encoding="utf-8"))
+    document = _read_metadata(file)
     if document.pop("consolidated_metadata", None) is not None:
         _replace_text(file, json.dumps(document, indent=2))
 
@@ -212,16 +253,21 @@ def parts(path: str | Path, key: str) -> list[Part]:
     return list(_iterate_parts(path, key))
 
 
+def part_names(path: str | Path, key: str) -> list[str]:
+    """Names of the groups of a key that are parts, whole or not."""
+    entries = sorted((Path(path) / group_name(key)).iterdir())
+    is_part = [e.is_dir() and e.name not in _KEY_PRODUCTS and not e.name.startswith(".") for e in entries]
+    return [entry.name for entry, chosen in zip(entries, is_part, strict=True) if chosen]
+
+
 def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
-    for entry in sorted((Path(path) / group_name(key)).iterdir()):
-        if entry.name in _KEY_PRODUCTS or entry.name.startswith(".") or not entry.is_dir():
-            continue
-        attributes = read_attributes(path, f"{group_name(key)}/{entry.name}")
+    for name in part_names(path, key):
+        attributes = read_attributes(path, f"{group_name(key)}/{name}")
         if attributes.get("complete"):
             mesh = attributes["mesh_shape"]
             yield Part(
                 key=key,
-                night=entry.name,
+                night=name,
                 n_frames=attributes["n_frames"],
                 frames_per_block=attributes["frames_per_block"],
                 shape=tuple(attributes["shape"]),
@@ -231,7 +277,13 @@ def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
             )
 
 
-def add_part(path: str | Path, part: Part, manifest: Mapping[str, np.ndarray], data_root: str) -> None:
+def add_part(
+    path: str | Path,
+    part: Part,
+    manifest: Mapping[str, np.ndarray],
+    data_root: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Make all arrays of a part at their full size and write its manifest.
 
     The attribute ``complete`` is written last: a part without it is made anew by the next run.
@@ -247,6 +299,7 @@ def add_part(path: str | Path, part: Part, manifest: Mapping[str, np.ndarray], d
         "mesh_shape": None if part.mesh_shape is None else list(part.mesh_shape),
         "n_slots": part.n_slots,
         "data_root": data_root,
+        "provenance": dict(provenance or {}),
     }
     night = root.create_group(part.group, overwrite=True, attributes=attributes)
     kinds = ["frames", "sources"] + (["background"] if part.mesh_shape is not None else [])
@@ -315,6 +368,26 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.nd
         reduced[start : start + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
     starts = np.arange(part.n_blocks) * part.frames_per_block
     return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
+
+
+def forget_blocks(path: str | Path, part: Part, blocks: Iterable[int], label: str | None = None) -> None:
+    """Mark blocks as not done, in the first pass or in the photometry of a label."""
+    group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
+    flags = _array(_open_group(path, group), "flags")
+    for block in blocks:
+        start, stop = part.block_range(block)
+        flags[start:stop] = 0
+
+
+def write_again(path: str | Path, group: str, name: str, values: np.ndarray) -> None:
+    """Write a whole array anew, whatever is on disk."""
+    _array(_open_group(path, group), name)[...] = values
+
+
+def write_chunk_again(path: str | Path, name: str, index: tuple[int, ...]) -> None:
+    """Write one chunk as it reads, so that a chunk of fill values becomes a file."""
+    array = _array(_open_group(path, ""), name)
+    array.set_block_selection(index, array.get_block_selection(index))
 
 
 def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dict[str, np.ndarray]:
@@ -503,6 +576,14 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
     os.replace(temporary, file)
 
 
+def remove_stray(file: Path) -> None:
+    """Remove what an interrupted write or removal left behind."""
+    if file.is_dir():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+
+
 def remove_partial_stacks(path: str | Path, group: str) -> None:
     """Remove the partial stacks of a part whose stack is whole."""
     shutil.rmtree(Path(path).parent / SCRATCH_NAME / group, ignore_errors=True)
@@ -517,22 +598,14 @@ def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------- whole-store checks
 
 
-def damaged_arrays(path: str | Path) -> list[str]:
-    """Read every chunk of every array; list those whose bytes cannot be decoded (checksum, codec, missing file)."""
-    problems = []
-    for name, array in _all_arrays(path):
-        step = array.chunks[0] if array.ndim else 1
-        for start in range(0, max(1, array.shape[0] if array.ndim else 1), step):
-            try:
-                array[start : start + step]
-            except Exception as error:  # noqa: BLE001 - any codec may fail in its own way on damaged bytes
-                problems.append(f"{name}[{start}:{start + step}]: {error}")
-    return problems
+def open_array(path: str | Path, name: str) -> Any:
+    """One array of a store, as Zarr has it."""
+    return _array(_open_group(path, ""), name)
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
     """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes."""
-    mine, theirs = dict(_all_arrays(path)), dict(_all_arrays(other))
+    mine, theirs = dict(all_arrays(path)), dict(all_arrays(other))
     lines = [f"{name}: only in one of the two" for name in sorted(set(mine) ^ set(theirs))]
     for name in sorted(set(mine) & set(theirs)):
         one, two = np.asarray(mine[name][...]), np.asarray(theirs[name][...])
@@ -551,8 +624,12 @@ def compare(path: str | Path, other: str | Path) -> list[str]:
     return lines
 
 
-def _all_arrays(path: str | Path) -> list[tuple[str, Any]]:
-    members = _open_group(path, "").members(max_depth=None)
+def all_arrays(path: str | Path) -> list[tuple[str, Any]]:
+    """Every array of a store, by the path in it."""
+    with warnings.catch_warnings():
+        # temporary files of interrupted writes are no part of the store
+        warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy.*")
+        members = list(_open_group(path, "").members(max_depth=None))
     return sorted((name, member) for name, member in members if isinstance(member, zarr.Array))
 
 
@@ -564,7 +641,9 @@ def _open_group(path: str | Path, group: str) -> zarr.Group:
 
 
 def _array(group: zarr.Group, name: str) -> Any:
-    return cast(zarr.Array, group[name])
+    # every chunk is written, so that one that is missing later is known to be lost
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return cast(zarr.Array, group[name])
 
 
 def _create_arrays(

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import uuid
 
 import dask
@@ -156,6 +157,11 @@ def _sleep(block):
     time.sleep(60)
 
 
+def _by_value(function):
+    """A function that a worker elsewhere, which cannot import this module, gets with its code."""
+    return types.FunctionType(function.__code__, {"time": time, "__name__": "__main__"}, function.__name__)
+
+
 def test_on_cluster__all_workers_gone(monkeypatch):
     monkeypatch.setattr(cluster, "_LOOK", 0.2)
     monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1.0)
@@ -189,7 +195,7 @@ def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
         timer = threading.Timer(1.0, scheduler.kill)
         timer.start()
         with pytest.raises(cluster.ClusterError, match=r"scheduler.*run the same command again"):
-            list(executor.run(_work(_sleep, 2)))
+            list(executor.run(_work(_by_value(_sleep), 2)))
         timer.join()
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from opticam_dask import schema, store
+from opticam_dask import integrity, schema, store
 
 N_FRAMES, PER_BLOCK, N_SLOTS, N_SOURCES = 10, 4, 6, 3
 
@@ -134,16 +134,16 @@ def test_add_photometry__other_parameters_under_one_label_are_refused(reduction)
         )
 
 
-def test_damaged_arrays__finds_one_flipped_bit(reduction):
+def test_find_damage__finds_one_flipped_bit(reduction):
     part = _part()
     for block in range(part.n_blocks):
         store.write_block(reduction, part, block, _first_pass_arrays(part, block))
-    assert store.damaged_arrays(reduction) == []
+    assert integrity.find_damage(reduction) == []
     chunk = next(file for file in (reduction / part.group / "sources/flux/c").rglob("*") if file.is_file())
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 4
     chunk.write_bytes(bytes(data))
-    assert any("sources/flux" in line for line in store.damaged_arrays(reduction))
+    assert any("sources/flux" in damage.where for damage in integrity.find_damage(reduction))
 
 
 def test_compare__sees_one_bit_and_ignores_creation_time(tmp_path):

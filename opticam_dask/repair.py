@@ -1,0 +1,134 @@
+"""Repair a store: drop what is damaged, and make it again with the parameters that the store keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from opticam_dask import config, integrity, pipeline, store
+from opticam_dask.cluster import Executor
+from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.pipeline import Progress, ReductionError, Setup, Silent
+from opticam_dask.second_pass import Photometer
+
+
+def repair(
+    out_directory: str | Path,
+    connect: Callable[[], contextlib.AbstractContextManager[Executor]],
+    progress: Progress | None = None,
+) -> None:
+    """Make again what :func:`integrity.find_damage` finds, and whatever is not done.
+
+    Parameters
+    ----------
+    out_directory : path
+    connect : callable
+        Opens the place where blocks run.
+    progress : Progress, optional
+
+    Raises
+    ------
+    ReductionError
+        When something cannot be made again from the store and its frames; what can be has been.
+    """
+    path = store.require_store(out_directory)
+    progress = progress or Silent()
+    store.begin_changes(path)
+    damage = integrity.find_damage(path)
+    checksums = catalog_checksums(path)
+    for entry in damage:
+        if entry.drop is not None:
+            entry.drop()
+        if entry.is_repairable:
+            progress.tell(f"Repairing {entry}")
+    for file in integrity.stray_files(path):
+        store.remove_stray(file)
+    setup = stored_setup(out_directory)
+    with connect() as executor:
+        pipeline.reduce_frames(setup, executor, progress)
+        for entry in damage:
+            if entry.restore is not None:
+                entry.restore()
+        for label, photometer in _photometers(setup).items():
+            pipeline.measure_frames(setup, {label: photometer}, executor, progress)
+    pipeline.finish(setup)
+    _compare_catalogs(checksums, catalog_checksums(path))
+    if beyond := [entry for entry in damage if not entry.is_repairable]:
+        raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
+
+
+def stored_setup(out_directory: str | Path) -> Setup:
+    """Set-up that a store was made with, from what it keeps.
+
+    Raises
+    ------
+    ReductionError
+        When it was made with functions of the user, which no store can hold.
+    """
+    path = store.require_store(out_directory)
+    attributes = store.read_attributes(path)
+    setup = Setup(Path(out_directory), _stored_instrument(attributes), pipeline.stored_parameters(out_directory))
+    if config.parameters_hash(setup.record()) != attributes["parameters_hash"]:
+        before = json.loads(attributes["parameters"])
+        own = [
+            line.split(":")[0]
+            for line in config.differences(before, json.loads(config.parameters_json(setup.record())))
+        ]
+        raise ReductionError(
+            f"{out_directory} was made with functions of your own ({', '.join(own)}), which the store cannot hold. "
+            "What is damaged was dropped: run the script that made it again, and it makes that anew."
+        )
+    return setup
+
+
+def _stored_instrument(attributes: dict[str, Any]) -> Instrument:
+    definition = attributes.get("instrument_definition")
+    usual = OPTICAM_MX()
+    if definition is None or definition == json.loads(json.dumps(usual.to_dict())):
+        return usual
+    return Instrument.from_json(definition)
+
+
+def _photometers(setup: Setup) -> dict[str, Photometer]:
+    """Photometer of each label that has blocks to measure."""
+    found: dict[str, Photometer] = {}
+    for key in store.keys(setup.path):
+        for part in store.parts(setup.path, key):
+            for label in store.photometry_labels(setup.path, part):
+                if label not in found and not store.done_blocks(setup.path, part, label).all():
+                    attributes = store.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+                    found[label] = _stored_photometer(label, attributes)
+    return found
+
+
+def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
+    record = json.loads(attributes["parameters"])
+    known = {entry.name for entry in fields(AperturePhotometer)}
+    photometer = AperturePhotometer(**{name: value for name, value in record.items() if name in known})
+    if config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
+        raise ReductionError(
+            f"photometry {label!r} was made with a photometer of your own, which the store cannot hold. "
+            "What is damaged was dropped: run the script that made it again, and it makes that anew."
+        )
+    return photometer
+
+
+def catalog_checksums(path: str | Path) -> dict[str, str]:
+    """Checksum of each frozen catalogue, as its attributes keep it."""
+    groups = {key: f"{store.group_name(key)}/catalog" for key in store.keys(path)}
+    found = {key: store.read_attributes(path, group).get("checksum", "") for key, group in groups.items()}
+    return {key: checksum for key, checksum in found.items() if checksum}
+
+
+def _compare_catalogs(before: dict[str, str], now: dict[str, str]) -> None:
+    for key, checksum in before.items():
+        if now.get(key) != checksum:
+            raise ReductionError(
+                f"the catalogue of {key} comes out differently from before: its reference night was reduced again from "
+                "other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
+            )
