@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.pipeline import ReductionError
 from opticam_dask.reducer import Reducer
+from opticam_dask.text import printable
 
 
 class UsageError(Exception):
@@ -44,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
-    return " ".join(str(error).split())
+        return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+    return printable(str(error).strip())
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -156,7 +158,11 @@ def _lightcurve(options: argparse.Namespace) -> int:
 
 
 def _instrument(options: argparse.Namespace) -> Instrument:
-    return OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    instrument = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    if options.extension is None:
+        return instrument
+    extension = int(options.extension) if options.extension.isdecimal() else options.extension
+    return dataclasses.replace(instrument, extension=extension)
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pandas as pd
 from opticam_dask.fits_files import FitsHeader, FitsReader, FrameError, PathLike, frame_errors, read_header
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels.timing import night_of
+from opticam_dask.text import printable
 
 __all__ = [
     "FakeReader",
@@ -96,7 +97,7 @@ def _files_below(tops: list[str]) -> Iterator[str]:
             visited.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(directory))
         except OSError as error:
-            logger.warning("%s cannot be searched: %s", directory, error.strerror)
+            logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -244,8 +245,7 @@ def _scan_file(path: str, instrument: Instrument, extension: int | str | None) -
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return _Result(shown, reason="the name of the file is not UTF-8 text: rename it")
+        return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
     try:
         with frame_errors():
             status = os.stat(path)

@@ -41,7 +41,11 @@ def frames_per_block(shape: tuple[int, int], dtype: np.dtype) -> int:
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """Frames that become one part of the store, in time order, with their manifest."""
+    """Frames that become one part of the store, in time order, with their manifest.
+
+    They are odd when most frames of their night have another shape, or of the run another date: parameters that fit
+    the run need not fit them.
+    """
 
     key: str
     camera: str
@@ -53,6 +57,7 @@ class PlannedPart:
     data_root: str
     manifest: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    is_odd: bool
 
 
 def credible_nights(n_frames: Mapping[str, int]) -> list[str]:
@@ -160,6 +165,7 @@ def _plan_part(
         data_root=data_root,
         manifest=manifest,
         notes=_notes(rows, name, flags, main, scan_flags),
+        is_odd=bool(flags) or "." in name,
     )
 
 

@@ -43,13 +43,22 @@ def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None) -
         key: {part.night: part.n_frames for part in store.parts(setup.path, key)} for key in store.keys(setup.path)
     }
     chosen = setup.parameters
+    refused: list[tuple[str, str]] = []
     for planned in plan.plan_parts(
         table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
     ):
-        _add_planned(setup, planned)
+        try:
+            _add_planned(setup, planned)
+        except WrongParameters as error:
+            if not planned.is_odd:
+                raise
+            files = [os.path.join(planned.data_root, name) for name in planned.manifest["file"]]
+            refused += [(file, str(error)) for file in files]
+            progress.tell(f"Set aside: {len(files)} frame(s) of {planned.key}, the first is {files[0]}: {error}")
+            continue
         for note in planned.notes:
             progress.tell(note)
-    _write_set_aside(setup, scan)
+    _write_set_aside(setup, scan, refused)
 
 
 def stored_parameters(out_directory: str | Path) -> ReductionParameters:
@@ -141,7 +150,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
     store.add_part(setup.path, part, planned.manifest, planned.data_root)
 
 
-def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
+def _write_set_aside(setup: Setup, scan: frames.Scan, refused: list[tuple[str, str]]) -> None:
     """Keep the files that could not be used at all, with the reason, over all runs."""
     listed: dict[str, str] = {}
     if store.has_product(setup.path, "set_aside"):
@@ -150,6 +159,7 @@ def _write_set_aside(setup: Setup, scan: frames.Scan) -> None:
     listed |= dict(scan.set_aside)
     for file in scan.table["file"]:
         listed.pop(file, None)
+    listed |= dict(refused)
     arrays = {
         "file": np.array(sorted(listed), dtype=object),
         "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),

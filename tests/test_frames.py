@@ -371,7 +371,9 @@ def test_read__gzip_of_a_file_cut_short(tmp_path):
 def test_read__gzip_with_absurd_axes(tmp_path):
     content = write(tmp_path / "plain.fits").read_bytes()
     content = content.replace(b"NAXIS1  =                   16", b"NAXIS1  =        9000000000000")
-    assert "cut short" in reason_of(FitsReader().read, gzipped(tmp_path / "a.fits.gz", content))
+    assert "expected at most 268435456 pixels, found 12 x 9000000000000" in reason_of(
+        FitsReader().read, gzipped(tmp_path / "a.fits.gz", content)
+    )
 
 
 def test_read__gzip_in_two_members_and_padded(tmp_path):
