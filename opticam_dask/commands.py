@@ -161,7 +161,8 @@ def _instrument(options: argparse.Namespace) -> Instrument:
     instrument = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
     if options.extension is None:
         return instrument
-    extension = int(options.extension) if options.extension.isdecimal() else options.extension
+    is_number = options.extension.removeprefix("-").isdecimal()
+    extension = int(options.extension) if is_number else options.extension
     return dataclasses.replace(instrument, extension=extension)
 
 

@@ -9,11 +9,11 @@ import json
 import logging
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from opticam_dask import flags, light_curves, products, reducer, simulate_observations, store
+from opticam_dask import flags, light_curves, pipeline, products, reducer, simulate_observations, store
 from opticam_dask.cli import main
 from opticam_dask.console import Console
+from opticam_dask.frames import FitsReader, FrameError, read_header
+from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.text import printable, shown
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bad-input.md"
@@ -637,6 +639,140 @@ def check_kept(out, names, seen, kept, status):
 
 def test_table__each_row_is_a_case():
     assert set(TABLE) == {*CASES, "100,000 files in one directory"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["header of endless cards", "gzip bomb after the image", "gzip bomb before the image",
+     "50,000 x 50,000 pixels declared"],
+)  # fmt: skip
+def test_bombs__cost_no_more_memory_than_a_frame(name, good, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(good, data)
+    (file,) = CASES[name].make(data)
+    FitsReader().read(good_frames(good)[0])  # what is loaded once does not count
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError, match=re.escape(TABLE[name][0])):
+            FitsReader().read(data / file)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e8
+
+
+def test_bombs__value_that_goes_on_over_all_cards(good, tmp_path):
+    header = content_of(good)[:BLOCK]
+    end = header.index(b"END     ")
+    first = b"LONG    = '" + b"x" * 67 + b"&'"
+    more = b"CONTINUE  '" + b"x" * 67 + b"&'"
+    cards = header[:end] + first.ljust(CARD) + more.ljust(CARD) * 36 * 5000 + b"END".ljust(CARD)
+    (tmp_path / "a.fits").write_bytes(cards + b" " * (-len(cards) % BLOCK) + content_of(good)[BLOCK:])
+    assert len(read_header(tmp_path / "a.fits").values["LONG"]) < 1e5
+    np.testing.assert_array_equal(FitsReader().read(tmp_path / "a.fits"), pixels(good))
+
+
+def test_pipe__is_refused_at_once_even_when_somebody_writes(tmp_path):
+    os.mkfifo(tmp_path / "pipe.fits")
+    ours = os.open(tmp_path / "pipe.fits", os.O_RDWR)
+    os.write(ours, b"SIMPLE  =")
+    with pytest.raises(FrameError, match="expected a regular file, found a pipe"):
+        FitsReader().read(tmp_path / "pipe.fits")
+    os.close(ours)
+    with pytest.raises(FrameError, match="expected a regular file, found a device"):
+        FitsReader().read("/dev/zero")
+
+
+@pytest.mark.parametrize("value", ["-1", " "])
+def test_extension__that_no_file_can_have_is_wrong_usage(good, capsys, value):
+    assert "extension must be the number of an HDU" in run(capsys, "check", good, f"--extension={value}", code=2)
+
+
+def test_extension__of_the_reducer_goes_before_the_instrument(good, tmp_path):
+    arguments = {"instrument": OPTICAM_MX(extension=4), "verbose": False}
+    with pytest.raises(pipeline.ReductionError, match="expected the image of HDU 4"):
+        reducer.Reducer(tmp_path / "out", good, **arguments)
+    taken = reducer.Reducer(tmp_path / "out", good, extension=0, **arguments)
+    assert len(taken.camera_files["1:g"]) == 6
+    assert taken.instrument.extension == 0
+
+
+def test_reduce__again_with_another_extension_is_refused(good, tmp_path, capsys):
+    run(capsys, "reduce", good, "--out", tmp_path / "out", *OPTIONS)
+    text = run(capsys, "reduce", good, "--out", tmp_path / "out", *OPTIONS, "--extension", 0, code=2)
+    assert "instrument.extension: null before, 0 now" in text
+
+
+def test_reduce__again_after_frames_that_no_parameter_fits(good, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(good, data)
+    case = CASES["other shape, which the parameters do not fit"]
+    case.make(data)
+    for _ in range(2):
+        run(capsys, "reduce", data, "--out", tmp_path / "out", *OPTIONS, *case.options)
+        assert "tiny.fits: box_size (12, 12)" in run(capsys, "status", tmp_path / "out")
+
+
+# ---------------------------------------------------------------- what a person sees
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a b.fits", "a b.fits"),
+        ("été-星 ' \\", "été-星 ' \\"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\u202egnp.exe\u200b", "\\u202egnp.exe\\u200b"),
+        (os.fsdecode(b"\xff.fits"), "\\xff.fits"),
+        ("\ud800", "\\ud800"),
+        ("", ""),
+    ],
+)
+def test_printable(text, expected):
+    assert printable(text) == expected
+    assert printable(text).isprintable()
+
+
+def test_shown__long_values_are_cut():
+    assert shown("x\n") == "'x\\n'"
+    assert len(shown("x" * 10**6)) == 80
+
+
+def test_tell__output_that_knows_ascii_only(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    Console(prefix="").tell("été\n.fits")
+    stream.seek(0)
+    assert stream.buffer.read() == b"\\xe9t\\xe9\\n.fits\n"
+
+
+def test_tell__beside_a_bar_nothing_is_taken_for_markup_or_pictures(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(prefix="")
+    console.begin("Aligning", 2)
+    console.tell("1:o: [red]x\x1b[2J.fits")
+    console.end()
+    assert "1:o: [red]x\\x1b[2J.fits" in stream.getvalue()
+
+
+def test_error__names_are_shown_in_one_line(tmp_path, capsys):
+    text = run(capsys, "check", tmp_path / "no\nsuch\x1b[31m", code=2)
+    assert "no\\nsuch\\x1b[31m" in text
+    assert text.count("\n") == 1
+    (tmp_path / "two\nlines").mkdir()
+    (tmp_path / "two\nlines" / "a\n.fits").write_bytes(b"")
+    text = run(capsys, "reduce", tmp_path / "two\nlines", "--out", tmp_path / "out\n", code=1)
+    assert "a\\n.fits: the file is empty" in text
+
+
+def test_log__a_message_is_one_line(tmp_path):
+    with reducer.log_to_file(tmp_path / "log"):
+        logging.getLogger("opticam_dask.frames").warning("%s cannot be searched", "a\nb\x1b[31m")
+    assert (tmp_path / "log").read_text().endswith("a\\nb\\x1b[31m cannot be searched\n")
 
 
 _CHECK = """

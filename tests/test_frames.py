@@ -397,6 +397,60 @@ def test_read__missing_padding_is_no_fault(tmp_path):
     np.testing.assert_array_equal(FitsReader().read(file), sky())
 
 
+def change_card(content, keyword, card):
+    """Put another card in place of one; b"" as keyword adds it before the END of the last header."""
+    start = content.rindex(keyword.ljust(8) + b"=") if keyword else content.rindex(b"END" + 77 * b" ")
+    if keyword:
+        return content[:start] + card.ljust(80) + content[start + 80 :]
+    return content[:start] + card.ljust(80) + b"END".ljust(80) + content[start + 160 :]
+
+
+def test_read__blank_that_is_no_number_is_ignored(tmp_path):
+    file = write(tmp_path / "a.fits", data=sky(dtype="i2"))
+    file.write_bytes(change_card(file.read_bytes(), b"", b"BLANK   =                'nan'"))
+    check_equals_astropy(file, 0)
+
+
+def compressed(path, **options):
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(sky((64, 64), dtype="i4"), **options)]).writeto(path)
+    return path.read_bytes()
+
+
+def test_read__zblank_that_is_no_number_is_ignored(tmp_path):
+    file = tmp_path / "a.fits.fz"
+    file.write_bytes(change_card(compressed(file), b"", b"ZBLANK  = 'RICE_1'"))
+    np.testing.assert_array_equal(FitsReader().read(file), sky((64, 64), dtype="i4"))
+    assert read_header(file).dtype == np.dtype("i4")
+
+
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (b"TFIELDS =             20000000", "expected at most 999 columns in keyword TFIELDS, found 20000000"),
+        (b"ZTILE1  =                    7", "expected 640 compressed tiles in keyword NAXIS2, found 64"),
+        (b"ZNAXIS1 =           2147483647", "expected at most 268435456 pixels, found 64 x 2147483647"),
+        (b"PCOUNT  =          80000000000", "bytes of compressed data, found 8000000"),
+        (b"BZERO   =                1e400", "expected finite numbers in BZERO and BSCALE"),
+        (b"NAXIS   =                  1_0", "expected a whole number in keyword NAXIS, found '1_0'"),
+    ],
+)
+def test_read__compressed_image_with_a_header_that_cannot_be(tmp_path, card, words):
+    file = tmp_path / "a.fits.fz"
+    content = compressed(file)
+    keyword = card[:8].rstrip()
+    file.write_bytes(
+        change_card(content, keyword if keyword + b" " * (8 - len(keyword)) + b"=" in content else b"", card)
+    )
+    with pytest.raises(FrameError, match=words):
+        FitsReader().read(file)
+
+
+def test_read_header__many_extensions_give_a_short_reason(tmp_path):
+    fits.HDUList([fits.PrimaryHDU(), *[fits.ImageHDU(sky((2, 2, 2))) for _ in range(40)]]).writeto(tmp_path / "a.fits")
+    reason = reason_of(read_header, tmp_path / "a.fits")
+    assert reason.endswith("HDU 9 holds a cube of 2 x 2 x 2 and 31 more")
+
+
 # --- pixels
 
 

@@ -6,8 +6,6 @@ import numpy as np
 
 #: Sums are whole numbers of this part of an electron.
 STACK_UNITS_PER_ELECTRON = 1024
-#: Pixels with more electrons hold no signal; the sum of 10^5 of these still fits into 64 bits.
-_MOST_ELECTRONS = 2.0**35
 
 
 def stack_selection(n_frames: int, stack_frames: int) -> np.ndarray:
@@ -32,8 +30,8 @@ class PartialStack:
         self.coverage = np.zeros(shape, dtype=np.uint32)
 
     def add(self, image: np.ndarray) -> None:
-        """Add one image on the grid of the stack; pixels that are NaN or beyond every detector do not count."""
-        seen = np.abs(image) <= _MOST_ELECTRONS
+        """Add one image on the grid of the stack; NaN pixels do not count."""
+        seen = np.isfinite(image)
         self.total[seen] += np.rint(image[seen] * STACK_UNITS_PER_ELECTRON).astype(np.int64)
         self.coverage += seen
 
