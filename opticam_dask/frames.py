@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -80,8 +81,14 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
         raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
     files = [top for top in tops if not os.path.isdir(top)]
     files += _files_below([top for top in tops if os.path.isdir(top)])
+    real_directory = cache(os.path.realpath)  # asked once for the many files of a directory
+    links = dict.fromkeys(file for file in files if os.path.islink(file))
     # A link loses against the file it leads to.
-    by_target = {os.path.realpath(file): file for file in sorted(files, key=os.path.islink, reverse=True)}
+    by_target = {os.path.realpath(file): file for file in links}
+    for file in files:
+        if file not in links:
+            directory, name = os.path.split(file)
+            by_target[os.path.join(real_directory(directory), name)] = file
     return sorted(by_target.values())
 
 

@@ -604,6 +604,7 @@ def test_bad_input(name, good, tmp_path, capsys, caplog):
             status = run(capsys, "status", out, "--problems", 0)
             check_good_frames(out, good, case)
             check_kept(out, names, seen, kept, status)
+            check_nothing_is_dropped(out, {path.name for path in good_frames(data)} | set(names))
             case.also(out, names)
 
 
@@ -612,6 +613,12 @@ def check_good_frames(out, good, case):
     usable = [name for name in frames if name.startswith("2") and np.isfinite(frames[name]["flux"]).all()]
     assert len(usable) >= case.n_good
     assert all(len(frames[name]["flux"]) == 6 for name in usable)
+
+
+def check_nothing_is_dropped(out, names):
+    set_aside = store.read_product(store.require_store(out), "set_aside")["file"].tolist()
+    listed = [*frames_of(out), *map(os.path.basename, set_aside)]
+    assert sorted(listed) == sorted(map(os.path.basename, names))
 
 
 def check_kept(out, names, seen, kept, status):

@@ -45,6 +45,7 @@ def _leap_seconds() -> tuple[tuple[int, float], ...]:
     return tuple(reversed(steps))
 
 
+@lru_cache(maxsize=1024)
 def _tai_minus_utc(day: int) -> float:
     """Seconds that TAI is ahead of UTC at the start of a UTC day; before 1972 the value of 1972."""
     return next((offset for first_day, offset in _leap_seconds() if day >= first_day), 10.0)
