@@ -22,6 +22,7 @@ import mmap
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -332,7 +333,7 @@ def work_on(options: argparse.Namespace) -> None:
     files = good_files()
     for data in files.values():
         trial(data)
-    if atheris is None:
+    if atheris is None or options.inputs:
         _plain_loop(trial, list(files.values()), options)
         return
     corpus = options.work / "corpus"
@@ -352,8 +353,10 @@ def work_on(options: argparse.Namespace) -> None:
 def _plain_loop(trial: Trial, files: list[bytes], options: argparse.Namespace) -> None:
     rng = random.Random(options.seed)
     end = time.monotonic() + 60 * options.minutes
-    while time.monotonic() < end:
+    n_inputs = 0
+    while time.monotonic() < end and n_inputs != options.inputs:
         trial(mutate(rng.choice(files), random.Random(rng.getrandbits(32))))
+        n_inputs += 1
 
 
 def _raise_slow(*_: object) -> None:
@@ -369,16 +372,19 @@ def watch(options: argparse.Namespace) -> int:
         current = options.work / "current"
         current.unlink(missing_ok=True)
         command = [sys.executable, __file__, "--child", "--minutes", str(left / 60), "--seed", str(seed)]
-        command += ["--findings", str(options.findings), "--work", str(options.work)]
+        command += ["--findings", str(options.findings), "--work", str(options.work), "--inputs", str(options.inputs)]
         child = subprocess.Popen(command)
         died = _wait(child, current, left + 60)
         count, data = _read_current(current)
         n_inputs, seed = n_inputs + count, seed + 1
         if died:
             _keep(options.findings, data, died, f"input {count} of the run with seed {seed - 1}")
+        elif options.inputs:
+            break
         print(f"{n_inputs} inputs, {max(0.0, end - time.monotonic()) / 60:.1f} minutes left", flush=True)
+    shutil.rmtree(options.work)
     n_findings = len(list(options.findings.glob("*.bin")))
-    print(f"{n_inputs} inputs in {options.minutes:g} minutes, seed {options.seed}: {n_findings} finding(s)")
+    print(f"{n_inputs} inputs, seed {options.seed}: {n_findings} finding(s)")
     return n_findings
 
 
@@ -421,6 +427,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--inputs", type=int, default=0, help="so many inputs, without atheris: the same ones each time"
+    )
     parser.add_argument("--findings", type=Path, default=Path("findings"))
     parser.add_argument("--work", type=Path, help="scratch directory (in memory when possible)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

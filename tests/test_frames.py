@@ -6,6 +6,8 @@ import gzip
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -443,6 +445,15 @@ def test_read__compressed_image_with_a_header_that_cannot_be(tmp_path, card, wor
     )
     with pytest.raises(FrameError, match=words):
         FitsReader().read(file)
+
+
+def test_read__a_thousand_damaged_files(tmp_path):
+    """The first inputs of the fuzzer; an hour of it was run by hand."""
+    program = Path(__file__).parents[1] / "benchmarks" / "fuzz_reader.py"
+    options = ["--inputs", "1000", "--seed", "1", "--findings", tmp_path / "findings", "--work", tmp_path / "work"]
+    done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "inputs, seed 1: 0 finding(s)" in done.stdout
 
 
 def test_read_header__many_extensions_give_a_short_reason(tmp_path):
