@@ -234,6 +234,9 @@ def _add_lightcurve(commands: Any) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
     parser.add_argument("--instrument", metavar="FILE", help="JSON definition of the instrument (OPTICAM_MX)")
+    parser.add_argument(
+        "--extension", metavar="N|NAME", help="HDU of the image: number from 0 or EXTNAME (the first image of a file)"
+    )
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.pipeline import ReductionError
 from opticam_dask.reducer import Reducer
+from opticam_dask.text import printable
 
 
 class UsageError(Exception):
@@ -68,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
-    return " ".join(str(error).split())
+        return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+    return printable(str(error).strip())
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -239,7 +241,12 @@ def _lightcurve(options: argparse.Namespace) -> int:
 
 
 def _instrument(options: argparse.Namespace) -> Instrument:
-    return OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    instrument = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    if options.extension is None:
+        return instrument
+    is_number = options.extension.removeprefix("-").isdecimal()
+    extension = int(options.extension) if is_number else options.extension
+    return dataclasses.replace(instrument, extension=extension)
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:

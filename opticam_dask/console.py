@@ -8,6 +8,8 @@ import time
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from opticam_dask.text import printable
+
 PREFIX = "[OPTICAM]"
 
 #: Without a terminal, progress is a line at most this often.
@@ -32,11 +34,11 @@ class Console:
         self._stage, self._done, self._total, self._last = "", 0, 0, 0.0
 
     def tell(self, message: str) -> None:
-        """Print one line."""
+        """Print one line; what is not printable in it, as names of files may hold it, is escaped."""
         if self.verbose:
-            line = f"{self.prefix} {message}" if self.prefix else message
+            line = _encodable(printable(f"{self.prefix} {message}" if self.prefix else message))
             if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
             else:
                 print(line, flush=True)  # noqa: T201 - talking to a person is what this module is for
 
@@ -69,3 +71,9 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _encodable(line: str) -> str:
+    """Escape what the encoding of the output lacks: a terminal need not know more than ASCII."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, errors="backslashreplace").decode(encoding)

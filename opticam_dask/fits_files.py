@@ -1,7 +1,8 @@
 """Bytes of FITS files: the header and the pixels of one image. The only reader of FITS.
 
 A frame is a 2-D image, plain, gzipped or tile-compressed. What a file is shows in its first bytes, not in its name.
-Whatever is wrong with one file is a `FrameError` with a reason, and costs that frame only.
+Whatever is wrong with one file is a `FrameError` with a reason, and costs that frame only. What a header declares is
+believed up to the limits below, so that no file can cost more time or memory than a large frame.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import math
 import os
 import re
+import stat
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from astropy.io import fits
+
+from opticam_dask.text import shown
 
 try:
     from isal import igzip, igzip_lib, isal_zlib
@@ -33,9 +37,22 @@ except ImportError:  # the standard library does the same, in twice the time
 PathLike = str | os.PathLike[str]
 
 _BLOCK, _CARD = 2880, 80
-_MOST_HEADER_BLOCKS = 2000
+#: A frame of more pixels is refused: 16384 x 16384, 64 times a frame of OPTICAM.
+MOST_PIXELS = 1 << 28
+#: Header blocks of all HDUs up to the image: 360,000 cards.
+_MOST_HEADER_BLOCKS = 10000
+_LONGEST_TEXT = 1 << 16  # of a value that goes on over many cards
 _MOST_INFLATION = 1100  # deflate reaches 1032 at most
+#: Bytes of a gzip stream that are inflated before the image, and after it: the checksum stands at the end.
+_MOST_BEFORE, _MOST_AFTER, _TIMES_IMAGE = 1 << 28, 1 << 26, 16
+_MOST_COLUMNS = 999  # of a table, says the standard
 _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
+#: Keywords that say how a compressed or scaled image is stored; astropy needs no others.
+_STRUCTURE = re.compile(
+    r"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|SCAL|ZERO|NULL|DIM)\d+|THEAP|"
+    r"BZERO|BSCALE|BLANK|Z(IMAGE|TENSION|SIMPLE|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|QUANTIZ|DITHER0|BLANK|"
+    r"SCALE|ZERO|PCOUNT|GCOUNT|MASKCMP)) *="
+)
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 
@@ -94,8 +111,8 @@ def read_header(path: PathLike, extension: int | str | None = None) -> FitsHeade
     FrameError
         When the file is not FITS, is cut short, or holds no 2-D image there.
     """
-    with _opened(path, gzip.open) as (stream, most_bytes):
-        return _find_image(stream, most_bytes, extension).header
+    with _opened(path, gzip.open) as source:
+        return _find_image(source, extension).header
 
 
 @dataclass(frozen=True)
@@ -128,16 +145,24 @@ class FitsReader:
         FrameError
             When the file cannot be read or is damaged.
         """
-        with _opened(path, _open_gzip) as (stream, most_bytes):
-            image = _find_image(stream, most_bytes, self.extension)
-            if not image.is_plain:
-                stream.seek(0)
-                return _read_by_astropy(stream.read(), image.header)
-            pixels = np.empty(image.header.shape, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
-            _fill(stream, pixels)
-            while stream.read(1 << 20):  # the checksum of a gzip stream comes last
-                pass
-        return _to_native(pixels, image.header.dtype)
+        with _opened(path, _open_gzip) as source:
+            image = _find_image(source, self.extension)
+            if image.is_plain:
+                stored = np.empty(image.header.shape, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
+            else:
+                stored = np.empty(image.n_bytes, dtype=np.uint8)
+            _fill(source.stream, stored)
+            if source.is_gzip:
+                _read_to_the_end(source.stream, stored.nbytes)
+        return _to_native(stored, image.header.dtype) if image.is_plain else _by_astropy(image, stored.tobytes())
+
+
+class _Source(NamedTuple):
+    """Bytes of a file, inflated if need be, and how many there can be."""
+
+    stream: BinaryIO
+    most_bytes: int
+    is_gzip: bool
 
 
 class _Image(NamedTuple):
@@ -146,6 +171,8 @@ class _Image(NamedTuple):
     header: FitsHeader
     bitpix: int
     is_plain: bool  # pixels that need no more than a change of byte order or sign bit
+    n_bytes: int
+    text: str  # of the header
 
 
 @contextmanager
@@ -164,43 +191,68 @@ def frame_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: PathLike, open_gzip: Callable[..., Any]) -> Iterator[tuple[BinaryIO, int]]:
-    """Stream of the bytes of a file, inflated if need be, and how many there can be."""
-    with frame_errors(), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
+def _opened(path: PathLike, open_gzip: Callable[..., Any]) -> Iterator[_Source]:
+    with frame_errors(), open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FrameError(f"expected a regular file, found {_kind(status.st_mode)}")
+        if not status.st_size:
             raise FrameError("the file is empty")
         is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if is_gzip:
             with open_gzip(file, "rb") as inflated:
-                yield inflated, size * _MOST_INFLATION
+                yield _Source(inflated, status.st_size * _MOST_INFLATION, is_gzip)
         else:
-            yield file, size
+            yield _Source(file, status.st_size, is_gzip)
 
 
-def _find_image(stream: BinaryIO, most_bytes: int, extension: int | str | None) -> _Image:
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe would have us wait for whoever writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _kind(mode: int) -> str:
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def _find_image(source: _Source, extension: int | str | None) -> _Image:
     primary: dict[str, Any] = {}
-    seen, position = [], 0
-    for number in range(10000):
-        own, n_blocks = _read_cards(stream, is_primary=number == 0)
+    seen: list[str] = []
+    position, n_blocks = 0, 0
+    while n_blocks < _MOST_HEADER_BLOCKS:
+        number = len(seen)
+        own, text = _read_cards(source.stream, is_primary=number == 0, most_blocks=_MOST_HEADER_BLOCKS - n_blocks)
         if not own:
             break
         primary = primary or own
-        position += n_blocks * _BLOCK
+        n_blocks += len(text) // _BLOCK
+        position += len(text)
         n_bytes = _data_bytes(own)
         axes = _image_axes(own)
         if _is_wanted(own, number, extension, axes):
-            if position + n_bytes > most_bytes:
-                raise FrameError(f"cut short: {n_bytes} bytes of data expected, {max(0, most_bytes - position)} found")
-            return _describe(own, primary, axes, number)
+            image = _describe(own, primary, axes, number, text)
+            if position + n_bytes > source.most_bytes:
+                found = max(0, source.most_bytes - position)
+                raise FrameError(f"cut short: {n_bytes} bytes of data expected, {found} found")
+            return image
         seen.append(f"HDU {number} holds {_named(axes)}")
         position += -(-n_bytes // _BLOCK) * _BLOCK
-        if position >= most_bytes:
+        if position >= source.most_bytes:
             break
-        stream.seek(position)
+        _skip_to(source, position, number)
     wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
-    raise FrameError(f"expected {wanted}, found: {', '.join(seen)}")
+    more = f" and {len(seen) - 10} more" if len(seen) > 10 else ""
+    raise FrameError(f"expected {wanted}, found: {', '.join(seen[:10])}{more}")
+
+
+def _skip_to(source: _Source, position: int, number: int) -> None:
+    if source.is_gzip and position > _MOST_BEFORE:
+        raise FrameError(
+            f"expected an image within the first {_MOST_BEFORE >> 20} MiB of a gzip stream, but HDU {number} ends "
+            f"after {position >> 20} MiB"
+        )
+    source.stream.seek(position)
 
 
 def _is_wanted(header: dict[str, Any], number: int, extension: int | str | None, axes: tuple[int, ...]) -> bool:
@@ -214,33 +266,58 @@ def _is_wanted(header: dict[str, Any], number: int, extension: int | str | None,
 def _named(axes: tuple[int, ...]) -> str:
     if not axes or not all(axes):
         return "no image"
+    if len(axes) > 4:
+        return f"an array of {len(axes)} axes"
     return f"{'a cube' if len(axes) > 2 else 'an image'} of {' x '.join(map(str, axes))}"
 
 
-def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...], number: int) -> _Image:
+def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...], number: int, text: str) -> _Image:
     if len(axes) != 2 or not all(axes):
         raise FrameError(f"expected a 2-D image in HDU {number}, found {_named(axes)}")
+    if math.prod(axes) > MOST_PIXELS:
+        raise FrameError(f"expected at most {MOST_PIXELS} pixels, found {axes[0]} x {axes[1]}")
     is_compressed = own.get("ZIMAGE") is True
     bitpix = _integer(own, "ZBITPIX" if is_compressed else "BITPIX")
     if bitpix not in _BITPIX:
         raise FrameError(f"expected BITPIX 8, 16, 32, 64, -32 or -64, found {bitpix}")
-    dtype, is_scaled = _pixel_type(own, bitpix)
+    n_bytes = math.prod(axes) * abs(bitpix) // 8
+    if is_compressed:
+        n_bytes = _compressed_bytes(own, axes, n_bytes)
+    dtype, is_scaled = _pixel_type(own, bitpix, "ZBLANK" if is_compressed else "BLANK")
     header = FitsHeader({**primary, **own}, (axes[0], axes[1]), dtype, number)
-    return _Image(header, bitpix, not (is_compressed or is_scaled))
+    return _Image(header, bitpix, not (is_compressed or is_scaled), n_bytes, text)
 
 
-def _pixel_type(header: dict[str, Any], bitpix: int) -> tuple[np.dtype, bool]:
+def _compressed_bytes(header: Mapping[str, Any], axes: tuple[int, ...], image_bytes: int) -> int:
+    """Bytes of the table that holds the tiles of an image, once its numbers fit together."""
+    if (n_columns := _integer(header, "TFIELDS")) > _MOST_COLUMNS:
+        raise FrameError(
+            f"damaged header: expected at most {_MOST_COLUMNS} columns in keyword TFIELDS, found {n_columns}"
+        )
+    tile = [_integer(header, f"ZTILE{axis}", default) for axis, default in ((2, 1), (1, axes[1]))]
+    n_tiles = math.prod(-(-length // max(1, side)) for length, side in zip(axes, tile, strict=True))
+    if (n_rows := _integer(header, "NAXIS2")) != n_tiles:
+        raise FrameError(f"damaged header: expected {n_tiles} compressed tiles in keyword NAXIS2, found {n_rows}")
+    n_bytes, most_bytes = _data_bytes(header), _MOST_AFTER + 4 * image_bytes
+    if n_bytes > most_bytes:
+        raise FrameError(f"expected at most {most_bytes} bytes of compressed data, found {n_bytes}")
+    return n_bytes
+
+
+def _pixel_type(header: dict[str, Any], bitpix: int, blank_keyword: str) -> tuple[np.dtype, bool]:
     """Type of pixels after scaling, as astropy has it, and whether they must be scaled with floats."""
     try:
         zero, scale = float(header.get("BZERO") or 0.0), float(header.get("BSCALE", 1.0))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise FrameError(f"expected numbers in BZERO and BSCALE: {error}") from error
+    if not (math.isfinite(zero) and math.isfinite(scale)):
+        raise FrameError(f"expected finite numbers in BZERO and BSCALE, found {zero} and {scale}")
     stored = np.dtype(_BITPIX[bitpix])
     if stored.kind == "i" and scale == 1.0 and zero == 2.0 ** (bitpix - 1):
         return np.dtype(f"u{stored.itemsize}"), False
     if bitpix == 8 and scale == 1.0 and zero == -128.0:
         return np.dtype("i1"), True
-    has_blank = bitpix > 0 and ("BLANK" in header or "ZBLANK" in header)
+    has_blank = bitpix > 0 and type(header.get(blank_keyword)) is int
     is_scaled = zero != 0.0 or scale != 1.0 or has_blank
     if is_scaled and bitpix > 0:
         return np.dtype("f4" if bitpix <= 16 else "f8"), True
@@ -266,18 +343,60 @@ def _fill(stream: BinaryIO, pixels: np.ndarray) -> None:
         n_read += n_more
 
 
-def _read_by_astropy(content: bytes, header: FitsHeader) -> np.ndarray:
-    """Tile-compressed images and unusual scalings, which astropy knows."""
+def _read_to_the_end(stream: BinaryIO, image_bytes: int) -> None:
+    """Inflate the rest of a gzip stream: its checksum comes last. There is an end to what may come after an image."""
+    most_bytes = _MOST_AFTER + _TIMES_IMAGE * image_bytes
+    n_bytes = 0
+    while n_read := len(stream.read(1 << 20)):
+        n_bytes += n_read
+        if n_bytes > most_bytes:
+            raise FrameError(
+                f"expected the gzip stream to end at most {most_bytes >> 20} MiB after the image of {image_bytes} bytes"
+            )
+
+
+def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
+    """Tile-compressed images and unusual scalings, which astropy knows.
+
+    It is given the one HDU, with the cards that say how the image is stored: nothing else in the file can disturb it
+    or cost time.
+    """
+    header = image.header
+    content = _minimal_file(image.text) + data + bytes(-len(data) % _BLOCK)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
-                pixels = np.asarray(hdus[header.extension].data)
+                pixels = np.asarray(hdus[0 if image.text.startswith("SIMPLE") else 1].data)
     except Exception as error:  # on damaged files astropy raises whatever comes up
-        raise FrameError(f"the image is damaged: {type(error).__name__}: {error}") from error
-    if pixels.shape != header.shape:
-        raise FrameError(f"expected an image of {header.shape}, found {pixels.shape}")
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        raise FrameError(f"the image is damaged: {type(error).__name__}: {shown(str(error))}") from error
+    if pixels.shape != header.shape or not np.can_cast(pixels.dtype, header.dtype):
+        raise FrameError(
+            f"the image is damaged: expected {header.dtype} of shape {header.shape}, found {pixels.dtype} of shape "
+            f"{pixels.shape}"
+        )
+    return pixels.astype(header.dtype, copy=False)
+
+
+def _minimal_file(text: str) -> bytes:
+    """Header of one HDU without the cards that do not matter, after a primary header where it is an extension."""
+    cards = [text[start : start + _CARD] for start in range(0, len(text), _CARD)]
+    cards = [card for card in cards if _STRUCTURE.match(card)]
+    if cards[0].startswith("SIMPLE"):
+        return _header_block(cards)
+    return _header_block(
+        [
+            "SIMPLE  =                    T",
+            "BITPIX  =                    8",
+            "NAXIS   =                    0",
+            "EXTEND  =                    T",
+        ]
+    ) + _header_block(cards)
+
+
+def _header_block(cards: list[str]) -> bytes:
+    content = "".join(card.ljust(_CARD) for card in [*cards, "END"]).encode("latin-1")
+    return content + b" " * (-len(content) % _BLOCK)
 
 
 def _data_bytes(header: Mapping[str, Any]) -> int:
@@ -300,28 +419,30 @@ def _image_axes(header: Mapping[str, Any]) -> tuple[int, ...]:
 def _integer(header: Mapping[str, Any], keyword: str, default: int | None = None) -> int:
     value = header.get(keyword, default)
     if not isinstance(value, int) or isinstance(value, bool) or (value < 0 and not keyword.endswith("BITPIX")):
-        raise FrameError(f"damaged header: expected a whole number in keyword {keyword}, found {value!r}")
+        raise FrameError(f"damaged header: expected a whole number in keyword {keyword}, found {shown(value)}")
     return value
 
 
-def _read_cards(stream: BinaryIO, *, is_primary: bool) -> tuple[dict[str, Any], int]:
-    """Read one header up to its END: values, and the number of blocks. Nothing where no further HDU begins."""
-    text = stream.read(_BLOCK).decode("latin-1")
-    if not text.startswith("SIMPLE  =" if is_primary else "XTENSION="):
+def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple[dict[str, Any], str]:
+    """Read one header up to its END: values, and the text of its blocks. Nothing where no further HDU begins."""
+    block = stream.read(_BLOCK).decode("latin-1")
+    if not block.startswith("SIMPLE  =" if is_primary else "XTENSION="):
         if is_primary:
-            raise FrameError(f"not a FITS file: expected SIMPLE at its beginning, found {text[:20]!r}")
-        return {}, 0
+            raise FrameError(f"not a FITS file: expected SIMPLE at its beginning, found {block[:20]!r}")
+        return {}, ""
     cards: dict[str, Any] = {}
+    blocks = [block]
     long_text = ""
-    for n_blocks in range(1, _MOST_HEADER_BLOCKS):
-        if len(text) < _BLOCK:
-            break
+    while len(block) == _BLOCK:
         for start in range(0, _BLOCK, _CARD):
-            card = text[start : start + _CARD]
+            card = block[start : start + _CARD]
             if card.startswith("END     "):
-                return cards, n_blocks
+                return cards, "".join(blocks)
             long_text = _add_card(cards, card, long_text)
-        text = stream.read(_BLOCK).decode("latin-1")
+        if len(blocks) == most_blocks:
+            raise FrameError(f"expected the END of the header within {_MOST_HEADER_BLOCKS} blocks, found none")
+        block = stream.read(_BLOCK).decode("latin-1")
+        blocks.append(block)
     raise FrameError("the header is cut short: it has no END")
 
 
@@ -330,7 +451,7 @@ def _add_card(cards: dict[str, Any], card: str, long_text: str) -> str:
     keyword, value_text = card[:8].rstrip(), card[10:]
     if keyword == "CONTINUE" and long_text:
         more = _parse_value(value_text)
-        cards[long_text] = cards[long_text][:-1] + str(more)
+        cards[long_text] = (cards[long_text][:-1] + str(more))[:_LONGEST_TEXT]
     else:
         if keyword == "HIERARCH" and "=" in card:
             keyword, _, value_text = card[9:].partition("=")
@@ -352,6 +473,8 @@ def _parse_value(text: str) -> str | int | float | bool | None:
     text = text.partition("/")[0].strip()
     if text in ("T", "F"):
         return text == "T"
+    if "_" in text:  # in Python it may stand in a number
+        return text
     try:
         return int(text)
     except ValueError:

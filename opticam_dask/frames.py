@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import pandas as pd
 from opticam_dask.fits_files import FitsHeader, FitsReader, FrameError, PathLike, frame_errors, read_header
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels.timing import night_of
+from opticam_dask.text import printable
 
 __all__ = [
     "FakeReader",
@@ -79,8 +81,14 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
         raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
     files = [top for top in tops if not os.path.isdir(top)]
     files += _files_below([top for top in tops if os.path.isdir(top)])
+    real_directory = cache(os.path.realpath)  # asked once for the many files of a directory
+    links = dict.fromkeys(file for file in files if os.path.islink(file))
     # A link loses against the file it leads to.
-    by_target = {os.path.realpath(file): file for file in sorted(files, key=os.path.islink, reverse=True)}
+    by_target = {os.path.realpath(file): file for file in links}
+    for file in files:
+        if file not in links:
+            directory, name = os.path.split(file)
+            by_target[os.path.join(real_directory(directory), name)] = file
     return sorted(by_target.values())
 
 
@@ -96,7 +104,7 @@ def _files_below(tops: list[str]) -> Iterator[str]:
             visited.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(directory))
         except OSError as error:
-            logger.warning("%s cannot be searched: %s", directory, error.strerror)
+            logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
             continue
         for entry in entries:
             if entry.name.startswith("."):
@@ -244,8 +252,7 @@ def _scan_file(path: str, instrument: Instrument, extension: int | str | None) -
     try:
         path.encode()
     except UnicodeEncodeError:
-        shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return _Result(shown, reason="the name of the file is not UTF-8 text: rename it")
+        return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
     try:
         with frame_errors():
             status = os.stat(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from opticam_dask.kernels.timing import TIME_SCALES, parse_iso, utc_mjd
+from opticam_dask.text import shown
 
 Keyword = str | tuple[str, ...]
 
@@ -19,6 +20,11 @@ TEMPLATE_NAME = "instrument_template.json"
 
 _MJD_1970, _MJD_2100 = 40587, 88069
 _LONGEST_EXPOSURE = 86400.0
+#: No number of a detector is larger; beyond it squares of electrons leave the range of 32-bit floats.
+_LARGEST_NUMBER = 1e9
+_LARGEST_BINNING = 1024
+_LONGEST_TIME = 200
+_LONGEST_FILTER = 64  # the name of a filter is part of names of files
 #: Exposure times from the moment a time stamp marks to the middle of the exposure.
 _TO_MIDDLE = {"start": 0.5, "middle": 0.0, "end": -0.5}
 
@@ -164,7 +170,7 @@ class Instrument:
         filter_name = _filter_of(self, reading)
         camera = _camera_of(self, filter_name, reading) if filter_name else ""
         binning = _binning_of(self, reading)
-        exposure_time = reading.number("exposure_time", self.exposure_time_keyword, None, "at least 0")
+        exposure_time = reading.number("exposure_time", self.exposure_time_keyword, None, "at least 0", math.inf)
         if exposure_time > _LONGEST_EXPOSURE:
             reading.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
             exposure_time = math.nan
@@ -316,6 +322,7 @@ def _faults(instrument: Instrument) -> list[str]:
         (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
         (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
         ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
+        (_is_extension(one.extension), "extension must be the number of an HDU, counted from 0, or its name"),
         (-180 <= (one.longitude or 0) <= 360, "longitude must be within -180 to 360 degrees"),
         (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
         (
@@ -328,6 +335,12 @@ def _faults(instrument: Instrument) -> list[str]:
 
 def _is_keyword(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(name, str) for name in value))
+
+
+def _is_extension(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
 def _is_way(value: Any) -> bool:
@@ -357,7 +370,9 @@ class _Reading:
         hint = "" if what == "exposure_time" else f", and the instrument has no default_{what}"
         self.problems.append(f"{what}: keyword {names} is missing or empty{hint}")
 
-    def number(self, what: str, keywords: Keyword, default: float | None, limit: str) -> float:
+    def number(
+        self, what: str, keywords: Keyword, default: float | None, limit: str, most: float = _LARGEST_NUMBER
+    ) -> float:
         """Read a number ("above 0" or "at least 0") that the frame cannot do without."""
         name, value = self.find(keywords)
         if value is None:
@@ -365,15 +380,17 @@ class _Reading:
                 self.report_missing(what, name)
             return math.nan if default is None else float(default)
         number = _as_number(value)
-        if math.isfinite(number) and (number > 0.0 or (number == 0.0 and limit == "at least 0")):
+        is_in_range = number > 0.0 or (number == 0.0 and limit == "at least 0")
+        if is_in_range and math.isfinite(number) and number <= most:
             return number
-        self.problems.append(f"{what}: expected a number {limit} in keyword {name}, found {value!r}")
+        too_large = f" and at most {most:g}" if number > most else ""
+        self.problems.append(f"{what}: expected a number {limit}{too_large} in keyword {name}, found {shown(value)}")
         return math.nan
 
     def optional_number(self, keywords: Keyword, default: float | None, *, least: float) -> float:
         """Read a number that the frame can do without: the default or NaN when it is missing or absurd."""
         number = _as_number(self.find(keywords)[1])
-        if math.isfinite(number) and number >= least:
+        if least <= number <= _LARGEST_NUMBER:
             return number
         return math.nan if default is None else float(default)
 
@@ -393,7 +410,13 @@ def _filter_of(instrument: Instrument, reading: _Reading) -> str:
     if value is None and instrument.default_filter is None:
         reading.report_missing("filter", name)
         return ""
-    return str(instrument.default_filter if value is None else value)
+    filter_name = str(instrument.default_filter if value is None else value)
+    if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
+        reading.problems.append(
+            f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
+        )
+        return ""
+    return filter_name
 
 
 def _camera_of(instrument: Instrument, filter_name: str, reading: _Reading) -> str:
@@ -409,7 +432,7 @@ def _camera_of(instrument: Instrument, filter_name: str, reading: _Reading) -> s
     known = "; ".join(f"{camera}: {', '.join(filters)}" for camera, filters in instrument.cameras.items())
     reading.problems.append(
         f"filter: expected in keyword {reading.find(instrument.filter_keyword)[0]} a filter of one camera of "
-        f"{instrument.name} ({known}), found {filter_name!r}"
+        f"{instrument.name} ({known}), found {shown(filter_name)}"
     )
     return ""
 
@@ -423,9 +446,9 @@ def _binning_of(instrument: Instrument, reading: _Reading) -> int:
         return instrument.default_binning or 0
     factors = {_as_number(text) for text in re.split(r"\s*[xX,*]\s*|\s+", str(value))}
     factor = factors.pop()
-    if factors or not (factor >= 1.0 and factor.is_integer()):
+    if factors or not (1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()):
         reading.problems.append(
-            f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {value!r}"
+            f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
         )
         return 0
     return int(factor)
@@ -471,6 +494,8 @@ def _split_time(values: list[str]) -> tuple[int, float]:
     if len(values) == 2:
         # A time of day that has a date of its own is refused below: it must not be mended with another date.
         text = f"{re.split('[T ]', text)[0]}T{values[1]}"
+    if len(text) > _LONGEST_TIME:
+        raise ValueError(f"expected a date and time, found {shown(text)}")
     number = _as_number(text)
     if math.isfinite(number):
         mjd = number - 2400000.5 if number > 2e6 else number
@@ -479,7 +504,7 @@ def _split_time(values: list[str]) -> tuple[int, float]:
     else:
         day, seconds = parse_iso(text)
     if not _MJD_1970 <= day < _MJD_2100:
-        raise ValueError(f"{text!r} is not from 1970 to 2100")
+        raise ValueError(f"{shown(text)} is not from 1970 to 2100")
     return day, seconds
 
 

@@ -183,13 +183,23 @@ def _describe(path: str | Path, name: str, place: _Place, index: tuple[int, ...]
     if place.is_block_wise:
         what = "first pass" if label is None else f"photometry {label}"
         remedy = f"{what} of block {index[0]} of {part.key} {part.night} ({_frames_of(path, part, index[0])})"
-        return Damage(where, reason, remedy, lambda: store.forget_blocks(path, part, [index[0]], label))
+
+        def drop() -> None:
+            store.remove_chunk(path, name, index)
+            store.forget_blocks(path, part, [index[0]], label)
+
+        return Damage(where, reason, remedy, drop)
     if place.group == "stack":
         remedy = f"stack of {part.key} {part.night}"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, f"{part.group}/stack"))
     if label is not None:
         remedy = f"{place.name} of photometry {label} of {part.key} {part.night}"
-        return Damage(where, reason, remedy, restore=lambda: _copy_from_frames(path, part, label, place.name))
+
+        def restore() -> None:
+            store.remove_chunk(path, name, index)
+            _copy_from_frames(path, part, label, place.name)
+
+        return Damage(where, reason, remedy, restore=restore)
     remedy = f"all of {part.key} {part.night}, by opticam-dask reduce DATA --out {Path(path).parent} --redo "
     return Damage(where, reason, remedy + part.night.partition(".")[0])
 

@@ -56,20 +56,22 @@ def _add_parts(setup: Setup, table: Any, progress: Progress) -> list[tuple[str, 
     planned_parts = plan.plan_parts(
         table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
     )
+    largest = max(planned_parts, key=lambda planned: len(planned.manifest["file"]), default=None)
     refused: list[tuple[str, str]] = []
-    errors: list[WrongParameters] = []
     for planned in planned_parts:
         try:
             _add_planned(setup, planned)
         except WrongParameters as error:
-            errors.append(error)
-            progress.tell(f"{planned.key} {planned.night}: {len(planned.manifest['file'])} frame(s) refused: {error}")
-            refused += [(os.path.join(planned.data_root, file), str(error)) for file in planned.manifest["file"]]
+            if planned is largest and not any(taken.values()):
+                raise
+            files = [os.path.join(planned.data_root, name) for name in planned.manifest["file"]]
+            refused += [(file, str(error)) for file in files]
+            progress.tell(
+                f"Set aside: {len(files)} frame(s) of {planned.key} {planned.night}, the first is {files[0]}: {error}"
+            )
             continue
         for note in planned.notes:
             progress.tell(note)
-    if errors and len(errors) == len(planned_parts) and not any(taken.values()):
-        raise errors[0]
     return refused
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from opticam_dask.frames import Scan, find_files, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.second_pass import Photometer
+from opticam_dask.text import printable
 
 LOG_NAME = "opticam_dask.log"
 
@@ -52,6 +54,8 @@ class Reducer:
         Compute barycentric times (TDB).
     instrument : Instrument, optional
         What the headers mean; by default ``OPTICAM_MX``.
+    extension : int or str, optional
+        Number or EXTNAME of the HDU that holds the image; by default that of the instrument.
     rebin_factor : int
         Sum ``rebin_factor`` x ``rebin_factor`` pixels.
     remove_cosmic_rays : bool
@@ -101,6 +105,7 @@ class Reducer:
         threshold: float = 5.0,
         barycenter: bool = True,
         instrument: Instrument | type[Instrument] | None = None,
+        extension: int | str | None = None,
         rebin_factor: int = 1,
         remove_cosmic_rays: bool = False,
         aperture_selector: Callable[[np.ndarray], float] = np.median,
@@ -120,7 +125,7 @@ class Reducer:
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.out_directory = Path(out_directory)
-        self.instrument = _as_instrument(instrument)
+        self.instrument = _as_instrument(instrument, extension)
         self.show_plots = show_plots
         self._console = Console(verbose, prefix)
         self._client = client
@@ -380,6 +385,14 @@ class Reducer:
             self._console.tell(f"Plot saved to {file.resolve()}.")
 
 
+class _OneLine(logging.Formatter):
+    """A message is one line of the log, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format all but a traceback."""
+        return printable(super().formatMessage(record))
+
+
 class log_to_file:
     """Append the log of this package to a file while the block runs."""
 
@@ -389,7 +402,7 @@ class log_to_file:
 
     def __enter__(self) -> None:
         self.handler = logging.FileHandler(self.file, encoding="utf-8", delay=True)
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        self.handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
         self.logger.addHandler(self.handler)
         self.before = self.logger.level
         self.logger.setLevel(logging.INFO)
@@ -400,10 +413,9 @@ class log_to_file:
         self.handler.close()
 
 
-def _as_instrument(instrument: Instrument | type[Instrument] | None) -> Instrument:
-    if instrument is None:
-        return OPTICAM_MX()
-    return instrument() if isinstance(instrument, type) else instrument
+def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
+    chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
+    return chosen if extension is None else replace(chosen, extension=extension)
 
 
 def _plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:

@@ -16,10 +16,15 @@ from opticam_dask.finders import default_finder
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import background as background_kernel
 from opticam_dask.steps import BlockSummary, FrameSteps
+from opticam_dask.text import printable
 
 
 class ReductionError(Exception):
     """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
+
+    def __str__(self) -> str:
+        """Message in one line, whatever the names of files in it hold."""
+        return printable(super().__str__())
 
 
 class WrongParameters(ReductionError, ValueError):

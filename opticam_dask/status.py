@@ -29,6 +29,9 @@ def describe_scan(scan: Scan) -> list[str]:
             f"{key}: gap of {gap:.1f} s between {os.path.basename(before)} and {os.path.basename(after)} "
             f"(the median step is {median:.2f} s)"
         )
+    for key, rows in scan.table.groupby("key"):
+        if n_repeated := int(rows["mjd_utc"].duplicated(keep=False).sum()):
+            lines.append(f"{key}: {n_repeated} frames share their time stamp with another frame")
     lines.extend(f"note: {message}" for message in scan.warnings)
     return lines
 

@@ -195,7 +195,7 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
         )
     lowest, highest = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
-    if not np.isfinite(lowest) and not np.isfinite(highest):
+    if not (np.isfinite(lowest) or np.isfinite(highest) or np.isfinite(raw).any()):
         raise FrameProblem(FrameFlag.NO_DATA, "no pixel holds a finite number")
     level = entry["saturation"]
     if highest >= level and np.count_nonzero(raw >= level) > raw.size / 2:

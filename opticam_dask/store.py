@@ -373,10 +373,19 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.nd
 def forget_blocks(path: str | Path, part: Part, blocks: Iterable[int], label: str | None = None) -> None:
     """Mark blocks as not done, in the first pass or in the photometry of a label."""
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
-    flags = _array(_open_group(path, group), "flags")
+    n_further = len(open_array(path, f"{group}/flags").shape) - 1
     for block in blocks:
-        start, stop = part.block_range(block)
-        flags[start:stop] = 0
+        remove_chunk(path, f"{group}/flags", (block, *(0,) * n_further))
+
+
+def chunk_file(path: str | Path, name: str, index: tuple[int, ...]) -> Path:
+    """File of one chunk of an array."""
+    return Path(path) / name / open_array(path, name).metadata.encode_chunk_key(index)
+
+
+def remove_chunk(path: str | Path, name: str, index: tuple[int, ...]) -> None:
+    """Remove a chunk; one that is damaged could not be written over in part."""
+    chunk_file(path, name, index).unlink(missing_ok=True)
 
 
 def write_again(path: str | Path, group: str, name: str, values: np.ndarray) -> None:

@@ -176,6 +176,12 @@ def test_interpret__mjd_and_jd(value):
         ({"BINNING": "0x0"}, ("binning", "BINNING", "'0x0'")),
         ({"BINNING": "two"}, ("binning", "BINNING", "'two'")),
         ({"BINNING": 1.5}, ("binning", "BINNING", "1.5")),
+        ({"BINNING": 1 << 70}, ("binning", "BINNING", str(1 << 70))),
+        ({"GAIN": 1e300}, ("gain", "above 0 and at most 1e+09", "1e+300")),
+        ({"GAIN": "x" * 9999}, ("gain", "'xxx", "xxx...")),
+        ({"FILTER": "g\x1b[31m"}, ("filter", "FILTER", "printable", "'g\\x1b[31m'")),
+        ({"UT": "2024-01-01 00:00:00" + " 0" * 9999}, ("time", "UT", "expected a date and time")),
+        ({"UT": "2024-01-01 00:00:00 (CET)"}, ("time", "UT", "(CET)")),
         ({"FILTER": None}, ("filter", "FILTER", "missing")),
         ({"FILTER": "  "}, ("filter", "FILTER", "missing")),
         ({"UT": None}, ("time", "UT", "missing")),
@@ -359,6 +365,10 @@ def test_instrument__is_a_value():
         ({"longitude": 0.0, "latitude": 100.0}, "latitude must be within"),
         ({"default_gain": 0.0}, "above 0"),
         ({"source_pixels": 0}, "above 0"),
+        ({"extension": -1}, "extension must be the number of an HDU"),
+        ({"extension": ""}, "extension must be"),
+        ({"extension": True}, "extension must be"),
+        ({"extension": 1.0}, "extension must be"),
     ],
 )
 def test_instrument__refuses_impossible_entries(entries, words):

@@ -274,7 +274,8 @@ def test_a_night_that_does_not_fit_the_parameters__is_refused_alone(data, tmp_pa
         with fits.open(file) as opened:
             fits.writeto(odd / file.name, opened[0].data[:95], opened[0].header)
     path, told = _reduce(tmp_path / "out", data / NIGHTS[0], odd, parameters={"rebin_factor": 2})
-    assert f"1:g {NIGHTS[1]}: 3 frame(s) refused: rebin_factor must divide the frame" in told
+    assert f"Set aside: 3 frame(s) of 1:g {NIGHTS[1]}, the first is {odd}" in told
+    assert "rebin_factor must divide the frame" in told
     assert [part.night for part in store.parts(path, "1:g")] == [NIGHTS[0]]
     lines = "\n".join(status.describe_reduction(tmp_path / "out"))
     assert lines.count("rebin_factor must divide") == 3

@@ -91,6 +91,10 @@ def test_mjd_from_iso__words_after_the_time():
         "2023-02-28T10:10:75",
         "2023-02-28T10:10:10 MST",
         "2023-02-28T10:10:10 PM",
+        "2023-02-28T10:10:10 (MST)",
+        "2023-02-28T10:10:10 0.5 MST",
+        "2023-02-28T10:10:10+15:00",
+        "2023-02-28T10:10:10-0760",
     ],
 )
 def test_mjd_from_iso__refuses_what_is_no_time(text):

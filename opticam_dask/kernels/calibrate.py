@@ -7,6 +7,7 @@ import numpy as np
 
 #: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) with the usual detection limits.
 _SIGCLIP, _SIGFRAC, _OBJLIM = 4.5, 0.3, 5.0
+_MOST_ELECTRONS = 2.0**35
 
 
 def to_electrons(raw: np.ndarray, *, gain: float, dark_current: float, exposure_time: float) -> np.ndarray:
@@ -28,8 +29,13 @@ def to_electrons(raw: np.ndarray, *, gain: float, dark_current: float, exposure_
     Returns
     -------
     ndarray of float64
+        NaN where a pixel is infinite or beyond what any detector counts: one such number would spoil every sum.
     """
-    return np.asarray(raw, dtype=float) * gain - dark_current * exposure_time
+    raw = np.asarray(raw)
+    electrons = raw.astype(float) * gain - dark_current * exposure_time
+    if raw.dtype.itemsize > 2:  # 16 bits hold no such number
+        electrons[~(np.abs(electrons) <= _MOST_ELECTRONS)] = np.nan
+    return electrons
 
 
 def remove_cosmic_rays(

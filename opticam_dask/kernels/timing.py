@@ -26,10 +26,13 @@ TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
 #: Distance of the nodes between which the observer's position is interpolated, in days (10 minutes).
 _NODES_PER_DAY = 144
 
+#: Time zones reach from UTC-12 to UTC+14.
+_MOST_ZONE_HOURS = 14
+
 _DATE_TIME = re.compile(
     r"\s*(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})"
     r"(?:[T\s]\s*(?P<hour>\d{1,2}):(?P<minute>\d{1,2})(?::(?P<second>\d{1,2}(?:\.\d*)?))?"
-    r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?(?:\s+[^A-Za-z\s+-].*)?)?\s*"
+    r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?(?:\s+[^A-Za-z\s+-][^A-Za-z]*)?)?\s*"
 )
 
 
@@ -42,6 +45,7 @@ def _leap_seconds() -> tuple[tuple[int, float], ...]:
     return tuple(reversed(steps))
 
 
+@lru_cache(maxsize=1024)
 def _tai_minus_utc(day: int) -> float:
     """Seconds that TAI is ahead of UTC at the start of a UTC day; before 1972 the value of 1972."""
     return next((offset for first_day, offset in _leap_seconds() if day >= first_day), 10.0)
@@ -56,8 +60,8 @@ def parse_iso(text: str) -> tuple[int, float]:
     """Split an ISO 8601 date-time into its day and the seconds since the start of that day.
 
     A numeric offset (``+0000``, ``-07:00``) is applied, so that the result is UTC; ``Z``, ``UTC`` and ``GPS``
-    after the time are taken off, and so is what follows after a blank, unless it might be a time zone or a.m. or
-    p.m. A missing time is midnight.
+    after the time are taken off, and so are numbers that follow after a blank. Words are not: they might be a time
+    zone, or a.m. or p.m. A missing time is midnight.
 
     Parameters
     ----------
@@ -93,8 +97,10 @@ def parse_iso(text: str) -> tuple[int, float]:
 def _zone_seconds(zone: str | None) -> float:
     if zone is None or zone[0] not in "+-":
         return 0.0
-    sign = -1.0 if zone[0] == "-" else 1.0
-    return sign * (int(zone[1:3]) * 3600.0 + int(zone[-2:]) * 60.0)
+    sign, hours, minutes = -1.0 if zone[0] == "-" else 1.0, int(zone[1:3]), int(zone[-2:])
+    if hours > _MOST_ZONE_HOURS or minutes > 59:
+        raise ValueError(f"there is no such time zone: {zone!r}")
+    return sign * (hours * 3600.0 + minutes * 60.0)
 
 
 def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
