@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_reduce(commands)
+    _add_watch(commands)
     _add_remove(commands)
     _add_status(commands)
     _add_verify(commands)
@@ -152,6 +153,24 @@ def _add_check(commands: Any) -> None:
 
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
+    _add_reduction(parser)
+
+
+def _add_watch(commands: Any) -> None:
+    parser = _command(
+        commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
+    )
+    _add_reduction(parser)
+    group = parser.add_argument_group("the observation")
+    group.add_argument("--target", type=int, metavar="ID", help="source number in the provisional catalogue")
+    group.add_argument("--comparisons", type=int, nargs="+", default=[], metavar="ID", help="source numbers")
+    group.add_argument("--n-first", type=int, default=10, metavar="N", help="frames of the provisional catalogue (10)")
+    group.add_argument("--idle", type=float, default=1800, metavar="S", help="end after so long without a frame (1800)")
+    group.add_argument("--n-frames", type=int, metavar="N", help="end after so many frames (no limit)")
+    group.add_argument("--patience", type=float, default=60, metavar="S", help="wait so long for a slow file (60)")
+
+
+def _add_reduction(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
     _add_cluster(parser)

@@ -28,12 +28,13 @@ from opticam_dask import (
     status,
     store,
     synthetic,
+    watch,
 )
 from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
-from opticam_dask.pipeline import ReductionError
+from opticam_dask.pipeline import ReductionError, Setup
 from opticam_dask.reducer import Reducer
 from opticam_dask.text import printable
 
@@ -111,6 +112,43 @@ def _check(options: argparse.Namespace) -> int:
     return DONE if len(found.table) else FAILED
 
 
+def _watch(options: argparse.Namespace) -> int:
+    parameters = config.parameters_from_mapping(_parameters(options))
+    setup = Setup(Path(options.out), _instrument(options), parameters, frames_per_block=options.frames_per_block)
+    photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
+    tell = Console(prefix="").tell
+    how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
+    with _owned(options):
+        with cluster.connect(options.cluster, n_workers=options.n_workers, **_frame_timeout(options)) as executor:
+            live = watch.Watch(options.data, setup, photometer, executor, Console(prefix=""), **how)
+            tell(f"Watching {', '.join(map(str, options.data))}; live files are in {live.directory.resolve()}.")
+            live.run(idle=options.idle, n_frames=options.n_frames)
+        live.close()
+        tell("The observation is over: reducing it from the beginning.")
+        status_of_reduction = _reduce(options)
+        for key in live.keys:
+            _final_light_curve(options, live, key)
+    return status_of_reduction
+
+
+def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str) -> None:
+    """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
+    label = options.label or AperturePhotometer(forced=options.forced).label
+    final = store.read_product(store.require_store(options.out), f"{store.group_name(key)}/catalog")
+    wanted = [options.target, *options.comparisons]
+    numbers = live.final_numbers(key, wanted, final)
+    tell = Console(prefix="").tell
+    for number in wanted:
+        if number not in numbers:
+            tell(f"{key}: source {number} of the live catalogue is not in the catalogue.")
+        elif numbers[number] != number:
+            tell(f"{key}: source {number} of the live catalogue is source {numbers[number]} of the catalogue.")
+    if len(numbers) == len(wanted):
+        target, comparisons = numbers[options.target], [numbers[number] for number in options.comparisons]
+        curve = lightcurves.relative_light_curve(options.out, key, target, comparisons, label)
+        tell(f"{key}: {lightcurves.write_relative_light_curve(curve, options.out, f'target_{target}').resolve()}")
+
+
 def _reduce(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
     photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
@@ -130,7 +168,6 @@ _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays",
 
 
 def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters) -> Reducer:
-    further = {} if options.frame_timeout is None else {"frame_timeout": options.frame_timeout}
     return Reducer(
         options.out,
         options.data,
@@ -140,9 +177,13 @@ def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters
         frames_per_block=options.frames_per_block,
         show_plots=False,
         prefix="",
-        **further,
+        **_frame_timeout(options),
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
     )
+
+
+def _frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
+    return {} if options.frame_timeout is None else {"frame_timeout": options.frame_timeout}
 
 
 @contextlib.contextmanager

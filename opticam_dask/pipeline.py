@@ -36,6 +36,8 @@ __all__ = [
     "WrongParameters",
     "choose_references",
     "finish",
+    "guarded_work",
+    "live_jobs",
     "measure_frames",
     "prepare",
     "reduce_frames",
@@ -66,7 +68,7 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
         job = _probe_job(setup, part)
         run = functools.partial(first_pass.probe_frame, job)
         try_frame = functools.partial(_try_probe, job)
-        work.append(_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
+        work.append(guarded_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
     probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
     with stage(progress, "Choosing reference frames", sum(map(len, indices.values()))):
         for key, probe in executor.run(work):
@@ -89,7 +91,7 @@ def _frames_in(part: store.Part, block: int) -> int:
     return stop - start
 
 
-def _work(
+def guarded_work(
     key: str,
     name: str,
     run: Callable[..., Any],
@@ -97,7 +99,21 @@ def _work(
     try_frame: Callable[[int, int], Any],
     n_frames: Callable[[int], int],
 ) -> Work:
-    """Blocks of one key to run; the summaries come back with the key."""
+    """Blocks of one key to run, with a rescue for those that kill their workers; summaries come back with the key.
+
+    Parameters
+    ----------
+    key, name : str
+        Camera key, and what the tasks are called.
+    run : callable
+        ``run(block)``, or ``run(block, lost)`` without the frames in ``lost`` (reason by index).
+    todo : sequence of int
+        Blocks.
+    try_frame : callable
+        ``try_frame(block, index)`` does the work on one frame and writes nothing.
+    n_frames : callable
+        ``n_frames(block)``.
+    """
     tagged = functools.partial(_tagged, key, run)
 
     def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
@@ -186,7 +202,7 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
         job = _first_pass_job(setup, part)
         run = functools.partial(first_pass.reduce_block, job)
         try_frame = functools.partial(first_pass.try_frame, job)
-        work.append(_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part)))
+        work.append(guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     with stage(progress, "Aligning frames", n_frames):
         for key, summary in executor.run(work):
@@ -377,7 +393,7 @@ def measure_frames(
         job = _second_pass_job(setup, part, photometers, whole_frames)
         run = functools.partial(second_pass.measure_block, job)
         try_frame = functools.partial(second_pass.try_frame, job)
-        work.append(_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
+        work.append(guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
         n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
     with stage(progress, "Performing photometry", n_frames):
         for key, summary in executor.run(work):
@@ -423,6 +439,23 @@ def _second_pass_job(
         write=functools.partial(store.write_block, setup.path, part),
         whole_frames=whole_frames,
     )
+
+
+def live_jobs(
+    setup: Setup, key: str, photometer: second_pass.Photometer
+) -> tuple[first_pass.FirstPass, second_pass.SecondPass]:
+    """What tasks need for both passes on frames of a key that are in no store.
+
+    Raises
+    ------
+    ReductionError
+        When the key has no catalogue.
+    """
+    if not store.has_product(setup.path, _catalog_group(key)):
+        raise ReductionError("no source was found in any frame. A lower threshold may help.")
+    part = _frozen_reference_part(setup, key)
+    photometers = {photometer.label: photometer}
+    return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
 
 
 def finish(setup: Setup) -> None:

@@ -41,11 +41,7 @@ def frames_per_block(shape: tuple[int, int], dtype: np.dtype) -> int:
 
 @dataclass(frozen=True)
 class PlannedPart:
-    """Frames that become one part of the store, in time order, with their manifest.
-
-    They are odd when most frames of their night have another shape, or of the run another date: parameters that fit
-    the run need not fit them.
-    """
+    """Frames that become one part of the store, in time order, with their manifest."""
 
     key: str
     camera: str
