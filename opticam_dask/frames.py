@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -197,7 +198,7 @@ def scan(
     def scan_batch(batch: list[str]) -> list[_Result]:
         return [_scan_file(file, instrument, extension) for file in batch]
 
-    with ThreadPoolExecutor(n_threads) as pool:
+    with _threads(n_threads) as pool:
         for results in pool.map(scan_batch, batches):
             tables.append(_as_table([result.row for result in results if result.row]))
             set_aside += [(result.file, result.reason) for result in results if not result.row]
@@ -216,6 +217,17 @@ def scan(
         set_aside=sorted(set_aside),
         warnings=[f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()],
     )
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end at once when the work is interrupted, however much is still to do."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def time_gaps(table: pd.DataFrame) -> list[tuple[str, str, str, float, float]]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -830,3 +831,23 @@ def test_time_gaps__few_frames(seconds):
 
 def test_time_gaps__repeated_times_do_not_hide_a_gap():
     assert len(time_gaps(table_at([0, 0, 0, 0, 1, 1, 1, 2, 2, 60]))) == 1
+
+
+def test_scan__an_interrupt_does_not_wait_for_the_files_that_are_left(tmp_path, monkeypatch):
+    first = tmp_path / "0.fits"
+    write(first, header=good_header())
+    for number in range(1, 1000):
+        os.link(first, tmp_path / f"{number}.fits")
+    n_read = []
+
+    def slow(path, extension):
+        n_read.append(time.sleep(0.01))
+        return read_header(path, extension)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opticam_dask.frames.read_header", slow)
+    with pytest.raises(KeyboardInterrupt):
+        scan(find_files(tmp_path), OPTICAM_MX(), progress=interrupt)
+    assert len(n_read) < 400
