@@ -241,7 +241,7 @@ def _next_try(task: _Task, error: BaseException) -> _Task:
     """
     n_failures = task.n_failures + 1
     if isinstance(error, distributed.KilledWorker):
-        if task.group.rescue is None or n_failures >= _MOST_KILLED:
+        if n_failures >= _MOST_KILLED:
             raise ClusterError(
                 f"the workers that ran block {task.block} died again and again, and no single frame is to blame: most "
                 f"likely there is too little memory. {_GO_ON.rstrip('.')} with fewer --workers."

@@ -226,3 +226,17 @@ def test_local_client__is_encrypted_when_dask_is_configured_so(tmp_path):
             plain.sendall(b"x" * 1000)
             with contextlib.suppress(ConnectionResetError):
                 assert len(plain.recv(1000)) <= 7  # a TLS alert, or nothing
+
+
+def test_on_cluster__a_block_that_kills_every_worker_stops_the_run(monkeypatch):
+    monkeypatch.setattr(cluster, "_MOST_KILLED", 1)
+
+    def die(block):
+        os.kill(os.getpid(), 9)
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster.local_client(1, dashboard=False) as client,
+        pytest.raises(cluster.ClusterError, match=r"block 0 died again and again.*fewer --workers"),
+    ):
+        list(cluster.OnCluster(client, is_local=True).run(_work(die, 1)))
