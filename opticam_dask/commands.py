@@ -208,7 +208,8 @@ def _remove(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     tell = Console(prefix="").tell
     if options.provenance or options.files:
-        tell(json.dumps(results.provenance(options.out, files=options.files), indent=2))
+        for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
+            tell(line)
         return DONE
     for line in status.describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)

@@ -264,12 +264,13 @@ def _level_name(level: int, number: int) -> str:
 
 def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
     chosen = setup.parameters
-    reference = store.read_product(setup.path, _reference_group(part.key))
+    group = _reference_group(part.key)
+    x, y, flux = (store.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
     reference_part = _frozen_reference_part(setup, part.key)
     return first_pass.FirstPass(
         steps=setup.steps(part.shape, part.binning),
-        reference_xy=np.column_stack([reference["alignment_x"], reference["alignment_y"]]),
-        reference_flux=reference["alignment_flux"],
+        reference_xy=np.column_stack([x, y]),
+        reference_flux=flux,
         reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
         transform_type=chosen.transform_type,
         rotation_limit=chosen.rotation_limit,

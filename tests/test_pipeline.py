@@ -60,9 +60,10 @@ def _setup(out, **options):
 
 
 def _reduce(data, out, executor, **options):
-    whole_frames = options.pop("whole_frames", False)
+    whole_frames, append = options.pop("whole_frames", False), options.pop("append", False)
     setup = _setup(out, **options)
-    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    found = frames.scan(frames.find_files([data]), setup.instrument)
+    pipeline.prepare(setup, found, changes=pipeline.Changes(append=append))
     pipeline.choose_references(setup, executor)
     pipeline.reduce_frames(setup, executor)
     pipeline.measure_frames(setup, PHOTOMETERS, executor, whole_frames=whole_frames)
@@ -247,7 +248,7 @@ def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_
         least_separation=6.0, seed=5, start="2024-01-03T03:00:00",
     )  # fmt: skip
     _reduce(data, tmp_path / "out", cluster.InProcess())
-    path = _reduce(later, tmp_path / "out", cluster.InProcess())
+    path = _reduce(later, tmp_path / "out", cluster.InProcess(), append=True)
     curves = results.light_curves(tmp_path / "out", "1:g").load()
     assert sorted(set(curves["night"].to_numpy())) == ["2023-12-31", "2024-01-02"]
     assert curves.sizes["frame"] == N_FRAMES + 5
@@ -304,7 +305,8 @@ def test_measure_frames__blocks_without_a_first_pass_are_left_for_later(data, tm
     )  # fmt: skip
     _reduce(first, tmp_path / "out", cluster.InProcess())
     setup = _setup(tmp_path / "out", frames_per_block=4)
-    pipeline.prepare(setup, frames.scan(frames.find_files([later]), setup.instrument))
+    found = frames.scan(frames.find_files([later]), setup.instrument)
+    pipeline.prepare(setup, found, changes=pipeline.Changes(append=True))
     with pytest.raises(KeyboardInterrupt):
         pipeline.reduce_frames(setup, _StopsAfter(1))
     pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
