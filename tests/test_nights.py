@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from opticam_dask import cluster, frames, nights, pipeline, results, simulate_observations, status, store
+from opticam_dask import cli, cluster, frames, nights, pipeline, results, simulate_observations, status, store
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.instruments import OPTICAM_MX
@@ -279,3 +279,16 @@ def test_a_night_that_does_not_fit_the_parameters__is_refused_alone(data, tmp_pa
     assert [part.night for part in store.parts(path, "1:g")] == [NIGHTS[0]]
     lines = "\n".join(status.describe_reduction(tmp_path / "out"))
     assert lines.count("rebin_factor must divide") == 3
+
+
+def test_command_line__remove_and_redo(data, together, copy, capsys):
+    options = ["--n-pixels", "5", "--border-width", "4", "--frames-per-block", "4", "--cluster", "none"]
+    assert cli.main(["remove", str(copy), NIGHTS[1]]) == 0
+    assert "1:g 2024-01-01: 8 frames removed." in capsys.readouterr().out
+    assert cli.main(["remove", str(copy), NIGHTS[1]]) == 1
+    assert "has no night 2024-01-01" in capsys.readouterr().err
+    assert cli.main(["reduce", str(data), "--out", str(copy), *options, "--redo", NIGHTS[1]]) == 0
+    assert store.compare(together, copy / store.STORE_NAME) == []
+    capsys.readouterr()
+    assert cli.main(["reduce", str(data), "--out", str(copy), *options, "--redo", "2030-01-01"]) == 2
+    assert "no frame of it is among those given" in capsys.readouterr().err
