@@ -253,7 +253,8 @@ def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
 
 
 def _damaged_metadata(path: Path) -> Iterator[Damage]:
-    for folder, _, files in os.walk(path):
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "zarr.json" not in files:
             continue
         file = Path(folder) / "zarr.json"

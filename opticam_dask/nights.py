@@ -73,9 +73,14 @@ def begin_again(setup: Setup, progress: Progress) -> dict[str, Any] | None:
     dict or None
         What is pending in the new store; None when there is nothing to move.
     """
-    if not store.exists(setup.out_directory) or read_pending(setup.path).get("new"):
+    if not store.exists(setup.out_directory):
         return None
-    labels = _labels(setup.path)
+    try:
+        if read_pending(setup.path).get("new"):
+            return None
+        labels = _labels(setup.path)
+    except store.StoreError:  # what is damaged beyond reading can still be moved aside
+        labels = {}
     moved = store.move_aside(setup.path)
     progress.tell(f"Beginning again; the reduction so far is kept as {moved.name}.")
     return {"new": True, "labels": labels}

@@ -203,6 +203,10 @@ def begin_changes(path: str | Path) -> None:
             f"Run opticam-dask migrate {Path(path).parent} first: it keeps everything that was reduced."
         )
     drop_consolidated(path)
+    # what a removal that was interrupted left behind
+    for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
+        for doomed in Path(path).glob(pattern):
+            shutil.rmtree(doomed)
 
 
 def drop_consolidated(path: str | Path) -> None:
@@ -639,7 +643,10 @@ def all_arrays(path: str | Path) -> list[tuple[str, Any]]:
         # temporary files of interrupted writes are no part of the store
         warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy.*")
         members = list(_open_group(path, "").members(max_depth=None))
-    return sorted((name, member) for name, member in members if isinstance(member, zarr.Array))
+    is_hidden = {name for name, _ in members if any(word.startswith(".") for word in name.split("/"))}
+    return sorted(
+        (name, member) for name, member in members if isinstance(member, zarr.Array) and name not in is_hidden
+    )
 
 
 # ---------------------------------------------------------------- inside

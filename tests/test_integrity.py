@@ -169,7 +169,7 @@ def test_repair__a_damaged_manifest_needs_the_frames(data, whole, path, capsys, 
     ["zarr.json", "1-g/zarr.json", "1-g/2023-12-31/zarr.json", "1-g/2023-12-31/frames/flags/zarr.json",
      "1-g/catalog/zarr.json", "1-g/catalog/x/zarr.json", "1-g/2023-12-31/photometry/aperture/zarr.json"],
 )  # fmt: skip
-@pytest.mark.parametrize("content", ["{ half", '{"zarr_format": 3}', "[]"])
+@pytest.mark.parametrize("content", ["{ half", '{"zarr_format": 3}'])
 def test_damaged_metadata__one_clear_line_in_every_command(data, path, capsys, file, content):
     (path / file).write_text(content)
     told = _command(capsys, "verify", path.parent, code=1 if file != "zarr.json" else 2)
@@ -180,6 +180,25 @@ def test_damaged_metadata__one_clear_line_in_every_command(data, path, capsys, f
         assert status in (0, 1, 2)
     status = cli.main(["reduce", *map(str, [data, "--out", path.parent, "--cluster", "none"])])
     assert status in (1, 2)
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "1-g/zarr.json", "1-g/2023-12-31/zarr.json", "1-g/catalog/zarr.json"])
+def test_damaged_metadata__can_be_left_behind_by_beginning_again(data, whole, path, file):
+    (path / file).write_text("{ half")
+    options = ["--n-pixels", "5", "--border-width", "3", "--frames-per-block", str(PER_BLOCK), "--cluster", "none"]
+    command = ["reduce", str(data), "--out", str(path.parent), *options]
+    assert cli.main([*command, "--new"]) == 0
+    assert cli.main([*command, "--radius", "6", "--label", "wide"]) == 0
+    assert store.compare(whole, path) == []
+
+
+def test_interrupted_removal__is_no_part_of_the_store(data, whole, path):
+    shutil.copytree(path / "1-g/2023-12-31/stack", path / "1-g/.2024-01-01.0123.removed")
+    (path / "1-g/.2024-01-01.0123.removed/image/c/0/0").unlink()
+    assert integrity.find_damage(path) == []
+    assert store.compare(whole, path) == []
+    assert cli.main(["verify", str(path.parent), "--repair", "--cluster", "none"]) == 0
+    assert not (path / "1-g/.2024-01-01.0123.removed").exists()
 
 
 def test_half_written_block__is_not_done(path, capsys):
