@@ -25,6 +25,7 @@ from opticam_dask import (
     products,
     repair,
     results,
+    schema,
     status,
     store,
     synthetic,
@@ -34,8 +35,8 @@ from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
-from opticam_dask.pipeline import ReductionError, Setup
-from opticam_dask.reducer import Reducer
+from opticam_dask.pipeline import ReductionError, Setup, check_parameters
+from opticam_dask.reducer import Reducer, check_label
 from opticam_dask.text import printable
 
 
@@ -116,6 +117,10 @@ def _watch(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
     setup = Setup(Path(options.out), _instrument(options), parameters, frames_per_block=options.frames_per_block)
     photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
+    check_label(options.label or photometer.label)
+    if (options.target is None) != (not options.comparisons):
+        raise UsageError("a light curve needs both --target and --comparisons")
+    _check_watch(options, setup)
     tell = Console(prefix="").tell
     how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
     with _owned(options):
@@ -129,6 +134,27 @@ def _watch(options: argparse.Namespace) -> int:
         for key in live.keys:
             _final_light_curve(options, live, key)
     return status_of_reduction
+
+
+def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
+    """Refuse at once what the ordinary reduction would refuse in the end, hours later."""
+    live = (Path(options.out) / watch.WATCH_NAME).resolve()
+    for data in map(Path, options.data):
+        if not data.exists():
+            raise UsageError(f"expected a directory, but there is none at {data}")
+        if data.resolve() == live or live in data.resolve().parents:
+            raise UsageError(f"{data} is where the live files go: choose another --out")
+    if store.exists(options.out) and not options.new:
+        check_parameters(setup)
+        tops = [data.resolve() for data in map(Path, options.data)]
+        known = [Path(store.read_attributes(setup.path, part.group)["data_root"]).resolve()
+                 for key in store.keys(setup.path) for part in store.parts(setup.path, key)]  # fmt: skip
+        is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
+        if known and not (is_same or options.append):
+            raise UsageError(
+                f"{options.out} holds a reduction of other frames (in {known[0]}). Add --append to take these up as "
+                "further nights of the same field, --new to begin again, or use another output directory."
+            )
 
 
 def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str) -> None:
@@ -152,8 +178,10 @@ def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str)
 def _reduce(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
     photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
+    check_label(options.label or photometer.label)
     with _owned(options):
         reducer = _reducer(options, parameters)
+        reducer._goes_on = True  # photometry belongs to the same command
         rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
         reducer.create_catalogs(**rest, **changes)
@@ -219,6 +247,8 @@ def _status(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     path = store.require_store(options.out)
     tell = Console(prefix="").tell
+    if store.schema_version(path) != schema.SCHEMA_VERSION:
+        tell(f"Schema version {store.schema_version(path)}: opticam-dask migrate {options.out} brings it up to date.")
     if options.repair:
         _repair(options)
     if options.against is not None:

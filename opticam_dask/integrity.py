@@ -38,6 +38,8 @@ class Damage:
         Makes room, so that the ordinary passes make it again.
     restore : callable, optional
         Makes it again from other arrays, once those are whole. With neither it cannot be repaired from the store.
+    is_metadata : bool
+        Arrays below cannot be opened.
     """
 
     where: str
@@ -45,6 +47,7 @@ class Damage:
     remedy: str
     drop: Callable[[], None] | None = None
     restore: Callable[[], None] | None = None
+    is_metadata: bool = False
 
     @property
     def is_repairable(self) -> bool:
@@ -73,7 +76,9 @@ def find_damage(path: str | Path) -> list[Damage]:
     if lost := list(_lost_arrays(Path(path), parts)):
         return lost
     done: dict[tuple[str, str | None], np.ndarray] = {}
-    found: list[Damage] = []
+    found = list(_lost_products(path))
+    # in schema 1.0 a chunk of fill values was no file
+    may_lack_chunks = store.schema_version(path) == "1.0"
     flags_first = sorted(store.all_arrays(path), key=lambda entry: (not entry[0].endswith("/flags"), entry[0]))
     for name, array in flags_first:
         place = _Place.of(name, parts)
@@ -81,7 +86,7 @@ def find_damage(path: str | Path) -> list[Damage]:
             reason = _fault(Path(path), name, array, index)
             if reason is None:
                 continue
-            if reason == _MISSING and not _must_be_there(path, place, index, done):
+            if reason == _MISSING and (may_lack_chunks or not _must_be_there(path, place, index, done)):
                 continue
             found.append(_describe(path, name, place, index, reason))
     return found
@@ -238,18 +243,40 @@ def _copy_from_stack(path: str | Path, group: str) -> None:
     store.extend_product(path, group, "reference", stack)
 
 
+def _lost_products(path: str | Path) -> Iterator[Damage]:
+    """Reference, catalogue and stacks that a finished first pass has made, and that are not there."""
+    for key in store.keys(path):
+        group = store.group_name(key)
+        if store.read_attributes(path, group).get("catalog_checksum") is None:
+            continue
+        if not store.has_product(path, f"{group}/reference"):
+            remedy = f"all, by opticam-dask reduce DATA --out {Path(path).parent} --rebuild-reference"
+            yield Damage(f"{group}/reference", "the group is missing", remedy)
+        elif not store.has_product(path, f"{group}/catalog"):
+            yield Damage(f"{group}/catalog", "the group is missing", "the catalogue, from the stack", lambda: None)
+
+
 def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
     """Arrays that the schema has and a part has not."""
     for part in parts.values():
         kinds = {kind: kind for kind in ("frames", "sources")}
         kinds |= {"background": "background"} if part.mesh_shape is not None else {}
-        labels = {f"photometry/{label}": "photometry" for label in store.photometry_labels(path, part)}
+        folder = path / part.group / "photometry"
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        labels = {f"photometry/{label}": "photometry" for label in names}
         for group, kind in (kinds | labels).items():
             for entry in schema.GROUPS[kind]:
                 file = path / part.group / group / entry.name / "zarr.json"
                 if not file.is_file():
-                    where = str(file.relative_to(path))
-                    yield Damage(where, "the metadata are missing", _remedy_for_metadata(path, file))
+                    yield _lost(path, file)
+            if group in labels and not (path / part.group / group / "zarr.json").is_file():
+                yield _lost(path, path / part.group / group / "zarr.json")
+
+
+def _lost(path: Path, file: Path) -> Damage:
+    remedy = _remedy_for_metadata(path, file)
+    return Damage(str(file.relative_to(path)), "the metadata are missing", remedy, is_metadata=True)
 
 
 def _damaged_metadata(path: Path) -> Iterator[Damage]:
@@ -266,7 +293,8 @@ def _damaged_metadata(path: Path) -> Iterator[Damage]:
                 store.open_array(path, str(Path(folder).relative_to(path)))
         except Exception as error:  # noqa: BLE001 - damaged text fails in any way, and must not stop the report
             reason = f"the metadata are damaged ({' '.join(str(error).split())[:120]})"
-            yield Damage(str(file.relative_to(path)), reason, _remedy_for_metadata(path, file))
+            remedy = _remedy_for_metadata(path, file)
+            yield Damage(str(file.relative_to(path)), reason, remedy, is_metadata=True)
 
 
 def _remedy_for_metadata(path: Path, file: Path) -> str:

@@ -6,25 +6,23 @@ command, run again after a crash, goes on instead of removing what it has made s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from opticam_dask import store
 from opticam_dask.reduction import Changes, Progress, ReductionError, Setup, WrongParameters
 
 
-def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progress: Progress) -> None:
+def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collection[str]], progress: Progress) -> None:
     """Remove from an existing store what is to be made again.
 
     Parameters
     ----------
     setup : Setup
     changes : Changes
-    nights : sequence of str
-        Nights that the frames given now belong to.
+    given : dict of collection of str
+        Nights that the frames given now belong to, by camera key; only those can be made again.
     progress : Progress
 
     Raises
@@ -32,6 +30,7 @@ def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progr
     WrongParameters
         When a night that is to be reduced again is not among the frames given.
     """
+    nights = sorted({night for of_key in given.values() for night in of_key})
     if missing := [night for night in changes.redo if night not in nights]:
         raise WrongParameters(
             f"night {', '.join(missing)} is to be reduced again, but no frame of it is among those given "
@@ -49,15 +48,16 @@ def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progr
         "removing": sorted({*pending.get("removing", ()), *redo}),
         "rebuild_reference": rebuild or bool(pending.get("rebuild_reference")),
         "rebuilding": rebuild or bool(pending.get("rebuilding")),
-        "labels": _labels(setup.path) | pending.get("labels", {}),
     }
     _write_pending(setup.path, pending)
     for key in store.keys(setup.path):
         for name in store.part_names(setup.path, key):  # by name: what is damaged can be made again as well
-            if pending["rebuilding"] or _date(name) in pending["removing"]:
+            is_given = _date(name) in given.get(key, ())
+            if pending["rebuilding"] or (is_given and _date(name) in pending["removing"]):
                 store.remove_group(setup.path, f"{store.group_name(key)}/{name}")
                 progress.tell(f"{key} {name}: removed, to be reduced again.")
         if pending["rebuilding"]:
+            store.update_attributes(setup.path, store.group_name(key), {"catalog_checksum": None})
             for product in ("catalog", "reference"):
                 store.remove_group(setup.path, f"{store.group_name(key)}/{product}")
     left_out = [night for night in left_out_nights(setup.path) if night not in pending["removing"]]
@@ -65,25 +65,39 @@ def prepare_changes(setup: Setup, changes: Changes, nights: Sequence[str], progr
     _write_pending(setup.path, {**pending, "phase": "adding", "removing": [], "rebuilding": False})
 
 
-def begin_again(setup: Setup, progress: Progress) -> dict[str, Any] | None:
-    """Move the store aside for a new one, unless that is what it is already.
+def ask_again(path: str | Path, changed_nights: Collection[str]) -> None:
+    """Take nights whose files changed since an unfinished run made them anew as asked for again."""
+    pending = read_pending(path)
+    if still := [night for night in pending.get("redo", ()) if night in changed_nights]:
+        _write_pending(path, {**pending, "redo": [night for night in pending["redo"] if night not in still]})
+
+
+def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
+    """Move the store aside for a new one, unless that is what it is already, and unfinished.
+
+    Parameters
+    ----------
+    setup : Setup
+    parameters_hash : str
+        Of the reduction that is to begin.
+    progress : Progress
 
     Returns
     -------
-    dict or None
-        What is pending in the new store; None when there is nothing to move.
+    bool
+        Whether there was a store to move.
     """
     if not store.exists(setup.out_directory):
-        return None
+        return False
     try:
-        if read_pending(setup.path).get("new"):
-            return None
-        labels = _labels(setup.path)
+        is_begun = bool(read_pending(setup.path).get("new"))
+        if is_begun and store.read_attributes(setup.path).get("parameters_hash") == parameters_hash:
+            return False
     except store.StoreError:  # what is damaged beyond reading can still be moved aside
-        labels = {}
+        pass
     moved = store.move_aside(setup.path)
     progress.tell(f"Beginning again; the reduction so far is kept as {moved.name}.")
-    return {"new": True, "labels": labels}
+    return True
 
 
 def remove_night(out_directory: str | Path, night: str, key: str | None = None) -> list[str]:
@@ -146,25 +160,9 @@ def read_pending(path: str | Path) -> dict[str, Any]:
 
 
 def settle(path: str | Path) -> None:
-    """Forget what was pending when all of it is done: each pass, and each photometry that was there before."""
-    pending = read_pending(path)
-    if pending and all(_is_done(path, part, pending) for key in store.keys(path) for part in store.parts(path, key)):
+    """Forget what was asked for: the command that asked has come to its end."""
+    if read_pending(path):
         _write_pending(path, {})
-
-
-def _is_done(path: str | Path, part: store.Part, pending: dict[str, Any]) -> bool:
-    labels = {*pending.get("labels", {}).get(part.key, ()), *store.photometry_labels(path, part)}
-    if not labels <= set(store.photometry_labels(path, part)):
-        return False
-    return all(bool(np.all(store.done_blocks(path, part, label))) for label in (None, *sorted(labels)))
-
-
-def _labels(path: str | Path) -> dict[str, list[str]]:
-    """Photometry labels of each key."""
-    return {
-        key: sorted({label for part in store.parts(path, key) for label in store.photometry_labels(path, part)})
-        for key in store.keys(path)
-    }
 
 
 def _write_pending(path: str | Path, pending: dict[str, Any]) -> None:

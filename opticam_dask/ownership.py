@@ -68,6 +68,7 @@ class Owner:
         ------
         OwnershipLost
         """
+        self._look()
         if self.is_lost:
             raise OwnershipLost(
                 f"another run has taken over {self.path.parent} (see {OWNER_NAME} there): this one stops. "
@@ -76,12 +77,16 @@ class Owner:
 
     def beat(self) -> None:
         """Give a sign of life, unless the record is somebody else's by now."""
-        found = _read(self.path)
-        if found is None or found.get("token", self.token) != self.token:
-            self.is_lost = True
+        self._look()
+        if self.is_lost:
             return
         with contextlib.suppress(OSError):  # a file system that is away for a moment
             os.utime(self.path)
+
+    def _look(self) -> None:
+        found = _read(self.path)
+        if found is None or found.get("token", self.token) != self.token:
+            self.is_lost = True
 
 
 @contextlib.contextmanager
@@ -207,9 +212,10 @@ def _user() -> str:
 
 
 def _boot() -> str:
-    """Tells one start of one machine (or container host) from every other."""
+    """Tells one start of one machine, and one name space of process numbers on it, from every other."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 

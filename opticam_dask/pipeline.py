@@ -22,7 +22,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.kernels import match
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.ownership import check_owner
-from opticam_dask.preparation import prepare, stored_parameters, versions
+from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
 from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
 from opticam_dask.rescue import rescue_block
 
@@ -34,6 +34,7 @@ __all__ = [
     "Setup",
     "Silent",
     "WrongParameters",
+    "check_parameters",
     "choose_references",
     "finish",
     "guarded_work",
@@ -59,6 +60,8 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
     """Pick and freeze the reference frame of every key that has none."""
     progress = progress or Silent()
     todo = [key for key in store.keys(setup.path) if not store.has_product(setup.path, _reference_group(key))]
+    for key in todo:
+        _require_nothing_aligned(setup, key)
     candidates = {key: part for key in todo if (part := _reference_part(setup, key)) is not None}
     indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
     if not candidates:
@@ -76,6 +79,14 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress | Non
             progress.advance(1)
     for key, part in candidates.items():
         _freeze_reference(setup, part, probes[key], progress)
+
+
+def _require_nothing_aligned(setup: Setup, key: str) -> None:
+    """Refuse another reference frame where frames are aligned to one that was lost."""
+    if store.read_attributes(setup.path, store.group_name(key)).get("catalog_checksum") is not None:
+        raise ReductionError(
+            f"the reference frame of {key} is lost, but its nights are aligned to it. Reduce with --rebuild-reference."
+        )
 
 
 def _try_probe(job: first_pass.ProbeJob, index: int, _: int) -> None:
@@ -289,7 +300,13 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
 
 def _frozen_reference_part(setup: Setup, key: str) -> store.Part:
     night = store.read_attributes(setup.path, _reference_group(key))["reference_night"]
-    return next(part for part in store.parts(setup.path, key) if part.night == night)
+    part = next((part for part in store.parts(setup.path, key) if part.night == night), None)
+    if part is None:
+        raise ReductionError(
+            f"the reference night {night} of {key} is not in the store. Give its frames again: a --redo that was "
+            "interrupted goes on when the same command is run again."
+        )
+    return part
 
 
 def _write_partial(path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
@@ -302,6 +319,7 @@ def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.n
 
 def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
     """Add the partial stacks of a part in a tree, and store their mean."""
+    check_owner(setup.out_directory)
     group = f"{part.group}/stack"
     if store.has_product(setup.path, group):
         return
@@ -345,11 +363,30 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     except catalog.NoCatalog as error:
         progress.tell(f"{key}: {error}")
         return
+    _keep_checksum(setup, key, catalog.checksum(arrays))
     store.extend_product(setup.path, reference_group, "reference", stack)
     fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
-    attributes = {"fwhm": fwhm, "fwhm_units": "pixel", "checksum": catalog.checksum(arrays)}
+    attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     store.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+
+
+def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:
+    """Freeze the catalogue: one that is made again must be the same.
+
+    Raises
+    ------
+    ReductionError
+        When it is not.
+    """
+    group = store.group_name(key)
+    before = store.read_attributes(setup.path, group).get("catalog_checksum")
+    if before not in (None, checksum):
+        raise ReductionError(
+            f"the catalogue of {key} was lost and comes out differently now: its reference night was reduced again "
+            "from other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
+        )
+    store.update_attributes(setup.path, group, {"catalog_checksum": checksum})
 
 
 # ---------------------------------------------------------------- pass 2: photometry
@@ -459,7 +496,16 @@ def live_jobs(
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
 
 
-def finish(setup: Setup) -> None:
-    """Close a run: nothing pending, consolidated metadata, no scratch files."""
-    nights.settle(setup.path)
+def finish(setup: Setup, *, is_last: bool = True) -> None:
+    """Close a run: nothing pending, consolidated metadata, no scratch files.
+
+    Parameters
+    ----------
+    setup : Setup
+    is_last : bool
+        False when the same command goes on with photometry: what it was asked to make again stays on record.
+    """
+    check_owner(setup.out_directory)
+    if is_last:
+        nights.settle(setup.path)
     store.finish_changes(setup.path)

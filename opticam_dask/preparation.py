@@ -6,13 +6,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from opticam_dask import config, frames, nights, plan, store
 from opticam_dask.config import ReductionParameters
@@ -33,21 +35,23 @@ def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None, c
     if not len(scan.table) and (changes.new or not store.exists(setup.out_directory)):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
-    pending = nights.begin_again(setup, progress) if changes.new else None
+    begun = changes.new and nights.begin_again(setup, config.parameters_hash(setup.record()), progress)
     if store.exists(setup.out_directory):
-        _check_parameters(setup)
+        check_parameters(setup)
         _tell_other_versions(setup, progress)
-        if changes.rebuild_reference:
-            _require_all_files(setup, scan)
+        scan = _under_known_names(setup, scan)
+        _check_files(setup, scan, changes)
         store.begin_changes(setup.path)
-        nights.prepare_changes(setup, changes, sorted(set(scan.table["night"])), progress)
+        given = {str(key): set(rows["night"]) for key, rows in scan.table.groupby("key")}
+        nights.prepare_changes(setup, changes, given, progress)
     else:
-        store.create_store(setup.out_directory, _root_attributes(setup) | ({"pending": pending} if pending else {}))
-    refused = _add_parts(setup, _new_rows(setup, scan, changes, progress), progress)
+        pending = {"pending": {"new": True}} if begun else {}
+        store.create_store(setup.out_directory, _root_attributes(setup) | pending)
+    refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
 
-def _add_parts(setup: Setup, table: Any, progress: Progress) -> list[tuple[str, str]]:
+def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tuple[str, str]]:
     """Add what is new in parts; return the files of those that do not fit the parameters, with the reason."""
     chosen = setup.parameters
     taken = {
@@ -111,8 +115,17 @@ def _tell_other_versions(setup: Setup, progress: Progress) -> None:
         progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
 
 
-def _check_parameters(setup: Setup) -> None:
+def check_parameters(setup: Setup) -> None:
+    """Refuse a store that was made with other parameters.
+
+    Raises
+    ------
+    WrongParameters
+    store.StoreError
+        When the store is of an older version.
+    """
     attributes = store.read_attributes(store.require_store(setup.out_directory))
+    store.require_present_version(setup.path)
     record = setup.record()
     if attributes.get("parameters_hash") != config.parameters_hash(record):
         before = json.loads(attributes["parameters"])
@@ -123,43 +136,96 @@ def _check_parameters(setup: Setup) -> None:
         )
 
 
-def _known_files(setup: Setup) -> dict[str, tuple[int, float]]:
-    """Size and modification time of every file that the store has, by path."""
+def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[int, float]]:
+    """Size and modification time of every file that the store has, by path; not of (key, night) in ``without``."""
     known: dict[str, tuple[int, float]] = {}
     for key in store.keys(setup.path):
-        for part in store.parts(setup.path, key):
+        for name in store.part_names(setup.path, key):
+            # what is to be made anew need not be readable
+            part = None if (key, name.partition(".")[0]) in without else store.open_part(setup.path, key, name)
+            if part is None:
+                continue
             manifest = store.read_manifest(setup.path, part)
             facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
             known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
     return known
 
 
-def _new_rows(setup: Setup, scan: frames.Scan, changes: Changes, progress: Progress) -> Any:
-    """Rows of the scan that the store does not have; files that changed since are refused."""
+def _facts(table: pd.DataFrame) -> Iterator[tuple[int, float]]:
+    return zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+
+
+def _under_known_names(setup: Setup, scan: frames.Scan) -> frames.Scan:
+    """The scan with files that the store knows by another path (through a link) under that path."""
+    by_facts = {(os.path.basename(file), *facts): file for file, facts in _safely_known(setup).items()}
+    names = []
+    for file, facts in zip(scan.table["file"], _facts(scan.table), strict=True):
+        other = by_facts.get((os.path.basename(file), *facts), file)
+        is_same = other != file and os.path.exists(other) and os.path.samefile(file, other)
+        names.append(other if is_same else file)
+    table = scan.table.assign(file=np.array(names, dtype=object))
+    return frames.Scan(table, scan.set_aside, scan.warnings)
+
+
+def _safely_known(setup: Setup) -> dict[str, tuple[int, float]]:
+    """Known files of the parts that can be read; a damaged part can still be reduced again."""
+    try:
+        return _known_files(setup)
+    except store.StoreError:
+        return {}
+
+
+def _check_files(setup: Setup, scan: frames.Scan, changes: Changes) -> None:
+    """Refuse files that do not belong to the store, before anything is removed from it."""
+    if changes.rebuild_reference:
+        _require_all_files(setup, scan)
+    is_redone = scan.table["night"].isin(changes.redo).to_numpy(dtype=bool)
+    redone = sorted(set(zip(scan.table["key"][is_redone], scan.table["night"][is_redone], strict=True)))
+    if changes.redo:
+        _ask_again_for_changed(setup, scan.table[is_redone])
+    known, table = _known_files(setup, without=redone), scan.table[~is_redone]
+    if not known or not len(scan.table):
+        return
+    if is_redone.any():
+        _refuse_other_place(setup, scan.table[is_redone])
+    _refuse_moved_files(table, known)
+    _refuse_changed_files(table, [known.get(file) for file in table["file"]])
+    is_new = np.array([file not in known for file in table["file"]], dtype=bool)
+    is_asked = changes.append or changes.new or changes.rebuild_reference or bool(changes.redo)
+    if is_new.all() and not is_asked:
+        raise ReductionError(
+            f"{setup.out_directory} holds a reduction of {len(known)} other frames (the first is {min(known)}), and "
+            f"none of the {len(table)} given now. Add --append to take these up as further nights of the same field, "
+            "--new to begin again, or use another output directory."
+        )
+
+
+def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
+    known = _safely_known(setup)
+    is_changed = [known.get(file, facts) != facts for file, facts in zip(table["file"], _facts(table), strict=True)]
+    nights.ask_again(setup.path, set(table["night"][is_changed]))
+
+
+def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
+    """Refuse copies of the frames of a night that is to be reduced again, while the originals are there."""
+    known = _safely_known(setup)
+    originals = {file: facts for file, facts in known.items() if os.path.exists(file)}
+    _refuse_moved_files(table, originals)
+
+
+def _new_rows(setup: Setup, scan: frames.Scan, progress: Progress) -> pd.DataFrame:
+    """Rows of the scan that the store does not have."""
     known, table = _known_files(setup), scan.table
     is_left_out = table["night"].isin(nights.left_out_nights(setup.path)).to_numpy(dtype=bool)
     if is_left_out.any():
         names = ", ".join(sorted(set(table["night"][is_left_out])))
         progress.tell(f"{is_left_out.sum()} frame(s) of removed nights are left out ({names}); --redo brings one back.")
         table = table[~is_left_out]
-    if not known or not len(table):
-        return table
-    _refuse_moved_files(table, known)
-    before = [known.get(file) for file in table["file"]]
-    _refuse_changed_files(table, before)
-    is_new = np.array([old is None for old in before])
-    if is_new.all() and not changes.append and not nights.read_pending(setup.path):
-        raise ReductionError(
-            f"{setup.out_directory} holds a reduction of {len(known)} other frames (the first is {min(known)}), and "
-            f"none of the {len(table)} given now. Add --append to take these up as further nights of the same field, "
-            "--new to begin again, or use another output directory."
-        )
-    return table[is_new]
+    return table[[file not in known for file in table["file"]]] if len(table) else table
 
 
-def _refuse_changed_files(table: Any, before: Sequence[tuple[int, float] | None]) -> None:
-    now = zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
-    is_changed = np.array([old not in (None, new) for old, new in zip(before, now, strict=True)])
+def _refuse_changed_files(table: pd.DataFrame, before: Sequence[tuple[int, float] | None]) -> None:
+    is_changed = np.array([old not in (None, new) for old, new in zip(before, _facts(table), strict=True)], dtype=bool)
     if is_changed.any():
         changed = table[is_changed]
         names = sorted(set(changed["night"]))
@@ -182,15 +248,14 @@ def _require_all_files(setup: Setup, scan: frames.Scan) -> None:
         )
 
 
-def _refuse_moved_files(table: Any, known: Mapping[str, tuple[int, float]]) -> None:
+def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, float]]) -> None:
     """Refuse copies of frames that were reduced from another place: they would be measured twice."""
     before = {(os.path.basename(file), *facts): file for file, facts in known.items()}
     names = [os.path.basename(file) for file in table["file"]]
-    facts = zip(names, table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
     moved = [
-        (file, before[fact])
-        for file, fact in zip(table["file"], facts, strict=True)
-        if file not in known and fact in before
+        (file, before[(name, *facts)])
+        for file, name, facts in zip(table["file"], names, _facts(table), strict=True)
+        if file not in known and (name, *facts) in before
     ]
     if moved:
         raise ReductionError(
@@ -212,6 +277,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         binning=planned.binning,
         mesh_shape=steps.mesh_shape,
         n_slots=steps.n_slots,
+        uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": config.parameters_hash(setup.record())}
     store.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)

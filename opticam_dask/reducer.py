@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,7 @@ class Reducer:
         self._frames_per_block = frames_per_block
         self._frame_timeout = frame_timeout
         self._break_lock = break_lock
+        self._goes_on = False
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -258,7 +260,7 @@ class Reducer:
                 self._console.tell("Creating source catalogs.")
                 pipeline.choose_references(setup, executor, self._console)
                 outcome = pipeline.reduce_frames(setup, executor, self._console)
-            pipeline.finish(setup)
+            pipeline.finish(setup, is_last=not self._goes_on)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
@@ -283,7 +285,7 @@ class Reducer:
         counts = {}
         for key in store.keys(path):
             flags = [store.read_array(path, f"{part.group}/frames", "flags") for part in store.parts(path, key)]
-            reduced = np.concatenate([values[values != 0] for values in flags])
+            reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
             counts[key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
         return counts
 
@@ -305,7 +307,7 @@ class Reducer:
             When the label is there with other parameters.
         """
         photometer = photometer or AperturePhotometer()
-        label = label or photometer.label
+        label = check_label(label or photometer.label)
         setup = self._stored_setup()
         with self._owning(), self._logging():
             store.begin_changes(setup.path)
@@ -391,6 +393,18 @@ class _OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Format all but a traceback."""
         return printable(super().formatMessage(record))
+
+
+def check_label(label: str) -> str:
+    """Refuse a name of a photometry that cannot be the name of a group and of a folder.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
+        raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
+    return label
 
 
 class log_to_file:

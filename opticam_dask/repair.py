@@ -40,7 +40,8 @@ def repair(
     progress = progress or Silent()
     store.begin_changes(path)
     damage = integrity.find_damage(path)
-    checksums = catalog_checksums(path)
+    if beyond := [entry for entry in damage if not entry.is_repairable and entry.is_metadata]:
+        raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
     for entry in damage:
         if entry.drop is not None:
             entry.drop()
@@ -57,7 +58,6 @@ def repair(
         for label, photometer in _photometers(setup).items():
             pipeline.measure_frames(setup, {label: photometer}, executor, progress)
     pipeline.finish(setup)
-    _compare_catalogs(checksums, catalog_checksums(path))
     if beyond := [entry for entry in damage if not entry.is_repairable]:
         raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
 
@@ -116,19 +116,3 @@ def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
             "What is damaged was dropped: run the script that made it again, and it makes that anew."
         )
     return photometer
-
-
-def catalog_checksums(path: str | Path) -> dict[str, str]:
-    """Checksum of each frozen catalogue, as its attributes keep it."""
-    groups = {key: f"{store.group_name(key)}/catalog" for key in store.keys(path)}
-    found = {key: store.read_attributes(path, group).get("checksum", "") for key, group in groups.items()}
-    return {key: checksum for key, checksum in found.items() if checksum}
-
-
-def _compare_catalogs(before: dict[str, str], now: dict[str, str]) -> None:
-    for key, checksum in before.items():
-        if now.get(key) != checksum:
-            raise ReductionError(
-                f"the catalogue of {key} comes out differently from before: its reference night was reduced again from "
-                "other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
-            )

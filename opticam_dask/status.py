@@ -137,12 +137,26 @@ def _value(value: object) -> str:
     return str(value)
 
 
+def _has_stack(path: Path, part: store.Part) -> bool:
+    # without a reference frame there is nothing to stack on
+    has_reference = store.has_product(path, f"{store.group_name(part.key)}/reference")
+    return not has_reference or store.has_product(path, f"{part.group}/stack")
+
+
 def unfinished(path: Path) -> list[str]:
     """Parts of a store that are not done: blocks of the first pass and of each photometry label."""
     lines = []
+    if pending := store.read_attributes(path).get("pending"):
+        asked = [name for name in ("new", "redo", "rebuild_reference") if pending.get(name)]
+        lines.append(f"a run with --{', --'.join(asked)} was interrupted: run the same command again".replace("_", "-"))
     for key in store.keys(path):
+        night = store.read_attributes(path, f"{store.group_name(key)}/reference").get("reference_night")
+        if night is not None and night not in store.part_names(path, key):
+            lines.append(f"{key}: the reference night {night} is not in the store: give its frames again")
         for part in store.parts(path, key):
             for label in (None, *store.photometry_labels(path, part)):
+                if label is None and store.done_blocks(path, part).all() and not _has_stack(path, part):
+                    lines.append(f"{part.group}: the stack is not made")
                 missing = np.flatnonzero(~store.done_blocks(path, part, label))
                 if len(missing):
                     name = "first pass" if label is None else f"photometry {label}"

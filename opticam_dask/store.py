@@ -8,6 +8,7 @@ counts as reduced when its flags say so.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -64,6 +65,8 @@ class Part:
         Shape of the sky mesh; None when the background has no mesh.
     n_slots : int
         Detected sources kept of each frame.
+    uid : str
+        Tells this part from one of the same name that was made before or after it.
     """
 
     key: str
@@ -74,6 +77,7 @@ class Part:
     binning: int
     mesh_shape: tuple[int, int] | None
     n_slots: int
+    uid: str = ""
 
     @property
     def group(self) -> str:
@@ -196,17 +200,27 @@ def begin_changes(path: str | Path) -> None:
     StoreError
         When the store is of an older version.
     """
+    require_present_version(path)
+    drop_consolidated(path)
+    # what a removal that was interrupted left behind
+    for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
+        for doomed in Path(path).glob(pattern):
+            shutil.rmtree(doomed)
+
+
+def require_present_version(path: str | Path) -> None:
+    """Refuse to write into a store of an older version.
+
+    Raises
+    ------
+    StoreError
+    """
     version = schema_version(path)
     if version != schema.SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version}, this version of opticam-dask writes {schema.SCHEMA_VERSION}. "
             f"Run opticam-dask migrate {Path(path).parent} first: it keeps everything that was reduced."
         )
-    drop_consolidated(path)
-    # what a removal that was interrupted left behind
-    for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
-        for doomed in Path(path).glob(pattern):
-            shutil.rmtree(doomed)
 
 
 def drop_consolidated(path: str | Path) -> None:
@@ -266,19 +280,27 @@ def part_names(path: str | Path, key: str) -> list[str]:
 
 def _iterate_parts(path: str | Path, key: str) -> Iterator[Part]:
     for name in part_names(path, key):
-        attributes = read_attributes(path, f"{group_name(key)}/{name}")
-        if attributes.get("complete"):
-            mesh = attributes["mesh_shape"]
-            yield Part(
-                key=key,
-                night=name,
-                n_frames=attributes["n_frames"],
-                frames_per_block=attributes["frames_per_block"],
-                shape=tuple(attributes["shape"]),
-                binning=attributes["binning"],
-                mesh_shape=None if mesh is None else tuple(mesh),
-                n_slots=attributes["n_slots"],
-            )
+        if (part := open_part(path, key, name)) is not None:
+            yield part
+
+
+def open_part(path: str | Path, key: str, name: str) -> Part | None:
+    """One part of a key; None when it is not whole."""
+    attributes = read_attributes(path, f"{group_name(key)}/{name}")
+    if not attributes.get("complete"):
+        return None
+    mesh = attributes["mesh_shape"]
+    return Part(
+        key=key,
+        night=name,
+        n_frames=attributes["n_frames"],
+        frames_per_block=attributes["frames_per_block"],
+        shape=tuple(attributes["shape"]),
+        binning=attributes["binning"],
+        mesh_shape=None if mesh is None else tuple(mesh),
+        n_slots=attributes["n_slots"],
+        uid=attributes.get("uid", ""),
+    )
 
 
 def add_part(
@@ -303,6 +325,7 @@ def add_part(
         "mesh_shape": None if part.mesh_shape is None else list(part.mesh_shape),
         "n_slots": part.n_slots,
         "data_root": data_root,
+        "uid": part.uid or uuid.uuid4().hex,
         "provenance": dict(provenance or {}),
     }
     night = root.create_group(part.group, overwrite=True, attributes=attributes)
@@ -364,7 +387,11 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.nd
     ndarray of bool, shape (n_blocks,)
     """
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
-    array = _array(_open_group(path, group), "flags")
+    with _clear_errors(path, f"{group}/flags"):
+        return _done_blocks(_array(_open_group(path, group), "flags"), part)
+
+
+def _done_blocks(array: Any, part: Part) -> np.ndarray:
     reduced = np.empty(part.n_frames, dtype=bool)
     slab = part.frames_per_block * max(1, _FLAGS_AT_ONCE // (part.frames_per_block * max(1, *array.shape[1:], 1)))
     for start in range(0, part.n_frames, slab):
@@ -453,8 +480,12 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     ------
     ValueError
         When an array does not cover exactly the frames of the block.
+    StoreError
+        When the part was removed or made anew since the task began: another run has taken over.
     """
     start, stop = part.block_range(block)
+    if read_attributes(path, part.group).get("uid", "") != part.uid:
+        raise StoreError(f"{part.group} of {path} was made anew by another run while this one worked on it.")
     night = _open_group(path, part.group)
     last: list[tuple[Any, np.ndarray]] = []
     for group, variables in arrays.items():
@@ -472,8 +503,21 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
 
 def read_array(path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
-    values = np.asarray(_array(_open_group(path, group), name)[start:stop])
+    with _clear_errors(path, f"{group}/{name}"):
+        values = np.asarray(_array(_open_group(path, group), name)[start:stop])
     return values.astype(object) if values.dtype.kind == "T" else values
+
+
+@contextlib.contextmanager
+def _clear_errors(path: str | Path, name: str) -> Iterator[None]:
+    """Say which array cannot be read, and what to do; codecs and parsers say neither."""
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{name} of {path} is damaged ({' '.join(str(error).split())[:100]}). "
+            f"opticam-dask verify {Path(path).parent} says what is to be done about it."
+        ) from error
 
 
 def add_photometry(

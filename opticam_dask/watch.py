@@ -135,9 +135,12 @@ class Watch:
         patience: float = 60.0,
     ) -> None:
         self.directory = setup.out_directory / WATCH_NAME
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.setup = replace(setup, out_directory=self.directory)
+        self.close()
+        for pattern in ("*_fluxes.csv", "target_*_light_curve.csv", "live.png"):
+            for file in self.directory.glob(pattern):  # of an earlier watch
+                file.unlink()
         check = functools.partial(incomplete_reason, extension=setup.instrument.extension)
         self.arrivals = Arrivals(list(paths), check, patience)
         self.photometer, self.executor, self.progress = photometer, executor, progress
@@ -147,6 +150,7 @@ class Watch:
         self._jobs: dict[str, _LiveJob] = {}
         self._catalogs: dict[str, dict[str, np.ndarray]] = {}
         self._early: dict[str, list[pd.DataFrame]] = {}
+        self._needed: dict[str, int] = {}
         self._curves: dict[str, _Curve] = {}
         self._drawn = 0.0
 
@@ -196,13 +200,17 @@ class Watch:
     def _make_catalogs(self, *, is_quiet: bool) -> None:
         for key in sorted(self._early):
             rows = pd.concat(self._early[key], ignore_index=True)
-            if len(rows) < self.n_first and not is_quiet:
+            needed = self._needed.get(key, self.n_first)
+            if len(rows) < needed and not (is_quiet and key not in self._needed):
                 continue
-            if self._make_catalog(key, rows):
+            # frames of twilight or of a closed dome have no sources: later ones may
+            latest = rows.sort_values(["mjd_utc", "file"]).tail(self.n_first)
+            if self._make_catalog(key, latest):
                 del self._early[key]
                 self._reduce(rows)
-            elif is_quiet:
-                del self._early[key]
+            else:
+                store.remove_group(self.setup.path, store.group_name(key))
+                self._needed[key] = len(rows) + self.n_first
 
     def _make_catalog(self, key: str, rows: pd.DataFrame) -> bool:
         """Reference frame and catalogue of a camera from its first frames, by the ordinary passes."""

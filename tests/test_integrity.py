@@ -210,6 +210,42 @@ def test_half_written_block__is_not_done(path, capsys):
     assert "photometry aperture: 1 of 3 blocks are not done" in told
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [("catalog", "1-g/catalog: the group is missing"), ("reference", "--rebuild-reference"),
+     ("2023-12-31/stack", "the stack is not made"),
+     ("2023-12-31/photometry/wide/zarr.json", "the metadata are missing")],
+)  # fmt: skip
+def test_lost_groups__are_found(data, whole, path, capsys, lost, words):
+    target = path / "1-g" / lost
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    assert words in _command(capsys, "verify", path.parent, code=1)
+    is_repairable = lost in ("catalog", "2023-12-31/stack")
+    code = 0 if is_repairable else 1
+    _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=code)
+    if is_repairable:
+        assert store.compare(whole, path) == []
+
+
+def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, path, capsys):
+    options = ["--n-pixels", 5, "--border-width", 3, "--frames-per-block", PER_BLOCK, "--cluster", "none"]
+    some = sorted(data.glob("*.fits"))[:4]
+    _command(capsys, "reduce", *some, "--out", path.parent, *options, "--redo", "2023-12-31", code=0)
+    _flip_a_bit(path / "1-g/catalog/x/c/0")
+    for _ in range(2):
+        told = _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=1)
+        assert "--rebuild-reference" in told
+    assert not store.has_product(path, "1-g/catalog")
+
+
+def test_damaged_array__reduce_names_it(data, path, capsys):
+    _flip_a_bit(path / "1-g/catalog/x/c/0")
+    options = ["--n-pixels", 5, "--border-width", 3, "--cluster", "none"]
+    told = _command(capsys, "reduce", data, "--out", path.parent, *options, code=2)
+    assert "1-g/catalog/x" in told
+    assert "opticam-dask verify" in told
+
+
 # ---------------------------------------------------------------- versions of the layout
 
 
@@ -232,6 +268,12 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
     assert integrity.find_damage(old / store.STORE_NAME) == []
     assert "photometry aperture: 1 of 3 blocks are not done" in _command(capsys, "verify", old, code=1)
     assert "present version" in _command(capsys, "migrate", old, code=0)
+
+
+def test_old_version__is_not_called_damaged(old, capsys):
+    told = _command(capsys, "verify", old, code=1).splitlines()
+    assert told[0] == f"Schema version 1.0: opticam-dask migrate {old} brings it up to date."
+    assert told[1:] == ["2-r/2023-12-31: photometry aperture: 1 of 3 blocks are not done"]
 
 
 def test_old_version__is_read_but_not_written(old, capsys):

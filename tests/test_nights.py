@@ -292,3 +292,63 @@ def test_command_line__remove_and_redo(data, together, copy, capsys):
     capsys.readouterr()
     assert cli.main(["reduce", str(data), "--out", str(copy), *options, "--redo", "2030-01-01"]) == 2
     assert "no frame of it is among those given" in capsys.readouterr().err
+
+
+def test_redo__a_camera_that_is_not_given_keeps_its_night(data, together, copy):
+    path, _ = _reduce(copy, *sorted((data / NIGHTS[0]).glob("*g2*")), redo=(NIGHTS[0],))
+    assert store.compare(together, path) == []
+
+
+def test_redo__copies_are_refused_before_anything_is_removed(data, together, tmp_path, copy):
+    shutil.copytree(data, tmp_path / "copies", copy_function=shutil.copy2)
+    with pytest.raises(pipeline.ReductionError, match="were reduced before from another place"):
+        _reduce(copy, tmp_path / "copies", redo=(NIGHTS[1],))
+    assert store.compare(together, copy / store.STORE_NAME) == []
+
+
+def test_redo__again_and_again(data, tmp_path):
+    """Each time a file of the night has changed, also while an earlier run was interrupted."""
+    copied = tmp_path / "data"
+    shutil.copytree(data / NIGHTS[0], copied)
+    _reduce(tmp_path / "out", copied)
+    file = sorted(copied.iterdir())[0]
+    for number in (1, 2):
+        os.utime(file, (number, number))
+        _reduce(tmp_path / "out", copied, redo=(NIGHTS[0],))
+    os.utime(file, (3, 3))
+    with pytest.raises(KeyboardInterrupt):
+        _reduce(tmp_path / "out", copied, redo=(NIGHTS[0],), executor=_Crash(1))
+    os.utime(file, (4, 4))
+    path, _ = _reduce(tmp_path / "out", copied, redo=(NIGHTS[0],))
+    assert 4.0 in store.read_array(path, f"1-g/{NIGHTS[0]}/frames", "file_mtime")
+
+
+def test_new__with_other_parameters_than_an_interrupted_one(data, copy):
+    with pytest.raises(KeyboardInterrupt):
+        _reduce(copy, data, parameters={"threshold": 6.0}, new=True, executor=_Crash(20))
+    _reduce(copy, data, parameters={"threshold": 7.0}, new=True)
+    assert pipeline.stored_parameters(copy).threshold == 7.0
+    assert (copy / "reduction.old-2.zarr").exists()
+
+
+def test_a_link_to_the_frames_is_no_copy(data, together, tmp_path, copy):
+    (tmp_path / "link").symlink_to(data)
+    path, _ = _reduce(copy, tmp_path / "link")
+    assert store.compare(together, path) == []
+
+
+def test_a_task_of_a_run_that_was_taken_over_writes_nothing(data, together, copy):
+    part = store.parts(copy / store.STORE_NAME, "1:g")[1]
+    _reduce(copy, data, redo=(NIGHTS[1],))
+    arrays = {"frames": {"fwhm": np.zeros(4)}}
+    with pytest.raises(store.StoreError, match="made anew by another run"):
+        store.write_block(copy / store.STORE_NAME, part, 0, arrays)
+    assert store.compare(together, copy / store.STORE_NAME) == []
+
+
+@pytest.mark.parametrize("label", ["a/b", "../x", ".hidden"])
+def test_command_line__a_label_that_is_no_name(data, tmp_path, capsys, label):
+    command = ["reduce", str(data), "--out", str(tmp_path / "out"), "--cluster", "none", f"--label={label}"]
+    assert cli.main(command) == 2
+    assert "a label must be letters" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

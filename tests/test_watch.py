@@ -208,3 +208,36 @@ def test_arrivals__a_directory_that_goes_away_is_waited_for(staged, tmp_path):
 
 def test_incomplete_reason__of_a_whole_file_is_none(staged):
     assert incomplete_reason(str(_frame(staged, 0))) is None
+
+
+def _watch(capsys, *arguments):
+    status = cli.main(["watch", *map(str, arguments), *OPTIONS, "--cluster", "none", "--idle", "1"])
+    return status, capsys.readouterr().err
+
+
+def test_watch__refuses_at_once_what_could_not_be_reduced_in_the_end(staged, tmp_path, capsys):
+    data, other, out = (tmp_path / name for name in ("data", "other", "out"))
+    shutil.copytree(staged, data)
+    shutil.copytree(staged, other)
+    assert cli.main(["reduce", str(data), "--out", str(out), *OPTIONS, "--cluster", "none"]) == 0
+    capsys.readouterr()
+    for arguments, words in (
+        ([tmp_path / "nowhere", "--out", out], "there is none at"),
+        ([other, "--out", out], "holds a reduction of other frames"),
+        ([data, "--out", out, "--threshold", "7"], "threshold: 5.0 before, 7.0 now"),
+        ([data, "--out", out, "--target", "2"], "needs both --target and --comparisons"),
+        ([data, "--out", out, "--label", "a/b"], "a label must be letters"),
+    ):
+        status, errors = _watch(capsys, *arguments)
+        assert status == 2
+        assert words in errors
+
+
+def test_watch__touches_no_file_that_it_did_not_write(staged, tmp_path, capsys):
+    frames = tmp_path / "out" / "watch"
+    shutil.copytree(staged, frames)
+    before = sorted(frames.iterdir())
+    status, errors = _watch(capsys, frames, "--out", tmp_path / "out")
+    assert status == 2
+    assert "is where the live files go" in errors
+    assert sorted(frames.iterdir()) == before
