@@ -22,6 +22,6 @@ def test_robustness__workers_killed_through_the_run():
 
 @pytest.mark.timeout(900)
 def test_robustness__everything_killed_again_and_again():
-    found = _main("robustness")(["everything", "--frames", "600", "--kills", "4"])
+    found = _main("robustness")(["everything", "--frames", "1000", "--kills", "4"])
     assert found["kills"] == 4
     assert found["redone"] < 0.05

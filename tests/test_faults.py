@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import cli, cluster, pipeline, rescue, results, simulate_observations, store
+from opticam_dask import cli, cluster, commands, pipeline, rescue, results, simulate_observations, store
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag, SourceFlag
 from opticam_dask.frames import FitsReader, find_files, scan
@@ -291,6 +291,7 @@ def test_output_without_permission__one_line(data, tmp_path_factory, capsys):
     shutil.copytree(data, top / "data")
     out = top / "out"
     out.mkdir(mode=0o555)
+    assert commands  # imported before the user changes, who may not read it
     user = os.geteuid()
     if user == 0:  # root may write anywhere
         os.seteuid(65534)
