@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from privileges import ordinary_user
 
 from opticam_dask import flags, light_curves, pipeline, products, reducer, simulate_observations, store
 from opticam_dask.cli import main
@@ -34,7 +35,6 @@ NIGHT = "2023-12-31"
 SHAPE = (96, 112)
 OPTIONS = ("--n-pixels", "5", "--border-width", "4", "--cluster", "none")
 CARD, BLOCK = 80, 2880
-NOBODY = 65534
 
 
 def read_table():
@@ -530,19 +530,6 @@ def _no_plots(monkeypatch):
 
 
 @contextlib.contextmanager
-def nobody():
-    """Root may read everything, and so becomes somebody else for a moment."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-
-
-@contextlib.contextmanager
 def open_directory():
     """Directory that everybody can enter; those of pytest belong to one user."""
     with tempfile.TemporaryDirectory() as name:
@@ -592,7 +579,7 @@ def test_bad_input(name, good, tmp_path, capsys, caplog):
         data.chmod(0o755)
         names = case.make(data)
         if case.as_nobody:
-            stack.enter_context(nobody())
+            stack.enter_context(ordinary_user())
         seen, kept = TABLE[name]
         text = run(capsys, "reduce", data, "--out", out, *OPTIONS, *case.options, code=case.exit_status)
         assert seen in text + caplog.text, text

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
+from privileges import ordinary_user
 
 from opticam_dask import fits_files
 from opticam_dask.frames import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
@@ -323,14 +324,8 @@ def test_read__bad_files(tmp_path, case):
 def test_read_header__no_permission(tmp_path):
     file = write(tmp_path / "a.fits")
     file.chmod(0)
-    is_root = os.geteuid() == 0  # who may read everything, and so becomes somebody else for a moment
-    if is_root:
-        os.seteuid(65534)
-    try:
+    with ordinary_user():
         reason = reason_of(read_header, file)
-    finally:
-        if is_root:
-            os.seteuid(0)
     assert reason == "cannot be read: Permission denied"
 
 
