@@ -15,7 +15,7 @@ import logging
 import os
 import queue
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -113,12 +113,13 @@ class InProcess:
 
 @dataclass(frozen=True)
 class _Task:
-    """One block under way: which build of its group it runs, and how often that has failed."""
+    """One block under way: which build of its group it runs, how often that has failed, and the worker it is for."""
 
     group: Work
     block: int
     is_rescue: bool = False
     n_failures: int = 0
+    worker: str | None = None
 
     @property
     def build(self) -> WindowBuilder:
@@ -144,6 +145,7 @@ class OnCluster:
         self.client = client
         self.frame_timeout = frame_timeout
         self.is_local = is_local
+        self._without_workers = 0.0
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks and yield summaries as they finish.
@@ -164,8 +166,8 @@ class OnCluster:
         finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
 
-        def submit(tasks: Sequence[_Task], **where: Any) -> None:
-            for future, task in zip(self._submit(tasks, **where), tasks, strict=True):
+        def submit(tasks: Sequence[_Task]) -> None:
+            for future, task in zip(self._submit(tasks), tasks, strict=True):
                 under_way[future.key] = future, task
                 future.add_done_callback(finished.put)
 
@@ -176,39 +178,58 @@ class OnCluster:
                     submit([_Task(group, block) for block in blocks])
                 if not under_way:
                     return
-                future, task = under_way.pop(self._next(finished).key)
-                error = self._error(future)
-                if error is None:
-                    yield future.result()[0]
-                else:
-                    submit([_next_try(task, error)], **self._elsewhere(task))
+                found = self._next(finished)
+                if found is None:
+                    for key in self._waiting_in_vain(under_way):
+                        future, task = under_way.pop(key)
+                        future.cancel()
+                        submit([replace(task, worker=None)])
+                elif found.key in under_way:
+                    future, task = under_way.pop(found.key)
+                    error = self._error(future)
+                    if error is None:
+                        yield future.result()[0]
+                    else:
+                        submit([self._next_try(task, error)])
         finally:
             for future, _ in under_way.values():
                 future.cancel()
 
-    def _submit(self, tasks: Sequence[_Task], **where: Any) -> list[distributed.Future]:
+    def _submit(self, tasks: Sequence[_Task]) -> list[distributed.Future]:
         window = tasks[0].build([task.block for task in tasks], frame_timeout=self.frame_timeout)
+        worker = tasks[0].worker
+        where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
         return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
 
-    def _elsewhere(self, task: _Task) -> dict[str, Any]:
-        """Prefer another worker for each try: the fault may be with the machine."""
+    def _next_try(self, task: _Task, error: BaseException) -> _Task:
+        """How a block that failed runs next: where it could not read or write, on another worker each time."""
+        again = _next_try(task, error)
         workers = sorted(self.client.ncores())
-        if not workers:
-            return {}
-        return {"workers": [workers[(task.block + task.n_failures) % len(workers)]], "allow_other_workers": True}
+        if again.is_rescue != task.is_rescue or not isinstance(error, OSError) or not workers:
+            return again
+        return replace(again, worker=workers[(again.block + again.n_failures) % len(workers)])
 
-    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> distributed.Future:
-        """Wait for a block to finish, with an eye on the cluster."""
-        without_workers = 0.0
-        while True:
-            try:
-                return finished.get(timeout=_LOOK)
-            except queue.Empty:
-                without_workers = 0.0 if self._n_workers() else without_workers + _LOOK
-            if without_workers and int(without_workers) % 60 == 0:
-                logger.warning("no worker for %.0f s: waiting", without_workers)
-            if self.is_local and without_workers >= _WITHOUT_WORKERS:
-                raise ClusterError(f"all workers are gone. {_GO_ON}")
+    def _waiting_in_vain(self, under_way: Mapping[Any, tuple[distributed.Future, _Task]]) -> list[Any]:
+        """Blocks that wait for a worker that is gone: the scheduler does not give those to others."""
+        workers = self.client.ncores()
+        return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
+
+    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> distributed.Future | None:
+        """Wait for a block to finish, with an eye on the cluster; None now and then when none does."""
+        try:
+            found = finished.get(timeout=_LOOK)
+        except queue.Empty:
+            self._look_at_workers()
+            return None
+        self._without_workers = 0.0
+        return found
+
+    def _look_at_workers(self) -> None:
+        self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK
+        if self._without_workers and int(self._without_workers) % 60 == 0:
+            logger.warning("no worker for %.0f s: waiting", self._without_workers)
+        if self.is_local and self._without_workers >= _WITHOUT_WORKERS:
+            raise ClusterError(f"all workers are gone. {_GO_ON}")
 
     def _n_workers(self) -> int:
         if self.client.status != "running" and not self.client.status.startswith("connect"):
@@ -246,7 +267,7 @@ def _next_try(task: _Task, error: BaseException) -> _Task:
                 f"the workers that ran block {task.block} died again and again, and no single frame is to blame: most "
                 f"likely there is too little memory. {_GO_ON.rstrip('.')} with fewer --workers."
             ) from error
-        return replace(task, is_rescue=not task.is_rescue, n_failures=n_failures)
+        return replace(task, is_rescue=not task.is_rescue, n_failures=n_failures, worker=None)
     if isinstance(error, OSError) and n_failures <= RETRIES:
         return replace(task, n_failures=n_failures)
     raise error

@@ -243,3 +243,23 @@ def test_on_cluster__a_block_that_kills_every_worker_stops_the_run(monkeypatch):
         pytest.raises(cluster.ClusterError, match=r"block 0 died again and again.*fewer --workers"),
     ):
         list(cluster.OnCluster(client, is_local=True).run(_work(die, 1)))
+
+
+def test_on_cluster__a_block_does_not_wait_for_a_worker_that_is_gone(monkeypatch, tmp_path):
+    """It is to run elsewhere after an error, and the worker that was chosen dies with it: others take it."""
+    monkeypatch.setattr(cluster, "_LOOK", 0.5)
+
+    def fails_then_kills(block):
+        if block == 0:
+            tries = len(list(tmp_path.iterdir()))
+            (tmp_path / str(tries)).touch()
+            if tries == 0:
+                raise OSError(5, "Input/output error")
+            if tries == 1:
+                os.kill(os.getpid(), 9)
+        return block
+
+    with cluster.local_client(1, dashboard=False) as client:
+        found = list(cluster.OnCluster(client, is_local=True).run(_work(fails_then_kills, 1)))
+    assert found == [0]
+    assert len(list(tmp_path.iterdir())) == 3
