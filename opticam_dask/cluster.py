@@ -186,9 +186,9 @@ class OnCluster:
                         submit([replace(task, worker=None)])
                 elif found.key in under_way:
                     future, task = under_way.pop(found.key)
-                    error = self._error(future)
+                    summary, error = _outcome(future)
                     if error is None:
-                        yield future.result()[0]
+                        yield summary
                     else:
                         submit([self._next_try(task, error)])
         finally:
@@ -201,7 +201,7 @@ class OnCluster:
         where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
         return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
 
-    def _next_try(self, task: _Task, error: BaseException) -> _Task:
+    def _next_try(self, task: _Task, error: Exception) -> _Task:
         """How a block that failed runs next: where it could not read or write, on another worker each time."""
         again = _next_try(task, error)
         workers = sorted(self.client.ncores())
@@ -239,25 +239,32 @@ class OnCluster:
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the scheduler does not answer any more ({error}). {_GO_ON}") from error
 
-    @staticmethod
-    def _error(future: distributed.Future) -> BaseException | None:
-        if future.status == "cancelled" or future.status == "lost":
-            raise ClusterError(f"the scheduler has forgotten the blocks of this run: it was restarted. {_GO_ON}")
-        error: BaseException | None = future.exception() if future.status == "error" else None
-        return error
+
+def _outcome(future: distributed.Future) -> tuple[Any, Exception | None]:
+    """Summary of a block, or the error it ended with.
+
+    A worker may die between the end of a block and the fetching of its summary; the block then runs again, and may
+    fail this time.
+    """
+    try:
+        return future.result()[0], None
+    except distributed.CancelledError as error:
+        raise ClusterError(f"the scheduler has forgotten the blocks of this run: it was restarted. {_GO_ON}") from error
+    except Exception as error:  # noqa: BLE001 - whatever a block raises decides how it goes on
+        return None, error
 
 
 _GO_ON = "What was reduced is kept: run the same command again to go on."
 
 
-def _next_try(task: _Task, error: BaseException) -> _Task:
+def _next_try(task: _Task, error: Exception) -> _Task:
     """How a block that failed runs next.
 
     Raises
     ------
     ClusterError
         When it keeps killing workers.
-    BaseException
+    Exception
         The error itself, when another try is of no use.
     """
     n_failures = task.n_failures + 1
