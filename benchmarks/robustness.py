@@ -1,6 +1,6 @@
 """What a run survives: workers killed at random, and kill -9 of everything, each checked bit for bit.
 
-    python benchmarks/robustness.py workers --frames 4000 --every 3
+    python benchmarks/robustness.py workers --frames 4000 --every 5
     python benchmarks/robustness.py everything --frames 4000 --kills 20
 
 ``workers`` kills a worker process of a running reduction every few seconds; ``everything`` kills the client and all
@@ -178,7 +178,7 @@ def main(arguments=None) -> dict[str, float] | None:
         command.add_argument("--frames", type=int, default=4000)
         command.add_argument("--workers", type=int, default=2)
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--every", type=float, default=3.0, help="seconds between kills of a worker")
+        command.add_argument("--every", type=float, default=5.0, help="seconds between kills of a worker")
         command.add_argument("--kills", type=int, default=20, help="kills of everything")
     one_run = commands.add_parser("reduce", help="one run, as it is killed by 'everything'")
     for name in ("data", "out", "log"):

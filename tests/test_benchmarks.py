@@ -16,8 +16,8 @@ def _main(name):
 
 @pytest.mark.timeout(900)
 def test_robustness__workers_killed_through_the_run():
-    found = _main("robustness")(["workers", "--frames", "1000", "--every", "2"])
-    assert found["kills"] >= 5
+    found = _main("robustness")(["workers", "--frames", "1000", "--every", "5"])
+    assert found["kills"] >= 3
 
 
 @pytest.mark.timeout(900)
