@@ -12,7 +12,7 @@ N_FRAMES, PER_BLOCK, N_SLOTS, N_SOURCES = 10, 4, 6, 3
 
 
 def _part(night="2024-01-01"):
-    return store.Part("1:g", night, N_FRAMES, PER_BLOCK, (32, 40), 4, (4, 5), N_SLOTS)
+    return store.Part("1:g", night, N_FRAMES, PER_BLOCK, (32, 40), 4, (4, 5), N_SLOTS, uid="1")
 
 
 def _manifest(n_frames=N_FRAMES):
