@@ -42,6 +42,8 @@ class SourceFlag(IntFlag):
     COSMIC_RAY = 1 << 8
     STEP_FAILED = 1 << 9
     WORKER_LOST = 1 << 10
+    BLENDED = 1 << 11
+    NON_LINEAR = 1 << 12
 
 
 FRAME_SENTENCES: dict[FrameFlag, str] = {
@@ -74,6 +76,8 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
     SourceFlag.STEP_FAILED: "The background or the photometer raised an error in this frame: no flux.",
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
+    SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
+    SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
 }
 
 #: A frame with one of these bits has no photometry.

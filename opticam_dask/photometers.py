@@ -48,6 +48,11 @@ class FrameView:
         ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
     saturated_at, cosmic_rays_at : callable
         The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
+    response_at : callable, optional
+        The same for the response of the pixels by which the frame was divided (the master flat, 1 on average): a
+        pixel of ``s`` electrons was counted as ``s * response``. None without a flat.
+    response_error_at : callable, optional
+        1-sigma error of the response, common to all frames.
     """
 
     predicted_xy: np.ndarray
@@ -63,6 +68,8 @@ class FrameView:
     rms_at: CutOuts
     saturated_at: CutOuts
     cosmic_rays_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None]
+    response_at: CutOuts | None = None
+    response_error_at: CutOuts | None = None
 
 
 @dataclass(frozen=True)
