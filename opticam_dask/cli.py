@@ -7,14 +7,14 @@ that a user can do wrong ends in a traceback.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
+
+from opticam_dask.interruption import Interrupted, interruptible
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -49,14 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return USAGE
     try:
-        with _terminated_like_interrupted():
+        with interruptible():
             return _run(options)
-    except _Terminated:
-        print("\nTerminated. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("\nInterrupted. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except Interrupted as request:
+        word = "Terminated" if request.number == signal.SIGTERM else "Interrupted"
+        print(f"\n{word}. What was reduced is kept: run the same command again to go on.", file=sys.stderr)
+        return 128 + request.number
     except BrokenPipeError:
         return DONE
 
@@ -72,27 +70,6 @@ def _run(options: argparse.Namespace) -> int:
     except commands.RunError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return FAILED
-
-
-class _Terminated(KeyboardInterrupt):
-    """The process was asked to end (``kill``, ``scancel``, shutdown)."""
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: workers are closed, the output directory is given free."""
-
-    def end(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,6 +27,8 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import SubprocessWorker
 from distributed.system import MEMORY_LIMIT
 
+from opticam_dask.interruption import raise_if_interrupted
+
 logger = logging.getLogger(__name__)
 
 #: A connection to a Dask scheduler, by the name that other modules may use.
@@ -108,6 +110,7 @@ class InProcess:
         """Run the blocks in order and yield each summary."""
         for group in work:
             for block in group.blocks:
+                raise_if_interrupted()
                 yield group.build([block]).compute(scheduler="synchronous")[0]
 
 
@@ -173,6 +176,7 @@ class OnCluster:
 
         try:
             while True:
+                raise_if_interrupted()
                 while len(under_way) <= size and (window := next(windows, None)) is not None:
                     group, blocks = window
                     submit([_Task(group, block) for block in blocks])

@@ -318,6 +318,38 @@ def test_interrupted__ends_within_seconds_and_goes_on(data, reduced, tmp_path, n
     assert "same bits" in _run("verify", out, "--against", reduced, code=0)
 
 
+def test_interrupted__in_a_place_that_drops_exceptions_ends_the_run_all_the_same():
+    program = """if True:
+        import gc, os, signal
+        import numpy as np
+        from opticam_dask.cluster import InProcess, Work
+        from opticam_dask.interruption import Interrupted, interruptible
+
+        class Finalised:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000):
+                    pass
+
+        class Window:
+            def __init__(self, blocks): self.blocks = blocks
+            def compute(self, scheduler): return self.blocks
+
+        seen = []
+        try:
+            with interruptible():
+                for block in InProcess().run([Work(Window, range(5))]):
+                    seen.append(block)
+                    if block == 2:
+                        Finalised()
+        except Interrupted as request:
+            print(seen, request.number)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "Exception ignored" in done.stderr
+    assert done.stdout.split() == ["[0,", "1,", "2]", "2"]
+
+
 def test_two_runs_at_once__the_second_is_refused(data, reduced, tmp_path):
     out = tmp_path / "out"
     command = [*COMMAND, "reduce", str(data), "--out", str(out), *OPTIONS, "--workers", "1"]
