@@ -28,6 +28,13 @@ from opticam_dask.steps import (
 )
 
 
+#: Numbers that a frame has, or NaN.
+_MEASURED = (
+    *("background", "background_rms", "background_offset", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+    "transform_rms",
+)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Sources of one candidate for the reference frame."""
@@ -226,7 +233,7 @@ def _first_pass_arrays(
     n_frames, n_slots = len(results), job.steps.n_slots
     frames: dict[str, np.ndarray] = {
         name: np.array([result.values.get(name, np.nan) for result in results], dtype=float)
-        for name in ("background", "background_rms", "fwhm", "transform_rms")
+        for name in _MEASURED
     }
     for name in ("n_sources", "n_matched"):
         frames[name] = np.array([result.values.get(name, 0) for result in results], dtype=np.int32)

@@ -194,9 +194,10 @@ def _describe(path: str | Path, name: str, place: _Place, index: tuple[int, ...]
             store.forget_blocks(path, part, [index[0]], label)
 
         return Damage(where, reason, remedy, drop)
-    if place.group == "stack":
-        remedy = f"stack of {part.key} {part.night}"
-        return Damage(where, reason, remedy, lambda: store.remove_group(path, f"{part.group}/stack"))
+    if place.group in ("stack", "psf"):
+        what = "stack" if place.group == "stack" else "star profile"
+        remedy = f"{what} of {part.key} {part.night}"
+        return Damage(where, reason, remedy, lambda: store.remove_group(path, f"{part.group}/{place.group}"))
     if label is not None:
         remedy = f"{place.name} of photometry {label} of {part.key} {part.night}"
 
@@ -266,12 +267,22 @@ def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         labels = {f"photometry/{label}": "photometry" for label in names}
         for group, kind in (kinds | labels).items():
-            for entry in schema.GROUPS[kind]:
-                file = path / part.group / group / entry.name / "zarr.json"
+            for name in _expected_names(path, f"{part.group}/{group}", kind):
+                file = path / part.group / group / name / "zarr.json"
                 if not file.is_file():
                     yield _lost(path, file)
             if group in labels and not (path / part.group / group / "zarr.json").is_file():
                 yield _lost(path, path / part.group / group / "zarr.json")
+
+
+def _expected_names(path: Path, group: str, kind: str) -> list[str]:
+    """Arrays that a group of a part should have; a photometry label says which are its own."""
+    if kind != "photometry":
+        return [entry.name for entry in schema.GROUPS[kind]]
+    with contextlib.suppress(store.StoreError):
+        if names := store.read_attributes(path, group).get("variables"):
+            return [str(name) for name in names]
+    return [*schema.ALWAYS_MEASURED, *schema.COORDINATES[kind]]
 
 
 def _lost(path: Path, file: Path) -> Damage:

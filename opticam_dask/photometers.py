@@ -2,100 +2,45 @@
 
 A photometer is anything with a ``label`` and a method ``measure(view) -> Measurement``. It sees one frame through a
 :class:`FrameView`: where the catalogue's sources should be, what was detected, and sky-subtracted cut-outs on demand.
+What it may have beside that is in :class:`BasePhotometer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import noise, photometry
+from opticam_dask import measuring
+from opticam_dask.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
+from opticam_dask.kernels import annulus, noise, photometry
+from opticam_dask.kernels.profile import Shape, elliptical_radius, profile_weights
+from opticam_dask.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 
-#: A centroid this many sigma of the PSF away from its detection was dragged by a neighbour.
-_LARGEST_DRAG = 0.6
+__all__ = [
+    "AperturePhotometer",
+    "BasePhotometer",
+    "CatalogFacts",
+    "CutOuts",
+    "FrameView",
+    "Measurement",
+    "OptimalPhotometer",
+]
 
-#: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
-CutOuts = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
+#: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
+_OPTIMAL_REACH, _COUNTS = 4.5, 0.05
 
-@dataclass(frozen=True)
-class FrameView:
-    """One frame as a photometer sees it.
-
-    Attributes
-    ----------
-    predicted_xy : ndarray, shape (n, 2)
-        Positions of the catalogue's sources on the frame, from its transform.
-    detected_xy, detected_flux : ndarray, shape (m, 2) and (m,)
-        Sources that were detected in the frame.
-    scale : float
-        Frame pixels per reference pixel.
-    rotation : float
-        Angle by which the reference is turned to lie on the frame, counter-clockwise, in degrees.
-    fwhm : float
-        Typical FWHM of the catalogue, in pixels of the reference frame.
-    frame_fwhm : float
-        FWHM of this frame in its pixels; NaN when unknown.
-    position_error : float
-        How far a source may be from its predicted position, in pixels (1 sigma along an axis): the residuals of the
-        transform.
-    shape : (int, int)
-        Shape ``(ny, nx)`` of the frame.
-    cutouts_at, rms_at : callable
-        ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
-    saturated_at, cosmic_rays_at : callable
-        The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
-    response_at : callable, optional
-        The same for the response of the pixels by which the frame was divided (the master flat, 1 on average): a
-        pixel of ``s`` electrons was counted as ``s * response``. None without a flat.
-    response_error_at : callable, optional
-        1-sigma error of the response, common to all frames.
-    """
-
-    predicted_xy: np.ndarray
-    detected_xy: np.ndarray
-    detected_flux: np.ndarray
-    scale: float
-    rotation: float
-    fwhm: float
-    frame_fwhm: float
-    position_error: float
-    shape: tuple[int, int]
-    cutouts_at: CutOuts
-    rms_at: CutOuts
-    saturated_at: CutOuts
-    cosmic_rays_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None]
-    response_at: CutOuts | None = None
-    response_error_at: CutOuts | None = None
+#: Radii, in FWHM, among which the best aperture is sought.
+_TRIED = np.arange(0.4, 3.01, 0.05)
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """Fluxes of all catalogue sources in one frame; arrays of shape (n,).
-
-    Attributes
-    ----------
-    flux, flux_err : ndarray
-        Electrons per exposure; NaN where there are no pixels.
-    x, y : ndarray
-        Where the source was measured.
-    flags : ndarray of uint32
-        Bits of ``SourceFlag``.
-    """
-
-    flux: np.ndarray
-    flux_err: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    flags: np.ndarray
-
-
-@dataclass(frozen=True)
-class AperturePhotometer:
-    """Flux inside an aperture.
+class BasePhotometer:
+    """What photometers of this package have in common; a photometer of your own may derive from it, or not.
 
     Parameters
     ----------
@@ -103,10 +48,76 @@ class AperturePhotometer:
         Measure at the transformed catalogue positions and do not recentre.
     source_matching_tolerance : float
         A detection is the source when it is within this many sigma of the PSF.
+    local_background_estimator : callable, optional
+        Sky in an annulus around each source (:class:`~opticam_dask.local_backgrounds.DefaultLocalBackground` or
+        a function like it) instead of the sky mesh.
+
+    Raises
+    ------
+    ValueError
+        When a parameter makes no sense.
+    """
+
+    forced: bool = False
+    source_matching_tolerance: float = 5.0
+    local_background_estimator: LocalBackground | None = None
+
+    #: What the label is made of.
+    _name = "base"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if not 0 < self.source_matching_tolerance < np.inf:
+            raise ValueError(
+                f"source_matching_tolerance must be greater than 0 and finite, got {self.source_matching_tolerance}"
+            )
+        if self.local_background_estimator is not None and not callable(self.local_background_estimator):
+            raise ValueError("local_background_estimator must be a callable or None")
+
+    @property
+    def label(self) -> str:
+        """Name of the result: the kind, with the prefix ``forced_`` and the suffix ``_annulus`` where they apply."""
+        annulus_suffix = "" if self.local_background_estimator is None else "_annulus"
+        return f"{'forced_' if self.forced else ''}{self._name}{annulus_suffix}"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What is measured beside flux, error, position and flags."""
+        return () if self.local_background_estimator is None else ("background", "background_err")
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Radii of the last dimension of the results; empty without one."""
+        return ()
+
+    def prepare(self, facts: CatalogFacts) -> BasePhotometer:
+        """Adapt to a catalogue before the first frame is measured."""
+        del facts
+        return self
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AperturePhotometer(BasePhotometer):
+    """Flux inside an aperture, and what a star has outside of it.
+
+    Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags.
+
+    Parameters
+    ----------
+    forced, source_matching_tolerance, local_background_estimator
+        See :class:`BasePhotometer`.
     semimajor_axis, semiminor_axis, orientation : float, optional
         Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
-    radius : float, optional
-        Radius of a circle in pixels of the reference frame; by default one FWHM of the catalogue.
+    radius : float, sequence of float, or "best", optional
+        Radius of a circle, by default one FWHM of the catalogue. Several radii are measured in one pass, and the
+        result has a last dimension ``radius``. ``"best"`` takes the radius that gives the sources of the catalogue
+        the best signal-to-noise ratio in a typical frame of the reference night.
+    radius_unit : {"pixel", "reference_fwhm", "frame_fwhm"}
+        Pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
 
     Raises
     ------
@@ -114,31 +125,60 @@ class AperturePhotometer:
         When the aperture is not fully given, or not positive and finite.
     """
 
-    forced: bool = False
-    source_matching_tolerance: float = 5.0
     semimajor_axis: float | None = None
     semiminor_axis: float | None = None
     orientation: float | None = None
-    radius: float | None = None
+    radius: float | Sequence[float] | Literal["best"] | None = None
+    radius_unit: RadiusUnit = "pixel"
+
+    _name = "aperture"
 
     def __post_init__(self) -> None:
         """Refuse what is no aperture."""
+        super().__post_init__()
         ellipse = (self.semimajor_axis, self.semiminor_axis, self.orientation)
         if any(value is None for value in ellipse) and any(value is not None for value in ellipse):
             raise ValueError("an elliptical aperture needs semimajor_axis, semiminor_axis and orientation")
         if self.semimajor_axis is not None and self.radius is not None:
             raise ValueError("give either a radius or an ellipse, not both")
-        for name in ("semimajor_axis", "semiminor_axis", "radius", "source_matching_tolerance"):
-            value = getattr(self, name)
+        if self.radius is not None and not isinstance(self.radius, str | int | float):
+            object.__setattr__(self, "radius", tuple(float(value) for value in self.radius))
+        if isinstance(self.radius, str) and self.radius != "best":
+            raise ValueError(f'radius must be a number, several numbers or "best", got {self.radius!r}')
+        if self.radius_unit not in ("pixel", "reference_fwhm", "frame_fwhm"):
+            raise ValueError(f'radius_unit must be "pixel", "reference_fwhm" or "frame_fwhm", got {self.radius_unit!r}')
+        if self.radius == ():
+            raise ValueError("radius must have at least one value")
+        given = self.radius if isinstance(self.radius, tuple) else (self.radius,)
+        sizes = [("radius", value) for value in given if not isinstance(value, str)]
+        sizes += [("semimajor_axis", self.semimajor_axis), ("semiminor_axis", self.semiminor_axis)]
+        for name, value in sizes:
             if value is not None and not 0 < value < np.inf:
                 raise ValueError(f"{name} must be greater than 0 and finite, got {value}")
         if self.orientation is not None and not np.isfinite(self.orientation):
             raise ValueError(f"orientation must be an angle in degrees, got {self.orientation}")
 
     @property
-    def label(self) -> str:
-        """Name of the result: ``aperture`` or ``forced_aperture``."""
-        return "forced_aperture" if self.forced else "aperture"
+    def variables(self) -> tuple[str, ...]:
+        """What is measured beside flux, error, position and flags."""
+        return ("aperture_correction", *super().variables)
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Radii of the last dimension of the results; empty when there is one aperture."""
+        return self.radius if isinstance(self.radius, tuple) else ()
+
+    def prepare(self, facts: CatalogFacts) -> AperturePhotometer:
+        """Choose the best aperture when that was asked for.
+
+        Raises
+        ------
+        ValueError
+            When the FWHM of the catalogue is not known.
+        """
+        if self.radius != "best":
+            return self
+        return replace(self, radius=best_radius(facts), radius_unit="reference_fwhm")
 
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame.
@@ -148,89 +188,201 @@ class AperturePhotometer:
         ValueError
             When the aperture follows from the FWHM of the catalogue and that is not known.
         """
-        xy, flags = self._positions(view)
-        size = 2 * int(np.ceil(self._reach(view))) + 3
-        x0, y0 = photometry.origins(xy, size)
-        weights = self._weights(view, xy, x0, y0, size)
-        cutouts = view.cutouts_at(x0, y0, size)
-        flux, _ = photometry.aperture_flux(cutouts, weights)
-        error = np.sqrt(noise.aperture_variance(weights, cutouts, view.rms_at(x0, y0, size)))
-        flags = flags | _pixel_flags(view, weights, cutouts, x0, y0)
-        return Measurement(flux, np.where(np.isfinite(flux), error, np.nan), xy[:, 0], xy[:, 1], flags)
+        axes = self._axes(view)
+        sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
+        shape = measuring.star_shape(view, sigma)
+        xy, flags = measuring.positions(view, sigma, self.source_matching_tolerance, forced=self.forced)
+        size = 2 * int(np.ceil(max(max(pair) for pair in axes))) + 3
+        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
+        results = [self._measure_aperture(view, xy, pixels, shape, pair) for pair in axes]
+        flux, error, systematic, own_flags = (np.stack(values, axis=-1) for values in zip(*results, strict=True))
+        own_flags |= flags[:, None]
+        corrections = np.array([self._correction(view, shape, pair) for pair in axes])
+        if not self.radii:
+            flux, error, systematic, own_flags = flux[:, 0], error[:, 0], systematic[:, 0], own_flags[:, 0]
+        return Measurement(
+            flux,
+            error,
+            *xy.T,
+            own_flags,
+            flux_err_sys=None if view.response_error_at is None else systematic,
+            aperture_correction=corrections if self.radii else float(corrections[0]),
+            background=pixels.background,
+            background_err=pixels.background_err,
+        )
 
-    def _sigma(self, view: FrameView) -> float:
-        """Sigma of the PSF in pixels of the frame."""
-        for fwhm in (view.frame_fwhm, view.fwhm * view.scale):
-            if np.isfinite(fwhm) and fwhm > 0:
-                return fwhm / photometry.SIGMA_TO_FWHM
-        # nobody knows the seeing, but whoever chose the aperture had an idea of it
-        return min(self._axes(view)) / photometry.SIGMA_TO_FWHM
+    def _measure_aperture(
+        self, view: FrameView, xy: np.ndarray, pixels: measuring.Pixels, shape: Shape, axes: tuple[float, float]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Flux, error, systematic error and flags in one aperture; shape (n,) each."""
+        window = pixels.x0, pixels.y0, pixels.electrons.shape[1]
+        weights = self._weights(view, xy, *window, axes)
+        electrons = np.where(pixels.is_good, pixels.electrons, np.nan)
+        flux, share = photometry.aperture_flux(electrons, weights)
+        factor = np.ones(len(xy))
+        is_torn = (share > 0) & (share < 1.0)
+        if view.profile is not None and is_torn.any():
+            light = weights[is_torn] * profile_weights(
+                view.profile, xy[is_torn], window[0][is_torn], window[1][is_torn], window[2], shape
+            )
+            seen = np.sum(np.where(pixels.is_good[is_torn], light, 0.0), axis=(1, 2))
+            factor[is_torn] = np.where(seen > 0, np.sum(light, axis=(1, 2)) / np.where(seen > 0, seen, 1.0), 1.0)
+        response = None if view.response_at is None else view.response_at(*window)
+        variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
+        variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
+        systematic = np.zeros(len(xy))
+        if view.response_at is not None and view.response_error_at is not None:
+            relative = view.response_error_at(*window) / view.response_at(*window)
+            systematic = noise.response_error(weights, electrons, relative)
+        flags = measuring.pixel_flags(view, pixels, weights > 0)
+        flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
+        return flux * factor, error * factor, systematic * factor, flags
 
-    def _positions(self, view: FrameView) -> tuple[np.ndarray, np.ndarray]:
-        """Where to measure, and what there is to say about it."""
-        predicted = np.asarray(view.predicted_xy, dtype=float)
-        sigma = self._sigma(view)
-        matched = photometry.match_one_to_one(predicted, view.detected_xy, self.source_matching_tolerance * sigma)
-        flags = np.where(matched < 0, np.uint32(SourceFlag.NOT_DETECTED), np.uint32(0))
-        found = np.flatnonzero(matched >= 0)
-        if self.forced or not len(found):
-            return predicted, flags
-        detected = np.asarray(view.detected_xy, dtype=float)[matched[found]]
-        size = 2 * int(np.ceil(4.0 * sigma)) + 3
-        x0, y0 = photometry.origins(detected, size)
-        cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
-        centres, converged = photometry.windowed_centroids(cutouts, x0, y0, detected, sigma)
-        converged &= np.hypot(*(centres - detected).T) < _LARGEST_DRAG * sigma
-        positions = predicted.copy()
-        weight = photometry.recentring_weight(cutouts, rms, x0, y0, centres, sigma, prior_sigma=view.position_error)
-        moved = predicted[found] + weight[:, None] * (centres - predicted[found])
-        positions[found] = np.where(converged[:, None], moved, predicted[found])
-        flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)
-        return positions, flags
+    def _correction(self, view: FrameView, shape: Shape, axes: tuple[float, float]) -> float:
+        """Total light of a star relative to what the aperture measures of it; NaN where the profile is not known."""
+        if view.profile is None:
+            return float("nan")
+        edges = None
+        if isinstance(self.local_background_estimator, BaseLocalBackground):
+            edges = self.local_background_estimator.edges(shape.semimajor_sigma, shape.semiminor_sigma)
+        elif self.local_background_estimator is not None:
+            edges = DefaultLocalBackground().edges(shape.semimajor_sigma, shape.semiminor_sigma)
+        size = 2 * int(np.ceil(max(*axes, *(edges[1] if edges else ())))) + 3
+        centre = np.zeros((1, 2))
+        window = (*photometry.origins(centre, size), size)
+        weights = self._weights(view, centre, *window, axes)
+        light = profile_weights(view.profile, centre, *window, shape)
+        inside = float(np.sum(weights * light))
+        if edges is not None:
+            ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
+            inside -= float(np.sum(weights)) * float(np.mean(light[ring]))
+        return 1.0 / inside
 
-    def _axes(self, view: FrameView) -> tuple[float, float]:
-        """Semi-axes in pixels of the frame."""
+    def _axes(self, view: FrameView) -> list[tuple[float, float]]:
+        """Semi-axes of each aperture in pixels of the frame."""
         if self.semimajor_axis is not None and self.semiminor_axis is not None:
-            return self.semimajor_axis * view.scale, self.semiminor_axis * view.scale
-        radius = self.radius if self.radius is not None else view.fwhm
-        if not (np.isfinite(radius) and radius > 0):
-            raise ValueError(f"the FWHM of the catalogue is {radius}: give the aperture a radius in pixels")
-        return radius * view.scale, radius * view.scale
+            return [(self.semimajor_axis * view.scale, self.semiminor_axis * view.scale)]
+        if isinstance(self.radius, str):
+            raise ValueError('the best radius is not chosen yet: call prepare with the facts of the catalogue')
+        given = self.radius if isinstance(self.radius, tuple) else (1.0 if self.radius is None else self.radius,)
+        unit = "reference_fwhm" if self.radius is None else self.radius_unit
+        pixels = {"pixel": 1.0, "reference_fwhm": view.fwhm}.get(unit, np.nan) * view.scale
+        if unit == "frame_fwhm":
+            pixels = view.frame_fwhm if np.isfinite(view.frame_fwhm) else view.fwhm * view.scale
+        if not (np.isfinite(pixels) and pixels > 0):
+            raise ValueError(f"the FWHM of the catalogue is {view.fwhm}: give the aperture a radius in pixels")
+        return [(radius * pixels, radius * pixels) for radius in given]
 
-    def _reach(self, view: FrameView) -> float:
-        return max(self._axes(view))
-
-    def _weights(self, view: FrameView, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        semimajor, semiminor = self._axes(view)
+    def _weights(
+        self, view: FrameView, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, axes: tuple[float, float]
+    ) -> np.ndarray:
         if self.orientation is None:
-            return photometry.circular_weights(xy, x0, y0, size, semimajor)
+            return photometry.circular_weights(xy, x0, y0, size, axes[0])
         theta = np.deg2rad(self.orientation + view.rotation)
-        return photometry.elliptical_weights(xy, x0, y0, size, semimajor, semiminor, theta)
+        return photometry.elliptical_weights(xy, x0, y0, size, *axes, theta)
 
 
-def _pixel_flags(
-    view: FrameView, weights: np.ndarray, cutouts: np.ndarray, x0: np.ndarray, y0: np.ndarray
-) -> np.ndarray:
-    """Derive flags from the pixels of the apertures."""
-    size = weights.shape[1]
-    inside, on_frame = weights > 0, _on_frame(view.shape, x0, y0, size)
-    hit = view.cosmic_rays_at(x0, y0, size)
-    is_there = np.any(inside & on_frame, axis=(1, 2))
-    conditions = {
-        SourceFlag.OFF_FRAME: ~is_there,
-        SourceFlag.EDGE: is_there & np.any(inside & ~on_frame, axis=(1, 2)),
-        SourceFlag.BAD_PIXEL: np.any(inside & on_frame & ~np.isfinite(cutouts), axis=(1, 2)),
-        SourceFlag.SATURATED: np.any(inside & view.saturated_at(x0, y0, size), axis=(1, 2)),
-        SourceFlag.COSMIC_RAY: np.zeros(len(inside), bool) if hit is None else np.any(inside & hit, axis=(1, 2)),
-    }
-    flags = np.zeros(len(inside), dtype=np.uint32)
-    for flag, is_set in conditions.items():
-        flags[is_set] |= np.uint32(flag)
-    return flags
+def best_radius(facts: CatalogFacts) -> float:
+    """Aperture radius, in FWHM of the catalogue, that gives its sources the best signal-to-noise ratio.
+
+    For each radius the ratio of each source is taken relative to its best one; the radius with the largest median over
+    the sources wins.
+
+    Raises
+    ------
+    ValueError
+        When the FWHM of the catalogue is not known.
+    """
+    if not (np.isfinite(facts.fwhm) and facts.fwhm > 0):
+        raise ValueError(f"the FWHM of the catalogue is {facts.fwhm}: give the aperture a radius in pixels")
+    sigma = facts.fwhm / photometry.SIGMA_TO_FWHM
+    size = 2 * int(np.ceil(_TRIED[-1] * facts.fwhm)) + 3
+    centre = np.zeros((1, 2))
+    window = (*photometry.origins(centre, size), size)
+    light = profile_weights(facts.profile, centre, *window, Shape(sigma, sigma, 0.0))
+    weights = np.concatenate([photometry.circular_weights(centre, *window, r * facts.fwhm) for r in _TRIED])
+    inside, area = np.sum(weights * light, axis=(1, 2)), np.sum(weights, axis=(1, 2))
+    flux = facts.flux[np.isfinite(facts.flux) & (facts.flux > 0)][:, None]
+    ratio = flux * inside / np.sqrt(flux * inside + area * facts.background_rms**2)
+    typical = np.median(ratio / ratio.max(axis=1, keepdims=True), axis=0)
+    return float(np.round(_TRIED[int(np.argmax(typical))], 2))
 
 
-def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    """Which pixels of the windows lie on the frame, shape (n, size, size)."""
-    offsets = np.arange(size)
-    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
-    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+@dataclass(frozen=True)
+class OptimalPhotometer(BasePhotometer):
+    """Total flux with the night's star profile as weights (Naylor 1998, MNRAS 296, 339).
+
+    The weights are those of the limit in which the sky is the noise, the same for all sources of a frame: an error of
+    the profile then changes all fluxes of the frame alike, and their ratios not at all (Naylor's section 3.2). They
+    follow the seeing of the frame, and are normalised so that the flux is the total. Pixels without data, saturated
+    ones apart, carry no weight.
+
+    Parameters
+    ----------
+    forced, source_matching_tolerance, local_background_estimator
+        See :class:`BasePhotometer`.
+    """
+
+    _name = "optimal"
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame.
+
+        Raises
+        ------
+        ValueError
+            When neither the frame nor the catalogue has a FWHM.
+        """
+        sigma = measuring.star_sigma(view, np.nan)
+        shape = measuring.star_shape(view, sigma)
+        if not shape.is_known():
+            raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
+        xy, flags = measuring.positions(view, shape.sigma, self.source_matching_tolerance, forced=self.forced)
+        size = 2 * int(np.ceil(_OPTIMAL_REACH * shape.semimajor_sigma)) + 1
+        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
+        window = pixels.x0, pixels.y0, size
+        light = profile_weights(measuring.profile_table(view), xy, *window, shape)
+        inside = elliptical_radius(xy, *window, shape) < _OPTIMAL_REACH
+        light = np.where(inside, light, 0.0)
+        foreign = self._light_in_annulus(view, shape)
+        good = np.where(pixels.is_good, light, 0.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = good / np.sum(good * (light - foreign), axis=(1, 2), keepdims=True)
+        weights = np.where(np.isfinite(weights), weights, 0.0)
+        electrons = np.where(pixels.is_good, pixels.electrons, 0.0)
+        flux = np.where(np.any(weights != 0, axis=(1, 2)), np.sum(weights * electrons, axis=(1, 2)), np.nan)
+        response = None if view.response_at is None else view.response_at(*window)
+        model = np.maximum(flux, 0.0)[:, None, None] * light
+        variance = noise.weighted_variance(weights, model, pixels.rms, response)
+        variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        systematic = None
+        if view.response_at is not None and view.response_error_at is not None:
+            relative = view.response_error_at(*window) / view.response_at(*window)
+            systematic = noise.response_error(weights, model, relative)
+        counts = light > _COUNTS * light.max(axis=(1, 2), keepdims=True)
+        flags |= measuring.pixel_flags(view, pixels, counts)
+        flags |= measuring.blend_flags(view, xy, pixels, light, shape)
+        error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
+        return Measurement(
+            flux,
+            error,
+            *xy.T,
+            flags,
+            flux_err_sys=systematic,
+            background=pixels.background,
+            background_err=pixels.background_err,
+        )
+
+    def _light_in_annulus(self, view: FrameView, shape: Shape) -> float:
+        """Share of a star's light that a pixel of its sky annulus holds: it is taken off with the sky."""
+        if self.local_background_estimator is None:
+            return 0.0
+        estimate = self.local_background_estimator
+        chosen = estimate if isinstance(estimate, BaseLocalBackground) else DefaultLocalBackground()
+        edges = chosen.edges(shape.semimajor_sigma, shape.semiminor_sigma)
+        size = 2 * int(np.ceil(max(edges[1]))) + 3
+        centre = np.zeros((1, 2))
+        window = (*photometry.origins(centre, size), size)
+        ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
+        return float(np.mean(profile_weights(measuring.profile_table(view), centre, *window, shape)[ring]))

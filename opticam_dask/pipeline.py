@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import blocks, catalog, config, first_pass, nights, plan, second_pass, store
+from opticam_dask import blocks, catalog, config, first_pass, nights, plan, second_pass, star_profiles, store
 from opticam_dask.cluster import Executor, Work
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
+from opticam_dask.frame_view import CatalogFacts
 from opticam_dask.kernels import match
+from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
@@ -421,14 +423,16 @@ def measure_frames(
     """
     progress = progress or Silent()
     outcome = Outcome()
-    ready = [p for p in _parts_with_reference(setup) if store.has_product(setup.path, _catalog_group(p.key))]
+    ready = _parts_with_catalog(setup)
     if not ready:
         raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
+    measure_profiles(setup, executor, progress)
     work: list[Work] = []
     n_frames = 0
     for part in ready:
+        chosen = _prepare(setup, part, photometers)
         todo = _blocks_to_measure(setup, part, photometers)
-        job = _second_pass_job(setup, part, photometers, whole_frames)
+        job = _second_pass_job(setup, part, chosen, whole_frames)
         run = functools.partial(second_pass.measure_block, job)
         try_frame = functools.partial(second_pass.try_frame, job)
         work.append(guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
@@ -439,6 +443,87 @@ def measure_frames(
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
     return outcome
+
+
+def _parts_with_catalog(setup: Setup) -> list[store.Part]:
+    return [p for p in _parts_with_reference(setup) if store.has_product(setup.path, _catalog_group(p.key))]
+
+
+def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
+    """Measure the star profile of every night that has none, from some of its frames."""
+    progress = progress or Silent()
+    todo = {part.group: part for part in _parts_with_catalog(setup) if not _has_profile(setup, part)}
+    work: list[Work] = []
+    for group, part in todo.items():
+        chosen = star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags"))
+        job = star_profiles.ProfileJob(
+            second_pass=_second_pass_job(setup, part, {}, whole_frames=False),
+            frames_per_block=part.frames_per_block,
+            read_manifest=functools.partial(store.read_manifest, setup.path, part),
+            read_results=functools.partial(store.read_results, setup.path, part),
+        )
+        run = functools.partial(star_profiles.measure_frame, job)
+        try_frame = functools.partial(_try_profile, job)
+        work.append(guarded_work(group, "profile", run, chosen, try_frame, _one_frame))
+    found: dict[str, dict[int, Any]] = {group: {} for group in todo}
+    with stage(progress, "Measuring star profiles", sum(len(entry.blocks) for entry in work)):
+        for group, (index, rings) in executor.run(work):
+            found[group][index] = rings
+            progress.advance(1)
+    check_owner(setup.out_directory)
+    for group, part in todo.items():
+        _write_profile(setup, part, found[group], progress)
+
+
+def _try_profile(job: star_profiles.ProfileJob, index: int, _: int) -> None:
+    star_profiles.measure_frame(job, index)
+
+
+def _has_profile(setup: Setup, part: store.Part) -> bool:
+    return store.has_product(setup.path, f"{part.group}/psf")
+
+
+def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], progress: Progress) -> None:
+    """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
+    arrays, source = star_profiles.combine(found), part.night
+    if arrays is None:
+        reference = _frozen_reference_part(setup, part.key)
+        if reference.night != part.night and _has_profile(setup, reference):
+            fitted, source = _read_profile(setup, reference), reference.night
+        else:
+            fitted, source = gaussian_profile(), "gaussian"
+        arrays = star_profiles.describe(fitted, None)
+        progress.tell(
+            f"{part.key} {part.night}: too few bright stars to measure their profile; "
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
+        )
+    used = sum(rings is not None for rings in found.values())
+    n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
+    attributes = {"n_frames": used, "n_stars": n_stars, "source": source}
+    store.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
+
+
+def _read_profile(setup: Setup, part: store.Part) -> Profile:
+    return Profile(store.read_array(setup.path, f"{part.group}/psf", "coefficient"))
+
+
+def _prepare(
+    setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer]
+) -> dict[str, second_pass.Photometer]:
+    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
+    reference = _frozen_reference_part(setup, part.key)
+    group = _catalog_group(part.key)
+    rms = store.read_array(setup.path, f"{reference.group}/frames", "background_rms")
+    facts = CatalogFacts(
+        flux=store.read_array(setup.path, group, "flux"),
+        fwhm=float(store.read_attributes(setup.path, group)["fwhm"]),
+        background_rms=float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan"),
+        profile=_read_profile(setup, reference).table(),
+    )
+    return {
+        label: photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
+        for label, photometer in photometers.items()
+    }
 
 
 def _catalog_group(key: str) -> str:
@@ -457,7 +542,11 @@ def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str,
             "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
             "provenance": versions(),
         }
-        store.add_photometry(setup.path, part, label, source_ids, attributes)
+        radii = second_pass.measured_radii(photometer)
+        if radii:
+            attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
+        variables = second_pass.measured_variables(photometer)
+        store.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
         done &= store.done_blocks(setup.path, part, label)
     return np.flatnonzero(is_reduced & ~done).tolist()
 
@@ -471,6 +560,8 @@ def _second_pass_job(
         steps=setup.steps(part.shape, part.binning),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
+        catalog_flux=found["flux"],
+        profile=(_read_profile(setup, part) if _has_profile(setup, part) else gaussian_profile()).table(),
         fwhm=float(store.read_attributes(setup.path, group)["fwhm"]),
         read_manifest=functools.partial(store.read_manifest, setup.path, part),
         read_results=functools.partial(store.read_results, setup.path, part),
@@ -492,7 +583,7 @@ def live_jobs(
     if not store.has_product(setup.path, _catalog_group(key)):
         raise ReductionError("no source was found in any frame. A lower threshold may help.")
     part = _frozen_reference_part(setup, key)
-    photometers = {photometer.label: photometer}
+    photometers = {photometer.label: photometer} 
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
 
 

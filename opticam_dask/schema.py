@@ -80,7 +80,11 @@ MANIFEST = (
 FRAMES = (
     _float("background", _FRAME, "electron pixel-1", "sky background: median of the mesh"),
     _float("background_rms", _FRAME, "electron pixel-1", "scatter of the sky background: median of the mesh"),
+    _float("background_offset", _FRAME, "electron pixel-1", "mean of the sky that the mesh leaves behind"),
     _float("fwhm", _FRAME, "pixel", "median full width at half maximum of the bright sources"),
+    _float("semimajor_sigma", _FRAME, "pixel", "1-sigma semi-major axis of the mean moments of the bright sources"),
+    _float("semiminor_sigma", _FRAME, "pixel", "1-sigma semi-minor axis of the mean moments of the bright sources"),
+    _float("orientation", _FRAME, "deg", "angle of the major axis of the mean moments, counter-clockwise from x"),
     _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
     _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
     _float("transform", ("frame", "row", "column"), "1", "3x3 matrix: reference (x, y, 1) to frame pixel"),
@@ -129,15 +133,37 @@ CATALOG = (
     *(_float(name, _SOURCE, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
 )
 
-PHOTOMETRY = (
-    _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
-    _float("bmjd_tdb", _FRAME, "d", "Barycentric Modified Julian Date, TDB, mid-exposure", **_TDB),
-    _count("source_id", _SOURCE, "number of the source in the catalogue"),
-    _float("flux", _CELL, "electron", "flux per exposure inside the aperture"),
-    _float("flux_err", _CELL, "electron", "1-sigma error of the flux"),
-    _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
-    _float("y", _CELL, "pixel", "y at which the source was measured, on the frame"),
-    Variable("flags", _CELL, "uint32", "1", "quality of the measurement", 0, {}, SourceFlag),
+def _photometry(cell: tuple[str, ...], frame: tuple[str, ...]) -> tuple[Variable, ...]:
+    """Variables of a photometry label; with several radii the measurements have a last dimension ``radius``."""
+    return (
+        _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
+        _float("bmjd_tdb", _FRAME, "d", "Barycentric Modified Julian Date, TDB, mid-exposure", **_TDB),
+        _count("source_id", _SOURCE, "number of the source in the catalogue"),
+        _float("radius", ("radius",), "1", "radius of the aperture, in the unit of the attribute radius_unit"),
+        _float("flux", cell, "electron", "flux per exposure: inside the aperture, or total (see the label)"),
+        _float("flux_err", cell, "electron", "1-sigma error of the flux"),
+        _float("flux_err_sys", cell, "electron", "1-sigma error of the flux that is common to all frames"),
+        _float("aperture_correction", frame, "1", "total flux of a star relative to its flux inside the aperture"),
+        _float("background", _CELL, "electron pixel-1", "local sky around the source"),
+        _float("background_err", _CELL, "electron pixel-1", "1-sigma error of the local sky"),
+        _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
+        _float("y", _CELL, "pixel", "y at which the source was measured, on the frame"),
+        Variable("flags", cell, "uint32", "1", "quality of the measurement", 0, {}, SourceFlag),
+    )
+
+
+PHOTOMETRY = _photometry(_CELL, _FRAME)
+PHOTOMETRY_RADII = _photometry((*_CELL, "radius"), (*_FRAME, "radius"))
+
+#: Variables that every photometry label has; a photometer may add others of :data:`PHOTOMETRY`.
+ALWAYS_MEASURED = ("flux", "flux_err", "x", "y", "flags")
+
+PSF = (
+    _float("coefficient", ("component",), "1", "share of the light in each Gaussian or Moffat function"),
+    _float("radius", ("ring",), "1", "elliptical radius in units of the sigma of the frame's stars"),
+    _float("profile", ("ring",), "1", "fitted light per unit of area (sigma squared); the total light is 1"),
+    _float("measured", ("ring",), "1", "mean measured light per unit of area, in the same unit"),
+    _float("measured_err", ("ring",), "1", "1-sigma error of the measured light"),
 )
 
 _ENTRY = ("entry",)
@@ -155,6 +181,8 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "reference": REFERENCE,
     "catalog": CATALOG,
     "photometry": PHOTOMETRY,
+    "photometry_radii": PHOTOMETRY_RADII,
+    "psf": PSF,
     "set_aside": SET_ASIDE,
 }
 
@@ -162,6 +190,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
 COORDINATES: dict[str, tuple[str, ...]] = {
     "frames": ("mjd_utc", "bmjd_tdb"),
     "photometry": ("mjd_utc", "bmjd_tdb", "source_id"),
+    "photometry_radii": ("mjd_utc", "bmjd_tdb", "source_id", "radius"),
     "catalog": ("source_id",),
 }
 

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from opticam_dask import watchdog
+from opticam_dask import schema, watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
-from opticam_dask.kernels import align, background, calibrate, photometry
-from opticam_dask.photometers import FrameView, Measurement
+from opticam_dask.frame_view import FrameView, Measurement
+from opticam_dask.kernels import align, background, calibrate, photometry, profile
 from opticam_dask.steps import (
     BlockSummary,
     FrameLost,
@@ -33,7 +33,11 @@ from opticam_dask.steps import (
 
 
 class Photometer(Protocol):
-    """What the second pass needs of a photometer."""
+    """What the second pass needs of a photometer.
+
+    It may also have ``variables`` (names of ``schema.PHOTOMETRY`` that it measures beyond those of every label),
+    ``radii`` (of a last dimension of its results) and ``prepare(facts)``, which gives the photometer for a catalogue.
+    """
 
     @property
     def label(self) -> str:
@@ -54,10 +58,12 @@ class SecondPass:
     steps : FrameSteps
     photometers : dict of Photometer
         By label; all are measured on one read of the frame.
-    catalog_xy : ndarray, shape (source, 2)
-        Positions on the reference frame.
+    catalog_xy, catalog_flux : ndarray, shape (source, 2) and (source,)
+        Positions on the reference frame, and fluxes in electrons.
     fwhm : float
         Median FWHM of the catalogue, in pixels of the reference frame.
+    profile : ndarray
+        Table of the night's star profile.
     read_manifest, read_results, write : callable
         Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
     whole_frames : bool
@@ -67,14 +73,38 @@ class SecondPass:
     steps: FrameSteps
     photometers: Mapping[str, Photometer]
     catalog_xy: np.ndarray
+    catalog_flux: np.ndarray
     fwhm: float
+    profile: np.ndarray
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     whole_frames: bool = False
 
 
-_MEASURED = ("flux", "flux_err", "x", "y")
+def measured_variables(photometer: Photometer) -> tuple[str, ...]:
+    """What a photometer measures beyond the variables of every label."""
+    return tuple(getattr(photometer, "variables", ()))
+
+
+def measured_radii(photometer: Photometer) -> tuple[float, ...]:
+    """Radii of the last dimension of what a photometer measures; empty without one."""
+    return tuple(getattr(photometer, "radii", ()))
+
+
+def empty_columns(photometer: Photometer, n_frames: int, n_sources: int) -> dict[str, np.ndarray]:
+    """Arrays for the measurements of a block, before any frame is measured: no number, and the flag that says so."""
+    radii = measured_radii(photometer)
+    sizes = {"frame": n_frames, "source": n_sources, "radius": len(radii)}
+    kind = "photometry_radii" if radii else "photometry"
+    columns = {}
+    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer)):
+        shape = tuple(sizes[dim] for dim in schema.variable(kind, name).dims)
+        if name == "flags":
+            columns[name] = np.full(shape, int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM), dtype=np.uint32)
+        else:
+            columns[name] = np.full(shape, np.nan)
+    return columns
 
 
 def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -89,11 +119,10 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
-    arrays: dict[str, dict[str, np.ndarray]] = {}
-    for label in job.photometers:
-        columns = {name: np.full((n_frames, n_sources), np.nan) for name in _MEASURED}
-        empty = int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM)
-        arrays[f"photometry/{label}"] = columns | {"flags": np.full((n_frames, n_sources), empty, dtype=np.uint32)}
+    arrays = {
+        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources)
+        for label, photometer in job.photometers.items()
+    }
     messages = [""] * n_frames
     usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
@@ -135,7 +164,7 @@ def _measure_frame(
             _flag_row(arrays, [label], index)
             messages.append(f"photometer {label}: {error_text(error)}")
             continue
-        for name in _MEASURED:
+        for name in set(columns) - {"flags"}:
             columns[name][index] = getattr(measured, name)
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
     return "; ".join(messages)
@@ -176,6 +205,11 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         sky = _ImageSky(estimate_sky(steps, pixels.image.electrons))
     transform = result["transform"]
     known = np.isfinite(result["x"])
+    offset = float(np.nan_to_num(result["background_offset"]))
+
+    def level(x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return sky.level(x0, y0, size) + offset
+
     return FrameView(
         predicted_xy=align.apply_transform(transform, job.catalog_xy),
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
@@ -186,11 +220,27 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         frame_fwhm=float(result["fwhm"]),
         position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
         shape=steps.image_shape,
-        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
+        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - level(x0, y0, size),
         rms_at=sky.rms,
         saturated_at=pixels.saturated,
         cosmic_rays_at=pixels.cosmic_rays,
+        level_at=level,
+        sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
+        stars=_stars(result),
+        profile=job.profile,
+        catalog_flux=job.catalog_flux,
     )
+
+
+def _stars(result: Mapping[str, Any]) -> profile.Shape:
+    """Form of the frame's stars; round as wide as its FWHM where the moments failed."""
+    form = profile.Shape(
+        float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))
+    )
+    if form.is_known():
+        return form
+    sigma = float(result["fwhm"]) / photometry.SIGMA_TO_FWHM
+    return profile.Shape(sigma, sigma, 0.0)
 
 
 #: Transforms are not trusted to be better than the first, and not known to be worse than the second (pixels).

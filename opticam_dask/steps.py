@@ -25,6 +25,9 @@ from opticam_dask.kernels import background, calibrate, detect, photometry
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
 
+#: Pixels nearer than so many FWHM to a source are not sky, and the least FWHM that is believed (pixels).
+_SKY_REACH, _LEAST_FWHM = 3.0, 2.0
+
 
 class Background(Protocol):
     """What a background callable returns (photutils ``Background2D`` is one)."""
@@ -302,15 +305,23 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     subtracted = image.electrons - sky.image
     result.subtracted = subtracted
     result.sources, result.values["n_sources"] = find_sources(steps, subtracted, sky.rms_image)
-    result.values["fwhm"] = _seeing(subtracted, result.sources, image.saturated)
+    result.values |= _seeing(subtracted, result.sources, image.saturated, sky.rms_median)
+    if steps.has_mesh:
+        known = np.isfinite(result.sources["x"])
+        positions = np.column_stack([result.sources["x"], result.sources["y"]])[known]
+        reach = _SKY_REACH * np.fmax(result.values["fwhm"], _LEAST_FWHM)
+        result.values["background_offset"] = background.sky_offset(subtracted, sky.rms_image, positions, reach)
 
 
-def _seeing(image: np.ndarray, sources: Mapping[str, np.ndarray], saturated: np.ndarray | None) -> float:
-    """Median FWHM of the brightest unsaturated sources, in pixels."""
+def _seeing(
+    image: np.ndarray, sources: Mapping[str, np.ndarray], saturated: np.ndarray | None, noise: float
+) -> dict[str, float]:
+    """FWHM (median) and form of the brightest unsaturated sources, in pixels and degrees."""
     known = np.isfinite(sources["x"])
     positions = np.column_stack([sources["x"], sources["y"]])[known][:_SEEING_SOURCES]
     sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[known][:_SEEING_SOURCES]
-    return photometry.field_fwhm(image, positions, sigma, saturated=saturated)
+    form = photometry.field_shape(image, positions, sigma, noise, saturated=saturated)
+    return form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
 
 
 def error_text(error: Exception) -> str:

@@ -34,7 +34,11 @@ _FLAGS_AT_ONCE = 1 << 22
 
 #: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
 _PLANNED_FRAMES = 4096
-_PLANNED = {"frames": {entry.name for entry in schema.MANIFEST}, "photometry": {"mjd_utc", "bmjd_tdb"}}
+_PLANNED = {
+    "frames": {entry.name for entry in schema.MANIFEST},
+    "photometry": {"mjd_utc", "bmjd_tdb"},
+    "photometry_radii": {"mjd_utc", "bmjd_tdb"},
+}
 
 #: Groups of a key that are not nights.
 _KEY_PRODUCTS = ("reference", "catalog", "calibration", "differential")
@@ -447,7 +451,10 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 
 
 _RESULTS = {
-    "frames": ("flags", "transform", "transform_rms", "n_matched", "fwhm"),
+    "frames": (
+        *("flags", "transform", "transform_rms", "n_matched", "background_offset"),
+        *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+    ),
     "background": ("background_mesh", "background_rms_mesh"),
     "sources": ("x", "y", "flux"),
 }
@@ -521,9 +528,28 @@ def _clear_errors(path: str | Path, name: str) -> Iterator[None]:
 
 
 def add_photometry(
-    path: str | Path, part: Part, label: str, source_ids: np.ndarray, attributes: Mapping[str, Any]
+    path: str | Path,
+    part: Part,
+    label: str,
+    source_ids: np.ndarray,
+    attributes: Mapping[str, Any],
+    *,
+    variables: Sequence[str] = (),
+    radii: Sequence[float] = (),
 ) -> None:
     """Make the arrays of a photometry label, unless they are there with the same attributes.
+
+    Parameters
+    ----------
+    path : path
+    part : Part
+    label : str
+    source_ids : ndarray of int, shape (source,)
+    attributes : dict
+    variables : sequence of str
+        Variables beyond those of every label (``schema.ALWAYS_MEASURED``).
+    radii : sequence of float
+        With several radii the measurements have a last dimension ``radius``.
 
     Raises
     ------
@@ -540,11 +566,15 @@ def add_photometry(
                 "Give this variant a name of its own with --label NAME."
             )
         return
-    sizes = {**part.sizes(), "source": len(source_ids)}
+    sizes = {**part.sizes(), "source": len(source_ids), "radius": len(radii)}
+    kind = "photometry_radii" if radii else "photometry"
+    names = [*schema.ALWAYS_MEASURED, *variables, *schema.COORDINATES[kind]]
     night = _open_group(path, part.group)
     night.require_group("photometry")
-    night.create_group(f"photometry/{label}", overwrite=True, attributes=dict(attributes))
-    _create_arrays(night, "photometry", f"photometry/{label}", sizes, part.frames_per_block)
+    night.create_group(f"photometry/{label}", overwrite=True, attributes={**attributes, "variables": names})
+    _create_arrays(night, kind, f"photometry/{label}", sizes, part.frames_per_block, names)
+    if radii:
+        _array(night, f"photometry/{label}/radius")[...] = np.asarray(radii, dtype=float)
     for name in ("mjd_utc", "bmjd_tdb"):
         _array(night, f"photometry/{label}/{name}")[...] = _array(night, f"frames/{name}")[...]
     _array(night, f"photometry/{label}/source_id")[...] = source_ids

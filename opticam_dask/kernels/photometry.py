@@ -6,6 +6,8 @@ result for one source does not depend on which others are measured with it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from photutils.geometry import circular_overlap_grid, elliptical_overlap_grid
 from scipy.spatial import KDTree
@@ -24,6 +26,10 @@ _NEARLY_AT_REST = 0.05
 #: Centroids and widths are not trusted where more than this part of a star's signal has no pixels: it would shift
 #: them by some hundredths of a sigma.
 _MISSING_SIGNAL = 0.01
+
+#: The light of a star is judged in a square of so many pixels; stars whose moments lie further from the median than so
+#: many times the typical distance are blends or galaxies.
+_CORE_SIZE, _FORM_CLIP = 5, 4.0
 
 #: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
 _WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
@@ -329,8 +335,8 @@ def _missing_signal(cutouts: np.ndarray, window: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, missing / whole, 1.0)
 
 
-def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Widths of sources from adaptive moments.
+def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Widths and orientations of sources from adaptive moments.
 
     Parameters
     ----------
@@ -344,41 +350,82 @@ def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple
     -------
     semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
         Pixels; NaN where the moments do not converge.
+    orientation : ndarray, shape (n,)
+        Angle of the major axis from the x axis, in radians.
     """
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
     # a few sizes of cut-outs, each the smallest that is large enough: no source depends on how wide the others are
     reach = _REACHES[np.searchsorted(_REACHES, _WIDTH_REACH * start)]
-    semimajor, semiminor = np.full(len(xy), np.nan), np.full(len(xy), np.nan)
+    shapes = np.full((3, len(xy)), np.nan)
     for half in np.unique(reach).tolist():
         chosen, size = reach == half, 2 * half + 1
         x0, y0 = origins(xy[chosen], size)
         cutouts = cut_out(image, x0, y0, size)
-        semimajor[chosen], semiminor[chosen], _, _ = adaptive_moments(cutouts, x0, y0, xy[chosen], start[chosen])
+        shapes[:, chosen] = adaptive_moments(cutouts, x0, y0, xy[chosen], start[chosen])[:3]
+    return shapes[0], shapes[1], shapes[2]
+
+
+def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Widths of sources: the first two results of :func:`source_shapes`."""
+    semimajor, semiminor, _ = source_shapes(image, xy, sigma)
     return semimajor, semiminor
 
 
-def field_fwhm(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, *, saturated: np.ndarray | None = None) -> float:
-    """FWHM of a frame: the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over its sources.
+class FieldShape(NamedTuple):
+    """Form of the stars of a frame, in pixels and radians; NaN where no star has one."""
+
+    fwhm: float
+    semimajor_sigma: float
+    semiminor_sigma: float
+    orientation: float
+
+
+def field_shape(
+    image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, noise: float, *, saturated: np.ndarray | None = None
+) -> FieldShape:
+    """FWHM and mean form of the stars of a frame.
 
     Parameters
     ----------
     image, xy, sigma
-        As for :func:`source_widths`.
+        As for :func:`source_shapes`.
+    noise : float
+        Background RMS in electrons, which decides how much a faint star counts.
     saturated : ndarray of bool, shape (ny, nx), optional
         Sources with a saturated pixel in their core do not count.
 
     Returns
     -------
-    float
-        Pixels; NaN when no source has a width.
+    FieldShape
+        ``fwhm`` is the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over the sources; the axes and the angle are those of
+        their mean second moments, weighted by signal-to-noise, which are more precise where stars are few.
     """
-    semimajor, semiminor = source_widths(image, xy, sigma)
-    widths = SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
-    if saturated is not None and len(xy):
-        x0, y0 = origins(xy, 5)
-        widths[np.any(cut_out(saturated, x0, y0, 5) > 0, axis=(1, 2))] = np.nan
-    widths = widths[np.isfinite(widths)]
-    return float(np.median(widths)) if len(widths) else float("nan")
+    semimajor, semiminor, angle = source_shapes(image, xy, sigma)
+    x0, y0 = origins(xy, _CORE_SIZE)
+    core = np.nansum(cut_out(image, x0, y0, _CORE_SIZE), axis=(1, 2))
+    known = np.isfinite(semiminor)
+    if saturated is not None:
+        known &= ~np.any(cut_out(saturated, x0, y0, _CORE_SIZE) > 0, axis=(1, 2))
+    if not known.any():
+        return FieldShape(*[float("nan")] * 4)
+    fwhm = float(np.median(SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)[known]))
+    semimajor, semiminor, angle = semimajor[known], semiminor[known], angle[known]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    moments = np.stack(
+        [
+            (semimajor * cosine) ** 2 + (semiminor * sine) ** 2,
+            (semimajor * sine) ** 2 + (semiminor * cosine) ** 2,
+            (semimajor**2 - semiminor**2) * sine * cosine,
+        ]
+    )
+    light = np.maximum(core[known], 0.0)
+    weight = light**2 / (light + (_CORE_SIZE * noise) ** 2)
+    deviation = np.max(np.abs(moments - np.median(moments, axis=1, keepdims=True)), axis=0)
+    weight = np.where(deviation <= _FORM_CLIP * np.median(deviation), weight, 0.0)
+    if not weight.sum() > 0:
+        return FieldShape(fwhm, *[float("nan")] * 3)
+    major, minor, theta = _axes_of(np.sum(moments * weight, axis=1) / np.sum(weight))
+    return FieldShape(fwhm, float(major), float(minor), float(theta))
 
 
 def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, tolerance: float) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Local sky in an annulus around each source."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Rounds of clipping about the median, as in ``astropy.stats.SigmaClip``.
+_ROUNDS = 10
+
+
+def annulus_mask(
+    xy: np.ndarray,
+    x0: np.ndarray,
+    y0: np.ndarray,
+    size: int,
+    inner: tuple[float, float],
+    outer: tuple[float, float],
+    theta: float,
+) -> np.ndarray:
+    """Pixels whose centres lie in an elliptical annulus.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Centres on the frame.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners of the windows.
+    size : int
+    inner, outer : (float, float)
+        Semi-major and semi-minor axes of the edges, in pixels.
+    theta : float
+        Angle of the major axis from the x axis, in radians.
+
+    Returns
+    -------
+    ndarray of bool, shape (n, size, size)
+    """
+    offsets = np.arange(size)
+    dx = (np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None])[:, None, :]
+    dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
+    along = (dx * np.cos(theta) + dy * np.sin(theta)) ** 2
+    across = (dy * np.cos(theta) - dx * np.sin(theta)) ** 2
+    beyond_inner = along / inner[0] ** 2 + across / inner[1] ** 2 >= 1.0
+    within_outer = along / outer[0] ** 2 + across / outer[1] ** 2 < 1.0
+    mask: np.ndarray = beyond_inner & within_outer
+    return mask
+
+
+def clipped_statistics(
+    cutouts: np.ndarray, mask: np.ndarray, n_sigma: float = 3.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the masked pixels of each window, clipped about the median.
+
+    Parameters
+    ----------
+    cutouts : ndarray, shape (n, size, size)
+        NaN pixels do not count.
+    mask : ndarray of bool, shape (n, size, size)
+    n_sigma : float
+        Clip at so many standard deviations.
+
+    Returns
+    -------
+    mean, scatter : ndarray, shape (n,)
+        NaN where no pixel is left.
+    n_pixels : ndarray of int, shape (n,)
+    """
+    n = len(cutouts)
+    mean, scatter, n_pixels = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, dtype=np.int64)
+    for index in range(n):
+        values = np.sort(cutouts[index][mask[index] & np.isfinite(cutouts[index])])
+        for _ in range(_ROUNDS):
+            if not len(values):
+                break
+            # sorted values: what a clip leaves is a slice
+            centre, reach = np.median(values), n_sigma * np.std(values)
+            kept = values[np.searchsorted(values, centre - reach) : np.searchsorted(values, centre + reach, "right")]
+            if len(kept) == len(values):
+                break
+            values = kept
+        if len(values):
+            mean[index], scatter[index], n_pixels[index] = np.mean(values), np.std(values), len(values)
+    return mean, scatter, n_pixels

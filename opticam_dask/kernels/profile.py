@@ -1,0 +1,270 @@
+"""The empirical profile of a night's stars: measured in rings, fitted, evaluated on the pixels of a cut-out.
+
+The profile is a function of the elliptical radius ``rho`` in units of the width (sigma of the adaptive moments) of a
+frame's stars, so that one profile serves all frames of a night while the seeing changes. It is the *effective* profile
+of Anderson & King (2000, PASP 112, 1360): its value at the centre of a pixel is the share of the star's light that the
+pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455) with coefficients of at least
+zero, whose total light, wings included, is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
+
+#: Radii, in units of sigma, up to which a profile is measured, and the width of the rings.
+REACH, _RING = 10.0, 0.1
+N_RINGS = round(REACH / _RING)
+
+#: A star is normalised by its light within this radius.
+_CORE = 2.5
+
+#: Pixels nearer than this to another source do not count.
+_NEIGHBOUR = 6.0
+
+#: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
+#: of a Gaussian of sigma 1. Wings are Moffat functions: Gaussians are not wide.
+_SLOPES = (2.2, 2.5, 3.0, 3.5, 4.5, 7.0, np.inf)
+_WIDTHS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7, 2.2, 3.0)
+_WIDEST_GAUSSIAN = 1.2
+_COMPONENTS = np.array([(b, w) for b in _SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
+N_COMPONENTS = len(_COMPONENTS)
+
+#: No sum of such functions is a star to better than this part of the light in a ring.
+_MODEL_ERROR = 3e-4
+
+#: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
+_STEP, _EDGE = 0.01, 30.0
+_GRID = np.arange(0.0, _EDGE + 1.5 * _STEP, _STEP)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size and form of the stars of one frame.
+
+    Attributes
+    ----------
+    semimajor_sigma, semiminor_sigma : float
+        Pixels, as the pixels sample them.
+    orientation : float
+        Angle of the major axis from the x axis, counter-clockwise, in radians.
+    """
+
+    semimajor_sigma: float
+    semiminor_sigma: float
+    orientation: float
+
+    @property
+    def area(self) -> float:
+        """Product of the axes in square pixels."""
+        return self.semimajor_sigma * self.semiminor_sigma
+
+    @property
+    def sigma(self) -> float:
+        """Sigma of a round star of equal area, in pixels."""
+        return float(np.sqrt(self.area))
+
+    def is_known(self) -> bool:
+        """Whether the numbers describe stars."""
+        return bool(np.isfinite(self.area + self.orientation) and self.semiminor_sigma > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Light per unit of area at elliptical radius ``rho``, both in units of sigma; the total light is 1.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n_components,)
+        Share of the light in each Gaussian or Moffat function.
+    """
+
+    coefficients: np.ndarray
+
+    def at(self, rho: np.ndarray) -> np.ndarray:
+        """Light per unit of area at any radii."""
+        used = np.flatnonzero(self.coefficients)
+        value: np.ndarray = _components(rho, used) @ self.coefficients[used]
+        return value
+
+    def table(self) -> np.ndarray:
+        """Light per unit of area at multiples of 0.01 sigma, 0 beyond 30."""
+        table = self.at(_GRID)
+        table[-1] = 0.0
+        return table
+
+
+def gaussian_profile() -> Profile:
+    """Profile for a night of which nothing is known."""
+    return Profile(np.all(_COMPONENTS == (np.inf, 1.0), axis=1).astype(float))
+
+
+def _components(rho: np.ndarray, chosen: Iterable[int]) -> np.ndarray:
+    """Components at radii ``rho``, each with a total light of 1; shape (..., component)."""
+    columns = []
+    for slope, width in _COMPONENTS[list(chosen)]:
+        if np.isinf(slope):
+            columns.append(np.exp(-0.5 * (rho / width) ** 2) / (2.0 * np.pi * width**2))
+            continue
+        alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
+        columns.append((slope - 1.0) / (np.pi * alpha2) * (1.0 + rho**2 / alpha2) ** -slope)
+    return np.stack(columns, axis=-1)
+
+
+def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape) -> np.ndarray:
+    """Elliptical radius of the pixels of cut-outs, in units of sigma.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Centres on the frame.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners of the cut-outs.
+    size : int
+    shape : Shape
+
+    Returns
+    -------
+    ndarray, shape (n, size, size)
+    """
+    offsets = np.arange(size)
+    dx = (np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None])[:, None, :]
+    dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
+    cosine, sine = np.cos(shape.orientation), np.sin(shape.orientation)
+    along = (dx * cosine + dy * sine) / shape.semimajor_sigma
+    across = (dy * cosine - dx * sine) / shape.semiminor_sigma
+    radius: np.ndarray = np.sqrt(along**2 + across**2)
+    return radius
+
+
+def profile_weights(
+    table: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape
+) -> np.ndarray:
+    """Share of a star's light in each pixel of its cut-out.
+
+    Parameters
+    ----------
+    table : ndarray
+        :meth:`Profile.table`.
+    xy, x0, y0, size, shape
+        As for :func:`elliptical_radius`; a NaN position gives zeros.
+
+    Returns
+    -------
+    ndarray, shape (n, size, size)
+    """
+    rho = elliptical_radius(xy, x0, y0, size, shape)
+    rho = np.where(np.isfinite(rho), np.minimum(rho, _EDGE), _EDGE) / _STEP
+    # the table is even: linear interpolation by index is exact to 1e-5 of the peak
+    below = rho.astype(np.intp)
+    weights: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
+    return weights / shape.area
+
+
+# ---------------------------------------------------------------- measuring a profile
+
+
+@dataclass(frozen=True, eq=False)
+class Rings:
+    """Sums over the pixels of many stars in rings of the elliptical radius; sums of such sums are sums as well.
+
+    Attributes
+    ----------
+    signal, weight : ndarray, shape (ring,)
+        The ratio is the light per unit of area, relative to the light in the core.
+    n_stars : int
+    """
+
+    signal: np.ndarray
+    weight: np.ndarray
+    n_stars: int
+
+
+def measure_rings(
+    cutouts: np.ndarray,
+    rms: np.ndarray,
+    xy: np.ndarray,
+    x0: np.ndarray,
+    y0: np.ndarray,
+    shape: Shape,
+    others: np.ndarray,
+) -> Rings:
+    """Sort the pixels of the stars of one frame into rings.
+
+    Parameters
+    ----------
+    cutouts, rms : ndarray, shape (n, size, size)
+        Sky-subtracted electrons and background RMS; NaN pixels do not count.
+    xy : ndarray, shape (n, 2)
+        Centres on the frame.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    shape : Shape
+        Of the frame's stars.
+    others : ndarray, shape (m, 2)
+        Positions of all sources; pixels near one that is not the star itself do not count.
+
+    Returns
+    -------
+    Rings
+        Each star counts with the square of its signal-to-noise ratio.
+    """
+    rho = elliptical_radius(xy, x0, y0, cutouts.shape[1], shape)
+    signal, weight, n_stars = np.zeros(N_RINGS), np.zeros(N_RINGS), 0
+    for index, (cutout, radius) in enumerate(zip(cutouts, rho, strict=True)):
+        core = float(np.sum(cutout[radius < _CORE]))
+        if not (np.isfinite(core) and core > 0):
+            continue
+        usable = np.isfinite(cutout) & (radius < REACH) & (rms[index] > 0)
+        usable &= ~_is_near_others(xy[index], x0[index], y0[index], len(cutout), shape, others)
+        ring = (radius[usable] / _RING).astype(np.intp)
+        inverse = (core / rms[index][usable]) ** 2
+        signal += np.bincount(ring, cutout[usable] * (shape.area / core) * inverse, minlength=N_RINGS)
+        weight += np.bincount(ring, inverse, minlength=N_RINGS)
+        n_stars += 1
+    return Rings(signal, weight, n_stars)
+
+
+def _is_near_others(xy: np.ndarray, x0: int, y0: int, size: int, shape: Shape, others: np.ndarray) -> np.ndarray:
+    """Pixels of a cut-out that another source shines on."""
+    distance = np.hypot(*(others - xy).T)
+    reach = (REACH + _NEIGHBOUR) * shape.semimajor_sigma
+    near = others[(distance > shape.semiminor_sigma) & (distance < reach)]
+    if not len(near):
+        return np.zeros((size, size), dtype=bool)
+    corners = np.full(len(near), x0), np.full(len(near), y0)
+    is_near: np.ndarray = np.any(elliptical_radius(near, *corners, size, shape) < _NEIGHBOUR, axis=0)
+    return is_near
+
+
+def fit_profile(rings: Rings) -> Profile | None:
+    """Fit a profile to the sums over many stars (non-negative least squares).
+
+    Parameters
+    ----------
+    rings : Rings
+
+    Returns
+    -------
+    Profile or None
+        None where a ring of the core is empty.
+    """
+    has_data = rings.weight > 0
+    if not has_data[: round(_CORE / _RING)].all():
+        return None
+    centres = (np.arange(N_RINGS) + 0.5) * _RING
+    # the mean of a component over a ring, in which pixels are as many as there is area
+    nodes, shares = np.polynomial.legendre.leggauss(3)
+    points = centres[:, None] + nodes * _RING / 2.0
+    shares = shares * points / np.sum(shares * points, axis=1, keepdims=True)
+    design = np.einsum("rp,rpc->rc", shares, _components(points, range(N_COMPONENTS)))[has_data]
+    measured = rings.signal[has_data] / rings.weight[has_data]
+    error = np.sqrt(1.0 / rings.weight[has_data] + (_MODEL_ERROR * measured) ** 2)
+    coefficients, _ = nnls(design / error[:, None], measured / error)
+    total = float(coefficients.sum())
+    return Profile(coefficients / total) if total > 0 else None

@@ -1,0 +1,150 @@
+"""The star profile of a night, between the two passes: tasks, and the sum of what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opticam_dask import watchdog
+from opticam_dask.flags import UNUSABLE
+from opticam_dask.frame_view import FrameView
+from opticam_dask.kernels import photometry, profile
+from opticam_dask.second_pass import SecondPass, frame_view
+from opticam_dask.steps import FrameProblem, entry_of
+
+#: Frames of a night that are measured, and stars of each.
+N_FRAMES, _N_STARS = 40, 25
+
+#: A star is fit to be measured when its light is so many times the noise within one FWHM.
+_LEAST_RATIO = 30.0
+
+
+@dataclass(frozen=True)
+class ProfileJob:
+    """What every task needs to measure the star profile of a part.
+
+    Attributes
+    ----------
+    second_pass : SecondPass
+        What a frame looks like to a photometer.
+    frames_per_block : int
+    read_manifest, read_results : callable
+        Bound functions of the store.
+    """
+
+    second_pass: SecondPass
+    frames_per_block: int
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+    read_results: Callable[[int], Mapping[str, np.ndarray]]
+
+
+def choose_frames(flags: np.ndarray, n_frames: int = N_FRAMES) -> list[int]:
+    """Usable frames of a part, evenly spaced.
+
+    Parameters
+    ----------
+    flags : ndarray of uint32, shape (frame,)
+    n_frames : int
+        At most so many.
+    """
+    usable = np.flatnonzero((flags != 0) & ((flags & np.uint32(UNUSABLE)) == 0))
+    if len(usable) <= n_frames:
+        return usable.tolist()
+    return usable[np.linspace(0, len(usable) - 1, n_frames).round().astype(int)].tolist()
+
+
+def measure_frame(
+    job: ProfileJob, index: int, lost: Mapping[int, str] | None = None
+) -> tuple[int, profile.Rings | None]:
+    """Sums over the pixels of the bright stars of frame ``index`` of a part; nothing where it cannot be read."""
+    if lost:
+        return index, None
+    watchdog.still_working()
+    block, offset = divmod(index, job.frames_per_block)
+    entry, result = entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset)
+    try:
+        return index, star_rings(frame_view(job.second_pass, entry, result))
+    except FrameProblem:
+        return index, None
+
+
+def star_rings(view: FrameView) -> profile.Rings | None:
+    """Sums over the pixels of the bright, whole, unsaturated stars of one frame."""
+    shape = view.stars
+    if shape is None or not shape.is_known():
+        return None
+    assert view.catalog_flux is not None  # frame_view gives it
+    half = int(np.ceil(profile.REACH * shape.semimajor_sigma)) + 1
+    size = 2 * half + 1
+    xy = np.asarray(view.predicted_xy, dtype=float)
+    ny, nx = view.shape
+    inside = np.all((xy > half) & (xy < np.array([nx, ny]) - 1 - half), axis=1)
+    chosen = np.flatnonzero(inside)[:_N_STARS]
+    start = xy[chosen]
+    x0, y0 = photometry.origins(start, size)
+    cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
+    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, start, shape.sigma)
+    rho = profile.elliptical_radius(centres, x0, y0, size, shape)
+    core = rho < photometry.SIGMA_TO_FWHM
+    is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
+    hit = view.cosmic_rays_at(x0, y0, size)
+    if hit is not None:
+        cutouts = np.where(hit, np.nan, cutouts)
+        is_good &= ~hit
+    light = np.sum(np.where(core & np.isfinite(cutouts), cutouts, 0.0), axis=(1, 2))
+    noise = np.sqrt(np.maximum(light, 0.0) + np.sum(np.where(core, np.nan_to_num(rms), 0.0) ** 2, axis=(1, 2)))
+    converged &= np.all(is_good | ~core, axis=(1, 2)) & (light > _LEAST_RATIO * noise)
+    best = np.flatnonzero(converged)
+    if not len(best):
+        return None
+    return profile.measure_rings(cutouts[best], rms[best], centres[best], x0[best], y0[best], shape, xy)
+
+
+def combine(found: Mapping[int, profile.Rings | None]) -> dict[str, np.ndarray] | None:
+    """Profile of a night from the sums of its frames, added in the order of the frames.
+
+    Parameters
+    ----------
+    found : dict of Rings
+        By frame.
+
+    Returns
+    -------
+    dict of ndarray or None
+        The variables of ``schema.PSF``; None where there are too few bright stars.
+    """
+    rings: Sequence[profile.Rings] = [entry for _, entry in sorted(found.items()) if entry is not None]
+    if not rings:
+        return None
+    total = profile.Rings(
+        np.sum([entry.signal for entry in rings], axis=0),
+        np.sum([entry.weight for entry in rings], axis=0),
+        sum(entry.n_stars for entry in rings),
+    )
+    fitted = profile.fit_profile(total)
+    if fitted is None:
+        return None
+    return describe(fitted, total)
+
+
+def describe(fitted: profile.Profile, rings: profile.Rings | None) -> dict[str, np.ndarray]:
+    """Profile as the variables of ``schema.PSF``."""
+    radius = (np.arange(profile.N_RINGS) + 0.5) * profile.REACH / profile.N_RINGS
+    values = fitted.at(radius)
+    measured, error = np.full(len(radius), np.nan), np.full(len(radius), np.nan)
+    if rings is not None:
+        has_data = rings.weight > 0
+        light = rings.signal[has_data] / rings.weight[has_data]
+        # the rings are relative to the core: the fit says how much light that is
+        scale = float(np.sum(values[has_data] * radius[has_data]) / np.sum(light * radius[has_data]))
+        measured[has_data] = scale * light
+        error[has_data] = scale / np.sqrt(rings.weight[has_data])
+    return {
+        "coefficient": fitted.coefficients,
+        "radius": radius,
+        "profile": values,
+        "measured": measured,
+        "measured_err": error,
+    }
