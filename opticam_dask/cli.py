@@ -151,10 +151,8 @@ def _add_reduction(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
     _add_cluster(parser)
-    parser.add_argument("--photometer", default="aperture", choices=["aperture"], help="how fluxes are measured")
-    parser.add_argument("--forced", action="store_true", help="measure at the catalogue's positions, do not recentre")
-    parser.add_argument("--radius", type=float, metavar="PIX", help="aperture radius (one FWHM of the catalogue)")
-    parser.add_argument("--label", metavar="NAME", help="name of the photometry (aperture or forced_aperture)")
+    _add_photometers(parser)
+    parser.add_argument("--label", metavar="NAME", help="name of the photometry (from the options)")
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     parser.add_argument("--frames-per-block", type=int, metavar="N", help="frames of one task (from the frame size)")
     for name, kind, metavar, text in _NUMBERS:
@@ -171,6 +169,33 @@ def _add_reduction(parser: argparse.ArgumentParser) -> None:
         "--frame-timeout", type=float, metavar="S", help="set a frame aside that takes longer (300 seconds; 0: never)"
     )
     _add_changes(parser)
+
+
+def _add_photometers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--photometer",
+        nargs="+",
+        default=["aperture"],
+        choices=["aperture", "optimal", "psf"],
+        metavar="NAME",
+        help="aperture, optimal or psf; several are measured on one read of the frames (aperture)",
+    )
+    parser.add_argument("--forced", action="store_true", help="measure at the catalogue's positions, do not recentre")
+    parser.add_argument("--annulus", action="store_true", help="sky from an annulus around each source, not the mesh")
+    parser.add_argument(
+        "--radius",
+        type=_radius,
+        nargs="+",
+        metavar="R",
+        help="aperture radius, or several, or best: that with the best signal-to-noise (one FWHM of the catalogue)",
+    )
+    parser.add_argument(
+        "--radius-unit", choices=["pixel", "reference_fwhm", "frame_fwhm"], help="what radii are given in (pixel)"
+    )
+
+
+def _radius(text: str) -> float | str:
+    return text if text == "best" else float(text)
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,9 @@ from opticam_dask import (
 from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.local_backgrounds import DefaultLocalBackground
+from opticam_dask.photometer_kinds import PHOTOMETERS
+from opticam_dask.photometers import BasePhotometer
 from opticam_dask.pipeline import ReductionError, Setup, check_parameters
 from opticam_dask.reducer import Reducer, check_label
 from opticam_dask.text import printable
@@ -116,8 +118,9 @@ def _check(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
     setup = Setup(Path(options.out), _instrument(options), parameters, frames_per_block=options.frames_per_block)
-    photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
-    check_label(options.label or photometer.label)
+    photometer = _photometers(options)[0]
+    if len(photometer.radii) > 1:
+        raise UsageError("watch follows one aperture: give one --radius")
     if (options.target is None) != (not options.comparisons):
         raise UsageError("a light curve needs both --target and --comparisons")
     _check_watch(options, setup)
@@ -159,7 +162,7 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
 
 def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str) -> None:
     """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
-    label = options.label or AperturePhotometer(forced=options.forced).label
+    label = options.label or _photometers(options)[0].label
     final = store.read_product(store.require_store(options.out), f"{store.group_name(key)}/catalog")
     wanted = [options.target, *options.comparisons]
     numbers = live.final_numbers(key, wanted, final)
@@ -177,18 +180,40 @@ def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str)
 
 def _reduce(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
-    photometer = AperturePhotometer(forced=options.forced, radius=options.radius)
-    check_label(options.label or photometer.label)
+    photometers = _photometers(options)
     with _owned(options):
         reducer = _reducer(options, parameters)
         reducer._goes_on = True  # photometry belongs to the same command
         rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
         reducer.create_catalogs(**rest, **changes)
-        reducer.photometry(photometer, label=options.label)
+        reducer.photometry(photometers, label=options.label)
     for line in status.describe_reduction(options.out, n_problems=5):
         Console(prefix="").tell(line)
     return DONE
+
+
+def _photometers(options: argparse.Namespace) -> list[BasePhotometer]:
+    """Photometers that were asked for."""
+    names = list(dict.fromkeys(options.photometer))
+    if options.label is not None and len(names) > 1:
+        raise UsageError(f"--label names one photometer, but {len(names)} were asked for")
+    if (options.radius or options.radius_unit) and "aperture" not in names:
+        raise UsageError("--radius and --radius-unit are for --photometer aperture")
+    estimator = DefaultLocalBackground() if options.annulus else None
+    shared = {"forced": options.forced, "local_background_estimator": estimator}
+    own: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if options.radius:
+        own["aperture"]["radius"] = options.radius[0] if len(options.radius) == 1 else tuple(options.radius)
+    if options.radius_unit:
+        own["aperture"]["radius_unit"] = options.radius_unit
+    try:
+        photometers = [PHOTOMETERS[name](**shared, **own[name]) for name in names]
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    for photometer in photometers:
+        check_label(options.label or photometer.label)
+    return photometers
 
 
 #: Parameters of the reduction that the constructor of ``Reducer`` takes.

@@ -13,7 +13,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,7 +159,8 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__qualname__, **{k: describe(v) for k, v in asdict(value).items()}}
+        own = {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)}
+        return {"class": type(value).__qualname__, **own}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
     if isinstance(value, (list, tuple)):

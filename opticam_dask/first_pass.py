@@ -27,7 +27,6 @@ from opticam_dask.steps import (
     summarise,
 )
 
-
 #: Numbers that a frame has, or NaN.
 _MEASURED = (
     *("background", "background_rms", "background_offset", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
@@ -232,8 +231,7 @@ def _first_pass_arrays(
     """Records of a block as arrays over its frames, NaN where a frame has no value."""
     n_frames, n_slots = len(results), job.steps.n_slots
     frames: dict[str, np.ndarray] = {
-        name: np.array([result.values.get(name, np.nan) for result in results], dtype=float)
-        for name in _MEASURED
+        name: np.array([result.values.get(name, np.nan) for result in results], dtype=float) for name in _MEASURED
     }
     for name in ("n_sources", "n_matched"):
         frames[name] = np.array([result.values.get(name, 0) for result in results], dtype=np.int32)

@@ -96,7 +96,7 @@ class Measurement:
         Bits of ``SourceFlag``.
     flux_err_sys : ndarray, shape (n,) or (n, radius), optional
         Error that is common to all frames (from the master flat).
-    aperture_correction : float or ndarray of shape (radius,), optional
+    aperture_correction : ndarray, shape (n,) or (n, radius), optional
         Total flux of a star relative to ``flux``.
     background, background_err : ndarray, shape (n,), optional
         Local sky and its error, electrons per pixel.
@@ -108,7 +108,7 @@ class Measurement:
     y: np.ndarray
     flags: np.ndarray
     flux_err_sys: np.ndarray | None = None
-    aperture_correction: float | np.ndarray | None = None
+    aperture_correction: np.ndarray | None = None
     background: np.ndarray | None = None
     background_err: np.ndarray | None = None
 

@@ -7,6 +7,7 @@ it again. Names of frames (the manifest) come from the scan alone: a night that 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from opticam_dask import schema, store
 from opticam_dask.store import Part
 
 _MANIFEST = {entry.name for entry in schema.MANIFEST}
-_FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id")
+_FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id", "radius")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Place:
     @property
     def is_block_wise(self) -> bool:
         """Whether tasks write it, a chunk a block."""
-        if self.part is None or self.group == "stack":
+        if self.part is None or self.group in ("stack", "psf"):
             return False
         return self.name not in (_FROM_FRAMES if self.label is not None else _MANIFEST)
 
@@ -234,8 +235,12 @@ def _frames_of(path: str | Path, part: Part, block: int) -> str:
 
 
 def _copy_from_frames(path: str | Path, part: Part, label: str, name: str) -> None:
+    group = f"{part.group}/photometry/{label}"
+    if name == "radius":
+        store.write_again(path, group, name, np.asarray(store.read_attributes(path, group)["radii"], dtype=float))
+        return
     source = (f"{store.group_name(part.key)}/catalog" if name == "source_id" else f"{part.group}/frames", name)
-    store.write_again(path, f"{part.group}/photometry/{label}", name, store.read_array(path, *source))
+    store.write_again(path, group, name, store.read_array(path, *source))
 
 
 def _copy_from_stack(path: str | Path, group: str) -> None:

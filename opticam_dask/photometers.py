@@ -32,7 +32,7 @@ __all__ = [
 RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
 #: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
-_OPTIMAL_REACH, _COUNTS = 4.5, 0.05
+OPTIMAL_REACH, _COUNTS = 4.5, 0.05
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
@@ -194,39 +194,49 @@ class AperturePhotometer(BasePhotometer):
         xy, flags = measuring.positions(view, sigma, self.source_matching_tolerance, forced=self.forced)
         size = 2 * int(np.ceil(max(max(pair) for pair in axes))) + 3
         pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
-        results = [self._measure_aperture(view, xy, pixels, shape, pair) for pair in axes]
-        flux, error, systematic, own_flags = (np.stack(values, axis=-1) for values in zip(*results, strict=True))
-        own_flags |= flags[:, None]
-        corrections = np.array([self._correction(view, shape, pair) for pair in axes])
-        if not self.radii:
-            flux, error, systematic, own_flags = flux[:, 0], error[:, 0], systematic[:, 0], own_flags[:, 0]
+        light = None
+        if view.profile is not None:
+            light = profile_weights(view.profile, xy, pixels.x0, pixels.y0, size, shape)
+        foreign = 0.0 if light is None else _light_in_annulus(self.local_background_estimator, view, shape)
+        results = [self._measure_aperture(view, xy, pixels, shape, light, foreign, pair) for pair in axes]
+        columns = [np.stack(values, axis=-1) for values in zip(*results, strict=True)]
+        columns[-1] |= flags[:, None]
+        flux, error, systematic, correction, own_flags = columns if self.radii else [column[:, 0] for column in columns]
         return Measurement(
             flux,
             error,
-            *xy.T,
+            xy[:, 0],
+            xy[:, 1],
             own_flags,
             flux_err_sys=None if view.response_error_at is None else systematic,
-            aperture_correction=corrections if self.radii else float(corrections[0]),
+            aperture_correction=correction,
             background=pixels.background,
             background_err=pixels.background_err,
         )
 
     def _measure_aperture(
-        self, view: FrameView, xy: np.ndarray, pixels: measuring.Pixels, shape: Shape, axes: tuple[float, float]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Flux, error, systematic error and flags in one aperture; shape (n,) each."""
+        self,
+        view: FrameView,
+        xy: np.ndarray,
+        pixels: measuring.Pixels,
+        shape: Shape,
+        light: np.ndarray | None,
+        foreign: float,
+        axes: tuple[float, float],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Flux, error, systematic error, aperture correction and flags in one aperture; shape (n,) each."""
         window = pixels.x0, pixels.y0, pixels.electrons.shape[1]
         weights = self._weights(view, xy, *window, axes)
         electrons = np.where(pixels.is_good, pixels.electrons, np.nan)
         flux, share = photometry.aperture_flux(electrons, weights)
-        factor = np.ones(len(xy))
-        is_torn = (share > 0) & (share < 1.0)
-        if view.profile is not None and is_torn.any():
-            light = weights[is_torn] * profile_weights(
-                view.profile, xy[is_torn], window[0][is_torn], window[1][is_torn], window[2], shape
-            )
-            seen = np.sum(np.where(pixels.is_good[is_torn], light, 0.0), axis=(1, 2))
-            factor[is_torn] = np.where(seen > 0, np.sum(light, axis=(1, 2)) / np.where(seen > 0, seen, 1.0), 1.0)
+        factor, correction = np.ones(len(xy)), np.full(len(xy), np.nan)
+        if light is not None:
+            inside = np.sum(weights * light, axis=(1, 2))
+            seen = np.sum(np.where(pixels.is_good, weights * light, 0.0), axis=(1, 2))
+            is_torn = (share < 1.0) & (seen > 0)
+            factor[is_torn] = inside[is_torn] / seen[is_torn]
+            inside -= foreign * np.sum(weights, axis=(1, 2))
+            correction[inside > 0] = 1.0 / inside[inside > 0]
         response = None if view.response_at is None else view.response_at(*window)
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
@@ -237,34 +247,14 @@ class AperturePhotometer(BasePhotometer):
             systematic = noise.response_error(weights, electrons, relative)
         flags = measuring.pixel_flags(view, pixels, weights > 0)
         flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
-        return flux * factor, error * factor, systematic * factor, flags
-
-    def _correction(self, view: FrameView, shape: Shape, axes: tuple[float, float]) -> float:
-        """Total light of a star relative to what the aperture measures of it; NaN where the profile is not known."""
-        if view.profile is None:
-            return float("nan")
-        edges = None
-        if isinstance(self.local_background_estimator, BaseLocalBackground):
-            edges = self.local_background_estimator.edges(shape.semimajor_sigma, shape.semiminor_sigma)
-        elif self.local_background_estimator is not None:
-            edges = DefaultLocalBackground().edges(shape.semimajor_sigma, shape.semiminor_sigma)
-        size = 2 * int(np.ceil(max(*axes, *(edges[1] if edges else ())))) + 3
-        centre = np.zeros((1, 2))
-        window = (*photometry.origins(centre, size), size)
-        weights = self._weights(view, centre, *window, axes)
-        light = profile_weights(view.profile, centre, *window, shape)
-        inside = float(np.sum(weights * light))
-        if edges is not None:
-            ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
-            inside -= float(np.sum(weights)) * float(np.mean(light[ring]))
-        return 1.0 / inside
+        return flux * factor, error * factor, systematic * factor, correction, flags
 
     def _axes(self, view: FrameView) -> list[tuple[float, float]]:
         """Semi-axes of each aperture in pixels of the frame."""
         if self.semimajor_axis is not None and self.semiminor_axis is not None:
             return [(self.semimajor_axis * view.scale, self.semiminor_axis * view.scale)]
         if isinstance(self.radius, str):
-            raise ValueError('the best radius is not chosen yet: call prepare with the facts of the catalogue')
+            raise ValueError("the best radius is not chosen yet: call prepare with the facts of the catalogue")
         given = self.radius if isinstance(self.radius, tuple) else (1.0 if self.radius is None else self.radius,)
         unit = "reference_fwhm" if self.radius is None else self.radius_unit
         pixels = {"pixel": 1.0, "reference_fwhm": view.fwhm}.get(unit, np.nan) * view.scale
@@ -339,13 +329,13 @@ class OptimalPhotometer(BasePhotometer):
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
         xy, flags = measuring.positions(view, shape.sigma, self.source_matching_tolerance, forced=self.forced)
-        size = 2 * int(np.ceil(_OPTIMAL_REACH * shape.semimajor_sigma)) + 1
+        size = 2 * int(np.ceil(OPTIMAL_REACH * shape.semimajor_sigma)) + 1
         pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
         window = pixels.x0, pixels.y0, size
         light = profile_weights(measuring.profile_table(view), xy, *window, shape)
-        inside = elliptical_radius(xy, *window, shape) < _OPTIMAL_REACH
+        inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH
         light = np.where(inside, light, 0.0)
-        foreign = self._light_in_annulus(view, shape)
+        foreign = _light_in_annulus(self.local_background_estimator, view, shape)
         good = np.where(pixels.is_good, light, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             weights = good / np.sum(good * (light - foreign), axis=(1, 2), keepdims=True)
@@ -367,22 +357,23 @@ class OptimalPhotometer(BasePhotometer):
         return Measurement(
             flux,
             error,
-            *xy.T,
+            xy[:, 0],
+            xy[:, 1],
             flags,
             flux_err_sys=systematic,
             background=pixels.background,
             background_err=pixels.background_err,
         )
 
-    def _light_in_annulus(self, view: FrameView, shape: Shape) -> float:
-        """Share of a star's light that a pixel of its sky annulus holds: it is taken off with the sky."""
-        if self.local_background_estimator is None:
-            return 0.0
-        estimate = self.local_background_estimator
-        chosen = estimate if isinstance(estimate, BaseLocalBackground) else DefaultLocalBackground()
-        edges = chosen.edges(shape.semimajor_sigma, shape.semiminor_sigma)
-        size = 2 * int(np.ceil(max(edges[1]))) + 3
-        centre = np.zeros((1, 2))
-        window = (*photometry.origins(centre, size), size)
-        ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
-        return float(np.mean(profile_weights(measuring.profile_table(view), centre, *window, shape)[ring]))
+
+def _light_in_annulus(estimate: LocalBackground | None, view: FrameView, shape: Shape) -> float:
+    """Share of a star's light that a pixel of its sky annulus holds: it is taken off with the sky."""
+    if estimate is None:
+        return 0.0
+    chosen = estimate if isinstance(estimate, BaseLocalBackground) else DefaultLocalBackground()
+    edges = chosen.edges(shape.semimajor_sigma, shape.semiminor_sigma)
+    size = 2 * int(np.ceil(max(edges[1]))) + 3
+    centre = np.zeros((1, 2))
+    window = (*photometry.origins(centre, size), size)
+    ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
+    return float(np.mean(profile_weights(measuring.profile_table(view), centre, *window, shape)[ring]))

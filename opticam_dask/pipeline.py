@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +428,7 @@ def measure_frames(
     if not ready:
         raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
     measure_profiles(setup, executor, progress)
+    ready = [part for part in ready if _has_profile(setup, part)]
     work: list[Work] = []
     n_frames = 0
     for part in ready:
@@ -450,29 +452,55 @@ def _parts_with_catalog(setup: Setup) -> list[store.Part]:
 
 
 def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
-    """Measure the star profile of every night that has none, from some of its frames."""
+    """Measure the star profile of every night that has none, from some of its frames.
+
+    A night that the first pass has not been through to its end waits: its profile must not depend on how far a run
+    came.
+    """
     progress = progress or Silent()
-    todo = {part.group: part for part in _parts_with_catalog(setup) if not _has_profile(setup, part)}
-    work: list[Work] = []
+    todo: dict[str, store.Part] = {}
+    for part in _parts_with_catalog(setup):
+        if _has_profile(setup, part):
+            continue
+        if store.done_blocks(setup.path, part).all():
+            todo[part.group] = part
+        else:
+            progress.tell(f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs).")
+    first = _profile_round(setup, executor, progress, todo, {})
+    fitted = {group: found for group, sums in first.items() if (found := star_profiles.fit(sums)) is not None}
+    second = _profile_round(setup, executor, progress, {group: todo[group] for group in fitted}, fitted)
+    check_owner(setup.out_directory)
     for group, part in todo.items():
+        _write_profile(setup, part, second.get(group, {}), progress)
+
+
+def _profile_round(
+    setup: Setup,
+    executor: Executor,
+    progress: Progress,
+    parts: Mapping[str, store.Part],
+    fitted: Mapping[str, Profile],
+) -> dict[str, dict[int, Any]]:
+    """Sums over the stars of some frames of each part, by frame; neighbours are taken off by the profiles known."""
+    work: list[Work] = []
+    for group, part in parts.items():
         chosen = star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags"))
+        second = _second_pass_job(setup, part, {}, whole_frames=False)
         job = star_profiles.ProfileJob(
-            second_pass=_second_pass_job(setup, part, {}, whole_frames=False),
+            second_pass=replace(second, profile=fitted[group].table()) if group in fitted else second,
+            has_profile=group in fitted,
             frames_per_block=part.frames_per_block,
             read_manifest=functools.partial(store.read_manifest, setup.path, part),
             read_results=functools.partial(store.read_results, setup.path, part),
         )
         run = functools.partial(star_profiles.measure_frame, job)
-        try_frame = functools.partial(_try_profile, job)
-        work.append(guarded_work(group, "profile", run, chosen, try_frame, _one_frame))
-    found: dict[str, dict[int, Any]] = {group: {} for group in todo}
+        work.append(guarded_work(group, "profile", run, chosen, functools.partial(_try_profile, job), _one_frame))
+    found: dict[str, dict[int, Any]] = {group: {} for group in parts}
     with stage(progress, "Measuring star profiles", sum(len(entry.blocks) for entry in work)):
         for group, (index, rings) in executor.run(work):
             found[group][index] = rings
             progress.advance(1)
-    check_owner(setup.out_directory)
-    for group, part in todo.items():
-        _write_profile(setup, part, found[group], progress)
+    return found
 
 
 def _try_profile(job: star_profiles.ProfileJob, index: int, _: int) -> None:
@@ -504,6 +532,9 @@ def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], pro
 
 
 def _read_profile(setup: Setup, part: store.Part) -> Profile:
+    """Star profile of a part; a Gaussian where none was measured, as while an observation goes on."""
+    if not _has_profile(setup, part):
+        return gaussian_profile()
     return Profile(store.read_array(setup.path, f"{part.group}/psf", "coefficient"))
 
 
@@ -561,7 +592,7 @@ def _second_pass_job(
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
         catalog_flux=found["flux"],
-        profile=(_read_profile(setup, part) if _has_profile(setup, part) else gaussian_profile()).table(),
+        profile=_read_profile(setup, part).table(),
         fwhm=float(store.read_attributes(setup.path, group)["fwhm"]),
         read_manifest=functools.partial(store.read_manifest, setup.path, part),
         read_results=functools.partial(store.read_results, setup.path, part),
@@ -583,7 +614,7 @@ def live_jobs(
     if not store.has_product(setup.path, _catalog_group(key)):
         raise ReductionError("no source was found in any frame. A lower threshold may help.")
     part = _frozen_reference_part(setup, key)
-    photometers = {photometer.label: photometer} 
+    photometers = _prepare(setup, part, {photometer.label: photometer})
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
 
 

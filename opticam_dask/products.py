@@ -80,12 +80,25 @@ def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
     time_name, time = ("BMJD", curves["bmjd_tdb"]) if has_bmjd else ("MJD", curves["mjd_utc"])
     for source in range(curves.sizes["source"]):
         one = curves.isel(source=source)
-        columns = {time_name: time.to_numpy(), "flux": one["flux"].to_numpy(), "flux_err": one["flux_err"].to_numpy()}
-        columns["flags"] = one["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED)
+        columns = {time_name: time.to_numpy()} | _csv_columns(one)
         file = directory / f"{store.group_name(key)}_source_{int(one['source_id'])}.csv"
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         pd.DataFrame(columns).to_csv(temporary, index=False)
         os.replace(temporary, file)
+
+
+def _csv_columns(one: xr.Dataset) -> dict[str, np.ndarray]:
+    """Columns of one source; with several radii each column of a measurement is there for each."""
+    names = ["flux", "flux_err", *(name for name in ("background", "background_err") if name in one), "flags"]
+    columns: dict[str, np.ndarray] = {}
+    for name in names:
+        values = one[name].to_numpy()
+        values = values & ~np.uint32(SourceFlag.REDUCED) if name == "flags" else values
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            columns |= {f"{name}_r{radius:g}": values[:, i] for i, radius in enumerate(one["radius"].to_numpy())}
+    return columns
 
 
 def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:

@@ -289,35 +289,43 @@ class Reducer:
             counts[key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
         return counts
 
-    def photometry(self, photometer: Photometer | None = None, *, label: str | None = None) -> None:
+    def photometry(
+        self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
+    ) -> None:
         """Measure every catalogue source in every aligned frame.
 
         Parameters
         ----------
-        photometer : Photometer, optional
-            By default ``AperturePhotometer()``.
+        photometer : Photometer or sequence of Photometer, optional
+            By default ``AperturePhotometer()``; several are measured on one read of each frame.
         label : str, optional
             Name of the result; by default that of the photometer. Two variants of one photometer need two.
 
         Raises
         ------
+        ValueError
+            When a label is no name, or several photometers would have one.
         pipeline.ReductionError
             When there is no catalogue: run :meth:`create_catalogs` first.
         store.StoreError
             When the label is there with other parameters.
         """
-        photometer = photometer or AperturePhotometer()
-        label = check_label(label or photometer.label)
+        chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
+        labels = [check_label(label or entry.label) for entry in chosen]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
+        by_label = dict(zip(labels, chosen, strict=True))
         setup = self._stored_setup()
         with self._owning(), self._logging():
             store.begin_changes(setup.path)
             with self._executor() as executor:
-                outcome = pipeline.measure_frames(setup, {label: photometer}, executor, self._console)
+                outcome = pipeline.measure_frames(setup, by_label, executor, self._console)
             pipeline.finish(setup)
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
-        directory = products.write_light_curves(self.out_directory, label)
-        self._console.tell(f"Photometry results saved to {directory}.")
+        for name in labels:
+            directory = products.write_light_curves(self.out_directory, name)
+            self._console.tell(f"Photometry results saved to {directory}.")
 
     # ---------------------------------------------------------------- what was found
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from opticam_dask import config, integrity, pipeline, store
 from opticam_dask.cluster import Executor
 from opticam_dask.instruments import OPTICAM_MX, Instrument
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.photometer_kinds import photometer_from_record
 from opticam_dask.pipeline import Progress, ReductionError, Setup, Silent
 from opticam_dask.second_pass import Photometer
 
@@ -55,6 +54,7 @@ def repair(
         for entry in damage:
             if entry.restore is not None:
                 entry.restore()
+        pipeline.measure_profiles(setup, executor, progress)
         for label, photometer in _photometers(setup).items():
             pipeline.measure_frames(setup, {label: photometer}, executor, progress)
     pipeline.finish(setup)
@@ -107,10 +107,8 @@ def _photometers(setup: Setup) -> dict[str, Photometer]:
 
 
 def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
-    record = json.loads(attributes["parameters"])
-    known = {entry.name for entry in fields(AperturePhotometer)}
-    photometer = AperturePhotometer(**{name: value for name, value in record.items() if name in known})
-    if config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
+    photometer = photometer_from_record(json.loads(attributes["parameters"]))
+    if photometer is None or config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
         raise ReductionError(
             f"photometry {label!r} was made with a photometer of your own, which the store cannot hold. "
             "What is damaged was dropped: run the script that made it again, and it makes that anew."

@@ -80,7 +80,9 @@ MANIFEST = (
 FRAMES = (
     _float("background", _FRAME, "electron pixel-1", "sky background: median of the mesh"),
     _float("background_rms", _FRAME, "electron pixel-1", "scatter of the sky background: median of the mesh"),
-    _float("background_offset", _FRAME, "electron pixel-1", "mean of the sky that the mesh leaves behind"),
+    _float(
+        "background_offset", _FRAME, "electron pixel-1", "mean of the sky that the mesh leaves behind around sources"
+    ),
     _float("fwhm", _FRAME, "pixel", "median full width at half maximum of the bright sources"),
     _float("semimajor_sigma", _FRAME, "pixel", "1-sigma semi-major axis of the mean moments of the bright sources"),
     _float("semiminor_sigma", _FRAME, "pixel", "1-sigma semi-minor axis of the mean moments of the bright sources"),
@@ -133,7 +135,8 @@ CATALOG = (
     *(_float(name, _SOURCE, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
 )
 
-def _photometry(cell: tuple[str, ...], frame: tuple[str, ...]) -> tuple[Variable, ...]:
+
+def _photometry(cell: tuple[str, ...]) -> tuple[Variable, ...]:
     """Variables of a photometry label; with several radii the measurements have a last dimension ``radius``."""
     return (
         _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
@@ -143,7 +146,7 @@ def _photometry(cell: tuple[str, ...], frame: tuple[str, ...]) -> tuple[Variable
         _float("flux", cell, "electron", "flux per exposure: inside the aperture, or total (see the label)"),
         _float("flux_err", cell, "electron", "1-sigma error of the flux"),
         _float("flux_err_sys", cell, "electron", "1-sigma error of the flux that is common to all frames"),
-        _float("aperture_correction", frame, "1", "total flux of a star relative to its flux inside the aperture"),
+        _float("aperture_correction", cell, "1", "total flux of a star relative to its flux inside the aperture"),
         _float("background", _CELL, "electron pixel-1", "local sky around the source"),
         _float("background_err", _CELL, "electron pixel-1", "1-sigma error of the local sky"),
         _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
@@ -152,8 +155,8 @@ def _photometry(cell: tuple[str, ...], frame: tuple[str, ...]) -> tuple[Variable
     )
 
 
-PHOTOMETRY = _photometry(_CELL, _FRAME)
-PHOTOMETRY_RADII = _photometry((*_CELL, "radius"), (*_FRAME, "radius"))
+PHOTOMETRY = _photometry(_CELL)
+PHOTOMETRY_RADII = _photometry((*_CELL, "radius"))
 
 #: Variables that every photometry label has; a photometer may add others of :data:`PHOTOMETRY`.
 ALWAYS_MEASURED = ("flux", "flux_err", "x", "y", "flags")

@@ -146,13 +146,8 @@ def _measure_frame(
 ) -> str:
     """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
     try:
-        view = frame_view(job, entry, result)
+        view = required_view(job, entry, result)
     except FrameProblem as problem:
-        if problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED):
-            raise FrameLost(
-                f"{entry['file']} was read in the first pass, but now: {problem.message}. What was reduced is kept: "
-                "bring the file back and run the same command again, or reduce its night without it (--redo NIGHT)."
-            ) from problem
         _flag_row(arrays, list(job.photometers), index)
         return problem.message
     messages = []
@@ -187,6 +182,26 @@ def try_frame(job: SecondPass, block: int, index: int) -> None:
     for photometer in job.photometers.values():
         with contextlib.suppress(Exception):  # one photometer that fails does not keep the next from being tried
             photometer.measure(view)
+
+
+def required_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
+    """As :func:`frame_view`, for a frame that was read before.
+
+    Raises
+    ------
+    FrameProblem
+    FrameLost
+        When the frame cannot be read any more.
+    """
+    try:
+        return frame_view(job, entry, result)
+    except FrameProblem as problem:
+        if not problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED):
+            raise
+        raise FrameLost(
+            f"{entry['file']} was read in the first pass, but now: {problem.message}. What was reduced is kept: "
+            "bring the file back and run the same command again, or reduce its night without it (--redo NIGHT)."
+        ) from problem
 
 
 def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:

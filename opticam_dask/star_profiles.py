@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,11 +11,14 @@ from opticam_dask import watchdog
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frame_view import FrameView
 from opticam_dask.kernels import photometry, profile
-from opticam_dask.second_pass import SecondPass, frame_view
+from opticam_dask.second_pass import SecondPass, required_view
 from opticam_dask.steps import FrameProblem, entry_of
 
 #: Frames of a night that are measured, and stars of each.
-N_FRAMES, _N_STARS = 40, 25
+N_FRAMES, _N_STARS = 64, 25
+
+#: Wings of neighbours are taken off up to this many sigma.
+_WING_REACH = 15.0
 
 #: A star is fit to be measured when its light is so many times the noise within one FWHM.
 _LEAST_RATIO = 30.0
@@ -29,12 +32,15 @@ class ProfileJob:
     ----------
     second_pass : SecondPass
         What a frame looks like to a photometer.
+    has_profile : bool
+        Whether its profile is one of the first round, by which neighbours are taken off.
     frames_per_block : int
     read_manifest, read_results : callable
         Bound functions of the store.
     """
 
     second_pass: SecondPass
+    has_profile: bool
     frames_per_block: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
@@ -65,18 +71,21 @@ def measure_frame(
     block, offset = divmod(index, job.frames_per_block)
     entry, result = entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset)
     try:
-        return index, star_rings(frame_view(job.second_pass, entry, result))
+        view = required_view(job.second_pass, entry, result)
+        return index, star_rings(view if job.has_profile else replace(view, profile=None))
     except FrameProblem:
         return index, None
 
 
 def star_rings(view: FrameView) -> profile.Rings | None:
-    """Sums over the pixels of the bright, whole, unsaturated stars of one frame."""
+    """Sums over the pixels of the bright, whole, unsaturated stars of one frame.
+
+    The light of their neighbours is taken off as far as ``view.profile`` is known.
+    """
     shape = view.stars
     if shape is None or not shape.is_known():
         return None
-    assert view.catalog_flux is not None  # frame_view gives it
-    half = int(np.ceil(profile.REACH * shape.semimajor_sigma)) + 1
+    half = int(np.ceil(profile.SKY_REACH * shape.semimajor_sigma)) + 1
     size = 2 * half + 1
     xy = np.asarray(view.predicted_xy, dtype=float)
     ny, nx = view.shape
@@ -85,48 +94,71 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     start = xy[chosen]
     x0, y0 = photometry.origins(start, size)
     cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
-    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, start, shape.sigma)
-    rho = profile.elliptical_radius(centres, x0, y0, size, shape)
-    core = rho < photometry.SIGMA_TO_FWHM
-    is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
     hit = view.cosmic_rays_at(x0, y0, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
-        is_good &= ~hit
-    light = np.sum(np.where(core & np.isfinite(cutouts), cutouts, 0.0), axis=(1, 2))
+    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, start, shape.sigma)
+    core = profile.elliptical_radius(centres, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM
+    is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
+    light = np.sum(np.where(core & is_good, cutouts, 0.0), axis=(1, 2))
     noise = np.sqrt(np.maximum(light, 0.0) + np.sum(np.where(core, np.nan_to_num(rms), 0.0) ** 2, axis=(1, 2)))
     converged &= np.all(is_good | ~core, axis=(1, 2)) & (light > _LEAST_RATIO * noise)
     best = np.flatnonzero(converged)
     if not len(best):
         return None
-    return profile.measure_rings(cutouts[best], rms[best], centres[best], x0[best], y0[best], shape, xy)
+    with_sky = cutouts if view.level_at is None else cutouts + view.level_at(x0, y0, size)
+    with_sky = with_sky - _neighbours(view, shape, chosen, x0, y0, size)
+    return profile.measure_rings(with_sky[best], rms[best], centres[best], x0[best], y0[best], shape, xy)
 
 
-def combine(found: Mapping[int, profile.Rings | None]) -> dict[str, np.ndarray] | None:
-    """Profile of a night from the sums of its frames, added in the order of the frames.
+def _neighbours(
+    view: FrameView, shape: profile.Shape, chosen: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int
+) -> np.ndarray:
+    """Light of the other sources in the windows of the chosen ones, as far as their profile is known."""
+    foreign = np.zeros((len(chosen), size, size))
+    if view.profile is None:
+        return foreign
+    xy = np.asarray(view.predicted_xy, dtype=float)
+    core_size = 2 * int(np.ceil(photometry.SIGMA_TO_FWHM * shape.semimajor_sigma)) + 3
+    corners = photometry.origins(xy, core_size)
+    core = profile.elliptical_radius(xy, *corners, core_size, shape) < photometry.SIGMA_TO_FWHM
+    share = np.sum(np.where(core, profile.profile_weights(view.profile, xy, *corners, core_size, shape), 0.0), (1, 2))
+    light = np.sum(np.where(core, np.nan_to_num(view.cutouts_at(*corners, core_size)), 0.0), axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flux = np.where(share > 0, np.maximum(light, 0.0) / share, 0.0)
+    reach = size / 2.0 + _WING_REACH * shape.semimajor_sigma
+    for row, source in enumerate(chosen):
+        away = np.hypot(*(xy - xy[source]).T)
+        others = np.flatnonzero((away < reach) & (flux > 0) & (np.arange(len(xy)) != source))
+        if len(others):
+            windows = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
+            shares = profile.profile_weights(view.profile, xy[others], *windows, shape)
+            foreign[row] = np.sum(flux[others, None, None] * shares, axis=0)
+    return foreign
 
-    Parameters
-    ----------
-    found : dict of Rings
-        By frame.
 
-    Returns
-    -------
-    dict of ndarray or None
-        The variables of ``schema.PSF``; None where there are too few bright stars.
-    """
+def add(found: Mapping[int, profile.Rings | None]) -> profile.Rings | None:
+    """Sums of all frames of a night, added in the order of the frames; None where no frame has any."""
     rings: Sequence[profile.Rings] = [entry for _, entry in sorted(found.items()) if entry is not None]
     if not rings:
         return None
-    total = profile.Rings(
+    return profile.Rings(
         np.sum([entry.signal for entry in rings], axis=0),
         np.sum([entry.weight for entry in rings], axis=0),
         sum(entry.n_stars for entry in rings),
     )
-    fitted = profile.fit_profile(total)
-    if fitted is None:
-        return None
-    return describe(fitted, total)
+
+
+def fit(found: Mapping[int, profile.Rings | None]) -> profile.Profile | None:
+    """Profile of a night from the sums of its frames; None where there are too few bright stars."""
+    total = add(found)
+    return None if total is None else profile.fit_profile(total)
+
+
+def combine(found: Mapping[int, profile.Rings | None]) -> dict[str, np.ndarray] | None:
+    """Profile of a night as the variables of ``schema.PSF``; None where there are too few bright stars."""
+    total, fitted = add(found), fit(found)
+    return None if fitted is None else describe(fitted, total)
 
 
 def describe(fitted: profile.Profile, rings: profile.Rings | None) -> dict[str, np.ndarray]:

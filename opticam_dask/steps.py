@@ -25,8 +25,8 @@ from opticam_dask.kernels import background, calibrate, detect, photometry
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
 
-#: Pixels nearer than so many FWHM to a source are not sky, and the least FWHM that is believed (pixels).
-_SKY_REACH, _LEAST_FWHM = 3.0, 2.0
+#: The sky around a source lies between so many FWHM, and the least FWHM that is believed (pixels).
+_SKY_REACH, _LEAST_FWHM = (2.2, 4.0), 2.0
 
 
 class Background(Protocol):
@@ -307,10 +307,16 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     result.sources, result.values["n_sources"] = find_sources(steps, subtracted, sky.rms_image)
     result.values |= _seeing(subtracted, result.sources, image.saturated, sky.rms_median)
     if steps.has_mesh:
-        known = np.isfinite(result.sources["x"])
-        positions = np.column_stack([result.sources["x"], result.sources["y"]])[known]
-        reach = _SKY_REACH * np.fmax(result.values["fwhm"], _LEAST_FWHM)
-        result.values["background_offset"] = background.sky_offset(subtracted, sky.rms_image, positions, reach)
+        fwhm = float(np.fmax(result.values["fwhm"], _LEAST_FWHM))
+        result.values["background_offset"] = _sky_offset(subtracted, sky.rms_image, result.sources, fwhm)
+
+
+def _sky_offset(image: np.ndarray, rms: np.ndarray, sources: Mapping[str, np.ndarray], fwhm: float) -> float:
+    """Mean sky that the mesh leaves around the fainter half of the sources."""
+    known = np.flatnonzero(np.isfinite(sources["x"]))
+    xy = np.column_stack([sources["x"], sources["y"]])[known]
+    inner, outer = (scale * fwhm for scale in _SKY_REACH)
+    return background.sky_offset(image, rms, xy, np.arange(len(xy) // 2, len(xy)), inner, outer)
 
 
 def _seeing(

@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -571,7 +571,9 @@ def add_photometry(
     names = [*schema.ALWAYS_MEASURED, *variables, *schema.COORDINATES[kind]]
     night = _open_group(path, part.group)
     night.require_group("photometry")
-    night.create_group(f"photometry/{label}", overwrite=True, attributes={**attributes, "variables": names})
+    night.create_group(
+        f"photometry/{label}", overwrite=True, attributes={**attributes, "variables": names, "radii": list(radii)}
+    )
     _create_arrays(night, kind, f"photometry/{label}", sizes, part.frames_per_block, names)
     if radii:
         _array(night, f"photometry/{label}/radius")[...] = np.asarray(radii, dtype=float)

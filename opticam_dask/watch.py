@@ -26,8 +26,8 @@ from opticam_dask import first_pass, frames, pipeline, plan, plotting, second_pa
 from opticam_dask.arrivals import Arrivals, incomplete_reason
 from opticam_dask.cluster import Executor
 from opticam_dask.flags import UNUSABLE, SourceFlag
+from opticam_dask.frame_view import Measurement
 from opticam_dask.kernels import align, lightcurve, match
-from opticam_dask.photometers import Measurement
 from opticam_dask.pipeline import Changes, Progress, ReductionError, Setup
 from opticam_dask.steps import FrameProblem
 

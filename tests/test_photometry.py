@@ -174,14 +174,26 @@ def test_adaptive_moments__of_a_star_summed_over_pixels_are_those_of_the_pixels(
     np.testing.assert_allclose([semimajor[0], semiminor[0]], np.sqrt(sigma**2 + 1.0 / 12.0), rtol=0.005)
 
 
-def test_field_fwhm__is_that_of_the_stars_and_leaves_saturated_ones_out():
+def test_field_shape__is_that_of_the_stars_and_leaves_saturated_ones_out():
     image = sum(_gaussian((100, 100), x, y, 2.0) for x, y in ((20, 20), (70, 30), (40, 75)))
     image = image + _gaussian((100, 100), 80, 80, 5.0, flux=1e5)
     xy = np.array([[20.0, 20], [70, 30], [40, 75], [80, 80]])
     saturated = image > 500
-    widths = photometry.field_fwhm(image, xy, np.full(4, 2.0), saturated=saturated)
-    np.testing.assert_allclose(widths, 2.0 * photometry.SIGMA_TO_FWHM, rtol=0.01)
-    assert np.isnan(photometry.field_fwhm(image, np.empty((0, 2)), np.empty(0)))
+    form = photometry.field_shape(image, xy, np.full(4, 2.0), 1.0, saturated=saturated)
+    np.testing.assert_allclose(form.fwhm, 2.0 * photometry.SIGMA_TO_FWHM, rtol=0.01)
+    np.testing.assert_allclose([form.semimajor_sigma, form.semiminor_sigma], 2.0, rtol=0.01)
+    assert np.isnan(photometry.field_shape(image, np.empty((0, 2)), np.empty(0), 1.0)).all()
+
+
+def test_field_shape__follows_elongated_stars_and_not_a_blend():
+    places = ((20, 20), (70, 30), (40, 75), (75, 78))
+    image = sum(_gaussian((100, 100), x, y, 2.4, 1.6, 0.5, flux=2e4) for x, y in places)
+    image = image + _gaussian((100, 100), 25, 45, 1.7, flux=5e4) + _gaussian((100, 100), 28, 48, 1.7, flux=5e4)
+    noise = np.random.default_rng(3).normal(0.0, 3.0, image.shape)
+    xy = np.array([*places, (26.5, 46.5)], dtype=float)
+    form = photometry.field_shape(image + noise, xy, np.full(5, 2.0), 3.0)
+    np.testing.assert_allclose([form.semimajor_sigma, form.semiminor_sigma], [2.4, 1.6], rtol=0.02)
+    np.testing.assert_allclose(form.orientation, 0.5, atol=0.03)
 
 
 def test_match_one_to_one__closest_first_and_each_detection_once():

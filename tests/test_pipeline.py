@@ -120,7 +120,11 @@ def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
     assert reads() == {}
     pipeline.choose_references(setup, executor)
     assert set(reads().values()) == {1}
-    for step in (pipeline.reduce_frames, functools.partial(_measure, photometers=PHOTOMETERS)):
+    for step in (
+        pipeline.reduce_frames,
+        pipeline.measure_profiles,
+        functools.partial(_measure, photometers=PHOTOMETERS),
+    ):
         step(setup, executor)
         counts = reads()
         assert len(counts) == 2 * N_FRAMES
@@ -152,7 +156,14 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     client.unregister_scheduler_plugin("count")
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
     n_blocks = 2 * -(-N_FRAMES // 4)
-    assert kinds == {"probe": 2 * N_FRAMES, "reduce": n_blocks, "measure": n_blocks, "merge-stacks": 2}
+    n_each = 2 * N_FRAMES  # frames that give the reference and the star profile: 25 and 40 at most, of each camera
+    assert kinds == {
+        "probe": n_each,
+        "reduce": n_blocks,
+        "merge-stacks": 2,
+        "profile": n_each,
+        "measure": n_blocks,
+    }
 
 
 def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data, tmp_path):

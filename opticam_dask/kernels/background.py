@@ -29,8 +29,8 @@ _SMALLEST_BOX = 16
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
 _MESH_ERROR = 0.86
 
-#: Pixels that the mean of the sky is taken of (every second, third, ... one of a large frame), and their clip.
-_OFFSET_PIXELS, _OFFSET_CLIP = 1 << 18, 5.0
+#: Fewest pixels that the mean of the sky around stars is taken of, and their clip.
+_OFFSET_PIXELS, _OFFSET_CLIP = 500, 5.0
 _BOXES_ACROSS = 32
 
 
@@ -164,39 +164,52 @@ def mesh_error(box_size: tuple[int, int]) -> float:
     return float(_MESH_ERROR / np.sqrt(box_size[0] * box_size[1]))
 
 
-def sky_offset(subtracted: np.ndarray, rms: np.ndarray, xy: np.ndarray, reach: float) -> float:
-    """Level that a sky mesh leaves behind: the mean of the sky-subtracted pixels away from all sources.
+def sky_offset(
+    subtracted: np.ndarray, rms: np.ndarray, xy: np.ndarray, chosen: np.ndarray, inner: float, outer: float
+) -> float:
+    """Level that a sky mesh leaves behind around stars: the mean of the sky-subtracted pixels near them.
 
     SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
-    ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean). In an
-    aperture of 50 pixels that is 20 electrons. What a flux needs is the mean.
+    ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
+    with a star in them come out higher than others. In an aperture of 50 pixels half an electron is a fifth of the
+    noise. What a flux needs is the mean, where the stars are.
 
     Parameters
     ----------
     subtracted, rms : ndarray, shape (ny, nx)
         Frame minus its sky, and the RMS of the sky.
     xy : ndarray, shape (n, 2)
-        Sources.
-    reach : float
-        Pixels nearer than this to a source do not count.
+        All sources.
+    chosen : ndarray of int
+        Sources around which to look: faint ones, whose wings do not matter.
+    inner, outer : float
+        Pixels nearer than ``inner`` to any source, or not within ``outer`` of a chosen one, do not count.
 
     Returns
     -------
     float
-        In the unit of the frame; NaN where less than a hundredth of the frame is sky.
+        In the unit of the frame; NaN where fewer than 500 pixels count.
     """
-    step = max(1, int(np.sqrt(subtracted.size / _OFFSET_PIXELS)))
-    is_sky = np.isfinite(subtracted[::step, ::step])
-    for x, y in xy:
-        low, left = (max(0, int(np.ceil((centre - reach) / step))) for centre in (y, x))
-        top, right = (max(0, int(np.floor((centre + reach) / step)) + 1) for centre in (y, x))
-        is_sky[low:top, left:right] = False
-    pixels, scatter = subtracted[::step, ::step][is_sky], rms[::step, ::step][is_sky]
+    is_sky = np.zeros(subtracted.shape, dtype=bool)
+    _mark_disks(is_sky, xy[chosen], outer, mark=True)
+    _mark_disks(is_sky, xy, inner, mark=False)
+    pixels, scatter = subtracted[is_sky], rms[is_sky]
     # wide enough that hardly anything is clipped on the long side of the distribution only
     kept = np.abs(pixels) < _OFFSET_CLIP * scatter
-    if np.count_nonzero(kept) < 0.01 * is_sky.size:
+    if np.count_nonzero(kept) < _OFFSET_PIXELS:
         return float("nan")
     return float(np.mean(pixels[kept]))
+
+
+def _mark_disks(mask: np.ndarray, xy: np.ndarray, radius: float, *, mark: bool) -> None:
+    """Set the pixels within ``radius`` of each position."""
+    ny, nx = mask.shape
+    for x, y in xy:
+        low, top = max(0, int(np.ceil(y - radius))), min(ny, int(np.floor(y + radius)) + 1)
+        left, right = max(0, int(np.ceil(x - radius))), min(nx, int(np.floor(x + radius)) + 1)
+        if low < top and left < right:
+            squared = (np.arange(left, right) - x) ** 2 + (np.arange(low, top) - y)[:, None] ** 2
+            mask[low:top, left:right][squared <= radius**2] = mark
 
 
 def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:

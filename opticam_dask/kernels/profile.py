@@ -17,9 +17,15 @@ from scipy.optimize import nnls
 
 from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
 
-#: Radii, in units of sigma, up to which a profile is measured, and the width of the rings.
-REACH, _RING = 10.0, 0.1
+#: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
+#: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost.
+REACH, _RING, SKY_REACH = 10.0, 0.1, 14.0
 N_RINGS = round(REACH / _RING)
+_SKY_CLIP, _LEAST_SKY = 4.0, 100
+
+#: Stars count with the square of their signal-to-noise ratio up to about this ratio of core to background RMS, so that
+#: what is wrong with the surroundings of the brightest does not decide.
+_BRIGHTEST = 5000.0
 
 #: A star is normalised by its light within this radius.
 _CORE = 2.5
@@ -28,9 +34,10 @@ _CORE = 2.5
 _NEIGHBOUR = 6.0
 
 #: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
-#: of a Gaussian of sigma 1. Wings are Moffat functions: Gaussians are not wide.
-_SLOPES = (2.2, 2.5, 3.0, 3.5, 4.5, 7.0, np.inf)
-_WIDTHS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7, 2.2, 3.0)
+#: of a Gaussian of sigma 1. Wings are those of Moffat functions not much wider than the core: anything wider cannot be
+#: told from an error of the sky.
+_SLOPES = (2.5, 3.0, 3.5, 4.5, 7.0, np.inf)
+_WIDTHS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4)
 _WIDEST_GAUSSIAN = 1.2
 _COMPONENTS = np.array([(b, w) for b in _SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
 N_COMPONENTS = len(_COMPONENTS)
@@ -101,7 +108,7 @@ class Profile:
 
 def gaussian_profile() -> Profile:
     """Profile for a night of which nothing is known."""
-    return Profile(np.all(_COMPONENTS == (np.inf, 1.0), axis=1).astype(float))
+    return Profile(np.all((np.inf, 1.0) == _COMPONENTS, axis=1).astype(float))
 
 
 def _components(rho: np.ndarray, chosen: Iterable[int]) -> np.ndarray:
@@ -199,7 +206,7 @@ def measure_rings(
     Parameters
     ----------
     cutouts, rms : ndarray, shape (n, size, size)
-        Sky-subtracted electrons and background RMS; NaN pixels do not count.
+        Electrons with the sky in them and background RMS, to 14 sigma around each star; NaN pixels do not count.
     xy : ndarray, shape (n, 2)
         Centres on the frame.
     x0, y0 : ndarray of int, shape (n,)
@@ -216,24 +223,35 @@ def measure_rings(
     """
     rho = elliptical_radius(xy, x0, y0, cutouts.shape[1], shape)
     signal, weight, n_stars = np.zeros(N_RINGS), np.zeros(N_RINGS), 0
-    for index, (cutout, radius) in enumerate(zip(cutouts, rho, strict=True)):
+    for index, (window, radius) in enumerate(zip(cutouts, rho, strict=True)):
+        usable = np.isfinite(window) & (rms[index] > 0)
+        usable &= ~_is_near_others(xy[index], x0[index], y0[index], len(window), shape, others)
+        cutout = window - _sky_beyond(window, rms[index], usable & (radius >= REACH) & (radius < SKY_REACH))
         core = float(np.sum(cutout[radius < _CORE]))
         if not (np.isfinite(core) and core > 0):
             continue
-        usable = np.isfinite(cutout) & (radius < REACH) & (rms[index] > 0)
-        usable &= ~_is_near_others(xy[index], x0[index], y0[index], len(cutout), shape, others)
+        usable &= radius < REACH
         ring = (radius[usable] / _RING).astype(np.intp)
-        inverse = (core / rms[index][usable]) ** 2
+        ratio = core / rms[index][usable]
+        inverse = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
         signal += np.bincount(ring, cutout[usable] * (shape.area / core) * inverse, minlength=N_RINGS)
         weight += np.bincount(ring, inverse, minlength=N_RINGS)
         n_stars += 1
     return Rings(signal, weight, n_stars)
 
 
+def _sky_beyond(window: np.ndarray, rms: np.ndarray, usable: np.ndarray) -> float:
+    """Mean of the sky around a star; NaN where there are too few pixels."""
+    pixels, scatter = window[usable], rms[usable]
+    if len(pixels) < _LEAST_SKY:
+        return float("nan")
+    return float(np.mean(pixels[np.abs(pixels - np.median(pixels)) < _SKY_CLIP * scatter]))
+
+
 def _is_near_others(xy: np.ndarray, x0: int, y0: int, size: int, shape: Shape, others: np.ndarray) -> np.ndarray:
     """Pixels of a cut-out that another source shines on."""
     distance = np.hypot(*(others - xy).T)
-    reach = (REACH + _NEIGHBOUR) * shape.semimajor_sigma
+    reach = (SKY_REACH + _NEIGHBOUR) * shape.semimajor_sigma
     near = others[(distance > shape.semiminor_sigma) & (distance < reach)]
     if not len(near):
         return np.zeros((size, size), dtype=bool)
@@ -263,6 +281,9 @@ def fit_profile(rings: Rings) -> Profile | None:
     points = centres[:, None] + nodes * _RING / 2.0
     shares = shares * points / np.sum(shares * points, axis=1, keepdims=True)
     design = np.einsum("rp,rpc->rc", shares, _components(points, range(N_COMPONENTS)))[has_data]
+    # the light of the star in the annulus of its sky was taken off
+    beyond = np.linspace(REACH, SKY_REACH, 41)
+    design -= np.average(_components(beyond, range(N_COMPONENTS)), axis=0, weights=beyond)
     measured = rings.signal[has_data] / rings.weight[has_data]
     error = np.sqrt(1.0 / rings.weight[has_data] + (_MODEL_ERROR * measured) ** 2)
     coefficients, _ = nnls(design / error[:, None], measured / error)
