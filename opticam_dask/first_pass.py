@@ -29,7 +29,7 @@ from opticam_dask.steps import (
 
 #: Numbers that a frame has, or NaN.
 _MEASURED = (
-    *("background", "background_rms", "background_offset", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+    *("background", "background_rms", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
     "transform_rms",
 )
 
@@ -253,7 +253,7 @@ def _first_pass_arrays(
         no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
-            for name in ("background_mesh", "background_rms_mesh")
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh")
         }
     return arrays
 

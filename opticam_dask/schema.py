@@ -98,6 +98,7 @@ FRAMES = (
 BACKGROUND = (
     _float("background_mesh", _MESH, "electron pixel-1", "sky background at the mesh points"),
     _float("background_rms_mesh", _MESH, "electron pixel-1", "scatter of the sky at the mesh points"),
+    _float("background_offset_mesh", _MESH, "electron pixel-1", "what the mesh leaves behind: added for photometry"),
 )
 
 _SHAPE_VARIABLES = (

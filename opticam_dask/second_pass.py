@@ -214,17 +214,12 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
-        sky = _MeshSky(result["background_mesh"], result["background_rms_mesh"], steps)
+        sky = _MeshSky(_photometric_mesh(job, result), result["background_rms_mesh"], steps)
     else:
         assert isinstance(pixels, _ImagePixels)  # an own background is never local
         sky = _ImageSky(estimate_sky(steps, pixels.image.electrons))
     transform = result["transform"]
     known = np.isfinite(result["x"])
-    offset = float(np.nan_to_num(result["background_offset"]))
-
-    def level(x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return sky.level(x0, y0, size) + offset
-
     return FrameView(
         predicted_xy=align.apply_transform(transform, job.catalog_xy),
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
@@ -235,15 +230,31 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         frame_fwhm=float(result["fwhm"]),
         position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
         shape=steps.image_shape,
-        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - level(x0, y0, size),
+        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
         rms_at=sky.rms,
         saturated_at=pixels.saturated,
         cosmic_rays_at=pixels.cosmic_rays,
-        level_at=level,
+        level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=_stars(result),
         profile=job.profile,
         catalog_flux=job.catalog_flux,
+    )
+
+
+def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
+    """Sky mesh whose mean is right where the sources are.
+
+    Sources of the catalogue that were too faint to be detected in this frame were sky to the first pass.
+    """
+    steps = job.steps
+    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    detected = np.column_stack([result["x"], result["y"]])
+    near = float(np.nan_to_num(result["fwhm"], nan=job.fwhm))
+    is_faint = photometry.match_one_to_one(xy, detected[np.isfinite(detected[:, 0])], near) < 0
+    mesh: np.ndarray = result["background_mesh"] + np.nan_to_num(result["background_offset_mesh"])
+    return mesh - background.unmasked_light(
+        xy[is_faint], job.catalog_flux[is_faint], steps.image_shape, mesh.shape, steps.box_size
     )
 
 

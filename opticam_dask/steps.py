@@ -25,8 +25,9 @@ from opticam_dask.kernels import background, calibrate, detect, photometry
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
 
-#: The sky around a source lies between so many FWHM, and the least FWHM that is believed (pixels).
-_SKY_REACH, _LEAST_FWHM = (2.2, 4.0), 2.0
+#: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
+#: further from brighter ones, up to so much brighter.
+_SKY_FROM, _LEAST_FWHM, _FAINT, _BRIGHT = 2.0, 2.0, 100.0, 700.0
 
 
 class Background(Protocol):
@@ -307,16 +308,21 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     result.sources, result.values["n_sources"] = find_sources(steps, subtracted, sky.rms_image)
     result.values |= _seeing(subtracted, result.sources, image.saturated, sky.rms_median)
     if steps.has_mesh:
-        fwhm = float(np.fmax(result.values["fwhm"], _LEAST_FWHM))
-        result.values["background_offset"] = _sky_offset(subtracted, sky.rms_image, result.sources, fwhm)
+        offset = _offset_mesh(subtracted, sky, steps.box_size, result.sources, float(result.values["fwhm"]))
+        result.meshes["background_offset_mesh"] = offset
 
 
-def _sky_offset(image: np.ndarray, rms: np.ndarray, sources: Mapping[str, np.ndarray], fwhm: float) -> float:
-    """Mean sky that the mesh leaves around the fainter half of the sources."""
-    known = np.flatnonzero(np.isfinite(sources["x"]))
+def _offset_mesh(
+    image: np.ndarray, sky: Sky, box_size: tuple[int, int], sources: Mapping[str, np.ndarray], fwhm: float
+) -> np.ndarray:
+    """What the sky mesh leaves behind away from the sources; bright ones are kept away from as far as they shine."""
+    known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
     xy = np.column_stack([sources["x"], sources["y"]])[known]
-    inner, outer = (scale * fwhm for scale in _SKY_REACH)
-    return background.sky_offset(image, rms, xy, np.arange(len(xy) // 2, len(xy)), inner, outer)
+    relative = np.nan_to_num(sources["flux"][known]) / (_FAINT * sky.rms_median)
+    # the wings of a Moffat star of beta 3 fall with the sixth power
+    radius = _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
+    assert sky.mesh is not None  # asked for where there is one
+    return background.offset_mesh(image, sky.rms_image, sky.mesh, box_size, xy, radius)
 
 
 def _seeing(

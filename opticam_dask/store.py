@@ -452,10 +452,10 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 
 _RESULTS = {
     "frames": (
-        *("flags", "transform", "transform_rms", "n_matched", "background_offset"),
+        *("flags", "transform", "transform_rms", "n_matched"),
         *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
     ),
-    "background": ("background_mesh", "background_rms_mesh"),
+    "background": ("background_mesh", "background_rms_mesh", "background_offset_mesh"),
     "sources": ("x", "y", "flux"),
 }
 

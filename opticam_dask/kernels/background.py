@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy.ndimage import spline_filter, zoom
+from scipy.ndimage import spline_filter, uniform_filter, zoom
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.box_statistics import box_statistics
@@ -27,10 +27,13 @@ _NEIGHBOURS = 10
 _SMALLEST_BOX = 16
 
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
-_MESH_ERROR = 0.86
+_MESH_ERROR = 0.39
 
-#: Fewest pixels that the mean of the sky around stars is taken of, and their clip.
-_OFFSET_PIXELS, _OFFSET_CLIP = 500, 5.0
+#: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
+_OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
+
+#: Boxes across which a mesh is smoothed to get rid of the bulges of stars.
+_SMOOTH = 5
 _BOXES_ACROSS = 32
 
 
@@ -164,52 +167,108 @@ def mesh_error(box_size: tuple[int, int]) -> float:
     return float(_MESH_ERROR / np.sqrt(box_size[0] * box_size[1]))
 
 
-def sky_offset(
-    subtracted: np.ndarray, rms: np.ndarray, xy: np.ndarray, chosen: np.ndarray, inner: float, outer: float
-) -> float:
-    """Level that a sky mesh leaves behind around stars: the mean of the sky-subtracted pixels near them.
+def offset_mesh(
+    subtracted: np.ndarray,
+    rms: np.ndarray,
+    mesh: np.ndarray,
+    box_size: tuple[int, int],
+    xy: np.ndarray,
+    radius: np.ndarray,
+) -> np.ndarray:
+    """What has to be added to a sky mesh to make it the local mean of the pixels away from all sources.
 
     SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
     ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
     with a star in them come out higher than others. In an aperture of 50 pixels half an electron is a fifth of the
-    noise. What a flux needs is the mean, where the stars are.
+    noise. What a flux needs is the mean.
 
     Parameters
     ----------
     subtracted, rms : ndarray, shape (ny, nx)
         Frame minus its sky, and the RMS of the sky.
+    mesh : ndarray, shape (mesh_y, mesh_x)
+        The sky that was subtracted.
+    box_size : (int, int)
+        Box size ``(ny, nx)`` of the mesh.
     xy : ndarray, shape (n, 2)
-        All sources.
-    chosen : ndarray of int
-        Sources around which to look: faint ones, whose wings do not matter.
-    inner, outer : float
-        Pixels nearer than ``inner`` to any source, or not within ``outer`` of a chosen one, do not count.
+        Sources.
+    radius : ndarray, shape (n,)
+        Pixels that are nearer to a source do not count.
 
     Returns
     -------
-    float
-        In the unit of the frame; NaN where fewer than 500 pixels count.
+    ndarray, shape (mesh_y, mesh_x)
+        Mesh plus offset is the mean over the sky of 3 x 3 boxes, corrected for a smooth change of the sky across them;
+        where nearly nothing is sky the offset is its mean over the frame.
     """
-    is_sky = np.zeros(subtracted.shape, dtype=bool)
-    _mark_disks(is_sky, xy[chosen], outer, mark=True)
-    _mark_disks(is_sky, xy, inner, mark=False)
-    pixels, scatter = subtracted[is_sky], rms[is_sky]
-    # wide enough that hardly anything is clipped on the long side of the distribution only
-    kept = np.abs(pixels) < _OFFSET_CLIP * scatter
-    if np.count_nonzero(kept) < _OFFSET_PIXELS:
-        return float("nan")
-    return float(np.mean(pixels[kept]))
+    with np.errstate(invalid="ignore"):
+        # wide enough that hardly anything is clipped on the long side of the distribution only
+        counts = np.abs(subtracted) < _OFFSET_CLIP * rms
+    _mark_disks(counts, xy, radius)
+    sums = _box_sums(np.where(counts, subtracted, 0.0), box_size)
+    numbers = _box_sums(counts.astype(float), box_size)
+    overall = float(sums.sum() / numbers.sum()) if numbers.sum() else 0.0
+    # boxes with a star bulge out of a mesh: the local mean is that of the pixels minus a mesh without bulges
+    smooth = uniform_filter(mesh, _SMOOTH, mode="nearest")
+    sums = _sum_of_neighbours(sums + numbers * (mesh - smooth))
+    numbers = _sum_of_neighbours(numbers)
+    is_known = numbers > _OFFSET_SHARE * box_size[0] * box_size[1]
+    return np.where(is_known, smooth - mesh + sums / np.where(is_known, numbers, 1.0), overall)
 
 
-def _mark_disks(mask: np.ndarray, xy: np.ndarray, radius: float, *, mark: bool) -> None:
-    """Set the pixels within ``radius`` of each position."""
+def unmasked_light(
+    xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int], mesh_shape: tuple[int, int], box_size: tuple[int, int]
+) -> np.ndarray:
+    """What stars that were taken for sky add to a local mean over 3 x 3 boxes.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Sources that :func:`offset_mesh` did not keep away from.
+    flux : ndarray, shape (n,)
+    shape : (int, int)
+        Of the frame, ``(ny, nx)``.
+    mesh_shape, box_size : (int, int)
+
+    Returns
+    -------
+    ndarray, shape (mesh_y, mesh_x)
+        To be taken off the mesh.
+    """
+    light = np.zeros(mesh_shape)
+    inside = np.all((xy > -0.5) & (xy < np.array([shape[1], shape[0]]) - 0.5), axis=1) & np.isfinite(flux)
+    column, row = (np.rint(xy[inside]).astype(int) // np.array([box_size[1], box_size[0]])).T
+    np.add.at(light, (row, column), flux[inside])
+    sides = [np.minimum(box, size - np.arange(0, size, box)) for size, box in zip(shape, box_size, strict=True)]
+    area: np.ndarray = sides[0][:, None] * sides[1][None, :].astype(float)
+    return _sum_of_neighbours(light) / _sum_of_neighbours(area)
+
+
+def _mark_disks(mask: np.ndarray, xy: np.ndarray, radius: np.ndarray) -> None:
+    """Clear the pixels around each position."""
     ny, nx = mask.shape
-    for x, y in xy:
-        low, top = max(0, int(np.ceil(y - radius))), min(ny, int(np.floor(y + radius)) + 1)
-        left, right = max(0, int(np.ceil(x - radius))), min(nx, int(np.floor(x + radius)) + 1)
+    for (x, y), reach in zip(xy, radius, strict=True):
+        low, top = max(0, int(np.ceil(y - reach))), min(ny, int(np.floor(y + reach)) + 1)
+        left, right = max(0, int(np.ceil(x - reach))), min(nx, int(np.floor(x + reach)) + 1)
         if low < top and left < right:
             squared = (np.arange(left, right) - x) ** 2 + (np.arange(low, top) - y)[:, None] ** 2
-            mask[low:top, left:right][squared <= radius**2] = mark
+            mask[low:top, left:right][squared <= reach**2] = False
+
+
+def _box_sums(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Sums over the boxes of a mesh; boxes at the far edges may be cut."""
+    rows, columns = (np.arange(0, size, box) for size, box in zip(values.shape, box_size, strict=True))
+    sums: np.ndarray = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+    return sums
+
+
+def _sum_of_neighbours(mesh: np.ndarray) -> np.ndarray:
+    """Sum over 3 x 3 boxes; beyond the edges there is nothing."""
+    padded = np.pad(mesh, 1)
+    ny, nx = mesh.shape
+    shifted = [padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)]
+    total: np.ndarray = np.sum(shifted, axis=0)
+    return total
 
 
 def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
