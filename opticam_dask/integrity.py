@@ -99,6 +99,15 @@ def stray_files(path: str | Path) -> list[Path]:
     return sorted({file for pattern in names for file in Path(path).rglob(pattern)})
 
 
+def add_missing_arrays(path: str | Path) -> None:
+    """Make the arrays that schema 1.0 did not have, without values."""
+    for key in store.keys(path):
+        for part in store.parts(path, key):
+            for kind, names in schema.ADDED.items():
+                if kind != "background" or part.mesh_shape is not None:
+                    store.add_arrays(path, part, kind, names)
+
+
 def write_missing_chunks(path: str | Path) -> int:
     """Write the chunks of finished blocks that hold fill values only, which schema 1.0 left out; return how many."""
     parts = {part.group: part for key in store.keys(path) for part in store.parts(path, key)}
@@ -283,7 +292,8 @@ def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
 def _expected_names(path: Path, group: str, kind: str) -> list[str]:
     """Arrays that a group of a part should have; a photometry label says which are its own."""
     if kind != "photometry":
-        return [entry.name for entry in schema.GROUPS[kind]]
+        later = schema.ADDED.get(kind, ()) if store.schema_version(path) == "1.0" else ()
+        return [entry.name for entry in schema.GROUPS[kind] if entry.name not in later]
     with contextlib.suppress(store.StoreError):
         if names := store.read_attributes(path, group).get("variables"):
             return [str(name) for name in names]

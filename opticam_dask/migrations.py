@@ -17,12 +17,18 @@ class Migration(NamedTuple):
     sentence: str
 
 
+def _to_1_1(path: Path) -> None:
+    integrity.add_missing_arrays(path)
+    integrity.write_missing_chunks(path)
+
+
 #: By the version that a step starts from.
 MIGRATIONS: dict[str, Migration] = {
     "1.0": Migration(
         "1.1",
-        integrity.write_missing_chunks,
-        "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost",
+        _to_1_1,
+        "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost; "
+        "the form of the stars and the offset of the sky mesh are there, without values",
     ),
 }
 

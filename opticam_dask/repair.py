@@ -110,7 +110,7 @@ def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
     photometer = photometer_from_record(json.loads(attributes["parameters"]))
     if photometer is None or config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
         raise ReductionError(
-            f"photometry {label!r} was made with a photometer of your own, which the store cannot hold. "
-            "What is damaged was dropped: run the script that made it again, and it makes that anew."
+            f"photometry {label!r} was made with a photometer of your own, which the store cannot hold, or by an older "
+            "version. What is damaged was dropped: run what made it again, and it makes that anew."
         )
     return photometer

@@ -17,6 +17,12 @@ from opticam_dask.flags import FrameFlag, SourceFlag, flag_attributes
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
 SCHEMA_VERSION = "1.1"
 
+#: Variables of the first pass that version 1.1 added, by group; a migrated store has them empty.
+ADDED = {
+    "frames": ("semimajor_sigma", "semiminor_sigma", "orientation"),
+    "background": ("background_offset_mesh",),
+}
+
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
 READABLE_VERSIONS = ("1.0", SCHEMA_VERSION)
 
@@ -80,9 +86,6 @@ MANIFEST = (
 FRAMES = (
     _float("background", _FRAME, "electron pixel-1", "sky background: median of the mesh"),
     _float("background_rms", _FRAME, "electron pixel-1", "scatter of the sky background: median of the mesh"),
-    _float(
-        "background_offset", _FRAME, "electron pixel-1", "mean of the sky that the mesh leaves behind around sources"
-    ),
     _float("fwhm", _FRAME, "pixel", "median full width at half maximum of the bright sources"),
     _float("semimajor_sigma", _FRAME, "pixel", "1-sigma semi-major axis of the mean moments of the bright sources"),
     _float("semiminor_sigma", _FRAME, "pixel", "1-sigma semi-minor axis of the mean moments of the bright sources"),

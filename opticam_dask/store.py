@@ -342,6 +342,14 @@ def add_part(
     night.update_attributes({"complete": True})
 
 
+def add_arrays(path: str | Path, part: Part, kind: str, names: Sequence[str]) -> None:
+    """Make arrays of a group of a part that an older version did not have, without values, unless they are there."""
+    night = _open_group(path, part.group)
+    missing = [name for name in names if f"{kind}/{name}" not in night]
+    if missing:
+        _create_arrays(night, kind, kind, part.sizes(), part.frames_per_block, missing)
+
+
 def remove_group(path: str | Path, group: str) -> None:
     """Remove a group and everything in it, and its partial stacks.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 
 import numpy as np
 import pytest
 
-from opticam_dask import AperturePhotometer
+from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, config
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import background, calibrate, photometry
-from opticam_dask.photometers import FrameView
+from opticam_dask.frame_view import CatalogFacts, FrameView
+from opticam_dask.kernels import background, calibrate, photometry, profile
+from opticam_dask.photometer_kinds import photometer_from_record
 
 SIGMA, SKY, READ_NOISE = 1.6, 100.0, 5.0
 FWHM = SIGMA * photometry.SIGMA_TO_FWHM
@@ -109,7 +111,7 @@ def test_measure__edges_and_missing_pixels_are_flagged():
 
 def test_measure__no_sources_give_no_numbers():
     found = AperturePhotometer().measure(_view(np.ones((50, 50)), np.empty((0, 2)), [(4.0, 4.0)]))
-    assert [len(values) for values in _arrays(found).values()] == [0] * 5
+    assert [len(values) for values in _arrays(found).values()] == [0] * 6
 
 
 def _field(seed=0, n=25):
@@ -256,3 +258,192 @@ def test_measure__a_neighbour_does_not_drag_the_aperture():
     found = AperturePhotometer().measure(_view(image, places, places))
     assert abs(found.x[0] - 40.0) < 0.3 * SIGMA
     assert abs(found.x[1] - near) < 0.05
+
+
+# ---------------------------------------------------------------- radii, profiles, neighbours
+
+
+def _with_profile(view, **changes):
+    stars = profile.Shape(SIGMA, SIGMA, 0.0)
+    return _changed(view, stars=stars, profile=profile.gaussian_profile().table(), **changes)
+
+
+def test_aperture_photometer__several_radii_equal_one_by_one():
+    raw, predicted, detected = _field(3)
+    view = _with_profile(_view(raw - SKY, predicted, detected))
+    together = AperturePhotometer(radius=(2.0, 3.5, 6.0)).measure(view)
+    assert together.flux.shape == (25, 3)
+    for column, radius in enumerate((2.0, 3.5, 6.0)):
+        alone = AperturePhotometer(radius=radius).measure(view)
+        np.testing.assert_allclose(together.flux[:, column], alone.flux, rtol=1e-12)
+        np.testing.assert_allclose(together.flux_err[:, column], alone.flux_err, rtol=1e-12)
+        np.testing.assert_allclose(together.aperture_correction[:, column], alone.aperture_correction, rtol=1e-12)
+        np.testing.assert_array_equal(together.flags[:, column], alone.flags)
+
+
+def test_aperture_photometer__units_of_the_radius():
+    view = _changed(_view(np.ones((100, 100)), [(50.0, 50.0)]), frame_fwhm=2.0 * FWHM, scale=1.5)
+    for unit, pixels in (("pixel", 1.5), ("reference_fwhm", 1.5 * FWHM), ("frame_fwhm", 2.0 * FWHM)):
+        flux = AperturePhotometer(radius=2.0, radius_unit=unit).measure(view).flux[0]
+        np.testing.assert_allclose(flux, np.pi * (2.0 * pixels) ** 2, rtol=1e-9)
+
+
+def test_aperture_photometer__correction_leads_to_the_total():
+    xy = np.array([[40.3, 50.1], [60.0, 20.5]])
+    view = _with_profile(_view(_stars(xy, [1e5, 2e4]), xy, xy))
+    for radius in (2.0, 4.0, 7.0):
+        found = AperturePhotometer(radius=radius).measure(view)
+        np.testing.assert_allclose(found.flux * found.aperture_correction, [1e5, 2e4], rtol=2e-3)
+
+
+def test_best_aperture__is_small_for_faint_stars_and_large_for_bright_ones():
+    table = profile.gaussian_profile().table()
+    radii = []
+    for flux in (3e2, 1e6):
+        facts = CatalogFacts(np.full(5, flux), FWHM, 10.0, table)
+        prepared = AperturePhotometer(radius="best").prepare(facts)
+        assert prepared.radius_unit == "reference_fwhm"
+        radii.append(prepared.radius)
+    # the limit for a Gaussian in its sky is a radius of 1.585 sigma, or 0.673 FWHM
+    assert abs(radii[0] - 0.673) < 0.06
+    assert radii[1] > 1.3
+    with pytest.raises(ValueError, match="best radius"):
+        AperturePhotometer(radius="best").measure(_view(np.ones((50, 50)), [(20.0, 20.0)]))
+
+
+def test_measure__missing_pixels_are_made_good_by_the_profile():
+    xy = np.array([[40.0, 40.0], [70.3, 70.2]])
+    image = _stars(xy, [1e5, 1e5])
+    whole = _with_profile(_view(image, xy, xy))
+    torn = image.copy()
+    torn[41, 40] = torn[70, 71] = np.nan
+    for photometer in (AperturePhotometer(forced=True), OptimalPhotometer(forced=True)):
+        found = photometer.measure(_with_profile(_view(torn, xy, xy)))
+        np.testing.assert_allclose(found.flux, photometer.measure(whole).flux, rtol=2e-3)
+        assert np.all(found.flags & SourceFlag.BAD_PIXEL)
+        assert np.all(found.flux_err > photometer.measure(whole).flux_err)
+
+
+def test_measure__a_pixel_hit_by_a_cosmic_ray_does_not_count():
+    xy = np.array([[40.0, 40.0]])
+    image, hits = _stars(xy, [1e5]), np.zeros((100, 100), dtype=bool)
+    hits[41, 40] = True
+    struck = np.where(hits, 7e4, image)
+    for photometer in (AperturePhotometer(forced=True), OptimalPhotometer(forced=True), PSFPhotometer(forced=True)):
+        found = photometer.measure(_with_profile(_view(struck, xy, xy, hits=hits)))
+        clean = photometer.measure(_with_profile(_view(image, xy, xy)))
+        np.testing.assert_allclose(found.flux, clean.flux, rtol=2e-3)
+        assert found.flags[0] == SourceFlag.COSMIC_RAY
+
+
+def test_measure__annulus_gives_the_sky_back():
+    xy = np.array([[40.0, 40.0], [70.0, 70.0]])
+    image = _stars(xy, [1e5, 1e4]) + 3.0
+    image += np.random.default_rng(0).normal(0.0, 2.0, image.shape)
+    level = np.full(image.shape, 97.0)
+    view = _with_profile(_view(image, xy, xy), level_at=lambda x0, y0, size: photometry.cut_out(level, x0, y0, size))
+    for kind in (AperturePhotometer, OptimalPhotometer, PSFPhotometer):
+        found = kind(local_background_estimator=DefaultLocalBackground()).measure(view)
+        np.testing.assert_allclose(found.background, 100.0, atol=0.8)
+        np.testing.assert_allclose(found.background_err, 2.0 / np.sqrt(np.pi * 31.25 * SIGMA**2), rtol=0.2)
+        correction = 1.0 if found.aperture_correction is None else found.aperture_correction
+        np.testing.assert_allclose(found.flux * correction, [1e5, 1e4], rtol=0.01)
+
+
+def test_measure__own_function_for_the_local_sky():
+    seen = []
+
+    def sky(data, position, semimajor_axis, semiminor_axis, theta):
+        seen.append((data.shape, position, semimajor_axis))
+        return float(np.nanmedian(data)), 2.0
+
+    image = _stars([(40.0, 40.0)], [1e5]) + 5.0
+    view = _with_profile(_view(image, [(40.0, 40.0)], [(40.0, 40.0)]))
+    photometer = AperturePhotometer(local_background_estimator=sky)
+    found = photometer.measure(view)
+    assert photometer.label == "aperture_annulus"
+    assert seen[0][2] == SIGMA
+    np.testing.assert_allclose(found.background, 5.0, atol=0.01)
+
+
+def test_blended__neighbours_are_flagged_and_the_psf_photometer_takes_them_apart():
+    xy = np.array([[40.0, 40.0], [45.0, 41.0], [80.0, 80.0]])
+    flux = np.array([5e5, 4e3, 1e4])
+    view = _with_profile(_view(_stars(xy, flux), xy, xy), catalog_flux=flux)
+    aperture, psf = AperturePhotometer(forced=True).measure(view), PSFPhotometer(forced=True).measure(view)
+    is_blended = (aperture.flags & SourceFlag.BLENDED) != 0
+    assert is_blended.tolist() == [False, True, False]
+    assert aperture.flux[1] * aperture.aperture_correction[1] > 1.5 * flux[1]
+    np.testing.assert_allclose(psf.flux, flux, rtol=0.01)
+    assert not np.any(psf.flags & SourceFlag.BLENDED)
+
+
+@pytest.mark.parametrize("kind", [OptimalPhotometer, PSFPhotometer])
+def test_optimal__pulls_have_width_one_and_no_bias(kind):
+    rng = np.random.default_rng(8)
+    xy = 20.0 + 40.0 * np.stack(np.meshgrid(np.arange(16), np.arange(16)), -1).reshape(-1, 2)
+    pulls = []
+    for total in np.geomspace(2e2, 1e5, 8):
+        places = xy + rng.uniform(-0.5, 0.5, xy.shape)
+        truth = _stars(places, np.full(len(xy), total), (650, 650))
+        image = rng.poisson(truth + SKY) - SKY + rng.normal(0.0, READ_NOISE, truth.shape)
+        rms = np.full(truth.shape, np.sqrt(SKY + READ_NOISE**2))
+        found = kind(forced=True).measure(_with_profile(_view(image, places, rms=rms)))
+        pulls.append((found.flux - total) / found.flux_err)
+    pulls = np.array(pulls)
+    assert np.all(np.abs(pulls.mean(axis=1)) < 0.2)
+    assert abs(pulls.mean()) < 0.05
+    assert 0.95 < pulls.std() < 1.05
+
+
+def test_response__noise_follows_the_counted_electrons_and_its_error_is_apart():
+    xy = np.array([[40.0, 40.0]])
+    image = _stars(xy, [1e6])
+    response, error = np.full(image.shape, 0.5), np.full(image.shape, 0.005)
+
+    def cuts(values):
+        return lambda x0, y0, size: photometry.cut_out(values, x0, y0, size)
+
+    plain = _with_profile(_view(image, xy, xy))
+    flat = _changed(plain, response_at=cuts(response), response_error_at=cuts(error))
+    for photometer in (AperturePhotometer(forced=True, radius=8.0), OptimalPhotometer(forced=True)):
+        without, found = photometer.measure(plain), photometer.measure(flat)
+        assert without.flux_err_sys is None
+        # half of the light was counted, so its noise is larger by the square root of two
+        np.testing.assert_allclose(found.flux_err / without.flux_err, np.sqrt(2.0), rtol=0.02)
+        assert 0 < found.flux_err_sys[0] < 0.01 * found.flux[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (AperturePhotometer, {"radius": ()}),
+        (AperturePhotometer, {"radius": (2.0, -1.0)}),
+        (AperturePhotometer, {"radius": "worst"}),
+        (AperturePhotometer, {"radius": 2.0, "radius_unit": "arcsec"}),
+        (PSFPhotometer, {"group_separation": 0.0}),
+        (OptimalPhotometer, {"local_background_estimator": 3.0}),
+    ],
+)
+def test_photometers__nonsense_is_refused(kind, options):
+    with pytest.raises(ValueError, match=r"radius|group_separation|local_background_estimator"):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    "photometer",
+    [
+        AperturePhotometer(radius=(2.0, 4.0), radius_unit="frame_fwhm"),
+        OptimalPhotometer(forced=True, local_background_estimator=DefaultLocalBackground(4.0, 9.0)),
+        PSFPhotometer(group_separation=3.0),
+    ],
+)
+def test_photometers__are_known_again_from_what_the_store_says(photometer):
+    record = json.loads(config.parameters_json(config.describe(photometer)))
+    assert photometer_from_record(record) == photometer
+
+
+def test_photometers__one_of_the_users_own_is_not():
+    assert photometer_from_record({"class": "MyPhotometer", "forced": True}) is None
+    record = config.describe(AperturePhotometer(local_background_estimator=lambda *_: (0.0, 1.0)))
+    assert photometer_from_record(record) is None
