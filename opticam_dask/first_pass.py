@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask import watchdog
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels import align, match
+from opticam_dask.kernels import align, match, photometry
 from opticam_dask.kernels.stack import PartialStack, stacked_frames
 from opticam_dask.steps import (
     BlockSummary,
@@ -24,6 +24,7 @@ from opticam_dask.steps import (
     FrameSteps,
     detect_frame,
     entry_of,
+    measure_seeing,
     summarise,
 )
 
@@ -32,6 +33,10 @@ _MEASURED = (
     *("background", "background_rms", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
     "transform_rms",
 )
+
+
+#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many.
+_SAME_STAR, _FEWEST_STARS = 1.5, 3
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
         if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
             stack.add(_resampled(job, result))
-        result.subtracted = None
+        result.subtracted = result.saturated = None
         results.append(result)
     if stack is not None:
         job.write_stack(block, stack.total, stack.coverage)
@@ -213,6 +218,7 @@ def _align(job: FirstPass, result: FrameResult) -> None:
     except match.AlignmentError as error:
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
+    _measure_seeing_of_stars(job, result)
     reason = align.limit_reason(
         found.transform,
         rotation_limit=job.rotation_limit,
@@ -223,6 +229,20 @@ def _align(job: FirstPass, result: FrameResult) -> None:
     )
     if reason is not None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
+
+
+def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
+    """Measure the seeing on the sources that are on the reference frame as well.
+
+    Hot pixels and cosmic rays, which may be most of what is detected, are not where the transform takes the stars.
+    """
+    predicted = align.apply_transform(result.values["transform"], job.reference_xy)
+    detected = np.column_stack([result.sources["x"], result.sources["y"]])
+    matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
+    if np.count_nonzero(matched >= 0) >= _FEWEST_STARS:
+        is_star = np.zeros(len(detected), dtype=bool)
+        is_star[matched[matched >= 0]] = True
+        measure_seeing(result, is_star)
 
 
 def _first_pass_arrays(

@@ -52,6 +52,9 @@ __all__ = [
 #: Candidates for the reference frame of a night.
 _PROBES = 25
 
+#: FWHM in pixels from which a star's profile at the centres of pixels says what the pixels collect.
+_WELL_SAMPLED = 2.5
+
 #: Partial stacks that one task of the tree adds.
 _FAN_IN = 8
 
@@ -514,6 +517,12 @@ def _has_profile(setup: Setup, part: store.Part) -> bool:
 def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], progress: Progress) -> None:
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
     arrays, source = star_profiles.combine(found), part.night
+    fwhm = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
+    if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < _WELL_SAMPLED:
+        progress.tell(
+            f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
+            f"{_WELL_SAMPLED:g} apertures are more precise than optimal and PSF photometry."
+        )
     if arrays is None:
         reference = _frozen_reference_part(setup, part.key)
         if reference.night != part.night and _has_profile(setup, reference):

@@ -140,6 +140,7 @@ class FrameResult:
     meshes: dict[str, np.ndarray] = field(default_factory=dict)
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     subtracted: np.ndarray | None = None
+    saturated: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -304,9 +305,9 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     if sky.mesh is not None and sky.rms_mesh is not None:
         result.meshes = {"background_mesh": sky.mesh, "background_rms_mesh": sky.rms_mesh}
     subtracted = image.electrons - sky.image
-    result.subtracted = subtracted
+    result.subtracted, result.saturated = subtracted, image.saturated
     result.sources, result.values["n_sources"] = find_sources(steps, subtracted, sky.rms_image)
-    result.values |= _seeing(subtracted, result.sources, image.saturated, sky.rms_median)
+    measure_seeing(result, np.isfinite(result.sources["x"]))
     if steps.has_mesh:
         offset = _offset_mesh(subtracted, sky, steps.box_size, result.sources, float(result.values["fwhm"]))
         result.meshes["background_offset_mesh"] = offset
@@ -325,15 +326,23 @@ def _offset_mesh(
     return background.offset_mesh(image, sky.rms_image, sky.mesh, box_size, xy, radius)
 
 
-def _seeing(
-    image: np.ndarray, sources: Mapping[str, np.ndarray], saturated: np.ndarray | None, noise: float
-) -> dict[str, float]:
-    """FWHM (median) and form of the brightest unsaturated sources, in pixels and degrees."""
-    known = np.isfinite(sources["x"])
-    positions = np.column_stack([sources["x"], sources["y"]])[known][:_SEEING_SOURCES]
-    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[known][:_SEEING_SOURCES]
-    form = photometry.field_shape(image, positions, sigma, noise, saturated=saturated)
-    return form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
+def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
+    """FWHM (median) and mean form of the brightest unsaturated stars of a frame, in pixels and degrees.
+
+    Parameters
+    ----------
+    result : FrameResult
+        With its image and sources; gets the numbers.
+    is_star : ndarray of bool, shape (slot,)
+        Which sources count.
+    """
+    assert result.subtracted is not None  # sources were found on it
+    sources, chosen = result.sources, np.flatnonzero(is_star)[:_SEEING_SOURCES]
+    positions = np.column_stack([sources["x"], sources["y"]])[chosen]
+    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[chosen]
+    noise = result.values["background_rms"]
+    form = photometry.field_shape(result.subtracted, positions, sigma, noise, saturated=result.saturated)
+    result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
 
 
 def error_text(error: Exception) -> str:
