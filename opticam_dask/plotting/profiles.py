@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -84,8 +86,6 @@ def _draw_growth(axes: Axes, dataset: xr.Dataset) -> None:
 
 def _line_colour(position: int, n_lines: int) -> tuple[float, float, float, float]:
     """Colours of a perceptual map that stays readable for the colour-blind and in grey."""
-    from matplotlib import colormaps
-
     return colormaps["viridis"](0.88 * position / max(n_lines - 1, 1))
 
 
@@ -150,15 +150,15 @@ def _draw_profile(row: np.ndarray, key: str, number: int, stamp: Mapping[str, np
         grid(axes)
 
 
-def plot_apertures(cutouts: Mapping[str, list[Mapping[str, object]]]) -> Figure:
+def plot_apertures(cutouts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Cut-outs of sources with the apertures they are measured in.
 
     Parameters
     ----------
     cutouts : dict of list of dict
         By camera key, of each source: ``source_id``, ``image`` (ny, nx), ``x``, ``y`` (pixels of the cut-out), and
-        ``aperture`` (semi-major, semi-minor axis in pixels, angle in degrees); ``annulus`` (inner, outer scale in units
-        of the aperture's axes) or None.
+        ``aperture`` (semi-major, semi-minor axis in pixels, angle in degrees); ``annulus`` (inner, outer radius in
+        pixels) or None.
 
     Returns
     -------
@@ -192,14 +192,13 @@ def plot_apertures(cutouts: Mapping[str, list[Mapping[str, object]]]) -> Figure:
     return figure
 
 
-def _draw_aperture(axes: Axes, key: str, entry: Mapping[str, object]) -> None:
+def _draw_aperture(axes: Axes, key: str, entry: Mapping[str, Any]) -> None:
     show_stretched(axes, np.asarray(entry["image"], dtype=float))
-    x, y = float(entry["x"]), float(entry["y"])  # type: ignore[arg-type]
-    major, minor, angle = entry["aperture"]  # type: ignore[misc]
-    rings = [(1.0, "tab:red", "-")] + [(scale, "tab:blue", "--") for scale in entry.get("annulus") or ()]  # type: ignore[attr-defined]
-    for scale, colour, style in rings:
-        outline = Ellipse((x, y), 2 * major * scale, 2 * minor * scale, angle=angle, fill=False, ec=colour, ls=style)
-        outline.set_linewidth(1.4)
-        axes.add_patch(outline)
+    x, y = float(entry["x"]), float(entry["y"])
+    major, minor, angle = entry["aperture"]
+    rings = [(major, minor, "tab:red", "-")]
+    rings += [(radius, radius, "tab:blue", "--") for radius in entry["annulus"] or ()]
+    for along, across, colour, style in rings:
+        axes.add_patch(Ellipse((x, y), 2 * along, 2 * across, angle=angle, fill=False, ec=colour, ls=style, lw=1.4))
     axes.set_title(f"{key}: {entry['source_id']}", fontsize=10)
     axes.set(xticks=[], yticks=[])
