@@ -117,19 +117,23 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
 
 def _stamps(image: np.ndarray, catalogue: xr.Dataset, fwhm: float) -> dict[int, dict[str, Any]]:
     size = 2 * int(np.ceil(_STAMP_REACH * fwhm)) + 1
+    xy = np.column_stack([catalogue["x"], catalogue["y"]])
+    x0, y0 = photometry.origins(xy, size)
+    cutouts = photometry.cut_out(image, x0, y0, size)
+    # moments of the core: those of the catalogue are isophotal, and wider for a star with wings
+    moments = photometry.adaptive_moments(cutouts, x0, y0, xy, fwhm / photometry.SIGMA_TO_FWHM)
     stamps = {}
-    for source in range(catalogue.sizes["source"]):
-        one = {str(name): float(catalogue[name].isel(source=source)) for name in catalogue.variables}
-        x0, y0 = photometry.origins(np.array([[one["x"], one["y"]]]), size)
-        stamp = photometry.cut_out(image, x0, y0, size)[0]
-        x, y = one["x"] - x0[0], one["y"] - y0[0]
-        shape = growth.gaussian_profile(
-            stamp.shape, (x, y), one["semimajor_sigma"], one["semiminor_sigma"], np.deg2rad(one["orientation"])
-        )
-        amplitude, level = growth.fit_amplitude(stamp, shape)
-        stamps[int(one["source_id"])] = {
-            **one, "image": stamp, "model": amplitude * shape + level, "x": x, "y": y, "x0": x0[0], "y0": y0[0]
-        }  # fmt: skip
+    for source, number in enumerate(catalogue["source_id"].to_numpy().tolist()):
+        major, minor, theta = (float(values[source]) for values in moments[:3])
+        x, y = xy[source] - (x0[source], y0[source])
+        shape = growth.gaussian_profile((size, size), (x, y), major, minor, theta)
+        amplitude, level = growth.fit_amplitude(cutouts[source], shape)
+        stamps[number] = {
+            "image": cutouts[source],
+            "model": amplitude * shape + level,
+            **{"x": x, "y": y, "x0": x0[source], "y0": y0[source]},
+            **{"semimajor_sigma": major, "semiminor_sigma": minor, "orientation": np.degrees(theta)},
+        }
     return stamps
 
 
@@ -188,18 +192,22 @@ def _noise_model(out_directory: str | Path, key: str, label: str, statistics: xr
     frames = products.frames_of(path, key)
     typical = {
         name: _median(frames[name].to_numpy())
-        for name in ("background", "dark_current", "exposure_time", "read_noise", "airmass")
+        for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
     }
     definition = store.read_attributes(path).get("instrument_definition") or {}
     rebin = preparation.stored_parameters(out_directory).rebin_factor
     n_pixels = float(np.pi * axes[0] * axes[1])
     fluxes = np.geomspace(flux.min() / 1.5, flux.max() * 1.5, _MODEL_FLUXES)
+    dark = float(np.nan_to_num(typical["dark_current"] * typical["exposure_time"]))
+    read_noise = float(np.nan_to_num(typical["read_noise"]))
+    # the level of the sky may hold the bias of the detector; its scatter does not, but it holds dark and read-out
+    sky = np.nan_to_num(typical["background_rms"]) ** 2 - rebin**2 * (dark + read_noise**2)
     parts = noise.noise_components(
         fluxes,
         n_pixels=n_pixels,
-        sky=np.nan_to_num(typical["background"]),
-        dark=float(np.nan_to_num(typical["dark_current"] * typical["exposure_time"])),
-        read_noise=np.nan_to_num(typical["read_noise"]),
+        sky=float(sky),
+        dark=dark,
+        read_noise=read_noise,
         n_read_pixels=n_pixels * rebin**2,
         scintillation=_scintillation(definition, typical),
     )
@@ -325,9 +333,7 @@ def _aperture_cutouts(
     fwhm = _typical_fwhm(out_directory, key)
     axes, rings = aperture_axes(record, fwhm), annulus_radii(record, fwhm)
     if axes is None:
-        raise ValueError(
-            f"photometry {label!r} has no aperture that could be drawn: it weights the pixels of a profile"
-        )
+        raise ValueError(f"photometry {label!r} has no aperture that could be drawn")
     path, part, index = _reference(out_directory, key)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])[chosen]
     if label in store.photometry_labels(path, part):

@@ -60,7 +60,7 @@ def noise_components(
     n_pixels : float
         Area of the aperture in pixels of the image.
     sky : float
-        Sky level in electrons per pixel of the image.
+        Variance of the sky in electrons squared per pixel of the image: for shot noise alone its level in electrons.
     dark : float
         Dark signal of the exposure in electrons per pixel of the detector.
     read_noise : float
@@ -115,3 +115,27 @@ def scintillation_noise(
     """
     variance = 1e-5 * coefficient**2 * diameter ** (-4.0 / 3.0) / exposure_time
     return float(np.sqrt(variance * airmass**3 * np.exp(-2.0 * height / 8000.0)))
+
+
+def common_scatter(flux: np.ndarray, scatter: np.ndarray, error: np.ndarray) -> float:
+    """Relative scatter that sources share beyond their errors: clouds, seeing, scintillation.
+
+    The median over the brighter half of the sources of ``sqrt(scatter^2 - error^2) / flux``: a variable source among
+    them does not move it.
+
+    Parameters
+    ----------
+    flux, scatter, error : ndarray, shape (n,)
+        Median flux, standard deviation over the frames, and 1-sigma error of each source.
+
+    Returns
+    -------
+    float
+        0 for fewer than four sources, which cannot tell what is common.
+    """
+    known = (flux > 0) & np.isfinite(scatter) & (error > 0)
+    if np.count_nonzero(known) < 4:
+        return 0.0
+    bright = known & (flux >= np.median(flux[known]))
+    excess = np.sqrt(np.maximum(scatter[bright] ** 2 - error[bright] ** 2, 0.0)) / flux[bright]
+    return float(np.median(excess))

@@ -15,10 +15,10 @@ from PIL import Image
 from opticam_dask.plotting.images import show_stretched
 
 #: Pixels of the pictures: wide enough to see a shift, small enough for hundreds of them.
-_PICTURE = 480
+_PICTURE = 320
 _DPI = 100
 #: Colours of a picture; grey levels and the colours of circles and titles need no more.
-_N_COLOURS = 64
+_N_COLOURS = 16
 
 TITLE_COLOURS = {"reference": "blue", "aligned": "black", "unaligned": "red"}
 
@@ -93,7 +93,7 @@ def draw_picture(picture: Picture) -> Figure:
     size = (2 * picture.radius / step) * 72.0 * 0.98 * _PICTURE / _DPI / (nx / step)
     axes.scatter(x, y, s=max(size, 6.0) ** 2, facecolors="none", edgecolors="tab:red", linewidths=1.2)
     axes.set(xticks=[], yticks=[], xlim=(-0.5, nx // step - 0.5), ylim=(-0.5, ny // step - 0.5))
-    figure.text(0.5, 0.985, picture.title, ha="center", va="top", color=TITLE_COLOURS[picture.state], fontsize=9)
+    figure.text(0.5, 0.985, picture.title, ha="center", va="top", color=TITLE_COLOURS[picture.state], fontsize=8)
     return figure
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from opticam_dask.kernels.noise import common_scatter
 from opticam_dask.plotting.style import MANY_POINTS, colour_of, grid, new_figure, require_panels
 
 _MOST_COLUMNS = 3
@@ -80,17 +81,22 @@ def _draw_scatter(axes: Axes, dataset: xr.Dataset, colour: str) -> None:
     if not known.any():
         _say_nothing(axes)
         return
-    above = known & (scatter > _WELL_ABOVE * error)
+    common = common_scatter(flux, scatter, error)
+    expected = np.hypot(error, common * flux)
+    above = known & (scatter > _WELL_ABOVE * expected)
     order = np.argsort(flux)
     order = order[(flux > 0)[order] & (error > 0)[order]]
-    axes.plot(flux[order], error[order], color="0.2", lw=1.2, label="expected: median error")
+    axes.plot(flux[order], error[order], color="0.2", lw=1.2, label="median error")
+    if common > 0:
+        label = f"and {100 * common:.2g} % common to all"
+        axes.plot(flux[order], expected[order], color="0.2", lw=1.2, ls="--", label=label)
     many = np.count_nonzero(known) > MANY_POINTS
     calm = known & ~above
     axes.plot(flux[calm], scatter[calm], "o", ms=5, color=colour, label="source", rasterized=many)
     if above.any():
-        label = f"above {_WELL_ABOVE:g} times the expected"
+        label = f"more than {_WELL_ABOVE:g} times as much"
         axes.plot(flux[above], scatter[above], "D", ms=6, mfc="white", mec="tab:red", mew=1.5, label=label)
-    excess = np.where(above, scatter / error, 0.0)
+    excess = np.where(above, scatter / expected, 0.0)
     for index in np.argsort(-excess)[: min(_MOST_NUMBERS, int(above.sum()))]:
         _number(axes, dataset["source_id"].to_numpy()[index], flux[index], scatter[index])
     axes.legend(loc="upper left", fontsize=9)
@@ -207,8 +213,8 @@ def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset, model: xr.Dataset,
     has_error = (flux > 0) & (error > 0)
     points = {"ms": 6, "mfc": "none", "mec": "0.3"}
     axes.plot(flux[has_error], error[has_error] / flux[has_error], "s", label="median error", **points)  # type: ignore[arg-type]
-    total = np.interp(np.log(flux[known]), np.log(grid_flux), model["total"].to_numpy())
-    with_total = scatter[known] / total
+    total_known = np.interp(np.log(flux[known]), np.log(grid_flux), model["total"].to_numpy())
+    with_total = scatter[known] / total_known
     ratio.axhspan(0.95, 1.05, color="0.85", zorder=0)
     ratio.axhline(1.0, color="black", lw=1.2)
     ratio.plot(flux[known], with_total, "o", ms=5, color=colour)
@@ -224,7 +230,12 @@ def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset, model: xr.Dataset,
     measured = scatter[known] / flux[known]
     top = max(float(relative.max()), float(measured.max()))
     axes.set_ylim(0.1 * float(relative.min()), 2.0 * top)
-    for index in np.flatnonzero(known)[with_total > _WELL_ABOVE][:_MOST_NUMBERS]:
+    common = common_scatter(flux, scatter, error)
+    if common > 0:
+        label = f"and {100 * common:.2g} % common to all"
+        axes.plot(grid_flux, np.hypot(relative, common), color="black", ls="--", lw=1.2, label=label)
+    above = measured > _WELL_ABOVE * np.hypot(total_known / flux[known], common)
+    for index in np.flatnonzero(known)[above][:_MOST_NUMBERS]:
         _number(axes, dataset["source_id"].to_numpy()[index], flux[index], scatter[index] / flux[index])
     grid(axes)
     grid(ratio)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def _draw_growth(axes: Axes, dataset: xr.Dataset) -> None:
         axes.axvline(aperture, color="0.2", ls="--", lw=1.2, label="aperture" if not many else None)
     axes.set(xlabel="Radius [pixel]", ylabel="Flux inside [% of the maximum]", ylim=(0, 112), xlim=(0, None))
     if np.isfinite(fwhm) and fwhm > 0:
-        second = axes.secondary_xaxis("top", functions=(lambda r: r / fwhm, lambda r: r * fwhm))
+        second = axes.secondary_xaxis("top", functions=(partial(np.multiply, 1.0 / fwhm), partial(np.multiply, fwhm)))
         second.set_xlabel("Radius [FWHM]")
         axes.set_title(axes.get_title(loc="left"), loc="left", pad=34)
     grid(axes)
@@ -89,7 +90,7 @@ def _line_colour(position: int, n_lines: int) -> tuple[float, float, float, floa
     return colormaps["viridis"](0.88 * position / max(n_lines - 1, 1))
 
 
-def profile_pages(key: str, stamps: Mapping[int, Mapping[str, np.ndarray | float]]) -> Iterator[Figure]:
+def profile_pages(key: str, stamps: Mapping[int, Mapping[str, Any]]) -> Iterator[Figure]:
     """Profiles of the sources of one camera, four to a page: contours, and cuts along x and y.
 
     Parameters
@@ -114,7 +115,7 @@ def profile_pages(key: str, stamps: Mapping[int, Mapping[str, np.ndarray | float
         yield figure
 
 
-def _draw_profile(row: np.ndarray, key: str, number: int, stamp: Mapping[str, np.ndarray | float]) -> None:
+def _draw_profile(row: np.ndarray, key: str, number: int, stamp: Mapping[str, Any]) -> None:
     image, model = np.asarray(stamp["image"]), np.asarray(stamp["model"])
     x, y, x0, y0 = (float(stamp[name]) for name in ("x", "y", "x0", "y0"))
     ny, nx = image.shape
