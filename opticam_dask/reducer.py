@@ -318,8 +318,7 @@ class Reducer:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
         directory = products.write_light_curves(self.out_directory, label)
         self._console.tell(f"Photometry results saved to {directory}.")
-        for file in diagnostics.plot_rms_vs_flux(self.out_directory, label, show=self.show_plots):
-            self._announce(file)
+        self._plot(diagnostics.plot_rms_vs_flux, label=label)
 
     # ---------------------------------------------------------------- plots, see ``diagnostics``
 

@@ -201,5 +201,5 @@ def _draw_aperture(axes: Axes, key: str, entry: Mapping[str, Any]) -> None:
     rings += [(radius, radius, "tab:blue", "--") for radius in entry["annulus"] or ()]
     for along, across, colour, style in rings:
         axes.add_patch(Ellipse((x, y), 2 * along, 2 * across, angle=angle, fill=False, ec=colour, ls=style, lw=1.4))
-    axes.set_title(f"{key}: {entry['source_id']}", fontsize=10)
+    axes.set_title(f"{key}: source {entry['source_id']}", fontsize=10)
     axes.set(xticks=[], yticks=[])
