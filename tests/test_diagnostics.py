@@ -146,6 +146,31 @@ def test_source_statistics__robust_scatter_and_medians():
     assert np.isnan(found["scatter"][1])
 
 
+@pytest.mark.parametrize(("n_keys", "n_sources"), [(1, 0), (1, 3), (6, 100)])
+def test_noise_plots__any_number_of_keys_and_sources(tmp_path, n_keys, n_sources):
+    flux = np.geomspace(1e3, 1e5, n_sources)
+    flux[n_sources // 2 : n_sources // 2 + 1] = np.nan
+    columns = {"median_flux": flux, "scatter": 0.05 * flux, "median_error": 0.02 * flux}
+    statistics = xr.Dataset(
+        {name: ("source", values) for name, values in columns.items()},
+        coords={"source_id": ("source", np.arange(1, n_sources + 1))},
+    )
+    grid = np.geomspace(500, 2e5, 50)
+    model = xr.Dataset(
+        {name: ("flux", values) for name, values in noise.noise_components(grid, n_pixels=50, sky=100.0).items()},
+        coords={"flux": grid},
+    )
+    of_key = {f"{number}:g": statistics for number in range(n_keys)}
+    figures = [
+        plotting.plot_rms_vs_flux(of_key),
+        plotting.plot_snrs(of_key),
+        plotting.plot_noise(of_key, dict.fromkeys(of_key, model)),
+    ]
+    for number, figure in enumerate(figures):
+        plotting.save_figure(figure, tmp_path / f"{number}.png")
+        assert len([axes for axes in figure.axes if axes.get_visible()]) == n_keys * (1 + (number == 2))
+
+
 @pytest.mark.parametrize(("n_frames", "n_chosen", "keep"), [(100, 10, 37), (5, 10, 2), (7, 0, 3), (1000, 1, 999)])
 def test_evenly_spaced__holds_the_reference(n_frames, n_chosen, keep):
     chosen = diagnostics.evenly_spaced(n_frames, n_chosen, keep)
@@ -289,6 +314,24 @@ def test_create_gifs__number_and_duration_of_frames(reduced):
     before = files[0].stat().st_mtime_ns
     assert diagnostics.create_gifs(reduced.out_directory, overwrite=False) == []
     assert files[0].stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("state", "colour"), [("reference", 2), ("unaligned", 0), ("aligned", None)])
+def test_write_animation__title_has_the_colour_of_the_state(tmp_path, state, colour):
+    image = np.random.default_rng(0).normal(100, 10, (64, 64))
+    picture = plotting.Picture(image, np.full((1, 2), np.nan), 5.0, "a frame", state)
+    with Image.open(plotting.write_animation([picture], tmp_path / "one.gif")) as animation:
+        title = np.asarray(animation.convert("RGB")).astype(int)[:30]
+    strong = [np.any(title[..., band] - np.delete(title, band, axis=-1).max(axis=-1) > 150) for band in range(3)]
+    assert strong == [colour == band for band in range(3)]
+
+
+def test_write_animation__a_frame_without_pixels_is_drawn_and_none_is_refused(tmp_path):
+    empty = plotting.Picture(np.full((700, 400), np.nan), np.full((1, 2), np.nan), 5.0, "unreadable", "unaligned")
+    with Image.open(plotting.write_animation([empty], tmp_path / "one.gif")) as animation:
+        assert max(animation.size) <= 700
+    with pytest.raises(ValueError, match="at least one frame"):
+        plotting.write_animation([], tmp_path / "none.gif")
 
 
 def test_create_gifs__circles_follow_the_stars_and_one_frame_is_the_reference(reduced):

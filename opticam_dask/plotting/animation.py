@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,8 +18,8 @@ from opticam_dask.plotting.images import show_stretched
 #: Pixels of the pictures: wide enough to see a shift, small enough for hundreds of them.
 _PICTURE = 320
 _DPI = 100
-#: Colours of a picture; grey levels and the colours of circles and titles need no more.
-_N_COLOURS = 16
+#: Grey levels of a frame: few, since noise in many does not compress.
+_N_GREYS = 12
 
 TITLE_COLOURS = {"reference": "blue", "aligned": "black", "unaligned": "red"}
 
@@ -106,7 +107,18 @@ def _smaller(image: np.ndarray, step: int) -> np.ndarray:
 
 
 def _as_image(figure: Figure) -> Image.Image:
+    """Small image in a fixed palette: one made for each picture would take the colours of titles for greys."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    return Image.fromarray(pixels).quantize(_N_COLOURS)
+    return Image.fromarray(pixels).quantize(palette=_palette(), dither=Image.Dither.NONE)
+
+
+def _palette() -> Image.Image:
+    """Grey levels, and the colours of circles and titles, each also halfway to white for smooth edges."""
+    greys = np.repeat(np.linspace(0, 255, _N_GREYS).round()[:, None], 3, axis=1)
+    colours = np.array([to_rgb(name) for name in ("tab:red", "red", "blue")]) * 255
+    entries = np.concatenate([greys, colours, (colours + 255) / 2]).round().astype(int)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(entries.ravel().tolist())
+    return palette
