@@ -318,7 +318,8 @@ class Reducer:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
         directory = products.write_light_curves(self.out_directory, label)
         self._console.tell(f"Photometry results saved to {directory}.")
-        self._plot(diagnostics.plot_rms_vs_flux, label=label)
+        if products.measured_keys(setup.path, label):
+            self._plot(diagnostics.plot_rms_vs_flux, label=label)
 
     # ---------------------------------------------------------------- plots, see ``diagnostics``
 

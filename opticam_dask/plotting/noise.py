@@ -211,7 +211,8 @@ def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset, model: xr.Dataset,
             axes.plot(grid_flux, model[name] / grid_flux, color=line_colour, ls=style, lw=width, label=label)
     axes.plot(flux[known], scatter[known] / flux[known], "o", ms=5, color=colour, label="measured scatter")
     has_error = (flux > 0) & (error > 0)
-    points = {"ms": 6, "mfc": "none", "mec": "0.3"}
+    # many large squares would hide what was measured
+    points = {"ms": 6 if len(flux) <= 30 else 2.5, "mfc": "none", "mec": "0.3"}
     axes.plot(flux[has_error], error[has_error] / flux[has_error], "s", label="median error", **points)  # type: ignore[arg-type]
     total_known = np.interp(np.log(flux[known]), np.log(grid_flux), model["total"].to_numpy())
     with_total = scatter[known] / total_known
