@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_migrate(commands)
     _add_lightcurve(commands)
+    _add_plot(commands)
     return parser
 
 
@@ -250,6 +251,15 @@ def _add_lightcurve(commands: Any) -> None:
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
     parser.add_argument("--prefix", metavar="NAME", help="start of the file names (target_ID)")
+
+
+def _add_plot(commands: Any) -> None:
+    parser = _command(commands, "plot", "Draw diagnostic plots of a reduction; without a KIND all but the animations.")
+    kinds = "growth-curves, psfs, snrs, noise, rms, apertures, meshes, quality, gifs, or all"
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
+    parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
+    parser.add_argument("--targets", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

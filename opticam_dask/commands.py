@@ -16,6 +16,7 @@ from opticam_dask import (
     cluster,
     config,
     demo,
+    diagnostics,
     frames,
     integrity,
     lightcurves,
@@ -266,6 +267,33 @@ def _status(options: argparse.Namespace) -> int:
         return DONE
     for line in status.describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)
+    return DONE
+
+
+def _plot(options: argparse.Namespace) -> int:
+    tell = Console(prefix="").tell
+    every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
+    chosen = options.kinds or every
+    chosen = list(diagnostics.KINDS) if "all" in chosen else chosen
+    if unknown := [kind for kind in chosen if kind not in diagnostics.KINDS]:
+        raise UsageError(f"a plot is one of {', '.join(diagnostics.KINDS)} or all, got {', '.join(unknown)}")
+    store.require_store(options.out)
+    n_files, reasons = 0, list[str]()
+    for kind in chosen:
+        try:
+            files = diagnostics.plot(options.out, kind, label=options.label, targets=options.targets)
+        except ValueError as error:
+            # of many plots those that can be drawn are
+            if len(chosen) == 1:
+                raise
+            reasons.append(_line(error))
+            tell(f"Not drawn: {kind}: {reasons[-1]}")
+            continue
+        for file in files:
+            tell(f"Plot saved to {file.resolve()}.")
+        n_files += len(files)
+    if not n_files:
+        raise RunError(f"nothing could be drawn: {reasons[0] if reasons else 'there is no source'}")
     return DONE
 
 

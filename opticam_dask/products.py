@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def write_catalogs(out_directory: str | Path) -> list[Path]:
     written = []
     for key in store.keys(path):
         if store.has_product(path, f"{store.group_name(key)}/catalog"):
-            file = _file(out_directory, "cat", f"{store.group_name(key)}_catalog.ecsv")
+            file = file_in(out_directory, "cat", f"{store.group_name(key)}_catalog.ecsv")
             temporary = file.with_name(f".{file.name}.{os.getpid()}")
             catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
             os.replace(temporary, file)
@@ -103,7 +104,7 @@ def _csv_columns(one: xr.Dataset) -> dict[str, np.ndarray]:
 
 def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:
     """Write ``diag/header_times.pdf``."""
-    return _save(plotting.plot_header_times(dict(times)), _file(out_directory, "diag", "header_times.pdf"), show)
+    return _save(plotting.plot_header_times(dict(times)), file_in(out_directory, "diag", "header_times.pdf"), show)
 
 
 def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
@@ -116,18 +117,19 @@ def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | No
     }
     if not panels:
         return None
-    return _save(plotting.plot_catalogs(panels), _file(out_directory, "cat", "catalogs.pdf"), show)
+    return _save(plotting.plot_catalogs(panels), file_in(out_directory, "cat", "catalogs.pdf"), show)
 
 
 def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
     """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
     path = store.require_store(out_directory)
-    of_key = {key: _frames_of(path, key) for key in store.keys(path) if store.parts(path, key)}
+    of_key = {key: frames_of(path, key) for key in store.keys(path) if store.parts(path, key)}
     if not of_key:
         return []
     figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
     return [
-        _save(function(of_key), _file(out_directory, "diag", f"{name}.pdf"), show) for name, function in figures.items()
+        _save(function(of_key), file_in(out_directory, "diag", f"{name}.pdf"), show)
+        for name, function in figures.items()
     ]
 
 
@@ -137,7 +139,7 @@ def plot_relative_light_curve(
     """Write ``relative_light_curves/<label>/<prefix>_<keys>_light_curve.pdf``."""
     label = next(iter(curves.values())).attrs["label"]
     keys = "_".join(store.group_name(key) for key in curves)
-    file = _file(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
+    file = file_in(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
     return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
 
 
@@ -150,16 +152,27 @@ def measured_keys(path: Path, label: str) -> list[str]:
     ]
 
 
-def _frames_of(path: Path, key: str) -> xr.Dataset:
-    """Records of all frames of a key, in time order, without the file names."""
-    opened = [
-        xr.open_dataset(str(path), engine="zarr", group=f"{part.group}/frames", consolidated=False).drop_vars(
-            ["file", "message"]
-        )
-        for part in store.parts(path, key)
-    ]
+def frames_of(path: Path, key: str, *, with_quality: bool = False) -> xr.Dataset:
+    """Records of all frames of a key, in time order, without the file names.
+
+    With ``with_quality`` also what was found out from all frames of a night together, where it is there.
+    """
+    opened = [_open_frames(path, part, with_quality) for part in store.parts(path, key)]
     merged = opened[0] if len(opened) == 1 else xr.concat(opened, dim="frame", combine_attrs="override")
     return merged.load().sortby("mjd_utc")
+
+
+def _open_frames(path: Path, part: store.Part, with_quality: bool) -> xr.Dataset:
+    options: dict[str, Any] = {"engine": "zarr", "consolidated": False}
+    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options).drop_vars(["file", "message"])
+    if not with_quality or not (path / part.group / "quality").is_dir():
+        return frames
+    quality = xr.open_dataset(str(path), group=f"{part.group}/quality", **options)
+    # flags of both have the same name: those of the first pass say whether a frame is usable
+    new = {
+        name: values for name, values in quality.data_vars.items() if name not in frames and values.dims == ("frame",)
+    }
+    return frames.assign(new)
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:
@@ -169,7 +182,8 @@ def _save(figure: Figure, file: Path, show: bool) -> Path:
     return file
 
 
-def _file(out_directory: str | Path, *names: str) -> Path:
+def file_in(out_directory: str | Path, *names: str) -> Path:
+    """Path of a file below the output directory, whose folder is made."""
     file = Path(out_directory).joinpath(*names)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

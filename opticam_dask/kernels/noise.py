@@ -102,3 +102,108 @@ def response_error(weights: np.ndarray, source: np.ndarray, relative: np.ndarray
     terms = np.where(weights != 0, weights * np.nan_to_num(source) * relative, 0.0)
     error: np.ndarray = np.sqrt(np.sum(terms**2, axis=(1, 2)))
     return error
+
+
+def noise_components(
+    flux: np.ndarray,
+    *,
+    n_pixels: float,
+    sky: float,
+    dark: float = 0.0,
+    read_noise: float = 0.0,
+    n_read_pixels: float | None = None,
+    scintillation: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """Noise of an aperture flux, component by component, from the CCD equation.
+
+    The variance is ``flux + n_pixels sky + n_read dark + n_read read_noise^2 + (scintillation flux)^2``: shot noise of
+    source, sky and dark current, read-out noise (Merline & Howell 1995, Exp. Astron. 6, 163, without the error of the
+    sky level), and scintillation. All is in electrons, so that no gain appears: frames in ADU are multiplied by theirs
+    first.
+
+    Parameters
+    ----------
+    flux : ndarray
+        Electrons of the source inside the aperture.
+    n_pixels : float
+        Area of the aperture in pixels of the image.
+    sky : float
+        Variance of the sky in electrons squared per pixel of the image: for shot noise alone its level in electrons.
+    dark : float
+        Dark signal of the exposure in electrons per pixel of the detector.
+    read_noise : float
+        Electrons per pixel of the detector.
+    n_read_pixels : float, optional
+        Area of the aperture in pixels of the detector: ``n_pixels`` times the square of the factor of rebinning. By
+        default ``n_pixels``.
+    scintillation : float
+        Relative scatter by scintillation, see :func:`scintillation_noise`.
+
+    Returns
+    -------
+    dict of ndarray
+        1-sigma noise in electrons, of the shape of ``flux``: source, sky, dark, read, scintillation, and total.
+    """
+    signal = np.maximum(np.asarray(flux, dtype=float), 0.0)
+    n_read = n_pixels if n_read_pixels is None else n_read_pixels
+    variances = {
+        "source": signal,
+        "sky": np.full_like(signal, n_pixels * max(sky, 0.0)),
+        "dark": np.full_like(signal, n_read * max(dark, 0.0)),
+        "read": np.full_like(signal, n_read * read_noise**2),
+        "scintillation": (scintillation * signal) ** 2,
+    }
+    total = np.sum(list(variances.values()), axis=0)
+    return {name: np.sqrt(values) for name, values in {**variances, "total": total}.items()}
+
+
+def scintillation_noise(
+    *, diameter: float, exposure_time: float, airmass: float, height: float = 0.0, coefficient: float = 1.5
+) -> float:
+    """Relative scatter of the flux of a star by scintillation.
+
+    ``sigma^2 = 10^-5 C^2 D^(-4/3) t^-1 X^3 exp(-2 h / H)`` with ``H`` = 8000 m: Young's approximation as modified by
+    Osborn et al. (2015, MNRAS 452, 1707, equation 7).
+
+    Parameters
+    ----------
+    diameter : float
+        Of the telescope, in metres.
+    exposure_time : float
+        Seconds.
+    airmass : float
+    height : float
+        Of the observatory above sea level, in metres.
+    coefficient : float
+        Empirical coefficient of the site in m^(2/3) s^(1/2); 1.5 is the median of the sites in that paper.
+
+    Returns
+    -------
+    float
+    """
+    variance = 1e-5 * coefficient**2 * diameter ** (-4.0 / 3.0) / exposure_time
+    return float(np.sqrt(variance * airmass**3 * np.exp(-2.0 * height / 8000.0)))
+
+
+def common_scatter(flux: np.ndarray, scatter: np.ndarray, error: np.ndarray) -> float:
+    """Relative scatter that sources share beyond their errors: clouds, seeing, scintillation.
+
+    The median over the brighter half of the sources of ``sqrt(scatter^2 - error^2) / flux``: a variable source among
+    them does not move it.
+
+    Parameters
+    ----------
+    flux, scatter, error : ndarray, shape (n,)
+        Median flux, standard deviation over the frames, and 1-sigma error of each source.
+
+    Returns
+    -------
+    float
+        0 for fewer than four sources, which cannot tell what is common.
+    """
+    known = (flux > 0) & np.isfinite(scatter) & (error > 0)
+    if np.count_nonzero(known) < 4:
+        return 0.0
+    bright = known & (flux >= np.median(flux[known]))
+    excess = np.sqrt(np.maximum(scatter[bright] ** 2 - error[bright] ** 2, 0.0)) / flux[bright]
+    return float(np.median(excess))

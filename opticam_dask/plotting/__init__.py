@@ -6,18 +6,32 @@ is called by kernels, blocks or the store.
 
 from matplotlib.figure import Figure
 
+from opticam_dask.plotting.animation import Picture, write_animation
 from opticam_dask.plotting.curves import plot_relative_light_curve
-from opticam_dask.plotting.frames import plot_alignment, plot_background, plot_header_times
-from opticam_dask.plotting.images import plot_catalogs
-from opticam_dask.plotting.style import save_figure, show_in_notebook
+from opticam_dask.plotting.frames import plot_alignment, plot_background, plot_header_times, plot_quality
+from opticam_dask.plotting.images import plot_background_meshes, plot_catalogs
+from opticam_dask.plotting.noise import plot_noise, plot_rms_vs_flux, plot_snrs
+from opticam_dask.plotting.profiles import plot_apertures, plot_growth_curves, profile_pages
+from opticam_dask.plotting.style import save_figure, save_pages, show_in_notebook
 
 __all__ = [
     "Figure",
+    "Picture",
     "plot_alignment",
+    "plot_apertures",
     "plot_background",
+    "plot_background_meshes",
     "plot_catalogs",
+    "plot_growth_curves",
     "plot_header_times",
+    "plot_noise",
+    "plot_quality",
     "plot_relative_light_curve",
+    "plot_rms_vs_flux",
+    "plot_snrs",
+    "profile_pages",
     "save_figure",
+    "save_pages",
     "show_in_notebook",
+    "write_animation",
 ]

@@ -211,3 +211,70 @@ def _limit(row: np.ndarray, values: np.ndarray) -> None:
     if limits is not None:
         row[0].set_ylim(*limits)
         count_outside(row[-1], int(np.count_nonzero((values < limits[0]) | (values > limits[1]))))
+
+
+_QUALITY = {
+    "fwhm": "FWHM\n[pixel]",
+    "ellipticity": "Ellipticity",
+    "background": "Sky\n[e$^-$ / pixel]",
+    "background_rms": "Sky scatter\n[e$^-$ / pixel]",
+    "transparency": "Transparency",
+    "airmass": "Airmass",
+    "n_sources": "Sources",
+}
+
+
+def plot_quality(frames: Mapping[str, xr.Dataset]) -> Figure:
+    """Seeing, shape, sky, transparency, airmass and number of sources against time; unusable frames are marked.
+
+    Parameters
+    ----------
+    frames : dict of Dataset
+        Records of the frames of each camera key: mjd_utc, bmjd_tdb, flags, and of fwhm, ellipticity, background,
+        background_rms, transparency, airmass and n_sources those that are known.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        When there is no camera key, or none of the quantities is known in any frame.
+    """
+    require_panels(frames)
+    rows = {name: label for name, label in _QUALITY.items() if any(_is_known(one, name) for one in frames.values())}
+    if not rows:
+        raise ValueError(f"expected at least one of {', '.join(_QUALITY)} to be known in a frame, found none")
+    blank = {key: np.full(dataset.sizes["frame"], np.nan) for key, dataset in frames.items()}
+    whole = {
+        key: dataset.assign({name: ("frame", blank[key]) for name in rows if name not in dataset})
+        for key, dataset in frames.items()
+    }
+    figure = _against_time(whole, rows, height=1.6)
+    _mark_unusable(figure, len(rows), whole)
+    return figure
+
+
+def _is_known(dataset: xr.Dataset, name: str) -> bool:
+    return name in dataset and bool(np.isfinite(dataset[name].to_numpy()).any())
+
+
+def _mark_unusable(figure: Figure, n_rows: int, frames: Mapping[str, xr.Dataset]) -> None:
+    """Ticks at the lower edge where a frame is not usable."""
+    axis = best_axis(frames)
+    unusable = {key: (one["flags"].to_numpy() & np.uint32(UNUSABLE)) != 0 for key, one in frames.items()}
+    n_unusable = sum(int(np.count_nonzero(chosen)) for chosen in unusable.values())
+    if not n_unusable:
+        return
+    panels = np.array(figure.axes).reshape(n_rows, -1)
+    times = np.concatenate([axis.since[key][chosen] for key, chosen in unusable.items()])
+    for axes in panels.ravel():
+        low, high = axes.get_xlim()
+        shown = times[(times >= low) & (times <= high)]
+        axes.plot(
+            shown, np.full(len(shown), 0.03), "|", ms=9, mew=1.2, color="tab:red",
+            transform=axes.get_xaxis_transform(), rasterized=len(shown) > MANY_POINTS,
+        )  # fmt: skip
+    plural = "frame is" if n_unusable == 1 else "frames are"
+    panels[0, 0].set_title(f"red: {n_unusable} {plural} not usable", loc="left", color="tab:red", fontsize="medium")

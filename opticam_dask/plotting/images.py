@@ -48,7 +48,7 @@ def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure
     figure = new_figure(rows, columns, width=6.0, height=0.9 + 5.3 * min(max(tallest, 0.3), 2.0))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (key, (image, catalogue)) in zip(axes, panels.items(), strict=False):
-        _show_stretched(panel, image)
+        show_stretched(panel, image)
         _mark_sources(panel, image.shape, catalogue)
         n_sources = catalogue.sizes["source"]
         panel.set_title(f"{key}: {n_sources} source{'' if n_sources == 1 else 's'}", fontsize=13)
@@ -58,7 +58,7 @@ def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure
     return figure
 
 
-def _show_stretched(axes: Axes, image: np.ndarray) -> None:
+def show_stretched(axes: Axes, image: np.ndarray) -> None:
     """Image in an inverse hyperbolic sine stretch between the sky and the bright stars; no data is light red."""
     known = image[np.isfinite(image)]
     low, middle, high, top = np.percentile(known, [16, 50, 84, 99.9]) if len(known) else (-1.0, 0.0, 1.0, 5.0)
@@ -104,3 +104,47 @@ def _mark_sources(axes: Axes, shape: tuple[int, ...], catalogue: xr.Dataset) -> 
             fontweight="bold",
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )
+
+
+def plot_background_meshes(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]]) -> Figure:
+    """Sky mesh of a frame of each camera: its boxes over the image, the level and the scatter at its points.
+
+    Parameters
+    ----------
+    panels : dict of (ndarray, ndarray, ndarray, (int, int))
+        By camera key: image ``(ny, nx)``, mesh of the sky and mesh of its scatter in electrons per pixel, and the box
+        ``(ny, nx)`` in pixels.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        When there is no camera key.
+    """
+    require_panels(panels)
+    figure = new_figure(len(panels), 3, width=4.6, height=4.2)
+    axes = figure.subplots(len(panels), 3, squeeze=False)
+    for row, (key, (image, mesh, rms_mesh, box)) in zip(axes, panels.items(), strict=True):
+        show_stretched(row[0], image)
+        _outline_boxes(row[0], image.shape, box)
+        ny, nx = image.shape
+        row[0].set_title(f"{key}: boxes of {box[1]} x {box[0]} pixels", loc="left")
+        extent = (-0.5, mesh.shape[1] * box[1] - 0.5, -0.5, mesh.shape[0] * box[0] - 0.5)
+        titles = ("Sky background", "Scatter of the sky")
+        for panel, values, title in zip(row[1:], (mesh, rms_mesh), titles, strict=True):
+            shown = panel.imshow(values, origin="lower", extent=extent, cmap="viridis", interpolation="nearest")
+            panel.set_title(f"{key}: {title.lower()}", loc="left")
+            figure.colorbar(shown, ax=panel, label=f"{title} [e$^-$ / pixel]", shrink=0.85)
+        for panel in row:
+            panel.set(xlabel="x [pixel]", ylabel="y [pixel]", xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5))
+    return figure
+
+
+def _outline_boxes(axes: Axes, shape: tuple[int, ...], box: tuple[int, int]) -> None:
+    ny, nx = shape
+    columns, rows = np.arange(0, nx + 1, box[1]) - 0.5, np.arange(0, ny + 1, box[0]) - 0.5
+    axes.vlines(columns, -0.5, ny - 0.5, color="tab:red", lw=0.5, alpha=0.6)
+    axes.hlines(rows, -0.5, nx - 0.5, color="tab:red", lw=0.5, alpha=0.6)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 _FILTER_COLOURS = {"u": "tab:purple", "g": "tab:green", "r": "tab:orange", "i": "tab:olive", "z": "tab:brown"}
@@ -119,6 +120,35 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         raise ValueError(f"figures are written as .pdf or .png, got {file.name}")
     temporary = file.with_name(f".{file.name}.{os.getpid()}{suffix}")
     figure.savefig(temporary, dpi=150, metadata=_METADATA[suffix])
+    os.replace(temporary, file)
+    return file
+
+
+def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
+    """Write figures as the pages of one PDF, each gone before the next is drawn.
+
+    Parameters
+    ----------
+    figures : iterable of Figure
+    path : path
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    ValueError
+        For another suffix than ``.pdf``.
+    """
+    file = Path(path)
+    if file.suffix.lower() != ".pdf":
+        raise ValueError(f"pages are written to a .pdf, got {file.name}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.pdf")
+    with PdfPages(temporary, metadata=_METADATA[".pdf"]) as pages:
+        for figure in figures:
+            pages.savefig(figure, dpi=150)
     os.replace(temporary, file)
     return file
 
