@@ -370,9 +370,10 @@ def aperture_axes(record: Mapping[str, Any], fwhm: float) -> tuple[float, float,
     if record.get("semimajor_axis") is not None:
         return float(record["semimajor_axis"]), float(record["semiminor_axis"]), float(record["orientation"])
     radius = record.get("radius")
-    radius = fwhm if radius is None else radius
+    unit = fwhm if radius is None or record.get("radius_unit", "pixel") != "pixel" else 1.0
+    radius = 1.0 if radius is None else radius
     # of several radii the first is the one that all others are compared with
-    radius = float(radius[0] if isinstance(radius, Sequence) else radius)
+    radius = unit * float(radius[0] if isinstance(radius, Sequence) else radius)
     return radius, radius, 0.0
 
 
@@ -582,7 +583,8 @@ def _photometer_record(out_directory: str | Path, key: str, label: str) -> dict[
     for part in store.parts(path, key):
         if label in store.photometry_labels(path, part):
             attributes = store.read_attributes(path, f"{part.group}/photometry/{label}")
-            return dict(json.loads(attributes["parameters"]))
+            # what was measured: a best aperture has been chosen there
+            return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
     return None
 
 

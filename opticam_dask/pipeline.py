@@ -436,7 +436,7 @@ def measure_frames(
     n_frames = 0
     for part in ready:
         chosen = _prepare(setup, part, photometers)
-        todo = _blocks_to_measure(setup, part, photometers)
+        todo = _blocks_to_measure(setup, part, photometers, chosen)
         job = _second_pass_job(setup, part, chosen, whole_frames)
         run = functools.partial(second_pass.measure_block, job)
         try_frame = functools.partial(second_pass.try_frame, job)
@@ -570,7 +570,12 @@ def _catalog_group(key: str) -> str:
     return f"{store.group_name(key)}/catalog"
 
 
-def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer]) -> list[int]:
+def _blocks_to_measure(
+    setup: Setup,
+    part: store.Part,
+    photometers: Mapping[str, second_pass.Photometer],
+    prepared: Mapping[str, second_pass.Photometer],
+) -> list[int]:
     source_ids = store.read_array(setup.path, _catalog_group(part.key), "source_id")
     done = np.ones(part.n_blocks, dtype=bool)
     is_reduced = store.done_blocks(setup.path, part)
@@ -580,6 +585,7 @@ def _blocks_to_measure(setup: Setup, part: store.Part, photometers: Mapping[str,
             "label": label,
             "parameters": config.parameters_json(record),
             "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "prepared": config.parameters_json(prepared[label]),
             "provenance": versions(),
         }
         radii = second_pass.measured_radii(photometer)
