@@ -304,9 +304,9 @@ class OptimalPhotometer(BasePhotometer):
     """Total flux with the night's star profile as weights (Naylor 1998, MNRAS 296, 339).
 
     The weights are those of the limit in which the sky is the noise, the same for all sources of a frame: an error of
-    the profile then changes all fluxes of the frame alike, and their ratios not at all (Naylor's section 3.2). They
-    follow the seeing of the frame, and are normalised so that the flux is the total. Pixels without data, saturated
-    ones apart, carry no weight.
+    the profile then changes all fluxes of the frame alike, and their ratios not at all. They follow the seeing of the
+    frame, and are normalised so that the flux is the total. Pixels without data and those hit by cosmic rays carry no
+    weight.
 
     Parameters
     ----------

@@ -201,12 +201,9 @@ def offset_mesh(
         Mesh plus offset is the mean over the sky of 3 x 3 boxes, corrected for a smooth change of the sky across them;
         where nearly nothing is sky the offset is its mean over the frame.
     """
-    with np.errstate(invalid="ignore"):
-        # wide enough that hardly anything is clipped on the long side of the distribution only
-        counts = np.abs(subtracted) < _OFFSET_CLIP * rms
-    _mark_disks(counts, xy, radius)
-    sums = _box_sums(np.where(counts, subtracted, 0.0), box_size)
-    numbers = _box_sums(counts.astype(float), box_size)
+    is_near = np.zeros(subtracted.shape, dtype=bool)
+    _mark_disks(is_near, xy, radius)
+    sums, numbers = _box_sums(subtracted, rms, is_near, box_size)
     overall = float(sums.sum() / numbers.sum()) if numbers.sum() else 0.0
     # boxes with a star bulge out of a mesh: the local mean is that of the pixels minus a mesh without bulges
     smooth = uniform_filter(mesh, _SMOOTH, mode="nearest")
@@ -245,21 +242,35 @@ def unmasked_light(
 
 
 def _mark_disks(mask: np.ndarray, xy: np.ndarray, radius: np.ndarray) -> None:
-    """Clear the pixels around each position."""
+    """Mark the pixels around each position."""
     ny, nx = mask.shape
     for (x, y), reach in zip(xy, radius, strict=True):
         low, top = max(0, int(np.ceil(y - reach))), min(ny, int(np.floor(y + reach)) + 1)
         left, right = max(0, int(np.ceil(x - reach))), min(nx, int(np.floor(x + reach)) + 1)
         if low < top and left < right:
             squared = (np.arange(left, right) - x) ** 2 + (np.arange(low, top) - y)[:, None] ** 2
-            mask[low:top, left:right][squared <= reach**2] = False
+            mask[low:top, left:right] |= squared <= reach**2
 
 
-def _box_sums(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
-    """Sums over the boxes of a mesh; boxes at the far edges may be cut."""
-    rows, columns = (np.arange(0, size, box) for size, box in zip(values.shape, box_size, strict=True))
-    sums: np.ndarray = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
-    return sums
+def _box_sums(
+    subtracted: np.ndarray, rms: np.ndarray, is_near: np.ndarray, box_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the pixels of each box that are sky, shape (mesh_y, mesh_x) each.
+
+    One row of boxes after the other: it stays in the cache of the processor.
+    """
+    (ny, nx), (box_y, box_x) = subtracted.shape, box_size
+    columns = np.arange(0, nx, box_x)
+    sums, numbers = (np.zeros((-(-ny // box_y), len(columns))) for _ in range(2))
+    for row, start in enumerate(range(0, ny, box_y)):
+        strip = slice(start, start + box_y)
+        with np.errstate(invalid="ignore"):
+            # wide enough that hardly anything is clipped on the long side of the distribution only
+            counts = np.abs(subtracted[strip]) < _OFFSET_CLIP * rms[strip]
+        counts &= ~is_near[strip]
+        sums[row] = np.add.reduceat(np.where(counts, subtracted[strip], 0.0).sum(axis=0), columns)
+        numbers[row] = np.add.reduceat(np.count_nonzero(counts, axis=0), columns)
+    return sums, numbers
 
 
 def _sum_of_neighbours(mesh: np.ndarray) -> np.ndarray:
