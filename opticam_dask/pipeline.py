@@ -469,40 +469,40 @@ def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None
             todo[part.group] = part
         else:
             progress.tell(f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs).")
-    first = _profile_round(setup, executor, progress, todo, {})
-    fitted = {group: found for group, sums in first.items() if (found := star_profiles.fit(sums)) is not None}
-    second = _profile_round(setup, executor, progress, {group: todo[group] for group in fitted}, fitted)
-    check_owner(setup.out_directory)
-    for group, part in todo.items():
-        _write_profile(setup, part, second.get(group, {}), progress)
+    chosen = {
+        group: star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags")) for group in todo
+    }
+    with stage(progress, "Measuring star profiles", 2 * sum(map(len, chosen.values()))):
+        for group, part in todo.items():
+            fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, chosen[group], None))
+            found = {} if fitted is None else _profile_round(setup, executor, progress, part, chosen[group], fitted)
+            check_owner(setup.out_directory)
+            _write_profile(setup, part, found, progress)
 
 
 def _profile_round(
     setup: Setup,
     executor: Executor,
     progress: Progress,
-    parts: Mapping[str, store.Part],
-    fitted: Mapping[str, Profile],
-) -> dict[str, dict[int, Any]]:
-    """Sums over the stars of some frames of each part, by frame; neighbours are taken off by the profiles known."""
-    work: list[Work] = []
-    for group, part in parts.items():
-        chosen = star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags"))
-        second = _second_pass_job(setup, part, {}, whole_frames=False)
-        job = star_profiles.ProfileJob(
-            second_pass=replace(second, profile=fitted[group].table()) if group in fitted else second,
-            has_profile=group in fitted,
-            frames_per_block=part.frames_per_block,
-            read_manifest=functools.partial(store.read_manifest, setup.path, part),
-            read_results=functools.partial(store.read_results, setup.path, part),
-        )
-        run = functools.partial(star_profiles.measure_frame, job)
-        work.append(guarded_work(group, "profile", run, chosen, functools.partial(_try_profile, job), _one_frame))
-    found: dict[str, dict[int, Any]] = {group: {} for group in parts}
-    with stage(progress, "Measuring star profiles", sum(len(entry.blocks) for entry in work)):
-        for group, (index, rings) in executor.run(work):
-            found[group][index] = rings
-            progress.advance(1)
+    part: store.Part,
+    frames: Sequence[int],
+    fitted: Profile | None,
+) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
+    second = _second_pass_job(setup, part, {}, whole_frames=False)
+    job = star_profiles.ProfileJob(
+        second_pass=second if fitted is None else replace(second, profile=fitted.table()),
+        has_profile=fitted is not None,
+        frames_per_block=part.frames_per_block,
+        read_manifest=functools.partial(store.read_manifest, setup.path, part),
+        read_results=functools.partial(store.read_results, setup.path, part),
+    )
+    run = functools.partial(star_profiles.measure_frame, job)
+    work = guarded_work(part.key, "profile", run, frames, functools.partial(_try_profile, job), _one_frame)
+    found: dict[int, Any] = {}
+    for _, (index, rings) in executor.run([work]):
+        found[index] = rings
+        progress.advance(1)
     return found
 
 
