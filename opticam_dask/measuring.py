@@ -252,7 +252,10 @@ def blend_flags(view: FrameView, xy: np.ndarray, pixels: Pixels, weights: np.nda
     window = pixels.x0[source], pixels.y0[source], size
     own = np.sum(weights[source] * profile_weights(table, xy[source], *window, shape), axis=(1, 2))
     foreign = np.sum(weights[source] * profile_weights(table, xy[other], *window, shape), axis=(1, 2))
+    own *= view.catalog_flux[source]
+    # a source without light of its own on its pixels (off the frame, or of unknown flux) is not called a blend
+    relative = np.where(own > 0, view.catalog_flux[other] * foreign / np.where(own > 0, own, 1.0), 0.0)
     light = np.zeros(len(xy))
-    np.add.at(light, source, view.catalog_flux[other] * foreign / (view.catalog_flux[source] * own))
+    np.add.at(light, source, np.nan_to_num(relative))
     flags[light > _BLENDED] = np.uint32(SourceFlag.BLENDED)
     return flags

@@ -378,6 +378,15 @@ def test_blended__neighbours_are_flagged_and_the_psf_photometer_takes_them_apart
     assert not np.any(psf.flags & SourceFlag.BLENDED)
 
 
+def test_blended__sources_off_the_frame_or_of_unknown_flux_disturb_nothing():
+    xy = np.array([[40.0, 40.0], [42.0, 41.0], [-200.0, 5.0], [-198.0, 6.0], [60.0, 60.0]])
+    flux = np.array([np.nan, 4e3, 1e4, 1e4, 0.0])
+    view = _with_profile(_view(_stars(xy, np.full(5, 1e4)), xy, xy), catalog_flux=flux)
+    for photometer in (AperturePhotometer(), OptimalPhotometer(), PSFPhotometer()):
+        found = photometer.measure(view)
+        assert np.isfinite(found.flux).tolist() == [True, True, False, False, True]
+
+
 @pytest.mark.parametrize("kind", [OptimalPhotometer, PSFPhotometer])
 def test_optimal__pulls_have_width_one_and_no_bias(kind):
     rng = np.random.default_rng(8)
