@@ -249,6 +249,7 @@ def _add_lightcurve(commands: Any) -> None:
     parser.add_argument("--target", type=int, required=True, metavar="ID", help="source number in the catalogue")
     parser.add_argument("--comparisons", type=int, nargs="+", required=True, metavar="ID", help="source numbers")
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
+    parser.add_argument("--radius", type=float, metavar="R", help="one of the radii of a label that has several")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
     parser.add_argument("--prefix", metavar="NAME", help="start of the file names (target_ID)")
 

@@ -349,7 +349,9 @@ def _lightcurve(options: argparse.Namespace) -> int:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
     prefix = options.prefix or f"target_{options.target}"
     for key in keys:
-        curve = lightcurves.relative_light_curve(options.out, key, options.target, options.comparisons, options.label)
+        curve = lightcurves.relative_light_curve(
+            options.out, key, options.target, options.comparisons, options.label, radius=options.radius
+        )
         flux = curve["relative_flux"].to_numpy()
         used = np.isfinite(flux)
         if not used.any():

@@ -19,7 +19,13 @@ _OFTEN = 0.9
 
 
 def relative_light_curve(
-    out_directory: str | Path, key: str, target: int, comparisons: int | Sequence[int], label: str = "aperture"
+    out_directory: str | Path,
+    key: str,
+    target: int,
+    comparisons: int | Sequence[int],
+    label: str = "aperture",
+    *,
+    radius: float | None = None,
 ) -> xr.Dataset:
     """Differential light curve over all nights.
 
@@ -35,6 +41,8 @@ def relative_light_curve(
         Numbers of the comparison sources; their fluxes are added.
     label : str
         Photometry label.
+    radius : float, optional
+        One of the radii of a label that has several.
 
     Returns
     -------
@@ -47,7 +55,7 @@ def relative_light_curve(
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
-    return compute_relative(results.light_curves(out_directory, key, label), target, comparisons)
+    return compute_relative(results.light_curves(out_directory, key, label, radius=radius), target, comparisons)
 
 
 def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequence[int]) -> xr.Dataset:
@@ -69,6 +77,9 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
     ValueError
         When a source is not in the catalogue, or is chosen twice.
     """
+    if "radius" in curves.dims:
+        radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
+        raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
     chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else comparisons
     chosen = [int(number) for number in chosen]
     known = curves["source_id"].to_numpy().tolist()

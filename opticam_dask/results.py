@@ -111,7 +111,9 @@ def open_reduction(out_directory: str | Path) -> xr.DataTree:
     return xr.open_datatree(str(path), engine="zarr", consolidated=consolidated)
 
 
-def light_curves(out_directory: str | Path, key: str, label: str = "aperture") -> xr.Dataset:
+def light_curves(
+    out_directory: str | Path, key: str, label: str = "aperture", *, radius: float | None = None
+) -> xr.Dataset:
     """Fluxes of all catalogue sources of a camera over all nights, lazily, in time order.
 
     Parameters
@@ -122,19 +124,22 @@ def light_curves(out_directory: str | Path, key: str, label: str = "aperture") -
         Camera key such as ``1:g`` (``1-g`` works as well).
     label : str
         Photometry label.
+    radius : float, optional
+        One of the radii of a label that has several.
 
     Returns
     -------
     xarray.Dataset
-        Dims ``(frame, source)``; variables flux, flux_err, x, y, flags; coordinates mjd_utc, bmjd_tdb, night and
-        frame_flags along ``frame``, source_id along ``source``.
+        Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
+        else the photometer measures; coordinates mjd_utc, bmjd_tdb, night and frame_flags along ``frame``, source_id
+        along ``source``.
 
     Raises
     ------
     store.StoreError
         When there is no store.
     ValueError
-        When the store has no such key or label; the message names those it has.
+        When the store has no such key, label or radius; the message names those it has.
     """
     path = store.require_store(out_directory)
     known = store.keys(path)
@@ -150,7 +155,18 @@ def light_curves(out_directory: str | Path, key: str, label: str = "aperture") -
     order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
     if np.any(np.diff(order) != 1):
         merged = merged.isel(frame=order)
+    if radius is not None:
+        merged = _at_radius(merged, radius, label)
     return merged.assign_attrs(key=found[0], label=label)
+
+
+def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
+    radii = curves["radius"].to_numpy() if "radius" in curves.dims else np.empty(0)
+    same = np.flatnonzero(np.isclose(radii, radius, rtol=1e-6))
+    if not len(same):
+        has = f"it has {', '.join(f'{value:g}' for value in radii)}" if len(radii) else "it has one aperture"
+        raise ValueError(f"no radius {radius:g} in photometry {label!r}: {has}")
+    return curves.isel(radius=int(same[0]))
 
 
 def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
