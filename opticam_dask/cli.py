@@ -247,7 +247,12 @@ def _add_lightcurve(commands: Any) -> None:
     parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     parser.add_argument("--target", type=int, required=True, metavar="ID", help="source number in the catalogue")
-    parser.add_argument("--comparisons", type=int, nargs="+", required=True, metavar="ID", help="source numbers")
+    parser.add_argument(
+        "--comparisons", type=_source, nargs="+", required=True, metavar="ID", help="source numbers, or auto"
+    )
+    parser.add_argument(
+        "--weighting", choices=["sum", "optimal"], default="sum", help="how comparisons are weighted (by their light)"
+    )
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--radius", type=float, metavar="R", help="one of the radii of a label that has several")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
@@ -261,6 +266,10 @@ def _add_plot(commands: Any) -> None:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--targets", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+
+
+def _source(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -348,10 +348,22 @@ def _lightcurve(options: argparse.Namespace) -> int:
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
     prefix = options.prefix or f"target_{options.target}"
+    is_auto = "auto" in options.comparisons
+    if is_auto and len(options.comparisons) > 1:
+        raise UsageError("--comparisons takes source numbers or auto, not both")
+    comparisons: Any = "auto" if is_auto else options.comparisons
     for key in keys:
         curve = lightcurves.relative_light_curve(
-            options.out, key, options.target, options.comparisons, options.label, radius=options.radius
+            options.out,
+            key,
+            options.target,
+            comparisons,
+            options.label,
+            radius=options.radius,
+            weighting=options.weighting,
         )
+        for reason in curve.attrs.get("reasons", []):
+            tell(f"{key}: {reason}")
         flux = curve["relative_flux"].to_numpy()
         used = np.isfinite(flux)
         if not used.any():

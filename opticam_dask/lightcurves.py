@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,17 @@ import xarray as xr
 
 from opticam_dask import results, store
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import lightcurve
+from opticam_dask.kernels import ensemble, lightcurve
+
+#: A measurement with one of these is of no use for a comparison.
+_USELESS = np.uint32(
+    SourceFlag.OFF_FRAME
+    | SourceFlag.EDGE
+    | SourceFlag.SATURATED
+    | SourceFlag.NON_LINEAR
+    | SourceFlag.BAD_PIXEL
+    | SourceFlag.BLENDED
+)
 
 #: Share of the frames in which a source must have a flux to be judged.
 _OFTEN = 0.9
@@ -22,10 +33,11 @@ def relative_light_curve(
     out_directory: str | Path,
     key: str,
     target: int,
-    comparisons: int | Sequence[int],
+    comparisons: int | Sequence[int] | Literal["auto"],
     label: str = "aperture",
     *,
     radius: float | None = None,
+    weighting: ensemble.Weighting = "sum",
 ) -> xr.Dataset:
     """Differential light curve over all nights.
 
@@ -37,28 +49,40 @@ def relative_light_curve(
         Camera key such as ``1:g``.
     target : int
         Number of the source in the catalogue.
-    comparisons : int or sequence of int
-        Numbers of the comparison sources; their fluxes are added.
+    comparisons : int or sequence of int or "auto"
+        Numbers of the comparison sources. ``"auto"`` chooses sources of similar brightness that are seldom flagged and
+        do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
+    weighting : {"sum", "optimal"}
+        ``"sum"`` adds the fluxes of the comparisons; a frame in which one has no flux has no relative flux.
+        ``"optimal"`` weights them by their errors and their scatter, and a comparison that is missing in a frame makes
+        no jump (``kernels.ensemble``).
 
     Returns
     -------
     xarray.Dataset
         Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
-        together); coordinates mjd_utc, bmjd_tdb and night.
+        together); coordinates mjd_utc, bmjd_tdb and night; attributes ``comparisons``, ``weights`` and, when they were
+        chosen, ``reasons``: what was found out about each source.
 
     Raises
     ------
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
-    return compute_relative(results.light_curves(out_directory, key, label, radius=radius), target, comparisons)
+    curves = results.light_curves(out_directory, key, label, radius=radius)
+    return compute_relative(curves, target, comparisons, weighting)
 
 
-def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequence[int]) -> xr.Dataset:
+def compute_relative(
+    curves: xr.Dataset,
+    target: int,
+    comparisons: int | Sequence[int] | Literal["auto"],
+    weighting: ensemble.Weighting = "sum",
+) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
     Parameters
@@ -66,7 +90,8 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
     curves : xarray.Dataset
         Dims ``(frame, source)``: flux, flux_err, flags; coordinates mjd_utc, bmjd_tdb, night, source_id.
     target : int
-    comparisons : int or sequence of int
+    comparisons : int or sequence of int or "auto"
+    weighting : {"sum", "optimal"}
 
     Returns
     -------
@@ -75,14 +100,18 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
     Raises
     ------
     ValueError
-        When a source is not in the catalogue, or is chosen twice.
+        When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen.
     """
     if "radius" in curves.dims:
         radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
         raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
-    chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else comparisons
-    chosen = [int(number) for number in chosen]
     known = curves["source_id"].to_numpy().tolist()
+    reasons: list[str] = []
+    if isinstance(comparisons, str):
+        chosen, reasons = _choose(curves, target, known)
+    else:
+        chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
+    chosen = [int(number) for number in chosen]
     missing = [number for number in (target, *chosen) if number not in known]
     if missing:
         raise ValueError(
@@ -91,9 +120,11 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
         )
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
+    if weighting not in ("sum", "optimal"):
+        raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
-    relative, relative_err = lightcurve.relative_flux(flux[:, 0], error[:, 0], flux[:, 1:], error[:, 1:])
+    relative, relative_err, weights = _divide(flux, error, weighting)
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
@@ -107,7 +138,35 @@ def compute_relative(curves: xr.Dataset, target: int, comparisons: int | Sequenc
     for name in ("key", "label"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
-    return dataset.assign_attrs(target=int(target), comparisons=chosen)
+    found = {"weighting": weighting, "weights": weights.round(6).tolist()} | ({"reasons": reasons} if reasons else {})
+    return dataset.assign_attrs(target=int(target), comparisons=chosen, **found)
+
+
+def _divide(
+    flux: np.ndarray, error: np.ndarray, weighting: ensemble.Weighting
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Relative flux of the first column and its error, and the weights of the others."""
+    if weighting == "sum":
+        relative, relative_err = lightcurve.relative_flux(flux[:, 0], error[:, 0], flux[:, 1:], error[:, 1:])
+        light = np.nansum(flux[:, 1:], axis=0)
+        return relative, relative_err, light / light.sum() if light.sum() > 0 else np.full(len(light), np.nan)
+    mean = ensemble.combine_stars(flux[:, 1:], error[:, 1:], weighting)
+    others, others_err = mean.flux[:, None], mean.flux_err[:, None]
+    return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
+
+
+def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Numbers of the comparisons that are fit for a target, and what was found out about each source."""
+    if target not in known:
+        return [], []
+    flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
+    is_flagged = (curves["flags"].to_numpy() & _USELESS) != 0
+    found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
+    reasons = [f"source {known[entry.column]}: {entry.reason}" for entry in found]
+    chosen = [known[entry.column] for entry in found if entry.is_chosen]
+    if not chosen:
+        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(reasons)}")
+    return chosen, reasons
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -253,7 +253,10 @@ def test_compute_relative__removes_a_cloud():
 def test_compute_relative__coordinates_attributes_and_units():
     relative = compute_relative(curves_of(), np.int64(2), 1)
     assert set(relative.coords) == {"mjd_utc", "bmjd_tdb", "night"}
-    assert relative.attrs == {"key": "1:g", "label": "aperture", "target": 2, "comparisons": [1]}
+    assert relative.attrs == {
+        **{"key": "1:g", "label": "aperture", "target": 2, "comparisons": [1]},
+        **{"weighting": "sum", "weights": [1.0]},
+    }
     assert relative.sizes == {"frame": 200}
     assert all("units" in relative[name].attrs for name in ("relative_flux", "relative_flux_err"))
 
@@ -368,3 +371,59 @@ def test_write_relative_light_curve__curve_that_does_not_say_what_it_is(tmp_path
     del relative.attrs["key"]
     with pytest.raises(ValueError, match="attributes key and label"):
         write_relative_light_curve(relative, tmp_path)
+
+
+# ---------------------------------------------------------------- comparisons by weight and by choice
+
+
+def _simulated_curves(n_frames=400, seed=2):
+    """Six constant stars, of which the second varies and the third is saturated, behind a changing sky."""
+    rng = np.random.default_rng(seed)
+    levels = np.array([4e4, 5e4, 6e4, 3e4, 2e4, 2.5e4])
+    truth = (1.0 + 0.2 * np.sin(np.linspace(0.0, 6.0, n_frames)))[:, None] * levels
+    truth[:, 1] *= 1.0 + 0.05 * np.sin(np.arange(n_frames) / 9.0)
+    error = np.sqrt(truth + 2000.0)
+    flags = np.ones(truth.shape, dtype=np.uint32)
+    flags[:, 2] |= np.uint32(SourceFlag.SATURATED)
+    return xr.Dataset(
+        {
+            "flux": (("frame", "source"), truth + error * rng.standard_normal(truth.shape)),
+            "flux_err": (("frame", "source"), error),
+            "flags": (("frame", "source"), flags),
+        },
+        coords={"source_id": ("source", np.arange(1, 7)), "mjd_utc": ("frame", 60000.0 + np.arange(n_frames) / 1e4)},
+        attrs={"key": "1:g", "label": "aperture"},
+    )
+
+
+def test_compute_relative__auto_chooses_and_says_why():
+    relative = compute_relative(_simulated_curves(), 1, "auto", "optimal")
+    assert relative.attrs["comparisons"] == [4, 5, 6]
+    reasons = "\n".join(relative.attrs["reasons"])
+    assert "source 2: varies" in reasons
+    assert "source 3: flagged in 100 % of the frames" in reasons
+    flux, error = relative["relative_flux"].to_numpy(), relative["relative_flux_err"].to_numpy()
+    pulls = (flux - 4e4 / 7.5e4) / error
+    assert abs(pulls.mean()) < 0.2
+    assert 0.9 < pulls.std() < 1.1
+
+
+def test_compute_relative__optimal_weights_bridge_a_missing_comparison_and_the_sum_does_not():
+    curves = _simulated_curves()
+    curves["flux"][100:150, 3] = np.nan
+    added, weighted = (compute_relative(curves, 1, [4, 5, 6], name)["relative_flux"] for name in ("sum", "optimal"))
+    assert np.isnan(added[100:150]).all()
+    assert np.isfinite(weighted).all()
+    step = float(weighted[100:150].mean() / weighted[150:].mean()) - 1.0
+    assert abs(step) < 4.0 * float(weighted[150:].std() / weighted[150:].mean()) / np.sqrt(50)
+
+
+def test_compute_relative__nobody_fit_and_unknown_weighting_are_refused():
+    curves = _simulated_curves()
+    curves["flags"][:] = np.uint32(SourceFlag.EDGE | SourceFlag.REDUCED)
+    with pytest.raises(ValueError, match="no source is fit as a comparison for source 1: source 2: flagged"):
+        compute_relative(curves, 1, "auto")
+    with pytest.raises(ValueError, match="weighting must be"):
+        compute_relative(curves, 1, [2], "best")
+    with pytest.raises(ValueError, match="no source 9"):
+        compute_relative(curves, 9, "auto")

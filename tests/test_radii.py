@@ -47,6 +47,11 @@ def test_radii__light_curve_of_one_of_them(out, capsys):
     assert cli.main(command) == 2
     assert "choose one" in capsys.readouterr().err
     assert cli.main([*command, "--radius", "2"]) == 0
+    auto = ["lightcurve", str(out), "--target", "3", "--label", "alone", "--weighting", "optimal", "--comparisons"]
+    assert cli.main([*auto, "auto"]) == 0
+    assert "source 2: " in capsys.readouterr().out
+    assert cli.main([*auto, "auto", "1"]) == 2
+    assert "not both" in capsys.readouterr().err
 
 
 def test_radii__files_for_people_have_a_column_each(out):

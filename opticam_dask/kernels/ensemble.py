@@ -1,0 +1,222 @@
+"""Comparison stars: their mean light curve, and which of them are fit for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Weighting = Literal["sum", "optimal"]
+
+#: Rounds in which levels of stars and of frames are solved for each other, and the change at which that has ended.
+_ROUNDS, _AT_REST = 50, 1e-10
+
+#: A candidate whose scatter is so many times its expected error varies.
+_VARIABLE = 1.5
+
+#: A candidate needs a flux in this share of the frames, and may be flagged in no more than the other share.
+_OFTEN, _SELDOM = 0.9, 0.1
+
+_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Mean light curve of comparison stars.
+
+    Attributes
+    ----------
+    flux, flux_err : ndarray, shape (frame,)
+        In units of the summed mean fluxes of all stars; NaN where no star has a flux.
+    weights : ndarray, shape (star,)
+        Their sum is 1.
+    """
+
+    flux: np.ndarray
+    flux_err: np.ndarray
+    weights: np.ndarray
+
+
+def combine_stars(flux: np.ndarray, flux_err: np.ndarray, weighting: Weighting = "optimal") -> Ensemble:
+    """Mean light curve of stars, to which a star that is missing in a frame makes no jump.
+
+    Each star is divided by its mean level before the mean is taken; levels of stars and of frames are solved for each
+    other (Honeycutt 1992, PASP 104, 435; Broeg et al. 2005, AN 326, 134).
+
+    Parameters
+    ----------
+    flux, flux_err : ndarray, shape (frame, star)
+        NaN where a star has no flux.
+    weighting : {"optimal", "sum"}
+        ``"sum"`` weights stars by their light, as if their fluxes were added. ``"optimal"`` weights them by the inverse
+        of the variance of their relative flux: errors, and what they scatter against the others beyond them.
+
+    Returns
+    -------
+    Ensemble
+
+    Raises
+    ------
+    ValueError
+        When a star has no positive flux in any frame.
+    """
+    known = np.isfinite(flux) & np.isfinite(flux_err)
+    values, errors = np.where(known, flux, 0.0), np.where(known, flux_err, 0.0)
+    level = np.array(
+        [np.median(column[use]) if use.any() else 0.0 for column, use in zip(flux.T, known.T, strict=True)]
+    )
+    if not np.all(level > 0):
+        bad = (np.flatnonzero(~(level > 0)) + 1).tolist()
+        raise ValueError(f"comparison stars {bad} (in the order given) have no positive flux")
+    weights = level / level.sum()
+    for round_number in range(_ROUNDS):
+        frame = _weighted(values / level, weights, known)
+        if weighting == "optimal":
+            weights = _inverse_variances(values / level, errors / level, known, frame)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            new = np.nansum(np.where(known, values / frame[:, None], 0.0), axis=0) / known.sum(axis=0)
+        change, level = np.max(np.abs(new / level - 1.0)), new
+        if weighting == "sum":
+            weights = level / level.sum()
+        if round_number and change < _AT_REST:
+            break
+    frame = _weighted(values / level, weights, known)
+    share = np.sum(np.where(known, weights, 0.0), axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(np.sum((weights * errors / level) ** 2, axis=1)) / share
+    return Ensemble(frame * level.sum(), np.where(share > 0, error, np.nan) * level.sum(), weights)
+
+
+def _weighted(values: np.ndarray, weights: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Weighted mean over the stars that are known in each frame, shape (frame,)."""
+    share = np.sum(np.where(known, weights, 0.0), axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: np.ndarray = np.sum(np.where(known, weights * values, 0.0), axis=1) / share
+    return np.where(share > 0, mean, np.nan)
+
+
+def _inverse_variances(values: np.ndarray, errors: np.ndarray, known: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Weights from the larger of each star's error and its scatter about the mean of all; their sum is 1."""
+    variances = []
+    for column in range(values.shape[1]):
+        use = known[:, column] & np.isfinite(frame)
+        expected = np.median((errors[use, column] / frame[use]) ** 2)
+        variances.append(max(float(expected), _robust_scatter(values[use, column] / frame[use]) ** 2))
+    inverse = 1.0 / np.maximum(variances, np.finfo(float).tiny)
+    weights: np.ndarray = inverse / inverse.sum()
+    return weights
+
+
+def _robust_scatter(values: np.ndarray) -> float:
+    return float(_TO_SIGMA * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was found out about one possible comparison star.
+
+    Attributes
+    ----------
+    column : int
+    is_chosen : bool
+    reason : str
+    scatter, expected : float
+        Relative scatter against the other candidates, and what the errors make of it; NaN where not looked at.
+    """
+
+    column: int
+    is_chosen: bool
+    reason: str
+    scatter: float = float("nan")
+    expected: float = float("nan")
+
+
+def choose_comparisons(
+    flux: np.ndarray,
+    flux_err: np.ndarray,
+    is_flagged: np.ndarray,
+    target: int,
+    *,
+    n_stars: int = 10,
+    brightness: tuple[float, float] = (0.2, 10.0),
+) -> list[Candidate]:
+    """Choose comparison stars by what they do themselves; of the target only its typical flux is looked at.
+
+    Candidates are of similar brightness and seldom flagged. While one varies (its scatter against the mean of the
+    others is more than 1.5 times what the errors allow, or what is typical of the others), the worst is taken out; then
+    the most precise ``n_stars`` stay.
+
+    Parameters
+    ----------
+    flux, flux_err : ndarray, shape (frame, source)
+    is_flagged : ndarray of bool, shape (frame, source)
+        Measurements with a flag that makes them useless (saturated, blended, at the edge, ...).
+    target : int
+        Column of the target.
+    n_stars : int
+        At most so many.
+    brightness : (float, float)
+        Smallest and largest flux in units of the target's.
+
+    Returns
+    -------
+    list of Candidate
+        One a source but the target, in the order of the sources.
+    """
+    typical = np.array(
+        [np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in flux.T]
+    )
+    found: dict[int, Candidate] = {}
+    left: list[int] = []
+    for column in range(flux.shape[1]):
+        if column != target:
+            reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target], brightness)
+            if reason:
+                found[column] = Candidate(column, False, reason)
+            else:
+                left.append(column)
+    while len(left) > 1:
+        scatter, expected = _against_others(flux[:, left], flux_err[:, left])
+        excess = scatter / expected
+        usual = max(1.0, float(np.median(excess)))
+        worst = int(np.argmax(excess))
+        if len(left) < 3 or excess[worst] <= _VARIABLE * usual:
+            break
+        reason = f"varies: scatter {100 * scatter[worst]:.2f} %, {100 * expected[worst]:.2f} % is expected"
+        found[left[worst]] = Candidate(left[worst], False, reason, float(scatter[worst]), float(expected[worst]))
+        del left[worst]
+    else:
+        scatter = expected = np.full(len(left), np.nan)
+    order = np.argsort(scatter, kind="stable") if len(left) > 1 else np.arange(len(left))
+    for rank, position in enumerate(order.tolist()):
+        numbers = float(scatter[position]), float(expected[position])
+        is_chosen = rank < n_stars
+        reason = "chosen" if is_chosen else f"{n_stars} others are more precise"
+        found[left[position]] = Candidate(left[position], is_chosen, reason, *numbers)
+    return [found[column] for column in sorted(found)]
+
+
+def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float, brightness: tuple[float, float]) -> str:
+    """Why a source cannot be a comparison star; nothing when it can."""
+    if np.mean(np.isfinite(flux)) < _OFTEN:
+        return f"has a flux in {100 * np.mean(np.isfinite(flux)):.0f} % of the frames only"
+    if np.mean(is_flagged) > _SELDOM:
+        return f"flagged in {100 * np.mean(is_flagged):.0f} % of the frames"
+    if not brightness[0] <= ratio <= brightness[1]:
+        return f"{ratio:.2g} times as bright as the target"
+    return ""
+
+
+def _against_others(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Relative scatter of each star against the mean of the others, and what their errors make of it."""
+    scatter, expected = [], []
+    for column in range(flux.shape[1]):
+        others = np.arange(flux.shape[1]) != column
+        mean = combine_stars(flux[:, others], flux_err[:, others])
+        use = np.isfinite(flux[:, column]) & (mean.flux > 0)
+        ratio = flux[use, column] / mean.flux[use]
+        scatter.append(_robust_scatter(ratio) / float(np.median(ratio)))
+        own, foreign = flux_err[use, column] / flux[use, column], mean.flux_err[use] / mean.flux[use]
+        expected.append(float(np.median(np.hypot(own, foreign))))
+    return np.array(scatter), np.array(expected)
