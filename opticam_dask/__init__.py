@@ -26,6 +26,7 @@ _HOME = {
     "OptimalPhotometer": "photometers",
     "PSFPhotometer": "psf_photometer",
     "Reducer": "reducer",
+    "export_light_curves": "exports",
     "generate_flats": "synthetic",
     "generate_gappy_observations": "synthetic",
     "generate_instrument_json_template": "instruments",

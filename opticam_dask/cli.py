@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_migrate(commands)
     _add_lightcurve(commands)
+    _add_export(commands)
     _add_plot(commands)
     return parser
 
@@ -266,6 +267,15 @@ def _add_plot(commands: Any) -> None:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--targets", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(commands, "export", "Light curves as tables for other programs, a file a source.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the tables")
+    parser.add_argument("--label", metavar="L", help="photometry label (all of them)")
+    parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
+    parser.add_argument("--sources", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
 
 
 def _source(text: str) -> int | str:

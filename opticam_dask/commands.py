@@ -17,6 +17,7 @@ from opticam_dask import (
     config,
     demo,
     diagnostics,
+    exports,
     frames,
     integrity,
     lightcurves,
@@ -376,6 +377,16 @@ def _lightcurve(options: argparse.Namespace) -> int:
         )
         tell(f"  {lightcurves.write_relative_light_curve(curve, options.out, prefix).resolve()}")
         tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    files = exports.export_light_curves(
+        options.out, options.format, key=options.key, label=options.label, sources=options.sources
+    )
+    tell = Console(prefix="").tell
+    for directory in sorted({file.parent for file in files}):
+        tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")
     return DONE
 
 

@@ -1,0 +1,174 @@
+"""Light curves as tables for other programs: CSV, ECSV and FITS, a file a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from astropy import units
+from astropy.io import fits
+from astropy.table import Column, Table
+
+from opticam_dask import results, store
+from opticam_dask.products import measured_keys
+
+Format = Literal["csv", "ecsv", "fits"]
+
+#: Format of a table by the name that astropy knows it by.
+_ASTROPY = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits"}
+
+#: Sources that are read at a time, to bound memory.
+_SOURCES_AT_ONCE = 16
+
+#: Units of the store in the words of the FITS standard.
+_UNITS = {"electron": "electron", "pixel": "pix", "electron pixel-1": "electron / pix", "d": "d"}
+
+#: Columns in order, as far as a photometry has them; those after the first three are of the source.
+_OF_FRAME = ("mjd_utc", "bmjd_tdb", "night", "frame_flags")
+_OF_SOURCE = (
+    *("flux", "flux_err", "flux_err_sys", "aperture_correction", "background", "background_err"),
+    *("x", "y", "flags"),
+)
+
+
+def export_light_curves(
+    out_directory: str | Path,
+    form: Format,
+    *,
+    key: str | None = None,
+    label: str | None = None,
+    sources: Sequence[int] | None = None,
+) -> list[Path]:
+    """Write ``export/<label>/<key>_source_<N>.<form>``: every measurement of every frame, with units.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    form : {"csv", "ecsv", "fits"}
+    key : str, optional
+        Camera key; by default all.
+    label : str, optional
+        Photometry label; by default all.
+    sources : sequence of int, optional
+        Numbers of sources in the catalogue; by default all.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        When the format, key, label or a source does not exist; the message names those that do.
+    """
+    if form not in _ASTROPY:
+        raise ValueError(f"format must be {', '.join(_ASTROPY)}, got {form!r}")
+    path = store.require_store(out_directory)
+    labels = [label] if label else _labels(path)
+    if not labels:
+        raise ValueError(f"there is no photometry in {out_directory}")
+    written = []
+    for name in labels:
+        for camera in [key] if key else measured_keys(path, name) or store.keys(path):
+            curves = results.light_curves(out_directory, camera, name)
+            directory = Path(out_directory) / "export" / name
+            directory.mkdir(parents=True, exist_ok=True)
+            written += _export(curves, _columns_of(curves, sources), directory, form)
+    return written
+
+
+def _labels(path: Path) -> list[str]:
+    found = {
+        name for key in store.keys(path) for part in store.parts(path, key)
+        for name in store.photometry_labels(path, part)
+    }  # fmt: skip
+    return sorted(found)
+
+
+def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray:
+    known = curves["source_id"].to_numpy()
+    if sources is None:
+        return np.arange(len(known))
+    if missing := sorted(set(sources) - set(known.tolist())):
+        raise ValueError(
+            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs['key']}; "
+            f"it has {len(known)}, from {known.min()} to {known.max()}"
+        )
+    return np.flatnonzero(np.isin(known, list(sources)))
+
+
+def _export(curves: xr.Dataset, columns: np.ndarray, directory: Path, form: Format) -> list[Path]:
+    written = []
+    for start in range(0, len(columns), _SOURCES_AT_ONCE):
+        some = curves.isel(source=columns[start : start + _SOURCES_AT_ONCE]).load()
+        for position in range(some.sizes["source"]):
+            one = some.isel(source=position)
+            number = int(one["source_id"])
+            file = directory / f"{store.group_name(curves.attrs['key'])}_source_{number}.{form}"
+            temporary = file.with_name(f".{file.name}.{os.getpid()}")
+            _write(light_curve_table(one), temporary, form)
+            os.replace(temporary, file)
+            written.append(file)
+    return written
+
+
+def _write(table: Table, file: Path, form: Format) -> None:
+    if form != "fits":
+        table.write(file, format=_ASTROPY[form], overwrite=True)
+        return
+    names = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
+    bare = table.copy(copy_data=False)
+    for name in names:
+        bare[name].unit = None
+    hdu = fits.table_to_hdu(bare)
+    for name, unit in names.items():
+        # as the archives of Kepler and TESS have it: the FITS standard knows no electrons
+        hdu.columns[name].unit = unit
+    hdu.writeto(file, overwrite=True)
+
+
+def light_curve_table(one: xr.Dataset) -> Table:
+    """Light curve of one source as an astropy table with units.
+
+    Parameters
+    ----------
+    one : xarray.Dataset
+        One source of :func:`results.light_curves`, loaded; with several radii their columns have a second dimension.
+
+    Returns
+    -------
+    astropy.table.Table
+        Times are MJD: ``mjd_utc`` (UTC, mid-exposure at the observatory) and ``bmjd_tdb`` (TDB, at the barycentre).
+    """
+    table = Table(meta=_meta(one))
+    for name in (*_OF_FRAME, *_OF_SOURCE):
+        if name in one.variables:
+            values = one[name].to_numpy()
+            text = values.astype(str) if values.dtype == object else values
+            column = Column(text, name=name, description=one[name].attrs.get("long_name"))
+            if unit := _UNITS.get(one[name].attrs.get("units", "")):
+                column.unit = units.Unit(unit)
+            table[name] = column
+    return table
+
+
+def _meta(one: xr.Dataset) -> dict[str, object]:
+    """Header of a table: names of at most eight letters, as FITS has them."""
+    has_bmjd = bool(np.isfinite(one["bmjd_tdb"]).any())
+    meta: dict[str, object] = {
+        "CAMERA": one.attrs["key"],
+        "LABEL": one.attrs["label"],
+        "SOURCE": int(one["source_id"]),
+        # the scale of the column that is meant for timing; the names of both say theirs
+        "TIMESYS": "TDB" if has_bmjd else "UTC",
+        "TIMEUNIT": "d",
+        "TIMECOL": "bmjd_tdb" if has_bmjd else "mjd_utc",
+    }
+    if "radius" in one.dims:
+        meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
+    return meta
