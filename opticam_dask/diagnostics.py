@@ -189,7 +189,7 @@ def _noise_model(out_directory: str | Path, key: str, label: str, statistics: xr
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
     axes = _aperture_of(out_directory, key, label)
-    frames = products.frames_of(path, key)
+    frames = products.frames_of(path, key, with_quality=True)
     typical = {
         name: _median(frames[name].to_numpy())
         for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
@@ -219,8 +219,14 @@ def _scintillation(definition: Mapping[str, Any], typical: Mapping[str, float]) 
     diameter, exposure, airmass = definition.get("diameter"), typical["exposure_time"], typical["airmass"]
     if not diameter or not exposure > 0 or not airmass >= 1:
         return 0.0
-    height = float(definition.get("height") or 0.0)
-    return noise.scintillation_noise(diameter=float(diameter), exposure_time=exposure, airmass=airmass, height=height)
+    relative = noise.scintillation_noise(
+        diameter=float(diameter),
+        exposure_time=exposure,
+        airmass=airmass,
+        height=float(definition.get("height") or 0.0),
+        coefficient=float(definition.get("scintillation_coefficient", 1.5)),
+    )
+    return float(relative)
 
 
 def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:

@@ -128,6 +128,9 @@ class Instrument:
     latitude: float | None = _entry("Latitude of the telescope, degrees north.", default=None)
     height: float | None = _entry("Height of the telescope above sea level, m; 0 when null.", default=None)
     diameter: float | None = _entry("Diameter of the main mirror, m.", default=None)
+    scintillation_coefficient: float = _entry(
+        "Coefficient of the scintillation at the site, m^(2/3) s^(1/2) (Osborn et al. 2015).", default=1.5
+    )
     pixel_scales: Mapping[str, float] = _entry(
         "Arcseconds per unbinned pixel of each camera.", default_factory=dict, hash=False
     )
@@ -256,6 +259,7 @@ class OPTICAM_MX(Instrument):
     latitude: float | None = 31.044167
     height: float | None = 2790.0
     diameter: float | None = 2.1
+    scintillation_coefficient: float = 1.67
     pixel_scales: Mapping[str, float] = field(
         default_factory=lambda: {"1": 0.1397, "2": 0.1406, "3": 0.1661}, hash=False
     )
@@ -329,6 +333,7 @@ def _faults(instrument: Instrument) -> list[str]:
             all(number is None or number > 0 for number in positive),
             "default_gain, default_binning, default_saturation, diameter and source_pixels must be above 0",
         ),
+        (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
     ]
     return [sentence for holds, sentence in checks if not holds]
 

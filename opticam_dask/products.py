@@ -168,11 +168,9 @@ def _open_frames(path: Path, part: store.Part, with_quality: bool) -> xr.Dataset
     if not with_quality or not (path / part.group / "quality").is_dir():
         return frames
     quality = xr.open_dataset(str(path), group=f"{part.group}/quality", **options)
-    # flags of both have the same name: those of the first pass say whether a frame is usable
-    new = {
-        name: values for name, values in quality.data_vars.items() if name not in frames and values.dims == ("frame",)
-    }
-    return frames.assign(new)
+    # flags of both have the same name: those of the first pass say whether a frame is usable; the airmass of the
+    # header gives way to the computed one
+    return frames.assign({name: values for name, values in quality.data_vars.items() if name != "flags"})
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:

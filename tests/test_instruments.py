@@ -337,6 +337,7 @@ def test_instrument__opticam_constants():
     instrument = OPTICAM_MX()
     assert (instrument.longitude, instrument.latitude, instrument.height) == (-115.463611, 31.044167, 2790.0)
     assert (instrument.diameter, instrument.source_pixels, instrument.extension) == (2.1, 128, None)
+    assert instrument.scintillation_coefficient == 1.67  # San Pedro Martir, Osborn et al. (2015)
     assert instrument.pixel_scales == {"1": 0.1397, "2": 0.1406, "3": 0.1661}
 
 
@@ -365,6 +366,7 @@ def test_instrument__is_a_value():
         ({"longitude": 0.0, "latitude": 100.0}, "latitude must be within"),
         ({"default_gain": 0.0}, "above 0"),
         ({"source_pixels": 0}, "above 0"),
+        ({"scintillation_coefficient": 0.0}, "scintillation_coefficient must be above 0"),
         ({"extension": -1}, "extension must be the number of an HDU"),
         ({"extension": ""}, "extension must be"),
         ({"extension": True}, "extension must be"),

@@ -158,20 +158,27 @@ def noise_components(
 
 
 def scintillation_noise(
-    *, diameter: float, exposure_time: float, airmass: float, height: float = 0.0, coefficient: float = 1.5
-) -> float:
+    *,
+    diameter: float,
+    exposure_time: np.ndarray | float,
+    airmass: np.ndarray | float,
+    height: float = 0.0,
+    coefficient: float = 1.5,
+) -> np.ndarray:
     """Relative scatter of the flux of a star by scintillation.
 
     ``sigma^2 = 10^-5 C^2 D^(-4/3) t^-1 X^3 exp(-2 h / H)`` with ``H`` = 8000 m: Young's approximation as modified by
-    Osborn et al. (2015, MNRAS 452, 1707, equation 7).
+    Osborn et al. (2015, MNRAS 452, 1707, equation 7). It is for exposures longer than the time in which the turbulence
+    crosses the mirror (about 0.1 s for 2 m), and a median of many nights: on a given night it may be half or twice so
+    large.
 
     Parameters
     ----------
     diameter : float
         Of the telescope, in metres.
-    exposure_time : float
+    exposure_time : float or ndarray, shape (n,)
         Seconds.
-    airmass : float
+    airmass : float or ndarray, shape (n,)
     height : float
         Of the observatory above sea level, in metres.
     coefficient : float
@@ -179,10 +186,14 @@ def scintillation_noise(
 
     Returns
     -------
-    float
+    ndarray, shape (n,)
+        1-sigma error of the flux relative to the flux; NaN where airmass or exposure time are not known, or the latter
+        is zero.
     """
-    variance = 1e-5 * coefficient**2 * diameter ** (-4.0 / 3.0) / exposure_time
-    return float(np.sqrt(variance * airmass**3 * np.exp(-2.0 * height / 8000.0)))
+    exposure, thickness = np.asarray(exposure_time, dtype=float), np.asarray(airmass, dtype=float)
+    variance = 1e-5 * coefficient**2 * diameter ** (-4.0 / 3.0) / np.where(exposure > 0.0, exposure, np.nan)
+    relative: np.ndarray = np.sqrt(variance * thickness**3 * np.exp(-2.0 * height / 8000.0))
+    return relative
 
 
 def common_scatter(flux: np.ndarray, scatter: np.ndarray, error: np.ndarray) -> float:
