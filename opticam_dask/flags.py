@@ -46,6 +46,15 @@ class SourceFlag(IntFlag):
     NON_LINEAR = 1 << 12
 
 
+class QualityFlag(IntFlag):
+    """What all frames of a night together say about one of them. Zero means: not computed yet."""
+
+    COMPUTED = 1 << 0
+    CLOUD = 1 << 1
+    NO_TRANSPARENCY = 1 << 2
+    NO_AIRMASS = 1 << 3
+
+
 FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.REDUCED: "The frame went through this pass (also set when it was set aside).",
     FrameFlag.UNREADABLE: "The pixels could not be read.",
@@ -78,6 +87,13 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
     SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
+}
+
+QUALITY_SENTENCES: dict[QualityFlag, str] = {
+    QualityFlag.COMPUTED: "The quality of the frame was computed.",
+    QualityFlag.CLOUD: "The frame is darker than the clear sky by more than a tenth and by more than 5 sigma.",
+    QualityFlag.NO_TRANSPARENCY: "Fewer than two sources of the frame can serve as a standard: no transparency.",
+    QualityFlag.NO_AIRMASS: "Position or site is not known, or the field is below the horizon: no airmass.",
 }
 
 #: A frame with one of these bits has no photometry.

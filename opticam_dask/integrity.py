@@ -21,6 +21,8 @@ from opticam_dask import schema, store
 from opticam_dask.store import Part
 
 _MANIFEST = {entry.name for entry in schema.MANIFEST}
+#: Products of a part that are written at once, in words.
+_PRODUCTS = {"stack": "stack", "psf": "star profile", "quality": "quality"}
 _FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id", "radius")
 
 
@@ -146,7 +148,7 @@ class _Place:
     @property
     def is_block_wise(self) -> bool:
         """Whether tasks write it, a chunk a block."""
-        if self.part is None or self.group in ("stack", "psf"):
+        if self.part is None or self.group in _PRODUCTS:
             return False
         return self.name not in (_FROM_FRAMES if self.label is not None else _MANIFEST)
 
@@ -204,9 +206,8 @@ def _describe(path: str | Path, name: str, place: _Place, index: tuple[int, ...]
             store.forget_blocks(path, part, [index[0]], label)
 
         return Damage(where, reason, remedy, drop)
-    if place.group in ("stack", "psf"):
-        what = "stack" if place.group == "stack" else "star profile"
-        remedy = f"{what} of {part.key} {part.night}"
+    if place.group in _PRODUCTS:
+        remedy = f"{_PRODUCTS[place.group]} of {part.key} {part.night}"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, f"{part.group}/{place.group}"))
     if label is not None:
         remedy = f"{place.name} of photometry {label} of {part.key} {part.night}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import blocks, catalog, config, first_pass, nights, plan, second_pass, star_profiles, store
+from opticam_dask import blocks, catalog, config, first_pass, nights, plan, quality, second_pass, star_profiles, store
 from opticam_dask.cluster import Executor, Work
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
@@ -43,6 +43,7 @@ __all__ = [
     "guarded_work",
     "live_jobs",
     "measure_frames",
+    "measure_quality",
     "prepare",
     "reduce_frames",
     "stage",
@@ -447,7 +448,28 @@ def measure_frames(
             check_owner(setup.out_directory)
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
+    measure_quality(setup, progress)
     return outcome
+
+
+def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
+    """Transparency, clouds, airmass and scintillation of every part whose photometry is done and that has none yet.
+
+    They are made anew when the label that they are to be made from changes, see :mod:`~opticam_dask.quality`.
+    """
+    todo = [
+        (part, label)
+        for part in _parts_with_catalog(setup)
+        if (label := quality.wanted_label(setup.path, part)) is not None
+    ]
+    if not todo:
+        return
+    progress = progress or Silent()
+    with stage(progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
+        for part, label in todo:
+            check_owner(setup.out_directory)
+            quality.write_quality(setup.path, part, setup.instrument, label)
+            progress.advance(part.n_frames)
 
 
 def _parts_with_catalog(setup: Setup) -> list[store.Part]:

@@ -143,7 +143,9 @@ def _plan_part(
     data_root = os.path.commonpath([os.path.dirname(file) for file in files])
     manifest = {column: rows[column].to_numpy() for column in _TABLE_COLUMNS}
     manifest["file"] = np.array([os.path.relpath(file, data_root) for file in files], dtype=object)
-    manifest["bmjd_tdb"] = _barycentric(rows, instrument, barycenter, target_coord)
+    if target_coord is not None:
+        manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
+    manifest["bmjd_tdb"] = _barycentric(manifest, instrument, barycenter)
     scan_flags = np.full(len(rows), int(flags), dtype=np.uint32)
     scan_flags[_is_repeated(rows["mjd_utc"].to_numpy())] |= np.uint32(FrameFlag.SUSPECT_TIME)
     if barycenter:
@@ -163,13 +165,10 @@ def _plan_part(
     )
 
 
-def _barycentric(
-    rows: pd.DataFrame, instrument: Instrument, barycenter: bool, target_coord: tuple[float, float] | None
-) -> np.ndarray:
-    mjd_utc = rows["mjd_utc"].to_numpy(dtype=float)
+def _barycentric(manifest: Mapping[str, np.ndarray], instrument: Instrument, barycenter: bool) -> np.ndarray:
+    mjd_utc, ra, dec = (manifest[name].astype(float) for name in ("mjd_utc", "ra", "dec"))
     if not barycenter or instrument.longitude is None or instrument.latitude is None:
-        return np.full(len(rows), np.nan)
-    ra, dec = (rows["ra"].to_numpy(float), rows["dec"].to_numpy(float)) if target_coord is None else target_coord
+        return np.full(len(mjd_utc), np.nan)
     return timing.barycentric_mjd(mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0)
 
 

@@ -57,6 +57,7 @@ def repair(
         pipeline.measure_profiles(setup, executor, progress)
         for label, photometer in _photometers(setup).items():
             pipeline.measure_frames(setup, {label: photometer}, executor, progress)
+    pipeline.measure_quality(setup, progress)
     pipeline.finish(setup)
     if beyond := [entry for entry in damage if not entry.is_repairable]:
         raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import blocks, frames, store
+from opticam_dask import blocks, frames, quality, schema, store
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,12 @@ def open_reduction(out_directory: str | Path) -> xr.DataTree:
 
 
 def light_curves(
-    out_directory: str | Path, key: str, label: str = "aperture", *, radius: float | None = None
+    out_directory: str | Path,
+    key: str,
+    label: str = "aperture",
+    *,
+    radius: float | None = None,
+    scintillation: bool = False,
 ) -> xr.Dataset:
     """Fluxes of all catalogue sources of a camera over all nights, lazily, in time order.
 
@@ -126,20 +131,27 @@ def light_curves(
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
+    scintillation : bool
+        Add the scintillation expected for telescope, site, exposure time and airmass (Osborn et al. 2015) to
+        ``flux_err`` in quadrature. It is not the same in all stars of a field, so that comparison stars do not take it
+        away; it is a median of many nights. The error is NaN in frames of unknown airmass.
 
     Returns
     -------
     xarray.Dataset
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
-        else the photometer measures; coordinates mjd_utc, bmjd_tdb, night and frame_flags along ``frame``, source_id
-        along ``source``.
+        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
+        (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
+        ``source``. Once a night is measured there are also transparency, transparency_err, ellipticity, airmass,
+        scintillation and quality_flags along ``frame``; NaN and 0 in nights that have none.
 
     Raises
     ------
     store.StoreError
         When there is no store.
     ValueError
-        When the store has no such key, label or radius; the message names those it has.
+        When the store has no such key, label or radius (the message names those it has), or scintillation is asked
+        for and not known in any frame.
     """
     path = store.require_store(out_directory)
     known = store.keys(path)
@@ -150,13 +162,16 @@ def light_curves(
     labels = sorted({name for part in parts for name in store.photometry_labels(path, part)})
     if label not in labels:
         raise ValueError(f"no photometry {label!r} of {found[0]} in {out_directory}; it has {labels or 'none'}")
-    nights = [_open_part(path, part, label) for part in parts if label in store.photometry_labels(path, part)]
+    measured = [part for part in parts if label in store.photometry_labels(path, part)]
+    nights = _with_quality(path, measured, [_open_part(path, part, label) for part in measured])
     merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
     order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
     if np.any(np.diff(order) != 1):
         merged = merged.isel(frame=order)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
+    if scintillation:
+        merged = _with_scintillation(merged, f"{found[0]} in {out_directory}")
     return merged.assign_attrs(key=found[0], label=label)
 
 
@@ -169,16 +184,64 @@ def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
     return curves.isel(radius=int(same[0]))
 
 
+_OPTIONS: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": {}}
+
+
 def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
-    options: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": {}}
-    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
-    flags = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)["flags"]
+    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **_OPTIONS)
+    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **_OPTIONS)
     for name in dataset.coords:
         dataset[name] = dataset[name].load()
     night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
-    return dataset.assign_coords(
-        night=("frame", night, {"long_name": "night"}), frame_flags=("frame", flags.data, flags.attrs)
-    )
+    renamed = {
+        "frame_flags": "flags",
+        "fwhm": "fwhm",
+        ("frame_background" if "background" in dataset else "background"): "background",
+    }
+    coordinates = {new: ("frame", frames[old].data, frames[old].attrs) for new, old in renamed.items()}
+    return dataset.assign_coords(night=("frame", night, {"long_name": "night"}), **coordinates)
+
+
+#: Coordinates that come from the quality of a night, by their names there.
+_QUALITY_COORDINATES = {
+    **{name: name for name in ("transparency", "transparency_err", "ellipticity", "airmass", "scintillation")},
+    "quality_flags": "flags",
+}
+
+
+def _with_quality(path: Path, parts: Sequence[store.Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
+    opened = [
+        xr.open_dataset(str(path), group=quality.group_of(part), **_OPTIONS)
+        if store.has_product(path, quality.group_of(part))
+        else None
+        for part in parts
+    ]
+    if all(entry is None for entry in opened):
+        return list(datasets)
+    return [
+        dataset.assign_coords({new: _quality_of(entry, old, part) for new, old in _QUALITY_COORDINATES.items()})
+        for dataset, entry, part in zip(datasets, opened, parts, strict=True)
+    ]
+
+
+def _quality_of(opened: xr.Dataset | None, name: str, part: store.Part) -> tuple[str, Any, Any]:
+    if opened is not None:
+        return "frame", opened[name].data, opened[name].attrs
+    entry = schema.variable("quality", name)
+    return "frame", np.full(part.n_frames, entry.fill, dtype=entry.dtype), entry.all_attributes()
+
+
+def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:
+    """Light curves with the expected scintillation in their errors."""
+    if "scintillation" not in curves.coords or not np.isfinite(curves["scintillation"]).any():
+        raise ValueError(
+            f"the scintillation of {where} is not known: it needs photometry by this version, the position of the "
+            "field, and an instrument with longitude, latitude and diameter"
+        )
+    error = np.hypot(curves["flux_err"], curves["scintillation"] * curves["flux"])
+    attributes = curves["flux_err"].attrs | {"long_name": "1-sigma error of the flux, with the expected scintillation"}
+    return curves.assign(flux_err=error.transpose(*curves["flux_err"].dims).assign_attrs(attributes))
 
 
 def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.flags import FrameFlag, SourceFlag, flag_attributes
+from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
-#: Variables of the first pass that version 1.1 added, by group; a migrated store has them empty.
+#: Variables of manifest and first pass that later versions added, by group; a migrated store has them empty.
 ADDED = {
-    "frames": ("semimajor_sigma", "semiminor_sigma", "orientation"),
+    "frames": ("ra", "dec", "semimajor_sigma", "semiminor_sigma", "orientation"),
     "background": ("background_offset_mesh",),
 }
 
@@ -80,6 +80,8 @@ MANIFEST = (
     _float("read_noise", _FRAME, "electron pixel-1", "read noise"),
     _float("saturation", _FRAME, "adu", "level at which pixels are saturated; NaN when unknown"),
     _float("airmass", _FRAME, "1", "airmass from the header"),
+    _float("ra", _FRAME, "deg", "right ascension that barycentric time and airmass are computed for"),
+    _float("dec", _FRAME, "deg", "declination that barycentric time and airmass are computed for"),
     Variable("scan_flags", _FRAME, "uint32", "1", "what the headers alone say about the frame", 0, {}, FrameFlag),
 )
 
@@ -173,6 +175,16 @@ PSF = (
     _float("measured_err", ("ring",), "1", "1-sigma error of the measured light"),
 )
 
+QUALITY = (
+    _float("transparency", _FRAME, "1", "common factor of the fluxes of the sources; the median of the night is 1"),
+    _float("transparency_err", _FRAME, "1", "1-sigma error of the transparency"),
+    _float("clear_transparency", _FRAME, "1", "transparency of a clear sky at the airmass and seeing of the frame"),
+    _float("ellipticity", _FRAME, "1", "1 - b / a of the mean moments of the bright sources"),
+    _float("airmass", _FRAME, "1", "airmass at mid-exposure, computed from site and position"),
+    _float("scintillation", _FRAME, "1", "1-sigma error of a flux by scintillation, relative to the flux"),
+    Variable("flags", _FRAME, "uint32", "1", "what the night says about the frame", 0, {}, QualityFlag),
+)
+
 _ENTRY = ("entry",)
 SET_ASIDE = (
     _text("file", _ENTRY, "path of a file that could not be used at all"),
@@ -190,6 +202,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,
+    "quality": QUALITY,
     "set_aside": SET_ASIDE,
 }
 

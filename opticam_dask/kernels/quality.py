@@ -135,6 +135,8 @@ def _weighted_common(
     relative: np.ndarray, error: np.ndarray, weight: np.ndarray, scatter: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean over the sources of each frame without outliers, and its error."""
+    # rows that follow each other in memory are summed in the same order, however many there are
+    relative, error = np.ascontiguousarray(relative), np.ascontiguousarray(error)
     kept = np.isfinite(relative)
     relative, error = np.where(kept, relative, 0.0), np.where(kept, error, 0.0)
     common = _mean_of_kept(relative, weight, kept)
