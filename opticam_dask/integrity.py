@@ -101,17 +101,17 @@ def stray_files(path: str | Path) -> list[Path]:
     return sorted({file for pattern in names for file in Path(path).rglob(pattern)})
 
 
-def add_missing_arrays(path: str | Path) -> None:
-    """Make the arrays that schema 1.0 did not have, without values."""
+def add_arrays_of(path: str | Path, version: str) -> None:
+    """Make the arrays that a schema version added, without values."""
     for key in store.keys(path):
         for part in store.parts(path, key):
-            for kind, names in schema.ADDED.items():
+            for kind, names in schema.ADDED[version].items():
                 if kind != "background" or part.mesh_shape is not None:
                     store.add_arrays(path, part, kind, names)
 
 
 def write_missing_chunks(path: str | Path) -> int:
-    """Write the chunks of finished blocks that hold fill values only, which schema 1.0 left out; return how many."""
+    """Write the chunks of finished blocks that hold fill values only, where they have no file; return how many."""
     parts = {part.group: part for key in store.keys(path) for part in store.parts(path, key)}
     done: dict[tuple[str, str | None], np.ndarray] = {}
     count = 0
@@ -293,7 +293,7 @@ def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
 def _expected_names(path: Path, group: str, kind: str) -> list[str]:
     """Arrays that a group of a part should have; a photometry label says which are its own."""
     if kind != "photometry":
-        later = schema.ADDED.get(kind, ()) if store.schema_version(path) == "1.0" else ()
+        later = schema.added_after(store.schema_version(path), kind)
         return [entry.name for entry in schema.GROUPS[kind] if entry.name not in later]
     with contextlib.suppress(store.StoreError):
         if names := store.read_attributes(path, group).get("variables"):

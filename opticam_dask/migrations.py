@@ -18,7 +18,12 @@ class Migration(NamedTuple):
 
 
 def _to_1_1(path: Path) -> None:
-    integrity.add_missing_arrays(path)
+    integrity.add_arrays_of(path, "1.1")
+    integrity.write_missing_chunks(path)
+
+
+def _to_1_2(path: Path) -> None:
+    integrity.add_arrays_of(path, "1.2")
     integrity.write_missing_chunks(path)
 
 
@@ -30,6 +35,7 @@ MIGRATIONS: dict[str, Migration] = {
         "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost; "
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
+    "1.1": Migration("1.2", _to_1_2, "the position that each frame was pointed at is there, without values"),
 }
 
 

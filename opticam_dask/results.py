@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +198,9 @@ def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
         "fwhm": "fwhm",
         ("frame_background" if "background" in dataset else "background"): "background",
     }
-    coordinates = {new: ("frame", frames[old].data, frames[old].attrs) for new, old in renamed.items()}
-    return dataset.assign_coords(night=("frame", night, {"long_name": "night"}), **coordinates)
+    coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
+    coordinates |= {new: ("frame", frames[old].data, frames[old].attrs) for new, old in renamed.items()}
+    return dataset.assign_coords(coordinates)
 
 
 #: Coordinates that come from the quality of a night, by their names there.
@@ -239,7 +240,7 @@ def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:
             f"the scintillation of {where} is not known: it needs photometry by this version, the position of the "
             "field, and an instrument with longitude, latitude and diameter"
         )
-    error = np.hypot(curves["flux_err"], curves["scintillation"] * curves["flux"])
+    error = xr.apply_ufunc(np.hypot, curves["flux_err"], curves["scintillation"] * curves["flux"], dask="allowed")
     attributes = curves["flux_err"].attrs | {"long_name": "1-sigma error of the flux, with the expected scintillation"}
     return curves.assign(flux_err=error.transpose(*curves["flux_err"].dims).assign_attrs(attributes))
 

@@ -17,14 +17,17 @@ from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attribut
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
 SCHEMA_VERSION = "1.2"
 
-#: Variables of manifest and first pass that later versions added, by group; a migrated store has them empty.
-ADDED = {
-    "frames": ("ra", "dec", "semimajor_sigma", "semiminor_sigma", "orientation"),
-    "background": ("background_offset_mesh",),
+#: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
+ADDED: dict[str, dict[str, tuple[str, ...]]] = {
+    "1.1": {
+        "frames": ("semimajor_sigma", "semiminor_sigma", "orientation"),
+        "background": ("background_offset_mesh",),
+    },
+    "1.2": {"frames": ("ra", "dec")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -213,6 +216,11 @@ COORDINATES: dict[str, tuple[str, ...]] = {
     "photometry_radii": ("mjd_utc", "bmjd_tdb", "source_id", "radius"),
     "catalog": ("source_id",),
 }
+
+
+def added_after(version: str, kind: str) -> list[str]:
+    """Variables of a group that versions later than the given one added."""
+    return [name for added, groups in ADDED.items() if added > version for name in groups.get(kind, ())]
 
 
 def variable(group: str, name: str) -> Variable:

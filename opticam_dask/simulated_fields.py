@@ -358,7 +358,7 @@ def _header(model: FieldModel, filter_name: str, moment: datetime) -> dict[str, 
         "DARKCURR": model.dark_current,
         "SATLEVEL": model.saturation,
         "INSTRUME": "OPTICAM",
-        "RA": "12:30:00.0",
+        "RA": "03:30:00.0",
         "DEC": "+20:00:00.0",
         "UT": moment.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
     }

@@ -448,10 +448,12 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
     Returns
     -------
     dict of ndarray
-        The variables of ``schema.MANIFEST`` by name.
+        The variables of ``schema.MANIFEST`` by name; of a whole part of an older schema version, those it has.
     """
     start, stop = (0, part.n_frames) if block is None else part.block_range(block)
-    names = [entry.name for entry in schema.MANIFEST]
+    # blocks are read by tasks, which run on stores of the present version only
+    later = schema.added_after(schema_version(path), "frames") if block is None else ()
+    names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
     arrays = {name: read_array(path, f"{part.group}/frames", name, start, stop) for name in names}
     data_root = read_attributes(path, part.group)["data_root"]
     arrays["file"] = np.array([os.path.join(data_root, name) for name in arrays["file"]], dtype=object)

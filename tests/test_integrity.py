@@ -97,7 +97,7 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
         else:
             _flip_a_bit(path / chunk)
         found = integrity.find_damage(path)
-        if harm == "lost" and name.endswith("/flags"):
+        if harm == "lost" and name.endswith("/flags") and "quality" not in name:
             # flags that are gone say that the block is not done: it is made again without being asked
             assert found == []
             part = store.parts(path, "1:g")[0]
@@ -260,11 +260,11 @@ def old(tmp_path):
 def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_path):
     before = {name: array[...] for name, array in store.all_arrays(old / store.STORE_NAME)}
     told = _command(capsys, "migrate", old, code=0)
-    assert told.startswith("1.0 -> 1.1: ")
+    assert [line.partition(":")[0] for line in told.splitlines()] == ["1.0 -> 1.1", "1.1 -> 1.2"]
     after = dict(store.all_arrays(old / store.STORE_NAME))
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
-        *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
+        *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation", "frames/ra", "frames/dec"),
         "background/background_offset_mesh",
     }
     assert all(np.isnan(after[name][...]).all() for name in added)

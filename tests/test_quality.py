@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from astropy.coordinates import AltAz, EarthLocation, SkyCoord
+from astropy.io import fits
+from astropy.time import Time
 
+from opticam_dask import AperturePhotometer, OptimalPhotometer, Reducer, results, schema, simulate_observations, store
+from opticam_dask.flags import QualityFlag
 from opticam_dask.kernels import noise, quality
 
 N_FRAMES = 1500
@@ -198,3 +205,100 @@ def test_scintillation__by_hand_for_opticam():
         diameter=2.1, exposure_time=np.array([1.0, 4.0, 0.0, np.nan]), airmass=1.2, height=2790.0, coefficient=1.67
     )
     np.testing.assert_allclose(found, [2.98686e-3, 2.98686e-3 / 2.0, np.nan, np.nan], rtol=1e-5)
+
+
+# ---------------------------------------------------------------- the product: from frames to light curves
+
+
+DEPTH, CENTRE, WIDTH = 0.6, 0.6, 0.1
+FIELD = {
+    "n_frames": 24, "shape": (128, 144), "n_sources": 8, "filters": ("g",), "lags": (0.0,), "flux_range": (6e4, 8e5),
+    "fwhm": 4.0, "cloud": (DEPTH, CENTRE, WIDTH), "variable_source": 3, "amplitude": 0.3,
+}  # fmt: skip
+
+
+def reduce_night(frames, out, *photometers, **options):
+    reducer = Reducer(out, frames, client="none", show_plots=False, verbose=False, **options)
+    reducer.create_catalogs()
+    for photometer in photometers or (AperturePhotometer(),):
+        reducer.photometry(photometer)
+    return out / store.STORE_NAME
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """A night with a cloud and a variable star: frames, store, truth."""
+    root = tmp_path_factory.mktemp("quality")
+    truth = simulate_observations(root / "frames", **FIELD)
+    return root / "frames", reduce_night(root / "frames", root / "out"), truth
+
+
+def test_product__transparency_and_clouds_are_those_of_the_simulation(reduced):
+    _, path, truth = reduced
+    curves = results.light_curves(path.parent, "1:g")
+    transmission = truth["transmission"].to_numpy()
+    found, error = curves["transparency"].to_numpy(), curves["transparency_err"].to_numpy()
+    scale = np.median(found / transmission)
+    assert np.abs((found / scale - transmission) / error).max() < 5
+    assert np.median(error) < 0.005
+    is_cloud = (curves["quality_flags"].to_numpy() & QualityFlag.CLOUD) != 0
+    assert is_cloud[transmission < 0.85].all()
+    assert not is_cloud[transmission > 0.95].any()
+
+
+def test_product__airmass_scintillation_and_form(reduced):
+    _, path, _ = reduced
+    curves = results.light_curves(path.parent, "1:g")
+    site = EarthLocation.from_geodetic(-115.463611, 31.044167, 2790.0)
+    time = Time(curves["mjd_utc"].to_numpy(), format="mjd", scale="utc", location=site)
+    zenith = SkyCoord("03:30:00 +20:00:00", unit=("hourangle", "deg")).transform_to(AltAz(obstime=time, location=site))
+    assert np.all(np.abs(curves["airmass"].to_numpy() / zenith.secz.value - 1.0) < 0.01)
+    alone = noise.scintillation_noise(
+        diameter=2.1, exposure_time=5.0, airmass=curves["airmass"].to_numpy(), height=2790.0, coefficient=1.67
+    )
+    np.testing.assert_allclose(curves["scintillation"], alone, rtol=1e-12)
+    assert np.all(curves["ellipticity"].to_numpy() < 0.1)
+    assert not (curves["quality_flags"].to_numpy() & (QualityFlag.NO_AIRMASS | QualityFlag.NO_TRANSPARENCY)).any()
+
+
+def test_scintillation__is_added_to_errors_on_request(reduced):
+    _, path, _ = reduced
+    usual = results.light_curves(path.parent, "1:g")
+    more = results.light_curves(path.parent, "1:g", scintillation=True)
+    expected = np.hypot(usual["flux_err"], usual["scintillation"] * usual["flux"])
+    np.testing.assert_allclose(more["flux_err"], expected, rtol=1e-12)
+    np.testing.assert_array_equal(more["flux"], usual["flux"])
+
+
+def test_product__does_not_depend_on_blocks_or_on_what_was_measured_before(reduced, tmp_path):
+    frames, path, _ = reduced
+    other = reduce_night(frames, tmp_path / "blocks", frames_per_block=5)
+    compact = reduce_night(frames, tmp_path / "labels", OptimalPhotometer(), AperturePhotometer())
+    names = [entry.name for entry in schema.QUALITY]
+    for store_path in (other, compact):
+        for name in names:
+            found = store.read_array(store_path, "1-g/2023-12-31/quality", name)
+            np.testing.assert_array_equal(found, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
+    assert store.read_attributes(compact, "1-g/2023-12-31/quality")["label"] == "aperture"
+
+
+def test_product__is_made_again_where_it_was_lost(reduced, tmp_path):
+    frames, path, _ = reduced
+    shutil.copytree(path.parent, tmp_path / "out")
+    store.remove_group(tmp_path / "out" / store.STORE_NAME, "1-g/2023-12-31/quality")
+    again = reduce_night(frames, tmp_path / "out")
+    assert store.compare(path, again) == []
+
+
+def test_product__without_position_there_is_no_airmass(tmp_path):
+    simulate_observations(tmp_path / "frames", **FIELD | {"n_frames": 4})
+    for file in (tmp_path / "frames").glob("*.fits"):
+        with fits.open(file, mode="update") as hdus:
+            del hdus[0].header["RA"], hdus[0].header["DEC"]
+    path = reduce_night(tmp_path / "frames", tmp_path / "out")
+    curves = results.light_curves(path.parent, "1:g")
+    assert np.isnan(curves["airmass"]).all()
+    assert ((curves["quality_flags"].to_numpy() & QualityFlag.NO_AIRMASS) != 0).all()
+    assert np.isfinite(curves["transparency"]).all()
+    with pytest.raises(ValueError, match=r"scintillation of 1:g .* is not known"):
+        results.light_curves(path.parent, "1:g", scintillation=True)
