@@ -59,10 +59,57 @@ def test_rebin__sums_and_refuses_what_does_not_divide():
             calibrate.rebin(image, factor)
 
 
-def test_rebin__one_missing_pixel_makes_its_block_missing():
-    image = np.ones((4, 4))
+def test_rebin__missing_pixels_count_as_the_mean_of_the_others():
+    image = np.full((4, 4), 3.0)
     image[1, 2] = np.nan
-    np.testing.assert_array_equal(calibrate.rebin(image, 2), [[4, np.nan], [4, 4]])
+    image[2:, :2] = np.nan
+    np.testing.assert_array_equal(calibrate.rebin(image, 2), [[12, 12], [np.nan, 12]])
+
+
+def test_rebin_response__is_the_mean_with_its_variance():
+    rng = np.random.default_rng(4)
+    response, variance = rng.normal(1, 0.02, (4, 6)), np.full((4, 6), 4e-6)
+    response[0, 0] = np.nan
+    response[2:, 4:] = np.nan
+    mean, error = calibrate.rebin_response(response, variance, 2)
+    np.testing.assert_allclose(mean[0, 0], np.nanmean(response[:2, :2]), rtol=1e-14)
+    np.testing.assert_allclose(mean[1, 1], response[2:, 2:4].mean(), rtol=1e-14)
+    np.testing.assert_allclose(error, [[4e-6 / 3, 1e-6, 1e-6], [1e-6, 1e-6, np.nan]], rtol=1e-12)
+    assert np.isnan(mean[1, 2])
+
+
+@pytest.mark.parametrize("gain", [0.5, 4.0])
+def test_to_electrons__undoes_bias_dark_and_response(gain):
+    rng = np.random.default_rng(5)
+    truth = rng.uniform(100, 5000, (40, 50))
+    bias, dark, flat = rng.normal(300, 5, (40, 50)), rng.uniform(0, 2, (40, 50)), rng.normal(1, 0.02, (40, 50))
+    flat[3, 4], flat[5, 6], flat[7, 8] = 0.0, -0.1, np.nan
+    bad = np.zeros((40, 50), bool)
+    bad[10, 11] = True
+    raw = truth / gain * flat + dark * 20.0 + bias
+    masters = {"bias": bias, "dark": dark, "flat": flat, "bad_pixels": bad}
+    # the dark current of the header must not be taken off as well
+    found = calibrate.to_electrons(raw, gain=gain, dark_current=9.0, exposure_time=20.0, **masters)
+    unusable = bad | ~(flat > 0)
+    np.testing.assert_array_equal(np.isnan(found), unusable)
+    np.testing.assert_allclose(found[~unusable], truth[~unusable], rtol=1e-10)
+    x0, y0 = np.array([10, 2]), np.array([20, 1])
+    cut = {name: photometry.cut_out(master, x0, y0, 9) for name, master in masters.items()}
+    part = calibrate.to_electrons(
+        photometry.cut_out(raw, x0, y0, 9),
+        gain=gain,
+        dark_current=9.0,
+        exposure_time=20.0,
+        **(cut | {"bad_pixels": cut["bad_pixels"] == 1}),
+    )
+    np.testing.assert_array_equal(part, photometry.cut_out(found, x0, y0, 9))
+
+
+def test_to_electrons__header_dark_current_is_taken_off_before_the_flat():
+    found = calibrate.to_electrons(
+        np.array([[30.0]]), gain=2.0, dark_current=5.0, exposure_time=4.0, flat=np.array([[0.8]])
+    )
+    np.testing.assert_allclose(found, [[(60 - 20) / 0.8]], rtol=1e-14)
 
 
 def test_rebin_mask__any_pixel_marks_the_block():

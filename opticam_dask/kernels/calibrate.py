@@ -10,10 +10,21 @@ _SIGCLIP, _SIGFRAC, _OBJLIM = 4.5, 0.3, 5.0
 _MOST_ELECTRONS = 2.0**35
 
 
-def to_electrons(raw: np.ndarray, *, gain: float, dark_current: float, exposure_time: float) -> np.ndarray:
-    """Electrons of the sky and the sources: ``raw * gain - dark_current * exposure_time``.
+def to_electrons(
+    raw: np.ndarray,
+    *,
+    gain: float,
+    dark_current: float,
+    exposure_time: float,
+    bias: np.ndarray | None = None,
+    dark: np.ndarray | None = None,
+    flat: np.ndarray | None = None,
+    bad_pixels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Electrons of the sky and the sources: ``(raw - bias - dark * exposure_time) / flat * gain``.
 
-    Every pixel is converted by itself, so that a cut-out gives the same bits as the frame.
+    Without a master dark, ``dark_current * exposure_time`` electrons are taken off before the division. Every pixel is
+    converted by itself, so that a cut-out gives the same bits as the frame.
 
     Parameters
     ----------
@@ -22,18 +33,33 @@ def to_electrons(raw: np.ndarray, *, gain: float, dark_current: float, exposure_
     gain : float
         Electrons per ADU.
     dark_current : float
-        Electrons per pixel and second.
+        Electrons per pixel and second; not used when there is a master dark.
     exposure_time : float
         Seconds.
+    bias, dark, flat, bad_pixels : ndarray, same shape as ``raw``, optional
+        Masters: level in ADU, rate in ADU per second, response (1 on average), and True for pixels not to be used.
 
     Returns
     -------
     ndarray of float64
-        NaN where a pixel is infinite or beyond what any detector counts: one such number would spoil every sum.
+        NaN where a pixel is bad, where the response is not above zero, and where a pixel is infinite or beyond what
+        any detector counts: one such number would spoil every sum.
     """
     raw = np.asarray(raw)
-    electrons = raw.astype(float) * gain - dark_current * exposure_time
-    if raw.dtype.itemsize > 2:  # 16 bits hold no such number
+    counts = raw.astype(float)
+    if bias is not None:
+        counts -= bias
+    if dark is not None:
+        counts -= dark * exposure_time
+        dark_current = 0.0
+    electrons = counts * gain - dark_current * exposure_time
+    if flat is not None:
+        electrons /= np.where(flat > 0, flat, np.nan)
+    if bad_pixels is not None:
+        electrons[bad_pixels] = np.nan
+    if (
+        flat is not None or bias is not None or dark is not None or raw.dtype.itemsize > 2
+    ):  # 16 bits hold no such number
         electrons[~(np.abs(electrons) <= _MOST_ELECTRONS)] = np.nan
     return electrons
 
@@ -81,12 +107,43 @@ def remove_cosmic_rays(
 def rebin(image: np.ndarray, factor: int) -> np.ndarray:
     """Sum blocks of ``factor`` x ``factor`` pixels.
 
+    Missing (NaN) pixels count as the mean of the others of their block, so that the sky stays level; a block
+    without any pixel is NaN.
+
     Raises
     ------
     ValueError
         When the factor does not divide the shape.
     """
-    return _blocks(image, factor).sum(axis=(1, 3))
+    blocks = _blocks(image, factor)
+    total: np.ndarray = blocks.sum(axis=(1, 3))
+    if np.isnan(total).any():
+        n_good = np.isfinite(blocks).sum(axis=(1, 3))
+        scale = np.divide(factor**2, n_good, out=np.full(total.shape, np.nan), where=n_good > 0)
+        total = np.where(n_good == factor**2, total, np.nansum(blocks, axis=(1, 3)) * scale)
+    return total
+
+
+def rebin_response(response: np.ndarray, variance: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Response of rebinned pixels, the mean of their good pixels, and the variance of that mean.
+
+    Parameters
+    ----------
+    response, variance : ndarray, shape (ny, nx)
+        Master flat and its variance; NaN for bad pixels.
+    factor : int
+
+    Returns
+    -------
+    response, variance : ndarray, shape (ny // factor, nx // factor)
+        NaN where no pixel is good.
+    """
+    blocks, variances = _blocks(response, factor), _blocks(variance, factor)
+    good = np.isfinite(blocks) & np.isfinite(variances)
+    n_good = good.sum(axis=(1, 3))
+    n_used = np.where(n_good > 0, n_good, np.nan)
+    mean = np.where(good, blocks, 0.0).sum(axis=(1, 3)) / n_used
+    return mean, np.where(good, variances, 0.0).sum(axis=(1, 3)) / n_used**2
 
 
 def rebin_mask(mask: np.ndarray, factor: int) -> np.ndarray:
