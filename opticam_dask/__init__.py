@@ -16,11 +16,14 @@ _HOME = {
     "BaseBackground": "backgrounds",
     "BaseLocalBackground": "local_backgrounds",
     "BasePhotometer": "photometers",
+    "BiasCorrector": "correctors",
+    "DarkNoiseCorrector": "correctors",
     "DefaultBackground": "backgrounds",
     "DefaultFinder": "finders",
     "DefaultLocalBackground": "local_backgrounds",
     "FakeReader": "frames",
     "FitsReader": "frames",
+    "FlatFieldCorrector": "correctors",
     "Instrument": "instruments",
     "OPTICAM_MX": "instruments",
     "OptimalPhotometer": "photometers",
@@ -38,6 +41,7 @@ _HOME = {
     "provenance": "results",
     "relative_light_curve": "lightcurves",
     "scan": "frames",
+    "simulate_calibration_frames": "simulated_fields",
     "simulate_observations": "simulated_fields",
 }
 

@@ -154,6 +154,7 @@ def _add_reduction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
     _add_cluster(parser)
     _add_photometers(parser)
+    _add_calibration(parser)
     parser.add_argument("--label", metavar="NAME", help="name of the photometry (from the options)")
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     parser.add_argument("--frames-per-block", type=int, metavar="N", help="frames of one task (from the frame size)")
@@ -171,6 +172,18 @@ def _add_reduction(parser: argparse.ArgumentParser) -> None:
         "--frame-timeout", type=float, metavar="S", help="set a frame aside that takes longer (300 seconds; 0: never)"
     )
     _add_changes(parser)
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("calibration frames (directories or files, of all cameras together)")
+    group.add_argument("--biases", nargs="+", metavar="DIR", help="bias frames, at least two of each camera")
+    group.add_argument(
+        "--darks",
+        nargs="+",
+        metavar="DIR",
+        help="dark frames; without --biases, exposed as long as the frames",
+    )
+    group.add_argument("--flats", nargs="+", metavar="DIR", help="flat-field frames, at least two of each camera key")
 
 
 def _add_photometers(parser: argparse.ArgumentParser) -> None:

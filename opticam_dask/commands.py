@@ -33,6 +33,7 @@ from opticam_dask import (
     synthetic,
     watch,
 )
+from opticam_dask.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
@@ -119,7 +120,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
-    setup = Setup(Path(options.out), _instrument(options), parameters, frames_per_block=options.frames_per_block)
+    instrument = _instrument(options)
+    setup = Setup(
+        Path(options.out),
+        instrument,
+        parameters,
+        frames_per_block=options.frames_per_block,
+        calibration=_calibration(options, instrument),
+    )
     photometer = _photometers(options)[0]
     if len(photometer.radii) > 1:
         raise UsageError("watch follows one aperture: give one --radius")
@@ -141,6 +149,13 @@ def _watch(options: argparse.Namespace) -> int:
     return status_of_reduction
 
 
+def _calibration(options: argparse.Namespace, instrument: Instrument) -> Calibration | None:
+    """Calibration frames that were asked for."""
+    given = {kind: getattr(options, PLURAL[kind]) for kind in KINDS}
+    found = [find_calibration_frames(kind, paths, instrument) for kind, paths in given.items() if paths]
+    return Calibration.of(*found)
+
+
 def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
     """Refuse at once what the ordinary reduction would refuse in the end, hours later."""
     live = (Path(options.out) / watch.WATCH_NAME).resolve()
@@ -149,6 +164,9 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
             raise UsageError(f"expected a directory, but there is none at {data}")
         if data.resolve() == live or live in data.resolve().parents:
             raise UsageError(f"{data} is where the live files go: choose another --out")
+        for calibration in (path for kind in KINDS for path in getattr(options, PLURAL[kind]) or ()):
+            if data.resolve() in (Path(calibration).resolve(), *Path(calibration).resolve().parents):
+                raise UsageError(f"{calibration} is below {data}, where frames land: keep calibration frames elsewhere")
     if store.exists(options.out) and not options.new:
         check_parameters(setup)
         tops = [data.resolve() for data in map(Path, options.data)]
@@ -233,6 +251,7 @@ def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters
         show_plots=False,
         prefix="",
         **_frame_timeout(options),
+        **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
     )
 

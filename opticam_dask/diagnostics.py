@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import config, plotting, preparation, products, results, store
+from opticam_dask.calibration import Calibration
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import FitsReader
 from opticam_dask.instruments import OPTICAM_MX
@@ -580,7 +581,9 @@ def _display_steps(out_directory: str | Path, part: store.Part) -> FrameSteps:
     parameters = preparation.stored_parameters(out_directory)
     # the instrument gives defaults of the finder, which is not run here; what matters is where the image is
     setup = Setup(Path(out_directory), OPTICAM_MX(), parameters, reader=FitsReader(extension))
-    return replace(setup.steps(part.shape, part.binning), remove_cosmic_rays=False)
+    record = json.loads(attributes["parameters"])
+    setup = replace(setup, calibration=Calibration.from_record(record))
+    return replace(setup.steps_of(part), remove_cosmic_rays=False)
 
 
 def _photometer_record(out_directory: str | Path, key: str, label: str) -> dict[str, Any] | None:

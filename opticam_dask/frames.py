@@ -42,7 +42,7 @@ _NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
 #: Columns of the table of frames that come from the interpreted header, and their types.
 _FROM_HEADER = dict.fromkeys(("key", "camera", "filter"), "object")
 _FROM_HEADER |= dict.fromkeys(("mjd_utc", "exposure_time", "gain", "dark_current", "read_noise"), "float64")
-_FROM_HEADER |= dict.fromkeys(("saturation", "airmass", "ra", "dec"), "float64")
+_FROM_HEADER |= dict.fromkeys(("saturation", "linearity_limit", "airmass", "ra", "dec"), "float64")
 _FROM_HEADER |= {"binning": "int64", "pixel_scale": "float64"}
 _COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64", **_FROM_HEADER}
 _COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object"}

@@ -50,8 +50,9 @@ class FrameHeader:
         Middle of the exposure.
     ra, dec : float
         Of the pointing, degrees.
-    airmass, read_noise, saturation, pixel_scale : float
-        Read noise in electrons, saturation in ADU, arcseconds per image pixel (binning included).
+    airmass, read_noise, saturation, linearity_limit, pixel_scale : float
+        Read noise in electrons, saturation and end of the linear range in ADU, arcseconds per image pixel (binning
+        included).
     problems : tuple of str
         Why the frame cannot be used; empty for a good frame.
     warnings : tuple of str
@@ -71,6 +72,7 @@ class FrameHeader:
     airmass: float
     read_noise: float
     saturation: float
+    linearity_limit: float
     pixel_scale: float
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ class Instrument:
     binning_keyword: Keyword = _entry("... of the binning: 2x2, '2 2' or 2.", default="BINNING")
     read_noise_keyword: Keyword = _entry("... of the read noise, electrons.", default="RDNOISE")
     saturation_keyword: Keyword = _entry("... of the saturation, ADU.", default=("SATLEVEL", "SATURATE"))
+    linearity_keyword: Keyword = _entry("... of the level up to which the detector is linear, ADU.", default="LINLIMIT")
     airmass_keyword: Keyword = _entry("... of the airmass.", default="AIRMASS")
     camera_keyword: Keyword = _entry("... of the camera, where the filter does not tell it.", default=())
     ra_keyword: Keyword = _entry("... of the right ascension.", default="RA")
@@ -124,6 +127,7 @@ class Instrument:
     default_binning: int | None = _entry("Binning, where the header has none.", default=None)
     default_read_noise: float | None = _entry("Read noise, where the header has none, electrons.", default=None)
     default_saturation: float | None = _entry("Saturation, where the header has none, ADU.", default=None)
+    default_linearity: float | None = _entry("Level up to which the detector is linear, ADU.", default=None)
     longitude: float | None = _entry("Longitude of the telescope, degrees east.", default=None)
     latitude: float | None = _entry("Latitude of the telescope, degrees north.", default=None)
     height: float | None = _entry("Height of the telescope above sea level, m; 0 when null.", default=None)
@@ -192,6 +196,7 @@ class Instrument:
             airmass=reading.optional_number(self.airmass_keyword, None, least=1.0),
             read_noise=reading.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
             saturation=reading.optional_number(self.saturation_keyword, self.default_saturation, least=1.0),
+            linearity_limit=reading.optional_number(self.linearity_keyword, self.default_linearity, least=1.0),
             pixel_scale=self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
             problems=tuple(reading.problems),
             warnings=tuple(reading.warnings),
@@ -314,7 +319,8 @@ def _read_json_object(path: Path) -> dict[str, Any]:
 def _faults(instrument: Instrument) -> list[str]:
     """List what is wrong with the entries of an instrument."""
     one = instrument
-    positive = (one.default_gain, one.default_binning, one.default_saturation, one.diameter, one.source_pixels)
+    levels = (one.default_saturation, one.default_linearity)
+    positive = (one.default_gain, one.default_binning, *levels, one.diameter, one.source_pixels)
     names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
     ways = one.time_keywords if isinstance(one.time_keywords, tuple) else ()
     checks = [
@@ -331,7 +337,8 @@ def _faults(instrument: Instrument) -> list[str]:
         (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
         (
             all(number is None or number > 0 for number in positive),
-            "default_gain, default_binning, default_saturation, diameter and source_pixels must be above 0",
+            "default_gain, default_binning, default_saturation, default_linearity, diameter and source_pixels must be "
+            "above 0",
         ),
         (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from opticam_dask import integrity, schema, store
+from opticam_dask import config, integrity, schema, store
+from opticam_dask.instruments import OPTICAM_MX, Instrument
 
 
 class Migration(NamedTuple):
@@ -25,6 +27,34 @@ def _to_1_1(path: Path) -> None:
 def _to_1_2(path: Path) -> None:
     integrity.add_arrays_of(path, "1.2")
     integrity.write_missing_chunks(path)
+    _complete_instrument(path)
+
+
+def _complete_instrument(path: Path) -> None:
+    """Add what instruments can say since 1.2 to the record of the parameters, so that the same command goes on."""
+    attributes = store.read_attributes(path)
+    record = json.loads(attributes["parameters"])
+    usual = OPTICAM_MX() if record["instrument"]["class"] == "OPTICAM_MX" else _PLAIN
+    later = {name: config.describe(getattr(usual, name)) for name in _OF_INSTRUMENTS_SINCE_1_2}
+    record["instrument"] = later | record["instrument"]
+    changed: dict[str, Any] = {
+        "parameters": config.parameters_json(record),
+        "parameters_hash": config.parameters_hash(record),
+    }
+    if definition := attributes.get("instrument_definition"):
+        changed["instrument_definition"] = later | definition
+    for key in store.keys(path):
+        for part in store.parts(path, key):
+            for label in store.photometry_labels(path, part):
+                group = f"{part.group}/photometry/{label}"
+                photometer = json.loads(store.read_attributes(path, group)["parameters"])
+                whole = config.parameters_hash({"photometer": photometer, "reduction": record})
+                store.update_attributes(path, group, {"parameters_hash": whole})
+    store.update_attributes(path, "", changed)
+
+
+_OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
+_PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
 
 
 #: By the version that a step starts from.
@@ -35,7 +65,7 @@ MIGRATIONS: dict[str, Migration] = {
         "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost; "
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
-    "1.1": Migration("1.2", _to_1_2, "the position that each frame was pointed at is there, without values"),
+    "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
 }
 
 

@@ -24,6 +24,7 @@ from opticam_dask.frame_view import CatalogFacts
 from opticam_dask.kernels import match
 from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
+from opticam_dask.master_frames import make_masters
 from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
 from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
@@ -42,6 +43,7 @@ __all__ = [
     "finish",
     "guarded_work",
     "live_jobs",
+    "make_masters",
     "measure_frames",
     "measure_quality",
     "prepare",
@@ -163,7 +165,7 @@ def _reference_part(setup: Setup, key: str) -> store.Part | None:
 
 def _probe_job(setup: Setup, part: store.Part) -> first_pass.ProbeJob:
     return first_pass.ProbeJob(
-        steps=setup.steps(part.shape, part.binning),
+        steps=setup.steps_of(part),
         frames_per_block=part.frames_per_block,
         n_alignment_sources=setup.parameters.n_alignment_sources,
         read_manifest=functools.partial(store.read_manifest, setup.path, part),
@@ -286,7 +288,7 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
     x, y, flux = (store.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
     reference_part = _frozen_reference_part(setup, part.key)
     return first_pass.FirstPass(
-        steps=setup.steps(part.shape, part.binning),
+        steps=setup.steps_of(part),
         reference_xy=np.column_stack([x, y]),
         reference_flux=flux,
         reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
@@ -601,6 +603,7 @@ def _blocks_to_measure(
     source_ids = store.read_array(setup.path, _catalog_group(part.key), "source_id")
     done = np.ones(part.n_blocks, dtype=bool)
     is_reduced = store.done_blocks(setup.path, part)
+    has_flat = setup.steps_of(part).has_flat
     for label, photometer in photometers.items():
         record = config.describe(photometer)
         attributes = {
@@ -613,7 +616,7 @@ def _blocks_to_measure(
         radii = second_pass.measured_radii(photometer)
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
-        variables = second_pass.measured_variables(photometer)
+        variables = second_pass.measured_variables(photometer, has_flat=has_flat)
         store.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
         done &= store.done_blocks(setup.path, part, label)
     return np.flatnonzero(is_reduced & ~done).tolist()
@@ -625,7 +628,7 @@ def _second_pass_job(
     group = _catalog_group(part.key)
     found = store.read_product(setup.path, group)
     return second_pass.SecondPass(
-        steps=setup.steps(part.shape, part.binning),
+        steps=setup.steps_of(part),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
         catalog_flux=found["flux"],

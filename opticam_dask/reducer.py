@@ -14,9 +14,11 @@ from astropy.table import QTable
 
 from opticam_dask import cluster, diagnostics, ownership, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
+from opticam_dask.calibration import PLURAL, Calibration
 from opticam_dask.cluster import Client
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
+from opticam_dask.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import Scan, find_files, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
@@ -61,6 +63,13 @@ class Reducer:
         Sum ``rebin_factor`` x ``rebin_factor`` pixels.
     remove_cosmic_rays : bool
         Replace cosmic rays first.
+    biases, darks, flats : path or sequence of path, optional
+        Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
+        them and kept in the store.
+    bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
+        The same as objects.
+    image_filter : callable, optional
+        ``array -> array`` on every raw frame (ADU), before anything else.
     aperture_selector : callable
         Chooses the width of the aperture from the widths of the catalogue's brightest sources.
     client : distributed.Client or str, optional
@@ -89,8 +98,10 @@ class Reducer:
         When no frame can be used.
     FileNotFoundError
         When a directory does not exist.
+    calibration.CalibrationError
+        When there is no calibration frame in the directories given.
     TypeError
-        When ``background``, ``finder`` or ``aperture_selector`` cannot be called.
+        When ``background``, ``finder``, ``image_filter`` or ``aperture_selector`` cannot be called.
     """
 
     def __init__(
@@ -109,6 +120,13 @@ class Reducer:
         extension: int | str | None = None,
         rebin_factor: int = 1,
         remove_cosmic_rays: bool = False,
+        biases: str | Path | Sequence[str | Path] | None = None,
+        darks: str | Path | Sequence[str | Path] | None = None,
+        flats: str | Path | Sequence[str | Path] | None = None,
+        bias_corrector: BiasCorrector | None = None,
+        dark_corrector: DarkNoiseCorrector | None = None,
+        flat_corrector: FlatFieldCorrector | None = None,
+        image_filter: Callable[[np.ndarray], np.ndarray] | None = None,
         aperture_selector: Callable[[np.ndarray], float] = np.median,
         client: Client | str | None = None,
         number_of_processors: int | None = None,
@@ -120,7 +138,7 @@ class Reducer:
         verbose: bool = True,
         prefix: str = PREFIX,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder)):
+        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
         if not callable(aperture_selector):
@@ -132,7 +150,12 @@ class Reducer:
         self._client = client
         self._n_workers = number_of_processors
         self._background, self._finder = _plain(background), finder
-        self._aperture_selector = aperture_selector
+        self._aperture_selector, self._image_filter = aperture_selector, image_filter
+        self._correctors = (
+            _corrector(BiasCorrector, biases, bias_corrector),
+            _corrector(DarkNoiseCorrector, darks, dark_corrector),
+            _corrector(FlatFieldCorrector, flats, flat_corrector),
+        )
         self._frames_per_block = frames_per_block
         self._frame_timeout = frame_timeout
         self._break_lock = break_lock
@@ -150,6 +173,7 @@ class Reducer:
         self._make_directory()
         self.scan = self._read_headers(_paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
+        self._calibration = self._find_calibration_frames()
 
     # ---------------------------------------------------------------- what was found in the headers
 
@@ -164,7 +188,19 @@ class Reducer:
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
         with pipeline.stage(self._console, "Scanning data directory", 0):
-            return scan(find_files(paths), self.instrument)
+            calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
+            files = [file for file in find_files(paths) if file not in calibration]
+            return scan(files, self.instrument)
+
+    def _find_calibration_frames(self) -> Calibration | None:
+        found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
+        for entry in found:
+            if entry is not None:
+                for key, rows in entry.table.groupby("key"):
+                    self._console.tell(f"{len(rows)} {key} {entry.kind} frames.")
+                for file, reason in entry.set_aside:
+                    self._console.tell(f"Left out of the {PLURAL[entry.kind]}: {Path(file).name}: {reason}")
+        return Calibration.of(*found)
 
     def _report_scan(self) -> None:
         table, tell = self.scan.table, self._console.tell
@@ -257,6 +293,7 @@ class Reducer:
         with self._owning(), self._logging():
             pipeline.prepare(setup, self.scan, self._console, changes)
             with self._executor() as executor:
+                pipeline.make_masters(setup, executor, self._console)
                 self._console.tell("Creating source catalogs.")
                 pipeline.choose_references(setup, executor, self._console)
                 outcome = pipeline.reduce_frames(setup, executor, self._console)
@@ -420,6 +457,8 @@ class Reducer:
             finder=self._finder,
             aperture_selector=self._aperture_selector,
             frames_per_block=self._frames_per_block,
+            calibration=self._calibration,
+            image_filter=self._image_filter,
         )
 
     def _stored_setup(self) -> pipeline.Setup:
@@ -486,6 +525,17 @@ class log_to_file:
 def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
     chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
     return chosen if extension is None else replace(chosen, extension=extension)
+
+
+def _corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
+    """Corrector that was given, or one for the directories that were."""
+    if given is None:
+        return None if directories is None else kind(data_directory=directories)
+    if directories is not None:
+        raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
+    if not isinstance(given, kind):
+        raise TypeError(f"expected a {kind.__name__}, got {type(given).__name__}")
+    return given
 
 
 def _plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:

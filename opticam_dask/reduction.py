@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from opticam_dask import config, frames, store
+from opticam_dask.calibration import Calibration, Detector
 from opticam_dask.config import ReductionParameters
 from opticam_dask.finders import default_finder
 from opticam_dask.instruments import Instrument
@@ -119,6 +120,10 @@ class Setup:
         By default the FITS reader.
     frames_per_block : int, optional
         By default from frame shape and pixel type.
+    calibration : Calibration, optional
+        Bias, dark and flat frames.
+    image_filter : callable, optional
+        ``array -> array`` on raw frames (ADU), before anything else.
     """
 
     out_directory: Path
@@ -129,6 +134,8 @@ class Setup:
     aperture_selector: Callable[[np.ndarray], float] = np.median
     reader: frames.Reader | None = None
     frames_per_block: int | None = None
+    calibration: Calibration | None = None
+    image_filter: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def path(self) -> Path:
@@ -137,16 +144,28 @@ class Setup:
 
     def record(self) -> dict[str, Any]:
         """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
+        optional = {} if self.calibration is None else self.calibration.record()
+        if self.image_filter is not None:
+            optional["image_filter"] = config.describe(self.image_filter)
         return {
             **config.describe(self.parameters),
             "background": config.describe(self.background),
             "finder": config.describe(self.finder),
             "aperture_selector": config.describe(self.aperture_selector),
             "instrument": config.describe(self.instrument),
+            **optional,
         }
 
+    def steps_of(self, part: store.Part) -> FrameSteps:
+        """Steps for the frames of one part, with its calibration."""
+        steps = self.steps(part.shape, part.binning)
+        if self.calibration is None:
+            return steps
+        masters = self.calibration.reader(self.path, Detector(part.key, part.shape, part.binning))
+        return replace(steps, masters=masters, has_flat="flat" in self.calibration.kinds)
+
     def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:
-        """Steps for the frames of one part."""
+        """Steps for frames of one shape, without calibration frames."""
         chosen, rebin = self.parameters, self.parameters.rebin_factor
         _check_rebin(shape, rebin)
         image_shape = (shape[0] // rebin, shape[1] // rebin)
@@ -168,6 +187,7 @@ class Setup:
             finder=finder,
             threshold=chosen.threshold,
             n_slots=3 * chosen.max_catalog_sources,
+            image_filter=self.image_filter,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opticam_dask import config, integrity, pipeline, store
+from opticam_dask.calibration import Calibration
 from opticam_dask.cluster import Executor
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometer_kinds import photometer_from_record
@@ -50,6 +51,7 @@ def repair(
         store.remove_stray(file)
     setup = stored_setup(out_directory)
     with connect() as executor:
+        pipeline.make_masters(setup, executor, progress)
         pipeline.reduce_frames(setup, executor, progress)
         for entry in damage:
             if entry.restore is not None:
@@ -73,7 +75,12 @@ def stored_setup(out_directory: str | Path) -> Setup:
     """
     path = store.require_store(out_directory)
     attributes = store.read_attributes(path)
-    setup = Setup(Path(out_directory), _stored_instrument(attributes), pipeline.stored_parameters(out_directory))
+    setup = Setup(
+        Path(out_directory),
+        _stored_instrument(attributes),
+        pipeline.stored_parameters(out_directory),
+        calibration=Calibration.from_record(json.loads(attributes["parameters"])),
+    )
     if config.parameters_hash(setup.record()) != attributes["parameters_hash"]:
         before = json.loads(attributes["parameters"])
         own = [

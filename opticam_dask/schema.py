@@ -23,7 +23,7 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         "frames": ("semimajor_sigma", "semiminor_sigma", "orientation"),
         "background": ("background_offset_mesh",),
     },
-    "1.2": {"frames": ("ra", "dec")},
+    "1.2": {"frames": ("linearity_limit", "ra", "dec")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
@@ -82,6 +82,7 @@ MANIFEST = (
     _float("dark_current", _FRAME, "electron pixel-1 s-1", "dark current, unbinned by rebinning"),
     _float("read_noise", _FRAME, "electron pixel-1", "read noise"),
     _float("saturation", _FRAME, "adu", "level at which pixels are saturated; NaN when unknown"),
+    _float("linearity_limit", _FRAME, "adu", "level up to which the detector is linear; NaN when unknown"),
     _float("airmass", _FRAME, "1", "airmass from the header"),
     _float("ra", _FRAME, "deg", "right ascension that barycentric time and airmass are computed for"),
     _float("dec", _FRAME, "deg", "declination that barycentric time and airmass are computed for"),
@@ -188,6 +189,17 @@ QUALITY = (
     Variable("flags", _FRAME, "uint32", "1", "what the night says about the frame", 0, {}, QualityFlag),
 )
 
+CALIBRATION = (
+    Variable("bias", _PIXEL, "float32", "adu", "master bias", np.nan, {}),
+    Variable("bias_variance", _PIXEL, "float32", "adu2", "variance of the master bias", np.nan, {}),
+    Variable("dark", _PIXEL, "float32", "adu s-1", "master dark, as a rate", np.nan, {}),
+    Variable("dark_variance", _PIXEL, "float32", "adu2 s-2", "variance of the master dark", np.nan, {}),
+    Variable("hot_pixels", _PIXEL, "bool", "1", "pixels with far more dark current than others", False, {}),
+    Variable("flat", _PIXEL, "float32", "1", "master flat: response of the pixels, 1 on average", np.nan, {}),
+    Variable("flat_variance", _PIXEL, "float32", "1", "variance of the master flat", np.nan, {}),
+    Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),
+)
+
 _ENTRY = ("entry",)
 SET_ASIDE = (
     _text("file", _ENTRY, "path of a file that could not be used at all"),
@@ -206,6 +218,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,
     "quality": QUALITY,
+    "calibration": CALIBRATION,
     "set_aside": SET_ASIDE,
 }
 

@@ -28,6 +28,7 @@ from opticam_dask.steps import (
     estimate_sky,
     load_image,
     read_raw,
+    rebinned_response,
     summarise,
 )
 
@@ -82,9 +83,14 @@ class SecondPass:
     whole_frames: bool = False
 
 
-def measured_variables(photometer: Photometer) -> tuple[str, ...]:
-    """What a photometer measures beyond the variables of every label."""
-    return tuple(getattr(photometer, "variables", ()))
+def measured_variables(photometer: Photometer, *, has_flat: bool = False) -> tuple[str, ...]:
+    """What a photometer measures beyond the variables of every label; with a master flat also the error by it."""
+    names = tuple(getattr(photometer, "variables", ()))
+    return (*names, *(name for name in _OF_FLAT if has_flat and name not in names))
+
+
+#: Variables that every label has when the frames are divided by a flat.
+_OF_FLAT = ("flux_err_sys",)
 
 
 def measured_radii(photometer: Photometer) -> tuple[float, ...]:
@@ -92,13 +98,15 @@ def measured_radii(photometer: Photometer) -> tuple[float, ...]:
     return tuple(getattr(photometer, "radii", ()))
 
 
-def empty_columns(photometer: Photometer, n_frames: int, n_sources: int) -> dict[str, np.ndarray]:
+def empty_columns(
+    photometer: Photometer, n_frames: int, n_sources: int, *, has_flat: bool = False
+) -> dict[str, np.ndarray]:
     """Arrays for the measurements of a block, before any frame is measured: no number, and the flag that says so."""
     radii = measured_radii(photometer)
     sizes = {"frame": n_frames, "source": n_sources, "radius": len(radii)}
     kind = "photometry_radii" if radii else "photometry"
     columns = {}
-    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer)):
+    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_flat=has_flat)):
         shape = tuple(sizes[dim] for dim in schema.variable(kind, name).dims)
         if name == "flags":
             columns[name] = np.full(shape, int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM), dtype=np.uint32)
@@ -120,7 +128,7 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     manifest, results = job.read_manifest(block), job.read_results(block)
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources)
+        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_flat=job.steps.has_flat)
         for label, photometer in job.photometers.items()
     }
     messages = [""] * n_frames
@@ -160,7 +168,8 @@ def _measure_frame(
             messages.append(f"photometer {label}: {error_text(error)}")
             continue
         for name in set(columns) - {"flags"}:
-            columns[name][index] = getattr(measured, name)
+            values = getattr(measured, name)
+            columns[name][index] = np.nan if values is None else values
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
     return "; ".join(messages)
 
@@ -218,6 +227,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     else:
         assert isinstance(pixels, _ImagePixels)  # an own background is never local
         sky = _ImageSky(estimate_sky(steps, pixels.image.electrons))
+    response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
     return FrameView(
@@ -234,6 +244,9 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         rms_at=sky.rms,
         saturated_at=pixels.saturated,
         cosmic_rays_at=pixels.cosmic_rays,
+        response_at=None if response is None else response.value,
+        response_error_at=None if response is None else response.error,
+        non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=_stars(result),
@@ -290,18 +303,29 @@ class _RawPixels:
     def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
         self.raw = read_raw(steps, entry)
         self.entry = entry
+        self.masters = steps.read_masters().layers()
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
         return calibrate.to_electrons(
             photometry.cut_out(self.raw, x0, y0, size),
             gain=self.entry["gain"],
             dark_current=self.entry["dark_current"],
             exposure_time=self.entry["exposure_time"],
+            **masters,
         )
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("saturation", x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("linearity_limit", x0, y0, size)
+
+    def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry["saturation"]
+            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
 
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
         return None
@@ -319,8 +343,27 @@ class _ImagePixels:
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return _mask_cutouts(self.image.saturated, x0, y0, size)
 
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return _mask_cutouts(self.image.non_linear, x0, y0, size)
+
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
         return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
+
+
+class _Response:
+    """Cut-outs of the master flat by which frames were divided, and of its error, in rebinned pixels.
+
+    Bad pixels, which have no data, get 1 and no error.
+    """
+
+    def __init__(self, steps: FrameSteps) -> None:
+        self.response, self.error_image = rebinned_response(steps)
+
+    def value(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return np.nan_to_num(photometry.cut_out(self.response, x0, y0, size), nan=1.0)
+
+    def error(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return np.nan_to_num(photometry.cut_out(self.error_image, x0, y0, size))
 
 
 class _MeshSky:

@@ -26,7 +26,17 @@ _QUADRATURE = 4
 #: Stamps reach this many FWHM to each side; light beyond is left out (0.03 % of a Moffat star of beta 2.5).
 _STAMP_REACH = 12.0
 
-_KINDS = {"field": 0, "pointing": 1, "photons": 2, "read": 3, "cosmic rays": 4}
+_KINDS = {
+    "field": 0,
+    "pointing": 1,
+    "photons": 2,
+    "read": 3,
+    "cosmic rays": 4,
+    "detector": 5,
+    "bias": 6,
+    "dark": 7,
+    "flat": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,14 @@ class FieldModel:
         Level in ADU at which pixels saturate.
     least_separation : float
         Stars are at least so many FWHM apart, so that photometry has one truth.
+    flat_structure : float
+        Relative scatter of the response from pixel to pixel.
+    vignetting : float
+        Relative loss of light in the corners.
+    dead_pixels, hot_pixels : int
+        Pixels that see a tenth of the light or less; pixels with 5 to 50 electrons of dark current a second.
+    bias_structure : float
+        Scatter of the bias level from pixel to pixel, in ADU.
     """
 
     n_frames: int = 50
@@ -119,6 +137,11 @@ class FieldModel:
     binning: int = 4
     saturation: float = 65535.0
     least_separation: float = 6.0
+    flat_structure: float = 0.0
+    vignetting: float = 0.0
+    dead_pixels: int = 0
+    hot_pixels: int = 0
+    bias_structure: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse parameters that make no sense."""
@@ -224,11 +247,123 @@ def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, se
     width = float(here["fwhm"])
     for x, y, flux in zip(here["x"].to_numpy(), here["y"].to_numpy(), here["flux"].to_numpy(), strict=True):
         _add_star(expected, x, y, flux, width, model.moffat_beta)
+    detector = draw_detector(model, camera, seed)
+    if detector is not None:
+        dark = model.dark_current * model.exposure_time
+        expected = (expected - dark) * detector.response + detector.dark_current * model.exposure_time
     electrons = _stream(seed, "photons", camera, index).poisson(expected).astype(float)
     electrons += _stream(seed, "read", camera, index).normal(0.0, model.read_noise, model.shape)
     _add_cosmic_rays(electrons, model.cosmic_rays, _stream(seed, "cosmic rays", camera, index))
-    adu = np.rint(electrons / model.gain + _BIAS)
+    return _read_out(model, electrons, detector)
+
+
+def _read_out(model: FieldModel, electrons: np.ndarray, detector: Detector | None) -> np.ndarray:
+    """Electrons as ADU, uint16."""
+    adu = np.rint(electrons / model.gain + (_BIAS if detector is None else detector.bias))
     return np.clip(adu, 0, min(model.saturation, 65535)).astype(np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """What a simulated detector adds and takes, pixel by pixel.
+
+    Attributes
+    ----------
+    response : ndarray, shape (ny, nx)
+        Share of the light that is counted; its median is 1.
+    dark_current : ndarray, shape (ny, nx)
+        Electrons per second.
+    bias : ndarray, shape (ny, nx)
+        ADU.
+    """
+
+    response: np.ndarray
+    dark_current: np.ndarray
+    bias: np.ndarray
+
+
+def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> Detector | None:
+    """Detector of one camera; None where all its pixels are equal."""
+    if not (model.flat_structure or model.vignetting or model.dead_pixels or model.hot_pixels or model.bias_structure):
+        return None
+    rng = _stream(seed, "detector", camera)
+    (ny, nx), n_pixels = model.shape, model.shape[0] * model.shape[1]
+    y, x = np.linspace(-1.0, 1.0, ny)[:, None], np.linspace(-1.0, 1.0, nx)[None, :]
+    response = (1.0 - model.vignetting * (x**2 + y**2) / 2.0) * rng.normal(1.0, model.flat_structure, model.shape)
+    response /= np.median(response)
+    bias = _BIAS + rng.normal(0.0, model.bias_structure, model.shape)
+    dark = np.full(model.shape, model.dark_current)
+    chosen = rng.choice(n_pixels, model.dead_pixels + model.hot_pixels, replace=False)
+    dead, hot = np.split(chosen, [model.dead_pixels])
+    response.ravel()[dead] = rng.uniform(0.0, 0.1, model.dead_pixels)
+    dark.ravel()[hot] += rng.uniform(5.0, 50.0, model.hot_pixels)
+    return Detector(response, dark, bias)
+
+
+def simulate_calibration_frames(
+    out_directory: str | Path,
+    *,
+    n_frames: int = 20,
+    seed: int = 0,
+    flat_level: float = 2e4,
+    flat_exposure_time: float = 2.0,
+    dark_exposure_time: float | None = None,
+    **model: Any,
+) -> dict[str, Path]:
+    """Write bias, dark and flat frames of the detectors of :func:`simulate_observations` of the same model and seed.
+
+    Parameters
+    ----------
+    out_directory : path
+        Gets the folders ``biases``, ``darks`` and ``flats``.
+    n_frames : int
+        Frames of each kind and filter.
+    seed : int
+    flat_level : float
+        Mean light of a flat in electrons per pixel; the lamp changes by 20 % over the frames.
+    flat_exposure_time, dark_exposure_time : float
+        Seconds; by default darks are exposed four times as long as the frames of the field.
+    **model
+        Attributes of :class:`FieldModel`.
+
+    Returns
+    -------
+    dict of path
+        The folders by kind: ``bias``, ``dark`` and ``flat``.
+    """
+    chosen = FieldModel(**model)
+    times = {
+        "bias": 0.0,
+        "dark": 4.0 * chosen.exposure_time if dark_exposure_time is None else dark_exposure_time,
+        "flat": flat_exposure_time,
+    }
+    folders = {kind: Path(out_directory) / name for kind, name in _FOLDERS.items()}
+    start = datetime.fromisoformat(chosen.start).replace(tzinfo=UTC) - timedelta(hours=6)
+    for kind, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for camera, filter_name in enumerate(chosen.filters):
+            for index in range(n_frames):
+                light = flat_level * (0.9 + 0.2 * index / max(n_frames - 1, 1)) if kind == "flat" else 0.0
+                image = _draw_calibration_frame(chosen, kind, camera, index, seed, light, times[kind])
+                moment = start + timedelta(seconds=60.0 * index)
+                header = _header(chosen, filter_name, moment) | {"EXPOSURE": times[kind]}
+                write_frame(folder / f"{kind}_{camera + 1}_{filter_name}_{index:04d}.fits", image, header)
+    return folders
+
+
+_FOLDERS = {"bias": "biases", "dark": "darks", "flat": "flats"}
+
+
+def _draw_calibration_frame(
+    model: FieldModel, kind: str, camera: int, index: int, seed: int, light: float, exposure_time: float
+) -> np.ndarray:
+    detector = draw_detector(model, camera, seed)
+    response = 1.0 if detector is None else detector.response
+    dark = model.dark_current if detector is None else detector.dark_current
+    expected = np.broadcast_to(light * response + dark * exposure_time, model.shape)
+    rng = _stream(seed, kind, camera, index)
+    electrons = rng.poisson(expected) + rng.normal(0.0, model.read_noise, model.shape)
+    return _read_out(model, electrons, detector)
 
 
 #: Offset in ADU that keeps read noise from being cut at zero; it is part of the sky for any reduction.
@@ -255,6 +390,11 @@ def _check(model: FieldModel) -> None:
         ("cloud", depth is None or (0 <= depth <= 1 and width > 0), "None or (depth 0 to 1, centre, width above 0)"),
         ("variable_source", variable is None or 1 <= variable <= model.n_sources, f"None or 1 to {model.n_sources}"),
         ("lags", variable is None or len(model.lags) >= len(model.filters), "one for each filter"),
+        ("flat_structure", 0 <= model.flat_structure < 0.3, "at least 0 and below 0.3"),
+        ("vignetting", 0 <= model.vignetting < 1, "at least 0 and below 1"),
+        ("dead_pixels", model.dead_pixels >= 0, "at least 0"),
+        ("hot_pixels", model.hot_pixels >= 0, "at least 0"),
+        ("bias_structure", model.bias_structure >= 0, "at least 0"),
         ("amplitude", variable is None or abs(model.amplitude) <= 1, "between -1 and 1"),
     ]
     for name, is_good, expected in rules:

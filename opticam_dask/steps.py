@@ -21,6 +21,7 @@ from astropy.utils.exceptions import AstropyDeprecationWarning
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames import FrameError, Reader
 from opticam_dask.kernels import background, calibrate, detect, photometry
+from opticam_dask.kernels.masters import Masters
 
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
@@ -73,6 +74,12 @@ class FrameSteps:
         In units of the background RMS.
     n_slots : int
         Detected sources kept.
+    masters : callable, optional
+        Reads the master bias, dark and flat; called in the process that needs them, which keeps them.
+    has_flat : bool
+        Whether there is a flat among them.
+    image_filter : callable, optional
+        The user's own ``array -> array`` on the raw frame (ADU), before anything else.
     """
 
     reader: Reader
@@ -84,6 +91,9 @@ class FrameSteps:
     finder: Callable[[np.ndarray, np.ndarray], Any]
     threshold: float
     n_slots: int
+    masters: Callable[[], Masters] | None = None
+    has_flat: bool = False
+    image_filter: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -106,7 +116,12 @@ class FrameSteps:
     @property
     def is_local(self) -> bool:
         """Whether a pixel of the calibrated frame depends on that raw pixel alone."""
-        return self.has_mesh and not self.remove_cosmic_rays and self.rebin_factor == 1
+        is_plain = not self.remove_cosmic_rays and self.image_filter is None
+        return self.has_mesh and is_plain and self.rebin_factor == 1
+
+    def read_masters(self) -> Masters:
+        """Master frames; without any where there is no calibration."""
+        return Masters() if self.masters is None else self.masters()
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,7 @@ class Image:
     electrons: np.ndarray
     saturated: np.ndarray | None
     cosmic_rays: np.ndarray | None
+    non_linear: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -155,7 +171,9 @@ class BlockSummary:
 
 
 def load_image(steps: FrameSteps, entry: Mapping[str, Any]) -> Image:
-    """Read and calibrate one frame: electrons, cosmic rays, rebinning, in this order.
+    """Read and calibrate one frame.
+
+    The order is: image filter, bias, dark, gain, flat, bad pixels, cosmic rays, rebinning.
 
     Raises
     ------
@@ -163,9 +181,16 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any]) -> Image:
         When the frame cannot be read, holds nothing, or is saturated.
     """
     raw = read_raw(steps, entry)
-    saturated = None if np.isnan(entry["saturation"]) else raw >= entry["saturation"]
+    saturated = above(raw, entry["saturation"])
+    non_linear = above(raw, entry["linearity_limit"])
+    if steps.image_filter is not None:
+        raw = _filtered(steps.image_filter, raw)
     electrons = calibrate.to_electrons(
-        raw, gain=entry["gain"], dark_current=entry["dark_current"], exposure_time=entry["exposure_time"]
+        raw,
+        gain=entry["gain"],
+        dark_current=entry["dark_current"],
+        exposure_time=entry["exposure_time"],
+        **steps.read_masters().layers(),
     )
     cosmic_rays = None
     if steps.remove_cosmic_rays:
@@ -173,11 +198,50 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any]) -> Image:
         electrons, cosmic_rays = calibrate.remove_cosmic_rays(
             electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
         )
+    if steps.rebin_factor == 1:
+        return Image(electrons, saturated, cosmic_rays, non_linear)
+    masks = [
+        None if mask is None else calibrate.rebin_mask(mask, steps.rebin_factor)
+        for mask in (saturated, cosmic_rays, non_linear)
+    ]
+    return Image(calibrate.rebin(electrons, steps.rebin_factor), *masks)
+
+
+def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:
+    """Master flat in the pixels of the calibrated frame, and its error.
+
+    The response of a rebinned pixel is the mean of its good pixels; NaN where none is good.
+    """
+    masters = steps.read_masters()
+    assert masters.flat is not None  # asked for where there is one
+    assert masters.flat_variance is not None
+    response, variance = masters.flat.astype(float), masters.flat_variance.astype(float)
+    if masters.bad_pixels is not None:
+        response[masters.bad_pixels] = np.nan
     if steps.rebin_factor > 1:
-        electrons = calibrate.rebin(electrons, steps.rebin_factor)
-        saturated = None if saturated is None else calibrate.rebin_mask(saturated, steps.rebin_factor)
-        cosmic_rays = None if cosmic_rays is None else calibrate.rebin_mask(cosmic_rays, steps.rebin_factor)
-    return Image(electrons, saturated, cosmic_rays)
+        response, variance = calibrate.rebin_response(response, variance, steps.rebin_factor)
+    return response, np.sqrt(variance)
+
+
+def above(raw: np.ndarray, level: float) -> np.ndarray | None:
+    """Pixels at or above a level in ADU; None where there is no such level (NaN)."""
+    if np.isnan(level):
+        return None
+    with np.errstate(invalid="ignore"):
+        marked: np.ndarray = raw >= level
+    return marked
+
+
+def _filtered(image_filter: Callable[[np.ndarray], np.ndarray], raw: np.ndarray) -> np.ndarray:
+    try:
+        filtered = np.asarray(image_filter(raw))
+    except Exception as error:
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"image filter: {error_text(error)}") from error
+    if filtered.shape != raw.shape:
+        raise FrameProblem(
+            FrameFlag.STEP_FAILED, f"image filter: shape {filtered.shape} came back, {raw.shape} was expected"
+        )
+    return filtered
 
 
 def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:

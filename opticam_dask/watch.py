@@ -217,6 +217,7 @@ class Watch:
         scan = frames.Scan(rows, [], [])
         try:
             pipeline.prepare(self.setup, scan, self.progress, Changes(append=True))
+            pipeline.make_masters(self.setup, self.executor, self.progress)
             pipeline.choose_references(self.setup, self.executor, self.progress)
             pipeline.reduce_frames(self.setup, self.executor, self.progress)
             job = pipeline.live_jobs(self.setup, key, self.photometer)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import cli, cluster, integrity, pipeline, provenance, results, simulate_observations, store
+from opticam_dask import cli, cluster, integrity, pipeline, provenance, repair, results, simulate_observations, store
 from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import find_files, scan
 from opticam_dask.instruments import OPTICAM_MX
@@ -264,7 +264,8 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
     after = dict(store.all_arrays(old / store.STORE_NAME))
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
-        *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation", "frames/ra", "frames/dec"),
+        *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
+        *("frames/linearity_limit", "frames/ra", "frames/dec"),
         "background/background_offset_mesh",
     }
     assert all(np.isnan(after[name][...]).all() for name in added)
@@ -273,6 +274,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
     assert integrity.find_damage(old / store.STORE_NAME) == []
     assert "photometry aperture: 1 of 3 blocks are not done" in _command(capsys, "verify", old, code=1)
     assert "present version" in _command(capsys, "migrate", old, code=0)
+    assert repair.stored_setup(old).instrument == OPTICAM_MX()  # refuses parameters that are not those of the store
 
 
 def test_old_version__is_not_called_damaged(old, capsys):

@@ -50,16 +50,14 @@ def to_electrons(
     if bias is not None:
         counts -= bias
     if dark is not None:
-        counts -= dark * exposure_time
+        counts -= np.multiply(dark, exposure_time, dtype=float)  # the same bits for masters of any type
         dark_current = 0.0
     electrons = counts * gain - dark_current * exposure_time
     if flat is not None:
         electrons /= np.where(flat > 0, flat, np.nan)
     if bad_pixels is not None:
         electrons[bad_pixels] = np.nan
-    if (
-        flat is not None or bias is not None or dark is not None or raw.dtype.itemsize > 2
-    ):  # 16 bits hold no such number
+    if raw.dtype.itemsize > 2 or flat is not None:  # 16 bits hold no such number, unless they are divided
         electrons[~(np.abs(electrons) <= _MOST_ELECTRONS)] = np.nan
     return electrons
 

@@ -5,6 +5,8 @@ Every pixel is combined from its own row alone: strips of any height give the sa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 #: From the median absolute deviation to the standard deviation of a normal distribution.
@@ -15,6 +17,34 @@ _CLIP_SIGMA = 5.0
 _HOT_SIGMA = 10.0
 #: Responses outside this range tell of dead or hot pixels, or of dust that covers them.
 _LEAST_RESPONSE, _MOST_RESPONSE = 0.2, 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Masters:
+    """Master frames of one camera key and frame shape; None for what there is none of.
+
+    Attributes
+    ----------
+    bias : ndarray, shape (ny, nx), optional
+        Level in ADU.
+    dark : ndarray, shape (ny, nx), optional
+        Rate in ADU per second.
+    flat, flat_variance : ndarray, shape (ny, nx), optional
+        Response, 1 on average, and its variance.
+    bad_pixels : ndarray of bool, shape (ny, nx), optional
+        Pixels that are not to be used.
+    """
+
+    bias: np.ndarray | None = None
+    dark: np.ndarray | None = None
+    flat: np.ndarray | None = None
+    flat_variance: np.ndarray | None = None
+    bad_pixels: np.ndarray | None = None
+
+    def layers(self) -> dict[str, np.ndarray]:
+        """What ``calibrate.to_electrons`` needs of them, by its parameters."""
+        names = ("bias", "dark", "flat", "bad_pixels")
+        return {name: values for name in names if (values := getattr(self, name)) is not None}
 
 
 def combine(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
