@@ -303,7 +303,7 @@ def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> Detector | N
 def simulate_calibration_frames(
     out_directory: str | Path,
     *,
-    n_frames: int = 20,
+    n_exposures: int = 20,
     seed: int = 0,
     flat_level: float = 2e4,
     flat_exposure_time: float = 2.0,
@@ -316,7 +316,7 @@ def simulate_calibration_frames(
     ----------
     out_directory : path
         Gets the folders ``biases``, ``darks`` and ``flats``.
-    n_frames : int
+    n_exposures : int
         Frames of each kind and filter.
     seed : int
     flat_level : float
@@ -342,8 +342,8 @@ def simulate_calibration_frames(
     for kind, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         for camera, filter_name in enumerate(chosen.filters):
-            for index in range(n_frames):
-                light = flat_level * (0.9 + 0.2 * index / max(n_frames - 1, 1)) if kind == "flat" else 0.0
+            for index in range(n_exposures):
+                light = flat_level * (0.9 + 0.2 * index / max(n_exposures - 1, 1)) if kind == "flat" else 0.0
                 image = _draw_calibration_frame(chosen, kind, camera, index, seed, light, times[kind])
                 moment = start + timedelta(seconds=60.0 * index)
                 header = _header(chosen, filter_name, moment) | {"EXPOSURE": times[kind]}
