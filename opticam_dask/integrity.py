@@ -227,6 +227,9 @@ def _describe_product(path: str | Path, place: _Place, where: str, reason: str) 
     if place.group.endswith("/reference") and place.name in ("image", "coverage"):
         remedy = "the reference image, from the stack"
         return Damage(where, reason, remedy, restore=lambda: _copy_from_stack(path, place.group))
+    if place.group.startswith("calibration/"):
+        remedy = "the master, by the same opticam-dask reduce with its calibration frames"
+        return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))
     if place.group == "set_aside":
         remedy = "the list of files set aside, by the next opticam-dask reduce"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))
