@@ -267,6 +267,24 @@ def _add_lightcurve(commands: Any) -> None:
     parser.add_argument(
         "--weighting", choices=["sum", "optimal"], default="sum", help="how comparisons are weighted (by their light)"
     )
+    parser.add_argument(
+        "--detrend",
+        nargs="+",
+        default=[],
+        metavar="VECTOR",
+        help="take off linear trends: airmass, fwhm, background, x, y, ellipticity, transparency, time",
+    )
+    parser.add_argument(
+        "--detrend-without",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        help="times that trends are not fitted to (a transit), BMJD, or MJD where there is none",
+    )
+    parser.add_argument(
+        "--outliers", type=float, default=5.0, metavar="K", help="flag what is so many sigma off its neighbours (5)"
+    )
+    parser.add_argument("--match-cameras", action="store_true", help="numbers are those of --key in all cameras")
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--radius", type=float, metavar="R", help="one of the radii of a label that has several")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")

@@ -6,17 +6,19 @@ import argparse
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from opticam_dask import (
     cluster,
     config,
     demo,
     diagnostics,
+    differential_photometer,
     exports,
     frames,
     integrity,
@@ -372,16 +374,12 @@ def _lightcurve(options: argparse.Namespace) -> int:
     if is_auto and len(options.comparisons) > 1:
         raise UsageError("--comparisons takes source numbers or auto, not both")
     comparisons: Any = "auto" if is_auto else options.comparisons
-    for key in keys:
-        curve = lightcurves.relative_light_curve(
-            options.out,
-            key,
-            options.target,
-            comparisons,
-            options.label,
-            radius=options.radius,
-            weighting=options.weighting,
-        )
+    if options.match_cameras and not options.key:
+        raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
+    curves = _curves(options, keys, comparisons)
+    for key, curve in curves.items():
+        for warning in curve.attrs.get("detrend", {}).get("warnings", []):
+            tell(f"{key}: {warning}")
         for reason in curve.attrs.get("reasons", []):
             tell(f"{key}: {reason}")
         flux = curve["relative_flux"].to_numpy()
@@ -396,13 +394,28 @@ def _lightcurve(options: argparse.Namespace) -> int:
         )
         tell(f"  {lightcurves.write_relative_light_curve(curve, options.out, prefix).resolve()}")
         tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
+    differential_photometer.keep_in_store(options.out, curves.values(), prefix, tell)
     return DONE
+
+
+def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
+    """Light curves that were asked for, by camera key."""
+    how = {name: getattr(options, name) for name in ("radius", "weighting", "detrend", "detrend_without", "outliers")}
+    curves = {
+        key: lightcurves.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
+        for key in keys
+    }
+    if options.match_cameras:
+        curves |= differential_photometer.in_other_cameras(options.out, curves[keys[0]], how, Console(prefix="").tell)
+    return curves
 
 
 def _export(options: argparse.Namespace) -> int:
     files = exports.export_light_curves(
         options.out, options.format, key=options.key, label=options.label, sources=options.sources
     )
+    if options.sources is None:
+        files += exports.export_differential(options.out, options.format, key=options.key)
     tell = Console(prefix="").tell
     for directory in sorted({file.parent for file in files}):
         tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")

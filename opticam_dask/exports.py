@@ -82,6 +82,41 @@ def export_light_curves(
     return written
 
 
+def export_differential(out_directory: str | Path, form: Format, *, key: str | None = None) -> list[Path]:
+    """Write ``export/differential/<key>_<name>.<form>``: the differential light curves that are kept in the store.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    form : {"csv", "ecsv", "fits"}
+    key : str, optional
+        Camera key; by default all.
+
+    Returns
+    -------
+    list of Path
+        Empty when none is kept.
+    """
+    directory = Path(out_directory) / "export" / "differential"
+    written = []
+    for camera in [key] if key else store.keys(store.require_store(out_directory)):
+        for name, curve in results.differential_light_curves(out_directory, camera).items():
+            directory.mkdir(parents=True, exist_ok=True)
+            file = directory / f"{store.group_name(camera)}_{name}.{form}"
+            _replace(_differential_table(curve.load()), file, form)
+            written.append(file)
+    return written
+
+
+def _differential_table(curve: xr.Dataset) -> Table:
+    numbers = " ".join(map(str, curve.attrs["comparisons"]))
+    meta = _times_meta(curve) | {"TARGET": curve.attrs["target"], "COMPARIS": numbers}
+    table = Table(meta={"CAMERA": curve.attrs["key"], "LABEL": curve.attrs["label"], **meta})
+    _add_columns(table, curve, ("mjd_utc", "bmjd_tdb", "night", "relative_flux", "relative_flux_err", "flags"))
+    return table
+
+
 def _labels(path: Path) -> list[str]:
     found = {
         name for key in store.keys(path) for part in store.parts(path, key)
@@ -110,11 +145,16 @@ def _export(curves: xr.Dataset, columns: np.ndarray, directory: Path, form: Form
             one = some.isel(source=position)
             number = int(one["source_id"])
             file = directory / f"{store.group_name(curves.attrs['key'])}_source_{number}.{form}"
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            _write(light_curve_table(one), temporary, form)
-            os.replace(temporary, file)
+            _replace(light_curve_table(one), file, form)
             written.append(file)
     return written
+
+
+def _replace(table: Table, file: Path, form: Format) -> None:
+    """Write a file that is complete or not touched."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    _write(table, temporary, form)
+    os.replace(temporary, file)
 
 
 def _write(table: Table, file: Path, form: Format) -> None:
@@ -146,29 +186,36 @@ def light_curve_table(one: xr.Dataset) -> Table:
         Times are MJD: ``mjd_utc`` (UTC, mid-exposure at the observatory) and ``bmjd_tdb`` (TDB, at the barycentre).
     """
     table = Table(meta=_meta(one))
-    for name in (*_OF_FRAME, *_OF_SOURCE):
+    _add_columns(table, one, (*_OF_FRAME, *_OF_SOURCE))
+    return table
+
+
+def _add_columns(table: Table, one: xr.Dataset, names: Sequence[str]) -> None:
+    """Add variables of a dataset to a table, as far as it has them."""
+    for name in names:
         if name in one.variables:
             values = one[name].to_numpy()
-            text = values.astype(str) if values.dtype == object else values
+            text = np.array(values.tolist(), dtype=str) if values.dtype.kind in "OT" else values
             column = Column(text, name=name, description=one[name].attrs.get("long_name"))
             if unit := _UNITS.get(one[name].attrs.get("units", "")):
                 column.unit = units.Unit(unit)
             table[name] = column
-    return table
 
 
 def _meta(one: xr.Dataset) -> dict[str, object]:
     """Header of a table: names of at most eight letters, as FITS has them."""
+    own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"])}
+    meta: dict[str, object] = own | _times_meta(one)
+    if "radius" in one.dims:
+        meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
+    return meta
+
+
+def _times_meta(one: xr.Dataset) -> dict[str, object]:
+    """The column that is meant for timing, and its scale; the names of both time columns say theirs."""
     has_bmjd = bool(np.isfinite(one["bmjd_tdb"]).any())
-    meta: dict[str, object] = {
-        "CAMERA": one.attrs["key"],
-        "LABEL": one.attrs["label"],
-        "SOURCE": int(one["source_id"]),
-        # the scale of the column that is meant for timing; the names of both say theirs
+    return {
         "TIMESYS": "TDB" if has_bmjd else "UTC",
         "TIMEUNIT": "d",
         "TIMECOL": "bmjd_tdb" if has_bmjd else "mjd_utc",
     }
-    if "radius" in one.dims:
-        meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
-    return meta

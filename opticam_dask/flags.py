@@ -44,6 +44,7 @@ class SourceFlag(IntFlag):
     WORKER_LOST = 1 << 10
     BLENDED = 1 << 11
     NON_LINEAR = 1 << 12
+    OUTLIER = 1 << 13
 
 
 class QualityFlag(IntFlag):
@@ -87,6 +88,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
     SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
+    SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
 }
 
 QUALITY_SENTENCES: dict[QualityFlag, str] = {

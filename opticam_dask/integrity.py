@@ -230,6 +230,9 @@ def _describe_product(path: str | Path, place: _Place, where: str, reason: str) 
     if place.group.startswith("calibration/"):
         remedy = "the master, by the same opticam-dask reduce with its calibration frames"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))
+    if "/differential/" in place.group:
+        remedy = "the light curve, by what made it (DifferentialPhotometer)"
+        return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))
     if place.group == "set_aside":
         remedy = "the list of files set aside, by the next opticam-dask reduce"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))

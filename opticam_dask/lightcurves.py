@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from opticam_dask import results, store
+from opticam_dask import results, schema, store
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import ensemble, lightcurve
+from opticam_dask.kernels import ensemble, lightcurve, trends
 
 #: A measurement with one of these is of no use for a comparison.
 _USELESS = np.uint32(
@@ -24,6 +25,9 @@ _USELESS = np.uint32(
     | SourceFlag.BAD_PIXEL
     | SourceFlag.BLENDED
 )
+
+#: What a light curve may be detrended against.
+VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
 
 #: Share of the frames in which a source must have a flux to be judged.
 _OFTEN = 0.9
@@ -38,6 +42,9 @@ def relative_light_curve(
     *,
     radius: float | None = None,
     weighting: ensemble.Weighting = "sum",
+    detrend: Sequence[str] = (),
+    detrend_without: tuple[float, float] | None = None,
+    outliers: float = 5.0,
 ) -> xr.Dataset:
     """Differential light curve over all nights.
 
@@ -60,13 +67,23 @@ def relative_light_curve(
         ``"sum"`` adds the fluxes of the comparisons; a frame in which one has no flux has no relative flux.
         ``"optimal"`` weights them by their errors and their scatter, and a comparison that is missing in a frame makes
         no jump (``kernels.ensemble``).
+    detrend : sequence of str
+        Vectors that linear trends are fitted and taken off for: ``airmass``, ``fwhm``, ``background``, ``x``, ``y``,
+        ``ellipticity``, ``transparency``, ``time``. A trend can eat a signal that looks like it.
+    detrend_without : (float, float), optional
+        Start and end of the times that are not fitted (a transit), in BMJD (TDB), or MJD (UTC) where there is none.
+    outliers : float
+        A flux so many times its error, and the scatter of its neighbours, from their running median is flagged
+        ``outlier``; nothing is dropped.
 
     Returns
     -------
     xarray.Dataset
         Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
         together); coordinates mjd_utc, bmjd_tdb and night; attributes ``comparisons``, ``weights`` and, when they were
-        chosen, ``reasons``: what was found out about each source.
+        chosen, ``reasons``: what was found out about each source; with trends ``detrend``: their coefficients (relative
+        change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
+        ``reduced_chi2`` and ``warnings``.
 
     Raises
     ------
@@ -74,7 +91,15 @@ def relative_light_curve(
         When there is no such key, label or source; the message names those there are.
     """
     curves = results.light_curves(out_directory, key, label, radius=radius)
-    return compute_relative(curves, target, comparisons, weighting)
+    return compute_relative(
+        curves,
+        target,
+        comparisons,
+        weighting,
+        detrend=detrend,
+        detrend_without=detrend_without,
+        outliers=outliers,
+    )
 
 
 def compute_relative(
@@ -82,6 +107,10 @@ def compute_relative(
     target: int,
     comparisons: int | Sequence[int] | Literal["auto"],
     weighting: ensemble.Weighting = "sum",
+    *,
+    detrend: Sequence[str] = (),
+    detrend_without: tuple[float, float] | None = None,
+    outliers: float = 5.0,
 ) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
@@ -92,6 +121,8 @@ def compute_relative(
     target : int
     comparisons : int or sequence of int or "auto"
     weighting : {"sum", "optimal"}
+    detrend, detrend_without, outliers
+        As in :func:`relative_light_curve`.
 
     Returns
     -------
@@ -100,7 +131,8 @@ def compute_relative(
     Raises
     ------
     ValueError
-        When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen.
+        When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen; when a vector is not
+        known or does not change.
     """
     if "radius" in curves.dims:
         radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
@@ -126,6 +158,14 @@ def compute_relative(
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     relative, relative_err, weights = _divide(flux, error, weighting)
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
+    found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
+    if reasons:
+        found["reasons"] = reasons
+    if detrend:
+        fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without)
+        relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
+        found["detrend"] = _describe_trends(fitted)
+    flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
         {
@@ -135,11 +175,47 @@ def compute_relative(
         },
         coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords},
     )
-    for name in ("key", "label"):
+    for name in ("key", "label", "radius"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
-    found = {"weighting": weighting, "weights": weights.round(6).tolist()} | ({"reasons": reasons} if reasons else {})
     return dataset.assign_attrs(target=int(target), comparisons=chosen, **found)
+
+
+def _fit_trends(
+    members: xr.Dataset,
+    relative: np.ndarray,
+    relative_err: np.ndarray,
+    names: Sequence[str],
+    without: tuple[float, float] | None,
+) -> trends.Trends:
+    """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
+    time = members["bmjd_tdb" if np.isfinite(members["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    if unknown := [name for name in names if name not in VECTORS]:
+        raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
+    vectors = {}
+    for name in dict.fromkeys(names):
+        stored = "frame_background" if name == "background" and "frame_background" in members.coords else name
+        if name == "time":
+            vectors[name] = time
+        elif name in ("x", "y"):
+            vectors[name] = members[name].to_numpy()[:, 0]
+        elif stored in members.coords:
+            vectors[name] = members[stored].to_numpy().astype(float)
+        if name not in vectors or not np.isfinite(vectors[name]).any():
+            raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
+    use = None if without is None else ~((time >= min(without)) & (time <= max(without)))
+    return trends.fit_trends(relative, relative_err, vectors, use)
+
+
+def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:
+    """Trends as JSON can hold them."""
+    return {
+        "coefficients": dict(zip(fitted.names, fitted.coefficients.tolist(), strict=True)),
+        "errors": dict(zip(fitted.names, fitted.errors.tolist(), strict=True)),
+        "degrees_of_freedom": fitted.degrees_of_freedom,
+        "reduced_chi2": fitted.reduced_chi2,
+        "warnings": list(fitted.warnings),
+    }
 
 
 def _divide(
@@ -226,6 +302,31 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
     table.to_csv(temporary, index=False)
     os.replace(temporary, file)
     return file
+
+
+def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name: str) -> None:
+    """Keep a light curve in the store as ``<key>/differential/<name>``, in place of one of this name.
+
+    Parameters
+    ----------
+    curve : xarray.Dataset
+        From :func:`relative_light_curve`.
+    out_directory : path
+        Output directory of the reduction.
+    name : str
+
+    Raises
+    ------
+    ValueError
+        When the name is none that a group can have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+        raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
+    path = store.require_store(out_directory)
+    store.begin_changes(path)
+    arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
+    store.write_product(path, results.differential_group(curve.attrs["key"], name), "differential", arrays, curve.attrs)
+    store.finish_changes(path)
 
 
 def most_variable(curves: xr.Dataset) -> int:

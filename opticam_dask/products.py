@@ -143,6 +143,22 @@ def plot_relative_light_curve(
     return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
 
 
+def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, *, show: bool = False) -> Path:
+    """Write ``relative_light_curves/<label>/diag/<prefix>_<key>_comparisons.pdf``.
+
+    The target against each comparison, and each comparison against the sum of the others.
+    """
+    key, label = curve.attrs["key"], curve.attrs["label"]
+    curves = results.light_curves(out_directory, key, label, radius=curve.attrs.get("radius"))
+    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
+    known = curves["source_id"].to_numpy().tolist()
+    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
+    file = file_in(
+        out_directory, "relative_light_curves", label, "diag", f"{prefix}_{store.group_name(key)}_comparisons.pdf"
+    )
+    return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
+
+
 def measured_keys(path: Path, label: str) -> list[str]:
     """Camera keys that have photometry of this label."""
     return [

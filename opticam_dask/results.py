@@ -175,13 +175,50 @@ def light_curves(
     return merged.assign_attrs(key=found[0], label=label)
 
 
+def differential_group(key: str, name: str) -> str:
+    """Group of a differential light curve in the store."""
+    return f"{store.group_name(key)}/differential/{name}"
+
+
+def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
+    """Differential light curves that are kept in the store, by name.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g``.
+
+    Returns
+    -------
+    dict of Dataset
+        As from :func:`~opticam_dask.relative_light_curve`, lazily; empty when none is kept.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = store.require_store(out_directory)
+    folder = path / store.group_name(key) / "differential"
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return {
+        name: xr.open_dataset(str(path), group=differential_group(key, name), **_OPTIONS).set_coords(
+            ["mjd_utc", "bmjd_tdb", "night"]
+        )
+        for name in names
+        if store.has_product(path, differential_group(key, name))
+    }
+
+
 def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
     radii = curves["radius"].to_numpy() if "radius" in curves.dims else np.empty(0)
     same = np.flatnonzero(np.isclose(radii, radius, rtol=1e-6))
     if not len(same):
         has = f"it has {', '.join(f'{value:g}' for value in radii)}" if len(radii) else "it has one aperture"
         raise ValueError(f"no radius {radius:g} in photometry {label!r}: {has}")
-    return curves.isel(radius=int(same[0]))
+    return curves.isel(radius=int(same[0])).assign_attrs(radius=radius)
 
 
 _OPTIONS: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": {}}

@@ -200,6 +200,15 @@ CALIBRATION = (
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),
 )
 
+DIFFERENTIAL = (
+    _float("mjd_utc", _FRAME, "d", "time of mid-exposure", **_UTC),
+    _float("bmjd_tdb", _FRAME, "d", "barycentric time of mid-exposure", **_TDB),
+    _text("night", _FRAME, "night"),
+    _float("relative_flux", _FRAME, "1", "flux of the target divided by that of the comparisons"),
+    _float("relative_flux_err", _FRAME, "1", "1-sigma error of the relative flux"),
+    Variable("flags", _FRAME, "uint32", "1", "what happened to target and comparisons", 0, {}, SourceFlag),
+)
+
 _ENTRY = ("entry",)
 SET_ASIDE = (
     _text("file", _ENTRY, "path of a file that could not be used at all"),
@@ -219,6 +228,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "psf": PSF,
     "quality": QUALITY,
     "calibration": CALIBRATION,
+    "differential": DIFFERENTIAL,
     "set_aside": SET_ASIDE,
 }
 

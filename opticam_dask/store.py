@@ -41,7 +41,7 @@ _PLANNED = {
 }
 
 #: Groups of a key that are not nights.
-_KEY_PRODUCTS = ("reference", "catalog", "calibration", "differential")
+_KEY_PRODUCTS = ("reference", "catalog", "differential")
 
 
 class StoreError(Exception):

@@ -31,7 +31,7 @@ def out(tmp_path_factory):
 
 def _read(file):
     if file.suffix == ".csv":
-        return Table.from_pandas(pd.read_csv(file))
+        return Table.from_pandas(pd.read_csv(file, float_precision="round_trip"))
     if file.suffix == ".ecsv":
         return Table.read(file, format="ascii.ecsv")
     with warnings.catch_warnings():

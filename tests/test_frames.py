@@ -657,6 +657,7 @@ COLUMNS = [
     "dark_current",
     "read_noise",
     "saturation",
+    "linearity_limit",
     "airmass",
     "ra",
     "dec",

@@ -7,7 +7,7 @@ is called by kernels, blocks or the store.
 from matplotlib.figure import Figure
 
 from opticam_dask.plotting.animation import Picture, write_animation
-from opticam_dask.plotting.curves import plot_relative_light_curve
+from opticam_dask.plotting.curves import plot_comparisons, plot_relative_light_curve
 from opticam_dask.plotting.frames import plot_alignment, plot_background, plot_header_times, plot_quality
 from opticam_dask.plotting.images import plot_background_meshes, plot_catalogs
 from opticam_dask.plotting.noise import plot_noise, plot_rms_vs_flux, plot_snrs
@@ -22,6 +22,7 @@ __all__ = [
     "plot_background",
     "plot_background_meshes",
     "plot_catalogs",
+    "plot_comparisons",
     "plot_growth_curves",
     "plot_header_times",
     "plot_noise",

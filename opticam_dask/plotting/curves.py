@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.lightcurve import relative_flux
 from opticam_dask.plotting.style import (
     MANY_POINTS,
     colour_of,
@@ -58,6 +59,79 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
         row[0].ticklabel_format(axis="y", useOffset=False)
         _draw_curve(row, axis.since[key], curve, colour_of(key, position))
     return figure
+
+
+#: Comparisons that are shown one by one.
+_MOST_COMPARISONS = 12
+
+
+def plot_comparisons(members: xr.Dataset) -> Figure:
+    """The target against each comparison (left), and each comparison against the sum of the others (right).
+
+    Parameters
+    ----------
+    members : Dataset
+        Dims ``(frame, source)``, the target first: flux, flux_err; coordinates source_id, bmjd_tdb, mjd_utc; attribute
+        key.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        With no comparison.
+    """
+    numbers = members["source_id"].to_numpy().tolist()
+    if len(numbers) < 2:
+        raise ValueError("expected a target and at least one comparison, got no comparison")
+    flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
+    shown = range(1, min(len(numbers), _MOST_COMPARISONS + 1))
+    axis = best_axis({str(members.attrs.get("key", "")): members})
+    since = next(iter(axis.since.values()))
+    figure = new_figure(rows=len(shown), columns=2, width=5.0, height=1.8)
+    panels = figure.subplots(len(shown), 2, squeeze=False, sharex=True)
+    for row, column in zip(panels, shown, strict=True):
+        one = slice(column, column + 1)
+        ratio, ratio_err = relative_flux(flux[:, 0], error[:, 0], flux[:, one], error[:, one])
+        _draw_ratio(row[0], since, ratio, ratio_err, f"{numbers[0]} / {numbers[column]}", "tab:blue")
+        others = [other for other in range(1, len(numbers)) if other != column]
+        if not others:
+            row[1].set_visible(False)
+            continue
+        ratio, ratio_err = relative_flux(flux[:, column], error[:, column], flux[:, others], error[:, others])
+        name = f"{numbers[column]} / {numbers[others[0]]}" if len(others) == 1 else f"{numbers[column]} / all others"
+        _draw_ratio(row[1], since, ratio, ratio_err, name, "tab:gray")
+    left_out = f", the first {len(shown)} of {len(numbers) - 1} comparisons" if len(shown) < len(numbers) - 1 else ""
+    figure.suptitle(
+        f"{members.attrs.get('key', '')}: flux ratios divided by their medians{left_out}", fontsize="medium"
+    )
+    figure.supxlabel(axis.label, fontsize="medium")
+    return figure
+
+
+def _draw_ratio(
+    axes: Axes, since: np.ndarray, ratio: np.ndarray, ratio_err: np.ndarray, name: str, colour: str
+) -> None:
+    """One ratio of fluxes with its scatter and what its errors expect."""
+    known = np.isfinite(ratio) & np.isfinite(since)
+    median = float(np.median(ratio[known])) if known.any() else 0.0
+    if not median > 0:
+        axes.set_title(f"{name}: not known in any frame", fontsize="small", loc="left")
+        return
+    values, errors = ratio / median, np.abs(ratio_err / median)
+    _points(axes, known, since, values, errors, color=colour, ms=2.5)
+    scatter = 1.4826 * float(np.median(np.abs(values[known] - 1.0)))
+    expected = float(np.median(errors[known]))
+    axes.set_title(
+        f"{name}: scatter {100 * scatter:.2f} %, expected {100 * expected:.2f} %", fontsize="small", loc="left"
+    )
+    axes.ticklabel_format(axis="y", useOffset=False)
+    limits = robust_limits(values[known], reach=_REACH)
+    if limits is not None:
+        axes.set_ylim(*limits)
+    grid(axes)
 
 
 def _draw_curve(row: Sequence[Axes] | np.ndarray, since: np.ndarray, curve: xr.Dataset, colour: str) -> None:

@@ -1,0 +1,190 @@
+"""The notebook face of differential light curves, with the vocabulary of the opticam package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import xarray as xr
+
+from opticam_dask import conversions, lightcurves, ownership, products, store
+from opticam_dask.camera_matching import match_cameras
+from opticam_dask.console import PREFIX, Console
+
+Comparisons = int | Sequence[int] | Literal["auto"]
+
+
+@dataclass(frozen=True, eq=False)
+class DifferentialLightCurves(Mapping[str, xr.Dataset]):
+    """Light curves of one target by camera key, as from :func:`~opticam_dask.relative_light_curve`."""
+
+    curves: Mapping[str, xr.Dataset]
+
+    def __getitem__(self, key: str) -> xr.Dataset:
+        return self.curves[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.curves)
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def to_timeseries(self) -> dict[str, Any]:
+        """Astropy ``TimeSeries`` by camera key."""
+        return {key: conversions.to_timeseries(curve) for key, curve in self.curves.items()}
+
+    def to_lightkurve(self) -> dict[str, Any]:
+        """``lightkurve.LightCurve`` by camera key."""
+        return {key: conversions.to_lightkurve(curve) for key, curve in self.curves.items()}
+
+    def to_stingray(self) -> dict[str, Any]:
+        """``stingray.Lightcurve`` by camera key, in seconds."""
+        return {key: conversions.to_stingray(curve) for key, curve in self.curves.items()}
+
+
+class DifferentialPhotometer:
+    """Differential light curves of a reduction.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    show_plots : bool
+        Show plots in a notebook; they are saved in any case.
+    verbose : bool
+        Print what happens.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+
+    def __init__(self, out_directory: str | Path, show_plots: bool = True, *, verbose: bool = True) -> None:
+        store.require_store(out_directory)
+        self.out_directory = Path(out_directory)
+        self.show_plots = show_plots
+        self._console = Console(verbose, PREFIX)
+
+    def get_relative_light_curve(
+        self,
+        filter_name: str,
+        target: int,
+        comparisons: Comparisons,
+        phot_label: str = "aperture",
+        prefix: str | None = None,
+        match_other_cameras: bool = False,
+        show_diagnostics: bool = True,
+        **options: Any,
+    ) -> DifferentialLightCurves:
+        """Light curve of a target against comparison sources, saved as a table, a plot, and in the store.
+
+        Parameters
+        ----------
+        filter_name : str
+            Camera key (``1:g``), or filter (``g``, ``g-band``) where one camera has it.
+        target : int
+            Number of the source in the catalogue of this camera.
+        comparisons : int or sequence of int or "auto"
+        phot_label : str
+            Photometry label.
+        prefix : str, optional
+            Name of the result, by default ``target_<target>``.
+        match_other_cameras : bool
+            Find target and comparisons in the other cameras, and make their light curves too.
+        show_diagnostics : bool
+            Plot the target against each comparison, and the comparisons against each other.
+        **options
+            ``weighting``, ``radius``, ``detrend``, ``detrend_without`` and ``outliers`` of
+            :func:`~opticam_dask.relative_light_curve`.
+
+        Returns
+        -------
+        DifferentialLightCurves
+            By camera key.
+
+        Raises
+        ------
+        ValueError
+            When there is no such filter, label or source; the message names those there are.
+        """
+        key = self._key_of(filter_name)
+        name = prefix or f"target_{target}"
+        first = lightcurves.relative_light_curve(self.out_directory, key, target, comparisons, phot_label, **options)
+        curves = {key: first}
+        if match_other_cameras:
+            curves |= in_other_cameras(self.out_directory, first, options, self._console.tell)
+        for camera, curve in curves.items():
+            file = lightcurves.write_relative_light_curve(curve, self.out_directory, name)
+            self._console.tell(f"{camera}: light curve saved to {file.resolve()}.")
+        keep_in_store(self.out_directory, curves.values(), name, self._console.tell)
+        shown = {"show": self.show_plots}
+        self._announce(products.plot_relative_light_curve(self.out_directory, curves, name, **shown))
+        if show_diagnostics:
+            for curve in curves.values():
+                self._announce(products.plot_comparisons(self.out_directory, curve, name, **shown))
+        return DifferentialLightCurves(curves)
+
+    def _key_of(self, filter_name: str) -> str:
+        keys = store.keys(store.require_store(self.out_directory))
+        plain = filter_name.removesuffix("-band")
+        found = [key for key in keys if plain in (key, store.group_name(key), key.partition(":")[2])]
+        if len(found) == 1:
+            return found[0]
+        told = "several cameras have it" if found else "no camera has it"
+        raise ValueError(f"no single camera for filter {filter_name!r}: {told}. Camera keys are {', '.join(keys)}.")
+
+    def _announce(self, file: Path) -> None:
+        self._console.tell(f"Plot saved to {file.resolve()}.")
+
+
+def keep_in_store(
+    out_directory: str | Path, curves: Iterable[xr.Dataset], name: str, tell: Callable[[str], None]
+) -> None:
+    """Keep light curves in the store, unless a run works on it; ``tell`` hears of that."""
+    try:
+        with ownership.own(out_directory):
+            for curve in curves:
+                lightcurves.keep_relative_light_curve(curve, out_directory, name)
+    except ownership.OwnedError as error:
+        tell(f"Not kept in the store: {error}")
+    except OSError as error:
+        tell(f"Not kept in the store: {error.strerror or error}")
+
+
+def in_other_cameras(
+    out_directory: str | Path, curve: xr.Dataset, options: Mapping[str, Any], tell: Callable[[str], None]
+) -> dict[str, xr.Dataset]:
+    """Light curves of the same target and comparisons in the other cameras.
+
+    Parameters
+    ----------
+    out_directory : path
+    curve : xarray.Dataset
+        Of the camera that the numbers of the sources are known for.
+    options : dict
+        Of :func:`~opticam_dask.relative_light_curve`.
+    tell : callable
+        Hears of cameras that do not have all of the sources.
+
+    Returns
+    -------
+    dict of Dataset
+        By camera key, without the one that is known.
+    """
+    curves = {}
+    key, label = curve.attrs["key"], curve.attrs["label"]
+    wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]
+    for camera in products.measured_keys(store.require_store(out_directory), label):
+        if camera == key:
+            continue
+        try:
+            target, *others = match_cameras(out_directory, key, camera).numbers(wanted)
+        except ValueError as error:
+            tell(f"{camera}: no light curve: {error}.")
+            continue
+        tell(f"{camera}: target {target}, comparisons {', '.join(map(str, others))}.")
+        curves[camera] = lightcurves.relative_light_curve(out_directory, camera, target, others, label, **options)
+    return curves
