@@ -14,7 +14,7 @@ from astropy import units
 from astropy.time import Time
 from astropy.timeseries import TimeSeries
 
-from opticam_dask.kernels.lightcurve import good_time_intervals
+from opticam_dask.kernels.timing import good_time_intervals
 
 _SECONDS_PER_DAY = 86400.0
 

@@ -28,7 +28,6 @@ from opticam_dask import (
     store,
 )
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.lightcurve import good_time_intervals
 from opticam_dask.lightcurves import compute_relative
 
 FIELD = {
@@ -307,10 +306,3 @@ def test_conversions__name_what_is_missing(reduced, monkeypatch):
     for convert in (conversions.to_lightkurve, conversions.to_stingray):
         with pytest.raises(ImportError, match=r"pip install 'opticam-dask\[timing\]'"):
             convert(_gappy(reduced))
-
-
-def test_good_time_intervals__end_at_gaps():
-    time = np.r_[0:5, 8:10, 20].astype(float)
-    np.testing.assert_array_equal(good_time_intervals(time), [[-0.5, 4.5], [7.5, 9.5], [19.5, 20.5]])
-    with pytest.raises(ValueError, match="at least two times in order"):
-        good_time_intervals(np.array([2.0, 1.0]))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -11,6 +16,7 @@ from astropy.utils import iers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opticam_dask.kernels.airmass import airmass
 from opticam_dask.kernels.timing import (
     barycentric_mjd,
     good_time_intervals,
@@ -180,6 +186,35 @@ def test_barycentric_mjd__far_from_the_tables_without_network(monkeypatch):
     assert (iers.conf.auto_download, iers.conf.iers_degraded_accuracy) == before
     # 69 s (TDB - UTC, without leap seconds to come) and at most 8.4 minutes of light travel time.
     assert np.abs((result - [40600.0, 69999.0]) * 86400.0).max() < 69.2 + 505.0
+
+
+def test_times__same_numbers_in_a_process_that_would_download_and_cannot(tmp_path):
+    """Download switched on, nothing cached, and every socket refused: no warning, the same bits."""
+    program = """
+import json, socket, sys, warnings
+warnings.simplefilter("error")
+def refuse(*arguments, **options):
+    raise AssertionError("a connection was tried")
+from astropy.utils import iers
+iers.conf.auto_download, iers.conf.auto_max_age = True, 0.01
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from opticam_dask.kernels.airmass import airmass
+from opticam_dask.kernels.timing import barycentric_mjd
+times, site = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+print(json.dumps([barycentric_mjd(times, 31.3, 46.8, *site).tolist(), airmass(times, 31.3, 46.8, *site).tolist()]))
+"""
+    times = [51544.3, 57753.99999, 57754.00001, 60310.2, 61000.7, 64328.4]
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-c", program, json.dumps(times), json.dumps(SITE)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    barycentric, thickness = json.loads(done.stdout)
+    assert barycentric == barycentric_mjd(times, 31.3, 46.8, *SITE).tolist()
+    np.testing.assert_array_equal(thickness, airmass(times, 31.3, 46.8, *SITE))
 
 
 def test_barycentric_mjd__needs_a_site():

@@ -18,6 +18,9 @@ _VARIABLE = 1.5
 #: A candidate needs a flux in this share of the frames, and may be flagged in no more than the other share.
 _OFTEN, _SELDOM = 0.9, 0.1
 
+#: Rounds in which stars are brought to one level when they are looked at one by one.
+_LEVELLING_ROUNDS = 4
+
 _TO_SIGMA = 1.4826
 
 
@@ -209,14 +212,29 @@ def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float, brightness: t
 
 
 def _against_others(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Relative scatter of each star against the mean of the others, and what their errors make of it."""
-    scatter, expected = [], []
-    for column in range(flux.shape[1]):
-        others = np.arange(flux.shape[1]) != column
-        mean = combine_stars(flux[:, others], flux_err[:, others])
-        use = np.isfinite(flux[:, column]) & (mean.flux > 0)
-        ratio = flux[use, column] / mean.flux[use]
-        scatter.append(_robust_scatter(ratio) / float(np.median(ratio)))
-        own, foreign = flux_err[use, column] / flux[use, column], mean.flux_err[use] / mean.flux[use]
-        expected.append(float(np.median(np.hypot(own, foreign))))
-    return np.array(scatter), np.array(expected)
+    """Relative scatter of each star against the weighted mean of the others, and what their errors make of it.
+
+    The sums over all stars are made once; what one star has in them is taken off for its own comparison.
+    """
+    known = np.isfinite(flux) & np.isfinite(flux_err)
+    level = np.array([np.median(column[use]) for column, use in zip(flux.T, known.T, strict=True)])
+    expected = np.array([np.median(column[use]) for column, use in zip(flux_err.T, known.T, strict=True)]) / level
+    scatter = np.zeros(len(level))
+    for _ in range(_LEVELLING_ROUNDS):
+        values, errors = np.where(known, flux / level, 0.0), np.where(known, flux_err / level, 0.0)
+        # a star that varies must not make all others look as if they did
+        weights = np.where(known, 1.0 / np.maximum(expected, scatter) ** 2, 0.0)
+        own, own_variance = weights * values, (weights * errors) ** 2
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = weights.sum(axis=1, keepdims=True) - weights
+            mean = (own.sum(axis=1, keepdims=True) - own) / share
+            mean_err = np.sqrt(own_variance.sum(axis=1, keepdims=True) - own_variance) / share
+            ratio, error = values / mean, np.hypot(errors / values, mean_err / mean)
+        use = known & (mean > 0)
+        columns = [(ratio[good, column], error[good, column]) for column, good in enumerate(use.T)]
+        centre = np.array([np.median(values_of) for values_of, _ in columns])
+        # not a robust scatter: a comparison with a few wild points is a bad one
+        scatter = np.array([np.std(values_of) for values_of, _ in columns]) / centre
+        expected_here = np.array([np.median(errors_of) for _, errors_of in columns])
+        level = level * centre
+    return scatter, expected_here

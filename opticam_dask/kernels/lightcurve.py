@@ -218,35 +218,6 @@ def _highest(periodogram: LombScargle, low: float, high: float, step: float) -> 
     return best
 
 
-def good_time_intervals(time: np.ndarray, longest: float = 1.5) -> np.ndarray:
-    """Stretches without gaps.
-
-    Parameters
-    ----------
-    time : ndarray, shape (frame,)
-        Middle of each exposure, in order.
-    longest : float
-        A step longer than so many median steps is a gap.
-
-    Returns
-    -------
-    ndarray, shape (interval, 2)
-        Begin and end, half a median step beyond the first and last time of a stretch.
-
-    Raises
-    ------
-    ValueError
-        With fewer than two times, or times out of order.
-    """
-    steps = np.diff(time)
-    if not len(steps) or np.any(steps < 0):
-        raise ValueError(f"expected at least two times in order, got {len(time)}")
-    step = float(np.median(steps))
-    breaks = np.flatnonzero(steps > longest * step)
-    begins, ends = time[np.r_[0, breaks + 1]], time[np.r_[breaks, len(time) - 1]]
-    return np.column_stack([begins - step / 2.0, ends + step / 2.0])
-
-
 def reduced_chi2(flux: np.ndarray, flux_err: np.ndarray) -> float:
     """Chi-squared per degree of freedom about the weighted mean; NaN with fewer than two points."""
     used = _usable(flux, flux, flux_err)
