@@ -14,6 +14,9 @@ from opticam_dask.kernels import align, match
 #: pixels.
 _TOLERANCE, _LEAST_TOLERANCE = 0.75, 2.0
 
+#: Six parameters are fitted from at least so many pairs, so often.
+_LEAST_PAIRS, _REFINEMENTS = 8, 3
+
 
 @dataclass(frozen=True, eq=False)
 class CameraMatch:
@@ -102,9 +105,24 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
             f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
             "Give the numbers of the sources for each camera (--key)."
         ) from error
-    pairs, distance = _pair(align.apply_transform(found.transform, xy), other_xy, tolerance)
+    transform, pairs, distance = _refine(found.transform, xy, other_xy, tolerance)
     ids, other_ids = catalogues[key]["source_id"], catalogues[other]["source_id"]
-    return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, found.transform)
+    return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
+
+
+def _refine(
+    transform: np.ndarray, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Transform with a scale of its own along each axis, and the pairs by it: cameras are not distorted alike."""
+    pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+    for _ in range(_REFINEMENTS):
+        if len(pairs) < _LEAST_PAIRS:
+            break
+        design = np.column_stack([xy[pairs[:, 0]], np.ones(len(pairs))])
+        transform = np.eye(3)
+        transform[:2] = np.linalg.lstsq(design, other_xy[pairs[:, 1]], rcond=None)[0].T
+        pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+    return transform, pairs, distance
 
 
 def _read_catalogue(path: Path, key: str) -> dict[str, np.ndarray]:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from opticam_dask import AperturePhotometer, Instrument, Reducer, light_curves, open_reduction, relative_light_curve
+from opticam_dask import (
+    AperturePhotometer,
+    Instrument,
+    Reducer,
+    light_curves,
+    match_cameras,
+    open_reduction,
+    relative_light_curve,
+)
 from opticam_dask.flags import UNUSABLE
 
 MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
@@ -45,24 +53,6 @@ def _fit(days, flux, error):
     return fit.x, np.sqrt(np.diag(covariance)), scatter
 
 
-def _steady_comparisons(curves, target):
-    """Sources of 0.3 to 5 times the target's flux, the twelve that scatter least against each other."""
-    flux = curves["flux"].to_numpy()
-    typical = np.nanmedian(flux, axis=0)
-    chosen = [
-        column
-        for column in range(flux.shape[1])
-        if column != target and np.isfinite(flux[:, column]).all() and 0.3 < typical[column] / typical[target] < 5.0
-    ]
-    while len(chosen) > 12:
-        scatter = []
-        for column in chosen:
-            ratio = flux[:, column] / flux[:, [other for other in chosen if other != column]].sum(axis=1)
-            scatter.append(np.std(ratio) / np.median(ratio))
-        chosen.pop(int(np.argmax(scatter)))
-    return [int(curves["source_id"][column]) for column in chosen]
-
-
 def test_transit__every_frame_is_aligned(transit):
     flags = open_reduction(transit)["1-Clear/2017-12-19/frames/flags"].to_numpy()
     assert len(flags) == 142
@@ -74,8 +64,7 @@ def test_transit__is_seen_with_the_right_depth_and_time(transit, capsys):
     distance = np.hypot(curves["x"][0] - TARGET[0], curves["y"][0] - TARGET[1]).to_numpy()
     target = int(np.nanargmin(distance))
     assert distance[target] < 1.0
-    comparisons = _steady_comparisons(curves, target)
-    curve = relative_light_curve(transit, "1:Clear", target + 1, comparisons)
+    curve = relative_light_curve(transit, "1:Clear", target + 1, "auto", weighting="optimal")
     flux = curve["relative_flux"].to_numpy()
     days = curve["bmjd_tdb"].to_numpy() - 58107.0
     found, errors, scatter = _fit(days, flux / np.median(flux), curve["relative_flux_err"].to_numpy() / np.median(flux))
@@ -103,6 +92,14 @@ def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_p
     assert np.isnan(table["ra"]).all()
     reducer.create_catalogs()
     reducer.photometry()
+    for other, scale, shift in (("2:r", 0.937, (56.3, 63.6)), ("3:z", 0.834, (80.5, 125.6))):
+        found = match_cameras(tmp_path, "1:g", other)
+        assert not found.is_mirrored
+        assert np.sqrt(np.linalg.det(found.transform)) == pytest.approx(scale, abs=0.004)
+        # of the brightest sources; the cameras are distorted by a pixel or two
+        assert np.hypot(*(found.transform[:2, 2] - shift)) < 4.0
+        assert len(found.source_id) >= 9
+        assert np.median(found.distance) < 0.6
     for key in ("1:g", "2:r", "3:z"):
         curves = light_curves(tmp_path, key).load()
         assert curves.sizes["frame"] == 1
