@@ -74,7 +74,7 @@ def relative_light_curve(
         Start and end of the times that are not fitted (a transit), in BMJD (TDB), or MJD (UTC) where there is none.
     outliers : float
         A flux so many times its error, and the scatter of its neighbours, from their running median is flagged
-        ``outlier``; nothing is dropped.
+        ``outlier`` and not fitted; nothing is dropped.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def compute_relative(
     if reasons:
         found["reasons"] = reasons
     if detrend:
-        fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without)
+        fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = _describe_trends(fitted)
     flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
@@ -187,6 +187,7 @@ def _fit_trends(
     relative_err: np.ndarray,
     names: Sequence[str],
     without: tuple[float, float] | None,
+    outliers: float,
 ) -> trends.Trends:
     """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
     time = members["bmjd_tdb" if np.isfinite(members["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
@@ -203,7 +204,9 @@ def _fit_trends(
             vectors[name] = members[stored].to_numpy().astype(float)
         if name not in vectors or not np.isfinite(vectors[name]).any():
             raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
-    use = None if without is None else ~((time >= min(without)) & (time <= max(without)))
+    use = ~trends.find_outliers(relative, relative_err, outliers)
+    if without is not None:
+        use &= ~((time >= min(without)) & (time <= max(without)))
     return trends.fit_trends(relative, relative_err, vectors, use)
 
 

@@ -58,7 +58,7 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
                 progress.tell(f"{key} {name}: removed, to be reduced again.")
         if pending["rebuilding"]:
             store.update_attributes(setup.path, store.group_name(key), {"catalog_checksum": None})
-            for product in ("catalog", "reference"):
+            for product in ("catalog", "reference", "differential"):  # numbers of sources mean others then
                 store.remove_group(setup.path, f"{store.group_name(key)}/{product}")
     left_out = [night for night in left_out_nights(setup.path) if night not in pending["removing"]]
     store.update_attributes(setup.path, "", {"left_out_nights": left_out})
