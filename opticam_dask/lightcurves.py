@@ -365,7 +365,8 @@ def most_variable(curves: xr.Dataset) -> int:
         )
     excess = []
     for number in numbers:
-        one = compute_relative(loaded, number, [other for other in numbers if other != number])
+        others = [other for other in numbers if other != number]
+        one = compute_relative(loaded, number, others, outliers=np.inf)
         excess.append(lightcurve.reduced_chi2(one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()))
     if not np.isfinite(excess).any():
         raise ValueError("no two frames have a flux of every source, so none can be called variable")

@@ -343,7 +343,8 @@ class Reducer:
         ValueError
             When a label is no name, or several photometers would have one.
         pipeline.ReductionError
-            When there is no catalogue: run :meth:`create_catalogs` first.
+            When there is no catalogue: run :meth:`create_catalogs` first; when the first pass was made with another
+            background, finder, calibration or instrument.
         store.StoreError
             When the label is there with other parameters.
         """
@@ -353,6 +354,7 @@ class Reducer:
             raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
         by_label = dict(zip(labels, chosen, strict=True))
         setup = self._stored_setup()
+        pipeline.check_parameters(setup)
         with self._owning(), self._logging():
             store.begin_changes(setup.path)
             with self._executor() as executor:

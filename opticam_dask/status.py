@@ -132,6 +132,8 @@ def _describe_parameters(path: Path) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict) and "n_files" in value:
+        return f"{value['n_files']} frames"
     if isinstance(value, dict):
         return str(value.get("function") or value.get("class") or value.get("name") or "own function")
     return str(value)

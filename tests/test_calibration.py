@@ -304,6 +304,14 @@ def test_resume__other_calibration_is_refused(data, reduced, tmp_path):
             _reducer(tmp_path / "out", frames, **options).create_catalogs()
 
 
+def test_photometry__with_other_calibration_than_the_first_pass_is_refused(data, reduced, tmp_path):
+    frames, _, _ = data
+    shutil.copytree(reduced.parent, tmp_path / "out")
+    with pytest.raises(WrongParameters, match="flats"):
+        _reducer(tmp_path / "out", frames).photometry(label="again")
+    assert store.photometry_labels(store.store_path(tmp_path / "out"), store.parts(reduced, "1:g")[0]) == ["aperture"]
+
+
 # ---------------------------------------------------------------- what does not fit
 
 
@@ -455,6 +463,7 @@ def test_command__reduces_with_calibration_below_the_data(data, reduced, tmp_pat
     printed = capsys.readouterr().out
     assert "8 1:g images." in printed
     assert "Master flat of 2:r with 136 x 120 pixels, binning 4: 24 frames." in printed
+    assert "biases 48 frames" in printed
     found = results.light_curves(tmp_path / "out", "1:g").load()
     np.testing.assert_array_equal(found["flux"], results.light_curves(reduced.parent, "1:g")["flux"])
     assert cli.main(["verify", str(tmp_path / "out")]) == 0

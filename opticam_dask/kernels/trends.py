@@ -172,6 +172,7 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
     flux, flux_err : ndarray, shape (frame,)
         In time order; NaN is never an outlier, and no neighbour.
     n_sigma : float
+        Infinity marks nothing.
     window : int
         Points of a neighbourhood; at the ends it is the first and last so many.
 
@@ -189,7 +190,7 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
     marked = np.zeros(len(flux), dtype=bool)
     known = np.flatnonzero(np.isfinite(flux) & np.isfinite(flux_err))
     size = min(window, len(known))
-    if size < 5:
+    if size < 5 or np.isinf(n_sigma):
         return marked
     values = flux[known]
     windows = sliding_window_view(values, size)
