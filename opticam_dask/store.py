@@ -703,8 +703,13 @@ def open_array(path: str | Path, name: str) -> Any:
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
-    """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes."""
-    mine, theirs = dict(all_arrays(path)), dict(all_arrays(other))
+    """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes.
+
+    Differential light curves are left out: people keep them when the reduction is over.
+    """
+    mine, theirs = (
+        {name: array for name, array in all_arrays(one) if "/differential/" not in name} for one in (path, other)
+    )
     lines = [f"{name}: only in one of the two" for name in sorted(set(mine) ^ set(theirs))]
     for name in sorted(set(mine) & set(theirs)):
         one, two = np.asarray(mine[name][...]), np.asarray(theirs[name][...])

@@ -16,7 +16,7 @@ def test_own_photometer__of_the_documentation_runs_as_it_stands(tmp_path, monkey
     simulate_observations(
         tmp_path / "DATA", n_frames=4, shape=(96, 112), n_sources=5, filters=("g",), flux_range=(2e4, 1e5), fwhm=3.0
     )
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    code = re.search(r"```python\n(import numpy.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL).group(1)
     code = code.replace(
         'Reducer("OUT", "DATA")', 'Reducer("OUT", "DATA", client="none", show_plots=False, verbose=False)'
     )
