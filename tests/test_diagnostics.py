@@ -203,7 +203,10 @@ def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
     # 200 electrons of sky, whatever the bias; read-out of the header is that of the instrument
     np.testing.assert_allclose(model["sky"], np.sqrt(200.0 * area), rtol=0.03)
     np.testing.assert_allclose(model["source"], np.sqrt(model["flux"]))
-    total = np.interp(curves["median_flux"], model["flux"], model["total"])
+    # errors of fluxes know of scintillation on request only
+    np.testing.assert_array_less(0.0, model["scintillation"])
+    expected = np.sqrt(model["total"] ** 2 - model["scintillation"] ** 2)
+    total = np.interp(curves["median_flux"], model["flux"], expected)
     np.testing.assert_allclose(curves["median_error"], total, rtol=0.03)
 
 
