@@ -54,7 +54,8 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
     panels = time_panels(figure, len(of_key), axis)
     for position, (row, (key, curve)) in enumerate(zip(panels, of_key.items(), strict=True)):
         n_open = int(np.count_nonzero(_is_doubtful(curve) & np.isfinite(curve["relative_flux"].to_numpy())))
-        note = f"\nopen: {n_open} points with edge, saturated or bad pixels" if n_open else ""
+        points = "point" if n_open == 1 else "points"
+        note = f"\nopen: {n_open} {points} with edge, saturated or bad pixels" if n_open else ""
         row[0].set_title(_title(key, curve) + note, fontsize="medium", loc="left")
         row[0].ticklabel_format(axis="y", useOffset=False)
         _draw_curve(row, axis.since[key], curve, colour_of(key, position))
