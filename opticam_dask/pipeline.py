@@ -496,9 +496,10 @@ def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None
     chosen = {
         group: star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags")) for group in todo
     }
-    with stage(progress, "Measuring star profiles", 2 * sum(map(len, chosen.values()))):
+    first = {group: star_profiles.some_of(frames) for group, frames in chosen.items()}
+    with stage(progress, "Measuring star profiles", sum(map(len, (*first.values(), *chosen.values())))):
         for group, part in todo.items():
-            fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, chosen[group], None))
+            fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, first[group], None))
             found = {} if fitted is None else _profile_round(setup, executor, progress, part, chosen[group], fitted)
             check_owner(setup.out_directory)
             _write_profile(setup, part, found, progress)

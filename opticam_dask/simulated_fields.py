@@ -106,6 +106,8 @@ class FieldModel:
         Pixels that see a tenth of the light or less; pixels with 5 to 50 electrons of dark current a second.
     bias_structure : float
         Scatter of the bias level from pixel to pixel, in ADU.
+    bias_level : float
+        Mean bias level in ADU; with a sky of few electrons it keeps read noise from being cut at zero.
     """
 
     n_frames: int = 50
@@ -142,6 +144,7 @@ class FieldModel:
     dead_pixels: int = 0
     hot_pixels: int = 0
     bias_structure: float = 0.0
+    bias_level: float = 100.0
 
     def __post_init__(self) -> None:
         """Refuse parameters that make no sense."""
@@ -259,7 +262,7 @@ def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, se
 
 def _read_out(model: FieldModel, electrons: np.ndarray, detector: Detector | None) -> np.ndarray:
     """Electrons as ADU, uint16."""
-    adu = np.rint(electrons / model.gain + (_BIAS if detector is None else detector.bias))
+    adu = np.rint(electrons / model.gain + (model.bias_level if detector is None else detector.bias))
     return np.clip(adu, 0, min(model.saturation, 65535)).astype(np.uint16)
 
 
@@ -291,7 +294,7 @@ def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> Detector | N
     y, x = np.linspace(-1.0, 1.0, ny)[:, None], np.linspace(-1.0, 1.0, nx)[None, :]
     response = (1.0 - model.vignetting * (x**2 + y**2) / 2.0) * rng.normal(1.0, model.flat_structure, model.shape)
     response /= np.median(response)
-    bias = _BIAS + rng.normal(0.0, model.bias_structure, model.shape)
+    bias = model.bias_level + rng.normal(0.0, model.bias_structure, model.shape)
     dark = np.full(model.shape, model.dark_current)
     chosen = rng.choice(n_pixels, model.dead_pixels + model.hot_pixels, replace=False)
     dead, hot = np.split(chosen, [model.dead_pixels])
@@ -366,10 +369,6 @@ def _draw_calibration_frame(
     return _read_out(model, electrons, detector)
 
 
-#: Offset in ADU that keeps read noise from being cut at zero; it is part of the sky for any reduction.
-_BIAS = 100.0
-
-
 def _check(model: FieldModel) -> None:
     """Refuse what cannot be simulated, before it becomes frames that look real."""
     beta, variable, faintest = model.moffat_beta, model.variable_source, model.flux_range[0]
@@ -395,6 +394,7 @@ def _check(model: FieldModel) -> None:
         ("dead_pixels", model.dead_pixels >= 0, "at least 0"),
         ("hot_pixels", model.hot_pixels >= 0, "at least 0"),
         ("bias_structure", model.bias_structure >= 0, "at least 0"),
+        ("bias_level", model.bias_level >= 0, "at least 0"),
         ("amplitude", variable is None or abs(model.amplitude) <= 1, "between -1 and 1"),
     ]
     for name, is_good, expected in rules:
