@@ -117,7 +117,12 @@ def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndar
     # in ADU: gain 1, and the header's dark current in ADU as well
     dark_current = entry["dark_current"] / entry["gain"] if job.kind == "flat" else 0.0
     values = calibrate.to_electrons(
-        raw, gain=1.0, dark_current=dark_current, exposure_time=entry["exposure_time"], **layers
+        raw,
+        gain=1.0,
+        dark_current=dark_current,
+        exposure_time=entry["exposure_time"],
+        dtype=np.float64,
+        **layers,
     )
     return values / entry["exposure_time"] if job.kind == "dark" else values
 

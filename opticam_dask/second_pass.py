@@ -17,6 +17,7 @@ from opticam_dask import schema, watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.frame_view import FrameView, Measurement
 from opticam_dask.kernels import align, background, calibrate, photometry, profile
+from opticam_dask.kernels import sky as sky_kernel
 from opticam_dask.steps import (
     BlockSummary,
     FrameLost,
@@ -25,8 +26,8 @@ from opticam_dask.steps import (
     Sky,
     entry_of,
     error_text,
-    estimate_sky,
     load_image,
+    own_sky,
     read_raw,
     rebinned_response,
     summarise,
@@ -226,7 +227,8 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         sky = _MeshSky(_photometric_mesh(job, result), result["background_rms_mesh"], steps)
     else:
         assert isinstance(pixels, _ImagePixels)  # an own background is never local
-        sky = _ImageSky(estimate_sky(steps, pixels.image.electrons))
+        assert steps.background is not None  # there is no mesh
+        sky = _ImageSky(own_sky(steps.background, pixels.image.electrons))
     response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
@@ -266,7 +268,7 @@ def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
     near = float(np.nan_to_num(result["fwhm"], nan=job.fwhm))
     is_faint = photometry.match_one_to_one(xy, detected[np.isfinite(detected[:, 0])], near) < 0
     mesh: np.ndarray = result["background_mesh"] + np.nan_to_num(result["background_offset_mesh"])
-    return mesh - background.unmasked_light(
+    return mesh - sky_kernel.unmasked_light(
         xy[is_faint], job.catalog_flux[is_faint], steps.image_shape, mesh.shape, steps.box_size
     )
 
@@ -314,6 +316,7 @@ class _RawPixels:
             gain=self.entry["gain"],
             dark_current=self.entry["dark_current"],
             exposure_time=self.entry["exposure_time"],
+            dtype=np.float64,
             **masters,
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy.ndimage import spline_filter, uniform_filter, zoom
+from scipy.ndimage import spline_filter, zoom
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.box_statistics import box_statistics
@@ -29,12 +29,9 @@ _SMALLEST_BOX = 16
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
 _MESH_ERROR = 0.39
 
-#: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
-_OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
-
-#: Boxes across which a mesh is smoothed to get rid of the bulges of stars.
-_SMOOTH = 5
 _BOXES_ACROSS = 32
+
+_DOUBLE = np.dtype(np.float64)
 
 
 def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
@@ -72,7 +69,8 @@ def sky_mesh(
     -------
     mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
         Background and its standard deviation, in the unit of the image; equal to ``background_mesh`` and
-        ``background_rms_mesh`` of photutils' ``Background2D(image, box_size)``.
+        ``background_rms_mesh`` of photutils' ``Background2D(image, box_size)``. A float32 image is worked on as such:
+        the mesh then deviates by up to 1e-6 of the RMS, the error of a mesh being some 1e-2 of it.
 
     Raises
     ------
@@ -82,7 +80,8 @@ def sky_mesh(
     box_y, box_x = box_size
     if box_y > image.shape[0] or box_x > image.shape[1] or min(box_size) < 1:
         raise ValueError(f"box_size {box_size} does not fit a frame of {image.shape[0]} x {image.shape[1]} pixels")
-    values = np.asarray(image, dtype=float)
+    values = np.asarray(image)
+    values = values if values.dtype == np.float32 else values.astype(float, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         is_whole = mask is None and np.isfinite(values.sum())
     if not is_whole:
@@ -142,13 +141,13 @@ def _median_filter(mesh: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def _zoom_matrix(n_pixels: int, n_mesh: int, box: int) -> np.ndarray:
+def zoom_matrix(n_pixels: int, n_mesh: int, box: int, dtype: np.dtype = _DOUBLE) -> np.ndarray:
     """Cubic-spline zoom along one axis as a matrix, shape (pixel, mesh): the zoom is linear in the mesh."""
     identity = np.eye(n_mesh)
     columns = [
         zoom(identity[index], box, order=3, mode="reflect", grid_mode=True)[:n_pixels] for index in range(n_mesh)
     ]
-    matrix = np.ascontiguousarray(np.column_stack(columns))
+    matrix = np.ascontiguousarray(np.column_stack(columns), dtype=dtype)
     matrix.flags.writeable = False
     return matrix
 
@@ -167,121 +166,6 @@ def mesh_error(box_size: tuple[int, int]) -> float:
     return float(_MESH_ERROR / np.sqrt(box_size[0] * box_size[1]))
 
 
-def offset_mesh(
-    subtracted: np.ndarray,
-    rms: np.ndarray,
-    mesh: np.ndarray,
-    box_size: tuple[int, int],
-    xy: np.ndarray,
-    radius: np.ndarray,
-) -> np.ndarray:
-    """What has to be added to a sky mesh to make it the local mean of the pixels away from all sources.
-
-    SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
-    ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
-    with a star in them come out higher than others. In an aperture of 50 pixels half an electron is a fifth of the
-    noise. What a flux needs is the mean.
-
-    Parameters
-    ----------
-    subtracted, rms : ndarray, shape (ny, nx)
-        Frame minus its sky, and the RMS of the sky.
-    mesh : ndarray, shape (mesh_y, mesh_x)
-        The sky that was subtracted.
-    box_size : (int, int)
-        Box size ``(ny, nx)`` of the mesh.
-    xy : ndarray, shape (n, 2)
-        Sources.
-    radius : ndarray, shape (n,)
-        Pixels that are nearer to a source do not count.
-
-    Returns
-    -------
-    ndarray, shape (mesh_y, mesh_x)
-        Mesh plus offset is the mean over the sky of 3 x 3 boxes, corrected for a smooth change of the sky across them;
-        where nearly nothing is sky the offset is its mean over the frame.
-    """
-    is_near = np.zeros(subtracted.shape, dtype=bool)
-    _mark_disks(is_near, xy, radius)
-    sums, numbers = _box_sums(subtracted, rms, is_near, box_size)
-    overall = float(sums.sum() / numbers.sum()) if numbers.sum() else 0.0
-    # boxes with a star bulge out of a mesh: the local mean is that of the pixels minus a mesh without bulges
-    smooth = uniform_filter(mesh, _SMOOTH, mode="nearest")
-    sums = _sum_of_neighbours(sums + numbers * (mesh - smooth))
-    numbers = _sum_of_neighbours(numbers)
-    is_known = numbers > _OFFSET_SHARE * box_size[0] * box_size[1]
-    return np.where(is_known, smooth - mesh + sums / np.where(is_known, numbers, 1.0), overall)
-
-
-def unmasked_light(
-    xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int], mesh_shape: tuple[int, int], box_size: tuple[int, int]
-) -> np.ndarray:
-    """What stars that were taken for sky add to a local mean over 3 x 3 boxes.
-
-    Parameters
-    ----------
-    xy : ndarray, shape (n, 2)
-        Sources that :func:`offset_mesh` did not keep away from.
-    flux : ndarray, shape (n,)
-    shape : (int, int)
-        Of the frame, ``(ny, nx)``.
-    mesh_shape, box_size : (int, int)
-
-    Returns
-    -------
-    ndarray, shape (mesh_y, mesh_x)
-        To be taken off the mesh.
-    """
-    light = np.zeros(mesh_shape)
-    inside = np.all((xy > -0.5) & (xy < np.array([shape[1], shape[0]]) - 0.5), axis=1) & np.isfinite(flux)
-    column, row = (np.rint(xy[inside]).astype(int) // np.array([box_size[1], box_size[0]])).T
-    np.add.at(light, (row, column), flux[inside])
-    sides = [np.minimum(box, size - np.arange(0, size, box)) for size, box in zip(shape, box_size, strict=True)]
-    area: np.ndarray = sides[0][:, None] * sides[1][None, :].astype(float)
-    return _sum_of_neighbours(light) / _sum_of_neighbours(area)
-
-
-def _mark_disks(mask: np.ndarray, xy: np.ndarray, radius: np.ndarray) -> None:
-    """Mark the pixels around each position."""
-    ny, nx = mask.shape
-    for (x, y), reach in zip(xy, radius, strict=True):
-        low, top = max(0, int(np.ceil(y - reach))), min(ny, int(np.floor(y + reach)) + 1)
-        left, right = max(0, int(np.ceil(x - reach))), min(nx, int(np.floor(x + reach)) + 1)
-        if low < top and left < right:
-            squared = (np.arange(left, right) - x) ** 2 + (np.arange(low, top) - y)[:, None] ** 2
-            mask[low:top, left:right] |= squared <= reach**2
-
-
-def _box_sums(
-    subtracted: np.ndarray, rms: np.ndarray, is_near: np.ndarray, box_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the pixels of each box that are sky, shape (mesh_y, mesh_x) each.
-
-    One row of boxes after the other: it stays in the cache of the processor.
-    """
-    (ny, nx), (box_y, box_x) = subtracted.shape, box_size
-    columns = np.arange(0, nx, box_x)
-    sums, numbers = (np.zeros((-(-ny // box_y), len(columns))) for _ in range(2))
-    for row, start in enumerate(range(0, ny, box_y)):
-        strip = slice(start, start + box_y)
-        with np.errstate(invalid="ignore"):
-            # wide enough that hardly anything is clipped on the long side of the distribution only
-            counts = np.abs(subtracted[strip]) < _OFFSET_CLIP * rms[strip]
-        counts &= ~is_near[strip]
-        sums[row] = np.add.reduceat(np.where(counts, subtracted[strip], 0.0).sum(axis=0), columns)
-        numbers[row] = np.add.reduceat(np.count_nonzero(counts, axis=0), columns)
-    return sums, numbers
-
-
-def _sum_of_neighbours(mesh: np.ndarray) -> np.ndarray:
-    """Sum over 3 x 3 boxes; beyond the edges there is nothing."""
-    padded = np.pad(mesh, 1)
-    ny, nx = mesh.shape
-    shifted = [padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)]
-    total: np.ndarray = np.sum(shifted, axis=0)
-    return total
-
-
 def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
     """Zoom a mesh to the size of the frame.
 
@@ -298,8 +182,8 @@ def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int
     ndarray, shape (ny, nx)
         Equal to ``Background2D.background``: cubic spline, clipped to the range of the mesh.
     """
-    along_y = _zoom_matrix(shape[0], mesh.shape[0], box_size[0])
-    along_x = _zoom_matrix(shape[1], mesh.shape[1], box_size[1])
+    along_y = zoom_matrix(shape[0], mesh.shape[0], box_size[0])
+    along_x = zoom_matrix(shape[1], mesh.shape[1], box_size[1])
     image: np.ndarray = along_y @ mesh @ along_x.T
     return np.clip(image, mesh.min(), mesh.max(), out=image)
 
@@ -368,7 +252,7 @@ def _zoom_at(
     """
     coefficients = spline_filter(mesh, order=3, mode="reflect")
     (knots_y, weights_y), (knots_x, weights_x) = (
-        _spline_taps(n_mesh, n_pixels, box) for n_mesh, n_pixels, box in zip(mesh.shape, shape, box_size, strict=True)
+        spline_taps(n_mesh, n_pixels, box) for n_mesh, n_pixels, box in zip(mesh.shape, shape, box_size, strict=True)
     )
     inside_y, inside_x = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
     partial = np.zeros((*rows.shape, mesh.shape[1]))
@@ -385,7 +269,7 @@ def _zoom_at(
 
 
 @functools.lru_cache(maxsize=32)
-def _spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.ndarray]:
+def spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.ndarray]:
     """Knots and weights of the four cubic B-splines that reach each pixel, shape (4, pixel) each.
 
     Mesh values stand at the centres of their boxes; the mesh is mirrored at its edges (``d c b a | a b c d``).

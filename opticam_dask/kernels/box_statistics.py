@@ -32,7 +32,11 @@ _TAIL = 0.15
 
 
 def box_statistics(boxes: np.ndarray, least: float, *, readmit: bool) -> np.ndarray:
-    """Level and scatter of boxes (row, column, y, x), shape (2, row, column); NaN where too few pixels are left."""
+    """Level and scatter of boxes (row, column, y, x), shape (2, row, column); NaN where too few pixels are left.
+
+    Boxes are float32 or float64: what is summed over many pixels is summed in that precision, as deviations from the
+    middle of the box.
+    """
     shape, n_pixels = boxes.shape[:2], boxes.shape[2] * boxes.shape[3]
     result = np.full((2, shape[0] * shape[1]), np.nan)
     todo = np.arange(result.shape[1])
@@ -91,6 +95,7 @@ def _all_pixels(values: np.ndarray, n_valid: np.ndarray, tail: float) -> _Select
     n_low = int(tail * n_pixels)
     centre = values[np.arange(len(values)), n_valid // 2]
     core = values[:, n_low : n_pixels - n_low] - centre[:, None]
+    reach = np.abs(core[:, [0, -1]]).max(axis=1).astype(float) if tail < 0.5 else np.full(len(values), -np.inf)
     none = np.zeros_like(n_valid)
     return _Selection(
         values=values,
@@ -101,10 +106,10 @@ def _all_pixels(values: np.ndarray, n_valid: np.ndarray, tail: float) -> _Select
         band_start=none,
         band_stop=n_valid,
         band_index=none,
-        centre=centre,
-        reach=np.abs(core[:, [0, -1]]).max(axis=1) if tail < 0.5 else np.full(len(values), -np.inf),
-        core_sum=core.sum(axis=1),
-        core_squares=np.einsum("ij,ij->i", core, core),
+        centre=centre.astype(float),
+        reach=reach,
+        core_sum=core.sum(axis=1).astype(float),
+        core_squares=np.einsum("ij,ij->i", core, core).astype(float),
     )
 
 
@@ -124,10 +129,11 @@ def _select(boxes: np.ndarray) -> tuple[_Selection, np.ndarray]:
     sample = np.sort(boxes[:, :: (n_pixels // _SAMPLE) | 1], axis=1)
     low, below, middle, above, high = (sample[:, int(q * sample.shape[1])] for q in (0.16, 0.4, 0.5, 0.6, 0.84))
     slope, sigma = (above - below) / 0.2, 0.5 * (high - low)
-    centre = middle - (_count(boxes < middle[:, None]) / n_pixels - 0.5) * slope
+    share_below = (_count(boxes < middle[:, None]) / n_pixels).astype(boxes.dtype)
+    centre = middle - (share_below - 0.5) * slope
     # clipping the wings of stars moves the median: by half their share
     offsets = sample - centre[:, None]
-    lopsided = np.count_nonzero(np.abs(offsets) > _SIGMA * sigma[:, None], axis=1) / sample.shape[1]
+    lopsided = np.count_nonzero(np.abs(offsets) > _SIGMA * sigma[:, None], axis=1).astype(boxes.dtype) / sample.shape[1]
     half_band, reach = ((_HALF_BAND + 0.5 * lopsided) * slope)[:, None], (_REACH * sigma)[:, None]
     deviations = boxes - centre[:, None]
     distances = np.abs(deviations)
@@ -138,7 +144,7 @@ def _select(boxes: np.ndarray) -> tuple[_Selection, np.ndarray]:
     if len(rows) < len(boxes):
         boxes, deviations, wanted, n_values = boxes[rows], deviations[rows], wanted[rows], n_values[rows]
         centre, half_band, reach = centre[rows], half_band[rows], reach[rows]
-    values = np.full((len(rows), n_values.max(initial=1)), np.nan)
+    values = np.full((len(rows), n_values.max(initial=1)), np.nan, dtype=boxes.dtype)
     values[np.arange(values.shape[1]) < n_values[:, None]] = boxes.ravel()[np.flatnonzero(wanted)]
     values.sort(axis=1)
     chosen = values - centre[:, None]
@@ -154,8 +160,8 @@ def _select(boxes: np.ndarray) -> tuple[_Selection, np.ndarray]:
         band_start=band_start,
         band_stop=band_start + n_values - n_low - n_high,
         band_index=n_low,
-        centre=centre,
-        reach=reach[:, 0],
+        centre=centre.astype(float),
+        reach=reach[:, 0].astype(float),
         core_sum=core_sum,
         core_squares=core_squares,
     ), rows
@@ -169,7 +175,7 @@ def _join(selections: list[_Selection]) -> _Selection:
         for field in fields(_Selection)
         if field.name != "values"
     }
-    values = np.full((len(joined["n_values"]), width), np.nan)
+    values = np.full((len(joined["n_values"]), width), np.nan, dtype=selections[0].values.dtype)
     row = 0
     for selection in selections:
         n_boxes, n_values = selection.values.shape
@@ -187,7 +193,7 @@ def _core_sums(
     them out, and loses no digits however far out they are.
     """
     np.clip(deviations, -reach, reach, out=deviations)
-    reach = reach[:, 0]
+    reach = reach[:, 0].astype(float)
     total, squares = deviations.sum(axis=1), np.einsum("ij,ij->i", deviations, deviations)
     return total + (n_low - n_high) * reach, squares - (n_low + n_high) * reach**2
 

@@ -20,6 +20,7 @@ def to_electrons(
     dark: np.ndarray | None = None,
     flat: np.ndarray | None = None,
     bad_pixels: np.ndarray | None = None,
+    dtype: type[np.floating] = np.float64,
 ) -> np.ndarray:
     """Electrons of the sky and the sources: ``(raw - bias - dark * exposure_time) / flat * gain``.
 
@@ -38,21 +39,25 @@ def to_electrons(
         Seconds.
     bias, dark, flat, bad_pixels : ndarray, same shape as ``raw``, optional
         Masters: level in ADU, rate in ADU per second, response (1 on average), and True for pixels not to be used.
+    dtype : type
+        float64, or float32 where a part in 10^7 is enough, as for the detection of sources.
 
     Returns
     -------
-    ndarray of float64
+    ndarray of ``dtype``
         NaN where a pixel is bad, where the response is not above zero, and where a pixel is infinite or beyond what
         any detector counts: one such number would spoil every sum.
     """
     raw = np.asarray(raw)
-    counts = raw.astype(float)
+    electrons = raw.astype(dtype)
     if bias is not None:
-        counts -= bias
+        electrons -= bias
     if dark is not None:
-        counts -= np.multiply(dark, exposure_time, dtype=float)  # the same bits for masters of any type
+        electrons -= np.multiply(dark, exposure_time, dtype=dtype)  # the same bits for masters of any type
         dark_current = 0.0
-    electrons = counts * gain - dark_current * exposure_time
+    electrons *= dtype(gain)
+    if dark_current * exposure_time:
+        electrons -= dtype(dark_current * exposure_time)
     if flat is not None:
         electrons /= np.where(flat > 0, flat, np.nan)
     if bad_pixels is not None:
@@ -99,7 +104,7 @@ def remove_cosmic_rays(
         cleantype="meanmask",
     )
     mask = np.asarray(mask, dtype=bool) & ~bad
-    return np.where(mask, clean.astype(float), image), mask
+    return np.where(mask, clean.astype(image.dtype), image), mask
 
 
 def rebin(image: np.ndarray, factor: int) -> np.ndarray:

@@ -1,0 +1,306 @@
+"""Sources of one frame from its flagged pixels alone: segmentation, deblending, moments.
+
+The result is that of photutils' ``SourceFinder`` and ``SourceCatalog`` (8-connected segments; multi-threshold
+deblending after Bertin & Arnouts 1996, A&AS 117, 393), but no step touches the pixels that are sky, and every step is
+done for all sources at once. Deblending is asked for where a segment has more than one local maximum, and works on the
+basins of those maxima: a basin that does not stand out from its highest saddle joins its neighbour there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+#: Names of the columns of a source list.
+COLUMNS = ("x", "y", "flux", "semimajor_sigma", "semiminor_sigma", "orientation")
+
+#: Variance of a uniform distribution over one pixel: the least that a source is wide.
+_PIXEL_VARIANCE = 1.0 / 12.0
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The pixels of all sources of a frame.
+
+    Attributes
+    ----------
+    pixels : ndarray of int, shape (n_pixels,)
+        Places in the flattened frame, ascending.
+    values : ndarray of float, shape (n_pixels,)
+    labels : ndarray of int, shape (n_pixels,)
+        Segment of each pixel, from 0.
+    n_labels : int
+    """
+
+    pixels: np.ndarray
+    values: np.ndarray
+    labels: np.ndarray
+    n_labels: int
+
+    def chosen(self, is_chosen: np.ndarray) -> Segments:
+        """Segments for which ``is_chosen`` (n_labels,) is true, numbered anew."""
+        if is_chosen.all():
+            return self
+        kept = is_chosen[self.labels]
+        numbers = np.cumsum(is_chosen) - 1
+        return Segments(
+            self.pixels[kept], self.values[kept], numbers[self.labels[kept]], int(np.count_nonzero(is_chosen))
+        )
+
+
+def find_sources(
+    image: np.ndarray,
+    flagged: np.ndarray,
+    n_pixels: int,
+    border_width: int = 0,
+    *,
+    n_levels: int = 32,
+    contrast: float = 0.001,
+) -> dict[str, np.ndarray]:
+    """Sources of a frame, brightest first.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Sky-subtracted frame.
+    flagged : ndarray of int
+        Places of the pixels above the threshold in the flattened frame, ascending.
+    n_pixels : int
+        Least number of connected pixels of a source.
+    border_width : int
+        Sources with a pixel in this border are left out.
+    n_levels, contrast
+        Of the deblending, as in photutils' ``SourceFinder``.
+
+    Returns
+    -------
+    dict of ndarray, shape (n,)
+        x, y (pixels), flux (sum over the segment), semimajor_sigma, semiminor_sigma (pixels), orientation (degrees).
+    """
+    shape = image.shape
+    values = image.ravel()[flagged].astype(float)
+    labels, n_labels = _connected(flagged, shape)
+    segments = Segments(flagged, values, labels, n_labels)
+    segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
+    segments = deblend(segments, shape, n_pixels, n_levels=n_levels, contrast=contrast)
+    if border_width:
+        segments = segments.chosen(~_touches_border(segments, shape, border_width))
+    return _source_list(segments, shape[1])
+
+
+def _connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Label 8-connected pixels: runs along the rows are the nodes of a graph, runs that touch its edges."""
+    if not len(flagged):
+        return np.empty(0, dtype=np.intp), 0
+    nx = shape[1]
+    is_start = np.ones(len(flagged), dtype=bool)
+    is_start[1:] = (np.diff(flagged) != 1) | (flagged[1:] % nx == 0)
+    first = np.flatnonzero(is_start)
+    length = np.diff(np.append(first, len(flagged)))
+    start = flagged[first]
+    stop = start + length
+    column = start % nx
+    # the stretch of the row above that touches a run, diagonals included
+    low, high = start - nx - (column > 0), stop - nx + (column + length < nx)
+    from_run, to_run = np.searchsorted(stop, low, side="right"), np.searchsorted(start, high, side="left")
+    n_above = np.maximum(to_run - from_run, 0)
+    below = np.repeat(np.arange(len(start)), n_above)
+    above = np.arange(n_above.sum()) + np.repeat(from_run - np.cumsum(n_above) + n_above, n_above)
+    n_labels, of_run = _components(below, above, len(start))
+    return np.repeat(of_run, length), n_labels
+
+
+def _components(one: np.ndarray, other: np.ndarray, n_nodes: int) -> tuple[int, np.ndarray]:
+    """Connected components of a graph given by its edges, numbered in the order of their first nodes."""
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(n_nodes, n_nodes))
+    n_components, numbers = connected_components(graph, directed=False)
+    return int(n_components), numbers
+
+
+def deblend(
+    segments: Segments, shape: tuple[int, int], n_pixels: int, *, n_levels: int = 32, contrast: float = 0.001
+) -> Segments:
+    """Split segments with several maxima that stand out.
+
+    A basin stands out when, at the lowest of ``n_levels`` levels between the faintest and the brightest pixel of its
+    segment (evenly in the logarithm) that separates it from its neighbours, it has ``n_pixels`` pixels and the share
+    ``contrast`` of the flux of the segment.
+
+    Parameters
+    ----------
+    segments : Segments
+    shape : (int, int)
+        Of the frame, ``(ny, nx)``.
+    n_pixels, n_levels, contrast
+        See :func:`find_sources`.
+
+    Returns
+    -------
+    Segments
+    """
+    basins, n_basins = _basins(segments, shape)
+    owner = np.empty(n_basins, dtype=np.intp)
+    owner[basins] = segments.labels
+    is_split = np.bincount(owner, minlength=segments.n_labels) > 1
+    if not is_split.any():
+        return segments
+    # from here on only the pixels of segments with several maxima
+    inside = np.flatnonzero(is_split[segments.labels])
+    part = Segments(segments.pixels[inside], segments.values[inside], segments.labels[inside], segments.n_labels)
+    merged = _merge_basins(part, basins[inside], owner, shape, n_pixels, n_levels, contrast)
+    new = basins.copy()
+    new[inside] = merged
+    numbers = np.zeros(n_basins, dtype=np.intp)
+    numbers[new] = 1
+    numbers = np.cumsum(numbers) - 1
+    return Segments(segments.pixels, segments.values, numbers[new], int(numbers[-1]) + 1)
+
+
+#: Offsets (row, column) of the pixels around one, in the order of their places in the frame.
+_AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
+
+
+def _neighbours(pixels: np.ndarray, shape: tuple[int, int], dy: int, dx: int) -> np.ndarray:
+    """Index among ``pixels`` of the neighbour of each pixel in one direction, -1 where it is not among them."""
+    wanted = pixels + dy * shape[1] + dx
+    index = np.searchsorted(pixels, wanted)
+    index[index == len(pixels)] = 0
+    found = pixels[index] == wanted
+    if dx:
+        found &= pixels % shape[1] != (0 if dx < 0 else shape[1] - 1)
+    return np.where(found, index, -1)
+
+
+def _basins(segments: Segments, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Basin of each pixel: the local maximum that the steepest way up from it ends at. Basins are numbered from 0."""
+    values, n = segments.values, len(segments.pixels)
+    uphill, highest = np.arange(n), values.copy()
+    for dy, dx in _AROUND:
+        index = _neighbours(segments.pixels, shape, dy, dx)
+        value = np.where(index >= 0, values[index], -np.inf)
+        # of equal pixels the first is the higher one
+        is_higher = (value > highest) | ((value == highest) & (index >= 0) & (index < uphill))
+        uphill[is_higher], highest[is_higher] = index[is_higher], value[is_higher]
+    while True:
+        further = uphill[uphill]
+        if np.array_equal(further, uphill):
+            break
+        uphill = further
+    tops = np.flatnonzero(uphill == np.arange(n))
+    return np.searchsorted(tops, uphill), len(tops)
+
+
+def _merge_basins(
+    part: Segments,
+    basins: np.ndarray,
+    owner: np.ndarray,
+    shape: tuple[int, int],
+    n_pixels: int,
+    n_levels: int,
+    contrast: float,
+) -> np.ndarray:
+    """Join basins that do not stand out to the neighbour across their highest saddle, until all do."""
+    n_basins = len(owner)
+    total = np.bincount(part.labels, weights=part.values, minlength=part.n_labels)
+    order = np.argsort(part.labels, kind="stable")
+    starts = np.flatnonzero(np.diff(part.labels[order], prepend=-1))
+    present = part.labels[order][starts]
+    lowest, highest = np.zeros(part.n_labels), np.zeros(part.n_labels)
+    lowest[present] = np.minimum.reduceat(part.values[order], starts)
+    highest[present] = np.maximum.reduceat(part.values[order], starts)
+    one, other, saddle = _saddles(part, basins, shape)
+    while len(one):
+        # the highest saddle of each basin, and the basin on its other side
+        ends, beyond = np.concatenate([one, other]), np.concatenate([other, one])
+        height = np.concatenate([saddle, saddle])
+        ranked = np.lexsort((beyond, -height, ends))
+        first = ranked[np.flatnonzero(np.diff(ends[ranked], prepend=-1))]
+        basin, neighbour, height = ends[first], beyond[first], height[first]
+        level = np.full(n_basins, np.inf)
+        level[basin] = _level_above(height, lowest[owner[basin]], highest[owner[basin]], n_levels)
+        is_above = part.values > level[basins]
+        above = basins[is_above]
+        count = np.bincount(above, minlength=n_basins)[basin]
+        flux = np.bincount(above, weights=part.values[is_above], minlength=n_basins)[basin]
+        is_weak = (count < n_pixels) | (flux < contrast * total[owner[basin]])
+        if not is_weak.any():
+            break
+        _, joined = _components(basin[is_weak], neighbour[is_weak], n_basins)
+        # a joined basin goes by the number of its first one
+        representative = np.full(n_basins, n_basins, dtype=np.intp)
+        np.minimum.at(representative, joined, np.arange(n_basins))
+        new = representative[joined]
+        basins, one, other = new[basins], new[one], new[other]
+        apart = one != other
+        one, other, saddle = one[apart], other[apart], saddle[apart]
+    return basins
+
+
+def _saddles(part: Segments, basins: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of basins that touch, and the height of each place where they do."""
+    ones, others, heights = [], [], []
+    for dy, dx in _AROUND[4:]:
+        index = _neighbours(part.pixels, shape, dy, dx)
+        here = np.flatnonzero((index >= 0) & (basins != basins[index]))
+        there = index[here]
+        ones.append(basins[here])
+        others.append(basins[there])
+        heights.append(np.minimum(part.values[here], part.values[there]))
+    return np.concatenate(ones), np.concatenate(others), np.concatenate(heights)
+
+
+def _level_above(height: np.ndarray, lowest: np.ndarray, highest: np.ndarray, n_levels: int) -> np.ndarray:
+    """Lowest level of a segment that is not below a height; infinite where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(highest / lowest)
+        step = np.ceil(np.log(height / lowest) / ratio * (n_levels + 1) - 1e-9)
+        level = lowest * np.exp(np.maximum(step, 1.0) / (n_levels + 1) * ratio)
+    return np.where(step <= n_levels, np.maximum(level, height), np.inf)
+
+
+def _touches_border(segments: Segments, shape: tuple[int, int], width: int) -> np.ndarray:
+    """Which segments have a pixel in the border."""
+    y, x = np.divmod(segments.pixels, shape[1])
+    outside = (x < width) | (x >= shape[1] - width) | (y < width) | (y >= shape[0] - width)
+    touches = np.zeros(segments.n_labels, dtype=bool)
+    touches[segments.labels[outside]] = True
+    return touches
+
+
+def _source_list(segments: Segments, nx: int) -> dict[str, np.ndarray]:
+    """Positions, fluxes and shapes of segments from their moments, brightest first."""
+    n, labels, values = segments.n_labels, segments.labels, segments.values
+    y, x = np.divmod(segments.pixels, nx)
+    # moments about a pixel of the source lose no digits
+    first = np.zeros(n, dtype=np.intp)
+    first[labels[::-1]] = np.arange(len(labels))[::-1]
+    x0, y0 = x[first], y[first]
+    dx, dy = (x - x0[labels]).astype(float), (y - y0[labels]).astype(float)
+
+    def total(weights: np.ndarray) -> np.ndarray:
+        return np.bincount(labels, weights=weights, minlength=n)
+
+    flux, of_x, of_y = total(values), values * dx, values * dy
+    mean_x, mean_y = total(of_x) / flux, total(of_y) / flux
+    xx = total(of_x * dx) / flux - mean_x**2
+    yy = total(of_y * dy) / flux - mean_y**2
+    xy = total(of_x * dy) / flux - mean_x * mean_y
+    major, minor, angle = _ellipse(xx, yy, xy)
+    columns = (x0 + mean_x, y0 + mean_y, flux, major, minor, angle)
+    order = np.argsort(-flux, kind="stable")
+    return {name: values[order] for name, values in zip(COLUMNS, columns, strict=True)}
+
+
+def _ellipse(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Semi-axes (1 sigma, pixels) and orientation (degrees) from second moments.
+
+    A source no wider than a pixel gets the width of a pixel, as in SExtractor and photutils.
+    """
+    narrow = xx * yy - xy**2 < _PIXEL_VARIANCE**2
+    xx, yy = np.where(narrow, xx + _PIXEL_VARIANCE, xx), np.where(narrow, yy + _PIXEL_VARIANCE, yy)
+    mean, difference = (xx + yy) / 2.0, np.hypot((xx - yy) / 2.0, xy)
+    angle = np.mod(np.rad2deg(0.5 * np.arctan2(2.0 * xy, xx - yy)), 360.0)
+    return np.sqrt(mean + difference), np.sqrt(np.maximum(mean - difference, 0.0)), angle
