@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import cloudpickle
+import cv2
 import dask.array as da
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -78,7 +79,8 @@ def _run_block(
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
-    # a matrix product may round differently with another number of threads
+    # a matrix product may round differently with another number of threads, and a worker has one core
+    cv2.setNumThreads(1)
     with threadpool_limits(limits=1), watchdog.time_limit(frame_timeout):
         summary[0] = run_block(blocks[block_id[0]])
     return summary

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from opticam_dask.kernels import background, detect, photometry
+from opticam_dask.kernels import align, background, detect, photometry
 from opticam_dask.steps import FrameSteps
 
 #: Sources are looked for where at least this share of the best-covered pixel's frames contribute.
@@ -19,6 +19,9 @@ _TYPICAL_SOURCES = 30
 #: Nothing in the sky is sharper than the seeing: what is narrower than this share of it along its short axis is the
 #: trace of a cosmic ray or of a hot pixel that the field drifted across.
 _LEAST_WIDTH = 0.6
+
+#: Variance of a uniform distribution over one pixel.
+_PIXEL_VARIANCE = 1.0 / 12.0
 
 _SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
@@ -34,6 +37,7 @@ def make_catalog(
     seeing: float,
     steps: FrameSteps,
     max_sources: int,
+    transforms: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Detect the sources of a stack.
 
@@ -54,6 +58,8 @@ def make_catalog(
         Mesh, finder and threshold.
     max_sources : int
         How many of the brightest sources to keep.
+    transforms : ndarray, shape (stacked, 3, 3)
+        Of the frames in the stack, by which they were resampled.
 
     Returns
     -------
@@ -77,7 +83,7 @@ def make_catalog(
         raise NoCatalog(
             f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
         )
-    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing)
+    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing, transforms)
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     found = {name: values[:max_sources] for name, values in found.items()}
@@ -86,18 +92,29 @@ def make_catalog(
     return found
 
 
-def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], seeing: float) -> dict[str, np.ndarray]:
-    """Add the FWHM of each source, and drop what is too sharp for the sky."""
+def _sources_of(
+    image: np.ndarray, found: dict[str, np.ndarray], seeing: float, transforms: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Add the FWHM of each source, and drop what is too sharp for the sky. Widths are those without resampling."""
     known = np.isfinite(found["x"]) & np.isfinite(found["y"])
     found = {name: values[known] for name, values in found.items()}
     xy = np.column_stack([found["x"], found["y"]])
     isophotal = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
     start = np.full(len(xy), seeing / _SIGMA_TO_FWHM) if np.isfinite(seeing) else isophotal
-    semimajor, semiminor = photometry.source_widths(image, xy, start)
+    resampling = np.mean(align.widening(transforms, xy), axis=0) if len(transforms) else np.zeros(len(xy))
+    semimajor, semiminor = (_narrowed(width, resampling) for width in photometry.source_widths(image, xy, start))
+    for name in ("semimajor_sigma", "semiminor_sigma"):
+        found[name] = _narrowed(found[name], resampling)
     found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
     narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
     is_sharp = narrow < _LEAST_WIDTH * seeing
     return {name: values[~is_sharp] for name, values in found.items()}
+
+
+def _narrowed(sigma: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Width without what resampling added to its square; a pixel is the least that is left."""
+    least = np.minimum(sigma**2, _PIXEL_VARIANCE)
+    return np.sqrt(np.maximum(sigma**2 - variance, least))
 
 
 def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray]) -> None:

@@ -367,7 +367,13 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     steps = setup.steps(part.shape, part.binning)
     try:
         arrays = catalog.make_catalog(
-            stack["image"], stack["coverage"], noise, seeing, steps, setup.parameters.max_catalog_sources
+            stack["image"],
+            stack["coverage"],
+            noise,
+            seeing,
+            steps,
+            setup.parameters.max_catalog_sources,
+            _stacked_transforms(setup, part),
         )
     except catalog.NoCatalog as error:
         progress.tell(f"{key}: {error}")
@@ -378,6 +384,15 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     store.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+
+
+def _stacked_transforms(setup: Setup, part: store.Part) -> np.ndarray:
+    """Transforms of the frames that are in the stack of a part, shape (stacked, 3, 3)."""
+    transforms, flags = (store.read_array(setup.path, f"{part.group}/frames", name) for name in ("transform", "flags"))
+    chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
+    stacked: np.ndarray = transforms[chosen[usable]]
+    return stacked
 
 
 def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:

@@ -588,14 +588,30 @@ def test_resample__star_keeps_flux_and_lands_on_its_reference_position(angle):
     transform = similarity(angle, (3.37, -2.61), size=80)
     image = gaussian_star(shape, align.apply_transform(transform, truth)[0], sigma=1.5)
     out = align.resample(image, transform, shape)
-    expected = gaussian_star(shape, truth[0], sigma=1.5)
+    # interpolated linearly, a star is wider by what is said of it
+    expected = gaussian_star(shape, truth[0], sigma=float(np.sqrt(1.5**2 + align.widening(transform, truth)[0])))
     box = (slice(25, 51), slice(28, 55))
     y, x = np.mgrid[box]
     total = out[box].sum()
     assert total == pytest.approx(1000, rel=2e-3)
     assert (x * out[box]).sum() / total == pytest.approx(truth[0, 0], abs=0.02)
     assert (y * out[box]).sum() / total == pytest.approx(truth[0, 1], abs=0.02)
-    assert np.abs(out[box] - expected[box]).max() < 0.01 * expected.max()
+    assert np.abs(out[box] - expected[box]).max() < 0.04 * expected.max()
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0.5), (0.25, 0.25), (3.0, -2.0)])
+def test_widening__is_what_a_star_gains(shift):
+    truth, size = np.array([[40.0, 37.0]]), 80
+    transform = similarity(0.0, shift, size=size)
+    image = gaussian_star((size, size), align.apply_transform(transform, truth)[0], sigma=2.0)
+    y, x = np.mgrid[:size, :size]
+
+    def variance(star, place):
+        return np.sum(star * ((x - place[0]) ** 2 + (y - place[1]) ** 2)) / np.sum(star) / 2.0
+
+    out = np.nan_to_num(align.resample(image, transform, (size, size)))
+    gained = variance(out, truth[0]) - variance(image, align.apply_transform(transform, truth)[0])
+    assert gained == pytest.approx(align.widening(transform, truth)[0], abs=2e-3)
 
 
 def test_resample__other_binning_gives_brightness_per_frame_pixel():
@@ -603,7 +619,9 @@ def test_resample__other_binning_gives_brightness_per_frame_pixel():
     transform = align.unmoved_transform(2.0)
     image = gaussian_star((80, 80), align.apply_transform(transform, truth)[0], sigma=4.0)
     out = align.resample(image, transform, (40, 40))
-    assert np.abs(out - gaussian_star((40, 40), truth[0], sigma=2.0) / 4)[1:-1, 1:-1].max() < 1e-3 * image.max()
+    # between four pixels of the frame
+    expected = gaussian_star((40, 40), truth[0], sigma=float(np.sqrt(2.0**2 + 0.25 / 4))) / 4
+    assert np.abs(out - expected)[1:-1, 1:-1].max() < 2e-3 * image.max()
 
 
 def test_resample__whole_pixels_are_copied_bit_for_bit():
@@ -611,10 +629,10 @@ def test_resample__whole_pixels_are_copied_bit_for_bit():
     image = rng.normal(100, 10, (20, 30)).astype(np.float32)
     image[3, 4] = np.nan
     same = align.resample(image, np.eye(3), image.shape)
-    assert same.dtype == np.float64
-    assert np.array_equal(same, image.astype(float), equal_nan=True)
+    assert same.dtype == np.float32
+    assert np.array_equal(same, image, equal_nan=True)
     out = align.resample(image, np.array([[1.0, 0, 5], [0, 1, -2], [0, 0, 1]]), (22, 28))
-    assert np.array_equal(out[2:, :25], image[:20, 5:30].astype(float), equal_nan=True)
+    assert np.array_equal(out[2:, :25], image[:20, 5:30], equal_nan=True)
     assert np.isnan(out[:2]).all()
     assert np.isnan(out[:, 25:]).all()
     beyond = np.array([[1.0, 0, 500], [0, 1, 0], [0, 0, 1]])
@@ -627,38 +645,22 @@ def test_resample__nan_outside_the_frame():
     y, x = np.mgrid[:40, :40]
     is_inside = (x + 3.4 <= 39) & (y - 2.3 >= 0)
     assert np.array_equal(np.isfinite(out), is_inside)
-    assert np.abs(out[is_inside] - 1).max() < 1e-9
+    assert np.abs(out[is_inside] - 1).max() < 1e-6
 
 
-@pytest.mark.parametrize("order", [0, 1, 2, 3, 4, 5])
-def test_resample__nan_where_a_nan_pixel_is_touched(order):
-    rng = np.random.default_rng(order)
-    image = rng.normal(0, 1, (30, 34))
+def test_resample__nan_where_a_nan_pixel_is_touched():
+    image = np.random.default_rng(1).normal(0, 1, (30, 34))
     holes = [(9, 12), (20, 25), (0, 3), (29, 33)]
     for hole in holes:
         image[hole] = np.nan
     transform = similarity(17, (1.3, 0.6), size=30)
-    out = align.resample(image, transform, (30, 34), order=order)
-    half = (order + 1) / 2
+    out = align.resample(image, transform, (30, 34))
     for y in range(30):
         for x in range(34):
             at_x, at_y = align.apply_transform(transform, np.array([[x, y]], dtype=float))[0]
             is_inside = 0 <= at_x <= 33 and 0 <= at_y <= 29
-            touches = any(abs(at_x - hx) < half and abs(at_y - hy) < half for hy, hx in holes)
+            touches = any(abs(at_x - hx) < 1 and abs(at_y - hy) < 1 for hy, hx in holes)
             assert np.isfinite(out[y, x]) == (is_inside and not touches), (x, y)
-
-
-def test_resample__gap_in_a_bright_star_does_not_ring():
-    shape, transform = (60, 60), similarity(0, (0.5, 0.5), size=60)
-    image = gaussian_star(shape, (30, 30), sigma=2.5, flux=1e6) + 100
-    whole = align.resample(image, transform, shape)
-    image[29:32, 29:32] = np.nan
-    out = align.resample(image, transform, shape)
-    known = np.isfinite(out)
-    assert (~known[20:40, 20:40]).sum() == 36
-    # Next to the gap the star has a fifth of its peak; 6 pixels on, nothing must be left of the fill.
-    assert np.abs(out - whole)[known].max() < 0.02 * whole[20:40, 20:40].max()
-    assert np.abs(out - whole)[known & (np.hypot(*(np.mgrid[:60, :60] - 30)) > 10)].max() < 1
 
 
 def test_resample__nothing_known():

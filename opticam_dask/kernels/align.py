@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 #: Interpolated positions this close to a whole number of pixels are taken as whole.
 _WHOLE_PIXEL = 1e-9
@@ -166,11 +166,12 @@ def unmoved_transform(scale: float = 1.0) -> np.ndarray:
     return np.array([[scale, 0.0, offset], [0.0, scale, offset], [0.0, 0.0, 1.0]])
 
 
-def resample(image: np.ndarray, transform: np.ndarray, shape: tuple[int, int], *, order: int = 3) -> np.ndarray:
+def resample(image: np.ndarray, transform: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Put a frame on the grid of the reference: ``out(x, y) = image(transform @ (x, y, 1))``.
 
-    A shift by whole pixels copies them; anything else is interpolated with splines. Values are those of the frame
-    (brightness per pixel of the frame): with another scale, the sum over a star changes with its square.
+    A shift by whole pixels copies them; anything else is interpolated linearly between the four pixels around. Stars
+    stay where they are and keep their light; see :func:`widening` for what their width gains. Values are those of the
+    frame (brightness per pixel of the frame): with another scale, the sum over a star changes with its square.
 
     Parameters
     ----------
@@ -179,71 +180,62 @@ def resample(image: np.ndarray, transform: np.ndarray, shape: tuple[int, int], *
         Reference to frame.
     shape : (int, int)
         ``(ny, nx)`` of the reference.
-    order : int
-        Order of the spline, 0 to 5.
 
     Returns
     -------
-    ndarray of float64
-        NaN outside the frame and where a NaN pixel is among the ``order + 1`` pixels along x and y that are
-        interpolated between. NaN everywhere when the transform is not finite.
+    ndarray of float32
+        NaN outside the frame and where a pixel that is interpolated between is not finite. NaN everywhere when the
+        transform is not finite.
     """
     transform = np.asarray(transform, dtype=float)
+    # of other types OpenCV rounds positions to 1/32 pixel
+    image = np.asarray(image, dtype=np.float32)
     if not np.isfinite(transform).all():
-        return np.full(shape, np.nan)
+        return np.full(shape, np.nan, dtype=np.float32)
     whole = np.rint(transform)
     if np.allclose(transform[:2, :2], np.eye(2), rtol=0, atol=_WHOLE_PIXEL / max(*shape, 1)) and np.allclose(
         transform, whole, rtol=0, atol=_WHOLE_PIXEL
     ):
         return _copy_shifted(image, int(whole[0, 2]), int(whole[1, 2]), shape)
-    image = np.asarray(image, dtype=float)
-    unknown = ~np.isfinite(image)
-    has_gaps = bool(unknown.any())
-    # ndimage counts (y, x).
-    resampled = ndimage.affine_transform(
-        _fill_gaps(image, unknown) if has_gaps else image,
-        transform[1::-1, 1::-1],
-        offset=transform[1::-1, 2],
-        output_shape=shape,
-        order=order,
-        mode="constant",
-        cval=np.nan,
+    resampled: np.ndarray = cv2.warpAffine(
+        image,
+        transform[:2],
+        shape[::-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=float("nan"),
     )
-    if has_gaps:
-        resampled[_touches(unknown, transform, shape, order)] = np.nan
     return resampled
 
 
+def widening(transform: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Mean variance (square pixels) that linear interpolation adds to a star along an axis.
+
+    Halfway between two pixels each gets half of the light: the variance grows by ``f (1 - f)``, where ``f`` is how far
+    the star is from the pixel before.
+
+    Parameters
+    ----------
+    transform : ndarray, shape (3, 3) or (n_frames, 3, 3)
+        See :func:`resample`; none of them NaN.
+    xy : ndarray, shape (n, 2)
+        Positions on the reference.
+
+    Returns
+    -------
+    ndarray, shape (n,) or (n_frames, n)
+    """
+    moved = apply_transform(transform, np.rint(xy))
+    part = moved - np.floor(moved)
+    variance: np.ndarray = np.mean(part * (1.0 - part), axis=-1)
+    return variance
+
+
 def _copy_shifted(image: np.ndarray, dx: int, dy: int, shape: tuple[int, int]) -> np.ndarray:
-    """``out[y, x] = image[y + dy, x + dx]``, NaN outside and for infinite pixels."""
-    out = np.full(shape, np.nan)
+    """``out[y, x] = image[y + dy, x + dx]``, NaN outside."""
+    out = np.full(shape, np.nan, dtype=image.dtype)
     y0, y1 = max(0, -dy), min(shape[0], image.shape[0] - dy)
     x0, x1 = max(0, -dx), min(shape[1], image.shape[1] - dx)
     if y1 > y0 and x1 > x0:
-        part = image[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
-        out[y0:y1, x0:x1] = np.where(np.isfinite(part), part, np.nan)
+        out[y0:y1, x0:x1] = image[y0 + dy : y1 + dy, x0 + dx : x1 + dx]
     return out
-
-
-def _fill_gaps(image: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Fill unknown pixels with the mean of the known ones around, so that the spline does not ring at a step."""
-    known = np.where(unknown, 0.0, image)
-    share = ndimage.uniform_filter((~unknown).astype(float), 5, mode="nearest")
-    around = ndimage.uniform_filter(known, 5, mode="nearest")
-    typical = float(np.median(image[~unknown])) if not unknown.all() else 0.0
-    # One known pixel of 25 is a share of 0.04; less is rounding.
-    mean = np.divide(around, share, out=np.full(image.shape, typical), where=share > 0.02)
-    return np.where(unknown, mean, image)
-
-
-def _touches(unknown: np.ndarray, transform: np.ndarray, shape: tuple[int, int], order: int) -> np.ndarray:
-    """Whether any of the ``order + 1`` x ``order + 1`` pixels around an interpolated position is unknown."""
-    size = order + 1
-    # ndimage takes the window from pixel - size // 2 - origin; a spline from floor(position) - order // 2.
-    near = ndimage.maximum_filter(unknown, size=size, origin=order // 2 - size // 2, mode="constant", cval=False)
-    y, x = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
-    half = 0.5 if order % 2 == 0 else 0.0
-    at_x = np.floor(transform[0, 0] * x + transform[0, 1] * y + transform[0, 2] + half).astype(int)
-    at_y = np.floor(transform[1, 0] * x + transform[1, 1] * y + transform[1, 2] + half).astype(int)
-    ny, nx = unknown.shape
-    return near[np.clip(at_y, 0, ny - 1), np.clip(at_x, 0, nx - 1)]

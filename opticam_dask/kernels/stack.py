@@ -23,16 +23,28 @@ def stacked_frames(start: int, stop: int, n_frames: int, stack_frames: int) -> n
 
 
 class PartialStack:
-    """Sum of aligned frames in whole numbers, so that the order of the sum does not matter."""
+    """Sum of aligned frames in whole numbers, so that the order of the sum does not matter.
+
+    The whole numbers are kept as float64, which holds them exactly up to 2^53: frames are added faster than as int64.
+    """
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self.total = np.zeros(shape, dtype=np.int64)
+        self._total = np.zeros(shape)
         self.coverage = np.zeros(shape, dtype=np.uint32)
 
+    @property
+    def total(self) -> np.ndarray:
+        """Sum in units of 2^-10 electron, int64."""
+        return self._total.astype(np.int64)
+
     def add(self, image: np.ndarray) -> None:
-        """Add one image on the grid of the stack; NaN pixels do not count."""
+        """Add one image on the grid of the stack; pixels that are not finite do not count."""
         seen = np.isfinite(image)
-        self.total[seen] += np.rint(image[seen] * STACK_UNITS_PER_ELECTRON).astype(np.int64)
+        units = np.multiply(image, np.asarray(STACK_UNITS_PER_ELECTRON, dtype=image.dtype))
+        np.rint(units, out=units)
+        if not seen.all():
+            units[~seen] = 0.0
+        self._total += units
         self.coverage += seen
 
 
