@@ -240,8 +240,8 @@ def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
     )
 
 
-def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int = 0) -> np.ndarray:
-    """One frame in ADU, uint16, as the detector reads it out."""
+def expected_electrons(model: FieldModel, truth: xr.Dataset, camera: int, index: int) -> np.ndarray:
+    """Mean of the electrons of one frame, before its noise and what the detector makes of it, shape (ny, nx)."""
     ny, nx = model.shape
     ramp = np.linspace(-0.5, 0.5, ny)[:, None] + np.linspace(-0.5, 0.5, nx)[None, :]
     expected = model.sky * (1.0 + model.sky_gradient * ramp / 2.0) + model.dark_current * model.exposure_time
@@ -250,6 +250,12 @@ def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, se
     width = float(here["fwhm"])
     for x, y, flux in zip(here["x"].to_numpy(), here["y"].to_numpy(), here["flux"].to_numpy(), strict=True):
         _add_star(expected, x, y, flux, width, model.moffat_beta)
+    return expected
+
+
+def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int = 0) -> np.ndarray:
+    """One frame in ADU, uint16, as the detector reads it out."""
+    expected = expected_electrons(model, truth, camera, index)
     detector = draw_detector(model, camera, seed)
     if detector is not None:
         dark = model.dark_current * model.exposure_time
