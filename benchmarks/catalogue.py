@@ -106,6 +106,7 @@ def measure(side: int, n_frames: int, n_runs: int, *, compress: bool) -> dict[st
         files = common.write_frames(directory / "frames", (side, side), n_sources, n_frames, compress=compress)
         own = _slope(lambda some: _own(some, directory, side), files, n_runs)
         if compress:  # the program does not read gzip: it is inflated first, as its users do
+
             def unpacked(some: list[Path]) -> Path:
                 plain = [path.with_suffix("") for path in some]
                 for packed, path in zip(some, plain, strict=True):
@@ -113,8 +114,10 @@ def measure(side: int, n_frames: int, n_runs: int, *, compress: bool) -> dict[st
                         subprocess.run(["gzip", "-dc", str(packed)], check=True, stdout=stream)
                 return _sextractor(plain, directory, box)
         else:
+
             def unpacked(some: list[Path]) -> Path:
                 return _sextractor(some, directory, box)
+
         other = _slope(unpacked, files, n_runs)
         n_bright, share = _agreement(unpacked(files[-1:]), _own(files[-1:], directory, side))
     if share < 0.98:

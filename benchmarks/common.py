@@ -81,7 +81,9 @@ def machine() -> str:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             found = re.search(r"model name\s*:\s*(.+)", stream.read())
             name = found[1] if found else name
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    )
 
 
 def versions(packages: Iterable[str]) -> str:
@@ -90,7 +92,12 @@ def versions(packages: Iterable[str]) -> str:
 
 
 def record(
-    title: str, command: str, rows: list[Mapping[str, object]], packages: Iterable[str], notes: str = "", to: Path | None = RESULTS
+    title: str,
+    command: str,
+    rows: list[Mapping[str, object]],
+    packages: Iterable[str],
+    notes: str = "",
+    to: Path | None = RESULTS,
 ) -> None:
     """Print a table, and put it into the file of results in place of an earlier one of the same title."""
     names = list(rows[0])
@@ -101,7 +108,11 @@ def record(
     print(text)
     if to is None:
         return
-    before = to.read_text(encoding="utf-8") if to.exists() else "# Measurements\n\nWritten by the benchmarks beside this file.\n"
+    before = (
+        to.read_text(encoding="utf-8")
+        if to.exists()
+        else "# Measurements\n\nWritten by the benchmarks beside this file.\n"
+    )
     parts = re.split(r"(?m)^(?=## )", before)
     kept = [part.rstrip() + "\n" for part in parts if not part.startswith(f"## {title}\n")]
     kept = [kept[0], *sorted([*kept[1:], text])]

@@ -1,6 +1,6 @@
 """Kernels on one core against photutils, sep and scikit-image, on the same frame.
 
-    python benchmarks/kernels.py
+python benchmarks/kernels.py
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ def measure(side: int, n_sources: int, n_runs: int) -> list[dict[str, str]]:
         sep.extract(subtracted, level, minarea=n_pixels)
 
     steps = [
-        ("sky mesh", lambda: background.sky_mesh(single, box), "photutils", lambda: Background2D(image, box).background_mesh),
+        (
+            "sky mesh",
+            lambda: background.sky_mesh(single, box),
+            "photutils",
+            lambda: Background2D(image, box).background_mesh,
+        ),
         ("sky, both images or what replaces them", sky_and_subtract, "photutils", photutils_sky),
         ("sky, both images or what replaces them", sky_and_subtract, "sep", sep_sky),
         (

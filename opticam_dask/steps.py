@@ -162,6 +162,8 @@ class FrameResult:
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
+    #: semimajor_sigma, semiminor_sigma and orientation (radians) of the sources whose moments were measured, by slot
+    moments: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -434,10 +436,14 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
     """
     assert result.subtracted is not None  # sources were found on it
     sources, chosen = result.sources, np.flatnonzero(is_star)[:_SEEING_SOURCES]
-    positions = np.column_stack([sources["x"], sources["y"]])[chosen]
-    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[chosen]
+    positions = np.column_stack([sources["x"], sources["y"]])
+    new = np.array([slot for slot in chosen.tolist() if slot not in result.moments], dtype=np.intp)
+    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[new]
+    shapes = photometry.source_shapes(result.subtracted, positions[new], sigma)
+    result.moments.update(zip(new.tolist(), shapes.T, strict=True))
+    shapes = np.array([result.moments[slot] for slot in chosen.tolist()]).reshape(-1, 3).T
     noise = result.values["background_rms"]
-    form = photometry.field_shape(result.subtracted, positions, sigma, noise, saturated=result.saturated)
+    form = photometry.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
     result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
 
 

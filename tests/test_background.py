@@ -10,7 +10,7 @@ import pytest
 from photutils.background import Background2D
 
 from opticam_dask import DefaultBackground
-from opticam_dask.kernels import background
+from opticam_dask.kernels import background, sky
 
 
 def _field(shape, seed=0, n_stars=30):
@@ -176,7 +176,7 @@ def test_sky_mesh__dtype_of_the_image_does_not_matter(dtype):
     for found, expected in zip(
         background.sky_mesh(image, (24, 24)), background.sky_mesh(image.astype(float), (24, 24)), strict=True
     ):
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-5 if image.dtype == np.float32 else 0)
     reference = _photutils(image.astype(image.dtype.newbyteorder("=")), (24, 24))  # float32 inside
     np.testing.assert_allclose(background.sky_mesh(image, (24, 24))[0], reference.background_mesh, rtol=1e-5)
 
@@ -274,7 +274,51 @@ def test_default_box_size__follows_the_frame():
     assert background.default_box_size((12, 40)) == (12, 16)
 
 
-# ---------------------------------------------------------------- the mean of the sky
+# ---------------------------------------------------------------- the sky taken off
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "box"), [((256, 256), (16, 16)), ((203, 317), (20, 32)), ((64, 64), (64, 64))])
+def test_subtract_sky__is_the_frame_minus_the_zoomed_mesh(shape, box, dtype):
+    image = _field(shape, n_stars=shape[0] // 32).astype(dtype)
+    image[5, 7] = image[40, 41] = np.nan
+    mesh, rms_mesh = background.sky_mesh(image, box)
+    expected = image - background.zoom_mesh(mesh, shape, box)
+    threshold = 3.0 * background.zoom_mesh(rms_mesh, shape, box)
+    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, box, 3.0)
+    np.testing.assert_allclose(frame.image, expected, rtol=1e-6, atol=1e-9 if dtype is np.float64 else 2e-3)
+    assert frame.image.dtype == dtype
+    with np.errstate(invalid="ignore"):
+        flagged = np.flatnonzero(frame.image > threshold)
+        deviant = np.flatnonzero(~(np.abs(frame.image) < 5.0 / 3.0 * threshold))
+    np.testing.assert_array_equal(frame.flagged, flagged)
+    np.testing.assert_array_equal(frame.deviant, deviant)
+
+
+@pytest.mark.parametrize("box", [16, 64])
+def test_sky_mesh__of_a_float32_frame_deviates_by_a_hundred_thousandth_of_the_rms(box):
+    rng = np.random.default_rng(4)
+    image = np.rint(_field((512, 512), n_stars=100) + rng.uniform(0, 3e4))
+    found = background.sky_mesh(image.astype(np.float32), (box, box))
+    for single, double in zip(found, background.sky_mesh(image, (box, box)), strict=True):
+        assert np.abs(single - double).max() < 1e-5 * 12.0
+
+
+def test_offset_mesh__is_the_mean_over_pixels_counted_one_by_one():
+    image = _field((200, 260), n_stars=25).astype(np.float32)
+    image[100, 50] = np.nan
+    mesh, rms_mesh = background.sky_mesh(image, (20, 26))
+    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, (20, 26), 5.0)
+    xy = np.array([[30.2, 40.7], [32.0, 44.0], [259.3, 0.0], [-4.0, 100.0], [130.0, 250.0]])
+    radius = np.array([9.0, 12.3, 7.0, 6.5, 3.0])
+    sums, numbers = sky._sky_sums(frame, xy, radius)
+    rows, columns = np.indices(image.shape)
+    counts = np.abs(frame.image) < 5.0 * background.zoom_mesh(rms_mesh, image.shape, (20, 26))
+    for (x, y), reach in zip(xy, radius, strict=True):
+        counts &= (columns - x) ** 2 + (rows - y) ** 2 > reach**2
+    boxes = np.where(counts, frame.image, 0.0).astype(float).reshape(10, 20, 10, 26).sum(axis=(1, 3))
+    np.testing.assert_array_equal(numbers, counts.reshape(10, 20, 10, 26).sum(axis=(1, 3)))
+    np.testing.assert_allclose(sums, boxes, atol=0.5)  # the rounding of bright stars, in a sum over 520 pixels
 
 
 def _poisson_sky(seed, shape=(320, 360), level=200.0, slope=0.0):
@@ -285,9 +329,8 @@ def _poisson_sky(seed, shape=(320, 360), level=200.0, slope=0.0):
 
 def _corrected(image, box, xy, radius):
     mesh, rms_mesh = background.sky_mesh(image, box)
-    sky, rms = (background.zoom_mesh(values, image.shape, box) for values in (mesh, rms_mesh))
-    offset = background.offset_mesh(image - sky, rms, mesh, box, xy, radius)
-    return mesh, offset, rms
+    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
+    return mesh, sky.offset_mesh(frame, mesh, xy, radius), background.zoom_mesh(rms_mesh, image.shape, box)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
@@ -316,8 +359,8 @@ def test_offset_mesh__is_right_under_a_star_that_is_kept_away_from():
         for x, y in xy:
             image += 3000.0 / (2 * np.pi * 2.25) * np.exp(-0.5 * ((columns - x) ** 2 + (rows - y) ** 2) / 2.25)
         mesh, offset, _ = _corrected(image, (16, 16), xy, np.full(2, 8.0))
-        sky = background.zoom_mesh(mesh + offset, image.shape, (16, 16))
-        deviations += [sky[round(y), round(x)] - truth[round(y), round(x)] for x, y in xy]
+        level = background.zoom_mesh(mesh + offset, image.shape, (16, 16))
+        deviations += [level[round(y), round(x)] - truth[round(y), round(x)] for x, y in xy]
     assert abs(np.mean(deviations)) < 0.2
 
 
@@ -329,7 +372,7 @@ def test_unmasked_light__takes_off_what_a_faint_star_adds():
         image[87:94, 97:104] += flux / 49.0
         mesh, offset, _ = _corrected(image, (16, 16), np.empty((0, 2)), np.empty(0))
         mesh = mesh + offset
-        clean = mesh - background.unmasked_light(xy, np.array([flux]), image.shape, mesh.shape, (16, 16))
+        clean = mesh - sky.unmasked_light(xy, np.array([flux]), image.shape, mesh.shape, (16, 16))
         deviations.append([background.zoom_mesh(m, image.shape, (16, 16))[90, 100] - 200.0 for m in (mesh, clean)])
     with_star, without = np.mean(deviations, axis=0)
     assert with_star > 0.6

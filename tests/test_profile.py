@@ -14,6 +14,10 @@ from opticam_dask.simulated_fields import _add_star
 SKY_RMS = 10.0
 
 
+def _field_shape(image, xy, rough, noise, **options):
+    return photometry.field_shape(image, xy, photometry.source_shapes(image, xy, rough), noise, **options)
+
+
 def _stars(xy, flux, fwhm, beta, shape=(400, 400)):
     image = np.zeros(shape)
     for (x, y), light in zip(xy, flux, strict=True):
@@ -41,7 +45,7 @@ def _measured_profile(beta, n_frames=12):
         truth = _stars(xy, np.full(len(xy), 1e5), fwhm, beta)
         image = rng.poisson(truth + SKY_RMS**2) - SKY_RMS**2
         rough = np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
-        form = photometry.field_shape(image, xy, rough, SKY_RMS)
+        form = _field_shape(image, xy, rough, SKY_RMS)
         shape = profile.Shape(*form[1:])
         cutouts, x0, y0 = _cutouts(image, xy, int(14 * shape.semimajor_sigma) + 2)
         rings = profile.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape, xy)
@@ -86,7 +90,7 @@ def test_profile__elongated_stars_are_followed():
         u = (columns - x) * np.cos(theta) + (rows - y) * np.sin(theta)
         v = (rows - y) * np.cos(theta) - (columns - x) * np.sin(theta)
         image += 1e5 / (2 * np.pi * major * minor) * np.exp(-0.5 * ((u / major) ** 2 + (v / minor) ** 2))
-    shape = profile.Shape(*photometry.field_shape(image, xy, np.full(25, 2.0), 1.0)[1:])
+    shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:])
     cutouts, x0, y0 = _cutouts(image, xy, 34)
     rings = profile.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape, xy)
     light = profile.profile_weights(profile.fit_profile(rings).table(), xy, x0, y0, 69, shape)

@@ -1,5 +1,4 @@
-"""Fluxes and their errors against the truth of simulated nights: with biases, and with every kind beside them.
-"""
+"""Fluxes and their errors against the truth of simulated nights: with biases, and with every kind beside them."""
 
 from __future__ import annotations
 

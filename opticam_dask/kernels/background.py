@@ -31,8 +31,6 @@ _MESH_ERROR = 0.39
 
 _BOXES_ACROSS = 32
 
-_DOUBLE = np.dtype(np.float64)
-
 
 def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
     """Box of the default mesh: 1/32 of the shorter side of the frame, at least 16 pixels.
@@ -70,7 +68,7 @@ def sky_mesh(
     mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
         Background and its standard deviation, in the unit of the image; equal to ``background_mesh`` and
         ``background_rms_mesh`` of photutils' ``Background2D(image, box_size)``. A float32 image is worked on as such:
-        the mesh then deviates by up to 1e-6 of the RMS, the error of a mesh being some 1e-2 of it.
+        the mesh then deviates by up to 1e-5 of the RMS, the error of a mesh being 1e-2 of it or more.
 
     Raises
     ------
@@ -141,13 +139,13 @@ def _median_filter(mesh: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
-def zoom_matrix(n_pixels: int, n_mesh: int, box: int, dtype: np.dtype = _DOUBLE) -> np.ndarray:
+def zoom_matrix(n_pixels: int, n_mesh: int, box: int) -> np.ndarray:
     """Cubic-spline zoom along one axis as a matrix, shape (pixel, mesh): the zoom is linear in the mesh."""
     identity = np.eye(n_mesh)
     columns = [
         zoom(identity[index], box, order=3, mode="reflect", grid_mode=True)[:n_pixels] for index in range(n_mesh)
     ]
-    matrix = np.ascontiguousarray(np.column_stack(columns), dtype=dtype)
+    matrix = np.ascontiguousarray(np.column_stack(columns))
     matrix.flags.writeable = False
     return matrix
 
@@ -269,6 +267,26 @@ def _zoom_at(
 
 
 @functools.lru_cache(maxsize=32)
+def strip_weights(box: int) -> np.ndarray:
+    """Weights of the five spline coefficients that reach the pixels of one box, shape (box, 5).
+
+    The third is that of the box itself; coefficients are mirrored at the edges of a mesh.
+    """
+    position = (np.arange(box) + 0.5) / box - 0.5
+    weights = np.zeros((box, 5))
+    left = np.floor(position).astype(int)
+    for tap, weight in enumerate(_b_spline(position - left)):
+        weights[np.arange(box), left + tap + 1] = weight
+    weights.flags.writeable = False
+    return weights
+
+
+def _b_spline(t: np.ndarray) -> np.ndarray:
+    """Weights of the four cubic B-splines that reach a point ``t`` beyond the second of them, shape (4, n)."""
+    return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6.0
+
+
+@functools.lru_cache(maxsize=32)
 def spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.ndarray]:
     """Knots and weights of the four cubic B-splines that reach each pixel, shape (4, pixel) each.
 
@@ -276,8 +294,7 @@ def spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.nd
     """
     position = (np.arange(n_pixels) + 0.5) / box - 0.5
     left = np.floor(position).astype(int)
-    t = position - left
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6.0
+    weights = _b_spline(position - left)
     knots = (left + np.arange(-1, 3)[:, None]) % (2 * n_mesh)
     knots = np.minimum(knots, 2 * n_mesh - 1 - knots)
     knots.flags.writeable = weights.flags.writeable = False

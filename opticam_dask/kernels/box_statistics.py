@@ -5,6 +5,7 @@ What a clip may touch is sorted once: every round is then a look-up in the sorte
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -23,9 +24,11 @@ _LARGE_BOX = 1024
 #: Pixels of a box in the sample that tells where tails and middle are.
 _SAMPLE = 256
 #: Half width of the middle, as a share of the pixels, and where the tails begin, in standard deviations.
-_HALF_BAND, _REACH = 0.02, 2.4
+_HALF_BAND, _REACH = 0.04, 2.4
 #: With a larger share of selected pixels the whole box is sorted.
 _LARGEST_SELECTION = 0.25
+#: Selections are worked on in so many groups.
+_GROUPS = 6
 
 #: Of a box that is sorted as a whole, the share at either end that a clip is expected to stay in.
 _TAIL = 0.15
@@ -39,15 +42,15 @@ def box_statistics(boxes: np.ndarray, least: float, *, readmit: bool) -> np.ndar
     """
     shape, n_pixels = boxes.shape[:2], boxes.shape[2] * boxes.shape[3]
     result = np.full((2, shape[0] * shape[1]), np.nan)
-    todo = np.arange(result.shape[1])
+    todo, is_done = np.arange(result.shape[1]), np.zeros(result.shape[1], dtype=bool)
     if n_pixels >= _LARGE_BOX:
         strips = [_select(row.reshape(-1, n_pixels)) for row in boxes]
         chosen = np.concatenate([row * shape[1] + columns for row, (_, columns) in enumerate(strips)])
-        if len(chosen):
-            selection = _join([selection for selection, _ in strips])
+        for group, selection in _groups([selection for selection, _ in strips]):
             found, is_exact = _clipped_statistics(selection, least, readmit=readmit)
-            result[:, chosen[is_exact]] = found[:, is_exact]
-            todo = np.delete(todo, chosen[is_exact])
+            result[:, chosen[group[is_exact]]] = found[:, is_exact]
+            is_done[chosen[group[is_exact]]] = True
+        todo = np.flatnonzero(~is_done)
     for part in np.array_split(todo, -(-len(todo) * n_pixels // _PIXELS_AT_ONCE)) if len(todo) else []:
         chosen_boxes = boxes if len(part) == result.shape[1] else boxes[np.divmod(part, shape[1])]
         pixels = chosen_boxes.reshape(-1, n_pixels)
@@ -116,7 +119,7 @@ def _all_pixels(values: np.ndarray, n_valid: np.ndarray, tail: float) -> _Select
 def _select(boxes: np.ndarray) -> tuple[_Selection, np.ndarray]:
     """Select the tails and a narrow band about the median, placed by a sample of the pixels.
 
-    Sorting some 6 % of the pixels and summing the others is twice as fast as sorting all of them.
+    Sorting some 10 % of the pixels and summing the others is twice as fast as sorting all of them.
 
     Returns
     -------
@@ -167,21 +170,30 @@ def _select(boxes: np.ndarray) -> tuple[_Selection, np.ndarray]:
     ), rows
 
 
-def _join(selections: list[_Selection]) -> _Selection:
-    """Put the boxes of several selections into one."""
-    width = max(selection.values.shape[1] for selection in selections)
+def _groups(selections: list[_Selection]) -> Iterator[tuple[np.ndarray, _Selection]]:
+    """Put the boxes of several selections into a few, of boxes with about as many values: little of them is padding.
+
+    Yields
+    ------
+    index : ndarray of int
+        Places of the boxes of the group among all boxes of the selections.
+    selection : _Selection
+    """
     joined = {
         field.name: np.concatenate([getattr(selection, field.name) for selection in selections])
         for field in fields(_Selection)
         if field.name != "values"
     }
-    values = np.full((len(joined["n_values"]), width), np.nan, dtype=selections[0].values.dtype)
-    row = 0
-    for selection in selections:
-        n_boxes, n_values = selection.values.shape
-        values[row : row + n_boxes, :n_values] = selection.values
-        row += n_boxes
-    return _Selection(values=values, **joined)
+    rows = [row for selection in selections for row in selection.values]
+    order = np.argsort(joined["n_values"], kind="stable")
+    for group in np.array_split(order, _GROUPS):
+        if not len(group):
+            continue
+        n_values = joined["n_values"][group]
+        values = np.full((len(group), max(1, n_values.max())), np.nan, dtype=selections[0].values.dtype)
+        for place, index in enumerate(group):
+            values[place, : n_values[place]] = rows[index][: n_values[place]]
+        yield group, _Selection(values=values, **{name: array[group] for name, array in joined.items()})
 
 
 def _core_sums(
@@ -199,8 +211,9 @@ def _core_sums(
 
 
 def _count(truth: np.ndarray) -> np.ndarray:
-    """Count the true values in each row: for long rows many times as fast as with ``axis=1``."""
-    return np.array([np.count_nonzero(row) for row in truth], dtype=np.intp)
+    """Count the true values in each row: by their bits, many times as fast as with ``axis=1``."""
+    counted: np.ndarray = np.bitwise_count(np.packbits(truth, axis=1)).sum(axis=1, dtype=np.intp)
+    return counted
 
 
 def _clipped_statistics(selection: _Selection, least: float, *, readmit: bool) -> tuple[np.ndarray, np.ndarray]:

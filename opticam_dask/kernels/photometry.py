@@ -33,7 +33,7 @@ _CORE_SIZE, _FORM_CLIP = 5, 4.0
 
 #: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
 _WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
-_REACHES = np.array([6, 9, 13, 19, 28, 42, 60, 72])
+_REACHES = np.array([11, 20, 40, 72])
 
 
 def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +222,8 @@ def adaptive_moments(
     """Second moments in an elliptical Gaussian window that adapts to the source.
 
     The window's covariance ``M`` is replaced by twice the weighted moments until it stays (Bernstein & Jarvis 2002,
-    AJ 123, 583, section 3): for a Gaussian source ``M`` is the covariance of the source itself.
+    AJ 123, 583, section 3): for a Gaussian source ``M`` is the covariance of the source itself. Each step goes twice as
+    far as that, which for a Gaussian source is where the steps would end.
 
     Parameters
     ----------
@@ -249,17 +250,22 @@ def adaptive_moments(
     columns, rows = _pixel_grid(cutouts, x0, y0)
     start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, len(cutouts))
     xy, shape = start.copy(), np.stack([width**2, width**2, np.zeros_like(width)])
-    moving = good = np.isfinite(width) & (width > 0) & np.all(np.isfinite(start), axis=1)
+    good = np.isfinite(width) & (width > 0) & np.all(np.isfinite(start), axis=1)
+    moving = np.flatnonzero(good)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
         for _ in range(n_iterations):
-            step, new = _adapt(pixels, columns, rows, xy, shape)
-            good = good & np.all(np.isfinite(step), axis=1) & (new[0] * new[1] > new[2] ** 2) & (new[0] > 0)
-            moving = moving & good
-            change = np.max(np.abs(new - shape), axis=0) / (shape[0] + shape[1])
-            xy, shape = np.where(moving[:, None], xy + step, xy), np.where(moving, new, shape)
-            moving = moving & ((change > _SHAPE_AT_REST) | (np.hypot(step[:, 0], step[:, 1]) > _AT_REST))
-            if not moving.any():
+            if not len(moving):
                 break
+            before = shape[:, moving]
+            step, new = _adapt(pixels[moving], columns[moving], rows[moving], xy[moving], before)
+            usable = np.all(np.isfinite(step), axis=1) & _is_form(new)
+            good[moving[~usable]] = False
+            further = 2.0 * new - before
+            shape[:, moving] = np.where(usable, np.where(_is_form(further), further, new), before)
+            xy[moving] += np.where(usable[:, None], step, 0.0)
+            change = np.max(np.abs(new - before), axis=0) / (before[0] + before[1])
+            at_rest = (change <= _SHAPE_AT_REST) & (np.hypot(step[:, 0], step[:, 1]) <= _AT_REST)
+            moving = moving[usable & ~at_rest]
         semimajor, semiminor, orientation = _axes_of(shape)
         good = good & (np.hypot(*(xy - start).T) < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
         window = _gaussian_window(columns, rows, xy, np.sqrt(semimajor * semiminor))
@@ -268,6 +274,12 @@ def adaptive_moments(
         np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
     )
     return semimajor, semiminor, orientation, good
+
+
+def _is_form(shape: np.ndarray) -> np.ndarray:
+    """Whether covariances (xx, yy, xy) are those of an ellipse."""
+    is_form: np.ndarray = (shape[0] * shape[1] > shape[2] ** 2) & (shape[0] > 0)
+    return is_form
 
 
 def _adapt(
@@ -279,14 +291,18 @@ def _adapt(
     inverse = [term[:, None, None] for term in (shape[1] / determinant, shape[0] / determinant, shape[2] / determinant)]
     distance = inverse[0] * dx**2 + inverse[1] * dy**2 - 2.0 * inverse[2] * dx * dy
     weighted = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0) * pixels
-    total, first = _first_moments(weighted, columns, rows, xy)
-    total = np.where(total > 0, total, np.nan)
-    second = [
-        (weighted.sum(axis=1) * dx[:, 0, :] ** 2).sum(axis=1),
-        (weighted.sum(axis=2) * dy[:, :, 0] ** 2).sum(axis=1),
-        ((weighted * dx).sum(axis=2) * dy[:, :, 0]).sum(axis=1),
-    ]
-    return np.clip(2.0 * first / total[:, None], -1.0, 1.0), 2.0 * np.stack(second) / total
+    moments = _moments(weighted, dx, dy)
+    total = np.where(moments[:, 0, 0] > 0, moments[:, 0, 0], np.nan)
+    step = np.clip(2.0 * np.stack([moments[:, 0, 1], moments[:, 1, 0]], axis=1) / total[:, None], -1.0, 1.0)
+    return step, 2.0 * np.stack([moments[:, 0, 2], moments[:, 2, 0], moments[:, 1, 1]]) / total
+
+
+def _moments(weighted: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Moments of cut-outs up to the second order, shape (n, power of y, power of x)."""
+    along_x = np.concatenate([np.ones_like(dx), dx, dx**2], axis=1).swapaxes(1, 2)
+    along_y = np.concatenate([np.ones_like(dy), dy, dy**2], axis=2).swapaxes(1, 2)
+    moments: np.ndarray = along_y @ (weighted @ along_x)
+    return moments
 
 
 def _axes_of(shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -335,7 +351,7 @@ def _missing_signal(cutouts: np.ndarray, window: np.ndarray) -> np.ndarray:
         return np.where(whole > 0, missing / whole, 1.0)
 
 
-def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Widths and orientations of sources from adaptive moments.
 
     Parameters
@@ -348,10 +364,9 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple
 
     Returns
     -------
-    semimajor_sigma, semiminor_sigma : ndarray, shape (n,)
-        Pixels; NaN where the moments do not converge.
-    orientation : ndarray, shape (n,)
-        Angle of the major axis from the x axis, in radians.
+    ndarray, shape (3, n)
+        semimajor_sigma and semiminor_sigma in pixels, and the angle of the major axis from the x axis in radians; NaN
+        where the moments do not converge.
     """
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
     # a few sizes of cut-outs, each the smallest that is large enough: no source depends on how wide the others are
@@ -362,7 +377,7 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple
         x0, y0 = origins(xy[chosen], size)
         cutouts = cut_out(image, x0, y0, size)
         shapes[:, chosen] = adaptive_moments(cutouts, x0, y0, xy[chosen], start[chosen])[:3]
-    return shapes[0], shapes[1], shapes[2]
+    return shapes
 
 
 def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -381,14 +396,22 @@ class FieldShape(NamedTuple):
 
 
 def field_shape(
-    image: np.ndarray, xy: np.ndarray, sigma: np.ndarray, noise: float, *, saturated: np.ndarray | None = None
+    image: np.ndarray,
+    xy: np.ndarray,
+    shapes: np.ndarray,
+    noise: float,
+    *,
+    saturated: np.ndarray | None = None,
 ) -> FieldShape:
     """FWHM and mean form of the stars of a frame.
 
     Parameters
     ----------
-    image, xy, sigma
-        As for :func:`source_shapes`.
+    image : ndarray, shape (ny, nx)
+        Sky-subtracted frame.
+    xy : ndarray, shape (n, 2)
+    shapes : ndarray, shape (3, n)
+        What :func:`source_shapes` gives for the sources.
     noise : float
         Background RMS in electrons, which decides how much a faint star counts.
     saturated : ndarray of bool, shape (ny, nx), optional
@@ -400,7 +423,7 @@ def field_shape(
         ``fwhm`` is the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over the sources; the axes and the angle are those of
         their mean second moments, weighted by signal-to-noise, which are more precise where stars are few.
     """
-    semimajor, semiminor, angle = source_shapes(image, xy, sigma)
+    semimajor, semiminor, angle = shapes
     x0, y0 = origins(xy, _CORE_SIZE)
     core = np.nansum(cut_out(image, x0, y0, _CORE_SIZE), axis=(1, 2))
     known = np.isfinite(semiminor)

@@ -85,7 +85,7 @@ def find_sources(
     labels, n_labels = _connected(flagged, shape)
     segments = Segments(flagged, values, labels, n_labels)
     segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
-    segments = deblend(segments, shape, n_pixels, n_levels=n_levels, contrast=contrast)
+    segments = deblend(segments, image, n_pixels, n_levels=n_levels, contrast=contrast)
     if border_width:
         segments = segments.chosen(~_touches_border(segments, shape, border_width))
     return _source_list(segments, shape[1])
@@ -121,7 +121,7 @@ def _components(one: np.ndarray, other: np.ndarray, n_nodes: int) -> tuple[int, 
 
 
 def deblend(
-    segments: Segments, shape: tuple[int, int], n_pixels: int, *, n_levels: int = 32, contrast: float = 0.001
+    segments: Segments, image: np.ndarray, n_pixels: int, *, n_levels: int = 32, contrast: float = 0.001
 ) -> Segments:
     """Split segments with several maxima that stand out.
 
@@ -132,8 +132,7 @@ def deblend(
     Parameters
     ----------
     segments : Segments
-    shape : (int, int)
-        Of the frame, ``(ny, nx)``.
+    image : ndarray, shape (ny, nx)
     n_pixels, n_levels, contrast
         See :func:`find_sources`.
 
@@ -141,7 +140,7 @@ def deblend(
     -------
     Segments
     """
-    basins, n_basins = _basins(segments, shape)
+    basins, n_basins = _basins(segments, image)
     owner = np.empty(n_basins, dtype=np.intp)
     owner[basins] = segments.labels
     is_split = np.bincount(owner, minlength=segments.n_labels) > 1
@@ -150,7 +149,7 @@ def deblend(
     # from here on only the pixels of segments with several maxima
     inside = np.flatnonzero(is_split[segments.labels])
     part = Segments(segments.pixels[inside], segments.values[inside], segments.labels[inside], segments.n_labels)
-    merged = _merge_basins(part, basins[inside], owner, shape, n_pixels, n_levels, contrast)
+    merged = _merge_basins(part, basins[inside], owner, image.shape, n_pixels, n_levels, contrast)
     new = basins.copy()
     new[inside] = merged
     numbers = np.zeros(n_basins, dtype=np.intp)
@@ -174,23 +173,35 @@ def _neighbours(pixels: np.ndarray, shape: tuple[int, int], dy: int, dx: int) ->
     return np.where(found, index, -1)
 
 
-def _basins(segments: Segments, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+def _basins(segments: Segments, image: np.ndarray) -> tuple[np.ndarray, int]:
     """Basin of each pixel: the local maximum that the steepest way up from it ends at. Basins are numbered from 0."""
-    values, n = segments.values, len(segments.pixels)
-    uphill, highest = np.arange(n), values.copy()
+    pixels, flat = segments.pixels, image.ravel()
+    (ny, nx), n = image.shape, len(pixels)
+    row, column = pixels // nx, pixels % nx
+    beyond = {(0, -1): row == 0, (0, 1): row == ny - 1, (1, -1): column == 0, (1, 1): column == nx - 1}
+    highest = flat[pixels]
+    uphill = pixels.copy()
     for dy, dx in _AROUND:
-        index = _neighbours(segments.pixels, shape, dy, dx)
-        value = np.where(index >= 0, values[index], -np.inf)
-        # of equal pixels the first is the higher one
-        is_higher = (value > highest) | ((value == highest) & (index >= 0) & (index < uphill))
-        uphill[is_higher], highest[is_higher] = index[is_higher], value[is_higher]
+        value = flat.take(pixels + (dy * nx + dx), mode="clip")
+        is_higher = value > highest
+        if (dy, dx) < (0, 0):  # of equal pixels the first is the higher one
+            is_higher |= (value == highest) & (uphill == pixels)
+        for outside in ((0, dy), (1, dx)):
+            if outside[1] and beyond[outside].any():
+                is_higher &= ~beyond[outside]
+        np.copyto(highest, value, where=is_higher)
+        np.copyto(uphill, pixels + (dy * nx + dx), where=is_higher)
+    way = np.searchsorted(pixels, uphill)
+    way[way == n] = 0
+    # a higher neighbour may be no pixel of a source, where the threshold changes
+    way = np.where(pixels[way] == uphill, way, np.arange(n))
     while True:
-        further = uphill[uphill]
-        if np.array_equal(further, uphill):
+        further = way[way]
+        if np.array_equal(further, way):
             break
-        uphill = further
-    tops = np.flatnonzero(uphill == np.arange(n))
-    return np.searchsorted(tops, uphill), len(tops)
+        way = further
+    is_top = way == np.arange(n)
+    return (np.cumsum(is_top) - 1)[way], int(np.count_nonzero(is_top))
 
 
 def _merge_basins(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import spline_filter1d, uniform_filter
 
-from opticam_dask.kernels.background import spline_taps, zoom_matrix
+from opticam_dask.kernels.background import spline_taps, strip_weights, zoom_matrix
 
 #: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
 _OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
@@ -66,28 +66,24 @@ def subtract_sky(
         gains of some electrons, the rounding is below 0.01 electron.
     """
     (ny, nx), box_y = image.shape, box_size[0]
-    along_y, along_x = (
-        zoom_matrix(n_pixels, n_mesh, box, image.dtype)
-        for n_pixels, n_mesh, box in zip(image.shape, mesh.shape, box_size, strict=True)
-    )
     columns = np.arange(0, nx, box_size[1])
-    wide = mesh.astype(image.dtype) @ along_x.T
+    wide, weights = (_widened(mesh, nx, box_size[1]).astype(image.dtype), strip_weights(box_y).astype(image.dtype))
+    wide = np.pad(wide, ((2, 2), (0, 0)), mode="symmetric")
     low, high = image.dtype.type(mesh.min()), image.dtype.type(mesh.max())
     # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely below
     least = image.dtype.type(min(threshold, _OFFSET_CLIP) * rms_mesh.min())
     sums, candidates = np.empty(mesh.shape), []
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
-        sky = along_y[start : start + box_y] @ wide
+        sky = weights[: len(strip)] @ wide[row : row + 5]
         strip -= np.clip(sky, low, high, out=sky)
         is_candidate = np.less(np.abs(strip, out=sky), least)
         np.logical_not(is_candidate, out=is_candidate)  # so that NaN is one
-        found = np.flatnonzero(is_candidate)
-        candidates.append(found + start * nx)
-        by_column = strip.sum(axis=0, dtype=float)
+        candidates.append(np.flatnonzero(is_candidate) + start * nx)
+        by_column = strip.sum(axis=0)
         if not np.isfinite(by_column).all():
-            by_column = np.where(np.isfinite(strip), strip, 0.0).sum(axis=0, dtype=float)
-        sums[row] = np.add.reduceat(by_column, columns)
+            by_column = np.where(np.isfinite(strip), strip, 0.0).sum(axis=0)
+        sums[row] = np.add.reduceat(by_column, columns, dtype=float)
     places = np.concatenate(candidates)
     values = image.ravel()[places].astype(float)
     rms = _zoomed_at(rms_mesh, image.shape, box_size, places)
@@ -96,10 +92,17 @@ def subtract_sky(
     return SubtractedFrame(image, places[flagged], places[~is_sky], sums, box_size)
 
 
+def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
+    """Mesh zoomed along x, as coefficients of the spline along y; shape (mesh_y, nx)."""
+    widened: np.ndarray = (
+        spline_filter1d(mesh, order=3, axis=0, mode="reflect") @ zoom_matrix(nx, mesh.shape[1], box_x).T
+    )
+    return widened
+
+
 def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], places: np.ndarray) -> np.ndarray:
     """Zoomed mesh at places of the flattened frame."""
-    along_x = zoom_matrix(shape[1], mesh.shape[1], box_size[1])
-    wide = spline_filter1d(mesh, order=3, axis=0, mode="reflect") @ along_x.T
+    wide = _widened(mesh, shape[1], box_size[1])
     knots, weights = spline_taps(mesh.shape[0], shape[0], box_size[0])
     row, column = np.divmod(places, shape[1])
     zoomed = np.zeros(len(places))
