@@ -55,6 +55,15 @@ SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
     "1",
 )
 
+#: A worker keeps the memory of a frame for the next one. Dask's own setting gives back whatever is free at once: the
+#: system then spends as long on handing out fresh pages as the worker on its frames. The C library reads these when a
+#: process starts, so they have to be there before.
+MEMORY_ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_ARENA_MAX": "1",
+}
+
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
 
@@ -423,10 +432,13 @@ class _WorkerProgram(SubprocessWorker):
 
 def _program_environment() -> dict[str, str]:
     """Environment of a worker program: it imports what this process can, and has the same Dask configuration."""
+    before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
+        configuration = dask.config.serialize(dask.config.global_config)
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
     }
 
 

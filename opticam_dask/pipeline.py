@@ -533,21 +533,21 @@ def _profile_round(
     job = star_profiles.ProfileJob(
         second_pass=second if fitted is None else replace(second, profile=fitted.table()),
         has_profile=fitted is not None,
+        frames=tuple(frames),
         frames_per_block=part.frames_per_block,
         read_manifest=functools.partial(store.read_manifest, setup.path, part),
         read_results=functools.partial(store.read_results, setup.path, part),
     )
-    run = functools.partial(star_profiles.measure_frame, job)
-    work = guarded_work(part.key, "profile", run, frames, functools.partial(_try_profile, job), _one_frame)
+    run, try_frame = (
+        functools.partial(function, job) for function in (star_profiles.measure_block, star_profiles.try_frame)
+    )
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(part.key, "profile", run, todo, try_frame, functools.partial(_frames_in, part))
     found: dict[int, Any] = {}
-    for _, (index, rings) in executor.run([work]):
-        found[index] = rings
-        progress.advance(1)
+    for _, rings in executor.run([work]):
+        found.update(rings)
+        progress.advance(len(rings))
     return found
-
-
-def _try_profile(job: star_profiles.ProfileJob, index: int, _: int) -> None:
-    star_profiles.measure_frame(job, index)
 
 
 def _has_profile(setup: Setup, part: store.Part) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class ProfileJob:
         What a frame looks like to a photometer.
     has_profile : bool
         Whether its profile is one of the first round, by which neighbours are taken off.
+    frames : tuple of int
+        The frames that are measured; there is an upper limit to how many.
     frames_per_block : int
     read_manifest, read_results : callable
         Bound functions of the store.
@@ -42,6 +45,7 @@ class ProfileJob:
 
     second_pass: SecondPass
     has_profile: bool
+    frames: tuple[int, ...]
     frames_per_block: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
@@ -67,20 +71,37 @@ def some_of(frames: list[int]) -> list[int]:
     return frames[:: -(-len(frames) // _FIRST_FRAMES)] if frames else []
 
 
-def measure_frame(
-    job: ProfileJob, index: int, lost: Mapping[int, str] | None = None
-) -> tuple[int, profile.Rings | None]:
-    """Sums over the pixels of the bright stars of frame ``index`` of a part; nothing where it cannot be read."""
-    if lost:
-        return index, None
-    watchdog.still_working()
-    block, offset = divmod(index, job.frames_per_block)
-    entry, result = entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset)
+def measure_block(
+    job: ProfileJob, block: int, lost: Mapping[int, str] | None = None
+) -> dict[int, profile.Rings | None]:
+    """Sums over the pixels of the bright stars of the chosen frames of a block, by the index of the frame.
+
+    There is nothing where a frame cannot be read; frames in ``lost`` are not touched.
+    """
+    manifest, results = job.read_manifest(block), job.read_results(block)
+    found: dict[int, profile.Rings | None] = {}
+    for index in job.frames:
+        if index // job.frames_per_block != block:
+            continue
+        watchdog.still_working()
+        offset = index % job.frames_per_block
+        is_lost = lost is not None and offset in lost
+        found[index] = None if is_lost else _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
+    return found
+
+
+def try_frame(job: ProfileJob, block: int, offset: int) -> None:
+    """Do the work on one frame of a block, if it is a chosen one."""
+    if block * job.frames_per_block + offset in job.frames:
+        _measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
+
+
+def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> profile.Rings | None:
     try:
         view = required_view(job.second_pass, entry, result)
-        return index, star_rings(view if job.has_profile else replace(view, profile=None))
+        return star_rings(view if job.has_profile else replace(view, profile=None))
     except FrameProblem:
-        return index, None
+        return None
 
 
 def star_rings(view: FrameView) -> profile.Rings | None:
