@@ -2,13 +2,17 @@
 
     python benchmarks/end_to_end.py
 
-Both use two processes and end with the same products: transforms, stack, catalogue, and fluxes with errors of its
-sources in every frame. The plain pipeline (``reference_pipeline.py``) takes so long that it is given fewer frames.
+Both use two processes and end with the same products: barycentric times, backgrounds, transforms, a stack, a catalogue
+of up to 100 sources, and aperture fluxes with errors of these in every frame. The plain pipeline
+(``reference_pipeline.py``) goes the way the one-machine package goes. The cost of a frame is the slope of the time of
+the whole run over the number of frames, so that neither is charged for starting its processes; ours writes its store
+and its plots.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -16,29 +20,94 @@ from pathlib import Path
 import common
 import numpy as np
 import reference_pipeline
+from astropy.stats import mad_std
 
-from opticam_dask import AperturePhotometer, Reducer, light_curves
+from opticam_dask import AperturePhotometer, Reducer, cluster, light_curves
 
-N_PROCESSES = 2
+N_PROCESSES, N_PIXELS = 2, 8
 
 
-def own(directory: Path, out: Path, n_pixels: int) -> tuple[float, float]:
-    """Seconds that a reduction takes once its workers are there, and seconds until they are."""
+def own(directory: Path, out: Path, client: object) -> float:
+    """Seconds from frames to light curves."""
+    shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    with Reducer(
-        out, directory, n_workers=N_PROCESSES, show_plots=False, verbose=False, n_pixels=n_pixels
-    ) as reducer:
-        reducer.scan()
-        _ = reducer.client
-        ready = time.perf_counter()
-        reducer.create_catalogs(plots=False)
-        reducer.photometry(AperturePhotometer(), plots=False)
-        return time.perf_counter() - ready, ready - start
+    reducer = Reducer(out, directory, client=client, show_plots=False, verbose=False)
+    reducer.create_catalogs(n_pixels=N_PIXELS)
+    reducer.photometry(AperturePhotometer())
+    return time.perf_counter() - start
+
+
+def _folder(directory: Path, files: list[Path]) -> Path:
+    """Directory of links to some of the frames."""
+    folder = directory / f"first_{len(files)}"
+    folder.mkdir(exist_ok=True)
+    for path in files:
+        link = folder / path.name
+        if not link.exists():
+            link.hardlink_to(path)
+    return folder
+
+
+def _scatter(flux: np.ndarray) -> float:
+    """Median, over the ten brightest sources, of the relative scatter of their light curves."""
+    relative = flux / np.nanmedian(flux, axis=0)
+    return float(np.median([mad_std(curve, ignore_nan=True) for curve in relative.T[:10]]))
+
+
+def measure(side: int, n_own: tuple[int, int], n_reference: tuple[int, int], *, compress: bool) -> dict[str, str]:
+    """One row of the table."""
+    n_sources = round(500 * (side / 2048) ** 2) or 1
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        files = common.write_frames(directory / "frames", (side, side), n_sources, n_own[1], compress=compress)
+        seconds = []
+        with cluster.local_client(N_PROCESSES, dashboard=False) as client:
+            own(_folder(directory, files[: n_own[0]]), directory / "out", client)  # the workers import what they need
+            for number in n_own:
+                seconds.append(own(_folder(directory, files[:number]), directory / "out", client))
+        scatter = _scatter(light_curves(directory / "out", "1:g", "aperture")["flux"].to_numpy())
+        theirs = []
+        for number in n_reference:
+            start = time.perf_counter()
+            products = reference_pipeline.reduce(files[:number], directory / "reference.npz", N_PROCESSES, N_PIXELS)
+            theirs.append(time.perf_counter() - start)
+    cost = (seconds[1] - seconds[0]) / (n_own[1] - n_own[0])
+    reference = (theirs[1] - theirs[0]) / (n_reference[1] - n_reference[0])
+    return {
+        "frames": f"{side} x {side}{' .gz' if compress else ''}, {n_sources} stars",
+        "ms a frame": f"{1e3 * cost:.1f}",
+        "plain pipeline, ms": f"{1e3 * reference:.0f}",
+        "times its throughput": f"{reference / cost:.1f}",
+        "numbers of frames": f"{n_own[0]}, {n_own[1]}; {n_reference[0]}, {n_reference[1]}",
+        "scatter of bright stars": f"{100 * scatter:.2f} %, {100 * _scatter(products['flux']):.2f} %",
+    }
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
     """Measure and record."""
-    raise SystemExit
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--own", type=int, nargs=2, action="append", help="numbers of frames, for each side")
+    parser.add_argument("--reference", type=int, nargs=2, action="append", help="the same for the plain pipeline")
+    parser.add_argument("--no-gz", action="store_true", help="uncompressed frames only")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    chosen = parser.parse_args(arguments)
+    n_own, n_reference = chosen.own or [(400, 1200), (40, 120)], chosen.reference or [(24, 88), (6, 18)]
+    rows = [
+        measure(side, tuple(ours), tuple(theirs), compress=compress)
+        for side, ours, theirs in zip(chosen.sides, n_own, n_reference, strict=True)
+        for compress in ((False,) if chosen.no_gz else (False, True))
+    ]
+    common.record(
+        "Frames to light curves on two cores",
+        "python benchmarks/end_to_end.py",
+        rows,
+        ("opticam-dask", "dask", "zarr", "numpy", "photutils", "astroalign", "scikit-image"),
+        "Slopes over the numbers of frames given, ours first. Scatter: median absolute deviation (as a standard "
+        "deviation) of the relative flux of the ten brightest stars, ours and that of the plain pipeline.",
+        to=None if chosen.no_record else common.RESULTS,
+    )
+    return rows
 
 
 if __name__ == "__main__":

@@ -370,17 +370,26 @@ class _Response:
 
 
 class _MeshSky:
-    """Sky from the stored mesh, evaluated only where it is asked for."""
+    """Sky from the stored mesh, evaluated only where it is asked for; what was asked for last is remembered."""
 
     def __init__(self, mesh: np.ndarray, rms_mesh: np.ndarray, steps: FrameSteps) -> None:
-        self.mesh, self.rms_mesh = mesh, rms_mesh
-        self.geometry = (steps.image_shape, steps.box_size)
+        self._meshes = {"level": mesh, "rms": rms_mesh}
+        self._geometry = (steps.image_shape, steps.box_size)
+        self._last: dict[str, tuple[tuple[bytes, bytes, int], np.ndarray]] = {}
 
     def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return background.zoom_mesh_windows(self.mesh, *self.geometry, y0, x0, size)
+        return self._windows("level", x0, y0, size)
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return background.zoom_mesh_windows(self.rms_mesh, *self.geometry, y0, x0, size)
+        return self._windows("rms", x0, y0, size)
+
+    def _windows(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        where = np.asarray(x0).tobytes(), np.asarray(y0).tobytes(), size
+        if name not in self._last or self._last[name][0] != where:
+            windows = background.zoom_mesh_windows(self._meshes[name], *self._geometry, y0, x0, size)
+            windows.flags.writeable = False
+            self._last[name] = where, windows
+        return self._last[name][1]
 
 
 class _ImageSky:

@@ -20,7 +20,7 @@ from opticam_dask.steps import FrameProblem, entry_of
 N_FRAMES, _FIRST_FRAMES, _N_STARS = 256, 64, 25
 
 #: Wings of neighbours are taken off up to this many sigma.
-_WING_REACH = 15.0
+_WING_REACH = 25.0
 
 #: A star is fit to be measured when its light is so many times the noise within one FWHM.
 _LEAST_RATIO = 30.0
@@ -124,7 +124,9 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     hit = view.cosmic_rays_at(x0, y0, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
-    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, start, shape.sigma)
+    inner = photometry.inner_windows(cutouts, 2 * int(np.ceil(4.0 * shape.semimajor_sigma)) + 5)
+    margin = (size - inner.shape[1]) // 2
+    centres, converged = photometry.windowed_centroids(inner, x0 + margin, y0 + margin, start, shape.sigma)
     core = profile.elliptical_radius(centres, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM
     is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
     light = np.sum(np.where(core & is_good, cutouts, 0.0), axis=(1, 2))

@@ -47,7 +47,7 @@ def _measured_profile(beta, n_frames=12):
         rough = np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
         form = _field_shape(image, xy, rough, SKY_RMS)
         shape = profile.Shape(*form[1:])
-        cutouts, x0, y0 = _cutouts(image, xy, int(14 * shape.semimajor_sigma) + 2)
+        cutouts, x0, y0 = _cutouts(image, xy, int(profile.SKY_REACH * shape.semimajor_sigma) + 2)
         rings = profile.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape, xy)
         found[index] = rings
         views.append((truth, xy, shape))

@@ -249,21 +249,46 @@ def _zoom_at(
     order of operations for another size, and the bits would depend on the window.
     """
     coefficients = spline_filter(mesh, order=3, mode="reflect")
-    (knots_y, weights_y), (knots_x, weights_x) = (
-        spline_taps(n_mesh, n_pixels, box) for n_mesh, n_pixels, box in zip(mesh.shape, shape, box_size, strict=True)
-    )
     inside_y, inside_x = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
-    partial = np.zeros((*rows.shape, mesh.shape[1]))
-    for tap in range(4):
-        partial += weights_y[tap][inside_y][:, :, None] * coefficients[knots_y[tap][inside_y]]
+    knots_y, weights_y = _local_weights(inside_y, mesh.shape[0], box_size[0])
+    knots_x, weights_x = _local_weights(inside_x, mesh.shape[1], box_size[1])
+    nearby = coefficients[knots_y[:, :, None], knots_x[:, None, :]]
+    partial = np.zeros((*rows.shape, knots_x.shape[1]))
+    for knot in range(knots_y.shape[1]):
+        partial += weights_y[:, :, knot, None] * nearby[:, knot, None, :]
     windows = np.zeros((*rows.shape, columns.shape[1]))
-    window, line = np.ogrid[: rows.shape[0], : rows.shape[1]]
-    for tap in range(4):
-        knots = knots_x[tap][inside_x][:, None, :]
-        windows += weights_x[tap][inside_x][:, None, :] * partial[window[:, :, None], line[:, :, None], knots]
+    for knot in range(knots_x.shape[1]):
+        windows += partial[:, :, knot, None] * weights_x[:, None, :, knot]
     np.clip(windows, mesh.min(), mesh.max(), out=windows)
     windows[(rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]] = np.nan
     return windows
+
+
+def _local_weights(places: np.ndarray, n_mesh: int, box: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spline coefficients that reach the pixels of windows along one axis, and their weights.
+
+    Parameters
+    ----------
+    places : ndarray of int, shape (n, size)
+        Pixels of each window, ascending.
+    n_mesh, box : int
+
+    Returns
+    -------
+    knots : ndarray of int, shape (n, knot)
+        Coefficients, mirrored at the edges of the mesh (``d c b a | a b c d``).
+    weights : ndarray, shape (n, size, knot)
+        Of the four cubic B-splines that reach a pixel; 0 for the other knots.
+    """
+    position = (places + 0.5) / box - 0.5
+    left = np.floor(position).astype(int)
+    first = left.min(axis=1, keepdims=True)
+    step = left - first
+    weights = np.zeros((*places.shape, int(step.max(initial=0)) + 4))
+    for tap, weight in enumerate(_b_spline(position - left)):
+        np.put_along_axis(weights, (step + tap)[:, :, None], weight[:, :, None], axis=2)
+    knots = (first - 1 + np.arange(weights.shape[2])) % (2 * n_mesh)
+    return np.minimum(knots, 2 * n_mesh - 1 - knots), weights
 
 
 @functools.lru_cache(maxsize=32)

@@ -75,6 +75,12 @@ def cut_out(image: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
     return windows
 
 
+def inner_windows(cutouts: np.ndarray, size: int) -> np.ndarray:
+    """Middle of cut-outs: windows of an odd ``size`` with the same centres, or the cut-outs if they are no larger."""
+    margin = max(0, (cutouts.shape[1] - size) // 2)
+    return cutouts[:, margin : cutouts.shape[1] - margin, margin : cutouts.shape[2] - margin]
+
+
 def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, radius: float) -> np.ndarray:
     """Exact share of each pixel in a circular aperture.
 

@@ -18,8 +18,9 @@ from scipy.optimize import nnls
 from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
 
 #: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
-#: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost.
-REACH, _RING, SKY_REACH = 10.0, 0.1, 14.0
+#: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost. The annulus has twice the
+#: area of what is inside: an error of the sky moves the total light by several times what it adds to the rings.
+REACH, _RING, SKY_REACH = 10.0, 0.1, 17.0
 N_RINGS = round(REACH / _RING)
 _SKY_CLIP, _LEAST_SKY = 4.0, 100
 
@@ -206,7 +207,7 @@ def measure_rings(
     Parameters
     ----------
     cutouts, rms : ndarray, shape (n, size, size)
-        Electrons with the sky in them and background RMS, to 14 sigma around each star; NaN pixels do not count.
+        Electrons with the sky in them and background RMS, to 17 sigma around each star; NaN pixels do not count.
     xy : ndarray, shape (n, 2)
         Centres on the frame.
     x0, y0 : ndarray of int, shape (n,)
