@@ -101,7 +101,7 @@ def measure(side: int, n_frames: int, n_runs: int, *, compress: bool) -> dict[st
     box = max(16, side // 32)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        n_sources = round(500 * (side / 2048) ** 2) or 1
+        n_sources = common.n_stars(side)
         files = common.write_frames(directory / "frames", (side, side), n_sources, n_frames, compress=compress)
         own = _slope(lambda some: _own(some, directory, side), files, n_runs)
         if compress:  # the program does not read gzip: it is inflated first, as its users do
@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
         "python benchmarks/catalogue.py",
         rows,
         ("opticam-dask", "numpy", "scipy"),
-        f"{' '.join(version.split())}. Slope of the time of whole processes over {chosen.frames} frames. A .gz frame is "
-        "unpacked by gzip for SExtractor, in the time.",
+        f"{' '.join(version.split())}. Slope of the time of whole processes over {chosen.frames} frames. A "
+        ".gz frame is unpacked by gzip for SExtractor, in the time.",
         to=None if chosen.no_record else common.RESULTS,
     )
     return rows

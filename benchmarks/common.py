@@ -59,6 +59,11 @@ def write_frames(
     return files
 
 
+def n_stars(side: int) -> int:
+    """Stars of a square field: 500 in 2048 x 2048 pixels, and as dense in smaller ones, but enough to be aligned."""
+    return max(20, round(500 * (side / 2048) ** 2))
+
+
 def best_of(function: Callable[[], object], n_runs: int = 7) -> float:
     """Shortest time of several runs in seconds: what else the machine does only adds to it."""
     times = []

@@ -56,7 +56,7 @@ def _scatter(flux: np.ndarray) -> float:
 
 def measure(side: int, n_own: tuple[int, int], n_reference: tuple[int, int], *, compress: bool) -> dict[str, str]:
     """One row of the table."""
-    n_sources = round(500 * (side / 2048) ** 2) or 1
+    n_sources = common.n_stars(side)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         files = common.write_frames(directory / "frames", (side, side), n_sources, n_own[1], compress=compress)

@@ -104,9 +104,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
     chosen = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     with threadpool_limits(limits=1):
-        rows = [
-            row for side in chosen.sides for row in measure(side, round(500 * (side / 2048) ** 2) or 1, chosen.runs)
-        ]
+        rows = [row for side in chosen.sides for row in measure(side, common.n_stars(side), chosen.runs)]
     common.record(
         "Kernels on one core",
         "python benchmarks/kernels.py",

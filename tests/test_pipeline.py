@@ -154,12 +154,12 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     client.unregister_scheduler_plugin("count")
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
     n_blocks = 2 * -(-N_FRAMES // 4)
-    n_each = 2 * N_FRAMES  # frames that give the reference and, in two rounds, the star profile: 25 and 64 at most
+    n_each = 2 * N_FRAMES  # frames that give the reference: 25 at most
     assert kinds == {
         "probe": n_each,
         "reduce": n_blocks,
         "merge-stacks": 2,
-        "profile": 2 * n_each,
+        "profile": 2 * n_blocks,  # in two rounds
         "measure": n_blocks,
     }
 
