@@ -556,27 +556,27 @@ def _has_profile(setup: Setup, part: store.Part) -> bool:
 
 def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], progress: Progress) -> None:
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
-    arrays, source = star_profiles.combine(found), part.night
+    fitted, source = star_profiles.fit(found), part.night
     fwhm = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
     if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < _WELL_SAMPLED:
         progress.tell(
             f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
             f"{_WELL_SAMPLED:g} apertures are more precise than optimal and PSF photometry."
         )
-    if arrays is None:
+    if fitted is None:
         reference = _frozen_reference_part(setup, part.key)
         if reference.night != part.night and _has_profile(setup, reference):
             fitted, source = _read_profile(setup, reference), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
-        arrays = star_profiles.describe(fitted, None)
         progress.tell(
             f"{part.key} {part.night}: too few bright stars to measure their profile; "
             f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
         )
     used = sum(rings is not None for rings in found.values())
     n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
-    attributes = {"n_frames": used, "n_stars": n_stars, "source": source}
+    attributes = {"n_frames": used, "n_stars": n_stars, "source": source, "pixel_area": fitted.pixel_area}
+    arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
     store.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
 
 
@@ -584,7 +584,9 @@ def _read_profile(setup: Setup, part: store.Part) -> Profile:
     """Star profile of a part; a Gaussian where none was measured, as while an observation goes on."""
     if not _has_profile(setup, part):
         return gaussian_profile()
-    return Profile(store.read_array(setup.path, f"{part.group}/psf", "coefficient"))
+    group = f"{part.group}/psf"
+    pixel_area = float(store.read_attributes(setup.path, group).get("pixel_area", 0.0))
+    return Profile(store.read_array(setup.path, group, "coefficient"), pixel_area)
 
 
 def _prepare(

@@ -175,6 +175,7 @@ def add(found: Mapping[int, profile.Rings | None]) -> profile.Rings | None:
         np.sum([entry.signal for entry in rings], axis=0),
         np.sum([entry.weight for entry in rings], axis=0),
         sum(entry.n_stars for entry in rings),
+        sum(entry.pixel_area for entry in rings),
     )
 
 
@@ -182,12 +183,6 @@ def fit(found: Mapping[int, profile.Rings | None]) -> profile.Profile | None:
     """Profile of a night from the sums of its frames; None where there are too few bright stars."""
     total = add(found)
     return None if total is None else profile.fit_profile(total)
-
-
-def combine(found: Mapping[int, profile.Rings | None]) -> dict[str, np.ndarray] | None:
-    """Profile of a night as the variables of ``schema.PSF``; None where there are too few bright stars."""
-    total, fitted = add(found), fit(found)
-    return None if fitted is None else describe(fitted, total)
 
 
 def describe(fitted: profile.Profile, rings: profile.Rings | None) -> dict[str, np.ndarray]:

@@ -101,17 +101,17 @@ def test_profile__elongated_stars_are_followed():
 def test_fit_profile__without_stars_there_is_none():
     nothing = profile.Rings(np.zeros(profile.N_RINGS), np.zeros(profile.N_RINGS), 0)
     assert profile.fit_profile(nothing) is None
-    assert star_profiles.combine({0: None}) is None
+    assert star_profiles.fit({0: None}) is None
 
 
-def test_combine__does_not_depend_on_the_order_in_which_frames_arrive():
+def test_describe__does_not_depend_on_the_order_in_which_frames_arrive():
     rng = np.random.default_rng(1)
     sums = {
-        index: profile.Rings(rng.random(profile.N_RINGS) + 1.0, rng.random(profile.N_RINGS) + 1.0, 3)
+        index: profile.Rings(rng.random(profile.N_RINGS) + 1.0, rng.random(profile.N_RINGS) + 1.0, 3, 1.0)
         for index in range(9)
     }
-    one = star_profiles.combine(sums)
-    other = star_profiles.combine({index: sums[index] for index in (3, 8, 0, 1, 7, 2, 5, 4, 6)})
+    shuffled = {index: sums[index] for index in (3, 8, 0, 1, 7, 2, 5, 4, 6)}
+    one, other = (star_profiles.describe(star_profiles.fit(some), star_profiles.add(some)) for some in (sums, shuffled))
     for name, values in one.items():
         assert values.tobytes() == other[name].tobytes()
 

@@ -3,8 +3,10 @@
 The profile is a function of the elliptical radius ``rho`` in units of the width (sigma of the adaptive moments) of a
 frame's stars, so that one profile serves all frames of a night while the seeing changes. It is the *effective* profile
 of Anderson & King (2000, PASP 112, 1360): its value at the centre of a pixel is the share of the star's light that the
-pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455) with coefficients of at least
-zero, whose total light, wings included, is known exactly.
+pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, with
+coefficients of at least zero, whose total light, wings included, is known exactly. The Moffat functions of a profile
+have one slope, or slopes that the measurement cannot tell apart: in any other mixture the wings that nobody can see
+would follow the noise.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _NEIGHBOUR = 6.0
 #: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
 #: of a Gaussian of sigma 1. Wings are those of Moffat functions not much wider than the core: anything wider cannot be
 #: told from an error of the sky.
-_SLOPES = (2.5, 3.0, 3.5, 4.5, 7.0, np.inf)
+_SLOPES = (2.5, 3.0, 3.5, 4.5, 7.0, np.inf, 2.6, 2.7, 2.8, 2.9, 3.15, 3.3, 3.75, 4.0, 5.5)
 _WIDTHS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4)
 _WIDEST_GAUSSIAN = 1.2
 _COMPONENTS = np.array([(b, w) for b in _SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
@@ -90,14 +92,17 @@ class Profile:
     ----------
     coefficients : ndarray, shape (n_components,)
         Share of the light in each Gaussian or Moffat function.
+    pixel_area : float
+        Area of a pixel in units of sigma squared; 0 for functions that are not widened by the pixels.
     """
 
     coefficients: np.ndarray
+    pixel_area: float = 0.0
 
     def at(self, rho: np.ndarray) -> np.ndarray:
         """Light per unit of area at any radii."""
         used = np.flatnonzero(self.coefficients)
-        value: np.ndarray = _components(rho, used) @ self.coefficients[used]
+        value: np.ndarray = _components(rho, used, self.pixel_area) @ self.coefficients[used]
         return value
 
     def table(self) -> np.ndarray:
@@ -112,15 +117,23 @@ def gaussian_profile() -> Profile:
     return Profile(np.all((np.inf, 1.0) == _COMPONENTS, axis=1).astype(float))
 
 
-def _components(rho: np.ndarray, chosen: Iterable[int]) -> np.ndarray:
-    """Components at radii ``rho``, each with a total light of 1; shape (..., component)."""
+def _components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:
+    """Components at radii ``rho``, each with a total light of 1; shape (..., component).
+
+    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``.
+    """
     columns = []
     for slope, width in _COMPONENTS[list(chosen)]:
         if np.isinf(slope):
-            columns.append(np.exp(-0.5 * (rho / width) ** 2) / (2.0 * np.pi * width**2))
-            continue
-        alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
-        columns.append((slope - 1.0) / (np.pi * alpha2) * (1.0 + rho**2 / alpha2) ** -slope)
+            u = (rho / width) ** 2
+            value = np.exp(-0.5 * u) / (2.0 * np.pi * width**2)
+            curvature = value * (u - 2.0) / width**2
+        else:
+            alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
+            u = rho**2 / alpha2
+            value = (slope - 1.0) / (np.pi * alpha2) * (1.0 + u) ** -slope
+            curvature = 4.0 * slope / alpha2 * value * (slope * u - 1.0) / (1.0 + u) ** 2
+        columns.append(value + pixel_area / 24.0 * curvature)
     return np.stack(columns, axis=-1)
 
 
@@ -186,11 +199,14 @@ class Rings:
     signal, weight : ndarray, shape (ring,)
         The ratio is the light per unit of area, relative to the light in the core.
     n_stars : int
+    pixel_area : float
+        Area of a pixel in units of sigma squared, summed over the stars.
     """
 
     signal: np.ndarray
     weight: np.ndarray
     n_stars: int
+    pixel_area: float = 0.0
 
 
 def measure_rings(
@@ -238,7 +254,7 @@ def measure_rings(
         signal += np.bincount(ring, cutout[usable] * (shape.area / core) * inverse, minlength=N_RINGS)
         weight += np.bincount(ring, inverse, minlength=N_RINGS)
         n_stars += 1
-    return Rings(signal, weight, n_stars)
+    return Rings(signal, weight, n_stars, n_stars / shape.area)
 
 
 def _sky_beyond(window: np.ndarray, rms: np.ndarray, usable: np.ndarray) -> float:
@@ -276,17 +292,34 @@ def fit_profile(rings: Rings) -> Profile | None:
     has_data = rings.weight > 0
     if not has_data[: round(_CORE / _RING)].all():
         return None
+    pixel_area = rings.pixel_area / max(rings.n_stars, 1)
+    measured = rings.signal[has_data] / rings.weight[has_data]
+    error = np.sqrt(1.0 / rings.weight[has_data] + (_MODEL_ERROR * measured) ** 2)
+    design = _ring_means(pixel_area)[has_data] / error[:, None]
+    fits, misfits = [], []
+    for slope in _SLOPES:
+        chosen = np.flatnonzero((_COMPONENTS[:, 0] == slope) | np.isinf(_COMPONENTS[:, 0]))
+        found, residual = nnls(design[:, chosen], measured / error)
+        if found.sum() > 0:
+            coefficients = np.zeros(N_COMPONENTS)
+            coefficients[chosen] = found / found.sum()
+            fits.append(coefficients)
+            misfits.append(residual**2)
+    if not fits:
+        return None
+    likelihood = np.exp(-0.5 * (np.array(misfits) - min(misfits)))
+    return Profile(np.average(fits, axis=0, weights=likelihood), pixel_area)
+
+
+def _ring_means(pixel_area: float) -> np.ndarray:
+    """Mean of each component over each ring, less that over the annulus of the sky; shape (ring, component)."""
+    everything = range(N_COMPONENTS)
     centres = (np.arange(N_RINGS) + 0.5) * _RING
-    # the mean of a component over a ring, in which pixels are as many as there is area
+    # pixels are as many as there is area
     nodes, shares = np.polynomial.legendre.leggauss(3)
     points = centres[:, None] + nodes * _RING / 2.0
     shares = shares * points / np.sum(shares * points, axis=1, keepdims=True)
-    design = np.einsum("rp,rpc->rc", shares, _components(points, range(N_COMPONENTS)))[has_data]
+    means: np.ndarray = np.einsum("rp,rpc->rc", shares, _components(points, everything, pixel_area))
     # the light of the star in the annulus of its sky was taken off
     beyond = np.linspace(REACH, SKY_REACH, 41)
-    design -= np.average(_components(beyond, range(N_COMPONENTS)), axis=0, weights=beyond)
-    measured = rings.signal[has_data] / rings.weight[has_data]
-    error = np.sqrt(1.0 / rings.weight[has_data] + (_MODEL_ERROR * measured) ** 2)
-    coefficients, _ = nnls(design / error[:, None], measured / error)
-    total = float(coefficients.sum())
-    return Profile(coefficients / total) if total > 0 else None
+    return means - np.average(_components(beyond, everything, pixel_area), axis=0, weights=beyond)
