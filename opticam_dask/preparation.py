@@ -20,7 +20,10 @@ from opticam_dask import config, frames, nights, plan, store
 from opticam_dask.config import ReductionParameters
 from opticam_dask.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
 
-_PACKAGES = ("numpy", "scipy", "astropy", "photutils", "dask", "distributed", "xarray", "zarr", "astroscrappy")
+_PACKAGES = (
+    *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
+    *("dask", "distributed", "xarray", "zarr"),
+)
 
 
 def prepare(setup: Setup, scan: frames.Scan, progress: Progress | None = None, changes: Changes | None = None) -> None:

@@ -46,6 +46,12 @@ def test_end_to_end__both_pipelines_measure_the_same_light_curves(benchmark_main
     assert ours < 1.5 * theirs + 0.1
 
 
+def test_planning__one_task_a_block(benchmark_main):
+    rows = benchmark_main("planning")(["--frames", "300", "10000", "--no-record"])
+    assert [row["nights"] for row in rows] == [1, 2]
+    assert rows[1]["tasks a pass"] < 10000 / 8
+
+
 def test_record__replaces_the_table_of_the_same_title(benchmark_main, tmp_path):
     benchmark_main("kernels")
     common = importlib.import_module("common")

@@ -18,7 +18,8 @@ NIGHTS = {
     "flats": (_GAUSSIAN | pulls.FLAT | {"gain": 2.0, "read_noise": 3.0, "bias_level": 0.0}, ("flat",)),
     "all rebinned": (
         _MOFFAT | pulls.BIAS | pulls.DARK | pulls.FLAT
-        | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (800, 800)},
+        | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (1000, 1000), "n_sources": 40,
+           "n_frames": 300},
         ("bias", "dark", "flat"),
         2,
     ),
