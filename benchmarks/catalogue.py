@@ -21,6 +21,8 @@ import common
 import numpy as np
 from astropy.io import fits
 
+from opticam_dask.cluster import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT
+
 _COLUMNS = ("X_IMAGE", "Y_IMAGE", "FLUX_ISO", "FLUXERR_ISO", "A_IMAGE", "B_IMAGE", "THETA_IMAGE", "FLAGS")
 
 _SETTINGS = {
@@ -71,7 +73,7 @@ def _sextractor(files: list[Path], directory: Path, box: int) -> Path:
 
 def _own(files: list[Path], directory: Path, side: int) -> Path:
     found = directory / "own.npz"
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = os.environ | SINGLE_THREAD_ENVIRONMENT | MEMORY_ENVIRONMENT  # as a worker has it
     command = [sys.executable, "-c", _OURS, str(side), "2000", str(found), *map(str, files)]
     subprocess.run(command, check=True, env=environment)
     return found
