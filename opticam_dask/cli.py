@@ -162,6 +162,7 @@ def _add_pass(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
     parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
     _add_cluster(parser, "worker processes (as planned)")
+    parser.set_defaults(cluster=None)
 
 
 def _add_watch(commands: Any) -> None:

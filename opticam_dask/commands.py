@@ -253,6 +253,7 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
             Console(prefix=""),
             changes=Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference),
             calibration={kind: paths for kind in KINDS if (paths := getattr(options, PLURAL[kind]))},
+            cluster=options.cluster,
             n_workers=options.n_workers or 1,
             blocks_per_job=options.blocks_per_job,
             **_frame_timeout(options),
@@ -284,9 +285,12 @@ def _finish(options: argparse.Namespace) -> int:
 
 def _workers(options: argparse.Namespace, run: planned_run.PlannedRun) -> job_arrays.Connect:
     """Opens the workers of one job."""
-    n_workers = options.n_workers or run.n_workers
     return functools.partial(
-        cluster.connect, options.cluster, n_workers=n_workers, dashboard=False, frame_timeout=run.frame_timeout
+        cluster.connect,
+        options.cluster or run.cluster,
+        n_workers=options.n_workers or run.n_workers,
+        dashboard=False,
+        frame_timeout=run.frame_timeout,
     )
 
 

@@ -62,6 +62,7 @@ def plan(
     changes: Changes | None = None,
     calibration: Mapping[str, Sequence[str]] | None = None,
     frame_timeout: float = 300.0,
+    cluster: str = "local",
     n_workers: int = 1,
     blocks_per_job: int | None = None,
 ) -> PlannedRun | None:
@@ -82,6 +83,8 @@ def plan(
         Directories of calibration frames by kind.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
+    cluster : {"local", "none"}
+        Whether each job has worker processes of its own or is one process.
     n_workers : int
         Worker processes of each job.
     blocks_per_job : int, optional
@@ -100,6 +103,8 @@ def plan(
     """
     if blocks_per_job is not None and blocks_per_job < 1:
         raise WrongParameters(f"blocks_per_job must be at least 1, got {blocks_per_job}")
+    if cluster not in ("local", "none"):
+        raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
     with log_to_file(setup.out_directory / LOG_NAME):
         pipeline.prepare(setup, scan, progress, changes)
     todo = [part for part in _all_parts(setup) if not _is_done(setup, part, list(photometers))]
@@ -117,6 +122,7 @@ def plan(
             kind: tuple(str(Path(path).absolute()) for path in paths) for kind, paths in (calibration or {}).items()
         },
         frame_timeout=frame_timeout,
+        cluster=cluster,
         n_workers=n_workers,
         blocks_per_job=blocks_per_job or default,
     )
@@ -240,7 +246,7 @@ def ranges_of_job(run: PlannedRun, number: int, job: int, blocks_per_job: int | 
         When the array has no such element.
     """
     _check_pass(number)
-    size, n_units = blocks_per_job or run.units_per_job(number), run.n_units(number)
+    size, n_units = run.units_per_job(number) if blocks_per_job is None else blocks_per_job, run.n_units(number)
     if size < 1:
         raise WrongParameters(f"blocks_per_job must be at least 1, got {size}")
     if not 0 <= job * size < n_units:

@@ -74,6 +74,8 @@ class PlannedRun:
         Directories of calibration frames by kind.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
+    cluster : {"local", "none"}
+        Whether a job has worker processes of its own, which it can lose to a frame, or is one process.
     n_workers : int
         Worker processes of each job.
     blocks_per_job : int
@@ -87,6 +89,7 @@ class PlannedRun:
     photometers: Mapping[str, Mapping[str, Any]]
     calibration: Mapping[str, tuple[str, ...]]
     frame_timeout: float
+    cluster: str
     n_workers: int
     blocks_per_job: int
 

@@ -77,7 +77,8 @@ def _submit(run: PlannedRun, name: str, before: str, options: Sequence[str], arr
 def command(run: PlannedRun, kind: str, number: int) -> str:
     """Command line of one job, which a shell of the job reads."""
     words = [sys.executable, "-m", "opticam_dask.cli", kind, str(run.out_directory.resolve()), "--pass", str(number)]
-    text = "exec " + " ".join(map(shlex.quote, words)) + f" --n-workers {run.n_workers}"
+    words += ["--cluster", run.cluster, "--n-workers", str(run.n_workers)]
+    text = "exec " + shlex.join(words)
     if kind == "work":
         text += f" --job $SLURM_ARRAY_TASK_ID --blocks-per-job {run.units_per_job(number)}"
     return text
