@@ -34,12 +34,12 @@ def slurm_lines(run: PlannedRun, options: Sequence[str] = ()) -> list[str]:
     lines = ["(", "set -e", f"mkdir -p {shlex.quote(str(_logs(run)))}"]
     before = ""
     for current in range(number, LAST_PASS + 1):
-        elements = _elements(run, current, is_under_way=current == number)
-        if elements:
-            lines += _submit(run, f"work_{current}", before, options, array=elements)
-            before = f"--dependency=afterany:${{work_{current}%%;*}}"
-        lines += _submit(run, f"finish_{current}", before, options)
-        before = f"--dependency=afterok:${{finish_{current}%%;*}}"
+        waits = [before] if before else []
+        if elements := _elements(run, current, is_under_way=current == number):
+            lines += _submit(run, f"work_{current}", waits, options, array=elements)
+            waits.append(f"afterany:${{work_{current}%%;*}}")
+        lines += _submit(run, f"finish_{current}", waits, options)
+        before = f"afterok:${{finish_{current}%%;*}}"
     names = [f"${name.partition('=')[0]}" for name in lines if name.startswith(("work_", "finish_"))]
     return [*lines, f'echo "submitted: {" ".join(names)}"', ")"]
 
@@ -59,7 +59,7 @@ def _elements(run: PlannedRun, number: int, *, is_under_way: bool) -> str:
     return ",".join(pieces)
 
 
-def _submit(run: PlannedRun, name: str, before: str, options: Sequence[str], array: str = "") -> list[str]:
+def _submit(run: PlannedRun, name: str, waits: Sequence[str], options: Sequence[str], array: str = "") -> list[str]:
     """One ``sbatch`` whose job number is kept in a variable."""
     kind, _, number = name.partition("_")
     log = f"{_logs(run)}/{kind}-{number}-%{'A_%a' if array else 'j'}.log"
@@ -68,7 +68,7 @@ def _submit(run: PlannedRun, name: str, before: str, options: Sequence[str], arr
         f"--cpus-per-task={run.n_workers}",
         f"--output={shlex.quote(log)}",
     ]
-    words += [before, "--kill-on-invalid-dep=yes"] if before else []
+    words += [f"--dependency={','.join(waits)}", "--kill-on-invalid-dep=yes"] if waits else []
     words += [f"--array={array}"] if array else []
     words += map(shlex.quote, options)
     return [f"{name}=$({' '.join(words)} \\", f"  --wrap={shlex.quote(command(run, kind, int(number)))})"]
