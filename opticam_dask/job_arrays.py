@@ -105,6 +105,7 @@ def plan(
         raise WrongParameters(f"blocks_per_job must be at least 1, got {blocks_per_job}")
     if cluster not in ("local", "none"):
         raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
+    _require_known(setup, photometers)
     with log_to_file(setup.out_directory / LOG_NAME):
         pipeline.prepare(setup, scan, progress, changes)
     todo = [part for part in _all_parts(setup) if not _is_done(setup, part, list(photometers))]
@@ -126,11 +127,24 @@ def plan(
         n_workers=n_workers,
         blocks_per_job=blocks_per_job or default,
     )
-    _photometers(run)
     shutil.rmtree(run.directory, ignore_errors=True)
     planned_run.save(run)
     ownership.hand_over(owner, run.token)
     return run
+
+
+def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
+    """Refuse functions of the user, which no record can hold.
+
+    Raises
+    ------
+    WrongParameters
+    """
+    own = [name for name in ("background", "finder", "image_filter", "reader") if getattr(setup, name) is not None]
+    own += ["aperture_selector"] if setup.aperture_selector is not np.median else []
+    own += [label for label, entry in photometers.items() if photometer_from_record(config.describe(entry)) is None]
+    if own:
+        raise WrongParameters(f"jobs know no functions of your own ({', '.join(own)}): use reduce for those.")
 
 
 def _all_parts(setup: Setup) -> list[store.Part]:
@@ -625,17 +639,6 @@ def _setup(run: PlannedRun) -> Setup:
 
 
 def _photometers(run: PlannedRun) -> dict[str, Photometer]:
-    """Photometers of a run, by label.
-
-    Raises
-    ------
-    WrongParameters
-        When one is of the user's own, which no record can hold.
-    """
-    found: dict[str, Photometer] = {}
-    for label, record in run.photometers.items():
-        photometer = photometer_from_record(record)
-        if photometer is None:
-            raise WrongParameters(f"photometry {label!r} is made with functions of your own, which no plan can hold.")
-        found[label] = photometer
-    return found
+    """Photometers of a run, by label."""
+    found = {label: photometer_from_record(record) for label, record in run.photometers.items()}
+    return {label: photometer for label, photometer in found.items() if photometer is not None}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from opticam_dask import (
+    OPTICAM_MX,
     cli,
     job_arrays,
     ownership,
@@ -27,6 +28,7 @@ from opticam_dask import (
     store,
     submission,
 )
+from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag
 
 FIELD = {
@@ -282,7 +284,7 @@ def test_finish__names_the_blocks_that_are_missing(begun, capsys):
         (("work", 1, "--blocks", "all"), 2, r"--blocks takes a:b .* got 'all'"),
         (
             ("work", 1, "--job", "5"),
-            1,
+            2,
             r"pass 1 has 24 blocks, which makes 5 job\(s\) of 5, numbered from 0; got job 5",
         ),
         (("work", 1, "--job", "0", "--blocks-per-job", "0"), 2, r"blocks_per_job must be at least 1, got 0"),
@@ -331,6 +333,22 @@ def test_no_plan(tmp_path, capsys):
     for command in (["work", str(tmp_path), "--pass", "1"], ["plan", "--out", str(tmp_path), "--slurm"]):
         assert cli.main(command) == 2
         assert "holds no planned run" in capsys.readouterr().err
+
+
+def test_plan__functions_of_the_user_and_schedulers_elsewhere_are_refused_before_anything_is_made(tmp_path):
+    parameters, silent = ReductionParameters(), job_arrays.pipeline.Silent()
+    for own, photometers in (({"finder": print}, {}), ({"image_filter": np.abs}, {}), ({}, {"mine": print})):
+        setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters, **own)
+        with pytest.raises(
+            job_arrays.WrongParameters, match=rf"functions of your own \({next(iter(own | photometers))}\)"
+        ):
+            job_arrays.plan(setup, None, photometers, None, silent)
+    setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters)
+    with pytest.raises(job_arrays.WrongParameters, match="local or none here, got 'tcp://10"):
+        job_arrays.plan(setup, None, {}, None, silent, cluster="tcp://10.0.0.1:8786")
+    with pytest.raises(job_arrays.WrongParameters, match="at least 1, got 0"):
+        job_arrays.plan(setup, None, {}, None, silent, blocks_per_job=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plan__nothing_is_left(data, reduced, tmp_path, capsys):
