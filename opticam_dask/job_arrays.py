@@ -309,14 +309,12 @@ class _Work:
         return outcome
 
     def _run_parts(self, executor: Executor, progress: Progress) -> Outcome:
-        with_catalog = {part.group for part in pipeline.parts_with_catalog(self.setup)}
-        with_reference = {part.group for part in pipeline.parts_with_reference(self.setup)}
         for planned in self.parts:
             part = _open(self.setup, planned)
-            if part.group in with_reference:
+            if _key_has(self.setup, part, "reference"):
                 pipeline.finish_stack(self.setup, part, executor)
             found: dict[int, Any] = {}
-            if part.group in with_catalog and not pipeline.has_profile(self.setup, part):
+            if _key_has(self.setup, part, "catalog") and not pipeline.has_profile(self.setup, part):
                 progress.tell(f"Measuring the star profile of {part.key} {part.night}.")
                 found = pipeline.measure_stars(self.setup, executor, progress, part)
             ownership.check_owner(self.setup.out_directory)
@@ -353,13 +351,10 @@ def _merged(chosen: Iterable[range]) -> list[range]:
 def _undone(run: PlannedRun, setup: Setup, number: int, planned: PlannedPart, among: range) -> list[int]:
     """Blocks of a part, of those in ``among``, that a pass has not done; none of a key that can go no further."""
     part = _open(setup, planned)
-    group = store.group_name(part.key)
-    if not store.has_product(setup.path, f"{group}/reference"):
+    if not _key_has(setup, part, "reference" if number == 1 else "catalog"):
         return []
     if number == 1:
         return pipeline.blocks_to_reduce(setup, part, among)
-    if not store.has_product(setup.path, f"{group}/catalog"):
-        return []
     return pipeline.blocks_to_measure(setup, part, list(run.photometers), among)
 
 
@@ -371,6 +366,10 @@ def _open(setup: Setup, planned: PlannedPart) -> store.Part:
             f"(opticam-dask plan DATA --out {setup.out_directory} --break-lock)."
         )
     return part
+
+
+def _key_has(setup: Setup, part: store.Part, product: str) -> bool:
+    return store.has_product(setup.path, f"{store.group_name(part.key)}/{product}")
 
 
 def _write_sums(file: Path, found: Mapping[int, Rings | None]) -> None:
