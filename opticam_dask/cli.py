@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_check(commands)
     _add_reduce(commands)
+    _add_job_arrays(commands)
     _add_watch(commands)
     _add_remove(commands)
     _add_status(commands)
@@ -135,6 +136,35 @@ def _add_reduce(commands: Any) -> None:
     _add_reduction(parser)
 
 
+def _add_job_arrays(commands: Any) -> None:
+    parser = _command(
+        commands, "plan", "Prepare a reduction by submitted jobs: what reduce does, without a scheduler that stays up."
+    )
+    _add_reduction(parser, n_data="*")
+    group = parser.add_argument_group("the jobs (without DATA: those that are left of the plan in OUT)")
+    group.add_argument("--blocks-per-job", type=int, metavar="M", help="blocks of each job (at least 64 a worker)")
+    group.add_argument("--slurm", action="store_true", help="print the lines that submit everything, for bash")
+    group.add_argument(
+        "--slurm-options", default="", metavar="TEXT", help='for every sbatch, as in --slurm-options="--time=4:00:00"'
+    )
+    parser = _command(commands, "work", "Do some blocks of a pass of a planned run; what is done is skipped.")
+    _add_pass(parser)
+    group = parser.add_argument_group("which blocks (all of them)").add_mutually_exclusive_group()
+    group.add_argument("--blocks", metavar="A:B", help="from A to B-1; several ranges are separated by commas")
+    group.add_argument("--job", type=int, metavar="I", help="those of element I of an array, numbered from 0")
+    parser.add_argument("--blocks-per-job", type=int, metavar="M", help="with --job: blocks of each (from the plan)")
+    parser = _command(commands, "finish", "Do what needs all blocks of a pass of a planned run, before the next pass.")
+    _add_pass(parser)
+    _add_break_lock(parser)
+
+
+def _add_pass(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
+    parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
+    _add_cluster(parser, "worker processes (as planned)")
+    parser.set_defaults(cluster=None)
+
+
 def _add_watch(commands: Any) -> None:
     parser = _command(
         commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
@@ -149,8 +179,8 @@ def _add_watch(commands: Any) -> None:
     group.add_argument("--patience", type=float, default=60, metavar="S", help="wait so long for a slow file (60)")
 
 
-def _add_reduction(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
+def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
+    _add_data(parser, n_data)
     parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
     _add_cluster(parser)
     _add_photometers(parser)
@@ -313,22 +343,22 @@ def _source(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
+    parser.add_argument("data", nargs=n_data, metavar="DATA", help="directories (with all below them) or files")
     parser.add_argument("--instrument", metavar="FILE", help="JSON definition of the instrument (OPTICAM_MX)")
     parser.add_argument(
         "--extension", metavar="N|NAME", help="HDU of the image: number from 0 or EXTNAME (the first image of a file)"
     )
 
 
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
+def _add_cluster(parser: argparse.ArgumentParser, workers: str = "worker processes (one a processor)") -> None:
     parser.add_argument(
         "--cluster",
         default="local",
         metavar="WHERE",
         help="local (worker processes here), none (this process), or the address or file of a scheduler",
     )
-    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help="worker processes (one a processor)")
+    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help=workers)
 
 
 def parameter_names() -> list[str]:

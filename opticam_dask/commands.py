@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +25,19 @@ from opticam_dask import (
     exports,
     frames,
     integrity,
+    job_arrays,
     lightcurves,
     migrations,
     nights,
     ownership,
+    planned_run,
     products,
     repair,
     results,
     schema,
     status,
     store,
+    submission,
     synthetic,
     watch,
 )
@@ -42,7 +48,7 @@ from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.local_backgrounds import DefaultLocalBackground
 from opticam_dask.photometer_kinds import PHOTOMETERS
 from opticam_dask.photometers import BasePhotometer
-from opticam_dask.pipeline import ReductionError, Setup, check_parameters
+from opticam_dask.pipeline import Changes, ReductionError, Setup, check_parameters
 from opticam_dask.reducer import Reducer, check_label
 from opticam_dask.text import printable
 
@@ -215,6 +221,79 @@ def _reduce(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _plan(options: argparse.Namespace) -> int:
+    # what is piped into a shell must be nothing but commands
+    with contextlib.redirect_stdout(sys.stderr) if options.slurm else contextlib.nullcontext():
+        run = _planned(options)
+        if run is None:
+            Console(prefix="").tell("Everything is done already: there is nothing to submit.")
+            return DONE
+        lines = [] if options.data else job_arrays.describe_run(options.out)
+        for line in lines or job_arrays.describe_plan(run):
+            Console(prefix="").tell(line)
+    if options.slurm:
+        for line in submission.slurm_lines(run, shlex.split(options.slurm_options)):
+            Console(prefix="").tell(line)
+    return DONE
+
+
+def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
+    """The run that is planned now, or, without frames, the one that was; None when nothing is left to do."""
+    if not options.data:
+        return job_arrays.take_up(options.out)
+    parameters = config.parameters_from_mapping(_parameters(options))
+    photometers = _photometers(options)
+    with _owned(options) as owner:
+        reducer = _reducer(options, parameters)
+        return job_arrays.plan(
+            reducer._setup(parameters),
+            reducer.scan,
+            {options.label or photometer.label: photometer for photometer in photometers},
+            owner,
+            Console(prefix=""),
+            changes=Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference),
+            calibration={kind: paths for kind in KINDS if (paths := getattr(options, PLURAL[kind]))},
+            cluster=options.cluster,
+            n_workers=options.n_workers or 1,
+            blocks_per_job=options.blocks_per_job,
+            **_frame_timeout(options),
+        )
+
+
+def _work(options: argparse.Namespace) -> int:
+    run, console = planned_run.read(options.out), Console(prefix="")
+    chosen = planned_run.parse_ranges(options.blocks) if options.blocks is not None else None
+    if options.job is not None:
+        chosen = job_arrays.ranges_of_job(run, options.number, options.job, options.blocks_per_job)
+    outcome = job_arrays.work(run, options.number, chosen, _workers(options, run), console)
+    if outcome is None:
+        console.tell("These blocks are done already.")
+        return DONE
+    for file, message in outcome.problems:
+        console.tell(f"Set aside: {Path(file).name}: {message}")
+    console.tell(f"Pass {options.number}: {sum(outcome.n_frames.values())} frames done.")
+    return DONE
+
+
+def _finish(options: argparse.Namespace) -> int:
+    run, console = planned_run.read(options.out), Console(prefix="")
+    lines = job_arrays.finish(run, options.number, _workers(options, run), console, break_lock=options.break_lock)
+    for line in lines or [f"Pass {options.number} is finished already."]:
+        console.tell(line)
+    return DONE
+
+
+def _workers(options: argparse.Namespace, run: planned_run.PlannedRun) -> job_arrays.Connect:
+    """Opens the workers of one job."""
+    return functools.partial(
+        cluster.connect,
+        options.cluster or run.cluster,
+        n_workers=options.n_workers or run.n_workers,
+        dashboard=False,
+        frame_timeout=run.frame_timeout,
+    )
+
+
 def _photometers(options: argparse.Namespace) -> list[BasePhotometer]:
     """Photometers that were asked for."""
     names = list(dict.fromkeys(options.photometer))
@@ -263,14 +342,14 @@ def _frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _owned(options: argparse.Namespace) -> Iterator[None]:
+def _owned(options: argparse.Namespace) -> Iterator[ownership.Owner]:
     """Own the output directory for as long as a command works on it."""
     try:
         Path(options.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{options.out} cannot be made: {error.strerror or error}. Choose another --out.") from error
-    with ownership.own(options.out, break_lock=options.break_lock):
-        yield
+    with ownership.own(options.out, break_lock=options.break_lock) as owner:
+        yield owner
 
 
 def _remove(options: argparse.Namespace) -> int:
@@ -288,6 +367,8 @@ def _status(options: argparse.Namespace) -> int:
             tell(line)
         return DONE
     for line in status.describe_reduction(options.out, n_problems=options.problems or None):
+        tell(line)
+    for line in job_arrays.describe_run(options.out):
         tell(line)
     return DONE
 

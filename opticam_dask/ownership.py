@@ -4,6 +4,9 @@ File locks do not work on every network file system, and a lock that outlives it
 is a small file that is made exclusively (which NFS since version 3 and every local file system can do), touched every
 half minute while the run is alive, and taken over when its owner is known to be dead or has not touched it for five
 minutes. Clocks of different machines are never compared: times are those that the file system gives to files.
+
+A planned run (:mod:`~opticam_dask.job_arrays`) owns its directory also while no process of it is alive: its record
+gives no sign of life and never counts as dead, its jobs join it by its token.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ OWNER_NAME = "owner.json"
 #: Seconds between two signs of life, and without one until a run counts as dead.
 HEARTBEAT, STALE = 30.0, 300.0
 
+#: What the record of a planned run says to whoever finds it.
+_MEANING = "A planned run (opticam-dask plan) owns this directory until its last finish, or until --break-lock."
+
 #: Directories that this process owns; a call inside a run that owns its directory needs no record of its own.
 _held: dict[str, Owner] = {}
 
@@ -55,11 +61,17 @@ class Owner:
         The record.
     token : str
         Tells this hold from all others.
+    is_lost : bool
+        Whether another run is known to have taken over.
+    seconds_between_looks : float
+        ``check`` reads the record at most this often.
     """
 
     path: Path
     token: str
     is_lost: bool = False
+    seconds_between_looks: float = 0.0
+    _next_look: float = 0.0
 
     def check(self) -> None:
         """Raise when another run has taken over.
@@ -68,7 +80,9 @@ class Owner:
         ------
         OwnershipLost
         """
-        self._look()
+        if time.monotonic() >= self._next_look:
+            self._look()
+            self._next_look = time.monotonic() + self.seconds_between_looks
         if self.is_lost:
             raise OwnershipLost(
                 f"another run has taken over {self.path.parent} (see {OWNER_NAME} there): this one stops. "
@@ -142,6 +156,61 @@ def check_owner(out_directory: str | Path) -> None:
     owner = _held.get(os.path.realpath(out_directory))
     if owner is not None:
         owner.check()
+
+
+def hand_over(owner: Owner, token: str) -> None:
+    """Leave a directory to a planned run, whose jobs may start on any machine and at any time.
+
+    Parameters
+    ----------
+    owner : Owner
+        Hold of this process.
+    token : str
+        Of the planned run.
+
+    Raises
+    ------
+    OwnershipLost
+    """
+    owner.check()
+    os.replace(_temporary(owner.path, _record(token) | {"is_planned": True, "meaning": _MEANING}), owner.path)
+
+
+@contextlib.contextmanager
+def join(out_directory: str | Path, token: str) -> Iterator[Owner]:
+    """Work on a directory as one of many jobs of the planned run that owns it, while the block runs.
+
+    Parameters
+    ----------
+    out_directory : path
+    token : str
+        Of the planned run.
+
+    Raises
+    ------
+    OwnershipLost
+        When the directory is not, or no longer, the planned run's.
+    """
+    place = os.path.realpath(out_directory)
+    # a thousand jobs that look after every block would make the record a hot file
+    owner = Owner(Path(out_directory) / OWNER_NAME, token, seconds_between_looks=HEARTBEAT / 3)
+    owner.check()
+    _held[place] = owner
+    try:
+        yield owner
+    finally:
+        del _held[place]
+
+
+def end_planned(out_directory: str | Path, token: str) -> None:
+    """Free the directory of a planned run that is finished."""
+    _release(Owner(Path(out_directory) / OWNER_NAME, token))
+
+
+def is_owned_by(out_directory: str | Path, token: str) -> bool:
+    """Whether a directory belongs to the planned run with this token."""
+    found = _read(Path(out_directory) / OWNER_NAME)
+    return found is not None and found.get("token") == token
 
 
 def _beat_until(owner: Owner, stop: threading.Event) -> None:
@@ -222,6 +291,8 @@ def _boot() -> str:
 
 def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
     """Why the owner counts as dead; None when it does not."""
+    if found.get("is_planned"):
+        return None
     if _is_same_machine(found):  # whoever slept with the whole machine gave no sign of life, but is not dead
         return None if _is_alive(found) else "its process has ended"
     age = _age(path)
@@ -253,6 +324,12 @@ def _age(path: Path) -> float:
 
 
 def _refusal(path: Path, found: dict[str, Any]) -> str:
+    if found.get("is_planned"):
+        return (
+            f"{path.parent} belongs to a run of job arrays that {found.get('user', '?')} planned on "
+            f"{found.get('started', '?')}. opticam-dask status {path.parent} says where it stands and how it goes on; "
+            "to give it up, add --break-lock: what was reduced is kept."
+        )
     who = (
         f"{found.get('user', '?')} on {found.get('host', '?')} (process {found.get('pid', '?')}, since "
         f"{found.get('started', '?')}, last sign of life {max(0.0, _age(path)):.0f} s ago)"

@@ -214,16 +214,13 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
     """First pass over every block that is not done; stacks, references and catalogues of what is new."""
     progress = progress or Silent()
     outcome = Outcome()
-    ready = _parts_with_reference(setup)
+    ready = parts_with_reference(setup)
     work: list[Work] = []
     n_frames = 0
     for part in ready:
-        todo = _blocks_to_reduce(setup, part)
-        job = _first_pass_job(setup, part)
-        run = functools.partial(first_pass.reduce_block, job)
-        try_frame = functools.partial(first_pass.try_frame, job)
-        work.append(guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part)))
-        n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
+        todo = blocks_to_reduce(setup, part)
+        work.append(first_pass_work(setup, part, todo))
+        n_frames += sum(map(functools.partial(_frames_in, part), todo))
     with stage(progress, "Aligning frames", n_frames):
         for key, summary in executor.run(work):
             check_owner(setup.out_directory)
@@ -231,14 +228,21 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
             progress.advance(summary.n_frames)
     for part, group in zip(ready, work, strict=True):
         if group.blocks:
-            _tell_if_unaligned(setup, part, progress)
-        _finish_stack(setup, part, executor)
-    for key in store.keys(setup.path):
-        _finish_catalog(setup, key, progress)
+            tell_if_unaligned(setup, part, progress)
+        finish_stack(setup, part, executor)
+    finish_catalogs(setup, progress)
     return outcome
 
 
-def _tell_if_unaligned(setup: Setup, part: store.Part, progress: Progress) -> None:
+def first_pass_work(setup: Setup, part: store.Part, todo: Sequence[int]) -> Work:
+    """Blocks of a part to take through the first pass."""
+    job = _first_pass_job(setup, part)
+    run = functools.partial(first_pass.reduce_block, job)
+    try_frame = functools.partial(first_pass.try_frame, job)
+    return guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part))
+
+
+def tell_if_unaligned(setup: Setup, part: store.Part, progress: Progress) -> None:
     """A night of which nothing fits the reference frame is a matter of the night, not of its frames."""
     flags = store.read_array(setup.path, f"{part.group}/frames", "flags")
     if np.any((flags & np.uint32(UNUSABLE)) == 0):
@@ -252,7 +256,8 @@ def _tell_if_unaligned(setup: Setup, part: store.Part, progress: Progress) -> No
     )
 
 
-def _parts_with_reference(setup: Setup) -> list[store.Part]:
+def parts_with_reference(setup: Setup) -> list[store.Part]:
+    """Parts of the keys that have a reference frame."""
     return [
         part
         for key in store.keys(setup.path)
@@ -268,14 +273,17 @@ def _stack_blocks(setup: Setup, part: store.Part) -> Sequence[int]:
     return range(part.n_blocks) if len(found) == part.n_blocks else found.tolist()
 
 
-def _blocks_to_reduce(setup: Setup, part: store.Part) -> list[int]:
-    """Blocks whose flags are not set, and those whose partial stack is still needed but gone."""
-    done = store.done_blocks(setup.path, part)
+def blocks_to_reduce(setup: Setup, part: store.Part, among: range | None = None) -> list[int]:
+    """Blocks (of those in ``among``) whose flags are not set, or whose partial stack is still needed but gone."""
+    among = range(part.n_blocks) if among is None else among
+    done = store.done_blocks(setup.path, part, among=among)
     if not store.has_product(setup.path, f"{part.group}/stack"):
         for block in _stack_blocks(setup, part):
+            if block not in among:
+                continue
             if not store.partial_stack_path(setup.path, part.group, _level_name(0, block)).is_file():
-                done[block] = False
-    return np.flatnonzero(~done).tolist()
+                done[block - among.start] = False
+    return (among.start + np.flatnonzero(~done)).tolist()
 
 
 def _level_name(level: int, number: int) -> str:
@@ -286,7 +294,7 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
     chosen = setup.parameters
     group = _reference_group(part.key)
     x, y, flux = (store.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
-    reference_part = _frozen_reference_part(setup, part.key)
+    reference_part = frozen_reference_part(setup, part.key)
     return first_pass.FirstPass(
         steps=setup.steps_of(part),
         reference_xy=np.column_stack([x, y]),
@@ -307,7 +315,14 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
     )
 
 
-def _frozen_reference_part(setup: Setup, key: str) -> store.Part:
+def frozen_reference_part(setup: Setup, key: str) -> store.Part:
+    """Part that the reference frame and the catalogue of a key come from.
+
+    Raises
+    ------
+    ReductionError
+        When it is not in the store.
+    """
     night = store.read_attributes(setup.path, _reference_group(key))["reference_night"]
     part = next((part for part in store.parts(setup.path, key) if part.night == night), None)
     if part is None:
@@ -326,7 +341,7 @@ def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.n
     return store.read_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)))
 
 
-def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
+def finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
     """Add the partial stacks of a part in a tree, and store their mean."""
     check_owner(setup.out_directory)
     group = f"{part.group}/stack"
@@ -354,12 +369,18 @@ def _finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
     store.remove_partial_stacks(setup.path, part.group)
 
 
+def finish_catalogs(setup: Setup, progress: Progress) -> None:
+    """Make the catalogue of every key that has none."""
+    for key in store.keys(setup.path):
+        _finish_catalog(setup, key, progress)
+
+
 def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     """Detect the catalogue on the stack of the reference night, once."""
     catalog_group, reference_group = _catalog_group(key), _reference_group(key)
     if store.has_product(setup.path, catalog_group) or not store.has_product(setup.path, reference_group):
         return
-    part = _frozen_reference_part(setup, key)
+    part = frozen_reference_part(setup, key)
     stack = store.read_product(setup.path, f"{part.group}/stack")
     noise = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
     widths = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
@@ -445,21 +466,19 @@ def measure_frames(
     """
     progress = progress or Silent()
     outcome = Outcome()
-    ready = _parts_with_catalog(setup)
+    ready = parts_with_catalog(setup)
     if not ready:
         raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
     measure_profiles(setup, executor, progress)
-    ready = [part for part in ready if _has_profile(setup, part)]
+    ready = [part for part in ready if has_profile(setup, part)]
     work: list[Work] = []
     n_frames = 0
     for part in ready:
-        chosen = _prepare(setup, part, photometers)
-        todo = _blocks_to_measure(setup, part, photometers, chosen)
-        job = _second_pass_job(setup, part, chosen, whole_frames)
-        run = functools.partial(second_pass.measure_block, job)
-        try_frame = functools.partial(second_pass.try_frame, job)
-        work.append(guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part)))
-        n_frames += sum(stop - start for start, stop in map(part.block_range, todo))
+        chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
+        add_labels(setup, part, photometers, chosen)
+        todo = blocks_to_measure(setup, part, list(photometers))
+        work.append(second_pass_work(setup, part, chosen, todo, whole_frames=whole_frames))
+        n_frames += sum(map(functools.partial(_frames_in, part), todo))
     with stage(progress, "Performing photometry", n_frames):
         for key, summary in executor.run(work):
             check_owner(setup.out_directory)
@@ -469,6 +488,21 @@ def measure_frames(
     return outcome
 
 
+def second_pass_work(
+    setup: Setup,
+    part: store.Part,
+    prepared: Mapping[str, second_pass.Photometer],
+    todo: Sequence[int],
+    *,
+    whole_frames: bool = False,
+) -> Work:
+    """Blocks of a part to measure with photometers that are prepared for its key."""
+    job = _second_pass_job(setup, part, prepared, whole_frames)
+    run = functools.partial(second_pass.measure_block, job)
+    try_frame = functools.partial(second_pass.try_frame, job)
+    return guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part))
+
+
 def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
     """Transparency, clouds, airmass and scintillation of every part whose photometry is done and that has none yet.
 
@@ -476,7 +510,7 @@ def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
     """
     todo = [
         (part, label)
-        for part in _parts_with_catalog(setup)
+        for part in parts_with_catalog(setup)
         if (label := quality.wanted_label(setup.path, part)) is not None
     ]
     if not todo:
@@ -489,8 +523,9 @@ def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
             progress.advance(part.n_frames)
 
 
-def _parts_with_catalog(setup: Setup) -> list[store.Part]:
-    return [p for p in _parts_with_reference(setup) if store.has_product(setup.path, _catalog_group(p.key))]
+def parts_with_catalog(setup: Setup) -> list[store.Part]:
+    """Parts of the keys that have a catalogue."""
+    return [p for p in parts_with_reference(setup) if store.has_product(setup.path, _catalog_group(p.key))]
 
 
 def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
@@ -501,23 +536,40 @@ def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None
     """
     progress = progress or Silent()
     todo: dict[str, store.Part] = {}
-    for part in _parts_with_catalog(setup):
-        if _has_profile(setup, part):
+    for part in parts_with_catalog(setup):
+        if has_profile(setup, part):
             continue
         if store.done_blocks(setup.path, part).all():
             todo[part.group] = part
         else:
             progress.tell(f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs).")
-    chosen = {
-        group: star_profiles.choose_frames(store.read_array(setup.path, f"{group}/frames", "flags")) for group in todo
-    }
-    first = {group: star_profiles.some_of(frames) for group, frames in chosen.items()}
-    with stage(progress, "Measuring star profiles", sum(map(len, (*first.values(), *chosen.values())))):
+    chosen = {group: _profile_frames(setup, part) for group, part in todo.items()}
+    with stage(progress, "Measuring star profiles", sum(len(some) + len(all_) for some, all_ in chosen.values())):
         for group, part in todo.items():
-            fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, first[group], None))
-            found = {} if fitted is None else _profile_round(setup, executor, progress, part, chosen[group], fitted)
+            found = measure_stars(setup, executor, progress, part, *chosen[group])
             check_owner(setup.out_directory)
-            _write_profile(setup, part, found, progress)
+            write_profile(setup, part, found, progress)
+
+
+def _profile_frames(setup: Setup, part: store.Part) -> tuple[list[int], list[int]]:
+    """Frames of a part that its profile is measured in: those of the first round, and of the second."""
+    frames = star_profiles.choose_frames(store.read_array(setup.path, f"{part.group}/frames", "flags"))
+    return star_profiles.some_of(frames), frames
+
+
+def measure_stars(
+    setup: Setup,
+    executor: Executor,
+    progress: Progress,
+    part: store.Part,
+    first: Sequence[int] | None = None,
+    frames: Sequence[int] | None = None,
+) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
+    if first is None or frames is None:
+        first, frames = _profile_frames(setup, part)
+    fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, first, None))
+    return {} if fitted is None else _profile_round(setup, executor, progress, part, frames, fitted)
 
 
 def _profile_round(
@@ -550,11 +602,12 @@ def _profile_round(
     return found
 
 
-def _has_profile(setup: Setup, part: store.Part) -> bool:
+def has_profile(setup: Setup, part: store.Part) -> bool:
+    """Whether the star profile of a part is measured."""
     return store.has_product(setup.path, f"{part.group}/psf")
 
 
-def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], progress: Progress) -> None:
+def write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], progress: Progress) -> None:
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
     fitted, source = star_profiles.fit(found), part.night
     fwhm = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
@@ -564,8 +617,8 @@ def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], pro
             f"{_WELL_SAMPLED:g} apertures are more precise than optimal and PSF photometry."
         )
     if fitted is None:
-        reference = _frozen_reference_part(setup, part.key)
-        if reference.night != part.night and _has_profile(setup, reference):
+        reference = frozen_reference_part(setup, part.key)
+        if reference.night != part.night and has_profile(setup, reference):
             fitted, source = _read_profile(setup, reference), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
@@ -582,26 +635,41 @@ def _write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], pro
 
 def _read_profile(setup: Setup, part: store.Part) -> Profile:
     """Star profile of a part; a Gaussian where none was measured, as while an observation goes on."""
-    if not _has_profile(setup, part):
+    if not has_profile(setup, part):
         return gaussian_profile()
     group = f"{part.group}/psf"
     pixel_area = float(store.read_attributes(setup.path, group).get("pixel_area", 0.0))
     return Profile(store.read_array(setup.path, group, "coefficient"), pixel_area)
 
 
-def _prepare(
-    setup: Setup, part: store.Part, photometers: Mapping[str, second_pass.Photometer]
-) -> dict[str, second_pass.Photometer]:
-    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
-    reference = _frozen_reference_part(setup, part.key)
-    group = _catalog_group(part.key)
-    rms = store.read_array(setup.path, f"{reference.group}/frames", "background_rms")
-    facts = CatalogFacts(
+def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
+    """What photometers are prepared with: the same for all nights of a key.
+
+    Parameters
+    ----------
+    setup : Setup
+    key : str
+    background_rms : float, optional
+        Median over the frames of the reference night, where it is known already: reading it takes as many files as
+        that night has blocks.
+    """
+    reference = frozen_reference_part(setup, key)
+    group = _catalog_group(key)
+    if background_rms is None:
+        rms = store.read_array(setup.path, f"{reference.group}/frames", "background_rms")
+        background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
+    return CatalogFacts(
         flux=store.read_array(setup.path, group, "flux"),
         fwhm=float(store.read_attributes(setup.path, group)["fwhm"]),
-        background_rms=float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan"),
+        background_rms=background_rms,
         profile=_read_profile(setup, reference).table(),
     )
+
+
+def prepare_photometers(
+    facts: CatalogFacts, photometers: Mapping[str, second_pass.Photometer]
+) -> dict[str, second_pass.Photometer]:
+    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
     return {
         label: photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
         for label, photometer in photometers.items()
@@ -612,15 +680,20 @@ def _catalog_group(key: str) -> str:
     return f"{store.group_name(key)}/catalog"
 
 
-def _blocks_to_measure(
+def add_labels(
     setup: Setup,
     part: store.Part,
     photometers: Mapping[str, second_pass.Photometer],
     prepared: Mapping[str, second_pass.Photometer],
-) -> list[int]:
+) -> None:
+    """Make the arrays of the photometry of a part, as far as they are not there.
+
+    Raises
+    ------
+    store.StoreError
+        When a label exists with other parameters.
+    """
     source_ids = store.read_array(setup.path, _catalog_group(part.key), "source_id")
-    done = np.ones(part.n_blocks, dtype=bool)
-    is_reduced = store.done_blocks(setup.path, part)
     has_flat = setup.steps_of(part).has_flat
     for label, photometer in photometers.items():
         record = config.describe(photometer)
@@ -636,8 +709,16 @@ def _blocks_to_measure(
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
         variables = second_pass.measured_variables(photometer, has_flat=has_flat)
         store.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
-        done &= store.done_blocks(setup.path, part, label)
-    return np.flatnonzero(is_reduced & ~done).tolist()
+
+
+def blocks_to_measure(setup: Setup, part: store.Part, labels: Sequence[str], among: range | None = None) -> list[int]:
+    """Blocks (of those in ``among``) that the first pass has done and the photometry of a label has not."""
+    among = range(part.n_blocks) if among is None else among
+    done = np.ones(len(among), dtype=bool)
+    is_reduced = store.done_blocks(setup.path, part, among=among)
+    for label in labels:
+        done &= store.done_blocks(setup.path, part, label, among=among)
+    return (among.start + np.flatnonzero(is_reduced & ~done)).tolist()
 
 
 def _second_pass_job(
@@ -671,8 +752,8 @@ def live_jobs(
     """
     if not store.has_product(setup.path, _catalog_group(key)):
         raise ReductionError("no source was found in any frame. A lower threshold may help.")
-    part = _frozen_reference_part(setup, key)
-    photometers = _prepare(setup, part, {photometer.label: photometer})
+    part = frozen_reference_part(setup, key)
+    photometers = prepare_photometers(catalog_facts(setup, key), {photometer.label: photometer})
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
 
 

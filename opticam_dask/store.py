@@ -383,7 +383,7 @@ def move_aside(path: str | Path) -> Path:
     return target
 
 
-def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.ndarray:
+def done_blocks(path: str | Path, part: Part, label: str | None = None, among: range | None = None) -> np.ndarray:
     """Which blocks of a part are done, read from the data itself.
 
     Parameters
@@ -393,23 +393,27 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None) -> np.nd
     part : Part
     label : str, optional
         Photometry label; the first pass when not given.
+    among : range, optional
+        Blocks that are looked at, without gaps; by default all.
 
     Returns
     -------
-    ndarray of bool, shape (n_blocks,)
+    ndarray of bool, shape (n_blocks,) or (len(among),)
     """
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
     with _clear_errors(path, f"{group}/flags"):
-        return _done_blocks(_array(_open_group(path, group), "flags"), part)
+        chosen = range(part.n_blocks) if among is None else among
+        return _done_blocks(_array(_open_group(path, group), "flags"), part, chosen)
 
 
-def _done_blocks(array: Any, part: Part) -> np.ndarray:
-    reduced = np.empty(part.n_frames, dtype=bool)
+def _done_blocks(array: Any, part: Part, among: range) -> np.ndarray:
+    first, last = among.start * part.frames_per_block, min(among.stop * part.frames_per_block, part.n_frames)
+    reduced = np.empty(last - first, dtype=bool)
     slab = part.frames_per_block * max(1, _FLAGS_AT_ONCE // (part.frames_per_block * max(1, *array.shape[1:], 1)))
-    for start in range(0, part.n_frames, slab):
-        flags = np.asarray(array[start : start + slab])
-        reduced[start : start + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
-    starts = np.arange(part.n_blocks) * part.frames_per_block
+    for start in range(first, last, slab):
+        flags = np.asarray(array[start : min(start + slab, last)])
+        reduced[start - first : start - first + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
+    starts = np.arange(len(among)) * part.frames_per_block
     return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
 
 

@@ -194,3 +194,59 @@ def test_own__of_many_at_once_one_wins(tmp_path, left_behind):
         process.join()
     assert sum(won) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A directory that was left to a planned run with the token 'plan'."""
+    with own(tmp_path) as owner:
+        ownership.hand_over(owner, "plan")
+    return tmp_path
+
+
+def test_planned_run__owns_its_directory_while_no_process_of_it_lives(planned):
+    _rewrite(planned / OWNER_NAME, process_started=1.0)
+    _make_older(planned / OWNER_NAME, 1e7)
+    with pytest.raises(OwnedError, match=r"run of job arrays .* opticam-dask status .* --break-lock"), own(planned):
+        pass
+    assert ownership.is_owned_by(planned, "plan")
+
+
+def test_planned_run__its_jobs_join_and_leave_and_others_do_not(planned):
+    with ownership.join(planned, "plan"):
+        ownership.check_owner(planned)
+    assert ownership.is_owned_by(planned, "plan")
+    with pytest.raises(OwnershipLost, match="taken over"), ownership.join(planned, "another"):
+        pass
+    ownership.end_planned(planned, "another")
+    assert ownership.is_owned_by(planned, "plan")
+    ownership.end_planned(planned, "plan")
+    assert list(planned.iterdir()) == []
+    with pytest.raises(OwnershipLost), ownership.join(planned, "plan"):
+        pass
+
+
+def test_planned_run__is_given_up_by_break_lock(planned, monkeypatch):
+    monkeypatch.setattr(ownership, "HEARTBEAT", 0.0)
+    with ownership.join(planned, "plan"):
+        held = dict(ownership._held)
+        ownership._held.clear()  # as another process
+        monkeypatch.setattr(ownership, "HEARTBEAT", 30.0)
+        with own(planned, break_lock=True) as other:
+            other.check()
+            ownership._held.update(held)
+            with pytest.raises(OwnershipLost):
+                ownership.check_owner(planned)
+            ownership._held.clear()
+            ownership._held[os.path.realpath(planned)] = other
+        ownership._held.update(held)
+
+
+def test_planned_run__jobs_look_at_the_record_now_and_then_only(planned, monkeypatch):
+    n_looks = []
+    read = ownership._read
+    monkeypatch.setattr(ownership, "_read", lambda path: (n_looks.append(path), read(path))[1])
+    with ownership.join(planned, "plan"):
+        for _ in range(100):
+            ownership.check_owner(planned)
+    assert len(n_looks) == 1
