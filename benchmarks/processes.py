@@ -25,7 +25,7 @@ _LOOK = 0.1
 
 @dataclass
 class Usage:
-    """Processor time (seconds) of a process from one moment to another, and its largest resident memory (MB) between."""
+    """Processor time (seconds) of a process from a moment on, and its largest resident memory (MB) since."""
 
     process: psutil.Process
     began: float = 0.0

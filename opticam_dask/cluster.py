@@ -230,7 +230,7 @@ class OnCluster:
         return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
 
     def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> list[distributed.Future]:
-        """Wait for a block to finish, with an eye on the cluster; all that have, and none now and then when none does."""
+        """Wait for blocks to finish, with an eye on the cluster; an empty list now and then when none does."""
         try:
             found = [finished.get(timeout=_LOOK)]
         except queue.Empty:
@@ -254,9 +254,7 @@ class OnCluster:
             fetched = dict(zip((future.key for future in good), self.client.gather(good), strict=True))
         except Exception:  # noqa: BLE001 - some worker is gone: which blocks it had is found out one by one
             fetched = {}
-        return [
-            (fetched[future.key][0], None) if future.key in fetched else _outcome(future) for future in futures
-        ]
+        return [(fetched[future.key][0], None) if future.key in fetched else _outcome(future) for future in futures]
 
     def _look_at_workers(self) -> None:
         self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK
