@@ -8,6 +8,7 @@ frames. People get a lazy array of frames: one ``map_blocks`` over the paths, on
 from __future__ import annotations
 
 import functools
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ import cloudpickle
 import cv2
 import dask.array as da
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from opticam_dask import watchdog
 
@@ -74,6 +75,15 @@ def _unpack(function: bytes) -> BlockFunction:
     return unpacked
 
 
+@functools.lru_cache(maxsize=1)
+def _thread_pools(n_modules: int) -> ThreadpoolController:
+    """Libraries of this process that have threads of their own, looked for again when modules were imported.
+
+    Looking takes as long as a small frame.
+    """
+    return ThreadpoolController()
+
+
 def _run_block(
     function: bytes, blocks: tuple[int, ...], run: str, frame_timeout: float, block_id: tuple[int, ...] = (0,)
 ) -> np.ndarray:
@@ -81,7 +91,7 @@ def _run_block(
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
     # a matrix product may round differently with another number of threads, and a worker has one core
     cv2.setNumThreads(1)
-    with threadpool_limits(limits=1), watchdog.time_limit(frame_timeout):
+    with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(frame_timeout):
         summary[0] = run_block(blocks[block_id[0]])
     return summary
 

@@ -75,6 +75,9 @@ _MOST_KILLED = 8
 #: Blocks of one window for each worker; two windows are under way, so a worker always has its next block.
 BLOCKS_PER_WORKER = 2
 
+#: Summaries that are fetched together.
+_AT_ONCE = 256
+
 #: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
 FRAME_TIMEOUT = 300.0
 
@@ -191,15 +194,14 @@ class OnCluster:
                     submit([_Task(group, block) for block in blocks])
                 if not under_way:
                     return
-                found = self._next(finished)
-                if found is None:
+                found = [future for future in self._next(finished) if future.key in under_way]
+                if not found:
                     for key in self._waiting_in_vain(under_way):
                         future, task = under_way.pop(key)
                         future.cancel()
                         submit([replace(task, worker=None)])
-                elif found.key in under_way:
-                    future, task = under_way.pop(found.key)
-                    summary, error = _outcome(future)
+                for future, (summary, error) in zip(found, self._outcomes(found), strict=True):
+                    _, task = under_way.pop(future.key)
                     if error is None:
                         yield summary
                     else:
@@ -227,15 +229,32 @@ class OnCluster:
         workers = self.client.ncores()
         return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
 
-    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> distributed.Future | None:
-        """Wait for a block to finish, with an eye on the cluster; None now and then when none does."""
+    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> list[distributed.Future]:
+        """Wait for blocks to finish, with an eye on the cluster; an empty list now and then when none does."""
         try:
-            found = finished.get(timeout=_LOOK)
+            found = [finished.get(timeout=_LOOK)]
         except queue.Empty:
             self._look_at_workers()
-            return None
+            return []
         self._without_workers = 0.0
+        with contextlib.suppress(queue.Empty):
+            while len(found) < _AT_ONCE:
+                found.append(finished.get_nowait())
         return found
+
+    def _outcomes(self, futures: Sequence[distributed.Future]) -> list[tuple[Any, Exception | None]]:
+        """Summaries of blocks, or the errors they ended with; those that went well are fetched together.
+
+        With many workers, one question a block to the scheduler would cost more than the blocks themselves.
+        """
+        good = [future for future in futures if future.status == "finished"]
+        if len(good) < 2:
+            return [_outcome(future) for future in futures]
+        try:
+            fetched = dict(zip((future.key for future in good), self.client.gather(good), strict=True))
+        except Exception:  # noqa: BLE001 - some worker is gone: which blocks it had is found out one by one
+            fetched = {}
+        return [(fetched[future.key][0], None) if future.key in fetched else _outcome(future) for future in futures]
 
     def _look_at_workers(self) -> None:
         self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK

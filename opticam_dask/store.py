@@ -9,6 +9,7 @@ counts as reduced when its flags say so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -39,6 +40,9 @@ _PLANNED = {
     "photometry": {"mjd_utc", "bmjd_tdb"},
     "photometry_radii": {"mjd_utc", "bmjd_tdb"},
 }
+
+#: Groups of arrays that are made with a part, the last one where its background has a mesh.
+_KINDS_OF_PART = ("frames", "sources", "background")
 
 #: Groups of a key that are not nights.
 _KEY_PRODUCTS = ("reference", "catalog", "differential")
@@ -333,8 +337,7 @@ def add_part(
         "provenance": dict(provenance or {}),
     }
     night = root.create_group(part.group, overwrite=True, attributes=attributes)
-    kinds = ["frames", "sources"] + (["background"] if part.mesh_shape is not None else [])
-    for kind in kinds:
+    for kind in _KINDS_OF_PART if part.mesh_shape is not None else _KINDS_OF_PART[:2]:
         _create_arrays(night, kind, kind, part.sizes(), part.frames_per_block)
     for name, values in manifest.items():
         schema.validate("frames", {name: values}, part.sizes())
@@ -458,7 +461,7 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
     # blocks are read by tasks, which run on stores of the present version only
     later = schema.added_after(schema_version(path), "frames") if block is None else ()
     names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
-    arrays = {name: read_array(path, f"{part.group}/frames", name, start, stop) for name in names}
+    arrays = {name: _read_of_part(path, part, "frames", name, start, stop) for name in names}
     data_root = read_attributes(path, part.group)["data_root"]
     arrays["file"] = np.array([os.path.join(data_root, name) for name in arrays["file"]], dtype=object)
     return arrays
@@ -478,7 +481,7 @@ def read_results(path: str | Path, part: Part, block: int) -> dict[str, np.ndarr
     """What the second pass needs of the first: flags, transforms, sky mesh and detected positions of a block."""
     start, stop = part.block_range(block)
     return {
-        name: read_array(path, f"{part.group}/{group}", name, start, stop)
+        name: _read_of_part(path, part, group, name, start, stop)
         for group, names in _RESULTS.items()
         if group != "background" or part.mesh_shape is not None
         for name in names
@@ -507,13 +510,12 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     start, stop = part.block_range(block)
     if read_attributes(path, part.group).get("uid", "") != part.uid:
         raise StoreError(f"{part.group} of {path} was made anew by another run while this one worked on it.")
-    night = _open_group(path, part.group)
     last: list[tuple[Any, np.ndarray]] = []
     for group, variables in arrays.items():
         for name, values in variables.items():
             if len(values) != stop - start:
                 raise ValueError(f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}")
-            target = _array(night, f"{group}/{name}")
+            target = _array_of_part(str(path), part, group, name)
             if name == "flags":
                 last.append((target, values))
             else:
@@ -525,7 +527,33 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
 def read_array(path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
     with _clear_errors(path, f"{group}/{name}"):
-        values = np.asarray(_array(_open_group(path, group), name)[start:stop])
+        return _values(_array(_open_group(path, group), name), start, stop)
+
+
+def _read_of_part(path: str | Path, part: Part, group: str, name: str, start: int, stop: int) -> np.ndarray:
+    """As :func:`read_array`, from an array that was made with its part."""
+    with _clear_errors(path, f"{part.group}/{group}/{name}"):
+        return _values(_array_of_part(str(path), part, group, name), start, stop)
+
+
+def _array_of_part(path: str, part: Part, group: str, name: str) -> Any:
+    """Array of a part; one that was made with it stays open in this process, for the blocks to come.
+
+    Opening reads two small files and takes as long as a chunk, for each of some fifty arrays of a block. A part that
+    is made anew has another ``uid``. Photometry may be made anew in a part, and is opened each time.
+    """
+    if part.uid and group in _KINDS_OF_PART:
+        return _open_array_of_part(path, part, group, name)
+    return _array(_open_group(path, part.group), f"{group}/{name}")
+
+
+@functools.lru_cache(maxsize=256)
+def _open_array_of_part(path: str, part: Part, group: str, name: str) -> Any:
+    return _array(_open_group(path, part.group), f"{group}/{name}")
+
+
+def _values(array: Any, start: int, stop: int | None) -> np.ndarray:
+    values = np.asarray(array[start:stop])
     return values.astype(object) if values.dtype.kind == "T" else values
 
 

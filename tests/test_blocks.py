@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import dask
@@ -37,6 +38,32 @@ def test_window_of_blocks__libraries_use_one_thread():
 
     window = blocks.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
     assert set(window.compute(scheduler="synchronous")[0]) == {1}
+
+
+def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatch):
+    looked = []
+
+    class Counted(blocks.ThreadpoolController):
+        def __init__(self):
+            looked.append(len(sys.modules))
+            super().__init__()
+
+    blocks._thread_pools.cache_clear()
+    monkeypatch.setattr(blocks, "ThreadpoolController", Counted)
+    blocks.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
+    first = len(looked)
+    blocks.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
+    blocks._thread_pools.cache_clear()
+    assert first == len(looked)
+    assert first <= 2  # the first block may import what the second then has
+
+
+def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monkeypatch):
+    window = blocks.window_of_blocks(abs, [1])
+    window.compute(scheduler="synchronous")
+    before = blocks._thread_pools(len(sys.modules))
+    monkeypatch.setitem(sys.modules, "a_module_that_was_imported_since", object())
+    assert blocks._thread_pools(len(sys.modules)) is not before
 
 
 def test_window_of_blocks__two_windows_never_share_a_task():

@@ -54,6 +54,42 @@ def test_on_cluster__exactly_one_task_a_block_on_the_scheduler(client):
     assert len(seen) == 23
 
 
+def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monkeypatch):
+    calls = []
+    gather = distributed.Client.gather
+    monkeypatch.setattr(
+        distributed.Client, "gather", lambda self, f, **kw: calls.append(len(f)) or gather(self, f, **kw)
+    )
+    monkeypatch.setattr(distributed.Future, "result", lambda *_, **__: pytest.fail("fetched one by one"))
+    futures = distributed.futures_of(client.persist(blocks.window_of_blocks(abs, [3, -1, 2])))
+    distributed.wait(futures)
+    assert cluster.OnCluster(client)._outcomes(futures) == [(3, None), (1, None), (2, None)]
+    assert calls == [3]
+
+
+def test_on_cluster__an_error_among_summaries_belongs_to_its_block(client):
+    def fails(block):
+        if block == 1:
+            raise KeyError("one")
+        return block
+
+    futures = distributed.futures_of(client.persist(blocks.window_of_blocks(fails, [0, 1, 2])))
+    distributed.wait(futures)
+    found = cluster.OnCluster(client)._outcomes(futures)
+    assert [summary for summary, _ in found] == [0, None, 2]
+    assert [type(error) for _, error in found] == [type(None), KeyError, type(None)]
+
+
+def test_on_cluster__summaries_are_fetched_one_by_one_where_they_cannot_be_together(client, monkeypatch):
+    def lost(*_, **__):
+        raise OSError("a worker is gone")
+
+    futures = distributed.futures_of(client.persist(blocks.window_of_blocks(abs, [4, 5])))
+    distributed.wait(futures)
+    monkeypatch.setattr(distributed.Client, "gather", lost)
+    assert cluster.OnCluster(client)._outcomes(futures) == [(4, None), (5, None)]
+
+
 class _CountTasks(distributed.SchedulerPlugin):
     def __init__(self):
         self.seen = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -77,6 +79,32 @@ def test_add_part__layout_is_the_contract_and_plain_xarray_reads_it(reduction):
     np.testing.assert_array_equal(
         frames["fwhm"], np.concatenate([_first_pass_arrays(part, b)["frames"]["fwhm"] for b in range(3)])
     )
+
+
+def test_blocks__arrays_of_a_part_are_opened_once(reduction, monkeypatch):
+    opened = []
+    array = store._array
+    monkeypatch.setattr(store, "_array", lambda group, name: opened.append(name) or array(group, name))
+    part = _part()
+    for block in range(part.n_blocks):
+        store.read_manifest(reduction, part, block)
+        store.write_block(reduction, part, block, _first_pass_arrays(part, block))
+        store.read_results(reduction, part, block)
+        if block == 0:
+            first = len(opened)
+    assert first == len(opened) == len(set(opened))
+
+
+def test_blocks__a_part_that_is_made_anew_is_opened_anew(reduction):
+    part = _part()
+    store.write_block(reduction, part, 0, _first_pass_arrays(part, 0))
+    store.remove_group(reduction, part.group)
+    again = dataclasses.replace(part, n_slots=N_SLOTS + 2, uid="2")
+    store.add_part(reduction, again, _manifest(), "/data")
+    store.write_block(reduction, again, 0, _first_pass_arrays(again, 0, seed=1))
+    assert store.read_results(reduction, again, 0)["x"].shape == (PER_BLOCK, N_SLOTS + 2)
+    with pytest.raises(store.StoreError, match="made anew"):
+        store.write_block(reduction, part, 0, _first_pass_arrays(part, 0))
 
 
 def test_write_block__one_block_is_one_chunk_of_every_array(reduction):

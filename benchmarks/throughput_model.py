@@ -1,0 +1,300 @@
+"""How many workers are of use: a model of the throughput from the measured costs of tasks, scheduler and client.
+
+    python benchmarks/throughput_model.py
+
+Three things are measured, with client, scheduler and workers as processes of their own:
+
+* the work of a frame in each pass, on one worker, and the bytes that are read and written for it;
+* the processor time of scheduler and client for a block, from many blocks that do nothing, through the window that two
+  hundred workers have; graphs, submission, summaries, owner and progress are in it;
+* the processor time of the client for a frame beside the passes: headers, plan, files of light curves.
+
+A pass over frames of ``B`` a block on ``W`` workers takes ``max(work / W, scheduler / B, client / B)`` a frame; what is
+done beside the passes is added. Scheduler and client each use one core, whatever the number of workers: where one of
+them needs longer than the workers, it is the limit. The model is held against 1, 2 and 4 workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import common
+import numpy as np
+import processes
+
+from opticam_dask import AperturePhotometer, cluster, ownership, pipeline, plan, products
+from opticam_dask.config import ReductionParameters
+from opticam_dask.frames import find_files, scan
+from opticam_dask.instruments import OPTICAM_MX
+from opticam_dask.steps import BlockSummary
+
+#: Numbers of frames for the slopes, by side: whole blocks.
+FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (16, 64)}
+#: Workers whose window the short blocks go through, and the number that the issue is decided at.
+MANY = 200
+PASSES = ("first pass", "second pass")
+
+
+@dataclass
+class Spent:
+    """Seconds of a stage: by the clock, of client, scheduler and all workers; bytes that these read and wrote."""
+
+    clock: float = 0.0
+    client: float = 0.0
+    scheduler: float = 0.0
+    workers: float = 0.0
+    read: float = 0.0
+    written: float = 0.0
+
+    def slope(self, more: Spent, n_frames: int) -> Spent:
+        """What one frame costs, from a run with ``n_frames`` more frames."""
+        pairs = zip(vars(self).values(), vars(more).values(), strict=True)
+        return Spent(*(max(0.0, after - before) / n_frames for before, after in pairs))
+
+
+def _spend(running: processes.Cluster, what: object) -> Spent:
+    before = [worker.process.io_counters() for worker in running.workers]
+    running.begin()
+    start = time.perf_counter()
+    what()
+    clock = time.perf_counter() - start
+    after = [worker.process.io_counters() for worker in running.workers]
+    read = sum(b.read_chars - a.read_chars for a, b in zip(before, after, strict=True))
+    written = sum(b.write_chars - a.write_chars for a, b in zip(before, after, strict=True))
+    return Spent(clock, running.own.seconds(), running.scheduler.seconds(), running.worker_seconds(), read, written)
+
+
+def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dict[str, Spent]:
+    """Reduce a directory, stage by stage."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    executor = cluster.OnCluster(running.client)
+    # the stack and the star profile take a limited number of frames of a night: few here, so that they leave the slope
+    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=8))
+    photometers = {"aperture": AperturePhotometer()}
+    spent = {}
+
+    def scan_and_plan() -> None:
+        pipeline.prepare(setup, scan(find_files(directory), setup.instrument))
+
+    with ownership.own(out):
+        spent["plan"] = _spend(running, scan_and_plan)
+        pipeline.choose_references(setup, executor)
+        spent[PASSES[0]] = _spend(running, partial(pipeline.reduce_frames, setup, executor))
+        pipeline.measure_profiles(setup, executor)
+        spent[PASSES[1]] = _spend(running, partial(pipeline.measure_frames, setup, photometers, executor))
+        pipeline.finish(setup)
+    spent["light curves"] = _spend(running, partial(products.write_light_curves, out, "aperture"))
+    return spent
+
+
+def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes.Cluster) -> dict[str, Spent]:
+    """What a frame costs in each stage, as slopes over two numbers of frames."""
+    found = []
+    for number in (numbers[0], *numbers):  # the first round is for imports
+        folder = directory / f"first_{number}"
+        if not folder.exists():
+            folder.mkdir()
+            for path in sorted((directory / "frames").iterdir())[:number]:
+                (folder / path.name).hardlink_to(path)
+        found.append(reduce_frames(folder, directory / "out", running))
+    few, many = found[1:]
+    return {name: few[name].slope(many[name], numbers[1] - numbers[0]) for name in few}
+
+
+# ---------------------------------------------------------------- blocks that do nothing
+
+
+def _nothing(block: int, lost: object = None) -> BlockSummary:
+    return BlockSummary(block, 8, 8, {"reduced": 8}, ())
+
+
+def _try_nothing(block: int, index: int) -> None:
+    pass
+
+
+def _eight(block: int) -> int:
+    return 8
+
+
+def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster, window: int) -> None:
+    """Blocks that do nothing, handled as those of a pass are."""
+    executor, outcome, progress = cluster.OnCluster(running.client), pipeline.Outcome(), pipeline.Silent()
+    work = [pipeline.guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
+    before, cluster.BLOCKS_PER_WORKER = cluster.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
+    try:
+        for key, summary in executor.run(work):
+            ownership.check_owner(out)
+            outcome.add(key, summary)
+            progress.advance(summary.n_frames)
+    finally:
+        cluster.BLOCKS_PER_WORKER = before
+    assert outcome.n_frames["1:g"] == 8 * n_blocks
+
+
+def cost_of_blocks(directory: Path, n_blocks: int, running: processes.Cluster) -> Spent:
+    """What scheduler and client need for one block; what they need to be idle is taken off."""
+    window = cluster.BLOCKS_PER_WORKER * MANY
+    out = directory / "owned"
+    out.mkdir()
+    idle = _spend(running, partial(time.sleep, 3.0))
+    with ownership.own(out):
+        run_short_blocks(out, window, running, window)
+        spent = _spend(running, partial(run_short_blocks, out, n_blocks, running, window))
+    waiting = spent.clock / idle.clock
+    names = ("client", "scheduler", "workers")
+    values = {name: max(0.0, getattr(spent, name) - waiting * getattr(idle, name)) / n_blocks for name in names}
+    return Spent(clock=spent.clock / n_blocks, **values)
+
+
+# ---------------------------------------------------------------- the model
+
+
+@dataclass
+class Model:
+    """Throughput of a run.
+
+    Attributes
+    ----------
+    work : tuple of float
+        Seconds of a frame on one worker, in each pass.
+    per_block : int
+    scheduler, client : float
+        Seconds for one block.
+    beside : float
+        Seconds of the client for one frame, beside the passes.
+    """
+
+    work: tuple[float, ...]
+    per_block: int
+    scheduler: float
+    client: float
+    beside: float = 0.0
+
+    def seconds(self, n_workers: float) -> float:
+        """Seconds a frame in all passes."""
+        least = max(self.scheduler, self.client) / self.per_block
+        return sum(max(work / n_workers, least) for work in self.work) + self.beside
+
+    def limit(self, part: str) -> float:
+        """Workers from which scheduler or client needs as long for the two passes as the workers do."""
+        return sum(self.work) * self.per_block / (len(self.work) * getattr(self, part))
+
+    def limit_of_pass(self, number: int) -> float:
+        """Workers from which the slower of scheduler and client is the limit of one pass."""
+        return self.work[number] * self.per_block / max(self.scheduler, self.client)
+
+
+def _model(side: int, frames: dict[str, Spent], block: Spent) -> Model:
+    beside = frames["plan"].client + frames["light curves"].client
+    per_block = plan.frames_per_block((side, side), np.dtype("uint16"))
+    work = tuple(frames[name].workers for name in PASSES)
+    return Model(work, per_block, block.scheduler, block.client, beside)
+
+
+def rows_of_model(measured: dict[int, dict[str, Spent]], block: Spent) -> list[dict[str, str]]:
+    """The table of limits."""
+    rows = []
+    for side, frames in measured.items():
+        model = _model(side, frames, block)
+        read, written = (sum(getattr(frames[name], what) for name in PASSES) for what in ("read", "written"))
+        rate = 1.0 / model.seconds(MANY)
+        overhead = 2.0 * (block.scheduler + block.client) / model.per_block / sum(model.work)
+        one_gigabyte = 1e9 / (read + written) * sum(model.work)
+        rows.append(
+            {
+                "frames": f"{side} x {side}, {common.n_stars(side)} stars",
+                "frames a block": model.per_block,
+                "work, ms a frame (passes)": " + ".join(f"{1e3 * work:.2f}" for work in model.work),
+                "frames/s a core": f"{1.0 / sum(model.work):.1f}",
+                "client beside, ms a frame": f"{1e3 * model.beside:.3f}",
+                "scheduler and client, of the work": f"{100.0 * overhead:.1f} %",
+                "workers until the scheduler is the limit": f"{model.limit('scheduler'):.0f}",
+                "the client": f"{model.limit('client'):.0f}",
+                "either, in each pass": ", ".join(f"{model.limit_of_pass(number):.0f}" for number in range(2)),
+                "workers that 1 GB/s feeds": f"{one_gigabyte:.0f}",
+                f"frames/s of {MANY} workers": f"{rate:.0f}",
+                "file system then, MB/s read + written": f"{rate * read / 1e6:.0f} + {rate * written / 1e6:.0f}",
+            }
+        )
+    return rows
+
+
+def check(
+    side: int, directory: Path, numbers: tuple[int, int], workers: list[int], frames: dict[str, Spent], block: Spent
+) -> list[dict[str, str]]:
+    """Throughput measured and foretold, for numbers of workers; a machine has no more than its cores."""
+    model = _model(side, frames, block)
+    rows = []
+    for n_workers in workers:
+        with processes.cluster(n_workers) as running:
+            found = cost_of_frames(directory, numbers, running)
+        seconds = sum(found[name].clock for name in PASSES)
+        foretold = model.seconds(min(n_workers, os.cpu_count() or 1)) - model.beside
+        rows.append(
+            {
+                "frames": f"{side} x {side}",
+                "workers": n_workers,
+                "cores": os.cpu_count(),
+                "measured, ms a frame": f"{1e3 * seconds:.2f}",
+                "model": f"{1e3 * foretold:.2f}",
+                "ratio": f"{seconds / foretold:.2f}",
+            }
+        )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--frames", type=int, nargs=2, action="append", help="numbers of frames, for each side")
+    parser.add_argument("--blocks", type=int, default=4000, help="blocks that do nothing")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="the model is checked at these")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    chosen = parser.parse_args(arguments)
+    numbers = dict(zip(chosen.sides, chosen.frames or [FRAMES[side] for side in chosen.sides], strict=True))
+    packages = ("opticam-dask", "dask", "distributed", "zarr", "numpy")
+    to = None if chosen.no_record else common.RESULTS
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with processes.cluster(2) as running:
+            block = cost_of_blocks(directory, chosen.blocks, running)
+        measured = {}
+        for side, (few, many) in numbers.items():
+            common.write_frames(directory / f"{side}" / "frames", (side, side), common.n_stars(side), many)
+            with processes.cluster(1) as running:
+                measured[side] = cost_of_frames(directory / f"{side}", (few, many), running)
+        rows = rows_of_model(measured, block)
+        common.record(
+            "Throughput and numbers of workers",
+            "python benchmarks/throughput_model.py",
+            rows,
+            packages,
+            f"A block costs the scheduler {1e3 * block.scheduler:.2f} ms, the client {1e3 * block.client:.2f} ms and "
+            f"its worker {1e3 * block.workers:.2f} ms of processor time beside the work. Bytes are those of all "
+            "reads and writes of the workers, store and frames; frames are read whole in both passes.",
+            to=to,
+        )
+        side = chosen.sides[0]
+        checked = check(side, directory / f"{side}", numbers[side], chosen.workers, measured[side], block)
+    common.record(
+        "Throughput as the model foretells it",
+        "python benchmarks/throughput_model.py",
+        checked,
+        packages,
+        "Both passes, slopes by the clock. More workers than cores share them.",
+        to=to,
+    )
+    return rows + checked
+
+
+if __name__ == "__main__":
+    main()
