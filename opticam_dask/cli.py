@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not hasattr(options, "run"):
         parser.print_help()
         return USAGE
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lightcurve(commands)
     _add_export(commands)
     _add_plot(commands)
+    _add_show_cluster(commands)
     return parser
 
 
@@ -153,6 +155,9 @@ def _add_reduction(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     parser.add_argument("--out", required=True, metavar="OUT", help="output directory")
     _add_cluster(parser)
+    parser.add_argument(
+        "--inside", action="store_true", help="run this command, scheduler and all, as a batch job of its own"
+    )
     _add_photometers(parser)
     _add_calibration(parser)
     parser.add_argument("--label", metavar="NAME", help="name of the photometry (from the options)")
@@ -322,13 +327,33 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("where blocks run (docs/clusters.md)")
+    group.add_argument(
         "--cluster",
-        default="local",
         metavar="WHERE",
-        help="local (worker processes here), none (this process), or the address or file of a scheduler",
+        help="local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a "
+        "profile of Dask's configuration, or the address or file of a scheduler (local)",
     )
-    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help="worker processes (one a processor)")
+    group.add_argument(
+        "--n-workers", "--workers", type=int, metavar="N", help="worker processes (one a processor here)"
+    )
+    group.add_argument("--adapt", metavar="MIN:MAX", help="as many workers of a batch system as there is work for")
+    group.add_argument("--cores", type=int, metavar="N", help="cores of a job, a worker on each (1)")
+    group.add_argument("--memory", metavar="SIZE", help="memory of a job (4GiB a core), or of a worker here")
+    group.add_argument("--walltime", metavar="TIME", help="of a job, as the batch system writes it")
+    group.add_argument("--queue", metavar="NAME", help="queue or partition of a job")
+    group.add_argument("--account", metavar="NAME", help="account or project of a job")
+    group.add_argument(
+        "--job-extra", action="append", metavar="DIRECTIVE", help="a further directive of a job (may be repeated)"
+    )
+
+
+def _add_show_cluster(commands: Any) -> None:
+    parser = _command(
+        commands, "cluster", "Open a cluster and keep it until Ctrl-C, or show the job script that would be submitted."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
+    _add_cluster(parser)
 
 
 def parameter_names() -> list[str]:
