@@ -59,11 +59,14 @@ _MOST_FRUITLESS = 3
 #: from a slow file system takes its time.
 _GRACE = 60.0
 
+#: Seconds until SLURM says how a job that is ending has ended, at most.
+_COMPLETING = 60
+
 #: Seconds between looks at the jobs, and for the first submissions to come back.
 _LOOK, _SUBMIT = 10.0, 300.0
 
-#: Seconds before a refused submission is tried again: first, and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 300.0
+#: Seconds before a refused submission is tried again, at most; at first those between looks.
+_LONGEST_PAUSE = 300.0
 
 #: Set in the job that runs the scheduler.
 INSIDE = "OPTICAM_DASK_INSIDE"
@@ -176,10 +179,11 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
         "worker_extra_args": [
             *chosen("worker_extra_args", []),
             "--no-dashboard",
-            *_lifetime(walltime, system),
         ],
         "job_script_prologue": [*chosen("job_script_prologue", []), *_environment()],
     }
+    if "--lifetime" not in arguments["worker_extra_args"]:
+        arguments["worker_extra_args"] += _lifetime(walltime, system)
     if arguments["processes"] != cores:
         logger.warning("%d processes on %d cores: workers of one thread are fastest", arguments["processes"], cores)
     for name, value in _directives(settings).items():
@@ -370,7 +374,7 @@ class JobQueue:
         self._missing: dict[str, float] = {}
         self._ids: dict[str, str] = {}
         self._fruitless, self._n_told = 0, -1
-        self._pause, self._not_before = _FIRST_PAUSE, 0.0
+        self._pause, self._not_before = self._every, 0.0
         self._begun = time.monotonic()
         self._next_word, self._word_pause = self._begun + 1.5 * self._every, 60.0
 
@@ -414,8 +418,13 @@ class JobQueue:
         name = next((name for name in self._ids if worker == name or worker.startswith(f"{name}-")), None)
         if name is None or self.settings.cluster != "slurm":
             return False
-        states = self._cluster.sync(self._states)
-        return states is not None and states.get(self._ids[name], ("", ""))[0] in _FROM_OUTSIDE
+        for _ in range(_COMPLETING):
+            states = self._cluster.sync(self._states)
+            state = None if states is None else states.get(self._ids[name], ("", ""))[0]
+            if state != "COMPLETING":
+                break
+            time.sleep(1)
+        return state in _FROM_OUTSIDE
 
     # ---------------------------------------------------------------- submission
 
@@ -424,8 +433,10 @@ class JobQueue:
         if self.settings.adapt:
             least, most = self.settings.adapt
             self._tell(f"{self._title}: {least} to {most} workers of one core, as there is work.")
-            # between two passes there is nothing to do for a while: workers stay
-            self._cluster.adapt(minimum=least, maximum=most, interval="2s", wait_count=30)
+            # the scheduler sees a window of the blocks and not how many are to come: it is to want that done at once.
+            # Between two passes there is nothing to do for a while: workers stay for a minute.
+            how = {"interval": "2s", "wait_count": 30, "target_duration": "100ms"}
+            self._cluster.adapt(minimum=least, maximum=most, **how)
             return
         self._cluster.scale(jobs=self._n_jobs)
         end = time.monotonic() + _SUBMIT
@@ -455,7 +466,7 @@ class JobQueue:
         with_workers = {name for name in cluster.workers if there & self._names_of(name)}
         self._ids |= {name: job.job_id for name, job in cluster.workers.items() if job.job_id}
         if with_workers - self._seen:
-            self._fruitless, self._pause = 0, _FIRST_PAUSE
+            self._fruitless, self._pause = 0, self._every
         self._seen |= with_workers
         without = {name: job for name, job in cluster.workers.items() if name not in with_workers}
         for name in [name for name in self._missing if name not in without]:
