@@ -144,7 +144,7 @@ def resolve(cluster: str | None = None, **given: Any) -> ClusterSettings:
 def _known(profile: Mapping[str, Any], where: str) -> dict[str, Any]:
     names = {entry.name for entry in fields(ClusterSettings)}
     values = {str(key).replace("-", "_"): value for key, value in profile.items()}
-    if unknown := sorted(set(values) - names):
+    if unknown := sorted(name.replace("_", "-") for name in set(values) - names):
         known = ", ".join(sorted(name.replace("_", "-") for name in names))
         raise ValueError(f"{where} has {', '.join(unknown)}, which is unknown: it may have {known}")
     return {key: value for key, value in values.items() if value is not None}

@@ -186,8 +186,9 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
         arguments["worker_extra_args"] += _lifetime(walltime, system)
     if arguments["processes"] != cores:
         logger.warning("%d processes on %d cores: workers of one thread are fastest", arguments["processes"], cores)
-    for name, value in _directives(settings).items():
-        arguments[name] = value
+    arguments |= _directives(replace(settings, walltime=None if walltime is None else str(walltime)))
+    if system == "oar":  # or else every job warns that it asks for no memory
+        arguments["memory_per_core_property_name"] = chosen("memory_per_core_property_name", "not_applicable")
     extra = chosen("job_extra_directives", {} if system == "htcondor" else [])
     if system == "htcondor":
         arguments["job_extra_directives"] = {**extra, **dict(_pair(entry) for entry in settings.job_extra)}
