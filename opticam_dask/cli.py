@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not hasattr(options, "run"):
         parser.print_help()
         return USAGE
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lightcurve(commands)
     _add_export(commands)
     _add_plot(commands)
+    _add_show_cluster(commands)
     return parser
 
 
@@ -134,6 +136,7 @@ def _add_check(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
+    _add_inside(parser)
 
 
 def _add_job_arrays(commands: Any) -> None:
@@ -161,8 +164,10 @@ def _add_job_arrays(commands: Any) -> None:
 def _add_pass(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
     parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
-    _add_cluster(parser, "worker processes (as planned)")
-    parser.set_defaults(cluster=None)
+    parser.add_argument(
+        "--cluster", choices=["local", "none"], help="worker processes here, or this process (as planned)"
+    )
+    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help="worker processes (as planned)")
 
 
 def _add_watch(commands: Any) -> None:
@@ -170,6 +175,7 @@ def _add_watch(commands: Any) -> None:
         commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
     )
     _add_reduction(parser)
+    _add_inside(parser)
     group = parser.add_argument_group("the observation")
     group.add_argument("--target", type=int, metavar="ID", help="source number in the provisional catalogue")
     group.add_argument("--comparisons", type=int, nargs="+", default=[], metavar="ID", help="source numbers")
@@ -177,6 +183,12 @@ def _add_watch(commands: Any) -> None:
     group.add_argument("--idle", type=float, default=1800, metavar="S", help="end after so long without a frame (1800)")
     group.add_argument("--n-frames", type=int, metavar="N", help="end after so many frames (no limit)")
     group.add_argument("--patience", type=float, default=60, metavar="S", help="wait so long for a slow file (60)")
+
+
+def _add_inside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--inside", action="store_true", help="run this command, scheduler and all, as a batch job of its own"
+    )
 
 
 def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
@@ -351,14 +363,34 @@ def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     )
 
 
-def _add_cluster(parser: argparse.ArgumentParser, workers: str = "worker processes (one a processor)") -> None:
-    parser.add_argument(
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where blocks run (docs/clusters.md)")
+    group.add_argument(
         "--cluster",
-        default="local",
         metavar="WHERE",
-        help="local (worker processes here), none (this process), or the address or file of a scheduler",
+        help="local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a "
+        "profile of Dask's configuration, or the address or file of a scheduler (local)",
     )
-    parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help=workers)
+    group.add_argument(
+        "--n-workers", "--workers", type=int, metavar="N", help="worker processes (one a processor here)"
+    )
+    group.add_argument("--adapt", metavar="MIN:MAX", help="as many workers of a batch system as there is work for")
+    group.add_argument("--cores", type=int, metavar="N", help="cores of a job, a worker on each (1)")
+    group.add_argument("--memory", metavar="SIZE", help="memory of a job (4GiB a core), or of a worker here")
+    group.add_argument("--walltime", metavar="TIME", help="of a job, as the batch system writes it")
+    group.add_argument("--queue", metavar="NAME", help="queue or partition of a job")
+    group.add_argument("--account", metavar="NAME", help="account or project of a job")
+    group.add_argument(
+        "--job-extra", action="append", metavar="DIRECTIVE", help="a further directive of a job (may be repeated)"
+    )
+
+
+def _add_show_cluster(commands: Any) -> None:
+    parser = _command(
+        commands, "cluster", "Open a cluster and keep it until Ctrl-C, or show the job script that would be submitted."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
+    _add_cluster(parser)
 
 
 def parameter_names() -> list[str]:

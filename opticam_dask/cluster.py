@@ -1,8 +1,8 @@
-"""Where blocks run: in this process, on local worker processes, or on a scheduler that is there already.
+"""Where blocks run: in this process, on local workers, in jobs of a batch system, or on a scheduler that is there.
 
-The only module that imports distributed. Workers are separate processes of one thread each, started as programs
-of their own (not forked or spawned from the user's script), so that a script needs no ``__main__`` guard and a
-notebook or a test behaves the same. Scheduler and dashboard listen on the loopback interface unless told
+With ``job_queues`` the only module that imports distributed. Workers are separate processes of one thread each,
+started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``
+guard and a notebook or a test behaves the same. Scheduler and dashboard listen on the loopback interface unless told
 otherwise.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import queue
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import dask
@@ -27,7 +29,18 @@ from distributed.deploy.spec import SpecCluster
 from distributed.deploy.subprocess import SubprocessWorker
 from distributed.system import MEMORY_LIMIT
 
+from opticam_dask.cluster_settings import (
+    MEMORY_ENVIRONMENT,
+    SINGLE_THREAD_ENVIRONMENT,
+    ClusterError,
+    ClusterSettings,
+    job_memory,
+    job_processors,
+    parse_memory,
+    resolve,
+)
 from opticam_dask.interruption import raise_if_interrupted
+from opticam_dask.job_queues import JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +50,6 @@ Client = distributed.Client
 #: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound); called with the
 #: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
 WindowBuilder = Callable[..., da.Array]
-
-#: One thread in every library of a worker: processes are what runs in parallel.
-SINGLE_THREAD_ENVIRONMENT = dict.fromkeys(
-    (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "BLIS_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-        "NUMBA_NUM_THREADS",
-        "BLOSC_NTHREADS",
-        "ZARR_ASYNC__CONCURRENCY",
-        "ZARR_THREADING__MAX_WORKERS",
-    ),
-    "1",
-)
-
-#: A worker keeps the memory of a frame for the next one. Dask's own setting gives back whatever is free at once: the
-#: system then spends as long on handing out fresh pages as the worker on its frames. The C library reads these when a
-#: process starts, so they have to be there before.
-MEMORY_ENVIRONMENT = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_ARENA_MAX": "1",
-}
 
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
@@ -83,10 +70,6 @@ FRAME_TIMEOUT = 300.0
 
 #: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
 _LOOK, _WITHOUT_WORKERS = 5.0, 60.0
-
-
-class ClusterError(Exception):
-    """Workers cannot be had or were lost; the message says why and what to do."""
 
 
 class Work(NamedTuple):
@@ -152,15 +135,24 @@ class OnCluster:
         Seconds after which a frame that does not end ends its worker; 0 is no limit.
     is_local : bool
         Whether the workers belong to this run, so that nobody will start new ones when all are gone.
+    jobs : JobQueue, optional
+        The jobs that the workers run in.
     """
 
     def __init__(
-        self, client: distributed.Client, *, frame_timeout: float = FRAME_TIMEOUT, is_local: bool = False
+        self,
+        client: distributed.Client,
+        *,
+        frame_timeout: float = FRAME_TIMEOUT,
+        is_local: bool = False,
+        jobs: JobQueue | None = None,
     ) -> None:
         self.client = client
         self.frame_timeout = frame_timeout
         self.is_local = is_local
+        self.jobs = jobs
         self._without_workers = 0.0
+        self._size = BLOCKS_PER_WORKER
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks and yield summaries as they finish.
@@ -176,8 +168,7 @@ class OnCluster:
         OSError
             When a block could not read or write anywhere.
         """
-        size = BLOCKS_PER_WORKER * max(1, len(self.client.ncores()))
-        windows = ((group, part) for group in work for part in _cut(group.blocks, size))
+        windows = _windows(work, self._window_size)
         finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
 
@@ -189,7 +180,7 @@ class OnCluster:
         try:
             while True:
                 raise_if_interrupted()
-                while len(under_way) <= size and (window := next(windows, None)) is not None:
+                while len(under_way) <= self._size and (window := next(windows, None)) is not None:
                     group, blocks = window
                     submit([_Task(group, block) for block in blocks])
                 if not under_way:
@@ -216,8 +207,18 @@ class OnCluster:
         where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
         return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
 
+    def _window_size(self) -> int:
+        """Blocks of a window, for the workers that are there, or for those that were asked for and will come."""
+        asked_for = (self.jobs.settings.most_workers if self.jobs else None) or 1
+        self._size = BLOCKS_PER_WORKER * max(asked_for, len(self.client.ncores()))
+        return self._size
+
     def _next_try(self, task: _Task, error: Exception) -> _Task:
         """How a block that failed runs next: where it could not read or write, on another worker each time."""
+        is_killed = isinstance(error, distributed.KilledWorker)
+        worker = getattr(getattr(error, "last_worker", None), "name", "")
+        if is_killed and self.jobs is not None and self.jobs.ended_from_outside(str(worker)):
+            return replace(task, worker=None)  # its job was ended: that says nothing about its frames
         again = _next_try(task, error)
         workers = sorted(self.client.ncores())
         if again.is_rescue != task.is_rescue or not isinstance(error, OSError) or not workers:
@@ -258,7 +259,9 @@ class OnCluster:
 
     def _look_at_workers(self) -> None:
         self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK
-        if self._without_workers and int(self._without_workers) % 60 == 0:
+        if self.jobs is not None:
+            self.jobs.check()
+        elif self._without_workers and int(self._without_workers) % 60 == 0:
             logger.warning("no worker for %.0f s: waiting", self._without_workers)
         if self.is_local and self._without_workers >= _WITHOUT_WORKERS:
             raise ClusterError(f"all workers are gone. {_GO_ON}")
@@ -312,8 +315,14 @@ def _next_try(task: _Task, error: Exception) -> _Task:
     raise error
 
 
-def _cut(blocks: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (blocks[start : start + size] for start in range(0, len(blocks), size))
+def _windows(work: Sequence[Work], size: Callable[[], int]) -> Iterator[tuple[Work, Sequence[int]]]:
+    """Blocks a window at a time, each as large as it should be when its turn comes."""
+    for group in work:
+        start = 0
+        while start < len(group.blocks):
+            end = start + size()
+            yield group, group.blocks[start:end]
+            start = end
 
 
 def worker_memory_limit() -> int | None:
@@ -324,25 +333,100 @@ def worker_memory_limit() -> int | None:
         return None
 
 
-@contextlib.contextmanager
+class Connection:
+    """A place where blocks run; opened when first used, closed by :meth:`close` or at the end of a ``with`` block.
+
+    Attributes
+    ----------
+    tell : callable
+        Takes one line for people: the dashboard, what jobs wait for.
+    """
+
+    def __init__(self, place: contextlib.AbstractContextManager[Executor], tell: Callable[[str], None]) -> None:
+        self._place = place
+        self._opened = contextlib.ExitStack()
+        self._executor: Executor | None = None
+        self.tell = tell
+
+    def open(self) -> Executor:
+        """The place itself, opened if it is not yet.
+
+        Raises
+        ------
+        ClusterError
+            When no scheduler answers, or no job can be submitted.
+        """
+        if self._executor is None:
+            self._executor = self._opened.enter_context(self._place)
+        return self._executor
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run all blocks of all groups; yield each summary once, in any order."""
+        yield from self.open().run(work)
+
+    @property
+    def client(self) -> distributed.Client | None:
+        """Dask client of the cluster; None without one."""
+        return getattr(self.open(), "client", None)
+
+    @property
+    def jobs(self) -> JobQueue | None:
+        """Jobs that the workers run in; None where no batch system started them."""
+        return getattr(self.open(), "jobs", None)
+
+    def close(self) -> None:
+        """Close what was opened here: workers end, jobs are cancelled."""
+        self._opened.close()
+
+    def __enter__(self) -> Connection:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def connect(
-    cluster: str | distributed.Client | None = "local",
+    cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
     *,
     n_workers: int | None = None,
+    adapt: str | tuple[int, int] | None = None,
+    cores: int | None = None,
+    memory: str | None = None,
+    walltime: str | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    job_extra: Sequence[str] = (),
     host: str = "127.0.0.1",
     dashboard: bool = True,
     frame_timeout: float = FRAME_TIMEOUT,
-) -> Iterator[Executor]:
-    """Open the place where blocks run, and close what was opened here afterwards.
+    log_directory: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Connection:
+    """The place where blocks run, for ``Reducer(client=...)``.
+
+    It is opened when it is first used. What is opened for it is closed by ``close()`` or at the end of a ``with``
+    block; a client that was given stays open.
 
     Parameters
     ----------
-    cluster : {"local", "none"} or str or distributed.Client or None
-        ``"local"`` starts worker processes on this machine; ``"none"`` (or None) uses no cluster at all; any
-        other text is the address of a scheduler or the path of a scheduler file; a client is used as it is and
-        stays open.
+    cluster : str or distributed.Client or Connection or ClusterSettings, optional
+        ``"local"`` starts worker processes on this machine; ``"none"`` uses no cluster at all; ``"slurm"``, ``"pbs"``,
+        ``"lsf"``, ``"sge"``, ``"oar"`` and ``"htcondor"`` submit jobs; another name is a profile in the section
+        ``opticam_dask.clusters`` of Dask's configuration; any other text is the address of a scheduler or the path of a
+        scheduler file. By default what ``opticam_dask.cluster`` of Dask's configuration says, or ``"local"``.
     n_workers : int, optional
-        Worker processes of a local cluster; by default one a processor that this process may use.
+        Worker processes; of a local cluster by default one a processor that this process may use.
+    adapt : str or (int, int), optional
+        ``"MIN:MAX"`` workers of a batch system, as there is work.
+    cores : int, optional
+        Cores of a job, in which as many workers run.
+    memory : str, optional
+        Memory of a job, or of a worker on this machine, such as ``"4GiB"``.
+    walltime, queue, account : str, optional
+        Of a job, as the batch system writes them.
+    job_extra : sequence of str
+        Further directives of the job script, such as ``"--constraint=haswell"``.
     host : str
         Address that a local scheduler and its dashboard listen on.
     dashboard : bool
@@ -350,26 +434,79 @@ def connect(
     frame_timeout : float
         Seconds after which a frame that does not end ends its worker and, if it does so elsewhere too, is set aside;
         0 is no limit. Without a cluster there is none.
+    log_directory : path, optional
+        Where the output of jobs goes; by default ``opticam_dask_jobs`` in this directory.
+    tell : callable, optional
+        Takes one line for people; by default the log.
 
-    Yields
-    ------
-    Executor
+    Returns
+    -------
+    Connection
 
     Raises
     ------
-    ClusterError
-        When no scheduler answers.
+    ValueError
+        When a setting is wrong or has no meaning for this cluster.
     """
-    if cluster is None or cluster == "none":
-        yield InProcess()
-    elif isinstance(cluster, distributed.Client):
-        yield OnCluster(cluster, frame_timeout=frame_timeout)
-    elif cluster == "local":
-        with local_client(n_workers, host=host, dashboard=dashboard) as client:
-            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
+    if isinstance(cluster, Connection):
+        return Connection(contextlib.nullcontext(cluster), cluster.tell)
+    if isinstance(cluster, distributed.Client):
+        executor = OnCluster(cluster, frame_timeout=frame_timeout)
+        return Connection(contextlib.nullcontext(executor), tell or logger.info)
+    if isinstance(cluster, ClusterSettings):
+        settings = cluster
     else:
-        with _remote_client(cluster) as client:
+        of_jobs = {"cores": cores, "walltime": walltime, "queue": queue, "account": account, "job_extra": job_extra}
+        settings = resolve(cluster, n_workers=n_workers, adapt=adapt, memory=memory, **of_jobs)
+
+    def say(line: str) -> None:
+        connection.tell(line)
+
+    place = _place(
+        settings,
+        host=host,
+        dashboard=dashboard,
+        frame_timeout=frame_timeout,
+        log_directory=log_directory,
+        tell=say,
+    )
+    connection = Connection(place, tell or logger.info)
+    return connection
+
+
+@contextlib.contextmanager
+def _place(
+    settings: ClusterSettings,
+    *,
+    host: str,
+    dashboard: bool,
+    frame_timeout: float,
+    log_directory: str | Path | None,
+    tell: Callable[[str], None],
+) -> Iterator[Executor]:
+    """Open what the settings ask for."""
+    if settings.cluster == "none":
+        yield InProcess()
+    elif settings.cluster == "local":
+        limit = parse_memory(settings.memory) if settings.memory else None
+        with local_client(settings.n_workers, host=host, dashboard=dashboard, memory_limit=limit) as client:
+            if dashboard:
+                _tell_dashboard(client, tell)
+            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
+    elif settings.is_batch:
+        with JobQueue(settings, tell, log_directory).opened() as jobs:
+            _tell_dashboard(jobs.client, tell)
+            yield OnCluster(jobs.client, frame_timeout=frame_timeout, jobs=jobs)
+    else:
+        with _remote_client(settings.cluster) as client:
+            _tell_dashboard(client, tell)
             yield OnCluster(client, frame_timeout=frame_timeout)
+
+
+def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> None:
+    """Where to watch the workers; the scheduler draws nothing without bokeh."""
+    if importlib.util.find_spec("bokeh") is not None and client.dashboard_link:
+        tell(f"Dashboard: {client.dashboard_link}")
 
 
 @contextlib.contextmanager
@@ -397,8 +534,10 @@ def local_client(
     ------
     distributed.Client
     """
-    n_workers = n_workers or CPU_COUNT
-    share = memory_limit or int(MEMORY_LIMIT / max(n_workers, CPU_COUNT))
+    n_processors = min(CPU_COUNT, job_processors() or CPU_COUNT)
+    n_workers = n_workers or n_processors
+    memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
+    share = memory_limit or int(memory / max(n_workers, n_processors))
     security = distributed.Security()
     protocol = "tls://" if security.require_encryption else "tcp://"
     worker = {
@@ -469,8 +608,8 @@ def _remote_client(address: str) -> Iterator[distributed.Client]:
         client = distributed.Client(**where, timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
         raise ClusterError(
-            f"no Dask scheduler answers at {address!r}. Give 'local', 'none', an address such as "
-            "tcp://127.0.0.1:8786, or the path of a scheduler file."
+            f"no Dask scheduler answers at {address!r}. Give 'local', 'none', a batch system such as 'slurm', a "
+            "profile of Dask's configuration, an address such as tcp://127.0.0.1:8786, or the path of a scheduler file."
         ) from error
     with client:
         if not client.ncores():

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from opticam_dask import (
     frames,
     integrity,
     job_arrays,
+    job_queues,
     lightcurves,
     migrations,
     nights,
@@ -43,8 +46,10 @@ from opticam_dask import (
 )
 from opticam_dask.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 from opticam_dask.cli import DONE, FAILED, parameter_names
+from opticam_dask.cluster_settings import SYSTEMS, ClusterSettings, resolve
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.interruption import raise_if_interrupted
 from opticam_dask.local_backgrounds import DefaultLocalBackground
 from opticam_dask.photometer_kinds import PHOTOMETERS
 from opticam_dask.photometers import BasePhotometer
@@ -83,6 +88,54 @@ def run(options: argparse.Namespace) -> int:
         raise RunError(_line(error)) from error
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    tell = Console(prefix="").tell
+    if options.dry_run:
+        if not settings.is_batch:
+            raise UsageError(f"{settings.cluster!r} submits no jobs: --dry-run is for {', '.join(SYSTEMS)}")
+        for line in job_queues.job_script(settings).splitlines():
+            tell(line)
+        return DONE
+    with cluster.connect(settings, tell=tell) as place:
+        if place.client is None:
+            raise UsageError("there is nothing to keep open without a cluster")
+        tell(f"Scheduler: {place.client.scheduler.address} (--cluster takes this address). Ctrl-C closes the cluster.")
+        while True:
+            time.sleep(1)
+            raise_if_interrupted()
+            if place.jobs is not None:
+                place.jobs.check()
+
+
+#: Options that say where blocks run, as ``cluster.resolve`` names them.
+_PLACE = ("cluster", "n_workers", "adapt", "cores", "memory", "walltime", "queue", "account", "job_extra")
+
+
+def _settings(options: argparse.Namespace) -> ClusterSettings:
+    return resolve(**{name: getattr(options, name) for name in _PLACE})
+
+
+def _connect(options: argparse.Namespace, out: str | Path, **more: Any) -> cluster.Connection:
+    """The place where the blocks of a command run; it is opened when the first block does."""
+    tell = Console(prefix="").tell
+    return cluster.connect(_settings(options), log_directory=Path(out).resolve() / "jobs", tell=tell, **more)
+
+
+def _submit_inside(options: argparse.Namespace) -> int:
+    """Submit this very command as a job."""
+    settings = _settings(options)
+    if not settings.is_batch:
+        raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
+    job_queues.JobQueue(settings)  # refuses now what the job would refuse
+    command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
+    _, lines = job_queues.submit_inside(settings, command, Path(options.out).resolve() / "jobs")
+    for line in lines:
+        Console(prefix="").tell(line)
+    Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
+    return DONE
+
+
 def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
@@ -90,7 +143,8 @@ def _line(error: Exception) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    demo.run_demo(options.directory, options.n_images, cluster=options.cluster, n_workers=options.n_workers)
+    with contextlib.closing(_connect(options, Path(options.directory) / "reduced")) as place:
+        demo.run_demo(options.directory, options.n_images, client=place)
     return DONE
 
 
@@ -128,6 +182,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
+    if options.inside and not os.environ.get(job_queues.INSIDE):
+        return _submit_inside(options)
     instrument = _instrument(options)
     setup = Setup(
         Path(options.out),
@@ -145,7 +201,7 @@ def _watch(options: argparse.Namespace) -> int:
     tell = Console(prefix="").tell
     how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
     with _owned(options):
-        with cluster.connect(options.cluster, n_workers=options.n_workers, **_frame_timeout(options)) as executor:
+        with _connect(options, options.out, **_frame_timeout(options)) as executor:
             live = watch.Watch(options.data, setup, photometer, executor, Console(prefix=""), **how)
             tell(f"Watching {', '.join(map(str, options.data))}; live files are in {live.directory.resolve()}.")
             live.run(idle=options.idle, n_frames=options.n_frames)
@@ -209,8 +265,10 @@ def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str)
 def _reduce(options: argparse.Namespace) -> int:
     parameters = config.parameters_from_mapping(_parameters(options))
     photometers = _photometers(options)
-    with _owned(options):
-        reducer = _reducer(options, parameters)
+    if options.inside and not os.environ.get(job_queues.INSIDE):
+        return _submit_inside(options)
+    with _owned(options), contextlib.closing(_connect(options, options.out, **_frame_timeout(options))) as place:
+        reducer = _reducer(options, parameters, place)
         reducer._goes_on = True  # photometry belongs to the same command
         rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
@@ -243,8 +301,11 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
         return job_arrays.take_up(options.out)
     parameters = config.parameters_from_mapping(_parameters(options))
     photometers = _photometers(options)
+    # the jobs are the user's to submit, whatever batch system the configuration names: each has workers of its own
+    options.cluster = options.cluster or "local"
+    place = _settings(options)
     with _owned(options) as owner:
-        reducer = _reducer(options, parameters)
+        reducer = _reducer(options, parameters, cluster.connect("none"))
         return job_arrays.plan(
             reducer._setup(parameters),
             reducer.scan,
@@ -253,8 +314,8 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
             Console(prefix=""),
             changes=Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference),
             calibration={kind: paths for kind in KINDS if (paths := getattr(options, PLURAL[kind]))},
-            cluster=options.cluster,
-            n_workers=options.n_workers or 1,
+            cluster=place.cluster,
+            n_workers=place.n_workers or 1,
             blocks_per_job=options.blocks_per_job,
             **_frame_timeout(options),
         )
@@ -321,13 +382,12 @@ def _photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
 
 
-def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters) -> Reducer:
+def _reducer(options: argparse.Namespace, parameters: config.ReductionParameters, place: cluster.Connection) -> Reducer:
     return Reducer(
         options.out,
         options.data,
         instrument=_instrument(options),
-        client=None if options.cluster == "local" else options.cluster,
-        number_of_processors=options.n_workers,
+        client=place,
         frames_per_block=options.frames_per_block,
         show_plots=False,
         prefix="",
@@ -429,7 +489,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _repair(options: argparse.Namespace) -> None:
     def connect() -> contextlib.AbstractContextManager[cluster.Executor]:
-        return cluster.connect(options.cluster, n_workers=options.n_workers)
+        return _connect(options, options.out)
 
     with _owned(options):
         repair.repair(options.out, connect, Console(prefix=""))

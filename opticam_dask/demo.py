@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import lightcurves, products, results, store, synthetic
+from opticam_dask.cluster import Connection
 from opticam_dask.console import Console
 from opticam_dask.kernels.lightcurve import fit_sinusoid, lomb_scargle_peak
 from opticam_dask.reducer import Reducer
@@ -16,9 +17,7 @@ from opticam_dask.reducer import Reducer
 _SECONDS_PER_DAY = 86400.0
 
 
-def run_demo(
-    directory: str | Path, n_images: int = 100, *, cluster: str = "local", n_workers: int | None = None
-) -> None:
+def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection | None = None) -> None:
     """Run the demonstration in ``directory``.
 
     Parameters
@@ -27,10 +26,8 @@ def run_demo(
         Frames go to ``frames``, results to ``reduced`` below it.
     n_images : int
         Frames of each camera.
-    cluster : str
+    client : Connection, optional
         Where blocks run, see ``cluster.connect``.
-    n_workers : int, optional
-        Worker processes.
     """
     began = time.monotonic()
     root = Path(directory)
@@ -40,8 +37,7 @@ def run_demo(
     reducer = Reducer(
         root / "reduced",
         root / "frames",
-        client=None if cluster == "local" else cluster,
-        number_of_processors=n_workers,
+        client=client,
         show_plots=False,
         prefix="",
     )

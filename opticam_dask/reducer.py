@@ -15,7 +15,7 @@ from astropy.table import QTable
 from opticam_dask import cluster, diagnostics, ownership, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.calibration import PLURAL, Calibration
-from opticam_dask.cluster import Client
+from opticam_dask.cluster import Client, Connection
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
@@ -72,9 +72,9 @@ class Reducer:
         ``array -> array`` on every raw frame (ADU), before anything else.
     aperture_selector : callable
         Chooses the width of the aperture from the widths of the catalogue's brightest sources.
-    client : distributed.Client or str, optional
-        Where blocks run: a Dask client, the address of a scheduler, ``"none"`` for this process; by default
-        worker processes on this machine for as long as a method runs.
+    client : Connection or distributed.Client or str, optional
+        Where blocks run: what :func:`connect` gives, a Dask client, the address of a scheduler, ``"none"`` for this
+        process; by default worker processes on this machine for as long as a method runs.
     number_of_processors : int, optional
         Worker processes on this machine; by default one a processor.
     frames_per_block : int, optional
@@ -128,7 +128,7 @@ class Reducer:
         flat_corrector: FlatFieldCorrector | None = None,
         image_filter: Callable[[np.ndarray], np.ndarray] | None = None,
         aperture_selector: Callable[[np.ndarray], float] = np.median,
-        client: Client | str | None = None,
+        client: Connection | Client | str | None = None,
         number_of_processors: int | None = None,
         frames_per_block: int | None = None,
         frame_timeout: float = cluster.FRAME_TIMEOUT,
@@ -470,8 +470,8 @@ class Reducer:
         return self._setup(pipeline.stored_parameters(self.out_directory))
 
     def _executor(self) -> Any:
-        where = "local" if self._client is None else self._client
-        return cluster.connect(where, n_workers=self._n_workers, frame_timeout=self._frame_timeout)
+        how: dict[str, Any] = {"n_workers": self._n_workers, "frame_timeout": self._frame_timeout}
+        return cluster.connect(self._client, tell=self._console.tell, **how)
 
     def _owning(self) -> Any:
         return ownership.own(self.out_directory, break_lock=self._break_lock)

@@ -449,41 +449,21 @@ def test_work__operations_on_files_of_a_block_are_few_and_no_file_is_written_twi
 # ---------------------------------------------------------------- SLURM
 
 
-@pytest.fixture(scope="module")
-def slurm():
-    """Environment of a SLURM that answers."""
-    environment = dict(os.environ)
-    settings = Path("/var/lib/slurm-ci/env.sh")
-    if settings.is_file():
-        environment |= dict(re.findall(r"^export (\w+)=(.*)$", settings.read_text(), re.MULTILINE))
-    is_there = shutil.which("sbatch") is not None and "SLURM_CONF" in environment
-    if is_there:
-        is_there = subprocess.run(["sinfo"], env=environment, capture_output=True, timeout=60).returncode == 0
-    if not is_there:
-        reason = "no SLURM answers (sinfo)"
-        if os.environ.get("OPTICAM_DASK_CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return environment
-
-
-def _submit(arguments, environment):
+def _submit(arguments):
     """Pipe the lines of ``plan --slurm`` into a shell; return the numbers of the jobs by name."""
     lines = subprocess.run(
         [*_COMMAND, "plan", *arguments, "--slurm"],
-        env=environment, capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     names = re.findall(r"^(\w+)=\$\(sbatch", lines, re.MULTILINE)
-    submitted = subprocess.run(
-        ["bash"], input=lines, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    submitted = subprocess.run(["bash"], input=lines, capture_output=True, text=True, check=True).stdout
     return dict(zip(names, re.search(r"submitted: (.*)", submitted)[1].split(), strict=True))
 
 
-def _wait(jobs, environment):
+def _wait(jobs):
     deadline = time.monotonic() + 400
     command = ["squeue", "--noheader", "--jobs", ",".join(jobs.values())]
-    while (left := subprocess.run(command, env=environment, capture_output=True, text=True)).stdout.strip():
+    while (left := subprocess.run(command, capture_output=True, text=True)).stdout.strip():
         assert time.monotonic() < deadline, left.stdout
         time.sleep(0.5)
 
@@ -491,10 +471,10 @@ def _wait(jobs, environment):
 def test_slurm__arrays_run_to_the_end_and_what_was_cancelled_is_submitted_again(data, reduced, tmp_path, slurm, capsys):
     out = tmp_path / "out of the blue"  # names with blanks come through as well
     arguments = [*_options(data, out), "--cluster", "none", "--blocks-per-job", "9", "--slurm-options=--time=20"]
-    jobs = _submit(arguments, slurm)
+    jobs = _submit(arguments)
     assert list(jobs) == ["finish_0", "work_1", "finish_1", "work_2", "finish_2", "work_3", "finish_3"]
-    subprocess.run(["scancel", f"{jobs['work_1']}_1"], env=slurm, check=True)
-    _wait(jobs, slurm)
+    subprocess.run(["scancel", f"{jobs['work_1']}_1"], check=True)
+    _wait(jobs)
     [log] = (out / "planned_run" / "logs").glob("finish-1-*.log")
     assert "9 of 24 blocks are not done (9:18)" in log.read_text()
     assert not list((out / "planned_run" / "logs").glob("*-2-*.log"))  # what follows has left the queue
@@ -502,7 +482,7 @@ def test_slurm__arrays_run_to_the_end_and_what_was_cancelled_is_submitted_again(
     assert "--pass 1 --blocks 9:18" in capsys.readouterr().out
     lines = submission.slurm_lines(planned_run.read(out))
     assert [re.search(r"--array=(\S+)", line)[1] for line in lines if "--array" in line] == ["1", "0-5", "0-2"]
-    _wait(_submit(["--out", str(out)], slurm), slurm)
+    _wait(_submit(["--out", str(out)]))
     assert planned_run.read(out).next_pass is None, [p.read_text() for p in (out / "planned_run/logs").iterdir()]
     _require_same(out, reduced, capsys)
 

@@ -1,0 +1,273 @@
+"""What a cluster is asked for, and the job scripts that would be submitted; no batch system is needed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+
+import dask
+import pytest
+
+from opticam_dask import cli, cluster, cluster_settings, job_queues
+from opticam_dask.cluster_settings import SYSTEMS, ClusterSettings, resolve
+
+
+def _profiles(**profiles):
+    return dask.config.set({"opticam_dask.clusters": profiles})
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_resolve__local_unless_said_otherwise():
+    assert resolve() == ClusterSettings("local")
+    with dask.config.set({"opticam_dask.cluster": "none"}):
+        assert resolve() == ClusterSettings("none")
+        assert resolve("local") == ClusterSettings("local")
+
+
+def test_resolve__what_is_given_goes_before_the_profile():
+    long = {"cluster": "slurm", "n-workers": 40, "walltime": "08:00:00", "queue": "long", "job-extra": "--exclusive"}
+    with _profiles(long=long):
+        found = resolve("long", queue="short", walltime=None)
+    expected = {"n_workers": 40, "walltime": "08:00:00", "queue": "short", "job_extra": ("--exclusive",)}
+    assert found == ClusterSettings("slurm", **expected)
+
+
+def test_resolve__a_number_given_replaces_adapt_of_the_profile_and_the_other_way_round():
+    with _profiles(slurm={"adapt": "1:9"}, pbs={"n_workers": 3}):
+        assert resolve("slurm").adapt == (1, 9)
+        assert resolve("slurm").most_workers == 9
+        assert resolve("slurm", n_workers=4).adapt is None
+        assert resolve("pbs", adapt="0:4").n_workers is None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("local", {"walltime": "1:00"}, "walltime has a meaning for a batch system only"),
+        ("tcp://127.0.0.1:1", {"adapt": "1:2"}, "adapt has a meaning for a batch system only"),
+        ("slurm", {"adapt": "2"}, "adapt must be MIN:MAX"),
+        ("slurm", {"adapt": "3:2"}, "adapt must be MIN:MAX"),
+        ("slurm", {"adapt": "0:0"}, "adapt must be MIN:MAX"),
+        ("slurm", {"adapt": "1:2", "n_workers": 2}, "not both"),
+        ("slurm", {"memory": "much"}, "memory must be a size such as 4GiB, got 'much'"),
+        ("slurm", {"n_workers": -1}, "n-workers must be a whole number of at least 1"),
+        ("wrong", {}, "has wall-time, which is unknown: it may have account, adapt"),
+        ("number", {}, "walltime must be text such as '10:00:00', in quotes, got the number 36000"),
+        ("text", {}, "must hold settings such as n-workers"),
+    ],
+)
+def test_resolve__refuses_what_it_cannot_understand(name, given, words):
+    profiles = {
+        "wrong": {"cluster": "slurm", "wall-time": "1"},
+        "number": {"cluster": "slurm", "walltime": 36000},
+        "text": "slurm",
+    }
+    with _profiles(**profiles), pytest.raises(ValueError, match=words.replace("_", "[_-]")):
+        resolve(name, **given)
+
+
+def test_configuration__file_then_environment_then_options(tmp_path):
+    """The four layers, through a real configuration file and a real environment."""
+    (tmp_path / "any.yaml").write_text(
+        textwrap.dedent("""
+        jobqueue:
+          slurm:
+            queue: from-jobqueue
+            account: from-jobqueue
+            walltime: "01:00:00"
+            memory: 7GiB
+        opticam_dask:
+          clusters:
+            mine:
+              cluster: slurm
+              n-workers: 3
+              account: from-profile
+              walltime: "02:00:00"
+              memory: 8GiB
+        """)
+    )
+    environment = {**os.environ, "DASK_CONFIG": str(tmp_path)}
+    environment["DASK_OPTICAM_DASK__CLUSTERS__MINE__WALLTIME"] = "03:00:00"
+    environment["DASK_OPTICAM_DASK__CLUSTERS__MINE__MEMORY"] = "9GiB"
+    command = [
+        sys.executable,
+        "-m",
+        "opticam_dask.cli",
+        "cluster",
+        "--dry-run",
+        "--cluster",
+        "mine",
+        "--memory",
+        "6GiB",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert "#SBATCH -p from-jobqueue" in lines
+    assert "#SBATCH -A from-profile" in lines
+    assert "#SBATCH -t 03:00:00" in lines
+    assert "#SBATCH --mem=6G" in lines
+    assert [file.name for file in tmp_path.iterdir()] == ["any.yaml"]  # nothing was written
+
+
+@pytest.mark.parametrize(
+    ("text", "system", "seconds"),
+    [
+        ("30", "slurm", 1800),
+        ("30:10", "slurm", 1810),
+        ("01:30:00", "slurm", 5400),
+        ("2-12", "slurm", 216000),
+        ("1-00:30", "slurm", 88200),
+        ("1:30", "lsf", 5400),
+        ("08:00:00", "pbs", 28800),
+        ("3600", "sge", 3600),
+        ("UNLIMITED", "slurm", None),
+    ],
+)
+def test_walltime_seconds(text, system, seconds):
+    assert cluster_settings.walltime_seconds(text, system) == seconds
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_local_client__as_many_workers_as_this_process_may_use(tmp_path):
+    """Affinity, a limit of memory, and the scratch directory of Dask's configuration."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        from opticam_dask import cluster
+        with cluster.local_client(dashboard=False) as client:
+            [worker] = client.scheduler_info(n_workers=-1)["workers"].values()
+            print(worker["nthreads"], worker["memory_limit"], worker["local_directory"])
+        """)
+    )
+
+    def confine():
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        resource.setrlimit(resource.RLIMIT_RSS, (3 * 10**9, 3 * 10**9))
+
+    environment = {**os.environ, "DASK_TEMPORARY_DIRECTORY": str(tmp_path / "scratch")}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, env=environment, preexec_fn=confine
+    )
+    threads, memory, directory = done.stdout.split()
+    assert (threads, memory) == ("1", str(3 * 10**9))
+    assert directory.startswith(str(tmp_path / "scratch"))
+
+
+def test_job_processors__of_the_batch_job_and_not_of_the_node(monkeypatch):
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NCPUS", "NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    assert cluster_settings.job_processors() is None
+    assert cluster_settings.job_memory() is None
+    monkeypatch.setenv("NSLOTS", "6")
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    assert cluster_settings.job_processors() == 6
+    assert cluster_settings.job_memory() == 2 * 2**30
+
+
+# ---------------------------------------------------------------- job scripts
+
+
+@pytest.mark.parametrize(
+    ("system", "directives"),
+    [
+        ("slurm", ["#SBATCH -p Q", "#SBATCH -A A", "#SBATCH --cpus-per-task=2", "#SBATCH --mem=8G"]),
+        ("pbs", ["#PBS -q Q", "#PBS -A A", "#PBS -l select=1:ncpus=2:mem=8192MB"]),
+        ("lsf", ["#BSUB -q Q", '#BSUB -P "A"', "#BSUB -n 2"]),
+        ("sge", ["#$ -q Q", "#$ -P A"]),
+        ("oar", ["#OAR -q Q", "#OAR --project A"]),
+    ],
+)
+def test_cluster__dry_run_prints_the_job_script(capsys, tmp_path, monkeypatch, system, directives):
+    monkeypatch.chdir(tmp_path)
+    given = ["--workers", "4", "--cores", "2", "--queue", "Q", "--account", "A", "--walltime", "01:00:00"]
+    assert cli.main(["cluster", "--dry-run", "--cluster", system, *given, "--job-extra=-x 1", "--job-extra=-y"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in directives:
+        assert line in lines
+    prefix = next(line for line in lines if line.startswith("#") and not line.startswith("#!")).split()[0]
+    assert f"{prefix} -x 1" in lines
+    assert f"{prefix} -y" in lines
+    for line in (f"cd {tmp_path}", "export OMP_NUM_THREADS=1", "export MALLOC_ARENA_MAX=1"):
+        assert line in lines
+    assert "--nthreads 1 --memory-limit 3584MiB --nworkers 2" in lines[-1]
+    # an hour and two margins of three minutes; LSF has no seconds, and two numbers are hours and minutes there
+    assert lines[-1].endswith("--lifetime 3240s --lifetime-stagger 180s")
+    assert not list(tmp_path.iterdir())
+
+
+def test_cluster__dry_run_of_htcondor(capsys):
+    given = ["cluster", "--dry-run", "--cluster", "htcondor", "--workers", "1"]
+    assert cli.main([*given, "--job-extra", "accounting_group = astro"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "accounting_group = astro" in lines
+    assert cli.main([*given, "--queue", "Q"]) == 2
+    assert "HTCondor has no queue" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cluster", "--dry-run"], "'local' submits no jobs"),
+        (["cluster", "--cluster", "slurm"], "slurm needs a number of workers: --workers N, or --adapt MIN:MAX"),
+        (["cluster", "--cluster", "none"], "nothing to keep open"),
+        (["reduce", "DATA", "--out", "OUT", "--inside"], "--inside needs a batch system"),
+    ],
+)
+def test_cluster__wrong_usage_is_one_line(capsys, arguments, words):
+    assert cli.main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_cluster__without_dask_jobqueue(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    assert cli.main(["cluster", "--dry-run", "--cluster", "slurm", "--workers", "1"]) == 1
+    assert "pip install 'opticam-dask[hpc]'" in capsys.readouterr().err
+
+
+def test_cluster__no_such_batch_system_on_this_machine(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["cluster", "--cluster", "oar", "--workers", "1"]) == 1
+    assert "the command oarsub is not there" in capsys.readouterr().err
+
+
+def test_import__leaves_ctrl_c_as_it_was():
+    program = "import signal; from opticam_dask import job_queues; job_queues._package(); import dask_jobqueue; "
+    program += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    before = signal.getsignal(signal.SIGINT)
+    job_queues._package()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---------------------------------------------------------------- connect
+
+
+def test_connect__opens_when_it_is_first_used_and_closes_in_the_end():
+    told = []
+    place = cluster.connect("local", n_workers=1, tell=told.append)
+    assert told == []
+    client = place.client
+    assert told == [f"Dashboard: {client.dashboard_link}"]
+    # what is given back by connect is used as it is, and stays open
+    with cluster.connect(place) as same:
+        assert same.client is client
+    assert client.status == "running"
+    place.close()
+    assert client.status == "closed"
+
+
+def test_systems__are_those_of_dask_jobqueue():
+    import dask_jobqueue
+
+    for title in SYSTEMS.values():
+        assert hasattr(dask_jobqueue, f"{title}Cluster")
