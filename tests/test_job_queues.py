@@ -68,7 +68,7 @@ def test_resolve__refuses_what_it_cannot_understand(name, given, words):
         "number": {"cluster": "slurm", "walltime": 36000},
         "text": "slurm",
     }
-    with _profiles(**profiles), pytest.raises(ValueError, match=words.replace("_", "[_-]")):
+    with _profiles(**profiles), pytest.raises(ValueError, match=words):
         resolve(name, **given)
 
 
@@ -95,24 +95,15 @@ def test_configuration__file_then_environment_then_options(tmp_path):
     environment = {**os.environ, "DASK_CONFIG": str(tmp_path)}
     environment["DASK_OPTICAM_DASK__CLUSTERS__MINE__WALLTIME"] = "03:00:00"
     environment["DASK_OPTICAM_DASK__CLUSTERS__MINE__MEMORY"] = "9GiB"
-    command = [
-        sys.executable,
-        "-m",
-        "opticam_dask.cli",
-        "cluster",
-        "--dry-run",
-        "--cluster",
-        "mine",
-        "--memory",
-        "6GiB",
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+    command = [sys.executable, "-m", "opticam_dask.cli", "cluster", "--dry-run", "--cluster", "mine"]
+    done = subprocess.run(
+        [*command, "--memory", "6GiB"], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     lines = done.stdout.splitlines()
     assert "#SBATCH -p from-jobqueue" in lines
     assert "#SBATCH -A from-profile" in lines
     assert "#SBATCH -t 03:00:00" in lines
     assert "#SBATCH --mem=6G" in lines
-    assert [file.name for file in tmp_path.iterdir()] == ["any.yaml"]  # nothing was written
 
 
 @pytest.mark.parametrize(

@@ -10,82 +10,39 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cloudpickle
 import dask
+import held_runs
 import numpy as np
 import pytest
+from held_runs import until
 
-from opticam_dask import blocks, cli, cluster, pipeline, simulate_observations, store
+from opticam_dask import blocks, cli, cluster, store
 from opticam_dask.cluster_settings import ClusterError
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag
-from opticam_dask.frames import FitsReader, find_files, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
 
 # workers in jobs cannot import this file: what is defined here goes to them with its code
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 pytestmark = [pytest.mark.usefixtures("slurm"), pytest.mark.timeout(400)]
 
-N_FRAMES, PER_BLOCK = 24, 4
-OPTIONS = ["--n-pixels", "5", "--border-width", "4", "--frames-per-block", str(PER_BLOCK)]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads frames and says so; waits while a file is there; takes too much memory over one of them."""
-
-    log: str
-    hold: str = ""
-    greedy: str = ""
-
-    def read(self, path):
-        with open(self.log, "a") as log:
-            log.write(f"{os.path.basename(path)}\n")
-        # the first blocks pass
-        if self.hold and len(Path(self.log).read_text().splitlines()) > 2 * PER_BLOCK:
-            while os.path.exists(self.hold):
-                time.sleep(0.1)
-        hoard = []
-        while os.path.basename(path) == self.greedy:
-            hoard.append(np.ones(8_000_000))
-            time.sleep(0.02)
-        return FitsReader().read(path)
+PROGRAM = [sys.executable, "-m", "opticam_dask.cli"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
-    simulate_observations(
-        directory, n_frames=N_FRAMES, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5),
-        fwhm=3.0, least_separation=6.0, seed=5,
-    )  # fmt: skip
+    held_runs.simulate(directory)
     return directory
 
 
 @pytest.fixture(scope="module")
 def without_cluster(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("without")
-    assert cli.main(["reduce", str(data), "--out", str(out), *OPTIONS, "--cluster", "none"]) == 0
+    assert cli.main(["reduce", str(data), "--out", str(out), *held_runs.OPTIONS, "--cluster", "none"]) == 0
     return store.require_store(out)
-
-
-def _reduce(data, out, executor, reader):
-    setup = pipeline.Setup(
-        out, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=PER_BLOCK, reader=reader
-    )
-    pipeline.prepare(setup, scan(find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, executor)
-    outcome = pipeline.reduce_frames(setup, executor)
-    pipeline.measure_profiles(setup, executor)
-    pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-    pipeline.measure_quality(setup)
-    pipeline.finish(setup)
-    return outcome
 
 
 @contextlib.contextmanager
@@ -109,13 +66,6 @@ def _jobs():
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
-def _until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.1)
-
-
 def _work(function, n_blocks):
     return [cluster.Work(functools.partial(blocks.window_of_blocks, function), range(n_blocks))]
 
@@ -123,7 +73,7 @@ def _work(function, n_blocks):
 def _run(*arguments, code=0):
     environment = {**os.environ, "DASK_OPTICAM_DASK__LOOK_EVERY": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "opticam_dask.cli", *map(str, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         capture_output=True, text=True, timeout=300, env=environment,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
@@ -139,7 +89,7 @@ def _facts(block):
 def test_connect__workers_of_one_thread_in_jobs_of_their_own(tmp_path):
     told = []
     with _slurm(told, log_directory=tmp_path) as place:
-        _until(lambda: len(place.client.ncores()) == 2)
+        until(lambda: len(place.client.ncores()) == 2)
         found = list(place.run(_work(_facts, 20)))
         assert set(place.client.nthreads().values()) == {1}
         [limit] = {w["memory_limit"] for w in place.client.scheduler_info(n_workers=-1)["workers"].values()}
@@ -156,11 +106,11 @@ def test_connect__workers_of_one_thread_in_jobs_of_their_own(tmp_path):
 def test_connect__several_workers_in_one_job(tmp_path):
     told = []
     with _slurm(told, n_workers=2, cores=2, log_directory=tmp_path) as place:
-        _until(lambda: len(place.client.ncores()) == 2)
+        until(lambda: len(place.client.ncores()) == 2)
         [job] = _jobs()
         # a job of several workers is replaced as a whole
         subprocess.run(["scancel", job], check=True)
-        _until(lambda: any("1 job ended" in line for line in told))
+        until(lambda: any("1 job ended" in line for line in told))
         assert sorted(block for block, *_ in place.run(_work(_facts, 8))) == list(range(8))
     assert told[0] == "SLURM: 1 job of 2 workers submitted."
 
@@ -187,21 +137,24 @@ def test_connect__workers_retire_before_their_walltime_and_are_replaced(tmp_path
     gate = tmp_path / "gate"
 
     def wait_at_the_gate(block):
-        while not gate.exists():
+        end = time.monotonic() + 2
+        while not gate.exists() and time.monotonic() < end:
             time.sleep(0.1)
         return block
 
     def interfere():
-        _until(lambda: any("COMPLETED" in line for line in told))
+        until(lambda: any("COMPLETED" in line for line in told))
         gate.touch()
 
     with _slurm(told, options=options, allowed_failures=0, log_directory=tmp_path) as place, _beside(interfere):
-        found = list(place.run(_work(wait_at_the_gate, 4)))
-    assert sorted(found) == list(range(4))
+        found = list(place.run(_work(wait_at_the_gate, 40)))
+    assert sorted(found) == list(range(40))
 
 
 def test_reduce__command_line_has_the_same_bits(data, without_cluster, tmp_path):
-    text = _run("reduce", data, "--out", tmp_path, *OPTIONS, "--cluster", "slurm", "--workers", 2, "--memory", "1GiB")
+    text = _run(
+        "reduce", data, "--out", tmp_path, *held_runs.OPTIONS, "--cluster", "slurm", "--workers", 2, "--memory", "1GiB"
+    )
     assert "SLURM: 2 jobs of 1 worker submitted." in text
     assert store.compare(without_cluster, store.require_store(tmp_path)) == []
     assert not _jobs()
@@ -214,17 +167,17 @@ def test_reduce__a_job_cancelled_and_one_at_its_walltime(data, without_cluster, 
     hold.touch()
 
     def interfere():
-        _until(lambda: any("2 of 2 workers there" in line for line in told))
+        until(lambda: any("2 of 2 workers there" in line for line in told))
         subprocess.run(["scancel", _jobs()[0]], check=True)
-        _until(lambda: any("CANCELLED" in line for line in told))
+        until(lambda: any("CANCELLED" in line for line in told))
         # SLURM looks at walltimes each half minute or so
-        _until(lambda: any("TIMEOUT" in line for line in told), 240)
+        until(lambda: any("TIMEOUT" in line for line in told), 240)
         hold.unlink()
 
     options = {"worker-extra-args": ["--lifetime", "1h"], "walltime": "00:01:00"}
     how = {"options": options, "allowed_failures": 0, "log_directory": tmp_path / "jobs"}
     with _slurm(told, **how) as place, _beside(interfere):
-        outcome = _reduce(data, tmp_path, place, Reader(str(tmp_path / "reads"), hold=str(hold)))
+        outcome = held_runs.reduce(data, tmp_path, place, held_runs.Reader(str(tmp_path / "reads"), hold=str(hold)))
     assert list(outcome.problems) == []
     assert store.compare(without_cluster, store.require_store(tmp_path)) == []
 
@@ -242,11 +195,11 @@ def test_reduce__job_killed_by_slurm_for_its_memory(data, tmp_path):
     """The frame to blame is set aside by name, though SLURM ends the job as a whole."""
     told = []
     greedy = sorted(file.name for file in data.glob("*.fits"))[13]
-    reader = Reader(str(tmp_path / "reads"), greedy=greedy)
+    reader = held_runs.Reader(str(tmp_path / "reads"), greedy=greedy)
     # without the nanny nobody is faster than SLURM
     options = {"nanny": False}
     with _slurm(told, options=options, allowed_failures=0, log_directory=tmp_path / "jobs") as place:
-        outcome = _reduce(data, tmp_path, place, reader)
+        outcome = held_runs.reduce(data, tmp_path, place, reader)
     [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == greedy
     assert "more memory than a worker has" in message
@@ -259,7 +212,7 @@ def test_reduce__job_killed_by_slurm_for_its_memory(data, tmp_path):
 def reduce_on_slurm(data, out, hold):
     """A run of its own process."""
     with _slurm([], log_directory=Path(out) / "jobs") as place:
-        _reduce(Path(data), Path(out), place, Reader(str(Path(out) / "reads"), hold=hold))
+        held_runs.reduce(Path(data), Path(out), place, held_runs.Reader(str(Path(out) / "reads"), hold=hold))
 
 
 def test_reduce__client_killed_and_submitted_again(data, without_cluster, tmp_path):
@@ -268,23 +221,23 @@ def test_reduce__client_killed_and_submitted_again(data, without_cluster, tmp_pa
     program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_slurm; "
     call = f"test_slurm.reduce_on_slurm({str(data)!r}, {str(tmp_path)!r}, {str(hold)!r})"
     with subprocess.Popen([sys.executable, "-c", program + call]) as process:
-        _until(lambda: reads.exists() and len(reads.read_text().splitlines()) > 2 * PER_BLOCK)
+        until(lambda: held_runs.is_held(held_runs.Reader(str(reads))))
         process.kill()
     hold.unlink()
-    _until(lambda: not _jobs())  # workers do not outlive their scheduler
+    until(lambda: not _jobs())  # workers do not outlive their scheduler
     reduce_on_slurm(data, tmp_path, "")
     assert store.compare(without_cluster, store.require_store(tmp_path)) == []
 
 
 def test_reduce__scheduler_inside_a_job(data, without_cluster, tmp_path):
     where = ["--cluster", "slurm", "--workers", 2, "--memory", "1GiB"]
-    text = _run("reduce", data, "--out", tmp_path, *OPTIONS, *where, "--inside")
+    text = _run("reduce", data, "--out", tmp_path, *held_runs.OPTIONS, *where, "--inside")
     number = text.split()[2]
     assert f"SLURM job {number} runs this command" in text
     for words in ("tail -F", f"squeue -j {number}", f"scancel {number}", "opticam-dask status"):
         assert words in text
     state = ["squeue", "--noheader", "--states=all", f"--jobs={number}", "--format=%T"]
-    _until(lambda: subprocess.run(state, capture_output=True, text=True).stdout.strip() == "COMPLETED", 200)
+    until(lambda: subprocess.run(state, capture_output=True, text=True).stdout.strip() == "COMPLETED", 200)
     log = (tmp_path / "jobs" / f"opticam-dask-run-{number}.out").read_text()
     assert "SLURM: 2 jobs of 1 worker submitted." in log
     assert store.compare(without_cluster, store.require_store(tmp_path)) == []
@@ -303,11 +256,11 @@ def test_reduce__a_job_that_pends_for_ever_and_ctrl_c(data, tmp_path):
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [sys.executable, "-m", "opticam_dask.cli", "reduce", data, "--out", tmp_path / "out", *OPTIONS, *where],
+            [*PROGRAM, "reduce", data, "--out", tmp_path / "out", *held_runs.OPTIONS, *where],
             stdout=output, stderr=output, env={**os.environ, "DASK_OPTICAM_DASK__LOOK_EVERY": "1"},
         ) as process,
     ):  # fmt: skip
-        _until(lambda: "SLURM cannot start such a job (PartitionTimeLimit)" in log.read_text())
+        until(lambda: "SLURM cannot start such a job (PartitionTimeLimit)" in log.read_text())
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     assert "PENDING (PartitionTimeLimit)" in log.read_text()

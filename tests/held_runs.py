@@ -1,0 +1,84 @@
+"""A small night whose reduction waits in the middle, for as long as a file is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+
+from opticam_dask import pipeline, simulate_observations
+from opticam_dask.config import ReductionParameters
+from opticam_dask.frames import FitsReader, find_files, scan
+from opticam_dask.instruments import OPTICAM_MX
+from opticam_dask.photometers import AperturePhotometer
+
+# workers elsewhere cannot import this file: what is defined here goes to them with its code
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+N_FRAMES, PER_BLOCK = 24, 4
+
+#: Options of the command line that reduce the night as :func:`reduce` does.
+OPTIONS = ["--n-pixels", "5", "--border-width", "4", "--frames-per-block", str(PER_BLOCK)]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads frames and says so; waits while a file is there; takes too much memory over one of them."""
+
+    log: str
+    hold: str = ""
+    greedy: str = ""
+
+    def read(self, path):
+        with open(self.log, "a") as log:
+            log.write(f"{os.path.basename(path)}\n")
+        # the first blocks pass
+        if self.hold and len(Path(self.log).read_text().splitlines()) > 2 * PER_BLOCK:
+            while os.path.exists(self.hold):
+                time.sleep(0.1)
+        hoard = []
+        while os.path.basename(path) == self.greedy:
+            hoard.append(np.ones(8_000_000))
+            time.sleep(0.02)
+        return FitsReader().read(path)
+
+
+def is_held(reader):
+    """Whether so many frames were read that the run waits."""
+    return os.path.exists(reader.log) and len(Path(reader.log).read_text().splitlines()) > 2 * PER_BLOCK
+
+
+def simulate(directory):
+    """Write the night."""
+    simulate_observations(
+        directory, n_frames=N_FRAMES, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5),
+        fwhm=3.0, least_separation=6.0, seed=5,
+    )  # fmt: skip
+
+
+def reduce(data, out, executor, reader):
+    """Reduce the night; the outcome of the first pass."""
+    setup = pipeline.Setup(
+        out, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=PER_BLOCK, reader=reader
+    )
+    pipeline.prepare(setup, scan(find_files([data]), setup.instrument))
+    pipeline.choose_references(setup, executor)
+    outcome = pipeline.reduce_frames(setup, executor)
+    pipeline.measure_profiles(setup, executor)
+    pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+    pipeline.measure_quality(setup)
+    pipeline.finish(setup)
+    return outcome
+
+
+def until(condition, seconds=120):
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
