@@ -309,7 +309,7 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
 
 def _frozen_reference_part(setup: Setup, key: str) -> store.Part:
     night = store.read_attributes(setup.path, _reference_group(key))["reference_night"]
-    part = next((part for part in store.parts(setup.path, key) if part.night == night), None)
+    part = store.open_part(setup.path, key, night)  # asked for by every part: looking through all would be quadratic
     if part is None:
         raise ReductionError(
             f"the reference night {night} of {key} is not in the store. Give its frames again: a --redo that was "
