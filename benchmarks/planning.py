@@ -3,34 +3,44 @@
     python benchmarks/planning.py
 
 The table of frames is made from one header, repeated with other names and times over many nights; what is measured is
-all that the client does from there until it could hand out the first block. Every size runs in a process of its own,
-whose largest memory is told.
+all that the client does from there until it could hand out the first block, for a new reduction and for one that is
+taken up again. Two more tables: files found and their headers read, from real files; and a plan of 10^6 frames of which
+the first 10^4, which are there, run through a scheduler and two workers. Every size runs in a process of its own, whose
+largest memory is told.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import subprocess
-import sys
+import os
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import common
+import growth
 import numpy as np
 import pandas as pd
+import processes
 
 FRAMES_PER_NIGHT = 5000
+#: Different images among the frames that run.
+N_IMAGES = 100
 
 
-def table(directory: Path, n_frames: int) -> pd.DataFrame:
-    """Table of many frames like one that was read."""
+def table(directory: Path, n_frames: int, shape: tuple[int, int] = (512, 512), n_real: int = 0) -> pd.DataFrame:
+    """Table of many frames like one that was read; the first ``n_real`` are there as well."""
     from opticam_dask import OPTICAM_MX
     from opticam_dask.frames import scan
 
-    file = common.write_frames(directory, (512, 512), 20, 1)[0]
-    row = scan([file], OPTICAM_MX()).table
+    made = common.write_frames(directory, shape, growth.N_STARS, min(max(1, n_real), N_IMAGES))
+    for file in made:
+        os.utime(file, (1.7e9, 1.7e9))
+    row = scan(made[:1], OPTICAM_MX()).table
     rows = row.loc[row.index.repeat(n_frames)].reset_index(drop=True)
     index = np.arange(n_frames)
     night = index // FRAMES_PER_NIGHT
@@ -38,6 +48,9 @@ def table(directory: Path, n_frames: int) -> pd.DataFrame:
     rows["mjd_utc"] += night + (index % FRAMES_PER_NIGHT) * 6.0 / 86400.0
     days = pd.Timestamp(str(row["night"].iloc[0])) + pd.to_timedelta(night, unit="D")
     rows["night"] = days.strftime("%Y-%m-%d").to_numpy(dtype=object)
+    for number, file in enumerate(rows["file"][:n_real]):
+        Path(file).parent.mkdir(exist_ok=True)
+        os.link(made[number % len(made)], file)
     return rows
 
 
@@ -52,46 +65,199 @@ def plan(n_frames: int) -> dict[str, float]:
         found = Scan(table(directory / "frames", n_frames), [], [])
         setup = pipeline.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
         setup.out_directory.mkdir()
-        start = time.perf_counter()
+        start, began = time.perf_counter(), time.process_time()
         pipeline.prepare(setup, found)
         parts = store.parts(setup.path, "1:g")
         n_blocks = sum(int(np.count_nonzero(~store.done_blocks(setup.path, part))) for part in parts)
-        seconds = time.perf_counter() - start
-    return {"seconds": seconds, "memory": common.peak_memory(), "parts": len(parts), "tasks": n_blocks}
+        seconds, processor = time.perf_counter() - start, time.process_time() - began
+        files = sum(len(names) for _, _, names in os.walk(setup.path))
+        start = time.perf_counter()
+        pipeline.prepare(setup, found)
+        again = time.perf_counter() - start
+    facts = {"seconds": seconds, "processor": processor, "again": again, "memory": common.peak_memory()}
+    return facts | {"parts": len(parts), "tasks": n_blocks, "files": files}
+
+
+def read_headers(n_frames: int) -> dict[str, float]:
+    """Find files and read their headers: seconds of each, and largest memory in MB."""
+    from opticam_dask import OPTICAM_MX
+    from opticam_dask.frames import find_files, scan
+
+    with tempfile.TemporaryDirectory() as name:
+        night = growth.write_night(Path(name), n_frames)
+        before = common.peak_memory()
+        moments = [time.perf_counter()]
+        files = find_files(night)
+        moments.append(time.perf_counter())
+        found = scan(files, OPTICAM_MX())
+        moments.append(time.perf_counter())
+    assert len(found.table) == n_frames, found.set_aside[:3]
+    finding, reading = np.diff(moments)
+    return {"finding": finding, "reading": reading, "memory": common.peak_memory(), "before": before}
+
+
+class _Enough(Exception):
+    """As many frames have run as were wanted."""
+
+
+class _SomeBlocks:
+    """Runs blocks on a cluster until so many frames are done."""
+
+    def __init__(self, executor: Any, n_frames: int) -> None:
+        self.executor, self.n_frames = executor, n_frames
+        self.first = 0.0
+
+    def run(self, work: Sequence[Any]) -> Iterator[Any]:
+        """Run, and stop when it is enough."""
+        done = 0
+        for key, summary in self.executor.run(work):
+            self.first = self.first or time.perf_counter()
+            done += summary.n_frames
+            yield key, summary
+            if done >= self.n_frames:
+                raise _Enough
+
+
+def run_some(n_frames: int, n_run: int) -> dict[str, float]:
+    """Plan many frames and run some of them through the first pass."""
+    from opticam_dask import OPTICAM_MX, cluster, pipeline
+    from opticam_dask.config import ReductionParameters
+    from opticam_dask.frames import Scan
+
+    with tempfile.TemporaryDirectory() as name, processes.cluster(2) as running:
+        directory = Path(name)
+        found = Scan(table(directory / "frames", n_frames, (growth.SIDE, growth.SIDE), n_run), [], [])
+        setup = pipeline.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
+        setup.out_directory.mkdir()
+        executor = cluster.OnCluster(running.client)
+        moments = [time.perf_counter()]
+        pipeline.prepare(setup, found)
+        moments.append(time.perf_counter())
+        pipeline.choose_references(setup, executor)
+        moments.append(time.perf_counter())
+        running.begin()
+        some = _SomeBlocks(executor, n_run)
+        with contextlib.suppress(_Enough):
+            pipeline.reduce_frames(setup, some)
+        moments += [some.first, time.perf_counter()]
+        planning, choosing, waiting, running_time = np.diff(moments)
+        return {
+            "planning": planning,
+            "references": choosing,
+            "first": waiting,
+            "running": running_time,
+            "workers": running.worker_seconds() / n_run,
+            "scheduler": running.scheduler.seconds() / n_run,
+            "client": running.own.seconds(),
+            "memory": common.peak_memory(),
+            "scheduler memory": running.scheduler.peak,
+            "worker memory": running.worker_memory(),
+        }
+
+
+def _rows_of_plans(numbers: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for number in numbers:
+        found = processes.run_alone(__file__, ["--one", str(number)])
+        rows.append(
+            {
+                "frames": f"{number:,}",
+                "nights": found["parts"],
+                "seconds": f"{found['seconds']:.1f}",
+                "of the processor": f"{found['processor']:.1f}",
+                "taken up again, s": f"{found['again']:.1f}",
+                "largest memory, MB": f"{found['memory']:.0f}",
+                "tasks a pass": found["tasks"],
+                "files in the store": found["files"],
+            }
+        )
+    return rows
+
+
+def _rows_of_headers(numbers: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for number in numbers:
+        found = processes.run_alone(__file__, ["--one-scan", str(number)])
+        rows.append(
+            {
+                "files": f"{number:,}",
+                "finding them, s": f"{found['finding']:.2f}",
+                "reading headers, s": f"{found['reading']:.1f}",
+                "ms a file": f"{1e3 * (found['finding'] + found['reading']) / number:.3f}",
+                "largest memory, MB": f"{found['memory']:.0f}",
+                "before, MB": f"{found['before']:.0f}",
+            }
+        )
+    return rows
+
+
+def _row_of_run(n_frames: int, n_run: int) -> dict[str, Any]:
+    found = processes.run_alone(__file__, ["--one-run", str(n_frames), str(n_run)])
+    return {
+        "planned": f"{n_frames:,}",
+        "run": f"{n_run:,}",
+        "planning, s": f"{found['planning']:.1f}",
+        "reference frame, s": f"{found['references']:.1f}",
+        "to the first block done, s": f"{found['first']:.1f}",
+        "the rest, s": f"{found['running']:.1f}",
+        "workers, ms of CPU a frame": f"{1e3 * found['workers']:.2f}",
+        "scheduler": f"{1e3 * found['scheduler']:.3f}",
+        "client, s of CPU": f"{found['client']:.1f}",
+        "client, MB": f"{found['memory']:.0f}",
+        "scheduler, MB": f"{found['scheduler memory']:.0f}",
+        "largest worker, MB": f"{found['worker memory']:.0f}",
+    }
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument(
+        "--headers", type=int, nargs="*", default=[10_000, 100_000], help="files whose headers are read"
+    )
+    parser.add_argument("--run", type=int, nargs="*", default=[20_000, 10_000, 1_000_000, 10_000], metavar="N",
+                        help="pairs: frames planned, frames run")  # fmt: skip
     parser.add_argument("--one", type=int, help="plan so many frames in this process and print what was found")
+    parser.add_argument("--one-scan", type=int, help="the same for headers")
+    parser.add_argument("--one-run", type=int, nargs=2, help="the same for a plan of which some frames run")
     parser.add_argument("--no-record", action="store_true", help="print only")
     chosen = parser.parse_args(arguments)
-    if chosen.one:
-        print(json.dumps(plan(chosen.one)))
-        return []
-    rows = []
-    for number in chosen.frames:
-        command = [sys.executable, __file__, "--one", str(number)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        rows.append(
-            {
-                "frames": f"{number:,}",
-                "nights": found["parts"],
-                "seconds": f"{found['seconds']:.1f}",
-                "largest memory, MB": f"{found['memory']:.0f}",
-                "tasks a pass": found["tasks"],
-            }
-        )
+    for asked, measure in ((chosen.one, plan), (chosen.one_scan, read_headers), (chosen.one_run, run_some)):
+        if asked:
+            print(json.dumps(measure(*asked) if isinstance(asked, list) else measure(asked)))
+            return []
+    packages = ("opticam-dask", "numpy", "pandas", "zarr", "dask")
+    to = None if chosen.no_record else common.RESULTS
+    rows = _rows_of_plans(chosen.frames)
     common.record(
         "Planning",
         "python benchmarks/planning.py",
         rows,
-        ("opticam-dask", "numpy", "pandas", "zarr", "dask"),
+        packages,
         "From the table of frames to a store that is ready for its first block: barycentric times, manifests, arrays. "
         "The memory is that of the whole process with the table in it.",
-        to=None if chosen.no_record else common.RESULTS,
+        to=to,
     )
+    if chosen.headers:
+        common.record(
+            "Headers of many files",
+            "python benchmarks/planning.py",
+            _rows_of_headers(chosen.headers),
+            packages,
+            "The files lie in the cache of the system. Memory before: that of the process before the files are found.",
+            to=to,
+        )
+    if chosen.run:
+        pairs = zip(chosen.run[::2], chosen.run[1::2], strict=True)
+        common.record(
+            "A large plan of which some frames run",
+            "python benchmarks/planning.py",
+            [_row_of_run(planned, run) for planned, run in pairs],
+            packages,
+            f"First pass of frames of {growth.SIDE} x {growth.SIDE} pixels on two workers.",
+            to=to,
+        )
     return rows
 
 

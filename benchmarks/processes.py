@@ -92,7 +92,9 @@ def cluster(n_workers: int) -> Iterator[Cluster]:
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }  # fmt: skip
         where = ("--host", "127.0.0.1", "--scheduler-file", str(file), "--no-dashboard")
-        scheduler = opened.enter_context(_program(("scheduler", *where, "--port", "0"), environment, name))
+        scheduler = opened.enter_context(
+            _program(("scheduler", *where, "--port", "0", "--idle-timeout", "1 hour"), environment, name)
+        )
         workers = [
             opened.enter_context(
                 _program(

@@ -324,7 +324,7 @@ def frozen_reference_part(setup: Setup, key: str) -> store.Part:
         When it is not in the store.
     """
     night = store.read_attributes(setup.path, _reference_group(key))["reference_night"]
-    part = next((part for part in store.parts(setup.path, key) if part.night == night), None)
+    part = store.open_part(setup.path, key, night)  # asked for by every part: looking through all would be quadratic
     if part is None:
         raise ReductionError(
             f"the reference night {night} of {key} is not in the store. Give its frames again: a --redo that was "

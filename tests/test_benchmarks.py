@@ -47,9 +47,55 @@ def test_end_to_end__both_pipelines_measure_the_same_light_curves(benchmark_main
 
 
 def test_planning__one_task_a_block(benchmark_main):
-    rows = benchmark_main("planning")(["--frames", "300", "10000", "--no-record"])
+    rows = benchmark_main("planning")(["--frames", "300", "10000", "--headers", "--run", "--no-record"])
     assert [row["nights"] for row in rows] == [1, 2]
     assert rows[1]["tasks a pass"] < 10000 / 8
+
+
+def test_planning__headers_of_many_files(benchmark_main):
+    benchmark_main("planning")
+    found = importlib.import_module("planning").read_headers(300)
+    assert found["memory"] < 2000
+
+
+@pytest.mark.timeout(300)
+def test_planning__some_frames_of_a_large_plan_run(benchmark_main):
+    benchmark_main("planning")
+    row = importlib.import_module("planning")._row_of_run(6000, 256)
+    assert row["planned"] == "6,000"
+    assert float(row["workers, ms of CPU a frame"]) > 0
+
+
+@pytest.mark.timeout(300)
+def test_growth__every_frame_is_reduced(benchmark_main):
+    (row,) = benchmark_main("growth")(["--frames", "60", "--no-record"])
+    assert row["tasks"] == "2"
+
+
+@pytest.mark.timeout(300)
+def test_workers__four_ways_take_turns(benchmark_main):
+    arguments = ["--sides", "128", "--frames", "16", "32", "--rounds", "1", "--no-record"]
+    (row,) = benchmark_main("workers")(arguments)
+    assert "two processes, ms a frame" in row
+
+
+@pytest.mark.timeout(300)
+def test_throughput_model__measures_and_checks(benchmark_main):
+    arguments = ["--sides", "128", "--frames", "16", "64", "--blocks", "100", "--workers", "1", "--no-record"]
+    model, check = benchmark_main("throughput_model")(arguments)
+    assert model["frames a block"] == 256
+    assert check["workers"] == 1
+
+
+def test_throughput_model__says_which_part_is_the_limit(benchmark_main):
+    benchmark_main("throughput_model")
+    model = importlib.import_module("throughput_model").Model((0.06, 0.02), 8, scheduler=0.002, client=0.001)
+    assert model.seconds(1) == pytest.approx(0.08)
+    assert model.limit("scheduler") == pytest.approx(160)
+    assert model.limit("client") == pytest.approx(320)
+    assert model.limit_of_pass(1) == pytest.approx(80)
+    # beyond the limit of both passes more workers are of no use
+    assert model.seconds(1000) == pytest.approx(model.seconds(10_000)) == pytest.approx(2 * 0.002 / 8)
 
 
 def test_record__replaces_the_table_of_the_same_title(benchmark_main, tmp_path):
