@@ -48,7 +48,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class LagDistribution:
-    """Lags of the peak and of the centroid in randomised light curves, NaN where there was none; see :func:`randomised_lags`."""
+    """Lags of peak and centroid in randomised light curves, NaN where there was none; see :func:`randomised_lags`."""
 
     peak: np.ndarray
     centroid: np.ndarray
@@ -106,8 +106,8 @@ def on_common_grid(
     step = sampling_step(time1)
     if abs(sampling_step(time2) / step - 1.0) > 0.01:
         raise ValueError(
-            f"the light curves are sampled every {step:g} s and {sampling_step(time2):g} s: rebin them to the same step "
-            "first (rebin_light_curves), or use compute_discrete_correlations"
+            f"the light curves are sampled every {step:g} s and {sampling_step(time2):g} s: rebin them to the same "
+            "step first (rebin_light_curves), or use compute_discrete_correlations"
         )
     start = min(time1[0], time2[0])
     slots = [_slots(time, start, step) for time in (time1, time2)]
@@ -149,9 +149,9 @@ def cross_correlation(
     mode : {"same", "valid", "full"}
         Lags up to half of the length, no lag but 0, all lags.
     norm : {"local", "none", "variance"}
-        ``local``: the correlation coefficient of the pairs of each lag, -1 to 1, whatever the overlap. ``none``: the sum
-        of the products of the deviations from the means. ``variance``: that divided by the number of points that both
-        have and by the standard deviations of the signals without noise.
+        ``local``: the correlation coefficient of the pairs of each lag, -1 to 1, whatever the overlap. ``none``: the
+        sum of the products of the deviations from the means. ``variance``: that divided by the number of points that
+        both have and by the standard deviations of the signals without noise.
     noise : (float, float)
         Variance of the noise of either light curve, for ``variance``.
 
@@ -223,7 +223,9 @@ def discrete_correlation(
     n_realisations: int = 100,
     seed: int = 0,
 ) -> Correlation:
-    """z-transformed discrete correlation function of unevenly sampled light curves (Alexander 1997; 2013, arXiv:1302.1508).
+    """z-transformed discrete correlation function of unevenly sampled light curves.
+
+    Alexander 1997 (Astronomical Time Series, p. 163); 2013, arXiv:1302.1508.
 
     Pairs of points, in the order of their lags, fill bins of at least ``least_pairs``; lags that are equal stay
     together. No point is in two pairs of a bin: such a pair is left out, so that the pairs of a bin are independent.
@@ -335,9 +337,10 @@ def randomised_lags(
     resolution: float | None = None,
     centroid_above: float = 0.8,
 ) -> LagDistribution:
-    """Lags of light curves with fluxes drawn from their errors and random subsets of points (Peterson et al. 1998, PASP 110, 660).
+    """Lags of light curves with fluxes drawn from their errors and random subsets of points.
 
-    Each realisation draws as many points as there are, with replacement; a point that is drawn k times counts once,
+    Peterson et al. 1998, PASP 110, 660. Each realisation draws as many points as there are, with replacement; a point
+    that is drawn k times counts once,
     with its error divided by sqrt(k) (Welsh 1999, PASP 111, 1347). Correlation is that of one light curve with the
     other, linearly interpolated, averaged over which one is interpolated; nothing is interpolated across gaps of the
     data. The centroid is that of the correlation around its peak above 0.8 of the peak.
@@ -395,7 +398,7 @@ def _randomised(
 def _interpolated_correlation(
     time1: np.ndarray, flux1: np.ndarray, time2: np.ndarray, flux2: np.ndarray, intervals: np.ndarray, lags: np.ndarray
 ) -> np.ndarray:
-    """Correlation of the first with the second, interpolated at the first's times plus each lag, inside of intervals."""
+    """Correlation of the first with the second, interpolated at the first's times plus each lag inside of intervals."""
     at = time1 + lags[:, None]
     place = np.searchsorted(intervals[:, 0], at, side="right") - 1
     inside = (place >= 0) & (at <= intervals[np.maximum(place, 0), 1]) & (at >= time2[0]) & (at <= time2[-1])

@@ -134,14 +134,14 @@ def time_bins(
     start = float(time[0]) - 0.5 * fine if start is None else start
     place = np.floor((time - start) / step + 1e-9).astype(int)
     filled, inverse, counts = np.unique(place, return_inverse=True, return_counts=True)
-    total = np.bincount(inverse, flux)
-    error = np.sqrt(np.bincount(inverse, flux_err**2))
+    total: np.ndarray = np.bincount(inverse, flux)
+    error: np.ndarray = np.sqrt(np.bincount(inverse, flux_err**2))
     middle = start + (filled + 0.5) * step
     covered = _covered(good_time_intervals(time), start + filled * step, step)
     # a bin is full when it is covered but for rounding, and has the points that it then has room for
     enough = covered >= ((1.0 - 1e-3) if method == "sum" else least_coverage)
     if method == "sum":
-        enough &= counts == max(int(round(step / fine)), 1)
+        enough &= counts == max(round(step / fine), 1)
     if not enough.any():
         raise ValueError(f"no bin of {step:g} s is covered well enough by the light curve")
     if method == "mean":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from astropy.timeseries import LombScargle, LombScargleMultiband
+from astropy.timeseries import LombScargle
 
 from opticam_dask.kernels.lightcurve import SinusoidFit, fit_sinusoid
 from opticam_dask.kernels.spectra import sampling_step
@@ -48,7 +48,9 @@ class FrequencyFit:
     sinusoid: SinusoidFit
 
 
-def frequency_grid(times: Sequence[np.ndarray], minimum: float | None = None, maximum: float | None = None) -> np.ndarray:
+def frequency_grid(
+    times: Sequence[np.ndarray], minimum: float | None = None, maximum: float | None = None
+) -> np.ndarray:
     """Even grid with ten frequencies for each independent one.
 
     Parameters
@@ -99,8 +101,8 @@ def lomb_scargle(
     frequency : ndarray
         Ascending, in hertz.
     norm : {"frac", "abs", "standard"}
-        ``standard``: share of the chi-squared about the mean that the sinusoid removes. ``frac``: squared fractional rms
-        per hertz, ``abs``: squared flux per hertz; for an evenly sampled light curve with equal errors and at the
+        ``standard``: share of the chi-squared about the mean that the sinusoid removes. ``frac``: squared fractional
+        rms per hertz, ``abs``: squared flux per hertz; for an evenly sampled light curve with equal errors and at the
         Fourier frequencies those of a classical periodogram.
     probabilities : sequence of float
         False-alarm probabilities whose levels are wanted.
@@ -135,7 +137,7 @@ def lomb_scargle(
             for probability in probabilities
         ]
     )
-    peak, peak_power = _refined(periodogram, frequency, standard)
+    peak, peak_power = _refined(lambda at, how: periodogram.power(at, method=how), frequency, standard)
     chance = periodogram.false_alarm_probability(peak_power, method=method, method_kwds=options, **limits)
     scale = _standard_scale(time, flux, flux_err, norm)
     return Periodogram(frequency, standard * scale, levels * scale, peak, float(chance))
@@ -157,15 +159,12 @@ def _standard_scale(time: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, no
 
 
 def _refined(
-    periodogram: LombScargle | LombScargleMultiband, frequency: np.ndarray, power: np.ndarray
+    power_at: Callable[[np.ndarray, str], np.ndarray], frequency: np.ndarray, power: np.ndarray
 ) -> tuple[float, float]:
     """Highest power, and its frequency, between the neighbours of the highest on the grid."""
     top = int(np.argmax(power))
     fine = np.linspace(frequency[max(top - 1, 0)], frequency[min(top + 1, len(frequency) - 1)], 101)
-    options = {"method": "fast", "sb_method": "slow"}
-    if isinstance(periodogram, LombScargle):
-        options = {"method": "slow"}
-    values = np.asarray(periodogram.power(fine, **options))
+    values = power_at(fine, "slow")
     best = int(np.argmax(values))
     return float(fine[best]), float(np.clip(values[best], 0.0, 1.0))
 
@@ -241,7 +240,11 @@ def multiband_lomb_scargle(
     n_bootstraps: int = 0,
     seed: int = 0,
 ) -> Periodogram:
-    """Lomb-Scargle periodogram of several bands with one frequency and their own phases (VanderPlas & Ivezic 2015, ApJ 812, 18).
+    """Lomb-Scargle periodogram of several bands with one frequency and phases of their own.
+
+    The "multi-phase" model of VanderPlas & Ivezic (2015, ApJ 812, 18): ``LombScargleMultiband(..., nterms_base=0,
+    nterms_band=1)`` of astropy with ``method="flexible"``. Its ``method="fast"`` weights the bands by the squares of
+    their powers instead of their chi-squared.
 
     Parameters
     ----------
@@ -260,29 +263,40 @@ def multiband_lomb_scargle(
     Periodogram
         Power is the share of the chi-squared that the sinusoids remove.
     """
-    bands = list(curves)
-    start = min(curve[0][0] for curve in curves.values())
-    labels = np.concatenate([np.full(len(curves[band][0]), band) for band in bands])
-    times = np.concatenate([curves[band][0] for band in bands]) - start
-    errors = np.concatenate([curves[band][2] for band in bands])
-
-    def periodogram_of(fluxes: Sequence[np.ndarray]) -> LombScargleMultiband:
-        return LombScargleMultiband(times, np.concatenate(fluxes), labels, errors, nterms_base=1, nterms_band=1)
-
-    fluxes = [curves[band][1] for band in bands]
-    periodogram = periodogram_of(fluxes)
-    power = np.asarray(periodogram.power(frequency, method="fast"))
-    peak, peak_power = _refined(periodogram, frequency, power)
+    power_at = _shared_power(list(curves.values()))
+    power = power_at(frequency, "auto")
+    peak, peak_power = _refined(power_at, frequency, power)
     rng = np.random.default_rng(seed)
-    highest = np.array(
-        [
-            periodogram_of([rng.permutation(flux) for flux in fluxes]).power(frequency, method="fast").max()
-            for _ in range(n_bootstraps)
-        ]
-    )
+    highest = np.empty(n_bootstraps)
+    for row in range(n_bootstraps):
+        shuffled = [(time, flux[order], flux_err[order]) for time, flux, flux_err, order in _orders(curves, rng)]
+        highest[row] = _shared_power(shuffled)(frequency, "auto").max()
     levels = np.full(len(probabilities), np.nan)
     chance = np.nan
     if n_bootstraps:
         levels = np.quantile(highest, 1.0 - np.asarray(probabilities))
         chance = (1.0 + np.count_nonzero(highest >= peak_power)) / (1.0 + n_bootstraps)
     return Periodogram(frequency, power, levels, peak, float(chance))
+
+
+def _orders(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    return [(*curve, rng.permutation(len(curve[0]))) for curve in curves.values()]
+
+
+def _shared_power(
+    curves: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> Callable[[np.ndarray, str], np.ndarray]:
+    """Powers of the bands, averaged with their chi-squared about their means as weights."""
+    start = min(float(time[0]) for time, _, _ in curves)
+    members = []
+    for time, flux, flux_err in curves:
+        mean = np.average(flux, weights=flux_err**-2.0)
+        members.append((float(np.sum(((flux - mean) / flux_err) ** 2)), LombScargle(time - start, flux, flux_err)))
+    total = sum(chi2 for chi2, _ in members)
+
+    def power_at(frequency: np.ndarray, method: str) -> np.ndarray:
+        return np.asarray(sum(chi2 * band.power(frequency, method=method) for chi2, band in members)) / total
+
+    return power_at

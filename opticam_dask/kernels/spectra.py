@@ -177,12 +177,15 @@ def find_segments(
     begins, ends = np.concatenate([[0], borders]), np.concatenate([borders, [len(first)]])
     starts = [np.arange(begin, end - n_points + 1, n_points) for begin, end in zip(begins, ends, strict=True)]
     found = np.concatenate(starts) if len(first) else np.empty(0, int)
-    found = found[_on_grid(time1[first], found, n_points, tolerance) & _on_grid(time2[second], found, n_points, tolerance)]
+    found = found[
+        _on_grid(time1[first], found, n_points, tolerance) & _on_grid(time2[second], found, n_points, tolerance)
+    ]
     if not len(found):
         longest = int((ends - begins).max()) if len(first) else 0
         raise ValueError(
-            f"no part of {n_points} evenly spaced points: the longest without a gap has {longest} ({longest * step:g} s). "
-            "Choose shorter segments, rebin to a longer step (rebin_light_curves), or use methods for uneven sampling: "
+            f"no part of {n_points} evenly spaced points: the longest without a gap has {longest} "
+            f"({longest * step:g} s). Choose shorter segments, rebin to a longer step (rebin_light_curves), "
+            "or use methods for uneven sampling: "
             "compute_lomb_scargle_periodograms, compute_discrete_correlations"
         )
     return first[found], second[found]
@@ -422,11 +425,11 @@ def _debiased(spectrum: CrossSpectrum) -> np.ndarray:
 
 
 def coherence(spectrum: CrossSpectrum) -> Coherence:
-    """Intrinsic coherence: the share of the signals' power that is linearly related (Vaughan & Nowak 1997, ApJ 474, L43).
+    """Intrinsic coherence: the share of the signals' power that is linearly related.
 
-    The noise of Gaussian errors is taken off the powers in the denominator, the bias of the squared cross power off the
-    numerator (Ingram 2019). Errors are propagated to first order from the covariances of mean powers and cross powers
-    (a complex Wishart distribution), plus the scatter of the bias. Without noise they are those of Bendat & Piersol,
+    Vaughan & Nowak 1997, ApJ 474, L43. The noise of Gaussian errors is taken off the powers in the denominator, the
+    bias of the squared cross power off the numerator (Ingram 2019). Errors are propagated to first order from
+    the covariances of mean powers and cross powers (a complex Wishart distribution), plus the scatter of the bias. Without noise they are those of Bendat & Piersol,
     ``sqrt(2 / M) (1 - coherence) sqrt(coherence)``. Equation 8 of Vaughan & Nowak lacks the product of the two
     light curves' noise, by which its errors are up to a factor sqrt(2) too small.
 
@@ -458,8 +461,8 @@ def phase_lag(spectrum: CrossSpectrum) -> tuple[np.ndarray, np.ndarray]:
     """Phase lag in radians, -pi to pi, positive when the second light curve lags the first, and its error.
 
     The error is ``sqrt((1 - g) / (2 g M))`` with ``g`` the coherence of the noisy light curves without its bias
-    (Bendat & Piersol 2010, section 9.2; Nowak et al. 1999, ApJ 510, 874; Ingram 2019). It is never above that of a phase
-    of which nothing is known, ``pi / sqrt(3)``.
+    (Bendat & Piersol 2010, section 9.2; Nowak et al. 1999, ApJ 510, 874; Ingram 2019). It is never above that of a
+    phase of which nothing is known, ``pi / sqrt(3)``.
     """
     squared = _debiased(spectrum)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -472,7 +475,7 @@ def phase_lag(spectrum: CrossSpectrum) -> tuple[np.ndarray, np.ndarray]:
 def time_lag(
     frequency: np.ndarray, phase: np.ndarray, phase_err: np.ndarray, near: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Time lag ``phase / (2 pi frequency)`` and its error, of all that differ by whole periods the one nearest ``near``."""
+    """Time lag ``phase / (2 pi frequency)`` and error; of all that differ by whole periods the one nearest ``near``."""
     angular = 2.0 * np.pi * frequency
     turns = np.round((angular * near - phase) / (2.0 * np.pi))
     return (phase + 2.0 * np.pi * turns) / angular, phase_err / angular
