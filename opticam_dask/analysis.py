@@ -20,6 +20,7 @@ from astropy.units import Quantity
 
 from opticam_dask import conversions, plotting
 from opticam_dask.console import PREFIX, Console
+from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import correlation, folding, periodograms, spectra
 from opticam_dask.kernels.lightcurve import fit_sinusoid
 from opticam_dask.kernels.timing import good_time_intervals
@@ -61,8 +62,8 @@ class Analyzer:
     verbose : bool
         Print what happens.
     exclude_flags : int
-        Frames with one of these bits of ``opticam_dask.flags.SourceFlag`` are left out. Frames without flux or error
-        always are.
+        Frames with one of these bits of ``opticam_dask.flags.SourceFlag`` are left out, by default those that lie far
+        off their neighbours; 0 keeps them. Frames without flux or error always are left out.
 
     Raises
     ------
@@ -82,7 +83,7 @@ class Analyzer:
         show_plots: bool = True,
         *,
         verbose: bool = True,
-        exclude_flags: int = 0,
+        exclude_flags: int = int(SourceFlag.OUTLIER),
     ) -> None:
         self.out_directory = None if out_directory is None else Path(out_directory)
         if light_curves is None:
@@ -91,7 +92,7 @@ class Analyzer:
             light_curves, prefix, phot_label = find_files(self.out_directory, prefix, phot_label)
         self.norm, self.prefix, self.phot_label, self.show_plots = norm, prefix, phot_label, show_plots
         self._console = Console(verbose, PREFIX)
-        found = gather(light_curves, exclude_flags)
+        found = gather(light_curves, exclude_flags, self._console.tell)
         self._curves = {key: normalised(curve, norm, key) for key, curve in found.items()}
 
     # ------------------------------------------------------------------ light curves
@@ -213,8 +214,8 @@ class Analyzer:
         if uneven := [key for key, curve in self._curves.items() if not spectra.is_evenly_sampled(curve.time)]:
             raise ValueError(
                 f"{', '.join(uneven)}: no periodogram of the whole light curve can be had, as it has gaps or is "
-                "sampled unevenly. Use compute_lomb_scargle_periodograms, or compute_averaged_power_spectra on the parts "
-                "between gaps, or rebin_light_curves first"
+                "sampled unevenly. Use compute_lomb_scargle_periodograms, or compute_averaged_power_spectra on the "
+                "parts between gaps, or rebin_light_curves first"
             )
         found = {}
         for key, curve in self._curves.items():
@@ -471,6 +472,8 @@ class Analyzer:
         mode: correlation.Mode = "same",
         norm: correlation.CorrelationNorm = "local",
         force_match: bool = True,
+        *,
+        max_lag: Seconds | None = None,
     ) -> TimingResults:
         """Correlation of each pair on an even grid, of the points that both have; nothing is interpolated.
 
@@ -482,6 +485,8 @@ class Analyzer:
             Correlation coefficients; or the sums of stingray's norms.
         force_match : bool
             Rebin light curves of different steps, or that fit no even grid, to the longer step; otherwise refuse them.
+        max_lag : Quantity or float, optional
+            Lags beyond it are left out. Half a period of a periodic signal, whose peaks come back with every period.
 
         Returns
         -------
@@ -494,6 +499,7 @@ class Analyzer:
         ValueError
             When they are not sampled alike, without ``force_match``.
         """
+        limit = np.inf if max_lag is None else _seconds(max_lag, "max_lag")
         found = {}
         for pair, first, second in self._pairs():
             try:
@@ -508,7 +514,8 @@ class Analyzer:
             result = correlation.cross_correlation(grid1, grid2, step, mode, norm, noise)
             # lags at the ends of a full range rest on few pairs, and win by chance
             trusted = result.n_pairs >= 0.1 * result.n_pairs.max()
-            found[pair] = correlation_dataset(result, offset, trusted)
+            whole = correlation_dataset(result, offset, trusted & (np.abs(result.lag + offset) <= limit))
+            found[pair] = whole.isel(lag=np.abs(whole["lag"].to_numpy()) <= limit)
         return self._finish(found, "cross_correlations", plotting.plot_correlations)
 
     def compute_discrete_correlations(
@@ -559,25 +566,20 @@ class Analyzer:
         -------
         TimingResults
             By pair: peak and centroid of each realisation; attributes peak_median, peak_low, peak_high and the same of
-            the centroid: the median and the 16th and 84th percentile. Positive: the second lags the first.
-
-        Raises
-        ------
-        ValueError
-            When hardly any realisation has a peak within ``max_lag``.
+            the centroid: the median and the 16th and 84th percentile. NaN when less than half of the realisations have
+            a peak within ``max_lag``. Positive: the second lags the first.
         """
         limit, found = _seconds(max_lag, "max_lag"), {}
         for pair, first, second in self._pairs():
             lags = correlation.randomised_lags(
                 first.columns, second.columns, limit, n_realisations=n_realisations, seed=seed
             )
-            n_found = np.count_nonzero(np.isfinite(lags.centroid))
-            if n_found < 0.1 * n_realisations:
-                raise ValueError(
-                    f"{pair}: {n_found} of {n_realisations} realisations have a peak within {limit:g} s: "
-                    "expected a larger max_lag, or light curves that are correlated"
-                )
             found[pair] = lags_dataset(lags)
+            if not np.isfinite(found[pair].attrs["centroid_median"]):
+                n_found = np.count_nonzero(np.isfinite(lags.centroid))
+                self._console.tell(
+                    f"{pair}: no lag, as only {n_found} of {n_realisations} realisations have a peak within {limit:g} s"
+                )
         return self._finish(found, "randomised_lags", plotting.plot_lag_distributions)
 
     # ------------------------------------------------------------------ phases

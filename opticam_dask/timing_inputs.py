@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from astropy.timeseries import TimeSeries
 
 from opticam_dask import conversions
 from opticam_dask.conversions import SECONDS_PER_DAY
+from opticam_dask.flags import SourceFlag, count_flags
 
 FluxNorm = Literal["mean", "max", "none"]
 
@@ -60,7 +61,9 @@ class TimingCurve:
         )
 
 
-def timing_curve(curve: Any, exclude_flags: int = 0, name: str = "the light curve") -> TimingCurve:
+def timing_curve(
+    curve: Any, exclude_flags: int = 0, name: str = "the light curve", tell: Callable[[str], None] | None = None
+) -> TimingCurve:
     """Any light curve of :func:`conversions.to_plain` in seconds; frames without flux or error are left out.
 
     Parameters
@@ -70,6 +73,8 @@ def timing_curve(curve: Any, exclude_flags: int = 0, name: str = "the light curv
         Frames with one of these bits of ``SourceFlag`` are left out too.
     name : str
         For messages.
+    tell : callable, optional
+        Hears how many frames with flags were left out.
 
     Raises
     ------
@@ -79,7 +84,11 @@ def timing_curve(curve: Any, exclude_flags: int = 0, name: str = "the light curv
     plain = conversions.to_plain(curve)
     used = np.isfinite(plain.mjd) & np.isfinite(plain.flux) & np.isfinite(plain.flux_err) & (plain.flux_err > 0)
     if exclude_flags and plain.flags is not None:
-        used &= (plain.flags.astype(np.uint32) & np.uint32(exclude_flags)) == 0
+        flagged = used & ((plain.flags.astype(np.uint32) & np.uint32(exclude_flags)) != 0)
+        used &= ~flagged
+        if tell is not None and flagged.any():
+            names = ", ".join(count_flags(plain.flags[flagged] & np.uint32(exclude_flags), SourceFlag))
+            tell(f"{name}: {np.count_nonzero(flagged)} of {len(flagged)} frames left out ({names}).")
     if np.count_nonzero(used) < 2:
         raise ValueError(
             f"{name} has {np.count_nonzero(used)} frames with a time, a flux and an error above zero; "
@@ -128,7 +137,9 @@ def joined(first: TimingCurve, second: TimingCurve, norm: FluxNorm, name: str) -
     return normalised(whole, norm, name)
 
 
-def gather(light_curves: Any, exclude_flags: int = 0) -> dict[str, TimingCurve]:
+def gather(
+    light_curves: Any, exclude_flags: int = 0, tell: Callable[[str], None] | None = None
+) -> dict[str, TimingCurve]:
     """Light curves by camera key, in seconds since one epoch.
 
     Parameters
@@ -137,6 +148,7 @@ def gather(light_curves: Any, exclude_flags: int = 0) -> dict[str, TimingCurve]:
         By camera key; or one Dataset, whose attribute says its key; or one series or table with columns
         ``<key>_rel_flux`` and ``<key>_rel_flux_err``.
     exclude_flags : int
+    tell : callable, optional
 
     Raises
     ------
@@ -147,7 +159,7 @@ def gather(light_curves: Any, exclude_flags: int = 0) -> dict[str, TimingCurve]:
         light_curves = {str(light_curves.attrs.get("key", "light curve")): light_curves}
     elif not isinstance(light_curves, Mapping):
         light_curves = _columns_of_keys(light_curves)
-    curves = {str(key): timing_curve(curve, exclude_flags, str(key)) for key, curve in light_curves.items()}
+    curves = {str(key): timing_curve(curve, exclude_flags, str(key), tell) for key, curve in light_curves.items()}
     if not curves:
         raise ValueError("expected at least one light curve, got none")
     scales = {key: curve.scale for key, curve in curves.items() if curve.scale}

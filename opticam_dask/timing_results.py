@@ -165,7 +165,10 @@ def lags_dataset(lags: correlation.LagDistribution) -> xr.Dataset:
     """Lags of realisations, and their median and 16th and 84th percentile."""
     attributes: dict[str, float] = {}
     for name, values in (("peak", lags.peak), ("centroid", lags.centroid)):
-        low, middle, high = np.nanpercentile(values, [15.87, 50.0, 84.13])
+        known = values[np.isfinite(values)]
+        low = middle = high = np.nan
+        if len(known) >= 0.5 * len(values):
+            low, middle, high = np.percentile(known, [15.87, 50.0, 84.13])
         attributes |= {f"{name}_low": float(low), f"{name}_median": float(middle), f"{name}_high": float(high)}
     return xr.Dataset(
         {
