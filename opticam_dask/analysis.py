@@ -296,7 +296,7 @@ class Analyzer:
                 *curve.columns, grid, norm, probabilities=false_alarm_probabilities, method=method,
                 n_bootstraps=n_bootstraps, seed=seed,
             )  # fmt: skip
-            fit = periodograms.fit_frequency(*curve.columns, result.peak_frequency)
+            fit = periodograms.fit_frequency(*curve.columns, result.peak_frequency, scale_errors=True)
             found[key] = periodogram_dataset(result, norm, false_alarm_probabilities).assign_attrs(
                 peak_frequency=fit.frequency,
                 peak_frequency_err=fit.frequency_err,
@@ -432,13 +432,16 @@ class Analyzer:
             self._console.tell(f"{pair}: lag {fit.lag:.4g} +- {fit.lag_err:.2g} s")
         return TimingResults(found, plotting.plot_lags)
 
-    def compute_phase_lags(self, period: Seconds | None = None) -> TimingResults:
+    def compute_phase_lags(self, period: Seconds | None = None, *, scale_errors: bool = True) -> TimingResults:
         """Lags of a periodic signal, from sinusoids of one frequency fitted to each camera; gaps do not matter.
 
         Parameters
         ----------
         period : Quantity or float, optional
             By default that of the highest peak of the multi-band periodogram.
+        scale_errors : bool
+            Multiply errors by the square root of the reduced chi-squared of the fits, where that is above 1: from the
+            scatter about the sinusoid, as Montgomery & O'Donoghue (1999) do.
 
         Returns
         -------
@@ -458,7 +461,8 @@ class Analyzer:
             middle = 0.5 * (max(first.time[0], second.time[0]) + min(first.time[-1], second.time[-1]))
             fits = [fit_sinusoid(c.time - middle, c.flux, c.flux_err, frequency) for c in (first, second)]
             phase = float(np.angle(np.exp(1j * (fits[0].phase - fits[1].phase))))
-            error = float(np.hypot(fits[0].phase_err, fits[1].phase_err))
+            scales = [np.sqrt(max(fit.chi2 / (fit.n_points - 3), 1.0)) if scale_errors else 1.0 for fit in fits]
+            error = float(np.hypot(fits[0].phase_err * scales[0], fits[1].phase_err * scales[1]))
             angular = 2.0 * np.pi * frequency
             found[pair] = scalars(
                 phase_lag=(phase, "rad"), phase_lag_err=(error, "rad"), lag=(phase / angular, "s"),
@@ -673,7 +677,7 @@ class Analyzer:
 
     def _common_frequency(self, near: float) -> tuple[float, float]:
         """Weighted mean of the frequencies fitted to each camera, and its error."""
-        fits = [periodograms.fit_frequency(*curve.columns, near) for curve in self._curves.values()]
+        fits = [periodograms.fit_frequency(*curve.columns, near, scale_errors=True) for curve in self._curves.values()]
         weights = np.array([fit.frequency_err for fit in fits]) ** -2.0
         if not weights.sum() > 0:
             return near, np.inf

@@ -430,8 +430,9 @@ def coherence(spectrum: CrossSpectrum) -> Coherence:
     Vaughan & Nowak 1997, ApJ 474, L43. The noise of Gaussian errors is taken off the powers in the denominator, the
     bias of the squared cross power off the numerator (Ingram 2019). Errors are propagated to first order from
     the covariances of mean powers and cross powers (a complex Wishart distribution), plus the scatter of the bias.
-    Without noise they are those of Bendat & Piersol, ``sqrt(2 / M) (1 - coherence) sqrt(coherence)``. Equation 8 of Vaughan & Nowak lacks the product of the two
-    light curves' noise, by which its errors are up to a factor sqrt(2) too small.
+    Without noise they are those of Bendat & Piersol, ``sqrt(2 / M) (1 - coherence) sqrt(coherence)``. Equation 8 of
+    Vaughan & Nowak lacks the product of the two light curves' noise, by which its errors are up to a factor sqrt(2)
+    too small.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from opticam_dask.plotting.style import MANY_POINTS, colour_of, grid, new_figure, require_panels, robust_limits
 
@@ -217,6 +218,8 @@ def plot_cross_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear
         column[2].set_ylim(-np.pi, np.pi)
         for axes in column:
             axes.set_xscale("linear" if scale == "linear" else "log")
+            if scale != "linear":  # narrow columns have no room for labels between the decades
+                axes.xaxis.set_minor_formatter(NullFormatter())
             grid(axes)
         column[-1].set_xlabel("Frequency [Hz]")
     names = (
@@ -252,7 +255,8 @@ def plot_lag_distributions(lags: Mapping[str, xr.Dataset]) -> Figure:
         low, middle, high = (found.attrs[name] for name in ("centroid_low", "centroid_median", "centroid_high"))
         axes.axvline(middle, color="0.2")
         axes.axvspan(low, high, color="0.85", zorder=0)
-        axes.set_title(f"{pair}: {middle:.4g} (+{high - middle:.2g} -{middle - low:.2g}) s", **_TITLE)
+        told = f"{middle:.4g} (+{high - middle:.2g} -{middle - low:.2g}) s" if np.isfinite(middle) else "no lag"
+        axes.set_title(f"{pair}: {told}", **_TITLE)
         axes.set_ylabel("Realisations")
     panels[-1].set_xlabel("Lag of the centroid [s] (positive: the second lags the first)")
     return figure
@@ -280,6 +284,7 @@ def plot_lags(lags: Mapping[str, xr.Dataset]) -> Figure:
             f"{lag:.4g} +- {error:.2g} s", (lag, position), xytext=(0, 6), textcoords="offset points", ha="center",
             fontsize="small",
         )  # fmt: skip
+    axes.margins(x=0.2)
     axes.set_yticks(range(len(lags)), list(lags))
     axes.set_ylim(len(lags) - 0.4, -0.6)
     axes.axvline(0.0, color="0.4", ls=":", lw=1.0)
