@@ -12,6 +12,7 @@ from typing import Any
 __version__ = metadata.version("opticam-dask")
 
 _HOME = {
+    "Analyzer": "analysis",
     "AperturePhotometer": "photometers",
     "BaseBackground": "backgrounds",
     "BaseLocalBackground": "local_backgrounds",

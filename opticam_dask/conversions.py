@@ -6,9 +6,12 @@ lightkurve and stingray are optional: ``pip install 'opticam-dask[timing]'``.
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy import units
 from astropy.time import Time
@@ -16,7 +19,7 @@ from astropy.timeseries import TimeSeries
 
 from opticam_dask.kernels.timing import good_time_intervals
 
-_SECONDS_PER_DAY = 86400.0
+SECONDS_PER_DAY = 86400.0
 
 
 def to_timeseries(curve: xr.Dataset) -> TimeSeries:
@@ -69,7 +72,6 @@ def to_stingray(curve: xr.Dataset) -> Any:
     ValueError
         With fewer than two frames that have a flux.
     """
-    stingray = _import("stingray")
     time, known = _times(curve)
     flux, error = (curve[name].to_numpy()[known] for name in ("relative_flux", "relative_flux_err"))
     good = np.isfinite(flux) & np.isfinite(error)
@@ -78,19 +80,117 @@ def to_stingray(curve: xr.Dataset) -> Any:
     mjd = time.mjd[good]
     order = np.argsort(mjd, kind="stable")
     reference = float(np.floor(mjd.min()))
-    seconds = (mjd[order] - reference) * _SECONDS_PER_DAY
-    step = float(np.median(np.diff(seconds)))
+    seconds = (mjd[order] - reference) * SECONDS_PER_DAY
+    return stingray_light_curve(seconds, flux[good][order], error[good][order], reference)
+
+
+def stingray_light_curve(seconds: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, mjdref: float) -> Any:
+    """``stingray.Lightcurve`` with Gaussian errors; a gap longer than 1.5 median steps ends a good time interval.
+
+    Parameters
+    ----------
+    seconds : ndarray
+        Since ``mjdref``, ascending.
+    flux, flux_err : ndarray
+        Finite.
+    mjdref : float
+
+    Raises
+    ------
+    ImportError
+        When stingray is not installed.
+    """
+    stingray = _import("stingray")
     return stingray.Lightcurve(
         seconds,
-        flux[good][order],
-        err=error[good][order],
+        flux,
+        err=flux_err,
         err_dist="gauss",
         input_counts=True,
-        dt=step,
-        mjdref=reference,
+        dt=float(np.median(np.diff(seconds))),
+        mjdref=mjdref,
         gti=good_time_intervals(seconds),
         skip_checks=True,
     )
+
+
+@dataclass(frozen=True)
+class PlainCurve:
+    """Light curve as arrays: time in MJD of ``scale`` (``tdb``, ``utc`` or unknown), flux, 1-sigma error, flags."""
+
+    mjd: np.ndarray
+    flux: np.ndarray
+    flux_err: np.ndarray
+    scale: str
+    flags: np.ndarray | None = None
+
+
+def to_plain(curve: Any) -> PlainCurve:
+    """Arrays of a light curve of any of the kinds that are met here.
+
+    Parameters
+    ----------
+    curve : xarray.Dataset, pandas.DataFrame, astropy TimeSeries, lightkurve LightCurve, stingray Lightcurve, or path
+        A Dataset is one of :func:`~opticam_dask.relative_light_curve`; a DataFrame or CSV file has columns ``BMJD``
+        (TDB) or ``MJD`` (UTC), ``rel_flux``, ``rel_flux_err`` and perhaps ``flags``; a series has ``relative_flux``,
+        ``rel_flux`` or ``flux`` and the same with ``_err``; times of stingray are seconds since its ``mjdref``.
+
+    Returns
+    -------
+    PlainCurve
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    ValueError
+        When columns are missing; the message names those there are.
+    """
+    if isinstance(curve, (str, Path)):
+        return _from_table(pd.read_csv(curve))
+    if isinstance(curve, pd.DataFrame):
+        return _from_table(curve)
+    if isinstance(curve, xr.Dataset):
+        return _from_dataset(curve)
+    if isinstance(curve, TimeSeries):
+        return _from_series(curve)
+    if all(hasattr(curve, name) for name in ("time", "counts", "counts_err", "mjdref")):
+        mjd = np.asarray(curve.time, float) / SECONDS_PER_DAY + float(curve.mjdref)
+        return PlainCurve(mjd, np.asarray(curve.counts, float), np.asarray(curve.counts_err, float), "")
+    raise TypeError(
+        "a light curve must be an xarray Dataset, pandas DataFrame, astropy TimeSeries, lightkurve LightCurve, "
+        f"stingray Lightcurve or the path of a CSV file, got {type(curve).__name__}"
+    )
+
+
+def _from_table(table: pd.DataFrame) -> PlainCurve:
+    time = next((name for name in ("BMJD", "MJD") if name in table), None)
+    flux = next((name for name in table if str(name).endswith("rel_flux")), None)
+    if time is None or flux is None or f"{flux}_err" not in table:
+        raise ValueError(
+            f"expected columns BMJD or MJD, rel_flux and rel_flux_err, found {', '.join(map(str, table.columns))}"
+        )
+    mjd, values, errors = (table[name].to_numpy(float) for name in (time, flux, f"{flux}_err"))
+    flags = table["flags"].to_numpy() if "flags" in table else None
+    return PlainCurve(mjd, values, errors, "tdb" if time == "BMJD" else "utc", flags)
+
+
+def _from_dataset(curve: xr.Dataset) -> PlainCurve:
+    missing = [name for name in ("relative_flux", "relative_flux_err", "bmjd_tdb", "mjd_utc") if name not in curve]
+    if missing:
+        raise ValueError(f"a light curve needs {', '.join(missing)}; the Dataset has {', '.join(map(str, curve))}")
+    time, known = _times(curve)
+    flux, error = (curve[name].to_numpy()[known] for name in ("relative_flux", "relative_flux_err"))
+    return PlainCurve(time.mjd, flux, error, time.scale, curve["flags"].to_numpy()[known] if "flags" in curve else None)
+
+
+def _from_series(series: TimeSeries) -> PlainCurve:
+    flux = next((name for name in ("relative_flux", "rel_flux", "flux") if name in series.colnames), None)
+    flux = flux or next((name for name in series.colnames if name.endswith("_rel_flux")), None)
+    if flux is None or f"{flux}_err" not in series.colnames:
+        raise ValueError(f"expected columns relative_flux and relative_flux_err, found {', '.join(series.colnames)}")
+    values, errors = (np.asarray(getattr(series[name], "value", series[name]), float) for name in (flux, f"{flux}_err"))
+    return PlainCurve(series.time.mjd, values, errors, series.time.scale)
 
 
 def _times(curve: xr.Dataset) -> tuple[Time, np.ndarray]:
