@@ -30,6 +30,7 @@ _HOME = {
     "OptimalPhotometer": "photometers",
     "PSFPhotometer": "psf_photometer",
     "Reducer": "reducer",
+    "browse": "browser",
     "differential_light_curves": "results",
     "export_light_curves": "exports",
     "generate_flats": "synthetic",
