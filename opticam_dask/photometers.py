@@ -257,7 +257,7 @@ class AperturePhotometer(BasePhotometer):
         scale : float
             Frame pixels per reference pixel.
         fwhm, frame_fwhm : float
-            FWHM of the catalogue, in pixels of the reference frame, and of the frame, in its own; the latter may be NaN.
+            FWHM of the catalogue, in pixels of the reference frame, and of the frame, in its own (may be NaN).
 
         Raises
         ------
