@@ -45,6 +45,7 @@ _HOME = {
     "provenance": "results",
     "relative_light_curve": "lightcurves",
     "scan": "frames",
+    "select": "selection",
     "simulate_calibration_frames": "simulated_fields",
     "simulate_observations": "simulated_fields",
 }
