@@ -12,7 +12,6 @@ import functools
 import html
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +44,12 @@ try:
     )
     from bokeh.palettes import Greys256
     from bokeh.plotting import figure
-    from bokeh.server.server import Server
+    from bokeh.resources import Resources
+    from bokeh.server.server import BaseServer
+    from bokeh.server.tornado import BokehTornado
+    from bokeh.server.util import bind_sockets
+    from tornado.httpserver import HTTPServer
+    from tornado.ioloop import IOLoop
 except ImportError as error:
     raise ImportError("the browser needs Bokeh, which is not installed: pip install 'opticam-dask[explore]'") from error
 
@@ -606,11 +610,12 @@ def _facts(picture: FramePicture, view: CameraView, source_id: int) -> str:
     return f'{warning}<table style="font-size:11px;line-height:1.15">{cells}</table>'
 
 
-def _free_port() -> int:
-    # the server must know its port before it has one, to say whose connections it takes
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+class _Pages(BokehTornado):
+    """Pages without the parts of Bokeh that are not used, which take longer to load than all the others."""
+
+    def resources(self, absolute_url: str | bool | None = None) -> Resources:
+        """What a page loads, all of it from this server."""
+        return super().resources(absolute_url).clone(components=["bokeh", "bokeh-widgets"])
 
 
 class Browser:
@@ -640,9 +645,12 @@ class Browser:
     ) -> None:
         self.views = Views(out_directory)
         self._first = self.views.get(key or self.views.keys[0], label)
+        Page(
+            self.views, self._first.key, self._first.label
+        )  # what is imported and opened for it need not be waited for
         self._started, self._error = threading.Event(), list[BaseException]()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._port, self._prefix = port or _free_port(), secrets.token_urlsafe(12)
+        self._port, self._prefix = port, secrets.token_urlsafe(12)
         self._thread = threading.Thread(target=self._serve, name="opticam_dask browser", daemon=True)
         self._thread.start()
         self._started.wait()
@@ -657,11 +665,13 @@ class Browser:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         try:
-            server = Server(
-                {"/": Application(FunctionHandler(self._add_page))},
-                address=HOST, port=self._port, prefix=self._prefix, num_procs=1, session_token_expiration=3600,
-                allow_websocket_origin=[f"{HOST}:{self._port}", f"localhost:{self._port}"],
-            )  # fmt: skip
+            sockets, self._port = bind_sockets(HOST, self._port)
+            origins = {f"{name}:{self._port}" for name in (HOST, "localhost")}
+            application = Application(FunctionHandler(self._add_page))
+            pages = _Pages({"/": application}, prefix=self._prefix, extra_websocket_origins=origins)
+            http_server = HTTPServer(pages)
+            http_server.add_sockets(sockets)
+            server = BaseServer(IOLoop.current(), pages, http_server)
         except BaseException as error:  # noqa: BLE001 - it is raised where the browser was asked for
             self._error.append(error)
             self._started.set()
