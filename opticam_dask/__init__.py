@@ -32,6 +32,7 @@ _HOME = {
     "PSFPhotometer": "psf_photometer",
     "Reducer": "reducer",
     "connect": "cluster",
+    "browse": "browser",
     "differential_light_curves": "results",
     "export_light_curves": "exports",
     "generate_flats": "synthetic",
@@ -46,6 +47,7 @@ _HOME = {
     "provenance": "results",
     "relative_light_curve": "lightcurves",
     "scan": "frames",
+    "select": "selection",
     "simulate_calibration_frames": "simulated_fields",
     "simulate_observations": "simulated_fields",
 }

@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_plot(commands)
     _add_show_cluster(commands)
+    _add_browse(commands)
     return parser
 
 
@@ -340,6 +341,14 @@ def _add_plot(commands: Any) -> None:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--targets", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+
+
+def _add_browse(commands: Any) -> None:
+    parser = _command(commands, "browse", "Browse frames, apertures and light curves in a web browser on this machine.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g to begin with (the first)")
+    parser.add_argument("--label", metavar="L", help="photometry label to begin with (aperture)")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="port on the loopback interface (a free one)")
 
 
 def _add_export(commands: Any) -> None:

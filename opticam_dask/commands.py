@@ -49,7 +49,7 @@ from opticam_dask.cli import DONE, FAILED, parameter_names
 from opticam_dask.cluster_settings import SYSTEMS, ClusterSettings, resolve
 from opticam_dask.console import Console
 from opticam_dask.instruments import OPTICAM_MX, Instrument
-from opticam_dask.interruption import raise_if_interrupted
+from opticam_dask.interruption import Interrupted, raise_if_interrupted
 from opticam_dask.local_backgrounds import DefaultLocalBackground
 from opticam_dask.photometer_kinds import PHOTOMETERS
 from opticam_dask.photometers import BasePhotometer
@@ -457,6 +457,22 @@ def _plot(options: argparse.Namespace) -> int:
         n_files += len(files)
     if not n_files:
         raise RunError(f"nothing could be drawn: {reasons[0] if reasons else 'there is no source'}")
+    return DONE
+
+
+def _browse(options: argparse.Namespace) -> int:
+    try:
+        from opticam_dask.browser import browse  # an extra
+    except ImportError as error:
+        raise RunError(_line(error)) from error
+    tell = Console(prefix="").tell
+    with browse(options.out, options.key, options.label, port=options.port) as browser:
+        tell(f"Browse {options.out} at {browser.url}")
+        tell("Ctrl-C ends it.")
+        try:
+            browser.wait()
+        except Interrupted:  # nothing is lost by it
+            tell("Closed.")
     return DONE
 
 

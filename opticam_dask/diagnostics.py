@@ -348,7 +348,7 @@ def _aperture_cutouts(
         measured = np.column_stack([store.read_array(path, group, name, index, index + 1)[0] for name in ("x", "y")])
         xy = np.where(np.isfinite(measured[chosen]), measured[chosen], xy)
     entry = entry_of(store.read_manifest(path, part), index)
-    image = load_image(_display_steps(out_directory, part), entry).electrons
+    image = load_image(display_steps(out_directory, part), entry).electrons
     size = 2 * int(np.ceil(1.4 * max(*axes[:2], *(rings or (0.0,))) + 2.0)) + 1
     x0, y0 = photometry.origins(xy, size)
     numbers = catalogue["source_id"].to_numpy()[chosen]
@@ -415,7 +415,7 @@ def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show
             store.read_array(path, group, name, index, index + 1)[0]
             for name in ("background_mesh", "background_rms_mesh")
         ]
-        steps = _display_steps(out_directory, part)
+        steps = display_steps(out_directory, part)
         image = load_image(steps, entry_of(store.read_manifest(path, part), index)).electrons
         panels[key] = (image, meshes[0], meshes[1], steps.box_size)
     if not panels:
@@ -488,7 +488,7 @@ def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_fr
         mine = chosen[(chosen >= begin) & (chosen < begin + part.n_frames)] - begin
         if not len(mine):
             continue
-        steps = _display_steps(out_directory, part)
+        steps = display_steps(out_directory, part)
         manifest = store.read_manifest(path, part)
         flags, transforms = (store.read_array(path, f"{part.group}/frames", name) for name in ("flags", "transform"))
         for number in mine.tolist():
@@ -574,7 +574,7 @@ def _reference(out_directory: str | Path, key: str) -> tuple[Path, store.Part, i
     raise ValueError(f"the night {attributes['reference_night']} of the reference frame of {key} is not in the store")
 
 
-def _display_steps(out_directory: str | Path, part: store.Part) -> FrameSteps:
+def display_steps(out_directory: str | Path, part: store.Part) -> FrameSteps:
     """Steps that calibrate a frame to look at it: cosmic rays stay, the sky stays."""
     attributes = store.read_attributes(store.require_store(out_directory))
     extension = (attributes.get("instrument_definition") or {}).get("extension")

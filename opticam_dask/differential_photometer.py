@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 
 from opticam_dask import conversions, lightcurves, ownership, products, store
 from opticam_dask.camera_matching import match_cameras
 from opticam_dask.console import PREFIX, Console
+from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
 
 Comparisons = int | Sequence[int] | Literal["auto"]
 
@@ -31,6 +34,14 @@ class DifferentialLightCurves(Mapping[str, xr.Dataset]):
     def __len__(self) -> int:
         return len(self.curves)
 
+    def __repr__(self) -> str:
+        lines = [f"{key}: {told}" for key, told in ((key, _one_line(curve)) for key, curve in self.curves.items())]
+        return "\n".join(["<DifferentialLightCurves>", *lines])
+
+    def _repr_html_(self) -> str:
+        folds = [Fold(key, _curve_html(curve), is_open=True) for key, curve in self.curves.items()]
+        return wrap("Differential light curves", "", folds)
+
     def to_timeseries(self) -> dict[str, Any]:
         """Astropy ``TimeSeries`` by camera key."""
         return {key: conversions.to_timeseries(curve) for key, curve in self.curves.items()}
@@ -42,6 +53,26 @@ class DifferentialLightCurves(Mapping[str, xr.Dataset]):
     def to_stingray(self) -> dict[str, Any]:
         """``stingray.Lightcurve`` by camera key, in seconds."""
         return {key: conversions.to_stingray(curve) for key, curve in self.curves.items()}
+
+
+def _one_line(curve: xr.Dataset) -> str:
+    attributes = curve.attrs
+    comparisons = ", ".join(map(str, attributes["comparisons"]))
+    return (
+        f"source {attributes['target']} against {comparisons}, {attributes['label']}, {curve.sizes['frame']:,} frames"
+    )
+
+
+def _curve_html(curve: xr.Dataset) -> str:
+    """Facts and a small picture of a light curve: one number a frame, which is in memory or small."""
+    flux = curve["relative_flux"].to_numpy()
+    known = flux[np.isfinite(flux)]
+    facts: list[tuple[str, object]] = [("what", _one_line(curve)), ("frames with a flux", f"{len(known):,}")]
+    if len(known):
+        middle = float(np.median(known))
+        facts += [("median", f"{middle:.6g}"), ("scatter", f"{100 * float(np.std(known)) / abs(middle):.3g} %")]
+    facts += [(name, json.dumps(curve.attrs[name])) for name in ("weighting", "detrend") if curve.attrs.get(name)]
+    return definitions(facts) + sparkline(flux)
 
 
 class DifferentialPhotometer:
@@ -67,6 +98,24 @@ class DifferentialPhotometer:
         self.out_directory = Path(out_directory)
         self.show_plots = show_plots
         self._console = Console(verbose, PREFIX)
+
+    def __repr__(self) -> str:
+        return f"<DifferentialPhotometer of {self.out_directory}: {', '.join(self._labels()) or 'no photometry'}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(label, ", ".join(keys)) for label, keys in self._labels().items()]
+        facts = [("reduction", self.out_directory)]
+        return wrap("Differential photometer", definitions(facts) + table(("photometry", "cameras"), rows))
+
+    def _labels(self) -> dict[str, list[str]]:
+        """Cameras of each photometry label, from the metadata of the store."""
+        path = store.require_store(self.out_directory)
+        found: dict[str, list[str]] = {}
+        for key in store.keys(path):
+            parts = store.parts(path, key)
+            for label in sorted({name for part in parts for name in store.photometry_labels(path, part)}):
+                found.setdefault(label, []).append(key)
+        return found
 
     def get_relative_light_curve(
         self,

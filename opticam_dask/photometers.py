@@ -188,7 +188,7 @@ class AperturePhotometer(BasePhotometer):
         ValueError
             When the aperture follows from the FWHM of the catalogue and that is not known.
         """
-        axes = self._axes(view)
+        axes = self.axes(view.scale, view.fwhm, view.frame_fwhm)
         sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
         shape = measuring.star_shape(view, sigma)
         xy, flags = measuring.positions(view, sigma, self.source_matching_tolerance, forced=self.forced)
@@ -249,19 +249,32 @@ class AperturePhotometer(BasePhotometer):
         flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
-    def _axes(self, view: FrameView) -> list[tuple[float, float]]:
-        """Semi-axes of each aperture in pixels of the frame."""
+    def axes(self, scale: float, fwhm: float, frame_fwhm: float) -> list[tuple[float, float]]:
+        """Semi-axes of each aperture in pixels of a frame.
+
+        Parameters
+        ----------
+        scale : float
+            Frame pixels per reference pixel.
+        fwhm, frame_fwhm : float
+            FWHM of the catalogue, in pixels of the reference frame, and of the frame, in its own (may be NaN).
+
+        Raises
+        ------
+        ValueError
+            When the aperture follows from a FWHM that is not known, or the best radius is not chosen yet.
+        """
         if self.semimajor_axis is not None and self.semiminor_axis is not None:
-            return [(self.semimajor_axis * view.scale, self.semiminor_axis * view.scale)]
+            return [(self.semimajor_axis * scale, self.semiminor_axis * scale)]
         if isinstance(self.radius, str):
             raise ValueError("the best radius is not chosen yet: call prepare with the facts of the catalogue")
         given = self.radius if isinstance(self.radius, tuple) else (1.0 if self.radius is None else self.radius,)
         unit = "reference_fwhm" if self.radius is None else self.radius_unit
-        pixels = {"pixel": 1.0, "reference_fwhm": view.fwhm}.get(unit, np.nan) * view.scale
+        pixels = {"pixel": 1.0, "reference_fwhm": fwhm}.get(unit, np.nan) * scale
         if unit == "frame_fwhm":
-            pixels = view.frame_fwhm if np.isfinite(view.frame_fwhm) else view.fwhm * view.scale
+            pixels = frame_fwhm if np.isfinite(frame_fwhm) else fwhm * scale
         if not (np.isfinite(pixels) and pixels > 0):
-            raise ValueError(f"the FWHM of the catalogue is {view.fwhm}: give the aperture a radius in pixels")
+            raise ValueError(f"the FWHM of the catalogue is {fwhm}: give the aperture a radius in pixels")
         return [(radius * pixels, radius * pixels) for radius in given]
 
     def _weights(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import cluster, diagnostics, ownership, pipeline, products, store
+from opticam_dask import cluster, config, diagnostics, ownership, pipeline, products, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.calibration import PLURAL, Calibration
 from opticam_dask.cluster import Client, Connection
@@ -21,6 +21,7 @@ from opticam_dask.console import PREFIX, Console
 from opticam_dask.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import Scan, find_files, scan, time_gaps
+from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.second_pass import Photometer
@@ -313,8 +314,8 @@ class Reducer:
             tell(f"Set aside: {Path(file).name}: {message}")
         if len(outcome.problems) > 20:
             tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
-        for key, table in self.catalogs.items():
-            tell(f"{key}: {len(table)} source(s) in the catalogue.")
+        for key, catalog in self.catalogs.items():
+            tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
 
     def _aligned_counts(self) -> dict[str, tuple[int, int]]:
         """Frames that are aligned and frames that were reduced, of each key."""
@@ -448,6 +449,20 @@ class Reducer:
         counts = ", ".join(f"{len(files)} {key}" for key, files in self.camera_files.items())
         return f"<Reducer of {self.instrument.name}: {counts} frames -> {self.out_directory}>"
 
+    def _repr_html_(self) -> str:
+        facts: list[tuple[str, object]] = [("instrument", self.instrument.name), ("results", self.out_directory)]
+        rows: list[tuple[object, ...]] = []
+        is_there = store.exists(self.out_directory)
+        path = store.store_path(self.out_directory)
+        for key, files in self.camera_files.items():
+            rows.append((key, f"{len(files):,}", *(_so_far(path, key) if is_there else ("0", "none", "none"))))
+        columns = ("camera", "frames", "in the store", "sources", "photometry")
+        folds = [Fold("parameters", definitions(sorted(config.describe(ReductionParameters(**self._options)).items())))]
+        set_aside = self.scan.set_aside
+        if set_aside:
+            folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))
+        return wrap("Reducer", definitions(facts) + table(columns, rows), folds)
+
     # ---------------------------------------------------------------- inside
 
     def _setup(self, parameters: ReductionParameters) -> pipeline.Setup:
@@ -482,6 +497,17 @@ class Reducer:
     def _announce(self, file: Path | None) -> None:
         if file is not None:
             self._console.tell(f"Plot saved to {file.resolve()}.")
+
+
+def _so_far(path: Path, key: str) -> tuple[str, str, str]:
+    """Frames, sources and photometry labels of a key that are in the store, from its metadata alone."""
+    if key not in store.keys(path):
+        return "0", "none", "none"
+    parts = store.parts(path, key)
+    labels = sorted({label for part in parts for label in store.photometry_labels(path, part)})
+    group = f"{store.group_name(key)}/catalog"
+    n_sources = str(store.open_array(path, f"{group}/source_id").shape[0]) if store.has_product(path, group) else "none"
+    return f"{sum(part.n_frames for part in parts):,}", n_sources, ", ".join(labels) or "none"
 
 
 class _OneLine(logging.Formatter):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from opticam_dask import blocks, frames, quality, schema, store
+from opticam_dask import blocks, frames, quality, schema, selection, store
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 
 logger = logging.getLogger(__name__)
+
+#: Part of a dataset by time, night, source and flag; importing it puts ``.opticam`` on every dataset.
+select = selection.select
 
 _FRAME_COORDINATES = {
     "file": "1",
@@ -57,30 +61,72 @@ def open_observations(
     ValueError
         When there is no usable frame.
     """
+    return {
+        key: xr.DataArray(
+            blocks.lazy_frames(one.files, one.reader, one.shape, one.dtype, frames_per_chunk),
+            dims=("frame", "y", "x"),
+            coords=one.coordinates,
+            attrs=one.attributes,
+            name=key,
+        )
+        for key, one in observed_cameras(data_directory, instrument).items()
+    }
+
+
+@dataclass(frozen=True)
+class ObservedCamera:
+    """Frames of one camera key before a reduction, in time order.
+
+    Attributes
+    ----------
+    files : list of str
+    reader : FitsReader
+    shape : (int, int)
+        Shape ``(ny, nx)`` of a frame.
+    dtype : dtype
+        Of its pixels.
+    coordinates : dict
+        Along ``frame``, as xarray takes them.
+    attributes : dict
+        units, key, camera, filter, binning, instrument.
+    """
+
+    files: list[str]
+    reader: frames.FitsReader
+    shape: tuple[int, int]
+    dtype: np.dtype
+    coordinates: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def observed_cameras(
+    data_directory: str | Path | Sequence[str | Path], instrument: Instrument | None = None
+) -> dict[str, ObservedCamera]:
+    """Frames of a directory by camera key, from their headers; see :func:`open_observations`."""
     instrument = instrument or OPTICAM_MX()
     paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
     scan = frames.scan(frames.find_files(paths), instrument)
     if not len(scan.table):
         raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
-    reader = frames.FitsReader(instrument.extension)
-    arrays = {}
+    found = {}
     for key, rows in scan.table.groupby("key", sort=True):
         shape, main = max(rows.groupby(["ny", "nx"]), key=lambda group: len(group[1]))
         if len(main) < len(rows):
             logger.warning("%s: %d frames of another shape than %s are left out", key, len(rows) - len(main), shape)
-        data = blocks.lazy_frames(
-            main["file"].tolist(), reader, (int(shape[0]), int(shape[1])), _common_type(main["dtype"]), frames_per_chunk
-        )
-        coordinates = {
-            name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
-        }
         first = main.iloc[0]
         attributes = {"units": "adu", "key": key, "camera": first["camera"], "filter": first["filter"]}
         attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
-        arrays[str(key)] = xr.DataArray(
-            data, dims=("frame", "y", "x"), coords=coordinates, attrs=attributes, name=str(key)
+        found[str(key)] = ObservedCamera(
+            files=main["file"].tolist(),
+            reader=frames.FitsReader(instrument.extension),
+            shape=(int(shape[0]), int(shape[1])),
+            dtype=_common_type(main["dtype"]),
+            coordinates={
+                name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
+            },
+            attributes=attributes,
         )
-    return arrays
+    return found
 
 
 def _common_type(names: Sequence[str]) -> np.dtype:

@@ -251,7 +251,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
-        stars=_stars(result),
+        stars=star_form(result),
         profile=job.profile,
         catalog_flux=job.catalog_flux,
     )
@@ -273,7 +273,7 @@ def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
     )
 
 
-def _stars(result: Mapping[str, Any]) -> profile.Shape:
+def star_form(result: Mapping[str, Any]) -> profile.Shape:
     """Form of the frame's stars; round as wide as its FWHM where the moments failed."""
     form = profile.Shape(
         float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))
