@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lightcurve(commands)
     _add_export(commands)
     _add_plot(commands)
+    _add_report(commands)
     return parser
 
 
@@ -298,6 +299,14 @@ def _add_plot(commands: Any) -> None:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
     parser.add_argument("--label", default="aperture", metavar="L", help="photometry label (aperture)")
     parser.add_argument("--targets", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", "Write OUT/report.html: all about a reduction on one page, without network.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument(
+        "--n-sources", type=int, default=20, metavar="N", help="sources of each camera with a light curve (20)"
+    )
 
 
 def _add_export(commands: Any) -> None:

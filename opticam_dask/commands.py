@@ -28,6 +28,7 @@ from opticam_dask import (
     ownership,
     products,
     repair,
+    report,
     results,
     schema,
     status,
@@ -316,6 +317,12 @@ def _plot(options: argparse.Namespace) -> int:
         n_files += len(files)
     if not n_files:
         raise RunError(f"nothing could be drawn: {reasons[0] if reasons else 'there is no source'}")
+    return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    file = report.write_report(options.out, n_sources=options.n_sources)
+    Console(prefix="").tell(f"Report: {file.resolve()} ({file.stat().st_size / 1e6:.1f} MB)")
     return DONE
 
 

@@ -187,9 +187,7 @@ def _conditions_of_part(path: Path, part: Part, flags: np.ndarray, per_point: in
         values["airmass"] = _quality(path, part, "airmass")
         values |= {name: _quality(path, part, name) for name in ("transparency", "clear_transparency")}
         marks[_quality(path, part, "flags") & np.uint32(QualityFlag.CLOUD) != 0] |= CLOUDY
-    columns = {
-        name: column_of(array, per_point) for name, array in sorted(values.items()) if np.isfinite(array).any()
-    }
+    columns = {name: column_of(array, per_point) for name, array in sorted(values.items()) if np.isfinite(array).any()}
     thinned = column_of(np.zeros(part.n_frames), per_point, flags=marks).flags
     assert thinned is not None
     return ConditionsNight(part.key, clock_of(part.night.split(".")[0], times, per_point), columns, thinned)

@@ -10,6 +10,7 @@ import xarray as xr
 
 from opticam_dask import diagnostics, results, store
 from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
+from opticam_dask.kernels import noise
 from opticam_dask.report.records import Count, Curves, RelativeCurve, Statistics
 from opticam_dask.report.thinning import Clock, Column, clock_of, column_of, frames_per_point, joined
 from opticam_dask.store import Part
@@ -116,9 +117,7 @@ def _columns(path: Path, part: Part, label: str, rows: np.ndarray, per_point: in
         )
         for index in range(len(rows)):
             pieces[index].append(
-                column_of(
-                    flux[:, index], per_point, error=error[:, index], flags=flags[:, index] & ~SourceFlag.REDUCED
-                )
+                column_of(flux[:, index], per_point, error=error[:, index], flags=flags[:, index] & ~SourceFlag.REDUCED)
             )
     return [joined(some) for some in pieces]
 
@@ -226,9 +225,7 @@ def _statistics_of(out_directory: str | Path, path: Path, key: str, label: str, 
     )
 
 
-def _model(
-    out_directory: str | Path, key: str, label: str, found: xr.Dataset
-) -> tuple[dict[str, np.ndarray], str]:
+def _model(out_directory: str | Path, key: str, label: str, found: xr.Dataset) -> tuple[dict[str, np.ndarray], str]:
     """Noise over flux, component by component; empty, and why, where it cannot be computed."""
     try:
         model = diagnostics.noise_model(out_directory, key, label, found)
@@ -236,7 +233,11 @@ def _model(
         return {}, str(error)
     if not model.sizes["flux"]:
         return {}, "no source has a flux"
-    return {str(name): model[name].to_numpy() for name in ("flux", *model.data_vars)}, ""
+    parts = {str(name): model[name].to_numpy() for name in ("flux", *model.data_vars)}
+    common = noise.common_scatter(*(found[name].to_numpy() for name in ("median_flux", "scatter", "median_error")))
+    if common > 0:
+        parts["common"] = np.hypot(parts["total"], common * parts["flux"])
+    return parts, ""
 
 
 def _sample(path: Path, label: str, parts: list[Part]) -> xr.Dataset:

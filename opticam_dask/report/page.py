@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -18,34 +18,17 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from opticam_dask.flags import SourceFlag
 from opticam_dask.report import pictures
-from opticam_dask.report.records import Curves, Field, ProfileNight, RelativeCurve, Report, Statistics
-from opticam_dask.report.thinning import TICK, Clock, Column
+from opticam_dask.report.payload import panels, payload
+from opticam_dask.report.records import Field, RelativeCurve, Report, Statistics
 from opticam_dask.store import group_name
 from opticam_dask.text import printable
 
 #: Rows of a catalogue, circles of a finding chart, and stamps of the brightest sources in the page.
 _ROWS, _CIRCLES, _STAMPS = 1000, 300, 12
 _STAMP_REACH = 3.0
-
-#: Observing conditions in the order in which they are shown: name, heading, label of the axis, unit.
-PANELS = (
-    ("fwhm", "Seeing", "FWHM", "pixel"),
-    ("background", "Sky background", "Sky", "e⁻ pixel⁻¹"),
-    ("transparency", "Transparency", "Transparency", ""),
-    ("airmass", "Airmass", "Airmass", ""),
-    ("ellipticity", "Ellipticity of the stars", "1 − b/a", ""),
-    ("n_sources", "Detected sources", "Sources", ""),
-    ("shift_x", "Alignment: shift in x", "Shift x", "pixel"),
-    ("shift_y", "Alignment: shift in y", "Shift y", "pixel"),
-    ("rotation", "Alignment: rotation", "Rotation", "deg"),
-    ("transform_rms", "Alignment: distance of matched sources", "RMS", "pixel"),
-    ("background_rms", "Scatter of the sky", "Sky RMS", "e⁻ pixel⁻¹"),
-)  # fmt: skip
-
-_COLOURS = {"g": 2, "r": 1, "i": 3, "u": 0, "z": 4}
-_N_COLOURS = 6
+#: What stands for a number that is not known.
+_UNKNOWN = "\N{EN DASH}"
 
 
 def render(report: Report) -> str:
@@ -65,11 +48,10 @@ def render(report: Report) -> str:
         "name": group_name,
     }  # fmt: skip
     fields = [_field_view(report, field) for field in report.fields]
-    payload = _payload(report)
     return environment.get_template("report.html").render(
         report=report,
         fields=fields,
-        panels=_panels(report),
+        panels=panels(report),
         relative=[_relative_view(curve) for curve in report.relative],
         statistics=report.statistics,
         records=_provenance_rows(report),
@@ -80,7 +62,7 @@ def render(report: Report) -> str:
         script=_Trusted(texts["report.js"]),
         style_hash=_hash(texts["report.css"]),
         script_hash=_hash(texts["report.js"]),
-        data=_Trusted(_script_json(payload)),
+        data=_Trusted(_script_json(payload(report))),
     )
 
 
@@ -122,7 +104,7 @@ def _script_json(payload: Any) -> str:
 def number(value: float, digits: int = 4) -> str:
     """A number with so many digits that count; a dash where it is not known."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return _UNKNOWN
     return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{max(0, digits - 1)}e}".replace("e+0", "e")
 
 
@@ -136,11 +118,11 @@ def _range(values: tuple[float, float], digits: int = 4) -> str:
 
 
 def _percent(value: float, digits: int = 3) -> str:
-    return "–" if not math.isfinite(value) else f"{100 * value:.{digits}g}"
+    return _UNKNOWN if not math.isfinite(value) else f"{100 * value:.{digits}g}"
 
 
 def _mjd(value: float) -> str:
-    return "–" if not math.isfinite(value) else f"{value:.5f}"
+    return _UNKNOWN if not math.isfinite(value) else f"{value:.5f}"
 
 
 def _href(path: str) -> str:
@@ -161,15 +143,6 @@ def _totals(report: Report) -> dict[str, Any]:
         "n_sources": [(field.key, len(field.catalog["source_id"])) for field in report.fields],
         "labels": sorted({entry.label for entry in report.statistics}),
     }
-
-
-def _panels(report: Report) -> list[dict[str, str]]:
-    present = {name for night in report.conditions for name in night.columns}
-    return [
-        {"name": name, "heading": heading, "label": label, "unit": unit}
-        for name, heading, label, unit in PANELS
-        if name in present
-    ]
 
 
 def _n_points(report: Report) -> dict[str, int]:
@@ -205,11 +178,7 @@ def _provenance_rows(report: Report) -> dict[str, Any]:
 
 
 def _rows(record: Mapping[str, Any], without: Sequence[str] = ()) -> list[tuple[str, str]]:
-    return [
-        (str(name), _value(value))
-        for name, value in record.items()
-        if value is not None and name not in without
-    ]
+    return [(str(name), _value(value)) for name, value in record.items() if value is not None and name not in without]
 
 
 def _value(value: Any) -> str:
@@ -252,7 +221,9 @@ def _differences(usual: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     theirs = {"opticam_dask": usual["opticam_dask_version"], "Python": usual["python"]}
     mine |= versions.get("packages", {})
     theirs |= usual["packages"]
-    return ", ".join(f"{name} {value}" for name, value in mine.items() if value is not None and theirs.get(name) != value)
+    return ", ".join(
+        f"{name} {value}" for name, value in mine.items() if value is not None and theirs.get(name) != value
+    )
 
 
 # ---------------------------------------------------------------- fields
@@ -311,7 +282,7 @@ def _scale_bar(nx: int, scale: float) -> dict[str, Any]:
     wanted = 0.2 * nx * scale
     step = 10.0 ** math.floor(math.log10(wanted))
     length = max(value * step for value in (1, 2, 3, 5) if value * step <= wanted)
-    text = f"{length / 60:g}′" if length >= 60 and length % 60 == 0 else f"{length:g}″"
+    text = f"{length / 60:g} arcmin" if length >= 60 and length % 60 == 0 else f"{length:g} arcsec"
     return {"length": round(length / scale, 2), "text": text}
 
 
@@ -370,120 +341,3 @@ def _relative_view(curve: RelativeCurve) -> dict[str, Any]:
         "comparisons": shown + (f" and {len(curve.comparisons) - 30} more" if len(curve.comparisons) > 30 else ""),
         "file": f"relative_light_curves/{curve.label}/{curve.name}_{group_name(curve.key)}_light_curve.csv",
     }
-
-
-# ---------------------------------------------------------------- what the script draws
-
-
-def _payload(report: Report) -> dict[str, Any]:
-    return {
-        "tick": TICK,
-        "keys": _key_styles(report.keys),
-        "flags": {
-            "frame": [[1, "set aside"], [2, "clouds"], [4, "suspect time"]],
-            "source": [[int(flag), str(flag.name).lower().replace("_", " ")] for flag in SourceFlag if flag != 1],
-        },
-        "panels": _panels(report),
-        "conditions": [
-            {
-                "key": night.key,
-                **_clock(night.clock),
-                "flags": _words(night.flags),
-                "columns": {name: _column(column) for name, column in night.columns.items()},
-            }
-            for night in report.conditions
-        ],
-        "curves": [_curves(one) for one in report.curves],
-        "relative": [
-            {
-                "key": one.key,
-                "name": one.name,
-                "target": one.target,
-                "label": one.label,
-                "scale": _scale(one.has_bmjd),
-                "nights": [{**_clock(clock), "column": _column(column)} for clock, column in one.nights],
-            }
-            for one in report.relative
-        ],
-        "noise": [_noise(one) for one in report.statistics],
-        "profiles": [_profile(one) for one in report.profiles],
-    }
-
-
-def _key_styles(keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Colour and marker of each key: filters that have a usual colour have it, the others the next that is free."""
-    taken: set[int] = set()
-    styles = []
-    wanted = [_COLOURS.get(key.split(":")[-1].rstrip("'").lower()) for key in keys]
-    free = [colour for colour in range(_N_COLOURS) if colour not in wanted]
-    for position, (key, colour) in enumerate(zip(keys, wanted, strict=True)):
-        if colour is None or colour in taken:
-            colour = free.pop(0) if free else position % _N_COLOURS
-        taken.add(colour)
-        styles.append({"key": key, "name": group_name(key), "colour": colour, "marker": position})
-    return styles
-
-
-def _scale(has_bmjd: bool) -> str:
-    return "BMJD (TDB)" if has_bmjd else "MJD (UTC)"
-
-
-def _clock(clock: Clock) -> dict[str, Any]:
-    return {"night": clock.night, "zero": clock.zero, "t": _words(clock.ticks), "n": clock.per_point}
-
-
-def _column(column: Column) -> dict[str, Any]:
-    found: dict[str, Any] = {"m": _floats(column.middle)}
-    arrays: Mapping[str, tuple[np.ndarray | None, Callable[[np.ndarray], str]]] = {
-        "l": (column.low, _floats),
-        "h": (column.high, _floats),
-        "e": (column.error, _floats),
-        "f": (column.flags, _words),
-    }
-    for name, (values, encode) in arrays.items():
-        if values is not None and (name != "f" or values.any()):
-            found[name] = encode(values)
-    return found
-
-
-def _curves(one: Curves) -> dict[str, Any]:
-    return {
-        "key": one.key,
-        "label": one.label,
-        "radius": one.radius,
-        "sources": list(one.sources),
-        "scale": _scale(one.has_bmjd),
-        "nights": [{**_clock(clock), "columns": [_column(column) for column in columns]} for clock, columns in one.nights],
-    }
-
-
-def _noise(one: Statistics) -> dict[str, Any]:
-    known = (one.median_flux > 0) & (one.scatter > 0)
-    flux = one.median_flux[known]
-    return {
-        "key": one.key,
-        "label": one.label,
-        "source": one.source_id[known].tolist(),
-        "flux": _list(flux),
-        "scatter": _list(one.scatter[known] / flux),
-        "error": _list(one.median_error[known] / flux),
-        "model": {name: _list(values if name == "flux" else values / one.model["flux"]) for name, values in one.model.items()},
-    }
-
-
-def _profile(one: ProfileNight) -> dict[str, Any]:
-    arrays = {name: _list(one.arrays[name]) for name in ("radius", "profile", "measured", "measured_err")}
-    return {"key": one.key, "night": one.night, **arrays}
-
-
-def _list(values: np.ndarray) -> list[float | None]:
-    """Numbers of JSON, with the digits that can be seen; null for what is not finite."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in np.asarray(values, float).tolist()]
-
-
-def _floats(values: np.ndarray) -> str:
-    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
-
-
-def _words(values: np.ndarray) -> str:
-    return base64.b64encode(np.asarray(values, "<u4").tobytes()).decode()

@@ -77,7 +77,7 @@ function percentile(sorted, share) {
 }
 
 // limits that show the bulk of the values: what lies beyond three times the 2 to 98 % range is left outside and counted
-function limits(values, log) {
+function limits(values, log, least = 0) {
   const known = Float64Array.from(values.filter(one => Number.isFinite(one) && (!log || one > 0))).sort();
   if (!known.length) return null;
   let low = known[0], high = known[known.length - 1];
@@ -87,7 +87,7 @@ function limits(values, log) {
     low = known.find(one => one >= inner[0] - reach);
     high = known.findLast(one => one <= inner[1] + reach);
   }
-  const room = high > low ? 0.08 * (high - low) : Math.abs(high) * 0.05 || 1;
+  const room = Math.max(1.3 * least, high > low ? 0.08 * (high - low) : Math.abs(high) * 0.05 || 1);
   return [low - room, high + room];
 }
 
@@ -174,7 +174,7 @@ class PlainAxis {
     if (this.log) {
       let last = -1e9;
       return logTicks(10 ** low, 10 ** high).map(value => ({pixel: toPixel(Math.log10(value)), text: logText(value)}))
-        .filter(one => { const keep = one.pixel - last > 34; if (keep) last = one.pixel; return keep; });
+        .filter(one => { const keep = one.pixel - last > 16 + 6 * one.text.length; if (keep) last = one.pixel; return keep; });
     }
     const marks = ticks(low, high, Math.max(2, Math.round(width / 80)));
     return marks.values.map(value => ({pixel: toPixel(value), text: value.toFixed(decimals(marks.step))}));
@@ -257,16 +257,17 @@ class Figure {
 
   chooseY() {
     if (this.yView) { this.yRange = this.yView; return; }
-    const [a, b] = this.axis.range, values = [];
+    const [a, b] = this.axis.range, values = [], errors = [];
     for (const one of this.shown) for (const segment of one.segments) {
       const u = this.along(segment);
       for (let i = 0; i < u.length; i++) {
         if (!(u[i] >= a && u[i] <= b) || (!state.flagged && segment.flags && segment.flags[i])) continue;
         values.push(segment.y[i]);
         if (segment.low) values.push(segment.low[i], segment.high[i]);
+        else if (segment.error && state.errors && Number.isFinite(segment.error[i])) errors.push(segment.error[i]);
       }
     }
-    let found = limits(values, this.log);
+    let found = limits(values, this.log, errors.length ? errors.sort((p, q) => p - q)[errors.length >> 1] : 0);
     if (found && this.log) found = found.map(Math.log10);
     this.yRange = found || [0, 1];
   }
@@ -734,7 +735,7 @@ function divide(segments) {
 }
 
 const COMPONENTS = [["source", "source", "k0", [6, 3]], ["sky", "sky", "k4", [2, 2]], ["dark", "dark current", "k3", [8, 3, 2, 3]], ["read", "read-out", "k1", [1, 3]],
-  ["scintillation", "scintillation", "k2", [4, 2, 1, 2]], ["total", "total", "text", []]];
+  ["scintillation", "scintillation", "k2", [4, 2, 1, 2]], ["total", "total", "text", []], ["common", "and what is common to all", "text", [6, 4]]];
 
 function drawNoise() {
   const box = find("#noise-plots");
@@ -866,10 +867,14 @@ function setCharts() {
       size();
     };
     const size = () => {
-      const scale = view[2] / (svg.clientWidth || nx);  // image pixels to one of the screen
+      // image pixels to one of the screen: the image may be narrower than its frame
+      const scale = Math.max(view[2] / (svg.clientWidth || nx), view[3] / (svg.clientHeight || ny));
       svg.style.fontSize = 12 * scale + "px";
       const r = Math.min(Number(svg.dataset.radius), Math.max(9 * scale, Number(svg.dataset.radius) * view[2] / nx));
       for (const circle of all("circle", svg)) circle.setAttribute("r", r);
+      // of a crowded field the brightest have numbers, the others when there is room for them
+      const most = svg.clientWidth / 12 * (nx / view[2]) ** 2;
+      all("a", svg).forEach((link, i) => { const text = find("text", link); if (text) text.style.display = i < most || link.classList.contains("target") ? "" : "none"; });
     };
     const zoom = (factor, [x, y] = [view[0] + view[2] / 2, view[1] + view[3] / 2]) =>
       show([x + (view[0] - x) * factor, y + (view[1] - y) * factor, view[2] * factor, view[3] * factor]);

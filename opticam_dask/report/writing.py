@@ -43,6 +43,7 @@ def write_report(out_directory: str | Path, *, n_sources: int = 20) -> Path:
     text = render(gather(out_directory, n_sources))
     file = Path(out_directory) / REPORT_NAME
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    # a text that is no Unicode, as the name of a file can be, must not spoil the page
+    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     os.replace(temporary, file)
     return file
