@@ -309,7 +309,9 @@ class Figure {
     let marks, shift = 0;
     if (this.log) marks = logTicks(10 ** low, 10 ** high).map(value => [this.toY(value), logText(value)]);
     else {
-      const found = ticks(low, high, Math.max(2, Math.round(this.plotHeight / 42)));
+      const wanted = Math.max(2, Math.round(this.plotHeight / 42));
+      let found = ticks(low, high, wanted);
+      if (found.values.length < 2) found = ticks(low, high, 2 * wanted);
       const largest = Math.max(Math.abs(low), Math.abs(high));
       shift = largest >= 1e5 || largest < 1e-3 ? Math.floor(Math.log10(largest)) : 0;
       marks = found.values.map(value => [this.toY(value), (value / 10 ** shift).toFixed(decimals(found.step / 10 ** shift)).replace("-", "−")]);
@@ -392,7 +394,7 @@ class Figure {
       const bars = segment.low ? [segment.low, segment.high]
         : state.errors && segment.error ? [y.map((v, i) => v - segment.error[i]), y.map((v, i) => v + segment.error[i])] : null;
       if (bars) {
-        context.globalAlpha = inView > 700 ? 0.3 : 0.5;
+        context.globalAlpha = inView > 2 * this.plotWidth ? 0.15 : inView > 700 ? 0.3 : 0.5;
         context.lineWidth = 1;
         context.beginPath();
         for (let i = 0; i < n; i++) {
