@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -46,6 +47,7 @@ def reduced(tmp_path_factory):
     for key in ("1:g", "2:r"):
         curve = relative_light_curve(root / "out", key, 2, [1, 3, 4])
         keep_relative_light_curve(curve, root / "out", "variable")
+    assert reducer.report(n_sources=2) == root / "out" / "report.html"
     return reducer.out_directory
 
 
@@ -59,9 +61,9 @@ def browser():
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None and not os.environ.get("OPTICAM_DASK_CI"):
         pytest.skip("chromium (a Debian package) is not installed")
-    playwright = pytest.importorskip("playwright.sync_api") if not os.environ.get("OPTICAM_DASK_CI") else None
-    if playwright is None:
-        import playwright.sync_api as playwright
+    if importlib.util.find_spec("playwright") is None and not os.environ.get("OPTICAM_DASK_CI"):
+        pytest.skip("playwright, which drives the browser, is not installed: pip install -e '.[test]'")
+    playwright = importlib.import_module("playwright.sync_api")
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=program, headless=True, args=CHROMIUM)
         yield opened

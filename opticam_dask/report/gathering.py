@@ -29,7 +29,7 @@ from opticam_dask.store import Part
 #: Points of one quantity of one key, over all nights.
 _CONDITION_POINTS = 3000
 #: A night has at least so many, however many nights there are.
-_LEAST_POINTS = 40
+_LEAST_POINTS = 20
 #: Frames that are listed one by one.
 _LISTED = 500
 
@@ -62,7 +62,7 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
     attributes = store.read_attributes(path)
     parts = {key: store.parts(path, key) for key in keys}
     listed, n_listed = _set_aside(path, parts)
-    relative = [curve for key in keys for curve in measurements.relative_curves(out_directory, key)]
+    relative = measurements.relative_curves(out_directory, keys)
     wanted = {
         key: [number for curve in relative if curve.key == key for number in (curve.target, *curve.comparisons)]
         for key in keys

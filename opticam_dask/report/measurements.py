@@ -16,9 +16,9 @@ from opticam_dask.report.thinning import Clock, Column, clock_of, column_of, fra
 from opticam_dask.store import Part
 
 #: Points of all light curves of a page together; each has at most and at least so many.
-_ALL_POINTS, _MOST_POINTS, _LEAST_POINTS = 240_000, 3000, 60
-#: Points of a differential light curve, which are what people came for.
-_RELATIVE_POINTS = 6000
+_ALL_POINTS, _MOST_POINTS, _LEAST_POINTS = 240_000, 3000, 20
+#: The same of differential light curves, which are what people came for.
+_ALL_RELATIVE_POINTS, _RELATIVE_POINTS = 120_000, 6000
 #: Measurements (frames times sources) that are in memory at once.
 _CELLS = 2_000_000
 #: Frames that the statistics of the sources are made from.
@@ -135,13 +135,14 @@ def _read(path: Path, part: Part, label: str, name: str, start: int, stop: int) 
     return values if values.ndim == 2 else values[..., 0]
 
 
-def relative_curves(out_directory: str | Path, key: str) -> list[RelativeCurve]:
-    """Differential light curves of a key that are kept in the store."""
-    opened = results.differential_light_curves(out_directory, key)
-    return [_relative_curve(key, name, dataset.load()) for name, dataset in opened.items()]
+def relative_curves(out_directory: str | Path, keys: Sequence[str]) -> list[RelativeCurve]:
+    """Differential light curves that are kept in the store."""
+    opened = [(key, *entry) for key in keys for entry in results.differential_light_curves(out_directory, key).items()]
+    n_points = min(_RELATIVE_POINTS, _ALL_RELATIVE_POINTS // max(1, len(opened)))
+    return [_relative_curve(key, name, dataset.load(), n_points) for key, name, dataset in opened]
 
 
-def _relative_curve(key: str, name: str, dataset: xr.Dataset) -> RelativeCurve:
+def _relative_curve(key: str, name: str, dataset: xr.Dataset, n_points: int) -> RelativeCurve:
     flux, error = dataset["relative_flux"].to_numpy(), dataset["relative_flux_err"].to_numpy()
     used = np.isfinite(flux)
     middle = float(np.median(flux[used])) if used.any() else float("nan")
@@ -152,7 +153,7 @@ def _relative_curve(key: str, name: str, dataset: xr.Dataset) -> RelativeCurve:
     found: list[tuple[Clock, Column]] = []
     for night in sorted(set(nights.tolist())):
         rows = np.flatnonzero(nights == night)
-        per_point = frames_per_point(len(rows), max(_LEAST_POINTS, _RELATIVE_POINTS * len(rows) // len(flux)))
+        per_point = frames_per_point(len(rows), max(_LEAST_POINTS, n_points * len(rows) // len(flux)))
         column = column_of(flux[rows], per_point, error=error[rows], flags=flags[rows])
         found.append((clock_of(night, times[rows], per_point), column))
     with np.errstate(invalid="ignore", divide="ignore"):
