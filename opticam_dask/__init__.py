@@ -50,6 +50,7 @@ _HOME = {
     "select": "selection",
     "simulate_calibration_frames": "simulated_fields",
     "simulate_observations": "simulated_fields",
+    "write_report": "report",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -94,8 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lightcurve(commands)
     _add_export(commands)
     _add_plot(commands)
-    _add_show_cluster(commands)
+    _add_report(commands)
     _add_browse(commands)
+    _add_show_cluster(commands)
     return parser
 
 
@@ -349,6 +350,14 @@ def _add_browse(commands: Any) -> None:
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g to begin with (the first)")
     parser.add_argument("--label", metavar="L", help="photometry label to begin with (aperture)")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="port on the loopback interface (a free one)")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", "Write OUT/report.html: all about a reduction on one page, without network.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument(
+        "--n-sources", type=int, default=20, metavar="N", help="sources of each camera with a light curve (20)"
+    )
 
 
 def _add_export(commands: Any) -> None:

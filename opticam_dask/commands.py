@@ -36,6 +36,7 @@ from opticam_dask import (
     planned_run,
     products,
     repair,
+    report,
     results,
     schema,
     status,
@@ -473,6 +474,12 @@ def _browse(options: argparse.Namespace) -> int:
             browser.wait()
         except Interrupted:  # nothing is lost by it
             tell("Closed.")
+    return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    file = report.write_report(options.out, n_sources=options.n_sources)
+    Console(prefix="").tell(f"Report: {file.resolve()} ({file.stat().st_size / 1e6:.1f} MB)")
     return DONE
 
 

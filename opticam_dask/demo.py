@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from opticam_dask import lightcurves, products, results, store, synthetic
+from opticam_dask import differential_photometer, lightcurves, products, report, results, store, synthetic
 from opticam_dask.cluster import Connection
 from opticam_dask.console import Console
 from opticam_dask.kernels.lightcurve import fit_sinusoid, lomb_scargle_peak
@@ -56,6 +56,7 @@ def _summarise(out: Path, n_images: int, console: Console) -> None:
     for curve in curves.values():
         lightcurves.write_relative_light_curve(curve, out, "variable")
     plot = products.plot_relative_light_curve(out, curves, "variable")
+    differential_photometer.keep_in_store(out, curves.values(), "variable", console.tell)
     console.tell("")
     console.tell(f"The variable source is number {target} in the catalogue.")
     frequency = _report_frequency(curves[keys[0]], truth, console)
@@ -64,6 +65,7 @@ def _summarise(out: Path, n_images: int, console: Console) -> None:
     console.tell(f"Light curve: {plot.resolve()}")
     console.tell(f"Catalogues:  {(out / 'cat' / 'catalogs.pdf').resolve()}")
     console.tell(f"Store:       {(out / 'reduction.zarr').resolve()}")
+    console.tell(f"Report:      {report.write_report(out).resolve()}")
 
 
 def _seconds(curve: xr.Dataset) -> np.ndarray:

@@ -177,13 +177,32 @@ def plot_noise(
         When no camera has photometry of this label, or it has no aperture whose noise could be computed.
     """
     statistics = _statistics(out_directory, label)
-    models = {key: _noise_model(out_directory, key, label, one) for key, one in statistics.items()}
+    models = {key: noise_model(out_directory, key, label, one) for key, one in statistics.items()}
     figure = plotting.plot_noise(statistics, models)
     return _keep(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
 
 
-def _noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.Dataset) -> xr.Dataset:
-    """Noise of an aperture in a typical frame of a key, over the fluxes of its sources."""
+def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.Dataset) -> xr.Dataset:
+    """Noise of an aperture in a typical frame of a key, over the fluxes of its sources.
+
+    Parameters
+    ----------
+    out_directory : path
+    key, label : str
+    statistics : Dataset
+        As from :func:`source_statistics`.
+
+    Returns
+    -------
+    Dataset
+        Along ``flux`` (electrons, ascending): 1-sigma noise in electrons by component, and ``total``; see
+        :func:`~opticam_dask.kernels.noise.noise_components`. Empty when no source has a flux.
+
+    Raises
+    ------
+    ValueError
+        When the photometry has no aperture whose noise could be computed.
+    """
     path = store.require_store(out_directory)
     flux = statistics["median_flux"].to_numpy()
     flux = flux[flux > 0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import cluster, config, diagnostics, ownership, pipeline, products, store
+from opticam_dask import cluster, config, diagnostics, ownership, pipeline, products, report, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.calibration import PLURAL, Calibration
 from opticam_dask.cluster import Client, Connection
@@ -410,6 +410,12 @@ class Reducer:
         """Animate the frames of each camera with circles where the transforms put the sources."""
         for file in diagnostics.create_gifs(self.out_directory, max_frames=max_frames, overwrite=overwrite):
             self._console.tell(f"Animation saved to {file.resolve()}.")
+
+    def report(self, *, n_sources: int = 20) -> Path:
+        """Write ``report.html``, one page about the reduction; see :func:`~opticam_dask.write_report`."""
+        file = report.write_report(self.out_directory, n_sources=n_sources)
+        self._console.tell(f"Report saved to {file.resolve()}.")
+        return file
 
     def _plot(self, draw: Callable[..., list[Path]], **options: Any) -> None:
         for file in draw(self.out_directory, show=self.show_plots, **options):

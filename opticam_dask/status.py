@@ -56,7 +56,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
         lines.append(_describe_key(path, key))
         for part in store.parts(path, key):
             lines.extend(_describe_part(path, part))
-            problems.extend(_problems(path, part))
+            problems.extend(flagged_frames(path, part))
     if store.has_product(path, "set_aside"):
         listed = store.read_product(path, "set_aside")
         problems.extend(zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True))
@@ -105,7 +105,7 @@ def _describe_part(path: Path, part: store.Part) -> list[str]:
     return lines
 
 
-def _problems(path: Path, part: store.Part) -> list[tuple[str, str]]:
+def flagged_frames(path: Path, part: store.Part) -> list[tuple[str, str]]:
     """Frames that carry a flag, with the message or the names of the flags."""
     flags = store.read_array(path, f"{part.group}/frames", "flags")
     flagged = np.flatnonzero(flags & ~np.uint32(FrameFlag.REDUCED | FrameFlag.NO_POSITION))

@@ -239,7 +239,7 @@ def test_generate__frames_and_flats(tmp_path):
 
 def test_help__names_every_command():
     text = _run("--help")
-    for name in ("demo", "generate", "check", "reduce", "status", "verify", "lightcurve"):
+    for name in ("demo", "generate", "check", "reduce", "status", "verify", "lightcurve", "report"):
         assert name in text
 
 
@@ -247,3 +247,5 @@ def test_demo__finds_the_variable_source(tmp_path):
     text = _run("demo", tmp_path / "demo", "--n-images", 60)
     assert "The variable source is number 2" in text
     assert Path(tmp_path / "demo/reduced/cat/catalogs.pdf").is_file()
+    assert f"Report:      {tmp_path / 'demo/reduced/report.html'}" in text
+    assert "variable" in Path(tmp_path / "demo/reduced/report.html").read_text()
