@@ -30,7 +30,7 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/test_notebooks.py has executed them
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc has them in words
@@ -58,7 +58,12 @@ html_sidebars = {"index": [], "getting-started": [], "store": [], "command-line"
 copyright = "the developers of opticam_dask, MIT licence"
 
 #: Files of the project that are pages here, by their paths from ``docs/``.
-PAGES = {"../CONTRIBUTING.md": "contributing.md", "../CHANGELOG.md": "changelog.md", "../README.md": "index.md"}
+PAGES = {
+    "../CONTRIBUTING.md": "contributing.md",
+    "../CHANGELOG.md": "changelog.md",
+    "../README.md": "index.md",
+    "../benchmarks/results.md": "measured/results.md",
+}
 
 
 def write_pages(app: Sphinx, config: Config) -> None:
@@ -73,6 +78,8 @@ def write_pages(app: Sphinx, config: Config) -> None:
     _write(HERE / "generated", parts)
     _write(HERE / "tutorials", {f"{name}.ipynb": text for name, text in generate.tutorials().items()})
     _write(HERE / "api", {"index.md": generate.api_page()})
+    measured = HERE.parent / "benchmarks" / "results.md"
+    _write(HERE / "measured", {"results.md": measured.read_text(encoding="utf-8")} if measured.exists() else {})
     if (missing := generate.not_executed()) and os.environ.get("OPTICAM_DASK_CI"):
         logging.getLogger("conf").warning("not executed by tests/test_notebooks.py: %s", ", ".join(missing))
 
@@ -94,8 +101,8 @@ def keep_links_inside(app: Sphinx, docname: str, source: list[str]) -> None:
 
     def replacement(match: re.Match[str]) -> str:
         text, target = match.groups()
-        page = PAGES.get(target.partition("#")[0])
-        return f"[{text}]({page})" if page else f"`{target.removeprefix('../')}`"
+        page = PAGES.get(target.partition("#")[0], "")
+        return f"[{text}]({page})" if (HERE / page).is_file() else f"`{target.removeprefix('../')}`"
 
     if not docname.startswith("tutorials/"):
         source[0] = re.sub(r"\[([^\]]*)\]\((\.\./[^)]*)\)", replacement, source[0])
@@ -103,7 +110,7 @@ def keep_links_inside(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def leave_out_missing(app: Sphinx, docname: str, source: list[str]) -> None:
     """A line ``name*`` of a list of pages is left out where there is no such page."""
-    is_missing = lambda line: re.fullmatch(r"[\w-]+\*", line) and not any(HERE.glob(f"{line}.md"))  # noqa: E731
+    is_missing = lambda line: re.fullmatch(r"[\w/-]+\*", line) and not any(HERE.glob(f"{line}.md"))  # noqa: E731
     if ":glob:" in source[0]:
         source[0] = "".join(line for line in source[0].splitlines(True) if not is_missing(line.strip()))
 
