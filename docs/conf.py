@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -47,14 +48,15 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "logo": {"text": "opticam_dask"},
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    # figures of tutorials need the room
+    "secondary_sidebar_items": {"**": ["page-toc"], "tutorials/*": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "getting-started": [], "store": [], "command-line": [], "contributing": []}
+html_sidebars = {page: [] for page in ("index", "getting-started", "method", "from-opticam", "contributing")}
 copyright = "the developers of opticam_dask, MIT licence"
 
 #: Files of the project that are pages here, by their paths from ``docs/``.
@@ -64,6 +66,16 @@ PAGES = {
     "../README.md": "index.md",
     "../benchmarks/results.md": "measured/results.md",
 }
+
+#: For the first page, where the notebook is executed.
+PICTURE = """:::{figure} pictures/light-curves.png
+:alt: A cloudy night in three filters, and the relative light curves of a variable star
+:width: 80%
+
+A star that varies by 4 % in three filters, through a cloud that takes 60 % of the light: flux above, relative fluxes
+below, the truth in black ([tutorial](tutorials/reduction.ipynb)).
+:::
+"""
 
 
 def write_pages(app: Sphinx, config: Config) -> None:
@@ -75,6 +87,9 @@ def write_pages(app: Sphinx, config: Config) -> None:
         "tutorial-list.md": generate.tutorial_list(),
         "module-map.html": generate.module_map(),
     }
+    picture = generate.last_figure("reduction")
+    _write(HERE / "pictures", {} if picture is None else {"light-curves.png": picture})
+    parts["picture.md"] = "" if picture is None else PICTURE
     _write(HERE / "generated", parts)
     _write(HERE / "tutorials", {f"{name}.ipynb": text for name, text in generate.tutorials().items()})
     _write(HERE / "api", {"index.md": generate.api_page()})
@@ -84,16 +99,16 @@ def write_pages(app: Sphinx, config: Config) -> None:
         logging.getLogger("conf").warning("not executed by tests/test_notebooks.py: %s", ", ".join(missing))
 
 
-def _write(directory: Path, wanted: dict[str, str]) -> None:
+def _write(directory: Path, wanted: Mapping[str, str | bytes]) -> None:
     """Make a directory hold these files and no others; files that are right already keep their times."""
     directory.mkdir(exist_ok=True)
     for old in directory.iterdir():
         if old.is_file() and old.name not in wanted:
             old.unlink()
-    for name, text in wanted.items():
-        path = directory / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+    for name, content in wanted.items():
+        path, data = directory / name, content.encode() if isinstance(content, str) else content
+        if not path.exists() or path.read_bytes() != data:
+            path.write_bytes(data)
 
 
 def keep_links_inside(app: Sphinx, docname: str, source: list[str]) -> None:

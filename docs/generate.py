@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import html
 import json
 import re
@@ -165,9 +166,8 @@ def api_page() -> str:
     for title, names in [*grouped.items(), ("More", rest)]:
         if names:
             listed = "\n".join(f"   opticam_dask.{name}" for name in names)
-            pieces.append(
-                f"## {title}\n\n```{{eval-rst}}\n.. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}\n```\n"
-            )
+            table = f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}"
+            pieces.append(f"## {title}\n\n```{{eval-rst}}\n{table}\n```\n")
     head = "# Public names\n\nEverything here is imported as `import opticam_dask as opticam`, `opticam.<name>`.\n"
     return "\n".join([head, *pieces])
 
@@ -270,10 +270,8 @@ def tutorials() -> dict[str, str]:
 
 
 #: Order of the tutorials; others come last.
-_ORDER = (
-    ("reduction", "backgrounds", "finders", "corrections", "local_backgrounds", "instruments")
-    + ("timing_methods", "timing", "big_run", "hpc", "hat_p_32")
-)
+_FIRST = ("reduction", "backgrounds", "finders", "corrections", "local_backgrounds", "instruments")
+_ORDER = (*_FIRST, "timing_methods", "timing", "big_run", "hpc", "hat_p_32")
 
 
 def tutorial_list() -> str:
@@ -308,6 +306,18 @@ def not_executed() -> list[str]:
     ]
 
 
+def last_figure(name: str) -> bytes | None:
+    """Last picture of an executed notebook; None where it is not executed."""
+    cells = json.loads(tutorials()[name])["cells"]
+    pictures = [
+        output["data"]["image/png"]
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    return base64.b64decode("".join(pictures[-1])) if pictures else None
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -320,5 +330,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _text(sentence: str) -> str:
     """Sentence in which nothing is taken for markup."""
     return re.sub(r"([*_<>\[\]])", r"\\\1", sentence.replace("%%", "%"))
-
-

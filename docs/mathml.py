@@ -16,7 +16,7 @@ def _inline(writer: Any, node: nodes.math) -> None:
 
 def _displayed(writer: Any, node: nodes.math_block) -> None:
     number = f'<span class="eqno">({node["number"]})</span>' if node.get("number") else ""
-    writer.body.append(f'<div class="math formula">{number}{convert(node.astext(), display="block")}</div>\n')
+    writer.body.append(f'<div class="formula">{number}{convert(node.astext(), display="block")}</div>\n')
     raise nodes.SkipNode
 
 
