@@ -54,6 +54,8 @@ def test_notebook__runs(notebook, tmp_path, monkeypatch, request):
     figures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= N_FIGURES.get(notebook.stem, 1)
     assert all(len(base64.b64decode(figure)) > 5000 for figure in figures), "a figure is empty"
+    told = "".join(output["text"] for output in outputs if output.get("name") == "stderr")
+    assert "Warning:" not in told, told
     if check := CHECKS.get(notebook.stem):
         check("".join(output.get("text", "") for output in outputs))
 
@@ -74,7 +76,7 @@ def _execute(path: Path, directory: Path) -> list[dict]:
 def _is_bar(output: dict) -> bool:
     """Whether an output is a progress bar, which is nothing on paper."""
     data = output.get("data", {})
-    return "application/vnd.jupyter.widget-view+json" in data or data.get("text/html", "-").strip() == ""
+    return "application/vnd.jupyter.widget-view+json" in data or not data.get("text/plain", "-").strip()
 
 
 def _check_hat_p_32(printed: str) -> None:
