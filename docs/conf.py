@@ -52,7 +52,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
     # figures of tutorials need the room
-    "secondary_sidebar_items": {"**": ["page-toc"], "tutorials/*": []},
+    "secondary_sidebar_items": {"*": ["page-toc"], "tutorials/*": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }
