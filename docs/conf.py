@@ -32,6 +32,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/test_notebooks.py has executed them
 nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # would be fetched; progress bars are nothing to read
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc has them in words

@@ -115,7 +115,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> str:
     return "\n".join(pieces)
 
 
-def _wrapped(usage: str, width: int = 92) -> str:
+def _wrapped(usage: str, width: int = 76) -> str:
     """Usage in lines that break between options only."""
     lines, line = [], ""
     for token in re.findall(r"\[[^\]]*(?:\[[^\]]*\][^\]]*)*\]|\S+", usage):

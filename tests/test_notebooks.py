@@ -68,6 +68,7 @@ def _execute(path: Path, directory: Path) -> list[dict]:
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
+    document.metadata.pop("widgets", None)
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(document, EXECUTED / path.name)
     return [output for cell in document.cells for output in cell.get("outputs", [])]
