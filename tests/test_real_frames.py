@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from scipy.optimize import least_squares
 
 from opticam_dask import (
@@ -82,22 +79,6 @@ def test_transit__is_seen_with_the_right_depth_and_time(transit, capsys):
     assert abs(time - PUBLISHED_TIME) < 0.002
     assert abs(time - PREDICTED_TIME) < 0.002
     assert scatter < 0.0053
-
-
-def test_transit__notebook_runs_and_shows_the_same(real_data, tmp_path, monkeypatch):
-    notebook = nbformat.read(MICROOBSERVATORY.with_name("hat_p_32.ipynb"), as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "keep notebooks clean of output"
-    monkeypatch.setenv("OPTICAM_DASK_REAL_DATA", str(real_data.resolve()))
-    monkeypatch.setenv("OPTICAM_DASK_INSTRUMENT", str(MICROOBSERVATORY))
-    where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=500, kernel_name="python3", resources=where).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    printed = "".join(output.get("text", "") for output in outputs)
-    scatter = float(re.search(r"scatter +([\d.]+) % about the fit", printed).group(1))
-    assert scatter <= 0.53
-    time = float(re.search(r"mid-transit ([\d.]+)", printed).group(1))
-    assert abs(time - PUBLISHED_TIME) < 0.002
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
 
 
 def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_path):

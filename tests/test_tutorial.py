@@ -1,18 +1,12 @@
-"""The backgrounds tutorial, as a script without a main guard and as the notebook."""
+"""The backgrounds tutorial as a script without a main guard; the notebook is run by ``test_notebooks``."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
-
-import nbformat
-from nbclient import NotebookClient
 
 from opticam_dask import light_curves, open_reduction
-
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "backgrounds.ipynb"
 
 SCRIPT = """
 import functools
@@ -71,15 +65,3 @@ def test_tutorial__runs_as_a_script_without_main_guard(tmp_path):
     assert all(tree[f"{key}/catalog"].sizes["source"] == 6 for key in ("1-g", "2-r", "3-i"))
     assert "background" not in tree["1-g/2023-12-31"].children
     assert light_curves(tmp_path / "reduced", "1:g")["flux"].notnull().all()
-
-
-def test_tutorial__runs_as_a_notebook(tmp_path):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "keep notebooks clean of output"
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    pictures = [
-        output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) >= 5
