@@ -43,8 +43,9 @@ class Reader:
                 time.sleep(0.1)
         hoard = []
         while os.path.basename(path) == self.greedy:
-            hoard.append(np.ones(8_000_000))
-            time.sleep(0.02)
+            # slower than whoever watches: both a batch system and a rescue look now and then
+            hoard.append(np.ones(4_000_000))
+            time.sleep(0.1)
         return FitsReader().read(path)
 
 
