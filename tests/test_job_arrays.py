@@ -481,7 +481,7 @@ def _submit(arguments, environment):
 
 
 def _wait(jobs, environment):
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 500
     command = ["squeue", "--noheader", "--jobs", ",".join(jobs.values())]
     while (left := subprocess.run(command, env=environment, capture_output=True, text=True)).stdout.strip():
         assert time.monotonic() < deadline, left.stdout
