@@ -185,7 +185,7 @@ def _given_up(run: PlannedRun) -> str:
 
 def describe_plan(run: PlannedRun) -> list[str]:
     """What the passes of a run are, and the commands for them, as lines for a person."""
-    out = run.out_directory
+    out = run.out
     n_frames = sum(part.n_frames for part in run.parts)
     lines = [f"Planned: {n_frames} frames of {len(run.parts)} part(s) in {run.n_units(1)} blocks."]
     for part in run.parts:
@@ -235,7 +235,7 @@ def work(
     _check_pass(number)
     n_units = run.n_units(number)
     if not number:
-        raise WrongParameters(f"pass 0 has no blocks: opticam-dask finish {run.out_directory} --pass 0 does all of it.")
+        raise WrongParameters(f"pass 0 has no blocks: opticam-dask finish {run.out} --pass 0 does all of it.")
     chosen = [range(n_units)] if chosen is None else chosen
     if outside := [one for one in chosen if one.stop > n_units]:
         raise WrongParameters(f"pass {number} has the blocks 0:{n_units}, got {planned_run.text_of(outside)}.")
@@ -398,7 +398,7 @@ def _read_sums(run: PlannedRun, part: PlannedPart) -> dict[int, Rings | None]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         number = run.parts.index(part)
         raise ReductionError(
-            f"{file} cannot be read ({error}): remove it, and run opticam-dask work {run.out_directory} --pass 2 "
+            f"{file} cannot be read ({error}): remove it, and run opticam-dask work {run.out} --pass 2 "
             f"--blocks {number}:{number + 1} again."
         ) from error
     found: dict[int, Rings | None] = dict.fromkeys(columns["nothing"].tolist())
@@ -482,11 +482,11 @@ def require_complete(run: PlannedRun, number: int, setup: Setup | None = None) -
     ranges = planned_run.ranges_of(missing)
     shown = planned_run.text_of(ranges)
     more = "" if shown.count(":") == len(ranges) else f" and {len(ranges) - shown.count(':')} more ranges"
-    command = f"opticam-dask work {run.out_directory} --pass {number} --blocks {shown}"
+    command = f"opticam-dask work {run.out} --pass {number} --blocks {shown}"
     raise Incomplete(
         f"pass {number} ({PASSES[number]}) is not complete: {len(missing)} of {run.n_units(number)} blocks are not "
         f"done ({shown}{more}). Run {command.removesuffix(f' --blocks {shown}') if more else command}, or submit what "
-        f"is left: opticam-dask plan --out {run.out_directory} --slurm."
+        f"is left: opticam-dask plan --out {run.out} --slurm."
     )
 
 
@@ -516,7 +516,7 @@ def _finish_references(run: PlannedRun, setup: Setup, connect: Connect, progress
         pipeline.choose_references(setup, executor, progress)
     if not pipeline.parts_with_reference(setup):
         raise ReductionError(
-            f"no camera has a reference frame, so there is nothing to align to. Plan {run.out_directory} again with a "
+            f"no camera has a reference frame, so there is nothing to align to. Plan {run.out} again with a "
             "lower threshold: --break-lock --new --threshold S."
         )
     return {}
@@ -535,7 +535,7 @@ def _finish_catalogs(run: PlannedRun, setup: Setup, connect: Connect, progress: 
     pipeline.finish_catalogs(setup, progress)
     if not pipeline.parts_with_catalog(setup):
         raise ReductionError(
-            f"no catalogue: no camera has a detected source. Plan {run.out_directory} again with a lower threshold: "
+            f"no catalogue: no camera has a detected source. Plan {run.out} again with a lower threshold: "
             "--break-lock --new --threshold S."
         )
     return {}
@@ -605,13 +605,13 @@ def describe_run(out_directory: str | Path) -> list[str]:
         ranges = planned_run.ranges_of(missing)
         state = f"{run.n_units(number) - len(missing)} of {run.n_units(number)} blocks done"
         more = " ..." if len(ranges) > planned_run.text_of(ranges).count(":") else ""
-        what = f"work {out_directory} --pass {number} --blocks {planned_run.text_of(ranges)}{more}"
+        what = f"work {run.out} --pass {number} --blocks {planned_run.text_of(ranges)}{more}"
     else:
         state = "all blocks done" if number else "to do"
-        what = f"finish {out_directory} --pass {number}"
+        what = f"finish {run.out} --pass {number}"
     lines.append(f"  pass {number} ({PASSES[number]}): {state}")
     lines.append(f"  next: opticam-dask {what}")
-    lines.append(f"  or submit what is left: opticam-dask plan --out {out_directory} --slurm | bash")
+    lines.append(f"  or submit what is left: opticam-dask plan --out {run.out} --slurm | bash")
     return lines
 
 
@@ -628,7 +628,7 @@ def _require_finished(run: PlannedRun, number: int) -> None:
     if not run.is_finished(number):
         raise Incomplete(
             f"pass {number} ({PASSES[number]}) is not finished, and pass {number + 1} goes on from it: run "
-            f"opticam-dask finish {run.out_directory} --pass {number} first (opticam-dask status {run.out_directory} "
+            f"opticam-dask finish {run.out} --pass {number} first (opticam-dask status {run.out} "
             "says where the run stands)."
         )
 

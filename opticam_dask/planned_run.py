@@ -15,6 +15,7 @@ import bisect
 import hashlib
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -97,6 +98,11 @@ class PlannedRun:
     def directory(self) -> Path:
         """Where the files of the run are."""
         return self.out_directory / DIRECTORY_NAME
+
+    @property
+    def out(self) -> str:
+        """Output directory as a shell takes it."""
+        return shlex.quote(str(self.out_directory))
 
     def n_units(self, number: int) -> int:
         """Blocks of a pass."""

@@ -461,7 +461,7 @@ def _submit(arguments):
 
 
 def _wait(jobs):
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 500
     command = ["squeue", "--noheader", "--jobs", ",".join(jobs.values())]
     while (left := subprocess.run(command, capture_output=True, text=True)).stdout.strip():
         assert time.monotonic() < deadline, left.stdout
