@@ -18,6 +18,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.lightcurves import keep_relative_light_curve
 from opticam_dask.report import measurements, pictures, thinning
 from opticam_dask.report.gathering import gather
+from opticam_dask.report.page import number
 
 FRAMES = 10
 EVIL = "<img src=x onerror=alert(1)>"
@@ -158,6 +159,22 @@ def test_curves__of_many_frames_are_thinned_and_nothing_is_lost(reduced, monkeyp
                 assert np.nanmax(few.high) == np.nanmax(column.middle)
                 assert np.nanmin(few.low) == np.nanmin(column.middle)
                 assert np.bitwise_or.reduce(few.flags) == np.bitwise_or.reduce(column.flags)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.23456, "1.235"),
+        (58263.4, "58263"),
+        (1.23456e7, "1.235e7"),
+        (-3.21e-9, "-3.21e-9"),
+        (np.nan, "\u2013"),
+    ],
+)
+def test_numbers__are_short_and_sort_as_numbers(value, text):
+    assert number(value) == text
+    assert np.isnan(value) or float(text) == pytest.approx(value, rel=1e-3)
 
 
 # ---------------------------------------------------------------- what the page says

@@ -105,7 +105,11 @@ def number(value: float, digits: int = 4) -> str:
     """A number with so many digits that count; a dash where it is not known."""
     if value is None or not math.isfinite(value):
         return _UNKNOWN
-    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{max(0, digits - 1)}e}".replace("e+0", "e")
+    size = abs(value)
+    if 10.0**digits <= size < 1e6:
+        return f"{value:.0f}"
+    text = f"{value:.{digits}g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def _count(value: int) -> str:
