@@ -64,7 +64,9 @@ def _execute(path: Path, directory: Path) -> list[dict]:
     """Outputs of all cells; the executed copy is kept for the documentation."""
     document = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(directory)}}
-    NotebookClient(document, timeout=850, kernel_name="python3", resources=where).execute()
+    # what a cell prints may come late on a busy machine: without it a figure is lost
+    waits = {"timeout": 850, "startup_timeout": 300, "iopub_timeout": 120, "raise_on_iopub_timeout": True}
+    NotebookClient(document, kernel_name="python3", resources=where, **waits).execute()
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
