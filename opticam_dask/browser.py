@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import html
+import logging
 import os
 import secrets
 import threading
@@ -53,6 +54,9 @@ try:
     from tornado.ioloop import IOLoop
 except ImportError as error:
     raise ImportError("the browser needs Bokeh, which is not installed: pip install 'opticam-dask[explore]'") from error
+
+# a page that is closed while it is sent something is nothing to warn of
+logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
 
 HOST = "127.0.0.1"
 
