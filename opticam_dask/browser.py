@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import html
+import logging
 import os
 import secrets
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import browsing
+from opticam_dask import browsing, store
 from opticam_dask.browsing import CameraView, Ellipse, FramePicture
 from opticam_dask.text import printable
 
@@ -31,6 +32,7 @@ try:
     from bokeh.events import Tap
     from bokeh.layouts import column, row
     from bokeh.models import (
+        BasicTickFormatter,
         Button,
         Checkbox,
         ColumnDataSource,
@@ -52,6 +54,9 @@ try:
     from tornado.ioloop import IOLoop
 except ImportError as error:
     raise ImportError("the browser needs Bokeh, which is not installed: pip install 'opticam-dask[explore]'") from error
+
+# a page that is closed while it is sent something is nothing to warn of
+logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
 
 HOST = "127.0.0.1"
 
@@ -109,9 +114,10 @@ class _ImageFigure:
         ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
         self.figure = figure(
             name=name, title=title, width=side, height=side, tools="pan,wheel_zoom,box_zoom,reset", **ranges,
-            active_scroll="wheel_zoom", match_aspect=True, toolbar_location="right",
+            active_scroll="wheel_zoom", toolbar_location="right",
         )  # fmt: skip
         self.figure.grid.visible = False
+        self.figure.toolbar.logo = None
         self.figure.background_fill_color = "#20252b"
         self.pixels = ColumnDataSource({"image": [], "x": [], "y": [], "dw": [], "dh": []})
         colors = LinearColorMapper(palette=Greys256, low=0, high=255)
@@ -191,7 +197,15 @@ class Page:
         self.catalogue.figure.scatter(
             "x", "y", size=14, source=self.stars, fill_color=None, line_color="color", line_width=1.5
         )
-        self.catalogue.figure.text("x", "y", text="source_id", source=self.stars, text_color="color", x_offset=8)
+        self.catalogue.figure.text(
+            "x",
+            "y",
+            text="source_id",
+            source=self.stars,
+            text_color="color",
+            x_offset=8,
+            text_font_size="11px",
+        )
         self.rings = ColumnDataSource({"x": [], "y": [], "width": [], "height": [], "angle": [], "color": []})
         for shown in (self.frame, self.cutout):
             shown.figure.ellipse(
@@ -217,6 +231,7 @@ class Page:
             min_border_left=80, output_backend="canvas",
         )  # fmt: skip
         shown.toolbar.logo = None
+        shown.xaxis.formatter = BasicTickFormatter(use_scientific=False)
         return shown
 
     @staticmethod
@@ -273,7 +288,7 @@ class Page:
             self.key, self.label, self.radius, self.source, self.night, self.abscissa, self.flux, self.quantity
         )
         steps = row(self.before, self.after, self.number, self.sky)
-        side = column(steps, self.cutout.figure, self.facts)
+        side = column(steps, self.cutout.figure, self.facts, width=400)
         pictures = row(self.catalogue.figure, self.frame.figure, side)
         told = row(self.state, self.again)
         return column(choices, pictures, told, self.curve, self.strip, sizing_mode="stretch_width")
@@ -285,7 +300,8 @@ class Page:
         document.js_on_event("document_ready", CustomJS(args={"spinner": self.number}, code=_KEYS))
         self._document = document
         self._later = document.add_next_tick_callback
-        self._read_on()
+        # what is read in the background does not keep the first picture waiting
+        document.on_event("document_ready", lambda event: self._read_on())
 
     # ---------------------------------------------------------------- what was chosen
 
@@ -389,7 +405,11 @@ class Page:
 
     def show_frame(self, index: int) -> None:
         """Show one frame with the apertures in it."""
-        self.picture = self.view.frame(index, subtract_sky=bool(self.sky.active))
+        try:
+            self.picture = self.view.frame(index, subtract_sky=bool(self.sky.active))
+        except store.StoreError as error:
+            self.state.text = _warning(str(error))
+            return
         self.number.value = index
         self.frame.show(self.picture.image, keep_view=True)
         name = printable(os.path.basename(self.picture.file))
@@ -530,7 +550,8 @@ class Page:
         told = f"{view.n_frames} frames of {len(view.nights)} night(s), {len(view.source_ids)} sources"
         if view.n_todo:
             told += f"; reading, {view.n_todo} of {2 * n_blocks} blocks to go"
-        self.state.text = told + ". Arrow keys step through the frames (with shift by ten)."
+        told += ". Arrow keys step through the frames (with shift by ten)."
+        self.state.text = told + (_warning(view.damage) if view.damage else "")
 
     # ---------------------------------------------------------------- what happens later
 
@@ -586,6 +607,10 @@ def _fit(axis: Any, values: np.ndarray, doubtful: np.ndarray) -> None:
     axis.update(start=low - pad, end=high + pad)
 
 
+def _warning(text: str) -> str:
+    return f'<p style="color:{_CHOSEN};margin:4px 0">{html.escape(printable(text))}</p>'
+
+
 def _facts(picture: FramePicture, view: CameraView, source_id: int) -> str:
     """What is known of a frame and of the chosen source in it, as HTML."""
     rows = [("file", os.path.basename(picture.file)), ("night", picture.night)]
@@ -601,7 +626,7 @@ def _facts(picture: FramePicture, view: CameraView, source_id: int) -> str:
         sizes = ", ".join(f"{shape.semimajor_axis:.2f}" for shape in picture.apertures)
         rows.append(("aperture (pixel)" if picture.has_aperture else "circle: one FWHM", sizes))
     told = [text for text in (picture.message and f"Set aside: {picture.message}", picture.problem) if text]
-    warning = "".join(f'<p style="color:{_CHOSEN};margin:4px 0">{html.escape(printable(text))}</p>' for text in told)
+    warning = "".join(_warning(text) for text in told)
     cells = "".join(
         f'<tr><td style="color:#666;padding-right:8px">{html.escape(name)}</td>'
         f'<td style="word-break:break-all">{html.escape(printable(value))}</td></tr>'
@@ -616,6 +641,16 @@ class _Pages(BokehTornado):
     def resources(self, absolute_url: str | bool | None = None) -> Resources:
         """What a page loads, all of it from this server."""
         return super().resources(absolute_url).clone(components=["bokeh", "bokeh-widgets"])
+
+
+async def _wind_up(http_server: HTTPServer) -> None:
+    """Let what is under way end, close the connections, and cancel what waits."""
+    await asyncio.sleep(0.05)
+    await http_server.close_all_connections()
+    waiting = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 class Browser:
@@ -682,7 +717,8 @@ class Browser:
             self._loop.run_forever()
         finally:
             server.stop(wait=False)
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(_wind_up(http_server))
+            self._loop.close()
 
     def _add_page(self, document: Document) -> None:
         Page(self.views, self._first.key, self._first.label).add_to(document)

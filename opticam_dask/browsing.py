@@ -129,6 +129,8 @@ class CameraView:
     radius: int = 0
     #: Chunks of arrays along frame that were read so far.
     n_reads: int = field(default=0, init=False)
+    #: What could not be read of the store; empty when all is well.
+    damage: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.out_directory = Path(self.out_directory)
@@ -249,16 +251,23 @@ class CameraView:
         return len(self._records_todo) + (len(self._columns.todo) if self._columns is not None else 0)
 
     def load(self, n_blocks: int = 1) -> bool:
-        """Read some more blocks; say whether any is left."""
+        """Read some more blocks; say whether any is left. What is damaged is passed over, and told in ``damage``."""
         for _ in range(n_blocks):
-            if self._columns is not None and len(self._columns.todo) >= len(self._records_todo):
-                if self._columns.todo:
-                    self._load_fluxes(self._columns, *self._columns.todo.pop())
-            elif self._records_todo:
-                self._load_records(*self._records_todo.pop())
             if not self.n_todo:
                 return False
-        return True
+            try:
+                self._load_one()
+            except store.StoreError as error:
+                self.damage = str(error)
+        return self.n_todo > 0
+
+    def _load_one(self) -> None:
+        """Read the next block of what there is more of to read."""
+        columns = self._columns
+        if columns is not None and columns.todo and len(columns.todo) >= len(self._records_todo):
+            self._load_fluxes(columns, *columns.todo.pop())
+        else:
+            self._load_records(*self._records_todo.pop())
 
     def _load_records(self, number: int, block: int) -> None:
         part, rows, span = self._block(number, block)
@@ -286,7 +295,12 @@ class CameraView:
         if name not in self._open:
             self._open[name] = store.open_array(self.path, name)
         self.n_reads += 1
-        return np.asarray(self._open[name][start:stop])
+        try:
+            return np.asarray(self._open[name][start:stop])
+        except (ValueError, RuntimeError, TypeError) as error:  # what codecs raise
+            raise store.StoreError(
+                f"{name} of {self.path} is damaged. opticam-dask verify {self.out_directory} says what is to be done."
+            ) from error
 
     def light_curve(self, source_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and flags of a source in every frame, as far as they were read.
@@ -400,7 +414,7 @@ class CameraView:
             return otherwise
 
     def _pixels(self, part: store.Part, entry: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
-        if not os.path.exists(entry["file"]):
+        if "://" not in entry["file"] and not os.path.exists(entry["file"]):
             return None, (
                 f"{entry['file']} is gone. What was measured on it is in the store, but its pixels cannot be shown: "
                 "bring the file back to see it."

@@ -98,6 +98,14 @@ def test_throughput_model__says_which_part_is_the_limit(benchmark_main):
     assert model.seconds(1000) == pytest.approx(model.seconds(10_000)) == pytest.approx(2 * 0.002 / 8)
 
 
+def test_browser__is_small_and_reads_what_it_shows(benchmark_main):
+    if shutil.which("chromium") is None and not os.environ.get("OPTICAM_DASK_CI"):
+        pytest.skip("chromium (a Debian package) is not installed")
+    (row,) = benchmark_main("browser")(["--runs", "128:5100", "--sources", "8", "--no-record"])
+    assert row["nights"] == 2
+    assert float(row["largest memory, MB"]) < 1000
+
+
 def test_record__replaces_the_table_of_the_same_title(benchmark_main, tmp_path):
     benchmark_main("kernels")
     common = importlib.import_module("common")

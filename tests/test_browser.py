@@ -210,6 +210,25 @@ def test_camera__without_photometry_shows_frames_and_predicted_positions(tmp_pat
     assert "no photometry yet" in page.curve.title.text
 
 
+def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
+    shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
+    part = store.parts(tmp_path / "reduction.zarr", "1:g")[0]
+    for name in (f"photometry/{LABEL}/flux", "frames/transform"):
+        index = (0,) * len(store.open_array(tmp_path / "reduction.zarr", f"{part.group}/{name}").shape)
+        store.chunk_file(tmp_path / "reduction.zarr", f"{part.group}/{name}", index).write_bytes(b"nothing of use" * 9)
+    page = Page(Views(tmp_path), "1:g", LABEL)
+    while page.view.n_todo:
+        page._read_some()
+    assert "opticam-dask verify" in page.state.text
+    flux, _ = page.view.light_curve(1)
+    assert np.isnan(flux[:4]).all()
+    assert np.isfinite(flux[6:]).all()
+    before = page.index
+    page.show_frame(0)
+    assert page.index == before
+    assert "transform" in page.state.text
+
+
 # ---------------------------------------------------------------- numbers for pictures
 
 
