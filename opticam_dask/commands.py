@@ -23,6 +23,7 @@ from opticam_dask import (
     frames,
     integrity,
     lightcurves,
+    locations,
     migrations,
     nights,
     ownership,
@@ -84,11 +85,13 @@ def _line(error: Exception) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    locations.require_local(options.directory, "demo")
     demo.run_demo(options.directory, options.n_images, cluster=options.cluster, n_workers=options.n_workers)
     return DONE
 
 
 def _generate(options: argparse.Namespace) -> int:
+    locations.require_local(options.directory, "generate")
     common = {
         "binning_scale": options.binning_scale,
         "overwrite": options.overwrite,
@@ -121,6 +124,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
+    for place in (options.out, *options.data):
+        locations.require_local(place, "watch")
     parameters = config.parameters_from_mapping(_parameters(options))
     instrument = _instrument(options)
     setup = Setup(
@@ -266,7 +271,7 @@ def _frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
 def _owned(options: argparse.Namespace) -> Iterator[None]:
     """Own the output directory for as long as a command works on it."""
     try:
-        Path(options.out).mkdir(parents=True, exist_ok=True)
+        locations.location(options.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{options.out} cannot be made: {error.strerror or error}. Choose another --out.") from error
     with ownership.own(options.out, break_lock=options.break_lock):
