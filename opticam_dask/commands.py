@@ -30,6 +30,7 @@ from opticam_dask import (
     job_arrays,
     job_queues,
     lightcurves,
+    locations,
     migrations,
     nights,
     ownership,
@@ -144,12 +145,14 @@ def _line(error: Exception) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    locations.require_local(options.directory, "demo")
     with contextlib.closing(_connect(options, Path(options.directory) / "reduced")) as place:
         demo.run_demo(options.directory, options.n_images, client=place)
     return DONE
 
 
 def _generate(options: argparse.Namespace) -> int:
+    locations.require_local(options.directory, "generate")
     common = {
         "binning_scale": options.binning_scale,
         "overwrite": options.overwrite,
@@ -182,6 +185,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace) -> int:
+    for place in (options.out, *options.data):
+        locations.require_local(place, "watch")
     parameters = config.parameters_from_mapping(_parameters(options))
     if options.inside and not os.environ.get(job_queues.INSIDE):
         return _submit_inside(options)
@@ -298,6 +303,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
     """The run that is planned now, or, without frames, the one that was; None when nothing is left to do."""
+    locations.require_local(options.out, "plan")
     if not options.data:
         return job_arrays.take_up(options.out)
     parameters = config.parameters_from_mapping(_parameters(options))
@@ -406,7 +412,7 @@ def _frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
 def _owned(options: argparse.Namespace) -> Iterator[ownership.Owner]:
     """Own the output directory for as long as a command works on it."""
     try:
-        Path(options.out).mkdir(parents=True, exist_ok=True)
+        locations.location(options.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{options.out} cannot be made: {error.strerror or error}. Choose another --out.") from error
     with ownership.own(options.out, break_lock=options.break_lock) as owner:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import config, plotting, preparation, products, results, store
+from opticam_dask import config, locations, plotting, preparation, products, results, store
 from opticam_dask.calibration import Calibration
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import FitsReader
@@ -110,7 +110,9 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
         stamps = _stamps(_stack(out_directory, key), catalogue, _typical_fwhm(out_directory, key))
         if save:
             file = products.file_in(out_directory, "psfs", f"{_name(key)}_psfs.pdf")
-            written.append(plotting.save_pages(plotting.profile_pages(key, stamps), file))
+            with locations.replacing(file) as temporary:
+                plotting.save_pages(plotting.profile_pages(key, stamps), temporary)
+            written.append(file)
         if show:
             plotting.show_in_notebook(next(plotting.profile_pages(key, stamps)))
     return written
@@ -490,7 +492,9 @@ def create_gifs(
         file = products.file_in(out_directory, "cat", f"{_name(key)}_images.gif")
         if overwrite or not file.exists():
             pictures = _pictures(out_directory, key, catalogue, max_frames)
-            written.append(plotting.write_animation(pictures, file, milliseconds=milliseconds))
+            with locations.replacing(file) as temporary:
+                plotting.write_animation(pictures, temporary, milliseconds=milliseconds)
+            written.append(file)
     return written
 
 
@@ -599,7 +603,7 @@ def display_steps(out_directory: str | Path, part: store.Part) -> FrameSteps:
     extension = (attributes.get("instrument_definition") or {}).get("extension")
     parameters = preparation.stored_parameters(out_directory)
     # the instrument gives defaults of the finder, which is not run here; what matters is where the image is
-    setup = Setup(Path(out_directory), OPTICAM_MX(), parameters, reader=FitsReader(extension))
+    setup = Setup(locations.location(out_directory), OPTICAM_MX(), parameters, reader=FitsReader(extension))
     record = json.loads(attributes["parameters"])
     setup = replace(setup, calibration=Calibration.from_record(record))
     return replace(setup.steps_of(part), remove_cosmic_rays=False)
@@ -627,7 +631,12 @@ def _aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float
 def _keep(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
     if show:
         plotting.show_in_notebook(figure)
-    return [plotting.save_figure(figure, products.file_in(out_directory, *names))] if save else []
+    if not save:
+        return []
+    file = products.file_in(out_directory, *names)
+    with locations.replacing(file) as temporary:
+        plotting.save_figure(figure, temporary)
+    return [file]
 
 
 #: What can be drawn, by the word of the command line.

@@ -15,6 +15,7 @@ from opticam_dask import conversions, lightcurves, ownership, products, store
 from opticam_dask.camera_matching import match_cameras
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
+from opticam_dask.locations import location
 
 Comparisons = int | Sequence[int] | Literal["auto"]
 
@@ -95,7 +96,7 @@ class DifferentialPhotometer:
 
     def __init__(self, out_directory: str | Path, show_plots: bool = True, *, verbose: bool = True) -> None:
         store.require_store(out_directory)
-        self.out_directory = Path(out_directory)
+        self.out_directory = location(out_directory)
         self.show_plots = show_plots
         self._console = Console(verbose, PREFIX)
 

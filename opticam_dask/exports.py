@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Column, Table
 
-from opticam_dask import results, store
+from opticam_dask import locations, products, results, store
 from opticam_dask.products import measured_keys
 
 Format = Literal["csv", "ecsv", "fits"]
@@ -76,8 +75,7 @@ def export_light_curves(
     for name in labels:
         for camera in [key] if key else measured_keys(path, name) or store.keys(path):
             curves = results.light_curves(out_directory, camera, name)
-            directory = Path(out_directory) / "export" / name
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = products.folder_in(out_directory, "export", name)
             written += _export(curves, _columns_of(curves, sources), directory, form)
     return written
 
@@ -98,12 +96,12 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
     list of Path
         Empty when none is kept.
     """
-    directory = Path(out_directory) / "export" / "differential"
     written = []
     for camera in [key] if key else store.keys(store.require_store(out_directory)):
         for name, curve in results.differential_light_curves(out_directory, camera).items():
-            directory.mkdir(parents=True, exist_ok=True)
-            file = directory / f"{store.group_name(camera)}_{name}.{form}"
+            file = products.file_in(
+                out_directory, "export", "differential", f"{store.group_name(camera)}_{name}.{form}"
+            )
             _replace(_differential_table(curve.load()), file, form)
             written.append(file)
     return written
@@ -152,9 +150,8 @@ def _export(curves: xr.Dataset, columns: np.ndarray, directory: Path, form: Form
 
 def _replace(table: Table, file: Path, form: Format) -> None:
     """Write a file that is complete or not touched."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    _write(table, temporary, form)
-    os.replace(temporary, file)
+    with locations.replacing(file) as temporary:
+        _write(table, temporary, form)
 
 
 def _write(table: Table, file: Path, form: Format) -> None:

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import stat
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from astropy.io import fits
 
+from opticam_dask.locations import RangedFile, is_remote
 from opticam_dask.text import shown
 
 try:
@@ -53,6 +55,8 @@ _STRUCTURE = re.compile(
     r"BZERO|BSCALE|BLANK|Z(IMAGE|TENSION|SIMPLE|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE|NAME\d+|VAL\d+|QUANTIZ|DITHER0|BLANK|"
     r"SCALE|ZERO|PCOUNT|GCOUNT|MASKCMP)) *="
 )
+#: Bytes of one request to a remote place: for a header, and for a frame, which is one request up to this size.
+_HEADER_REQUEST, _FRAME_REQUEST = 10 * _BLOCK, 1 << 25
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 
@@ -92,15 +96,17 @@ class FitsHeader:
     extension: int
 
 
-def read_header(path: PathLike, extension: int | str | None = None) -> FitsHeader:
+def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
     """Read the header of the image in a FITS file, and nothing behind it.
 
     Parameters
     ----------
-    path : path
-        FITS file; of a gzipped one only the beginning is inflated.
+    path : path or URL
+        FITS file; of a gzipped one only the beginning is inflated, of a remote one only the beginning is fetched.
     extension : int or str, optional
         Number or EXTNAME of the HDU; by default the first that holds a 2-D image.
+    size : int, optional
+        Bytes of a remote file, as its directory lists it; without it one that is cut short is not noticed here.
 
     Returns
     -------
@@ -111,7 +117,7 @@ def read_header(path: PathLike, extension: int | str | None = None) -> FitsHeade
     FrameError
         When the file is not FITS, is cut short, or holds no 2-D image there.
     """
-    with _opened(path, gzip.open) as source:
+    with _opened(path, gzip.open, _HEADER_REQUEST, size) as source:
         return _find_image(source, extension).header
 
 
@@ -132,8 +138,9 @@ class FitsReader:
 
         Parameters
         ----------
-        path : path
-            FITS file. A gzipped one is inflated to its end, so that its checksum is verified.
+        path : path or URL
+            FITS file. A gzipped one is inflated to its end, so that its checksum is verified. A remote one is fetched
+            whole, in one request up to 32 MiB.
 
         Returns
         -------
@@ -145,7 +152,7 @@ class FitsReader:
         FrameError
             When the file cannot be read or is damaged.
         """
-        with _opened(path, _open_gzip) as source:
+        with _opened(path, _open_gzip, _FRAME_REQUEST) as source:
             image = _find_image(source, self.extension)
             if image.is_plain:
                 stored = np.empty(image.header.shape, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
@@ -191,20 +198,30 @@ def frame_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: PathLike, open_gzip: Callable[..., Any]) -> Iterator[_Source]:
+def _opened(path: PathLike, open_gzip: Callable[..., Any], request: int, size: int | None = None) -> Iterator[_Source]:
+    if is_remote(path):
+        with frame_errors(), RangedFile(str(path), request, size) as remote:
+            yield from _inflated(cast(BinaryIO, remote), size, open_gzip)
+        return
     with frame_errors(), open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FrameError(f"expected a regular file, found {_kind(status.st_mode)}")
-        if not status.st_size:
-            raise FrameError("the file is empty")
-        is_gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        if is_gzip:
-            with open_gzip(file, "rb") as inflated:
-                yield _Source(inflated, status.st_size * _MOST_INFLATION, is_gzip)
-        else:
-            yield _Source(file, status.st_size, is_gzip)
+        yield from _inflated(file, status.st_size, open_gzip)
+
+
+def _inflated(file: BinaryIO, size: int | None, open_gzip: Callable[..., Any]) -> Iterator[_Source]:
+    beginning = b"" if size == 0 else file.read(2)
+    if not beginning:
+        raise FrameError("the file is empty")
+    file.seek(0)
+    # of a remote file the size may not be known; where it ends is noticed in reading it
+    most_bytes = sys.maxsize if size is None else size
+    if beginning == b"\x1f\x8b":
+        with open_gzip(file, "rb") as inflated:
+            yield _Source(inflated, most_bytes * _MOST_INFLATION, True)
+    else:
+        yield _Source(file, most_bytes, False)
 
 
 def _open_at_once(path: str, flags: int) -> int:

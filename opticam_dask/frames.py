@@ -1,4 +1,4 @@
-"""Frames on disk: find them, and make the table of usable frames from their headers."""
+"""Frames on disk or in remote directories: find them, and make the table of usable frames from their headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,7 @@ import pandas as pd
 from opticam_dask.fits_files import FitsHeader, FitsReader, FrameError, PathLike, frame_errors, read_header
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels.timing import night_of
+from opticam_dask.locations import Facts, facts_of, files_below, is_remote, local_path, location
 from opticam_dask.text import printable
 
 __all__ = [
@@ -61,23 +62,26 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
 
     Parameters
     ----------
-    paths : path or sequence of path
-        Directories or files. A file that is given itself is taken whatever its name; in directories it is
-        ``.fits``, ``.fit`` or ``.fts``, also followed by ``.gz`` or ``.fz``, in any case. Names that start with a
-        dot are skipped there.
+    paths : path or URL, or sequence of them
+        Directories or files, of this machine or of any place that fsspec knows (``s3://bucket/directory``).
+        A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit`` or ``.fts``,
+        also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there.
 
     Returns
     -------
     list of str
-        Absolute paths, sorted, each file once, even where symbolic links lead to it several times.
+        Absolute paths and URLs, sorted, each file once, even where symbolic links lead to it several times.
 
     Raises
     ------
     FileNotFoundError
         When a path does not exist.
+    OSError
+        When a remote place cannot be reached.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    tops = [os.path.abspath(os.path.expanduser(path)) for path in given]
+    remote = _remote_files([str(path) for path in given if is_remote(path)])
+    tops = [os.path.abspath(os.path.expanduser(local_path(path))) for path in given if not is_remote(path)]
     if missing := [top for top in tops if not os.path.lexists(top)]:
         raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
     files = [top for top in tops if not os.path.isdir(top)]
@@ -90,7 +94,23 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
         if file not in links:
             directory, name = os.path.split(file)
             by_target[os.path.join(real_directory(directory), name)] = file
-    return sorted(by_target.values())
+    return sorted([*by_target.values(), *remote])
+
+
+def _remote_files(tops: list[str]) -> set[str]:
+    """Frames in remote directories, from one listing each."""
+    files: set[str] = set()
+    for top in (str(location(given)) for given in tops):
+        try:
+            found = files_below(top)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {top}") from error
+        for url in found:
+            below = url[len(top) :].strip("/")
+            is_hidden = any(word.startswith(".") for word in below.split("/"))
+            if not below or (_NAME.search(url) and not is_hidden):
+                files.add(url)
+    return files
 
 
 def _files_below(tops: list[str]) -> Iterator[str]:
@@ -163,7 +183,7 @@ def scan(
     paths: Iterable[PathLike],
     instrument: Instrument,
     *,
-    n_threads: int = 8,
+    n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     reader_extension: int | str | None = None,
 ) -> Scan:
@@ -175,8 +195,9 @@ def scan(
         Files, as from `find_files`. One that is given twice is read once.
     instrument : Instrument
         What the headers mean.
-    n_threads : int
-        Files read at a time (waiting for a disk takes longer than reading a header).
+    n_threads : int, optional
+        Files read at a time (waiting for a disk takes longer than reading a header); by default 8, and 32 where a
+        file is remote.
     progress : callable, optional
         Called with the number of files done and of all files.
     reader_extension : int or str, optional
@@ -186,9 +207,11 @@ def scan(
     -------
     Scan
     """
+    files = list(dict.fromkeys(str(path) if is_remote(path) else os.path.abspath(path) for path in paths))
+    listed = facts_of(remote) if (remote := [file for file in files if is_remote(file)]) else {}
+    n_threads = (32 if remote else 8) if n_threads is None else n_threads
     if n_threads < 1:
         raise ValueError(f"n_threads must be at least 1, found {n_threads}")
-    files = list(dict.fromkeys(os.path.abspath(path) for path in paths))
     extension = instrument.extension if reader_extension is None else reader_extension
     size = 16 if len(files) < 4096 else 256
     batches = [files[start : start + size] for start in range(0, len(files), size)]
@@ -196,7 +219,7 @@ def scan(
     warned: dict[str, tuple[int, str]] = {}
 
     def scan_batch(batch: list[str]) -> list[_Result]:
-        return [_scan_file(file, instrument, extension) for file in batch]
+        return [_scan_file(file, instrument, extension, listed) for file in batch]
 
     with _threads(n_threads) as pool:
         for results in pool.map(scan_batch, batches):
@@ -260,23 +283,34 @@ class _Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def _scan_file(path: str, instrument: Instrument, extension: int | str | None) -> _Result:
+def _scan_file(path: str, instrument: Instrument, extension: int | str | None, listed: Mapping[str, Facts]) -> _Result:
     try:
         path.encode()
     except UnicodeEncodeError:
         return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
     try:
-        with frame_errors():
-            status = os.stat(path)
-        header = read_header(path, extension)
+        facts = _remote_facts(path, listed) if is_remote(path) else _local_facts(path)
+        header = read_header(path, extension, size=facts.size) if is_remote(path) else read_header(path, extension)
     except FrameError as error:
         return _Result(path, reason=error.reason)
     frame = instrument.interpret(header.values)
     if frame.problems:
         return _Result(path, reason="; ".join(frame.problems))
     interpreted = [getattr(frame, name) for name in _FROM_HEADER]
-    row = (path, status.st_size, status.st_mtime, *interpreted, *header.shape, header.dtype.name)
+    row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
     return _Result(path, row=row, warnings=frame.warnings)
+
+
+def _local_facts(path: str) -> Facts:
+    with frame_errors():
+        status = os.stat(path)
+    return Facts(status.st_size, status.st_mtime)
+
+
+def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:
+    if url not in listed:
+        raise FrameError("cannot be read: it is gone since its directory was searched")
+    return listed[url]
 
 
 def _as_table(rows: list[tuple[Any, ...]]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema, store
+from opticam_dask.locations import location, walk
 from opticam_dask.store import Part
 
 _MANIFEST = {entry.name for entry in schema.MANIFEST}
@@ -73,10 +74,10 @@ def find_damage(path: str | Path) -> list[Damage]:
     -------
     list of Damage
     """
-    if broken := list(_damaged_metadata(Path(path))):
+    if broken := list(_damaged_metadata(location(path))):
         return broken  # arrays below cannot be opened
     parts = {part.group: part for key in store.keys(path) for part in store.parts(path, key)}
-    if lost := list(_lost_arrays(Path(path), parts)):
+    if lost := list(_lost_arrays(location(path), parts)):
         return lost
     done: dict[tuple[str, str | None], np.ndarray] = {}
     found = list(_lost_products(path))
@@ -86,7 +87,7 @@ def find_damage(path: str | Path) -> list[Damage]:
     for name, array in flags_first:
         place = _Place.of(name, parts)
         for index in _chunks(array):
-            reason = _fault(Path(path), name, array, index)
+            reason = _fault(location(path), name, array, index)
             if reason is None:
                 continue
             if reason == _MISSING and (may_lack_chunks or not _must_be_there(path, place, index, done)):
@@ -98,7 +99,7 @@ def find_damage(path: str | Path) -> list[Damage]:
 def stray_files(path: str | Path) -> list[Path]:
     """Temporary files that interrupted writes left behind; they do no harm."""
     names = ("*.partial", ".*.partial", ".*.removed", "*.partial.*")
-    return sorted({file for pattern in names for file in Path(path).rglob(pattern)})
+    return sorted({file for pattern in names for file in location(path).rglob(pattern)})
 
 
 def add_arrays_of(path: str | Path, version: str) -> None:
@@ -118,7 +119,7 @@ def write_missing_chunks(path: str | Path) -> int:
     for name, array in store.all_arrays(path):
         place = _Place.of(name, parts)
         for index in _chunks(array):
-            is_missing = not _chunk_file(Path(path), name, array, index).exists()
+            is_missing = not _chunk_file(location(path), name, array, index).exists()
             if is_missing and _must_be_there(path, place, index, done):
                 store.write_chunk_again(path, name, index)
                 count += 1
@@ -217,7 +218,7 @@ def _describe(path: str | Path, name: str, place: _Place, index: tuple[int, ...]
             _copy_from_frames(path, part, label, place.name)
 
         return Damage(where, reason, remedy, restore=restore)
-    remedy = f"all of {part.key} {part.night}, by opticam-dask reduce DATA --out {Path(path).parent} --redo "
+    remedy = f"all of {part.key} {part.night}, by opticam-dask reduce DATA --out {location(path).parent} --redo "
     return Damage(where, reason, remedy + part.night.partition(".")[0])
 
 
@@ -236,7 +237,7 @@ def _describe_product(path: str | Path, place: _Place, where: str, reason: str) 
     if place.group == "set_aside":
         remedy = "the list of files set aside, by the next opticam-dask reduce"
         return Damage(where, reason, remedy, lambda: store.remove_group(path, place.group))
-    remedy = f"all, by opticam-dask reduce DATA --out {Path(path).parent} --rebuild-reference"
+    remedy = f"all, by opticam-dask reduce DATA --out {location(path).parent} --rebuild-reference"
     return Damage(where, reason, remedy)
 
 
@@ -272,7 +273,7 @@ def _lost_products(path: str | Path) -> Iterator[Damage]:
         if store.read_attributes(path, group).get("catalog_checksum") is None:
             continue
         if not store.has_product(path, f"{group}/reference"):
-            remedy = f"all, by opticam-dask reduce DATA --out {Path(path).parent} --rebuild-reference"
+            remedy = f"all, by opticam-dask reduce DATA --out {location(path).parent} --rebuild-reference"
             yield Damage(f"{group}/reference", "the group is missing", remedy)
         elif not store.has_product(path, f"{group}/catalog"):
             yield Damage(f"{group}/catalog", "the group is missing", "the catalogue, from the stack", lambda: None)
@@ -313,17 +314,16 @@ def _lost(path: Path, file: Path) -> Damage:
 
 
 def _damaged_metadata(path: Path) -> Iterator[Damage]:
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, files in walk(path):
         if "zarr.json" not in files:
             continue
-        file = Path(folder) / "zarr.json"
+        file = folder / "zarr.json"
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
             if document["zarr_format"] != 3 or document["node_type"] not in ("array", "group"):
                 raise ValueError("no Zarr version 3 node")
             if document["node_type"] == "array":
-                store.open_array(path, str(Path(folder).relative_to(path)))
+                store.open_array(path, str(folder.relative_to(path)))
         except Exception as error:  # noqa: BLE001 - damaged text fails in any way, and must not stop the report
             reason = f"the metadata are damaged ({' '.join(str(error).split())[:120]})"
             remedy = _remedy_for_metadata(path, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from opticam_dask import results, schema, store
+from opticam_dask import locations, results, schema, store
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import ensemble, lightcurve, trends
 
@@ -299,12 +298,11 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
         }
     )
     name = f"{prefix}_{store.group_name(curve.attrs['key'])}_light_curve.csv"
-    file = Path(out_directory) / "relative_light_curves" / curve.attrs["label"] / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, file)
-    return file
+    folder = locations.location(out_directory) / "relative_light_curves" / curve.attrs["label"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locations.replacing(folder / name) as temporary:
+        table.to_csv(temporary, index=False)
+    return folder / name
 
 
 def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name: str) -> None:

@@ -7,6 +7,11 @@ minutes. Clocks of different machines are never compared: times are those that t
 
 A planned run (:mod:`~opticam_dask.job_arrays`) owns its directory also while no process of it is alive: its record
 gives no sign of life and never counts as dead, its jobs join it by its token.
+
+On an object store the record is made by a conditional put (S3: ``If-None-Match``), and a sign of life is an object of
+the owner's own beside it: to put the record itself again could undo another run's taking over. Where a store knows no
+conditional put, two runs that begin within the same second may both believe to own the place until the next sign of
+life, when one of them stops.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from opticam_dask import locations
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +102,10 @@ class Owner:
         if self.is_lost:
             return
         with contextlib.suppress(OSError):  # a file system that is away for a moment
-            os.utime(self.path)
+            if locations.is_remote(self.path):
+                locations.write_text(_sign_of_life(self.path, self.token), "")
+            else:
+                os.utime(self.path)
 
     def _look(self) -> None:
         found = _read(self.path)
@@ -126,12 +136,12 @@ def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owne
     OSError
         When the directory cannot be written.
     """
-    place = os.path.realpath(out_directory)
+    place = _identity(out_directory)
     if place in _held:
         _held[place].check()
         yield _held[place]
         return
-    owner = Owner(Path(out_directory) / OWNER_NAME, uuid.uuid4().hex)
+    owner = Owner(locations.location(out_directory) / OWNER_NAME, uuid.uuid4().hex)
     _acquire(owner, break_lock)
     _held[place] = owner
     stop = threading.Event()
@@ -153,7 +163,7 @@ def check_owner(out_directory: str | Path) -> None:
     ------
     OwnershipLost
     """
-    owner = _held.get(os.path.realpath(out_directory))
+    owner = _held.get(_identity(out_directory))
     if owner is not None:
         owner.check()
 
@@ -191,7 +201,7 @@ def join(out_directory: str | Path, token: str) -> Iterator[Owner]:
     OwnershipLost
         When the directory is not, or no longer, the planned run's.
     """
-    place = os.path.realpath(out_directory)
+    place = _identity(out_directory)
     # a thousand jobs that look after every block would make the record a hot file
     owner = Owner(Path(out_directory) / OWNER_NAME, token, seconds_between_looks=HEARTBEAT / 3)
     owner.check()
@@ -211,6 +221,16 @@ def is_owned_by(out_directory: str | Path, token: str) -> bool:
     """Whether a directory belongs to the planned run with this token."""
     found = _read(Path(out_directory) / OWNER_NAME)
     return found is not None and found.get("token") == token
+
+
+def _identity(out_directory: str | Path) -> str:
+    place = locations.location(out_directory)
+    return str(place) if locations.is_remote(place) else os.path.realpath(place)
+
+
+def _sign_of_life(path: Path, token: str) -> Path:
+    """Object that an owner puts again and again, on an object store."""
+    return path.with_name(f".{OWNER_NAME}.{token}.alive")
 
 
 def _beat_until(owner: Owner, stop: threading.Event) -> None:
@@ -247,7 +267,11 @@ def _take_over(owner: Owner, dead: str, found: dict[str, Any]) -> None:
         now = _read(owner.path)
         if now is not None and str(now.get("token", "unknown")) != dead:
             raise OwnedError(_refusal(owner.path, now))
-        os.replace(_temporary(owner.path, _record(owner.token)), owner.path)
+        if locations.is_remote(owner.path):
+            locations.write_text(owner.path, json.dumps(_record(owner.token), indent=2))
+            _sign_of_life(owner.path, dead).unlink(missing_ok=True)
+        else:
+            os.replace(_temporary(owner.path, _record(owner.token)), owner.path)
     finally:
         claim.unlink(missing_ok=True)
 
@@ -257,6 +281,8 @@ def _release(owner: Owner) -> None:
         found = _read(owner.path)
         if found is not None and found.get("token") == owner.token:
             owner.path.unlink()
+        if locations.is_remote(owner.path):
+            _sign_of_life(owner.path, owner.token).unlink(missing_ok=True)
 
 
 def _record(token: str) -> dict[str, Any]:
@@ -295,7 +321,7 @@ def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
         return None
     if _is_same_machine(found):  # whoever slept with the whole machine gave no sign of life, but is not dead
         return None if _is_alive(found) else "its process has ended"
-    age = _age(path)
+    age = _age_of_owner(path, found)
     return f"no sign of life for {age:.0f} s" if age > STALE else None
 
 
@@ -311,12 +337,23 @@ def _is_alive(found: dict[str, Any]) -> bool:
         return False
 
 
+def _age_of_owner(path: Path, found: dict[str, Any]) -> float:
+    """Seconds since the owner gave a sign of life."""
+    age = _age(path)
+    if locations.is_remote(path):
+        age = min(age, _age(_sign_of_life(path, str(found.get("token", "unknown")))))
+    return age
+
+
 def _age(path: Path) -> float:
     """Seconds since a file was touched, by the clock of its file system."""
-    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.clock")
+    probe = path.with_name(f".{path.name.removeprefix('.')}.{uuid.uuid4().hex}.clock")
     try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        if locations.is_remote(path):
+            locations.write_text(probe, "")
+        else:
+            probe.touch()
+        return locations.modified(probe) - locations.modified(path)
     except FileNotFoundError:
         return float("inf")
     finally:
@@ -332,7 +369,7 @@ def _refusal(path: Path, found: dict[str, Any]) -> str:
         )
     who = (
         f"{found.get('user', '?')} on {found.get('host', '?')} (process {found.get('pid', '?')}, since "
-        f"{found.get('started', '?')}, last sign of life {max(0.0, _age(path)):.0f} s ago)"
+        f"{found.get('started', '?')}, last sign of life {max(0.0, _age_of_owner(path, found)):.0f} s ago)"
     )
     return (
         f"{path.parent} belongs to another run: {who}. Wait for it, stop it, or use another output directory; "
@@ -348,6 +385,8 @@ def _create(path: Path, record: dict[str, Any]) -> bool:
     OSError
         When the directory cannot be written.
     """
+    if isinstance(path, locations.RemotePath):
+        return locations.create_remote(path, json.dumps(record, indent=2))
     temporary = _temporary(path, record)
     try:
         # a link appears whole or not at all, fails where the name is taken, and does so on NFS too

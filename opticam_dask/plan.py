@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from opticam_dask import schema
+from opticam_dask import locations, schema
 from opticam_dask.flags import FrameFlag
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import timing
@@ -140,9 +140,9 @@ def _plan_part(
     first = rows.iloc[0]
     shape = (int(first["ny"]), int(first["nx"]))
     files = rows["file"].to_numpy(dtype=object)
-    data_root = os.path.commonpath([os.path.dirname(file) for file in files])
+    data_root = _common_root(files)
     manifest = {column: rows[column].to_numpy() for column in _TABLE_COLUMNS}
-    manifest["file"] = np.array([os.path.relpath(file, data_root) for file in files], dtype=object)
+    manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
     if target_coord is not None:
         manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
     manifest["bmjd_tdb"] = _barycentric(manifest, instrument, barycenter)
@@ -163,6 +163,19 @@ def _plan_part(
         manifest=manifest,
         notes=_notes(rows, name, flags, main, scan_flags),
     )
+
+
+def _common_root(files: np.ndarray) -> str:
+    """Directory or URL that files are below; empty where some are of another place than others."""
+    if any(locations.is_remote(file) for file in files):
+        return locations.common_root(files)
+    return os.path.commonpath([os.path.dirname(file) for file in files])
+
+
+def _below(file: str, data_root: str) -> str:
+    if not data_root or locations.is_remote(file):
+        return file[len(data_root) :].removeprefix("/") if data_root else file
+    return os.path.relpath(file, data_root)
 
 
 def _barycentric(manifest: Mapping[str, np.ndarray], instrument: Instrument, barycenter: bool) -> np.ndarray:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from opticam_dask import config, frames, nights, plan, store
 from opticam_dask.config import ReductionParameters
+from opticam_dask.locations import facts_of, is_remote
 from opticam_dask.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
 
 _PACKAGES = (
@@ -164,7 +165,7 @@ def _under_known_names(setup: Setup, scan: frames.Scan) -> frames.Scan:
     names = []
     for file, facts in zip(scan.table["file"], _facts(scan.table), strict=True):
         other = by_facts.get((os.path.basename(file), *facts), file)
-        is_same = other != file and os.path.exists(other) and os.path.samefile(file, other)
+        is_same = other != file and not is_remote(file) and os.path.exists(other) and os.path.samefile(file, other)
         names.append(other if is_same else file)
     table = scan.table.assign(file=np.array(names, dtype=object))
     return frames.Scan(table, scan.set_aside, scan.warnings)
@@ -212,7 +213,8 @@ def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
 def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
     """Refuse copies of the frames of a night that is to be reduced again, while the originals are there."""
     known = _safely_known(setup)
-    originals = {file: facts for file, facts in known.items() if os.path.exists(file)}
+    remote = facts_of([file for file in known if is_remote(file)])
+    originals = {file: facts for file, facts in known.items() if file in remote or os.path.exists(file)}
     _refuse_moved_files(table, originals)
 
 

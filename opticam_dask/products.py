@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pandas as pd
 import xarray as xr
 from astropy.table import QTable
 
-from opticam_dask import plotting, results, schema, store
+from opticam_dask import locations, plotting, results, schema, store
 from opticam_dask.flags import SourceFlag
+from opticam_dask.locations import location
 from opticam_dask.plotting import Figure
 
 #: Light curves are written for so many sources at a time, to bound memory.
@@ -49,9 +49,8 @@ def write_catalogs(out_directory: str | Path) -> list[Path]:
     for key in store.keys(path):
         if store.has_product(path, f"{store.group_name(key)}/catalog"):
             file = file_in(out_directory, "cat", f"{store.group_name(key)}_catalog.ecsv")
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
-            os.replace(temporary, file)
+            with locations.replacing(file) as temporary:
+                catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
             written.append(file)
     return written
 
@@ -67,8 +66,7 @@ def write_light_curves(out_directory: str | Path, label: str) -> Path:
         The directory of the files.
     """
     path = store.require_store(out_directory)
-    directory = Path(out_directory) / "lcs" / label
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = folder_in(out_directory, "lcs", label)
     for key in measured_keys(path, label):
         curves = results.light_curves(out_directory, key, label)
         for start in range(0, curves.sizes["source"], _SOURCES_AT_ONCE):
@@ -83,9 +81,8 @@ def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
         one = curves.isel(source=source)
         columns = {time_name: time.to_numpy()} | _csv_columns(one)
         file = directory / f"{store.group_name(key)}_source_{int(one['source_id'])}.csv"
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        pd.DataFrame(columns).to_csv(temporary, index=False)
-        os.replace(temporary, file)
+        with locations.replacing(file) as temporary:
+            pd.DataFrame(columns).to_csv(temporary, index=False)
 
 
 def _csv_columns(one: xr.Dataset) -> dict[str, np.ndarray]:
@@ -179,7 +176,7 @@ def frames_of(path: Path, key: str, *, with_quality: bool = False) -> xr.Dataset
 
 
 def _open_frames(path: Path, part: store.Part, with_quality: bool) -> xr.Dataset:
-    options: dict[str, Any] = {"engine": "zarr", "consolidated": False}
+    options: dict[str, Any] = {"consolidated": False, **store.xarray_options(path)}
     frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options).drop_vars(["file", "message"])
     if not with_quality or not (path / part.group / "quality").is_dir():
         return frames
@@ -190,7 +187,8 @@ def _open_frames(path: Path, part: store.Part, with_quality: bool) -> xr.Dataset
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:
-    plotting.save_figure(figure, file)
+    with locations.replacing(file) as temporary:
+        plotting.save_figure(figure, temporary)
     if show:
         plotting.show_in_notebook(figure)
     return file
@@ -198,6 +196,11 @@ def _save(figure: Figure, file: Path, show: bool) -> Path:
 
 def file_in(out_directory: str | Path, *names: str) -> Path:
     """Path of a file below the output directory, whose folder is made."""
-    file = Path(out_directory).joinpath(*names)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    return folder_in(out_directory, *names[:-1]) / names[-1]
+
+
+def folder_in(out_directory: str | Path, *names: str) -> Path:
+    """Folder below the output directory, which is made."""
+    folder = location(out_directory).joinpath(*names)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames import Scan, find_files, scan, time_gaps
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.locations import is_remote, location, replacing
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.second_pass import Photometer
 from opticam_dask.text import printable
@@ -39,10 +41,10 @@ class Reducer:
 
     Parameters
     ----------
-    out_directory : path
-        Where results go; made if it does not exist.
-    data_directory : path or sequence of path
-        Directories of frames (searched with everything below them) or files.
+    out_directory : path or URL
+        Where results go; made if it does not exist. A URL such as ``s3://bucket/run`` is an object store.
+    data_directory : path or URL, or sequence of them
+        Directories of frames (searched with everything below them) or files, of this machine or remote.
     c1_directory, c2_directory, c3_directory : path, optional
         Further directories, one for each camera.
     background : callable, optional
@@ -144,7 +146,7 @@ class Reducer:
                 raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.out_directory = Path(out_directory)
+        self.out_directory = location(out_directory)
         self.instrument = _as_instrument(instrument, extension)
         self.show_plots = show_plots
         self._console = Console(verbose, prefix)
@@ -179,7 +181,9 @@ class Reducer:
     # ---------------------------------------------------------------- what was found in the headers
 
     def _make_directory(self) -> None:
-        if not self.out_directory.is_dir():
+        if is_remote(self.out_directory):
+            self.out_directory.mkdir(parents=True, exist_ok=True)  # it must be reachable
+        elif not self.out_directory.is_dir():
             self._console.tell(f"{self.out_directory} not found, attempting to create ...")
             try:
                 self.out_directory.mkdir(parents=True, exist_ok=True)
@@ -544,7 +548,11 @@ class log_to_file:
         self.logger = logging.getLogger("opticam_dask")
 
     def __enter__(self) -> None:
-        self.handler = logging.FileHandler(self.file, encoding="utf-8", delay=True)
+        self.local = replacing(self.file) if is_remote(self.file) else contextlib.nullcontext(self.file)
+        file = self.local.__enter__()
+        if is_remote(self.file) and self.file.exists():
+            file.write_bytes(self.file.read_bytes())  # an object cannot be appended to
+        self.handler = logging.FileHandler(file, encoding="utf-8", delay=not is_remote(self.file))
         self.handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
         self.logger.addHandler(self.handler)
         self.before = self.logger.level
@@ -554,6 +562,7 @@ class log_to_file:
         self.logger.removeHandler(self.handler)
         self.logger.setLevel(self.before)
         self.handler.close()
+        self.local.__exit__(None, None, None)  # the log of a run that failed is kept as well
 
 
 def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:

@@ -12,6 +12,7 @@ from opticam_dask import config, integrity, pipeline, store
 from opticam_dask.calibration import Calibration
 from opticam_dask.cluster import Executor
 from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.locations import location
 from opticam_dask.photometer_kinds import photometer_from_record
 from opticam_dask.pipeline import Progress, ReductionError, Setup, Silent
 from opticam_dask.second_pass import Photometer
@@ -76,7 +77,7 @@ def stored_setup(out_directory: str | Path) -> Setup:
     path = store.require_store(out_directory)
     attributes = store.read_attributes(path)
     setup = Setup(
-        Path(out_directory),
+        location(out_directory),
         _stored_instrument(attributes),
         pipeline.stored_parameters(out_directory),
         calibration=Calibration.from_record(json.loads(attributes["parameters"])),

@@ -41,8 +41,8 @@ def open_observations(
 
     Parameters
     ----------
-    data_directory : path or sequence of path
-        Directories (searched with everything below them) or files.
+    data_directory : path or URL, or sequence of them
+        Directories (searched with everything below them) or files, of this machine or remote (``s3://...``).
     instrument : Instrument, optional
         What the headers mean; by default ``OPTICAM_MX``.
     frames_per_chunk : int
@@ -138,7 +138,7 @@ def open_reduction(out_directory: str | Path) -> xr.DataTree:
 
     Parameters
     ----------
-    out_directory : path
+    out_directory : path or URL
         Output directory of a reduction.
 
     Returns
@@ -154,7 +154,7 @@ def open_reduction(out_directory: str | Path) -> xr.DataTree:
     path = store.require_store(out_directory)
     document = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     consolidated = "consolidated_metadata" in document
-    return xr.open_datatree(str(path), engine="zarr", consolidated=consolidated)
+    return xr.open_datatree(str(path), consolidated=consolidated, **store.xarray_options(path))
 
 
 def light_curves(
@@ -169,7 +169,7 @@ def light_curves(
 
     Parameters
     ----------
-    out_directory : path
+    out_directory : path or URL
         Output directory of a reduction.
     key : str
         Camera key such as ``1:g`` (``1-g`` works as well).
@@ -231,7 +231,7 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
 
     Parameters
     ----------
-    out_directory : path
+    out_directory : path or URL
         Output directory of a reduction.
     key : str
         Camera key such as ``1:g``.
@@ -250,7 +250,7 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     folder = path / store.group_name(key) / "differential"
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     return {
-        name: xr.open_dataset(str(path), group=differential_group(key, name), **_OPTIONS).set_coords(
+        name: xr.open_dataset(str(path), group=differential_group(key, name), **_options(path)).set_coords(
             ["mjd_utc", "bmjd_tdb", "night"]
         )
         for name in names
@@ -267,12 +267,13 @@ def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
     return curves.isel(radius=int(same[0])).assign_attrs(radius=radius)
 
 
-_OPTIONS: dict[str, Any] = {"engine": "zarr", "consolidated": False, "chunks": {}}
+def _options(path: Path) -> dict[str, Any]:
+    return {"consolidated": False, "chunks": {}, **store.xarray_options(path)}
 
 
 def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
-    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **_OPTIONS)
-    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **_OPTIONS)
+    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **_options(path))
+    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **_options(path))
     for name in dataset.coords:
         dataset[name] = dataset[name].load()
     night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
@@ -296,7 +297,7 @@ _QUALITY_COORDINATES = {
 def _with_quality(path: Path, parts: Sequence[store.Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
     opened = [
-        xr.open_dataset(str(path), group=quality.group_of(part), **_OPTIONS)
+        xr.open_dataset(str(path), group=quality.group_of(part), **_options(path))
         if store.has_product(path, quality.group_of(part))
         else None
         for part in parts

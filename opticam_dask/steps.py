@@ -24,6 +24,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames import FrameError, Reader
 from opticam_dask.kernels import background, calibrate, detect, photometry, segments, sky
 from opticam_dask.kernels.masters import Masters
+from opticam_dask.locations import is_remote, location
 
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
@@ -303,16 +304,30 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
 def _require_directory(file: str) -> None:
     """Raise when the directory of a file is gone or empty, as when a disk is unmounted: no fault of the frame."""
     directory = os.path.dirname(file)
-    try:
-        with os.scandir(directory) as entries:
-            is_there, reason = next(entries, None) is not None, "is empty"
-    except OSError as error:
-        is_there, reason = False, error.strerror or str(error)
+    if is_remote(file):
+        is_there, reason = _is_reachable(directory)
+    else:
+        is_there, reason = _is_filled(directory)
     if not is_there:
         raise FrameLost(
             f"{directory}, which held {os.path.basename(file)}, cannot be read any more ({reason}). "
             "What was reduced is kept: bring it back and run the same command again to go on."
         )
+
+
+def _is_reachable(url: str) -> tuple[bool, str]:
+    try:
+        return location(url).exists(), "nothing is there"
+    except (OSError, ValueError) as error:
+        return False, getattr(error, "strerror", None) or str(error)
+
+
+def _is_filled(directory: str) -> tuple[bool, str]:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None, "is empty"
+    except OSError as error:
+        return False, error.strerror or str(error)
 
 
 def own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> Sky:

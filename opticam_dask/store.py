@@ -16,7 +16,8 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from opticam_dask import schema
+from opticam_dask import locations, schema
+from opticam_dask.locations import location
 
 STORE_NAME = "reduction.zarr"
 SCRATCH_NAME = "scratch"
@@ -43,6 +45,12 @@ _PLANNED = {
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
 _KINDS_OF_PART = ("frames", "sources", "background")
+
+#: Every chunk is written, so that one that is missing later is known to be lost.
+_every_chunk = functools.partial(zarr.config.set, {"array.write_empty_chunks": True})
+
+#: Arrays of a remote store that are read or written at a time.
+_AT_A_TIME = 16
 
 #: Groups of a key that are not nights.
 _KEY_PRODUCTS = ("reference", "catalog", "differential")
@@ -118,7 +126,7 @@ class Part:
 
 def store_path(out_directory: str | Path) -> Path:
     """Path of the Zarr store of an output directory."""
-    return Path(out_directory) / STORE_NAME
+    return location(out_directory) / STORE_NAME
 
 
 # ---------------------------------------------------------------- the whole store
@@ -135,7 +143,9 @@ def create_store(out_directory: str | Path, attributes: Mapping[str, Any]) -> Pa
     path = store_path(out_directory)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        zarr.create_group(path, zarr_format=3, attributes={**attributes, "schema_version": schema.SCHEMA_VERSION})
+        zarr.create_group(
+            _zarr_store(path), zarr_format=3, attributes={**attributes, "schema_version": schema.SCHEMA_VERSION}
+        )
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}. Choose another --out.") from error
     return path
@@ -177,10 +187,10 @@ def schema_version(path: str | Path) -> str:
 
 def read_attributes(path: str | Path, group: str = "") -> dict[str, Any]:
     """Attributes of a group; empty when there is no such group."""
-    file = Path(path) / group / "zarr.json"
-    if not file.is_file():
+    try:
+        return dict(_read_metadata(location(path) / group / "zarr.json").get("attributes", {}))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return dict(_read_metadata(file).get("attributes", {}))
 
 
 def _read_metadata(file: Path) -> dict[str, Any]:
@@ -212,8 +222,8 @@ def begin_changes(path: str | Path) -> None:
     drop_consolidated(path)
     # what a removal that was interrupted left behind
     for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
-        for doomed in Path(path).glob(pattern):
-            shutil.rmtree(doomed)
+        for doomed in location(path).glob(pattern):
+            _finish_removal(doomed)
 
 
 def require_present_version(path: str | Path) -> None:
@@ -227,16 +237,16 @@ def require_present_version(path: str | Path) -> None:
     if version != schema.SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version}, this version of opticam-dask writes {schema.SCHEMA_VERSION}. "
-            f"Run opticam-dask migrate {Path(path).parent} first: it keeps everything that was reduced."
+            f"Run opticam-dask migrate {location(path).parent} first: it keeps everything that was reduced."
         )
 
 
 def drop_consolidated(path: str | Path) -> None:
     """Remove the consolidated metadata of a store."""
-    file = Path(path) / "zarr.json"
+    file = location(path) / "zarr.json"
     document = _read_metadata(file)
     if document.pop("consolidated_metadata", None) is not None:
-        _replace_text(file, json.dumps(document, indent=2))
+        locations.write_text(file, json.dumps(document, indent=2))
 
 
 def finish_changes(path: str | Path) -> None:
@@ -244,8 +254,10 @@ def finish_changes(path: str | Path) -> None:
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
-        zarr.consolidate_metadata(zarr.storage.LocalStore(Path(path)))
-    scratch = Path(path).parent / SCRATCH_NAME
+        zarr.consolidate_metadata(_zarr_store(path))
+    if locations.is_remote(path):
+        return  # there are no folders
+    scratch = location(path).parent / SCRATCH_NAME
     for folder in sorted(scratch.rglob("*"), reverse=True) if scratch.is_dir() else []:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -256,7 +268,7 @@ def finish_changes(path: str | Path) -> None:
 def keys(path: str | Path) -> list[str]:
     """Camera keys of the store, in the order of their names."""
     found = []
-    for entry in sorted(Path(path).iterdir()):
+    for entry in sorted(location(path).iterdir()):
         is_group = entry.is_dir() and not entry.name.startswith(".")
         attributes = read_attributes(path, entry.name) if is_group else {}
         if "key" in attributes:
@@ -281,7 +293,7 @@ def parts(path: str | Path, key: str) -> list[Part]:
 
 def part_names(path: str | Path, key: str) -> list[str]:
     """Names of the groups of a key that are parts, whole or not."""
-    entries = sorted((Path(path) / group_name(key)).iterdir())
+    entries = sorted((location(path) / group_name(key)).iterdir())
     is_part = [e.is_dir() and e.name not in _KEY_PRODUCTS and not e.name.startswith(".") for e in entries]
     return [entry.name for entry, chosen in zip(entries, is_part, strict=True) if chosen]
 
@@ -362,12 +374,26 @@ def remove_group(path: str | Path, group: str) -> None:
         When something of it stays.
     """
     remove_partial_stacks(path, group)
-    directory = Path(path) / group
+    directory = location(path) / group
     if directory.exists():
         # what is half removed must not look whole: the name goes first
         doomed = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.removed")
-        directory.rename(doomed)
-        shutil.rmtree(doomed)
+        if locations.is_remote(path):
+            # nothing can be renamed: a mark says that it is being removed, until it is
+            locations.write_text(doomed, "")
+            (directory / "zarr.json").unlink(missing_ok=True)
+        else:
+            directory.rename(doomed)
+        _finish_removal(doomed)
+
+
+def _finish_removal(doomed: Path) -> None:
+    """Remove what was begun to be removed: a directory of that name or, where none can be renamed, what it marks."""
+    if locations.is_remote(str(doomed)):
+        locations.remove_tree(doomed.with_name(doomed.name[1:].rsplit(".", 2)[0]))
+        doomed.unlink(missing_ok=True)
+    else:
+        locations.remove_tree(doomed)
 
 
 def move_aside(path: str | Path) -> Path:
@@ -377,8 +403,18 @@ def move_aside(path: str | Path) -> Path:
     -------
     Path
         The new name, ``reduction.old-N.zarr``.
+
+    Raises
+    ------
+    StoreError
+        On an object store, where nothing can be renamed.
     """
-    path = Path(path)
+    path = location(path)
+    if locations.is_remote(path):
+        raise StoreError(
+            f"{path} cannot be kept under another name, because nothing can be renamed there. Choose another --out, "
+            "or remove it with the tools of the object store."
+        )
     numbers = itertools.count(1)
     target = next(name for n in numbers if not (name := path.with_name(f"{path.stem}.old-{n}.zarr")).exists())
     path.rename(target)
@@ -406,7 +442,7 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None, among: r
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
     with _clear_errors(path, f"{group}/flags"):
         chosen = range(part.n_blocks) if among is None else among
-        return _done_blocks(_array(_open_group(path, group), "flags"), part, chosen)
+        return _done_blocks(open_array(path, f"{group}/flags"), part, chosen)
 
 
 def _done_blocks(array: Any, part: Part, among: range) -> np.ndarray:
@@ -430,7 +466,7 @@ def forget_blocks(path: str | Path, part: Part, blocks: Iterable[int], label: st
 
 def chunk_file(path: str | Path, name: str, index: tuple[int, ...]) -> Path:
     """File of one chunk of an array."""
-    return Path(path) / name / open_array(path, name).metadata.encode_chunk_key(index)
+    return location(path) / name / open_array(path, name).metadata.encode_chunk_key(index)
 
 
 def remove_chunk(path: str | Path, name: str, index: tuple[int, ...]) -> None:
@@ -445,7 +481,7 @@ def write_again(path: str | Path, group: str, name: str, values: np.ndarray) -> 
 
 def write_chunk_again(path: str | Path, name: str, index: tuple[int, ...]) -> None:
     """Write one chunk as it reads, so that a chunk of fill values becomes a file."""
-    array = _array(_open_group(path, ""), name)
+    array = open_array(path, name)
     array.set_block_selection(index, array.get_block_selection(index))
 
 
@@ -461,7 +497,10 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
     # blocks are read by tasks, which run on stores of the present version only
     later = schema.added_after(schema_version(path), "frames") if block is None else ()
     names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
-    arrays = {name: _read_of_part(path, part, "frames", name, start, stop) for name in names}
+    values = _each(
+        locations.is_remote(path), lambda name: _read_of_part(path, part, "frames", name, start, stop), names
+    )
+    arrays = dict(zip(names, values, strict=True))
     data_root = read_attributes(path, part.group)["data_root"]
     arrays["file"] = np.array([os.path.join(data_root, name) for name in arrays["file"]], dtype=object)
     return arrays
@@ -480,12 +519,16 @@ _RESULTS = {
 def read_results(path: str | Path, part: Part, block: int) -> dict[str, np.ndarray]:
     """What the second pass needs of the first: flags, transforms, sky mesh and detected positions of a block."""
     start, stop = part.block_range(block)
-    return {
-        name: _read_of_part(path, part, group, name, start, stop)
+    wanted = [
+        (group, name)
         for group, names in _RESULTS.items()
         if group != "background" or part.mesh_shape is not None
         for name in names
-    }
+    ]
+    values = _each(
+        locations.is_remote(path), lambda one: _read_of_part(path, part, one[0], one[1], start, stop), wanted
+    )
+    return {name: found for (_, name), found in zip(wanted, values, strict=True)}
 
 
 def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -510,24 +553,36 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     start, stop = part.block_range(block)
     if read_attributes(path, part.group).get("uid", "") != part.uid:
         raise StoreError(f"{part.group} of {path} was made anew by another run while this one worked on it.")
-    last: list[tuple[Any, np.ndarray]] = []
+    first: list[tuple[str, str, np.ndarray]] = []
+    last: list[tuple[str, str, np.ndarray]] = []
     for group, variables in arrays.items():
         for name, values in variables.items():
             if len(values) != stop - start:
                 raise ValueError(f"{group}/{name} must cover {stop - start} frames of block {block}, got {len(values)}")
-            target = _array_of_part(str(path), part, group, name)
-            if name == "flags":
-                last.append((target, values))
-            else:
-                target[start:stop] = values
-    for target, values in last:
-        target[start:stop] = values
+            (last if name == "flags" else first).append((group, name, values))
+
+    def write(entry: tuple[str, str, np.ndarray]) -> None:
+        group, name, values = entry
+        _array_of_part(str(path), part, group, name)[start:stop] = values
+
+    _each(locations.is_remote(path), write, first)
+    for entry in last:
+        write(entry)
+
+
+def _each(is_remote: bool, function: Callable[[Any], Any], entries: Sequence[Any]) -> list[Any]:
+    """A function of each entry; of a remote store many at a time, where waiting for an answer is what takes time."""
+    if not is_remote:
+        return [function(entry) for entry in entries]
+    # the setting is one for all threads: it must not change while they work
+    with _every_chunk(), ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(function, entries))
 
 
 def read_array(path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
     with _clear_errors(path, f"{group}/{name}"):
-        return _values(_array(_open_group(path, group), name), start, stop)
+        return _values(open_array(path, f"{group}/{name}"), start, stop)
 
 
 def _read_of_part(path: str | Path, part: Part, group: str, name: str, start: int, stop: int) -> np.ndarray:
@@ -544,12 +599,12 @@ def _array_of_part(path: str, part: Part, group: str, name: str) -> Any:
     """
     if part.uid and group in _KINDS_OF_PART:
         return _open_array_of_part(path, part, group, name)
-    return _array(_open_group(path, part.group), f"{group}/{name}")
+    return open_array(path, f"{part.group}/{group}/{name}")
 
 
 @functools.lru_cache(maxsize=256)
 def _open_array_of_part(path: str, part: Part, group: str, name: str) -> Any:
-    return _array(_open_group(path, part.group), f"{group}/{name}")
+    return open_array(path, f"{part.group}/{group}/{name}")
 
 
 def _values(array: Any, start: int, stop: int | None) -> np.ndarray:
@@ -565,7 +620,7 @@ def _clear_errors(path: str | Path, name: str) -> Iterator[None]:
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise StoreError(
             f"{name} of {path} is damaged ({' '.join(str(error).split())[:100]}). "
-            f"opticam-dask verify {Path(path).parent} says what is to be done about it."
+            f"opticam-dask verify {location(path).parent} says what is to be done about it."
         ) from error
 
 
@@ -627,7 +682,7 @@ def add_photometry(
 
 def photometry_labels(path: str | Path, part: Part) -> list[str]:
     """Labels of the photometry that a part holds, finished or not."""
-    folder = Path(path) / part.group / "photometry"
+    folder = location(path) / part.group / "photometry"
     if not folder.is_dir():
         return []
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -687,7 +742,9 @@ def has_product(path: str | Path, group: str) -> bool:
 def read_product(path: str | Path, group: str) -> dict[str, np.ndarray]:
     """All arrays of a group written by :func:`write_product`, by name."""
     opened = _open_group(path, group)
-    return {name: read_array(path, group, name) for name in sorted(opened.array_keys())}
+    names = sorted(opened.array_keys())
+    values = _each(locations.is_remote(path), lambda name: read_array(path, group, name), names)
+    return dict(zip(names, values, strict=True))
 
 
 # ---------------------------------------------------------------- scratch: partial stacks
@@ -695,34 +752,36 @@ def read_product(path: str | Path, group: str) -> dict[str, np.ndarray]:
 
 def partial_stack_path(path: str | Path, group: str, name: str) -> Path:
     """Where a partial stack is kept, beside the store and never in it."""
-    return Path(path).parent / SCRATCH_NAME / group / f"{name}.npz"
+    return location(path).parent / SCRATCH_NAME / group / f"{name}.npz"
 
 
 def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> None:
     """Write a sum of frames (int64) and its coverage (uint32); a reader sees all of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with temporary.open("wb") as stream:
+    if not locations.is_remote(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, total=total, coverage=coverage)
-    os.replace(temporary, file)
 
 
 def remove_stray(file: Path) -> None:
     """Remove what an interrupted write or removal left behind."""
-    if file.is_dir():
-        shutil.rmtree(file)
+    if file.name.endswith(".removed"):
+        _finish_removal(file)
+    elif file.is_dir():
+        locations.remove_tree(file)
     else:
         file.unlink(missing_ok=True)
 
 
 def remove_partial_stacks(path: str | Path, group: str) -> None:
     """Remove the partial stacks of a part whose stack is whole."""
-    shutil.rmtree(Path(path).parent / SCRATCH_NAME / group, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        locations.remove_tree(location(path).parent / SCRATCH_NAME / group)
 
 
 def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Sum of frames (int64) and coverage (uint32) of a partial stack."""
-    with np.load(file) as arrays:
+    with locations.open_binary(file) as stream, np.load(stream) as arrays:
         return arrays["total"], arrays["coverage"]
 
 
@@ -731,7 +790,8 @@ def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def open_array(path: str | Path, name: str) -> Any:
     """One array of a store, as Zarr has it."""
-    return _array(_open_group(path, ""), name)
+    with _every_chunk():
+        return zarr.Array.open(zarr.storage.StorePath(_zarr_store(path), name))
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
@@ -775,13 +835,29 @@ def all_arrays(path: str | Path) -> list[tuple[str, Any]]:
 # ---------------------------------------------------------------- inside
 
 
+def _zarr_store(path: str | Path) -> Any:
+    """What Zarr opens: a directory, or whatever fsspec reaches by the URL."""
+    place = location(path)
+    if not locations.is_remote(place):
+        return zarr.storage.LocalStore(place)
+    return zarr.storage.FsspecStore.from_url(str(place), storage_options=locations.storage_options(place))
+
+
+def xarray_options(path: str | Path) -> dict[str, Any]:
+    """What xarray needs to open a store: nothing more for a directory, no cached listings for a URL."""
+    remote = {"storage_options": locations.storage_options(path)} if locations.is_remote(path) else {}
+    return {"engine": "zarr", **remote}
+
+
 def _open_group(path: str | Path, group: str) -> zarr.Group:
-    return zarr.open_group(Path(path), path=group, mode="r+", zarr_format=3, use_consolidated=False)
+    if group:
+        # only the root has consolidated metadata; this way it is one file that is read
+        return zarr.Group.open(zarr.storage.StorePath(_zarr_store(path), group))
+    return zarr.open_group(_zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
 
 
 def _array(group: zarr.Group, name: str) -> Any:
-    # every chunk is written, so that one that is missing later is known to be lost
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with _every_chunk():
         return cast(zarr.Array, group[name])
 
 
@@ -798,9 +874,8 @@ def _create_arrays(
     coordinates = schema.COORDINATES.get(kind)
     if coordinates:
         target.update_attributes({"coordinates": " ".join(coordinates)})
-    for entry in schema.GROUPS[kind]:
-        if names is not None and entry.name not in names:
-            continue
+
+    def create(entry: schema.Variable) -> None:
         shape = tuple(sizes[dim] for dim in entry.dims)
         per_chunk = frames_per_block
         if per_chunk and entry.name in _PLANNED.get(kind, ()):
@@ -818,8 +893,5 @@ def _create_arrays(
             overwrite=True,
         )
 
-
-def _replace_text(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    entries = [entry for entry in schema.GROUPS[kind] if names is None or entry.name in names]
+    _each(not isinstance(root.store, zarr.storage.LocalStore), create, entries)
