@@ -18,7 +18,7 @@ from astropy import units
 from astropy.time import Time
 from astropy.units import Quantity
 
-from opticam_dask import conversions, plotting
+from opticam_dask import conversions, locations, plotting
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels import correlation, folding, periodograms, spectra
@@ -85,6 +85,8 @@ class Analyzer:
         verbose: bool = True,
         exclude_flags: int = int(SourceFlag.OUTLIER),
     ) -> None:
+        if out_directory is not None:
+            locations.require_local(out_directory, "Analyzer")
         self.out_directory = None if out_directory is None else Path(out_directory)
         if light_curves is None:
             if self.out_directory is None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from opticam_dask import browsing, store
 from opticam_dask.browsing import CameraView, Ellipse, FramePicture
+from opticam_dask.locations import location
 from opticam_dask.text import printable
 
 try:
@@ -92,7 +93,7 @@ class Views:
     """Cameras of one reduction that are open, shared by all pages."""
 
     def __init__(self, out_directory: str | Path) -> None:
-        self.out_directory = Path(out_directory)
+        self.out_directory = location(out_directory)
         self.keys = browsing.open_cameras(out_directory)
         self._open: dict[tuple[str, str | None], CameraView] = {}
 

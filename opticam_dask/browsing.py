@@ -21,6 +21,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, QualityFlag, SourceFlag, fla
 from opticam_dask.frames import FrameError
 from opticam_dask.kernels import align, background
 from opticam_dask.local_backgrounds import DefaultLocalBackground
+from opticam_dask.locations import location
 from opticam_dask.photometers import AperturePhotometer
 from opticam_dask.second_pass import star_form
 from opticam_dask.steps import FrameLost, FrameProblem, FrameSteps, load_image
@@ -133,7 +134,7 @@ class CameraView:
     damage: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        self.out_directory = Path(self.out_directory)
+        self.out_directory = location(self.out_directory)
         self.path = store.require_store(self.out_directory)
         self.key = _known_key(self.path, self.out_directory, self.key)
         self.parts = store.parts(self.path, self.key)

@@ -121,7 +121,12 @@ def _settings(options: argparse.Namespace) -> ClusterSettings:
 def _connect(options: argparse.Namespace, out: str | Path, **more: Any) -> cluster.Connection:
     """The place where the blocks of a command run; it is opened when the first block does."""
     tell = Console(prefix="").tell
-    return cluster.connect(_settings(options), log_directory=Path(out).resolve() / "jobs", tell=tell, **more)
+    return cluster.connect(_settings(options), log_directory=_job_logs(out), tell=tell, **more)
+
+
+def _job_logs(out: str | Path) -> Path | None:
+    """Where the output of jobs goes; the usual place below this directory when the store is no directory."""
+    return None if locations.is_remote(out) else Path(out).resolve() / "jobs"
 
 
 def _submit_inside(options: argparse.Namespace) -> int:
@@ -131,7 +136,7 @@ def _submit_inside(options: argparse.Namespace) -> int:
         raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
     job_queues.JobQueue(settings)  # refuses now what the job would refuse
     command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
-    _, lines = job_queues.submit_inside(settings, command, Path(options.out).resolve() / "jobs")
+    _, lines = job_queues.submit_inside(settings, command, _job_logs(options.out))
     for line in lines:
         Console(prefix="").tell(line)
     Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")

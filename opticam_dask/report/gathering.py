@@ -12,6 +12,7 @@ import numpy as np
 from opticam_dask import quality, results, schema, status, store
 from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag, count_flags
 from opticam_dask.kernels import align
+from opticam_dask.locations import location
 from opticam_dask.report import measurements
 from opticam_dask.report.records import (
     BesideFile,
@@ -82,7 +83,7 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
         set_aside=listed,
         n_set_aside=n_listed,
         unfinished=status.unfinished(path),
-        files=_files_beside(Path(out_directory)),
+        files=_files_beside(location(out_directory)),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from opticam_dask.locations import location, replacing
 from opticam_dask.report.gathering import gather
 from opticam_dask.report.page import render
 
@@ -41,9 +41,8 @@ def write_report(out_directory: str | Path, *, n_sources: int = 20) -> Path:
     if n_sources < 0:
         raise ValueError(f"n_sources must be at least 0, got {n_sources}")
     text = render(gather(out_directory, n_sources))
-    file = Path(out_directory) / REPORT_NAME
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    # a text that is no Unicode, as the name of a file can be, must not spoil the page
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(temporary, file)
+    file = location(out_directory) / REPORT_NAME
+    with replacing(file) as temporary:
+        # a text that is no Unicode, as the name of a file can be, must not spoil the page
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     return file
