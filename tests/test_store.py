@@ -83,8 +83,8 @@ def test_add_part__layout_is_the_contract_and_plain_xarray_reads_it(reduction):
 
 def test_blocks__arrays_of_a_part_are_opened_once(reduction, monkeypatch):
     opened = []
-    array = store._array
-    monkeypatch.setattr(store, "_array", lambda group, name: opened.append(name) or array(group, name))
+    array = store.open_array
+    monkeypatch.setattr(store, "open_array", lambda path, name: opened.append(name) or array(path, name))
     part = _part()
     for block in range(part.n_blocks):
         store.read_manifest(reduction, part, block)
@@ -136,7 +136,7 @@ def test_done_blocks__is_read_from_the_flags(reduction):
 def test_write_block__flags_are_written_last(reduction, monkeypatch):
     part = _part()
     order = []
-    real = store._array
+    real = store._array_of_part
 
     class Recording:
         def __init__(self, array, name):
@@ -146,7 +146,7 @@ def test_write_block__flags_are_written_last(reduction, monkeypatch):
             order.append(self.name)
             self.array[where] = values
 
-    monkeypatch.setattr(store, "_array", lambda group, name: Recording(real(group, name), name))
+    monkeypatch.setattr(store, "_array_of_part", lambda *where: Recording(real(*where), "/".join(where[2:])))
     store.write_block(reduction, part, 0, _first_pass_arrays(part, 0))
     assert order[-1] == "frames/flags"
     assert order.count("frames/flags") == 1
