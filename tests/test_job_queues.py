@@ -257,6 +257,17 @@ def test_connect__opens_when_it_is_first_used_and_closes_in_the_end():
     assert client.status == "closed"
 
 
+def test_cluster__is_kept_until_ctrl_c_for_others_to_use():
+    command = [sys.executable, "-m", "opticam_dask.cli", "cluster", "--cluster", "local", "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if line.startswith("Scheduler:"))
+        with cluster.connect(line.split()[1]) as place:
+            place.client.wait_for_workers(1, timeout=120)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "Traceback" not in process.stderr.read()
+
+
 def test_systems__are_those_of_dask_jobqueue():
     import dask_jobqueue
 
