@@ -189,7 +189,7 @@ def test_cluster__dry_run_prints_the_job_script(capsys, tmp_path, monkeypatch, s
     assert f"{prefix} -y" in lines
     for line in (f"cd {tmp_path}", "export OMP_NUM_THREADS=1", "export MALLOC_ARENA_MAX=1"):
         assert line in lines
-    assert "--nthreads 1 --memory-limit 3584MiB --nworkers 2" in lines[-1]
+    assert "--nthreads 1 --memory-limit 3328MiB --nworkers 2" in lines[-1]
     # an hour and two margins of three minutes; LSF has no seconds, and two numbers are hours and minutes there
     assert lines[-1].endswith("--lifetime 3240s --lifetime-stagger 180s")
     assert not list(tmp_path.iterdir())
