@@ -40,7 +40,7 @@ from opticam_dask.cluster_settings import (
 logger = logging.getLogger(__name__)
 
 #: Memory of one worker where nobody said, and what of it is left to the nanny and to a rescue beside the worker.
-_MEMORY_PER_WORKER, _MEMORY_LEFT = "4GiB", 512 * 2**20
+_MEMORY_PER_WORKER, _MEMORY_LEFT = "4GiB", 768 * 2**20
 
 #: What dask-jobqueue calls the account, by system.
 _ACCOUNT = {"slurm": "account", "pbs": "account", "lsf": "project", "sge": "project", "oar": "project"}

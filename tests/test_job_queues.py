@@ -189,7 +189,7 @@ def test_cluster__dry_run_prints_the_job_script(capsys, tmp_path, monkeypatch, s
     assert f"{prefix} -y" in lines
     for line in (f"cd {tmp_path}", "export OMP_NUM_THREADS=1", "export MALLOC_ARENA_MAX=1"):
         assert line in lines
-    assert "--nthreads 1 --memory-limit 3584MiB --nworkers 2" in lines[-1]
+    assert "--nthreads 1 --memory-limit 3328MiB --nworkers 2" in lines[-1]
     # an hour and two margins of three minutes; LSF has no seconds, and two numbers are hours and minutes there
     assert lines[-1].endswith("--lifetime 3240s --lifetime-stagger 180s")
     assert not list(tmp_path.iterdir())
@@ -255,6 +255,17 @@ def test_connect__opens_when_it_is_first_used_and_closes_in_the_end():
     assert client.status == "running"
     place.close()
     assert client.status == "closed"
+
+
+def test_cluster__is_kept_until_ctrl_c_for_others_to_use():
+    command = [sys.executable, "-m", "opticam_dask.cli", "cluster", "--cluster", "local", "--workers", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if line.startswith("Scheduler:"))
+        with cluster.connect(line.split()[1]) as place:
+            place.client.wait_for_workers(1, timeout=120)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_systems__are_those_of_dask_jobqueue():

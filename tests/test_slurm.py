@@ -48,7 +48,7 @@ def without_cluster(data, tmp_path_factory):
 @contextlib.contextmanager
 def _slurm(told, *, options=None, allowed_failures=3, **given):
     """Two workers on SLURM, looked after each second."""
-    profile = {"cluster": "slurm", "memory": "1GiB", "options": options or {}}
+    profile = {"cluster": "slurm", "memory": "1536MiB", "options": options or {}}
     settings = {
         "opticam_dask.clusters": {"test": profile},
         "opticam_dask.look-every": 1,
@@ -97,7 +97,7 @@ def test_connect__workers_of_one_thread_in_jobs_of_their_own(tmp_path):
     assert sorted(block for block, *_ in found) == list(range(20))
     assert {cwd for _, _, cwd, _ in found} == {os.getcwd()}
     assert {facts for *_, facts in found} == {("1", "1", "1", str(2**28))}
-    assert limit == 512 * 2**20  # of one GiB: the rest is for the nanny, and for a rescue
+    assert limit == 768 * 2**20  # of twice as much: the rest is for the nanny, and for a rescue
     assert told[0] == "SLURM: 2 jobs of 1 worker submitted."
     assert told[1].startswith("Dashboard: http://")
     assert told[-1].startswith("2 of 2 workers there")
