@@ -122,7 +122,7 @@ def _start(kind, out, number, *options, cluster="none", **environment):
 
 
 def _end(process, status=0):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=550)[0]
     assert process.returncode == status, output
     return output
 
