@@ -122,7 +122,10 @@ def _start(kind, out, number, *options, cluster="none", **environment):
 
 
 def _end(process, status=0):
-    output = process.communicate(timeout=550)[0]
+    try:
+        output = process.communicate(timeout=550)[0]
+    finally:
+        process.kill()
     assert process.returncode == status, output
     return output
 
