@@ -393,7 +393,7 @@ def _write_sums(file: Path, found: Mapping[int, Rings | None]) -> None:
 def _read_sums(run: PlannedRun, part: PlannedPart) -> dict[int, Rings | None]:
     file = run.sums_file(part)
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as stream, np.load(stream) as arrays:
             columns = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         number = run.parts.index(part)

@@ -30,6 +30,7 @@ from opticam_dask import (
 )
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.profile import Rings
 
 FIELD = {
     "shape": (96, 112), "n_sources": 6, "filters": ("g", "r", "i"), "lags": (0.0, 0.0, 0.0), "flux_range": (4e4, 4e5),
@@ -122,7 +123,10 @@ def _start(kind, out, number, *options, cluster="none", **environment):
 
 
 def _end(process, status=0):
-    output = process.communicate(timeout=300)[0]
+    try:
+        output = process.communicate(timeout=550)[0]
+    finally:
+        process.kill()
     assert process.returncode == status, output
     return output
 
@@ -316,17 +320,25 @@ def test_damaged_plan_is_named(planned, capsys, damage):
     assert cli.main(["status", str(planned)]) == 2
 
 
-def test_damaged_sums_of_a_night_are_named(begun, capsys):
-    for number in (1, 2):
-        assert _here("work", begun, number) == 0
-        assert number == 2 or _here("finish", begun, 1) == 0
-    run = planned_run.read(begun)
-    file = run.sums_file(run.parts[3])
+def test_sums_over_the_stars_of_a_night_are_kept_exactly_and_damage_is_named(tmp_path):
+    part = planned_run.PlannedPart("1:g", "2024-01-01", "uid", n_blocks=3, n_frames=9)
+    run = planned_run.PlannedRun(tmp_path, "token", "now", (part,), {}, {}, 300.0, "local", 1, 5)
+    rng = np.random.default_rng(1)
+    found = {3: Rings(rng.random(4), rng.random(4), 2, 1 / 3), 7: None, 8: Rings(rng.random(4), rng.random(4), 1, 0.1)}
+    job_arrays._write_sums(run.sums_file(part), found)
+    again = job_arrays._read_sums(run, part)
+    assert list(again) == [3, 7, 8]
+    assert again[7] is None
+    for index in (3, 8):
+        assert again[index].signal.tobytes() == found[index].signal.tobytes()
+        assert again[index].weight.tobytes() == found[index].weight.tobytes()
+        assert (again[index].n_stars, again[index].pixel_area) == (found[index].n_stars, found[index].pixel_area)
+    job_arrays._write_sums(run.sums_file(part), {})
+    assert job_arrays._read_sums(run, part) == {}
+    file = run.sums_file(part)
     file.write_bytes(file.read_bytes()[:100])
-    assert _here("finish", begun, 2) == 1
-    error = capsys.readouterr().err
-    assert str(file) in error
-    assert "--pass 2 --blocks 3:4" in error
+    with pytest.raises(job_arrays.ReductionError, match=rf"{file}.*--pass 2 --blocks 0:1 again"):
+        job_arrays._read_sums(run, part)
 
 
 def test_no_plan(tmp_path, capsys):
@@ -440,7 +452,7 @@ def test_work__operations_on_files_of_a_block_are_few_and_no_file_is_written_twi
     per_block = (many[0] - few[0]) / 2
     print(f"pass {number}: {per_block:g} operations a block, {few[0] - per_block:g} a job")
     assert per_block < (150 if number == 1 else 250)
-    assert few[0] - per_block < 150
+    assert few[0] - per_block < 200
     # nothing that two blocks write is one file
     assert few[2] == many[2] == 1
     assert many[1] == 3 * few[1]
