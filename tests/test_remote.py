@@ -374,36 +374,47 @@ def test_damage__is_found_and_repaired_in_the_bucket(bucket, remote_data):
 # ---------------------------------------------------------------- whose it is
 
 
-def test_own__one_run_at_a_time(bucket, monkeypatch):
+@contextmanager
+def _as_another_process():
+    """What this process owns is not its own for a while."""
+    held = dict(ownership._held)
+    ownership._held.clear()
+    yield
+    ownership._held.clear()
+    ownership._held.update(held)
+
+
+def test_own__one_run_at_a_time(bucket):
     out = f"s3://{bucket}/owned"
-    with ownership.own(out) as owner:
-        monkeypatch.setattr(ownership, "_held", {})  # as another process
+    with ownership.own(out) as owner, _as_another_process():
         with pytest.raises(ownership.OwnedError, match="belongs to another run"), ownership.own(out):
             pass
         with ownership.own(out, break_lock=True), pytest.raises(ownership.OwnershipLost):
             owner.check()
-    assert locations.files_below(f"s3://{bucket}/data")
     assert not locations.location(out).exists()
 
 
 def test_own__a_sign_of_life_counts(bucket, monkeypatch):
     """A run on another machine is alive for as long as it beats, and dead five minutes later."""
     out = f"s3://{bucket}/beating"
+    age = {"owner.json": 400.0, ".owner.json.alive": 20.0}
+
+    def modified(place):
+        return -age[re.sub(r"\.[0-9a-f]{32}", "", place.name)] if "clock" not in place.name else 0.0
+
     monkeypatch.setattr(ownership, "_is_same_machine", lambda found: False)
     with ownership.own(out) as owner:
-        age = {"owner.json": 400.0, ".owner.json.alive": 20.0}
-
-        def modified(place):
-            return -age[re.sub(r"\.[0-9a-f]{32}", "", place.name)] if "clock" not in place.name else 0.0
-
-        monkeypatch.setattr(locations, "modified", modified)
         owner.beat()
-        monkeypatch.setattr(ownership, "_held", {})
-        with pytest.raises(ownership.OwnedError, match="20 s ago"), ownership.own(out):
-            pass
-        age[".owner.json.alive"] = 350.0
-        with ownership.own(out), pytest.raises(ownership.OwnershipLost):
-            owner.check()
+        [alive] = locations.location(out).glob(".*.alive")
+        assert owner.token in alive.name
+        monkeypatch.setattr(locations, "modified", modified)
+        with _as_another_process():
+            with pytest.raises(ownership.OwnedError, match="20 s ago"), ownership.own(out):
+                pass
+            age[".owner.json.alive"] = 350.0
+            with ownership.own(out), pytest.raises(ownership.OwnershipLost):
+                owner.check()
+    assert not locations.location(out).exists()
 
 
 def test_own__of_many_who_put_at_once_one_succeeds(bucket):
