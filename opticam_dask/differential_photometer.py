@@ -10,6 +10,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from opticam_dask import conversions, lightcurves, ownership, products, store
+from opticam_dask.analysis import Analyzer
 from opticam_dask.camera_matching import match_cameras
 from opticam_dask.console import PREFIX, Console
 
@@ -30,6 +31,10 @@ class DifferentialLightCurves(Mapping[str, xr.Dataset]):
 
     def __len__(self) -> int:
         return len(self.curves)
+
+    def to_analyzer(self, out_directory: str | Path | None = None, **options: Any) -> Analyzer:
+        """:class:`~opticam_dask.Analyzer` of these light curves; with an output directory its plots are saved there."""
+        return Analyzer(out_directory, light_curves=self.curves, **options)
 
     def to_timeseries(self) -> dict[str, Any]:
         """Astropy ``TimeSeries`` by camera key."""

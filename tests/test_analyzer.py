@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from simulated_pairs import red_noise_pair
 
 from opticam_dask import Analyzer, conversions
+from opticam_dask.differential_photometer import DifferentialLightCurves
 from opticam_dask.flags import SourceFlag
 from opticam_dask.plotting import Figure
 
@@ -142,6 +143,13 @@ def test_files__are_found_by_prefix_and_label(tmp_path):
         Analyzer(tmp_path / "nothing", **QUIET)
     with pytest.raises(ValueError, match="expected light_curves, or an out_directory"):
         Analyzer(**QUIET)
+
+
+def test_differential_light_curves__become_an_analyzer(tmp_path):
+    curves = DifferentialLightCurves(_sinusoids())
+    found = curves.to_analyzer(tmp_path, norm="none", prefix="star", phot_label="aperture", **QUIET)
+    assert found.keys == ["1:g", "2:r"]
+    assert (found.norm, found.out_directory) == ("none", tmp_path)
 
 
 def test_join__adds_cameras_and_nights():
