@@ -299,7 +299,7 @@ def test_plots__are_made_of_all_results(tmp_path):
         found.compute_lomb_scargle_periodograms(),
         found.compute_averaged_cross_spectra(10),
         found.compute_cross_correlations(),
-        found.compute_randomised_lags(3.0, n_realisations=4),
+        found.compute_randomised_lags(3.0, n_realisations=2),
         found.phase_fold_light_curves(7.4),
         found.phase_bin_light_curves(7.4),
         found.compute_phase_lags(7.4),
