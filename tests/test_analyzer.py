@@ -178,7 +178,6 @@ def test_rebin__keeps_cameras_simultaneous_and_errors_right():
 
 
 def test_export_to_stingray__is_in_seconds_with_gtis():
-    pytest.importorskip("stingray", reason="pip install 'opticam-dask[timing]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stingray warns of when it is imported is not ours
         found = Analyzer(light_curves=_pair(), **QUIET).export_light_curves_to_stingray()["1:g"]
