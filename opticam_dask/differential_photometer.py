@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import conversions, lightcurves, ownership, products, store
+from opticam_dask.analysis import Analyzer
 from opticam_dask.camera_matching import match_cameras
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
@@ -42,6 +43,10 @@ class DifferentialLightCurves(Mapping[str, xr.Dataset]):
     def _repr_html_(self) -> str:
         folds = [Fold(key, _curve_html(curve), is_open=True) for key, curve in self.curves.items()]
         return wrap("Differential light curves", "", folds)
+
+    def to_analyzer(self, out_directory: str | Path | None = None, **options: Any) -> Analyzer:
+        """:class:`~opticam_dask.Analyzer` of these light curves; with an output directory its plots are saved there."""
+        return Analyzer(out_directory, light_curves=self.curves, **options)
 
     def to_timeseries(self) -> dict[str, Any]:
         """Astropy ``TimeSeries`` by camera key."""

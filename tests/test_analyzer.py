@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from simulated_pairs import red_noise_pair
 
 from opticam_dask import Analyzer, conversions
+from opticam_dask.differential_photometer import DifferentialLightCurves
 from opticam_dask.flags import SourceFlag
 from opticam_dask.plotting import Figure
 
@@ -144,6 +145,13 @@ def test_files__are_found_by_prefix_and_label(tmp_path):
         Analyzer(**QUIET)
 
 
+def test_differential_light_curves__become_an_analyzer(tmp_path):
+    curves = DifferentialLightCurves(_sinusoids())
+    found = curves.to_analyzer(tmp_path, norm="none", prefix="star", phot_label="aperture", **QUIET)
+    assert found.keys == ["1:g", "2:r"]
+    assert (found.norm, found.out_directory) == ("none", tmp_path)
+
+
 def test_join__adds_cameras_and_nights():
     curves = _sinusoids()
     later = curves["1:g"].assign_coords(bmjd_tdb=curves["1:g"]["bmjd_tdb"] + 1, mjd_utc=curves["1:g"]["mjd_utc"] + 1)
@@ -170,7 +178,6 @@ def test_rebin__keeps_cameras_simultaneous_and_errors_right():
 
 
 def test_export_to_stingray__is_in_seconds_with_gtis():
-    pytest.importorskip("stingray", reason="pip install 'opticam-dask[timing]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stingray warns of when it is imported is not ours
         found = Analyzer(light_curves=_pair(), **QUIET).export_light_curves_to_stingray()["1:g"]
@@ -291,7 +298,7 @@ def test_plots__are_made_of_all_results(tmp_path):
         found.compute_lomb_scargle_periodograms(),
         found.compute_averaged_cross_spectra(10),
         found.compute_cross_correlations(),
-        found.compute_randomised_lags(3.0, n_realisations=4),
+        found.compute_randomised_lags(3.0, n_realisations=2),
         found.phase_fold_light_curves(7.4),
         found.phase_bin_light_curves(7.4),
         found.compute_phase_lags(7.4),

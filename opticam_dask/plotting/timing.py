@@ -198,7 +198,7 @@ def plot_cross_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear
     Figure
     """
     require_panels(spectra)
-    figure = new_figure(rows=4, columns=len(spectra), width=4.6, height=2.1)
+    figure = new_figure(rows=4, columns=len(spectra), width=4.6 if len(spectra) > 1 else 7.5, height=2.1)
     panels = figure.subplots(4, len(spectra), sharex="col", squeeze=False)
     for position, (column, (pair, found)) in enumerate(zip(panels.T, spectra.items(), strict=True)):
         colour, frequency = _pair_colour(position), found["frequency"].to_numpy()
@@ -218,7 +218,7 @@ def plot_cross_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear
         column[2].set_ylim(-np.pi, np.pi)
         for axes in column:
             axes.set_xscale("linear" if scale == "linear" else "log")
-            if scale != "linear":  # narrow columns have no room for labels between the decades
+            if scale != "linear" and len(spectra) > 1:  # narrow columns have no room for labels between the decades
                 axes.xaxis.set_minor_formatter(NullFormatter())
             grid(axes)
         column[-1].set_xlabel("Frequency [Hz]")
@@ -230,9 +230,7 @@ def plot_cross_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear
     )
     for axes, name in zip(panels[:, 0], names, strict=True):
         axes.set_ylabel(name)
-    figure.suptitle(
-        "Positive lag: the second lags the first. Lags that nothing is known of are left out.", fontsize="small"
-    )
+    figure.suptitle("Positive: the second lags the first. What nothing is known of is left out.", fontsize="small")
     return figure
 
 
