@@ -709,6 +709,7 @@ class Browser:
             server = BaseServer(IOLoop.current(), pages, http_server)
         except BaseException as error:  # noqa: BLE001 - it is raised where the browser was asked for
             self._error.append(error)
+            self._loop.close()
             self._started.set()
             return
         server.start()
