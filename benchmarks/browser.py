@@ -153,7 +153,7 @@ def look(out: Path) -> dict[str, float]:
         times["memory"] = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024.0
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=60)  # which closes the pipe
     return times
 
 

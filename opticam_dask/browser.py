@@ -114,8 +114,8 @@ class _ImageFigure:
     def __init__(self, name: str, title: str, side: int) -> None:
         ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
         self.figure = figure(
-            name=name, title=title, width=side, height=side, tools="pan,wheel_zoom,box_zoom,reset", **ranges,
-            active_scroll="wheel_zoom", toolbar_location="right",
+            name=name, title=title, frame_width=side, frame_height=side, **ranges,
+            tools="pan,wheel_zoom,box_zoom,reset", active_scroll="wheel_zoom", toolbar_location="right",
         )  # fmt: skip
         self.figure.grid.visible = False
         self.figure.toolbar.logo = None
@@ -191,8 +191,8 @@ class Page:
     # ---------------------------------------------------------------- what there is on the page
 
     def _make_figures(self) -> None:
-        self.catalogue = _ImageFigure("catalogue", "Catalogue: click a star for its light curve", 400)
-        self.frame = _ImageFigure("frame", "Frame", 400)
+        self.catalogue = _ImageFigure("catalogue", "Catalogue: click a star for its light curve", 360)
+        self.frame = _ImageFigure("frame", "Frame", 360)
         self.cutout = _ImageFigure("cutout", "Cut-out", 170)
         self.stars = ColumnDataSource({"x": [], "y": [], "source_id": [], "color": []})
         self.catalogue.figure.scatter(
@@ -710,6 +710,7 @@ class Browser:
             server = BaseServer(IOLoop.current(), pages, http_server)
         except BaseException as error:  # noqa: BLE001 - it is raised where the browser was asked for
             self._error.append(error)
+            self._loop.close()
             self._started.set()
             return
         server.start()

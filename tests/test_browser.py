@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import AperturePhotometer, Reducer, browsing, light_curves, simulate_observations, store
+from opticam_dask import AperturePhotometer, Reducer, browsing, cli, light_curves, simulate_observations, store
 from opticam_dask.browser import Browser, Page, Views
 from opticam_dask.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
 from opticam_dask.kernels import align
@@ -306,16 +306,19 @@ def test_command__says_where_it_is_and_ends_at_once_when_asked(out):
     assert "Traceback" not in errors
 
 
-def test_command__on_a_port_that_is_taken_says_so(out):
+def test_command__on_a_port_that_is_taken_says_so(out, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "opticam_dask.cli", "browse", str(out), "--port", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert f"port {port} cannot be used" in done.stderr
-    assert "Traceback" not in done.stderr
+        assert cli.main(["browse", str(out), "--port", str(port)]) == 1
+    assert f"port {port} cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--key", "2:r"], ["--label", "psf"]])
+def test_command__for_what_is_not_there_is_wrong_usage(out, capsys, options):
+    assert cli.main(["browse", str(out), *options]) == 2
+    assert "it has" in capsys.readouterr().err
 
 
 def test_command__without_bokeh_says_what_to_install(out):
