@@ -58,7 +58,7 @@ def test_planning__headers_of_many_files(benchmark_main):
     assert found["memory"] < 2000
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_planning__some_frames_of_a_large_plan_run(benchmark_main):
     benchmark_main("planning")
     row = importlib.import_module("planning")._row_of_run(6000, 256)
@@ -66,20 +66,20 @@ def test_planning__some_frames_of_a_large_plan_run(benchmark_main):
     assert float(row["workers, ms of CPU a frame"]) > 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_growth__every_frame_is_reduced(benchmark_main):
     (row,) = benchmark_main("growth")(["--frames", "60", "--no-record"])
     assert row["tasks"] == "2"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_workers__four_ways_take_turns(benchmark_main):
     arguments = ["--sides", "128", "--frames", "16", "32", "--rounds", "1", "--no-record"]
     (row,) = benchmark_main("workers")(arguments)
     assert "two processes, ms a frame" in row
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_throughput_model__measures_and_checks(benchmark_main):
     arguments = ["--sides", "128", "--frames", "16", "64", "--blocks", "100", "--workers", "1", "--no-record"]
     model, check = benchmark_main("throughput_model")(arguments)
