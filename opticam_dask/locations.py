@@ -300,7 +300,8 @@ def replacing(place: Path) -> Iterator[Path]:
             with _errors(place.url):
                 fs.put_file(str(temporary), path)
         return
-    temporary = place.with_name(f".{place.name}.{os.getpid()}{place.suffix}")
+    # processes of two machines may have the same number
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}{place.suffix}")
     try:
         yield temporary
         os.replace(temporary, place)
