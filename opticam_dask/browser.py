@@ -13,6 +13,7 @@ import html
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +51,6 @@ try:
     from bokeh.resources import Resources
     from bokeh.server.server import BaseServer
     from bokeh.server.tornado import BokehTornado
-    from bokeh.server.util import bind_sockets
     from tornado.httpserver import HTTPServer
     from tornado.ioloop import IOLoop
 except ImportError as error:
@@ -636,6 +636,20 @@ def _facts(picture: FramePicture, view: CameraView, source_id: int) -> str:
     return f'{warning}<table style="font-size:11px;line-height:1.15">{cells}</table>'
 
 
+def _bound_socket(port: int) -> socket.socket:
+    """Socket that listens on the loopback interface; 0 takes a free port."""
+    bound = socket.socket()
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((HOST, port))
+        bound.listen(128)
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
 class _Pages(BokehTornado):
     """Pages without the parts of Bokeh that are not used, which take longer to load than all the others."""
 
@@ -701,12 +715,13 @@ class Browser:
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         try:
-            sockets, self._port = bind_sockets(HOST, self._port)
+            bound = _bound_socket(self._port)
+            self._port = int(bound.getsockname()[1])
             origins = {f"{name}:{self._port}" for name in (HOST, "localhost")}
             application = Application(FunctionHandler(self._add_page))
             pages = _Pages({"/": application}, prefix=self._prefix, extra_websocket_origins=origins)
             http_server = HTTPServer(pages)
-            http_server.add_sockets(sockets)
+            http_server.add_sockets([bound])
             server = BaseServer(IOLoop.current(), pages, http_server)
         except BaseException as error:  # noqa: BLE001 - it is raised where the browser was asked for
             self._error.append(error)
