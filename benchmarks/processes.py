@@ -93,7 +93,7 @@ def cluster(n_workers: int) -> Iterator[Cluster]:
         }  # fmt: skip
         where = ("--host", "127.0.0.1", "--scheduler-file", str(file), "--no-dashboard")
         scheduler = opened.enter_context(
-            _program(("scheduler", *where, "--port", "0", "--idle-timeout", "1 hour"), environment, name)
+            _program(("scheduler", *where, "--port", "0", "--idle-timeout", "15 minutes"), environment, name)
         )
         workers = [
             opened.enter_context(

@@ -36,7 +36,7 @@ from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.steps import BlockSummary
 
 #: Numbers of frames for the slopes, by side: whole blocks.
-FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (16, 64)}
+FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (32, 128)}
 #: Workers whose window the short blocks go through, and the number that the issue is decided at.
 MANY = 200
 PASSES = ("first pass", "second pass")
@@ -77,7 +77,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     out.mkdir()
     executor = cluster.OnCluster(running.client)
     # the stack and the star profile take a limited number of frames of a night: few here, so that they leave the slope
-    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=8))
+    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=2))
     photometers = {"aperture": AperturePhotometer()}
     spent = {}
 
