@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-_FILTER_COLOURS = {"u": "tab:purple", "g": "tab:green", "r": "tab:orange", "i": "tab:olive", "z": "tab:brown"}
+#: Told apart with any kind of colour vision (Okabe & Ito 2008; Tol 2021), and in grey by their lightness.
+_FILTER_COLOURS = {"u": "#56B4E9", "g": "#009E73", "r": "#D55E00", "i": "#882255", "z": "#332288"}
 _OTHER_COLOURS = ("tab:blue", "tab:red", "tab:cyan", "tab:pink", "tab:gray")
 
 #: No date in a file: the same data give the same bytes.
