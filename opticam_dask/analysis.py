@@ -25,7 +25,16 @@ from opticam_dask.kernels import correlation, folding, periodograms, spectra
 from opticam_dask.kernels.lightcurve import fit_sinusoid
 from opticam_dask.kernels.timing import good_time_intervals
 from opticam_dask.plotting import Figure
-from opticam_dask.timing_inputs import FluxNorm, TimingCurve, find_files, gather, joined, normalised, referred_to
+from opticam_dask.timing_inputs import (
+    FluxNorm,
+    TimingCurve,
+    find_files,
+    gather,
+    joined,
+    normalised,
+    referred_to,
+    require_one_scale,
+)
 from opticam_dask.timing_results import (
     TimingResults,
     correlation_dataset,
@@ -132,7 +141,14 @@ class Analyzer:
         return self.light_curves[key]
 
     def join(self, other: Analyzer) -> Analyzer:
-        """Analyzer with the light curves of both; those of the same camera are put together and normalised anew."""
+        """Analyzer with the light curves of both; those of the same camera are put together and normalised anew.
+
+        Raises
+        ------
+        ValueError
+            When their time scales differ.
+        """
+        require_one_scale([*self._curves.items(), *other._curves.items()])
         reference = min(self.reference_mjd, other.reference_mjd)
         curves = {key: referred_to(curve, reference) for key, curve in self._curves.items()}
         for key, curve in other._curves.items():
@@ -144,6 +160,9 @@ class Analyzer:
         self, dt: Seconds, method: folding.Method = "mean", *, least_coverage: float = 0.5
     ) -> Analyzer:
         """Bin all light curves in time, on the same grid, in place.
+
+        Times are those of the points in the mean (:func:`kernels.folding.time_bins`), so that cameras that expose a
+        part of a frame apart stay so.
 
         Parameters
         ----------
@@ -162,13 +181,15 @@ class Analyzer:
         Raises
         ------
         ValueError
-            When the bins are narrower than the sampling.
+            When the bins are narrower than the sampling; no light curve is changed then.
         """
         step = _seconds(dt, "dt")
         start = min(float(c.time[0]) - 0.5 * spectra.sampling_step(c.time) for c in self._curves.values())
+        binned = {}
         for key, curve in self._curves.items():
             bins = folding.time_bins(*curve.columns, step, method, start=start, least_coverage=least_coverage)
-            self._curves[key] = replace(curve, time=bins.time, flux=bins.flux, flux_err=bins.flux_err)
+            binned[key] = replace(curve, time=bins.time, flux=bins.flux, flux_err=bins.flux_err)
+        self._curves = binned
         return self
 
     def plot_light_curves(self, show_gtis: bool = False) -> Figure:
@@ -279,7 +300,7 @@ class Analyzer:
         norm : {"frac", "abs", "standard"}
         scale : {"linear", "log", "loglog"}
         frequency : Quantity or array, optional
-            In hertz. By default from one cycle in the whole series to half of the inverse of the median step.
+            In hertz. By default from one cycle in the whole series to half of the inverse of the usual step.
         false_alarm_probabilities : sequence of float
         method : {"baluev", "davies", "naive", "bootstrap"}
         n_bootstraps, seed : int
@@ -288,8 +309,10 @@ class Analyzer:
         Returns
         -------
         TimingResults
-            By camera key: power against frequency, false_alarm_level; attributes peak_frequency, peak_frequency_err
-            (Montgomery & O'Donoghue 1999), peak_false_alarm_probability, amplitude, phase and their errors.
+            By camera key: power against frequency, false_alarm_level; attributes peak_frequency,
+            peak_false_alarm_probability, amplitude (relative to the mean), peak_frequency_err (Montgomery & O'Donoghue
+            1999) and amplitude_err. Both errors are multiplied by the square root of the reduced chi-squared of the
+            fit, where that is above 1. For phases see :meth:`compute_phase_lags`.
         """
         found = {}
         for key, curve in self._curves.items():
@@ -432,7 +455,7 @@ class Analyzer:
             chi2 = fit.chi2 / fit.degrees_of_freedom if fit.degrees_of_freedom > 0 else np.nan
             found[pair] = scalars(lag=(fit.lag, "s"), lag_err=(fit.lag_err, "s"), reduced_chi2=(chi2, "1"))
             self._console.tell(f"{pair}: lag {fit.lag:.4g} +- {fit.lag_err:.2g} s")
-        return TimingResults(found, plotting.plot_lags)
+        return self._finish(found, "time_lags", plotting.plot_lags)
 
     def compute_phase_lags(self, period: Seconds | None = None, *, scale_errors: bool = True) -> TimingResults:
         """Lags of a periodic signal, from sinusoids of one frequency fitted to each camera; gaps do not matter.
@@ -449,12 +472,17 @@ class Analyzer:
         -------
         TimingResults
             By pair: phase_lag in radians (-pi to pi) and lag in seconds with errors, frequency. Positive when the
-            second lags the first. Lags that differ by whole periods cannot be told from each other.
+            second lags the first. Lags that differ by whole periods cannot be told from each other. Where the frequency
+            was fitted, errors hold that of the frequency too, times the time between the (weighted) mean times of the
+            cameras; they are never above pi / sqrt(3), that of a phase of which nothing is known.
         """
+        frequency_err = 0.0
         if period is None:
             curves = {key: curve.columns for key, curve in self._curves.items()}
             grid = periodograms.frequency_grid([curve.time for curve in self._curves.values()])
-            frequency, _ = self._common_frequency(periodograms.multiband_lomb_scargle(curves, grid).peak_frequency)
+            frequency, frequency_err = self._common_frequency(
+                periodograms.multiband_lomb_scargle(curves, grid).peak_frequency
+            )
         else:
             frequency = 1.0 / _positive(_seconds(period, "period"), "period")
         found = {}
@@ -464,14 +492,19 @@ class Analyzer:
             fits = [fit_sinusoid(c.time - middle, c.flux, c.flux_err, frequency) for c in (first, second)]
             phase = float(np.angle(np.exp(1j * (fits[0].phase - fits[1].phase))))
             scales = [np.sqrt(max(fit.chi2 / (fit.n_points - 3), 1.0)) if scale_errors else 1.0 for fit in fits]
-            error = float(np.hypot(fits[0].phase_err * scales[0], fits[1].phase_err * scales[1]))
             angular = 2.0 * np.pi * frequency
+            apart = abs(_mean_time(first) - _mean_time(second))
+            by_frequency = 2.0 * np.pi * apart * frequency_err if apart > 0 else 0.0
+            error = np.sqrt(
+                (fits[0].phase_err * scales[0]) ** 2 + (fits[1].phase_err * scales[1]) ** 2 + by_frequency**2
+            )
+            error = min(float(error), spectra.UNKNOWN_PHASE_ERR)
             found[pair] = scalars(
                 phase_lag=(phase, "rad"), phase_lag_err=(error, "rad"), lag=(phase / angular, "s"),
                 lag_err=(error / angular, "s"), frequency=(frequency, "Hz"),
             )  # fmt: skip
             self._console.tell(f"{pair}: lag {phase / angular:.4g} +- {error / angular:.2g} s at {frequency:.6g} Hz")
-        return TimingResults(found, plotting.plot_lags)
+        return self._finish(found, "phase_lags", plotting.plot_lags)
 
     def compute_cross_correlations(
         self,
@@ -519,7 +552,7 @@ class Analyzer:
             noise = float(np.mean(first.flux_err**2)), float(np.mean(second.flux_err**2))
             result = correlation.cross_correlation(grid1, grid2, step, mode, norm, noise)
             # lags at the ends of a full range rest on few pairs, and win by chance
-            trusted = result.n_pairs >= 0.1 * result.n_pairs.max()
+            trusted = result.n_pairs >= correlation.LEAST_SHARE * result.n_pairs.max()
             whole = correlation_dataset(result, offset, trusted & (np.abs(result.lag + offset) <= limit))
             found[pair] = whole.isel(lag=np.abs(whole["lag"].to_numpy()) <= limit)
         return self._finish(found, "cross_correlations", plotting.plot_correlations)
@@ -537,7 +570,7 @@ class Analyzer:
         Parameters
         ----------
         max_lag : Quantity or float, optional
-            By default half of the time that both cover together.
+            By default half of the time from the first to the last point of either.
         least_pairs : int
             Pairs of points in a bin.
         n_realisations, seed : int
@@ -738,9 +771,16 @@ def _hertz(value: Any) -> np.ndarray:
     return np.asarray(value.to_value(units.Hz) if isinstance(value, Quantity) else value, float)
 
 
+def _mean_time(curve: TimingCurve) -> float:
+    """Mean time, weighted by the errors: an error of the frequency does not change the phase there."""
+    return float(np.average(curve.time, weights=curve.flux_err**-2.0))
+
+
 def _to_same_step(first: TimingCurve, second: TimingCurve) -> tuple[TimingCurve, TimingCurve]:
-    step = max(spectra.sampling_step(first.time), spectra.sampling_step(second.time))
-    start = min(first.time[0], second.time[0]) - 0.5 * step
+    # about the points of the slower one: where these lay near edges of bins, some bins would have two and others none
+    slower = max(first, second, key=lambda curve: spectra.sampling_step(curve.time))
+    step = spectra.sampling_step(slower.time)
+    start = slower.time[0] - 0.5 * step
     binned = []
     for curve in (first, second):
         bins = folding.time_bins(*curve.columns, step, start=start)

@@ -34,7 +34,7 @@ def to_timeseries(curve: xr.Dataset) -> TimeSeries:
     -------
     astropy.timeseries.TimeSeries
         Columns relative_flux, relative_flux_err and flags; every frame with a time has a row. Times are barycentric
-        (TDB) where those of all such frames are known, else UTC at the observatory.
+        (TDB) when those of any frame are known, and frames without one are left out; else UTC at the observatory.
     """
     time, known = _times(curve)
     columns = {name: curve[name].to_numpy()[known] for name in ("relative_flux", "relative_flux_err", "flags")}
@@ -133,7 +133,9 @@ def to_plain(curve: Any) -> PlainCurve:
     curve : xarray.Dataset, pandas.DataFrame, astropy TimeSeries, lightkurve LightCurve, stingray Lightcurve, or path
         A Dataset is one of :func:`~opticam_dask.relative_light_curve`; a DataFrame or CSV file has columns ``BMJD``
         (TDB) or ``MJD`` (UTC), ``rel_flux``, ``rel_flux_err`` and perhaps ``flags``; a series has ``relative_flux``,
-        ``rel_flux`` or ``flux`` and the same with ``_err``; times of stingray are seconds since its ``mjdref``.
+        ``rel_flux`` or ``flux``, the same with ``_err``, and perhaps ``flags``, and masked values are NaN; ``quality``
+        are flags in what :func:`to_lightkurve` made alone, as the bits of other telescopes mean other things; times of
+        stingray are seconds since its ``mjdref``.
 
     Returns
     -------
@@ -189,16 +191,33 @@ def _from_series(series: TimeSeries) -> PlainCurve:
     flux = flux or next((name for name in series.colnames if name.endswith("_rel_flux")), None)
     if flux is None or f"{flux}_err" not in series.colnames:
         raise ValueError(f"expected columns relative_flux and relative_flux_err, found {', '.join(series.colnames)}")
-    values, errors = (np.asarray(getattr(series[name], "value", series[name]), float) for name in (flux, f"{flux}_err"))
-    return PlainCurve(series.time.mjd, values, errors, series.time.scale)
+    mjd, values, errors = (_unmasked(column) for column in (series.time.mjd, series[flux], series[f"{flux}_err"]))
+    return PlainCurve(mjd, values, errors, series.time.scale, _flags_of(series))
+
+
+def _unmasked(column: Any) -> np.ndarray:
+    """Numbers of a column of any kind, without unit, NaN where it is masked."""
+    column = getattr(column, "value", column)
+    values = np.array(getattr(column, "unmasked", column), float)
+    return np.where(getattr(column, "mask", False), np.nan, values)
+
+
+def _flags_of(series: TimeSeries) -> np.ndarray | None:
+    """Flags of a series that has some of ours, 0 where they are masked."""
+    is_ours = {"target", "comparisons"} <= {str(name).lower() for name in series.meta}
+    name = "flags" if "flags" in series.colnames else "quality" if is_ours and "quality" in series.colnames else None
+    if name is None:
+        return None
+    return np.nan_to_num(_unmasked(series[name]), nan=0.0).astype(np.uint32)
 
 
 def _times(curve: xr.Dataset) -> tuple[Time, np.ndarray]:
-    """Times of the frames that have one, and which these are."""
+    """Times of the frames that have one, and which these are: barycentric ones where there are any, never both."""
     barycentric, utc = curve["bmjd_tdb"].to_numpy(), curve["mjd_utc"].to_numpy()
-    known = np.isfinite(utc)
-    if np.isfinite(barycentric[known]).all() and known.any():
+    known = np.isfinite(barycentric)
+    if known.any():
         return Time(barycentric[known], format="mjd", scale="tdb"), known
+    known = np.isfinite(utc)
     return Time(utc[known], format="mjd", scale="utc"), known
 
 

@@ -87,7 +87,8 @@ class FieldModel:
     frequency : float
         Hz.
     lags : sequence of float
-        Phase of the sinusoid in each filter, in radians; one for each filter when a source is variable.
+        Phase of the sinusoid in each filter, in radians, positive is ahead: the opposite of the lags of ``Analyzer``,
+        which are positive where a camera is behind. One for each filter when a source is variable.
     exposure_time, cadence : float
         Seconds.
     start : str

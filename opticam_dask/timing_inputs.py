@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -133,7 +133,7 @@ def joined(first: TimingCurve, second: TimingCurve, norm: FluxNorm, name: str) -
     flux = np.concatenate([first.flux * first.divisor, second.flux * second.divisor])
     error = np.concatenate([first.flux_err * abs(first.divisor), second.flux_err * abs(second.divisor)])
     time, kept = np.unique(time, return_index=True)
-    whole = TimingCurve(time, flux[kept], error[kept], first.reference_mjd, first.scale)
+    whole = TimingCurve(time, flux[kept], error[kept], first.reference_mjd, first.scale or second.scale)
     return normalised(whole, norm, name)
 
 
@@ -146,7 +146,7 @@ def gather(
     ----------
     light_curves : mapping, Dataset, TimeSeries, DataFrame
         By camera key; or one Dataset, whose attribute says its key; or one series or table with columns
-        ``<key>_rel_flux`` and ``<key>_rel_flux_err``.
+        ``<key>_rel_flux`` and ``<key>_rel_flux_err``, and perhaps ``<key>_flags``, or ``flags`` of all.
     exclude_flags : int
     tell : callable, optional
 
@@ -162,12 +162,23 @@ def gather(
     curves = {str(key): timing_curve(curve, exclude_flags, str(key), tell) for key, curve in light_curves.items()}
     if not curves:
         raise ValueError("expected at least one light curve, got none")
-    scales = {key: curve.scale for key, curve in curves.items() if curve.scale}
-    if len(set(scales.values())) > 1:
-        told = ", ".join(f"{key}: {scale.upper()}" for key, scale in scales.items())
-        raise ValueError(f"the light curves have times of different scales ({told}): their lags would mean nothing")
+    require_one_scale(curves.items())
     reference = min(curve.reference_mjd for curve in curves.values())
     return {key: referred_to(curves[key], reference) for key in sorted(curves)}
+
+
+def require_one_scale(curves: Iterable[tuple[str, TimingCurve]]) -> None:
+    """Refuse light curves, by camera key, whose times are of different scales; those of an unknown one go with any.
+
+    Raises
+    ------
+    ValueError
+        When their time scales differ.
+    """
+    scales = [(key, curve.scale) for key, curve in curves if curve.scale]
+    if len({scale for _, scale in scales}) > 1:
+        told = ", ".join(f"{key}: {scale.upper()}" for key, scale in scales)
+        raise ValueError(f"the light curves have times of different scales ({told}): their lags would mean nothing")
 
 
 def _columns_of_keys(series: Any) -> dict[str, Any]:
@@ -176,20 +187,17 @@ def _columns_of_keys(series: Any) -> dict[str, Any]:
     fluxes = [name for name in names if str(name).endswith("_rel_flux")]
     if not fluxes:
         return {"light curve": series}
-    if isinstance(series, TimeSeries):
-        return {
-            name.removesuffix("_rel_flux"): TimeSeries(
-                time=series.time, data={"rel_flux": series[name], "rel_flux_err": series[f"{name}_err"]}
-            )
-            for name in fluxes
-        }
     time = [name for name in names if name in ("BMJD", "MJD")]
-    return {
-        str(name).removesuffix("_rel_flux"): series[[*time, name, f"{name}_err"]].rename(
-            columns={name: "rel_flux", f"{name}_err": "rel_flux_err"}
-        )
-        for name in fluxes
-    }
+    found = {}
+    for name in fluxes:
+        key = str(name).removesuffix("_rel_flux")
+        flags = next((flag for flag in (f"{key}_flags", "flags") if flag in names), None)
+        columns = {name: "rel_flux", f"{name}_err": "rel_flux_err"} | ({flags: "flags"} if flags else {})
+        if isinstance(series, TimeSeries):
+            found[key] = TimeSeries(time=series.time, data={new: series[old] for old, new in columns.items()})
+        else:
+            found[key] = series[[*time, *columns]].rename(columns=columns)
+    return found
 
 
 def find_files(out_directory: Path, prefix: str | None, label: str | None) -> tuple[dict[str, Path], str, str]:

@@ -46,7 +46,11 @@ class TimingResults(Mapping[str, xr.Dataset]):
         return self.draw(self.datasets)
 
     def to_table(self) -> QTable:
-        """One table of everything, with units; the first column says which result a row belongs to."""
+        """One table of the columns along frequency, lag, time, phase or realisation, with units.
+
+        The first column says which result a row belongs to. False-alarm levels and summary numbers (attributes such as
+        ``peak_frequency``) are in the Datasets.
+        """
         return vstack([_table_of(key, dataset) for key, dataset in self.datasets.items()], metadata_conflicts="silent")
 
 

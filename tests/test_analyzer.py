@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 import xarray as xr
 from astropy import units as u
-from astropy.table import QTable
+from astropy.table import MaskedColumn, QTable
 from astropy.time import Time
 from astropy.timeseries import TimeSeries
+from astropy.utils.masked import Masked
 from nbclient import NotebookClient
 from simulated_pairs import red_noise_pair
 
 from opticam_dask import Analyzer, conversions
 from opticam_dask.differential_photometer import DifferentialLightCurves
 from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves import write_relative_light_curve
 from opticam_dask.plotting import Figure
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "timing_methods.ipynb"
@@ -177,6 +179,91 @@ def test_rebin__keeps_cameras_simultaneous_and_errors_right():
         found.rebin_light_curves(5 * u.m)
 
 
+def test_rebin__makes_no_lag_of_cameras_that_expose_apart():
+    period, curves = 7.4, {}
+    for number, (key, late) in enumerate({"1:g": 0.0, "2:r": 0.4}.items()):
+        time = np.arange(1000.0) + late
+        flux = 1 + 0.03 * np.sin(2 * np.pi * time / period) + np.random.default_rng(number).normal(0, 0.01, 1000)
+        curves[key] = _curve(time, flux, np.full(1000, 0.01), key)
+    found = Analyzer(light_curves=curves, **QUIET).rebin_light_curves(2.0)
+    first, second = found.light_curves.values()
+    np.testing.assert_allclose(second["time"][5:10] - first["time"][5:10], 0.4, atol=1e-5)
+    lag = found.compute_phase_lags(period)["1:g x 2:r"]
+    assert float(lag["lag"]) == pytest.approx(0.0, abs=3 * float(lag["lag_err"]))
+    assert float(lag["lag_err"]) < 0.05  # without their delay it is -0.4 s
+    pair = dict(zip(("1:g", "2:r"), red_noise_pair(2, n=4000, lag=0.0, late=0.4, errors=(0.01, 0.01)), strict=True))
+    apart = Analyzer(light_curves={key: _curve(*curve, key) for key, curve in pair.items()}, **QUIET)
+    fit = apart.rebin_light_curves(2.0).compute_time_lags(128, (0, 0.1))["1:g x 2:r"]
+    assert float(fit["lag"]) == pytest.approx(0.0, abs=4 * float(fit["lag_err"]))
+    assert float(fit["lag_err"]) < 0.05
+
+
+def test_cross_correlations__of_cameras_that_expose_apart_and_at_another_rate_have_their_lag():
+    time = np.arange(0.0, 2000.0)
+    slow = np.arange(0.9, 2000.0, 2.0)  # half-way between the bins that begin with the first camera
+    curves = {
+        key: _curve(times, 1 + 0.1 * np.sin(2 * np.pi * (times - late) / 40.0), np.full(len(times), 0.01), key)
+        for key, times, late in (("1:g", time, 0.0), ("2:r", slow, 6.0))
+    }
+    found = Analyzer(light_curves=curves, **QUIET).compute_cross_correlations(max_lag=20)["1:g x 2:r"]
+    near = found.sel(lag=slice(2.5, 9.5))
+    fit = np.polynomial.Polynomial.fit(near["lag"], near["correlation"], 2).convert().coef
+    assert -fit[1] / (2 * fit[2]) == pytest.approx(6.0, abs=0.15)
+
+
+def test_rebin__that_is_refused_changes_nothing():
+    fine, slow = np.arange(100.0), np.arange(0.0, 100.0, 4.0)
+    curves = {"1:g": _curve(fine, 1 + fine, fine + 1), "2:r": _curve(slow, 1 + slow, slow + 1, "2:r")}
+    found = Analyzer(light_curves=curves, **QUIET)
+    with pytest.raises(ValueError, match="at least the time between frames, 4 s, got"):
+        found.rebin_light_curves(2.0)
+    assert found.get_lc("1:g").sizes["time"] == 100
+
+
+def test_join__of_other_time_scales_is_refused():
+    curves = _sinusoids()
+    utc = curves["2:r"].assign_coords(bmjd_tdb=curves["2:r"]["bmjd_tdb"] * np.nan)
+    barycentric = Analyzer(light_curves=curves["1:g"], **QUIET)
+    with pytest.raises(ValueError, match=r"1:g: TDB, 2:r: UTC.*their lags would mean nothing"):
+        barycentric.join(Analyzer(light_curves=utc, **QUIET))
+    with pytest.raises(ValueError, match="1:g: TDB, 1:g: UTC"):
+        barycentric.join(Analyzer(light_curves=utc.assign_attrs(key="1:g"), **QUIET))
+
+
+def test_series__masked_and_flagged_points_are_left_out_as_of_other_kinds():
+    time, flags = MJD + np.arange(20.0) / 86400, np.zeros(20, np.uint32)
+    flags[7] = np.uint32(SourceFlag.OUTLIER)
+    hidden = np.arange(20) < 5
+    flux = np.where(hidden, 1e20, 1.0)
+    masked = [MaskedColumn(flux, mask=hidden), Masked(u.Quantity(flux), mask=hidden)]
+    for column in masked:
+        series = TimeSeries(time=Time(time, format="mjd", scale="tdb"), data={"flux_err": np.full(20, 0.1)})
+        series["flux"] = column
+        assert Analyzer(light_curves={"1:g": series}, **QUIET).get_lc("1:g").sizes["time"] == 15
+        series["flags"] = flags
+        assert Analyzer(light_curves={"1:g": series}, **QUIET).get_lc("1:g").sizes["time"] == 14
+        series.rename_column("flags", "quality")  # lightkurve's, whose bits are of any telescope
+        assert Analyzer(light_curves={"1:g": series}, **QUIET).get_lc("1:g").sizes["time"] == 15
+        series.meta.update(target=2, comparisons=[1])
+        assert Analyzer(light_curves={"1:g": series}, **QUIET).get_lc("1:g").sizes["time"] == 14
+    curve = _curve(np.arange(20.0), np.ones(20), np.full(20, 0.1), flags=flags)
+    assert Analyzer(light_curves={"1:g": conversions.to_timeseries(curve)}, **QUIET).get_lc("1:g").sizes["time"] == 19
+    table = pd.DataFrame({"BMJD": time, "1:g_rel_flux": 1.0, "1:g_rel_flux_err": 0.1, "1:g_flags": flags})
+    assert Analyzer(light_curves=table, **QUIET).get_lc("1:g").sizes["time"] == 19
+
+
+def test_times__are_barycentric_where_one_frame_is_not(tmp_path):
+    curve = _sinusoids()["1:g"]
+    barycentric = curve["bmjd_tdb"].to_numpy().copy()
+    barycentric[3] = np.nan
+    curve = curve.assign_coords(bmjd_tdb=("frame", barycentric))
+    found = DifferentialLightCurves({"1:g": curve}).to_analyzer(**QUIET).get_lc("1:g")
+    of_file = Analyzer(light_curves={"1:g": write_relative_light_curve(curve, tmp_path)}, **QUIET).get_lc("1:g")
+    assert found.attrs["time_scale"] == of_file.attrs["time_scale"] == "tdb"
+    assert found.sizes["time"] == curve.sizes["frame"] - 1
+    np.testing.assert_allclose(found["time"], of_file["time"], atol=2e-6)
+
+
 def test_export_to_stingray__is_in_seconds_with_gtis():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stingray warns of when it is imported is not ours
@@ -266,6 +353,29 @@ def test_phase_lags__of_a_periodic_signal_with_gaps():
     assert len(table) == 1
 
 
+def test_phase_lags__of_cameras_at_different_times_have_the_error_of_the_frequency(capsys):
+    pulls = []
+    for seed in range(60):
+        rng, curves = np.random.default_rng(seed), {}
+        for key, begin in (("1:g", 0.0), ("2:r", 150.0)):
+            time = begin + np.arange(200.0)
+            flux = 1 + 0.03 * np.sin(2 * np.pi * time / 7.4) + rng.normal(0, 0.03, 200)
+            curves[key] = _curve(time, flux, np.full(200, 0.03), key)
+        lag = Analyzer(light_curves=curves, **QUIET).compute_phase_lags()["1:g x 2:r"]
+        pulls.append(float(lag["lag"] / lag["lag_err"]))
+    with capsys.disabled():
+        print(f"\nphase lags of cameras 150 s apart: pulls {np.mean(pulls):+.2f}, width {np.std(pulls):.2f}")
+    assert 0.75 < np.std(pulls) < 1.25
+
+
+def test_phase_lags__of_no_known_frequency_have_the_error_of_an_unknown_phase(monkeypatch):
+    curves = _sinusoids()
+    later = curves["2:r"].assign_coords(bmjd_tdb=curves["2:r"]["bmjd_tdb"] + 1e-3)
+    found = Analyzer(light_curves={"1:g": curves["1:g"], "2:r": later}, **QUIET)
+    monkeypatch.setattr(found, "_common_frequency", lambda near: (near, np.inf))
+    assert float(found.compute_phase_lags()["1:g x 2:r"]["phase_lag_err"]) == pytest.approx(np.pi / np.sqrt(3))
+
+
 def test_cross_correlations__of_other_sampling_are_rebinned_or_refused():
     first, second = red_noise_pair(5, n=2000, lag=4.0, slope=2.0, gaps=False)
     slow = tuple(column[: 2 * (len(second[0]) // 2)].reshape(-1, 2).mean(axis=1) for column in second)
@@ -302,12 +412,16 @@ def test_plots__are_made_of_all_results(tmp_path):
         found.phase_fold_light_curves(7.4),
         found.phase_bin_light_curves(7.4),
         found.compute_phase_lags(7.4),
+        Analyzer(tmp_path, light_curves=_pair(), prefix="star", phot_label="aperture", **QUIET).compute_time_lags(
+            64, (0, 0.1)
+        ),
     ]
     assert all(isinstance(result.plot(), Figure) for result in results)
     names = {file.name for file in (tmp_path / "plots").iterdir()}
     assert {
         "star_aperture_averaged_power_spectra.pdf", "star_aperture_L-S_periodograms.pdf",
         "star_aperture_cross_correlations.pdf", "star_aperture_P=7.4000s_phase_bin.pdf",
+        "star_aperture_phase_lags.pdf", "star_aperture_time_lags.pdf",
     } <= names  # fmt: skip
     with pytest.raises(ValueError, match="scale must be one of"):
         found.compute_averaged_power_spectra(10, scale="square")

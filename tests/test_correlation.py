@@ -151,6 +151,21 @@ def test_randomised_lags__are_right_and_cautious(capsys):
     assert np.nanmedian(turned.centroid) == pytest.approx(-4.0, abs=2.0)
 
 
+def test_randomised_lags__leave_out_lags_of_few_pairs():
+    first, second = red_noise_pair(3, n=60, lag=2.0, slope=2.0, gaps=False, errors=(0.02, 0.02))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = correlation.randomised_lags(first, second, 62.0, n_realisations=40, resolution=1.0)
+    # three pairs are easily correlated by 1, and at lags beyond the length there is none; draws keep 38 points or so
+    assert np.nanmax(np.abs(found.peak)) < 57.0
+    values = correlation._interpolated_correlation(
+        *first[:2], *second[:2], np.array([[-0.5, 59.5]]), np.arange(-62.0, 63.0)
+    )
+    assert np.isnan(values[np.abs(np.arange(-62.0, 63.0)) > 54.0]).all()
+    assert np.isfinite(values[np.abs(np.arange(-62.0, 63.0)) < 54.0]).all()
+    assert np.isnan(correlation._peak_and_centroid(np.arange(5.0), np.array([np.nan, 1, 0.5, 0, 0]), 0.8)).all()
+
+
 def test_peak__at_the_end_of_the_lags_is_none():
     lags = np.arange(-3.0, 4.0)
     assert np.isnan(correlation._peak_and_centroid(lags, lags, 0.8)).all()

@@ -72,6 +72,24 @@ def test_fit_frequency__pulls_have_width_one(capsys):
     assert 0.9 < np.std(pulls) < 1.1
 
 
+def test_fit_frequency__scales_all_errors_by_the_scatter(capsys):
+    pulls = []
+    for seed in range(60):
+        time, flux, error = _sinusoid(seed, n=200, phase=seed)
+        fit = periodograms.fit_frequency(time, flux, error / 3, 0.1352, scale_errors=True)
+        pulls.append(
+            [
+                (fit.frequency - FREQUENCY) / fit.frequency_err,
+                (fit.sinusoid.amplitude - 0.03) / fit.sinusoid.amplitude_err,
+            ]
+        )
+    widths = np.std(pulls, axis=0)
+    with capsys.disabled():
+        print(f"\nerrors a third of the scatter: widths {widths[0]:.2f} (frequency), {widths[1]:.2f} (amplitude)")
+    assert (widths > 0.75).all()
+    assert (widths < 1.25).all()
+
+
 def test_multiband__is_that_of_astropy_and_finds_what_one_band_cannot():
     curves = {name: _sinusoid(seed, keep=0.6, amplitude=0.014, phase=seed) for seed, name in enumerate("gri", 20)}
     grid = periodograms.frequency_grid([curve[0] for curve in curves.values()], 0.05, 0.2)
@@ -143,3 +161,13 @@ def test_time_bins__keep_what_is_covered():
         folding.time_bins(time, flux, error, 0.5)
     with pytest.raises(ValueError, match="method must be one of"):
         folding.time_bins(time, flux, error, 5.0, "median")
+
+
+def test_time_bins__are_at_the_mean_time_of_their_points():
+    for late in (0.0, 0.3, 0.7):
+        time = np.arange(100.0) + late
+        found = folding.time_bins(time, 5.0 + time, np.ones(100), 4.0, start=-0.5)
+        whole = found.n_points == 4
+        assert np.count_nonzero(whole) >= 24
+        np.testing.assert_allclose(found.flux[whole], 5.0 + found.time[whole])  # a slope stays where it is
+        np.testing.assert_allclose(np.diff(found.time), 4.0)

@@ -103,6 +103,17 @@ def test_uneven_sampling__is_refused_with_advice():
         spectra.power_spectrum(time, time, time, 50)
 
 
+def test_power_spectrum__of_a_clock_with_coarse_ticks_has_the_right_frequencies():
+    true = 0.2 * np.arange(20_000)
+    time = np.round(true * 64.0) / 64.0
+    assert spectra.sampling_step(time) == pytest.approx(0.2, rel=1e-4)  # the median step is 0.203 s
+    flux = 1.0 + 0.1 * np.sin(2 * np.pi * 1.5 * true)
+    found = spectra.power_spectrum(time, flux, np.full(len(time), 0.01), 1000)
+    top = int(np.argmax(found.power))
+    assert found.frequency[top] == pytest.approx(1.5, abs=0.003)
+    assert found.power.sum() * found.frequency[0] == pytest.approx(0.1**2 / 2, rel=5e-3)
+
+
 def test_lag__sign_is_positive_when_the_second_lags():
     first, second = red_noise_pair(5, lag=4.0, errors=(0.01, 0.01))
     found = spectra.cross_spectrum(first, second, 128)

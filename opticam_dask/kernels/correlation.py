@@ -17,6 +17,9 @@ from opticam_dask.kernels.timing import good_time_intervals
 Mode = Literal["same", "valid", "full"]
 CorrelationNorm = Literal["local", "none", "variance"]
 
+#: Share of the pairs of the fullest lag below which the peak of a correlation is not looked for.
+LEAST_SHARE = 0.1
+
 #: Pairs of points that are worked through at most.
 _MAX_PAIRS = 10_000_000
 
@@ -88,7 +91,7 @@ def on_common_grid(
     Parameters
     ----------
     time1, time2 : ndarray
-        Ascending, with the same median step; gaps may have any length.
+        Ascending, with the same usual step; gaps may have any length.
     flux1, flux2 : ndarray
 
     Returns
@@ -237,7 +240,7 @@ def discrete_correlation(
     curve1, curve2 : (time, flux, flux_err), each ndarray
         Any times.
     max_lag : float, optional
-        By default half of the time that both cover together.
+        By default half of the time from the first to the last point of either.
     least_pairs : int
         At least 11 for errors that mean something.
     n_realisations : int
@@ -343,7 +346,8 @@ def randomised_lags(
     that is drawn k times counts once,
     with its error divided by sqrt(k) (Welsh 1999, PASP 111, 1347). Correlation is that of one light curve with the
     other, linearly interpolated, averaged over which one is interpolated; nothing is interpolated across gaps of the
-    data. The centroid is that of the correlation around its peak above 0.8 of the peak.
+    data. Lags with less than a tenth of the pairs of the fullest lag do not count: their correlation is high by chance.
+    The centroid is that of the correlation around its peak above 0.8 of the peak.
 
     Parameters
     ----------
@@ -354,7 +358,7 @@ def randomised_lags(
     n_realisations : int
     seed : int
     resolution : float, optional
-        Step of the lags, by default a quarter of the median step.
+        Step of the lags, by default a quarter of the usual step.
     centroid_above : float
         Share of the peak.
 
@@ -373,12 +377,9 @@ def randomised_lags(
     peaks, centroids = np.full(n_realisations, np.nan), np.full(n_realisations, np.nan)
     for row in range(n_realisations):
         drawn1, drawn2 = _randomised(curve1, rng), _randomised(curve2, rng)
-        values = np.nanmean(
-            [
-                _interpolated_correlation(*drawn1, *drawn2, intervals[1], lags),
-                _interpolated_correlation(*drawn2, *drawn1, intervals[0], -lags),
-            ],
-            axis=0,
+        values = _mean_of_known(
+            _interpolated_correlation(*drawn1, *drawn2, intervals[1], lags),
+            _interpolated_correlation(*drawn2, *drawn1, intervals[0], -lags),
         )
         peaks[row], centroids[row] = _peak_and_centroid(lags, values, centroid_above)
     return LagDistribution(peaks, centroids)
@@ -398,23 +399,34 @@ def _randomised(
 def _interpolated_correlation(
     time1: np.ndarray, flux1: np.ndarray, time2: np.ndarray, flux2: np.ndarray, intervals: np.ndarray, lags: np.ndarray
 ) -> np.ndarray:
-    """Correlation of the first with the second, interpolated at the first's times plus each lag inside of intervals."""
+    """Correlation of the first with the second, interpolated at the first's times plus each lag inside of intervals.
+
+    NaN at lags with too few pairs.
+    """
     at = time1 + lags[:, None]
     place = np.searchsorted(intervals[:, 0], at, side="right") - 1
     inside = (place >= 0) & (at <= intervals[np.maximum(place, 0), 1]) & (at >= time2[0]) & (at <= time2[-1])
     y = np.where(inside, np.interp(at, time2, flux2 - flux2.mean()), 0.0)
     x = np.where(inside, flux1 - flux1.mean(), 0.0)
     sums = ((x * y).sum(1), x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1))
-    return _coefficient(inside.sum(axis=1), *sums)
+    counts = inside.sum(axis=1)
+    return np.where(counts >= LEAST_SHARE * counts.max(), _coefficient(counts, *sums), np.nan)
+
+
+def _mean_of_known(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mean of two arrays where both are known, else the one that is; NaN where none is."""
+    only = np.where(np.isfinite(first), first, second)
+    return np.where(np.isfinite(first) & np.isfinite(second), 0.5 * (first + second), only)
 
 
 def _peak_and_centroid(lags: np.ndarray, values: np.ndarray, above: float) -> tuple[float, float]:
-    """Lag of the highest value, and mean lag of the values around it, NaN when it is at an end."""
-    if not np.isfinite(values).any():
+    """Lag of the highest value, and mean lag of the values around it, NaN when it is at an end of those known."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
         return np.nan, np.nan
     filled = np.where(np.isfinite(values), values, -np.inf)
     top = int(np.argmax(filled))
-    if top in (0, len(lags) - 1) or filled[top] <= 0:
+    if top in (known[0], known[-1]) or filled[top] <= 0:
         return np.nan, np.nan
     low = top
     while low > 0 and filled[low - 1] >= above * filled[top]:

@@ -107,19 +107,21 @@ def time_bins(
         Ascending.
     flux, flux_err : ndarray, shape (n,)
     step : float
-        Width of the bins, at least the median step of the times.
+        Width of the bins, at least the usual step of the times.
     method : {"mean", "sum"}
         Unweighted mean, with error ``sqrt(sum err^2) / n``; or the sum, of full bins alone.
     start : float, optional
-        Where the first bin begins, by default half a median step before the first time. Light curves that are binned
-        with the same start stay simultaneous.
+        Where the first bin begins, by default half a step before the first time. Light curves that are binned with the
+        same start stay as simultaneous as they were.
     least_coverage : float
         Share of a bin that must be covered by good time intervals for a mean.
 
     Returns
     -------
     TimeBins
-        Times are the middles of the bins.
+        Times are evenly spaced: the middles of the bins plus one delay, by which the points of full bins are later than
+        the middle in the mean. Without it a light curve whose points do not lie evenly about the middles would be moved
+        in time, and so would the lag of another camera that is binned on the same grid.
 
     Raises
     ------
@@ -146,7 +148,11 @@ def time_bins(
         raise ValueError(f"no bin of {step:g} s is covered well enough by the light curve")
     if method == "mean":
         total, error = total / counts, error / counts
-    return TimeBins(middle[enough], total[enough], error[enough], counts[enough])
+    # bins at the edges of gaps have points on one side alone, which says nothing about the others
+    full = enough & (covered >= 1.0 - 1e-3)
+    lateness = np.bincount(inverse, time) / counts - middle
+    late = float(lateness[full if full.any() else enough].mean())
+    return TimeBins(middle[enough] + late, total[enough], error[enough], counts[enough])
 
 
 def _covered(intervals: np.ndarray, begins: np.ndarray, step: float) -> np.ndarray:

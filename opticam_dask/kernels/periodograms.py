@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -60,7 +60,7 @@ def frequency_grid(
     minimum : float, optional
         By default one cycle in the whole series.
     maximum : float, optional
-        By default half of the inverse of the shortest median step.
+        By default half of the inverse of the shortest usual step (``spectra.sampling_step``).
 
     Raises
     ------
@@ -183,7 +183,7 @@ def fit_frequency(
     frequency : float
         From a periodogram.
     scale_errors : bool
-        Multiply the error of the frequency by the square root of the reduced chi-squared, where that is above 1.
+        Multiply all errors by the square root of the reduced chi-squared, where that is above 1.
 
     Returns
     -------
@@ -216,7 +216,12 @@ def fit_frequency(
     sinusoid = fit_sinusoid(time, flux, flux_err, found)
     error = float(np.sqrt(curvature)) if curvature > 0 else np.inf
     if scale_errors:
-        error *= float(np.sqrt(max(sinusoid.chi2 / max(sinusoid.n_points - 4, 1), 1.0)))
+        scale = float(np.sqrt(max(sinusoid.chi2 / max(sinusoid.n_points - 4, 1), 1.0)))
+        error *= scale
+        sinusoid = replace(
+            sinusoid, amplitude_err=scale * sinusoid.amplitude_err, phase_err=scale * sinusoid.phase_err,
+            offset_err=scale * sinusoid.offset_err,
+        )  # fmt: skip
     return FrequencyFit(found, error, sinusoid)
 
 

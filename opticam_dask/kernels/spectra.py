@@ -12,7 +12,7 @@ import numpy as np
 
 Norm = Literal["frac", "abs", "leahy", "none"]
 
-#: A step may differ from the median step by this share of it, and two cameras' steps by the smaller one.
+#: A step may differ from the usual step by this share of it, and two cameras' steps by the smaller one.
 _STEP_TOLERANCE, _EQUAL_STEPS = 0.1, 0.01
 
 #: Segments whose scatter tells an error to some 15 %.
@@ -103,7 +103,10 @@ class LagFit:
 
 
 def sampling_step(time: np.ndarray) -> float:
-    """Median step of ascending times.
+    """Usual step of ascending times: the mean of those within a tenth of the median step.
+
+    Gaps do not count. The median alone would be one of the few steps that there are when a clock ticks coarsely: with
+    frames every 0.2 s and ticks of 1/64 s it is 0.203 s, and all frequencies are off by 1.5 %.
 
     Raises
     ------
@@ -113,7 +116,8 @@ def sampling_step(time: np.ndarray) -> float:
     steps = np.diff(time)
     if len(steps) < 1 or not (steps > 0).all():
         raise ValueError(f"expected at least two ascending times, got {len(time)}")
-    return float(np.median(steps))
+    median = np.median(steps)
+    return float(steps[np.abs(steps - median) <= _STEP_TOLERANCE * median].mean())
 
 
 def is_evenly_sampled(time: np.ndarray) -> bool:
@@ -147,11 +151,11 @@ def find_segments(
     Parameters
     ----------
     time1, time2 : ndarray
-        Ascending times with the same median step. The second camera may expose up to half a step earlier or later.
+        Ascending times with the same usual step. The second camera may expose up to half a step earlier or later.
     n_points : int
         Points of a segment.
     tolerance : float
-        Share of a step that a step may differ from the median step, and a point from the even grid of its segment.
+        Share of a step that a step may differ from the usual step, and a point from the even grid of its segment.
 
     Returns
     -------
@@ -487,7 +491,7 @@ def fit_lag(
 ) -> LagFit:
     """One time lag for all frequencies of a band: the delay that makes the cross spectrum as real as it can be.
 
-    The estimate of greatest likelihood (Hannan & Thomson 1973, Biometrika 60, 469) maximises
+    The estimate of greatest likelihood (Hannan & Thomson 1973, Biometrika 60, 241) maximises
     ``sum 2 M g / (1 - g) Re(C exp(-2 pi i frequency lag)) / |C|`` with the coherence ``g`` of the noisy light curves,
     averaged over neighbouring frequencies. It knows no wrapping of phases.
 
