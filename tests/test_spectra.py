@@ -141,6 +141,15 @@ def test_lag__knows_when_the_second_camera_exposes_later():
     assert found.lag_err < 0.05
 
 
+def test_lag__of_cameras_that_expose_apart_has_no_bias_of_segments_either():
+    fits = [
+        spectra.measure_lag(*red_noise_pair(seed, n=3000, lag=0.0, late=0.4, errors=(0.01, 0.01)), 128, BAND)
+        for seed in range(40)
+    ]
+    lags = np.array([fit.lag for fit in fits])
+    assert lags.mean() == pytest.approx(0.0, abs=3 * lags.std() / np.sqrt(40))
+
+
 def test_lag__two_pi_wraps_do_not_matter_beyond_half_a_period():
     first, second = red_noise_pair(7, lag=31.0, errors=(0.02, 0.02))  # more than one period of most frequencies
     found = spectra.measure_lag(first, second, 256, BAND)

@@ -66,6 +66,8 @@ class CrossSpectrum:
     n_segments : int
     segments : ndarray of complex, shape (segment, frequency)
         The cross powers that ``cross`` is the mean of; none once rebinned.
+    delay : float
+        How much later the segments of the second light curve begin, in the mean; the phases are corrected for it.
     """
 
     frequency: np.ndarray
@@ -77,6 +79,7 @@ class CrossSpectrum:
     n_averaged: np.ndarray
     n_segments: int
     segments: np.ndarray
+    delay: float
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,7 @@ def cross_spectrum(
         n_averaged=np.full(len(frequency), len(starts1)),
         n_segments=len(starts1),
         segments=segments,
+        delay=float(offset.mean()),
     )
 
 
@@ -409,6 +413,7 @@ def rebin_cross(spectrum: CrossSpectrum, factor: float) -> CrossSpectrum:
         n_averaged=np.bincount(groups, spectrum.n_averaged).astype(int),
         n_segments=spectrum.n_segments,
         segments=np.empty((0, groups.max() + 1), complex),
+        delay=spectrum.delay,
     )
 
 
@@ -597,7 +602,8 @@ def measure_lag(
     """Time lag of two light curves in a band, without the bias of finite segments.
 
     A lag measured on segments that are cut ``delay`` apart misses a share of (lag - delay). Segments are cut anew at
-    the steps below and above the lag found before; the two results give that share, and the lag without it.
+    the steps below and above the lag found before; the two results give that share, and the lag without it. Where the
+    cameras expose a part of a step apart, so are the segments.
 
     Parameters
     ----------
@@ -621,15 +627,14 @@ def measure_lag(
         As :func:`cross_spectrum` and :func:`fit_lag`.
     """
     step = sampling_step(curve1[0])
-    found = fit_lag(cross_spectrum(curve1, curve2, n_points, "none"), band, max_lag)
+    together = cross_spectrum(curve1, curve2, n_points, "none")
+    found = fit_lag(together, band, max_lag)
     for _ in range(2):
-        below = step * np.floor(found.lag / step)
-        fits = [
-            fit_lag(cross_spectrum(curve1, curve2, n_points, "none", delay=delay), band, 2.0 * step, near=found.lag)
-            for delay in (below, below + step)
-        ]
+        below = step * np.floor((found.lag - together.delay) / step)
+        cut = [cross_spectrum(curve1, curve2, n_points, "none", delay=delay) for delay in (below, below + step)]
+        fits = [fit_lag(spectrum, band, 2.0 * step, near=found.lag) for spectrum in cut]
         share = float(np.clip((fits[1].lag - fits[0].lag) / step, 0.0, 0.5))
-        lag = (fits[0].lag - share * below) / (1.0 - share)
-        nearer = fits[0] if lag - below < 0.5 * step else fits[1]
+        lag = (fits[0].lag - share * cut[0].delay) / (1.0 - share)
+        nearer = fits[0] if lag - cut[0].delay < 0.5 * step else fits[1]
         found = replace(nearer, lag=lag, lag_err=nearer.lag_err / (1.0 - share))
     return found
