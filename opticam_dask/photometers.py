@@ -34,9 +34,9 @@ RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 #: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
 OPTIMAL_REACH, _COUNTS = 4.5, 0.05
 
-#: Stars narrower than this FWHM (pixels) are undersampled: the sum in an aperture depends on where in its pixel a star
-#: is. It is made that of the mean over so many places along each axis.
-_UNDERSAMPLED, _PHASES = 2.5, 8
+#: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
+#: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
+_PHASES, _OF_APERTURE = 8, 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
@@ -111,6 +111,7 @@ class AperturePhotometer(BasePhotometer):
     Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags. Where
     stars are narrower than 2.5 pixels (FWHM), the share of their light in the aperture changes with where in its pixel
     a star is, by the size of the errors and more: the profile says by how much, and the flux is that of the mean place.
+    What the profile cannot know of such stars is in the error.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ class AperturePhotometer(BasePhotometer):
             is_torn = (share < 1.0) & (seen > 0)
             factor[is_torn] = inside[is_torn] / seen[is_torn]
             inside -= foreign * np.sum(weights, axis=(1, 2))
-            if photometry.SIGMA_TO_FWHM * shape.sigma < _UNDERSAMPLED:
+            if photometry.SIGMA_TO_FWHM * shape.sigma < noise.UNDERSAMPLED:
                 usual = self._usual_share(view, window[2], shape, foreign, axes)
                 factor[inside > 0] *= usual / inside[inside > 0]
                 inside[inside > 0] = usual
@@ -250,6 +251,8 @@ class AperturePhotometer(BasePhotometer):
         response = None if view.response_at is None else view.response_at(*window)
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        if light is not None:
+            variance += (_OF_APERTURE * measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         systematic = np.zeros(len(xy))
         if view.response_at is not None and view.response_error_at is not None:
@@ -340,7 +343,7 @@ class OptimalPhotometer(BasePhotometer):
     The weights are those of the limit in which the sky is the noise, the same for all sources of a frame: an error of
     the profile then changes all fluxes of the frame alike, and their ratios not at all. They follow the seeing of the
     frame, and are normalised so that the flux is the total. Pixels without data and those hit by cosmic rays carry no
-    weight.
+    weight. Where stars are narrower than 2.5 pixels (FWHM), what the profile cannot know of them is in the error.
 
     Parameters
     ----------
@@ -380,6 +383,7 @@ class OptimalPhotometer(BasePhotometer):
         model = np.maximum(flux, 0.0)[:, None, None] * light
         variance = noise.weighted_variance(weights, model, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        variance += (measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         systematic = None
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)

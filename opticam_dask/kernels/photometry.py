@@ -39,6 +39,12 @@ _REACHES = np.array([11, 20, 40, 72])
 #: in its pixel the centre is. At this width they differ by less than 1e-6.
 _COARSE = 1.2
 
+#: A step of the adaptive moments makes a width at most so much smaller than a plain step.
+_SHORTEST = 0.5
+
+#: Below this sigma (pixels) steps may swing without an end, and what still moves is no width.
+_COARSEST = 0.7
+
 #: Widths below this sigma (pixels) are those of a single bright pixel: a star that is a point has 0.29, and what is
 #: narrower than this cannot be told from it.
 _NARROWEST = 0.45
@@ -210,7 +216,9 @@ def windowed_centroids(
     for _ in range(n_iterations):
         total, first = _first_moments(_gaussian_window(columns, rows, xy, width) * pixels, columns, rows, xy)
         with np.errstate(invalid="ignore", divide="ignore"):
-            step = np.where(total[:, None] > 0, 2.0 * (first / total[:, None] - _centred(columns, rows, xy, width)), np.nan)
+            step = np.where(
+                total[:, None] > 0, 2.0 * (first / total[:, None] - _centred(columns, rows, xy, width)), np.nan
+            )
         step = np.clip(step, -width[:, None], width[:, None])
         # a source that has arrived stays, so that it does not matter how long the others take
         moving = ~(length <= _AT_REST)
@@ -237,9 +245,9 @@ def adaptive_moments(
 
     The window's covariance ``M`` is replaced by twice the weighted moments until it stays (Bernstein & Jarvis 2002,
     AJ 123, 583, section 3): for a Gaussian source ``M`` is the covariance of the source itself. Each step goes twice as
-    far as that, which for a Gaussian source is where the steps would end. What is twice the moments for a fine grid is, on
-    pixels as large as the source, the difference to the moments that the window's own Gaussian has on the same pixels:
-    the result is the Gaussian that fits the pixels best, wherever in its pixel the source is.
+    far as that, which for a Gaussian source is where the steps would end. On pixels as large as the source the moments
+    are compared with those that the window's own Gaussian has on the same pixels: the result is the Gaussian that fits
+    the pixels best, wherever in its pixel the source is.
 
     Parameters
     ----------
@@ -278,12 +286,15 @@ def adaptive_moments(
             usable = np.all(np.isfinite(step), axis=1) & _is_form(new)
             good[moving[~usable]] = False
             further = 2.0 * new - before
-            shape[:, moving] = np.where(usable, np.where(_is_form(further), further, new), before)
+            # from a start that is much too wide, twice as far is a width near zero
+            goes_further = _is_form(further) & (_axes_of(further)[1] > _SHORTEST * _axes_of(new)[1])
+            shape[:, moving] = np.where(usable, np.where(goes_further, further, new), before)
             xy[moving] += np.where(usable[:, None], step, 0.0)
             change = np.max(np.abs(new - before), axis=0) / (before[0] + before[1])
             at_rest = (change <= _SHAPE_AT_REST) & (np.hypot(step[:, 0], step[:, 1]) <= _AT_REST)
             moving = moving[usable & ~at_rest]
         semimajor, semiminor, orientation = _axes_of(shape)
+        good[moving[semiminor[moving] < _COARSEST]] = False
         good = good & (np.hypot(*(xy - start).T) < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
         window = _gaussian_window(columns, rows, xy, np.sqrt(semimajor * semiminor))
         good = good & (semiminor > _NARROWEST) & (_missing_signal(cutouts, window) < _MISSING_SIGNAL)
