@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frame_view import FrameView
-from opticam_dask.kernels import annulus, photometry
+from opticam_dask.kernels import annulus, noise, photometry
 from opticam_dask.kernels.profile import Shape, gaussian_profile, profile_weights
 from opticam_dask.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 
@@ -37,6 +37,11 @@ def star_sigma(view: FrameView, otherwise: float) -> float:
 def star_shape(view: FrameView, sigma: float) -> Shape:
     """Form of the frame's stars; round with ``sigma`` where it is not known."""
     return view.stars if view.stars is not None and view.stars.is_known() else Shape(sigma, sigma, 0.0)
+
+
+def sampling_error(shape: Shape) -> float:
+    """Relative error of fluxes where pixels are as large as the stars; 0 where they are not."""
+    return noise.sampling_error(photometry.SIGMA_TO_FWHM * shape.sigma)
 
 
 def profile_table(view: FrameView) -> np.ndarray:

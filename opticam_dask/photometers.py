@@ -34,6 +34,10 @@ RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 #: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
 OPTIMAL_REACH, _COUNTS = 4.5, 0.05
 
+#: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
+#: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
+_PHASES, _OF_APERTURE = 8, 0.65
+
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
 
@@ -104,7 +108,10 @@ class BasePhotometer:
 class AperturePhotometer(BasePhotometer):
     """Flux inside an aperture, and what a star has outside of it.
 
-    Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags.
+    Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags. Where
+    stars are narrower than 2.5 pixels (FWHM), the share of their light in the aperture changes with where in its pixel
+    a star is, by the size of the errors and more: the profile says by how much, and the flux is that of the mean place.
+    What the profile cannot know of such stars is in the error.
 
     Parameters
     ----------
@@ -236,10 +243,16 @@ class AperturePhotometer(BasePhotometer):
             is_torn = (share < 1.0) & (seen > 0)
             factor[is_torn] = inside[is_torn] / seen[is_torn]
             inside -= foreign * np.sum(weights, axis=(1, 2))
+            if photometry.SIGMA_TO_FWHM * shape.sigma < noise.UNDERSAMPLED:
+                usual = self._usual_share(view, window[2], shape, foreign, axes)
+                factor[inside > 0] *= usual / inside[inside > 0]
+                inside[inside > 0] = usual
             correction[inside > 0] = 1.0 / inside[inside > 0]
         response = None if view.response_at is None else view.response_at(*window)
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        if light is not None:
+            variance += (_OF_APERTURE * measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         systematic = np.zeros(len(xy))
         if view.response_at is not None and view.response_error_at is not None:
@@ -248,6 +261,17 @@ class AperturePhotometer(BasePhotometer):
         flags = measuring.pixel_flags(view, pixels, weights > 0)
         flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
         return flux * factor, error * factor, systematic * factor, correction, flags
+
+    def _usual_share(
+        self, view: FrameView, size: int, shape: Shape, foreign: float, axes: tuple[float, float]
+    ) -> float:
+        """Share of a star's light in the aperture, the mean over where in its pixel the star is."""
+        places = (np.arange(_PHASES) + 0.5) / _PHASES - 0.5
+        xy = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
+        window = (*photometry.origins(xy, size), size)
+        weights = self._weights(view, xy, *window, axes)
+        light = profile_weights(measuring.profile_table(view), xy, *window, shape)
+        return float(np.mean(np.sum(weights * (light - foreign), axis=(1, 2))))
 
     def axes(self, scale: float, fwhm: float, frame_fwhm: float) -> list[tuple[float, float]]:
         """Semi-axes of each aperture in pixels of a frame.
@@ -319,7 +343,7 @@ class OptimalPhotometer(BasePhotometer):
     The weights are those of the limit in which the sky is the noise, the same for all sources of a frame: an error of
     the profile then changes all fluxes of the frame alike, and their ratios not at all. They follow the seeing of the
     frame, and are normalised so that the flux is the total. Pixels without data and those hit by cosmic rays carry no
-    weight.
+    weight. Where stars are narrower than 2.5 pixels (FWHM), what the profile cannot know of them is in the error.
 
     Parameters
     ----------
@@ -359,6 +383,7 @@ class OptimalPhotometer(BasePhotometer):
         model = np.maximum(flux, 0.0)[:, None, None] * light
         variance = noise.weighted_variance(weights, model, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
+        variance += (measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         systematic = None
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)

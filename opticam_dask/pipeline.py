@@ -21,7 +21,7 @@ from opticam_dask.cluster import Executor, Work
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frame_view import CatalogFacts
-from opticam_dask.kernels import match
+from opticam_dask.kernels import match, noise
 from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.master_frames import make_masters
@@ -54,9 +54,6 @@ __all__ = [
 
 #: Candidates for the reference frame of a night.
 _PROBES = 25
-
-#: FWHM in pixels from which a star's profile at the centres of pixels says what the pixels collect.
-_WELL_SAMPLED = 2.5
 
 #: Partial stacks that one task of the tree adds.
 _FAN_IN = 8
@@ -611,10 +608,11 @@ def write_profile(setup: Setup, part: store.Part, found: Mapping[int, Any], prog
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
     fitted, source = star_profiles.fit(found), part.night
     fwhm = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
-    if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < _WELL_SAMPLED:
+    if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < noise.UNDERSAMPLED:
         progress.tell(
             f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
-            f"{_WELL_SAMPLED:g} apertures are more precise than optimal and PSF photometry."
+            f"{noise.UNDERSAMPLED:g} apertures are more precise than optimal and PSF photometry, and all errors "
+            "allow for what the star profile cannot know."
         )
     if fitted is None:
         reference = frozen_reference_part(setup, part.key)

@@ -20,7 +20,8 @@ class PSFPhotometer(OptimalPhotometer):
 
     A star that stands alone has the flux of :class:`OptimalPhotometer`. Stars nearer to each other than
     ``group_separation`` FWHM are fitted at once by linear least squares, at the positions that the other photometers
-    measure at; so a faint star beside a bright one gets no light of it.
+    measure at; so a faint star beside a bright one gets no light of it. Where stars are narrower than 2.5 pixels
+    (FWHM), that is not sure enough: there such stars keep the flag ``blended``.
 
     Parameters
     ----------
@@ -54,8 +55,11 @@ class PSFPhotometer(OptimalPhotometer):
         reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
         for members in joint_fit.group_sources(xy, reach):
             flux[members], error[members] = self._fit_group(view, xy[members], alone, members, shape)
-            # what the neighbours of the group shed is accounted for
-            flags[members] &= ~np.uint32(SourceFlag.BLENDED)
+            misfit = measuring.sampling_error(shape)
+            error[members] = np.hypot(error[members], misfit * flux[members])
+            if misfit == 0.0:
+                # what the neighbours of the group shed is accounted for
+                flags[members] &= ~np.uint32(SourceFlag.BLENDED)
         return replace(alone, flux=flux, flux_err=error, flags=flags)
 
     def _fit_group(

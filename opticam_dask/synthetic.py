@@ -52,7 +52,8 @@ def generate_observations(
 ) -> None:
     """Write simulated frames of one field in g, r and i, one frame a second.
 
-    Source 2 (in order of brightness) varies by 2 % at 0.135 Hz, lagging by a quarter and half a turn in r and i.
+    Source 2 (in order of brightness) varies by 2 % at 0.135 Hz; r is ahead of g by a quarter of a turn, i by half a
+    turn.
 
     Parameters
     ----------

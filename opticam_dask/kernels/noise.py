@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Stars narrower than this FWHM (pixels) are undersampled: how their light falls on pixels depends on where in its
+#: pixel a star is.
+UNDERSAMPLED = 2.5
+
+#: What a profile gets wrong of undersampled stars: so much of the flux at this FWHM, falling with this power of it.
+#: In simulated nights of Gaussians and of Moffat functions (beta 3), integrated over the pixels, total fluxes by
+#: optimal weights scatter beyond their errors by 6 % at a FWHM of 1.2 pixels (on the pixels), 2 % at 1.4,
+#: 1 % at 1.75 and 0.4 % at 2.1; those in apertures of 1 FWHM by about two thirds of that; Gaussians by less.
+_MISFIT, _MISFIT_FWHM, _MISFIT_POWER = 0.06, 1.2, 5
+
 
 def aperture_variance(
     weights: np.ndarray, cutouts: np.ndarray, rms: np.ndarray, response: np.ndarray | None = None
@@ -82,6 +92,26 @@ def sky_level_variance(weights: np.ndarray, is_good: np.ndarray, sky_error: np.n
     """
     variance: np.ndarray = (np.sum(np.where(is_good, weights, 0.0), axis=(1, 2)) * sky_error) ** 2
     return variance
+
+
+def sampling_error(fwhm: float) -> float:
+    """Relative error of fluxes by a radial profile, where pixels are as large as the stars.
+
+    Parameters
+    ----------
+    fwhm : float
+        Of the stars as the pixels sample them, in pixels.
+
+    Returns
+    -------
+    float
+        ``0.06 ((1.2 / fwhm)^5 - (1.2 / 2.5)^5)``, from simulated nights; 0 from a FWHM of 2.5 pixels. What is the same
+        in all frames and stars is not in it, part of it is the same in all stars of a frame.
+    """
+    if not fwhm < UNDERSAMPLED:
+        return 0.0
+    narrow, wide = (_MISFIT_FWHM / width for width in (fwhm, UNDERSAMPLED))
+    return float(_MISFIT * (narrow**_MISFIT_POWER - wide**_MISFIT_POWER))
 
 
 def response_error(weights: np.ndarray, source: np.ndarray, relative: np.ndarray) -> np.ndarray:

@@ -35,6 +35,20 @@ _CORE_SIZE, _FORM_CLIP = 5, 4.0
 _WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
 _REACHES = np.array([11, 20, 40, 72])
 
+#: Below this sigma (pixels) the moments of a Gaussian on the pixels are not those of the Gaussian: they depend on where
+#: in its pixel the centre is. At this width they differ by less than 1e-6.
+_COARSE = 1.2
+
+#: A step of the adaptive moments makes a width at most so much smaller than a plain step.
+_SHORTEST = 0.5
+
+#: Below this sigma (pixels) steps may swing without an end, and what still moves is no width.
+_COARSEST = 0.7
+
+#: Widths below this sigma (pixels) are those of a single bright pixel: a star that is a point has 0.29, and what is
+#: narrower than this cannot be told from it.
+_NARROWEST = 0.45
+
 
 def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Lower corners ``x0, y0`` of windows of ``size`` pixels centred on the pixel nearest to each position.
@@ -202,7 +216,9 @@ def windowed_centroids(
     for _ in range(n_iterations):
         total, first = _first_moments(_gaussian_window(columns, rows, xy, width) * pixels, columns, rows, xy)
         with np.errstate(invalid="ignore", divide="ignore"):
-            step = np.where(total[:, None] > 0, 2.0 * first / total[:, None], np.nan)
+            step = np.where(
+                total[:, None] > 0, 2.0 * (first / total[:, None] - _centred(columns, rows, xy, width)), np.nan
+            )
         step = np.clip(step, -width[:, None], width[:, None])
         # a source that has arrived stays, so that it does not matter how long the others take
         moving = ~(length <= _AT_REST)
@@ -229,7 +245,9 @@ def adaptive_moments(
 
     The window's covariance ``M`` is replaced by twice the weighted moments until it stays (Bernstein & Jarvis 2002,
     AJ 123, 583, section 3): for a Gaussian source ``M`` is the covariance of the source itself. Each step goes twice as
-    far as that, which for a Gaussian source is where the steps would end.
+    far as that, which for a Gaussian source is where the steps would end. On pixels as large as the source the moments
+    are compared with those that the window's own Gaussian has on the same pixels: the result is the Gaussian that fits
+    the pixels best, wherever in its pixel the source is.
 
     Parameters
     ----------
@@ -249,10 +267,11 @@ def adaptive_moments(
     orientation : ndarray, shape (n,)
         Angle of the major axis from the x axis, in radians.
     converged : ndarray of bool, shape (n,)
-        False where there is no signal, too much of it is missing, or the window ran away or grew beyond a third of
-        the cut-out.
+        False where there is no signal, too much of it is missing, or the window ran away, shrank to a pixel, or grew
+        beyond a third of the cut-out.
     """
-    pixels = np.where(np.isfinite(cutouts), cutouts, 0.0)
+    has_data = np.isfinite(cutouts)
+    pixels = np.where(has_data, cutouts, 0.0)
     columns, rows = _pixel_grid(cutouts, x0, y0)
     start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, len(cutouts))
     xy, shape = start.copy(), np.stack([width**2, width**2, np.zeros_like(width)])
@@ -263,23 +282,40 @@ def adaptive_moments(
             if not len(moving):
                 break
             before = shape[:, moving]
-            step, new = _adapt(pixels[moving], columns[moving], rows[moving], xy[moving], before)
+            step, new = _adapt(pixels[moving], has_data[moving], columns[moving], rows[moving], xy[moving], before)
             usable = np.all(np.isfinite(step), axis=1) & _is_form(new)
             good[moving[~usable]] = False
             further = 2.0 * new - before
-            shape[:, moving] = np.where(usable, np.where(_is_form(further), further, new), before)
+            # from a start that is much too wide, twice as far is a width near zero
+            goes_further = _is_form(further) & (_axes_of(further)[1] > _SHORTEST * _axes_of(new)[1])
+            shape[:, moving] = np.where(usable, np.where(goes_further, further, new), before)
             xy[moving] += np.where(usable[:, None], step, 0.0)
             change = np.max(np.abs(new - before), axis=0) / (before[0] + before[1])
             at_rest = (change <= _SHAPE_AT_REST) & (np.hypot(step[:, 0], step[:, 1]) <= _AT_REST)
             moving = moving[usable & ~at_rest]
         semimajor, semiminor, orientation = _axes_of(shape)
+        good[moving[semiminor[moving] < _COARSEST]] = False
         good = good & (np.hypot(*(xy - start).T) < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
         window = _gaussian_window(columns, rows, xy, np.sqrt(semimajor * semiminor))
-        good = good & np.isfinite(semiminor) & (_missing_signal(cutouts, window) < _MISSING_SIGNAL)
+        good = good & (semiminor > _NARROWEST) & (_missing_signal(cutouts, window) < _MISSING_SIGNAL)
     semimajor, semiminor, orientation = (
         np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
     )
     return semimajor, semiminor, orientation, good
+
+
+def _centred(columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """First moments (n, 2), in its own window, of a Gaussian that is centred where the window is.
+
+    They are not zero where pixels are as large as the star.
+    """
+    first = np.zeros_like(xy)
+    coarse = np.flatnonzero(sigma < _COARSE)
+    for axis, grid in enumerate((columns[coarse, 0, :], rows[coarse, :, 0])):
+        offset = grid - xy[coarse, axis, None]
+        light = np.exp(-((offset / sigma[coarse, None]) ** 2))
+        first[coarse, axis] = np.sum(light * offset, axis=1) / np.sum(light, axis=1)
+    return first
 
 
 def _is_form(shape: np.ndarray) -> np.ndarray:
@@ -289,18 +325,30 @@ def _is_form(shape: np.ndarray) -> np.ndarray:
 
 
 def _adapt(
-    pixels: np.ndarray, columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, shape: np.ndarray
+    pixels: np.ndarray, has_data: np.ndarray, columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, shape: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """One step of the adaptive moments: shift of the centre (n, 2), and covariance (xx, yy, xy) (3, n)."""
     dx, dy = columns - xy[:, 0, None, None], rows - xy[:, 1, None, None]
     determinant = shape[0] * shape[1] - shape[2] ** 2
     inverse = [term[:, None, None] for term in (shape[1] / determinant, shape[0] / determinant, shape[2] / determinant)]
     distance = inverse[0] * dx**2 + inverse[1] * dy**2 - 2.0 * inverse[2] * dx * dy
-    weighted = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0) * pixels
-    moments = _moments(weighted, dx, dy)
+    window = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0)
+    step, covariance = _relative_moments(_moments(window * pixels, dx, dy))
+    new = 2.0 * covariance
+    coarse = np.flatnonzero(_axes_of(shape)[1] < _COARSE)
+    if len(coarse):
+        own = np.where(has_data[coarse], window[coarse] ** 2, 0.0)
+        own_step, own_covariance = _relative_moments(_moments(own, dx[coarse], dy[coarse]))
+        step[coarse] -= own_step
+        new[:, coarse] += shape[:, coarse] - 2.0 * own_covariance
+    return np.clip(2.0 * step, -1.0, 1.0), new
+
+
+def _relative_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First (n, 2) and second (xx, yy, xy) (3, n) moments relative to the sum; NaN where that is not positive."""
     total = np.where(moments[:, 0, 0] > 0, moments[:, 0, 0], np.nan)
-    step = np.clip(2.0 * np.stack([moments[:, 0, 1], moments[:, 1, 0]], axis=1) / total[:, None], -1.0, 1.0)
-    return step, 2.0 * np.stack([moments[:, 0, 2], moments[:, 2, 0], moments[:, 1, 1]]) / total
+    first = np.stack([moments[:, 0, 1], moments[:, 1, 0]], axis=1) / total[:, None]
+    return first, np.stack([moments[:, 0, 2], moments[:, 2, 0], moments[:, 1, 1]]) / total
 
 
 def _moments(weighted: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
