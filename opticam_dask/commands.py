@@ -490,7 +490,7 @@ def _browse(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     file = report.write_report(options.out, n_sources=options.n_sources)
-    Console(prefix="").tell(f"Report: {file.resolve()} ({file.stat().st_size / 1e6:.1f} MB)")
+    Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE
 
 
