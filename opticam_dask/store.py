@@ -249,6 +249,11 @@ def drop_consolidated(path: str | Path) -> None:
         locations.write_text(file, json.dumps(document, indent=2))
 
 
+def is_consolidated(path: str | Path) -> bool:
+    """Whether the store has consolidated metadata, which the end of a run writes."""
+    return _read_metadata(location(path) / "zarr.json").get("consolidated_metadata") is not None
+
+
 def finish_changes(path: str | Path) -> None:
     """Write consolidated metadata, so that readers open the store with one read; remove empty scratch folders."""
     with warnings.catch_warnings():
