@@ -90,7 +90,7 @@ document.addEventListener('keydown', (event) => {
 
 
 class Views:
-    """Cameras of one reduction that are open, shared by all pages."""
+    """Cameras of one reduction that are open, for one page: what it has chosen is theirs."""
 
     def __init__(self, out_directory: str | Path) -> None:
         self.out_directory = location(out_directory)
@@ -693,11 +693,10 @@ class Browser:
     def __init__(
         self, out_directory: str | Path, key: str | None = None, label: str | None = None, *, port: int = 0
     ) -> None:
-        self.views = Views(out_directory)
-        self._first = self.views.get(key or self.views.keys[0], label)
-        Page(
-            self.views, self._first.key, self._first.label
-        )  # what is imported and opened for it need not be waited for
+        self.out_directory = location(out_directory)
+        # what is imported for it need not be waited for
+        first = Page(Views(self.out_directory), key, label).view
+        self._key, self._label = first.key, first.label
         self._started, self._error = threading.Event(), list[BaseException]()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._port, self._prefix = port, secrets.token_urlsafe(12)
@@ -738,7 +737,8 @@ class Browser:
             self._loop.close()
 
     def _add_page(self, document: Document) -> None:
-        Page(self.views, self._first.key, self._first.label).add_to(document)
+        # views of its own: another page may show another radius, and read another source
+        Page(Views(self.out_directory), self._key, self._label).add_to(document)
 
     @property
     def url(self) -> str:
@@ -764,12 +764,12 @@ class Browser:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Browser of {self.views.out_directory} at {self.url}>"
+        return f"<Browser of {self.out_directory} at {self.url}>"
 
     def _repr_html_(self) -> str:
         url = html.escape(self.url, quote=True)
         return (
-            f"<p>Browser of {html.escape(printable(str(self.views.out_directory)))}: "
+            f"<p>Browser of {html.escape(printable(str(self.out_directory)))}: "
             f'<a href="{url}" target="_blank">{url}</a></p>'
             f'<iframe src="{url}" style="width:100%;height:1080px;border:0"></iframe>'
         )

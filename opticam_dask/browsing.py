@@ -42,6 +42,10 @@ _MOST_CELLS = 25_000_000
 _HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED | SourceFlag.BLENDED
 
 
+class _NoArray(store.StoreError):
+    """The store has no such array: it is of an older version, or damaged."""
+
+
 @dataclass(frozen=True)
 class Ellipse:
     """An aperture in pixels of a frame; ``angle`` in degrees, counter-clockwise from x."""
@@ -293,15 +297,16 @@ class CameraView:
     def _array(self, part: store.Part, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Part of an array, which stays open: to open it takes as long as to read a chunk."""
         name = f"{part.group}/{name}"
-        if name not in self._open:
-            self._open[name] = store.open_array(self.path, name)
-        self.n_reads += 1
+        told = f"opticam-dask verify {self.out_directory} says what is to be done."
         try:
+            if name not in self._open:
+                self._open[name] = store.open_array(self.path, name)
+            self.n_reads += 1
             return np.asarray(self._open[name][start:stop])
-        except (ValueError, RuntimeError, TypeError) as error:  # what codecs raise
-            raise store.StoreError(
-                f"{name} of {self.path} is damaged. opticam-dask verify {self.out_directory} says what is to be done."
-            ) from error
+        except FileNotFoundError as error:
+            raise _NoArray(f"{name} of {self.path} is gone. {told}") from error
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what codecs and parsers raise
+            raise store.StoreError(f"{name} of {self.path} is damaged. {told}") from error
 
     def light_curve(self, source_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and flags of a source in every frame, as far as they were read.
@@ -373,14 +378,15 @@ class CameraView:
         """
         part, number = self.locate(index)
         entry = self._entry(part, number)
-        names = ("flags", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation", "transform")
+        flags = self._array(part, "frames/flags", number, number + 1)[0]
+        names = ("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation", "transform")
         known = {name: self._one(part, "frames", name, number) for name in (*names, "background", "n_sources")}
         message = str(store.read_array(self.path, f"{part.group}/frames", "message", number, number + 1)[0])
         image, problem = self._pixels(part, entry)
         if image is not None and not problem and subtract_sky:
             image = self._without_sky(part, number, image)
-        flags = flag_names(int(known["flags"]), FrameFlag)
-        flags += flag_names(int(self.records["quality_flags"][index]), QualityFlag)
+        bits = flag_names(int(flags), FrameFlag)
+        bits += flag_names(int(self.records["quality_flags"][index]), QualityFlag)
         values = {name: float(known[name]) for name in ("fwhm", "background", "n_sources")}
         values |= {name: float(self.records[name][index]) for name in ("transparency", "airmass")}
         apertures, has_aperture = self._apertures(known)
@@ -389,7 +395,7 @@ class CameraView:
             file=str(entry["file"]),
             night=part.night,
             mjd_utc=float(entry["mjd_utc"]),
-            flags=flags,
+            flags=bits,
             message=message,
             image=image,
             problem=problem,
@@ -411,7 +417,7 @@ class CameraView:
         """One value of an array; ``otherwise`` where a store of an older version has no such array."""
         try:
             return self._array(part, f"{group}/{name}", number, number + 1)[0]
-        except KeyError:
+        except _NoArray:
             return otherwise
 
     def _pixels(self, part: store.Part, entry: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:

@@ -170,6 +170,7 @@ def _add_pass(parser: argparse.ArgumentParser) -> None:
         "--cluster", choices=["local", "none"], help="worker processes here, or this process (as planned)"
     )
     parser.add_argument("--n-workers", "--workers", type=int, metavar="N", help="worker processes (as planned)")
+    parser.add_argument("--plan", metavar="TOKEN", help="do nothing when OUT was planned again since (plan tells it)")
 
 
 def _add_watch(commands: Any) -> None:

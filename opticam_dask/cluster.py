@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -336,13 +337,17 @@ def worker_memory_limit() -> int | None:
 class Connection:
     """A place where blocks run; opened when first used, closed by :meth:`close` or at the end of a ``with`` block.
 
+    One that was closed, or that could not be opened, is opened anew when it is used again.
+
     Attributes
     ----------
     tell : callable
         Takes one line for people: the dashboard, what jobs wait for.
     """
 
-    def __init__(self, place: contextlib.AbstractContextManager[Executor], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
+    ) -> None:
         self._place = place
         self._opened = contextlib.ExitStack()
         self._executor: Executor | None = None
@@ -357,7 +362,7 @@ class Connection:
             When no scheduler answers, or no job can be submitted.
         """
         if self._executor is None:
-            self._executor = self._opened.enter_context(self._place)
+            self._executor = self._opened.enter_context(self._place())
         return self._executor
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
@@ -376,6 +381,7 @@ class Connection:
 
     def close(self) -> None:
         """Close what was opened here: workers end, jobs are cancelled."""
+        self._executor = None
         self._opened.close()
 
     def __enter__(self) -> Connection:
@@ -449,10 +455,10 @@ def connect(
         When a setting is wrong or has no meaning for this cluster.
     """
     if isinstance(cluster, Connection):
-        return Connection(contextlib.nullcontext(cluster), cluster.tell)
+        return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
     if isinstance(cluster, distributed.Client):
         executor = OnCluster(cluster, frame_timeout=frame_timeout)
-        return Connection(contextlib.nullcontext(executor), tell or logger.info)
+        return Connection(lambda: contextlib.nullcontext(executor), tell or logger.info)
     if isinstance(cluster, ClusterSettings):
         settings = cluster
     else:
@@ -462,7 +468,8 @@ def connect(
     def say(line: str) -> None:
         connection.tell(line)
 
-    place = _place(
+    place = functools.partial(
+        _place,
         settings,
         host=host,
         dashboard=dashboard,

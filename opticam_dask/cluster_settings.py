@@ -50,6 +50,9 @@ class ClusterError(Exception):
     """Workers cannot be had or were lost; the message says why and what to do."""
 
 
+#: Settings that may differ for the job that the scheduler runs in.
+_OF_INSIDE = ("cores", "memory", "walltime", "queue", "account", "job_extra", "options")
+
 #: Settings that only a batch system understands.
 _OF_JOBS = ("adapt", "cores", "walltime", "queue", "account", "job_extra", "options", "inside")
 
@@ -75,8 +78,8 @@ class ClusterSettings:
     options : mapping
         Further arguments of the class of dask-jobqueue.
     inside : mapping
-        What differs for the job that the scheduler runs in: ``cores``, ``memory``, ``walltime``, ``queue``, ``account``
-        or ``job_extra``.
+        What differs for the job that the scheduler runs in: ``cores``, ``memory``, ``walltime``, ``queue``,
+        ``account``, ``job_extra`` or ``options``.
     """
 
     cluster: str = "local"
@@ -141,11 +144,11 @@ def resolve(cluster: str | None = None, **given: Any) -> ClusterSettings:
     return settings
 
 
-def _known(profile: Mapping[str, Any], where: str) -> dict[str, Any]:
-    names = {entry.name for entry in fields(ClusterSettings)}
+def _known(profile: Mapping[str, Any], where: str, names: Sequence[str] = ()) -> dict[str, Any]:
+    known_names = set(names) or {entry.name for entry in fields(ClusterSettings)}
     values = {str(key).replace("-", "_"): value for key, value in profile.items()}
-    if unknown := sorted(name.replace("_", "-") for name in set(values) - names):
-        known = ", ".join(sorted(name.replace("_", "-") for name in names))
+    if unknown := sorted(name.replace("_", "-") for name in set(values) - known_names):
+        known = ", ".join(sorted(name.replace("_", "-") for name in known_names))
         raise ValueError(f"{where} has {', '.join(unknown)}, which is unknown: it may have {known}")
     return {key: value for key, value in values.items() if value is not None}
 
@@ -166,6 +169,14 @@ def _read(values: Mapping[str, Any]) -> dict[str, Any]:
     if "job_extra" in read:
         extra = read["job_extra"]
         read["job_extra"] = (extra,) if isinstance(extra, str) else tuple(map(str, extra))
+    for name in ("options", "inside"):
+        if not isinstance(read.get(name, {}), Mapping):
+            raise ValueError(f"{name} must hold settings, got {read[name]!r}")
+    if "inside" in read:
+        try:
+            read["inside"] = _read(_known(read["inside"], "the job of --inside", _OF_INSIDE))
+        except ValueError as error:
+            raise ValueError(f"inside: {error}") from error
     return read
 
 
@@ -235,7 +246,10 @@ def job_processors() -> int | None:
 def job_memory() -> int | None:
     """Bytes of the SLURM job that this process runs in, by what its environment says; None where it says nothing."""
     text = os.environ.get("SLURM_MEM_PER_NODE", "")
-    return int(text) * 2**20 or None if text.isdecimal() else None
+    if text.isdecimal() and int(text) > 0:  # 0 is all of the node
+        return int(text) * 2**20
+    text, n_processors = os.environ.get("SLURM_MEM_PER_CPU", ""), job_processors()
+    return int(text) * n_processors * 2**20 or None if text.isdecimal() and n_processors else None
 
 
 def walltime_seconds(text: str, system: str = "slurm") -> float | None:

@@ -310,7 +310,10 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
     """The run that is planned now, or, without frames, the one that was; None when nothing is left to do."""
     locations.require_local(options.out, "plan")
     if not options.data:
+        _refuse_what_only_planning_takes(options)
         return job_arrays.take_up(options.out)
+    if options.memory:
+        raise UsageError(f"jobs get their memory where they are submitted: --slurm-options=--mem={options.memory}")
     parameters = config.parameters_from_mapping(_parameters(options))
     photometers = _photometers(options)
     # the jobs are the user's to submit, whatever batch system the configuration names: each has workers of its own
@@ -333,8 +336,19 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
         )
 
 
+def _refuse_what_only_planning_takes(options: argparse.Namespace) -> None:
+    """Options that the run which was planned has its own values of."""
+    names = [*_PLACE, "blocks_per_job", "frame_timeout", "break_lock", "append", "redo", "rebuild_reference", "new"]
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
+        raise UsageError(
+            f"without DATA the run that was planned in {options.out} goes on as it was planned: {', '.join(given)} "
+            "would change nothing. Give DATA to plan again."
+        )
+
+
 def _work(options: argparse.Namespace) -> int:
     run, console = planned_run.read(options.out), Console(prefix="")
+    job_arrays.require_plan(run, options.plan)
     chosen = planned_run.parse_ranges(options.blocks) if options.blocks is not None else None
     if options.job is not None:
         chosen = job_arrays.ranges_of_job(run, options.number, options.job, options.blocks_per_job)
@@ -350,6 +364,7 @@ def _work(options: argparse.Namespace) -> int:
 
 def _finish(options: argparse.Namespace) -> int:
     run, console = planned_run.read(options.out), Console(prefix="")
+    job_arrays.require_plan(run, options.plan)
     lines = job_arrays.finish(run, options.number, _workers(options, run), console, break_lock=options.break_lock)
     for line in lines or [f"Pass {options.number} is finished already."]:
         console.tell(line)
@@ -490,7 +505,7 @@ def _browse(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     file = report.write_report(options.out, n_sources=options.n_sources)
-    Console(prefix="").tell(f"Report: {file.resolve()} ({file.stat().st_size / 1e6:.1f} MB)")
+    Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE
 
 

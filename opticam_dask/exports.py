@@ -50,9 +50,9 @@ def export_light_curves(
         Output directory of a reduction.
     form : {"csv", "ecsv", "fits"}
     key : str, optional
-        Camera key; by default all.
+        Camera key such as ``1:g`` (``1-g`` works as well); by default all.
     label : str, optional
-        Photometry label; by default all.
+        Photometry label; by default all that the cameras have.
     sources : sequence of int, optional
         Numbers of sources in the catalogue; by default all.
 
@@ -68,12 +68,14 @@ def export_light_curves(
     if form not in _ASTROPY:
         raise ValueError(f"format must be {', '.join(_ASTROPY)}, got {form!r}")
     path = store.require_store(out_directory)
-    labels = [label] if label else _labels(path)
+    cameras = _cameras(path, out_directory, key)
+    labels = [label] if label else _labels(path, cameras)
     if not labels:
-        raise ValueError(f"there is no photometry in {out_directory}")
+        raise ValueError(f"there is no photometry {f'of {key} ' if key else ''}in {out_directory}")
     written = []
     for name in labels:
-        for camera in [key] if key else measured_keys(path, name) or store.keys(path):
+        # without any, the first camera says which labels it has
+        for camera in cameras if key else measured_keys(path, name) or cameras:
             curves = results.light_curves(out_directory, camera, name)
             directory = products.folder_in(out_directory, "export", name)
             written += _export(curves, _columns_of(curves, sources), directory, form)
@@ -89,15 +91,20 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
         Output directory of a reduction.
     form : {"csv", "ecsv", "fits"}
     key : str, optional
-        Camera key; by default all.
+        Camera key such as ``1:g`` (``1-g`` works as well); by default all.
 
     Returns
     -------
     list of Path
         Empty when none is kept.
+
+    Raises
+    ------
+    ValueError
+        When there is no such key.
     """
     written = []
-    for camera in [key] if key else store.keys(store.require_store(out_directory)):
+    for camera in _cameras(store.require_store(out_directory), out_directory, key):
         for name, curve in results.differential_light_curves(out_directory, camera).items():
             file = products.file_in(
                 out_directory, "export", "differential", f"{store.group_name(camera)}_{name}.{form}"
@@ -115,9 +122,18 @@ def _differential_table(curve: xr.Dataset) -> Table:
     return table
 
 
-def _labels(path: Path) -> list[str]:
+def _cameras(path: Path, out_directory: str | Path, key: str | None) -> list[str]:
+    """Camera keys that were asked for."""
+    known = store.keys(path)
+    found = [name for name in known if key in (None, name, store.group_name(name))]
+    if key is not None and not found:
+        raise ValueError(f"no camera key {key!r} in {out_directory}; it has {', '.join(known) or 'none'}")
+    return found
+
+
+def _labels(path: Path, cameras: Sequence[str]) -> list[str]:
     found = {
-        name for key in store.keys(path) for part in store.parts(path, key)
+        name for camera in cameras for part in store.parts(path, camera)
         for name in store.photometry_labels(path, part)
     }  # fmt: skip
     return sorted(found)
@@ -143,9 +159,22 @@ def _export(curves: xr.Dataset, columns: np.ndarray, directory: Path, form: Form
             one = some.isel(source=position)
             number = int(one["source_id"])
             file = directory / f"{store.group_name(curves.attrs['key'])}_source_{number}.{form}"
-            _replace(light_curve_table(one), file, form)
+            table = light_curve_table(one)
+            _replace(_without_vectors(table, one) if form == "csv" else table, file, form)
             written.append(file)
     return written
+
+
+def _without_vectors(table: Table, one: xr.Dataset) -> Table:
+    """Table in which each radius of a column has a column of its own, named as in ``lcs/`` (``flux_r2.5``)."""
+    flat = Table(meta=table.meta)
+    for name in table.colnames:
+        if table[name].ndim == 1:
+            flat[name] = table[name]
+        else:
+            for number, radius in enumerate(one["radius"].to_numpy()):
+                flat[f"{name}_r{radius:g}"] = table[name][:, number]
+    return flat
 
 
 def _replace(table: Table, file: Path, form: Format) -> None:

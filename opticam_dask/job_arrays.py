@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import config, diagnostics, ownership, pipeline, planned_run, products, store
+from opticam_dask import config, diagnostics, locations, ownership, pipeline, planned_run, products, store
 from opticam_dask.calibration import KINDS, Calibration, find_calibration_frames
 from opticam_dask.cluster import Executor
 from opticam_dask.frames import Scan
@@ -106,10 +106,18 @@ def plan(
     if cluster not in ("local", "none"):
         raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
     _require_known(setup, photometers)
+    changes = changes or Changes()
+    is_there = store.exists(setup.out_directory) and not changes.new
+    if is_there and not (changes.redo or changes.rebuild_reference):
+        pipeline.check_parameters(setup)  # what is refused leaves the store as it is
+        _require_same_photometry(setup, photometers)
+    was_ended = is_there and _was_ended(setup)
     with log_to_file(setup.out_directory / LOG_NAME):
         pipeline.prepare(setup, scan, progress, changes)
+    _require_same_photometry(setup, photometers)
     todo = [part for part in _all_parts(setup) if not _is_done(setup, part, list(photometers))]
     if not todo:
+        _end(setup, list(photometers), progress, is_new=not was_ended)
         return None
     n_blocks = sum(part.n_blocks for part in todo)
     default = max(_LEAST_BLOCKS * n_workers, -(-n_blocks // MOST_JOBS))
@@ -119,9 +127,7 @@ def plan(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         parts=tuple(PlannedPart(part.key, part.night, part.uid, part.n_blocks, part.n_frames) for part in todo),
         photometers={label: config.describe(photometer) for label, photometer in photometers.items()},
-        calibration={
-            kind: tuple(str(Path(path).absolute()) for path in paths) for kind, paths in (calibration or {}).items()
-        },
+        calibration={kind: tuple(_absolute(path) for path in paths) for kind, paths in (calibration or {}).items()},
         frame_timeout=frame_timeout,
         cluster=cluster,
         n_workers=n_workers,
@@ -131,6 +137,50 @@ def plan(
     planned_run.save(run)
     ownership.hand_over(owner, run.token)
     return run
+
+
+def _absolute(path: str) -> str:
+    """A directory as a job finds it, whatever directory that works in."""
+    return path if locations.is_remote(path) else str(Path(locations.local_path(path)).absolute())
+
+
+def _was_ended(setup: Setup) -> bool:
+    """Whether the last run on a store, planned or not, came to its end."""
+    try:
+        before = planned_run.find(setup.out_directory)
+    except store.StoreError:
+        return False
+    return store.is_consolidated(setup.path) and (before is None or before.next_pass is None)
+
+
+def _end(setup: Setup, labels: Sequence[str], progress: Progress, *, is_new: bool) -> None:
+    """Do what belongs to the end of a reduction of which all blocks are done, and forget the plan for it."""
+    with log_to_file(setup.out_directory / LOG_NAME):
+        pipeline.measure_quality(setup, progress)
+        pipeline.finish(setup)
+        if is_new or not _has_products(setup, labels):
+            for file in _write_products(setup.out_directory, labels):
+                progress.tell(f"Written: {file.resolve()}")
+    shutil.rmtree(setup.out_directory / planned_run.DIRECTORY_NAME, ignore_errors=True)
+
+
+def _require_same_photometry(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
+    """Refuse a label under which a night was measured otherwise, before its blocks are shared out.
+
+    Raises
+    ------
+    WrongParameters
+    """
+    for label, photometer in photometers.items():
+        record = {"photometer": config.describe(photometer), "reduction": setup.record()}
+        expected = config.parameters_hash(record)
+        for part in _all_parts(setup):
+            present = store.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+            if present.get("complete") and present.get("parameters_hash") != expected:
+                raise WrongParameters(
+                    f"photometry {label!r} of {part.key} {part.night} is in the store with other parameters "
+                    f"({present.get('parameters')}). Give this variant a name of its own with --label NAME."
+                )
 
 
 def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
@@ -175,8 +225,41 @@ def take_up(out_directory: str | Path) -> PlannedRun | None:
     if run.next_pass is None:
         return None
     if not ownership.is_owned_by(out_directory, run.token):
+        if _is_all_done(run):
+            return None
         raise ReductionError(f"{_given_up(run)} Give DATA to plan again.")
     return run
+
+
+def require_plan(run: PlannedRun, token: str | None) -> None:
+    """Refuse a job that was submitted for another plan than that which is there now.
+
+    Parameters
+    ----------
+    run : PlannedRun
+    token : str, optional
+        First characters of the token of the plan that the job belongs to.
+
+    Raises
+    ------
+    ReductionError
+    """
+    if token and not run.token.startswith(token):
+        raise ReductionError(
+            f"{run.out_directory} was planned again on {run.created} (plan {run.name}), and this job belongs to the "
+            f"plan {token}: nothing was done."
+        )
+
+
+def _is_all_done(run: PlannedRun) -> bool:
+    """Whether another run has finished what was planned."""
+    if not store.exists(run.out_directory):
+        return False
+    try:
+        setup = _setup(run)
+    except ReductionError:  # made anew with functions of the user
+        return False
+    return all(_is_done(setup, part, list(run.photometers)) for part in _all_parts(setup))
 
 
 def _given_up(run: PlannedRun) -> str:
@@ -187,7 +270,7 @@ def describe_plan(run: PlannedRun) -> list[str]:
     """What the passes of a run are, and the commands for them, as lines for a person."""
     out = run.out
     n_frames = sum(part.n_frames for part in run.parts)
-    lines = [f"Planned: {n_frames} frames of {len(run.parts)} part(s) in {run.n_units(1)} blocks."]
+    lines = [f"Planned: {n_frames} frames of {len(run.parts)} part(s) in {run.n_units(1)} blocks (plan {run.name})."]
     for part in run.parts:
         first = run.first_block(part)
         lines.append(f"  blocks {first}:{first + part.n_blocks}: {part.key} {part.night}, {part.n_frames} frames")
@@ -309,17 +392,39 @@ class _Work:
         return outcome
 
     def _run_parts(self, executor: Executor, progress: Progress) -> Outcome:
+        """Do the parts that no other job is doing, and then refuse those that one is."""
+        outcome, refused = Outcome(), list[str]()
         for planned in self.parts:
-            part = _open(self.setup, planned)
-            if _key_has(self.setup, part, "reference"):
-                pipeline.finish_stack(self.setup, part, executor)
-            found: dict[int, Any] = {}
-            if _key_has(self.setup, part, "catalog") and not pipeline.has_profile(self.setup, part):
-                progress.tell(f"Measuring the star profile of {part.key} {part.night}.")
-                found = pipeline.measure_stars(self.setup, executor, progress, part)
-            ownership.check_owner(self.setup.out_directory)
-            _write_sums(self.run_.sums_file(planned), found)
-        return Outcome()
+            place = self.run_.place_of(planned)
+            place.mkdir(parents=True, exist_ok=True)
+            try:
+                with ownership.own(place):
+                    if not self.run_.sums_file(planned).is_file():
+                        self._run_part(planned, place, executor, progress)
+                        outcome.n_frames[planned.key] = outcome.n_frames.get(planned.key, 0) + planned.n_frames
+            except ownership.OwnedError:
+                refused.append(f"{planned.key} {planned.night}")
+        if refused:
+            raise Incomplete(
+                f"another job works on {', '.join(refused)}: it was left to that one. When it ends without having "
+                f"finished, run opticam-dask work {self.run_.out} --pass 2 again; a job that died counts as such after "
+                f"{ownership.STALE / 60:.0f} minutes."
+            )
+        return outcome
+
+    def _run_part(self, planned: PlannedPart, place: Path, executor: Executor, progress: Progress) -> None:
+        part = _open(self.setup, planned)
+        if _key_has(self.setup, part, "reference"):
+            pipeline.finish_stack(self.setup, part, executor)
+        found: dict[int, Any] = {}
+        if _key_has(self.setup, part, "catalog") and not pipeline.has_profile(self.setup, part):
+            some, frames = pipeline.profile_frames(self.setup, part)
+            name = f"Measuring the star profile of {part.key} {part.night}"
+            with pipeline.stage(progress, name, len(some) + len(frames)):
+                found = pipeline.measure_stars(self.setup, executor, progress, part, some, frames)
+        ownership.check_owner(self.setup.out_directory)
+        ownership.check_owner(place)
+        _write_sums(self.run_.sums_file(planned), found)
 
 
 class _PreparedPhotometers:
@@ -570,6 +675,18 @@ def _finish_photometry(run: PlannedRun, setup: Setup, connect: Connect, progress
 _FINISHES = (_finish_references, _finish_catalogs, _finish_profiles, _finish_photometry)
 
 
+def _has_products(setup: Setup, labels: Sequence[str]) -> bool:
+    """Whether each kind of file for people is there."""
+    names = [store.group_name(part.key) for part in pipeline.parts_with_catalog(setup)]
+    expected = [f"cat/{name}_catalog.ecsv" for name in names]
+    expected += ["cat/catalogs.pdf", "diag/background.pdf", "diag/alignment.pdf"]
+    for label in labels:
+        measured = products.measured_keys(setup.path, label)
+        expected += [f"lcs/{label}/{store.group_name(key)}_source_*.csv" for key in measured]
+        expected += [f"diag/{label}_rms_vs_flux.pdf"] if measured else []
+    return all(any(setup.out_directory.glob(pattern)) for pattern in dict.fromkeys(expected))
+
+
 def _write_products(out: Path, labels: Sequence[str]) -> list[Path]:
     """Write the files for people that ``reduce`` writes."""
     written = [*products.write_catalogs(out), products.plot_catalogs(out), *products.plot_frames(out)]
@@ -595,7 +712,7 @@ def describe_run(out_directory: str | Path) -> list[str]:
     if run is None or run.next_pass is None:
         return []
     if not ownership.is_owned_by(out_directory, run.token):
-        return [_given_up(run)]
+        return [] if _is_all_done(run) else [_given_up(run)]
     number = run.next_pass
     lines = [f"Run of job arrays, planned on {run.created}:"]
     for done in range(number):

@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import shlex
 import signal
 import threading
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 #: Memory of one worker where nobody said, and what of it is left to the nanny and to a rescue beside the worker.
 _MEMORY_PER_WORKER, _MEMORY_LEFT = "4GiB", 768 * 2**20
 
+#: Arguments of a cluster of dask-jobqueue that its jobs do not know.
+_OF_CLUSTER = ("scheduler_options", "shared_temp_directory")
+
 #: What dask-jobqueue calls the account, by system.
 _ACCOUNT = {"slurm": "account", "pbs": "account", "lsf": "project", "sge": "project", "oar": "project"}
 
@@ -58,6 +62,13 @@ _MOST_FRUITLESS = 3
 #: Seconds a job may be without its workers before it is cancelled and replaced: a nanny that starts a worker again
 #: from a slow file system takes its time.
 _GRACE = 60.0
+
+#: States of a job that has lost its workers when it goes on without them: where the batch system says nothing, and
+#: where it does not know better.
+_MAYBE_LOST = ("unknown", "RUNNING")
+
+#: What the job of the scheduler does without: settings that belong to workers.
+_OF_WORKERS = "export DASK_DISTRIBUTED__WORKER__MEMORY__"
 
 #: Seconds until SLURM says how a job that is ending has ended, at most.
 _COMPLETING = 60
@@ -114,6 +125,10 @@ def _job_class(system: str) -> Any:
             await super().close()
             self.status = Status.closed
 
+        def job_script(self) -> str:
+            script: str = super().job_script()
+            return _with_quoted_logs(script, str(self.log_directory)) if system == "slurm" else script
+
         @property
         def worker_process_memory(self) -> str:
             share = self.worker_memory / self.worker_processes
@@ -121,6 +136,13 @@ def _job_class(system: str) -> Any:
 
     Job.__name__ = Job.__qualname__ = base.__name__
     return Job
+
+
+def _with_quoted_logs(script: str, directory: str) -> str:
+    """A job script for SLURM whose output may go to a directory with blanks in its name."""
+    if not re.search(r"\s", directory):
+        return script
+    return re.sub(rf"^(#SBATCH -[eo] )({re.escape(directory)}/.*)$", r'\1"\2"', script, flags=re.MULTILINE)
 
 
 def _cluster_class(system: str) -> Any:
@@ -160,7 +182,8 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
     ValueError
         When the batch system has no such thing.
     """
-    system, options = settings.cluster, {key.replace("-", "_"): value for key, value in settings.options.items()}
+    system = settings.cluster
+    options = {name: value for name, value in _options(settings).items() if name not in _OF_CLUSTER}
 
     def chosen(name: str, otherwise: Any = None) -> Any:
         configured = _configured(system, name.replace("_", "-"))
@@ -182,7 +205,7 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
         ],
         "job_script_prologue": [*chosen("job_script_prologue", []), *_environment()],
     }
-    if "--lifetime" not in arguments["worker_extra_args"]:
+    if not any(str(entry).partition("=")[0] == "--lifetime" for entry in arguments["worker_extra_args"]):
         arguments["worker_extra_args"] += _lifetime(walltime, system)
     if arguments["processes"] != cores:
         logger.warning("%d processes on %d cores: workers of one thread are fastest", arguments["processes"], cores)
@@ -196,6 +219,33 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
     else:
         arguments["job_extra_directives"] = [*extra, *settings.job_extra]
     return {**arguments, **options}
+
+
+def _options(settings: ClusterSettings) -> dict[str, Any]:
+    return {str(name).replace("-", "_"): value for name, value in settings.options.items()}
+
+
+def cluster_arguments(settings: ClusterSettings) -> dict[str, Any]:
+    """Arguments of the class of the cluster that are not of its jobs.
+
+    Parameters
+    ----------
+    settings : ClusterSettings
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        When options of the scheduler are no mapping.
+    """
+    found = {name: value for name, value in _options(settings).items() if name in _OF_CLUSTER}
+    options = found.get("scheduler_options", _configured(settings.cluster, "scheduler-options")) or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"scheduler-options must hold settings such as interface and port, got {options!r}")
+    return {**found, "scheduler_options": {"dashboard_address": ":0", **options}}
 
 
 def _name(configured: Any) -> str:
@@ -234,7 +284,7 @@ def _environment() -> list[str]:
     variables = {
         **SINGLE_THREAD_ENVIRONMENT,
         **MEMORY_ENVIRONMENT,
-        **{f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": value for name, value in memory.items()},
+        **{f"{_OF_WORKERS.removeprefix('export ')}{name}": value for name, value in memory.items()},
     }
     if path := os.environ.get("PYTHONPATH"):
         variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in path.split(os.pathsep) if entry)
@@ -307,15 +357,13 @@ def submit_inside(
         When the batch system refuses it.
     """
     _package()
-    differs: dict[str, Any] = {"cores": 1, "memory": _MEMORY_PER_WORKER, "job_extra": settings.job_extra} | {
-        str(name).replace("-", "_"): value for name, value in settings.inside.items()
-    }
+    differs: dict[str, Any] = {"cores": 1, "memory": _MEMORY_PER_WORKER, **settings.inside}
     arguments = job_arguments(replace(settings, **differs), log_directory)
     arguments["job_name"] = f"{arguments['job_name']}-run"
     arguments["job_script_prologue"] = [*arguments["job_script_prologue"], f"export {INSIDE}=1", _command_line(command)]
     arguments["worker_extra_args"] = []
     job = _dummy_job(settings, arguments)
-    prologue = [line for line in arguments["job_script_prologue"][:-1] if "DASK_DISTRIBUTED" not in line]
+    prologue = [line for line in arguments["job_script_prologue"][:-1] if not line.startswith(_OF_WORKERS)]
     job._job_script_prologue, job._command_template = prologue, _command_line(command)
     if settings.cluster == "htcondor":
         job._command_template = "; ".join([*prologue, job._command_template])
@@ -365,7 +413,7 @@ class JobQueue:
         self.settings, self._tell = settings, tell
         self._title = SYSTEMS[settings.cluster]
         _package()
-        self._arguments = job_arguments(settings, log_directory)
+        self._arguments, self._of_cluster = job_arguments(settings, log_directory), cluster_arguments(settings)
         self._per_job = int(self._arguments["processes"])
         self._n_jobs = 0 if settings.adapt else -(-(settings.n_workers or 1) // self._per_job)
         self._every = float(dask.config.get("opticam_dask.look-every", _LOOK))
@@ -384,14 +432,13 @@ class JobQueue:
         """Submit the jobs; cancel them at the end."""
         security = distributed.Security()
         secured = {"security": security, "protocol": "tls://"} if security.require_encryption else {}
-        options = {"dashboard_address": ":0", **(_configured(self.settings.cluster, "scheduler-options") or {})}
         # a connection that closes while its last message is sent is no news when a cluster goes down
         logging.getLogger("distributed.batched").setLevel(logging.ERROR)
         with contextlib.ExitStack() as opened:
             opened.enter_context(dask.config.set(_scheduler_settings()))
             self._cluster = opened.enter_context(
                 _cluster_class(self.settings.cluster)(
-                    **self._arguments, **secured, scheduler_options=options, silence_logs=logging.CRITICAL
+                    **self._arguments, **self._of_cluster, **secured, silence_logs=logging.CRITICAL
                 )
             )
             self.client = opened.enter_context(distributed.Client(self._cluster))
@@ -437,7 +484,8 @@ class JobQueue:
             # the scheduler sees a window of the blocks and not how many are to come: it is to want that done at once.
             # Between two passes there is nothing to do for a while: workers stay for a minute.
             how = {"interval": "2s", "wait_count": 30, "target_duration": "100ms"}
-            self._cluster.adapt(minimum=least, maximum=most, **how)
+            key = _job_of if self._per_job > 1 else None  # a job is cancelled when all of its workers are idle
+            self._cluster.adapt(minimum=least, maximum=most, worker_key=key, **how)
             return
         self._cluster.scale(jobs=self._n_jobs)
         end = time.monotonic() + _SUBMIT
@@ -509,15 +557,16 @@ class JobQueue:
                 self._missing.setdefault(name, now)
                 # a job that SLURM has forgotten ended long ago
                 state = "unknown" if states is None else states.get(job.job_id, ("", ""))[0]
-                is_lost = state == "unknown" and name in self._seen and now - self._missing[name] > _GRACE
+                is_lost = state in _MAYBE_LOST and name in self._seen and now - self._missing[name] > _GRACE
                 if state not in _ENDED and not is_lost:
                     continue
-                ended.append(f"{job.job_id} {state}".strip())
+                ended.append(f"{job.job_id} {'without workers' if is_lost else state}".strip())
                 self._count_fruitless(name, job, state, now)
                 if is_lost:
                     await job.close()
             self._cluster.workers.pop(name, None)
             self._cluster.worker_spec.pop(name, None)
+            job.status = Status.closed  # or the cluster, which closes what it has, fails over it in the end
         if ended:
             self._tell(f"{_count(len(ended), 'job')} ended ({', '.join(ended)}); what was under way there runs again.")
         if not self.settings.adapt and now >= self._not_before and self._error is None:
@@ -585,12 +634,18 @@ def _scheduler_settings() -> dict[str, Any]:
     """Settings of the scheduler in this process."""
     return {
         "distributed.admin.tick.limit": "10s",
-        # Dask cancels the job of a worker that is away for so long, also when its nanny is starting it again
-        "distributed.deploy.lost-worker-timeout": f"{_GRACE:.0f}s",
+        # Dask cancels the job of a worker that is away for so long and submits another of the same name, which it
+        # would cancel for the next worker that is away: jobs are watched here instead
+        "distributed.deploy.lost-worker-timeout": "365 days",
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
     }
+
+
+def _job_of(worker: Any) -> str:
+    """Name of the job of one of several workers."""
+    return str(worker.name).rpartition("-")[0]
 
 
 def _count(number: int, noun: str) -> str:

@@ -540,7 +540,7 @@ def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None
             todo[part.group] = part
         else:
             progress.tell(f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs).")
-    chosen = {group: _profile_frames(setup, part) for group, part in todo.items()}
+    chosen = {group: profile_frames(setup, part) for group, part in todo.items()}
     with stage(progress, "Measuring star profiles", sum(len(some) + len(all_) for some, all_ in chosen.values())):
         for group, part in todo.items():
             found = measure_stars(setup, executor, progress, part, *chosen[group])
@@ -548,7 +548,7 @@ def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None
             write_profile(setup, part, found, progress)
 
 
-def _profile_frames(setup: Setup, part: store.Part) -> tuple[list[int], list[int]]:
+def profile_frames(setup: Setup, part: store.Part) -> tuple[list[int], list[int]]:
     """Frames of a part that its profile is measured in: those of the first round, and of the second."""
     frames = star_profiles.choose_frames(store.read_array(setup.path, f"{part.group}/frames", "flags"))
     return star_profiles.some_of(frames), frames
@@ -564,7 +564,7 @@ def measure_stars(
 ) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
     if first is None or frames is None:
-        first, frames = _profile_frames(setup, part)
+        first, frames = profile_frames(setup, part)
     fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, first, None))
     return {} if fitted is None else _profile_round(setup, executor, progress, part, frames, fitted)
 

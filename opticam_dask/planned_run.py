@@ -131,6 +131,15 @@ class PlannedRun:
         """Number in the run of the first block of a part."""
         return sum(entry.n_blocks for entry in self.parts[: self.parts.index(part)])
 
+    @property
+    def name(self) -> str:
+        """What the commands of jobs call the run: the beginning of its token."""
+        return self.token[:8]
+
+    def place_of(self, part: PlannedPart) -> Path:
+        """Directory that the job owns which does a part in pass 2."""
+        return self.directory / "under_way" / f"{store.group_name(part.key)}_{part.night}"
+
     def sums_file(self, part: PlannedPart) -> Path:
         """Where pass 2 keeps what it finds of the stars of a part."""
         return self.directory / "star_profiles" / f"{store.group_name(part.key)}_{part.night}.npz"

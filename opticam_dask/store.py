@@ -25,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
 
 from opticam_dask import locations, schema
 from opticam_dask.locations import location
@@ -45,9 +46,6 @@ _PLANNED = {
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
 _KINDS_OF_PART = ("frames", "sources", "background")
-
-#: Every chunk is written, so that one that is missing later is known to be lost.
-_every_chunk = functools.partial(zarr.config.set, {"array.write_empty_chunks": True})
 
 #: Arrays of a remote store that are read or written at a time.
 _AT_A_TIME = 16
@@ -247,6 +245,11 @@ def drop_consolidated(path: str | Path) -> None:
     document = _read_metadata(file)
     if document.pop("consolidated_metadata", None) is not None:
         locations.write_text(file, json.dumps(document, indent=2))
+
+
+def is_consolidated(path: str | Path) -> bool:
+    """Whether the store has consolidated metadata, which the end of a run writes."""
+    return _read_metadata(location(path) / "zarr.json").get("consolidated_metadata") is not None
 
 
 def finish_changes(path: str | Path) -> None:
@@ -574,8 +577,7 @@ def _each(is_remote: bool, function: Callable[[Any], Any], entries: Sequence[Any
     """A function of each entry; of a remote store many at a time, where waiting for an answer is what takes time."""
     if not is_remote:
         return [function(entry) for entry in entries]
-    # the setting is one for all threads: it must not change while they work
-    with _every_chunk(), ThreadPoolExecutor(_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
         return list(pool.map(function, entries))
 
 
@@ -789,9 +791,14 @@ def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def open_array(path: str | Path, name: str) -> Any:
-    """One array of a store, as Zarr has it."""
-    with _every_chunk():
-        return zarr.Array.open(zarr.storage.StorePath(_zarr_store(path), name))
+    """One array of a store, as Zarr has it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none; it is a ValueError as well.
+    """
+    return _with_every_chunk(zarr.Array.open(zarr.storage.StorePath(_zarr_store(path), name)))
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
@@ -840,7 +847,13 @@ def _zarr_store(path: str | Path) -> Any:
     place = location(path)
     if not locations.is_remote(place):
         return zarr.storage.LocalStore(place)
-    return zarr.storage.FsspecStore.from_url(str(place), storage_options=locations.storage_options(place))
+    options = locations.storage_options(place)
+
+    async def opened() -> Any:
+        return zarr.storage.FsspecStore.from_url(str(place), storage_options=options)
+
+    # fsspec keeps a client for each thread that opens one, for good: here it is always the same, where Zarr works
+    return sync(opened())
 
 
 def xarray_options(path: str | Path) -> dict[str, Any]:
@@ -857,8 +870,12 @@ def _open_group(path: str | Path, group: str) -> zarr.Group:
 
 
 def _array(group: zarr.Group, name: str) -> Any:
-    with _every_chunk():
-        return cast(zarr.Array, group[name])
+    return _with_every_chunk(cast(zarr.Array, group[name]))
+
+
+def _with_every_chunk(array: zarr.Array) -> Any:
+    """Array of which every chunk is written, so that one that is missing later is known to be lost."""
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _create_arrays(

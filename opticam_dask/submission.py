@@ -77,7 +77,7 @@ def _submit(run: PlannedRun, name: str, waits: Sequence[str], options: Sequence[
 def command(run: PlannedRun, kind: str, number: int) -> str:
     """Command line of one job, which a shell of the job reads."""
     words = [sys.executable, "-m", "opticam_dask.cli", kind, str(run.out_directory.resolve()), "--pass", str(number)]
-    words += ["--cluster", run.cluster, "--n-workers", str(run.n_workers)]
+    words += ["--plan", run.name, "--cluster", run.cluster, "--n-workers", str(run.n_workers)]
     text = "exec " + shlex.join(words)
     if kind == "work":
         text += f" --job $SLURM_ARRAY_TASK_ID --blocks-per-job {run.units_per_job(number)}"

@@ -78,7 +78,7 @@ class OpticamBackend(BackendEntrypoint):
         Parameters
         ----------
         filename_or_obj : path or sequence of path
-            Directories or files.
+            Directories or files, of this machine or remote (``s3://...``).
         drop_variables : str or iterable of str, optional
         key : str, optional
             Camera key such as ``1:g`` (``1-g`` works as well).
@@ -142,7 +142,7 @@ def _observed(paths: Any, instrument: Instrument | None) -> dict[str, ObservedCa
     from opticam_dask import results
 
     given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return results.observed_cameras([Path(path) for path in given], instrument)
+    return results.observed_cameras([os.fspath(path) for path in given], instrument)
 
 
 def _dataset(observed: ObservedCamera) -> xr.Dataset:

@@ -21,11 +21,14 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def slurm() -> None:
-    """A SLURM that tests may submit to: the one of ``SLURM_CONF``."""
+    """A SLURM that tests may submit to: one that ``OPTICAM_DASK_SLURM`` says is for tests, as no other is."""
     start = Path(__file__).parents[1] / ".ci" / "slurm"
-    if "SLURM_CONF" not in os.environ:
+    if os.environ.get("OPTICAM_DASK_SLURM") != "1":
         if not os.environ.get("OPTICAM_DASK_CI"):
             pytest.skip(f'no SLURM to test with: eval "$({start} start)" as root starts one')
         said = subprocess.run([start, "start"], check=True, capture_output=True, text=True).stdout
-        os.environ["SLURM_CONF"] = said.strip().rpartition("=")[2]
+        exported = (
+            line.removeprefix("export ").partition("=") for line in said.splitlines() if line.startswith("export ")
+        )
+        os.environ.update({name: value for name, _, value in exported})
     subprocess.run(["sinfo"], check=True, capture_output=True, timeout=30)

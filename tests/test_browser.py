@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bokeh.document import Document
 
 from opticam_dask import AperturePhotometer, Reducer, browsing, cli, light_curves, simulate_observations, store
 from opticam_dask.browser import Browser, Page, Views
@@ -229,6 +231,36 @@ def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
     assert "transform" in page.state.text
 
 
+def test_page__of_a_store_of_an_older_version_shows_what_it_has(tmp_path):
+    with tarfile.open(Path(__file__).parent / "data" / "store-1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    page = Page(Views(tmp_path / "out"))
+    while page.view.n_todo:
+        page._read_some()
+    assert np.isfinite(page.picture.values["fwhm"])
+    assert page.picture.annulus == []  # the form of the stars was not kept
+    assert "gone" in page.picture.problem
+    assert page.view.damage == ""
+
+
+def test_page__of_a_store_that_has_lost_an_array_goes_on_and_says_what_to_do(out, tmp_path):
+    shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
+    parts = store.parts(tmp_path / "reduction.zarr", "1:g")
+    shutil.rmtree(tmp_path / "reduction.zarr" / parts[0].group / "frames" / "n_sources")
+    (tmp_path / "reduction.zarr" / parts[1].group / "photometry" / LABEL / "flux" / "zarr.json").write_text("{}")
+    page = Page(Views(tmp_path), "1:g", LABEL)
+    while page.view.n_todo:
+        page._read_some()
+    assert "opticam-dask verify" in page.state.text
+    flux, _ = page.view.light_curve(1)
+    assert np.isfinite(flux[[0, 1, 3, 4, 5]]).all()
+    assert np.isnan(flux[FRAMES:]).all()
+    shutil.rmtree(tmp_path / "reduction.zarr" / parts[0].group / "frames" / "flags")
+    again = Page(Views(tmp_path), "1:g", LABEL)
+    again.show_frame(0)
+    assert "frames/flags" in again.state.text
+
+
 # ---------------------------------------------------------------- numbers for pictures
 
 
@@ -341,6 +373,26 @@ def test_browser__shows_itself_in_a_notebook_with_escaped_names(out, tmp_path):
         assert browser.url in repr(browser)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(browser.url, timeout=5)
+
+
+def test_browser__pages_of_one_browser_choose_for_themselves(out, monkeypatch):
+    pages = []
+    monkeypatch.setattr(Page, "add_to", lambda page, document: pages.append(page))
+    monkeypatch.setattr(browsing, "_MOST_CELLS", 5)
+    with Browser(out, label="two") as browser:
+        for _ in range(2):
+            browser._add_page(Document())
+    one, other = pages
+    one.radius.value = "1"
+    one.show_source(3)
+    assert (one.view.radius, other.view.radius, other.radius.value) == (1, 0, "0")
+    for page in pages:
+        _read_all(page.view)
+        page.draw_series()  # each shows its own source, and the other reads nothing for it
+    assert [page.view.n_todo for page in pages] == [0, 0]
+    for page, source, radius in ((one, 2, 5.0), (other, 0, 3.0)):
+        expected = light_curves(out, "1:g", "two", radius=radius)["flux"].to_numpy()[:, source]
+        np.testing.assert_allclose(page._ordinates(page.curve), expected, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- in Chromium

@@ -127,6 +127,25 @@ def test_connect__scheduler_address_and_in_process_give_the_same(client):
     assert client.status == "running"
 
 
+def test_connect__can_be_used_again_after_it_failed_and_after_it_was_closed():
+    attempts = []
+
+    @contextlib.contextmanager
+    def place():
+        attempts.append(len(attempts))
+        if attempts == [0]:
+            raise cluster.ClusterError("refused")
+        yield cluster.InProcess()
+
+    connection = cluster.Connection(place, print)
+    with pytest.raises(cluster.ClusterError, match="refused"):
+        connection.open()
+    for _ in range(2):
+        with connection:
+            assert list(connection.run(_work(abs, 3))) == [0, 1, 2]
+    assert attempts == [0, 1, 2]
+
+
 def test_connect__nobody_answers():
     with pytest.raises(cluster.ClusterError, match="no Dask scheduler answers"), cluster.connect("tcp://127.0.0.1:9"):
         pass

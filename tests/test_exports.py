@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 
 import numpy as np
@@ -11,7 +12,15 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 
-from opticam_dask import AperturePhotometer, OptimalPhotometer, Reducer, cli, light_curves, simulate_observations
+from opticam_dask import (
+    AperturePhotometer,
+    OptimalPhotometer,
+    Reducer,
+    cli,
+    light_curves,
+    simulate_observations,
+    store,
+)
 from opticam_dask.exports import export_light_curves
 
 
@@ -80,6 +89,27 @@ def test_export__several_radii_are_columns_of_vectors(out):
     curves = light_curves(out, "1:g", "radii").load().isel(source=0)
     np.testing.assert_array_equal(table["flux"], curves["flux"].to_numpy())
     assert table.meta["RADII"] == "2, 4"
+
+
+def test_export__several_radii_in_a_csv_are_columns_each(out):
+    table = _read(export_light_curves(out, "csv", key="1-g", label="radii", sources=[1])[0])
+    for radius in (2, 4):
+        curves = light_curves(out, "1:g", "radii", radius=radius).load().isel(source=0)
+        for name in ("flux", "flux_err", "flags"):
+            np.testing.assert_array_equal(np.asarray(table[f"{name}_r{radius}"]), curves[name].to_numpy())
+    assert not {"flux", "flux_r3"} & set(table.colnames)
+
+
+def test_export__of_a_camera_has_the_labels_of_that_camera(out, tmp_path):
+    copied = shutil.copytree(out, tmp_path / "out")
+    path = store.require_store(copied)
+    store.drop_consolidated(path)
+    for part in store.parts(path, "1:g"):
+        store.remove_group(path, f"{part.group}/photometry/optimal")
+    files = export_light_curves(copied, "csv", key="1-g")
+    assert {file.parent.name for file in files} == {"aperture", "radii"}
+    assert {file.name[:3] for file in files} == {"1-g"}
+    assert {file.name[:3] for file in export_light_curves(copied, "csv", label="optimal")} == {"2-r"}
 
 
 def test_export__command_line(out, capsys):

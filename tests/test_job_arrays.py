@@ -23,6 +23,7 @@ from opticam_dask import (
     job_arrays,
     ownership,
     planned_run,
+    quality,
     simulate_calibration_frames,
     simulate_observations,
     store,
@@ -370,6 +371,105 @@ def test_plan__nothing_is_left(data, reduced, tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert not (out / "planned_run").exists()
     assert not (out / ownership.OWNER_NAME).exists()
+
+
+def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_path, capsys):
+    out = shutil.copytree(reduced, tmp_path / "out")
+    # as a run of job arrays leaves it that is given up before its last finish
+    path = store.store_path(out)
+    parts = [part for key in store.keys(path) for part in store.parts(path, key)]
+    for part in parts:
+        store.remove_group(path, quality.group_of(part))
+    store.drop_consolidated(path)
+    shutil.rmtree(out / "lcs")
+    shutil.copytree(freshly_planned / "planned_run", out / "planned_run")
+    assert cli.main(["plan", *_options(data, out)]) == 0
+    assert "Everything is done already" in capsys.readouterr().out
+    assert store.is_consolidated(path)
+    assert not (out / "planned_run").exists()
+    _require_same(out, reduced, capsys)
+    # what is whole is left alone
+    (out / "lcs" / "mark").touch()
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")}
+    assert cli.main(["plan", *_options(data, out)]) == 0
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")} == before
+    assert store.is_consolidated(path)
+
+
+def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path, capsys):
+    out = shutil.copytree(reduced, tmp_path / "out")
+    simulate_observations(tmp_path / "late", n_frames=4, start="2024-01-05T03:00:00", **FIELD)
+    late = [str(tmp_path / "late"), *_options(data, out)[1:], "--append"]
+    for arguments in (_options(data, out), late):
+        assert cli.main(["plan", *arguments, "--radius", "6"]) == 2
+        assert re.search(r"photometry 'aperture' of 1:g .* other parameters .*--label NAME", capsys.readouterr().err)
+    assert store.compare(store.store_path(out), store.store_path(reduced)) == []
+    assert store.is_consolidated(store.store_path(out))
+
+
+def test_status__a_run_that_another_took_over_and_finished(reduced, freshly_planned, planned, tmp_path, capsys):
+    out = shutil.copytree(reduced, tmp_path / "finished")
+    shutil.copytree(freshly_planned / "planned_run", out / "planned_run")
+    (planned / ownership.OWNER_NAME).unlink()
+    for place, is_given_up in ((out, False), (planned, True)):
+        assert cli.main(["status", str(place)]) == 0
+        assert ("was given up" in capsys.readouterr().out) == is_given_up
+        assert cli.main(["plan", "--out", str(place)]) == int(is_given_up)
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["DATA", "--memory", "1GiB"], r"--slurm-options=--mem=1GiB"),
+        (["--workers", "7", "--break-lock"], r"without DATA .*: --n-workers, --break-lock would change nothing"),
+        (["--blocks-per-job", "1", "--cluster", "none"], r"--cluster, --blocks-per-job would change nothing"),
+    ],
+)
+def test_plan__options_that_would_change_nothing_are_refused(freshly_planned, capsys, options, words):
+    assert cli.main(["plan", *options, "--out", str(freshly_planned)]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_absolute__places_that_are_no_directories_here_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert job_arrays._absolute("s3://bucket/flats") == "s3://bucket/flats"
+    assert job_arrays._absolute("flats") == job_arrays._absolute(f"file://{tmp_path}/flats") == str(tmp_path / "flats")
+
+
+def test_jobs_of_another_plan_do_nothing(begun, capsys):
+    run = planned_run.read(begun)
+    for kind in ("work", "finish"):
+        words = shlex.split(submission.command(run, kind, 1))
+        assert words[words.index("--plan") + 1] == run.token[:8]
+        assert _here(kind, begun, 1, "--plan", "00000000") == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"was planned again on {run.created} (plan {run.token[:8]})" in line
+        assert "belongs to the plan 00000000: nothing was done" in line
+    assert len(job_arrays.missing_blocks(run, 1)) == N_BLOCKS
+    assert _here("work", begun, 1, "--blocks", "0", "--plan", run.token[:8]) == 0
+
+
+def test_work__a_night_of_pass_2_is_done_by_one_job_at_a_time(begun, capsys):
+    assert _here("work", begun, 1) == 0
+    assert _here("finish", begun, 1) == 0
+    run = planned_run.read(begun)
+    place = run.place_of(run.parts[1])
+    place.mkdir(parents=True)
+    ownership._acquire(ownership.Owner(place / ownership.OWNER_NAME, "another"), break_lock=False)
+    capsys.readouterr()
+    assert _here("work", begun, 2, "--blocks", "0:2") == 1
+    said = capsys.readouterr()
+    [line] = said.err.splitlines()
+    assert "another job works on 1:g 2024-01-01: it was left to that one" in line
+    assert "of 0 frames" not in said.out
+    assert job_arrays.missing_blocks(run, 2) == [1, 2, 3, 4, 5]
+    part = store.open_part(store.store_path(begun), "1:g", "2024-01-01")
+    assert store.partial_stack_path(store.store_path(begun), part.group, "level-0-000000").is_file()
+    (place / ownership.OWNER_NAME).unlink()
+    assert _here("work", begun, 2, "--blocks", "1") == 0
+    assert "Pass 2: 9 frames done." in capsys.readouterr().out
+    assert job_arrays.missing_blocks(run, 2) == [2, 3, 4, 5]
 
 
 def test_plan__a_further_night_is_all_that_jobs_work_on(data, reduced, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import pickle
 import resource
 import signal
 import subprocess
 import sys
 import textwrap
+import types
 
 import dask
+import held_runs
 import pytest
 
 from opticam_dask import cli, cluster, cluster_settings, job_queues
@@ -60,6 +64,9 @@ def test_resolve__a_number_given_replaces_adapt_of_the_profile_and_the_other_way
         ("wrong", {}, "has wall-time, which is unknown: it may have account, adapt"),
         ("number", {}, "walltime must be text such as '10:00:00', in quotes, got the number 36000"),
         ("text", {}, "must hold settings such as n-workers"),
+        ("inside", {}, "inside: walltime must be text such as '10:00:00', in quotes, got the number 86400"),
+        ("within", {}, "inside: the job of --inside has n-workers, which is unknown: it may have account, cores"),
+        ("listed", {}, r"options must hold settings, got \['interface'\]"),
     ],
 )
 def test_resolve__refuses_what_it_cannot_understand(name, given, words):
@@ -67,6 +74,9 @@ def test_resolve__refuses_what_it_cannot_understand(name, given, words):
         "wrong": {"cluster": "slurm", "wall-time": "1"},
         "number": {"cluster": "slurm", "walltime": 36000},
         "text": "slurm",
+        "inside": {"cluster": "slurm", "inside": {"walltime": 86400}},
+        "within": {"cluster": "slurm", "inside": {"n-workers": 2}},
+        "listed": {"cluster": "slurm", "options": ["interface"]},
     }
     with _profiles(**profiles), pytest.raises(ValueError, match=words):
         resolve(name, **given)
@@ -155,13 +165,17 @@ def test_local_client__as_many_workers_as_this_process_may_use(tmp_path):
 def test_job_processors__of_the_batch_job_and_not_of_the_node(monkeypatch):
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "PBS_NCPUS", "NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.delenv(name, raising=False)
     assert cluster_settings.job_processors() is None
     assert cluster_settings.job_memory() is None
     monkeypatch.setenv("NSLOTS", "6")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
     assert cluster_settings.job_processors() == 6
     assert cluster_settings.job_memory() == 2 * 2**30
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1024")
+    assert cluster_settings.job_memory() == 6 * 2**30
 
 
 # ---------------------------------------------------------------- job scripts
@@ -193,6 +207,125 @@ def test_cluster__dry_run_prints_the_job_script(capsys, tmp_path, monkeypatch, s
     # an hour and two margins of three minutes; LSF has no seconds, and two numbers are hours and minutes there
     assert lines[-1].endswith("--lifetime 3240s --lifetime-stagger 180s")
     assert not list(tmp_path.iterdir())
+
+
+def test_job_script__options_of_the_cluster_are_not_of_its_jobs(tmp_path):
+    options = {"scheduler-options": {"port": 8700}, "shared-temp-directory": str(tmp_path), "python": "/own/python"}
+    with _profiles(slurm={"n-workers": 1, "options": options}):
+        settings = resolve("slurm")
+        assert "/own/python -m" in job_queues.job_script(settings, tmp_path / "logs")
+        queue = job_queues.JobQueue(settings, log_directory=tmp_path / "logs")
+    assert queue._of_cluster == {
+        "scheduler_options": {"dashboard_address": ":0", "port": 8700},
+        "shared_temp_directory": str(tmp_path),
+    }
+    with pytest.raises(ValueError, match="scheduler-options must hold settings such as interface and port, got 8700"):
+        job_queues.cluster_arguments(ClusterSettings("slurm", options={"scheduler-options": 8700}))
+
+
+def test_job_script__a_lifetime_of_the_user_wins(tmp_path):
+    settings = ClusterSettings("slurm", walltime="01:00:00", options={"worker-extra-args": ["--lifetime=30m"]})
+    assert job_queues.job_script(settings, tmp_path).count("--lifetime") == 1
+
+
+def test_job_script__blanks_in_the_name_of_the_output_directory(tmp_path):
+    logs = tmp_path / "my night" / "jobs"
+    lines = job_queues.job_script(ClusterSettings("slurm", job_extra=("-o x y",)), logs).splitlines()
+    assert f'#SBATCH -o "{logs}/opticam-dask-%J.out"' in lines
+    assert f'#SBATCH -e "{logs}/opticam-dask-%J.err"' in lines
+    assert "#SBATCH -o x y" in lines
+
+
+# ---------------------------------------------------------------- a batch system that is played
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """Commands of a SLURM that accepts the first job, which fails, and no other; the script that was submitted."""
+    script = tmp_path / "submitted"
+    commands = {
+        "sbatch": f'[ ! -e {script} ] || {{ echo "sbatch: error: limit reached" >&2; exit 1; }}\n'
+        f'for file; do :; done; cp "$file" {script}; echo 1',
+        "squeue": "echo '1|FAILED|None'",
+        "scancel": "true",
+    }
+    for name, text in commands.items():
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/bash\n{text}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(file.parent), prepend=os.pathsep)
+    return script
+
+
+def test_submit_inside__reads_what_differs_and_keeps_settings_of_the_user(sbatch, tmp_path):
+    own = "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true"
+    inside = {"job-extra": "--exclusive", "walltime": "24:00:00"}
+    with _profiles(slurm={"n-workers": 4, "options": {"job-script-prologue": [own]}, "inside": inside}):
+        job_queues.submit_inside(resolve("slurm"), ["true"], tmp_path / "logs")
+    lines = sbatch.read_text().splitlines()
+    assert "#SBATCH --exclusive" in lines
+    assert "#SBATCH -t 24:00:00" in lines
+    assert own in lines
+    assert not any("DASK_DISTRIBUTED__WORKER__MEMORY" in line for line in lines)
+
+
+def test_job_queue__a_job_that_is_refused_in_mid_run_does_not_spoil_the_end(sbatch, tmp_path):
+    told = []
+    with (
+        dask.config.set({"opticam_dask.look-every": 0.1}),
+        cluster.connect("slurm", n_workers=1, log_directory=tmp_path / "logs", tell=told.append) as place,
+    ):
+        held_runs.until(lambda: sum("SLURM refused a job: sbatch: error: limit reached" in line for line in told) > 1)
+        assert place.jobs is not None
+
+
+class _PlayedCluster:
+    def __init__(self, **workers):
+        self.workers, self.worker_spec, self.asked = workers, dict.fromkeys(workers), []
+
+    def adapt(self, **how):
+        self.asked.append(how)
+
+    def scale(self, jobs):
+        self.asked.append(jobs)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_job_queue__adapts_by_whole_jobs(tmp_path, cores):
+    queue = job_queues.JobQueue(resolve("slurm", adapt="1:4", cores=cores), log_directory=tmp_path)
+    queue._cluster = _PlayedCluster()
+    queue._submit()
+    [how] = queue._cluster.asked
+    if cores == 1:
+        assert how["worker_key"] is None
+    else:
+        key = pickle.loads(pickle.dumps(how["worker_key"]))
+        assert key(types.SimpleNamespace(name="SLURMCluster-3-1")) == "SLURMCluster-3"
+
+
+@pytest.mark.parametrize(("system", "states"), [("slurm", {"7": ("RUNNING", "None")}), ("pbs", None)])
+def test_job_queue__a_job_that_goes_on_without_workers_is_replaced(tmp_path, system, states):
+    class Job:
+        job_id, error, status = "7", None, None
+
+        async def close(self):
+            closed.append(self.job_id)
+
+    told, closed = [], []
+    queue = job_queues.JobQueue(resolve(system, n_workers=1), told.append, tmp_path)
+    queue._cluster = _PlayedCluster(one=Job(), new=Job())
+    queue._seen, queue._not_before = {"one"}, 0.0
+    for now in (100.0, 130.0):  # a nanny may start its worker again
+        asyncio.run(queue._replace(dict(queue._cluster.workers), states, now))
+        assert closed == []
+    asyncio.run(queue._replace(dict(queue._cluster.workers), states, 161.0))
+    assert closed == ["7"]
+    assert set(queue._cluster.workers) == {"new"}  # which has had no worker so far
+    assert told == ["1 job ended (7 without workers); what was under way there runs again."]
+    # nor does Dask replace jobs, under the names they had
+    timeout = job_queues._scheduler_settings()["distributed.deploy.lost-worker-timeout"]
+    assert dask.utils.parse_timedelta(timeout) > 30 * 86400
 
 
 def test_cluster__dry_run_of_htcondor(capsys):

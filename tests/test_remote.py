@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import fsspec
@@ -17,7 +19,18 @@ import xarray as xr
 from astropy.io import fits
 
 import opticam_dask
-from opticam_dask import cli, cluster, frames, locations, ownership, pipeline, results, simulate_observations, store
+from opticam_dask import (
+    cli,
+    cluster,
+    frames,
+    locations,
+    ownership,
+    pipeline,
+    results,
+    schema,
+    simulate_observations,
+    store,
+)
 from opticam_dask.config import ReductionParameters
 from opticam_dask.fits_files import FitsReader, FrameError, read_header
 from opticam_dask.instruments import OPTICAM_MX
@@ -29,7 +42,7 @@ try:
 except ImportError as error:
     if os.environ.get("OPTICAM_DASK_CI"):
         raise
-    pytest.skip(f"{error}: the test extra brings s3fs and moto[server]", allow_module_level=True)
+    pytest.skip(f"{error}: the test extra brings s3fs, moto and flask", allow_module_level=True)
 
 FIELD = {
     "n_frames": 5, "shape": (96, 112), "n_sources": 6, "filters": ("g",), "flux_range": (4e3, 1e5), "fwhm": 3.0,
@@ -224,6 +237,8 @@ def test_open_observations__are_lazy_and_equal(data, remote_data):
     here, there = opticam_dask.open_observations(data)["1:g"], opticam_dask.open_observations(remote_data)["1:g"]
     np.testing.assert_array_equal(there.isel(frame=2).compute(), here.isel(frame=2).compute())
     assert there["file"].to_numpy()[0].startswith(remote_data)
+    with xr.open_dataset(remote_data, engine="opticam", key="1:g") as opened:
+        np.testing.assert_array_equal(opened["image"].isel(frame=2), here.isel(frame=2))
 
 
 def test_file_urls__are_the_local_paths(data):
@@ -305,13 +320,15 @@ def test_reduce__views_and_commands_read_it(reduced, capsys, local_store):
     compared = ["lightcurve", reduced, "--target", str(numbers[0]), "--comparisons", *map(str, numbers[1:3])]
     assert cli.main(compared) == 0
     assert cli.main(["export", reduced, "--format", "csv"]) == 0
+    assert cli.main(["report", reduced]) == 0
     text = capsys.readouterr().out
     assert "is whole" in text
+    assert f"Report: {reduced}/report.html (" in text
     below = {url.removeprefix(f"{reduced}/") for url in locations.files_below(reduced)}
     for name in (
         "cat/catalogs.pdf", "cat/1-g_catalog.ecsv", "diag/header_times.pdf", "lcs/aperture/1-g_source_1.csv",
         "opticam_dask.log", f"relative_light_curves/aperture/target_{numbers[0]}_1-g_light_curve.csv",
-        "export/aperture/1-g_source_1.csv",
+        "export/aperture/1-g_source_1.csv", "report.html",
     ):  # fmt: skip
         assert name in below
     assert [name for name in below if "owner.json" in name or name.startswith("scratch")] == []
@@ -345,6 +362,35 @@ def test_write_block__the_flags_are_put_last(bucket, requests, local_store):
     assert len(puts) == 3
     assert "frames/flags/c/0" in puts[-1]
     assert _but_for_times(store.compare(path, local_store)) == []
+
+
+def test_block__of_arrays_that_are_open_only_chunks_are_asked_for(bucket, requests, local_store):
+    """What docs/storage.md says about requests."""
+    fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy3/reduction.zarr/", recursive=True)
+    path = store.store_path(f"s3://{bucket}/copy3")
+    [part] = store.parts(path, "1:g")
+
+    def chunks_asked_for(function):
+        function(path, part, 0)
+        with requests.counted() as lines:
+            function(path, part, 1)
+        others = [url for _, url in lines if "/c/" not in url]
+        assert len(others) <= 1  # the attributes of the night
+        return len(lines) - len(others)
+
+    assert chunks_asked_for(store.read_manifest) == len(schema.MANIFEST) == 15
+    assert chunks_asked_for(store.read_results) == 14
+
+
+def test_store__all_threads_have_one_client(bucket):
+    path, meeting = store.store_path(f"s3://{bucket}/run"), threading.Barrier(4)
+
+    def client(_):
+        meeting.wait(60)
+        return store._zarr_store(path).fs
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({id(one) for one in pool.map(client, range(4))}) == 1
 
 
 def test_redo__a_removal_that_was_interrupted_is_finished(bucket, data, local_store, monkeypatch):
@@ -418,8 +464,6 @@ def test_own__a_sign_of_life_counts(bucket, monkeypatch):
 
 
 def test_own__of_many_who_put_at_once_one_succeeds(bucket):
-    from concurrent.futures import ThreadPoolExecutor
-
     place = locations.location(f"s3://{bucket}/race/owner.json")
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda number: locations.create_remote(place, str(number)), range(8)))

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from opticam_dask import Reducer, cli, relative_light_curve, simulate_observations, store, write_report
+from opticam_dask import (
+    Reducer,
+    cli,
+    export_light_curves,
+    relative_light_curve,
+    simulate_observations,
+    store,
+    write_report,
+)
 from opticam_dask.flags import FrameFlag
 from opticam_dask.lightcurves import keep_relative_light_curve
 from opticam_dask.report import measurements, pictures, thinning
@@ -312,6 +320,39 @@ def test_gather__marks_frames_that_were_set_aside(reduced, tmp_path):
     conditions = next(one for one in report.conditions if one.key == "1:g")
     assert conditions.flags[2] & 1
     assert report.n_set_aside == len(report.set_aside) >= 2
+
+
+@pytest.fixture
+def copied(reduced, tmp_path):
+    return shutil.copytree(reduced, tmp_path / "out")
+
+
+def test_curves__of_which_a_night_has_no_barycentric_times_are_in_utc(copied):
+    path = store.require_store(copied)
+    night = store.parts(path, "1:g")[1]
+    unknown = np.full(FRAMES, np.nan)
+    store.write_again(path, f"{night.group}/photometry/aperture", "bmjd_tdb", unknown)
+    kept = store.read_array(path, "1-g/differential/variable", "bmjd_tdb")
+    store.write_again(path, "1-g/differential/variable", "bmjd_tdb", np.concatenate([kept[:-FRAMES], unknown]))
+    report = gather(copied, 5)
+    for curve in (*report.curves, *report.relative):
+        assert curve.has_bmjd == (curve.key == "2:r")
+        assert all(clock.zero > 60000 for clock, _ in curve.nights)
+
+
+def test_statistics__of_many_nights_come_from_no_more_frames_than_one_may_hold(reduced, monkeypatch):
+    monkeypatch.setattr(measurements, "_SAMPLE", 8)  # a block; each of the nights has two
+    for found in gather(reduced, 5).statistics:
+        assert (found.n_frames, found.n_frames_read <= 8) == (2 * FRAMES, True)
+
+
+def test_report__links_exports_and_files_whose_names_are_no_unicode(copied):
+    export_light_curves(copied, "csv", key="1:g")
+    strange = copied / "cat" / os.fsdecode(b"caf\xe9.csv")
+    strange.write_bytes(b"")
+    page = write_report(copied).read_text(encoding="utf-8")
+    assert 'href="./export/aperture/"' in page
+    assert 'href="./cat/caf%E9.csv">cat/caf\\xe9.csv<' in page
 
 
 # ---------------------------------------------------------------- in the browser

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from opticam_dask import integrity, schema, store
 
@@ -124,6 +125,22 @@ def test_write_block__wrong_number_of_frames_is_refused(reduction):
     arrays = _first_pass_arrays(part, 0)
     with pytest.raises(ValueError, match="must cover 2 frames of block 2, got 4"):
         store.write_block(reduction, part, 2, arrays)
+
+
+def test_open_array__chunks_of_fill_values_are_written_whatever_other_threads_set_meanwhile(reduction, monkeypatch):
+    opening = zarr.Array.open
+
+    def amid_others(*where):
+        with zarr.config.set({"array.write_empty_chunks": False}):
+            return opening(*where)
+
+    monkeypatch.setattr(zarr.Array, "open", amid_others)
+    part = _part()
+    store.write_block(reduction, part, 0, {"frames": {"fwhm": np.full(PER_BLOCK, np.nan, np.float32)}})
+    store.write_again(reduction, f"{part.group}/frames", "background", np.full(N_FRAMES, np.nan, np.float32))
+    assert store.chunk_file(reduction, f"{part.group}/frames/fwhm", (0,)).is_file()
+    assert store.chunk_file(reduction, f"{part.group}/frames/background", (2,)).is_file()
+    assert zarr.config.get("array.write_empty_chunks") is False  # it is not ours to set
 
 
 def test_done_blocks__is_read_from_the_flags(reduction):

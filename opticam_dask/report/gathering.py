@@ -39,7 +39,7 @@ SET_ASIDE, CLOUDY, SUSPECT_TIME = 1, 2, 4
 
 #: Folders beside the store that hold files for people, and how deep each is looked into.
 _FOLDERS = ("cat", "diag", "diag/growth_curves", "diag/apertures", "psfs")
-_FOLDERS_OF_FOLDERS = ("lcs", "relative_light_curves", "exports")
+_FOLDERS_OF_FOLDERS = ("lcs", "relative_light_curves", "export")
 _SUFFIXES = (".pdf", ".ecsv", ".csv", ".fits", ".gif", ".png", ".log")
 
 

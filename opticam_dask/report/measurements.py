@@ -97,7 +97,8 @@ def _curves_of(
 
 
 def _has_bmjd(path: Path, parts: Sequence[Part], label: str) -> bool:
-    return any(
+    """Whether every night has barycentric times: one without would be drawn at time 0."""
+    return all(
         np.isfinite(store.read_array(path, f"{part.group}/photometry/{label}", "bmjd_tdb")).any() for part in parts
     )
 
@@ -146,9 +147,10 @@ def _relative_curve(key: str, name: str, dataset: xr.Dataset, n_points: int) -> 
     flux, error = dataset["relative_flux"].to_numpy(), dataset["relative_flux_err"].to_numpy()
     used = np.isfinite(flux)
     middle = float(np.median(flux[used])) if used.any() else float("nan")
-    has_bmjd = bool(np.isfinite(dataset["bmjd_tdb"]).any())
-    times = dataset["bmjd_tdb" if has_bmjd else "mjd_utc"].to_numpy()
     nights = dataset["night"].to_numpy().astype(object)
+    is_known = np.isfinite(dataset["bmjd_tdb"].to_numpy())
+    has_bmjd = set(nights[is_known].tolist()) == set(nights.tolist())
+    times = dataset["bmjd_tdb" if has_bmjd else "mjd_utc"].to_numpy()
     flags = dataset["flags"].to_numpy().astype(np.uint32) & ~np.uint32(SourceFlag.REDUCED)
     found: list[tuple[Clock, Column]] = []
     for night in sorted(set(nights.tolist())):
@@ -249,11 +251,12 @@ def _sample(path: Path, label: str, parts: list[Part]) -> xr.Dataset:
     total = sum(part.n_frames for part in parts)
     names = ("flux", "flux_err", "flags")
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for part in parts:
-        n_blocks = max(1, min(part.n_blocks, most * part.n_frames // (total * part.frames_per_block) + 1))
-        for block in np.unique(np.linspace(0, part.n_blocks - 1, n_blocks).round().astype(int)).tolist():
-            for name in names:
-                pieces[name].append(_read(path, part, label, name, *part.block_range(block)))
+    every = [(part, block) for part in parts for block in range(part.n_blocks)]
+    n_blocks = max(1, min(len(every), most * len(every) // total))
+    for number in np.unique(np.linspace(0, len(every) - 1, n_blocks).round().astype(int)).tolist():
+        part, block = every[number]
+        for name in names:
+            pieces[name].append(_read(path, part, label, name, *part.block_range(block)))
     return xr.Dataset(
         {name: (("frame", "source"), np.concatenate(values)) for name, values in pieces.items()},
         coords={"source_id": ("source", numbers)},

@@ -131,7 +131,7 @@ def _mjd(value: float) -> str:
 
 def _href(path: str) -> str:
     # a name such as javascript:... must not be read as a scheme
-    return "./" + quote(path)
+    return "./" + quote(path, errors="surrogateescape")  # whatever bytes the name of the file has
 
 
 # ---------------------------------------------------------------- what the template shows
@@ -343,5 +343,4 @@ def _relative_view(curve: RelativeCurve) -> dict[str, Any]:
     return {
         "curve": curve,
         "comparisons": shown + (f" and {len(curve.comparisons) - 30} more" if len(curve.comparisons) > 30 else ""),
-        "file": f"relative_light_curves/{curve.label}/{curve.name}_{group_name(curve.key)}_light_curve.csv",
     }
