@@ -447,7 +447,15 @@ _PLACE = """([name, x, y]) => {
 
 
 def _click(page, name, x, y):
-    page.mouse.click(*page.evaluate(_PLACE, [name, float(x), float(y)]))
+    """Click on a point of a figure when its axes have come to rest."""
+    wanted, last = [name, float(x), float(y)], None
+    for _ in range(100):
+        where = page.evaluate(_PLACE, wanted)
+        if where == last:
+            break
+        last = where
+        page.wait_for_timeout(300)
+    page.mouse.click(*where)
 
 
 def _wait_for_title(page, name, text):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -34,7 +36,8 @@ def kept(monkeypatch):
     figures = {}
 
     def keep(figure, path):
-        figures[path.name] = figure
+        path.touch()
+        figures[re.sub(r"^\.(.+)\.[0-9a-f]{32}\.pdf$", r"\1", path.name)] = figure  # it gets its name when it is whole
         return path
 
     monkeypatch.setattr(plotting, "save_figure", keep)

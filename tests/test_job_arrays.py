@@ -613,6 +613,7 @@ def test_slurm_lines__a_pass_waits_for_the_one_before(freshly_planned):
         "work_3": [("afterok", "finish_2")],
         "finish_3": [("afterok", "finish_2"), ("afterany", "work_3")],
     }
-    assert all("--account=a b" in shlex.split(line.removeprefix(f"{name}=$(")) for name, line in jobs.items())
+    words = [shlex.split(line.removeprefix(f"{name}=$(").rstrip("\\")) for name, line in jobs.items()]
+    assert all("--account=a b" in found for found in words)
     assert "--array=0-4 " in jobs["work_1"]
     assert "--array=0-5 " in jobs["work_2"]
