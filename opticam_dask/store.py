@@ -596,7 +596,7 @@ def _read_of_part(path: str | Path, part: Part, group: str, name: str, start: in
 def _array_of_part(path: str, part: Part, group: str, name: str) -> Any:
     """Array of a part; one that was made with it stays open in this process, for the blocks to come.
 
-    Opening reads two small files and takes as long as a chunk, for each of some fifty arrays of a block. A part that
+    Opening reads a small file and takes as long as a chunk, for each of some fifty arrays of a block. A part that
     is made anew has another ``uid``. Photometry may be made anew in a part, and is opened each time.
     """
     if part.uid and group in _KINDS_OF_PART:

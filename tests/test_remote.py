@@ -35,6 +35,7 @@ from opticam_dask.config import ReductionParameters
 from opticam_dask.fits_files import FitsReader, FrameError, read_header
 from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.xarray_backend import OpticamBackend
 
 try:
     import s3fs  # noqa: F401 - what makes fsspec know s3://
@@ -237,7 +238,7 @@ def test_open_observations__are_lazy_and_equal(data, remote_data):
     here, there = opticam_dask.open_observations(data)["1:g"], opticam_dask.open_observations(remote_data)["1:g"]
     np.testing.assert_array_equal(there.isel(frame=2).compute(), here.isel(frame=2).compute())
     assert there["file"].to_numpy()[0].startswith(remote_data)
-    with xr.open_dataset(remote_data, engine="opticam", key="1:g") as opened:
+    with xr.open_dataset(remote_data, engine=OpticamBackend, key="1:g") as opened:
         np.testing.assert_array_equal(opened["image"].isel(frame=2), here.isel(frame=2))
 
 

@@ -343,7 +343,7 @@ def test_curves__of_which_a_night_has_no_barycentric_times_are_in_utc(copied):
 def test_statistics__of_many_nights_come_from_no_more_frames_than_one_may_hold(reduced, monkeypatch):
     monkeypatch.setattr(measurements, "_SAMPLE", 8)  # a block; each of the nights has two
     for found in gather(reduced, 5).statistics:
-        assert (found.n_frames, found.n_frames_read <= 8) == (2 * FRAMES, True)
+        assert found.n_frames_read <= 8 < found.n_frames
 
 
 def test_report__links_exports_and_files_whose_names_are_no_unicode(copied):
