@@ -402,7 +402,8 @@ def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path,
     late = [str(tmp_path / "late"), *_options(data, out)[1:], "--append"]
     for arguments in (_options(data, out), late):
         assert cli.main(["plan", *arguments, "--radius", "6"]) == 2
-        assert re.search(r"photometry 'aperture' of 1:g .* other parameters .*--label NAME", capsys.readouterr().err)
+        error = capsys.readouterr().err
+        assert re.search(r"photometry 'aperture_annulus' of 1:g .* other parameters .*--label NAME", error)
     assert store.compare(store.store_path(out), store.store_path(reduced)) == []
     assert store.is_consolidated(store.store_path(out))
 
