@@ -364,7 +364,11 @@ def test_two_runs_at_once__the_second_is_refused(data, reduced, tmp_path):
         for line in process.stdout:
             if line.startswith("Aligning frames"):
                 break
-        text = _run("reduce", data, "--out", out, *OPTIONS, "--cluster", "none", code=1)
+        process.send_signal(signal.SIGSTOP)  # or it may be done before the other begins
+        try:
+            text = _run("reduce", data, "--out", out, *OPTIONS, "--cluster", "none", code=1)
+        finally:
+            process.send_signal(signal.SIGCONT)
         process.communicate(timeout=120)
     assert process.returncode == 0
     assert re.search(rf"out belongs to another run: .*process {process.pid}.*--break-lock", text)
