@@ -33,8 +33,6 @@ _GROWTH_REACH, _GROWTH_STEP = 4.0, 0.5
 _STAMP_REACH = 2.5
 #: Scatter of a normal distribution from its median absolute deviation.
 _MAD_TO_SIGMA = 1.4826
-#: Fluxes are read for so many sources at a time, to bound memory.
-_SOURCES_AT_ONCE = 16
 _MODEL_FLUXES = 200
 
 
@@ -261,7 +259,14 @@ def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
              for name in store.photometry_labels(path, part)}
         )  # fmt: skip
         raise ValueError(f"no photometry {label!r} in {out_directory}; it has {', '.join(known) or 'none'}")
-    return {key: source_statistics(results.light_curves(out_directory, key, label)) for key in keys}
+    names = ("flux", "flux_err")
+    return {
+        key: xr.concat(
+            [source_statistics(group) for group in results.source_groups(out_directory, key, label, names)],
+            dim="source",
+        )
+        for key in keys
+    }
 
 
 def source_statistics(curves: xr.Dataset) -> xr.Dataset:
@@ -281,18 +286,16 @@ def source_statistics(curves: xr.Dataset) -> xr.Dataset:
     if "radius" in curves.dims:
         curves = curves.isel(radius=0)
     columns: dict[str, list[float]] = {"median_flux": [], "scatter": [], "median_error": []}
-    for start in range(0, curves.sizes["source"], _SOURCES_AT_ONCE):
-        some = curves[["flux", "flux_err"]].isel(source=slice(start, start + _SOURCES_AT_ONCE)).load()
-        for flux, error in zip(
-            some["flux"].transpose("source", "frame").to_numpy(),
-            some["flux_err"].transpose("source", "frame").to_numpy(),
-            strict=True,
-        ):
-            middle = _median(flux)
-            enough = np.count_nonzero(np.isfinite(flux)) >= 3
-            columns["median_flux"].append(middle)
-            columns["scatter"].append(_MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
-            columns["median_error"].append(_median(error))
+    for flux, error in zip(
+        curves["flux"].transpose("source", "frame").to_numpy(),
+        curves["flux_err"].transpose("source", "frame").to_numpy(),
+        strict=True,
+    ):
+        middle = _median(flux)
+        enough = np.count_nonzero(np.isfinite(flux)) >= 3
+        columns["median_flux"].append(middle)
+        columns["scatter"].append(_MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
+        columns["median_error"].append(_median(error))
     return xr.Dataset(
         {name: ("source", np.array(values, dtype=float)) for name, values in columns.items()},
         coords={"source_id": ("source", curves["source_id"].to_numpy())},

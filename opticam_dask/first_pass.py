@@ -304,9 +304,12 @@ class MergeJob:
 def merge_stacks(job: MergeJob, index: int) -> int:
     """Add ``fan_in`` partial stacks into one of the next level."""
     numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
-    total, coverage = job.read(numbers[0])
+    first, first_coverage = job.read(numbers[0])
+    # they are read in the smallest type that holds them
+    total, coverage = first.astype(np.int64), first_coverage.astype(np.uint32)
     for number in numbers[1:]:
         more, seen = job.read(number)
-        total, coverage = total + more, coverage + seen
+        total += more
+        coverage += seen
     job.write(index, total, coverage)
     return index

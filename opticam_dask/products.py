@@ -16,8 +16,8 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.locations import location
 from opticam_dask.plotting import Figure
 
-#: Light curves are written for so many sources at a time, to bound memory.
-_SOURCES_AT_ONCE = 16
+#: What the files of light curves hold beside the time.
+_CSV_VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
 
 
 def catalog_table(out_directory: str | Path, key: str) -> QTable:
@@ -68,9 +68,8 @@ def write_light_curves(out_directory: str | Path, label: str) -> Path:
     path = store.require_store(out_directory)
     directory = folder_in(out_directory, "lcs", label)
     for key in measured_keys(path, label):
-        curves = results.light_curves(out_directory, key, label)
-        for start in range(0, curves.sizes["source"], _SOURCES_AT_ONCE):
-            _write_csv(curves.isel(source=slice(start, start + _SOURCES_AT_ONCE)).load(), directory, key)
+        for curves in results.source_groups(out_directory, key, label, _CSV_VARIABLES):
+            _write_csv(curves, directory, key)
     return directory
 
 
@@ -87,9 +86,8 @@ def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
 
 def _csv_columns(one: xr.Dataset) -> dict[str, np.ndarray]:
     """Columns of one source; with several radii each column of a measurement is there for each."""
-    names = ["flux", "flux_err", *(name for name in ("background", "background_err") if name in one), "flags"]
     columns: dict[str, np.ndarray] = {}
-    for name in names:
+    for name in (name for name in _CSV_VARIABLES if name in one):
         values = one[name].to_numpy()
         values = values & ~np.uint32(SourceFlag.REDUCED) if name == "flags" else values
         if values.ndim == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from opticam_dask import blocks, frames, quality, schema, selection, store
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 
 logger = logging.getLogger(__name__)
+
+#: Bytes of light curves that are read at a time where all of them are needed one after the other.
+_BYTES_AT_ONCE = 2**29
 
 #: Part of a dataset by time, night, source and flag; importing it puts ``.opticam`` on every dataset.
 select = selection.select
@@ -200,25 +203,69 @@ def light_curves(
         for and not known in any frame.
     """
     path = store.require_store(out_directory)
-    known = store.keys(path)
-    found = [name for name in known if key in (name, store.group_name(name))]
-    if not found:
-        raise ValueError(f"no camera key {key!r} in {out_directory}; it has {', '.join(known) or 'none'}")
-    parts = store.parts(path, found[0])
-    labels = sorted({name for part in parts for name in store.photometry_labels(path, part)})
-    if label not in labels:
-        raise ValueError(f"no photometry {label!r} of {found[0]} in {out_directory}; it has {labels or 'none'}")
-    measured = [part for part in parts if label in store.photometry_labels(path, part)]
-    nights = _with_quality(path, measured, [_open_part(path, part, label) for part in measured])
-    merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
-    order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
-    if np.any(np.diff(order) != 1):
-        merged = merged.isel(frame=order)
+    measured = _measured_parts(path, key, label)
+    merged = _in_time_order(_with_quality(path, measured, [_open_part(path, part, label) for part in measured]))
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
-        merged = _with_scintillation(merged, f"{found[0]} in {out_directory}")
-    return merged.assign_attrs(key=found[0], label=label)
+        merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
+    return merged.assign_attrs(key=measured[0].key, label=label)
+
+
+def source_groups(
+    out_directory: str | Path, key: str, label: str = "aperture", names: Collection[str] | None = None
+) -> Iterator[xr.Dataset]:
+    """Light curves of all sources of a camera over all nights, loaded, of some sources after the others.
+
+    For those who need all of them once: every chunk is read by this process, with no Dask task for it.
+
+    Parameters
+    ----------
+    out_directory, key, label
+        As for :func:`light_curves`.
+    names : collection of str, optional
+        Variables that are read, where the label has them; by default all.
+
+    Yields
+    ------
+    xarray.Dataset
+        As from :func:`light_curves`, without what is known of whole nights.
+
+    Raises
+    ------
+    store.StoreError, ValueError
+        As for :func:`light_curves`.
+    """
+    path = store.require_store(out_directory)
+    measured = _measured_parts(path, key, label)
+    opened = [_open_part(path, part, label, lazily=False) for part in measured]
+    if names is not None:
+        opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
+    n_sources = opened[0].sizes["source"]
+    at_once = max(1, n_sources * _BYTES_AT_ONCE // max(1, sum(one.nbytes for one in opened)))
+    for start in range(0, n_sources, at_once):
+        group = [one.isel(source=slice(start, start + at_once)).load() for one in opened]
+        yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
+
+
+def _measured_parts(path: Path, key: str, label: str) -> list[store.Part]:
+    """Parts of a key that have photometry of a label."""
+    known = store.keys(path)
+    found = [name for name in known if key in (name, store.group_name(name))]
+    if not found:
+        raise ValueError(f"no camera key {key!r} in {path.parent}; it has {', '.join(known) or 'none'}")
+    parts = store.parts(path, found[0])
+    labels = {part: store.photometry_labels(path, part) for part in parts}
+    if measured := [part for part in parts if label in labels[part]]:
+        return measured
+    has = sorted({name for names in labels.values() for name in names})
+    raise ValueError(f"no photometry {label!r} of {found[0]} in {path.parent}; it has {has or 'none'}")
+
+
+def _in_time_order(nights: Sequence[xr.Dataset]) -> xr.Dataset:
+    merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
+    order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
+    return merged.isel(frame=order) if np.any(np.diff(order) != 1) else merged
 
 
 def differential_group(key: str, name: str) -> str:
@@ -271,9 +318,11 @@ def _options(path: Path) -> dict[str, Any]:
     return {"consolidated": False, "chunks": {}, **store.xarray_options(path)}
 
 
-def _open_part(path: Path, part: store.Part, label: str) -> xr.Dataset:
-    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **_options(path))
-    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **_options(path))
+def _open_part(path: Path, part: store.Part, label: str, *, lazily: bool = True) -> xr.Dataset:
+    """Photometry of a part, as Dask arrays if ``lazily``."""
+    options = _options(path) | ({} if lazily else {"chunks": None})
+    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
+    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)
     for name in dataset.coords:
         dataset[name] = dataset[name].load()
     night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)

@@ -7,6 +7,8 @@ import numpy as np
 #: Sums are whole numbers of this part of an electron.
 STACK_UNITS_PER_ELECTRON = 1024
 
+_ROWS_AT_ONCE = 64
+
 
 def stack_selection(n_frames: int, stack_frames: int) -> np.ndarray:
     """Indices of the frames that are stacked: evenly spaced, all for ``stack_frames=0``."""
@@ -39,13 +41,18 @@ class PartialStack:
 
     def add(self, image: np.ndarray) -> None:
         """Add one image on the grid of the stack; pixels that are not finite do not count."""
-        seen = np.isfinite(image)
-        units = np.multiply(image, np.asarray(STACK_UNITS_PER_ELECTRON, dtype=image.dtype))
-        np.rint(units, out=units)
-        if not seen.all():
-            units[~seen] = 0.0
-        self._total += units
-        self.coverage += seen
+        unit = np.asarray(STACK_UNITS_PER_ELECTRON, dtype=image.dtype)
+        # strips stay in the cache of the processor
+        for start in range(0, len(image), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            units, seen = image[rows] * unit, np.isfinite(image[rows])
+            np.rint(units, out=units)
+            if seen.all():
+                self.coverage[rows] += 1
+            else:
+                units[~seen] = 0.0
+                self.coverage[rows] += seen
+            self._total[rows] += units
 
 
 def stack_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
