@@ -280,15 +280,27 @@ def _local_weights(places: np.ndarray, n_mesh: int, box: int) -> tuple[np.ndarra
     weights : ndarray, shape (n, size, knot)
         Of the four cubic B-splines that reach a pixel; 0 for the other knots.
     """
-    position = (places + 0.5) / box - 0.5
-    left = np.floor(position).astype(int)
-    first = left.min(axis=1, keepdims=True)
-    step = left - first
-    weights = np.zeros((*places.shape, int(step.max(initial=0)) + 4))
-    for tap, weight in enumerate(_b_spline(position - left)):
-        np.put_along_axis(weights, (step + tap)[:, :, None], weight[:, :, None], axis=2)
-    knots = (first - 1 + np.arange(weights.shape[2])) % (2 * n_mesh)
+    first, last = (np.floor((ends + 0.5) / box - 0.5).astype(int) for ends in (places[:, 0], places[:, -1]))
+    around = np.arange(int((last - first).max(initial=0)) + 4)
+    # the first coefficient that reaches a window is the one before its first pixel; the matrix begins two before 0
+    weights = _spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
+    knots = (first[:, None] - 1 + around) % (2 * n_mesh)
     return np.minimum(knots, 2 * n_mesh - 1 - knots), weights
+
+
+@functools.lru_cache(maxsize=32)
+def _spline_matrix(n_mesh: int, box: int) -> np.ndarray:
+    """Weights of the cubic B-splines that reach each pixel, shape (n_mesh box, n_mesh + 5).
+
+    Columns are the coefficients from -2 to ``n_mesh + 1``, not mirrored, and one that is 0.
+    """
+    position = (np.arange(n_mesh * box) + 0.5) / box - 0.5
+    left = np.floor(position).astype(int)
+    matrix = np.zeros((len(position), n_mesh + 5))
+    for tap, weight in enumerate(_b_spline(position - left)):
+        matrix[np.arange(len(position)), left + 1 + tap] = weight
+    matrix.flags.writeable = False
+    return matrix
 
 
 @functools.lru_cache(maxsize=32)

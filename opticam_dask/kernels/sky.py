@@ -11,6 +11,7 @@ import numpy as np
 from scipy.ndimage import spline_filter1d, uniform_filter
 
 from opticam_dask.kernels.background import spline_taps, strip_weights, zoom_matrix
+from opticam_dask.kernels.segments import row_and_column
 
 #: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
 _OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
@@ -104,7 +105,7 @@ def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, in
     """Zoomed mesh at places of the flattened frame."""
     wide = _widened(mesh, shape[1], box_size[1])
     knots, weights = spline_taps(mesh.shape[0], shape[0], box_size[0])
-    row, column = np.divmod(places, shape[1])
+    row, column = row_and_column(places, shape[1])
     zoomed = np.zeros(len(places))
     for tap in range(4):
         zoomed += weights[tap][row] * wide[knots[tap][row], column]
@@ -153,7 +154,7 @@ def _sky_sums(frame: SubtractedFrame, xy: np.ndarray, radius: np.ndarray) -> tup
     in_disk = (index >= 0) & (frame.deviant < stop[index]) if len(start) else np.zeros(len(frame.deviant), dtype=bool)
     excluded = np.concatenate([_expanded(start, stop), frame.deviant[~in_disk]])
     values = frame.image.ravel()[excluded].astype(float)
-    row, column = np.divmod(excluded, shape[1])
+    row, column = row_and_column(excluded, shape[1])
     n_rows, n_columns = frame.box_sums.shape
     box = row // box_y * n_columns + column // box_x
     taken = np.bincount(box, weights=np.where(np.isfinite(values), values, 0.0), minlength=n_rows * n_columns)
