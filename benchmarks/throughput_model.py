@@ -36,7 +36,7 @@ from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.steps import BlockSummary
 
 #: Numbers of frames for the slopes, by side: whole blocks.
-FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (32, 128)}
+FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (64, 192)}
 #: Workers whose window the short blocks go through, and the number that the issue is decided at.
 MANY = 200
 PASSES = ("first pass", "second pass")

@@ -26,7 +26,7 @@ import numpy as np
 from opticam_dask import cluster
 
 #: Numbers of frames, two for each side: whole blocks for every worker.
-FRAMES = {512: (256, 1280), 1024: (64, 320), 2048: (32, 96)}
+FRAMES = {512: (256, 1280), 1024: (64, 320), 2048: (64, 160)}
 
 
 class Serial:

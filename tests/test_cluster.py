@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import os
@@ -20,7 +21,7 @@ import distributed
 import psutil
 import pytest
 
-from opticam_dask import blocks, cluster
+from opticam_dask import AperturePhotometer, Reducer, blocks, cluster, simulate_observations
 
 
 def _facts(block):
@@ -52,6 +53,22 @@ def test_on_cluster__exactly_one_task_a_block_on_the_scheduler(client):
     seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
     client.unregister_scheduler_plugin("count-tasks")
     assert len(seen) == 23
+
+
+def test_reduction__makes_no_task_beside_those_of_its_blocks(client, tmp_path):
+    """A client is what Dask computes with from then on: files for people must not be read chunk by chunk through it."""
+    simulate_observations(tmp_path / "frames", n_frames=12, shape=(96, 96), n_sources=5, filters=("g",), lags=(0.0,))
+    counter = _CountTasks()
+    client.register_plugin(counter, name="count-tasks")
+    reducer = Reducer(
+        tmp_path / "out", tmp_path / "frames", client=client, frames_per_block=4, show_plots=False, verbose=False
+    )
+    reducer.create_catalogs()
+    reducer.photometry(AperturePhotometer())
+    seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
+    client.unregister_scheduler_plugin("count-tasks")
+    counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
+    assert counts == {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 6, "measure": 3}
 
 
 def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monkeypatch):

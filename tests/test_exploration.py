@@ -81,6 +81,26 @@ def made():
 # ---------------------------------------------------------------- slices
 
 
+@pytest.mark.parametrize("n_bytes", [1, 2**29])
+def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypatch, n_bytes):
+    monkeypatch.setattr(results, "_BYTES_AT_ONCE", n_bytes)
+    groups = list(results.source_groups(reducer.out_directory, "1-g", names=("flux", "flags", "nothing")))
+    assert len(groups) == (1 if n_bytes > 1 else curves.sizes["source"])
+    together = xr.concat(groups, dim="source", data_vars="all")
+    assert set(together) == {"flux", "flags"}
+    for name in ("flux", "flags", "mjd_utc", "bmjd_tdb", "source_id"):
+        xr.testing.assert_identical(together[name].drop_vars(list(together[name].coords)),
+                                    curves[name].drop_vars(list(curves[name].coords)).load())  # fmt: skip
+
+
+def test_source_groups__need_no_scheduler(reducer):
+    def refuse(*_, **__):
+        pytest.fail("a task was made")
+
+    with dask.config.set(scheduler=refuse):
+        assert sum(group.sizes["source"] for group in results.source_groups(reducer.out_directory, "1:g")) > 0
+
+
 def test_select__nothing_asked_changes_nothing(made):
     xr.testing.assert_identical(select(made), made)
 

@@ -206,6 +206,19 @@ def test_compare__sees_one_bit_and_ignores_creation_time(tmp_path):
     assert store.compare(*paths) == ["1-g/2024-01-01/sources/x: 1 of 60 values differ"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "n_bytes"), [(-(2**31), 2**31 - 1, 4), (0, 2**31, 8), (-1, 2**40, 8), (0, 255, 1), (0, 0, 1)]
+)
+def test_partial_stack__is_kept_exactly_in_few_bytes(tmp_path, low, high, n_bytes):
+    total = np.array([[low, high], [low // 2, 0]])
+    store.write_partial_stack(tmp_path / "stack.npz", total, np.full((2, 2), 3, dtype=np.uint32))
+    found, coverage = store.read_partial_stack(tmp_path / "stack.npz")
+    assert (found.dtype.itemsize, coverage.dtype.itemsize) == (n_bytes, 1)
+    assert found.dtype.kind in "iu"
+    np.testing.assert_array_equal(found, total)
+    np.testing.assert_array_equal(coverage, 3)
+
+
 def test_validate__unknown_variable_and_wrong_shape_are_refused():
     with pytest.raises(KeyError, match="not a variable"):
         schema.validate("frames", {"nonsense": np.zeros(3)}, {"frame": 3})
