@@ -152,19 +152,34 @@ def _sky_sums(frame: SubtractedFrame, xy: np.ndarray, radius: np.ndarray) -> tup
     start, stop = _disk_spans(xy, radius, shape)
     index = np.searchsorted(start, frame.deviant, side="right") - 1
     in_disk = (index >= 0) & (frame.deviant < stop[index]) if len(start) else np.zeros(len(frame.deviant), dtype=bool)
-    excluded = np.concatenate([_expanded(start, stop), frame.deviant[~in_disk]])
-    values = frame.image.ravel()[excluded].astype(float)
-    row, column = row_and_column(excluded, shape[1])
+    alone = frame.deviant[~in_disk]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), shape[1], box_x)
+    length = stop - start
+    values = frame.image.ravel()[_expanded(start, stop)].astype(float)
+    values = np.where(np.isfinite(values), values, 0.0)
+    light = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
+    row, column = row_and_column(start, shape[1])
     n_rows, n_columns = frame.box_sums.shape
     box = row // box_y * n_columns + column // box_x
-    taken = np.bincount(box, weights=np.where(np.isfinite(values), values, 0.0), minlength=n_rows * n_columns)
-    n_taken = np.bincount(box, minlength=n_rows * n_columns)
+    taken = np.bincount(box, weights=light, minlength=n_rows * n_columns)
+    n_taken = np.bincount(box, weights=length, minlength=n_rows * n_columns)
     heights, widths = (
         np.minimum(side, size - np.arange(0, size, side)) for side, size in zip(frame.box_size, shape, strict=True)
     )
-    numbers = np.outer(heights, widths) - n_taken.reshape(n_rows, n_columns).astype(float)
+    numbers = np.outer(heights, widths) - n_taken.reshape(n_rows, n_columns)
     sums = frame.box_sums - taken.reshape(n_rows, n_columns)
     return np.where(numbers > 0, sums, 0.0), numbers
+
+
+def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of one row each, cut where a box ends."""
+    row, first = row_and_column(start, nx)
+    last = first + (stop - start) - 1
+    n_pieces = last // box_x - first // box_x + 1
+    of = np.repeat(np.arange(len(start)), n_pieces)
+    edge = (first // box_x)[of] + np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+    begin = (row * nx)[of]
+    return begin + np.maximum(first[of], edge * box_x), begin + np.minimum(last[of] + 1, (edge + 1) * box_x)
 
 
 def _disk_spans(xy: np.ndarray, radius: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -186,9 +201,9 @@ def _disk_spans(xy: np.ndarray, radius: np.ndarray, shape: tuple[int, int]) -> t
     start, stop = (y * nx + left)[inside], (y * nx + right)[inside]
     order = np.argsort(start, kind="stable")
     start, furthest = start[order], np.maximum.accumulate(stop[order])
-    # a stretch that begins before the end of all earlier ones goes on with them
+    # a stretch that begins before the end of all earlier ones goes on with them, but not from one row into the next
     is_new = np.ones(len(start), dtype=bool)
-    is_new[1:] = start[1:] > furthest[:-1]
+    is_new[1:] = (start[1:] > furthest[:-1]) | ((start[1:] == furthest[:-1]) & (start[1:] % nx == 0))
     is_last = np.append(is_new[1:], True)[: len(start)]
     return start[is_new], furthest[is_last]
 
