@@ -68,7 +68,7 @@ def test_reduction__makes_no_task_beside_those_of_its_blocks(client, tmp_path):
     seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
     client.unregister_scheduler_plugin("count-tasks")
     counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
-    assert counts == {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 6, "measure": 3}
+    assert counts == {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 3, "measure": 3}
 
 
 def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monkeypatch):
