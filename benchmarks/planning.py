@@ -101,26 +101,31 @@ class _Enough(Exception):
 
 
 class _SomeBlocks:
-    """Runs blocks on a cluster until so many frames are done."""
+    """Runs the blocks of the first frames on a cluster, those that are there."""
 
-    def __init__(self, executor: Any, n_frames: int) -> None:
-        self.executor, self.n_frames = executor, n_frames
+    def __init__(self, executor: Any, n_frames: int, frames_per_block: int) -> None:
+        self.executor, self.n_frames, self.frames_per_block = executor, n_frames, frames_per_block
         self.first = 0.0
 
     def run(self, work: Sequence[Any]) -> Iterator[Any]:
         """Run, and stop when it is enough."""
-        done = 0
-        for key, summary in self.executor.run(work):
+        for key, summary in self.executor.run(list(self._some(work))):
             self.first = self.first or time.perf_counter()
-            done += summary.n_frames
             yield key, summary
-            if done >= self.n_frames:
-                raise _Enough
+        raise _Enough
+
+    def _some(self, work: Sequence[Any]) -> Iterator[Any]:
+        left = self.n_frames
+        for night in work:
+            n_blocks = len(night.blocks) if left >= FRAMES_PER_NIGHT else left // self.frames_per_block
+            if n_blocks:
+                yield night._replace(blocks=night.blocks[:n_blocks])
+            left = max(0, left - FRAMES_PER_NIGHT)
 
 
 def run_some(n_frames: int, n_run: int) -> dict[str, float]:
     """Plan many frames and run some of them through the first pass."""
-    from opticam_dask import OPTICAM_MX, cluster, pipeline
+    from opticam_dask import OPTICAM_MX, cluster, pipeline, store
     from opticam_dask.config import ReductionParameters
     from opticam_dask.frames import Scan
 
@@ -136,7 +141,7 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
         pipeline.choose_references(setup, executor)
         moments.append(time.perf_counter())
         running.begin()
-        some = _SomeBlocks(executor, n_run)
+        some = _SomeBlocks(executor, n_run, store.parts(setup.path, "1:g")[0].frames_per_block)
         with contextlib.suppress(_Enough):
             pipeline.reduce_frames(setup, some)
         moments += [some.first, time.perf_counter()]
