@@ -4,11 +4,11 @@
 
 Both end with the same products: barycentric times, backgrounds, transforms, a stack, a catalogue of up to 100 sources,
 and aperture fluxes with errors of these in every frame. Ours uses two workers. The plain pipeline
-(``reference_pipeline.py``) goes the way the one-machine package goes; it is run with half as many processes as there are
-cores, which is what that package does unless it is told otherwise, and with as many. The cost of a frame is the slope of the time of
-the whole run over the number of frames, so that neither is charged for starting its processes; ours writes its store
-and its plots. The slope of ours begins where a night has the 256 frames of a stack and the 320 that its star profile is
-measured on: that is work of a night, however long it is.
+(``reference_pipeline.py``) goes the way the one-machine package goes; it is run with half as many processes as there
+are cores, which is what that package does unless it is told otherwise, and with as many. The cost of a frame is the
+slope of the time of the whole run over the number of frames, so that neither is charged for starting its processes;
+ours writes its store and its plots. The slope of ours begins where a night has the 256 frames of a stack and the 320
+that its star profile is measured on: that is work of a night, however long it is.
 """
 
 from __future__ import annotations

@@ -766,7 +766,7 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
 
 
 def _compact(numbers: np.ndarray) -> np.ndarray:
-    """Whole numbers in the smallest type that holds them: a sum of a few frames is then 5 instead of 12 bytes a pixel."""
+    """Whole numbers in the smallest type that holds them: a sum of a few frames is then 5 bytes a pixel, not 12."""
     low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
     for small in (np.uint8, np.int32):
         if np.iinfo(small).min <= low and high <= np.iinfo(small).max:

@@ -146,8 +146,29 @@ def test_sky_mesh__boxes_with_two_levels_equal_photutils(side):
         np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
 
 
-def test_sky_mesh__misleading_sample_of_a_large_box_equals_photutils():
-    # the pixels that are looked at first crowd together beside the median of all the others
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sky_mesh__crowded_and_gappy_boxes_equal_photutils(dtype):
+    """From no light and no gap to more of both than a clip is expected to take away, in one frame."""
+    rng = np.random.default_rng(13)
+    bright, faint, missing = (
+        share.ravel() for share in np.meshgrid([0, 0.05, 0.09, 0.3, 0.45], [0, 0.04, 0.2], [0, 0.06, 0.09])
+    )
+    boxes = rng.normal(500.0, 20.0, (len(bright) + 3, 48 * 48))
+    for pixels, *shares in zip(boxes, bright, faint, missing, strict=False):
+        ends = np.cumsum([int(share * pixels.size) for share in shares])
+        order = rng.permutation(pixels.size)
+        pixels[order[: ends[0]]] += rng.exponential(400.0, ends[0])
+        pixels[order[ends[0] : ends[1]]] -= rng.exponential(400.0, ends[1] - ends[0])
+        pixels[order[ends[1] : ends[2]]] = np.nan
+    image = boxes.reshape(6, 8, 48, 48).swapaxes(1, 2).reshape(288, 384).astype(dtype)
+    mesh, rms = background.sky_mesh(image, (48, 48))
+    reference = _photutils(image.astype(float), (48, 48))
+    tolerance = {"rtol": 1e-6} if dtype == np.float32 else {"rtol": 1e-12}
+    np.testing.assert_allclose(mesh, reference.background_mesh, **tolerance)
+    np.testing.assert_allclose(rms, reference.background_rms_mesh, **tolerance)
+
+
+def test_sky_mesh__boxes_of_large_tails_equal_photutils():
     rng = np.random.default_rng(12)
     boxes = rng.normal(100.0, 10.0, (16, 4096))
     z = rng.normal(0.0, 1.0, boxes[:, ::17].shape)

@@ -71,21 +71,18 @@ class _SortedBoxes:
 def _sort(boxes: np.ndarray, chosen: np.ndarray, tails: tuple[float, float]) -> _SortedBoxes:
     """Sort the chosen ones of the boxes, strip by strip."""
     n_columns, n_pixels = boxes.shape[1], boxes.shape[2] * boxes.shape[3]
-    at_once = max(1, _PIXELS_AT_ONCE // n_pixels)
-    row, column = np.divmod(chosen, n_columns)
-    is_all = len(chosen) == len(boxes) * n_columns
     strips = []
-    for start in range(0, len(chosen), at_once):
-        part = slice(start, start + at_once)
-        if is_all and at_once % n_columns == 0:  # whole rows of boxes need no list of places, which is slower
-            pixels = boxes[start // n_columns : (start + at_once) // n_columns].copy(order="C")
-        else:
-            pixels = boxes[row[part], column[part]]
-        pixels = pixels.reshape(-1, n_pixels)
-        pixels.sort(axis=1)
-        strips.append(_parts_of(pixels, tails))
-    names = list(strips[0])
-    arrays = {name: np.concatenate([strip[name] for strip in strips]) for name in names}
+    if len(chosen) == len(boxes) * n_columns:
+        n_rows = max(1, _PIXELS_AT_ONCE // (n_columns * n_pixels))
+        for start in range(0, len(boxes), n_rows):
+            strips.append(_parts_of(boxes[start : start + n_rows].copy(order="C").reshape(-1, n_pixels), tails))
+    else:
+        row, column = np.divmod(chosen, n_columns)
+        at_once = max(1, _PIXELS_AT_ONCE // n_pixels)
+        for start in range(0, len(chosen), at_once):
+            part = slice(start, start + at_once)
+            strips.append(_parts_of(boxes[row[part], column[part]].reshape(-1, n_pixels), tails))
+    arrays = {name: np.concatenate([strip[name] for strip in strips]) for name in strips[0]}
     core_start, core_stop, band_start, _ = _ranks(n_pixels, tails)
     return _SortedBoxes(**arrays, band_start=band_start, core_start=core_start, core_stop=core_stop)
 
@@ -100,7 +97,8 @@ def _ranks(n_pixels: int, tails: tuple[float, float]) -> tuple[int, int, int, in
 
 
 def _parts_of(values: np.ndarray, tails: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Arrays of :class:`_SortedBoxes` for sorted boxes (box, rank)."""
+    """Sort boxes (box, pixel) in place, and give the arrays of :class:`_SortedBoxes` for them."""
+    values.sort(axis=1)
     n_boxes, n_pixels = values.shape
     core_start, core_stop, band_start, band_stop = _ranks(n_pixels, tails)
     n_valid = np.full(n_boxes, n_pixels)

@@ -6,6 +6,7 @@ result for one source does not depend on which others are measured with it.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -270,33 +271,39 @@ def adaptive_moments(
         False where there is no signal, too much of it is missing, or the window ran away, shrank to a pixel, or grew
         beyond a third of the cut-out.
     """
-    has_data = np.isfinite(cutouts)
-    pixels = np.where(has_data, cutouts, 0.0)
-    columns, rows = _pixel_grid(cutouts, x0, y0)
-    start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, len(cutouts))
-    xy, shape = start.copy(), np.stack([width**2, width**2, np.zeros_like(width)])
+    n_sources, size = cutouts.shape[:2]
+    has_data = np.isfinite(cutouts).reshape(n_sources, -1)
+    pixels = np.where(has_data, cutouts.reshape(n_sources, -1), 0.0)
+    start, width = np.asarray(start_xy, dtype=float), _per_source(sigma, n_sources)
+    corners = np.stack([x0, y0], axis=1) + size // 2
+    begin, monomials = start - corners, _monomials(size)
+    centre, shape = begin.copy(), np.stack([width**2, width**2, np.zeros_like(width)])
     good = np.isfinite(width) & (width > 0) & np.all(np.isfinite(start), axis=1)
-    moving = np.flatnonzero(good)
+    moving, narrow = np.flatnonzero(good), width.copy()
     with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
         for _ in range(n_iterations):
             if not len(moving):
                 break
-            before = shape[:, moving]
-            step, new = _adapt(pixels[moving], has_data[moving], columns[moving], rows[moving], xy[moving], before)
-            usable = np.all(np.isfinite(step), axis=1) & _is_form(new)
+            before, place = shape[:, moving], centre[moving]
+            is_coarse = narrow[moving] < _COARSE
+            step, new = _adapt(pixels[moving], has_data, moving, place, before, is_coarse, monomials)
+            usable = np.isfinite(step[:, 0] + step[:, 1]) & _is_form(new)
             good[moving[~usable]] = False
             further = 2.0 * new - before
+            near, far = _semiminor(new), _semiminor(further)
             # from a start that is much too wide, twice as far is a width near zero
-            goes_further = _is_form(further) & (_axes_of(further)[1] > _SHORTEST * _axes_of(new)[1])
-            shape[:, moving] = np.where(usable, np.where(goes_further, further, new), before)
-            xy[moving] += np.where(usable[:, None], step, 0.0)
-            change = np.max(np.abs(new - before), axis=0) / (before[0] + before[1])
-            at_rest = (change <= _SHAPE_AT_REST) & (np.hypot(step[:, 0], step[:, 1]) <= _AT_REST)
-            moving = moving[usable & ~at_rest]
+            goes_further = _is_form(further) & (far > _SHORTEST * near)
+            moving, place, step = moving[usable], place[usable], step[usable]
+            before, new, goes_further = before[:, usable], new[:, usable], goes_further[usable]
+            shape[:, moving] = np.where(goes_further, further[:, usable], new)
+            narrow[moving] = np.where(goes_further, far[usable], near[usable])
+            centre[moving] = place + step
+            change = np.maximum.reduce(np.abs(new - before)) / (before[0] + before[1])
+            moving = moving[(change > _SHAPE_AT_REST) | (np.hypot(step[:, 0], step[:, 1]) > _AT_REST)]
         semimajor, semiminor, orientation = _axes_of(shape)
         good[moving[semiminor[moving] < _COARSEST]] = False
-        good = good & (np.hypot(*(xy - start).T) < 2.0 * semimajor) & (semimajor < cutouts.shape[1] / 3.0)
-        window = _gaussian_window(columns, rows, xy, np.sqrt(semimajor * semiminor))
+        good = good & (np.hypot(*(centre - begin).T) < 2.0 * semimajor) & (semimajor < size / 3.0)
+        window = _gaussian_window(*_pixel_grid(cutouts, x0, y0), centre + corners, np.sqrt(semimajor * semiminor))
         good = good & (semiminor > _NARROWEST) & (_missing_signal(cutouts, window) < _MISSING_SIGNAL)
     semimajor, semiminor, orientation = (
         np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
@@ -324,39 +331,66 @@ def _is_form(shape: np.ndarray) -> np.ndarray:
     return is_form
 
 
+@functools.lru_cache(maxsize=32)
+def _monomials(size: int) -> np.ndarray:
+    """1, x, y, x^2, x y and y^2 of the pixels of a window about its middle one, shape (6, size^2)."""
+    offsets = np.arange(size) - float(size // 2)
+    x, y = np.tile(offsets, size), np.repeat(offsets, size)
+    monomials = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    monomials.flags.writeable = False
+    return monomials
+
+
 def _adapt(
-    pixels: np.ndarray, has_data: np.ndarray, columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, shape: np.ndarray
+    pixels: np.ndarray,
+    has_data: np.ndarray,
+    rows: np.ndarray,
+    centre: np.ndarray,
+    shape: np.ndarray,
+    is_coarse: np.ndarray,
+    monomials: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One step of the adaptive moments: shift of the centre (n, 2), and covariance (xx, yy, xy) (3, n)."""
-    dx, dy = columns - xy[:, 0, None, None], rows - xy[:, 1, None, None]
+    """One step of the adaptive moments: shift of the centre (n, 2), and covariance (xx, yy, xy) (3, n).
+
+    Exponent and moments of a window are products with the monomials of its pixels, which are the same for all sources.
+    Those that are ``is_coarse`` are compared with their own window; theirs are the ``rows`` of ``has_data``.
+    """
+    x, y = centre[:, 0], centre[:, 1]
     determinant = shape[0] * shape[1] - shape[2] ** 2
-    inverse = [term[:, None, None] for term in (shape[1] / determinant, shape[0] / determinant, shape[2] / determinant)]
-    distance = inverse[0] * dx**2 + inverse[1] * dy**2 - 2.0 * inverse[2] * dx * dy
-    window = np.where(distance < _WINDOW**2, np.exp(-0.5 * distance), 0.0)
-    step, covariance = _relative_moments(_moments(window * pixels, dx, dy))
-    new = 2.0 * covariance
-    coarse = np.flatnonzero(_axes_of(shape)[1] < _COARSE)
-    if len(coarse):
-        own = np.where(has_data[coarse], window[coarse] ** 2, 0.0)
-        own_step, own_covariance = _relative_moments(_moments(own, dx[coarse], dy[coarse]))
-        step[coarse] -= own_step
-        new[:, coarse] += shape[:, coarse] - 2.0 * own_covariance
-    return np.clip(2.0 * step, -1.0, 1.0), new
+    xx, yy, xy = shape[1] / determinant, shape[0] / determinant, -2.0 * shape[2] / determinant
+    along_x, along_y = 2.0 * xx * x + xy * y, 2.0 * yy * y + xy * x
+    terms = np.array([0.5 * (along_x * x + along_y * y), -along_x, -along_y, xx, xy, yy])
+    distance = np.einsum("kn,kp->np", terms, monomials)
+    window = np.exp(-0.5 * distance)
+    window *= distance < _WINDOW**2
+    step, new = _relative_moments(window * pixels, centre, monomials)
+    new *= 2.0
+    if is_coarse.any():
+        own = np.where(has_data[rows[is_coarse]], window[is_coarse] ** 2, 0.0)
+        own_step, own_covariance = _relative_moments(own, centre[is_coarse], monomials)
+        step[is_coarse] -= own_step
+        new[:, is_coarse] += shape[:, is_coarse] - 2.0 * own_covariance
+    step *= 2.0
+    return np.minimum(np.maximum(step, -1.0), 1.0), new
 
 
-def _relative_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First (n, 2) and second (xx, yy, xy) (3, n) moments relative to the sum; NaN where that is not positive."""
-    total = np.where(moments[:, 0, 0] > 0, moments[:, 0, 0], np.nan)
-    first = np.stack([moments[:, 0, 1], moments[:, 1, 0]], axis=1) / total[:, None]
-    return first, np.stack([moments[:, 0, 2], moments[:, 2, 0], moments[:, 1, 1]]) / total
+def _relative_moments(weighted: np.ndarray, centre: np.ndarray, monomials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First (n, 2) and second (xx, yy, xy) (3, n) moments about centres, over the sum; NaN where that is <= 0."""
+    # not a matrix product, which may round differently with other sources beside one
+    sums = np.einsum("np,kp->kn", weighted, monomials)
+    total = np.where(sums[0] > 0, sums[0], np.nan)
+    mean_x, mean_y, xx, xy, yy = sums[1:] / total
+    x, y = centre[:, 0], centre[:, 1]
+    off_x, off_y = mean_x - x, mean_y - y
+    second = np.array([xx - x * (mean_x + off_x), yy - y * (mean_y + off_y), xy - x * mean_y - y * off_x])
+    return np.array([off_x, off_y]).T.copy(), second
 
 
-def _moments(weighted: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Moments of cut-outs up to the second order, shape (n, power of y, power of x)."""
-    along_x = np.concatenate([np.ones_like(dx), dx, dx**2], axis=1).swapaxes(1, 2)
-    along_y = np.concatenate([np.ones_like(dy), dy, dy**2], axis=2).swapaxes(1, 2)
-    moments: np.ndarray = along_y @ (weighted @ along_x)
-    return moments
+def _semiminor(shape: np.ndarray) -> np.ndarray:
+    """Sigma along the minor axis, from covariances (xx, yy, xy)."""
+    half_difference = np.hypot((shape[0] - shape[1]) / 2.0, shape[2])
+    semiminor: np.ndarray = np.sqrt((shape[0] + shape[1]) / 2.0 - half_difference)
+    return semiminor
 
 
 def _axes_of(shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
