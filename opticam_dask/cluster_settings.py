@@ -45,6 +45,10 @@ MEMORY_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+#: A worker keeps profiles of what it did in the last hour, for the dashboard: with Dask's own setting one of each second,
+#: which fill more memory than the frames; one of each minute is enough.
+PROFILE_SETTINGS = {"distributed.worker.profile.interval": "100ms", "distributed.worker.profile.cycle": "60s"}
+
 
 class ClusterError(Exception):
     """Workers cannot be had or were lost; the message says why and what to do."""
@@ -55,6 +59,11 @@ _OF_INSIDE = ("cores", "memory", "walltime", "queue", "account", "job_extra", "o
 
 #: Settings that only a batch system understands.
 _OF_JOBS = ("adapt", "cores", "walltime", "queue", "account", "job_extra", "options", "inside")
+
+
+def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings of Dask as the environment variables that Dask reads them from."""
+    return {f"DASK_{name.upper().replace('.', '__')}": value for name, value in settings.items()}
 
 
 @dataclass(frozen=True)

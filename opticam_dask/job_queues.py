@@ -30,10 +30,12 @@ from distributed.deploy.spec import ProcessInterface
 
 from opticam_dask.cluster_settings import (
     MEMORY_ENVIRONMENT,
+    PROFILE_SETTINGS,
     SINGLE_THREAD_ENVIRONMENT,
     SYSTEMS,
     ClusterError,
     ClusterSettings,
+    as_environment,
     parse_memory,
     walltime_seconds,
 )
@@ -284,6 +286,7 @@ def _environment() -> list[str]:
     variables = {
         **SINGLE_THREAD_ENVIRONMENT,
         **MEMORY_ENVIRONMENT,
+        **as_environment(PROFILE_SETTINGS),
         **{f"{_OF_WORKERS.removeprefix('export ')}{name}": value for name, value in memory.items()},
     }
     if path := os.environ.get("PYTHONPATH"):

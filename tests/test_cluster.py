@@ -71,6 +71,12 @@ def test_reduction__makes_no_task_beside_those_of_its_blocks(client, tmp_path):
     assert counts == {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 3, "measure": 3}
 
 
+def test_local_client__workers_do_not_fill_their_memory_with_profiles(client):
+    """Dask keeps one of each second for an hour."""
+    cycles = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile-cycle"].callback_time)
+    assert set(cycles.values()) == {60_000}
+
+
 def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monkeypatch):
     calls = []
     gather = distributed.Client.gather
