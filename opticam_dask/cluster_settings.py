@@ -45,8 +45,8 @@ MEMORY_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
-#: A worker keeps profiles of what it did in the last hour, for the dashboard: with Dask's own setting one of each second,
-#: which fill more memory than the frames; one of each minute is enough.
+#: A worker keeps profiles of what it did in the last hour, for the dashboard: with Dask's own setting one of each
+#: second, which fill more memory than the frames; one of each minute is enough.
 PROFILE_SETTINGS = {"distributed.worker.profile.interval": "100ms", "distributed.worker.profile.cycle": "60s"}
 
 
