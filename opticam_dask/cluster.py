@@ -32,8 +32,8 @@ from distributed.system import MEMORY_LIMIT
 
 from opticam_dask.cluster_settings import (
     MEMORY_ENVIRONMENT,
-    PROFILE_SETTINGS,
     SINGLE_THREAD_ENVIRONMENT,
+    UPKEEP_SETTINGS,
     ClusterError,
     ClusterSettings,
     job_memory,
@@ -628,7 +628,7 @@ def _remote_client(address: str) -> Iterator[distributed.Client]:
 def _quiet_settings() -> dict[str, Any]:
     """Settings of a local cluster: no spilling and no pausing (tasks hold nothing that waiting could free)."""
     return {
-        **PROFILE_SETTINGS,
+        **UPKEEP_SETTINGS,
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,

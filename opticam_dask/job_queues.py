@@ -30,9 +30,9 @@ from distributed.deploy.spec import ProcessInterface
 
 from opticam_dask.cluster_settings import (
     MEMORY_ENVIRONMENT,
-    PROFILE_SETTINGS,
     SINGLE_THREAD_ENVIRONMENT,
     SYSTEMS,
+    UPKEEP_SETTINGS,
     ClusterError,
     ClusterSettings,
     as_environment,
@@ -286,7 +286,7 @@ def _environment() -> list[str]:
     variables = {
         **SINGLE_THREAD_ENVIRONMENT,
         **MEMORY_ENVIRONMENT,
-        **as_environment(PROFILE_SETTINGS),
+        **as_environment(UPKEEP_SETTINGS),
         **{f"{_OF_WORKERS.removeprefix('export ')}{name}": value for name, value in memory.items()},
     }
     if path := os.environ.get("PYTHONPATH"):

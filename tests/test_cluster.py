@@ -77,6 +77,11 @@ def test_local_client__workers_do_not_fill_their_memory_with_profiles(client):
     assert set(cycles.values()) == {60_000}
 
 
+def test_local_client__workers_do_not_look_at_the_clock_all_the_time(client):
+    ticks = client.run(lambda dask_worker: dask_worker.periodic_callbacks["tick"].callback_time)
+    assert set(ticks.values()) == {500}
+
+
 def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monkeypatch):
     calls = []
     gather = distributed.Client.gather

@@ -201,8 +201,9 @@ def test_cluster__dry_run_prints_the_job_script(capsys, tmp_path, monkeypatch, s
     prefix = next(line for line in lines if line.startswith("#") and not line.startswith("#!")).split()[0]
     assert f"{prefix} -x 1" in lines
     assert f"{prefix} -y" in lines
-    profile = "export DASK_DISTRIBUTED__WORKER__PROFILE__CYCLE=60s"
-    for line in (f"cd {tmp_path}", "export OMP_NUM_THREADS=1", "export MALLOC_ARENA_MAX=1", profile):
+    upkeep = ("WORKER__PROFILE__CYCLE=60s", "WORKER__MEMORY__MONITOR_INTERVAL=200ms", "ADMIN__TICK__INTERVAL=500ms")
+    own = [f"export DASK_DISTRIBUTED__{setting}" for setting in upkeep]
+    for line in (f"cd {tmp_path}", "export OMP_NUM_THREADS=1", "export MALLOC_ARENA_MAX=1", *own):
         assert line in lines
     assert "--nthreads 1 --memory-limit 3328MiB --nworkers 2" in lines[-1]
     # an hour and two margins of three minutes; LSF has no seconds, and two numbers are hours and minutes there

@@ -1,8 +1,8 @@
 """Clipped statistics of boxes of pixels: SExtractor's mode estimate and the standard deviation.
 
-The pixels of a box are sorted once: every round of the clip is then a look-up in the sorted values and in their running
-sums. Sorting is fast (NumPy sorts with vector instructions); what costs is to go through all pixels again. So only the
-ends of a box, which a clip may take away, and the ranks that its median can have are kept, with the sums over the rest.
+The pixels of a box are sorted once: every round of the clip is then a look-up in the sorted values. Sorting is fast
+(NumPy sorts with vector instructions); what costs is to go through all pixels again. So only the ends of a box, which a
+clip may take away, and the ranks that its median can have are kept, with the sums over the rest.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _clipped_statistics(boxes: _SortedBoxes, least: float, *, readmit: bool) -> 
     is_exact : ndarray of bool, shape (box,)
         False where the clip would have taken pixels of the core away.
     """
-    sums = _running_sums(boxes)
+    powers = _powers(boxes)
     first, last = np.zeros_like(boxes.n_valid), boxes.n_valid.copy()
     final_first, final_last = first.copy(), last.copy()
     is_exact = (boxes.n_valid >= boxes.core_stop) | (boxes.n_valid <= least)
@@ -147,19 +147,20 @@ def _clipped_statistics(boxes: _SortedBoxes, least: float, *, readmit: bool) -> 
     for _ in range(_MAX_ROUNDS):
         if not len(active):
             break
-        median, _, std = _moments(boxes, sums, active, first[active], last[active])
+        median, _, std = _moments(boxes, powers, active, first[active], last[active])
         lower, upper = median - _SIGMA * std, median + _SIGMA * std
         is_exact[active] = (lower <= boxes.core_least[active]) & (upper >= boxes.core_greatest[active])
         everywhere = slice(None) if len(active) == len(first) else active
-        n_below = np.count_nonzero(boxes.low[everywhere] < lower[:, None], axis=1)
-        n_not_above = boxes.n_valid[active] - np.count_nonzero(boxes.high[everywhere] > upper[:, None], axis=1)
+        n_below = _first_true(boxes.low[everywhere] >= lower[:, None], boxes.core_start)
+        n_to_upper = _first_true(boxes.high[everywhere] > upper[:, None], boxes.high.shape[1])
+        n_not_above = np.minimum(boxes.core_stop + n_to_upper, boxes.n_valid[active])
         final_first[active], final_last[active] = n_below, n_not_above
         has_changed = (n_below > first[active]) | (n_not_above < last[active])
         first[active], last[active] = np.maximum(first[active], n_below), np.minimum(last[active], n_not_above)
         active = active[has_changed & is_exact[active]]
     if readmit:
         first, last = final_first, final_last
-    median, mean, std = _moments(boxes, sums, np.arange(len(first)), first, last)
+    median, mean, std = _moments(boxes, powers, np.arange(len(first)), first, last)
     with np.errstate(invalid="ignore", divide="ignore"):
         crowded = np.abs(mean - median) / std >= _CROWDED
     level = np.where(std == 0, mean, np.where(crowded, median, 2.5 * median - 1.5 * mean))
@@ -168,41 +169,50 @@ def _clipped_statistics(boxes: _SortedBoxes, least: float, *, readmit: bool) -> 
     return result, is_exact
 
 
-def _running_sums(boxes: _SortedBoxes) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the deviations, and of their squares, from each rank to the core: shapes (2, box, rank + 1).
+def _first_true(is_beyond: np.ndarray, otherwise: int) -> np.ndarray:
+    """Place of the first True in each row; ``otherwise`` where there is none."""
+    if not is_beyond.shape[1]:
+        return np.full(len(is_beyond), otherwise)
+    place = is_beyond.argmax(axis=1)
+    return np.where(is_beyond[np.arange(len(place)), place], place, otherwise)
 
-    They go outwards from the core: a sum over what is left never holds what was taken away, so a pixel of -1e9 that
-    was clipped costs no digits.
-    """
+
+def _powers(boxes: _SortedBoxes) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations from the centre, and their squares: the faint end, the sum over the core, the bright end, and a 0."""
+    n_boxes, n_low = boxes.low.shape
+    deviations = np.zeros((n_boxes, n_low + 1 + boxes.high.shape[1] + 1))
     centre = boxes.centre[:, None]
-    low, high = boxes.low[:, ::-1] - centre, boxes.high - centre
-    if np.any(boxes.n_valid < boxes.core_stop + high.shape[1]):
-        high = np.nan_to_num(high, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    outwards = []
-    for deviations in (low, high):
-        sums = np.zeros((2, *deviations.shape[:1], deviations.shape[1] + 1))
-        np.cumsum(deviations, axis=1, out=sums[0, :, 1:])
-        with np.errstate(over="ignore"):
-            np.cumsum(np.square(deviations, out=deviations), axis=1, out=sums[1, :, 1:])
-        outwards.append(sums)
-    return outwards[0], outwards[1]
+    np.subtract(boxes.low, centre, out=deviations[:, :n_low])
+    np.subtract(boxes.high, centre, out=deviations[:, n_low + 1 : -1])
+    with np.errstate(over="ignore"):
+        squares = np.square(deviations)
+    deviations[:, n_low], squares[:, n_low] = boxes.core_sum, boxes.core_squares
+    return deviations, squares
+
+
+def _sums(values: np.ndarray, rows: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Sums over columns ``start`` to ``stop`` (exclusive, not the last one) of the chosen rows.
+
+    Only what is left of a box is summed: a pixel of -1e9 that was clipped costs no digits.
+    """
+    before = np.arange(len(rows)) * values.shape[1]
+    chosen = values if len(rows) == len(values) else values[rows]
+    sums: np.ndarray = np.add.reduceat(chosen.ravel(), np.column_stack([before + start, before + stop]).ravel())[::2]
+    return sums
 
 
 def _moments(
-    boxes: _SortedBoxes, sums: tuple[np.ndarray, np.ndarray], rows: np.ndarray, first: np.ndarray, last: np.ndarray
+    boxes: _SortedBoxes, powers: tuple[np.ndarray, np.ndarray], rows: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median, mean and standard deviation of the pixels of rank first to last (exclusive) in the boxes ``rows``."""
     count, furthest = last - first, boxes.band.shape[1] - 1
     middle = [first + (count - 1) // 2 - boxes.band_start, first + count // 2 - boxes.band_start]
     lower, upper = (boxes.band[rows, np.clip(rank, 0, furthest)] for rank in middle)
     median = 0.5 * (lower.astype(float) + upper)
-    n_low, n_high = np.maximum(boxes.core_start - first, 0), np.maximum(last - boxes.core_stop, 0)
+    start = np.minimum(first, boxes.core_start)
+    stop = np.maximum(last - boxes.core_stop, 0) + boxes.core_start + 1
     count = np.maximum(count, 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        total, squares = (
-            core[rows] + low[rows, n_low] + high[rows, n_high]
-            for core, low, high in zip((boxes.core_sum, boxes.core_squares), *sums, strict=True)
-        )
-        mean = total / count
-        variance = squares / count - mean**2
+        mean, squares = (_sums(values, rows, start, stop) / count for values in powers)
+        variance = squares - mean**2
     return median, boxes.centre[rows] + mean, np.sqrt(np.maximum(variance, 0.0))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import spline_filter1d, uniform_filter
 
 from opticam_dask.kernels.background import spline_taps, strip_weights, zoom_matrix
-from opticam_dask.kernels.segments import row_and_column
+from opticam_dask.kernels.segments import column_of, row_and_column
 
 #: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
 _OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
@@ -77,7 +77,10 @@ def subtract_sky(
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
         sky = weights[: len(strip)] @ wide[row : row + 5]
-        strip -= np.clip(sky, low, high, out=sky)
+        knots = wide[row : row + 5]
+        if knots.min() < low or knots.max() > high:  # a spline stays between its coefficients
+            np.clip(sky, low, high, out=sky)
+        strip -= sky
         is_candidate = np.less(np.abs(strip, out=sky), least)
         np.logical_not(is_candidate, out=is_candidate)  # so that NaN is one
         candidates.append(np.flatnonzero(is_candidate) + start * nx)
@@ -203,7 +206,7 @@ def _disk_spans(xy: np.ndarray, radius: np.ndarray, shape: tuple[int, int]) -> t
     start, furthest = start[order], np.maximum.accumulate(stop[order])
     # a stretch that begins before the end of all earlier ones goes on with them, but not from one row into the next
     is_new = np.ones(len(start), dtype=bool)
-    is_new[1:] = (start[1:] > furthest[:-1]) | ((start[1:] == furthest[:-1]) & (start[1:] % nx == 0))
+    is_new[1:] = (start[1:] > furthest[:-1]) | ((start[1:] == furthest[:-1]) & (column_of(start[1:], nx) == 0))
     is_last = np.append(is_new[1:], True)[: len(start)]
     return start[is_new], furthest[is_last]
 
