@@ -85,17 +85,18 @@ def sky_mesh(
     if not is_whole:
         unusable = ~np.isfinite(values)
         values = np.where(unusable if mask is None else unusable | mask, np.nan, values)
-    level, scatter = _box_statistics(values, box_size)
-    if np.isnan(level).all():
+    statistics = _box_statistics(values, box_size)
+    if np.isnan(statistics).all():
         raise ValueError(
             f"no box of {box_y} x {box_x} pixels has more than {100 * _LEAST_SHARE:.0f} % usable pixels: "
             "use smaller boxes or mask less"
         )
-    return _median_filter(_fill(level)), _median_filter(_fill(scatter))
+    level, scatter = _fill(statistics)
+    return _median_filter(level), _median_filter(scatter)
 
 
-def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Level and scatter of every box; NaN where too few pixels are left."""
+def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Level and scatter of every box, shape (2, mesh_y, mesh_x); NaN where too few pixels are left."""
     (ny, nx), (box_y, box_x) = values.shape, box_size
     rows, columns = ny // box_y, nx // box_x
     mesh = (-(-ny // box_y), -(-nx // box_x))
@@ -109,21 +110,25 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> tuple[np.n
             boxes = region.reshape(bottom - top, height, right - left, width).swapaxes(1, 2)
             is_corner = top == rows and left == columns
             statistics[:, top:bottom, left:right] = box_statistics(boxes, least, readmit=not is_corner)
-    return statistics[0], statistics[1]
+    return statistics
 
 
-def _fill(mesh: np.ndarray) -> np.ndarray:
-    """Fill boxes without a value from their neighbours (Shepard's inverse distance weighting)."""
-    missing = np.isnan(mesh)
+def _fill(meshes: np.ndarray) -> np.ndarray:
+    """Fill boxes without a value from their neighbours (Shepard's inverse distance weighting).
+
+    Boxes are without a value in all of the meshes or in none.
+    """
+    missing = np.isnan(meshes[0])
     if not missing.any():
-        return mesh
+        return meshes
     known = np.argwhere(~missing)
     n_neighbours = min(_NEIGHBOURS, len(known))
     distances, nearest = KDTree(known).query(np.argwhere(missing), k=n_neighbours)
     distances, nearest = distances.reshape(-1, n_neighbours), nearest.reshape(-1, n_neighbours)
     weights = 1.0 / distances
-    filled = mesh.copy()
-    filled[missing] = np.sum(weights * mesh[~missing][nearest], axis=1) / np.sum(weights, axis=1)
+    filled = meshes.copy()
+    for mesh in filled:
+        mesh[missing] = np.sum(weights * mesh[~missing][nearest], axis=1) / np.sum(weights, axis=1)
     return filled
 
 

@@ -103,7 +103,8 @@ def _parts_of(values: np.ndarray, tails: tuple[float, float]) -> dict[str, np.nd
     core_start, core_stop, band_start, band_stop = _ranks(n_pixels, tails)
     n_valid = np.full(n_boxes, n_pixels)
     incomplete = np.flatnonzero(np.isnan(values[:, -1]))
-    n_valid[incomplete] -= np.count_nonzero(np.isnan(values[incomplete]), axis=1)
+    if len(incomplete):
+        n_valid[incomplete] -= np.count_nonzero(np.isnan(values[incomplete]), axis=1)
     centre = values[np.arange(n_boxes), n_valid // 2]
     core = values[:, core_start:core_stop] - centre[:, None]
     has_core = core_start < core_stop
