@@ -20,9 +20,6 @@ Format = Literal["csv", "ecsv", "fits"]
 #: Format of a table by the name that astropy knows it by.
 _ASTROPY = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits"}
 
-#: Sources that are read at a time, to bound memory.
-_SOURCES_AT_ONCE = 16
-
 #: Units of the store in the words of the FITS standard.
 _UNITS = {"electron": "electron", "pixel": "pix", "electron pixel-1": "electron / pix", "d": "d"}
 
@@ -76,9 +73,10 @@ def export_light_curves(
     for name in labels:
         # without any, the first camera says which labels it has
         for camera in cameras if key else measured_keys(path, name) or cameras:
-            curves = results.light_curves(out_directory, camera, name)
+            columns = _columns_of(results.light_curves(out_directory, camera, name), sources)
             directory = products.folder_in(out_directory, "export", name)
-            written += _export(curves, _columns_of(curves, sources), directory, form)
+            for curves in results.source_groups(out_directory, camera, name, columns=columns):
+                written += _export(curves, directory, form)
     return written
 
 
@@ -151,17 +149,14 @@ def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray
     return np.flatnonzero(np.isin(known, list(sources)))
 
 
-def _export(curves: xr.Dataset, columns: np.ndarray, directory: Path, form: Format) -> list[Path]:
+def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:
     written = []
-    for start in range(0, len(columns), _SOURCES_AT_ONCE):
-        some = curves.isel(source=columns[start : start + _SOURCES_AT_ONCE]).load()
-        for position in range(some.sizes["source"]):
-            one = some.isel(source=position)
-            number = int(one["source_id"])
-            file = directory / f"{store.group_name(curves.attrs['key'])}_source_{number}.{form}"
-            table = light_curve_table(one)
-            _replace(_without_vectors(table, one) if form == "csv" else table, file, form)
-            written.append(file)
+    for position in range(curves.sizes["source"]):
+        one = curves.isel(source=position)
+        file = directory / f"{store.group_name(curves.attrs['key'])}_source_{int(one['source_id'])}.{form}"
+        table = light_curve_table(one)
+        _replace(_without_vectors(table, one) if form == "csv" else table, file, form)
+        written.append(file)
     return written
 
 

@@ -213,7 +213,12 @@ def light_curves(
 
 
 def source_groups(
-    out_directory: str | Path, key: str, label: str = "aperture", names: Collection[str] | None = None
+    out_directory: str | Path,
+    key: str,
+    label: str = "aperture",
+    names: Collection[str] | None = None,
+    *,
+    columns: np.ndarray | None = None,
 ) -> Iterator[xr.Dataset]:
     """Light curves of all sources of a camera over all nights, loaded, of some sources after the others.
 
@@ -225,6 +230,8 @@ def source_groups(
         As for :func:`light_curves`.
     names : collection of str, optional
         Variables that are read, where the label has them; by default all.
+    columns : ndarray of int, optional
+        Places of the sources that are wanted along ``source``; by default all.
 
     Yields
     ------
@@ -243,8 +250,10 @@ def source_groups(
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
     n_sources = opened[0].sizes["source"]
     at_once = max(1, n_sources * _BYTES_AT_ONCE // max(1, sum(one.nbytes for one in opened)))
-    for start in range(0, n_sources, at_once):
-        group = [one.isel(source=slice(start, start + at_once)).load() for one in opened]
+    for start in range(0, n_sources if columns is None else len(columns), at_once):
+        part = slice(start, start + at_once)
+        chosen = part if columns is None else columns[part]
+        group = [one.isel(source=chosen).load() for one in opened]
         yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
 
 

@@ -93,6 +93,15 @@ def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypat
                                     curves[name].drop_vars(list(curves[name].coords)).load())  # fmt: skip
 
 
+@pytest.mark.parametrize("n_bytes", [1, 2**29])
+def test_source_groups__of_chosen_sources(reducer, curves, monkeypatch, n_bytes):
+    monkeypatch.setattr(results, "_BYTES_AT_ONCE", n_bytes)
+    columns = np.array([2, 0])
+    together = xr.concat(results.source_groups(reducer.out_directory, "1-g", columns=columns), dim="source")
+    for name in ("flux", "source_id"):
+        np.testing.assert_array_equal(together[name], curves[name].isel(source=columns))
+
+
 def test_source_groups__need_no_scheduler(reducer):
     def refuse(*_, **__):
         pytest.fail("a task was made")
