@@ -19,8 +19,8 @@ from distributed import Client
 
 from opticam_dask.cluster_settings import (
     MEMORY_ENVIRONMENT,
-    PROFILE_SETTINGS,
     SINGLE_THREAD_ENVIRONMENT,
+    UPKEEP_SETTINGS,
     as_environment,
 )
 
@@ -93,7 +93,7 @@ def cluster(n_workers: int) -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as opened:
         file = Path(name) / "scheduler.json"
         environment = {
-            **os.environ, **SINGLE_THREAD_ENVIRONMENT, **MEMORY_ENVIRONMENT, **as_environment(PROFILE_SETTINGS),
+            **os.environ, **SINGLE_THREAD_ENVIRONMENT, **MEMORY_ENVIRONMENT, **as_environment(UPKEEP_SETTINGS),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }  # fmt: skip
         where = ("--host", "127.0.0.1", "--scheduler-file", str(file), "--no-dashboard")
