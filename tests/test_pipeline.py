@@ -223,6 +223,23 @@ def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path
     assert store.compare(reference, path) == []
 
 
+def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, reference, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "finish_stack", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
+    damaged = sorted((tmp_path / store.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    with pytest.raises(store.StoreError, match="is damaged .* Delete it and run the same command again"):
+        _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
+    damaged.unlink()
+    assert store.compare(reference, _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)) == []
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_prepare__other_parameters_are_refused_by_name(data, reference):
     setup = _setup(reference.parent, parameters={"threshold": 4.0})
     with pytest.raises(pipeline.ReductionError, match=r"threshold: 5\.0 before, 4\.0 now"):
