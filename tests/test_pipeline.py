@@ -230,7 +230,7 @@ def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, referen
             _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
     damaged = sorted((tmp_path / store.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    with pytest.raises(store.StoreError, match="is damaged .* Delete it and run the same command again"):
+    with pytest.raises(store.StoreError, match=r"is damaged .* Delete it and run the same command again"):
         _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
     damaged.unlink()
     assert store.compare(reference, _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)) == []
