@@ -762,7 +762,7 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
     """Write a sum of frames (int64) and its coverage (uint32); a reader sees all of it or nothing.
 
     The file holds the two arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
-    takes ten times as long to write.
+    takes up to four times as long to write.
     """
     if not locations.is_remote(file):
         file.parent.mkdir(parents=True, exist_ok=True)
