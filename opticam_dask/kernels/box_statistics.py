@@ -152,7 +152,7 @@ def _clipped_statistics(boxes: _SortedBoxes, least: float, *, readmit: bool) -> 
         lower, upper = median - _SIGMA * std, median + _SIGMA * std
         is_exact[active] = (lower <= boxes.core_least[active]) & (upper >= boxes.core_greatest[active])
         everywhere = slice(None) if len(active) == len(first) else active
-        n_below = _first_true(boxes.low[everywhere] >= lower[:, None], boxes.core_start)
+        n_below = _first_true(~(boxes.low[everywhere] < lower[:, None]), boxes.core_start)  # 0 for bounds of NaN
         n_to_upper = _first_true(boxes.high[everywhere] > upper[:, None], boxes.high.shape[1])
         n_not_above = np.minimum(boxes.core_stop + n_to_upper, boxes.n_valid[active])
         final_first[active], final_last[active] = n_below, n_not_above

@@ -76,8 +76,8 @@ def subtract_sky(
     sums, candidates = np.empty(mesh.shape), []
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
-        sky = weights[: len(strip)] @ wide[row : row + 5]
         knots = wide[row : row + 5]
+        sky = weights[: len(strip)] @ knots
         if knots.min() < low or knots.max() > high:  # a spline stays between its coefficients
             np.clip(sky, low, high, out=sky)
         strip -= sky
