@@ -25,7 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import config, diagnostics, locations, ownership, pipeline, planned_run, products, store
+from opticam_dask import (
+    config,
+    diagnostics,
+    light_curve_files,
+    locations,
+    ownership,
+    pipeline,
+    planned_run,
+    products,
+    store,
+)
 from opticam_dask.calibration import KINDS, Calibration, find_calibration_frames
 from opticam_dask.cluster import Executor
 from opticam_dask.frames import Scan
@@ -666,8 +676,9 @@ def _finish_photometry(run: PlannedRun, setup: Setup, connect: Connect, progress
     # nothing is left of the blocks: this is quality, and whatever else belongs to the end of a reduction
     with connect() as executor:
         pipeline.measure_frames(setup, _photometers(run), executor, progress)
-    pipeline.finish(setup)
-    for file in _write_products(setup.out_directory, list(run.photometers)):
+        pipeline.finish(setup)
+        written = _write_products(setup.out_directory, list(run.photometers), executor, progress)
+    for file in written:
         progress.tell(f"Written: {file.resolve()}")
     return {}
 
@@ -687,11 +698,13 @@ def _has_products(setup: Setup, labels: Sequence[str]) -> bool:
     return all(any(setup.out_directory.glob(pattern)) for pattern in dict.fromkeys(expected))
 
 
-def _write_products(out: Path, labels: Sequence[str]) -> list[Path]:
-    """Write the files for people that ``reduce`` writes."""
+def _write_products(
+    out: Path, labels: Sequence[str], executor: Executor | None = None, progress: Progress | None = None
+) -> list[Path]:
+    """Write the files for people that ``reduce`` writes; by default in this process."""
     written = [*products.write_catalogs(out), products.plot_catalogs(out), *products.plot_frames(out)]
     for label in labels:
-        written.append(products.write_light_curves(out, label))
+        written.append(light_curve_files.write_light_curves(out, label, executor, progress))
         if products.measured_keys(store.store_path(out), label):
             written += diagnostics.plot_rms_vs_flux(out, label=label)
     return [file for file in written if file is not None]

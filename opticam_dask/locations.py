@@ -320,9 +320,11 @@ def write_text(place: Path, text: str) -> None:
     os.replace(temporary, place)
 
 
-def open_binary(place: Path) -> BinaryIO:
-    """A file to read from anywhere in it; a remote one is fetched whole."""
-    return io.BytesIO(place.read_bytes()) if isinstance(place, RemotePath) else place.open("rb")
+def open_binary(place: Path, *, at_least: int | None = None) -> BinaryIO:
+    """A file to read from anywhere in it; a remote one is fetched whole, or ``at_least`` so many bytes at a time."""
+    if not isinstance(place, RemotePath):
+        return place.open("rb")
+    return io.BytesIO(place.read_bytes()) if at_least is None else cast(BinaryIO, RangedFile(place.url, at_least))
 
 
 def remove_tree(place: Path) -> None:

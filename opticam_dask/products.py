@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from astropy.table import QTable
 
 from opticam_dask import locations, plotting, results, schema, store
-from opticam_dask.flags import SourceFlag
 from opticam_dask.locations import location
 from opticam_dask.plotting import Figure
 
-#: What the files of light curves hold beside the time.
-_CSV_VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
+#: What the plots of frames show.
+_PLOTTED = ("mjd_utc", "bmjd_tdb", "background", "background_rms", "transform", "transform_rms", "fwhm", "flags")
 
 
 def catalog_table(out_directory: str | Path, key: str) -> QTable:
@@ -55,48 +53,6 @@ def write_catalogs(out_directory: str | Path) -> list[Path]:
     return written
 
 
-def write_light_curves(out_directory: str | Path, label: str) -> Path:
-    """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
-
-    The time column is ``BMJD``, or ``MJD`` (UTC) where no barycentric time is known at all.
-
-    Returns
-    -------
-    Path
-        The directory of the files.
-    """
-    path = store.require_store(out_directory)
-    directory = folder_in(out_directory, "lcs", label)
-    for key in measured_keys(path, label):
-        for curves in results.source_groups(out_directory, key, label, _CSV_VARIABLES):
-            _write_csv(curves, directory, key)
-    return directory
-
-
-def _write_csv(curves: xr.Dataset, directory: Path, key: str) -> None:
-    has_bmjd = bool(np.isfinite(curves["bmjd_tdb"]).any())
-    time_name, time = ("BMJD", curves["bmjd_tdb"]) if has_bmjd else ("MJD", curves["mjd_utc"])
-    for source in range(curves.sizes["source"]):
-        one = curves.isel(source=source)
-        columns = {time_name: time.to_numpy()} | _csv_columns(one)
-        file = directory / f"{store.group_name(key)}_source_{int(one['source_id'])}.csv"
-        with locations.replacing(file) as temporary:
-            pd.DataFrame(columns).to_csv(temporary, index=False)
-
-
-def _csv_columns(one: xr.Dataset) -> dict[str, np.ndarray]:
-    """Columns of one source; with several radii each column of a measurement is there for each."""
-    columns: dict[str, np.ndarray] = {}
-    for name in (name for name in _CSV_VARIABLES if name in one):
-        values = one[name].to_numpy()
-        values = values & ~np.uint32(SourceFlag.REDUCED) if name == "flags" else values
-        if values.ndim == 1:
-            columns[name] = values
-        else:
-            columns |= {f"{name}_r{radius:g}": values[:, i] for i, radius in enumerate(one["radius"].to_numpy())}
-    return columns
-
-
 def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:
     """Write ``diag/header_times.pdf``."""
     return _save(plotting.plot_header_times(dict(times)), file_in(out_directory, "diag", "header_times.pdf"), show)
@@ -118,7 +74,7 @@ def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | No
 def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
     """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
     path = store.require_store(out_directory)
-    of_key = {key: frames_of(path, key) for key in store.keys(path) if store.parts(path, key)}
+    of_key = {key: frames_of(path, key, names=_PLOTTED) for key in store.keys(path) if store.parts(path, key)}
     if not of_key:
         return []
     figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
@@ -163,19 +119,30 @@ def measured_keys(path: Path, label: str) -> list[str]:
     ]
 
 
-def frames_of(path: Path, key: str, *, with_quality: bool = False) -> xr.Dataset:
+def frames_of(path: Path, key: str, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
     """Records of all frames of a key, in time order, without the file names.
 
-    With ``with_quality`` also what was found out from all frames of a night together, where it is there.
+    Parameters
+    ----------
+    path : path
+        The store.
+    key : str
+    names : collection of str, optional
+        Variables that are read, beside the times; by default all.
+    with_quality : bool
+        Also what was found out from all frames of a night together, where it is there.
     """
-    opened = [_open_frames(path, part, with_quality) for part in store.parts(path, key)]
-    merged = opened[0] if len(opened) == 1 else xr.concat(opened, dim="frame", combine_attrs="override")
+    read = [_read_frames(path, part, names, with_quality) for part in store.parts(path, key)]
+    merged = read[0] if len(read) == 1 else xr.concat(read, dim="frame", combine_attrs="override")
     return merged.load().sortby("mjd_utc")
 
 
-def _open_frames(path: Path, part: store.Part, with_quality: bool) -> xr.Dataset:
+def _read_frames(path: Path, part: store.Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
     options: dict[str, Any] = {"consolidated": False, **store.xarray_options(path)}
-    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options).drop_vars(["file", "message"])
+    group = f"{part.group}/frames"
+    opened = xr.open_dataset(str(path), group=group, **options).drop_vars(["file", "message"])
+    chosen = [name for name in opened.data_vars if names is None or name in names]
+    frames = results.loaded(path, group, opened[chosen])
     if not with_quality or not (path / part.group / "quality").is_dir():
         return frames
     quality = xr.open_dataset(str(path), group=f"{part.group}/quality", **options)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import cluster, config, diagnostics, ownership, pipeline, products, report, store
+from opticam_dask import cluster, config, diagnostics, light_curve_files, ownership, pipeline, products, report, store
 from opticam_dask.backgrounds import DefaultBackground
 from opticam_dask.calibration import PLURAL, Calibration
 from opticam_dask.cluster import Client, Connection
@@ -364,11 +364,14 @@ class Reducer:
             store.begin_changes(setup.path)
             with self._executor() as executor:
                 outcome = pipeline.measure_frames(setup, by_label, executor, self._console)
-            pipeline.finish(setup)
+                pipeline.finish(setup)
+                folders = [
+                    light_curve_files.write_light_curves(self.out_directory, name, executor, self._console)
+                    for name in labels
+                ]
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
-        for name in labels:
-            directory = products.write_light_curves(self.out_directory, name)
+        for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
             if products.measured_keys(setup.path, name):
                 self._plot(diagnostics.plot_rms_vs_flux, label=name)

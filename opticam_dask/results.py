@@ -203,7 +203,7 @@ def light_curves(
         for and not known in any frame.
     """
     path = store.require_store(out_directory)
-    measured = _measured_parts(path, key, label)
+    measured = measured_parts(path, key, label)
     merged = _in_time_order(_with_quality(path, measured, [_open_part(path, part, label) for part in measured]))
     if radius is not None:
         merged = _at_radius(merged, radius, label)
@@ -244,7 +244,7 @@ def source_groups(
         As for :func:`light_curves`.
     """
     path = store.require_store(out_directory)
-    measured = _measured_parts(path, key, label)
+    measured = measured_parts(path, key, label)
     opened = [_open_part(path, part, label, lazily=False) for part in measured]
     if names is not None:
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
@@ -253,12 +253,42 @@ def source_groups(
     for start in range(0, n_sources if columns is None else len(columns), at_once):
         part = slice(start, start + at_once)
         chosen = part if columns is None else columns[part]
-        group = [one.isel(source=chosen).load() for one in opened]
+        group = [
+            loaded(path, f"{part.group}/photometry/{label}", one.isel(source=chosen), columns=chosen)
+            for part, one in zip(measured, opened, strict=True)
+        ]
         yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
 
 
-def _measured_parts(path: Path, key: str, label: str) -> list[store.Part]:
-    """Parts of a key that have photometry of a label."""
+def loaded(path: Path, group: str, opened: xr.Dataset, *, columns: slice | np.ndarray | None = None) -> xr.Dataset:
+    """A dataset of a group of the store with its data in memory, read chunk by chunk.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    group : str
+        Group that the data variables are in.
+    opened : Dataset
+        As xarray has opened it, without Dask; of some sources if they are given.
+    columns : slice or ndarray of int, optional
+        Places of these sources.
+    """
+    values = {
+        name: store.read_array(path, group, str(name), columns=columns if "source" in variable.dims else None)
+        for name, variable in opened.data_vars.items()
+    }
+    return opened.assign({name: (opened[name].dims, values[name], opened[name].attrs) for name in values})
+
+
+def measured_parts(path: Path, key: str, label: str) -> list[store.Part]:
+    """Parts of a key that have photometry of a label.
+
+    Raises
+    ------
+    ValueError
+        When the store has no such key or label; the message names those it has.
+    """
     known = store.keys(path)
     found = [name for name in known if key in (name, store.group_name(name))]
     if not found:
@@ -341,7 +371,9 @@ def _open_part(path: Path, part: store.Part, label: str, *, lazily: bool = True)
         ("frame_background" if "background" in dataset else "background"): "background",
     }
     coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
-    coordinates |= {new: ("frame", frames[old].data, frames[old].attrs) for new, old in renamed.items()}
+    for new, old in renamed.items():
+        values = frames[old].data if lazily else store.read_array(path, f"{part.group}/frames", old)
+        coordinates[new] = ("frame", values, frames[old].attrs)
     return dataset.assign_coords(coordinates)
 
 

@@ -29,6 +29,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from opticam_dask import locations, schema
+from opticam_dask.chunk_files import ChunkFiles, open_chunks
 from opticam_dask.locations import location
 
 STORE_NAME = "reduction.zarr"
@@ -259,6 +260,11 @@ def finish_changes(path: str | Path) -> None:
         # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
         zarr.consolidate_metadata(_zarr_store(path))
+    remove_empty_scratch(path)
+
+
+def remove_empty_scratch(path: str | Path) -> None:
+    """Remove the folders for scratch files that hold none any more."""
     if locations.is_remote(path):
         return  # there are no folders
     scratch = location(path).parent / SCRATCH_NAME
@@ -446,7 +452,7 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None, among: r
     group = f"{part.group}/frames" if label is None else f"{part.group}/photometry/{label}"
     with _clear_errors(path, f"{group}/flags"):
         chosen = range(part.n_blocks) if among is None else among
-        return _done_blocks(open_array(path, f"{group}/flags"), part, chosen)
+        return _done_blocks(_chunks(path, f"{group}/flags"), part, chosen)
 
 
 def _done_blocks(array: Any, part: Part, among: range) -> np.ndarray:
@@ -454,7 +460,7 @@ def _done_blocks(array: Any, part: Part, among: range) -> np.ndarray:
     reduced = np.empty(last - first, dtype=bool)
     slab = part.frames_per_block * max(1, _FLAGS_AT_ONCE // (part.frames_per_block * max(1, *array.shape[1:], 1)))
     for start in range(first, last, slab):
-        flags = np.asarray(array[start : min(start + slab, last)])
+        flags = _values(array, start, min(start + slab, last))
         reduced[start - first : start - first + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
     starts = np.arange(len(among)) * part.frames_per_block
     return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
@@ -567,11 +573,18 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
 
     def write(entry: tuple[str, str, np.ndarray]) -> None:
         group, name, values = entry
-        _array_of_part(str(path), part, group, name)[start:stop] = values
+        _write_values(_array_of_part(str(path), part, group, name), start, stop, values)
 
     _each(locations.is_remote(path), write, first)
     for entry in last:
         write(entry)
+
+
+def _write_values(array: Any, start: int, stop: int, values: np.ndarray) -> None:
+    if isinstance(array, ChunkFiles):
+        array.write(start, stop, values)
+    else:
+        array[start:stop] = values
 
 
 def _each(is_remote: bool, function: Callable[[Any], Any], entries: Sequence[Any]) -> list[Any]:
@@ -582,10 +595,21 @@ def _each(is_remote: bool, function: Callable[[Any], Any], entries: Sequence[Any
         return list(pool.map(function, entries))
 
 
-def read_array(path: str | Path, group: str, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension."""
+def read_array(
+    path: str | Path,
+    group: str,
+    name: str,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    columns: slice | np.ndarray | None = None,
+) -> np.ndarray:
+    """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension.
+
+    ``columns`` are those that are wanted along the second one; by default all.
+    """
     with _clear_errors(path, f"{group}/{name}"):
-        return _values(open_array(path, f"{group}/{name}"), start, stop)
+        return _values(_chunks(path, f"{group}/{name}"), start, stop, columns)
 
 
 def _read_of_part(path: str | Path, part: Part, group: str, name: str, start: int, stop: int) -> np.ndarray:
@@ -602,16 +626,25 @@ def _array_of_part(path: str, part: Part, group: str, name: str) -> Any:
     """
     if part.uid and group in _KINDS_OF_PART:
         return _open_array_of_part(path, part, group, name)
-    return open_array(path, f"{part.group}/{group}/{name}")
+    return _chunks(path, f"{part.group}/{group}/{name}")
 
 
 @functools.lru_cache(maxsize=256)
 def _open_array_of_part(path: str, part: Part, group: str, name: str) -> Any:
-    return open_array(path, f"{part.group}/{group}/{name}")
+    return _chunks(path, f"{part.group}/{group}/{name}")
 
 
-def _values(array: Any, start: int, stop: int | None) -> np.ndarray:
-    values = np.asarray(array[start:stop])
+def _chunks(path: str | Path, name: str) -> Any:
+    """An array for its values: its files where it is of the usual kind and in a directory, else as Zarr has it."""
+    files = None if locations.is_remote(path) else open_chunks(os.path.join(path, name))
+    return open_array(path, name) if files is None else files
+
+
+def _values(array: Any, start: int, stop: int | None, columns: slice | np.ndarray | None = None) -> np.ndarray:
+    if isinstance(array, ChunkFiles):
+        return array.read(start, stop, slice(None) if columns is None else columns)
+    chosen = slice(start, stop)
+    values = np.asarray(array[chosen] if columns is None else array.oindex[chosen, columns])
     return values.astype(object) if values.dtype.kind == "T" else values
 
 

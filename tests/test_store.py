@@ -84,8 +84,8 @@ def test_add_part__layout_is_the_contract_and_plain_xarray_reads_it(reduction):
 
 def test_blocks__arrays_of_a_part_are_opened_once(reduction, monkeypatch):
     opened = []
-    array = store.open_array
-    monkeypatch.setattr(store, "open_array", lambda path, name: opened.append(name) or array(path, name))
+    array = store._chunks
+    monkeypatch.setattr(store, "_chunks", lambda path, name: opened.append(name) or array(path, name))
     part = _part()
     for block in range(part.n_blocks):
         store.read_manifest(reduction, part, block)
@@ -153,17 +153,20 @@ def test_done_blocks__is_read_from_the_flags(reduction):
 def test_write_block__flags_are_written_last(reduction, monkeypatch):
     part = _part()
     order = []
-    real = store._array_of_part
+    find, write = store._array_of_part, store._write_values
+    names = {}
 
-    class Recording:
-        def __init__(self, array, name):
-            self.array, self.name = array, name
+    def named(*where):
+        array = find(*where)
+        names[id(array)] = "/".join(where[2:])
+        return array
 
-        def __setitem__(self, where, values):
-            order.append(self.name)
-            self.array[where] = values
+    def recorded(array, *what):
+        order.append(names[id(array)])
+        write(array, *what)
 
-    monkeypatch.setattr(store, "_array_of_part", lambda *where: Recording(real(*where), "/".join(where[2:])))
+    monkeypatch.setattr(store, "_array_of_part", named)
+    monkeypatch.setattr(store, "_write_values", recorded)
     store.write_block(reduction, part, 0, _first_pass_arrays(part, 0))
     assert order[-1] == "frames/flags"
     assert order.count("frames/flags") == 1
