@@ -19,12 +19,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from astropy.io import fits
 
-from opticam_dask.locations import RangedFile, is_remote
+from opticam_dask.locations import Facts, RangedFile, is_remote
 from opticam_dask.text import shown
 
 try:
@@ -121,6 +122,18 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
         return _find_image(source, extension).header
 
 
+def read_header_and_facts(
+    path: PathLike, extension: int | str | None = None, *, listed: Facts | None = None
+) -> tuple[FitsHeader, Facts]:
+    """As :func:`read_header`, with the size of the file and the time of its last change.
+
+    A file of this machine is opened once for both: on a shared file system that is a question less for each frame.
+    Of a remote one, ``listed`` is what its directory says.
+    """
+    with _opened(path, gzip.open, _HEADER_REQUEST, None if listed is None else listed.size) as source:
+        return _find_image(source, extension).header, listed or source.facts or Facts(0, 0.0)
+
+
 @dataclass(frozen=True)
 class FitsReader:
     """Reads FITS frames.
@@ -170,6 +183,7 @@ class _Source(NamedTuple):
     stream: BinaryIO
     most_bytes: int
     is_gzip: bool
+    facts: Facts | None
 
 
 class _Image(NamedTuple):
@@ -201,16 +215,18 @@ def frame_errors() -> Iterator[None]:
 def _opened(path: PathLike, open_gzip: Callable[..., Any], request: int, size: int | None = None) -> Iterator[_Source]:
     if is_remote(path):
         with frame_errors(), RangedFile(str(path), request, size) as remote:
-            yield from _inflated(cast(BinaryIO, remote), size, open_gzip)
+            yield from _inflated(cast(BinaryIO, remote), size, None, open_gzip)
         return
     with frame_errors(), open(path, "rb", opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FrameError(f"expected a regular file, found {_kind(status.st_mode)}")
-        yield from _inflated(file, status.st_size, open_gzip)
+        yield from _inflated(file, status.st_size, Facts(status.st_size, status.st_mtime), open_gzip)
 
 
-def _inflated(file: BinaryIO, size: int | None, open_gzip: Callable[..., Any]) -> Iterator[_Source]:
+def _inflated(
+    file: BinaryIO, size: int | None, facts: Facts | None, open_gzip: Callable[..., Any]
+) -> Iterator[_Source]:
     beginning = b"" if size == 0 else file.read(2)
     if not beginning:
         raise FrameError("the file is empty")
@@ -219,9 +235,9 @@ def _inflated(file: BinaryIO, size: int | None, open_gzip: Callable[..., Any]) -
     most_bytes = sys.maxsize if size is None else size
     if beginning == b"\x1f\x8b":
         with open_gzip(file, "rb") as inflated:
-            yield _Source(inflated, most_bytes * _MOST_INFLATION, True)
+            yield _Source(inflated, most_bytes * _MOST_INFLATION, True, facts)
     else:
-        yield _Source(file, most_bytes, False)
+        yield _Source(file, most_bytes, False, facts)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -465,22 +481,28 @@ def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tupl
 
 def _add_card(cards: dict[str, Any], card: str, long_text: str) -> str:
     """Add one card to the values; the keyword whose text goes on in the next card is returned."""
-    keyword, value_text = card[:8].rstrip(), card[10:]
+    keyword, value = _split_card(card)
     if keyword == "CONTINUE" and long_text:
-        more = _parse_value(value_text)
-        cards[long_text] = (cards[long_text][:-1] + str(more))[:_LONGEST_TEXT]
+        cards[long_text] = (cards[long_text][:-1] + str(value))[:_LONGEST_TEXT]
+    elif not keyword or keyword in cards or (keyword == "CONTINUE" and card[8:10] != "= "):  # the first one counts
+        return ""
     else:
-        if keyword == "HIERARCH" and "=" in card:
-            keyword, _, value_text = card[9:].partition("=")
-            keyword = keyword.strip().upper()
-        elif card[8:10] != "= ":
-            return ""
-        if keyword in cards:  # the first one counts
-            return ""
-        cards[keyword] = _parse_value(value_text)
+        cards[keyword] = value
         long_text = keyword
     text = cards[long_text]
     return long_text if isinstance(text, str) and text.endswith("&") else ""
+
+
+@lru_cache(maxsize=1 << 14)
+def _split_card(card: str) -> tuple[str, str | int | float | bool | None]:
+    """Keyword and value of a card, no keyword where it has none; the frames of a run have most of them in common."""
+    keyword, value_text = card[:8].rstrip(), card[10:]
+    if keyword == "HIERARCH" and "=" in card:
+        keyword, _, value_text = card[9:].partition("=")
+        keyword = keyword.strip().upper()
+    elif card[8:10] != "= " and keyword != "CONTINUE":
+        return "", None
+    return keyword, _parse_value(value_text)
 
 
 def _parse_value(text: str) -> str | int | float | bool | None:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from opticam_dask.fits_files import FitsHeader, FitsReader, FrameError, PathLike, frame_errors, read_header
+from opticam_dask.fits_files import (
+    FitsHeader,
+    FitsReader,
+    FrameError,
+    PathLike,
+    read_header,
+    read_header_and_facts,
+)
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels.timing import night_of
 from opticam_dask.locations import Facts, facts_of, files_below, is_remote, local_path, location
@@ -39,6 +47,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
+
+#: Rows that are put into a table together.
+_ROWS_AT_ONCE = 4096
 
 #: Columns of the table of frames that come from the interpreted header, and their types.
 _FROM_HEADER = dict.fromkeys(("key", "camera", "filter"), "object")
@@ -196,8 +207,8 @@ def scan(
     instrument : Instrument
         What the headers mean.
     n_threads : int, optional
-        Files read at a time (waiting for a disk takes longer than reading a header); by default 8, and 32 where a
-        file is remote.
+        Most files read at a time; by default 8, and 32 where a file is remote. As long as the headers come faster than
+        one processor can read them, one thread does it.
     progress : callable, optional
         Called with the number of files done and of all files.
     reader_extension : int or str, optional
@@ -215,23 +226,26 @@ def scan(
     extension = instrument.extension if reader_extension is None else reader_extension
     size = 16 if len(files) < 4096 else 256
     batches = [files[start : start + size] for start in range(0, len(files), size)]
-    tables, set_aside, n_done = [_as_table([])], list[tuple[str, str]](), 0
+    tables, rows, set_aside, n_done = [_as_table([])], list[tuple[Any, ...]](), list[tuple[str, str]](), 0
     warned: dict[str, tuple[int, str]] = {}
 
     def scan_batch(batch: list[str]) -> list[_Result]:
         return [_scan_file(file, instrument, extension, listed) for file in batch]
 
-    with _threads(n_threads) as pool:
-        for results in pool.map(scan_batch, batches):
-            tables.append(_as_table([result.row for result in results if result.row]))
-            set_aside += [(result.file, result.reason) for result in results if not result.row]
-            for result in results:
-                for text in result.warnings:
-                    count, example = warned.get(text, (0, result.file))
-                    warned[text] = (count + 1, example)
-            n_done += len(results)
-            if progress is not None:
-                progress(n_done, len(files))
+    for results in _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)):
+        rows += [result.row for result in results if result.row]
+        if len(rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
+            tables.append(_as_table(rows))
+            rows = []
+        set_aside += [(result.file, result.reason) for result in results if not result.row]
+        for result in results:
+            for text in result.warnings:
+                count, example = warned.get(text, (0, result.file))
+                warned[text] = (count + 1, example)
+        n_done += len(results)
+        if progress is not None:
+            progress(n_done, len(files))
+    tables.append(_as_table(rows))
     table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
     nights = night_of(table["mjd_utc"].to_numpy(), instrument.longitude).astype(object)
     table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
@@ -240,6 +254,25 @@ def scan(
         set_aside=sorted(set_aside),
         warnings=[f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()],
     )
+
+
+def _each_batch(
+    scan_batch: Callable[[list[str]], list[_Result]], batches: Iterable[list[str]], n_threads: int, *, is_slow: bool
+) -> Iterator[list[_Result]]:
+    """Batch after batch, with threads from where files are waited for longer than they are worked on.
+
+    Threads that do not wait hinder each other: they take half as long again for the same files.
+    """
+    rest = iter(batches)
+    while n_threads == 1 or not is_slow:
+        if (batch := next(rest, None)) is None:
+            return
+        clock, processor = time.perf_counter(), time.thread_time()
+        results = scan_batch(batch)
+        is_slow = time.perf_counter() - clock > 2.0 * (time.thread_time() - processor)
+        yield results
+    with _threads(n_threads) as pool:
+        yield from pool.map(scan_batch, rest)
 
 
 @contextlib.contextmanager
@@ -289,8 +322,8 @@ def _scan_file(path: str, instrument: Instrument, extension: int | str | None, l
     except UnicodeEncodeError:
         return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
     try:
-        facts = _remote_facts(path, listed) if is_remote(path) else _local_facts(path)
-        header = read_header(path, extension, size=facts.size) if is_remote(path) else read_header(path, extension)
+        listed_facts = _remote_facts(path, listed) if is_remote(path) else None
+        header, facts = read_header_and_facts(path, extension, listed=listed_facts)
     except FrameError as error:
         return _Result(path, reason=error.reason)
     frame = instrument.interpret(header.values)
@@ -299,12 +332,6 @@ def _scan_file(path: str, instrument: Instrument, extension: int | str | None, l
     interpreted = [getattr(frame, name) for name in _FROM_HEADER]
     row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
     return _Result(path, row=row, warnings=frame.warnings)
-
-
-def _local_facts(path: str) -> Facts:
-    with frame_errors():
-        status = os.stat(path)
-    return Facts(status.st_size, status.st_mtime)
 
 
 def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:

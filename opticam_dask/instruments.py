@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -374,7 +375,8 @@ class _Reading:
             value = self.header.get(name)
             if isinstance(value, str) and value.strip():
                 return name, value.strip()
-            if isinstance(value, Real):
+            # the abstract type comes last: asking it takes as long as all the rest
+            if isinstance(value, (int, float, Real)):
                 return name, cast(float, value)
         return " or ".join(names) or "(none)", None
 
@@ -456,14 +458,21 @@ def _binning_of(instrument: Instrument, reading: _Reading) -> int:
         if instrument.default_binning is None:
             reading.report_missing("binning", name)
         return instrument.default_binning or 0
-    factors = {_as_number(text) for text in re.split(r"\s*[xX,*]\s*|\s+", str(value))}
-    factor = factors.pop()
-    if factors or not (1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()):
+    factor = _common_factor(str(value))
+    if not factor:
         reading.problems.append(
             f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
         )
-        return 0
-    return int(factor)
+    return factor
+
+
+@lru_cache(maxsize=1024)
+def _common_factor(text: str) -> int:
+    """Binning of both axes; 0 where they differ or are no such numbers."""
+    factors = {_as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
+    factor = factors.pop()
+    is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
+    return int(factor) if is_binning else 0
 
 
 def _dark_current_of(instrument: Instrument, reading: _Reading) -> float:
@@ -554,8 +563,11 @@ def _is_placeholder(ra_value: str | float, ra: float, dec_value: str | float, de
 
 def _as_angle(value: Any) -> float:
     """Convert a plain number or a sexagesimal text such as ``-0:30:14.7``; NaN when it is neither."""
-    if not isinstance(value, str):
-        return _as_number(value)
+    return _sexagesimal(value) if isinstance(value, str) else _as_number(value)
+
+
+@lru_cache(maxsize=1024)
+def _sexagesimal(value: str) -> float:
     parts = [_as_number(part) for part in re.split(r"[:\shdms°'\"]+", value) if part]
     if not 1 <= len(parts) <= 3 or not all(0.0 <= part < 60.0 for part in parts[1:]):
         return math.nan

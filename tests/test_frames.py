@@ -19,7 +19,8 @@ import pytest
 from astropy.io import fits
 from privileges import ordinary_user
 
-from opticam_dask import fits_files
+from opticam_dask import fits_files, frames
+from opticam_dask.fits_files import read_header_and_facts
 from opticam_dask.frames import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
 from opticam_dask.instruments import OPTICAM_MX, Instrument
 
@@ -757,6 +758,47 @@ def test_scan__progress_and_threads(night):
     assert threads == {threading.main_thread()}
     with pytest.raises(ValueError, match="n_threads"):
         scan(files, OPTICAM_MX(), n_threads=0)
+
+
+def test_scan__files_that_are_waited_for_are_read_by_several_threads(night, monkeypatch):
+    files = [write(night / f"more{index:03d}.fits", header=good_header(index)) for index in range(120)]
+    quick = scan(files, OPTICAM_MX()).table
+    threads = set()
+
+    def after_a_wait(*where, **options):
+        time.sleep(0.002)
+        threads.add(threading.current_thread())
+        return read_header_and_facts(*where, **options)
+
+    monkeypatch.setattr(frames, "read_header_and_facts", after_a_wait)
+    pd.testing.assert_frame_equal(scan(files, OPTICAM_MX()).table, quick)
+    assert threading.main_thread() in threads  # which found out that there is time to wait for
+    assert len(threads) > 4
+    threads.clear()
+    pd.testing.assert_frame_equal(scan(files, OPTICAM_MX(), n_threads=1).table, quick)
+    assert threads == {threading.main_thread()}
+
+
+def test_scan__each_file_is_opened_once_and_asked_for_nothing_else(night, monkeypatch):
+    files = [write(night / f"more{index:02d}.fits", header=good_header(index)) for index in range(20)]
+    opened, asked = [], []
+    monkeypatch.setattr(os, "open", lambda path, *how, really=os.open: opened.append(path) or really(path, *how))
+    monkeypatch.setattr(
+        os, "stat", lambda path, *how, really=os.stat, **o: asked.append(path) or really(path, *how, **o)
+    )
+    table = scan(files, OPTICAM_MX()).table
+    monkeypatch.undo()
+    assert sorted(opened) == sorted(map(str, files))
+    assert not set(asked) & {*files, *map(str, files)}
+    assert table["file_size"].tolist() == [os.stat(file).st_size for file in table["file"]]
+    assert table["file_mtime"].tolist() == [os.stat(file).st_mtime for file in table["file"]]
+
+
+def test_scan__many_files_make_one_table(night, monkeypatch):
+    files = [write(night / f"more{index:02d}.fits", header=good_header(index)) for index in range(40)]
+    expected = scan(files, OPTICAM_MX()).table
+    monkeypatch.setattr(frames, "_ROWS_AT_ONCE", 16)
+    pd.testing.assert_frame_equal(scan(files, OPTICAM_MX()).table, expected)
 
 
 def test_scan__extension_of_instrument_and_caller(tmp_path):
