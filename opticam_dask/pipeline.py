@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import blocks, catalog, config, first_pass, nights, plan, quality, second_pass, star_profiles, store
-from opticam_dask.cluster import Executor, Work
+from opticam_dask.cluster import Executor, InProcess, Work
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frame_view import CatalogFacts
+from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import match, noise
 from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
@@ -481,7 +482,7 @@ def measure_frames(
             check_owner(setup.out_directory)
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
-    measure_quality(setup, progress)
+    measure_quality(setup, progress, executor)
     return outcome
 
 
@@ -500,10 +501,11 @@ def second_pass_work(
     return guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part))
 
 
-def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
+def measure_quality(setup: Setup, progress: Progress | None = None, executor: Executor | None = None) -> None:
     """Transparency, clouds, airmass and scintillation of every part whose photometry is done and that has none yet.
 
-    They are made anew when the label that they are to be made from changes, see :mod:`~opticam_dask.quality`.
+    They are made anew when the label that they are to be made from changes, see :mod:`~opticam_dask.quality`. A part is
+    one task of the executor; without one it is done in this process.
     """
     todo = [
         (part, label)
@@ -512,12 +514,22 @@ def measure_quality(setup: Setup, progress: Progress | None = None) -> None:
     ]
     if not todo:
         return
-    progress = progress or Silent()
+    progress, executor = progress or Silent(), executor or InProcess()
+    run = functools.partial(_measure_quality_of, setup.path, setup.instrument, tuple(todo))
+    build = functools.partial(blocks.window_of_blocks, run, name="quality")
     with stage(progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
-        for part, label in todo:
+        for number, found in executor.run([Work(build, range(len(todo)))]):
             check_owner(setup.out_directory)
-            quality.write_quality(setup.path, part, setup.instrument, label)
+            part, _ = todo[number]
+            quality.write_quality(setup.path, part, found)
             progress.advance(part.n_frames)
+
+
+def _measure_quality_of(
+    path: Path, instrument: Instrument, todo: Sequence[tuple[store.Part, str]], number: int
+) -> tuple[int, quality.Found]:
+    part, label = todo[number]
+    return number, quality.measure_quality(path, part, instrument, label)
 
 
 def parts_with_catalog(setup: Setup) -> list[store.Part]:

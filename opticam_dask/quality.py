@@ -8,13 +8,15 @@ but for a few numbers a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from opticam_dask import store
+from opticam_dask import store, watchdog
 from opticam_dask.flags import QualityFlag, SourceFlag
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import noise, quality
@@ -58,8 +60,15 @@ def wanted_label(path: Path, part: Part) -> str | None:
     return None
 
 
-def write_quality(path: Path, part: Part, instrument: Instrument, label: str) -> None:
-    """Measure the quality of the frames of a part and write it.
+class Found(NamedTuple):
+    """Quality of the frames of a part: values by name, and what they were measured on."""
+
+    arrays: dict[str, np.ndarray]
+    attributes: dict[str, Any]
+
+
+def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) -> Found:
+    """Measure the quality of the frames of a part; nothing is written.
 
     Parameters
     ----------
@@ -70,6 +79,10 @@ def write_quality(path: Path, part: Part, instrument: Instrument, label: str) ->
         Its site and its telescope.
     label : str
         Photometry that transparency is measured on; of several radii the middle one.
+
+    Returns
+    -------
+    Found
     """
     frames = f"{part.group}/frames"
     names = ("mjd_utc", "ra", "dec", "exposure_time", "semimajor_sigma", "semiminor_sigma")
@@ -95,7 +108,12 @@ def write_quality(path: Path, part: Part, instrument: Instrument, label: str) ->
         "flags": flags,  # last
     }
     attributes = {"label": label, "n_sources": light.n_sources, "extinction": clear_sky.extinction}
-    store.write_product(path, group_of(part), "quality", arrays, attributes | {"extinction_units": "mag"})
+    return Found(arrays, attributes | {"extinction_units": "mag"})
+
+
+def write_quality(path: Path, part: Part, found: Found) -> None:
+    """Write the quality of a part in place of an old one."""
+    store.write_product(path, group_of(part), "quality", found.arrays, found.attributes)
 
 
 def airmass_of(instrument: Instrument, mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -188,19 +206,23 @@ def _measure_light(photometry: _Photometry) -> _Light:
     n_frames = photometry.part.n_frames
     found, error = np.full(n_frames, np.nan), np.full(n_frames, np.nan)
     correction = np.ones(n_frames)
-    ensemble = quality.fit_ensemble(*_sample(photometry))
+    fluxes = functools.lru_cache(maxsize=1)(photometry.fluxes)  # a night of one slab is read once
+    ensemble = quality.fit_ensemble(*_sample(photometry, fluxes))
     if ensemble is None:
         return _Light(found, error, correction, 0)
     for start, stop in photometry.slabs():
-        flux, flux_err = (values[:, ensemble.source] for values in photometry.fluxes(start, stop))
+        flux, flux_err = (values[:, ensemble.source] for values in fluxes(start, stop))
         found[start:stop], error[start:stop] = quality.measure_transparency(flux, flux_err, ensemble)
         correction[start:stop] = photometry.correction(start, stop, ensemble.source)
+        watchdog.still_working()
     scale, usual = float(quality.median(found, axis=0)), float(quality.median(correction, axis=0))
     correction = np.where(np.isfinite(correction) & np.isfinite(usual), correction / usual, 1.0)
     return _Light(found / scale, error / scale, correction, len(ensemble.source))
 
 
-def _sample(photometry: _Photometry) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    photometry: _Photometry, fluxes: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Fluxes and errors of evenly spaced frames: all of them where they fit into memory."""
     n_frames = photometry.part.n_frames
     count = min(n_frames, max(1, _CELLS // max(1, photometry.n_sources)))
@@ -209,6 +231,7 @@ def _sample(photometry: _Photometry) -> tuple[np.ndarray, np.ndarray]:
     for start, stop in photometry.slabs():
         rows = chosen[(chosen >= start) & (chosen < stop)] - start
         if len(rows):
-            pieces.append([values[rows] for values in photometry.fluxes(start, stop)])
+            pieces.append([values[rows] for values in fluxes(start, stop)])
+            watchdog.still_working()
     flux, flux_err = zip(*pieces, strict=True)
     return np.concatenate(flux), np.concatenate(flux_err)

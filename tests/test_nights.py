@@ -152,9 +152,9 @@ def test_redo__the_same_command_goes_on_after_a_crash(data, together, copy, nigh
     assert nights.read_pending(copy / store.STORE_NAME)["redo"] == [night]
     counted = _Crash(1000)
     path, _ = _reduce(copy, data, redo=(night,), executor=counted)
-    # of 4 blocks in the first pass, 2 sums of partial stacks, 4 blocks in each of two rounds for the star profiles and
-    # 4 blocks in the second pass, the crash came after n + 1
-    assert 1000 - counted.n_left == 18 - (n_blocks + 1)
+    # of 4 blocks in the first pass, 2 sums of partial stacks, 4 blocks in each of two rounds for the star profiles,
+    # 4 blocks in the second pass and 2 parts whose quality is measured, the crash came after n + 1
+    assert 1000 - counted.n_left == 20 - (n_blocks + 1)
     assert store.compare(together, path) == []
     assert nights.read_pending(path) == {}
 

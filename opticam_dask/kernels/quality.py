@@ -183,22 +183,27 @@ def _scatter_against_others(
     relative: np.ndarray, error: np.ndarray, weight: np.ndarray, scatter: np.ndarray
 ) -> np.ndarray:
     """Relative scatter of each source beyond the errors, against the transparency from all others."""
-    found = np.zeros(relative.shape[1])
-    for source in range(relative.shape[1]):
-        others = np.arange(relative.shape[1]) != source
-        known = np.isfinite(relative[:, others])
-        share = np.where(known, weight[others], 0.0)
-        total = np.sum(share, axis=1)
-        total = np.where(total > 0.0, total, np.nan)
-        common = np.sum(share * np.where(known, relative[:, others], 0.0), axis=1) / total
-        variance = np.where(known, error[:, others] ** 2 + (scatter[others] * common[:, np.newaxis]) ** 2, 0.0)
-        residual = relative[:, source] - common
-        expected = error[:, source] ** 2 + np.sum(share**2 * variance, axis=1) / total**2
-        width = _MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
-        excess = width**2 - median(np.where(np.isfinite(residual), expected, np.nan), axis=0)
-        level = median(common, axis=0)
-        found[source] = np.sqrt(max(excess, 0.0)) / level if level > 0.0 and np.isfinite(excess) else 0.0
-    return found
+    known = np.isfinite(relative)
+    share = np.where(known, weight, 0.0)
+    total = _of_the_others(share)
+    total = np.where(total > 0.0, total, np.nan)
+    common = _of_the_others(share * np.where(known, relative, 0.0)) / total
+    of_errors = _of_the_others(share**2 * np.where(known, error, 0.0) ** 2)
+    of_sources = _of_the_others(share**2 * scatter**2)
+    expected = error**2 + (of_errors + common**2 * of_sources) / total**2
+    residual = relative - common
+    width = _MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
+    excess = width**2 - median(np.where(np.isfinite(residual), expected, np.nan), axis=0)
+    level = median(common, axis=0)
+    is_known = np.isfinite(excess) & (np.nan_to_num(level) > 0.0)
+    return np.where(is_known, np.sqrt(np.maximum(np.nan_to_num(excess), 0.0)) / np.where(is_known, level, 1.0), 0.0)
+
+
+def _of_the_others(values: np.ndarray) -> np.ndarray:
+    """Sum over all other sources, for each source of each frame; the values are not negative."""
+    # exactly zero where there are no others: a sum of zeros and one number is that number
+    others: np.ndarray = np.maximum(np.sum(values, axis=1, keepdims=True) - values, 0.0)
+    return others
 
 
 def median(values: np.ndarray, axis: int) -> np.ndarray:
