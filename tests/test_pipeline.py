@@ -161,6 +161,7 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
         "merge-stacks": 2,
         "profile": 2 * n_blocks,  # in two rounds
         "measure": n_blocks,
+        "quality": 2,  # one a camera and night
     }
 
 
