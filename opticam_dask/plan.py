@@ -169,13 +169,12 @@ def _common_root(files: np.ndarray) -> str:
     """Directory or URL that files are below; empty where some are of another place than others."""
     if any(locations.is_remote(file) for file in files):
         return locations.common_root(files)
-    return os.path.commonpath([os.path.dirname(file) for file in files])
+    return os.path.commonpath({os.path.dirname(file) for file in files})
 
 
 def _below(file: str, data_root: str) -> str:
-    if not data_root or locations.is_remote(file):
-        return file[len(data_root) :].removeprefix("/") if data_root else file
-    return os.path.relpath(file, data_root)
+    # files are below their root, by absolute paths, so that nothing but text needs to be cut off
+    return file[len(data_root) :].removeprefix("/") if data_root else file
 
 
 def _barycentric(manifest: Mapping[str, np.ndarray], instrument: Instrument, barycenter: bool) -> np.ndarray:
