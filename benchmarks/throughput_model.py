@@ -2,16 +2,18 @@
 
     python benchmarks/throughput_model.py
 
-Three things are measured, with client, scheduler and workers as processes of their own:
+Measured, with client, scheduler and workers as processes of their own:
 
 * the work of a frame in each pass, on one worker, and the bytes that are read and written for it;
 * the processor time of scheduler and client for a block, from many blocks that do nothing, through the window that two
   hundred workers have; graphs, submission, summaries, owner and progress are in it;
-* the processor time of the client for a frame beside the passes: headers, plan, files of light curves.
+* everything else that ``Reducer`` does for a frame: headers, plan, plots and the scatter of the sources by the client,
+  the files of light curves by all workers, the quality of a night by one worker.
 
 A pass over frames of ``B`` a block on ``W`` workers takes ``max(work / W, scheduler / B, client / B)`` a frame; what is
-done beside the passes is added. Scheduler and client each use one core, whatever the number of workers: where one of
-them needs longer than the workers, it is the limit. The model is held against 1, 2 and 4 workers.
+done beside the passes is added, with the nights of three cameras at a time. Scheduler and client each use one core,
+whatever the number of workers: where one of them needs longer than the workers, it is the limit. The model is held
+against 1, 2 and 4 workers. The frames are a few hundred different ones under many names.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,17 +31,33 @@ import common
 import numpy as np
 import processes
 
-from opticam_dask import AperturePhotometer, cluster, ownership, pipeline, plan, products
+from opticam_dask import (
+    AperturePhotometer,
+    cluster,
+    diagnostics,
+    light_curve_files,
+    ownership,
+    pipeline,
+    plan,
+    products,
+    quality,
+    store,
+)
 from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import find_files, scan
 from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.steps import BlockSummary
 
-#: Numbers of frames for the slopes, by side: whole blocks.
-FRAMES = {256: (256, 1024), 512: (128, 512), 1024: (48, 208), 2048: (64, 192)}
+#: Numbers of frames for the slopes, by side: whole blocks, and enough that constant parts are the same in both.
+FRAMES = {256: (1024, 8192), 512: (512, 4608), 1024: (320, 2240), 2048: (320, 1600)}
+#: Different frames among them.
+N_IMAGES = 192
 #: Workers whose window the short blocks go through, and the number that the issue is decided at.
 MANY = 200
 PASSES = ("first pass", "second pass")
+#: What is done beside the passes, and the cameras whose nights are worked on at the same time.
+BESIDE = ("headers", "plan", "plots", "quality", "light curves", "scatter")
+N_CAMERAS = 3
 
 
 @dataclass
@@ -81,29 +99,46 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     photometers = {"aperture": AperturePhotometer()}
     spent = {}
 
-    def scan_and_plan() -> None:
-        pipeline.prepare(setup, scan(find_files(directory), setup.instrument))
+    found = []
 
+    def read_headers() -> None:
+        found.append(scan(find_files(directory), setup.instrument))
+        times = {key: rows["mjd_utc"].to_numpy() for key, rows in found[0].table.groupby("key")}
+        products.plot_header_times(out, times)
+
+    def measure_quality_again() -> None:
+        for key in store.keys(setup.path):
+            for part in store.parts(setup.path, key):
+                store.remove_group(setup.path, quality.group_of(part))
+        pipeline.measure_quality(setup, None, executor)
+
+    spent["headers"] = _spend(running, read_headers)
     with ownership.own(out):
-        spent["plan"] = _spend(running, scan_and_plan)
+        spent["plan"] = _spend(running, partial(pipeline.prepare, setup, found[0]))
         pipeline.choose_references(setup, executor)
         spent[PASSES[0]] = _spend(running, partial(pipeline.reduce_frames, setup, executor))
         pipeline.measure_profiles(setup, executor)
         spent[PASSES[1]] = _spend(running, partial(pipeline.measure_frames, setup, photometers, executor))
+        spent["quality"] = _spend(running, measure_quality_again)
         pipeline.finish(setup)
-    spent["light curves"] = _spend(running, partial(products.write_light_curves, out, "aperture"))
+    spent["plots"] = _spend(running, partial(products.plot_frames, out))
+    write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
+    spent["light curves"] = _spend(running, write)
+    spent["scatter"] = _spend(running, partial(diagnostics.plot_rms_vs_flux, out))
     return spent
 
 
 def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes.Cluster) -> dict[str, Spent]:
     """What a frame costs in each stage, as slopes over two numbers of frames."""
     found = []
+    images = sorted((directory / "frames").iterdir())
     for number in (numbers[0], *numbers):  # the first round is for imports
         folder = directory / f"first_{number}"
         if not folder.exists():
             folder.mkdir()
-            for path in sorted((directory / "frames").iterdir())[:number]:
-                (folder / path.name).hardlink_to(path)
+            for index in range(number):
+                image = images[index % len(images)]
+                (folder / f"{index // len(images):04d}_{image.name}").hardlink_to(image)
         found.append(reduce_frames(folder, directory / "out", running))
     few, many = found[1:]
     return {name: few[name].slope(many[name], numbers[1] - numbers[0]) for name in few}
@@ -170,6 +205,10 @@ class Model:
         Seconds for one block.
     beside : float
         Seconds of the client for one frame, beside the passes.
+    shared : float
+        Seconds of work beside the passes that all workers share.
+    nightly : float
+        Seconds of work for one frame of which each camera and night is one task.
     """
 
     work: tuple[float, ...]
@@ -177,11 +216,19 @@ class Model:
     scheduler: float
     client: float
     beside: float = 0.0
+    shared: float = 0.0
+    nightly: float = 0.0
 
     def seconds(self, n_workers: float) -> float:
         """Seconds a frame in all passes."""
         least = max(self.scheduler, self.client) / self.per_block
-        return sum(max(work / n_workers, least) for work in self.work) + self.beside
+        passes = sum(max(work / n_workers, least) for work in self.work)
+        return passes + self.shared / n_workers + self.nightly / min(n_workers, N_CAMERAS) + self.beside
+
+    def limit_of_run(self) -> float:
+        """Workers that take as long for all they share as the client and the nightly tasks for the rest, passes too."""
+        alone = len(self.work) * self.client / self.per_block + self.nightly / N_CAMERAS + self.beside
+        return (sum(self.work) + self.shared) / alone
 
     def limit(self, part: str) -> float:
         """Workers from which scheduler or client needs as long for the two passes as the workers do."""
@@ -193,10 +240,15 @@ class Model:
 
 
 def _model(side: int, frames: dict[str, Spent], block: Spent) -> Model:
-    beside = frames["plan"].client + frames["light curves"].client
-    per_block = plan.frames_per_block((side, side), np.dtype("uint16"))
-    work = tuple(frames[name].workers for name in PASSES)
-    return Model(work, per_block, block.scheduler, block.client, beside)
+    return Model(
+        work=tuple(frames[name].workers for name in PASSES),
+        per_block=plan.frames_per_block((side, side), np.dtype("uint16")),
+        scheduler=block.scheduler,
+        client=block.client,
+        beside=sum(frames[name].client for name in BESIDE),
+        shared=frames["light curves"].workers,
+        nightly=frames["quality"].workers,
+    )
 
 
 def rows_of_model(measured: dict[int, dict[str, Spent]], block: Spent) -> list[dict[str, str]]:
@@ -214,17 +266,29 @@ def rows_of_model(measured: dict[int, dict[str, Spent]], block: Spent) -> list[d
                 "frames a block": model.per_block,
                 "work, ms a frame (passes)": " + ".join(f"{1e3 * work:.2f}" for work in model.work),
                 "frames/s a core": f"{1.0 / sum(model.work):.1f}",
-                "client beside, ms a frame": f"{1e3 * model.beside:.3f}",
+                "beside, ms a frame: client": f"{1e3 * model.beside:.3f}",
+                "all workers": f"{1e3 * model.shared:.2f}",
+                "one worker": f"{1e3 * model.nightly:.3f}",
                 "scheduler and client, of the work": f"{100.0 * overhead:.1f} %",
                 "workers until the scheduler is the limit": f"{model.limit('scheduler'):.0f}",
                 "the client": f"{model.limit('client'):.0f}",
                 "either, in each pass": ", ".join(f"{model.limit_of_pass(number):.0f}" for number in range(2)),
+                "the client, in a whole run": f"{model.limit_of_run():.0f}",
                 "workers that 1 GB/s feeds": f"{one_gigabyte:.0f}",
                 f"frames/s of {MANY} workers": f"{rate:.0f}",
                 "file system then, MB/s read + written": f"{rate * read / 1e6:.0f} + {rate * written / 1e6:.0f}",
             }
         )
     return rows
+
+
+def _split(measured: dict[int, dict[str, Spent]]) -> str:
+    """What the client does beside the passes, by stage."""
+    parts = [
+        f"{side} x {side}: " + ", ".join(f"{name} {1e3 * frames[name].client:.3f}" for name in BESIDE)
+        for side, frames in measured.items()
+    ]
+    return f"Of the client beside the passes, ms a frame: {'; '.join(parts)}."
 
 
 def check(
@@ -237,7 +301,8 @@ def check(
         with processes.cluster(n_workers) as running:
             found = cost_of_frames(directory, numbers, running)
         seconds = sum(found[name].clock for name in PASSES)
-        foretold = model.seconds(min(n_workers, os.cpu_count() or 1)) - model.beside
+        passes = replace(model, beside=0.0, shared=0.0, nightly=0.0)
+        foretold = passes.seconds(min(n_workers, os.cpu_count() or 1))
         rows.append(
             {
                 "frames": f"{side} x {side}",
@@ -269,7 +334,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
             block = cost_of_blocks(directory, chosen.blocks, running)
         measured = {}
         for side, (few, many) in numbers.items():
-            common.write_frames(directory / f"{side}" / "frames", (side, side), common.n_stars(side), many)
+            n_images = min(many, N_IMAGES)
+            common.write_frames(directory / f"{side}" / "frames", (side, side), common.n_stars(side), n_images)
             with processes.cluster(1) as running:
                 measured[side] = cost_of_frames(directory / f"{side}", (few, many), running)
         rows = rows_of_model(measured, block)
@@ -280,7 +346,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
             packages,
             f"A block costs the scheduler {1e3 * block.scheduler:.2f} ms, the client {1e3 * block.client:.2f} ms and "
             f"its worker {1e3 * block.workers:.2f} ms of processor time beside the work. Bytes are those of all "
-            "reads and writes of the workers, store and frames; frames are read whole in both passes.",
+            "reads and writes of the workers, store and frames; frames are read whole in both passes. "
+            + _split(measured),
             to=to,
         )
         side = chosen.sides[0]

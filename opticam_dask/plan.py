@@ -16,7 +16,7 @@ from opticam_dask.kernels import timing
 
 #: Raw pixels of one block, in bytes: about a second of work on one core.
 _BLOCK_BYTES = 1 << 25
-_FEWEST, _MOST = 16, 256
+_FEWEST, _MOST = 32, 256
 
 #: A night is credible as reference night with this many frames and this share of the longest night.
 _CREDIBLE_FRAMES, _CREDIBLE_SHARE = 3, 0.05
@@ -25,7 +25,7 @@ _TABLE_COLUMNS = tuple(entry.name for entry in schema.MANIFEST if entry.name not
 
 
 def frames_per_block(shape: tuple[int, int], dtype: np.dtype) -> int:
-    """Frames of one block, from frame shape and pixel type alone: 16 to 256, a power of two.
+    """Frames of one block, from frame shape and pixel type alone: 32 to 256, a power of two.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import runpy
@@ -96,6 +97,10 @@ def test_throughput_model__says_which_part_is_the_limit(benchmark_main):
     assert model.limit_of_pass(1) == pytest.approx(80)
     # beyond the limit of both passes more workers are of no use
     assert model.seconds(1000) == pytest.approx(model.seconds(10_000)) == pytest.approx(2 * 0.002 / 8)
+    assert model.limit_of_run() == pytest.approx(model.limit("client"))
+    whole = dataclasses.replace(model, beside=0.0001, shared=0.01, nightly=0.0003)
+    assert whole.seconds(10) == pytest.approx(0.008 + 0.0001 + 0.001 + 0.0001)
+    assert whole.limit_of_run() == pytest.approx((0.08 + 0.01) / (2 * 0.001 / 8 + 0.0001 + 0.0001))
 
 
 def test_browser__is_small_and_reads_what_it_shows(benchmark_main):

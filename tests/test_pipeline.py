@@ -290,8 +290,8 @@ def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_
 
 def test_frames_per_block__is_a_function_of_shape_and_type():
     assert plan.frames_per_block((512, 512), np.dtype("uint16")) == 64
-    assert plan.frames_per_block((512, 512), np.dtype("float64")) == 16
-    assert plan.frames_per_block((2048, 2048), np.dtype("uint16")) == 16
+    assert plan.frames_per_block((512, 512), np.dtype("float64")) == 32
+    assert plan.frames_per_block((2048, 2048), np.dtype("uint16")) == 32
     assert plan.frames_per_block((16, 16), np.dtype("uint16")) == 256
 
 
