@@ -48,8 +48,11 @@ from opticam_dask.frames import find_files, scan
 from opticam_dask.instruments import OPTICAM_MX
 from opticam_dask.steps import BlockSummary
 
-#: Numbers of frames for the slopes, by side: whole blocks, and enough that constant parts are the same in both.
-FRAMES = {256: (1024, 8192), 512: (512, 4608), 1024: (320, 2240), 2048: (320, 1600)}
+#: Numbers of frames for the slopes, by side: whole blocks, and enough that what is done once a night is the same in
+#: both (plots have pixels instead of paths from 2000 points on).
+FRAMES = {256: (2560, 8192), 512: (2304, 6400), 1024: (2240, 4480), 2048: (2112, 4224)}
+#: Frames of the first round, which is for imports.
+FEW = 64
 #: Different frames among them.
 N_IMAGES = 192
 #: Workers whose window the short blocks go through, and the number that the issue is decided at.
@@ -132,7 +135,7 @@ def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes
     """What a frame costs in each stage, as slopes over two numbers of frames."""
     found = []
     images = sorted((directory / "frames").iterdir())
-    for number in (numbers[0], *numbers):  # the first round is for imports
+    for number in (min(FEW, numbers[0]), *numbers):
         folder = directory / f"first_{number}"
         if not folder.exists():
             folder.mkdir()

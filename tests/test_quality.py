@@ -10,9 +10,20 @@ from astropy.coordinates import AltAz, EarthLocation, SkyCoord
 from astropy.io import fits
 from astropy.time import Time
 
-from opticam_dask import AperturePhotometer, OptimalPhotometer, Reducer, results, schema, simulate_observations, store
+from opticam_dask import (
+    OPTICAM_MX,
+    AperturePhotometer,
+    OptimalPhotometer,
+    Reducer,
+    chunk_files,
+    results,
+    schema,
+    simulate_observations,
+    store,
+)
 from opticam_dask.flags import QualityFlag
 from opticam_dask.kernels import noise, quality
+from opticam_dask.quality import measure_quality
 
 N_FRAMES = 1500
 
@@ -124,6 +135,34 @@ def test_transparency__needs_two_sources():
     assert quality.fit_ensemble(flux[:, :1], error[:, :1]) is None
     assert quality.fit_ensemble(np.full((5, 4), np.nan), np.ones((5, 4))) is None
     assert quality.fit_ensemble(np.empty((0, 3)), np.empty((0, 3))) is None
+
+
+@pytest.mark.parametrize("n_sources", [2, 3, 12])
+def test_ensemble__scatter_is_measured_against_the_sum_of_all_other_sources(n_sources):
+    rng = np.random.default_rng(n_sources)
+    flux, error, _ = simulate(night()[0], n_sources=n_sources)
+    relative = np.where(rng.random(flux.shape) < 0.2, np.nan, flux / np.median(flux, axis=0))
+    relative[:5] = np.nan
+    error = error / np.median(flux, axis=0)
+    weight, scatter = rng.uniform(1.0, 1e6, n_sources), rng.uniform(0.0, 0.02, n_sources)
+    found = quality._scatter_against_others(relative, error, weight, scatter)
+    for source in range(n_sources):
+        residuals, variances, levels = [], [], []
+        for frame in range(len(relative)):
+            others = [i for i in range(n_sources) if i != source and np.isfinite(relative[frame, i])]
+            if not others:
+                continue
+            total = sum(weight[i] for i in others)
+            common = sum(weight[i] * relative[frame, i] for i in others) / total
+            levels.append(common)
+            if np.isfinite(relative[frame, source]):
+                own = [error[frame, i] ** 2 + (scatter[i] * common) ** 2 for i in others]
+                noise_of_others = sum(weight[i] ** 2 * v for i, v in zip(others, own, strict=True)) / total**2
+                residuals.append(relative[frame, source] - common)
+                variances.append(error[frame, source] ** 2 + noise_of_others)
+        width = 1.4826 * np.median(np.abs(residuals - np.median(residuals)))
+        expected = np.sqrt(max(width**2 - np.median(variances), 0.0)) / np.median(levels)
+        assert found[source] == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 def test_transparency__frames_do_not_know_of_each_other():
@@ -280,6 +319,22 @@ def test_product__does_not_depend_on_blocks_or_on_what_was_measured_before(reduc
             found = store.read_array(store_path, "1-g/2023-12-31/quality", name)
             np.testing.assert_array_equal(found, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
     assert store.read_attributes(compact, "1-g/2023-12-31/quality")["label"] == "aperture"
+
+
+def test_product__each_chunk_is_read_once(reduced, monkeypatch):
+    _, path, _ = reduced
+    read, content = [], chunk_files.ChunkFiles._read_chunk
+    monkeypatch.setattr(
+        chunk_files.ChunkFiles,
+        "_read_chunk",
+        lambda array, chunk: read.append((array.directory, chunk)) or content(array, chunk),
+    )
+    (part,) = store.parts(path, "1:g")
+    found = measure_quality(path, part, OPTICAM_MX(), "aperture")
+    assert len(read) == len(set(read))
+    assert sum(directory.endswith("/aperture/flux") for directory, _ in read) == part.n_blocks
+    for name, values in found.arrays.items():
+        np.testing.assert_array_equal(values, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
 
 
 def test_product__is_made_again_where_it_was_lost(reduced, tmp_path):
