@@ -29,6 +29,9 @@ from opticam_dask.reduction import Progress, Silent, stage
 #: What the files hold beside the time; the background is that of the frame where the label has none of its own.
 _VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
 
+#: Headings of the times.
+_TIMES = {"bmjd_tdb": "BMJD", "mjd_utc": "MJD"}
+
 #: Measurements (frames times sources) that one task writes as text: about half a second of work.
 _MEASUREMENTS = 1 << 17
 
@@ -213,9 +216,6 @@ class _Job:
 
     def _file_name(self, place: int) -> str:
         return f"{store.group_name(self.parts[0].key)}_source_{int(self.source_ids[place])}.csv"
-
-
-_TIMES = {"bmjd_tdb": "BMJD", "mjd_utc": "MJD"}
 
 
 @contextmanager
