@@ -69,6 +69,14 @@ def window_of_blocks(
     )
 
 
+def window_of_tasks(
+    function: BlockFunction, tasks: Sequence[int], name: str, *, frame_timeout: float = 0.0
+) -> da.Array:
+    """As :func:`window_of_blocks`, for tasks that are about no single frame and take as long as they need."""
+    del frame_timeout
+    return window_of_blocks(function, tasks, name)
+
+
 @functools.lru_cache(maxsize=8)
 def _unpack(function: bytes) -> BlockFunction:
     unpacked: BlockFunction = cloudpickle.loads(function)

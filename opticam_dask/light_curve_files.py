@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from opticam_dask import blocks, locations, products, results, store, watchdog
+from opticam_dask import blocks, locations, products, results, store
 from opticam_dask.cluster import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.locations import location
@@ -85,7 +85,7 @@ def write_light_curves(
 
 
 def _work(function: blocks.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(blocks.window_of_blocks, function, name=name), range(n_tasks))
+    return Work(functools.partial(blocks.window_of_tasks, function, name=name), range(n_tasks))
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,6 @@ class _Job:
         columns = {_TIMES[self.time_name]: np.tile(self._read(piece, self.time_name), n_sources)}
         for name in self.headings:
             columns |= self._columns(name, self._read(piece, name), n_sources)
-            watchdog.still_working()
         text = _as_csv(pd.DataFrame(columns), header=False)
         line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
         file = self._piece_file(number)
@@ -182,8 +181,7 @@ class _Job:
                 with locations.open_binary(self._piece_file(piece), at_least=_REQUEST) as source:
                     for stream, lines in zip(streams, self._lines(source, chosen), strict=True):
                         stream.write(lines)
-                watchdog.still_working()
-        return len(chosen)
+            return len(chosen)
 
     def _read(self, piece: _Piece, name: str) -> np.ndarray:
         """Values of the frames of a piece, shape (frame,) or (frame, source) or (frame, source, radius)."""

@@ -516,7 +516,7 @@ def measure_quality(setup: Setup, progress: Progress | None = None, executor: Ex
         return
     progress, executor = progress or Silent(), executor or InProcess()
     run = functools.partial(_measure_quality_of, setup.path, setup.instrument, tuple(todo))
-    build = functools.partial(blocks.window_of_blocks, run, name="quality")
+    build = functools.partial(blocks.window_of_tasks, run, name="quality")
     with stage(progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
         for number, found in executor.run([Work(build, range(len(todo)))]):
             check_owner(setup.out_directory)

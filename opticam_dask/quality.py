@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opticam_dask import store, watchdog
+from opticam_dask import store
 from opticam_dask.flags import QualityFlag, SourceFlag
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import noise, quality
@@ -214,7 +214,6 @@ def _measure_light(photometry: _Photometry) -> _Light:
         flux, flux_err = (values[:, ensemble.source] for values in fluxes(start, stop))
         found[start:stop], error[start:stop] = quality.measure_transparency(flux, flux_err, ensemble)
         correction[start:stop] = photometry.correction(start, stop, ensemble.source)
-        watchdog.still_working()
     scale, usual = float(quality.median(found, axis=0)), float(quality.median(correction, axis=0))
     correction = np.where(np.isfinite(correction) & np.isfinite(usual), correction / usual, 1.0)
     return _Light(found / scale, error / scale, correction, len(ensemble.source))
@@ -232,6 +231,5 @@ def _sample(
         rows = chosen[(chosen >= start) & (chosen < stop)] - start
         if len(rows):
             pieces.append([values[rows] for values in fluxes(start, stop)])
-            watchdog.still_working()
     flux, flux_err = zip(*pieces, strict=True)
     return np.concatenate(flux), np.concatenate(flux_err)

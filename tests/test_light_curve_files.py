@@ -98,7 +98,8 @@ def test_write_light_curves__are_the_same_from_one_process_and_from_workers(redu
     for file in folder.iterdir():
         file.rename(tmp_path / file.name)
     told = _Told()
-    with cluster.connect("local", n_workers=2) as executor:
+    # the time limit of a frame is none for the files
+    with cluster.connect("local", n_workers=2, frame_timeout=0.001) as executor:
         light_curve_files.write_light_curves(reduced, "radii", executor, told)
     names = sorted(file.name for file in tmp_path.iterdir())
     assert filecmp.cmpfiles(tmp_path, folder, names, shallow=False) == (names, [], [])
