@@ -23,8 +23,8 @@ from opticam_dask.kernels import noise, quality
 from opticam_dask.kernels.airmass import airmass
 from opticam_dask.store import Part
 
-#: Measurements (frames times sources) that are in memory at once.
-_CELLS = 2_000_000
+#: Measurements (frames times sources) that are in memory at once: a few dozen arrays of them are small in a worker.
+_CELLS = 500_000
 
 #: The label that is taken wherever it is there.
 _USUAL = "aperture"

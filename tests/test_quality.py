@@ -21,6 +21,7 @@ from opticam_dask import (
     simulate_observations,
     store,
 )
+from opticam_dask import quality as quality_of_nights
 from opticam_dask.flags import QualityFlag
 from opticam_dask.kernels import noise, quality
 from opticam_dask.quality import measure_quality
@@ -335,6 +336,22 @@ def test_product__each_chunk_is_read_once(reduced, monkeypatch):
     assert sum(directory.endswith("/aperture/flux") for directory, _ in read) == part.n_blocks
     for name, values in found.arrays.items():
         np.testing.assert_array_equal(values, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
+
+
+def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypatch):
+    _, path, _ = reduced
+    (part,) = store.parts(path, "1:g")
+    whole = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
+    monkeypatch.setattr(quality_of_nights, "_CELLS", part.n_frames * _n_sources(path, part) // 2)
+    some = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
+    assert not np.array_equal(some["transparency"], whole["transparency"])
+    assert np.all(np.abs(some["transparency"] - whole["transparency"]) < 0.5 * whole["transparency_err"])
+    np.testing.assert_array_equal(some["flags"], whole["flags"])
+    np.testing.assert_array_equal(some["airmass"], whole["airmass"])
+
+
+def _n_sources(path, part):
+    return len(store.read_array(path, f"{part.group}/photometry/aperture", "source_id"))
 
 
 def test_product__is_made_again_where_it_was_lost(reduced, tmp_path):
