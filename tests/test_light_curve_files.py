@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,12 @@ def test_pieces__are_all_frames_in_time_order(seed, is_mixed):
         found += [(time, *where) for time, where in zip(values[chosen], origin[chosen].tolist(), strict=True)]
     expected = sorted((time, part, index) for part, one in enumerate(times) for index, time in enumerate(one))
     assert found == expected
+
+
+def test_pieces__of_a_million_frames_are_few_and_small():
+    times = [np.arange(50_000.0) + 1e5 * night for night in range(20)]
+    per_piece = 64 * (light_curve_files._MEASUREMENTS // (64 * 100))
+    pieces = list(light_curve_files._in_pieces(times, per_piece))
+    assert sum(piece.n_frames for piece in pieces) == 10**6
+    assert len(pieces) == 20 * -(-50_000 // per_piece) < 1000
+    assert len(pickle.dumps(pieces)) < 100_000
