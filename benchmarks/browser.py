@@ -22,7 +22,7 @@ import common
 import numpy as np
 import pandas as pd
 
-from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, pipeline, store
+from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, pipeline, schema, store
 from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import Scan, scan
 
@@ -95,7 +95,7 @@ def _copy(source: Path, target: Path) -> None:
         for kind in ("frames", "background", f"photometry/{LABEL}")
     }
     label = store.read_attributes(source, f"{few.group}/photometry/{LABEL}")
-    planned = {"file", "file_size", "file_mtime", "mjd_utc", "bmjd_tdb", "source_id", "scan_flags"}
+    planned = {entry.name for entry in schema.MANIFEST} | {"source_id"}
     rng = np.random.default_rng(0)
     for part in store.parts(target, KEY):
         source_ids = found[f"photometry/{LABEL}"]["source_id"]

@@ -55,8 +55,8 @@ def test_on_cluster__exactly_one_task_a_block_on_the_scheduler(client):
     assert len(seen) == 23
 
 
-def test_reduction__makes_no_task_beside_those_of_its_blocks(client, tmp_path):
-    """A client is what Dask computes with from then on: files for people must not be read chunk by chunk through it."""
+def test_reduction__makes_no_more_tasks_than_it_has_blocks_nights_and_files(client, tmp_path):
+    """A client is what Dask computes with from then on: nothing must be read chunk by chunk through it."""
     simulate_observations(tmp_path / "frames", n_frames=12, shape=(96, 96), n_sources=5, filters=("g",), lags=(0.0,))
     counter = _CountTasks()
     client.register_plugin(counter, name="count-tasks")
@@ -68,7 +68,9 @@ def test_reduction__makes_no_task_beside_those_of_its_blocks(client, tmp_path):
     seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
     client.unregister_scheduler_plugin("count-tasks")
     counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
-    assert counts == {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 3, "measure": 3}
+    per_block = {"probe": 12, "reduce": 3, "merge-stacks": 1, "profile": 3, "measure": 3}
+    # a night, some thousand frames, and the files of four sources of five
+    assert counts == {**per_block, "quality": 1, "light-curves": 1, "light-curve-files": 2}
 
 
 def test_local_client__workers_do_not_fill_their_memory_with_profiles(client):

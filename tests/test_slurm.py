@@ -94,13 +94,13 @@ def test_connect__workers_of_one_thread_in_jobs_of_their_own(tmp_path):
         assert set(place.client.nthreads().values()) == {1}
         [limit] = {w["memory_limit"] for w in place.client.scheduler_info(n_workers=-1)["workers"].values()}
         assert len({job for _, job, *_ in found}) <= len(_jobs()) == 2
+        until(lambda: told[-1].startswith("2 of 2 workers there"))  # which is looked at now and then
     assert sorted(block for block, *_ in found) == list(range(20))
     assert {cwd for _, _, cwd, _ in found} == {os.getcwd()}
     assert {facts for *_, facts in found} == {("1", "1", "1", str(2**28))}
     assert limit == 768 * 2**20  # of twice as much: the rest is for the nanny, and for a rescue
     assert told[0] == "SLURM: 2 jobs of 1 worker submitted."
     assert told[1].startswith("Dashboard: http://")
-    assert told[-1].startswith("2 of 2 workers there")
 
 
 def test_connect__several_workers_in_one_job(tmp_path):
