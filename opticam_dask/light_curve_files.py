@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from opticam_dask import blocks, locations, products, results, store
+from opticam_dask import blocks, locations, results, store
 from opticam_dask.cluster import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.locations import location
@@ -64,6 +64,8 @@ def write_light_curves(
     Path
         The directory of the files.
     """
+    from opticam_dask import products  # not in the workers, which import this module for the tasks: it loads matplotlib
+
     executor, progress = executor or InProcess(), progress or Silent()
     path = store.require_store(out_directory)
     directory = products.folder_in(out_directory, "lcs", label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,8 @@ def test_write_light_curves__are_the_same_from_one_process_and_from_workers(redu
     # the time limit of a frame is none for the files
     with cluster.connect("local", n_workers=2, frame_timeout=0.001) as executor:
         light_curve_files.write_light_curves(reduced, "radii", executor, told)
+        has_matplotlib = executor.client.run(lambda: "matplotlib" in sys.modules)
+    assert list(has_matplotlib.values()) == [False, False]  # workers stay small
     names = sorted(file.name for file in tmp_path.iterdir())
     assert filecmp.cmpfiles(tmp_path, folder, names, shallow=False) == (names, [], [])
     assert told.totals == [("Writing light curves", 80)]
