@@ -130,7 +130,7 @@ class SmallNight:
     def curves(self, label: str = "aperture") -> xr.Dataset:
         """Light curves, with ``total`` and ``total_err`` (the aperture correction is in them) beside the fluxes."""
         found = light_curves(self.out, self.key, label).load()
-        correction = found["aperture_correction"] if "aperture_correction" in found else 1.0
+        correction = found.get("aperture_correction", 1.0)
         return found.assign(total=found["flux"] * correction, total_err=found["flux_err"] * correction)
 
     def source_at(self, x: float, y: float, within: float = 3.0) -> int:
