@@ -69,7 +69,7 @@ def test_field_shape__grows_smoothly_with_the_width_of_one_star():
         image, xy = _field(np.append(sigma, rest), 6)
         shapes = photometry.source_shapes(image, xy, np.full(len(xy), 1.6))
         form.append(photometry.field_shape(image, xy, shapes, np.sqrt(SKY)).semimajor_sigma)
-    # each step makes one of twelve stars 0.05 pixels wider: the form follows by less than a third of that, without a jump
+    # each step makes one of twelve stars 0.05 pixels wider: the form follows by less than a third of that
     assert np.abs(np.diff(form)).max() < 0.015
     assert abs(form[-1] - form[0]) < 0.02
 
