@@ -23,6 +23,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frame_view import CatalogFacts
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import match, noise
+from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.master_frames import make_masters
@@ -382,15 +383,14 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     part = frozen_reference_part(setup, key)
     stack = store.read_product(setup.path, f"{part.group}/stack")
     noise = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
-    widths = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
-    seeing = float(np.nanmedian(widths)) if np.isfinite(widths).any() else float("nan")
     steps = setup.steps(part.shape, part.binning)
     try:
         arrays = catalog.make_catalog(
             stack["image"],
             stack["coverage"],
             noise,
-            seeing,
+            _median_of_frames(setup, part, "fwhm"),
+            SIGMA_TO_FWHM * _median_of_frames(setup, part, "semiminor_sigma"),
             steps,
             setup.parameters.max_catalog_sources,
             _stacked_transforms(setup, part),
@@ -404,6 +404,12 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     store.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+
+
+def _median_of_frames(setup: Setup, part: store.Part, name: str) -> float:
+    """Median over the frames of a part of a number that each of them has; NaN when none has it."""
+    values = store.read_array(setup.path, f"{part.group}/frames", name)
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _stacked_transforms(setup: Setup, part: store.Part) -> np.ndarray:
