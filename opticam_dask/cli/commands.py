@@ -531,7 +531,7 @@ def _migrate(options: argparse.Namespace) -> int:
 def _lightcurve(options: argparse.Namespace) -> int:
     path = layout.require_store(options.out)
     tell = Console(prefix="").tell
-    keys = [options.key] if options.key else products.measured_keys(path, options.label)
+    keys = [options.key] if options.key else layout.measured_keys(path, options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
     prefix = options.prefix or f"target_{options.target}"
