@@ -86,8 +86,9 @@ def _sites(frames: _Frames) -> Iterator[str]:
     latitude, longitude = frames["latitude"], frames["longitude"]
     if not np.isfinite(latitude).any():
         return
-    shrink = np.cos(np.deg2rad(np.nanmedian(latitude)))
-    away = np.hypot(latitude - np.nanmedian(latitude), (longitude - np.nanmedian(longitude)) * shrink)
+    places, counts = np.unique(np.column_stack([latitude, longitude]), axis=0, return_counts=True)
+    usual = places[np.argmax(counts)]
+    away = np.hypot(latitude - usual[0], (longitude - usual[1]) * np.cos(np.deg2rad(usual[0])))
     if (is_far := away > _SAME_SITE).any():
         yield f"the site of the telescope is not the same in all frames ({_example(frames, is_far)})"
 

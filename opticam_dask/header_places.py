@@ -170,7 +170,7 @@ def separation(one: Place, other: Place) -> float:
     """Degrees between two positions, each (RA, DEC) or (longitude, latitude) in degrees, by the haversine formula."""
     a1, d1, a2, d2 = map(math.radians, (*one, *other))
     square = math.sin((d2 - d1) / 2) ** 2 + math.cos(d1) * math.cos(d2) * math.sin((a2 - a1) / 2) ** 2
-    return math.degrees(2.0 * math.asin(math.sqrt(min(1.0, square))))
+    return math.degrees(2.0 * math.asin(math.sqrt(min(square, 1.0))))
 
 
 # ---------------------------------------------------------------- site
@@ -238,7 +238,7 @@ def _sites_in(given: Mapping[str, tuple[Any, str]], defined: Place) -> list[tupl
             continue
         if _is_westward(comment, (east, north), defined):
             east = -east
-        place = (east + 180.0) % 360.0 - 180.0, north
+        place = (east - 360.0 if east > 180.0 else east), north
         heights = (as_number(given[name][0]) for name in height_names if name in given)
         found.append((north_name, place, next((x for x in heights if _LOWEST <= x <= _HIGHEST), math.nan)))
     xyz = [as_number(given[name][0]) if name in given else math.nan for name in keywords.GEOCENTRIC]

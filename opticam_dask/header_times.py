@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import date
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from opticam_dask.kernels.timing import parse_iso, utc_mjd
 from opticam_dask.text import shown
 
 MJD_1970, MJD_2100 = 40587, 88069
+_MJD_ZERO = 678576  # proleptic Gregorian ordinal of MJD 0
 _LONGEST_TIME = 200
 _DAY = 86400.0
 #: Exposure times from the moment a time stamp marks to the middle of the exposure.
@@ -171,9 +173,7 @@ def _date_of(number: float) -> str:
     mjd = number - 2400000.5 if number > 2e6 else number
     if not MJD_1970 <= mjd < MJD_2100:
         raise ValueError(f"{number} is not a day from 1970 to 2100")
-    import datetime
-
-    return datetime.date.fromordinal(math.floor(mjd) + 678576).isoformat()
+    return date.fromordinal(math.floor(mjd) + _MJD_ZERO).isoformat()
 
 
 def _decimals(number: float) -> int:
