@@ -284,7 +284,7 @@ def _(directory):
 
 @case("gain that no detector has")
 def _(directory):
-    return spoil_each(directory, "GAIN", [139.0, 200])
+    return spoil_each(directory, "GAIN", [1390.0, 2000])
 
 
 @case("time scale in TIMESYS that is not that of the definition")
@@ -309,7 +309,7 @@ def _(directory):
 
 @case("exposures that overlap")
 def _(directory):
-    return [spoil(directory, "long.fits", EXPOSURE=500.0)]
+    return spoil_each(directory, "EXPOSURE", [30.0, 40.0])
 
 
 def blanks_are_missing(out, names):
