@@ -11,9 +11,11 @@ from astropy.coordinates import EarthLocation
 from astropy.io import fits
 from astropy.time import Time
 
-from opticam_dask import OPTICAM_MX, Instrument, frames, plan
-from opticam_dask.fits_files import read_header
-from opticam_dask.kernels.timing import barycentric_mjd, utc_mjd
+from opticam_dask import OPTICAM_MX, Instrument
+from opticam_dask.frames import scanning
+from opticam_dask.frames.fits_files import read_header
+from opticam_dask.kernels.series.timing import barycentric_mjd, utc_mjd
+from opticam_dask.pipeline import plan
 
 SECOND = 1.0 / 86400.0
 USUAL = {"DATE-OBS": "2024-01-01T20:00:00.000", "EXPTIME": 5.0, "RA": "03:30:00", "DEC": "+20:00:00"}
@@ -344,7 +346,7 @@ def test_site__barycentric_times_are_those_of_the_headers(tmp_path):
         header = header_of(SITELAT=latitude, SITELONG=longitude, SITEELEV=2000.0)
         header["DATE-OBS"] = f"2024-01-01T20:0{number}:00"
         fits.writeto(tmp_path / f"{number}.fits", np.zeros((8, 8), "u2"), header)
-    found = frames.scan(frames.find_files(tmp_path), definition())
+    found = scanning.scan(scanning.find_files(tmp_path), definition())
     assert any("the site of the telescope is not the same in all frames (1 of 2" in line for line in found.warnings)
     (part,) = plan.plan_parts(found.table, definition())
     for row, (latitude, longitude) in enumerate(places):
