@@ -28,9 +28,12 @@ _LONGEST_FILTER = 64  # the name of a filter is part of names of files
 _SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
 
 
-def _entry(description: str, **kwargs: Any) -> Any:
-    """Declare one entry of an instrument, with the sentence that the JSON template shows beside it."""
-    return field(metadata={"description": description}, **kwargs)
+def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
+    """Declare one entry of an instrument, with the sentence that the JSON template shows beside it.
+
+    ``is_later``: stores of before the entry was there go on, as long as it has its default.
+    """
+    return field(metadata={"description": description, "is_later": is_later}, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ class Instrument:
         default=None,
     )
     image_type_keyword: Keyword = _entry(
-        "... of what a frame was taken for. Light frames are reduced, others set aside.", default=keywords.IMAGE_TYPE
+        "... of what a frame was taken for. Light frames are reduced, others set aside.",
+        default=keywords.IMAGE_TYPE,
+        is_later=True,
     )
     default_filter: str | None = _entry("Filter, where the header has none.", default=None)
     default_gain: float | None = _entry("Gain, where the header has none, electrons per ADU.", default=None)
