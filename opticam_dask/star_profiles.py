@@ -18,7 +18,7 @@ from opticam_dask.steps import FrameProblem, entry_of
 
 #: Frames of a night that are measured, and stars of each: with 64 frames, the light of a star in its wings would be
 #: uncertain by nearly 0.1 %. The profile that neighbours are taken off by needs fewer.
-N_FRAMES, _FIRST_FRAMES, _N_STARS = 256, 64, 25
+N_FRAMES, _FIRST_FRAMES, _N_STARS = 128, 32, 16
 
 #: Wings of neighbours are taken off up to this many sigma.
 _WING_REACH = 25.0
