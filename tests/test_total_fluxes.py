@@ -13,7 +13,7 @@ ROWS, COLUMNS = np.indices((200, 200)) / 200.0
 STARS = [tuple(star) for star in FIELD]
 
 
-def _night(directory, stars, sky, *, n_frames=10, fwhm=4.0, jitter=0.6, seed=8, **options):
+def _night(directory, stars, sky, *, n_frames=8, fwhm=4.0, jitter=0.6, seed=8, **options):
     """A night of Moffat stars (beta 3), reduced with all photometers; ``jitter`` is the error of guiding in pixels."""
     rng = np.random.default_rng(seed)
     for frame in range(n_frames):
@@ -54,7 +54,7 @@ def test_totals__under_a_sky_that_is_not_level(bright_sky_night, label):
 
 
 #: Places in a pixel that all stars of a night share, in all frames.
-PLACES = {"corner": (0.5, 0.5), "centre": (0.0, 0.0), "edge": (0.5, 0.0), "anywhere": (0.27, 0.39)}
+PLACES = {"corner": (0.5, 0.5), "anywhere": (0.27, 0.39)}
 
 
 @pytest.fixture(scope="module", params=sorted(PLACES))

@@ -278,8 +278,10 @@ def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
     """No light yet of the given stars."""
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
-    by_ring = (np.zeros((n, N_RINGS)) for _ in range(4))
-    return Rings(star, np.zeros(n, np.int64), *by_ring, np.zeros((n, N_SKY_RINGS)), *(np.zeros(n) for _ in range(3)))
+    signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
+    pixel_area, photons, star_weight = (np.zeros(n) for _ in range(3))
+    sky = np.zeros((n, N_SKY_RINGS))
+    return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, pixel_area, photons, star_weight)
 
 
 def add_rings(found: Iterable[Rings]) -> Rings:
@@ -687,16 +689,15 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
     has_light = rings.star_weight > 0
     edges = np.round(np.array(_COMPARED) / _RING).astype(int)
     area = 2.0 * np.pi * (np.arange(N_RINGS) + 0.5) * _RING * _RING
-    excess, error = [], []
+    columns = []
     with np.errstate(invalid="ignore", divide="ignore"):
         for first, last in itertools.pairwise(edges):
             chosen = slice(first, last)
             weight = np.sum(rings.weight[:, chosen], axis=1)
             light = np.sum(rings.signal[:, chosen], axis=1) / scales - np.sum((rings.weight * model)[:, chosen], axis=1)
-            excess.append(np.sum(area[chosen]) * light / weight)
             photons = 1.0 + rings.photons / rings.star_weight * np.mean(model[:, chosen], axis=1).clip(0.0)
-            error.append(np.sum(area[chosen]) * np.sqrt(photons / weight) / scales)
-    excess, error = np.array(excess).T, np.array(error).T
+            columns.append(np.sum(area[chosen]) * np.stack([light / weight, np.sqrt(photons / weight) / scales]))
+    excess, error = np.stack(columns, axis=-1)
     usable = np.isfinite(excess) & np.isfinite(error) & has_light[:, None]
     alike = has_light.astype(float)
     if np.count_nonzero(has_light) < _LEAST_STARS:
