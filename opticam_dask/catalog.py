@@ -19,8 +19,9 @@ _LEAST_COVERAGE = 0.25
 #: The typical width is the median over so many of the brightest stars.
 _TYPICAL_SOURCES = 30
 
-#: Nothing in the sky is sharper than the seeing: what is narrower than this share of it along its short axis is the
-#: trace of a cosmic ray or of a hot pixel that the field drifted across.
+#: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
+#: their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel that the
+#: field drifted across.
 _LEAST_WIDTH = 0.6
 
 #: The FWHM of a stack is that of its frames within these factors, or something is wrong with either.
@@ -71,6 +72,8 @@ class StackedNight:
         Of the frames in the stack, by which they were resampled.
     saturation : float
         Electrons above the sky at which pixels of the frames are saturated; NaN when unknown.
+    sharpest : float
+        Median FWHM of the frames along the short axis of their stars, in pixels; NaN when unknown.
     """
 
     image: np.ndarray
@@ -79,6 +82,7 @@ class StackedNight:
     seeing: float
     transforms: np.ndarray
     saturation: float = float("nan")
+    sharpest: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def make_catalog(
         raise NoCatalog(
             f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
         )
-    found = _sources_of(pixels, detect.source_arrays(table, len(table)), night.seeing, night.transforms)
+    found = _sources_of(pixels, detect.source_arrays(table, len(table)), night)
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     peak = _peaks(pixels, found)
@@ -235,22 +239,21 @@ def _warnings(fwhm: float, seeing: float, is_star: np.ndarray) -> tuple[str, ...
     return tuple(found)
 
 
-def _sources_of(
-    image: np.ndarray, found: dict[str, np.ndarray], seeing: float, transforms: np.ndarray
-) -> dict[str, np.ndarray]:
+def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], night: StackedNight) -> dict[str, np.ndarray]:
     """Add the FWHM of each source, and drop what is too sharp for the sky. Widths are those without resampling."""
     known = np.isfinite(found["x"]) & np.isfinite(found["y"])
     found = {name: values[known] for name, values in found.items()}
     xy = np.column_stack([found["x"], found["y"]])
     isophotal = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
-    start = np.full(len(xy), seeing / _SIGMA_TO_FWHM) if np.isfinite(seeing) else isophotal
+    start = np.full(len(xy), night.seeing / _SIGMA_TO_FWHM) if np.isfinite(night.seeing) else isophotal
+    transforms = night.transforms
     resampling = np.mean(align.widening(transforms, xy), axis=0) if len(transforms) else np.zeros(len(xy))
     semimajor, semiminor = (_narrowed(width, resampling) for width in photometry.source_widths(image, xy, start))
     for name in ("semimajor_sigma", "semiminor_sigma"):
         found[name] = _narrowed(found[name], resampling)
     found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
     narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
-    is_sharp = narrow < _LEAST_WIDTH * seeing
+    is_sharp = narrow < _LEAST_WIDTH * np.fmin(night.seeing, night.sharpest)
     return {name: values[~is_sharp] for name, values in found.items()}
 
 
