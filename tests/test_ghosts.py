@@ -9,10 +9,10 @@ import pytest
 from small_nights import FIELD, SIGMA_TO_FWHM, add_star
 
 from opticam_dask import Reducer, generate_observations, open_reduction
-from opticam_dask.catalog import StackedNight, make_catalog, missing_sources
-from opticam_dask.finders import DefaultFinder
-from opticam_dask.frames import FitsReader
-from opticam_dask.steps import FrameSteps
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.methods.finders import DefaultFinder
+from opticam_dask.passes.catalog import StackedNight, make_catalog, missing_sources
+from opticam_dask.steps.frame_steps import FrameSteps
 
 N_FRAMES, RMS = 100, 15.0
 
