@@ -1,4 +1,4 @@
-"""Places that hold files: directories of this machine, and what fsspec reaches by a URL (``s3://bucket/run``).
+"""Paths of files and directories: on this machine, or anywhere that fsspec reaches by a URL (``s3://bucket/run``).
 
 A local place is a ``pathlib.Path`` and takes the way it always took: nothing of fsspec is imported for it. A remote one
 is a :class:`RemotePath`, which offers the part of ``Path`` that this package uses, so that the same code serves both.

@@ -1,4 +1,4 @@
-"""The lines that submit what is left of a planned run to SLURM, with the dependencies of its passes."""
+"""Lines for SLURM that submit the rest of a planned run, with the dependencies between its passes."""
 
 from __future__ import annotations
 

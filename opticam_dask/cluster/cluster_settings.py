@@ -1,4 +1,4 @@
-"""What a cluster is asked for, from Dask's configuration and the caller; and the environment of every worker.
+"""Settings of a cluster: workers, memory, queue, from Dask's configuration and the caller; environment of workers.
 
 Four layers, the later before the earlier: dask-jobqueue's own section of Dask's configuration (``jobqueue.slurm``), the
 profile of that name in the section ``opticam_dask.clusters``, environment variables (which Dask merges into its

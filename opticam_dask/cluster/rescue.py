@@ -1,4 +1,4 @@
-"""A block that kills its workers: find the frames to blame, set them aside, and run the whole block again.
+"""Blocks that kill their workers: find the frames to blame, set them aside, and run the whole block again.
 
 The frames are tried one by one in a process of their own, which writes nothing and may die, hang or take too much
 memory without harm to the worker. It says which frame it begins, so whoever watches it knows the one that ended it.

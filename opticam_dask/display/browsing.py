@@ -1,4 +1,4 @@
-"""What the browser shows, gathered from store and frames: only what is looked at is read. There are no widgets here.
+"""Data of the frame browser: read from the store and the frames, only where somebody looks. No widgets.
 
 Numbers of frames are those of ``light_curves(out_directory, key, label)``: all nights of a camera in time order, frames
 without a time at the end. Numbers a frame and fluxes come in block by block, blocks spread over the whole run first, so

@@ -1,4 +1,4 @@
-"""Diagnostic plots of a reduction: what is in the store and on the frames, gathered, drawn and saved.
+"""Diagnostic plots of a reduction: read their data from store and frames, draw and save them.
 
 Every function takes an output directory and needs no ``Reducer``; each returns the files that it wrote.
 """

@@ -1,4 +1,4 @@
-"""Lazy xarray views: of raw frames before a reduction, and of the store after it."""
+"""Open raw frames and reductions as lazy xarray objects."""
 
 from __future__ import annotations
 

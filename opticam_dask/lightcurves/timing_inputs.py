@@ -1,4 +1,4 @@
-"""Light curves as timing analyses want them: seconds since a reference epoch, normalised, one set of times a camera."""
+"""Light curves prepared for timing analyses: in seconds since a reference epoch, normalised, one time axis a camera."""
 
 from __future__ import annotations
 

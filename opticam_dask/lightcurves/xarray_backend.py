@@ -1,4 +1,4 @@
-"""Directories of frames as xarray opens them: ``xr.open_dataset(directory, engine="opticam")``.
+"""The xarray engine for directories of frames: ``xr.open_dataset(directory, engine="opticam")``.
 
 xarray imports this module whenever it looks for an engine, so that all that is heavy is imported later.
 """

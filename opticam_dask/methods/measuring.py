@@ -1,4 +1,4 @@
-"""Steps that photometers share: where to measure, on which pixels, and what there is to say about them."""
+"""Steps that photometers share: positions of sources, pixels that count, flags of a measurement."""
 
 from __future__ import annotations
 

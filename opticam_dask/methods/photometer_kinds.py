@@ -1,4 +1,4 @@
-"""The photometers of this package by name, and from what a store says of them."""
+"""The photometers of this package: by name, and made again from the record in a store."""
 
 from __future__ import annotations
 

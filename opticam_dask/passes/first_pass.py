@@ -1,4 +1,4 @@
-"""What one task does in the probe for the reference frame and in the first pass.
+"""First pass over one block of frames: sky, sources and transform of each frame; and the probe for a reference frame.
 
 The first pass measures sky, sources and transform of every frame of its block, adds the frames that are stacked
 to a partial stack, and writes the records of the block, the flags last.

@@ -1,4 +1,4 @@
-"""The passes of a reduction, in order.
+"""Run the passes of a reduction in order: reference frames, first pass, catalogues, photometry, quality.
 
 Pass 0 picks the reference frame of each key and freezes it. Pass 1 measures sky, sources and transform of every
 frame and stacks. The stack of the reference night gives the catalogue. Pass 2 is the photometry. Each step reads

@@ -1,4 +1,4 @@
-"""What a reduction is about: where from, where to, with which parameters, and who is told how it goes."""
+"""Settings of a reduction: directories, instrument, parameters, and where progress is reported."""
 
 from __future__ import annotations
 

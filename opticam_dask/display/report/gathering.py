@@ -1,4 +1,4 @@
-"""What a report says, read from the store in bounded memory: a few numbers a frame, photometry in slabs of frames."""
+"""Data of a report: a few numbers a frame, photometry a slab of frames at a time, so that memory stays small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Series of any length as so few points that a page can hold them: envelope and median of equal bins."""
+"""Long series thinned for a page: smallest, largest and median value of equal bins."""
 
 from __future__ import annotations
 
