@@ -169,6 +169,7 @@ class DarkNoiseCorrector(Corrector):
         Returns
         -------
         image, variance : ndarray, shape (ny, nx)
+            The image and the variance of its pixels.
         """
         master = self.create_master_image(key, image.shape)
         corrected = np.asarray(image, dtype=float) - master["dark"] * exposure_time

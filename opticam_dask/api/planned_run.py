@@ -63,6 +63,7 @@ class PlannedRun:
     Attributes
     ----------
     out_directory : Path
+        Output directory of a reduction.
     token : str
         Tells this run from all others.
     created : str

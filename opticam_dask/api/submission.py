@@ -20,6 +20,7 @@ def slurm_lines(run: PlannedRun, options: Sequence[str] = ()) -> list[str]:
     Parameters
     ----------
     run : PlannedRun
+        The planned run.
     options : sequence of str
         Further options of every ``sbatch`` (account, partition, time, memory).
 

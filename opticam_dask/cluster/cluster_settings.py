@@ -81,6 +81,7 @@ class ClusterSettings:
     cluster : str
         ``"local"``, ``"none"``, the name of a batch system, or the address or file of a scheduler.
     n_workers : int, optional
+        Number of workers.
     adapt : (int, int), optional
         Least and most workers, as there is work.
     cores : int, optional
@@ -88,6 +89,7 @@ class ClusterSettings:
     memory : str, optional
         Memory of a job; of a worker on a local cluster.
     walltime, queue, account : str, optional
+        Of a job, as the batch system writes them.
     job_extra : tuple of str
         Further directives of the job script.
     options : mapping
@@ -275,6 +277,7 @@ def walltime_seconds(text: str, system: str = "slurm") -> float | None:
     text : str
         ``minutes``, ``HH:MM:SS``, ``D-HH[:MM[:SS]]``; with two numbers ``MM:SS`` in SLURM and ``HH:MM`` in LSF.
     system : str
+        Name of the batch system.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if match is None:

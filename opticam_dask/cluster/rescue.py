@@ -52,6 +52,7 @@ def rescue_block(
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     block : int
+        Number of the block of frames.
 
     Returns
     -------
@@ -77,6 +78,7 @@ def deadly_frames(
     try_frame : callable
         ``try_frame(index)``.
     indices : sequence of int
+        Indices of the frames of the block.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     memory_limit : int, optional

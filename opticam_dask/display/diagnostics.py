@@ -54,6 +54,7 @@ def plot_growth_curves(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     targets : int, sequence of int, or dict of them by camera key, optional
         Source ids; by default all sources.
     label : str
@@ -193,7 +194,9 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     key, label : str
+        Camera key and photometry label.
     statistics : Dataset
         As from :func:`source_statistics`.
 
@@ -328,6 +331,7 @@ def plot_apertures(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     photometer : Photometer, optional
         By default the one that the photometry ``label`` was made with.
     targets
@@ -335,6 +339,7 @@ def plot_apertures(
     label : str
         Used without a photometer.
     save, show : bool
+        Save the figure beside the store; show it in the notebook.
 
     Raises
     ------
@@ -481,6 +486,7 @@ def create_gifs(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     max_frames : int
         Frames of each camera at most, evenly spaced, the reference among them; 0 takes all.
     milliseconds : int
@@ -667,6 +673,7 @@ def plot(out_directory: str | Path, kind: str, *, label: str = "aperture", targe
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     kind : str
         A key of :data:`KINDS`.
     label : str

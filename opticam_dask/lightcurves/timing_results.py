@@ -25,6 +25,7 @@ class TimingResults(Mapping[str, xr.Dataset]):
     Attributes
     ----------
     datasets : dict of Dataset
+        Results by camera key, or by pair of keys.
     draw : callable
         Makes the figure (matplotlib) of the datasets.
     """

@@ -80,6 +80,7 @@ class OpticamBackend(BackendEntrypoint):
         filename_or_obj : path or sequence of path
             Directories or files, of this machine or remote (``s3://...``).
         drop_variables : str or iterable of str, optional
+            Variables that are left out.
         key : str, optional
             Camera key such as ``1:g`` (``1-g`` works as well).
         instrument : Instrument, optional

@@ -24,6 +24,7 @@ def photometer_from_record(record: Mapping[str, Any]) -> BasePhotometer | None:
     Parameters
     ----------
     record : dict
+        What the store says of the photometer.
 
     Returns
     -------

@@ -150,6 +150,7 @@ def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -
     Parameters
     ----------
     probes : list of Probe
+        What was found in each probed frame.
     find : callable
         ``find(reference, frame)`` gives how many sources match, 0 for no alignment.
 
@@ -179,6 +180,7 @@ class FirstPass:
     Attributes
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
         Alignment sources of the reference frame.
     reference_shape : (int, int)
@@ -188,7 +190,9 @@ class FirstPass:
     expected_scale : float
         Reference pixel in units of pixels of this part (1 for equal binning).
     n_alignment_sources : int
+        How many of the brightest sources are used to align a frame.
     n_frames, frames_per_block, stack_frames : int
+        Frames of the part, of a block, and at most in the stack.
     read_manifest, write, write_stack : callable
         Bound functions of the store.
     """
@@ -217,7 +221,9 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
     Parameters
     ----------
     job : FirstPass
+        What the first pass needs to know of the part.
     block : int
+        Number of the block of frames.
     lost : dict of str, optional
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """

@@ -550,10 +550,13 @@ def measure_frames(
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     photometers : dict of Photometer
         By label.
     executor : Executor
+        Where the tasks run.
     progress : Progress, optional
+        Where progress is reported; by default nowhere.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough.
 
@@ -779,7 +782,9 @@ def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     key : str
+        Camera key, such as ``1:g``.
     background_rms : float, optional
         Median over the frames of the reference night, where it is known already: reading it takes as many files as
         that night has blocks.
@@ -905,6 +910,7 @@ def finish(setup: Setup, *, is_last: bool = True) -> None:
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     is_last : bool
         False when the same command goes on with photometry: what it was asked to make again stays on record.
     """

@@ -50,6 +50,7 @@ class MasterJob:
     Attributes
     ----------
     kind : {"bias", "dark", "flat"}
+        Kind of the calibration frames.
     steps : FrameSteps
         How the frames are read; its masters are those of the kinds that come before.
     entries : tuple of dict
@@ -147,8 +148,11 @@ def combine_frames(
     Parameters
     ----------
     job : MasterJob
+        The frames of one master, and what is to be made of them.
     executor : Executor
+        Where the tasks run.
     progress : Progress
+        Where progress is reported.
     tell : callable
         ``tell(file, reason)`` hears of frames that are left out.
 
@@ -157,6 +161,7 @@ def combine_frames(
     job : MasterJob
         With the frames that were used.
     mean, variance : ndarray, shape (ny, nx)
+        The master, and the variance of its pixels.
 
     Raises
     ------
@@ -205,7 +210,9 @@ def describe_master(
     Parameters
     ----------
     job : MasterJob
+        The frames of one master, and what is to be made of them.
     mean, variance : ndarray, shape (ny, nx)
+        The master, and the variance of its pixels.
     before : dict of ndarray
         ``bias_variance`` and ``dark_variance`` of the masters taken off, as far as there are any.
     """

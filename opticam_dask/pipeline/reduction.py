@@ -111,7 +111,9 @@ class Setup:
     out_directory : path
         Holds the store and the files for people.
     instrument : Instrument
+        What the headers mean.
     parameters : ReductionParameters
+        Everything that the first pass and the catalogue depend on.
     background : callable, optional
         ``image -> Background2D``-like; by default the sky mesh of this package.
     finder : callable, optional

@@ -37,6 +37,7 @@ class Damage:
     where : str
         Array and chunk, or file.
     reason : str
+        Why, in one sentence.
     remedy : str
         What has to be made again.
     drop : callable, optional

@@ -53,6 +53,7 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     n_sources : int
         Sources of each key whose light curves are taken, the brightest first; targets and their comparisons of
         differential light curves come before them.

@@ -122,8 +122,11 @@ class Candidate:
     Attributes
     ----------
     column : int
+        Column of the source.
     is_chosen : bool
+        Whether it is used as comparison star.
     reason : str
+        Why, in one sentence.
     scatter, expected : float
         Relative scatter against the other candidates, and what the errors make of it; NaN where not looked at.
     """
@@ -153,6 +156,7 @@ def choose_comparisons(
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, source)
+        Fluxes of the sources in each frame, and their errors.
     is_flagged : ndarray of bool, shape (frame, source)
         Measurements with a flag that makes them useless (saturated, blended, at the edge, ...).
     target : int
