@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import chi2
 
 from opticam_dask import locations, results, schema, store
 from opticam_dask.flags import SourceFlag
@@ -352,10 +353,7 @@ def most_variable(curves: xr.Dataset) -> int:
         With fewer than three sources that are measured in most frames.
     """
     loaded = curves[["flux", "flux_err", "flags"]].load()
-    measured = np.isfinite(loaded["flux"].to_numpy())
-    n_frames = np.count_nonzero(measured.any(axis=1))
-    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
-    numbers = loaded["source_id"].to_numpy()[often].tolist()
+    numbers = often_measured(loaded)
     if len(numbers) < 3:
         raise ValueError(
             "at least 3 sources with a flux in most frames are needed to tell which one varies; "
@@ -369,3 +367,34 @@ def most_variable(curves: xr.Dataset) -> int:
     if not np.isfinite(excess).any():
         raise ValueError("no two frames have a flux of every source, so none can be called variable")
     return int(numbers[int(np.nanargmax(excess))])
+
+
+def often_measured(curves: xr.Dataset) -> list[int]:
+    """Numbers of the sources with a flux in nine tenths of the frames in which any source has one."""
+    measured = np.isfinite(curves["flux"].to_numpy())
+    n_frames = np.count_nonzero(measured.any(axis=1))
+    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
+    found: list[int] = curves["source_id"].to_numpy()[often].tolist()
+    return found
+
+
+def chance_of_variation(curves: xr.Dataset, number: int) -> float:
+    """Probability that noise alone makes some source vary as much as one does against all others.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        As for :func:`most_variable`.
+    number : int
+        Of the source that varies most.
+
+    Returns
+    -------
+    float
+        From its chi-squared, times the number of sources among which it was chosen; at most 1.
+    """
+    numbers = often_measured(curves)
+    one = compute_relative(curves, number, [other for other in numbers if other != number], outliers=np.inf)
+    flux, error = one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()
+    freedom = np.count_nonzero(np.isfinite(flux)) - 1
+    return min(1.0, len(numbers) * float(chi2.sf(freedom * lightcurve.reduced_chi2(flux, error), freedom)))
