@@ -233,8 +233,19 @@ def _against_others(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray,
         use = known & (mean > 0)
         columns = [(ratio[good, column], error[good, column]) for column, good in enumerate(use.T)]
         centre = np.array([np.median(values_of) for values_of, _ in columns])
-        # not a robust scatter: a comparison with a few wild points is a bad one
-        scatter = np.array([np.std(values_of) for values_of, _ in columns]) / centre
-        expected_here = np.array([np.median(errors_of) for _, errors_of in columns])
+        found = [_weighted_scatter(*pair) for pair in columns]
+        scatter, expected_here = np.array(found).T / centre[np.newaxis] ** np.array([[1.0], [0.0]])
         level = level * centre
     return scatter, expected_here
+
+
+def _weighted_scatter(values: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of values about their mean, and what their errors make of it.
+
+    Both are weighted by the errors, so that a night of long and short exposures is judged as one of equal ones. It is
+    no robust scatter: a comparison with a few wild points is a bad one.
+    """
+    weight = 1.0 / np.maximum(errors, np.finfo(float).tiny) ** 2
+    total = float(weight.sum())
+    mean = float(np.sum(weight * values)) / total
+    return float(np.sqrt(np.sum(weight * (values - mean) ** 2) / total)), float(np.sqrt(len(values) / total))
