@@ -8,7 +8,7 @@ import small_nights
 from small_nights import FIELD
 
 from opticam_dask import DarkNoiseCorrector, Instrument, relative_light_curve
-from opticam_dask.correctors import BiasCorrector
+from opticam_dask.api.correctors import BiasCorrector
 from opticam_dask.flags import QualityFlag, SourceFlag
 
 #: Exposure time (s), gain (electrons per ADU) and number of frames of the pieces of the night.

@@ -8,10 +8,10 @@ import small_nights
 from small_nights import FIELD
 
 from opticam_dask import DarkNoiseCorrector, Instrument, relative_light_curve
-from opticam_dask.calibration import as_masters
-from opticam_dask.correctors import BiasCorrector
+from opticam_dask.api.correctors import BiasCorrector
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import masters
+from opticam_dask.kernels.images import masters
+from opticam_dask.passes.calibration import as_masters
 
 SHAPE, EXPOSURE, N_FRAMES = (200, 200), 10.0, 40
 #: Electrons per pixel and frame of the sky; electrons per second of the dark current, and the read noise.
