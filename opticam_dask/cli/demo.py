@@ -60,7 +60,7 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
 def _summarise(out: Path, n_images: int, console: Console) -> None:
     truth = synthetic.observation_truth(n_images=n_images)
     path = layout.require_store(out)
-    measured = {key: results.light_curves(out, key).load() for key in products.measured_keys(path, "aperture")}
+    measured = {key: results.light_curves(out, key).load() for key in layout.measured_keys(path, "aperture")}
     console.tell("")
     if measured:
         first = next(iter(measured))
