@@ -52,7 +52,8 @@ def test_best_radius__scatters_least_and_less_than_what_the_profile_makes_one_ex
     small_nights.measure_again(night, {"small": 0.8, "one": 1.0, "large": 2.8})
     best = _scatter(night, "aperture")
     assert best < 0.7 * _scatter(night, "small")
-    assert best < 1.05 * min(_scatter(night, label) for label in ("one", "large"))
+    # the faint stars, for which the sky counts, have a voice as well: not quite the best of the brightest four
+    assert best < 1.15 * min(_scatter(night, label) for label in ("one", "large"))
 
 
 def test_best_radius__is_told(night, capsys):

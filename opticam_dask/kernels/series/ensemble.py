@@ -223,7 +223,7 @@ def scatter_of_apertures(
     is_flagged : ndarray of bool, shape (frame, source, radius)
         Measurements with a flag that makes them useless.
     usual : int
-        Number of the aperture by which variable stars are told.
+        Number of the aperture by which stars are called bright.
 
     Returns
     -------
@@ -238,20 +238,18 @@ def scatter_of_apertures(
     bright = np.argsort(-ratio, kind="stable")[:_TRIAL_STARS]
     left = sorted(bright[ratio[bright] > _TRIAL_RATIO].tolist())
     frames = known[:, left].all(axis=(1, 2)) if left else np.zeros(len(flux), dtype=bool)
-    flux, flux_err = flux[frames], flux_err[frames]
-    while len(left) >= _TRIAL_LEAST:
-        values, errors = flux[:, left, usual], flux_err[:, left, usual]
-        excess = _robust_against_others(values, errors) * np.median(values, axis=0) / np.median(errors, axis=0)
+    flux, flux_err, n_radii = flux[frames], flux_err[frames], flux.shape[2]
+    while len(left) >= _TRIAL_LEAST and len(flux) >= _TRIAL_FRAMES:
+        scatter = np.array([_robust_against_others(flux[:, left, r], flux_err[:, left, r]) for r in range(n_radii)])
+        expected = np.median(flux_err[:, left] / flux[:, left], axis=0).T
+        # a star that varies does so in every aperture; one that loses light in a small one is what is looked for
+        excess = np.min(scatter / expected, axis=0)
         worst = int(np.argmax(excess))
         if len(left) == _TRIAL_LEAST or excess[worst] <= _VARIABLE * max(1.0, float(np.median(excess))):
-            break
+            relative = np.log(np.maximum(scatter, np.finfo(float).tiny))
+            return np.exp(np.median(relative - relative.mean(axis=0), axis=1)), len(left)
         del left[worst]
-    if len(left) < _TRIAL_LEAST or len(flux) < _TRIAL_FRAMES:
-        return np.full(flux.shape[2], np.nan), len(left)
-    scatter = np.array([_robust_against_others(flux[:, left, r], flux_err[:, left, r]) for r in range(flux.shape[2])])
-    relative = np.log(np.maximum(scatter, np.finfo(float).tiny))
-    found: np.ndarray = np.exp(np.median(relative - relative.mean(axis=0), axis=1))
-    return found, len(left)
+    return np.full(n_radii, np.nan), len(left)
 
 
 def _ratio_to_noise(flux: np.ndarray, flux_err: np.ndarray, often: np.ndarray) -> np.ndarray:
