@@ -28,7 +28,7 @@ from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import stack_image, stack_selection
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profile import GAUSSIAN_ERROR, Profile, gaussian_profile
 from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, catalog, first_pass, quality, second_pass, star_profiles
@@ -716,6 +716,11 @@ def _profile_round(
     return found
 
 
+#: Total fluxes that are uncertain by more than this part are told; by that of another night they are by at least
+#: the second.
+_UNCERTAIN_TOTAL, _OTHER_NIGHT = 0.01, 0.05
+
+
 def has_profile(setup: Setup, part: layout.Part) -> bool:
     """Whether the star profile of a part is measured."""
     return layout.has_product(setup.path, f"{part.group}/psf")
@@ -734,16 +739,27 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
     if fitted is None:
         reference = frozen_reference_part(setup, part.key)
         if reference.night != part.night and has_profile(setup, reference):
-            fitted, source = _read_profile(setup, reference), reference.night
+            known = _read_profile(setup, reference)
+            fitted, source = replace(known, total_err=max(known.total_err, _OTHER_NIGHT)), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
         progress.tell(
             f"{part.key} {part.night}: too few bright stars to measure their profile; "
-            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
+            f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    used = sum(rings is not None for rings in found.values())
-    n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
-    attributes = {"n_frames": used, "n_stars": n_stars, "source": source, "pixel_area": fitted.pixel_area}
+    elif fitted.total_err > _UNCERTAIN_TOTAL:
+        progress.tell(
+            f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
+            f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
+        )
+    attributes = {
+        "n_frames": sum(rings is not None for rings in found.values()),
+        "n_stars": sum(int(rings.n_images.sum()) for rings in found.values() if rings is not None),
+        "source": source,
+        "pixel_area": fitted.pixel_area,
+        "total_err": fitted.total_err,
+    }
     arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
     layout.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
 
@@ -753,8 +769,10 @@ def _read_profile(setup: Setup, part: layout.Part) -> Profile:
     if not has_profile(setup, part):
         return gaussian_profile()
     group = f"{part.group}/psf"
-    pixel_area = float(layout.read_attributes(setup.path, group).get("pixel_area", 0.0))
-    return Profile(layout.read_array(setup.path, group, "coefficient"), pixel_area)
+    about = layout.read_attributes(setup.path, group)
+    # stores of older versions do not say how well the total is known
+    total_err = float(about.get("total_err", GAUSSIAN_ERROR if about.get("source") == "gaussian" else 0.0))
+    return Profile(layout.read_array(setup.path, group, "coefficient"), float(about.get("pixel_area", 0.0)), total_err)
 
 
 def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
