@@ -76,7 +76,7 @@ def make_catalog(
         When there is nothing above the threshold.
     """
     if not coverage.any():
-        raise NoCatalog("no frame could be aligned, so there is no stack. A lower threshold or n_pixels may help.")
+        raise NoCatalog("no frame could be aligned, so there is no stack.")
     seen = coverage >= max(1.0, _LEAST_COVERAGE * coverage.max())
     pixels = np.where(seen, image.astype(float), np.nan)
     mesh, _ = background.sky_mesh(pixels, steps.box_size)

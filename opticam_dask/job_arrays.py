@@ -644,14 +644,13 @@ def _finish_catalogs(run: PlannedRun, setup: Setup, connect: Connect, progress: 
     with connect() as executor:
         for part in pipeline.parts_with_reference(setup):
             if (part.key, part.night) in planned:
-                pipeline.tell_if_unaligned(setup, part, progress)
+                pipeline.tell_of_alignment(setup, part, progress)
         for key in keys:
             pipeline.finish_stack(setup, pipeline.frozen_reference_part(setup, key), executor)
     pipeline.finish_catalogs(setup, progress)
     if not pipeline.parts_with_catalog(setup):
         raise ReductionError(
-            f"no catalogue: no camera has a detected source. Plan {run.out} again with a lower threshold: "
-            "--break-lock --new --threshold S."
+            f"{pipeline.no_catalog(setup)} Plan {run.out} again with other parameters: --break-lock --new."
         )
     return {}
 

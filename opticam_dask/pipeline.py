@@ -186,6 +186,7 @@ def _freeze_reference(setup: Setup, part: store.Part, probes: list[first_pass.Pr
         "reference_index": chosen.index,
         "reference_night": part.night,
         "reference_fwhm": chosen.fwhm,
+        "reference_minor_fwhm": chosen.minor_fwhm,
     }
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
     store.write_product(setup.path, _reference_group(part.key), "reference", arrays, attributes)
@@ -200,9 +201,14 @@ def _count_matches(transform_type: TransformType, reference: first_pass.Probe, f
             transform_type=transform_type,
             reference_weights=reference.flux,
             frame_weights=frame.flux,
+            shift_of_few=True,
         )
     except match.AlignmentError:
         return 0
+    if found.n_matched < match.LEAST_FOR_ROTATION:
+        one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
+        if not (first_pass.may_be_stars(one, other) and first_pass.may_be_stars(other, one)):
+            return 0
     return found.n_matched
 
 
@@ -227,7 +233,7 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
             progress.advance(summary.n_frames)
     for part, group in zip(ready, work, strict=True):
         if group.blocks:
-            tell_if_unaligned(setup, part, progress)
+            tell_of_alignment(setup, part, progress)
         finish_stack(setup, part, executor)
     finish_catalogs(setup, progress)
     return outcome
@@ -241,18 +247,51 @@ def first_pass_work(setup: Setup, part: store.Part, todo: Sequence[int]) -> Work
     return guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part))
 
 
-def tell_if_unaligned(setup: Setup, part: store.Part, progress: Progress) -> None:
-    """A night of which nothing fits the reference frame is a matter of the night, not of its frames."""
+def tell_of_alignment(setup: Setup, part: store.Part, progress: Progress) -> None:
+    """Say when no frame of a night fits the reference frame, or when frames rest on one or two stars.
+
+    A night of which nothing fits is a matter of the night, not of its frames.
+    """
     flags = store.read_array(setup.path, f"{part.group}/frames", "flags")
-    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+    is_usable = (flags & np.uint32(UNUSABLE)) == 0
+    if not np.any(is_usable):
+        reference = store.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
+        progress.tell(
+            f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({_reasons(flags)}). If it is "
+            f"another field than {reference}, which gives the reference frame, it needs an output directory of its own."
+        )
         return
+    if setup.parameters.transform_type == "translation":
+        return
+    n_matched = store.read_array(setup.path, f"{part.group}/frames", "n_matched")
+    n_few = int(np.count_nonzero(is_usable & (n_matched < match.LEAST_FOR_ROTATION)))
+    if n_few:
+        n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
+        swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."
+        progress.tell(
+            f"{part.key} {part.night}: {n_few} of {part.n_frames} frames are aligned by one or two stars: their "
+            "transform is a shift alone, which cannot see a turn of the field (as after a meridian flip)."
+            f"{swapped if n_swapped else ''}"
+        )
+
+
+def _reasons(flags: np.ndarray) -> str:
+    """Why frames cannot be used: how many have which flag."""
     counts = count_flags(flags & np.uint32(UNUSABLE), FrameFlag)
-    reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
-    reference = store.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
-    progress.tell(
-        f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({reasons}). If it is another field than "
-        f"{reference}, which gives the reference frame, it needs an output directory of its own."
-    )
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def no_catalog(setup: Setup) -> str:
+    """Why no camera has a catalogue, and what helps, in one line."""
+    parts = parts_with_reference(setup)
+    if not parts:
+        return "no catalogue: no camera has a detected source. A lower threshold may help."
+    flags = np.concatenate([store.read_array(setup.path, f"{part.group}/frames", "flags") for part in parts])
+    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+        return "no catalogue: the stack of the aligned frames shows no star. A lower threshold or n_pixels may help."
+    advice = " With few stars in a frame, --transform-type translation asks for less."
+    is_asked = setup.parameters.transform_type == "translation"
+    return f"no catalogue: none of {len(flags)} frames can be used ({_reasons(flags)}).{'' if is_asked else advice}"
 
 
 def parts_with_reference(setup: Setup) -> list[store.Part]:
@@ -293,11 +332,14 @@ def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
     chosen = setup.parameters
     group = _reference_group(part.key)
     x, y, flux = (store.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
+    attributes = store.read_attributes(setup.path, group)
     reference_part = frozen_reference_part(setup, part.key)
     return first_pass.FirstPass(
         steps=setup.steps_of(part),
         reference_xy=np.column_stack([x, y]),
         reference_flux=flux,
+        reference_fwhm=float(attributes["reference_fwhm"]),
+        reference_minor_fwhm=float(attributes.get("reference_minor_fwhm", "nan")),  # not in older stores
         reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
         transform_type=chosen.transform_type,
         rotation_limit=chosen.rotation_limit,
@@ -472,7 +514,7 @@ def measure_frames(
     outcome = Outcome()
     ready = parts_with_catalog(setup)
     if not ready:
-        raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
+        raise ReductionError(no_catalog(setup))
     measure_profiles(setup, executor, progress)
     ready = [part for part in ready if has_profile(setup, part)]
     work: list[Work] = []
@@ -767,7 +809,7 @@ def live_jobs(
         When the key has no catalogue.
     """
     if not store.has_product(setup.path, _catalog_group(key)):
-        raise ReductionError("no source was found in any frame. A lower threshold may help.")
+        raise ReductionError(no_catalog(setup))
     part = frozen_reference_part(setup, key)
     photometers = prepare_photometers(catalog_facts(setup, key), {photometer.label: photometer})
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
