@@ -296,8 +296,9 @@ def _solve_all(problem: _Problem, guess: np.ndarray | None, reflect: bool, log_l
 
 def _solve_few(problem: _Problem, guess: np.ndarray | None, log_limit: float) -> _Solution:
     """Shift alone, for lists that are too short for a rotation."""
+    tolerance = min(problem.tolerance, _TWO_PAIRS_WITHIN * problem.scale)
     try:
-        return _solve_all(replace(problem, shift_only=True), guess, False, log_limit)
+        return _solve_all(replace(problem, shift_only=True, tolerance=tolerance), guess, False, log_limit)
     except AlignmentError as error:
         raise AlignmentError(
             f"{len(problem.reference)} sources of the reference and {len(problem.frame)} of the frame can be matched, "
@@ -457,8 +458,6 @@ def _refine(problem: _Problem, a: complex, b: complex) -> _Solution | None:
     is_regular = distance < 4 * _scatter(distance) if len(i) >= _ENOUGH_TO_CLIP else np.ones(len(i), dtype=bool)
     i, j = i[is_regular], j[is_regular]
     a, b = _fit(problem, i, j, 1 / (1 / problem.reference_weights[i] + 1 / problem.frame_weights[j]))
-    if len(i) == 2 and distance.max() > _TWO_PAIRS_WITHIN * problem.scale:
-        return None
     in_range = 1 / problem.scale_range < abs(a) / problem.scale < problem.scale_range
     return _Solution(a, b, i, j, log_chance, problem.is_mirrored) if in_range else None
 
