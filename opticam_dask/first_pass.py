@@ -16,7 +16,7 @@ from opticam_dask import watchdog
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels import align, match, photometry
-from opticam_dask.kernels.stack import PartialStack, stacked_frames
+from opticam_dask.kernels.stack import PartialStack, stack_groups
 from opticam_dask.steps import (
     BlockSummary,
     FrameProblem,
@@ -161,7 +161,7 @@ class FirstPass:
     stack_frames: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
-    write_stack: Callable[[int, np.ndarray, np.ndarray], None]
+    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
 
 
 def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -177,18 +177,22 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
     manifest = job.read_manifest(block)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
-    is_stacked = stacked_frames(start, start + n_frames, job.n_frames, job.stack_frames)
-    stack = PartialStack(job.reference_shape) if is_stacked.any() else None
+    groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames).tolist()
+    last = {group: index for index, group in enumerate(groups)}
+    stack: PartialStack | None = None
     results = []
-    for index in range(n_frames):
+    for index, group in enumerate(groups):
         watchdog.still_working()
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
-        if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
-            stack.add(_resampled(job, result))
+        if group >= 0:
+            stack = stack or PartialStack(job.reference_shape)
+            if not result.flags & UNUSABLE:
+                stack.add(_resampled(job, result))
+            if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
+                job.write_stack(group, block, stack.total, stack.coverage)
+                stack = None
         result.subtracted = result.saturated = None
         results.append(result)
-    if stack is not None:
-        job.write_stack(block, stack.total, stack.coverage)
     job.write(block, _first_pass_arrays(job, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
 

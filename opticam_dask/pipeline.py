@@ -25,7 +25,7 @@ from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import match, noise
 from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.profile import Profile, gaussian_profile
-from opticam_dask.kernels.stack import stack_image, stack_selection
+from opticam_dask.kernels.stack import combine_groups, stack_groups, stack_selection
 from opticam_dask.master_frames import make_masters
 from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
@@ -304,11 +304,21 @@ def parts_with_reference(setup: Setup) -> list[store.Part]:
     ]
 
 
-def _stack_blocks(setup: Setup, part: store.Part) -> Sequence[int]:
-    """Blocks that hold a frame of the stack; a range where it is all of them, which stays small in a graph."""
+def _stacked(setup: Setup, part: store.Part) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a part that are stacked, and the group of the stack that each is summed in."""
     selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
-    found = np.unique(selected // part.frames_per_block)
-    return range(part.n_blocks) if len(found) == part.n_blocks else found.tolist()
+    return selected, stack_groups(0, part.n_frames, part.n_frames, setup.parameters.stack_frames)[selected]
+
+
+def _stack_blocks(setup: Setup, part: store.Part) -> dict[int, Sequence[int]]:
+    """Blocks that hold a frame of each group of the stack; a range where it is all of them, small in a graph."""
+    selected, groups = _stacked(setup, part)
+    found: dict[int, Sequence[int]] = {}
+    for group in np.unique(groups).tolist():
+        numbers = np.unique(selected[groups == group] // part.frames_per_block).tolist()
+        is_range = len(numbers) == numbers[-1] - numbers[0] + 1
+        found[group] = range(numbers[0], numbers[-1] + 1) if is_range else numbers
+    return found
 
 
 def blocks_to_reduce(setup: Setup, part: store.Part, among: range | None = None) -> list[int]:
@@ -316,16 +326,17 @@ def blocks_to_reduce(setup: Setup, part: store.Part, among: range | None = None)
     among = range(part.n_blocks) if among is None else among
     done = store.done_blocks(setup.path, part, among=among)
     if not store.has_product(setup.path, f"{part.group}/stack"):
-        for block in _stack_blocks(setup, part):
-            if block not in among:
-                continue
-            if not store.partial_stack_path(setup.path, part.group, _level_name(0, block)).is_file():
-                done[block - among.start] = False
+        for group, numbers in _stack_blocks(setup, part).items():
+            for block in numbers:
+                if block not in among:
+                    continue
+                if not store.partial_stack_path(setup.path, part.group, _level_name(0, group, block)).is_file():
+                    done[block - among.start] = False
     return (among.start + np.flatnonzero(~done)).tolist()
 
 
-def _level_name(level: int, number: int) -> str:
-    return f"level-{level}-{number:06d}"
+def _level_name(level: int, group: int, number: int) -> str:
+    return f"level-{level}-{group}-{number:06d}"
 
 
 def _first_pass_job(setup: Setup, part: store.Part) -> first_pass.FirstPass:
@@ -374,40 +385,61 @@ def frozen_reference_part(setup: Setup, key: str) -> store.Part:
     return part
 
 
-def _write_partial(path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
-    store.write_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
+def _write_partial(
+    path: Path, part: str, level: int, group: int, number: int, total: np.ndarray, coverage: np.ndarray
+) -> None:
+    store.write_partial_stack(store.partial_stack_path(path, part, _level_name(level, group, number)), total, coverage)
 
 
-def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    return store.read_partial_stack(store.partial_stack_path(path, group, _level_name(level, number)))
+def _read_partial(path: Path, part: str, level: int, group: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return store.read_partial_stack(store.partial_stack_path(path, part, _level_name(level, group, number)))
 
 
 def finish_stack(setup: Setup, part: store.Part, executor: Executor) -> None:
-    """Add the partial stacks of a part in a tree, and store their mean."""
+    """Add the partial stacks of each group of a part in a tree, and store the mean of what the groups agree on."""
     check_owner(setup.out_directory)
     group = f"{part.group}/stack"
     if store.has_product(setup.path, group):
         return
-    numbers: Sequence[int] = _stack_blocks(setup, part)
-    level = 0
-    while len(numbers) > 1:
-        level += 1
-        job = first_pass.MergeJob(
-            inputs=numbers,
-            fan_in=_FAN_IN,
-            read=functools.partial(_read_partial, setup.path, part.group, level - 1),
-            write=functools.partial(_write_partial, setup.path, part.group, level),
-        )
-        numbers = range(-(-len(numbers) // _FAN_IN))
-        build = functools.partial(
-            blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
-        )
-        for _ in executor.run([Work(build, list(numbers))]):
-            pass
-    total, coverage = _read_partial(setup.path, part.group, level, numbers[0])
-    arrays = {"image": stack_image(total, coverage), "coverage": coverage}
+    names = _merge_groups(setup, part, executor)
+    groups = [_read_partial(setup.path, part.group, *name) for name in names]
+    image, coverage = combine_groups(groups, _rms_of_groups(setup, part))
+    arrays = {"image": image, "coverage": coverage}
     store.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
     store.remove_partial_stacks(setup.path, part.group)
+
+
+def _merge_groups(setup: Setup, part: store.Part, executor: Executor) -> list[tuple[int, int, int]]:
+    """Add the partial stacks of each group; level, group and number of what then holds all of a group."""
+    inputs = _stack_blocks(setup, part)
+    levels = dict.fromkeys(inputs, 0)
+    while unfinished := [group for group, numbers in inputs.items() if len(numbers) > 1]:
+        work = []
+        for group in unfinished:
+            job = first_pass.MergeJob(
+                inputs=inputs[group],
+                fan_in=_FAN_IN,
+                read=functools.partial(_read_partial, setup.path, part.group, levels[group], group),
+                write=functools.partial(_write_partial, setup.path, part.group, levels[group] + 1, group),
+            )
+            inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
+            levels[group] += 1
+            merge = functools.partial(first_pass.merge_stacks, job)
+            build = functools.partial(blocks.window_of_blocks, merge, name="merge-stacks")
+            work.append(Work(build, list(inputs[group])))
+        for _ in executor.run(work):
+            pass
+    return [(levels[group], group, numbers[0]) for group, numbers in inputs.items()]
+
+
+def _rms_of_groups(setup: Setup, part: store.Part) -> np.ndarray:
+    """Median background RMS of the frames of each group of the stack, electrons; 0 for a group without frames."""
+    rms = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
+    flags = store.read_array(setup.path, f"{part.group}/frames", "flags")
+    selected, groups = _stacked(setup, part)
+    is_known = np.isfinite(rms[selected]) & ((flags[selected] & np.uint32(UNUSABLE)) == 0)
+    of_groups = [rms[selected[is_known & (groups == group)]] for group in np.unique(groups)]
+    return np.array([np.median(some) if len(some) else 0.0 for some in of_groups])
 
 
 def finish_catalogs(setup: Setup, progress: Progress) -> None:
