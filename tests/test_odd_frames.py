@@ -1,4 +1,4 @@
-"""What only a few frames show (satellites, aeroplanes, asteroids, cosmic rays) is not in the stack and the catalogue."""
+"""What only a few frames show (satellites, aeroplanes, asteroids, cosmic rays) is in neither stack nor catalogue."""
 
 import numpy as np
 import pytest
