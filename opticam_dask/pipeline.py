@@ -31,6 +31,7 @@ from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
 from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
 from opticam_dask.rescue import rescue_block
+from opticam_dask.steps import entry_of, is_back
 
 __all__ = [
     "Changes",
@@ -554,7 +555,8 @@ def measure_frames(
     for part in ready:
         chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
         add_labels(setup, part, photometers, chosen)
-        todo = blocks_to_measure(setup, part, list(photometers))
+        labels = list(photometers)
+        todo = sorted({*blocks_to_measure(setup, part, labels), *_blocks_back(setup, part, labels)})
         work.append(second_pass_work(setup, part, chosen, todo, whole_frames=whole_frames))
         n_frames += sum(map(functools.partial(_frames_in, part), todo))
     with stage(progress, "Performing photometry", n_frames):
@@ -809,6 +811,17 @@ def blocks_to_measure(setup: Setup, part: store.Part, labels: Sequence[str], amo
     for label in labels:
         done &= store.done_blocks(setup.path, part, label, among=among)
     return (among.start + np.flatnonzero(is_reduced & ~done)).tolist()
+
+
+def _blocks_back(setup: Setup, part: store.Part, labels: Sequence[str]) -> list[int]:
+    """Blocks with frames whose files were gone when a label was measured, and are there again."""
+    found: set[int] = set()
+    for label in labels:
+        for index in store.lost_frames(setup.path, part, label).tolist():
+            block, offset = divmod(index, part.frames_per_block)
+            if block not in found and is_back(entry_of(store.read_manifest(setup.path, part, block), offset)):
+                found.add(block)
+    return sorted(found)
 
 
 def _second_pass_job(
