@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_nights import add_star, read_out, reduce_frames, write_frame
 
-from opticam_dask.kernels import detect, segments
+from opticam_dask.kernels.images import detect, segments
 
 FIELD = [(60.4, 70.2, 5e5), (150.3, 60.8, 3e5), (80.6, 160.3, 2e5), (170.9, 150.2, 1e5)]
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from small_nights import FIELD, NIGHT, add_star, read_out, reduce_frames, write_frame
 
-from opticam_dask.kernels.stack import N_GROUPS, STACK_UNITS_PER_ELECTRON, combine_groups, stack_groups, stack_image
+from opticam_dask.kernels.images.stack import (
+    N_GROUPS,
+    STACK_UNITS_PER_ELECTRON,
+    combine_groups,
+    stack_groups,
+    stack_image,
+)
 
 YY, XX = np.mgrid[:200, :200]
 
