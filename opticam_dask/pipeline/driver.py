@@ -511,8 +511,8 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     _keep_checksum(setup, key, catalog.checksum(found.arrays))
     layout.extend_product(setup.path, reference_group, "reference", stack)
     warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
-    for warning in warnings:
-        progress.tell(f"{key}: {warning}")
+    for line in (*warnings, *found.left_out):
+        progress.tell(f"{key}: {line}")
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     layout.write_product(setup.path, catalog_group, "catalog", found.arrays, attributes | provenance)

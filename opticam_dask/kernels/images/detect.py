@@ -59,7 +59,8 @@ def segment_sources(
     Returns
     -------
     QTable
-        Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found.
+        Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
+        holds the fluxes of the sources that were left out for the border, ``border_flux``, brightest first.
     """
     bad = ~np.isfinite(image)
     if mask is not None:
@@ -74,13 +75,20 @@ def segment_sources(
         segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
     if segments is not None:
         segments = SegmentationImage(_without_parts(data, segments.data))
+    border_flux = np.empty(0)
     if segments is not None and border_width:
-        segments.remove_border_labels(border_width, partial_overlap=True, relabel=True)
+        flux = np.bincount(segments.data.ravel(), weights=data.ravel())[1:]
+        before = segments.labels
+        segments.remove_border_labels(border_width, partial_overlap=True)
+        border_flux = np.sort(flux[np.setdiff1d(before, segments.labels) - 1])[::-1]
+        segments.relabel_consecutive()
     if segments is None or not len(segments.labels):
-        return _empty_table()
-    table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
-    order = np.argsort(-np.asarray(table["segment_flux"]), kind="stable")
-    return table[order]
+        table = _empty_table()
+    else:
+        table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
+        table = table[np.argsort(-np.asarray(table["segment_flux"]), kind="stable")]
+    table.meta["border_flux"] = border_flux
+    return table
 
 
 def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
