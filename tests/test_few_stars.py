@@ -158,7 +158,7 @@ def test_no_catalog__the_last_line_speaks_of_detections_only_when_there_are_none
     parts = [SimpleNamespace(group="1-V/2024-01-01")]
     monkeypatch.setattr(driver, "parts_with_reference", lambda _: parts)
     flags = np.full(5, FrameFlag.REDUCED | FrameFlag.NOT_ALIGNED, dtype=np.uint32)
-    monkeypatch.setattr(driver.store, "read_array", lambda *_: flags)
+    monkeypatch.setattr(driver.layout, "read_array", lambda *_: flags)
     said = driver.no_catalog(setup)
     assert "none of 5 frames can be used (5 not_aligned)" in said
     assert "--transform-type translation" in said
