@@ -25,6 +25,7 @@ from opticam_dask.steps import (
     detect_frame,
     entry_of,
     measure_seeing,
+    measure_sky,
     summarise,
 )
 
@@ -168,7 +169,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
         if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
             stack.add(_resampled(job, result))
-        result.subtracted = result.saturated = None
+        result.subtracted = result.saturated = result.frame = None
         results.append(result)
     if stack is not None:
         job.write_stack(block, stack.total, stack.coverage)
@@ -201,6 +202,7 @@ def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:
     except FrameProblem as problem:
         result.flags |= problem.flag
         result.message = problem.message
+    measure_sky(result)
     return result
 
 
@@ -273,8 +275,12 @@ def _first_pass_arrays(
         no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
-            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh")
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_excess_mesh")
         }
+        nowhere = np.zeros(job.steps.mesh_shape, dtype=np.int32)
+        arrays["background"]["background_n_sky"] = np.array(
+            [result.meshes.get("background_n_sky", nowhere) for result in results], dtype=np.int32
+        )
     return arrays
 
 

@@ -91,7 +91,7 @@ def sky_mesh(
             f"no box of {box_y} x {box_x} pixels has more than {100 * _LEAST_SHARE:.0f} % usable pixels: "
             "use smaller boxes or mask less"
         )
-    level, scatter = _fill(statistics)
+    level, scatter = fill(statistics)
     return _median_filter(level), _median_filter(scatter)
 
 
@@ -113,7 +113,7 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray
     return statistics
 
 
-def _fill(meshes: np.ndarray) -> np.ndarray:
+def fill(meshes: np.ndarray) -> np.ndarray:
     """Fill boxes without a value from their neighbours (Shepard's inverse distance weighting).
 
     Boxes are without a value in all of the meshes or in none.
@@ -288,13 +288,13 @@ def _local_weights(places: np.ndarray, n_mesh: int, box: int) -> tuple[np.ndarra
     first, last = (np.floor((ends + 0.5) / box - 0.5).astype(int) for ends in (places[:, 0], places[:, -1]))
     around = np.arange(int((last - first).max(initial=0)) + 4)
     # the first coefficient that reaches a window is the one before its first pixel; the matrix begins two before 0
-    weights = _spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
+    weights = spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
     knots = (first[:, None] - 1 + around) % (2 * n_mesh)
     return np.minimum(knots, 2 * n_mesh - 1 - knots), weights
 
 
 @functools.lru_cache(maxsize=32)
-def _spline_matrix(n_mesh: int, box: int) -> np.ndarray:
+def spline_matrix(n_mesh: int, box: int) -> np.ndarray:
     """Weights of the cubic B-splines that reach each pixel, shape (n_mesh box, n_mesh + 5).
 
     Columns are the coefficients from -2 to ``n_mesh + 1``, not mirrored, and one that is 0.
@@ -302,7 +302,7 @@ def _spline_matrix(n_mesh: int, box: int) -> np.ndarray:
     position = (np.arange(n_mesh * box) + 0.5) / box - 0.5
     left = np.floor(position).astype(int)
     matrix = np.zeros((len(position), n_mesh + 5))
-    for tap, weight in enumerate(_b_spline(position - left)):
+    for tap, weight in enumerate(b_spline(position - left)):
         matrix[np.arange(len(position)), left + 1 + tap] = weight
     matrix.flags.writeable = False
     return matrix
@@ -317,13 +317,13 @@ def strip_weights(box: int) -> np.ndarray:
     position = (np.arange(box) + 0.5) / box - 0.5
     weights = np.zeros((box, 5))
     left = np.floor(position).astype(int)
-    for tap, weight in enumerate(_b_spline(position - left)):
+    for tap, weight in enumerate(b_spline(position - left)):
         weights[np.arange(box), left + tap + 1] = weight
     weights.flags.writeable = False
     return weights
 
 
-def _b_spline(t: np.ndarray) -> np.ndarray:
+def b_spline(t: np.ndarray) -> np.ndarray:
     """Weights of the four cubic B-splines that reach a point ``t`` beyond the second of them, shape (4, n)."""
     return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6.0
 
@@ -336,7 +336,7 @@ def spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.nd
     """
     position = (np.arange(n_pixels) + 0.5) / box - 0.5
     left = np.floor(position).astype(int)
-    weights = _b_spline(position - left)
+    weights = b_spline(position - left)
     knots = (left + np.arange(-1, 3)[:, None]) % (2 * n_mesh)
     knots = np.minimum(knots, 2 * n_mesh - 1 - knots)
     knots.flags.writeable = weights.flags.writeable = False
