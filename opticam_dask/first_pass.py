@@ -275,7 +275,7 @@ def _first_pass_arrays(
         no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
-            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_excess_mesh")
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_mean_mesh")
         }
         nowhere = np.zeros(job.steps.mesh_shape, dtype=np.int32)
         arrays["background"]["background_n_sky"] = np.array(

@@ -276,13 +276,12 @@ def _photometric_mesh(job: SecondPass, result: Mapping[str, Any], pixels: _RawPi
     if not len(places):
         return level
     electrons, is_saturated = pixels.at(places)
-    was_sky = sky_kernel.is_sky(electrons, mesh, rms_mesh, grid, places) & ~is_saturated
-    number, excess = result["background_n_sky"], result["background_excess_mesh"]
-    if np.isnan(excess).all():  # reduced before these were stored
-        found = sky_kernel.estimated(mesh, rms_mesh, level, before, grid)
+    is_sky = sky_kernel.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
+    if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
+        counted = sky_kernel.uncounted(level, before, grid)
     else:
-        found = sky_kernel.counted_before(mesh, rms_mesh, number, excess, grid)
-    return sky_kernel.taken_out(found, places[was_sky], electrons[was_sky], grid).level(rms_mesh, grid)
+        counted = sky_kernel.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
+    return sky_kernel.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
 
 
 def _undetected(job: SecondPass, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:

@@ -444,7 +444,7 @@ def measure_sky(result: FrameResult) -> None:
     result.meshes |= {
         "background_offset_mesh": level - mesh,
         "background_n_sky": found.number,
-        "background_excess_mesh": found.excess / np.maximum(found.number, 1),
+        "background_mean_mesh": found.mean,
     }
 
 

@@ -523,7 +523,7 @@ _RESULTS = {
     ),
     "background": (
         *("background_mesh", "background_rms_mesh"),
-        *("background_offset_mesh", "background_excess_mesh", "background_n_sky"),
+        *("background_offset_mesh", "background_mean_mesh", "background_n_sky"),
     ),
     "sources": ("x", "y", "flux"),
 }

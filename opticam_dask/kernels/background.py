@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from opticam_dask.kernels.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
-_LEAST_SHARE = 0.9
+LEAST_SHARE = 0.9
 
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
@@ -27,7 +27,7 @@ _NEIGHBOURS = 10
 _SMALLEST_BOX = 16
 
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
-_MESH_ERROR = 0.39
+_MESH_ERROR = 0.33
 
 _BOXES_ACROSS = 32
 
@@ -88,7 +88,7 @@ def sky_mesh(
     statistics = _box_statistics(values, box_size)
     if np.isnan(statistics).all():
         raise ValueError(
-            f"no box of {box_y} x {box_x} pixels has more than {100 * _LEAST_SHARE:.0f} % usable pixels: "
+            f"no box of {box_y} x {box_x} pixels has more than {100 * LEAST_SHARE:.0f} % usable pixels: "
             "use smaller boxes or mask less"
         )
     level, scatter = fill(statistics)
@@ -101,7 +101,7 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray
     rows, columns = ny // box_y, nx // box_x
     mesh = (-(-ny // box_y), -(-nx // box_x))
     statistics = np.full((2, *mesh), np.nan)
-    least = _LEAST_SHARE * box_y * box_x
+    least = LEAST_SHARE * box_y * box_x
     for top, bottom, height in ((0, rows, box_y), (rows, mesh[0], ny - rows * box_y)):
         for left, right, width in ((0, columns, box_x), (columns, mesh[1], nx - columns * box_x)):
             if height * width <= least:  # boxes cut by the far edges: too small to count, or there are none
@@ -156,10 +156,10 @@ def zoom_matrix(n_pixels: int, n_mesh: int, box: int) -> np.ndarray:
 
 
 def mesh_error(box_size: tuple[int, int]) -> float:
-    """1-sigma error of the sky from a mesh, in units of the background RMS.
+    """1-sigma error of the level of the sky under a source, in units of the background RMS.
 
-    The mode estimate ``2.5 median - 1.5 mean`` of ``N`` pixels of Gaussian noise scatters by 2.14 rms / sqrt(N); the
-    median over 3 x 3 boxes leaves 0.41 of that.
+    That of the mean of 3 x 3 boxes is 0.33 rms / sqrt(N) for boxes of ``N`` pixels; fits at the edges of the frame and
+    round masked stars have more, and the outer boxes of a fit take some away (`kernels.sky_level`).
 
     Parameters
     ----------

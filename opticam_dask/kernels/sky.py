@@ -8,14 +8,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import spline_filter1d
+from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
 
-from opticam_dask.kernels import sky_level, smooth_zoom
+from opticam_dask.kernels import background, sky_level, smooth_zoom
 from opticam_dask.kernels.background import spline_taps, strip_weights, zoom_matrix
 from opticam_dask.kernels.segments import column_of, row_and_column
 
-#: Pixels further from the mesh are no sky, in units of the RMS.
-_OFFSET_CLIP = 5.0
+#: Pixels further from the mesh are no sky: so many RMS, and electrons more, which the long tail of a sky of less than
+#: an electron needs.
+_CLIP, _TAIL = 5.0, 3.0
+
+#: Scatter of a box of the mesh around the true sky, in units of the RMS over the root of its pixels.
+_BOX_SCATTER = 0.9
+
+#: Boxes that the far edges cut have their middle elsewhere: they count so much.
+_CUT_WEIGHT = 0.3
+
+#: Where spline coefficients of a mesh are so many RMS away from its smooth course, the zoomed mesh is not the sky.
+_RIPPLE = 1.0
 
 #: Shape of a frame and of the boxes of its mesh, ``(ny, nx)`` each.
 Grid = tuple[tuple[int, int], tuple[int, int]]
@@ -89,7 +99,7 @@ def subtract_sky(
     wide = np.pad(wide, ((2, 2), (0, 0)), mode="symmetric")
     low, high = image.dtype.type(mesh.min()), image.dtype.type(mesh.max())
     # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely below
-    least = image.dtype.type(min(threshold, _OFFSET_CLIP) * rms_mesh.min())
+    least = image.dtype.type(min(threshold * rms_mesh.min(), _sky_limit(rms_mesh.min())))
     sums, sky_sums, candidates = np.empty(mesh.shape), np.empty(mesh.shape), []
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
@@ -113,8 +123,13 @@ def subtract_sky(
     values = image.ravel()[places].astype(float)
     rms = _zoomed_at(rms_mesh, image.shape, box_size, places)
     with np.errstate(invalid="ignore"):
-        flagged, is_sky = values > threshold * rms, np.abs(values) < _OFFSET_CLIP * rms
+        flagged, is_sky = values > threshold * rms, np.abs(values) < _sky_limit(rms)
     return SubtractedFrame(image, places[flagged], places[~is_sky], sums, sky_sums, box_size)
+
+
+def _sky_limit(rms: np.ndarray | float) -> np.ndarray | float:
+    """How far from the mesh pixels are sky, electrons."""
+    return _CLIP * rms + _TAIL
 
 
 def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
@@ -138,25 +153,25 @@ def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, in
 
 @dataclass(frozen=True)
 class SkyPixels:
-    """The pixels of a frame that are sky, by what is known of them box by box.
+    """The pixels of a frame that are sky, box by box.
 
     Attributes
     ----------
     number : ndarray of int, shape (mesh_y, mesh_x)
         How many there are.
-    excess : ndarray, shape (mesh_y, mesh_x)
-        Sum over them of what they are above the course of the sky.
-    course : ndarray, shape (mesh_y, mesh_x)
-        See :func:`opticam_dask.kernels.sky_level.trend`.
+    mean : ndarray, shape (mesh_y, mesh_x)
+        Their mean, corrected for where they are in the box; of no meaning where there are none.
     """
 
     number: np.ndarray
-    excess: np.ndarray
-    course: np.ndarray
+    mean: np.ndarray
 
     def level(self, rms_mesh: np.ndarray, grid: Grid) -> np.ndarray:
-        """Level of the sky at each box, see :func:`opticam_dask.kernels.sky_level.level`."""
-        return sky_level.level(self.course, self.excess, self.number, rms_mesh, *grid)
+        """Level of the sky at each box, see :func:`opticam_dask.kernels.sky_level.smooth`."""
+        area = grid[1][0] * grid[1][1]
+        is_cut = sky_level.box_areas(*grid) <= background.LEAST_SHARE * area
+        share = self.number / area * np.where(is_cut, _CUT_WEIGHT, 1.0)
+        return sky_level.smooth(self.mean, share, _typical(rms_mesh) / np.sqrt(area))
 
 
 def count_sky(
@@ -166,7 +181,7 @@ def count_sky(
     disks: Disks,
     saturated: np.ndarray | None = None,
 ) -> SkyPixels:
-    """Count the sky pixels of each box and add up what they are above the course of the sky.
+    """Count the sky pixels of each box, and take their mean.
 
     SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
     ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
@@ -183,48 +198,79 @@ def count_sky(
     saturated : ndarray of bool, shape (ny, nx), optional
         Pixels that are no sky either.
     """
-    shape, box_size = grid = frame.image.shape, frame.box_size
-    start, stop = _disk_spans(disks, shape)
-    others = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
-    alone = others[~_is_within(others, start, stop)]
-    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), shape[1], box_size[1])
-    length, box = stop - start, _box_of(start, grid, mesh.shape[1])
-    taken = np.bincount(box, weights=length, minlength=mesh.size).reshape(mesh.shape)
-    number = sky_level.box_areas(*grid) - np.rint(taken).astype(np.int64)
-    course = sky_level.trend(mesh, rms_mesh, number, *grid)
-    values = frame.image.ravel()[_expanded(start, stop)].astype(float)
+    grid = frame.image.shape, frame.box_size
+    areas, pixels = sky_level.box_areas(*grid), frame.image.ravel()
+    deviant = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
+    start, stop = _disk_spans(disks, grid[0])
+    alone = deviant[~_is_within(deviant, start, stop)]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
+    length, box = stop - start, _box_of(start, grid)
+    values = pixels[_expanded(start, stop)].astype(float)
     values = np.where(np.isfinite(values), values, 0.0)
     light = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
-    above = light + _zoomed_sums(mesh, grid, start, stop) - smooth_zoom.stretch_sums(course, *grid, start, stop)
-    whole = frame.box_sums + frame.sky_sums - smooth_zoom.box_sums(course, *grid)
-    excess = whole - np.bincount(box, weights=above, minlength=mesh.size).reshape(mesh.shape)
-    return SkyPixels(number, np.where(number > 0, excess, 0.0), course)
+    number = areas - np.bincount(box, weights=length, minlength=mesh.size).astype(np.int64).reshape(mesh.shape)
+    excess = frame.box_sums - np.bincount(box, weights=light, minlength=mesh.size).reshape(mesh.shape)
+    residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
+    sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
+    of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
+    if max(_bend(mesh), of_many.max()) <= _RIPPLE * _typical(rms_mesh):
+        return sky
+    invalid = deviant[~np.isfinite(pixels[deviant])]
+    if saturated is not None:
+        invalid = np.union1d(invalid, np.flatnonzero(saturated))
+    return _recounted(sky, frame, mesh, rms_mesh, start, stop, invalid)
 
 
-def counted_before(
-    mesh: np.ndarray, rms_mesh: np.ndarray, number: np.ndarray, mean_excess: np.ndarray, grid: Grid
+def _recounted(
+    sky: SkyPixels,
+    frame: SubtractedFrame,
+    mesh: np.ndarray,
+    rms_mesh: np.ndarray,
+    start: np.ndarray,
+    stop: np.ndarray,
+    invalid: np.ndarray,
 ) -> SkyPixels:
-    """Sky pixels from their stored number and mean excess over the course of the sky, (mesh_y, mesh_x) each."""
-    course = sky_level.trend(mesh, rms_mesh, number, *grid)
-    return SkyPixels(number, mean_excess * number, course)
+    """Sky pixels, counted again where the zoomed mesh is not the sky: what is near its smooth course is sky there.
+
+    ``start`` and ``stop`` are the stretches that were not counted, ``invalid`` the pixels without a value.
+    """
+    grid, pixels = (frame.image.shape, frame.box_size), frame.image.ravel()
+    area, areas = frame.box_size[0] * frame.box_size[1], sky_level.box_areas(*grid)
+    valid = areas - np.bincount(_box_of(invalid, grid), minlength=mesh.size).reshape(mesh.shape)
+    valid = np.where(areas > background.LEAST_SHARE * area, valid, 0)  # the mesh has no value of its own in others
+    course = sky_level.smooth(mesh, valid / area, _BOX_SCATTER * _typical(rms_mesh) / np.sqrt(area))
+    is_rippled = _rippled(mesh, rms_mesh, course)
+    rows, columns = (np.arange(size) // box for size, box in zip(*grid, strict=True))
+    places = np.flatnonzero(is_rippled[rows[:, None], columns])
+    above = pixels[places] + _zoomed_at(mesh, *grid, places) - smooth_zoom.at_places(course, *grid, places)
+    # of the stretches that were not counted only those count now that are no more than a deviant pixel
+    is_disk = stop - start > 1
+    with np.errstate(invalid="ignore"):
+        is_sky = np.abs(above) < _sky_limit(_typical(rms_mesh))
+    is_sky &= ~_is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
+    box = _box_of(places[is_sky], grid)
+    number = np.bincount(box, minlength=mesh.size).reshape(mesh.shape)
+    excess = np.bincount(box, weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    mean = smooth_zoom.box_means(course, frame.box_size) + excess / np.maximum(number, 1)
+    return SkyPixels(np.where(is_rippled, number, sky.number), np.where(is_rippled, mean, sky.mean))
 
 
-def estimated(mesh: np.ndarray, rms_mesh: np.ndarray, level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
+def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
     """Sky pixels of a frame of which only the level of the sky is known: all that are not in ``disks``."""
     start, stop = _cut_at_boxes(*_disk_spans(disks, grid[0]), grid[0][1], grid[1][1])
-    taken = np.bincount(_box_of(start, grid, mesh.shape[1]), weights=stop - start, minlength=mesh.size)
-    areas = sky_level.box_areas(*grid)
-    number = areas - np.rint(taken).astype(np.int64).reshape(mesh.shape)
-    course = sky_level.trend(mesh, rms_mesh, number, *grid)
-    return SkyPixels(number, number * smooth_zoom.box_sums(level - course, *grid) / areas, course)
+    taken = np.bincount(_box_of(start, grid), weights=stop - start, minlength=level.size)
+    number = sky_level.box_areas(*grid) - taken.astype(np.int64).reshape(level.shape)
+    return SkyPixels(number, smooth_zoom.box_means(level, grid[1]))
 
 
-def taken_out(sky: SkyPixels, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
+def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
     """Sky without some of the pixels that were counted.
 
     Parameters
     ----------
     sky : SkyPixels
+    level : ndarray, shape (mesh_y, mesh_x)
+        Level of the sky with these pixels, which tells its slopes.
     places : ndarray of int, shape (n,)
         In the flattened frame.
     electrons : ndarray, shape (n,)
@@ -232,11 +278,13 @@ def taken_out(sky: SkyPixels, places: np.ndarray, electrons: np.ndarray, grid: G
     grid : ((int, int), (int, int))
         Shape of the frame and of its boxes.
     """
-    above = electrons - smooth_zoom.stretch_sums(sky.course, *grid, places, places + 1)
-    box, shape = _box_of(places, grid, sky.course.shape[1]), sky.course.shape
-    number = sky.number - np.bincount(box, minlength=sky.course.size).reshape(shape)
-    excess = sky.excess - np.bincount(box, weights=above, minlength=sky.course.size).reshape(shape)
-    return SkyPixels(number, np.where(number > 0, excess, 0.0), sky.course)
+    above = electrons - smooth_zoom.at_places(level, *grid, places)
+    box = _box_of(places, grid)
+    number = sky.number - np.bincount(box, minlength=level.size).reshape(level.shape)
+    middle = smooth_zoom.box_means(level, grid[1])
+    excess = sky.number * (sky.mean - middle)
+    excess -= np.bincount(box, weights=above, minlength=level.size).reshape(level.shape)
+    return SkyPixels(number, middle + excess / np.maximum(number, 1))
 
 
 def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.ndarray:
@@ -245,14 +293,51 @@ def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.nda
     return places[~_is_within(places, *_disk_spans(before, shape))]
 
 
-def is_sky(electrons: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, grid: Grid, places: np.ndarray) -> np.ndarray:
-    """Whether pixels at places of the flattened frame are near enough to the mesh to be sky, as in `subtract_sky`."""
+def was_sky(
+    electrons: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, level: np.ndarray, grid: Grid, places: np.ndarray
+) -> np.ndarray:
+    """Whether pixels at places of the flattened frame were near enough to the sky to be counted by `count_sky`."""
     away = np.abs(electrons - _zoomed_at(mesh, *grid, places))
+    is_rippled = _rippled(mesh, rms_mesh, level)
     with np.errstate(invalid="ignore"):
-        near = away < _OFFSET_CLIP * rms_mesh.min()
+        near = away < _sky_limit(rms_mesh.min())
         unsure = np.flatnonzero(~near & np.isfinite(away))
-        near[unsure] = away[unsure] < _OFFSET_CLIP * _zoomed_at(rms_mesh, *grid, places[unsure])
+        near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
+        if is_rippled.any():
+            there = np.flatnonzero(is_rippled.ravel()[_box_of(places, grid)])
+            away = np.abs(electrons[there] - smooth_zoom.at_places(level, *grid, places[there]))
+            near[there] = away < _sky_limit(_typical(rms_mesh))
     return near
+
+
+def _typical(rms_mesh: np.ndarray) -> float:
+    """Scatter of a pixel of the sky in most boxes."""
+    return float(np.median(rms_mesh))
+
+
+def _at_middles(means: np.ndarray, grid: Grid) -> np.ndarray:
+    """Means over boxes at the middles of whole boxes: those that the far edges cut go on as their neighbours do."""
+    moved = means.copy()
+    for axis, (size, box) in enumerate(zip(*grid, strict=True)):
+        missing = -size % box
+        if missing and means.shape[axis] > 2:
+            along = np.moveaxis(moved, axis, 0)
+            along[-1] += 0.5 * missing / box * (along[-2] - along[-3])
+    return moved
+
+
+def _bend(mesh: np.ndarray) -> float:
+    """How much a mesh bends from box to box where it bends most."""
+    return max(float(np.abs(np.diff(mesh, 2, axis=axis)).max(initial=0.0)) for axis in (0, 1))
+
+
+def _rippled(mesh: np.ndarray, rms_mesh: np.ndarray, course: np.ndarray) -> np.ndarray:
+    """Boxes in which the zoomed mesh is not the sky: some box near them is wild, and the spline ripples around it."""
+    if np.abs(mesh - course).max() <= _RIPPLE * _typical(rms_mesh):
+        return np.zeros(mesh.shape, dtype=bool)
+    ripples = np.abs(spline_filter(mesh - course, order=3, mode="reflect")) > _RIPPLE * _typical(rms_mesh)
+    wide: np.ndarray = binary_dilation(ripples, np.ones((5, 5), dtype=bool))
+    return wide
 
 
 def _is_within(places: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -264,24 +349,12 @@ def _is_within(places: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.nd
     return within
 
 
-def _box_of(places: np.ndarray, grid: Grid, n_columns: int) -> np.ndarray:
+def _box_of(places: np.ndarray, grid: Grid) -> np.ndarray:
     """Number of the box that each place of the flattened frame lies in."""
-    row, column = row_and_column(places, grid[0][1])
-    box: np.ndarray = row // grid[1][0] * n_columns + column // grid[1][1]
+    (_, nx), (box_y, box_x) = grid
+    row, column = row_and_column(places, nx)
+    box: np.ndarray = row // box_y * -(-nx // box_x) + column // box_x
     return box
-
-
-def _zoomed_sums(mesh: np.ndarray, grid: Grid, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Sums of the sky that was subtracted over stretches of rows that lie in one box each.
-
-    The zoomed mesh is clipped to the range of the mesh; within a stretch, a few pixels, it is as good as constant.
-    """
-    shape, box_size = grid
-    wide = _widened(mesh, shape[1], box_size[1])
-    sums = smooth_zoom.sums_along_rows(wide, *spline_taps(mesh.shape[0], shape[0], box_size[0]), start, stop)
-    length = stop - start
-    clipped: np.ndarray = np.clip(sums, mesh.min() * length, mesh.max() * length)
-    return clipped
 
 
 def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> tuple[np.ndarray, np.ndarray]:

@@ -66,50 +66,21 @@ def box_sums(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int]
     return sums
 
 
-def stretch_sums(
-    mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], start: np.ndarray, stop: np.ndarray
-) -> np.ndarray:
-    """Sum of the zoomed mesh over stretches of one row each.
+def box_means(mesh: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Mean of the zoomed mesh over each box, (mesh_y, mesh_x); over whole boxes also where the frame cuts them."""
+    whole = mesh.shape[0] * box_size[0], mesh.shape[1] * box_size[1]
+    return box_sums(mesh, whole, box_size) / (box_size[0] * box_size[1])
 
-    Parameters
-    ----------
-    mesh : ndarray, shape (mesh_y, mesh_x)
-    shape, box_size : (int, int)
-    start, stop : ndarray of int, shape (n,)
-        Places in the flattened frame; ``stop`` is excluded.
 
-    Returns
-    -------
-    ndarray, shape (n,)
-    """
+def at_places(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], places: np.ndarray) -> np.ndarray:
+    """Zoomed mesh at places of the flattened frame, shape (n,)."""
     wide = _coefficients(mesh) @ spline_matrix(mesh.shape[1], box_size[1])[: shape[1], :-1].T
-    taps, weights = _row_taps(mesh.shape[0], box_size[0])
-    return sums_along_rows(wide, taps, weights, start, stop)
-
-
-def sums_along_rows(
-    wide: np.ndarray, knots: np.ndarray, weights: np.ndarray, start: np.ndarray, stop: np.ndarray
-) -> np.ndarray:
-    """Sums over stretches of rows of an image that is ``sum over taps of weights[tap, row] * wide[knots[tap, row]]``.
-
-    Parameters
-    ----------
-    wide : ndarray, shape (knot, nx)
-    knots, weights : ndarray, shape (4, row)
-    start, stop : ndarray of int, shape (n,)
-        Places in the flattened image; ``stop`` is excluded.
-    """
-    nx = wide.shape[1]
-    running = np.zeros((len(wide), nx + 1))
-    np.cumsum(wide, axis=1, out=running[:, 1:])
-    flat = running.ravel()
-    row, first = row_and_column(start, nx)
-    last = first + (stop - start)
-    sums = np.zeros(len(start))
-    for tap in range(len(knots)):
-        knot = knots[tap][row] * (nx + 1)
-        sums += weights[tap][row] * (flat[knot + last] - flat[knot + first])
-    return sums
+    knots, weights = _row_taps(mesh.shape[0], box_size[0])
+    row, column = row_and_column(places, shape[1])
+    zoomed = np.zeros(len(places))
+    for tap in range(4):
+        zoomed += weights[tap][row] * wide[knots[tap][row], column]
+    return zoomed
 
 
 def _coefficients(mesh: np.ndarray) -> np.ndarray:
