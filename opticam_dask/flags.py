@@ -45,6 +45,7 @@ class SourceFlag(IntFlag):
     BLENDED = 1 << 11
     NON_LINEAR = 1 << 12
     OUTLIER = 1 << 13
+    FRAME_LOST = 1 << 15
 
 
 class QualityFlag(IntFlag):
@@ -89,6 +90,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
     SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
+    SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
 }
 
 QUALITY_SENTENCES: dict[QualityFlag, str] = {
