@@ -83,11 +83,11 @@ def test_older_store__without_counts_of_sky_pixels_measures_what_is_there(eclips
         group["background_mean_mesh"][...], group["background_n_sky"][...] = np.nan, 0
         reducer = Reducer(eclipse.out, eclipse.out.parent / "frames", client="none", show_plots=False, verbose=False,
                           instrument=Instrument.from_json(INSTRUMENT))  # fmt: skip
-        reducer.photometry(AperturePhotometer(label="of_old"))
+        reducer.photometry(OptimalPhotometer(forced=True))
     finally:
         for name, values in kept.items():
             group[name][...] = values
-    flux, error = _mean(eclipse.curves("of_old"), eclipse.source_at(*ECLIPSED), IN_ECLIPSE)
+    flux, error = _mean(eclipse.curves("forced_optimal"), eclipse.source_at(*ECLIPSED), IN_ECLIPSE)
     assert abs(flux) < 3 * error
 
 

@@ -159,7 +159,7 @@ def mesh_error(box_size: tuple[int, int]) -> float:
     """1-sigma error of the level of the sky under a source, in units of the background RMS.
 
     That of the mean of 3 x 3 boxes is 0.33 rms / sqrt(N) for boxes of ``N`` pixels; fits at the edges of the frame and
-    round masked stars have more, and the outer boxes of a fit take some away (`kernels.sky_level`).
+    round masked stars have more, and the outer boxes of a fit take some away (`sky_level`).
 
     Parameters
     ----------

@@ -19,8 +19,8 @@ _BOXES, _OUTER_WEIGHT = 5, 0.15
 #: A box with a smaller share of pixels that count says nothing.
 LEAST_SHARE = 0.05
 
-#: A fit needs so many pixels, in boxes; where there are fewer it is made across so many boxes.
-_ENOUGH, _WIDER = 0.5, (9, 17, 33, 65)
+#: A fit needs so many pixels, in boxes; where there are fewer a plane is fitted across so many boxes.
+_ENOUGH, _WIDER = 0.5, 9
 
 #: A fit does not fit when the mean square of its residuals is so many times what noise makes.
 _MISFIT = 3.0
@@ -77,7 +77,7 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
         residual = np.abs(values.ravel() - course)
         is_good = ~is_poor & (residual <= np.maximum(_BY_NOISE * noise, 2 * _BY_NOISE * np.median(residual)))
         course[is_poor] = _from_afar(values, weights * is_good.reshape(weights.shape), np.flatnonzero(is_poor))
-    return broad + fill(course.reshape(1, *values.shape))[0]
+    return fill((broad + course.reshape(values.shape))[None])[0]
 
 
 def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
@@ -227,18 +227,11 @@ def _solve(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _from_afar(values: np.ndarray, weights: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Planes through ever wider surroundings of some boxes; NaN where nothing is known."""
-    found = np.full(len(boxes), np.nan)
-    for n_boxes in _WIDER:
-        open_ones = np.flatnonzero(np.isnan(found))
-        if not len(open_ones):
-            break
-        chosen = boxes[open_ones]
-        their_weights = _windows(weights, n_boxes, chosen)
-        ones = np.ones((len(their_weights), 1))
-        plane, _ = _fit(_windows(values, n_boxes, chosen), their_weights, ones, _basis(n_boxes)[:3], 1.0)
-        found[open_ones] = np.where(their_weights.sum(axis=0) >= _ENOUGH, plane, np.nan)
-    return found
+    """Planes through the wider surroundings of some boxes; NaN where too little is known."""
+    their_weights = _windows(weights, _WIDER, boxes)
+    ones = np.ones((len(their_weights), 1))
+    plane, _ = _fit(_windows(values, _WIDER, boxes), their_weights, ones, _basis(_WIDER)[:3], 1.0)
+    return np.where(their_weights.sum(axis=0) >= _ENOUGH, plane, np.nan)
 
 
 def _quantile(values: np.ndarray, share: float) -> np.ndarray:
