@@ -92,7 +92,8 @@ def test_own_products__are_not_waited_for(reduced, tmp_path):
         ("IMAGETYP", "Bias Frame", "bias"), ("IMAGETYP", "zero", "bias"), ("FRAME", "Dark", "dark"),
         ("IMAGETYP", "DARKFLAT", "dark"), ("IMGTYPE", "focus", "focus"), ("OBSTYPE", "comp", "lamp"),
         ("IMAGETYP", "LIGHT", "light"), ("IMAGETYP", "Light Frame", "light"), ("OBSTYPE", "EXPOSE", "light"),
-        ("IMGTYPE", "object", "light"), ("IMAGETYP", "", "light"), ("IMAGETYP", "whatever", "light"), ("FRAME", 17, "light"),
+        ("IMGTYPE", "object", "light"), ("IMAGETYP", "", "light"), ("IMAGETYP", "whatever", "light"),
+        ("FRAME", 17, "light"),
     ],
 )  # fmt: skip
 def test_kind__by_the_words_of_the_header(keyword, value, kind):
@@ -140,18 +141,18 @@ def told(directory):
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
-        ({"EGAIN": 2.0}, "the gain is not the same in all frames: 1, 2 (1 of 8 frames, e.g. f3.fits)"),
+        ({"EGAIN": 2.0}, "the gain is not the same in all frames: 1, 2 (1 of 12 frames, e.g. f03.fits)"),
         ({"XBINNING": 2}, "frames of one shape have the binnings 1, 2"),
         ({"RA": "05:00:00"}, "frames point more than 1 degree away from the others"),
         ({"EXPTIME": 5000.0}, "exposures take longer than the time to the next frame"),
-        ({"seconds": -400.0}, "the time goes back 1 time(s) in the order of names, first at f3.fits"),
+        ({"seconds": -400.0}, "the time goes back 1 time(s) in the order of names, first at f03.fits"),
         ({}, None),
     ],
 )
 def test_contradictions__are_told_once(tmp_path, cards, words):
-    for number in range(8):
+    for number in range(12):
         others = dict(cards) if number == 3 else {}
-        small(tmp_path / f"f{number}.fits", others.pop("seconds", 10.0 * number), **others)
+        small(tmp_path / f"f{number:02d}.fits", others.pop("seconds", 10.0 * number), **others)
     lines = told(tmp_path)
     assert lines == [] if words is None else any(words in line for line in lines)
     assert all(line.startswith("1:V 2024-01-01: ") for line in lines)
