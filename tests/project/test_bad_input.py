@@ -34,7 +34,7 @@ from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 from opticam_dask.text import printable, shown
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "bad-input.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 NIGHT = "2023-12-31"
 SHAPE = (96, 112)
 OPTIONS = ("--n-pixels", "5", "--border-width", "4", "--cluster", "none")

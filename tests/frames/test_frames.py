@@ -24,7 +24,7 @@ from opticam_dask.frames.fits_files import read_header_and_facts
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.frames.scanning import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
 
-MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
+MICROOBSERVATORY = Path(__file__).parents[2] / "notebooks" / "microobservatory.json"
 BLOCK = 2880
 
 
@@ -447,7 +447,7 @@ def test_read__compressed_image_with_a_header_that_cannot_be(tmp_path, card, wor
 
 def test_read__a_thousand_damaged_files(tmp_path):
     """The first inputs of the fuzzer; an hour of it was run by hand."""
-    program = Path(__file__).parents[1] / "benchmarks" / "fuzz_reader.py"
+    program = Path(__file__).parents[2] / "benchmarks" / "fuzz_reader.py"
     options = ["--inputs", "1000", "--seed", "1", "--findings", tmp_path / "findings", "--work", tmp_path / "work"]
     done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
