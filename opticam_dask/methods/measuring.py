@@ -1,4 +1,4 @@
-"""Steps that photometers share: positions of sources, pixels that count, flags of a measurement."""
+"""Steps that photometers share: where to measure, on which pixels, and what there is to say about them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,6 @@ def positions(view: FrameView, sigma: float, tolerance: float, *, forced: bool) 
     Parameters
     ----------
     view : FrameView
-        What the photometer sees of the frame.
     sigma : float
         Of the stars, in pixels of the frame.
     tolerance : float
@@ -66,9 +65,7 @@ def positions(view: FrameView, sigma: float, tolerance: float, *, forced: bool) 
     Returns
     -------
     xy : ndarray, shape (n, 2)
-        Positions of the sources in pixels.
     flags : ndarray of uint32, shape (n,)
-        Flags of the sources (:class:`~opticam_dask.flags.SourceFlag`).
     """
     predicted = np.asarray(view.predicted_xy, dtype=float)
     matched = photometry.match_one_to_one(predicted, view.detected_xy, tolerance * sigma)
@@ -99,7 +96,6 @@ class Pixels:
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     electrons, rms : ndarray, shape (n, size, size)
-        Sky-subtracted pixels and their background RMS, in electrons.
     is_good : ndarray of bool, shape (n, size, size)
         False beyond the frame, where there are no data, and where a cosmic ray was taken out.
     sky_error : ndarray, shape (n,)
@@ -126,13 +122,9 @@ def read_pixels(
     Parameters
     ----------
     view : FrameView
-        What the photometer sees of the frame.
     xy : ndarray, shape (n, 2)
-        Positions of the sources in pixels.
     size : int
-        Side of the square cut-outs in pixels.
     local_background : callable or None
-        Estimates the sky around each source.
     shape : Shape
         Of the frame's stars, which the annulus is scaled to.
     """
@@ -202,9 +194,7 @@ def pixel_flags(view: FrameView, pixels: Pixels, inside: np.ndarray) -> np.ndarr
     Parameters
     ----------
     view : FrameView
-        What the photometer sees of the frame.
     pixels : Pixels
-        The cut-outs of the sources.
     inside : ndarray of bool, shape (n, size, size)
         Which pixels count.
 
@@ -246,15 +236,11 @@ def blend_flags(view: FrameView, xy: np.ndarray, pixels: Pixels, weights: np.nda
     Parameters
     ----------
     view : FrameView
-        What the photometer sees of the frame.
     xy : ndarray, shape (n, 2)
-        Positions of the sources in pixels.
     pixels : Pixels
-        The cut-outs of the sources.
     weights : ndarray, shape (n, size, size)
         Aperture or other weights of the pixels.
     shape : Shape
-        Width, elongation and orientation of the stars of the frame.
 
     Returns
     -------
