@@ -16,8 +16,8 @@ from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.passes.second_pass import SecondPass, frame_view
 from opticam_dask.steps.frame_steps import FrameProblem, entry_of
 
-#: Frames of a night that are measured, and stars of each, the brightest: nights of more frames gain little, as the brightest
-#: decide. The profile that neighbours are taken off by needs fewer.
+#: Frames of a night that are measured, and stars of each, the brightest, which decide: more frames gain little. The
+#: profile that neighbours are taken off by needs fewer.
 N_FRAMES, _FIRST_FRAMES, _N_STARS = 96, 24, 16
 
 #: Wings of neighbours are taken off up to this many sigma.
