@@ -262,7 +262,7 @@ class Rings:
         How many images of the star were added.
     signal, weight : ndarray, shape (n, ring)
         The ratio is the light per unit of area, relative to the light of the star; the weight is its inverse variance
-        by the sky.
+        by the sky for pixels of an area of 1.
     radius, square : ndarray, shape (n, ring)
         Weight times radius, and weight times radius squared.
     sky : ndarray, shape (n, sky ring)
@@ -541,7 +541,8 @@ def _sort_pixels(
     rho = stamp.radius[inside]
     ring = (rho / _RING).astype(np.intp)
     ratio = flux / stamp.noise
-    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2) / area**2
+    # frames count alike whatever their seeing: the profile is to be right for the mean of them
+    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
     light = (stamp.electrons - level)[inside] * (weight * area / flux)
     found.n_images[index] += 1
     found.signal[index] += np.bincount(ring, light, minlength=N_RINGS)
@@ -622,19 +623,20 @@ def mean_rings(rings: Rings, counts: np.ndarray, scales: np.ndarray) -> MeanRing
     if not of_stars > 0:
         return None
     weight = factor @ rings.weight
+    pixel_area = float(np.sum(factor * rings.pixel_area)) / of_stars
     known = weight > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         light = np.where(known, (counts * scales) @ rings.signal / weight, 0.0)
         radius = np.where(known, factor @ rings.radius / weight, (np.arange(N_RINGS) + 0.5) * _RING)
         square = np.where(known, factor @ rings.square / weight, radius**2)
         # stars that count less than their weight leave the noise as it would be with the others alone
-        variance = (counts**2 * scales**2) @ rings.weight / weight**2
+        variance = (counts**2 * scales**2) @ rings.weight / (weight * pixel_area) ** 2
         photons = np.sum(factor * rings.photons * scales) / of_stars
         variance = variance * (1.0 + np.maximum(light, 0.0) * photons)
     error = np.where(known, np.sqrt(variance), np.inf)
     spread = np.sqrt(np.maximum(square - radius**2, 0.0))
     sky = factor @ rings.sky / of_stars
-    return MeanRings(light, error, radius, spread, sky, float(np.sum(factor * rings.pixel_area) / of_stars))
+    return MeanRings(light, error, radius, spread, sky, pixel_area)
 
 
 def fit_profile(rings: Rings) -> Profile | None:
@@ -704,7 +706,8 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
             weight = np.sum(rings.weight[:, chosen], axis=1)
             light = np.sum(rings.signal[:, chosen], axis=1) / scales - np.sum((rings.weight * model)[:, chosen], axis=1)
             photons = 1.0 + rings.photons / rings.star_weight * np.mean(model[:, chosen], axis=1).clip(0.0)
-            columns.append(np.sum(area[chosen]) * np.stack([light / weight, np.sqrt(photons / weight) / scales]))
+            noise = np.sqrt(photons / weight) * rings.star_weight / (rings.pixel_area * scales)
+            columns.append(np.sum(area[chosen]) * np.stack([light / weight, noise]))
     excess, error = np.stack(columns, axis=-1)
     usable = np.isfinite(excess) & np.isfinite(error) & has_light[:, None]
     alike = has_light.astype(float)
