@@ -8,6 +8,7 @@ what is done from the store and does the rest, so that the same call resumes.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,8 +29,9 @@ from opticam_dask.kernels.images.stack import stack_image, stack_selection
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
-from opticam_dask.methods.frame_view import CatalogFacts
-from opticam_dask.passes import catalog, first_pass, quality, second_pass, star_profiles
+from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
+from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
+from opticam_dask.passes import aperture_trial, catalog, first_pass, quality, second_pass, star_profiles
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters, versions
@@ -574,7 +576,7 @@ def measure_frames(
     work: list[Work] = []
     n_frames = 0
     for part in ready:
-        chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
+        chosen = prepare_for_key(setup, part.key, photometers, executor, progress)
         add_labels(setup, part, photometers, chosen)
         labels = list(photometers)
         todo = sorted({*blocks_to_measure(setup, part, labels), *_blocks_back(setup, part, labels)})
@@ -796,6 +798,110 @@ def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -
     )
 
 
+def prepare_for_key(
+    setup: Setup,
+    key: str,
+    photometers: Mapping[str, second_pass.Photometer],
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    background_rms: float | None = None,
+) -> dict[str, second_pass.Photometer]:
+    """Photometers for the catalogue of a key; what a label has chosen once is what it has from then on.
+
+    The best radius of an aperture is judged by some frames of the reference night, which are measured here.
+
+    Parameters
+    ----------
+    setup : Setup
+    key : str
+    photometers : dict of Photometer
+        By label.
+    executor : Executor, optional
+        Where frames are measured; by default in this process.
+    progress : Progress, optional
+        Hears which radius was chosen, and how.
+    background_rms : float, optional
+        See :func:`catalog_facts`.
+    """
+    facts = catalog_facts(setup, key, background_rms)
+    prepared = prepare_photometers(facts, {k: v for k, v in photometers.items() if not _wants_radius(v)})
+    for label, photometer in photometers.items():
+        if not _wants_radius(photometer):
+            continue
+        assert isinstance(photometer, AperturePhotometer)
+        radius = _chosen_radius(setup, key, label, photometer)
+        if radius is None:
+            progress = progress or Silent()
+            trial = _try_apertures(setup, key, photometer, executor or InProcess(), progress)
+            choice = choose_radius(replace(facts, trial=trial))
+            radius = choice.radius
+            progress.tell(_keep_radius(setup, key, label, photometer, choice, facts.fwhm))
+        prepared[label] = replace(photometer, radius=radius, radius_unit="reference_fwhm")
+    return {label: prepared[label] for label in photometers}
+
+
+def _wants_radius(photometer: second_pass.Photometer) -> bool:
+    return isinstance(photometer, AperturePhotometer) and photometer.radius == "best"
+
+
+def _chosen_radius(setup: Setup, key: str, label: str, photometer: AperturePhotometer) -> float | None:
+    """Radius that a label has already, in FWHM of the catalogue."""
+    own = config.parameters_json(config.describe(photometer))
+    kept = layout.read_attributes(setup.path, _catalog_group(key)).get("aperture_radii", {}).get(label)
+    if kept is not None and kept["parameters"] == own:
+        return float(kept["radius"])
+    for part in layout.parts(setup.path, key):  # of a store that was begun before choices were kept
+        present = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+        if present.get("complete") and present["parameters"] == own:
+            return float(json.loads(present["prepared"])["radius"])
+    return None
+
+
+def _keep_radius(
+    setup: Setup, key: str, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float
+) -> str:
+    """Keep the radius that was chosen for a label beside the catalogue; return what to tell of it."""
+    group = _catalog_group(key)
+    kept = dict(layout.read_attributes(setup.path, group).get("aperture_radii", {}))
+    kept[label] = {
+        "radius": choice.radius,
+        "radius_unit": "reference_fwhm",
+        "judged_by": choice.judged_by,
+        "parameters": config.parameters_json(config.describe(photometer)),
+    }
+    layout.update_attributes(setup.path, group, {"aperture_radii": kept})
+    size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
+    return f"{key}: photometry {label} has a radius of {size}, judged by {choice.judged_by}."
+
+
+def _try_apertures(
+    setup: Setup, key: str, photometer: AperturePhotometer, executor: Executor, progress: Progress
+) -> TrialFluxes | None:
+    """Fluxes in apertures of several sizes in some frames of the reference night."""
+    part = frozen_reference_part(setup, key)
+    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
+    job = aperture_trial.TrialJob(
+        second_pass=_second_pass_job(setup, part, {}, whole_frames=False),
+        photometer=replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm"),
+        frames=tuple(frames),
+        frames_per_block=part.frames_per_block,
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_results=functools.partial(layout.read_results, setup.path, part),
+    )
+    run, try_frame = (
+        functools.partial(function, job) for function in (aperture_trial.measure_block, aperture_trial.try_frame)
+    )
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(key, "apertures", run, todo, try_frame, functools.partial(_frames_in, part))
+    found: dict[int, aperture_trial.Measured] = {}
+    with stage(progress, "Trying apertures", len(frames)):
+        for _, measured in executor.run([work]):
+            found.update(measured)
+            progress.advance(len(measured))
+    return aperture_trial.collect(found)
+
+
 def prepare_photometers(
     facts: CatalogFacts, photometers: Mapping[str, second_pass.Photometer]
 ) -> dict[str, second_pass.Photometer]:
@@ -825,6 +931,7 @@ def add_labels(
     """
     source_ids = layout.read_array(setup.path, _catalog_group(part.key), "source_id")
     is_common = second_pass.has_common_error(setup.steps_of(part), _read_profile(setup, part).total_err)
+    chosen = layout.read_attributes(setup.path, _catalog_group(part.key)).get("aperture_radii", {})
     for label, photometer in photometers.items():
         record = config.describe(photometer)
         attributes = {
@@ -834,6 +941,8 @@ def add_labels(
             "prepared": config.parameters_json(prepared[label]),
             "provenance": versions(),
         }
+        if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:
+            attributes["aperture_radius"] = {name: kept[name] for name in ("radius", "radius_unit", "judged_by")}
         radii = second_pass.measured_radii(photometer)
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
