@@ -154,7 +154,7 @@ def reduce_frames(directory: Path, *photometers: object, instrument: dict | None
         instrument=definition,
         client="none",
         show_plots=False,
-        verbose=False,
+        verbose=options.pop("verbose", False),
         **options,
     )
     reducer.create_catalogs(**catalogs)

@@ -635,14 +635,13 @@ def _finish_catalogs(run: PlannedRun, setup: Setup, connect: Connect, progress: 
     with connect() as executor:
         for part in driver.parts_with_reference(setup):
             if (part.key, part.night) in planned:
-                driver.tell_if_unaligned(setup, part, progress)
+                driver.tell_of_alignment(setup, part, progress)
         for key in keys:
             driver.finish_stack(setup, driver.frozen_reference_part(setup, key), executor)
     driver.finish_catalogs(setup, progress)
     if not driver.parts_with_catalog(setup):
         raise ReductionError(
-            f"no catalogue: no camera has a detected source. Plan {run.out} again with a lower threshold: "
-            "--break-lock --new --threshold S."
+            f"{driver.no_catalog(setup)} Plan {run.out} again with other parameters: --break-lock --new."
         )
     return {}
 

@@ -16,7 +16,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
-from opticam_dask.kernels.images import align, background, calibrate
+from opticam_dask.kernels.images import align, background, calibrate, smooth_zoom
 from opticam_dask.kernels.images import sky as sky_kernel
 from opticam_dask.kernels.sources import photometry, profile
 from opticam_dask.methods.frame_view import FrameView, Measurement
@@ -32,6 +32,7 @@ from opticam_dask.steps.frame_steps import (
     own_sky,
     read_raw,
     rebinned_response,
+    source_disks,
     summarise,
 )
 
@@ -227,7 +228,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
-        sky = _MeshSky(_photometric_mesh(job, result), result["background_rms_mesh"], steps)
+        sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)
     else:
         assert isinstance(pixels, _ImagePixels)  # an own background is never local
         assert steps.background is not None  # there is no mesh
@@ -260,20 +261,51 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     )
 
 
-def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
+def _photometric_mesh(job: SecondPass, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:
     """Sky mesh whose mean is right where the sources are.
 
-    Sources of the catalogue that were too faint to be detected in this frame were sky to the first pass.
+    Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
+    it, which may be nothing or more than ever, the pixels round them are now taken out of the sky again.
     """
     steps = job.steps
-    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    grid = steps.image_shape, steps.box_size
+    mesh, rms_mesh = result["background_mesh"], result["background_rms_mesh"]
+    level: np.ndarray = mesh + np.nan_to_num(result["background_offset_mesh"])
+    fwhm, noise = float(np.nan_to_num(result["fwhm"], nan=job.fwhm)), float(result["background_rms"])
     detected = np.column_stack([result["x"], result["y"]])
-    near = float(np.nan_to_num(result["fwhm"], nan=job.fwhm))
-    is_faint = photometry.match_one_to_one(xy, detected[np.isfinite(detected[:, 0])], near) < 0
-    mesh: np.ndarray = result["background_mesh"] + np.nan_to_num(result["background_offset_mesh"])
-    return mesh - sky_kernel.unmasked_light(
-        xy[is_faint], job.catalog_flux[is_faint], steps.image_shape, mesh.shape, steps.box_size
-    )
+    before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
+    hidden = source_disks(*_undetected(job, result, fwhm), background_rms=noise, fwhm=fwhm)
+    places = sky_kernel.newly_covered(hidden, before, steps.image_shape)
+    if not len(places):
+        return level
+    electrons, is_saturated = pixels.at(places)
+    is_sky = sky_kernel.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
+    if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
+        counted = sky_kernel.uncounted(level, before, grid)
+    else:
+        counted = sky_kernel.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
+    return sky_kernel.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
+
+
+def _undetected(job: SecondPass, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sources of the catalogue without a detection in a frame: where they should be, and as bright as they may be.
+
+    Their fluxes, which only tell how far they may shine, are those of the catalogue, on the scale of the frame.
+    """
+    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    known = np.isfinite(result["x"])
+    matched = photometry.match_one_to_one(xy, np.column_stack([result["x"], result["y"]])[known], fwhm)
+    is_found = matched >= 0
+    scale = 1.0
+    if np.count_nonzero(is_found) >= _FEWEST_MATCHED:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = result["flux"][known][matched[is_found]] / job.catalog_flux[is_found]
+        scale = float(np.nan_to_num(np.median(ratio), nan=1.0))
+    return xy[~is_found], scale * job.catalog_flux[~is_found]
+
+
+#: Sources that tell how bright those of the catalogue are in a frame.
+_FEWEST_MATCHED = 3
 
 
 def star_form(result: Mapping[str, Any]) -> profile.Shape:
@@ -315,8 +347,26 @@ class _RawPixels:
         masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
         if "bad_pixels" in masters:
             masters["bad_pixels"] = masters["bad_pixels"] == 1
+        return self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("saturation", x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("linearity_limit", x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        raw = np.take(self.raw, places)
+        masters = {name: np.take(values, places) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
+        with np.errstate(invalid="ignore"):
+            return self._calibrated(raw, masters), raw >= self.entry["saturation"]
+
+    def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
         return calibrate.to_electrons(
-            photometry.cut_out(self.raw, x0, y0, size),
+            raw,
             gain=self.entry["gain"],
             dark_current=self.entry["dark_current"],
             exposure_time=self.entry["exposure_time"],
@@ -324,12 +374,6 @@ class _RawPixels:
             dtype=np.float64,
             **masters,
         )
-
-    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("saturation", x0, y0, size)
-
-    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("linearity_limit", x0, y0, size)
 
     def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -347,6 +391,12 @@ class _ImagePixels:
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        saturated = self.image.saturated
+        is_saturated = np.zeros(len(places), dtype=bool) if saturated is None else np.take(saturated, places)
+        return np.take(self.image.electrons, places), is_saturated
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return _mask_cutouts(self.image.saturated, x0, y0, size)
@@ -375,7 +425,7 @@ class _Response:
 
 
 class _MeshSky:
-    """Sky from the stored mesh, evaluated only where it is asked for; what was asked for last is remembered."""
+    """Sky from the stored meshes, evaluated only where it is asked for; what was asked for last is remembered."""
 
     def __init__(self, mesh: np.ndarray, rms_mesh: np.ndarray, steps: FrameSteps) -> None:
         self._meshes = {"level": mesh, "rms": rms_mesh}
@@ -383,15 +433,17 @@ class _MeshSky:
         self._last: dict[str, tuple[tuple[bytes, bytes, int], np.ndarray]] = {}
 
     def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("level", x0, y0, size)
+        return self._windows("level", smooth_zoom.windows, x0, y0, size)
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("rms", x0, y0, size)
+        return self._windows("rms", background.zoom_mesh_windows, x0, y0, size)
 
-    def _windows(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    def _windows(
+        self, name: str, zoom: Callable[..., np.ndarray], x0: np.ndarray, y0: np.ndarray, size: int
+    ) -> np.ndarray:
         where = np.asarray(x0).tobytes(), np.asarray(y0).tobytes(), size
         if name not in self._last or self._last[name][0] != where:
-            windows = background.zoom_mesh_windows(self._meshes[name], *self._geometry, y0, x0, size)
+            windows = zoom(self._meshes[name], *self._geometry, y0, x0, size)
             windows.flags.writeable = False
             self._last[name] = where, windows
         return self._last[name][1]

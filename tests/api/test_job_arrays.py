@@ -203,7 +203,7 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                     yield group.build([block]).compute(scheduler="synchronous")[0]
 
     with pytest.raises(ownership.OwnershipLost, match="another run has taken over"):
-        job_arrays.work(run, 1, None, lambda: contextlib.nullcontext(Executor()), job_arrays.pipeline.Silent())
+        job_arrays.work(run, 1, None, lambda: contextlib.nullcontext(Executor()), job_arrays.driver.Silent())
     assert len(n_done) == 3
 
 
@@ -344,7 +344,7 @@ def test_no_plan(tmp_path, capsys):
 
 
 def test_plan__functions_of_the_user_and_schedulers_elsewhere_are_refused_before_anything_is_made(tmp_path):
-    parameters, silent = ReductionParameters(), job_arrays.pipeline.Silent()
+    parameters, silent = ReductionParameters(), job_arrays.driver.Silent()
     for own, photometers in (({"finder": print}, {}), ({"image_filter": np.abs}, {}), ({}, {"mine": print})):
         setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters, **own)
         with pytest.raises(
@@ -461,7 +461,7 @@ def test_work__a_night_of_pass_2_is_done_by_one_job_at_a_time(begun, capsys):
     assert "of 0 frames" not in said.out
     assert job_arrays.missing_blocks(run, 2) == [1, 2, 3, 4, 5]
     part = layout.open_part(layout.store_path(begun), "1:g", "2024-01-01")
-    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-000000").is_file()
+    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-0-000000").is_file()
     (place / ownership.OWNER_NAME).unlink()
     assert _here("work", begun, 2, "--blocks", "1") == 0
     assert "Pass 2: 9 frames done." in capsys.readouterr().out
