@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -24,10 +24,11 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         "background": ("background_offset_mesh",),
     },
     "1.2": {"frames": ("linearity_limit", "ra", "dec")},
+    "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -108,6 +109,8 @@ BACKGROUND = (
     _float("background_mesh", _MESH, "electron pixel-1", "sky background at the mesh points"),
     _float("background_rms_mesh", _MESH, "electron pixel-1", "scatter of the sky at the mesh points"),
     _float("background_offset_mesh", _MESH, "electron pixel-1", "what the mesh leaves behind: added for photometry"),
+    _float("background_mean_mesh", _MESH, "electron pixel-1", "mean of the pixels of the box that are sky"),
+    _count("background_n_sky", _MESH, "sky pixels of the box: away from all detections; 0 also when not counted"),
 )
 
 _SHAPE_VARIABLES = (

@@ -31,6 +31,11 @@ def _to_1_2(path: Path) -> None:
     _complete_instrument(path)
 
 
+def _to_1_3(path: Path) -> None:
+    integrity.add_arrays_of(path, "1.3")
+    integrity.write_missing_chunks(path)
+
+
 def _complete_instrument(path: Path) -> None:
     """Add what instruments can say since 1.2 to the record of the parameters, so that the same command goes on."""
     attributes = layout.read_attributes(path)
@@ -67,6 +72,7 @@ MIGRATIONS: dict[str, Migration] = {
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
     "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
+    "1.2": Migration("1.3", _to_1_3, "the number of sky pixels of each box is there, without values"),
 }
 
 
