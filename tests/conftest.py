@@ -49,6 +49,8 @@ _QUICK = (
     "methods/test_photometers.py",
     "methods/test_local_backgrounds.py",
     "store/test_ownership.py",
+    "store/test_store.py",
+    "frames/test_header_habits.py",
 )
 
 
