@@ -69,6 +69,8 @@ class SecondPass:
         Median FWHM of the catalogue, in pixels of the reference frame.
     profile : ndarray
         Table of the night's star profile.
+    profile_err : float
+        Relative error of the total light by the profile, common to all fluxes.
     read_manifest, read_results, write : callable
         Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
     whole_frames : bool
@@ -85,16 +87,26 @@ class SecondPass:
     read_results: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     whole_frames: bool = False
+    profile_err: float = 0.0
 
 
-def measured_variables(photometer: Photometer, *, has_flat: bool = False) -> tuple[str, ...]:
-    """What a photometer measures beyond the variables of every label; with a master flat also the error by it."""
+def measured_variables(photometer: Photometer, *, has_common_error: bool = False) -> tuple[str, ...]:
+    """What a photometer measures beyond the variables of every label; also the error common to all frames, if any."""
     names = tuple(getattr(photometer, "variables", ()))
-    return (*names, *(name for name in _OF_FLAT if has_flat and name not in names))
+    return (*names, *(name for name in _COMMON_ERROR if has_common_error and name not in names))
 
 
-#: Variables that every label has when the frames are divided by a flat.
-_OF_FLAT = ("flux_err_sys",)
+def has_common_error(steps: FrameSteps, profile_err: float) -> bool:
+    """Whether fluxes have an error that is common to all frames: that of a master flat, or of the star profile."""
+    return steps.has_flat or profile_err > UNCERTAIN_TOTAL
+
+
+#: Total fluxes that the star profile leaves uncertain by more than this part have that error, and it is told.
+UNCERTAIN_TOTAL = 0.01
+
+
+#: Variables that every label has when frames are divided by a flat, or their star profile is uncertain.
+_COMMON_ERROR = ("flux_err_sys",)
 
 
 def measured_radii(photometer: Photometer) -> tuple[float, ...]:
@@ -103,14 +115,14 @@ def measured_radii(photometer: Photometer) -> tuple[float, ...]:
 
 
 def empty_columns(
-    photometer: Photometer, n_frames: int, n_sources: int, *, has_flat: bool = False
+    photometer: Photometer, n_frames: int, n_sources: int, *, has_common_error: bool = False
 ) -> dict[str, np.ndarray]:
     """Arrays for the measurements of a block, before any frame is measured: no number, and the flag that says so."""
     radii = measured_radii(photometer)
     sizes = {"frame": n_frames, "source": n_sources, "radius": len(radii)}
     kind = "photometry_radii" if radii else "photometry"
     columns = {}
-    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_flat=has_flat)):
+    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_common_error=has_common_error)):
         shape = tuple(sizes[dim] for dim in schema.variable(kind, name).dims)
         if name == "flags":
             columns[name] = np.full(shape, int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM), dtype=np.uint32)
@@ -131,8 +143,9 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
+    is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_flat=job.steps.has_flat)
+        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
         for label, photometer in job.photometers.items()
     }
     messages = [""] * n_frames
@@ -175,6 +188,9 @@ def _measure_frame(
         for name in set(columns) - {"flags"}:
             values = getattr(measured, name)
             columns[name][index] = np.nan if values is None else values
+        if job.profile_err > UNCERTAIN_TOTAL:
+            of_profile = job.profile_err * np.abs(columns["flux"][index])
+            columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
     return "; ".join(messages)
 
