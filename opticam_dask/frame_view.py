@@ -100,6 +100,8 @@ class Measurement:
         Total flux of a star relative to ``flux``.
     background, background_err : ndarray, shape (n,), optional
         Local sky and its error, electrons per pixel.
+    profile_chi2 : ndarray, shape (n,), optional
+        Reduced chi-square of the pixels about the star profile of the frame.
     """
 
     flux: np.ndarray
@@ -111,6 +113,7 @@ class Measurement:
     aperture_correction: np.ndarray | None = None
     background: np.ndarray | None = None
     background_err: np.ndarray | None = None
+    profile_chi2: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

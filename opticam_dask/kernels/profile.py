@@ -49,8 +49,8 @@ N_COMPONENTS = len(_COMPONENTS)
 _MODEL_ERROR = 3e-4
 
 #: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
-_STEP, _EDGE = 0.01, 30.0
-_GRID = np.arange(0.0, _EDGE + 1.5 * _STEP, _STEP)
+TABLE_STEP, _EDGE = 0.01, 30.0
+_GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def profile_weights(
     ndarray, shape (n, size, size)
     """
     rho = elliptical_radius(xy, x0, y0, size, shape)
-    rho = np.where(np.isfinite(rho), np.minimum(rho, _EDGE), _EDGE) / _STEP
+    rho = np.where(np.isfinite(rho), np.minimum(rho, _EDGE), _EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)
     weights: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
