@@ -81,7 +81,9 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.OFF_FRAME: "The source lies outside the frame: no flux.",
     SourceFlag.EDGE: "Part of the aperture lies outside the frame.",
     SourceFlag.NOT_DETECTED: "No detection of the frame matches: measured at the transformed catalogue position.",
-    SourceFlag.NOT_RECENTRED: "The centroid did not converge or is not where the transform puts the star: measured at the predicted position.",
+    SourceFlag.NOT_RECENTRED: (
+        "The centroid did not converge or is not where the transform puts the star: measured at the predicted position."
+    ),
     SourceFlag.SATURATED: "A pixel of the aperture is saturated.",
     SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data.",
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",

@@ -36,6 +36,9 @@ _BLENDED = 0.01
 #: brightest pixel.
 _NEIGHBOUR_REACH, _LEAST_NEIGHBOUR = 10.0, 1e-4
 
+#: Sources are solved together when one counts more than this part of the other's light as its own.
+_COUPLED = 0.02
+
 #: Pixels in which neighbours shine so many times as bright as the star say nothing about its profile.
 _DROWNED = 3.0
 
@@ -148,7 +151,13 @@ def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *
 
 def _with_windows(view: FrameView, xy: np.ndarray, flags: np.ndarray, size: int) -> Places:
     x0, y0 = photometry.origins(xy, size)
-    return Places(xy, flags, x0, y0, view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size))
+    return Places(xy, flags, x0, y0, view.cutouts_at(x0, y0, size), _sky_noise(view, x0, y0, size))
+
+
+def _sky_noise(view: FrameView, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    """Background RMS of windows, shape (n, size, size): that at the middle of each, since it changes slowly."""
+    middle = [np.clip(corner + size // 2, 0, n - 1) for corner, n in zip((y0, x0), view.shape, strict=True)]
+    return np.broadcast_to(view.rms_at(middle[1], middle[0], 1), (len(x0), size, size))
 
 
 def _follow(view: FrameView, places: Places, xy: np.ndarray) -> Places:
@@ -160,7 +169,7 @@ def _follow(view: FrameView, places: Places, xy: np.ndarray) -> Places:
     corners = np.where(away, x0, places.x0), np.where(away, y0, places.y0)
     electrons, rms = places.electrons.copy(), places.rms.copy()
     electrons[away] = view.cutouts_at(x0[away], y0[away], places.size)
-    rms[away] = view.rms_at(x0[away], y0[away], places.size)
+    rms[away] = _sky_noise(view, x0[away], y0[away], places.size)
     return Places(xy, places.flags, *corners, electrons, rms)
 
 
@@ -452,6 +461,34 @@ def _within(table: np.ndarray, light: np.ndarray, reach: float, shape: Shape) ->
     return np.asarray(light > np.interp(reach, TABLE_STEP * np.arange(len(table)), table) / shape.area)
 
 
+def narrowed(stars: Stars, size: int) -> Stars:
+    """The same sources with windows of an odd ``size`` in the middle of the present ones, if those are wide enough."""
+    wide, pixels = stars.light.shape[1], stars.pixels
+    if wide - size < 2 or not len(stars.xy):
+        return stars
+    middle = photometry.origins(stars.xy, size)
+    x0, y0 = (np.clip(new, old, old + wide - size) for new, old in zip(middle, (pixels.x0, pixels.y0), strict=True))
+    off = x0 - pixels.x0, y0 - pixels.y0
+    source, other, shed = stars.neighbours
+    whole = slice(None)
+
+    def cut(windows: np.ndarray, of: np.ndarray | slice = whole) -> np.ndarray:
+        views = np.lib.stride_tricks.sliding_window_view(windows, (size, size), axis=(1, 2))
+        inner: np.ndarray = views[np.arange(len(windows)), off[1][of], off[0][of]]
+        return inner
+
+    return replace(
+        stars,
+        pixels=replace(
+            pixels, x0=x0, y0=y0, electrons=cut(pixels.electrons), rms=cut(pixels.rms), is_good=cut(pixels.is_good)
+        ),
+        light=cut(stars.light),
+        is_stray=cut(stars.is_stray),
+        is_saturated=cut(stars.is_saturated),
+        neighbours=(source, other, cut(shed, source)),
+    )
+
+
 def _look_again(
     view: FrameView,
     stars: Stars,
@@ -556,11 +593,14 @@ def _model_light(
     if not len(source):
         return flux[:, None, None] * light, 0.0
     shares = misfit.fit_fluxes_alone(shed, light[source], used[source])
-    for members in joint_fit.linked_groups(len(light), source, other):
-        inside = np.isin(source, members)
+    is_strong = shares > _COUPLED
+    one, two, coupling = source[is_strong], other[is_strong], shares[is_strong]
+    for members in joint_fit.linked_groups(len(light), one, two):
+        inside = np.isin(one, members)
         matrix = np.eye(len(members))
-        matrix[np.searchsorted(members, source[inside]), np.searchsorted(members, other[inside])] = shares[inside]
+        matrix[np.searchsorted(members, one[inside]), np.searchsorted(members, two[inside])] = coupling[inside]
         flux[members] = np.linalg.lstsq(matrix, flux[members], rcond=None)[0]
+    np.subtract.at(flux, source, np.where(is_strong, 0.0, shares * flux[other]))
     foreign = np.zeros(light.shape)
     np.add.at(foreign, source, flux[other][:, None, None] * shed)
     return flux[:, None, None] * light, foreign

@@ -217,7 +217,7 @@ class AperturePhotometer(BasePhotometer):
         sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
         shape = measuring.star_shape(view, sigma)
         reach = max(max(pair) for pair in axes)
-        stars = self._stars(view, shape, sigma, reach)
+        stars = measuring.narrowed(self._stars(view, shape, sigma, reach), 2 * int(np.ceil(reach)) + 3)
         foreign = 0.0 if view.profile is None else _light_in_annulus(self.local_background_estimator, view, shape)
         xy, pixels = stars.xy, stars.pixels
         results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,10 +81,19 @@ class PSFPhotometer(OptimalPhotometer):
         corners = np.repeat(group.x0, len(xy)), np.repeat(group.y0, len(xy))
         light = profile_weights(table, xy, *corners, size, shape)
         slopes = misfit.position_slopes(table, xy, corners, size, shape)
-        known = electrons, group.rms
-        places = slopes, view.position_error
+        fit = functools.partial(
+            joint_fit.fit_fluxes,
+            light,
+            electrons,
+            group.rms,
+            response=group.response,
+            sky_error=sky_error,
+            slopes=slopes,
+            position_error=view.position_error,
+            are_fitted=not self.forced,
+        )
         used = group.is_good
-        flux, error = joint_fit.fit_fluxes(light, *known, used, group.response, sky_error, *places)
+        flux, error = fit(used)
         for _ in range(_CLIPS):
             model = np.tensordot(np.nan_to_num(flux), light, axes=1)
             errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, measuring.sampling_error(shape))
@@ -92,6 +102,6 @@ class PSFPhotometer(OptimalPhotometer):
             if not (stray & used).any():
                 break
             used = group.is_good & ~stray
-            flux, error = joint_fit.fit_fluxes(light, *known, used, group.response, sky_error, *places)
+            flux, error = fit(used)
         near = elliptical_radius(xy, *corners, size, shape) < OPTIMAL_REACH
-        return flux, error, np.any(near & (group.is_good & ~used), axis=(1, 2))
+        return flux, error, np.any(near & group.is_good & ~used, axis=(1, 2))

@@ -59,14 +59,17 @@ def fit_fluxes(
     sky_error: float,
     slopes: np.ndarray | None = None,
     position_error: float = 0.0,
+    *,
+    are_fitted: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fluxes of all stars of a group by linear least squares, and their errors.
 
     All pixels have equal weights: weights from noisy pixels make fluxes too small. The errors are those of the
     estimate as it is, ``C = P V P^T`` with the matrix ``P`` that gives the fluxes and the variance ``V`` of the pixels.
-    Places that were fitted to the same pixels follow their noise, and what a star is misplaced by goes into the fluxes
-    of its neighbours: with the changes ``D`` of the pixels with the places, and the matrix ``G`` of
-    :func:`_place_gain` that gives these, ``P`` becomes ``P - P D G``.
+    What a star is misplaced by goes into the fluxes of its neighbours. Places that were fitted to the same pixels
+    follow their noise: with the changes ``D`` of the pixels with the places, and the matrix ``G`` of
+    :func:`_place_gain` that gives these, ``P`` becomes ``P - P D G``. Places that were not fitted are wrong by
+    ``position_error``.
 
     Parameters
     ----------
@@ -80,9 +83,11 @@ def fit_fluxes(
     sky_error : float
         Error of the sky level, common to all pixels.
     slopes : ndarray, shape (n, 2, ny, nx), optional
-        Change of the light with the star's place, when the places were fitted to these pixels.
+        Change of the light with the star's place; without it the places are taken for exact.
     position_error : float
         How far stars may be from where they were expected, in pixels (1 sigma along an axis).
+    are_fitted : bool
+        Whether the places were fitted to these pixels.
 
     Returns
     -------
@@ -102,10 +107,11 @@ def fit_fluxes(
     unexplained = 0.0
     if slopes is not None:
         moving = (fitted[:, None, None] * slopes[seen][:, :, used]).reshape(-1, len(design)).T
-        gain, left = _place_gain(design, moving, variance, position_error)
         leak = estimate @ moving
-        estimate = estimate - leak @ gain
-        unexplained = np.sum((leak @ left) ** 2, axis=1) * position_error**2
+        if are_fitted:
+            gain, left = _place_gain(design, moving, variance, position_error)
+            estimate, leak = estimate - leak @ gain, leak @ left
+        unexplained = np.sum(leak**2, axis=1) * position_error**2
     covariance = (estimate**2) @ variance + (estimate.sum(axis=1) * sky_error) ** 2 + unexplained
     flux[seen], error[seen] = fitted, np.sqrt(covariance)
     return flux, error
