@@ -16,8 +16,9 @@ _LEAST_COVERAGE = 0.25
 #: The typical width is the median over so many of the brightest sources.
 _TYPICAL_SOURCES = 30
 
-#: Nothing in the sky is sharper than the seeing: what is narrower than this share of it along its short axis is the
-#: trace of a cosmic ray or of a hot pixel that the field drifted across.
+#: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
+#: their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel that the
+#: field drifted across.
 _LEAST_WIDTH = 0.6
 
 #: Variance of a uniform distribution over one pixel.
@@ -35,6 +36,7 @@ def make_catalog(
     coverage: np.ndarray,
     frame_rms: np.ndarray,
     seeing: float,
+    sharpest: float,
     steps: FrameSteps,
     max_sources: int,
     transforms: np.ndarray,
@@ -54,6 +56,8 @@ def make_catalog(
         Background RMS of the frames, electrons.
     seeing : float
         Median FWHM of the frames, in pixels; NaN when unknown.
+    sharpest : float
+        Median FWHM of the frames along the short axis of their stars, in pixels; NaN when unknown.
     steps : FrameSteps
         Mesh, finder and threshold.
     max_sources : int
@@ -83,7 +87,7 @@ def make_catalog(
         raise NoCatalog(
             f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
         )
-    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing, transforms)
+    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing, sharpest, transforms)
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     found = {name: values[:max_sources] for name, values in found.items()}
@@ -93,7 +97,7 @@ def make_catalog(
 
 
 def _sources_of(
-    image: np.ndarray, found: dict[str, np.ndarray], seeing: float, transforms: np.ndarray
+    image: np.ndarray, found: dict[str, np.ndarray], seeing: float, sharpest: float, transforms: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Add the FWHM of each source, and drop what is too sharp for the sky. Widths are those without resampling."""
     known = np.isfinite(found["x"]) & np.isfinite(found["y"])
@@ -107,7 +111,7 @@ def _sources_of(
         found[name] = _narrowed(found[name], resampling)
     found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
     narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
-    is_sharp = narrow < _LEAST_WIDTH * seeing
+    is_sharp = narrow < _LEAST_WIDTH * np.fmin(seeing, sharpest)
     return {name: values[~is_sharp] for name, values in found.items()}
 
 

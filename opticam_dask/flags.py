@@ -46,6 +46,7 @@ class SourceFlag(IntFlag):
     NON_LINEAR = 1 << 12
     OUTLIER = 1 << 13
     CONTAMINATED = 1 << 14
+    FRAME_LOST = 1 << 15
 
 
 class QualityFlag(IntFlag):
@@ -95,6 +96,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
         "Light that is not the star's (a cosmic ray, a satellite, a hot pixel): its pixels do not fit the star profile."
     ),
     SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
+    SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
 }
 
 QUALITY_SENTENCES: dict[QualityFlag, str] = {

@@ -36,7 +36,10 @@ from opticam_dask.steps import FrameProblem, FrameSteps, entry_of, read_raw
 _STRIP_PIXELS = 4_000_000
 
 #: What of the table of frames a task needs.
-_COLUMNS = ("file", "exposure_time", "gain", "dark_current", "saturation", "linearity_limit")
+_COLUMNS = (
+    *("file", "file_size", "file_mtime"),
+    *("exposure_time", "gain", "dark_current", "saturation", "linearity_limit"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,20 @@ def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
     return index, level, ""
 
 
-def combine_strip(job: MasterJob, strip: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Mean and variance of the rows of one strip over all frames."""
+def combine_strip(job: MasterJob, strip: int) -> tuple[int, np.ndarray, np.ndarray, dict[str, str]]:
+    """Mean and variance of the rows of one strip over all frames, and why frames could not be read any more."""
     rows = slice(strip * job.n_rows, min((strip + 1) * job.n_rows, job.steps.shape[0]))
     frames = []
+    lost: dict[str, str] = {}
     for index, entry in enumerate(job.entries):
         watchdog.still_working()
-        values = _corrected(job, entry, rows)
+        try:
+            values = _corrected(job, entry, rows)
+        except FrameProblem as problem:
+            lost[entry["file"]] = problem.message
+            values = np.full((rows.stop - rows.start, job.steps.shape[1]), np.nan)
         frames.append(values / job.levels[index] if job.kind == "flat" else values)
-    return strip, *kernel.combine(np.stack(frames))
+    return strip, *kernel.combine(np.stack(frames)), lost
 
 
 def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndarray:
@@ -170,9 +178,13 @@ def combine_frames(
     entries = tuple(job.entries[index] for index in used)
     job = replace(job, entries=entries, levels=tuple(facts[index][0] for index in used))
     mean, variance = np.empty(job.steps.shape), np.empty(job.steps.shape)
-    for strip, part, part_variance in _run(executor, functools.partial(combine_strip, job), job.n_strips):
+    lost: dict[str, str] = {}
+    for strip, part, part_variance, missing in _run(executor, functools.partial(combine_strip, job), job.n_strips):
         rows = slice(strip * job.n_rows, strip * job.n_rows + len(part))
         mean[rows], variance[rows] = part, part_variance
+        lost |= missing
+    for file, problem in sorted(lost.items()):
+        tell(file, problem)
     return job, mean, variance
 
 

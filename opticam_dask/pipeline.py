@@ -23,6 +23,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frame_view import CatalogFacts
 from opticam_dask.instruments import Instrument
 from opticam_dask.kernels import match, noise
+from opticam_dask.kernels.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.profile import Profile, gaussian_profile
 from opticam_dask.kernels.stack import stack_image, stack_selection
 from opticam_dask.master_frames import make_masters
@@ -30,6 +31,7 @@ from opticam_dask.ownership import check_owner
 from opticam_dask.preparation import check_parameters, prepare, stored_parameters, versions
 from opticam_dask.reduction import Changes, Outcome, Progress, ReductionError, Setup, Silent, WrongParameters, stage
 from opticam_dask.rescue import rescue_block
+from opticam_dask.steps import entry_of, is_back
 
 __all__ = [
     "Changes",
@@ -381,15 +383,14 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     part = frozen_reference_part(setup, key)
     stack = store.read_product(setup.path, f"{part.group}/stack")
     noise = store.read_array(setup.path, f"{part.group}/frames", "background_rms")
-    widths = store.read_array(setup.path, f"{part.group}/frames", "fwhm")
-    seeing = float(np.nanmedian(widths)) if np.isfinite(widths).any() else float("nan")
     steps = setup.steps(part.shape, part.binning)
     try:
         arrays = catalog.make_catalog(
             stack["image"],
             stack["coverage"],
             noise,
-            seeing,
+            _median_of_frames(setup, part, "fwhm"),
+            SIGMA_TO_FWHM * _median_of_frames(setup, part, "semiminor_sigma"),
             steps,
             setup.parameters.max_catalog_sources,
             _stacked_transforms(setup, part),
@@ -403,6 +404,12 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     store.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+
+
+def _median_of_frames(setup: Setup, part: store.Part, name: str) -> float:
+    """Median over the frames of a part of a number that each of them has; NaN when none has it."""
+    values = store.read_array(setup.path, f"{part.group}/frames", name)
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _stacked_transforms(setup: Setup, part: store.Part) -> np.ndarray:
@@ -474,7 +481,8 @@ def measure_frames(
     for part in ready:
         chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
         add_labels(setup, part, photometers, chosen)
-        todo = blocks_to_measure(setup, part, list(photometers))
+        labels = list(photometers)
+        todo = sorted({*blocks_to_measure(setup, part, labels), *_blocks_back(setup, part, labels)})
         work.append(second_pass_work(setup, part, chosen, todo, whole_frames=whole_frames))
         n_frames += sum(map(functools.partial(_frames_in, part), todo))
     with stage(progress, "Performing photometry", n_frames):
@@ -729,6 +737,17 @@ def blocks_to_measure(setup: Setup, part: store.Part, labels: Sequence[str], amo
     for label in labels:
         done &= store.done_blocks(setup.path, part, label, among=among)
     return (among.start + np.flatnonzero(is_reduced & ~done)).tolist()
+
+
+def _blocks_back(setup: Setup, part: store.Part, labels: Sequence[str]) -> list[int]:
+    """Blocks with frames whose files were gone when a label was measured, and are there again."""
+    found: set[int] = set()
+    for label in labels:
+        for index in store.lost_frames(setup.path, part, label).tolist():
+            block, offset = divmod(index, part.frames_per_block)
+            if block not in found and is_back(entry_of(store.read_manifest(setup.path, part, block), offset)):
+                found.add(block)
+    return sorted(found)
 
 
 def _second_pass_job(

@@ -51,6 +51,8 @@ def group_of(part: Part) -> str:
 def wanted_label(path: Path, part: Part) -> str | None:
     """Label that the quality of a part is to be made from; None when it is there, or nothing is measured yet."""
     present = store.read_attributes(path, group_of(part))
+    if present.get("complete") and present.get("n_lost") and _n_lost(path, part, present["label"]) < present["n_lost"]:
+        return str(present["label"])  # frames whose files came back are measured now
     if present.get("complete") and present["label"] == _USUAL:
         return None
     labels = store.photometry_labels(path, part)
@@ -58,6 +60,10 @@ def wanted_label(path: Path, part: Part) -> str | None:
         if store.done_blocks(path, part, label).all():
             return None if present.get("complete") and present["label"] == label else label
     return None
+
+
+def _n_lost(path: Path, part: Part, label: str) -> int:
+    return len(store.lost_frames(path, part, label))
 
 
 class Found(NamedTuple):
@@ -108,7 +114,8 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
         "flags": flags,  # last
     }
     attributes = {"label": label, "n_sources": light.n_sources, "extinction": clear_sky.extinction}
-    return Found(arrays, attributes | {"extinction_units": "mag"})
+    n_lost = _n_lost(path, part, label)
+    return Found(arrays, attributes | {"extinction_units": "mag", "n_lost": n_lost})
 
 
 def write_quality(path: Path, part: Part, found: Found) -> None:

@@ -371,6 +371,8 @@ class Reducer:
                 ]
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
+        if len(outcome.problems) > 20:
+            self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
             if products.measured_keys(setup.path, name):

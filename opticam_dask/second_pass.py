@@ -20,7 +20,6 @@ from opticam_dask.kernels import align, background, calibrate, photometry, profi
 from opticam_dask.kernels import sky as sky_kernel
 from opticam_dask.steps import (
     BlockSummary,
-    FrameLost,
     FrameProblem,
     FrameSteps,
     Sky,
@@ -155,10 +154,11 @@ def _measure_frame(
 ) -> str:
     """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
     try:
-        view = required_view(job, entry, result)
+        view = frame_view(job, entry, result)
     except FrameProblem as problem:
-        _flag_row(arrays, list(job.photometers), index)
-        return problem.message
+        is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
+        _flag_row(arrays, list(job.photometers), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
+        return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
     messages = []
     for label, photometer in job.photometers.items():
         columns = arrays[f"photometry/{label}"]
@@ -173,6 +173,10 @@ def _measure_frame(
             columns[name][index] = np.nan if values is None else values
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
     return "; ".join(messages)
+
+
+#: What helps against a file that is gone or changed since the first pass.
+_WHEN_LOST = "(the first pass could use it: bring the file back and run the same command again to measure it)"
 
 
 def _flag_row(
@@ -192,26 +196,6 @@ def try_frame(job: SecondPass, block: int, index: int) -> None:
     for photometer in job.photometers.values():
         with contextlib.suppress(Exception):  # one photometer that fails does not keep the next from being tried
             photometer.measure(view)
-
-
-def required_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
-    """As :func:`frame_view`, for a frame that was read before.
-
-    Raises
-    ------
-    FrameProblem
-    FrameLost
-        When the frame cannot be read any more.
-    """
-    try:
-        return frame_view(job, entry, result)
-    except FrameProblem as problem:
-        if not problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED):
-            raise
-        raise FrameLost(
-            f"{entry['file']} was read in the first pass, but now: {problem.message}. What was reduced is kept: "
-            "bring the file back and run the same command again, or reduce its night without it (--redo NIGHT)."
-        ) from problem
 
 
 def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:

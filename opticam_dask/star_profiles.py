@@ -12,7 +12,7 @@ from opticam_dask import watchdog
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frame_view import FrameView
 from opticam_dask.kernels import photometry, profile
-from opticam_dask.second_pass import SecondPass, required_view
+from opticam_dask.second_pass import SecondPass, frame_view
 from opticam_dask.steps import FrameProblem, entry_of
 
 #: Frames of a night that are measured, and stars of each: with 64 frames, the light of a star in its wings would be
@@ -98,7 +98,7 @@ def try_frame(job: ProfileJob, block: int, offset: int) -> None:
 
 def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> profile.Rings | None:
     try:
-        view = required_view(job.second_pass, entry, result)
+        view = frame_view(job.second_pass, entry, result)
         return star_rings(view if job.has_profile else replace(view, profile=None))
     except FrameProblem:
         return None

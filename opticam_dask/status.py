@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from opticam_dask import store
-from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, count_flags, flag_names
+from opticam_dask.flags import (
+    FRAME_SENTENCES,
+    SOURCE_SENTENCES,
+    UNUSABLE,
+    FrameFlag,
+    SourceFlag,
+    count_flags,
+    flag_names,
+)
 from opticam_dask.frames import Scan, time_gaps
 
 
@@ -57,6 +65,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
         for part in store.parts(path, key):
             lines.extend(_describe_part(path, part))
             problems.extend(flagged_frames(path, part))
+            problems.extend(lost_frames(path, part))
     if store.has_product(path, "set_aside"):
         listed = store.read_product(path, "set_aside")
         problems.extend(zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True))
@@ -102,6 +111,9 @@ def _describe_part(path: Path, part: store.Part) -> list[str]:
     for label in store.photometry_labels(path, part):
         done = store.done_blocks(path, part, label)
         lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
+        if n_lost := len(store.lost_frames(path, part, label)):
+            sentence = SOURCE_SENTENCES[SourceFlag.FRAME_LOST]
+            lines.append(f"    photometry {label}: {n_lost} frame_lost: {sentence}")
     return lines
 
 
@@ -120,6 +132,21 @@ def flagged_frames(path: Path, part: store.Part) -> list[tuple[str, str]]:
             or "; ".join(FRAME_SENTENCES[FrameFlag[n.upper()]] for n in flag_names(flags[i], FrameFlag)),
         )
         for i in flagged
+    ]
+
+
+def lost_frames(path: Path, part: store.Part) -> list[tuple[str, str]]:
+    """Frames whose files were gone or changed when they were to be measured, with the labels that miss them."""
+    labels: dict[int, list[str]] = {}
+    for label in store.photometry_labels(path, part):
+        for index in store.lost_frames(path, part, label).tolist():
+            labels.setdefault(index, []).append(label)
+    if not labels:
+        return []
+    files = store.read_manifest(path, part)["file"]
+    return [
+        (files[index], f"not measured ({', '.join(names)}): {SOURCE_SENTENCES[SourceFlag.FRAME_LOST]}")
+        for index, names in sorted(labels.items())
     ]
 
 

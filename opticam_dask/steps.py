@@ -34,6 +34,10 @@ _SEEING_SOURCES = 30
 _SKY_FROM, _LEAST_FWHM, _FAINT, _BRIGHT = 2.0, 2.0, 100.0, 700.0
 
 
+#: Seconds by which file systems may differ about the modification time of one file.
+_SAME_TIME = 2.0
+
+
 class Background(Protocol):
     """What a background callable returns (photutils ``Background2D`` is one)."""
 
@@ -279,6 +283,7 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     FrameLost
         When not the frame but its whole directory cannot be read.
     """
+    _require_same_file(entry)
     try:
         raw = steps.reader.read(entry["file"])
     except FrameError as error:
@@ -299,6 +304,36 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     if lowest == highest:
         raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
     return raw
+
+
+def _require_same_file(entry: Mapping[str, Any]) -> None:
+    """Refuse a file that was written again since its header was read: exposure, gain and time are of the old one.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    with contextlib.suppress(OSError):  # a file that is gone: whoever reads it says so
+        if not _is_as_scanned(entry):
+            raise FrameProblem(FrameFlag.FILE_CHANGED, "the file was written again after its header was read")
+
+
+def is_back(entry: Mapping[str, Any]) -> bool:
+    """Whether the file of a frame is there (again), as it was when its header was read."""
+    try:
+        is_there = location(entry["file"]).exists() if is_remote(entry["file"]) else os.access(entry["file"], os.R_OK)
+        return is_there and _is_as_scanned(entry)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_as_scanned(entry: Mapping[str, Any]) -> bool:
+    """Whether a file has the size and time of the scan; True where that takes a request to another machine."""
+    if is_remote(entry["file"]):
+        return True
+    status = os.stat(entry["file"])
+    is_same_time = abs(status.st_mtime - entry["file_mtime"]) <= _SAME_TIME
+    return bool(status.st_size == entry["file_size"] and is_same_time)
 
 
 def _require_directory(file: str) -> None:

@@ -30,6 +30,7 @@ from zarr.core.sync import sync
 
 from opticam_dask import locations, schema
 from opticam_dask.chunk_files import ChunkFiles, open_chunks
+from opticam_dask.flags import SourceFlag
 from opticam_dask.locations import location
 
 STORE_NAME = "reduction.zarr"
@@ -456,14 +457,35 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None, among: r
 
 
 def _done_blocks(array: Any, part: Part, among: range) -> np.ndarray:
+    reduced = _frames_that(array, part, among, lambda flags: flags != 0)
+    starts = np.arange(len(among)) * part.frames_per_block
+    return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
+
+
+def _frames_that(array: Any, part: Part, among: range, test: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Frames of some blocks of which all flags pass a test; a bounded number of flags is in memory at once."""
     first, last = among.start * part.frames_per_block, min(among.stop * part.frames_per_block, part.n_frames)
-    reduced = np.empty(last - first, dtype=bool)
+    found = np.empty(last - first, dtype=bool)
     slab = part.frames_per_block * max(1, _FLAGS_AT_ONCE // (part.frames_per_block * max(1, *array.shape[1:], 1)))
     for start in range(first, last, slab):
         flags = _values(array, start, min(start + slab, last))
-        reduced[start - first : start - first + slab] = np.all(flags.reshape(len(flags), -1) != 0, axis=1)
-    starts = np.arange(len(among)) * part.frames_per_block
-    return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
+        found[start - first : start - first + slab] = np.all(test(flags.reshape(len(flags), -1)), axis=1)
+    return found
+
+
+def lost_frames(path: str | Path, part: Part, label: str) -> np.ndarray:
+    """Frames whose files were gone or changed when a label was measured.
+
+    Returns
+    -------
+    ndarray of int
+        Their indices in the part.
+    """
+    name = f"{part.group}/photometry/{label}/flags"
+    with _clear_errors(path, name):
+        is_lost = np.uint32(SourceFlag.FRAME_LOST)
+        array = _chunks(path, name)
+        return np.flatnonzero(_frames_that(array, part, range(part.n_blocks), lambda flags: (flags & is_lost) != 0))
 
 
 def forget_blocks(path: str | Path, part: Part, blocks: Iterable[int], label: str | None = None) -> None:

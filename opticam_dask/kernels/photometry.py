@@ -28,9 +28,21 @@ _NEARLY_AT_REST = 0.05
 #: them by some hundredths of a sigma.
 _MISSING_SIGNAL = 0.01
 
-#: The light of a star is judged in a square of so many pixels; stars whose moments lie further from the median than so
-#: many times the typical distance are blends or galaxies.
-_CORE_SIZE, _FORM_CLIP = 5, 4.0
+#: The light of a star is judged in a square of so many pixels.
+_CORE_SIZE = 5
+
+#: Noise of a second moment relative to the variance of the star, times the signal-to-noise ratio of its core.
+_MOMENT_ERROR = 2.0
+
+#: A star whose moments are so many sigma from those of the others counts half of what it would; the mean has
+#: arrived after so many steps.
+_FORM_REACH, _FORM_STEPS = 3.0, 12
+
+#: Median of the root mean square of three standard normal numbers.
+_MEDIAN_DISTANCE = 0.888
+
+#: Relative spread of moments that is always allowed for: nobody's moments are better known than this.
+_LEAST_SPREAD = 3e-3
 
 #: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
 _WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
@@ -509,7 +521,7 @@ def field_shape(
     -------
     FieldShape
         ``fwhm`` is the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over the sources; the axes and the angle are those of
-        their mean second moments, weighted by signal-to-noise, which are more precise where stars are few.
+        their mean second moments, weighted by their noise and by how far they are from those of the others.
     """
     semimajor, semiminor, angle = shapes
     x0, y0 = origins(xy, _CORE_SIZE)
@@ -520,23 +532,72 @@ def field_shape(
     if not known.any():
         return FieldShape(*[float("nan")] * 4)
     fwhm = float(np.median(SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)[known]))
-    semimajor, semiminor, angle = semimajor[known], semiminor[known], angle[known]
+    light = np.maximum(core[known], 0.0)
+    with np.errstate(divide="ignore"):
+        error = _MOMENT_ERROR * np.sqrt(light + (_CORE_SIZE * noise) ** 2) / light
+    moments = _moments_of(semimajor[known], semiminor[known], angle[known])
+    mean = _robust_mean(moments, error)
+    if not np.isfinite(mean).all():
+        return FieldShape(fwhm, *[float("nan")] * 3)
+    major, minor, theta = _axes_of(mean)
+    return FieldShape(fwhm, float(major), float(minor), float(theta))
+
+
+def _moments_of(semimajor: np.ndarray, semiminor: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Covariances (xx, yy, xy), shape (3, n), from sigma along the axes and the angle of the major one."""
     cosine, sine = np.cos(angle), np.sin(angle)
-    moments = np.stack(
+    return np.stack(
         [
             (semimajor * cosine) ** 2 + (semiminor * sine) ** 2,
             (semimajor * sine) ** 2 + (semiminor * cosine) ** 2,
             (semimajor**2 - semiminor**2) * sine * cosine,
         ]
     )
-    light = np.maximum(core[known], 0.0)
-    weight = light**2 / (light + (_CORE_SIZE * noise) ** 2)
-    deviation = np.max(np.abs(moments - np.median(moments, axis=1, keepdims=True)), axis=0)
-    weight = np.where(deviation <= _FORM_CLIP * np.median(deviation), weight, 0.0)
-    if not weight.sum() > 0:
-        return FieldShape(fwhm, *[float("nan")] * 3)
-    major, minor, theta = _axes_of(np.sum(moments * weight, axis=1) / np.sum(weight))
-    return FieldShape(fwhm, float(major), float(minor), float(theta))
+
+
+def _robust_mean(moments: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Mean covariance of the stars of a frame, in which no single star decides.
+
+    A star counts with the inverse of its variance: that of its own noise, and that by which stars of the frame differ
+    beyond noise, so that the brightest do not count more than a few others. What lies far from the others (blends,
+    galaxies) counts less the further it lies, by the weights of a Cauchy distribution: nothing changes by a jump.
+
+    Parameters
+    ----------
+    moments : ndarray, shape (3, n)
+        Covariances (xx, yy, xy) in square pixels.
+    error : ndarray, shape (n,)
+        1-sigma error of a moment relative to the variance of a star.
+
+    Returns
+    -------
+    ndarray, shape (3,)
+        NaN where no star has a finite error.
+    """
+    usable = np.isfinite(error)
+    if not usable.any():
+        return np.full(3, np.nan)
+    moments, error = moments[:, usable], error[usable]
+    mean = _weighted_median(moments, 1.0 / np.maximum(error, np.median(error)) ** 2)
+    for _ in range(_FORM_STEPS):
+        size = 0.5 * (mean[0] + mean[1])
+        distance = np.sqrt(np.sum((moments - mean[:, None]) ** 2, axis=0) / len(moments)) / size
+        # the median of noise and spread together is 0.89 of their sigma, with three moments
+        spread = np.sqrt(np.maximum(np.median((distance / _MEDIAN_DISTANCE) ** 2 - error**2), 0.0))
+        variance = error**2 + max(spread, _LEAST_SPREAD) ** 2
+        weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
+        mean = np.sum(moments * weight, axis=1) / np.sum(weight)
+    return mean
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Median of each row (m, n) in which entries count with weights (n,), linear between entries."""
+    medians = np.empty(len(values))
+    for row, entries in enumerate(values):
+        order = np.argsort(entries, kind="stable")
+        share = weights[order] / np.sum(weights)
+        medians[row] = np.interp(0.5, np.cumsum(share) - 0.5 * share, entries[order])
+    return medians
 
 
 def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, tolerance: float) -> np.ndarray:

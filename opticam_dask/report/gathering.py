@@ -221,7 +221,7 @@ def _set_aside(path: Path, parts: Mapping[str, list[Part]]) -> tuple[list[SetAsi
     total = 0
     for some in parts.values():
         for part in some:
-            found = status.flagged_frames(path, part)
+            found = [*status.flagged_frames(path, part), *status.lost_frames(path, part)]
             total += len(found)
             listed += [
                 SetAside(part.key, part.night, file, reason) for file, reason in found[: max(0, _LISTED - len(listed))]
