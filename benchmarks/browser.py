@@ -22,9 +22,11 @@ import common
 import numpy as np
 import pandas as pd
 
-from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, pipeline, schema, store
+from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, schema
 from opticam_dask.config import ReductionParameters
-from opticam_dask.frames import Scan, scan
+from opticam_dask.frames.scanning import Scan, scan
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout
 
 FRAMES_PER_NIGHT = 5000
 KEY, LABEL = "1:g", "aperture"
@@ -64,10 +66,10 @@ def make_store(
     reducer.photometry(AperturePhotometer())
     out = directory / "out"
     out.mkdir()
-    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(), frames_per_block=frames_per_block)
-    pipeline.prepare(setup, Scan(_table(files, n_frames), [], []))
-    _copy(store.store_path(few), setup.path)
-    store.finish_changes(setup.path)
+    setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(), frames_per_block=frames_per_block)
+    driver.prepare(setup, Scan(_table(files, n_frames), [], []))
+    _copy(layout.store_path(few), setup.path)
+    layout.finish_changes(setup.path)
     return out
 
 
@@ -85,21 +87,23 @@ def _table(files: list[Path], n_frames: int) -> pd.DataFrame:
 
 def _copy(source: Path, target: Path) -> None:
     """Write what was found in a few frames into the many, with noise and a slow wave in the fluxes."""
-    group = store.group_name(KEY)
-    (few,) = store.parts(source, KEY)
+    group = layout.group_name(KEY)
+    (few,) = layout.parts(source, KEY)
     for name in ("reference", "catalog"):
-        attributes = store.read_attributes(source, f"{group}/{name}")
-        store.write_product(target, f"{group}/{name}", name, store.read_product(source, f"{group}/{name}"), attributes)
+        attributes = layout.read_attributes(source, f"{group}/{name}")
+        layout.write_product(
+            target, f"{group}/{name}", name, layout.read_product(source, f"{group}/{name}"), attributes
+        )
     found = {
         kind: {name.rpartition("/")[2]: np.asarray(array) for name, array in _arrays(source, f"{few.group}/{kind}")}
         for kind in ("frames", "background", f"photometry/{LABEL}")
     }
-    label = store.read_attributes(source, f"{few.group}/photometry/{LABEL}")
+    label = layout.read_attributes(source, f"{few.group}/photometry/{LABEL}")
     planned = {entry.name for entry in schema.MANIFEST} | {"source_id"}
     rng = np.random.default_rng(0)
-    for part in store.parts(target, KEY):
+    for part in layout.parts(target, KEY):
         source_ids = found[f"photometry/{LABEL}"]["source_id"]
-        store.add_photometry(target, part, LABEL, source_ids, label, variables=["aperture_correction"])
+        layout.add_photometry(target, part, LABEL, source_ids, label, variables=["aperture_correction"])
         for block in range(part.n_blocks):
             index = np.arange(*part.block_range(block))
             arrays = {
@@ -109,11 +113,11 @@ def _copy(source: Path, target: Path) -> None:
             wave = 1.0 + 0.05 * np.sin(index / 300.0)[:, None]
             flux = arrays[f"photometry/{LABEL}"]["flux"]
             arrays[f"photometry/{LABEL}"]["flux"] = flux * wave * rng.normal(1.0, 0.005, flux.shape)
-            store.write_block(target, part, block, arrays)
+            layout.write_block(target, part, block, arrays)
 
 
 def _arrays(path: Path, group: str) -> list[tuple[str, np.ndarray]]:
-    found = store.read_product(path, group)
+    found = layout.read_product(path, group)
     return list(found.items())
 
 
@@ -158,7 +162,7 @@ def look(out: Path) -> dict[str, float]:
 
 
 def _n_frames(out: Path) -> int:
-    return sum(part.n_frames for part in store.parts(store.store_path(out), KEY))
+    return sum(part.n_frames for part in layout.parts(layout.store_path(out), KEY))
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
@@ -181,7 +185,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
                 make_store(directory, n_frames, (side, side), chosen.sources)
                 (directory / "made.json").write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
             found = look(out)
-            parts = store.parts(store.store_path(out), KEY)
+            parts = layout.parts(layout.store_path(out), KEY)
         rows.append(
             {
                 "frame": f"{side} x {side}",

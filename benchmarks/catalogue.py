@@ -21,7 +21,7 @@ import common
 import numpy as np
 from astropy.io import fits
 
-from opticam_dask.cluster import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT
+from opticam_dask.cluster.executors import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT
 
 _COLUMNS = ("X_IMAGE", "Y_IMAGE", "FLUX_ISO", "FLUXERR_ISO", "A_IMAGE", "B_IMAGE", "THETA_IMAGE", "FLAGS")
 
@@ -36,10 +36,10 @@ import sys
 import cv2
 from threadpoolctl import threadpool_limits
 import numpy as np
-from opticam_dask.finders import DefaultFinder
-from opticam_dask.frames import FitsReader
-from opticam_dask.kernels.background import default_box_size
-from opticam_dask.steps import FrameResult, FrameSteps, detect_frame
+from opticam_dask.methods.finders import DefaultFinder
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.kernels.images.background import default_box_size
+from opticam_dask.steps.frame_steps import FrameResult, FrameSteps, detect_frame
 
 cv2.setNumThreads(1)
 side, n_slots = int(sys.argv[1]), int(sys.argv[2])

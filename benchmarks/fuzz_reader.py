@@ -238,7 +238,7 @@ class Trial:
     """
 
     def __init__(self, findings: Path, work: Path) -> None:
-        from opticam_dask.instruments import OPTICAM_MX, Instrument
+        from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 
         self.findings, self.file, self.n_inputs = findings, work / "x.fits", 0
         other = Instrument(
@@ -274,7 +274,7 @@ class Trial:
             _keep(self.findings, data, "memory", f"{after - before} kB more than before")
 
     def _try(self, instrument: Any) -> None:
-        from opticam_dask.frames import FitsReader, FrameError, read_header, scan
+        from opticam_dask.frames.scanning import FitsReader, FrameError, read_header, scan
 
         found = scan([self.file], instrument, n_threads=1)
         assert len(found.table) + len(found.set_aside) == 1
@@ -326,9 +326,9 @@ def work_on(options: argparse.Namespace) -> None:
     warnings.simplefilter("error")
     signal.signal(signal.SIGALRM, _raise_slow)
     if atheris is not None:
-        with atheris.instrument_imports(include=["opticam_dask.fits_files", "opticam_dask.instruments"]):
-            import opticam_dask.frames
-        atheris.instrument_func(opticam_dask.frames._scan_file)
+        with atheris.instrument_imports(include=["opticam_dask.frames.fits_files", "opticam_dask.frames.instruments"]):
+            import opticam_dask.frames.scanning
+        atheris.instrument_func(opticam_dask.frames.scanning._scan_file)
     trial = Trial(options.findings, options.work)
     files = good_files()
     for data in files.values():

@@ -100,10 +100,10 @@ def measure(n_frames: int) -> dict[str, float]:
 
 def _n_blocks(out: Path) -> int:
     """Tasks of both passes: one a block."""
-    from opticam_dask import store
+    from opticam_dask.store import layout
 
-    path = store.require_store(out)
-    return 2 * sum(part.n_blocks for key in store.keys(path) for part in store.parts(path, key))
+    path = layout.require_store(out)
+    return 2 * sum(part.n_blocks for key in layout.keys(path) for part in layout.parts(path, key))
 
 
 def _slope(name: str, found: dict[str, float], before: dict[str, float] | None) -> float:

@@ -17,8 +17,8 @@ from photutils.background import Background2D
 from skimage.transform import AffineTransform, warp
 from threadpoolctl import threadpool_limits
 
-from opticam_dask.frames import FitsReader
-from opticam_dask.kernels import align, background, detect, segments, sky
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.kernels.images import align, background, detect, segments, sky
 
 THRESHOLD = 5.0
 

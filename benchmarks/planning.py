@@ -35,7 +35,7 @@ N_IMAGES = 100
 def table(directory: Path, n_frames: int, shape: tuple[int, int] = (512, 512), n_real: int = 0) -> pd.DataFrame:
     """Table of many frames like one that was read; the first ``n_real`` are there as well."""
     from opticam_dask import OPTICAM_MX
-    from opticam_dask.frames import scan
+    from opticam_dask.frames.scanning import scan
 
     made = common.write_frames(directory, shape, growth.N_STARS, min(max(1, n_real), N_IMAGES))
     for file in made:
@@ -56,23 +56,25 @@ def table(directory: Path, n_frames: int, shape: tuple[int, int] = (512, 512), n
 
 def plan(n_frames: int) -> dict[str, float]:
     """Plan a run, here and now: seconds, largest memory in MB, parts, and tasks of one pass."""
-    from opticam_dask import OPTICAM_MX, pipeline, store
+    from opticam_dask import OPTICAM_MX
     from opticam_dask.config import ReductionParameters
-    from opticam_dask.frames import Scan
+    from opticam_dask.frames.scanning import Scan
+    from opticam_dask.pipeline import driver
+    from opticam_dask.store import layout
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         found = Scan(table(directory / "frames", n_frames), [], [])
-        setup = pipeline.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
+        setup = driver.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
         setup.out_directory.mkdir()
         start, began = time.perf_counter(), time.process_time()
-        pipeline.prepare(setup, found)
-        parts = store.parts(setup.path, "1:g")
-        n_blocks = sum(int(np.count_nonzero(~store.done_blocks(setup.path, part))) for part in parts)
+        driver.prepare(setup, found)
+        parts = layout.parts(setup.path, "1:g")
+        n_blocks = sum(int(np.count_nonzero(~layout.done_blocks(setup.path, part))) for part in parts)
         seconds, processor = time.perf_counter() - start, time.process_time() - began
         files = sum(len(names) for _, _, names in os.walk(setup.path))
         start = time.perf_counter()
-        pipeline.prepare(setup, found)
+        driver.prepare(setup, found)
         again = time.perf_counter() - start
     facts = {"seconds": seconds, "processor": processor, "again": again, "memory": common.peak_memory()}
     return facts | {"parts": len(parts), "tasks": n_blocks, "files": files}
@@ -81,7 +83,7 @@ def plan(n_frames: int) -> dict[str, float]:
 def read_headers(n_frames: int) -> dict[str, float]:
     """Find files and read their headers: seconds of each, and largest memory in MB."""
     from opticam_dask import OPTICAM_MX
-    from opticam_dask.frames import find_files, scan
+    from opticam_dask.frames.scanning import find_files, scan
 
     with tempfile.TemporaryDirectory() as name:
         night = growth.write_night(Path(name), n_frames)
@@ -125,25 +127,28 @@ class _SomeBlocks:
 
 def run_some(n_frames: int, n_run: int) -> dict[str, float]:
     """Plan many frames and run some of them through the first pass."""
-    from opticam_dask import OPTICAM_MX, cluster, pipeline, store
+    from opticam_dask import OPTICAM_MX
+    from opticam_dask.cluster import executors
     from opticam_dask.config import ReductionParameters
-    from opticam_dask.frames import Scan
+    from opticam_dask.frames.scanning import Scan
+    from opticam_dask.pipeline import driver
+    from opticam_dask.store import layout
 
     with tempfile.TemporaryDirectory() as name, processes.cluster(2) as running:
         directory = Path(name)
         found = Scan(table(directory / "frames", n_frames, (growth.SIDE, growth.SIDE), n_run), [], [])
-        setup = pipeline.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
+        setup = driver.Setup(directory / "out", OPTICAM_MX(), ReductionParameters())
         setup.out_directory.mkdir()
-        executor = cluster.OnCluster(running.client)
+        executor = executors.OnCluster(running.client)
         moments = [time.perf_counter()]
-        pipeline.prepare(setup, found)
+        driver.prepare(setup, found)
         moments.append(time.perf_counter())
-        pipeline.choose_references(setup, executor)
+        driver.choose_references(setup, executor)
         moments.append(time.perf_counter())
         running.begin()
-        some = _SomeBlocks(executor, n_run, store.parts(setup.path, "1:g")[0].frames_per_block)
+        some = _SomeBlocks(executor, n_run, layout.parts(setup.path, "1:g")[0].frames_per_block)
         with contextlib.suppress(_Enough):
-            pipeline.reduce_frames(setup, some)
+            driver.reduce_frames(setup, some)
         moments += [some.first, time.perf_counter()]
         planning, choosing, waiting, running_time = np.diff(moments)
         return {

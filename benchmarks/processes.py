@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from distributed import Client
 
-from opticam_dask.cluster_settings import (
+from opticam_dask.cluster.cluster_settings import (
     MEMORY_ENVIRONMENT,
     SINGLE_THREAD_ENVIRONMENT,
     UPKEEP_SETTINGS,

@@ -50,7 +50,7 @@ def _subtracted(path: str, n_pixels: int):
     """Frame minus its background, the RMS image of the background, the medians of both, and the table of sources."""
     from photutils.background import Background2D
 
-    from opticam_dask.kernels.detect import segment_sources
+    from opticam_dask.kernels.images.detect import segment_sources
 
     data = _image(path)
     side = min(data.shape)
@@ -108,7 +108,7 @@ def _batches(items: list, n_processes: int) -> list[list]:
 
 def reduce(files: list[Path], out: Path, n_processes: int, n_pixels: int) -> dict[str, np.ndarray]:
     """Reduce frames: times, transforms, stack, catalogue and light curves, kept in one file."""
-    from opticam_dask.kernels.detect import segment_sources
+    from opticam_dask.kernels.images.detect import segment_sources
 
     warnings.simplefilter("ignore")
     paths = [str(path) for path in files]

@@ -27,7 +27,7 @@ from small_nights import SmallNight, add_star, read_out, reduce_frames, write_fr
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.reduction import ReductionError
+from opticam_dask.pipeline.reduction import ReductionError
 
 PHOTOMETERS = (AperturePhotometer, OptimalPhotometer, PSFPhotometer)
 DOCS = Path(__file__).parents[1] / "docs" / "photometry.md"

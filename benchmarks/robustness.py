@@ -26,10 +26,14 @@ from pathlib import Path
 
 import psutil
 
-from opticam_dask import cluster, frames, ownership, pipeline, simulate_observations, store
+from opticam_dask import simulate_observations
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout, ownership
 
 #: Small blocks: what a kill costs is the blocks under way.
 FRAMES_PER_BLOCK = 8
@@ -46,24 +50,24 @@ class CountingReader:
         handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, b".")
         os.close(handle)
-        return frames.FitsReader().read(path)
+        return scanning.FitsReader().read(path)
 
 
 def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> None:
     """Reduce on a local cluster, and count the frames read."""
     parameters = ReductionParameters(n_pixels=5, border_width=4)
-    setup = pipeline.Setup(
+    setup = driver.Setup(
         out, OPTICAM_MX(), parameters, reader=CountingReader(str(log)), frames_per_block=FRAMES_PER_BLOCK
     )
     out.mkdir(exist_ok=True)
-    with ownership.own(out), cluster.local_client(n_workers, dashboard=False) as client:
-        executor = cluster.OnCluster(client, is_local=True)
-        pipeline.prepare(setup, frames.scan(frames.find_files(data), setup.instrument))
+    with ownership.own(out), executors.local_client(n_workers, dashboard=False) as client:
+        executor = executors.OnCluster(client, is_local=True)
+        driver.prepare(setup, scanning.scan(scanning.find_files(data), setup.instrument))
         with killer(client) if killer else contextlib.nullcontext():
-            pipeline.choose_references(setup, executor)
-            pipeline.reduce_frames(setup, executor)
-            pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-        pipeline.finish(setup)
+            driver.choose_references(setup, executor)
+            driver.reduce_frames(setup, executor)
+            driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+        driver.finish(setup)
 
 
 class WorkerKiller:
@@ -158,7 +162,7 @@ def _unbroken_run(options):
 
 
 def _judge(directory, unbroken, n_reads, n_frames, n_kills, seconds):
-    differences = store.compare(store.store_path(unbroken), store.store_path(directory / "out"))
+    differences = layout.compare(layout.store_path(unbroken), layout.store_path(directory / "out"))
     redone = (directory / "reads").stat().st_size / n_reads - 1.0
     print(f"python {platform.python_version()}, dask {metadata.version('dask')}, {os.cpu_count()} cores")
     print(f"{n_frames} frames, {n_kills} kills survived in {seconds:.0f} s, {100 * redone:.2f} % of the reads redone")

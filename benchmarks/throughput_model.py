@@ -31,22 +31,17 @@ import common
 import numpy as np
 import processes
 
-from opticam_dask import (
-    AperturePhotometer,
-    cluster,
-    diagnostics,
-    light_curve_files,
-    ownership,
-    pipeline,
-    plan,
-    products,
-    quality,
-    store,
-)
+from opticam_dask import AperturePhotometer
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
-from opticam_dask.frames import find_files, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.steps import BlockSummary
+from opticam_dask.display import diagnostics, products
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import find_files, scan
+from opticam_dask.lightcurves import light_curve_files
+from opticam_dask.passes import quality
+from opticam_dask.pipeline import driver, plan
+from opticam_dask.steps.frame_steps import BlockSummary
+from opticam_dask.store import layout, ownership
 
 #: Numbers of frames for the slopes, by side: whole blocks, and enough that what is done once a night is the same in
 #: both (plots have pixels instead of paths from 2000 points on).
@@ -96,9 +91,9 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     """Reduce a directory, stage by stage."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    executor = cluster.OnCluster(running.client)
+    executor = executors.OnCluster(running.client)
     # the stack and the star profile take a limited number of frames of a night: few here, so that they leave the slope
-    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=2))
+    setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=2))
     photometers = {"aperture": AperturePhotometer()}
     spent = {}
 
@@ -110,20 +105,20 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
         products.plot_header_times(out, times)
 
     def measure_quality_again() -> None:
-        for key in store.keys(setup.path):
-            for part in store.parts(setup.path, key):
-                store.remove_group(setup.path, quality.group_of(part))
-        pipeline.measure_quality(setup, None, executor)
+        for key in layout.keys(setup.path):
+            for part in layout.parts(setup.path, key):
+                layout.remove_group(setup.path, quality.group_of(part))
+        driver.measure_quality(setup, None, executor)
 
     spent["headers"] = _spend(running, read_headers)
     with ownership.own(out):
-        spent["plan"] = _spend(running, partial(pipeline.prepare, setup, found[0]))
-        pipeline.choose_references(setup, executor)
-        spent[PASSES[0]] = _spend(running, partial(pipeline.reduce_frames, setup, executor))
-        pipeline.measure_profiles(setup, executor)
-        spent[PASSES[1]] = _spend(running, partial(pipeline.measure_frames, setup, photometers, executor))
+        spent["plan"] = _spend(running, partial(driver.prepare, setup, found[0]))
+        driver.choose_references(setup, executor)
+        spent[PASSES[0]] = _spend(running, partial(driver.reduce_frames, setup, executor))
+        driver.measure_profiles(setup, executor)
+        spent[PASSES[1]] = _spend(running, partial(driver.measure_frames, setup, photometers, executor))
         spent["quality"] = _spend(running, measure_quality_again)
-        pipeline.finish(setup)
+        driver.finish(setup)
     spent["plots"] = _spend(running, partial(products.plot_frames, out))
     write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
     spent["light curves"] = _spend(running, write)
@@ -164,22 +159,22 @@ def _eight(block: int) -> int:
 
 def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster, window: int) -> None:
     """Blocks that do nothing, handled as those of a pass are."""
-    executor, outcome, progress = cluster.OnCluster(running.client), pipeline.Outcome(), pipeline.Silent()
-    work = [pipeline.guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
-    before, cluster.BLOCKS_PER_WORKER = cluster.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
+    executor, outcome, progress = executors.OnCluster(running.client), driver.Outcome(), driver.Silent()
+    work = [driver.guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
+    before, executors.BLOCKS_PER_WORKER = executors.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
     try:
         for key, summary in executor.run(work):
             ownership.check_owner(out)
             outcome.add(key, summary)
             progress.advance(summary.n_frames)
     finally:
-        cluster.BLOCKS_PER_WORKER = before
+        executors.BLOCKS_PER_WORKER = before
     assert outcome.n_frames["1:g"] == 8 * n_blocks
 
 
 def cost_of_blocks(directory: Path, n_blocks: int, running: processes.Cluster) -> Spent:
     """What scheduler and client need for one block; what they need to be idle is taken off."""
-    window = cluster.BLOCKS_PER_WORKER * MANY
+    window = executors.BLOCKS_PER_WORKER * MANY
     out = directory / "owned"
     out.mkdir()
     idle = _spend(running, partial(time.sleep, 3.0))

@@ -19,7 +19,7 @@ from typing import Any
 
 import opticam_dask
 from opticam_dask import flags, schema
-from opticam_dask.cli import build_parser
+from opticam_dask.cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -146,14 +146,30 @@ def _metavar(action: argparse.Action) -> str:
 
 #: Groups of the public names by the module that they come from; others come last.
 _API = (
-    ("Reduce", ("reducer", "differential_photometer", "config")),
+    ("Reduce", ("api.reducer", "api.differential_photometer", "config")),
     (
         "What may be replaced",
-        ("photometers", "psf_photometer", "backgrounds", "local_backgrounds", "finders", "correctors"),
+        (
+            "methods.photometers",
+            "methods.psf_photometer",
+            "methods.backgrounds",
+            "methods.local_backgrounds",
+            "methods.finders",
+            "api.correctors",
+        ),
     ),
-    ("Open and look", ("results", "lightcurves", "camera_matching", "exports", "conversions")),
-    ("Frames and instruments", ("frames", "instruments")),
-    ("Simulate", ("synthetic", "simulated_fields")),
+    (
+        "Open and look",
+        (
+            "lightcurves.results",
+            "lightcurves.differential",
+            "lightcurves.camera_matching",
+            "lightcurves.exports",
+            "lightcurves.conversions",
+        ),
+    ),
+    ("Frames and instruments", ("frames.scanning", "frames.instruments")),
+    ("Simulate", ("frames.synthetic", "frames.simulated_fields")),
 )
 
 

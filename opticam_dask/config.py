@@ -19,6 +19,32 @@ from typing import Any, Literal
 
 TransformType = Literal["affine", "translation"]
 
+#: Where modules whose functions and classes people hand to a reduction were before they had a room.
+_BEFORE_ROOMS = {
+    "opticam_dask.methods": (
+        "opticam_dask",
+        "backgrounds finders frame_view local_backgrounds measuring photometer_kinds photometers psf_photometer",
+    ),
+    "opticam_dask.api": ("opticam_dask", "correctors"),
+    "opticam_dask.kernels.images": (
+        "opticam_dask.kernels",
+        "align background box_statistics calibrate detect masters match segments sky stack",
+    ),
+    "opticam_dask.kernels.sources": (
+        "opticam_dask.kernels",
+        "annulus growth joint_fit noise photometry profile",
+    ),
+    "opticam_dask.kernels.series": (
+        "opticam_dask.kernels",
+        "airmass correlation ensemble folding lightcurve periodograms quality spectra timing trends",
+    ),
+}
+#: Module -> the name that stands in what is stored: stores of then and of now name one thing alike, so that their
+#: parameters compare equal and a run of then goes on.
+_STORED_MODULES = {
+    f"{room}.{name}": f"{before}.{name}" for room, (before, names) in _BEFORE_ROOMS.items() for name in names.split()
+}
+
 
 @dataclass(frozen=True)
 class ReductionParameters:
@@ -184,20 +210,24 @@ def _describe_callable(value: Any) -> dict[str, Any]:
     if inspect.isfunction(value):
         closure = [cell.cell_contents for cell in value.__closure__ or ()]
         return {
-            "function": f"{value.__module__}.{value.__qualname__}",
+            "function": _stored_name(value),
             "source": _source_of(value),
             "defaults": describe([value.__defaults__, value.__kwdefaults__]),
             "closure": describe(closure),
         }
     if isinstance(value, type) or hasattr(value, "__qualname__"):
-        return {"name": f"{value.__module__}.{value.__qualname__}"}
+        return {"name": _stored_name(value)}
     kind = type(value)
     own_source = _source_of(kind) if kind.__module__ == "__main__" else None
     return {
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": _stored_name(kind),
         "source": own_source,
         **describe(getattr(value, "__dict__", {})),
     }
+
+
+def _stored_name(value: Any) -> str:
+    return f"{_STORED_MODULES.get(value.__module__, value.__module__)}.{value.__qualname__}"
 
 
 def _source_of(value: Callable[..., Any]) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 
-from opticam_dask import pipeline, simulate_observations
+from opticam_dask import simulate_observations
 from opticam_dask.config import ReductionParameters
-from opticam_dask.frames import FitsReader, find_files, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import FitsReader, find_files, scan
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver
 
 # workers elsewhere cannot import this file: what is defined here goes to them with its code
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -64,16 +65,16 @@ def simulate(directory):
 
 def reduce(data, out, executor, reader):
     """Reduce the night; the outcome of the first pass."""
-    setup = pipeline.Setup(
+    setup = driver.Setup(
         out, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=PER_BLOCK, reader=reader
     )
-    pipeline.prepare(setup, scan(find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, executor)
-    outcome = pipeline.reduce_frames(setup, executor)
-    pipeline.measure_profiles(setup, executor)
-    pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-    pipeline.measure_quality(setup)
-    pipeline.finish(setup)
+    driver.prepare(setup, scan(find_files([data]), setup.instrument))
+    driver.choose_references(setup, executor)
+    outcome = driver.reduce_frames(setup, executor)
+    driver.measure_profiles(setup, executor)
+    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+    driver.measure_quality(setup)
+    driver.finish(setup)
     return outcome
 
 

@@ -11,7 +11,7 @@ from astropy.coordinates import AltAz, EarthLocation, SkyCoord
 from astropy.time import Time
 from astropy.utils import iers
 
-from opticam_dask.kernels.airmass import airmass, altitude, apparent_altitude
+from opticam_dask.kernels.series.airmass import airmass, altitude, apparent_altitude
 
 SITE = (-115.463611, 31.044167, 2790.0)
 ARCSEC = 1.0 / 3600.0

@@ -19,11 +19,12 @@ from astropy.utils.masked import Masked
 from nbclient import NotebookClient
 from simulated_pairs import red_noise_pair
 
-from opticam_dask import Analyzer, conversions
-from opticam_dask.differential_photometer import DifferentialLightCurves
+from opticam_dask import Analyzer
+from opticam_dask.api.differential_photometer import DifferentialLightCurves
+from opticam_dask.display.plotting import Figure
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves import write_relative_light_curve
-from opticam_dask.plotting import Figure
+from opticam_dask.lightcurves import conversions
+from opticam_dask.lightcurves.differential import write_relative_light_curve
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "timing_methods.ipynb"
 MJD = 60309.2

@@ -10,7 +10,7 @@ import pytest
 from photutils.background import Background2D
 
 from opticam_dask import DefaultBackground
-from opticam_dask.kernels import background, sky
+from opticam_dask.kernels.images import background, sky
 
 
 def _field(shape, seed=0, n_stars=30):

@@ -23,11 +23,15 @@ import pytest
 from astropy.io import fits
 from privileges import ordinary_user
 
-from opticam_dask import flags, light_curves, pipeline, products, reducer, simulate_observations, store
-from opticam_dask.cli import main
+from opticam_dask import flags, light_curves, simulate_observations
+from opticam_dask.api import reducer
+from opticam_dask.cli.parser import main
 from opticam_dask.console import Console
-from opticam_dask.frames import FitsReader, FrameError, read_header
-from opticam_dask.instruments import OPTICAM_MX
+from opticam_dask.display import products
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import FitsReader, FrameError, read_header
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout
 from opticam_dask.text import printable, shown
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bad-input.md"
@@ -293,7 +297,7 @@ def _(directory):
 
 
 def chosen_extension_is_recorded(out, names):
-    record = json.loads(store.read_attributes(store.require_store(out))["parameters"])
+    record = json.loads(layout.read_attributes(layout.require_store(out))["parameters"])
     assert "SCI2" in json.dumps(record["instrument"])
 
 
@@ -554,12 +558,12 @@ def run(capsys, *arguments, code=0):
 
 def frames_of(out):
     """Frames of the store in the order of time: name -> flags, flux and other values."""
-    path = store.require_store(out)
+    path = layout.require_store(out)
     frames = {}
-    for part in store.parts(path, "1:g"):
-        manifest = store.read_manifest(path, part)
-        values = store.read_array(path, f"{part.group}/frames", "flags")
-        flux = store.read_array(path, f"{part.group}/photometry/aperture", "flux")
+    for part in layout.parts(path, "1:g"):
+        manifest = layout.read_manifest(path, part)
+        values = layout.read_array(path, f"{part.group}/frames", "flags")
+        flux = layout.read_array(path, f"{part.group}/photometry/aperture", "flux")
         for index, file in enumerate(manifest["file"]):
             entry = {name: manifest[name][index] for name in ("airmass", "saturation")}
             frames[Path(file).name] = entry | {
@@ -603,14 +607,14 @@ def check_good_frames(out, good, case):
 
 
 def check_nothing_is_dropped(out, names):
-    set_aside = store.read_product(store.require_store(out), "set_aside")["file"].tolist()
+    set_aside = layout.read_product(layout.require_store(out), "set_aside")["file"].tolist()
     listed = [*frames_of(out), *map(os.path.basename, set_aside)]
     assert sorted(listed) == sorted(map(os.path.basename, names))
 
 
 def check_kept(out, names, seen, kept, status):
-    path = store.require_store(out)
-    listed = store.read_product(path, "set_aside")
+    path = layout.require_store(out)
+    listed = layout.read_product(path, "set_aside")
     reasons = {Path(file).name: reason for file, reason in zip(listed["file"], listed["reason"], strict=True)}
     frames = frames_of(out)
     expected = re.findall("`(.*?)`", kept)
@@ -684,7 +688,7 @@ def test_extension__that_no_file_can_have_is_wrong_usage(good, capsys, value):
 
 def test_extension__of_the_reducer_goes_before_the_instrument(good, tmp_path):
     arguments = {"instrument": OPTICAM_MX(extension=4), "verbose": False}
-    with pytest.raises(pipeline.ReductionError, match="expected the image of HDU 4"):
+    with pytest.raises(driver.ReductionError, match="expected the image of HDU 4"):
         reducer.Reducer(tmp_path / "out", good, **arguments)
     taken = reducer.Reducer(tmp_path / "out", good, extension=0, **arguments)
     assert len(taken.camera_files["1:g"]) == 6
@@ -765,7 +769,7 @@ def test_error__names_are_shown_in_one_line(tmp_path, capsys):
 
 def test_log__a_message_is_one_line(tmp_path):
     with reducer.log_to_file(tmp_path / "log"):
-        logging.getLogger("opticam_dask.frames").warning("%s cannot be searched", "a\nb\x1b[31m")
+        logging.getLogger("opticam_dask.frames.scanning").warning("%s cannot be searched", "a\nb\x1b[31m")
     assert (tmp_path / "log").read_text().endswith("a\\nb\\x1b[31m cannot be searched\n")
 
 

@@ -9,8 +9,8 @@ import dask
 import numpy as np
 import pytest
 
-from opticam_dask import blocks
-from opticam_dask.frames import FakeReader
+from opticam_dask.cluster import blocks
+from opticam_dask.frames.scanning import FakeReader
 
 
 class CountingReader:

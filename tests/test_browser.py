@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 
-from opticam_dask import AperturePhotometer, Reducer, browsing, cli, light_curves, simulate_observations, store
-from opticam_dask.browser import Browser, Page, Views
-from opticam_dask.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
-from opticam_dask.kernels import align
-from opticam_dask.local_backgrounds import DefaultLocalBackground
+from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulate_observations
+from opticam_dask.display import browsing
+from opticam_dask.display.browser import Browser, Page, Views
+from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
+from opticam_dask.kernels.images import align
+from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
+from opticam_dask.store import layout
 
 FRAMES = 6
 NIGHTS = ("2024-01-01", "2024-01-03")
@@ -136,7 +138,7 @@ def test_frame__apertures_are_those_of_the_measurement(out):
         assert picture.mjd_utc == view.mjd_utc[index]
         measured = light_curves(out, "1:g", LABEL).isel(frame=index)
         np.testing.assert_array_equal(picture.xy, np.column_stack([measured["x"], measured["y"]]))
-        scale = align.scale_of(store.read_array(view.path, f"{part.group}/frames", "transform")[number])
+        scale = align.scale_of(layout.read_array(view.path, f"{part.group}/frames", "transform")[number])
         (shape,) = picture.apertures
         assert picture.has_aperture
         assert shape.semimajor_axis == pytest.approx(view.fwhm * scale)
@@ -214,10 +216,10 @@ def test_camera__without_photometry_shows_frames_and_predicted_positions(tmp_pat
 
 def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    part = store.parts(tmp_path / "reduction.zarr", "1:g")[0]
+    part = layout.parts(tmp_path / "reduction.zarr", "1:g")[0]
     for name in (f"photometry/{LABEL}/flux", "frames/transform"):
-        index = (0,) * len(store.open_array(tmp_path / "reduction.zarr", f"{part.group}/{name}").shape)
-        store.chunk_file(tmp_path / "reduction.zarr", f"{part.group}/{name}", index).write_bytes(b"nothing of use" * 9)
+        index = (0,) * len(layout.open_array(tmp_path / "reduction.zarr", f"{part.group}/{name}").shape)
+        layout.chunk_file(tmp_path / "reduction.zarr", f"{part.group}/{name}", index).write_bytes(b"nothing of use" * 9)
     page = Page(Views(tmp_path), "1:g", LABEL)
     while page.view.n_todo:
         page._read_some()
@@ -246,7 +248,7 @@ def test_page__of_a_store_of_an_older_version_shows_what_it_has(tmp_path):
 
 def test_page__of_a_store_that_has_lost_an_array_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    parts = store.parts(tmp_path / "reduction.zarr", "1:g")
+    parts = layout.parts(tmp_path / "reduction.zarr", "1:g")
     shutil.rmtree(tmp_path / "reduction.zarr" / parts[0].group / "frames" / "n_sources")
     (tmp_path / "reduction.zarr" / parts[1].group / "photometry" / LABEL / "flux" / "zarr.json").write_text("{}")
     page = Page(Views(tmp_path), "1:g", LABEL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels import calibrate, photometry
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.sources import photometry
 
 READ_NOISE, SKY = 1.3, 200.0
 STARS = ((30, 30, 5e4), (80, 40, 5e3), (60, 90, 2e5))

@@ -15,26 +15,25 @@ from opticam_dask import (
     DarkNoiseCorrector,
     FlatFieldCorrector,
     Reducer,
-    calibration,
     cli,
-    cluster,
-    master_frames,
-    pipeline,
-    results,
     simulate_calibration_frames,
     simulate_observations,
-    store,
 )
-from opticam_dask.calibration import Calibration, Detector, find_calibration_frames
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames import find_files, scan
-from opticam_dask.instruments import Instrument
-from opticam_dask.kernels import calibrate
-from opticam_dask.pipeline import Setup, Silent, WrongParameters
-from opticam_dask.reduction import ReductionError
-from opticam_dask.simulated_fields import FieldModel, draw_detector
-from opticam_dask.steps import entry_of, load_image
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.frames.scanning import find_files, scan
+from opticam_dask.frames.simulated_fields import FieldModel, draw_detector
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.lightcurves import results
+from opticam_dask.passes import calibration
+from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
+from opticam_dask.pipeline import driver, master_frames
+from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
+from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.steps.frame_steps import entry_of, load_image
+from opticam_dask.store import layout
 
 SHAPE, GAIN = (120, 136), 2.0
 MODEL = {
@@ -66,7 +65,7 @@ def _reduce(out, frames, **options):
     reducer = _reducer(out, frames, **options)
     reducer.create_catalogs()
     reducer.photometry()
-    return store.store_path(out)
+    return layout.store_path(out)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def _setup(out, folders, kinds=("bias", "dark", "flat"), **options):
 
 
 def _master(path, kind):
-    return store.read_product(path, f"calibration/{GROUPS[kind]}")
+    return layout.read_product(path, f"calibration/{GROUPS[kind]}")
 
 
 # ---------------------------------------------------------------- masters
@@ -134,9 +133,9 @@ def test_masters__do_not_depend_on_strips_or_workers(data, reduced, tmp_path, mo
     frames, _, folders = data
     monkeypatch.setattr(master_frames, "_STRIP_PIXELS", 24 * SHAPE[1] * 7)
     setup = _setup(tmp_path / "out", folders)
-    pipeline.prepare(setup, scan(find_files(frames), setup.instrument))
-    with cluster.connect("local", n_workers=2) as executor:
-        pipeline.make_masters(setup, executor, Silent())
+    driver.prepare(setup, scan(find_files(frames), setup.instrument))
+    with executors.connect("local", n_workers=2) as executor:
+        driver.make_masters(setup, executor, Silent())
     for kind in GROUPS:
         for name, values in _master(reduced, kind).items():
             np.testing.assert_array_equal(_master(setup.path, kind)[name], values, err_msg=name)
@@ -159,15 +158,15 @@ def test_masters__frames_that_are_no_use_are_left_out_and_named(data, tmp_path):
             self.lines.append(message)
 
     setup = _setup(tmp_path / "out", folders | {"flat": flats})
-    pipeline.prepare(setup, scan(find_files(frames), setup.instrument))
+    driver.prepare(setup, scan(find_files(frames), setup.instrument))
     notes = Notes()
-    pipeline.make_masters(setup, cluster.InProcess(), notes)
+    driver.make_masters(setup, executors.InProcess(), notes)
     left_out = [line for line in notes.lines if line.startswith("Left out")]
     assert len(left_out) == 1
     assert files[3].name in left_out[0]
     assert "at or above 65535" in left_out[0]
     assert [file for file, _ in setup.calibration.frames["flat"].set_aside] == [str(files[5])]
-    flat = store.read_attributes(setup.path, f"calibration/{GROUPS['flat']}")
+    flat = layout.read_attributes(setup.path, f"calibration/{GROUPS['flat']}")
     assert flat["n_frames"] == 22
     assert not {files[3].name, files[5].name} & {entry["file"] for entry in flat["files"]}
 
@@ -181,10 +180,10 @@ def test_frame__is_the_sky_within_its_noise(tmp_path):
     simulate_observations(tmp_path / "frames", **model)
     folders = simulate_calibration_frames(tmp_path, n_exposures=40, **model)
     setup = _setup(tmp_path / "out", folders)
-    pipeline.prepare(setup, scan(find_files(tmp_path / "frames"), setup.instrument))
-    pipeline.make_masters(setup, cluster.InProcess(), Silent())
-    part = store.parts(setup.path, "1:g")[0]
-    steps, manifest = setup.steps_of(part), store.read_manifest(setup.path, part)
+    driver.prepare(setup, scan(find_files(tmp_path / "frames"), setup.instrument))
+    driver.make_masters(setup, executors.InProcess(), Silent())
+    part = layout.parts(setup.path, "1:g")[0]
+    steps, manifest = setup.steps_of(part), layout.read_manifest(setup.path, part)
     masters = steps.read_masters()
     bias, dark = _master(setup.path, "bias"), _master(setup.path, "dark")
     pulls = []
@@ -234,13 +233,13 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, tmp_path)
     paths = []
     for whole in (False, True):
         setup = _setup(tmp_path / str(whole), folders)
-        pipeline.prepare(setup, scan(find_files(frames), setup.instrument))
-        pipeline.make_masters(setup, cluster.InProcess(), Silent())
-        pipeline.choose_references(setup, cluster.InProcess())
-        pipeline.reduce_frames(setup, cluster.InProcess())
-        pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, cluster.InProcess(), whole_frames=whole)
+        driver.prepare(setup, scan(find_files(frames), setup.instrument))
+        driver.make_masters(setup, executors.InProcess(), Silent())
+        driver.choose_references(setup, executors.InProcess())
+        driver.reduce_frames(setup, executors.InProcess())
+        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executors.InProcess(), whole_frames=whole)
         paths.append(setup.path)
-    assert store.compare(*paths) == []
+    assert layout.compare(*paths) == []
 
 
 def test_reduction__bad_pixels_are_flagged_and_made_up_for(reduced):
@@ -260,28 +259,28 @@ def test_reduction__bad_pixels_are_flagged_and_made_up_for(reduced):
 def test_resume__same_calibration_goes_on_and_masters_are_not_made_again(data, reduced, tmp_path):
     frames, _, folders = data
     shutil.copytree(reduced.parent, tmp_path / "out")
-    path = store.store_path(tmp_path / "out")
+    path = layout.store_path(tmp_path / "out")
     before = {file: file.stat().st_mtime_ns for file in (path / "calibration").rglob("c/*/*")}
     assert before
     _reduce(tmp_path / "out", frames, **_options(folders))
-    assert store.compare(reduced, path) == []
+    assert layout.compare(reduced, path) == []
     assert {file: file.stat().st_mtime_ns for file in (path / "calibration").rglob("c/*/*")} == before
 
 
 def test_resume__a_master_that_was_lost_is_made_again(data, reduced, tmp_path):
     frames, _, folders = data
     shutil.copytree(reduced.parent, tmp_path / "out")
-    path = store.store_path(tmp_path / "out")
-    store.remove_group(path, f"calibration/{GROUPS['flat']}")
+    path = layout.store_path(tmp_path / "out")
+    layout.remove_group(path, f"calibration/{GROUPS['flat']}")
     _reduce(tmp_path / "out", frames, **_options(folders))
-    assert store.compare(reduced, path) == []
+    assert layout.compare(reduced, path) == []
 
 
 def test_verify__a_damaged_master_is_found_and_made_again_from_its_frames(data, reduced, tmp_path, capsys):
     frames, _, folders = data
     out = tmp_path / "out"
     shutil.copytree(reduced.parent, out)
-    chunk = store.store_path(out) / f"calibration/{GROUPS['flat']}/flat/c/0/0"
+    chunk = layout.store_path(out) / f"calibration/{GROUPS['flat']}/flat/c/0/0"
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 16
     chunk.write_bytes(content)
@@ -290,7 +289,7 @@ def test_verify__a_damaged_master_is_found_and_made_again_from_its_frames(data, 
     assert cli.main(["verify", str(out), "--repair", "--cluster", "none"]) == 2
     assert "give the flats again (--flats)" in capsys.readouterr().err
     _reduce(out, frames, **_options(folders))
-    assert store.compare(reduced, store.store_path(out)) == []
+    assert layout.compare(reduced, layout.store_path(out)) == []
 
 
 def test_resume__other_calibration_is_refused(data, reduced, tmp_path):
@@ -309,7 +308,9 @@ def test_photometry__with_other_calibration_than_the_first_pass_is_refused(data,
     shutil.copytree(reduced.parent, tmp_path / "out")
     with pytest.raises(WrongParameters, match="flats"):
         _reducer(tmp_path / "out", frames).photometry(label="again")
-    assert store.photometry_labels(store.store_path(tmp_path / "out"), store.parts(reduced, "1:g")[0]) == ["aperture"]
+    assert layout.photometry_labels(layout.store_path(tmp_path / "out"), layout.parts(reduced, "1:g")[0]) == [
+        "aperture"
+    ]
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -317,9 +318,9 @@ def test_photometry__with_other_calibration_than_the_first_pass_is_refused(data,
 
 def _refused(tmp_path, frames, folders, kinds=("bias", "dark", "flat")):
     setup = _setup(tmp_path / "out", folders, kinds)
-    pipeline.prepare(setup, scan(find_files(frames), setup.instrument))
+    driver.prepare(setup, scan(find_files(frames), setup.instrument))
     with pytest.raises(ReductionError) as refusal:
-        pipeline.make_masters(setup, cluster.InProcess(), Silent())
+        driver.make_masters(setup, executors.InProcess(), Silent())
     return str(refusal.value)
 
 
@@ -383,10 +384,10 @@ def test_image_filter__comes_first_and_is_part_of_the_parameters(data, tmp_path)
         return np.repeat(raw[::2], 2, axis=0)
 
     path = _reduce(tmp_path / "out", frames, image_filter=doubled_rows)
-    part = store.parts(path, "1:g")[0]
+    part = layout.parts(path, "1:g")[0]
     reducer = _reducer(tmp_path / "out", frames, image_filter=doubled_rows)
     steps = reducer._stored_setup().steps_of(part)
-    entry = entry_of(store.read_manifest(path, part), 0)
+    entry = entry_of(layout.read_manifest(path, part), 0)
     raw = fits.getdata(entry["file"])
     expected = calibrate.to_electrons(doubled_rows(raw), gain=GAIN, dark_current=2.0, exposure_time=5.0)
     np.testing.assert_array_equal(load_image(steps, entry).electrons, expected)
@@ -433,9 +434,9 @@ def test_correctors__alone_give_what_the_reduction_gives(data, reduced):
     image, variance = bias.correct(raw, "1:g")
     image, dark_variance = dark.correct(image, "1:g", 5.0)
     image, flat_variance = flat.correct(image, "1:g")
-    part = store.parts(reduced, "1:g")[0]
+    part = layout.parts(reduced, "1:g")[0]
     setup = _setup(reduced.parent, folders)
-    expected = load_image(setup.steps_of(part), entry_of(store.read_manifest(reduced, part), 0)).electrons
+    expected = load_image(setup.steps_of(part), entry_of(layout.read_manifest(reduced, part), 0)).electrons
     np.testing.assert_allclose(image * GAIN, expected, rtol=1e-6, atol=2e-4)  # masters in the store have 24 bits
     for found in (variance, dark_variance, flat_variance):
         assert np.nanmin(found) >= 0

@@ -9,8 +9,9 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 
-from opticam_dask import chunk_files, schema
-from opticam_dask.chunk_files import open_chunks
+from opticam_dask import schema
+from opticam_dask.store import chunk_files
+from opticam_dask.store.chunk_files import open_chunks
 
 COMPRESSORS = [BloscCodec(cname="zstd", clevel=3), Crc32cCodec()]
 TYPES = sorted({entry.dtype for group in schema.GROUPS.values() for entry in group if entry.dtype != "str"})

@@ -21,7 +21,8 @@ import distributed
 import psutil
 import pytest
 
-from opticam_dask import AperturePhotometer, Reducer, blocks, cluster, simulate_observations
+from opticam_dask import AperturePhotometer, Reducer, simulate_observations
+from opticam_dask.cluster import blocks, executors
 
 
 def _facts(block):
@@ -29,17 +30,17 @@ def _facts(block):
 
 
 def _work(function, n_blocks):
-    return [cluster.Work(functools.partial(blocks.window_of_blocks, function), range(n_blocks))]
+    return [executors.Work(functools.partial(blocks.window_of_blocks, function), range(n_blocks))]
 
 
 @pytest.fixture(scope="module")
 def client():
-    with cluster.local_client(2, dashboard=False) as opened:
+    with executors.local_client(2, dashboard=False) as opened:
         yield opened
 
 
 def test_on_cluster__every_block_once_on_single_threaded_processes(client):
-    found = list(cluster.OnCluster(client).run(_work(_facts, 50)))
+    found = list(executors.OnCluster(client).run(_work(_facts, 50)))
     assert sorted(block for block, *_ in found) == list(range(50))
     assert len({pid for _, pid, *_ in found} | {os.getpid()}) == 3
     assert {threads for _, _, *both in found for threads in both} == {"1"}
@@ -49,7 +50,7 @@ def test_on_cluster__every_block_once_on_single_threaded_processes(client):
 def test_on_cluster__exactly_one_task_a_block_on_the_scheduler(client):
     counter = _CountTasks()
     client.register_plugin(counter, name="count-tasks")
-    list(cluster.OnCluster(client).run(_work(_facts, 23)))
+    list(executors.OnCluster(client).run(_work(_facts, 23)))
     seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
     client.unregister_scheduler_plugin("count-tasks")
     assert len(seen) == 23
@@ -93,7 +94,7 @@ def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monke
     monkeypatch.setattr(distributed.Future, "result", lambda *_, **__: pytest.fail("fetched one by one"))
     futures = distributed.futures_of(client.persist(blocks.window_of_blocks(abs, [3, -1, 2])))
     distributed.wait(futures)
-    assert cluster.OnCluster(client)._outcomes(futures) == [(3, None), (1, None), (2, None)]
+    assert executors.OnCluster(client)._outcomes(futures) == [(3, None), (1, None), (2, None)]
     assert calls == [3]
 
 
@@ -105,7 +106,7 @@ def test_on_cluster__an_error_among_summaries_belongs_to_its_block(client):
 
     futures = distributed.futures_of(client.persist(blocks.window_of_blocks(fails, [0, 1, 2])))
     distributed.wait(futures)
-    found = cluster.OnCluster(client)._outcomes(futures)
+    found = executors.OnCluster(client)._outcomes(futures)
     assert [summary for summary, _ in found] == [0, None, 2]
     assert [type(error) for _, error in found] == [type(None), KeyError, type(None)]
 
@@ -117,7 +118,7 @@ def test_on_cluster__summaries_are_fetched_one_by_one_where_they_cannot_be_toget
     futures = distributed.futures_of(client.persist(blocks.window_of_blocks(abs, [4, 5])))
     distributed.wait(futures)
     monkeypatch.setattr(distributed.Client, "gather", lost)
-    assert cluster.OnCluster(client)._outcomes(futures) == [(4, None), (5, None)]
+    assert executors.OnCluster(client)._outcomes(futures) == [(4, None), (5, None)]
 
 
 class _CountTasks(distributed.SchedulerPlugin):
@@ -136,9 +137,9 @@ def test_on_cluster__window_is_bounded(client):
         builds.append(len(chosen))
         return blocks.window_of_blocks(_facts, chosen)
 
-    run = cluster.OnCluster(client).run([cluster.Work(build, range(100))])
+    run = executors.OnCluster(client).run([executors.Work(build, range(100))])
     next(run)
-    assert sum(builds) <= 3 * cluster.BLOCKS_PER_WORKER * 2
+    assert sum(builds) <= 3 * executors.BLOCKS_PER_WORKER * 2
     run.close()
 
 
@@ -147,12 +148,12 @@ def test_on_cluster__error_of_a_block_reaches_the_caller(client):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        list(cluster.OnCluster(client).run(_work(fails, 3)))
+        list(executors.OnCluster(client).run(_work(fails, 3)))
 
 
 def test_connect__scheduler_address_and_in_process_give_the_same(client):
     function = abs
-    with cluster.connect(client.scheduler.address) as there, cluster.connect("none") as here:
+    with executors.connect(client.scheduler.address) as there, executors.connect("none") as here:
         assert sorted(there.run(_work(function, 9))) == sorted(here.run(_work(function, 9))) == list(range(9))
     assert client.status == "running"
 
@@ -164,11 +165,11 @@ def test_connect__can_be_used_again_after_it_failed_and_after_it_was_closed():
     def place():
         attempts.append(len(attempts))
         if attempts == [0]:
-            raise cluster.ClusterError("refused")
-        yield cluster.InProcess()
+            raise executors.ClusterError("refused")
+        yield executors.InProcess()
 
-    connection = cluster.Connection(place, print)
-    with pytest.raises(cluster.ClusterError, match="refused"):
+    connection = executors.Connection(place, print)
+    with pytest.raises(executors.ClusterError, match="refused"):
         connection.open()
     for _ in range(2):
         with connection:
@@ -177,12 +178,15 @@ def test_connect__can_be_used_again_after_it_failed_and_after_it_was_closed():
 
 
 def test_connect__nobody_answers():
-    with pytest.raises(cluster.ClusterError, match="no Dask scheduler answers"), cluster.connect("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(executors.ClusterError, match="no Dask scheduler answers"),
+        executors.connect("tcp://127.0.0.1:9"),
+    ):
         pass
 
 
 def test_local_client__listens_on_loopback_only():
-    with cluster.local_client(1) as client:
+    with executors.local_client(1) as client:
         assert client.scheduler.address.startswith("tcp://127.0.0.1:")
         assert "127.0.0.1" in client.dashboard_link
         workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -194,12 +198,12 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import functools
-        from opticam_dask import blocks, cluster
+        from opticam_dask.cluster import blocks, executors
         print("script starts")
         def square(block):
             return block * block
-        with cluster.connect("local", n_workers=2, dashboard=False) as executor:
-            work = [cluster.Work(functools.partial(blocks.window_of_blocks, square), [1, 2, 3])]
+        with executors.connect("local", n_workers=2, dashboard=False) as executor:
+            work = [executors.Work(functools.partial(blocks.window_of_blocks, square), [1, 2, 3])]
             print(sorted(executor.run(work)))
         """)
     )
@@ -216,7 +220,7 @@ def test_on_cluster__a_block_that_cannot_read_is_tried_on_other_workers(client, 
             raise OSError(5, "Input/output error")
         return block
 
-    assert sorted(cluster.OnCluster(client).run(_work(fails_where_it_ran_first, 12))) == list(range(12))
+    assert sorted(executors.OnCluster(client).run(_work(fails_where_it_ran_first, 12))) == list(range(12))
 
 
 def test_on_cluster__a_block_that_can_read_nowhere_is_tried_three_times(client, tmp_path):
@@ -225,8 +229,8 @@ def test_on_cluster__a_block_that_can_read_nowhere_is_tried_three_times(client, 
         raise OSError(5, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):
-        list(cluster.OnCluster(client).run(_work(fails, 1)))
-    assert len(list(tmp_path.iterdir())) == 1 + cluster.RETRIES
+        list(executors.OnCluster(client).run(_work(fails, 1)))
+    assert len(list(tmp_path.iterdir())) == 1 + executors.RETRIES
 
 
 def test_on_cluster__an_error_of_the_program_is_not_tried_again(client, tmp_path):
@@ -235,7 +239,7 @@ def test_on_cluster__an_error_of_the_program_is_not_tried_again(client, tmp_path
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(cluster.OnCluster(client).run(_work(fails, 1)))
+        list(executors.OnCluster(client).run(_work(fails, 1)))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -249,13 +253,13 @@ def _by_value(function):
 
 
 def test_on_cluster__all_workers_gone(monkeypatch):
-    monkeypatch.setattr(cluster, "_LOOK", 0.2)
-    monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1.0)
-    with cluster.local_client(1, dashboard=False) as client:
+    monkeypatch.setattr(executors, "_LOOK", 0.2)
+    monkeypatch.setattr(executors, "_WITHOUT_WORKERS", 1.0)
+    with executors.local_client(1, dashboard=False) as client:
         run = threading.Timer(1.0, _kill_children)
         run.start()
-        with pytest.raises(cluster.ClusterError, match=r"all workers are gone.*run the same command again"):
-            list(cluster.OnCluster(client, is_local=True).run(_work(_sleep, 2)))
+        with pytest.raises(executors.ClusterError, match=r"all workers are gone.*run the same command again"):
+            list(executors.OnCluster(client, is_local=True).run(_work(_sleep, 2)))
         run.join()
 
 
@@ -266,7 +270,7 @@ def _kill_children():
 
 
 def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster, "_LOOK", 0.2)
+    monkeypatch.setattr(executors, "_LOOK", 0.2)
     file = tmp_path / "scheduler.json"
     command = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
     scheduler = subprocess.Popen([sys.executable, "-m", "dask", *command], stderr=subprocess.DEVNULL)
@@ -275,12 +279,12 @@ def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
     worker = ["worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file), "--death-timeout", "5"]
     with (
         subprocess.Popen([sys.executable, "-m", "dask", *worker], stderr=subprocess.DEVNULL) as process,
-        cluster.connect(str(file)) as executor,
+        executors.connect(str(file)) as executor,
     ):
         executor.client.wait_for_workers(1, timeout=60)
         timer = threading.Timer(1.0, scheduler.kill)
         timer.start()
-        with pytest.raises(cluster.ClusterError, match=r"scheduler.*run the same command again"):
+        with pytest.raises(executors.ClusterError, match=r"scheduler.*run the same command again"):
             list(executor.run(_work(_by_value(_sleep), 2)))
         timer.join()
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -304,10 +308,10 @@ def _certificates(directory):
 
 
 def test_local_client__is_encrypted_when_dask_is_configured_so(tmp_path):
-    with dask.config.set(_certificates(tmp_path)), cluster.local_client(1, dashboard=False) as client:
+    with dask.config.set(_certificates(tmp_path)), executors.local_client(1, dashboard=False) as client:
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         assert all(address.startswith("tls://127.0.0.1:") for address in client.ncores())
-        assert sorted(cluster.OnCluster(client).run(_work(abs, 2))) == [0, 1]
+        assert sorted(executors.OnCluster(client).run(_work(abs, 2))) == [0, 1]
         # somebody without the certificate gets no answer
         plain = socket.create_connection(client.scheduler.address.removeprefix("tls://").split(":"), timeout=10)
         with plain:
@@ -317,22 +321,22 @@ def test_local_client__is_encrypted_when_dask_is_configured_so(tmp_path):
 
 
 def test_on_cluster__a_block_that_kills_every_worker_stops_the_run(monkeypatch):
-    monkeypatch.setattr(cluster, "_MOST_KILLED", 1)
+    monkeypatch.setattr(executors, "_MOST_KILLED", 1)
 
     def die(block):
         os.kill(os.getpid(), 9)
 
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        cluster.local_client(1, dashboard=False) as client,
-        pytest.raises(cluster.ClusterError, match=r"block 0 died again and again.*fewer --workers"),
+        executors.local_client(1, dashboard=False) as client,
+        pytest.raises(executors.ClusterError, match=r"block 0 died again and again.*fewer --workers"),
     ):
-        list(cluster.OnCluster(client, is_local=True).run(_work(die, 1)))
+        list(executors.OnCluster(client, is_local=True).run(_work(die, 1)))
 
 
 def test_on_cluster__a_block_does_not_wait_for_a_worker_that_is_gone(monkeypatch, tmp_path):
     """It is to run elsewhere after an error, and the worker that was chosen dies with it: others take it."""
-    monkeypatch.setattr(cluster, "_LOOK", 0.5)
+    monkeypatch.setattr(executors, "_LOOK", 0.5)
 
     def fails_then_kills(block):
         if block == 0:
@@ -344,7 +348,7 @@ def test_on_cluster__a_block_does_not_wait_for_a_worker_that_is_gone(monkeypatch
                 os.kill(os.getpid(), 9)
         return block
 
-    with cluster.local_client(1, dashboard=False) as client:
-        found = list(cluster.OnCluster(client, is_local=True).run(_work(fails_then_kills, 1)))
+    with executors.local_client(1, dashboard=False) as client:
+        found = list(executors.OnCluster(client, is_local=True).run(_work(fails_then_kills, 1)))
     assert found == [0]
     assert len(list(tmp_path.iterdir())) == 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_pairs import red_noise_pair
 
-from opticam_dask.kernels import correlation
+from opticam_dask.kernels.series import correlation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what stingray warns of when it is imported is not ours

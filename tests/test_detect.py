@@ -11,9 +11,9 @@ from astropy.table import QTable
 from photutils.segmentation import SourceCatalog, SourceFinder
 
 from opticam_dask import DefaultBackground, DefaultFinder, generate_observations
-from opticam_dask.finders import default_finder
-from opticam_dask.frames import FitsReader
-from opticam_dask.kernels import detect
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.kernels.images import detect
+from opticam_dask.methods.finders import default_finder
 
 
 def _stars(shape=(128, 160), seed=0, positions=((40, 50), (100, 30), (70, 100)), flux=20_000.0):

@@ -10,10 +10,13 @@ import xarray as xr
 from PIL import Image
 from scipy.special import erf
 
-from opticam_dask import Reducer, cli, diagnostics, plotting, results, simulate_observations, store
+from opticam_dask import Reducer, cli, simulate_observations
+from opticam_dask.display import diagnostics, plotting
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels import growth, noise
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.kernels.sources import growth, noise
+from opticam_dask.lightcurves import results
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.store import layout
 
 FRAMES = 8
 
@@ -269,7 +272,7 @@ def test_annulus_radii__from_the_record_of_a_photometer():
 def test_plot_background_meshes__images_are_the_stored_meshes(reduced, kept):
     diagnostics.plot_background_meshes(reduced.out_directory)
     path, part, index = diagnostics._reference(reduced.out_directory, "1:g")
-    mesh = store.read_array(path, f"{part.group}/background", "background_mesh", index, index + 1)[0]
+    mesh = layout.read_array(path, f"{part.group}/background", "background_mesh", index, index + 1)[0]
     np.testing.assert_array_equal(kept["background_meshes.pdf"].axes[1].images[0].get_array(), mesh)
 
 

@@ -17,18 +17,16 @@ from opticam_dask import (
     AperturePhotometer,
     DifferentialPhotometer,
     Reducer,
-    camera_matching,
     cli,
-    conversions,
     differential_light_curves,
     match_cameras,
     relative_light_curve,
-    results,
     simulate_observations,
-    store,
 )
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves import compute_relative
+from opticam_dask.lightcurves import camera_matching, conversions, results
+from opticam_dask.lightcurves.differential import compute_relative
+from opticam_dask.store import layout
 
 FIELD = {
     "n_frames": 40, "shape": (160, 176), "n_sources": 8, "filters": ("g", "r", "i"), "flux_range": (3e4, 4e5),
@@ -54,7 +52,7 @@ def reduced(tmp_path_factory):
 
 
 def _numbers_by_brightness(out, key):
-    found = store.read_product(store.store_path(out), f"{store.group_name(key)}/catalog")
+    found = layout.read_product(layout.store_path(out), f"{layout.group_name(key)}/catalog")
     return found["source_id"][np.argsort(-found["flux"])].tolist()
 
 
@@ -69,7 +67,7 @@ def test_match_cameras__finds_every_source(reduced, other, is_mirrored):
     assert found.distance.max() < 0.2
     here = dict(zip(found.source_id.tolist(), found.other_id.tolist(), strict=True))
     catalogues = [
-        store.read_product(store.store_path(reduced), f"{key}/catalog") for key in ("1-g", f"{other[0]}-{other[2]}")
+        layout.read_product(layout.store_path(reduced), f"{key}/catalog") for key in ("1-g", f"{other[0]}-{other[2]}")
     ]
     for number, counterpart in here.items():
         x, y = (catalogues[0][name][number - 1] for name in ("x", "y"))
@@ -141,7 +139,7 @@ def test_photometer__finds_target_and_comparisons_in_the_other_cameras(reduced, 
         sine, cosine, level = np.linalg.lstsq(design, flux, rcond=None)[0]
         assert np.hypot(sine, cosine) / level == pytest.approx(0.1, abs=0.02), key
         directory = reduced / "relative_light_curves" / "aperture"
-        group = store.group_name(key)
+        group = layout.group_name(key)
         assert (directory / f"star_{group}_light_curve.csv").is_file()
         assert (directory / "diag" / f"star_{group}_comparisons.pdf").stat().st_size > 5000
         kept = differential_light_curves(reduced, key)["star"].load()
@@ -156,13 +154,14 @@ def test_photometer__says_which_filters_there_are(reduced):
     photometer = DifferentialPhotometer(reduced, show_plots=False, verbose=False)
     with pytest.raises(ValueError, match=r"no camera has it\. Camera keys are 1:g, 2:r, 3:i"):
         photometer.get_relative_light_curve("z", 1, [2])
-    with pytest.raises(store.StoreError):
+    with pytest.raises(layout.StoreError):
         DifferentialPhotometer(reduced / "nowhere")
 
 
 def test_photometer__while_a_run_works_on_the_store_the_files_are_written(reduced, capsys):
     program = (
-        "import sys; from opticam_dask import ownership\nwith ownership.own(sys.argv[1]): print(); sys.stdin.read()"
+        "import sys; from opticam_dask.store import ownership\n"
+        "with ownership.own(sys.argv[1]): print(); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(reduced)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -11,7 +11,7 @@ import pytest
 
 import opticam_dask
 from opticam_dask import schema
-from opticam_dask.cli import build_parser
+from opticam_dask.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

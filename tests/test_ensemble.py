@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels import ensemble, lightcurve
+from opticam_dask.kernels.series import ensemble, lightcurve
 
 N_FRAMES = 1500
 LEVELS = np.array([3e4, 1e4, 6e4, 2e4, 4e3])

@@ -18,18 +18,18 @@ from opticam_dask import (
     AperturePhotometer,
     DifferentialPhotometer,
     Reducer,
-    frames,
     light_curves,
     open_observations,
     open_reduction,
-    results,
     select,
     simulate_observations,
 )
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
+from opticam_dask.frames import scanning
 from opticam_dask.html_summaries import escape, sparkline, table
-from opticam_dask.selection import decode_flags, meanings
-from opticam_dask.xarray_backend import OpticamBackend
+from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.selection import decode_flags, meanings
+from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 
 FRAMES = 4
 NIGHTS = ("2024-01-01", "2024-01-02", "2024-01-04")
@@ -231,8 +231,9 @@ def test_flags__are_decoded_by_name_lazily(made, curves):
 
 def test_engine__is_announced_to_xarray_and_imports_nothing_heavy():
     program = (
-        "import sys, opticam_dask.xarray_backend; heavy = {'dask.array', 'distributed', 'zarr', 'matplotlib', "
-        "'photutils', 'astropy', 'cv2', 'opticam_dask.results'} & set(sys.modules); sys.exit(', '.join(heavy) or 0)"
+        "import sys, opticam_dask.lightcurves.xarray_backend; heavy = {'dask.array', 'distributed', 'zarr', "
+        "'matplotlib', 'photutils', 'astropy', 'cv2', 'opticam_dask.lightcurves.results'} & set(sys.modules); "
+        "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -252,8 +253,8 @@ def test_engine__opens_a_directory_by_name(reducer):
 def test_engine__frames_are_those_of_open_observations_and_read_one_by_one(reducer, monkeypatch):
     directory = reducer.out_directory.parent / "frames"
     expected = open_observations(directory)["2:r"]
-    read, files = frames.FitsReader.read, []
-    monkeypatch.setattr(frames.FitsReader, "read", lambda self, path: files.append(path) or read(self, path))
+    read, files = scanning.FitsReader.read, []
+    monkeypatch.setattr(scanning.FitsReader, "read", lambda self, path: files.append(path) or read(self, path))
     opened = xr.open_dataset(directory, engine=OpticamBackend, key="2-r", chunks={})
     assert opened["image"].chunks == expected.chunks
     lazy = xr.open_dataset(directory, engine=OpticamBackend, key="2:r", cache=False)

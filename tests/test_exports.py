@@ -12,16 +12,9 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import Table
 
-from opticam_dask import (
-    AperturePhotometer,
-    OptimalPhotometer,
-    Reducer,
-    cli,
-    light_curves,
-    simulate_observations,
-    store,
-)
-from opticam_dask.exports import export_light_curves
+from opticam_dask import AperturePhotometer, OptimalPhotometer, Reducer, cli, light_curves, simulate_observations
+from opticam_dask.lightcurves.exports import export_light_curves
+from opticam_dask.store import layout
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +95,10 @@ def test_export__several_radii_in_a_csv_are_columns_each(out):
 
 def test_export__of_a_camera_has_the_labels_of_that_camera(out, tmp_path):
     copied = shutil.copytree(out, tmp_path / "out")
-    path = store.require_store(copied)
-    store.drop_consolidated(path)
-    for part in store.parts(path, "1:g"):
-        store.remove_group(path, f"{part.group}/photometry/optimal")
+    path = layout.require_store(copied)
+    layout.drop_consolidated(path)
+    for part in layout.parts(path, "1:g"):
+        layout.remove_group(path, f"{part.group}/photometry/optimal")
     files = export_light_curves(copied, "csv", key="1-g")
     assert {file.parent.name for file in files} == {"aperture", "radii"}
     assert {file.name[:3] for file in files} == {"1-g"}

@@ -18,12 +18,16 @@ import numpy as np
 import pytest
 from privileges import ordinary_user
 
-from opticam_dask import cli, cluster, pipeline, rescue, results, simulate_observations, store
+from opticam_dask import cli, simulate_observations
+from opticam_dask.cluster import executors, rescue
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag, SourceFlag
-from opticam_dask.frames import FitsReader, find_files, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import FitsReader, find_files, scan
+from opticam_dask.lightcurves import results
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout
 
 N_FRAMES, PER_BLOCK = 24, 8
 MEMORY = 600_000_000
@@ -79,15 +83,15 @@ def data(tmp_path_factory):
 
 def _setup(out, **options):
     parameters = ReductionParameters(n_pixels=5, border_width=4)
-    return pipeline.Setup(out, OPTICAM_MX(), parameters, frames_per_block=PER_BLOCK, **options)
+    return driver.Setup(out, OPTICAM_MX(), parameters, frames_per_block=PER_BLOCK, **options)
 
 
 def _reduce(setup, data, executor):
-    pipeline.prepare(setup, scan(find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, executor)
-    outcome = pipeline.reduce_frames(setup, executor)
-    pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-    pipeline.finish(setup)
+    driver.prepare(setup, scan(find_files([data]), setup.instrument))
+    driver.choose_references(setup, executor)
+    outcome = driver.reduce_frames(setup, executor)
+    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+    driver.finish(setup)
     return outcome
 
 
@@ -97,8 +101,8 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     log = tmp_path / "reads"
     setup = _setup(tmp_path / "out", reader=PoisonedReader(poisoned, harm, str(log)))
     timeout = 8.0 if harm == "hangs" else 100.0
-    with cluster.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
-        outcome = _reduce(setup, data, cluster.OnCluster(client, frame_timeout=timeout, is_local=True))
+    with executors.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
+        outcome = _reduce(setup, data, executors.OnCluster(client, frame_timeout=timeout, is_local=True))
     [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == poisoned
     words = {"dies": "signal 9", "hangs": "longer than 8 s", "eats memory": "more memory than a worker has"}
@@ -108,8 +112,8 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     is_lost[13] = True
     assert np.array_equal(np.isnan(curves["flux"].to_numpy()).all(axis=1), is_lost)
     assert np.isfinite(curves["flux"].to_numpy()[~is_lost]).all()
-    part = store.parts(setup.path, "1:g")[0]
-    flags = store.read_array(setup.path, f"{part.group}/frames", "flags")
+    part = layout.parts(setup.path, "1:g")[0]
+    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
     assert np.array_equal(flags & np.uint32(FrameFlag.WORKER_LOST) != 0, is_lost)
     tries = collections.Counter(log.read_text().split())[poisoned]
     assert tries < 20
@@ -130,18 +134,18 @@ class PoisonedPhotometer:
 
 def test_poisoned_frame__in_the_second_pass_is_set_aside_too(data, tmp_path):
     setup = _setup(tmp_path / "out")
-    pipeline.prepare(setup, scan(find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
-    pipeline.reduce_frames(setup, cluster.InProcess())
-    pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, cluster.InProcess())
+    driver.prepare(setup, scan(find_files([data]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
+    driver.reduce_frames(setup, executors.InProcess())
+    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executors.InProcess())
     whole = results.light_curves(tmp_path / "out", "1:g").load()
-    part = store.parts(setup.path, "1:g")[0]
-    transform = store.read_array(setup.path, f"{part.group}/frames", "transform")[5]
-    catalog = store.read_product(setup.path, "1-g/catalog")
+    part = layout.parts(setup.path, "1:g")[0]
+    transform = layout.read_array(setup.path, f"{part.group}/frames", "transform")[5]
+    catalog = layout.read_product(setup.path, "1-g/catalog")
     x = float((transform @ [catalog["x"][0], catalog["y"][0], 1.0])[0])
-    with cluster.local_client(1, dashboard=False) as client:
+    with executors.local_client(1, dashboard=False) as client:
         photometers = {"poisoned": PoisonedPhotometer(x, "poisoned")}
-        outcome = pipeline.measure_frames(setup, photometers, cluster.OnCluster(client, is_local=True))
+        outcome = driver.measure_frames(setup, photometers, executors.OnCluster(client, is_local=True))
     assert [message for _, message in outcome.problems] == ["ended the process it was worked on in (signal 9)"]
     curves = results.light_curves(tmp_path / "out", "1:g", "poisoned").load()
     assert np.all(curves["flags"].to_numpy()[5] == SourceFlag.REDUCED | SourceFlag.WORKER_LOST)
@@ -186,30 +190,30 @@ def test_vanished_directory__stops_the_run_and_costs_no_frame(data, tmp_path, le
     copied = tmp_path / "data"
     shutil.copytree(data, copied)
     setup = _setup(tmp_path / "out")
-    pipeline.prepare(setup, scan(find_files([copied]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
+    driver.prepare(setup, scan(find_files([copied]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
     vanishing = _setup(tmp_path / "out", reader=RenamingReader(sorted(os.listdir(copied))[11]))
     if leaves_an_empty_directory:  # as a disk does that is unmounted
         copied.rename(tmp_path / "unmounted")
         copied.mkdir()
     with pytest.raises(OSError, match=r"data, which held .* cannot be read any more .*run the same command again"):
-        pipeline.reduce_frames(vanishing, cluster.InProcess())
+        driver.reduce_frames(vanishing, executors.InProcess())
     shutil.rmtree(copied, ignore_errors=True)
     (tmp_path / "unmounted").rename(copied)
-    _reduce(setup, copied, cluster.InProcess())
+    _reduce(setup, copied, executors.InProcess())
     whole = _setup(tmp_path / "whole")
-    _reduce(whole, copied, cluster.InProcess())
-    assert store.compare(whole.path, setup.path) == []
+    _reduce(whole, copied, executors.InProcess())
+    assert layout.compare(whole.path, setup.path) == []
 
 
 def test_vanished_file__costs_its_frame_alone(data, tmp_path):
     copied = tmp_path / "data"
     shutil.copytree(data, copied)
     setup = _setup(tmp_path / "out")
-    pipeline.prepare(setup, scan(find_files([copied]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
+    driver.prepare(setup, scan(find_files([copied]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
     sorted(copied.iterdir())[11].unlink()
-    outcome = pipeline.reduce_frames(setup, cluster.InProcess())
+    outcome = driver.reduce_frames(setup, executors.InProcess())
     assert [message for _, message in outcome.problems] == ["cannot be read: No such file or directory"]
 
 
@@ -328,8 +332,8 @@ def test_interrupted__in_a_place_that_drops_exceptions_ends_the_run_all_the_same
     program = """if True:
         import gc, os, signal
         import numpy as np
-        from opticam_dask.cluster import InProcess, Work
-        from opticam_dask.interruption import Interrupted, interruptible
+        from opticam_dask.cluster.executors import InProcess, Work
+        from opticam_dask.cluster.interruption import Interrupted, interruptible
 
         class Finalised:
             def __del__(self):

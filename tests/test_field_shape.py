@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels import photometry
+from opticam_dask.kernels.sources import photometry
 
 SKY = 100.0
 

@@ -19,10 +19,10 @@ import pytest
 from astropy.io import fits
 from privileges import ordinary_user
 
-from opticam_dask import fits_files, frames
-from opticam_dask.fits_files import read_header_and_facts
-from opticam_dask.frames import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
-from opticam_dask.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames import fits_files, scanning
+from opticam_dask.frames.fits_files import read_header_and_facts
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames.scanning import FakeReader, FitsReader, FrameError, find_files, read_header, scan, time_gaps
 
 MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
 BLOCK = 2880
@@ -770,7 +770,7 @@ def test_scan__files_that_are_waited_for_are_read_by_several_threads(night, monk
         threads.add(threading.current_thread())
         return read_header_and_facts(*where, **options)
 
-    monkeypatch.setattr(frames, "read_header_and_facts", after_a_wait)
+    monkeypatch.setattr(scanning, "read_header_and_facts", after_a_wait)
     pd.testing.assert_frame_equal(scan(files, OPTICAM_MX()).table, quick)
     assert threading.main_thread() in threads  # which found out that there is time to wait for
     assert len(threads) > 4
@@ -797,7 +797,7 @@ def test_scan__each_file_is_opened_once_and_asked_for_nothing_else(night, monkey
 def test_scan__many_files_make_one_table(night, monkeypatch):
     files = [write(night / f"more{index:02d}.fits", header=good_header(index)) for index in range(40)]
     expected = scan(files, OPTICAM_MX()).table
-    monkeypatch.setattr(frames, "_ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(scanning, "_ROWS_AT_ONCE", 16)
     pd.testing.assert_frame_equal(scan(files, OPTICAM_MX()).table, expected)
 
 
@@ -885,7 +885,7 @@ def test_scan__an_interrupt_does_not_wait_for_the_files_that_are_left(tmp_path, 
     def interrupt(done, total):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("opticam_dask.frames.read_header", slow)
+    monkeypatch.setattr("opticam_dask.frames.scanning.read_header", slow)
     with pytest.raises(KeyboardInterrupt):
         scan(find_files(tmp_path), OPTICAM_MX(), progress=interrupt)
     assert len(n_read) < 400

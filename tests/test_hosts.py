@@ -12,7 +12,9 @@ from pathlib import Path
 import held_runs
 import pytest
 
-from opticam_dask import cli, cluster, store
+from opticam_dask import cli
+from opticam_dask.cluster import executors
+from opticam_dask.store import layout
 
 SCHEDULER, CLIENT, LOST, KEPT = range(1, 5)
 
@@ -69,7 +71,7 @@ def _skip_without_namespaces():
 
 def reduce_there(data, out, hold):
     """The run of the client, on the scheduler's other host."""
-    with cluster.connect(f"tcp://10.99.7.{SCHEDULER}:8786") as place:
+    with executors.connect(f"tcp://10.99.7.{SCHEDULER}:8786") as place:
         place.client.wait_for_workers(2, timeout=120)
         held_runs.reduce(Path(data), Path(out), place, held_runs.Reader(f"{out}/reads", hold=hold))
 
@@ -107,7 +109,7 @@ def test_hosts__a_cable_cut_in_mid_run(network, tmp_path):
         held_runs.until(lambda: f"Remove worker addr: tcp://10.99.7.{LOST}:" in scheduler_says.read_text())
         hold.unlink()
         assert client.wait(timeout=200) == 0, (tmp_path / f"host{CLIENT}").read_text()
-    assert store.compare(store.require_store(alone), store.require_store(out)) == []
+    assert layout.compare(layout.require_store(alone), layout.require_store(out)) == []
 
 
 def _end(process):

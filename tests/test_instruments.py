@@ -15,7 +15,7 @@ from astropy.time import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opticam_dask.instruments import OPTICAM_MX, Instrument, generate_instrument_json_template
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument, generate_instrument_json_template
 
 MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
 SECOND = 1.0 / 86400.0

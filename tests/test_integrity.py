@@ -12,11 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import cli, cluster, integrity, pipeline, provenance, repair, results, simulate_observations, store
+from opticam_dask import cli, provenance, simulate_observations
+from opticam_dask.api import repair
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
-from opticam_dask.frames import find_files, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import find_files, scan
+from opticam_dask.lightcurves import results
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver
+from opticam_dask.store import integrity, layout
 
 N_FRAMES, PER_BLOCK = 10, 4
 DATA = Path(__file__).parent / "data"
@@ -33,16 +38,16 @@ def data(tmp_path_factory):
 
 
 def _reduce(data, out, **options):
-    setup = pipeline.Setup(
+    setup = driver.Setup(
         Path(out), OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=3), frames_per_block=PER_BLOCK, **options
     )
-    executor = cluster.InProcess()
-    pipeline.prepare(setup, scan(find_files(data), setup.instrument))
-    pipeline.choose_references(setup, executor)
-    pipeline.reduce_frames(setup, executor)
+    executor = executors.InProcess()
+    driver.prepare(setup, scan(find_files(data), setup.instrument))
+    driver.choose_references(setup, executor)
+    driver.reduce_frames(setup, executor)
     photometers = {"aperture": AperturePhotometer(), "wide": AperturePhotometer(radius=6.0)}
-    pipeline.measure_frames(setup, photometers, executor)
-    pipeline.finish(setup)
+    driver.measure_frames(setup, photometers, executor)
+    driver.finish(setup)
     return setup.path
 
 
@@ -53,8 +58,8 @@ def whole(data, tmp_path_factory):
 
 @pytest.fixture
 def path(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / store.STORE_NAME)
-    return tmp_path / store.STORE_NAME
+    shutil.copytree(whole, tmp_path / layout.STORE_NAME)
+    return tmp_path / layout.STORE_NAME
 
 
 def _command(capsys, *arguments, code):
@@ -74,7 +79,7 @@ def _flip_a_bit(file):
 
 
 def test_every_chunk_of_a_finished_store_is_a_file(whole):
-    for name, array in store.all_arrays(whole):
+    for name, array in layout.all_arrays(whole):
         expected = int(np.prod(array.cdata_shape)) if array.size else 0
         assert len(list((whole / name).rglob("c/**/*"))) >= expected, name
     assert integrity.find_damage(whole) == []
@@ -100,9 +105,9 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
         if harm == "lost" and name.endswith("/flags") and "quality" not in name:
             # flags that are gone say that the block is not done: it is made again without being asked
             assert found == []
-            part = store.parts(path, "1:g")[0]
+            part = layout.parts(path, "1:g")[0]
             label = name.split("/")[3] if "photometry" in name else None
-            assert not store.done_blocks(path, part, label)[-1]
+            assert not layout.done_blocks(path, part, label)[-1]
         else:
             assert [damage.where.split(",")[0] for damage in found] == [name]
             assert found[0].reason == "the chunk is missing" if harm == "lost" else "damaged" in found[0].reason
@@ -112,7 +117,7 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
 
 
 def _parts(path):
-    return {part.group: part for key in store.keys(path) for part in store.parts(path, key)}
+    return {part.group: part for key in layout.keys(path) for part in layout.parts(path, key)}
 
 
 def _is_repairable(name):
@@ -136,7 +141,7 @@ def test_repair__makes_the_same_bits_again(data, whole, path, capsys, harm):
     told = _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=0)
     assert "is whole." in told
     assert integrity.stray_files(path) == []
-    assert store.compare(whole, path) == []
+    assert layout.compare(whole, path) == []
     assert not (path.parent / "owner.json").exists()
 
 
@@ -147,7 +152,7 @@ def test_repair__redoes_only_the_damaged_block(data, whole, path):
     _flip_a_bit(path / "1-g/2023-12-31/sources/x/c/1/0")
     assert cli.main(["verify", str(path.parent), "--repair", "--cluster", "none"]) == 0
     assert before == [file.stat().st_mtime_ns for file in kept]
-    assert store.compare(whole, path) == []
+    assert layout.compare(whole, path) == []
 
 
 @pytest.mark.parametrize("name", ["frames/file", "frames/mjd_utc"])
@@ -161,7 +166,7 @@ def test_repair__a_damaged_manifest_needs_the_frames(data, whole, path, capsys, 
     assert (
         cli.main(["reduce", *map(str, [data, "--out", path.parent, *options, "--radius", 6, "--label", "wide"])]) == 0
     )
-    assert store.compare(whole, path) == []
+    assert layout.compare(whole, path) == []
 
 
 @pytest.mark.parametrize(
@@ -189,14 +194,14 @@ def test_damaged_metadata__can_be_left_behind_by_beginning_again(data, whole, pa
     command = ["reduce", str(data), "--out", str(path.parent), *options]
     assert cli.main([*command, "--new"]) == 0
     assert cli.main([*command, "--radius", "6", "--label", "wide"]) == 0
-    assert store.compare(whole, path) == []
+    assert layout.compare(whole, path) == []
 
 
 def test_interrupted_removal__is_no_part_of_the_store(data, whole, path):
     shutil.copytree(path / "1-g/2023-12-31/stack", path / "1-g/.2024-01-01.0123.removed")
     (path / "1-g/.2024-01-01.0123.removed/image/c/0/0").unlink()
     assert integrity.find_damage(path) == []
-    assert store.compare(whole, path) == []
+    assert layout.compare(whole, path) == []
     assert cli.main(["verify", str(path.parent), "--repair", "--cluster", "none"]) == 0
     assert not (path / "1-g/.2024-01-01.0123.removed").exists()
 
@@ -224,7 +229,7 @@ def test_lost_groups__are_found(data, whole, path, capsys, lost, words):
     code = 0 if is_repairable else 1
     _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=code)
     if is_repairable:
-        assert store.compare(whole, path) == []
+        assert layout.compare(whole, path) == []
 
 
 def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, path, capsys):
@@ -235,7 +240,7 @@ def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, pa
     for _ in range(2):
         told = _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=1)
         assert "--rebuild-reference" in told
-    assert not store.has_product(path, "1-g/catalog")
+    assert not layout.has_product(path, "1-g/catalog")
 
 
 def test_damaged_array__reduce_names_it(data, path, capsys):
@@ -259,10 +264,10 @@ def old(tmp_path):
 
 
 def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_path):
-    before = {name: array[...] for name, array in store.all_arrays(old / store.STORE_NAME)}
+    before = {name: array[...] for name, array in layout.all_arrays(old / layout.STORE_NAME)}
     told = _command(capsys, "migrate", old, code=0)
     assert [line.partition(":")[0] for line in told.splitlines()] == ["1.0 -> 1.1", "1.1 -> 1.2"]
-    after = dict(store.all_arrays(old / store.STORE_NAME))
+    after = dict(layout.all_arrays(old / layout.STORE_NAME))
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
@@ -272,7 +277,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
     assert all(np.isnan(after[name][...]).all() for name in added)
     for name, values in before.items():
         np.testing.assert_array_equal(values, after[name][...])
-    assert integrity.find_damage(old / store.STORE_NAME) == []
+    assert integrity.find_damage(old / layout.STORE_NAME) == []
     assert "photometry aperture: 1 of 3 blocks are not done" in _command(capsys, "verify", old, code=1)
     assert "present version" in _command(capsys, "migrate", old, code=0)
     assert repair.stored_setup(old).instrument == OPTICAM_MX()  # refuses parameters that are not those of the store
@@ -299,7 +304,7 @@ def test_old_version__is_read_but_not_written(old, capsys):
 
 @pytest.mark.parametrize("version", ["1.9", "2.0"])
 def test_unknown_version__is_refused(path, capsys, version):
-    store.update_attributes(path, "", {"schema_version": version})
+    layout.update_attributes(path, "", {"schema_version": version})
     for command in ("status", "verify", "migrate"):
         assert "Update opticam-dask" in _command(capsys, command, path.parent, code=2)
 
@@ -320,12 +325,12 @@ def test_provenance__says_where_everything_comes_from(data, path, capsys):
 
 
 def test_prepare__tells_other_versions(data, path):
-    versions = dict(store.read_attributes(path)["packages"], numpy="1.0.0")
-    store.update_attributes(path, "", {"packages": versions})
+    versions = dict(layout.read_attributes(path)["packages"], numpy="1.0.0")
+    layout.update_attributes(path, "", {"packages": versions})
     notes = []
-    setup = pipeline.Setup(path.parent, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=3))
-    progress = type("Notes", (pipeline.Silent,), {"tell": lambda self, line: notes.append(line)})()
-    pipeline.prepare(setup, scan(find_files(data), setup.instrument), progress)
+    setup = driver.Setup(path.parent, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=3))
+    progress = type("Notes", (driver.Silent,), {"tell": lambda self, line: notes.append(line)})()
+    driver.prepare(setup, scan(find_files(data), setup.instrument), progress)
     assert len(notes) == 1
     assert f'packages.numpy: "1.0.0" before, "{np.__version__}" now' in notes[0]
 
@@ -368,5 +373,5 @@ def test_a_pickle_among_the_partial_stacks__is_not_opened(tmp_path):
     file = tmp_path / "level-0-000000.npy"
     with file.open("wb") as stream:
         np.save(stream, np.array([_Bomb()], dtype=object))
-    with pytest.raises(store.StoreError, match="allow_pickle"):
-        store.read_partial_stack(file)
+    with pytest.raises(layout.StoreError, match="allow_pickle"):
+        layout.read_partial_stack(file)

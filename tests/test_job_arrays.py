@@ -17,21 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import (
-    OPTICAM_MX,
-    cli,
-    job_arrays,
-    ownership,
-    planned_run,
-    quality,
-    simulate_calibration_frames,
-    simulate_observations,
-    store,
-    submission,
-)
+from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
+from opticam_dask.api import job_arrays, planned_run, submission
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.profile import Rings
+from opticam_dask.kernels.sources.profile import Rings
+from opticam_dask.passes import quality
+from opticam_dask.store import layout, ownership
 
 FIELD = {
     "shape": (96, 112), "n_sources": 6, "filters": ("g", "r", "i"), "lags": (0.0, 0.0, 0.0), "flux_range": (4e4, 4e5),
@@ -156,7 +148,7 @@ def test_same_bits_as_reduce__jobs_at_the_same_time_and_in_any_order(begun, redu
     _require_same(begun, reduced, capsys)
     # the directory is free, nothing is left over, and a job that is submitted once more does no harm
     assert not (begun / ownership.OWNER_NAME).exists()
-    assert not (begun / store.SCRATCH_NAME).exists()
+    assert not (begun / layout.SCRATCH_NAME).exists()
     assert _here("work", begun, 3) == 0
     assert _here("finish", begun, 3) == 0
     assert "finished already" in capsys.readouterr().out
@@ -188,7 +180,7 @@ def test_reduce_goes_on_from_a_planned_run_that_is_given_up(data, begun, reduced
     assert "belongs to a run of job arrays" in error
     assert "--break-lock" in error
     assert cli.main([*arguments, "--break-lock"]) == 0
-    assert store.compare(store.store_path(begun), store.store_path(reduced)) == []
+    assert layout.compare(layout.store_path(begun), layout.store_path(reduced)) == []
     # jobs that are still in the queue find that out
     assert _here("work", begun, 1) == 1
     assert "another run has taken over" in capsys.readouterr().err
@@ -220,7 +212,7 @@ def test_work__killed_and_run_again(begun, reduced):
     _end(process, -signal.SIGKILL)
     assert 0 < len(job_arrays.missing_blocks(planned_run.read(begun), 1)) < N_BLOCKS
     _go_on(begun)
-    assert store.compare(store.store_path(begun), store.store_path(reduced)) == []
+    assert layout.compare(layout.store_path(begun), layout.store_path(reduced)) == []
 
 
 HOOK = """
@@ -239,8 +231,8 @@ def _harm(out, index):
     hook = Path(out).parent / "hook"
     hook.mkdir(exist_ok=True)
     (hook / "sitecustomize.py").write_text(HOOK)
-    part = store.parts(store.store_path(out), "1:g")[0]
-    file = store.read_manifest(store.store_path(out), part)["file"][index]
+    part = layout.parts(layout.store_path(out), "1:g")[0]
+    file = layout.read_manifest(layout.store_path(out), part)["file"][index]
     path = os.pathsep.join([str(hook), os.environ.get("PYTHONPATH", "")])
     return {"TEST_DEADLY_FILE": file, "PYTHONPATH": path}
 
@@ -250,8 +242,8 @@ def test_work__a_frame_that_kills_its_process_is_set_aside_by_name(begun):
     output = _end(_start("work", begun, 1, "--blocks", "0:3", cluster="local", **environment))
     name = os.path.basename(environment["TEST_DEADLY_FILE"])
     assert f"Set aside: {name}: ended the process it was worked on in (signal 9)" in output
-    part = store.parts(store.store_path(begun), "1:g")[0]
-    flags = store.read_array(store.store_path(begun), f"{part.group}/frames", "flags")[:12]
+    part = layout.parts(layout.store_path(begun), "1:g")[0]
+    flags = layout.read_array(layout.store_path(begun), f"{part.group}/frames", "flags")[:12]
     assert np.flatnonzero(flags & np.uint32(FrameFlag.WORKER_LOST)).tolist() == [6]
     assert np.all(flags & np.uint32(FrameFlag.REDUCED))
 
@@ -376,16 +368,16 @@ def test_plan__nothing_is_left(data, reduced, tmp_path, capsys):
 def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_path, capsys):
     out = shutil.copytree(reduced, tmp_path / "out")
     # as a run of job arrays leaves it that is given up before its last finish
-    path = store.store_path(out)
-    parts = [part for key in store.keys(path) for part in store.parts(path, key)]
+    path = layout.store_path(out)
+    parts = [part for key in layout.keys(path) for part in layout.parts(path, key)]
     for part in parts:
-        store.remove_group(path, quality.group_of(part))
-    store.drop_consolidated(path)
+        layout.remove_group(path, quality.group_of(part))
+    layout.drop_consolidated(path)
     shutil.rmtree(out / "lcs")
     shutil.copytree(freshly_planned / "planned_run", out / "planned_run")
     assert cli.main(["plan", *_options(data, out)]) == 0
     assert "Everything is done already" in capsys.readouterr().out
-    assert store.is_consolidated(path)
+    assert layout.is_consolidated(path)
     assert not (out / "planned_run").exists()
     _require_same(out, reduced, capsys)
     # what is whole is left alone
@@ -393,7 +385,7 @@ def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_p
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")}
     assert cli.main(["plan", *_options(data, out)]) == 0
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")} == before
-    assert store.is_consolidated(path)
+    assert layout.is_consolidated(path)
 
 
 def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path, capsys):
@@ -404,8 +396,8 @@ def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path,
         assert cli.main(["plan", *arguments, "--radius", "6"]) == 2
         error = capsys.readouterr().err
         assert re.search(r"photometry 'aperture_annulus' of 1:g .* other parameters .*--label NAME", error)
-    assert store.compare(store.store_path(out), store.store_path(reduced)) == []
-    assert store.is_consolidated(store.store_path(out))
+    assert layout.compare(layout.store_path(out), layout.store_path(reduced)) == []
+    assert layout.is_consolidated(layout.store_path(out))
 
 
 def test_status__a_run_that_another_took_over_and_finished(reduced, freshly_planned, planned, tmp_path, capsys):
@@ -465,8 +457,8 @@ def test_work__a_night_of_pass_2_is_done_by_one_job_at_a_time(begun, capsys):
     assert "another job works on 1:g 2024-01-01: it was left to that one" in line
     assert "of 0 frames" not in said.out
     assert job_arrays.missing_blocks(run, 2) == [1, 2, 3, 4, 5]
-    part = store.open_part(store.store_path(begun), "1:g", "2024-01-01")
-    assert store.partial_stack_path(store.store_path(begun), part.group, "level-0-000000").is_file()
+    part = layout.open_part(layout.store_path(begun), "1:g", "2024-01-01")
+    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-000000").is_file()
     (place / ownership.OWNER_NAME).unlink()
     assert _here("work", begun, 2, "--blocks", "1") == 0
     assert "Pass 2: 9 frames done." in capsys.readouterr().out
@@ -481,7 +473,7 @@ def test_plan__a_further_night_is_all_that_jobs_work_on(data, reduced, tmp_path)
     assert {part.night for part in planned_run.read(planned).parts} == {"2024-01-04"}
     _go_on(planned, 0)
     assert cli.main(["reduce", *arguments[1], "--cluster", "none"]) == 0
-    assert store.compare(store.store_path(planned), store.store_path(other)) == []
+    assert layout.compare(layout.store_path(planned), layout.store_path(other)) == []
 
 
 def test_plan__planned_again_is_refused_until_the_lock_is_broken(data, planned, capsys):

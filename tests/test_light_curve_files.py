@@ -11,18 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opticam_dask import (
-    AperturePhotometer,
-    Reducer,
-    chunk_files,
-    cluster,
-    light_curve_files,
-    results,
-    simulate_observations,
-    store,
-)
+from opticam_dask import AperturePhotometer, Reducer, simulate_observations
+from opticam_dask.cluster import executors
 from opticam_dask.flags import SourceFlag
-from opticam_dask.local_backgrounds import DefaultLocalBackground
+from opticam_dask.lightcurves import light_curve_files, results
+from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
+from opticam_dask.store import chunk_files, layout
 
 FIELD = {
     "n_frames": 20, "shape": (96, 112), "n_sources": 7, "flux_range": (4e3, 1e5), "fwhm": 3.0, "least_separation": 6.0,
@@ -85,14 +79,14 @@ def test_write_light_curves__files_are_the_light_curves_in_time_order(reduced, l
     n_files = 0
     for key in ("1:g", "2:r"):
         curves = results.light_curves(reduced, key, label)
-        assert len(store.parts(store.store_path(reduced), key)) == 3
+        assert len(layout.parts(layout.store_path(reduced), key)) == 3
         assert np.all(np.diff(curves["mjd_utc"].to_numpy()) > 0)
         for source in range(curves.sizes["source"]):
             number, expected = _expected(reduced, key, label, source)
-            assert (folder / f"{store.group_name(key)}_source_{number}.csv").read_text() == expected
+            assert (folder / f"{layout.group_name(key)}_source_{number}.csv").read_text() == expected
             n_files += 1
     assert len(list(folder.iterdir())) == n_files
-    assert not (reduced / store.SCRATCH_NAME).exists()
+    assert not (reduced / layout.SCRATCH_NAME).exists()
 
 
 def test_write_light_curves__are_the_same_from_one_process_and_from_workers(reduced, tmp_path, in_small_pieces):
@@ -101,7 +95,7 @@ def test_write_light_curves__are_the_same_from_one_process_and_from_workers(redu
         file.rename(tmp_path / file.name)
     told = _Told()
     # the time limit of a frame is none for the files
-    with cluster.connect("local", n_workers=2, frame_timeout=0.001) as executor:
+    with executors.connect("local", n_workers=2, frame_timeout=0.001) as executor:
         light_curve_files.write_light_curves(reduced, "radii", executor, told)
         has_matplotlib = executor.client.run(lambda: "matplotlib" in sys.modules)
     assert list(has_matplotlib.values()) == [False, False]  # workers stay small
@@ -131,8 +125,8 @@ class _Told:
 def test_write_light_curves__every_chunk_of_a_night_is_read_once(reduced, monkeypatch):
     # one night, as parts that alternate in time share their chunks
     monkeypatch.setattr(light_curve_files, "_MEASUREMENTS", 56)
-    path = store.store_path(reduced)
-    night = store.parts(path, "1:g")[:1]
+    path = layout.store_path(reduced)
+    night = layout.parts(path, "1:g")[:1]
     monkeypatch.setattr(results, "measured_parts", lambda *_: night)
     read = []
     content = chunk_files.ChunkFiles._read_chunk
@@ -158,7 +152,7 @@ def test_write_light_curves__a_file_that_cannot_be_written_leaves_the_old_one(re
     with pytest.raises(OSError, match="no space"):
         light_curve_files.write_light_curves(reduced, "aperture")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert not (reduced / store.SCRATCH_NAME).exists()
+    assert not (reduced / layout.SCRATCH_NAME).exists()
 
 
 def test_write_light_curves__times_are_utc_where_no_barycentric_one_is_known(tmp_path):

@@ -8,14 +8,14 @@ import pytest
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.lightcurve import fit_sinusoid, lomb_scargle_peak, reduced_chi2, relative_flux
-from opticam_dask.lightcurves import (
+from opticam_dask.kernels.series.lightcurve import fit_sinusoid, lomb_scargle_peak, reduced_chi2, relative_flux
+from opticam_dask.lightcurves.differential import (
     compute_relative,
     most_variable,
     relative_light_curve,
     write_relative_light_curve,
 )
-from opticam_dask.store import StoreError
+from opticam_dask.store.layout import StoreError
 
 FLUXES = np.array([9000.0, 6000.0, 5000.0, 4000.0, 1500.0])
 
@@ -193,7 +193,7 @@ def test_lomb_scargle_peak__pieces_of_the_grid_agree(monkeypatch):
     time = np.sort(rng.uniform(0, 900, 400))
     flux = 1 + 0.1 * np.sin(2 * np.pi * 0.0731 * time) + 0.05 * rng.normal(size=400)
     whole = lomb_scargle_peak(time, flux, np.full(400, 0.05))
-    monkeypatch.setattr("opticam_dask.kernels.lightcurve._FREQUENCIES_AT_ONCE", 97)
+    monkeypatch.setattr("opticam_dask.kernels.series.lightcurve._FREQUENCIES_AT_ONCE", 97)
     pieces = lomb_scargle_peak(time, flux, np.full(400, 0.05))
     assert pieces.frequency == pytest.approx(whole.frequency, abs=0.01 / 900)
 

@@ -8,7 +8,7 @@ from astropy.stats import SigmaClip
 from photutils.aperture import ApertureStats, EllipticalAnnulus
 
 from opticam_dask import DefaultLocalBackground
-from opticam_dask.kernels import annulus, photometry
+from opticam_dask.kernels.sources import annulus, photometry
 
 
 def _sky(seed=0, shape=(101, 121)):

@@ -12,11 +12,14 @@ import small_nights
 from astropy.io import fits
 from privileges import ordinary_user
 
-from opticam_dask import Instrument, OptimalPhotometer, cli, cluster, master_frames, pipeline, store
+from opticam_dask import Instrument, OptimalPhotometer, cli
+from opticam_dask.api.repair import stored_setup
+from opticam_dask.cluster import executors
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames import FitsReader
-from opticam_dask.photometers import AperturePhotometer
-from opticam_dask.repair import stored_setup
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver, master_frames
+from opticam_dask.store import layout
 
 N_FRAMES, LOST = 10, 4
 
@@ -41,10 +44,10 @@ def copy(night, tmp_path):
     """A copy of frames and store without the optimal photometry, for a test to spoil."""
     shutil.copytree(night / "frames", tmp_path / "frames")
     shutil.copytree(night / "out", tmp_path / "out")
-    path = store.store_path(tmp_path / "out")
-    [part] = store.parts(path, small_nights.KEY)
-    store.update_attributes(path, part.group, {"data_root": str(tmp_path / "frames")})
-    store.remove_group(path, f"{part.group}/photometry/optimal")
+    path = layout.store_path(tmp_path / "out")
+    [part] = layout.parts(path, small_nights.KEY)
+    layout.update_attributes(path, part.group, {"data_root": str(tmp_path / "frames")})
+    layout.remove_group(path, f"{part.group}/photometry/optimal")
     return tmp_path
 
 
@@ -78,9 +81,9 @@ HARM = {
 
 def _measure(directory, label="optimal", photometer=None):
     setup = stored_setup(directory / "out")
-    store.begin_changes(setup.path)
-    outcome = pipeline.measure_frames(setup, {label: photometer or OptimalPhotometer()}, cluster.InProcess())
-    pipeline.finish(setup)
+    layout.begin_changes(setup.path)
+    outcome = driver.measure_frames(setup, {label: photometer or OptimalPhotometer()}, executors.InProcess())
+    driver.finish(setup)
     return outcome
 
 
@@ -121,12 +124,12 @@ def test_lost_frame__is_in_the_status_and_is_measured_when_its_file_is_back(nigh
 
 
 def test_lost_frame__of_the_usual_label_gets_its_transparency_when_it_is_back(night, copy):
-    path = store.store_path(copy / "out")
-    [part] = store.parts(path, small_nights.KEY)
+    path = layout.store_path(copy / "out")
+    [part] = layout.parts(path, small_nights.KEY)
     gone = copy / f"frames/f{LOST:03d}.fits"
     gone.rename(copy / "away")
-    store.forget_blocks(path, part, range(part.n_blocks), "aperture")
-    store.remove_group(path, f"{part.group}/quality")
+    layout.forget_blocks(path, part, range(part.n_blocks), "aperture")
+    layout.remove_group(path, f"{part.group}/quality")
     _measure(copy, "aperture", AperturePhotometer())
     whole = small_nights.SmallNight(night / "out").group("2024-01-01/quality")["transparency"].to_numpy()
     holed = small_nights.SmallNight(copy / "out").group("2024-01-01/quality")["transparency"].to_numpy()
@@ -139,12 +142,12 @@ def test_lost_frame__of_the_usual_label_gets_its_transparency_when_it_is_back(ni
 
 
 def test_frame_lost_before_the_star_profile__costs_its_frame(copy):
-    path = store.store_path(copy / "out")
-    [part] = store.parts(path, small_nights.KEY)
-    store.remove_group(path, f"{part.group}/psf")
+    path = layout.store_path(copy / "out")
+    [part] = layout.parts(path, small_nights.KEY)
+    layout.remove_group(path, f"{part.group}/psf")
     _vanish(copy / f"frames/f{LOST:03d}.fits")
     assert len(_measure(copy).problems) == 1
-    assert store.read_attributes(path, f"{part.group}/psf")["n_frames"] == N_FRAMES - 1
+    assert layout.read_attributes(path, f"{part.group}/psf")["n_frames"] == N_FRAMES - 1
     flux = small_nights.SmallNight(copy / "out").curves("optimal")["flux"].to_numpy()
     assert np.isfinite(flux).all(axis=1).sum() == N_FRAMES - 1
 
@@ -180,10 +183,10 @@ def test_dark_that_vanishes_while_darks_are_combined__costs_that_dark(tmp_path):
             | {"gain": 1.0, "dark_current": 0.0, "saturation": np.nan, "linearity_limit": np.nan}
         )
     instrument = Instrument.from_json(small_nights.INSTRUMENT)
-    steps = pipeline.Setup(tmp_path, instrument, reader=_OnceReader()).steps((20, 30), 1)
+    steps = driver.Setup(tmp_path, instrument, reader=_OnceReader()).steps((20, 30), 1)
     job = master_frames.MasterJob("bias", steps, tuple(entries))
     _, mean, _ = master_frames.combine_frames(
-        job, cluster.InProcess(), pipeline.Silent(), lambda file, reason: told.append((os.path.basename(file), reason))
+        job, executors.InProcess(), driver.Silent(), lambda file, reason: told.append((os.path.basename(file), reason))
     )
     assert [name for name, _ in told] == ["d2.fits"]
     expected = np.mean([fits.getdata(tmp_path / f"d{n}.fits") for n in (0, 1, 3, 4)], axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels import masters
+from opticam_dask.kernels.images import masters
 
 
 def _frames(n_frames=20, shape=(64, 80), sigma=4.0, seed=0):

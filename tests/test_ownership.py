@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from opticam_dask import ownership
-from opticam_dask.ownership import OWNER_NAME, OwnedError, OwnershipLost, own
+from opticam_dask.store import ownership
+from opticam_dask.store.ownership import OWNER_NAME, OwnedError, OwnershipLost, own
 
 HOLD = """
 import sys, time
-from opticam_dask.ownership import own
+from opticam_dask.store.ownership import own
 with own(sys.argv[1]):
     print("mine", flush=True)
     time.sleep(60)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.timeseries import LombScargle, LombScargleMultiband
 
-from opticam_dask.kernels import folding, periodograms, spectra
+from opticam_dask.kernels.series import folding, periodograms, spectra
 
 FREQUENCY, ERROR = 0.135, 0.03
 

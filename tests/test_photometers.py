@@ -11,9 +11,10 @@ import pytest
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, config
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frame_view import CatalogFacts, FrameView
-from opticam_dask.kernels import background, calibrate, photometry, profile
-from opticam_dask.photometer_kinds import photometer_from_record
+from opticam_dask.kernels.images import background, calibrate
+from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.methods.frame_view import CatalogFacts, FrameView
+from opticam_dask.methods.photometer_kinds import photometer_from_record
 
 SIGMA, SKY, READ_NOISE = 1.6, 100.0, 5.0
 FWHM = SIGMA * photometry.SIGMA_TO_FWHM

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
 
-from opticam_dask.kernels import noise, photometry
+from opticam_dask.kernels.sources import noise, photometry
 
 
 def _field_shape(image, xy, rough, noise, **options):

@@ -13,13 +13,18 @@ import distributed
 import numpy as np
 import pytest
 
-from opticam_dask import cluster, frames, pipeline, plan, results, simulate_observations, store
+from opticam_dask import simulate_observations
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames import FitsReader
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.kernels.stack import stack_selection
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.lightcurves import results
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver, plan
+from opticam_dask.store import layout
 
 N_FRAMES = 22
 PHOTOMETERS = {"aperture": AperturePhotometer(), "forced_aperture": AperturePhotometer(forced=True)}
@@ -50,31 +55,31 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client():
-    with cluster.local_client(2, dashboard=False) as opened:
+    with executors.local_client(2, dashboard=False) as opened:
         yield opened
 
 
 def _setup(out, **options):
     parameters = ReductionParameters(**{"n_pixels": 5, "border_width": 4, **options.pop("parameters", {})})
-    return pipeline.Setup(Path(out), OPTICAM_MX(), parameters, **options)
+    return driver.Setup(Path(out), OPTICAM_MX(), parameters, **options)
 
 
 def _reduce(data, out, executor, **options):
     whole_frames, append = options.pop("whole_frames", False), options.pop("append", False)
     setup = _setup(out, **options)
-    found = frames.scan(frames.find_files([data]), setup.instrument)
-    pipeline.prepare(setup, found, changes=pipeline.Changes(append=append))
-    pipeline.choose_references(setup, executor)
-    pipeline.reduce_frames(setup, executor)
-    pipeline.measure_frames(setup, PHOTOMETERS, executor, whole_frames=whole_frames)
-    pipeline.finish(setup)
+    found = scanning.scan(scanning.find_files([data]), setup.instrument)
+    driver.prepare(setup, found, changes=driver.Changes(append=append))
+    driver.choose_references(setup, executor)
+    driver.reduce_frames(setup, executor)
+    driver.measure_frames(setup, PHOTOMETERS, executor, whole_frames=whole_frames)
+    driver.finish(setup)
     return setup.path
 
 
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     """The reduction everything else is compared with: one process, default blocks."""
-    return _reduce(data, tmp_path_factory.mktemp("reference"), cluster.InProcess())
+    return _reduce(data, tmp_path_factory.mktemp("reference"), executors.InProcess())
 
 
 def test_reduction__is_complete(reference):
@@ -87,42 +92,42 @@ def test_reduction__is_complete(reference):
 
 @pytest.mark.parametrize("frames_per_block", [1, 5, 7, 100])
 def test_reduction__does_not_depend_on_the_block_size(data, reference, tmp_path, frames_per_block):
-    path = _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=frames_per_block)
-    assert store.compare(reference, path) == []
+    path = _reduce(data, tmp_path, executors.InProcess(), frames_per_block=frames_per_block)
+    assert layout.compare(reference, path) == []
 
 
 def test_reduction__does_not_depend_on_workers_or_scheduler(data, reference, client, tmp_path):
-    many = _reduce(data, tmp_path / "two workers", cluster.OnCluster(client), frames_per_block=3)
-    assert store.compare(reference, many) == []
-    with cluster.local_client(1, dashboard=False) as single:
-        one = _reduce(data, tmp_path / "one worker", cluster.OnCluster(single), frames_per_block=3)
-    assert store.compare(many, one) == []
+    many = _reduce(data, tmp_path / "two workers", executors.OnCluster(client), frames_per_block=3)
+    assert layout.compare(reference, many) == []
+    with executors.local_client(1, dashboard=False) as single:
+        one = _reduce(data, tmp_path / "one worker", executors.OnCluster(single), frames_per_block=3)
+    assert layout.compare(many, one) == []
     files = [{f.relative_to(path): f.read_bytes() for f in path.rglob("c/**/*") if f.is_file()} for path in (many, one)]
     assert files[0] == files[1]
 
 
 def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, reference, tmp_path):
-    path = _reduce(data, tmp_path, cluster.InProcess(), whole_frames=True)
-    assert store.compare(reference, path) == []
+    path = _reduce(data, tmp_path, executors.InProcess(), whole_frames=True)
+    assert layout.compare(reference, path) == []
 
 
 def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
     log = tmp_path / "reads"
     setup = _setup(tmp_path / "out", reader=LoggingReader(str(log)), frames_per_block=4)
-    executor = cluster.OnCluster(client)
+    executor = executors.OnCluster(client)
 
     def reads():
         counts = collections.Counter(log.read_text().split()) if log.exists() else {}
         log.unlink(missing_ok=True)
         return counts
 
-    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
     assert reads() == {}
-    pipeline.choose_references(setup, executor)
+    driver.choose_references(setup, executor)
     assert set(reads().values()) == {1}
     measure = functools.partial(_measure, photometers=PHOTOMETERS)
     # the star profile takes two rounds, over 64 frames at most
-    for step, n_reads in ((pipeline.reduce_frames, 1), (pipeline.measure_profiles, 2), (measure, 1)):
+    for step, n_reads in ((driver.reduce_frames, 1), (driver.measure_profiles, 2), (measure, 1)):
         step(setup, executor)
         counts = reads()
         assert len(counts) == 2 * N_FRAMES
@@ -130,7 +135,7 @@ def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
 
 
 def _measure(setup, executor, photometers):
-    pipeline.measure_frames(setup, photometers, executor)
+    driver.measure_frames(setup, photometers, executor)
 
 
 class _CountTasks(distributed.SchedulerPlugin):
@@ -144,12 +149,12 @@ class _CountTasks(distributed.SchedulerPlugin):
 
 def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     setup = _setup(tmp_path / "out", frames_per_block=4)
-    executor = cluster.OnCluster(client)
+    executor = executors.OnCluster(client)
     client.register_plugin(_CountTasks(), name="count")
-    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, executor)
-    pipeline.reduce_frames(setup, executor)
-    pipeline.measure_frames(setup, PHOTOMETERS, executor)
+    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
+    driver.choose_references(setup, executor)
+    driver.reduce_frames(setup, executor)
+    driver.measure_frames(setup, PHOTOMETERS, executor)
     seen = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["count"].seen))
     client.unregister_scheduler_plugin("count")
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
@@ -172,10 +177,10 @@ def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data,
     for number in (2, N_FRAMES):
         files = sorted(str(path) for path in data.glob("*g*.fits"))[:number]
         setup = _setup(tmp_path / str(number))
-        pipeline.prepare(setup, frames.scan(files, setup.instrument))
-        pipeline.choose_references(setup, cluster.InProcess())
-        part = store.parts(setup.path, "1:g")[0]
-        sizes.append(len(cloudpickle.dumps(pipeline._first_pass_job(setup, part))))
+        driver.prepare(setup, scanning.scan(files, setup.instrument))
+        driver.choose_references(setup, executors.InProcess())
+        part = layout.parts(setup.path, "1:g")[0]
+        sizes.append(len(cloudpickle.dumps(driver._first_pass_job(setup, part))))
     assert sizes[1] < sizes[0] + 200
 
 
@@ -183,7 +188,7 @@ def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tm
     log = tmp_path / "reads"
     options = {"reader": LoggingReader(str(log)), "frames_per_block": 4}
 
-    class StopsHalfWay(cluster.InProcess):
+    class StopsHalfWay(executors.InProcess):
         def run(self, work):
             for number, summary in enumerate(super().run(work)):
                 yield summary
@@ -191,50 +196,50 @@ def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tm
                     raise KeyboardInterrupt
 
     setup = _setup(tmp_path / "out", **options)
-    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
+    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
     with pytest.raises(KeyboardInterrupt):
-        pipeline.reduce_frames(setup, StopsHalfWay())
+        driver.reduce_frames(setup, StopsHalfWay())
     log.unlink()
-    pipeline.reduce_frames(setup, cluster.InProcess())
+    driver.reduce_frames(setup, executors.InProcess())
     assert len(log.read_text().split()) == 2 * N_FRAMES - 5 * 4 + 0
     with pytest.raises(KeyboardInterrupt):
-        pipeline.measure_frames(setup, PHOTOMETERS, StopsHalfWay())
-    path = _reduce(data, tmp_path / "out", cluster.InProcess(), **options)
-    assert store.compare(reference, path) == []
+        driver.measure_frames(setup, PHOTOMETERS, StopsHalfWay())
+    path = _reduce(data, tmp_path / "out", executors.InProcess(), **options)
+    assert layout.compare(reference, path) == []
     log.unlink()
-    _reduce(data, tmp_path / "out", cluster.InProcess(), **options)
+    _reduce(data, tmp_path / "out", executors.InProcess(), **options)
     assert not log.exists()
 
 
 def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path):
     setup = _setup(tmp_path, frames_per_block=4)
-    pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
+    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
 
-    class StopsBeforeTheStack(cluster.InProcess):
+    class StopsBeforeTheStack(executors.InProcess):
         def run(self, work):
             yield from super().run(work)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.reduce_frames(setup, StopsBeforeTheStack())
-    shutil.rmtree(tmp_path / store.SCRATCH_NAME)
-    path = _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
-    assert store.compare(reference, path) == []
+        driver.reduce_frames(setup, StopsBeforeTheStack())
+    shutil.rmtree(tmp_path / layout.SCRATCH_NAME)
+    path = _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
+    assert layout.compare(reference, path) == []
 
 
 def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "finish_stack", _interrupt)
+        patch.setattr(driver, "finish_stack", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
-    damaged = sorted((tmp_path / store.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
+            _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
+    damaged = sorted((tmp_path / layout.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    with pytest.raises(store.StoreError, match=r"is damaged .* Delete it and run the same command again"):
-        _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)
+    with pytest.raises(layout.StoreError, match=r"is damaged .* Delete it and run the same command again"):
+        _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
     damaged.unlink()
-    assert store.compare(reference, _reduce(data, tmp_path, cluster.InProcess(), frames_per_block=4)) == []
+    assert layout.compare(reference, _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)) == []
 
 
 def _interrupt(*_):
@@ -243,27 +248,27 @@ def _interrupt(*_):
 
 def test_prepare__other_parameters_are_refused_by_name(data, reference):
     setup = _setup(reference.parent, parameters={"threshold": 4.0})
-    with pytest.raises(pipeline.ReductionError, match=r"threshold: 5\.0 before, 4\.0 now"):
-        pipeline.prepare(setup, frames.scan(frames.find_files([data]), setup.instrument))
+    with pytest.raises(driver.ReductionError, match=r"threshold: 5\.0 before, 4\.0 now"):
+        driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
 
 
 def test_prepare__changed_file_is_refused_by_name(data, tmp_path):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     setup = _setup(tmp_path / "out")
-    pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
+    driver.prepare(setup, scanning.scan(scanning.find_files([copy]), setup.instrument))
     file = sorted(copy.glob("*.fits"))[0]
     os.utime(file, (1, 1))
-    with pytest.raises(pipeline.ReductionError, match=f"1 file.s. changed .*{file.name}"):
-        pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
+    with pytest.raises(driver.ReductionError, match=f"1 file.s. changed .*{file.name}"):
+        driver.prepare(setup, scanning.scan(scanning.find_files([copy]), setup.instrument))
 
 
 def test_measure_frames__same_label_with_another_aperture_is_refused(data, reference, tmp_path):
-    shutil.copytree(reference, tmp_path / store.STORE_NAME)
+    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
     setup = _setup(tmp_path)
-    with pytest.raises(store.StoreError, match="--label NAME"):
-        pipeline.measure_frames(setup, {"aperture": AperturePhotometer(radius=4.0)}, cluster.InProcess())
-    pipeline.measure_frames(setup, {"wide": AperturePhotometer(radius=8.0)}, cluster.InProcess())
+    with pytest.raises(layout.StoreError, match="--label NAME"):
+        driver.measure_frames(setup, {"aperture": AperturePhotometer(radius=4.0)}, executors.InProcess())
+    driver.measure_frames(setup, {"wide": AperturePhotometer(radius=8.0)}, executors.InProcess())
     narrow, wide = (results.light_curves(tmp_path, "1:g", label)["flux"].load() for label in ("aperture", "wide"))
     assert (wide > narrow).all()
 
@@ -274,8 +279,8 @@ def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_
         later, n_frames=5, shape=(96, 112), n_sources=6, filters=("g", "r"), flux_range=(4e3, 1e5), fwhm=3.0,
         least_separation=6.0, seed=5, start="2024-01-03T03:00:00",
     )  # fmt: skip
-    _reduce(data, tmp_path / "out", cluster.InProcess())
-    path = _reduce(later, tmp_path / "out", cluster.InProcess(), append=True)
+    _reduce(data, tmp_path / "out", executors.InProcess())
+    path = _reduce(later, tmp_path / "out", executors.InProcess(), append=True)
     curves = results.light_curves(tmp_path / "out", "1:g").load()
     assert sorted(set(curves["night"].to_numpy())) == ["2023-12-31", "2024-01-02"]
     assert curves.sizes["frame"] == N_FRAMES + 5
@@ -283,7 +288,7 @@ def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_
     steady = curves["flux"].to_numpy()[:, 0]
     assert abs(np.median(steady[-5:]) / np.median(steady[:-5]) - 1.0) < 0.02
     for group in ("1-g/catalog", "1-g/reference", "1-g/2023-12-31/photometry/aperture"):
-        before, now = store.read_product(reference, group), store.read_product(path, group)
+        before, now = layout.read_product(reference, group), layout.read_product(path, group)
         for name in before:
             np.testing.assert_array_equal(before[name], now[name])
 
@@ -312,7 +317,7 @@ def test_credible_nights__a_wrong_clock_does_not_make_the_reference_night():
     assert plan.credible_nights({"2024-01-01": 5, "2024-01-02": 6}) == ["2024-01-01", "2024-01-02"]
 
 
-class _StopsAfter(cluster.InProcess):
+class _StopsAfter(executors.InProcess):
     def __init__(self, n_blocks):
         self.n_blocks = n_blocks
 
@@ -330,15 +335,15 @@ def test_measure_frames__blocks_without_a_first_pass_are_left_for_later(data, tm
         later, n_frames=8, shape=(96, 112), n_sources=6, filters=("g", "r"), flux_range=(4e3, 1e5), fwhm=3.0,
         least_separation=6.0, seed=5, start="2024-01-03T03:00:00",
     )  # fmt: skip
-    _reduce(first, tmp_path / "out", cluster.InProcess())
+    _reduce(first, tmp_path / "out", executors.InProcess())
     setup = _setup(tmp_path / "out", frames_per_block=4)
-    found = frames.scan(frames.find_files([later]), setup.instrument)
-    pipeline.prepare(setup, found, changes=pipeline.Changes(append=True))
+    found = scanning.scan(scanning.find_files([later]), setup.instrument)
+    driver.prepare(setup, found, changes=driver.Changes(append=True))
     with pytest.raises(KeyboardInterrupt):
-        pipeline.reduce_frames(setup, _StopsAfter(1))
-    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
-    pipeline.reduce_frames(setup, cluster.InProcess())
-    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+        driver.reduce_frames(setup, _StopsAfter(1))
+    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
+    driver.reduce_frames(setup, executors.InProcess())
+    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
     curves = results.light_curves(tmp_path / "out", "1:g").load()
     assert np.isfinite(curves["flux"]).all()
 
@@ -346,19 +351,19 @@ def test_measure_frames__blocks_without_a_first_pass_are_left_for_later(data, tm
 def test_prepare__copies_of_reduced_frames_are_refused(data, reference, tmp_path):
     shutil.copytree(data, tmp_path / "copy")
     setup = _setup(reference.parent)
-    with pytest.raises(pipeline.ReductionError, match="were reduced before from another place"):
-        pipeline.prepare(setup, frames.scan(frames.find_files([tmp_path / "copy"]), setup.instrument))
+    with pytest.raises(driver.ReductionError, match="were reduced before from another place"):
+        driver.prepare(setup, scanning.scan(scanning.find_files([tmp_path / "copy"]), setup.instrument))
 
 
 def test_extend_product__the_frozen_part_is_not_touched(reference, tmp_path):
-    shutil.copytree(reference, tmp_path / store.STORE_NAME)
-    path = tmp_path / store.STORE_NAME
+    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
+    path = tmp_path / layout.STORE_NAME
     kept = path / "1-g/reference/alignment_x"
     before = {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
-    stack = store.read_product(path, "1-g/2023-12-31/stack")
-    store.extend_product(path, "1-g/reference", "reference", stack)
+    stack = layout.read_product(path, "1-g/2023-12-31/stack")
+    layout.extend_product(path, "1-g/reference", "reference", stack)
     assert before == {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
-    assert store.compare(reference, path) == []
+    assert layout.compare(reference, path) == []
 
 
 @dataclass(frozen=True)
@@ -370,10 +375,10 @@ class FailingPhotometer:
 
 
 def test_measure_frames__a_failing_photometer_spoils_only_its_own_result(data, reference, tmp_path):
-    shutil.copytree(reference, tmp_path / store.STORE_NAME)
+    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
     setup = _setup(tmp_path)
     both = {"failing": FailingPhotometer(), "again": AperturePhotometer()}
-    outcome = pipeline.measure_frames(setup, both, cluster.InProcess())
+    outcome = driver.measure_frames(setup, both, executors.InProcess())
     assert "photometer failing: ZeroDivisionError: no idea" in outcome.problems[0][1]
     failing, again, before = (results.light_curves(tmp_path, "1:g", name) for name in ("failing", "again", "aperture"))
     assert failing["flux"].isnull().all()
@@ -385,13 +390,13 @@ def test_measure_frames__a_frame_lost_between_the_passes_stops_the_run_and_can_b
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     setup = _setup(tmp_path / "out", frames_per_block=4)
-    pipeline.prepare(setup, frames.scan(frames.find_files([copy]), setup.instrument))
-    pipeline.choose_references(setup, cluster.InProcess())
-    pipeline.reduce_frames(setup, cluster.InProcess())
+    driver.prepare(setup, scanning.scan(scanning.find_files([copy]), setup.instrument))
+    driver.choose_references(setup, executors.InProcess())
+    driver.reduce_frames(setup, executors.InProcess())
     lost = sorted(copy.glob("*.fits"))[5]
     hidden = lost.rename(tmp_path / lost.name)
     with pytest.raises(OSError, match=lost.name):
-        pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+        driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
     hidden.rename(lost)
-    pipeline.measure_frames(setup, PHOTOMETERS, cluster.InProcess())
+    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
     assert np.isfinite(results.light_curves(tmp_path / "out", "1:g")["flux"]).all()

@@ -12,10 +12,10 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from opticam_dask import plotting
+from opticam_dask.display import plotting
+from opticam_dask.display.plotting.style import colour_of, robust_limits
+from opticam_dask.display.plotting.times import best_axis, stretches, utc_axis
 from opticam_dask.flags import FrameFlag, SourceFlag
-from opticam_dask.plotting.style import colour_of, robust_limits
-from opticam_dask.plotting.times import best_axis, stretches, utc_axis
 
 SECOND = 1 / 86400.0
 
@@ -360,5 +360,5 @@ def test_show_in_notebook__does_nothing_outside():
 
 
 def test_plotting__never_imports_pyplot():
-    code = "import sys, opticam_dask.plotting; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, opticam_dask.display.plotting; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

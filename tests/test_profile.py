@@ -7,9 +7,9 @@ import pytest
 from astropy.table import QTable
 from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
 
-from opticam_dask import star_profiles
-from opticam_dask.kernels import joint_fit, photometry, profile
-from opticam_dask.simulated_fields import _add_star
+from opticam_dask.frames.simulated_fields import _add_star
+from opticam_dask.kernels.sources import joint_fit, photometry, profile
+from opticam_dask.passes import star_profiles
 
 SKY_RMS = 10.0
 

@@ -10,21 +10,14 @@ from astropy.coordinates import AltAz, EarthLocation, SkyCoord
 from astropy.io import fits
 from astropy.time import Time
 
-from opticam_dask import (
-    OPTICAM_MX,
-    AperturePhotometer,
-    OptimalPhotometer,
-    Reducer,
-    chunk_files,
-    results,
-    schema,
-    simulate_observations,
-    store,
-)
-from opticam_dask import quality as quality_of_nights
+from opticam_dask import OPTICAM_MX, AperturePhotometer, OptimalPhotometer, Reducer, schema, simulate_observations
 from opticam_dask.flags import QualityFlag
-from opticam_dask.kernels import noise, quality
-from opticam_dask.quality import measure_quality
+from opticam_dask.kernels.series import quality
+from opticam_dask.kernels.sources import noise
+from opticam_dask.lightcurves import results
+from opticam_dask.passes import quality as quality_of_nights
+from opticam_dask.passes.quality import measure_quality
+from opticam_dask.store import chunk_files, layout
 
 N_FRAMES = 1500
 
@@ -262,7 +255,7 @@ def reduce_night(frames, out, *photometers, **options):
     reducer.create_catalogs()
     for photometer in photometers or (AperturePhotometer(),):
         reducer.photometry(photometer)
-    return out / store.STORE_NAME
+    return out / layout.STORE_NAME
 
 
 @pytest.fixture(scope="module")
@@ -317,9 +310,9 @@ def test_product__does_not_depend_on_blocks_or_on_what_was_measured_before(reduc
     names = [entry.name for entry in schema.QUALITY]
     for store_path in (other, compact):
         for name in names:
-            found = store.read_array(store_path, "1-g/2023-12-31/quality", name)
-            np.testing.assert_array_equal(found, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
-    assert store.read_attributes(compact, "1-g/2023-12-31/quality")["label"] == "aperture"
+            found = layout.read_array(store_path, "1-g/2023-12-31/quality", name)
+            np.testing.assert_array_equal(found, layout.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
+    assert layout.read_attributes(compact, "1-g/2023-12-31/quality")["label"] == "aperture"
 
 
 def test_product__each_chunk_is_read_once(reduced, monkeypatch):
@@ -330,17 +323,17 @@ def test_product__each_chunk_is_read_once(reduced, monkeypatch):
         "_read_chunk",
         lambda array, chunk: read.append((array.directory, chunk)) or content(array, chunk),
     )
-    (part,) = store.parts(path, "1:g")
+    (part,) = layout.parts(path, "1:g")
     found = measure_quality(path, part, OPTICAM_MX(), "aperture")
     assert len(read) == len(set(read))
     assert sum(directory.endswith("/aperture/flux") for directory, _ in read) == part.n_blocks
     for name, values in found.arrays.items():
-        np.testing.assert_array_equal(values, store.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
+        np.testing.assert_array_equal(values, layout.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
 
 
 def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypatch):
     _, path, _ = reduced
-    (part,) = store.parts(path, "1:g")
+    (part,) = layout.parts(path, "1:g")
     whole = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
     monkeypatch.setattr(quality_of_nights, "_CELLS", part.n_frames * _n_sources(path, part) // 2)
     some = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
@@ -351,15 +344,15 @@ def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypat
 
 
 def _n_sources(path, part):
-    return len(store.read_array(path, f"{part.group}/photometry/aperture", "source_id"))
+    return len(layout.read_array(path, f"{part.group}/photometry/aperture", "source_id"))
 
 
 def test_product__is_made_again_where_it_was_lost(reduced, tmp_path):
     frames, path, _ = reduced
     shutil.copytree(path.parent, tmp_path / "out")
-    store.remove_group(tmp_path / "out" / store.STORE_NAME, "1-g/2023-12-31/quality")
+    layout.remove_group(tmp_path / "out" / layout.STORE_NAME, "1-g/2023-12-31/quality")
     again = reduce_night(frames, tmp_path / "out")
-    assert store.compare(path, again) == []
+    assert layout.compare(path, again) == []
 
 
 def test_product__without_position_there_is_no_airmass(tmp_path):

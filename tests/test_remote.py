@@ -19,23 +19,17 @@ import xarray as xr
 from astropy.io import fits
 
 import opticam_dask
-from opticam_dask import (
-    cli,
-    cluster,
-    frames,
-    locations,
-    ownership,
-    pipeline,
-    results,
-    schema,
-    simulate_observations,
-    store,
-)
+from opticam_dask import cli, locations, schema, simulate_observations
+from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
-from opticam_dask.fits_files import FitsReader, FrameError, read_header
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
-from opticam_dask.xarray_backend import OpticamBackend
+from opticam_dask.frames import scanning
+from opticam_dask.frames.fits_files import FitsReader, FrameError, read_header
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.xarray_backend import OpticamBackend
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout, ownership
 
 try:
     import s3fs  # noqa: F401 - what makes fsspec know s3://
@@ -125,19 +119,19 @@ def remote_data(bucket, data):
 
 def _setup(out):
     chosen = ReductionParameters(n_pixels=5, border_width=4)
-    return pipeline.Setup(locations.location(out), OPTICAM_MX(), chosen, frames_per_block=2)
+    return driver.Setup(locations.location(out), OPTICAM_MX(), chosen, frames_per_block=2)
 
 
 def _reduce(out, data, **changes):
     """Reduce in this process; return the store."""
-    setup, executor = _setup(out), cluster.InProcess()
-    scan = frames.scan(frames.find_files(data), setup.instrument)
+    setup, executor = _setup(out), executors.InProcess()
+    scan = scanning.scan(scanning.find_files(data), setup.instrument)
     with ownership.own(out):
-        pipeline.prepare(setup, scan, changes=pipeline.Changes(**changes))
-        pipeline.choose_references(setup, executor)
-        pipeline.reduce_frames(setup, executor)
-        pipeline.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-        pipeline.finish(setup)
+        driver.prepare(setup, scan, changes=driver.Changes(**changes))
+        driver.choose_references(setup, executor)
+        driver.reduce_frames(setup, executor)
+        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+        driver.finish(setup)
     return setup.path
 
 
@@ -165,7 +159,7 @@ def _but_for_times(lines):
 
 
 def test_frames__of_a_bucket_are_those_on_disk_bit_for_bit(data, remote_data):
-    here, there = frames.find_files(data), frames.find_files(remote_data + "/")
+    here, there = scanning.find_files(data), scanning.find_files(remote_data + "/")
     assert [file.removeprefix(str(data)) for file in here] == [url.removeprefix(remote_data) for url in there]
     assert {url.rpartition(".")[2] for url in there} == {"fits", "gz", "fz"}
     for file, url in zip(here, there, strict=True):
@@ -177,17 +171,17 @@ def test_frames__of_a_bucket_are_those_on_disk_bit_for_bit(data, remote_data):
 
 def test_scan__of_a_bucket_is_that_of_the_disk_and_costs_one_request_a_frame(data, remote_data, requests):
     with requests.counted() as lines:
-        found = frames.scan(frames.find_files(remote_data), OPTICAM_MX())
+        found = scanning.scan(scanning.find_files(remote_data), OPTICAM_MX())
     assert len([path for kind, path in lines if kind == "GET" and "list-type" not in path]) == FIELD["n_frames"]
     assert len(lines) - FIELD["n_frames"] <= 4  # listings, whatever the number of frames
-    expected = frames.scan(frames.find_files(data), OPTICAM_MX())
+    expected = scanning.scan(scanning.find_files(data), OPTICAM_MX())
     there = found.table.drop(columns=["file", "file_mtime"])
     assert there.equals(expected.table.drop(columns=["file", "file_mtime"]))
     assert found.table["file_mtime"].gt(1.7e9).all()
 
 
 def test_read__takes_one_request_a_frame(remote_data, requests):
-    url = next(url for url in frames.find_files(remote_data) if url.endswith(".fits"))
+    url = next(url for url in scanning.find_files(remote_data) if url.endswith(".fits"))
     with requests.counted() as lines:
         FitsReader().read(url)
     assert [kind for kind, _ in lines] == ["GET"]
@@ -212,14 +206,14 @@ def test_scan__names_the_url_of_what_cannot_be_used(bucket, data, content, reaso
         content = next(data.rglob("*.fits")).read_bytes()[:9000]
     url = f"s3://{bucket}/bad/{reason.replace(' ', '-')}.fits"
     locations.location(url).write_bytes(content)
-    [(file, why)] = frames.scan([url], OPTICAM_MX()).set_aside
+    [(file, why)] = scanning.scan([url], OPTICAM_MX()).set_aside
     assert file == url
     assert reason in why
 
 
 def test_scan__an_object_that_is_gone_is_set_aside(remote_data):
     url = f"{remote_data}/gone.fits"
-    [(file, why)] = frames.scan([url, *frames.find_files(remote_data)], OPTICAM_MX()).set_aside
+    [(file, why)] = scanning.scan([url, *scanning.find_files(remote_data)], OPTICAM_MX()).set_aside
     assert file == url
     assert "gone" in why
     with pytest.raises(FrameError, match="does not exist"):
@@ -230,8 +224,8 @@ def test_find_files__the_listing_skips_hidden_names_and_other_files(bucket):
     for name in ("a.FITS", "b.txt", ".c.fits", ".old/d.fits", "deep/er/e.fit.gz"):
         locations.location(f"s3://{bucket}/mixed/{name}").write_bytes(b"x")
     top = f"s3://{bucket}/mixed"
-    assert frames.find_files(top) == [f"{top}/a.FITS", f"{top}/deep/er/e.fit.gz"]
-    assert frames.find_files(f"{top}/b.txt") == [f"{top}/b.txt"]
+    assert scanning.find_files(top) == [f"{top}/a.FITS", f"{top}/deep/er/e.fit.gz"]
+    assert scanning.find_files(f"{top}/b.txt") == [f"{top}/b.txt"]
 
 
 def test_open_observations__are_lazy_and_equal(data, remote_data):
@@ -243,9 +237,9 @@ def test_open_observations__are_lazy_and_equal(data, remote_data):
 
 
 def test_file_urls__are_the_local_paths(data):
-    assert frames.find_files(f"file://{data}") == frames.find_files(data)
+    assert scanning.find_files(f"file://{data}") == scanning.find_files(data)
     with pytest.raises(locations.LocationError, match="file:///path"):
-        frames.find_files("file://host/data")
+        scanning.find_files("file://host/data")
 
 
 # ---------------------------------------------------------------- what a person does wrong
@@ -296,9 +290,9 @@ def test_errors__a_server_that_does_not_answer(monkeypatch, capsys):
 
 
 def test_reduce__bucket_to_bucket_is_the_local_reduction_bit_for_bit(reduced, local_store):
-    assert _but_for_times(store.compare(store.store_path(reduced), local_store)) == []
-    attributes = store.read_attributes(
-        store.store_path(reduced), store.parts(store.store_path(reduced), "1:g")[0].group
+    assert _but_for_times(layout.compare(layout.store_path(reduced), local_store)) == []
+    attributes = layout.read_attributes(
+        layout.store_path(reduced), layout.parts(layout.store_path(reduced), "1:g")[0].group
     )
     assert attributes["data_root"].startswith("s3://")
 
@@ -352,24 +346,24 @@ def test_reduce__new_is_refused(reduced, remote_data, capsys):
 def test_write_block__the_flags_are_put_last(bucket, requests, local_store):
     """In a bucket as on disk: whoever sees the flags of a block sees all of it."""
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy/reduction.zarr/", recursive=True)
-    path = store.store_path(f"s3://{bucket}/copy")
-    [part] = store.parts(path, "1:g")
+    path = layout.store_path(f"s3://{bucket}/copy")
+    [part] = layout.parts(path, "1:g")
     values = {
-        entry: store.read_array(path, f"{part.group}/frames", entry, 0, 2) for entry in ("flags", "fwhm", "message")
+        entry: layout.read_array(path, f"{part.group}/frames", entry, 0, 2) for entry in ("flags", "fwhm", "message")
     }
     with requests.counted() as lines:
-        store.write_block(path, part, 0, {"frames": values})
+        layout.write_block(path, part, 0, {"frames": values})
     puts = [url for kind, url in lines if kind == "PUT"]
     assert len(puts) == 3
     assert "frames/flags/c/0" in puts[-1]
-    assert _but_for_times(store.compare(path, local_store)) == []
+    assert _but_for_times(layout.compare(path, local_store)) == []
 
 
 def test_block__of_arrays_that_are_open_only_chunks_are_asked_for(bucket, requests, local_store):
     """What docs/storage.md says about requests."""
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy3/reduction.zarr/", recursive=True)
-    path = store.store_path(f"s3://{bucket}/copy3")
-    [part] = store.parts(path, "1:g")
+    path = layout.store_path(f"s3://{bucket}/copy3")
+    [part] = layout.parts(path, "1:g")
 
     def chunks_asked_for(function):
         function(path, part, 0)
@@ -379,32 +373,32 @@ def test_block__of_arrays_that_are_open_only_chunks_are_asked_for(bucket, reques
         assert len(others) <= 1  # the attributes of the night
         return len(lines) - len(others)
 
-    assert chunks_asked_for(store.read_manifest) == len(schema.MANIFEST) == 15
-    assert chunks_asked_for(store.read_results) == 14
+    assert chunks_asked_for(layout.read_manifest) == len(schema.MANIFEST) == 15
+    assert chunks_asked_for(layout.read_results) == 14
 
 
 def test_store__all_threads_have_one_client(bucket):
-    path, meeting = store.store_path(f"s3://{bucket}/run"), threading.Barrier(4)
+    path, meeting = layout.store_path(f"s3://{bucket}/run"), threading.Barrier(4)
 
     def client(_):
         meeting.wait(60)
-        return store._zarr_store(path).fs
+        return layout._zarr_store(path).fs
 
     with ThreadPoolExecutor(4) as pool:
         assert len({id(one) for one in pool.map(client, range(4))}) == 1
 
 
 def test_redo__a_removal_that_was_interrupted_is_finished(bucket, data, local_store, monkeypatch):
-    path = store.store_path(f"s3://{bucket}/copy2")
+    path = layout.store_path(f"s3://{bucket}/copy2")
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy2/reduction.zarr/", recursive=True)
-    [part] = store.parts(path, "1:g")
+    [part] = layout.parts(path, "1:g")
     monkeypatch.setattr(locations, "remove_tree", lambda place: (_ for _ in ()).throw(OSError("the network is gone")))
     with pytest.raises(OSError, match="network"):
-        store.remove_group(path, part.group)
+        layout.remove_group(path, part.group)
     monkeypatch.undo()
-    assert store.parts(path, "1:g") == []  # not half of one
-    store.begin_changes(path)
-    assert store.part_names(path, "1:g") == []
+    assert layout.parts(path, "1:g") == []  # not half of one
+    layout.begin_changes(path)
+    assert layout.part_names(path, "1:g") == []
     assert list(path.rglob(".*.removed")) == []
 
 
@@ -479,8 +473,8 @@ def test_memory__frames_and_store(data, local_store):
     fsspec.filesystem("memory").put(f"{data}/", "/in/", recursive=True)
     try:
         path = _reduce("memory://out", "memory://in")
-        assert _but_for_times(store.compare(path, local_store)) == []
+        assert _but_for_times(layout.compare(path, local_store)) == []
         redone = _reduce("memory://out", "memory://in", redo=("2023-12-31",))
-        assert _but_for_times(store.compare(redone, local_store)) == []
+        assert _but_for_times(layout.compare(redone, local_store)) == []
     finally:
         fsspec.filesystem("memory").store.clear()

@@ -13,20 +13,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from opticam_dask import (
-    Reducer,
-    cli,
-    export_light_curves,
-    relative_light_curve,
-    simulate_observations,
-    store,
-    write_report,
-)
+from opticam_dask import Reducer, cli, export_light_curves, relative_light_curve, simulate_observations, write_report
+from opticam_dask.display.report import measurements, pictures, thinning
+from opticam_dask.display.report.gathering import gather
+from opticam_dask.display.report.page import number
 from opticam_dask.flags import FrameFlag
-from opticam_dask.lightcurves import keep_relative_light_curve
-from opticam_dask.report import measurements, pictures, thinning
-from opticam_dask.report.gathering import gather
-from opticam_dask.report.page import number
+from opticam_dask.lightcurves.differential import keep_relative_light_curve
+from opticam_dask.store import layout
 
 FRAMES = 10
 EVIL = "<img src=x onerror=alert(1)>"
@@ -214,7 +207,7 @@ def test_report__says_what_was_reduced_how_and_what_was_set_aside(reduced, page_
     assert {"summary", "conditions", "field", "curves", "noise", "profile", "set-aside", "provenance", "files"} <= {
         attributes.get("id") for _, attributes in reader.elements
     }
-    attributes = store.read_attributes(store.require_store(reduced))
+    attributes = layout.read_attributes(layout.require_store(reduced))
     for words in ("2023-12-31", "2024-01-03", "1:g", "2:r", attributes["parameters_hash"], "no sources", "numpy"):
         assert words.lower() in text.lower()
     assert "bytes" in text  # the truncated frame, and the reason
@@ -238,9 +231,9 @@ def test_report__names_from_outside_cannot_run(reduced, tmp_path, visit):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
     evil = "</script><script>alert(2)</script>{{ 7*7 }}\udcff\x1b[31m"
-    path = store.require_store(out)
-    store.drop_consolidated(path)
-    store.update_attributes(path, "", {"instrument": evil.replace("\udcff", "")})
+    path = layout.require_store(out)
+    layout.drop_consolidated(path)
+    layout.update_attributes(path, "", {"instrument": evil.replace("\udcff", "")})
     (out / "diag" / f"{EVIL} #?&.pdf").write_bytes(b"")
     file = write_report(out)
     text = file.read_text(encoding="utf-8")
@@ -265,21 +258,21 @@ def test_report__names_from_outside_cannot_run(reduced, tmp_path, visit):
 def test_report__of_a_reduction_that_is_not_done(reduced, tmp_path, visit):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
-    path = store.require_store(out)
-    store.drop_consolidated(path)
-    night = store.parts(path, "1:g")[1]
-    store.forget_blocks(path, night, range(night.n_blocks))
-    store.forget_blocks(path, store.parts(path, "2:r")[0], [0], "aperture")
+    path = layout.require_store(out)
+    layout.drop_consolidated(path)
+    night = layout.parts(path, "1:g")[1]
+    layout.forget_blocks(path, night, range(night.n_blocks))
+    layout.forget_blocks(path, layout.parts(path, "2:r")[0], [0], "aperture")
     for group in ("1-g/2023-12-31/photometry", "1-g/2023-12-31/quality", "2-r/reference", "2-r/differential"):
-        store.remove_group(path, group)
+        layout.remove_group(path, group)
     page = visit(write_report(out))
     assert page.wrong == []
     assert "not finished" in page.inner_text("#summary")
     for group in ("1-g/catalog", "2-r/catalog", "1-g/differential"):
-        store.remove_group(path, group)
-    for part in (part for key in store.keys(path) for part in store.parts(path, key)):
-        store.remove_group(path, f"{part.group}/photometry")
-        store.remove_group(path, f"{part.group}/psf")
+        layout.remove_group(path, group)
+    for part in (part for key in layout.keys(path) for part in layout.parts(path, key)):
+        layout.remove_group(path, f"{part.group}/photometry")
+        layout.remove_group(path, f"{part.group}/psf")
     page = visit(write_report(out))
     assert page.wrong == []
     assert "no source catalogue yet" in page.inner_text("#summary")
@@ -308,11 +301,11 @@ def test_report__from_the_command_line_embeds_as_many_sources_as_asked_for(reduc
 def test_gather__marks_frames_that_were_set_aside(reduced, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
-    path = store.require_store(out)
-    part = store.parts(path, "1:g")[0]
-    flags = store.read_array(path, f"{part.group}/frames", "flags")
+    path = layout.require_store(out)
+    part = layout.parts(path, "1:g")[0]
+    flags = layout.read_array(path, f"{part.group}/frames", "flags")
     flags[2] |= np.uint32(FrameFlag.NOT_ALIGNED)
-    store.write_again(path, f"{part.group}/frames", "flags", flags)
+    layout.write_again(path, f"{part.group}/frames", "flags", flags)
     report = gather(out, 5)
     night = next(one for one in report.nights if one.key == "1:g" and one.night == part.night)
     assert night.n_set_aside == np.count_nonzero(flags & ~np.uint32(1) & ~np.uint32(FrameFlag.NO_POSITION))
@@ -328,12 +321,12 @@ def copied(reduced, tmp_path):
 
 
 def test_curves__of_which_a_night_has_no_barycentric_times_are_in_utc(copied):
-    path = store.require_store(copied)
-    night = store.parts(path, "1:g")[1]
+    path = layout.require_store(copied)
+    night = layout.parts(path, "1:g")[1]
     unknown = np.full(FRAMES, np.nan)
-    store.write_again(path, f"{night.group}/photometry/aperture", "bmjd_tdb", unknown)
-    kept = store.read_array(path, "1-g/differential/variable", "bmjd_tdb")
-    store.write_again(path, "1-g/differential/variable", "bmjd_tdb", np.concatenate([kept[:-FRAMES], unknown]))
+    layout.write_again(path, f"{night.group}/photometry/aperture", "bmjd_tdb", unknown)
+    kept = layout.read_array(path, "1-g/differential/variable", "bmjd_tdb")
+    layout.write_again(path, "1-g/differential/variable", "bmjd_tdb", np.concatenate([kept[:-FRAMES], unknown]))
     report = gather(copied, 5)
     for curve in (*report.curves, *report.relative):
         assert curve.has_bmjd == (curve.key == "2:r")

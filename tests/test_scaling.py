@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opticam_dask import pipeline, store
 from opticam_dask.config import ReductionParameters
-from opticam_dask.frames import Scan, scan
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.synthetic import generate_observations
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.scanning import Scan, scan
+from opticam_dask.frames.synthetic import generate_observations
+from opticam_dask.pipeline import driver
+from opticam_dask.store import layout
 
 PER_NIGHT = 12
 
@@ -32,13 +33,13 @@ def _planned(out, row, n_nights):
     days = pd.Timestamp(str(row["night"].iloc[0])) + pd.to_timedelta(night, unit="D")
     rows["night"] = days.strftime("%Y-%m-%d").to_numpy(dtype=object)
     out.mkdir()
-    setup = pipeline.Setup(out, OPTICAM_MX(), ReductionParameters(barycenter=False))
-    pipeline.prepare(setup, Scan(rows, [], []))
-    (key,) = store.keys(setup.path)
-    part = store.parts(setup.path, key)[0]
+    setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(barycenter=False))
+    driver.prepare(setup, Scan(rows, [], []))
+    (key,) = layout.keys(setup.path)
+    part = layout.parts(setup.path, key)[0]
     arrays = {f"alignment_{name}": np.arange(3.0) for name in ("x", "y", "flux")}
-    group = f"{store.group_name(key)}/reference"
-    store.write_product(setup.path, group, "reference", arrays, {"reference_night": part.night})
+    group = f"{layout.group_name(key)}/reference"
+    layout.write_product(setup.path, group, "reference", arrays, {"reference_night": part.night})
     return setup
 
 
@@ -55,14 +56,14 @@ class _Nothing:
 
 
 def test_reduce_frames__what_is_read_before_the_first_block_grows_with_the_nights_alone(tmp_path, row, monkeypatch):
-    read = store.read_attributes
+    read = layout.read_attributes
     counts = {}
     for n_nights in (4, 16):
         setup, executor, seen = _planned(tmp_path / f"{n_nights}", row, n_nights), _Nothing(), []
-        monkeypatch.setattr(store, "read_attributes", lambda *given, seen=seen: seen.append(given) or read(*given))
+        monkeypatch.setattr(layout, "read_attributes", lambda *given, seen=seen: seen.append(given) or read(*given))
         with pytest.raises(_Stop):
-            pipeline.reduce_frames(setup, executor)
-        monkeypatch.setattr(store, "read_attributes", read)
+            driver.reduce_frames(setup, executor)
+        monkeypatch.setattr(layout, "read_attributes", read)
         assert executor.blocks == n_nights
         counts[n_nights] = len(seen)
     assert counts[16] <= 4 * counts[4]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from opticam_dask import DefaultFinder
-from opticam_dask.kernels import detect, segments
-from opticam_dask.simulated_fields import FieldModel, draw_frame, field_truth
+from opticam_dask.frames.simulated_fields import FieldModel, draw_frame, field_truth
+from opticam_dask.kernels.images import detect, segments
 
 NOISE = 14.5
 

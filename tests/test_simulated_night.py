@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask import Reducer, light_curves, lightcurves, open_reduction, simulate_observations, store
+from opticam_dask import Reducer, light_curves, open_reduction, simulate_observations
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.align import apply_transform
-from opticam_dask.kernels.lightcurve import fit_sinusoid
+from opticam_dask.kernels.images.align import apply_transform
+from opticam_dask.kernels.series.lightcurve import fit_sinusoid
+from opticam_dask.lightcurves import differential
+from opticam_dask.store import layout
 
 FILTERS, KEYS, LAGS = ("g", "r"), ("1:g", "2:r"), (0.0, 1.2)
 FREQUENCY, VARIABLE, FWHM, BETA, SKY, READ_NOISE = 0.02, 3, 3.5, 3.0, 200.0, 1.3
@@ -64,7 +66,7 @@ def _catalogue_of_truth(out, truth, key):
 @pytest.mark.parametrize("key", KEYS)
 def test_night__every_frame_is_used(night, key):
     out, _ = night
-    frames = open_reduction(out)[f"{store.group_name(key)}/2023-12-31/frames"]
+    frames = open_reduction(out)[f"{layout.group_name(key)}/2023-12-31/frames"]
     assert frames.sizes["frame"] == 300
     assert np.count_nonzero(frames["flags"].to_numpy() & np.uint32(UNUSABLE)) == 0
 
@@ -73,8 +75,8 @@ def test_night__every_frame_is_used(night, key):
 def test_night__tracking_is_better_than_a_tenth_of_a_pixel(night, key):
     out, truth = night
     tree = open_reduction(out)
-    catalogue = tree[f"{store.group_name(key)}/catalog"]
-    transforms = tree[f"{store.group_name(key)}/2023-12-31/frames/transform"].to_numpy()
+    catalogue = tree[f"{layout.group_name(key)}/catalog"]
+    transforms = tree[f"{layout.group_name(key)}/2023-12-31/frames/transform"].to_numpy()
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     predicted = np.array([apply_transform(matrix, xy) for matrix in transforms])
     for true, number in _catalogue_of_truth(out, truth, key).items():
@@ -98,7 +100,7 @@ def test_night__bright_star_is_photon_limited(night, camera, key):
     out, truth = night
     numbers = _catalogue_of_truth(out, truth, key)
     target, comparisons = 1, [true for true in (2, 4, 5) if true in numbers]
-    curve = lightcurves.relative_light_curve(out, key, numbers[target], [numbers[true] for true in comparisons])
+    curve = differential.relative_light_curve(out, key, numbers[target], [numbers[true] for true in comparisons])
     flux = truth["flux"].to_numpy()[camera]
     expected = flux[:, target - 1] / flux[:, [true - 1 for true in comparisons]].sum(axis=1)
     ratio = curve["relative_flux"].to_numpy() / expected
@@ -119,7 +121,7 @@ def test_night__lag_between_the_cameras_is_recovered(night):
     for key in KEYS:
         numbers = _catalogue_of_truth(out, truth, key)
         comparisons = [numbers[true] for true in (1, 2, 4, 5) if true in numbers]
-        curve = lightcurves.relative_light_curve(out, key, numbers[VARIABLE], comparisons)
+        curve = differential.relative_light_curve(out, key, numbers[VARIABLE], comparisons)
         times = (curve["mjd_utc"].to_numpy() - curve["mjd_utc"].to_numpy()[0]) * 86400.0
         fits.append(
             fit_sinusoid(times, curve["relative_flux"].to_numpy(), curve["relative_flux_err"].to_numpy(), FREQUENCY)

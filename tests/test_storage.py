@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opticam_dask import plan, schema, simulate_observations, store
-from opticam_dask.kernels.background import default_box_size
+from opticam_dask import schema, simulate_observations
+from opticam_dask.kernels.images.background import default_box_size
+from opticam_dask.pipeline import plan
+from opticam_dask.store import layout
 
 FIELD = {
     "shape": (96, 112), "n_sources": 6, "filters": ("g",), "flux_range": (4e3, 1e5), "fwhm": 3.0,
@@ -48,25 +50,27 @@ for name in ("stat", "lstat"):
     setattr(os, name, counting)
 
 from pathlib import Path
-from opticam_dask import cluster, frames, pipeline
+from opticam_dask.cluster import executors
+from opticam_dask.frames import scanning
+from opticam_dask.pipeline import driver
 from opticam_dask.config import ReductionParameters
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.photometers import AperturePhotometer
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.methods.photometers import AperturePhotometer
 
 found = []
 for data, directory, per_block in json.loads(sys.argv[1]):
-    setup = pipeline.Setup(
+    setup = driver.Setup(
         Path(directory), OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=per_block
     )
-    scan = frames.scan(frames.find_files(data), setup.instrument)
-    pipeline.prepare(setup, scan)
-    executor = cluster.InProcess()
-    pipeline.choose_references(setup, executor)
+    scan = scanning.scan(scanning.find_files(data), setup.instrument)
+    driver.prepare(setup, scan)
+    executor = executors.InProcess()
+    driver.choose_references(setup, executor)
     photometers = {"aperture": AperturePhotometer()}
     row = []
     for work in (
-        lambda: pipeline.reduce_frames(setup, executor),
-        lambda: pipeline.measure_frames(setup, photometers, executor),
+        lambda: driver.reduce_frames(setup, executor),
+        lambda: driver.measure_frames(setup, photometers, executor),
     ):
         counts.clear()
         out = directory
@@ -74,7 +78,7 @@ for data, directory, per_block in json.loads(sys.argv[1]):
         out = ""
         row.append(dict(counts))
         # star profiles take a sample of the night, whose size does not grow: they are no part of what a block costs
-        pipeline.measure_profiles(setup, executor, pipeline.Silent())
+        driver.measure_profiles(setup, executor, driver.Silent())
     found.append(row)
 print(json.dumps(found))
 """
@@ -127,7 +131,7 @@ def test_files__of_a_block_are_as_many_as_documented(operations):
     _, outs = operations
     written = [{} for _ in outs]
     for out, found in zip(outs, written, strict=True):
-        for file in (out / store.STORE_NAME).rglob("*"):
+        for file in (out / layout.STORE_NAME).rglob("*"):
             if file.is_file() and "/c/" in file.as_posix():
                 group = file.as_posix().partition("/1-g/2023-12-31/")[2].split("/")[0]
                 found[group] = found.get(group, 0) + 1
@@ -135,7 +139,7 @@ def test_files__of_a_block_are_as_many_as_documented(operations):
     groups = {"frames": 12, "background": 3, "sources": 6, "photometry": 6}
     assert {group: (written[1][group] - written[0][group]) / n_more for group in groups} == groups
     assert written[2] == written[1]
-    assert not [file for file in (outs[0] / store.SCRATCH_NAME).rglob("*") if file.is_file()]
+    assert not [file for file in (outs[0] / layout.SCRATCH_NAME).rglob("*") if file.is_file()]
 
 
 # ---------------------------------------------------------------- the table of the documentation
@@ -198,7 +202,7 @@ def test_table__of_the_documentation_is_that_of_the_schema():
 def test_chunks__on_disk_are_no_larger_than_the_table_says(operations):
     """The table is an upper limit of what real chunks take, but for the header of the codec and the checksum."""
     _, outs = operations
-    part = outs[1] / store.STORE_NAME / "1-g/2023-12-31"
+    part = outs[1] / layout.STORE_NAME / "1-g/2023-12-31"
     expected = _chunk_bytes("frames", 96, RUNS[1][1])
     for name in ("fwhm", "transform", "flags"):
         found = {file.stat().st_size for file in (part / "frames" / name / "c").rglob("*") if file.is_file()}

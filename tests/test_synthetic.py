@@ -11,12 +11,12 @@ from astropy.io import fits
 from photutils.aperture import CircularAperture, aperture_photometry
 from scipy.ndimage import label
 
-from opticam_dask import frames, simulated_fields, synthetic
-from opticam_dask.backgrounds import DefaultBackground
-from opticam_dask.finders import DefaultFinder
-from opticam_dask.instruments import OPTICAM_MX
-from opticam_dask.kernels.align import apply_transform, rotation_of
-from opticam_dask.simulated_fields import FieldModel, draw_frame, field_truth, simulate_observations
+from opticam_dask.frames import scanning, simulated_fields, synthetic
+from opticam_dask.frames.instruments import OPTICAM_MX
+from opticam_dask.frames.simulated_fields import FieldModel, draw_frame, field_truth, simulate_observations
+from opticam_dask.kernels.images.align import apply_transform, rotation_of
+from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.finders import DefaultFinder
 
 FILTERS = ("g", "r", "i")
 N_FRAMES = 5
@@ -134,7 +134,7 @@ def test_generate_observations__writes_names_shape_and_header(observations):
 
 
 def test_generate_observations__are_understood_by_the_scan(observations):
-    found = frames.scan(frames.find_files([observations]), OPTICAM_MX())
+    found = scanning.scan(scanning.find_files([observations]), OPTICAM_MX())
     assert found.set_aside == []
     assert found.table["key"].value_counts().to_dict() == {"1:g": N_FRAMES, "2:r": N_FRAMES, "3:i": N_FRAMES}
     assert set(found.table["night"]) == {"2023-12-31"}
@@ -202,7 +202,7 @@ def test_write_frame__failure_leaves_no_frame_behind(tmp_path):
     with pytest.raises(ValueError, match="Illegal value"):
         synthetic.write_frame(path, np.zeros((4, 4)), {"FILTER": object()})
     assert path.read_bytes() == b"before"
-    assert frames.find_files([tmp_path]) == [str(path)]
+    assert scanning.find_files([tmp_path]) == [str(path)]
 
 
 @pytest.mark.parametrize(
@@ -526,7 +526,7 @@ def test_simulate_observations__writes_what_the_truth_says(tmp_path):
         tmp_path, n_frames=12, shape=(128, 160), n_sources=6, filters=("g", "r"), flux_range=(5e3, 1e5), fwhm=3.0,
         moffat_beta=None, drift=(4.0, -3.0), rotation=1.0, cloud=(0.5, 0.5, 0.2), gain=0.8, sky_gradient=0.0, seed=7,
     )  # fmt: skip
-    found = frames.scan(frames.find_files([tmp_path]), OPTICAM_MX())
+    found = scanning.scan(scanning.find_files([tmp_path]), OPTICAM_MX())
     assert found.set_aside == []
     assert found.table["key"].value_counts().to_dict() == {"1:g": 12, "2:r": 12}
     assert set(found.table["saturation"]) == {65535.0}

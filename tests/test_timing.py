@@ -16,8 +16,8 @@ from astropy.utils import iers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opticam_dask.kernels.airmass import airmass
-from opticam_dask.kernels.timing import (
+from opticam_dask.kernels.series.airmass import airmass
+from opticam_dask.kernels.series.timing import (
     barycentric_mjd,
     good_time_intervals,
     mjd_from_iso,
@@ -198,8 +198,8 @@ def refuse(*arguments, **options):
 from astropy.utils import iers
 iers.conf.auto_download, iers.conf.auto_max_age = True, 0.01
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from opticam_dask.kernels.airmass import airmass
-from opticam_dask.kernels.timing import barycentric_mjd
+from opticam_dask.kernels.series.airmass import airmass
+from opticam_dask.kernels.series.timing import barycentric_mjd
 times, site = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 print(json.dumps([barycentric_mjd(times, 31.3, 46.8, *site).tolist(), airmass(times, 31.3, 46.8, *site).tolist()]))
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels import trends
+from opticam_dask.kernels.series import trends
 
 N = 200
 

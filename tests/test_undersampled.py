@@ -16,8 +16,8 @@ from opticam_dask import (
     simulate_observations,
 )
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels import noise, photometry
-from opticam_dask.synthetic import generate_observations, observation_truth
+from opticam_dask.frames.synthetic import generate_observations, observation_truth
+from opticam_dask.kernels.sources import noise, photometry
 
 SIGMA, SIZE = 0.75, 41
 PHOTOMETERS = [

@@ -1,0 +1,127 @@
+"""Repair a store: drop what is damaged, and make it again with the parameters that the store keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opticam_dask import config
+from opticam_dask.cluster.executors import Executor
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.locations import location
+from opticam_dask.methods.photometer_kinds import photometer_from_record
+from opticam_dask.passes.calibration import Calibration
+from opticam_dask.passes.second_pass import Photometer
+from opticam_dask.pipeline import driver
+from opticam_dask.pipeline.driver import Progress, ReductionError, Setup, Silent
+from opticam_dask.store import integrity, layout
+
+
+def repair(
+    out_directory: str | Path,
+    connect: Callable[[], contextlib.AbstractContextManager[Executor]],
+    progress: Progress | None = None,
+) -> None:
+    """Make again what :func:`integrity.find_damage` finds, and whatever is not done.
+
+    Parameters
+    ----------
+    out_directory : path
+    connect : callable
+        Opens the place where blocks run.
+    progress : Progress, optional
+
+    Raises
+    ------
+    ReductionError
+        When something cannot be made again from the store and its frames; what can be has been.
+    """
+    path = layout.require_store(out_directory)
+    progress = progress or Silent()
+    layout.begin_changes(path)
+    damage = integrity.find_damage(path)
+    if beyond := [entry for entry in damage if not entry.is_repairable and entry.is_metadata]:
+        raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
+    for entry in damage:
+        if entry.drop is not None:
+            entry.drop()
+        if entry.is_repairable:
+            progress.tell(f"Repairing {entry}")
+    for file in integrity.stray_files(path):
+        layout.remove_stray(file)
+    setup = stored_setup(out_directory)
+    with connect() as executor:
+        driver.make_masters(setup, executor, progress)
+        driver.reduce_frames(setup, executor, progress)
+        for entry in damage:
+            if entry.restore is not None:
+                entry.restore()
+        driver.measure_profiles(setup, executor, progress)
+        for label, photometer in _photometers(setup).items():
+            driver.measure_frames(setup, {label: photometer}, executor, progress)
+    driver.measure_quality(setup, progress)
+    driver.finish(setup)
+    if beyond := [entry for entry in damage if not entry.is_repairable]:
+        raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
+
+
+def stored_setup(out_directory: str | Path) -> Setup:
+    """Set-up that a store was made with, from what it keeps.
+
+    Raises
+    ------
+    ReductionError
+        When it was made with functions of the user, which no store can hold.
+    """
+    path = layout.require_store(out_directory)
+    attributes = layout.read_attributes(path)
+    setup = Setup(
+        location(out_directory),
+        _stored_instrument(attributes),
+        driver.stored_parameters(out_directory),
+        calibration=Calibration.from_record(json.loads(attributes["parameters"])),
+    )
+    if config.parameters_hash(setup.record()) != attributes["parameters_hash"]:
+        before = json.loads(attributes["parameters"])
+        own = [
+            line.split(":")[0]
+            for line in config.differences(before, json.loads(config.parameters_json(setup.record())))
+        ]
+        raise ReductionError(
+            f"{out_directory} was made with functions of your own ({', '.join(own)}), which the store cannot hold. "
+            "What is damaged was dropped: run the script that made it again, and it makes that anew."
+        )
+    return setup
+
+
+def _stored_instrument(attributes: dict[str, Any]) -> Instrument:
+    definition = attributes.get("instrument_definition")
+    usual = OPTICAM_MX()
+    if definition is None or definition == json.loads(json.dumps(usual.to_dict())):
+        return usual
+    return Instrument.from_json(definition)
+
+
+def _photometers(setup: Setup) -> dict[str, Photometer]:
+    """Photometer of each label that has blocks to measure."""
+    found: dict[str, Photometer] = {}
+    for key in layout.keys(setup.path):
+        for part in layout.parts(setup.path, key):
+            for label in layout.photometry_labels(setup.path, part):
+                if label not in found and not layout.done_blocks(setup.path, part, label).all():
+                    attributes = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+                    found[label] = _stored_photometer(label, attributes)
+    return found
+
+
+def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
+    photometer = photometer_from_record(json.loads(attributes["parameters"]))
+    if photometer is None or config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
+        raise ReductionError(
+            f"photometry {label!r} was made with a photometer of your own, which the store cannot hold, or by an older "
+            "version. What is damaged was dropped: run what made it again, and it makes that anew."
+        )
+    return photometer

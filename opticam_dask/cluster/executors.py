@@ -1,0 +1,636 @@
+"""Where blocks run: in this process, on local workers, in jobs of a batch system, or on a scheduler that is there.
+
+With ``job_queues`` the only module that imports distributed. Workers are separate processes of one thread each,
+started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``
+guard and a notebook or a test behaves the same. Scheduler and dashboard listen on the loopback interface unless told
+otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.util
+import json
+import logging
+import os
+import queue
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import dask
+import dask.array as da
+import distributed
+from dask.system import CPU_COUNT
+from distributed.deploy.spec import SpecCluster
+from distributed.deploy.subprocess import SubprocessWorker
+from distributed.system import MEMORY_LIMIT
+
+from opticam_dask.cluster.cluster_settings import (
+    MEMORY_ENVIRONMENT,
+    SINGLE_THREAD_ENVIRONMENT,
+    UPKEEP_SETTINGS,
+    ClusterError,
+    ClusterSettings,
+    job_memory,
+    job_processors,
+    parse_memory,
+    resolve,
+)
+from opticam_dask.cluster.interruption import raise_if_interrupted
+from opticam_dask.cluster.job_queues import JobQueue
+
+logger = logging.getLogger(__name__)
+
+#: A connection to a Dask scheduler, by the name that other modules may use.
+Client = distributed.Client
+
+#: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound); called with the
+#: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
+WindowBuilder = Callable[..., da.Array]
+
+#: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
+RETRIES = 2
+
+#: How often the workers of one block may be killed (each time by more deaths than the scheduler allows) before the
+#: run stops. Runs and rescues take turns: a rescue takes longer, so where workers die for reasons of their own, the
+#: plain run is the likelier one to get through.
+_MOST_KILLED = 8
+
+#: Blocks of one window for each worker; two windows are under way, so a worker always has its next block.
+BLOCKS_PER_WORKER = 2
+
+#: Summaries that are fetched together.
+_AT_ONCE = 256
+
+#: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
+FRAME_TIMEOUT = 300.0
+
+#: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
+_LOOK, _WITHOUT_WORKERS = 5.0, 60.0
+
+
+class Work(NamedTuple):
+    """One group of blocks.
+
+    Attributes
+    ----------
+    build : callable
+        Builds the graph of a window of them.
+    blocks : sequence of int
+    rescue : callable, optional
+        Builds the graph that does the same for blocks that killed their workers: it finds the frames to blame and
+        leaves them out.
+    """
+
+    build: WindowBuilder
+    blocks: Sequence[int]
+    rescue: WindowBuilder | None = None
+
+
+class Executor(Protocol):
+    """Runs blocks and hands their summaries over as they finish."""
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run all blocks of all groups, a bounded number at a time; yield each summary once, in any order."""
+        ...
+
+
+class InProcess:
+    """No cluster: one block after the other in this process."""
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run the blocks in order and yield each summary."""
+        for group in work:
+            for block in group.blocks:
+                raise_if_interrupted()
+                yield group.build([block]).compute(scheduler="synchronous")[0]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One block under way: which build of its group it runs, how often that has failed, and the worker it is for."""
+
+    group: Work
+    block: int
+    is_rescue: bool = False
+    n_failures: int = 0
+    worker: str | None = None
+
+    @property
+    def build(self) -> WindowBuilder:
+        rescue = self.group.rescue if self.is_rescue else None
+        return rescue or self.group.build
+
+
+class OnCluster:
+    """Blocks through a bounded window on the workers of a Dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    frame_timeout : float
+        Seconds after which a frame that does not end ends its worker; 0 is no limit.
+    is_local : bool
+        Whether the workers belong to this run, so that nobody will start new ones when all are gone.
+    jobs : JobQueue, optional
+        The jobs that the workers run in.
+    """
+
+    def __init__(
+        self,
+        client: distributed.Client,
+        *,
+        frame_timeout: float = FRAME_TIMEOUT,
+        is_local: bool = False,
+        jobs: JobQueue | None = None,
+    ) -> None:
+        self.client = client
+        self.frame_timeout = frame_timeout
+        self.is_local = is_local
+        self.jobs = jobs
+        self._without_workers = 0.0
+        self._size = BLOCKS_PER_WORKER
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run the blocks and yield summaries as they finish.
+
+        A block that fails to read or write is tried again on other workers. A block whose workers died again and
+        again (of memory, of a crash, of hanging) is rescued: its frames are tried one by one, those to blame are set
+        aside, and the block runs again.
+
+        Raises
+        ------
+        ClusterError
+            When workers died for no frame's fault, or the cluster is gone.
+        OSError
+            When a block could not read or write anywhere.
+        """
+        windows = _windows(work, self._window_size)
+        finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
+        under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
+
+        def submit(tasks: Sequence[_Task]) -> None:
+            for future, task in zip(self._submit(tasks), tasks, strict=True):
+                under_way[future.key] = future, task
+                future.add_done_callback(finished.put)
+
+        try:
+            while True:
+                raise_if_interrupted()
+                while len(under_way) <= self._size and (window := next(windows, None)) is not None:
+                    group, blocks = window
+                    submit([_Task(group, block) for block in blocks])
+                if not under_way:
+                    return
+                found = [future for future in self._next(finished) if future.key in under_way]
+                if not found:
+                    for key in self._waiting_in_vain(under_way):
+                        future, task = under_way.pop(key)
+                        future.cancel()
+                        submit([replace(task, worker=None)])
+                for future, (summary, error) in zip(found, self._outcomes(found), strict=True):
+                    _, task = under_way.pop(future.key)
+                    if error is None:
+                        yield summary
+                    else:
+                        submit([self._next_try(task, error)])
+        finally:
+            for future, _ in under_way.values():
+                future.cancel()
+
+    def _submit(self, tasks: Sequence[_Task]) -> list[distributed.Future]:
+        window = tasks[0].build([task.block for task in tasks], frame_timeout=self.frame_timeout)
+        worker = tasks[0].worker
+        where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
+        return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
+
+    def _window_size(self) -> int:
+        """Blocks of a window, for the workers that are there, or for those that were asked for and will come."""
+        asked_for = (self.jobs.settings.most_workers if self.jobs else None) or 1
+        self._size = BLOCKS_PER_WORKER * max(asked_for, len(self.client.ncores()))
+        return self._size
+
+    def _next_try(self, task: _Task, error: Exception) -> _Task:
+        """How a block that failed runs next: where it could not read or write, on another worker each time."""
+        is_killed = isinstance(error, distributed.KilledWorker)
+        worker = getattr(getattr(error, "last_worker", None), "name", "")
+        if is_killed and self.jobs is not None and self.jobs.ended_from_outside(str(worker)):
+            return replace(task, worker=None)  # its job was ended: that says nothing about its frames
+        again = _next_try(task, error)
+        workers = sorted(self.client.ncores())
+        if again.is_rescue != task.is_rescue or not isinstance(error, OSError) or not workers:
+            return again
+        return replace(again, worker=workers[(again.block + again.n_failures) % len(workers)])
+
+    def _waiting_in_vain(self, under_way: Mapping[Any, tuple[distributed.Future, _Task]]) -> list[Any]:
+        """Blocks that wait for a worker that is gone: the scheduler does not give those to others."""
+        workers = self.client.ncores()
+        return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
+
+    def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> list[distributed.Future]:
+        """Wait for blocks to finish, with an eye on the cluster; an empty list now and then when none does."""
+        try:
+            found = [finished.get(timeout=_LOOK)]
+        except queue.Empty:
+            self._look_at_workers()
+            return []
+        self._without_workers = 0.0
+        with contextlib.suppress(queue.Empty):
+            while len(found) < _AT_ONCE:
+                found.append(finished.get_nowait())
+        return found
+
+    def _outcomes(self, futures: Sequence[distributed.Future]) -> list[tuple[Any, Exception | None]]:
+        """Summaries of blocks, or the errors they ended with; those that went well are fetched together.
+
+        With many workers, one question a block to the scheduler would cost more than the blocks themselves.
+        """
+        good = [future for future in futures if future.status == "finished"]
+        if len(good) < 2:
+            return [_outcome(future) for future in futures]
+        try:
+            fetched = dict(zip((future.key for future in good), self.client.gather(good), strict=True))
+        except Exception:  # noqa: BLE001 - some worker is gone: which blocks it had is found out one by one
+            fetched = {}
+        return [(fetched[future.key][0], None) if future.key in fetched else _outcome(future) for future in futures]
+
+    def _look_at_workers(self) -> None:
+        self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK
+        if self.jobs is not None:
+            self.jobs.check()
+        elif self._without_workers and int(self._without_workers) % 60 == 0:
+            logger.warning("no worker for %.0f s: waiting", self._without_workers)
+        if self.is_local and self._without_workers >= _WITHOUT_WORKERS:
+            raise ClusterError(f"all workers are gone. {_GO_ON}")
+
+    def _n_workers(self) -> int:
+        if self.client.status != "running" and not self.client.status.startswith("connect"):
+            raise ClusterError(f"the connection to the scheduler is lost. {_GO_ON}")
+        try:
+            return len(self.client.ncores())
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"the scheduler does not answer any more ({error}). {_GO_ON}") from error
+
+
+def _outcome(future: distributed.Future) -> tuple[Any, Exception | None]:
+    """Summary of a block, or the error it ended with.
+
+    A worker may die between the end of a block and the fetching of its summary; the block then runs again, and may
+    fail this time.
+    """
+    try:
+        return future.result()[0], None
+    except distributed.CancelledError as error:
+        raise ClusterError(f"the scheduler has forgotten the blocks of this run: it was restarted. {_GO_ON}") from error
+    except Exception as error:  # noqa: BLE001 - whatever a block raises decides how it goes on
+        return None, error
+
+
+_GO_ON = "What was reduced is kept: run the same command again to go on."
+
+
+def _next_try(task: _Task, error: Exception) -> _Task:
+    """How a block that failed runs next.
+
+    Raises
+    ------
+    ClusterError
+        When it keeps killing workers.
+    Exception
+        The error itself, when another try is of no use.
+    """
+    n_failures = task.n_failures + 1
+    if isinstance(error, distributed.KilledWorker):
+        if n_failures >= _MOST_KILLED:
+            raise ClusterError(
+                f"the workers that ran block {task.block} died again and again, and no single frame is to blame: most "
+                f"likely there is too little memory. {_GO_ON.rstrip('.')} with fewer --workers."
+            ) from error
+        return replace(task, is_rescue=not task.is_rescue, n_failures=n_failures, worker=None)
+    if isinstance(error, OSError) and n_failures <= RETRIES:
+        return replace(task, n_failures=n_failures)
+    raise error
+
+
+def _windows(work: Sequence[Work], size: Callable[[], int]) -> Iterator[tuple[Work, Sequence[int]]]:
+    """Blocks a window at a time, each as large as it should be when its turn comes."""
+    for group in work:
+        start = 0
+        while start < len(group.blocks):
+            end = start + size()
+            yield group, group.blocks[start:end]
+            start = end
+
+
+def worker_memory_limit() -> int | None:
+    """Bytes that the worker this runs on may use; None outside a worker or without a limit."""
+    try:
+        return distributed.get_worker().memory_manager.memory_limit
+    except ValueError:
+        return None
+
+
+class Connection:
+    """A place where blocks run; opened when first used, closed by :meth:`close` or at the end of a ``with`` block.
+
+    One that was closed, or that could not be opened, is opened anew when it is used again.
+
+    Attributes
+    ----------
+    tell : callable
+        Takes one line for people: the dashboard, what jobs wait for.
+    """
+
+    def __init__(
+        self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
+    ) -> None:
+        self._place = place
+        self._opened = contextlib.ExitStack()
+        self._executor: Executor | None = None
+        self.tell = tell
+
+    def open(self) -> Executor:
+        """The place itself, opened if it is not yet.
+
+        Raises
+        ------
+        ClusterError
+            When no scheduler answers, or no job can be submitted.
+        """
+        if self._executor is None:
+            self._executor = self._opened.enter_context(self._place())
+        return self._executor
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run all blocks of all groups; yield each summary once, in any order."""
+        yield from self.open().run(work)
+
+    @property
+    def client(self) -> distributed.Client | None:
+        """Dask client of the cluster; None without one."""
+        return getattr(self.open(), "client", None)
+
+    @property
+    def jobs(self) -> JobQueue | None:
+        """Jobs that the workers run in; None where no batch system started them."""
+        return getattr(self.open(), "jobs", None)
+
+    def close(self) -> None:
+        """Close what was opened here: workers end, jobs are cancelled."""
+        self._executor = None
+        self._opened.close()
+
+    def __enter__(self) -> Connection:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(
+    cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
+    *,
+    n_workers: int | None = None,
+    adapt: str | tuple[int, int] | None = None,
+    cores: int | None = None,
+    memory: str | None = None,
+    walltime: str | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    job_extra: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    dashboard: bool = True,
+    frame_timeout: float = FRAME_TIMEOUT,
+    log_directory: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Connection:
+    """The place where blocks run, for ``Reducer(client=...)``.
+
+    It is opened when it is first used. What is opened for it is closed by ``close()`` or at the end of a ``with``
+    block; a client that was given stays open.
+
+    Parameters
+    ----------
+    cluster : str or distributed.Client or Connection or ClusterSettings, optional
+        ``"local"`` starts worker processes on this machine; ``"none"`` uses no cluster at all; ``"slurm"``, ``"pbs"``,
+        ``"lsf"``, ``"sge"``, ``"oar"`` and ``"htcondor"`` submit jobs; another name is a profile in the section
+        ``opticam_dask.clusters`` of Dask's configuration; any other text is the address of a scheduler or the path of a
+        scheduler file. By default what ``opticam_dask.cluster`` of Dask's configuration says, or ``"local"``.
+    n_workers : int, optional
+        Worker processes; of a local cluster by default one a processor that this process may use.
+    adapt : str or (int, int), optional
+        ``"MIN:MAX"`` workers of a batch system, as there is work.
+    cores : int, optional
+        Cores of a job, in which as many workers run.
+    memory : str, optional
+        Memory of a job, or of a worker on this machine, such as ``"4GiB"``.
+    walltime, queue, account : str, optional
+        Of a job, as the batch system writes them.
+    job_extra : sequence of str
+        Further directives of the job script, such as ``"--constraint=haswell"``.
+    host : str
+        Address that a local scheduler and its dashboard listen on.
+    dashboard : bool
+        Whether a local scheduler serves its dashboard.
+    frame_timeout : float
+        Seconds after which a frame that does not end ends its worker and, if it does so elsewhere too, is set aside;
+        0 is no limit. Without a cluster there is none.
+    log_directory : path, optional
+        Where the output of jobs goes; by default ``opticam_dask_jobs`` in this directory.
+    tell : callable, optional
+        Takes one line for people; by default the log.
+
+    Returns
+    -------
+    Connection
+
+    Raises
+    ------
+    ValueError
+        When a setting is wrong or has no meaning for this cluster.
+    """
+    if isinstance(cluster, Connection):
+        return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
+    if isinstance(cluster, distributed.Client):
+        executor = OnCluster(cluster, frame_timeout=frame_timeout)
+        return Connection(lambda: contextlib.nullcontext(executor), tell or logger.info)
+    if isinstance(cluster, ClusterSettings):
+        settings = cluster
+    else:
+        of_jobs = {"cores": cores, "walltime": walltime, "queue": queue, "account": account, "job_extra": job_extra}
+        settings = resolve(cluster, n_workers=n_workers, adapt=adapt, memory=memory, **of_jobs)
+
+    def say(line: str) -> None:
+        connection.tell(line)
+
+    place = functools.partial(
+        _place,
+        settings,
+        host=host,
+        dashboard=dashboard,
+        frame_timeout=frame_timeout,
+        log_directory=log_directory,
+        tell=say,
+    )
+    connection = Connection(place, tell or logger.info)
+    return connection
+
+
+@contextlib.contextmanager
+def _place(
+    settings: ClusterSettings,
+    *,
+    host: str,
+    dashboard: bool,
+    frame_timeout: float,
+    log_directory: str | Path | None,
+    tell: Callable[[str], None],
+) -> Iterator[Executor]:
+    """Open what the settings ask for."""
+    if settings.cluster == "none":
+        yield InProcess()
+    elif settings.cluster == "local":
+        limit = parse_memory(settings.memory) if settings.memory else None
+        with local_client(settings.n_workers, host=host, dashboard=dashboard, memory_limit=limit) as client:
+            if dashboard:
+                _tell_dashboard(client, tell)
+            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
+    elif settings.is_batch:
+        with JobQueue(settings, tell, log_directory).opened() as jobs:
+            _tell_dashboard(jobs.client, tell)
+            yield OnCluster(jobs.client, frame_timeout=frame_timeout, jobs=jobs)
+    else:
+        with _remote_client(settings.cluster) as client:
+            _tell_dashboard(client, tell)
+            yield OnCluster(client, frame_timeout=frame_timeout)
+
+
+def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> None:
+    """Where to watch the workers; the scheduler draws nothing without bokeh."""
+    if importlib.util.find_spec("bokeh") is not None and client.dashboard_link:
+        tell(f"Dashboard: {client.dashboard_link}")
+
+
+@contextlib.contextmanager
+def local_client(
+    n_workers: int | None = None,
+    *,
+    host: str = "127.0.0.1",
+    dashboard: bool = True,
+    memory_limit: int | None = None,
+) -> Iterator[distributed.Client]:
+    """Client of a local cluster of single-threaded worker processes, closed at the end.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        By default one worker a processor that this process may use.
+    host : str
+        Address that scheduler, workers and dashboard listen on.
+    dashboard : bool
+        Whether the scheduler serves its dashboard.
+    memory_limit : int, optional
+        Bytes a worker may use; by default an equal share of this machine's memory.
+
+    Yields
+    ------
+    distributed.Client
+    """
+    n_processors = min(CPU_COUNT, job_processors() or CPU_COUNT)
+    n_workers = n_workers or n_processors
+    memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
+    share = memory_limit or int(memory / max(n_workers, n_processors))
+    security = distributed.Security()
+    protocol = "tls://" if security.require_encryption else "tcp://"
+    worker = {
+        "cls": _WorkerProgram,
+        "options": {
+            "worker_class": "distributed.Nanny",
+            "worker_kwargs": {
+                "nthreads": 1,
+                "host": host,
+                "protocol": protocol,
+                "memory_limit": share,
+                "env": SINGLE_THREAD_ENVIRONMENT,
+                "death_timeout": 60,
+                "dashboard": False,
+                "silence_logs": logging.CRITICAL,
+            },
+        },
+    }
+    where = {"host": host, "port": 0, "protocol": protocol, "security": security}
+    shown = {"dashboard": dashboard, "dashboard_address": f"{host}:0"}
+    scheduler = {"cls": distributed.Scheduler, "options": where | shown}
+    # a connection that closes while its last message is sent is no news when a cluster goes down
+    logging.getLogger("distributed.batched").setLevel(logging.ERROR)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(dask.config.set(_quiet_settings()))
+        local = SpecCluster(
+            workers=dict.fromkeys(range(n_workers), worker),
+            scheduler=scheduler,
+            security=security,
+            name="opticam-dask",
+            silence_logs=logging.CRITICAL,
+        )
+        client = opened.enter_context(distributed.Client(opened.enter_context(local)))
+        client.wait_for_workers(n_workers, timeout=120)
+        logger.info("%d workers, dashboard at %s", n_workers, client.dashboard_link)
+        yield client
+
+
+class _WorkerProgram(SubprocessWorker):
+    """A worker as a program of its own, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
+
+    async def _start(self) -> None:
+        spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            env=_program_environment(),
+            start_new_session=True,
+        )
+
+
+def _program_environment() -> dict[str, str]:
+    """Environment of a worker program: it imports what this process can, and has the same Dask configuration."""
+    before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
+        configuration = dask.config.serialize(dask.config.global_config)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
+    }
+
+
+@contextlib.contextmanager
+def _remote_client(address: str) -> Iterator[distributed.Client]:
+    """Client of a scheduler that is there already; the scheduler stays when the client closes."""
+    where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
+    try:
+        client = distributed.Client(**where, timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {address!r}. Give 'local', 'none', a batch system such as 'slurm', a "
+            "profile of Dask's configuration, an address such as tcp://127.0.0.1:8786, or the path of a scheduler file."
+        ) from error
+    with client:
+        if not client.ncores():
+            logger.warning("the scheduler at %s has no workers yet: waiting for them", address)
+        yield client
+
+
+def _quiet_settings() -> dict[str, Any]:
+    """Settings of a local cluster: no spilling and no pausing (tasks hold nothing that waiting could free)."""
+    return {
+        **UPKEEP_SETTINGS,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.admin.tick.limit": "10s",
+    }

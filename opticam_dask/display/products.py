@@ -1,0 +1,174 @@
+"""Files for people, beside the store: catalogues, light curves, and the plots of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import QTable
+
+from opticam_dask import locations, schema
+from opticam_dask.display import plotting
+from opticam_dask.display.plotting import Figure
+from opticam_dask.lightcurves import results
+from opticam_dask.locations import location
+from opticam_dask.store import layout
+
+#: What the plots of frames show.
+_PLOTTED = ("mjd_utc", "bmjd_tdb", "background", "background_rms", "transform", "transform_rms", "fwhm", "flags")
+
+
+def catalog_table(out_directory: str | Path, key: str) -> QTable:
+    """Catalogue of a key as an astropy table with units.
+
+    Raises
+    ------
+    ValueError
+        When the key has no catalogue.
+    """
+    path, group = layout.require_store(out_directory), f"{layout.group_name(key)}/catalog"
+    if not layout.has_product(path, group):
+        raise ValueError(f"{key} has no catalogue in {out_directory}")
+    arrays = layout.read_product(path, group)
+    table = QTable(meta={"key": key})
+    for entry in schema.CATALOG:
+        table[entry.name] = arrays[entry.name]
+        table[entry.name].info.description = entry.long_name
+        if entry.units not in ("1", "electron"):
+            table[entry.name].unit = entry.units.replace("pixel", "pix")
+    table["flux"].unit = "electron"
+    return table
+
+
+def write_catalogs(out_directory: str | Path) -> list[Path]:
+    """Write ``cat/<key>_catalog.ecsv`` for every key that has a catalogue."""
+    path = layout.require_store(out_directory)
+    written = []
+    for key in layout.keys(path):
+        if layout.has_product(path, f"{layout.group_name(key)}/catalog"):
+            file = file_in(out_directory, "cat", f"{layout.group_name(key)}_catalog.ecsv")
+            with locations.replacing(file) as temporary:
+                catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
+            written.append(file)
+    return written
+
+
+def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:
+    """Write ``diag/header_times.pdf``."""
+    return _save(plotting.plot_header_times(dict(times)), file_in(out_directory, "diag", "header_times.pdf"), show)
+
+
+def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
+    """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
+    tree = results.open_reduction(out_directory)
+    panels = {
+        str(branch.attrs["key"]): (branch["reference/image"].to_numpy(), branch["catalog"].to_dataset())
+        for branch in tree.children.values()
+        if "key" in branch.attrs and "catalog" in branch.children
+    }
+    if not panels:
+        return None
+    return _save(plotting.plot_catalogs(panels), file_in(out_directory, "cat", "catalogs.pdf"), show)
+
+
+def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
+    """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
+    path = layout.require_store(out_directory)
+    of_key = {key: frames_of(path, key, names=_PLOTTED) for key in layout.keys(path) if layout.parts(path, key)}
+    if not of_key:
+        return []
+    figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
+    return [
+        _save(function(of_key), file_in(out_directory, "diag", f"{name}.pdf"), show)
+        for name, function in figures.items()
+    ]
+
+
+def plot_relative_light_curve(
+    out_directory: str | Path, curves: Mapping[str, xr.Dataset], prefix: str, *, show: bool = False
+) -> Path:
+    """Write ``relative_light_curves/<label>/<prefix>_<keys>_light_curve.pdf``."""
+    label = next(iter(curves.values())).attrs["label"]
+    keys = "_".join(layout.group_name(key) for key in curves)
+    file = file_in(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
+    return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
+
+
+def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, *, show: bool = False) -> Path:
+    """Write ``relative_light_curves/<label>/diag/<prefix>_<key>_comparisons.pdf``.
+
+    The target against each comparison, and each comparison against the sum of the others.
+    """
+    key, label = curve.attrs["key"], curve.attrs["label"]
+    curves = results.light_curves(out_directory, key, label, radius=curve.attrs.get("radius"))
+    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
+    known = curves["source_id"].to_numpy().tolist()
+    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
+    file = file_in(
+        out_directory, "relative_light_curves", label, "diag", f"{prefix}_{layout.group_name(key)}_comparisons.pdf"
+    )
+    return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
+
+
+def measured_keys(path: Path, label: str) -> list[str]:
+    """Camera keys that have photometry of this label."""
+    return [
+        key
+        for key in layout.keys(path)
+        if any(label in layout.photometry_labels(path, part) for part in layout.parts(path, key))
+    ]
+
+
+def frames_of(path: Path, key: str, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
+    """Records of all frames of a key, in time order, without the file names.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    key : str
+    names : collection of str, optional
+        Variables that are read, beside the times; by default all.
+    with_quality : bool
+        Also what was found out from all frames of a night together, where it is there.
+    """
+    read = [_read_frames(path, part, names, with_quality) for part in layout.parts(path, key)]
+    merged = read[0] if len(read) == 1 else xr.concat(read, dim="frame", combine_attrs="override")
+    return merged.load().sortby("mjd_utc")
+
+
+def _read_frames(path: Path, part: layout.Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
+    options: dict[str, Any] = {"consolidated": False, **layout.xarray_options(path)}
+    group = f"{part.group}/frames"
+    opened = xr.open_dataset(str(path), group=group, **options).drop_vars(["file", "message"])
+    chosen = [name for name in opened.data_vars if names is None or name in names]
+    frames = results.loaded(path, group, opened[chosen])
+    if not with_quality or not (path / part.group / "quality").is_dir():
+        return frames
+    quality = xr.open_dataset(str(path), group=f"{part.group}/quality", **options)
+    # flags of both have the same name: those of the first pass say whether a frame is usable; the airmass of the
+    # header gives way to the computed one
+    return frames.assign({name: values for name, values in quality.data_vars.items() if name != "flags"})
+
+
+def _save(figure: Figure, file: Path, show: bool) -> Path:
+    with locations.replacing(file) as temporary:
+        plotting.save_figure(figure, temporary)
+    if show:
+        plotting.show_in_notebook(figure)
+    return file
+
+
+def file_in(out_directory: str | Path, *names: str) -> Path:
+    """Path of a file below the output directory, whose folder is made."""
+    return folder_in(out_directory, *names[:-1]) / names[-1]
+
+
+def folder_in(out_directory: str | Path, *names: str) -> Path:
+    """Folder below the output directory, which is made."""
+    folder = location(out_directory).joinpath(*names)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

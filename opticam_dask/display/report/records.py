@@ -1,0 +1,171 @@
+"""What a report holds, as plain records: no store, no HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.display.report.thinning import Clock, Column
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many things carry a flag, its name, and what it means."""
+
+    name: str
+    sentence: str
+    count: int
+
+
+@dataclass(frozen=True)
+class NightSummary:
+    """What became of the frames of one part of a night."""
+
+    key: str
+    night: str
+    n_frames: int
+    n_done: int
+    n_usable: int
+    n_clouds: int | None
+    flags: Sequence[Count]
+    shape: tuple[int, int]
+    binning: int
+    exposure: tuple[float, float]
+    mjd_utc: tuple[float, float]
+    step: float
+    airmass: tuple[float, float]
+    fwhm: float
+    photometry: Sequence[tuple[str, int, int]]
+    data_root: str
+
+    @property
+    def n_set_aside(self) -> int:
+        """Frames without photometry, for the reasons in ``flags``."""
+        return self.n_done - self.n_usable
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionsNight:
+    """Observing conditions of one key and part of a night: columns by name."""
+
+    key: str
+    clock: Clock
+    columns: Mapping[str, Column]
+    flags: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Fluxes of the embedded sources of a key and photometry label, night by night."""
+
+    key: str
+    label: str
+    radius: str
+    sources: Sequence[int]
+    n_sources: int
+    has_bmjd: bool
+    nights: Sequence[tuple[Clock, Sequence[Column]]]
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeCurve:
+    """A differential light curve that is kept in the store."""
+
+    key: str
+    name: str
+    label: str
+    target: int
+    comparisons: Sequence[int]
+    about: str
+    has_bmjd: bool
+    nights: Sequence[tuple[Clock, Column]]
+    n_used: int
+    n_frames: int
+    scatter: float
+    error: float
+    median: float
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Scatter of all sources of a key and label against theory."""
+
+    key: str
+    label: str
+    source_id: np.ndarray
+    median_flux: np.ndarray
+    scatter: np.ndarray
+    median_error: np.ndarray
+    flagged: np.ndarray
+    flags: Sequence[Count]
+    n_measurements: int
+    n_frames: int
+    n_frames_read: int
+    model: Mapping[str, np.ndarray]
+    why_no_model: str
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Reference image and catalogue of a key."""
+
+    key: str
+    image: np.ndarray
+    largest_coverage: int
+    fwhm: float
+    reference_file: str
+    reference_night: str
+    catalog: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileNight:
+    """Star profile of a key and part of a night."""
+
+    key: str
+    night: str
+    n_frames: int
+    n_stars: int
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A frame that was set aside or carries a flag, and why."""
+
+    key: str
+    night: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BesideFile:
+    """A file or a folder beside the report."""
+
+    path: str
+    n_files: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything that the page says."""
+
+    instrument: str
+    keys: Sequence[str]
+    pixel_scales: Mapping[str, float]
+    provenance: Mapping[str, Any]
+    nights: Sequence[NightSummary]
+    conditions: Sequence[ConditionsNight]
+    fields: Sequence[Field]
+    curves: Sequence[Curves]
+    relative: Sequence[RelativeCurve]
+    statistics: Sequence[Statistics]
+    profiles: Sequence[ProfileNight]
+    set_aside: Sequence[SetAside]
+    n_set_aside: int
+    unfinished: Sequence[str] = field(default_factory=tuple)
+    files: Sequence[BesideFile] = field(default_factory=tuple)

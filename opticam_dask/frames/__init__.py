@@ -1,0 +1,1 @@
+"""Raw frames: FITS files, instruments, tables of frames, and simulated observations."""

@@ -1,0 +1,575 @@
+"""Instruments: what the header of a frame means, where the telescope stands, which cameras there are."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from opticam_dask.kernels.series.timing import TIME_SCALES, parse_iso, utc_mjd
+from opticam_dask.text import shown
+
+Keyword = str | tuple[str, ...]
+
+TEMPLATE_NAME = "instrument_template.json"
+
+_MJD_1970, _MJD_2100 = 40587, 88069
+_LONGEST_EXPOSURE = 86400.0
+#: No number of a detector is larger; beyond it squares of electrons leave the range of 32-bit floats.
+_LARGEST_NUMBER = 1e9
+_LARGEST_BINNING = 1024
+_LONGEST_TIME = 200
+_LONGEST_FILTER = 64  # the name of a filter is part of names of files
+#: Exposure times from the moment a time stamp marks to the middle of the exposure.
+_TO_MIDDLE = {"start": 0.5, "middle": 0.0, "end": -0.5}
+
+
+def _entry(description: str, **kwargs: Any) -> Any:
+    """Declare one entry of an instrument, with the sentence that the JSON template shows beside it."""
+    return field(metadata={"description": description}, **kwargs)
+
+
+@dataclass(frozen=True)
+class FrameHeader:
+    """What one header says, in the units of the reduction; NaN where it says nothing.
+
+    Attributes
+    ----------
+    camera, filter, key : str
+        ``key`` is ``camera:filter``; empty when the camera is not known.
+    binning : int
+        Detector pixels per image pixel along each axis (0 when unknown).
+    gain, dark_current, exposure_time : float
+        Electrons per ADU, electrons per pixel and second, seconds.
+    mjd_utc : float
+        Middle of the exposure.
+    ra, dec : float
+        Of the pointing, degrees.
+    airmass, read_noise, saturation, linearity_limit, pixel_scale : float
+        Read noise in electrons, saturation and end of the linear range in ADU, arcseconds per image pixel (binning
+        included).
+    problems : tuple of str
+        Why the frame cannot be used; empty for a good frame.
+    warnings : tuple of str
+        What is missing but can be done without.
+    """
+
+    camera: str
+    filter: str
+    key: str
+    binning: int
+    gain: float
+    dark_current: float
+    exposure_time: float
+    mjd_utc: float
+    ra: float
+    dec: float
+    airmass: float
+    read_noise: float
+    saturation: float
+    linearity_limit: float
+    pixel_scale: float
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instrument:
+    """Cameras of one telescope, and how their headers are to be read.
+
+    A ``..._keyword`` is the name of a header keyword or a tuple of names, tried in this order; an empty tuple
+    leaves the header out of it. A ``default_...`` serves where the header has no such keyword. Each entry is
+    described in the template that `generate_instrument_json_template` writes.
+
+    Raises
+    ------
+    ValueError
+        For entries that contradict each other or have an impossible value.
+    """
+
+    name: str = _entry("Name of the instrument.")
+    time_keywords: tuple[str | tuple[str, str], ...] = _entry(
+        "Ways to the time of a frame, tried in this order. Each is a keyword that holds date and time (ISO 8601), "
+        "an MJD or a JD, or a pair of keywords: date, time of day."
+    )
+    time_marks: Literal["start", "middle", "end"] = _entry(
+        "Moment of the exposure that the time marks: start, middle or end."
+    )
+    # A dict cannot be hashed, so the two tables count for equality only.
+    cameras: Mapping[str, tuple[str, ...]] = _entry(
+        "Cameras and the filters of each. A single camera takes any filter.", hash=False
+    )
+    time_scale: str = _entry(f"Scale of the time: {', '.join(TIME_SCALES)}.", default="utc")
+    filter_keyword: Keyword = _entry("Keyword of the filter.", default="FILTER")
+    exposure_time_keyword: Keyword = _entry("... of the exposure time, s.", default=("EXPTIME", "EXPOSURE"))
+    gain_keyword: Keyword = _entry("... of the gain, electrons per ADU.", default="GAIN")
+    dark_current_keyword: Keyword = _entry("... of the dark current, electrons/pixel/s.", default="DARKCURR")
+    binning_keyword: Keyword = _entry("... of the binning: 2x2, '2 2' or 2.", default="BINNING")
+    read_noise_keyword: Keyword = _entry("... of the read noise, electrons.", default="RDNOISE")
+    saturation_keyword: Keyword = _entry("... of the saturation, ADU.", default=("SATLEVEL", "SATURATE"))
+    linearity_keyword: Keyword = _entry("... of the level up to which the detector is linear, ADU.", default="LINLIMIT")
+    airmass_keyword: Keyword = _entry("... of the airmass.", default="AIRMASS")
+    camera_keyword: Keyword = _entry("... of the camera, where the filter does not tell it.", default=())
+    ra_keyword: Keyword = _entry("... of the right ascension.", default="RA")
+    dec_keyword: Keyword = _entry("... of the declination, degrees.", default="DEC")
+    ra_unit: Literal["hourangle", "deg"] = _entry(
+        "Unit of right ascensions that are plain numbers: hourangle or deg. 02:05:15 is always in hours.",
+        default="hourangle",
+    )
+    default_filter: str | None = _entry("Filter, where the header has none.", default=None)
+    default_gain: float | None = _entry("Gain, where the header has none, electrons per ADU.", default=None)
+    default_dark_current: float | None = _entry("Dark current, where the header has none.", default=None)
+    default_binning: int | None = _entry("Binning, where the header has none.", default=None)
+    default_read_noise: float | None = _entry("Read noise, where the header has none, electrons.", default=None)
+    default_saturation: float | None = _entry("Saturation, where the header has none, ADU.", default=None)
+    default_linearity: float | None = _entry("Level up to which the detector is linear, ADU.", default=None)
+    longitude: float | None = _entry("Longitude of the telescope, degrees east.", default=None)
+    latitude: float | None = _entry("Latitude of the telescope, degrees north.", default=None)
+    height: float | None = _entry("Height of the telescope above sea level, m; 0 when null.", default=None)
+    diameter: float | None = _entry("Diameter of the main mirror, m.", default=None)
+    scintillation_coefficient: float = _entry(
+        "Coefficient of the scintillation at the site, m^(2/3) s^(1/2) (Osborn et al. 2015).", default=1.5
+    )
+    pixel_scales: Mapping[str, float] = _entry(
+        "Arcseconds per unbinned pixel of each camera.", default_factory=dict, hash=False
+    )
+    source_pixels: int = _entry("Least number of connected unbinned pixels of a source.", default=128)
+    extension: int | str | None = _entry(
+        "HDU of the image: its number, its EXTNAME, or null for the first image of a file.", default=None
+    )
+
+    def __post_init__(self) -> None:
+        """Turn lists (as JSON has them) into tuples, and check the entries."""
+        for entry in fields(self):
+            if entry.name.endswith(("_keyword", "_keywords")):
+                object.__setattr__(self, entry.name, _as_tuples(getattr(self, entry.name)))
+        cameras = {
+            str(camera): (filters,) if isinstance(filters, str) else tuple(filters)
+            for camera, filters in self.cameras.items()
+        }
+        scales = {str(camera): float(scale) for camera, scale in self.pixel_scales.items()}
+        object.__setattr__(self, "cameras", cameras)
+        object.__setattr__(self, "pixel_scales", scales)
+        if faults := _faults(self):
+            raise ValueError(f"instrument {self.name!r}: " + "; ".join(faults))
+
+    def interpret(self, header: Mapping[str, Any]) -> FrameHeader:
+        """Read one header.
+
+        Never raises for what a header holds: what makes the frame useless is listed in ``problems``, each with
+        the keyword, what was expected and what was found.
+
+        Parameters
+        ----------
+        header : mapping of str to object
+            Keywords and values of one frame.
+
+        Returns
+        -------
+        FrameHeader
+        """
+        reading = _Reading(header)
+        filter_name = _filter_of(self, reading)
+        camera = _camera_of(self, filter_name, reading) if filter_name else ""
+        binning = _binning_of(self, reading)
+        exposure_time = reading.number("exposure_time", self.exposure_time_keyword, None, "at least 0", math.inf)
+        if exposure_time > _LONGEST_EXPOSURE:
+            reading.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
+            exposure_time = math.nan
+        ra, dec = _position_of(self, reading)
+        return FrameHeader(
+            camera=camera,
+            filter=filter_name,
+            key=f"{camera}:{filter_name}" if camera else "",
+            binning=binning,
+            gain=reading.number("gain", self.gain_keyword, self.default_gain, "above 0"),
+            dark_current=_dark_current_of(self, reading),
+            exposure_time=exposure_time,
+            mjd_utc=_mid_exposure_of(self, exposure_time, reading),
+            ra=ra,
+            dec=dec,
+            airmass=reading.optional_number(self.airmass_keyword, None, least=1.0),
+            read_noise=reading.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
+            saturation=reading.optional_number(self.saturation_keyword, self.default_saturation, least=1.0),
+            linearity_limit=reading.optional_number(self.linearity_keyword, self.default_linearity, least=1.0),
+            pixel_scale=self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
+            problems=tuple(reading.problems),
+            warnings=tuple(reading.warnings),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Entries by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the instrument to a JSON file that `from_json` reads."""
+        text = json.dumps(self.to_dict(), indent=4, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, source: str | Path | Mapping[str, Any]) -> Self:
+        """Make an instrument from a JSON file, or from the dictionary in one.
+
+        Parameters
+        ----------
+        source : path or mapping
+            Names as in `generate_instrument_json_template`; names that start with ``_`` are comments.
+
+        Raises
+        ------
+        ValueError
+            When the file is not JSON, names are unknown or missing, or a value is impossible.
+        """
+        origin = "instrument definition" if isinstance(source, Mapping) else str(source)
+        values = dict(source) if isinstance(source, Mapping) else _read_json_object(Path(source))
+        values = {name: value for name, value in values.items() if not name.startswith("_")}
+        known = {entry.name for entry in fields(cls)}
+        needed = {e.name for e in fields(cls) if e.default is MISSING and e.default_factory is MISSING}
+        unknown, missing = sorted(values.keys() - known), sorted(needed - values.keys())
+        faults = [f"unknown names: {', '.join(unknown)}"] * bool(unknown)
+        faults += [f"missing names: {', '.join(missing)}"] * bool(missing)
+        if faults:
+            raise ValueError(f"{origin}: {'; '.join(faults)}. Known names: {', '.join(sorted(known))}.")
+        try:
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{origin}: a value has the wrong type: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OPTICAM_MX(Instrument):
+    """OPTICAM on the 2.1 m telescope at San Pedro Martir, with headers as its MUFFIN software writes them.
+
+    ``UT`` is the start of the exposure. Older data have ``GPSTIME``, a date and time in UTC set by a GPS receiver
+    (it is not on the GPS time scale). ``DATE-OBS`` may be the local date, so it serves only where ``UT`` holds no
+    date of its own.
+    """
+
+    name: str = "OPTICAM_MX"
+    time_keywords: tuple[str | tuple[str, str], ...] = ("GPSTIME", "UT", ("DATE-OBS", "UT"))
+    time_marks: Literal["start", "middle", "end"] = "start"
+    cameras: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"1": ("u", "u'", "g", "g'"), "2": ("r", "r'"), "3": ("i", "i'", "z", "z'")},
+        hash=False,
+    )
+    exposure_time_keyword: Keyword = "EXPOSURE"
+    saturation_keyword: Keyword = "SATLEVEL"
+    default_read_noise: float | None = 1.3
+    longitude: float | None = -115.463611
+    latitude: float | None = 31.044167
+    height: float | None = 2790.0
+    diameter: float | None = 2.1
+    scintillation_coefficient: float = 1.67
+    pixel_scales: Mapping[str, float] = field(
+        default_factory=lambda: {"1": 0.1397, "2": 0.1406, "3": 0.1661}, hash=False
+    )
+
+
+def generate_instrument_json_template(out_directory: str | Path) -> Path:
+    """Write a JSON file with every entry of an instrument and a description of each, to be filled in.
+
+    Parameters
+    ----------
+    out_directory : path
+        Where ``instrument_template.json`` goes; made if needed.
+
+    Returns
+    -------
+    pathlib.Path
+        The file. It is a valid instrument as it stands.
+
+    Raises
+    ------
+    FileExistsError
+        When the file is there already: it may have been filled in.
+    """
+    example = Instrument(
+        name="my instrument", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ("g", "r")}
+    ).to_dict()
+    lines: dict[str, Any] = {}
+    for entry in fields(Instrument):
+        lines[f"_{entry.name}_description"] = entry.metadata["description"].replace("...", "Keyword")
+        lines[entry.name] = example[entry.name]
+    path = Path(out_directory) / TEMPLATE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(lines, indent=4, ensure_ascii=False) + "\n")
+    return path
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object with the entries of an instrument")
+    return values
+
+
+def _faults(instrument: Instrument) -> list[str]:
+    """List what is wrong with the entries of an instrument."""
+    one = instrument
+    levels = (one.default_saturation, one.default_linearity)
+    positive = (one.default_gain, one.default_binning, *levels, one.diameter, one.source_pixels)
+    names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
+    ways = one.time_keywords if isinstance(one.time_keywords, tuple) else ()
+    checks = [
+        (one.time_marks in _TO_MIDDLE, "time_marks must be start, middle or end"),
+        (one.time_scale in TIME_SCALES, f"time_scale must be one of {', '.join(TIME_SCALES)}"),
+        (one.ra_unit in ("hourangle", "deg"), "ra_unit must be hourangle or deg"),
+        (ways and all(map(_is_way, ways)), "time_keywords must be a list of keywords and pairs of keywords"),
+        (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
+        (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
+        (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
+        ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
+        (_is_extension(one.extension), "extension must be the number of an HDU, counted from 0, or its name"),
+        (-180 <= (one.longitude or 0) <= 360, "longitude must be within -180 to 360 degrees"),
+        (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
+        (
+            all(number is None or number > 0 for number in positive),
+            "default_gain, default_binning, default_saturation, default_linearity, diameter and source_pixels must be "
+            "above 0",
+        ),
+        (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
+    ]
+    return [sentence for holds, sentence in checks if not holds]
+
+
+def _is_keyword(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(name, str) for name in value))
+
+
+def _is_extension(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_way(value: Any) -> bool:
+    return _is_keyword(value) and (isinstance(value, str) or len(value) == 2)
+
+
+class _Reading:
+    """One header being read: looks values up and collects what is wrong with them."""
+
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self.header = header
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def find(self, keywords: Keyword) -> tuple[str, str | float | None]:
+        """Look up the first keyword that holds something; the names of all and None when none does."""
+        names = (keywords,) if isinstance(keywords, str) else keywords
+        for name in names:
+            value = self.header.get(name)
+            if isinstance(value, str) and value.strip():
+                return name, value.strip()
+            # the abstract type comes last: asking it takes as long as all the rest
+            if isinstance(value, (int, float, Real)):
+                return name, cast(float, value)
+        return " or ".join(names) or "(none)", None
+
+    def report_missing(self, what: str, names: str) -> None:
+        hint = "" if what == "exposure_time" else f", and the instrument has no default_{what}"
+        self.problems.append(f"{what}: keyword {names} is missing or empty{hint}")
+
+    def number(
+        self, what: str, keywords: Keyword, default: float | None, limit: str, most: float = _LARGEST_NUMBER
+    ) -> float:
+        """Read a number ("above 0" or "at least 0") that the frame cannot do without."""
+        name, value = self.find(keywords)
+        if value is None:
+            if default is None:
+                self.report_missing(what, name)
+            return math.nan if default is None else float(default)
+        number = _as_number(value)
+        is_in_range = number > 0.0 or (number == 0.0 and limit == "at least 0")
+        if is_in_range and math.isfinite(number) and number <= most:
+            return number
+        too_large = f" and at most {most:g}" if number > most else ""
+        self.problems.append(f"{what}: expected a number {limit}{too_large} in keyword {name}, found {shown(value)}")
+        return math.nan
+
+    def optional_number(self, keywords: Keyword, default: float | None, *, least: float) -> float:
+        """Read a number that the frame can do without: the default or NaN when it is missing or absurd."""
+        number = _as_number(self.find(keywords)[1])
+        if least <= number <= _LARGEST_NUMBER:
+            return number
+        return math.nan if default is None else float(default)
+
+
+def _as_number(value: Any) -> float:
+    """Convert a header value; NaN when it is no number."""
+    if isinstance(value, bool) or value is None:
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
+
+
+def _filter_of(instrument: Instrument, reading: _Reading) -> str:
+    name, value = reading.find(instrument.filter_keyword)
+    if value is None and instrument.default_filter is None:
+        reading.report_missing("filter", name)
+        return ""
+    filter_name = str(instrument.default_filter if value is None else value)
+    if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
+        reading.problems.append(
+            f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
+        )
+        return ""
+    return filter_name
+
+
+def _camera_of(instrument: Instrument, filter_name: str, reading: _Reading) -> str:
+    """Camera that the header names, else the one that has the filter, else the only one."""
+    _, named = reading.find(instrument.camera_keyword)
+    if named is not None and str(named) in instrument.cameras:
+        return str(named)
+    having = [camera for camera, filters in instrument.cameras.items() if filter_name in filters]
+    if not having and len(instrument.cameras) == 1:
+        having = list(instrument.cameras)
+    if len(having) == 1:
+        return having[0]
+    known = "; ".join(f"{camera}: {', '.join(filters)}" for camera, filters in instrument.cameras.items())
+    reading.problems.append(
+        f"filter: expected in keyword {reading.find(instrument.filter_keyword)[0]} a filter of one camera of "
+        f"{instrument.name} ({known}), found {shown(filter_name)}"
+    )
+    return ""
+
+
+def _binning_of(instrument: Instrument, reading: _Reading) -> int:
+    """Binning, which must be equal along both axes; 0 when it is not known."""
+    name, value = reading.find(instrument.binning_keyword)
+    if value is None:
+        if instrument.default_binning is None:
+            reading.report_missing("binning", name)
+        return instrument.default_binning or 0
+    factor = _common_factor(str(value))
+    if not factor:
+        reading.problems.append(
+            f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
+        )
+    return factor
+
+
+@lru_cache(maxsize=1024)
+def _common_factor(text: str) -> int:
+    """Binning of both axes; 0 where they differ or are no such numbers."""
+    factors = {_as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
+    factor = factors.pop()
+    is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
+    return int(factor) if is_binning else 0
+
+
+def _dark_current_of(instrument: Instrument, reading: _Reading) -> float:
+    keywords, default = instrument.dark_current_keyword, instrument.default_dark_current
+    name, value = reading.find(keywords)
+    if value is None and default is None:
+        reading.warnings.append(f"keyword {name} is missing or empty: the dark current is taken as 0")
+        return 0.0
+    return reading.number("dark_current", keywords, default, "at least 0")
+
+
+def _mid_exposure_of(instrument: Instrument, exposure_time: float, reading: _Reading) -> float:
+    """MJD (UTC) of the middle of the exposure, by the first way of the instrument that gives a time."""
+    reasons: list[str] = []
+    unreadable: list[str] = []
+    for way in instrument.time_keywords:
+        found = [reading.find(name) for name in ((way,) if isinstance(way, str) else way)]
+        label = " + ".join(name for name, _ in found)
+        if any(value is None for _, value in found):
+            reasons.append(f"{label} is missing or empty")
+            continue
+        try:
+            day, seconds = _split_time([str(value) for _, value in found])
+        except ValueError as error:
+            reasons.append(f"{label}: {error}")
+            unreadable.append(label)
+            continue
+        if unreadable:
+            reading.warnings.append(f"no date and time in {', '.join(unreadable)}: {label} is used")
+        if math.isnan(exposure_time):
+            return math.nan
+        return utc_mjd(day, seconds + exposure_time * _TO_MIDDLE[instrument.time_marks], instrument.time_scale)
+    reading.problems.append("time: expected a date and time from 1970 to 2100; " + "; ".join(reasons))
+    return math.nan
+
+
+def _split_time(values: list[str]) -> tuple[int, float]:
+    """Day (MJD) and seconds of a date-time, of an MJD or JD, or of a date and a time of day."""
+    text = values[0]
+    if len(values) == 2:
+        # A time of day that has a date of its own is refused below: it must not be mended with another date.
+        text = f"{re.split('[T ]', text)[0]}T{values[1]}"
+    if len(text) > _LONGEST_TIME:
+        raise ValueError(f"expected a date and time, found {shown(text)}")
+    number = _as_number(text)
+    if math.isfinite(number):
+        mjd = number - 2400000.5 if number > 2e6 else number
+        day = math.floor(mjd)
+        seconds = (mjd - day) * 86400.0
+    else:
+        day, seconds = parse_iso(text)
+    if not _MJD_1970 <= day < _MJD_2100:
+        raise ValueError(f"{shown(text)} is not from 1970 to 2100")
+    return day, seconds
+
+
+def _position_of(instrument: Instrument, reading: _Reading) -> tuple[float, float]:
+    """Right ascension and declination in degrees; NaN and a warning when there is none."""
+    ra_name, ra_value = reading.find(instrument.ra_keyword)
+    dec_name, dec_value = reading.find(instrument.dec_keyword)
+    ra, dec = _as_angle(ra_value), _as_angle(dec_value)
+    if instrument.ra_unit == "hourangle" or math.isnan(_as_number(ra_value)):
+        ra *= 15.0
+    if ra_value is None or dec_value is None:
+        reason = "missing or empty"
+    elif _is_placeholder(ra_value, ra, dec_value, dec):
+        reason = "placeholders"
+    elif not (abs(ra) <= 360.0 and abs(dec) <= 90.0):
+        reason = "out of range or not numbers"
+    else:
+        return ra % 360.0, dec
+    reading.warnings.append(
+        f"keywords {ra_name} and {dec_name} are {reason}: no barycentric times without a position "
+        "(--target-coord RA DEC gives one)"
+    )
+    return math.nan, math.nan
+
+
+def _is_placeholder(ra_value: str | float, ra: float, dec_value: str | float, dec: float) -> bool:
+    """Whether text stands for "telescope not connected": a bare '0' as right ascension, or two zeros.
+
+    A numeric 0 is a position: simulated frames point at (0, 0).
+    """
+    if not isinstance(ra_value, str) or ra != 0.0:
+        return False
+    return ":" not in ra_value or (isinstance(dec_value, str) and dec == 0.0)
+
+
+def _as_angle(value: Any) -> float:
+    """Convert a plain number or a sexagesimal text such as ``-0:30:14.7``; NaN when it is neither."""
+    return _sexagesimal(value) if isinstance(value, str) else _as_number(value)
+
+
+@lru_cache(maxsize=1024)
+def _sexagesimal(value: str) -> float:
+    parts = [_as_number(part) for part in re.split(r"[:\shdms°'\"]+", value) if part]
+    if not 1 <= len(parts) <= 3 or not all(0.0 <= part < 60.0 for part in parts[1:]):
+        return math.nan
+    size = sum(abs(part) / 60.0**place for place, part in enumerate(parts))
+    return -size if value.startswith("-") else size

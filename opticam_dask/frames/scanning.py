@@ -1,0 +1,346 @@
+"""Frames on disk or in remote directories: find them, and make the table of usable frames from their headers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask.frames.fits_files import (
+    FitsHeader,
+    FitsReader,
+    FrameError,
+    PathLike,
+    read_header,
+    read_header_and_facts,
+)
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.series.timing import night_of
+from opticam_dask.locations import Facts, facts_of, files_below, is_remote, local_path, location
+from opticam_dask.text import printable
+
+__all__ = [
+    "FakeReader",
+    "FitsHeader",
+    "FitsReader",
+    "FrameError",
+    "Reader",
+    "Scan",
+    "find_files",
+    "read_header",
+    "scan",
+    "time_gaps",
+]
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
+
+#: Rows that are put into a table together.
+_ROWS_AT_ONCE = 4096
+
+#: Columns of the table of frames that come from the interpreted header, and their types.
+_FROM_HEADER = dict.fromkeys(("key", "camera", "filter"), "object")
+_FROM_HEADER |= dict.fromkeys(("mjd_utc", "exposure_time", "gain", "dark_current", "read_noise"), "float64")
+_FROM_HEADER |= dict.fromkeys(("saturation", "linearity_limit", "airmass", "ra", "dec"), "float64")
+_FROM_HEADER |= {"binning": "int64", "pixel_scale": "float64"}
+_COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64", **_FROM_HEADER}
+_COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object"}
+
+
+class Reader(Protocol):
+    """What reads the pixels of a frame. It must be picklable: it goes to the workers."""
+
+    def read(self, path: str) -> np.ndarray:
+        """Return the pixels, ``(ny, nx)``, native byte order; raise `FrameError` when they cannot be had."""
+        ...
+
+
+def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
+    """Find the FITS files in directories, and in all directories below them.
+
+    Parameters
+    ----------
+    paths : path or URL, or sequence of them
+        Directories or files, of this machine or of any place that fsspec knows (``s3://bucket/directory``).
+        A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit`` or ``.fts``,
+        also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there.
+
+    Returns
+    -------
+    list of str
+        Absolute paths and URLs, sorted, each file once, even where symbolic links lead to it several times.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a path does not exist.
+    OSError
+        When a remote place cannot be reached.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    remote = _remote_files([str(path) for path in given if is_remote(path)])
+    tops = [os.path.abspath(os.path.expanduser(local_path(path))) for path in given if not is_remote(path)]
+    if missing := [top for top in tops if not os.path.lexists(top)]:
+        raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
+    files = [top for top in tops if not os.path.isdir(top)]
+    files += _files_below([top for top in tops if os.path.isdir(top)])
+    real_directory = cache(os.path.realpath)  # asked once for the many files of a directory
+    links = dict.fromkeys(file for file in files if os.path.islink(file))
+    # A link loses against the file it leads to.
+    by_target = {os.path.realpath(file): file for file in links}
+    for file in files:
+        if file not in links:
+            directory, name = os.path.split(file)
+            by_target[os.path.join(real_directory(directory), name)] = file
+    return sorted([*by_target.values(), *remote])
+
+
+def _remote_files(tops: list[str]) -> set[str]:
+    """Frames in remote directories, from one listing each."""
+    files: set[str] = set()
+    for top in (str(location(given)) for given in tops):
+        try:
+            found = files_below(top)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {top}") from error
+        for url in found:
+            below = url[len(top) :].strip("/")
+            is_hidden = any(word.startswith(".") for word in below.split("/"))
+            if not below or (_NAME.search(url) and not is_hidden):
+                files.add(url)
+    return files
+
+
+def _files_below(tops: list[str]) -> Iterator[str]:
+    visited: set[tuple[int, int]] = set()
+    directories, links = list(tops), list[str]()
+    while directories or links:
+        directory = directories.pop() if directories else links.pop()
+        try:
+            status = os.stat(directory)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(directory))
+        except OSError as error:
+            logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.path)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                links.append(entry.path)
+            elif _NAME.search(entry.name):
+                yield entry.path
+
+
+@dataclass(frozen=True)
+class FakeReader:
+    """Makes up an image from the path, for tests: the same path gives the same pixels, and no file is opened.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        ``(ny, nx)``.
+    seed : int
+        Another seed gives other images.
+    """
+
+    shape: tuple[int, int]
+    seed: int = 0
+
+    def read(self, path: PathLike) -> np.ndarray:
+        """Return a uint16 sky of 100 +- 10."""
+        digest = hashlib.sha256(os.fspath(path).encode(errors="surrogateescape")).digest()
+        rng = np.random.default_rng([self.seed, *np.frombuffer(digest, dtype=np.uint32).tolist()])
+        return np.clip(np.rint(rng.normal(100.0, 10.0, self.shape)), 0, None).astype(np.uint16)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What the headers of many files say.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row per usable frame, sorted by key, time and file.
+    set_aside : list of (str, str)
+        Files that are not usable, each with the reason.
+    warnings : list of str
+        What is missing but can be done without, each with a count and an example.
+    """
+
+    table: pd.DataFrame
+    set_aside: list[tuple[str, str]]
+    warnings: list[str]
+
+
+def scan(
+    paths: Iterable[PathLike],
+    instrument: Instrument,
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    reader_extension: int | str | None = None,
+) -> Scan:
+    """Read the headers of files and interpret them.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Files, as from `find_files`. One that is given twice is read once.
+    instrument : Instrument
+        What the headers mean.
+    n_threads : int, optional
+        Most files read at a time; by default 8, and 32 where a file is remote. As long as the headers come faster than
+        one processor can read them, one thread does it.
+    progress : callable, optional
+        Called with the number of files done and of all files.
+    reader_extension : int or str, optional
+        HDU of the image; by default that of the instrument.
+
+    Returns
+    -------
+    Scan
+    """
+    files = list(dict.fromkeys(str(path) if is_remote(path) else os.path.abspath(path) for path in paths))
+    listed = facts_of(remote) if (remote := [file for file in files if is_remote(file)]) else {}
+    n_threads = (32 if remote else 8) if n_threads is None else n_threads
+    if n_threads < 1:
+        raise ValueError(f"n_threads must be at least 1, found {n_threads}")
+    extension = instrument.extension if reader_extension is None else reader_extension
+    size = 16 if len(files) < 4096 else 256
+    batches = [files[start : start + size] for start in range(0, len(files), size)]
+    tables, rows, set_aside, n_done = [_as_table([])], list[tuple[Any, ...]](), list[tuple[str, str]](), 0
+    warned: dict[str, tuple[int, str]] = {}
+
+    def scan_batch(batch: list[str]) -> list[_Result]:
+        return [_scan_file(file, instrument, extension, listed) for file in batch]
+
+    for results in _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)):
+        rows += [result.row for result in results if result.row]
+        if len(rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
+            tables.append(_as_table(rows))
+            rows = []
+        set_aside += [(result.file, result.reason) for result in results if not result.row]
+        for result in results:
+            for text in result.warnings:
+                count, example = warned.get(text, (0, result.file))
+                warned[text] = (count + 1, example)
+        n_done += len(results)
+        if progress is not None:
+            progress(n_done, len(files))
+    tables.append(_as_table(rows))
+    table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
+    nights = night_of(table["mjd_utc"].to_numpy(), instrument.longitude).astype(object)
+    table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
+    return Scan(
+        table=table.sort_values(["key", "mjd_utc", "file"], kind="stable", ignore_index=True),
+        set_aside=sorted(set_aside),
+        warnings=[f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()],
+    )
+
+
+def _each_batch(
+    scan_batch: Callable[[list[str]], list[_Result]], batches: Iterable[list[str]], n_threads: int, *, is_slow: bool
+) -> Iterator[list[_Result]]:
+    """Batch after batch, with threads from where files are waited for longer than they are worked on.
+
+    Threads that do not wait hinder each other: they take half as long again for the same files.
+    """
+    rest = iter(batches)
+    while n_threads == 1 or not is_slow:
+        if (batch := next(rest, None)) is None:
+            return
+        clock, processor = time.perf_counter(), time.thread_time()
+        results = scan_batch(batch)
+        is_slow = time.perf_counter() - clock > 2.0 * (time.thread_time() - processor)
+        yield results
+    with _threads(n_threads) as pool:
+        yield from pool.map(scan_batch, rest)
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that end at once when the work is interrupted, however much is still to do."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def time_gaps(table: pd.DataFrame) -> list[tuple[str, str, str, float, float]]:
+    """Find steps in time of more than ten times the median step of a key and night.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Table of a `Scan`.
+
+    Returns
+    -------
+    list of (key, file_before, file_after, gap_s, median_s)
+        Steps between successive frames in seconds.
+    """
+    gaps = []
+    for (key, _night), frames in table.groupby(["key", "night"], sort=True):
+        ordered = frames.sort_values(["mjd_utc", "file"], kind="stable")
+        files, steps = ordered["file"].to_numpy(), np.diff(ordered["mjd_utc"].to_numpy()) * 86400.0
+        median_step = float(np.median(steps[steps > 0.0])) if (steps > 0.0).any() else math.inf
+        for index in np.flatnonzero(steps > 10.0 * median_step):
+            gaps.append((str(key), files[index], files[index + 1], float(steps[index]), median_step))
+    return gaps
+
+
+class _Result(NamedTuple):
+    file: str
+    row: tuple[Any, ...] = ()
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def _scan_file(path: str, instrument: Instrument, extension: int | str | None, listed: Mapping[str, Facts]) -> _Result:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
+    try:
+        listed_facts = _remote_facts(path, listed) if is_remote(path) else None
+        header, facts = read_header_and_facts(path, extension, listed=listed_facts)
+    except FrameError as error:
+        return _Result(path, reason=error.reason)
+    frame = instrument.interpret(header.values)
+    if frame.problems:
+        return _Result(path, reason="; ".join(frame.problems))
+    interpreted = [getattr(frame, name) for name in _FROM_HEADER]
+    row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
+    return _Result(path, row=row, warnings=frame.warnings)
+
+
+def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:
+    if url not in listed:
+        raise FrameError("cannot be read: it is gone since its directory was searched")
+    return listed[url]
+
+
+def _as_table(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
+    data = {name: np.array(values, dtype=_COLUMNS[name]) for name, values in zip(_COLUMNS, columns, strict=True)}
+    return pd.DataFrame(data)

@@ -1,0 +1,1 @@
+"""Kernels for the pixels of one frame, and for the sources found in it."""

@@ -1,0 +1,1 @@
+"""Kernels for series over frames: times, light curves, periodicities."""

@@ -1,0 +1,1 @@
+"""Kernels for what is measured of one source."""

@@ -1,0 +1,146 @@
+"""The same sources in the catalogues of two cameras, which may be mirrored, turned and of another scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from opticam_dask.kernels.images import align, match
+from opticam_dask.store import layout
+
+#: Sources of two cameras are one when they are so many typical FWHM of the other camera apart, and at least so many
+#: pixels.
+_TOLERANCE, _LEAST_TOLERANCE = 0.75, 2.0
+
+#: Six parameters are fitted from at least so many pairs, so often.
+_LEAST_PAIRS, _REFINEMENTS = 8, 3
+
+
+@dataclass(frozen=True, eq=False)
+class CameraMatch:
+    """Sources of one camera in another.
+
+    Attributes
+    ----------
+    key, other : str
+        Camera keys.
+    source_id, other_id : ndarray of int, shape (pair,)
+        Numbers of the same source in both catalogues; each at most once.
+    distance : ndarray, shape (pair,)
+        How far apart they are after the transform, in pixels of the other camera.
+    transform : ndarray, shape (3, 3)
+        Pixels of ``key`` to pixels of ``other``; of negative determinant when it is mirrored.
+    """
+
+    key: str
+    other: str
+    source_id: np.ndarray
+    other_id: np.ndarray
+    distance: np.ndarray
+    transform: np.ndarray
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether one camera sees the field reflected."""
+        return bool(np.linalg.det(self.transform) < 0)
+
+    def numbers(self, wanted: list[int]) -> list[int]:
+        """Numbers in the other camera of sources of this one.
+
+        Raises
+        ------
+        ValueError
+            When one has no counterpart; the message names those that have.
+        """
+        counterpart = dict(zip(self.source_id.tolist(), self.other_id.tolist(), strict=True))
+        if missing := [number for number in wanted if number not in counterpart]:
+            raise ValueError(
+                f"source {', '.join(map(str, missing))} of {self.key} is not in the catalogue of {self.other}; "
+                f"of {self.key} it has {', '.join(map(str, sorted(counterpart))) or 'none'}"
+            )
+        return [counterpart[number] for number in wanted]
+
+
+def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatch:
+    """Find the sources of one camera in the catalogue of another.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key, other : str
+        Camera keys such as ``1:g``.
+
+    Returns
+    -------
+    CameraMatch
+
+    Raises
+    ------
+    ValueError
+        When a key has no catalogue, or the two fields have too little in common.
+    """
+    path = layout.require_store(out_directory)
+    catalogues = {name: _read_catalogue(path, name) for name in (key, other)}
+    (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
+    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(path, other))
+    if key == other:
+        number = catalogues[key]["source_id"]
+        return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
+    order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
+    try:
+        found = match.find_transform(
+            xy[order],
+            other_xy[other_order],
+            reference_weights=flux[order],
+            frame_weights=other_flux[other_order],
+            scale_range=None,
+            tolerance=tolerance,
+            allow_reflection=True,
+        )
+    except match.AlignmentError as error:
+        raise ValueError(
+            f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
+            "Give the numbers of the sources for each camera (--key)."
+        ) from error
+    transform, pairs, distance = _refine(found.transform, xy, other_xy, tolerance)
+    ids, other_ids = catalogues[key]["source_id"], catalogues[other]["source_id"]
+    return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
+
+
+def _refine(
+    transform: np.ndarray, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Transform with a scale of its own along each axis, and the pairs by it: cameras are not distorted alike."""
+    pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+    for _ in range(_REFINEMENTS):
+        if len(pairs) < _LEAST_PAIRS:
+            break
+        design = np.column_stack([xy[pairs[:, 0]], np.ones(len(pairs))])
+        transform = np.eye(3)
+        transform[:2] = np.linalg.lstsq(design, other_xy[pairs[:, 1]], rcond=None)[0].T
+        pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
+    return transform, pairs, distance
+
+
+def _read_catalogue(path: Path, key: str) -> dict[str, np.ndarray]:
+    group = f"{layout.group_name(key)}/catalog"
+    if key not in layout.keys(path) or not layout.has_product(path, group):
+        raise ValueError(f"no catalogue of {key}; there are those of {', '.join(layout.keys(path))}")
+    found = layout.read_product(path, group)
+    return {"xy": np.column_stack([found["x"], found["y"]]), "flux": found["flux"], "source_id": found["source_id"]}
+
+
+def _fwhm(path: Path, key: str) -> float:
+    return float(np.nan_to_num(layout.read_attributes(path, f"{layout.group_name(key)}/catalog")["fwhm"]))
+
+
+def _pair(xy: np.ndarray, other_xy: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of sources that are each other's nearest, shape (pair, 2), and their distances."""
+    apart = np.hypot(*(xy[:, None] - other_xy[None]).transpose(2, 0, 1))
+    nearest, nearest_back = np.argmin(apart, axis=1), np.argmin(apart, axis=0)
+    chosen = [(i, j) for i, j in enumerate(nearest.tolist()) if nearest_back[j] == i and apart[i, j] <= tolerance]
+    pairs = np.array(chosen, dtype=int).reshape(-1, 2)
+    return pairs, apart[pairs[:, 0], pairs[:, 1]]

@@ -1,0 +1,375 @@
+"""Differential light curves: a target against comparison sources of the same camera."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from opticam_dask import locations, schema
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.series import ensemble, lightcurve, trends
+from opticam_dask.lightcurves import results
+from opticam_dask.store import layout
+
+#: A measurement with one of these is of no use for a comparison.
+_USELESS = np.uint32(
+    SourceFlag.OFF_FRAME
+    | SourceFlag.EDGE
+    | SourceFlag.SATURATED
+    | SourceFlag.NON_LINEAR
+    | SourceFlag.BAD_PIXEL
+    | SourceFlag.BLENDED
+)
+
+#: What a light curve may be detrended against.
+VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
+
+#: Share of the frames in which a source must have a flux to be judged.
+_OFTEN = 0.9
+
+
+def relative_light_curve(
+    out_directory: str | Path,
+    key: str,
+    target: int,
+    comparisons: int | Sequence[int] | Literal["auto"],
+    label: str = "aperture",
+    *,
+    radius: float | None = None,
+    weighting: ensemble.Weighting = "sum",
+    detrend: Sequence[str] = (),
+    detrend_without: tuple[float, float] | None = None,
+    outliers: float = 5.0,
+) -> xr.Dataset:
+    """Differential light curve over all nights.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g``.
+    target : int
+        Number of the source in the catalogue.
+    comparisons : int or sequence of int or "auto"
+        Numbers of the comparison sources. ``"auto"`` chooses sources of similar brightness that are seldom flagged and
+        do not vary; of the target's light curve nothing but its typical flux is looked at.
+    label : str
+        Photometry label.
+    radius : float, optional
+        One of the radii of a label that has several.
+    weighting : {"sum", "optimal"}
+        ``"sum"`` adds the fluxes of the comparisons; a frame in which one has no flux has no relative flux.
+        ``"optimal"`` weights them by their errors and their scatter, and a comparison that is missing in a frame makes
+        no jump (``kernels.ensemble``).
+    detrend : sequence of str
+        Vectors that linear trends are fitted and taken off for: ``airmass``, ``fwhm``, ``background``, ``x``, ``y``,
+        ``ellipticity``, ``transparency``, ``time``. A trend can eat a signal that looks like it.
+    detrend_without : (float, float), optional
+        Start and end of the times that are not fitted (a transit), in BMJD (TDB), or MJD (UTC) where there is none.
+    outliers : float
+        A flux so many times its error, and the scatter of its neighbours, from their running median is flagged
+        ``outlier`` and not fitted; nothing is dropped.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
+        together); coordinates mjd_utc, bmjd_tdb and night; attributes ``comparisons``, ``weights`` and, when they were
+        chosen, ``reasons``: what was found out about each source; with trends ``detrend``: their coefficients (relative
+        change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
+        ``reduced_chi2`` and ``warnings``.
+
+    Raises
+    ------
+    ValueError
+        When there is no such key, label or source; the message names those there are.
+    """
+    curves = results.light_curves(out_directory, key, label, radius=radius)
+    return compute_relative(
+        curves,
+        target,
+        comparisons,
+        weighting,
+        detrend=detrend,
+        detrend_without=detrend_without,
+        outliers=outliers,
+    )
+
+
+def compute_relative(
+    curves: xr.Dataset,
+    target: int,
+    comparisons: int | Sequence[int] | Literal["auto"],
+    weighting: ensemble.Weighting = "sum",
+    *,
+    detrend: Sequence[str] = (),
+    detrend_without: tuple[float, float] | None = None,
+    outliers: float = 5.0,
+) -> xr.Dataset:
+    """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        Dims ``(frame, source)``: flux, flux_err, flags; coordinates mjd_utc, bmjd_tdb, night, source_id.
+    target : int
+    comparisons : int or sequence of int or "auto"
+    weighting : {"sum", "optimal"}
+    detrend, detrend_without, outliers
+        As in :func:`relative_light_curve`.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError
+        When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen; when a vector is not
+        known or does not change.
+    """
+    if "radius" in curves.dims:
+        radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
+        raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
+    known = curves["source_id"].to_numpy().tolist()
+    reasons: list[str] = []
+    if isinstance(comparisons, str):
+        chosen, reasons = _choose(curves, target, known)
+    else:
+        chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
+    chosen = [int(number) for number in chosen]
+    missing = [number for number in (target, *chosen) if number not in known]
+    if missing:
+        raise ValueError(
+            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
+            f"it has {_spans(known)}"
+        )
+    if not chosen or target in chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
+    if weighting not in ("sum", "optimal"):
+        raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
+    members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
+    relative, relative_err, weights = _divide(flux, error, weighting)
+    flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
+    found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
+    if reasons:
+        found["reasons"] = reasons
+    if detrend:
+        fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
+        relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
+        found["detrend"] = _describe_trends(fitted)
+    flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
+    attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
+    dataset = xr.Dataset(
+        {
+            "relative_flux": ("frame", relative, attributes),
+            "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
+            "flags": ("frame", flags, curves["flags"].attrs),
+        },
+        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords},
+    )
+    for name in ("key", "label", "radius"):
+        if name in curves.attrs:
+            dataset.attrs[name] = curves.attrs[name]
+    return dataset.assign_attrs(target=int(target), comparisons=chosen, **found)
+
+
+def _fit_trends(
+    members: xr.Dataset,
+    relative: np.ndarray,
+    relative_err: np.ndarray,
+    names: Sequence[str],
+    without: tuple[float, float] | None,
+    outliers: float,
+) -> trends.Trends:
+    """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
+    time = members["bmjd_tdb" if np.isfinite(members["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    if unknown := [name for name in names if name not in VECTORS]:
+        raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
+    vectors = {}
+    for name in dict.fromkeys(names):
+        stored = "frame_background" if name == "background" and "frame_background" in members.coords else name
+        if name == "time":
+            vectors[name] = time
+        elif name in ("x", "y"):
+            vectors[name] = members[name].to_numpy()[:, 0]
+        elif stored in members.coords:
+            vectors[name] = members[stored].to_numpy().astype(float)
+        if name not in vectors or not np.isfinite(vectors[name]).any():
+            raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
+    use = ~trends.find_outliers(relative, relative_err, outliers)
+    if without is not None:
+        use &= ~((time >= min(without)) & (time <= max(without)))
+    return trends.fit_trends(relative, relative_err, vectors, use)
+
+
+def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:
+    """Trends as JSON can hold them."""
+    return {
+        "coefficients": dict(zip(fitted.names, fitted.coefficients.tolist(), strict=True)),
+        "errors": dict(zip(fitted.names, fitted.errors.tolist(), strict=True)),
+        "degrees_of_freedom": fitted.degrees_of_freedom,
+        "reduced_chi2": fitted.reduced_chi2,
+        "warnings": list(fitted.warnings),
+    }
+
+
+def _divide(
+    flux: np.ndarray, error: np.ndarray, weighting: ensemble.Weighting
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Relative flux of the first column and its error, and the weights of the others."""
+    if weighting == "sum":
+        relative, relative_err = lightcurve.relative_flux(flux[:, 0], error[:, 0], flux[:, 1:], error[:, 1:])
+        light = np.nansum(flux[:, 1:], axis=0)
+        return relative, relative_err, light / light.sum() if light.sum() > 0 else np.full(len(light), np.nan)
+    mean = ensemble.combine_stars(flux[:, 1:], error[:, 1:], weighting)
+    others, others_err = mean.flux[:, None], mean.flux_err[:, None]
+    return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
+
+
+def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Numbers of the comparisons that are fit for a target, and what was found out about each source."""
+    if target not in known:
+        return [], []
+    flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
+    is_flagged = (curves["flags"].to_numpy() & _USELESS) != 0
+    found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
+    reasons = [f"source {known[entry.column]}: {entry.reason}" for entry in found]
+    chosen = [known[entry.column] for entry in found if entry.is_chosen]
+    if not chosen:
+        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(reasons)}")
+    return chosen, reasons
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
+    if not numbers:
+        return "no sources"
+    ordered = sorted(numbers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
+
+
+def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:
+    """Write ``relative_light_curves/<label>/<prefix>_<key>_light_curve.csv``.
+
+    Columns are ``BMJD`` (or ``MJD``, UTC, where no barycentric time is known at all), ``rel_flux``,
+    ``rel_flux_err`` and ``flags``; every frame has a row.
+
+    Parameters
+    ----------
+    curve : xarray.Dataset
+        From :func:`relative_light_curve`.
+    out_directory : path
+        Output directory of the reduction.
+    prefix : str, optional
+        Start of the file name, by default ``target``.
+
+    Returns
+    -------
+    Path
+        The file, which is complete or was not touched.
+
+    Raises
+    ------
+    ValueError
+        When the prefix is no file name, or the curve does not say its key and label.
+    """
+    prefix = "target" if prefix is None else prefix
+    if Path(prefix).name != prefix:
+        raise ValueError(f"prefix must be the start of a file name without directories, got {prefix!r}")
+    if not {"key", "label"} <= set(curve.attrs):
+        raise ValueError(f"the light curve must have attributes key and label, it has {sorted(curve.attrs)}")
+    has_bmjd = bool(np.isfinite(curve["bmjd_tdb"]).any())
+    time_name, time = ("BMJD", "bmjd_tdb") if has_bmjd else ("MJD", "mjd_utc")
+    table = pd.DataFrame(
+        {
+            time_name: curve[time].to_numpy(),
+            "rel_flux": curve["relative_flux"].to_numpy(),
+            "rel_flux_err": curve["relative_flux_err"].to_numpy(),
+            "flags": curve["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED),
+        }
+    )
+    name = f"{prefix}_{layout.group_name(curve.attrs['key'])}_light_curve.csv"
+    folder = locations.location(out_directory) / "relative_light_curves" / curve.attrs["label"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locations.replacing(folder / name) as temporary:
+        table.to_csv(temporary, index=False)
+    return folder / name
+
+
+def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name: str) -> None:
+    """Keep a light curve in the store as ``<key>/differential/<name>``, in place of one of this name.
+
+    Parameters
+    ----------
+    curve : xarray.Dataset
+        From :func:`relative_light_curve`.
+    out_directory : path
+        Output directory of the reduction.
+    name : str
+
+    Raises
+    ------
+    ValueError
+        When the name is none that a group can have.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+        raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
+    path = layout.require_store(out_directory)
+    layout.begin_changes(path)
+    arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
+    layout.write_product(
+        path, results.differential_group(curve.attrs["key"], name), "differential", arrays, curve.attrs
+    )
+    layout.finish_changes(path)
+
+
+def most_variable(curves: xr.Dataset) -> int:
+    """Tell which source varies most against all others, by reduced chi-squared.
+
+    A source without flux in more than a tenth of the frames is neither judged nor compared with: it would take
+    those frames from all others.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        Dims ``(frame, source)``: flux, flux_err, flags; coordinate source_id.
+
+    Returns
+    -------
+    int
+        Number of the source in the catalogue.
+
+    Raises
+    ------
+    ValueError
+        With fewer than three sources that are measured in most frames.
+    """
+    loaded = curves[["flux", "flux_err", "flags"]].load()
+    measured = np.isfinite(loaded["flux"].to_numpy())
+    n_frames = np.count_nonzero(measured.any(axis=1))
+    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
+    numbers = loaded["source_id"].to_numpy()[often].tolist()
+    if len(numbers) < 3:
+        raise ValueError(
+            "at least 3 sources with a flux in most frames are needed to tell which one varies; "
+            f"{len(numbers)} of {loaded.sizes['source']} have one"
+        )
+    excess = []
+    for number in numbers:
+        others = [other for other in numbers if other != number]
+        one = compute_relative(loaded, number, others, outliers=np.inf)
+        excess.append(lightcurve.reduced_chi2(one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()))
+    if not np.isfinite(excess).any():
+        raise ValueError("no two frames have a flux of every source, so none can be called variable")
+    return int(numbers[int(np.nanargmax(excess))])

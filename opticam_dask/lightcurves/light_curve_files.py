@@ -1,0 +1,304 @@
+"""Files of light curves beside the store, ``lcs/<label>/<key>_source_<N>.csv``, written by tasks.
+
+A chunk of the store holds all sources of some frames, a file one source of all frames. So it is done in two steps: one
+task for some thousand frames reads their chunks and writes the lines of every source into one scratch file, one task
+for some sources puts the pieces of their files together. Every chunk is read once, no task holds a whole light curve,
+and no line passes through the client.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask import locations
+from opticam_dask.cluster import blocks
+from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves import results
+from opticam_dask.locations import location
+from opticam_dask.pipeline.reduction import Progress, Silent, stage
+from opticam_dask.store import layout
+
+#: What the files hold beside the time; the background is that of the frame where the label has none of its own.
+_VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
+
+#: Headings of the times.
+_TIMES = {"bmjd_tdb": "BMJD", "mjd_utc": "MJD"}
+
+#: Measurements (frames times sources) that one task writes as text: about half a second of work.
+_MEASUREMENTS = 1 << 17
+
+#: Sources whose files one task puts together.
+_SOURCES = 4
+
+#: Bytes of one request for a piece of a remote scratch file.
+_REQUEST = 1 << 16
+
+
+def write_light_curves(
+    out_directory: str | Path, label: str, executor: Executor | None = None, progress: Progress | None = None
+) -> Path:
+    """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
+
+    The time column is ``BMJD``, or ``MJD`` (UTC) where no barycentric time is known at all.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of a reduction.
+    label : str
+        Photometry label.
+    executor : Executor, optional
+        Where it is done; by default in this process. The files are the same.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Path
+        The directory of the files.
+    """
+    from opticam_dask.display import (
+        products,  # not in the workers, which import this module for the tasks: it loads matplotlib
+    )
+
+    executor, progress = executor or InProcess(), progress or Silent()
+    path = layout.require_store(out_directory)
+    directory = products.folder_in(out_directory, "lcs", label)
+    jobs = [_job(path, key, label, directory) for key in products.measured_keys(path, label)]
+    pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
+    files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
+    try:
+        with stage(progress, "Writing light curves", sum(job.n_frames for job in jobs)):
+            for n_frames in executor.run(pieces):
+                progress.advance(n_frames)
+            for _ in executor.run(files):
+                pass
+    finally:
+        with suppress(OSError):
+            for job in jobs:
+                locations.remove_tree(job.scratch)
+            layout.remove_empty_scratch(path)
+    return directory
+
+
+def _work(function: blocks.BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(functools.partial(blocks.window_of_tasks, function, name=name), range(n_tasks))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Frames that follow each other in time.
+
+    Attributes
+    ----------
+    ranges : tuple of (int, int, int)
+        Number of a part, first and one past the last of its frames.
+    order : ndarray of int, optional
+        The frames among those of all ranges; by default all as they stand.
+    """
+
+    ranges: tuple[tuple[int, int, int], ...]
+    order: np.ndarray | None = None
+
+    @property
+    def n_frames(self) -> int:
+        return sum(stop - start for _, start, stop in self.ranges) if self.order is None else len(self.order)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What tasks need to write the files of one camera and label.
+
+    Attributes
+    ----------
+    path : path
+        The store.
+    parts : tuple of Part
+    label : str
+    directory, scratch : path
+        Where the files go, and the pieces of them.
+    time_name : str
+        Time stamps that the files have.
+    headings : dict of tuple of str
+        Headings by variable: one, or one for each radius.
+    of_frames : tuple of str
+        Variables of the whole frame, the same for all its sources.
+    source_ids : ndarray of int
+    pieces : tuple of _Piece
+        Frames whose lines one task writes.
+    groups : tuple of range
+        Places of the sources whose files one task puts together.
+    """
+
+    path: Path
+    parts: tuple[layout.Part, ...]
+    label: str
+    directory: Path
+    scratch: Path
+    time_name: str
+    headings: Mapping[str, tuple[str, ...]]
+    of_frames: tuple[str, ...]
+    source_ids: np.ndarray
+    pieces: tuple[_Piece, ...]
+    groups: tuple[range, ...]
+
+    @property
+    def n_frames(self) -> int:
+        return sum(piece.n_frames for piece in self.pieces)
+
+    def write_piece(self, number: int) -> int:
+        """Write the lines of all sources for the frames of a piece, source after source; return how many frames.
+
+        Before the lines stands where those of each source end, in bytes.
+        """
+        piece, n_sources = self.pieces[number], len(self.source_ids)
+        columns = {_TIMES[self.time_name]: np.tile(self._read(piece, self.time_name), n_sources)}
+        for name in self.headings:
+            columns |= self._columns(name, self._read(piece, name), n_sources)
+        text = _as_csv(pd.DataFrame(columns), header=False)
+        line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
+        file = self._piece_file(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+            stream.write(line_ends[piece.n_frames - 1 :: piece.n_frames].astype("<i8").tobytes())
+            stream.write(text)
+        return piece.n_frames
+
+    def write_files(self, number: int) -> int:
+        """Put the files of some sources together from their pieces; return how many files."""
+        chosen = self.groups[number]
+        names = [heading for headings in self.headings.values() for heading in headings]
+        header = _as_csv(pd.DataFrame(columns=[_TIMES[self.time_name], *names]), header=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened:
+            streams = [opened.enter_context(_replaced(self.directory / self._file_name(place))) for place in chosen]
+            for stream in streams:
+                stream.write(header)
+            for piece in range(len(self.pieces)):
+                with locations.open_binary(self._piece_file(piece), at_least=_REQUEST) as source:
+                    for stream, lines in zip(streams, self._lines(source, chosen), strict=True):
+                        stream.write(lines)
+            return len(chosen)
+
+    def _read(self, piece: _Piece, name: str) -> np.ndarray:
+        """Values of the frames of a piece, shape (frame,) or (frame, source) or (frame, source, radius)."""
+        below = "frames" if name in self.of_frames else f"photometry/{self.label}"
+        values = np.concatenate(
+            [
+                layout.read_array(self.path, f"{self.parts[part].group}/{below}", name, start, stop)
+                for part, start, stop in piece.ranges
+            ]
+        )
+        return values if piece.order is None else values[piece.order]
+
+    def _columns(self, name: str, values: np.ndarray, n_sources: int) -> dict[str, np.ndarray]:
+        """Columns of a variable, source after source; with several radii one for each."""
+        if values.ndim == 1:
+            return {name: np.tile(values, n_sources)}
+        values = values & ~np.uint32(SourceFlag.REDUCED) if name == "flags" else values
+        of_radii = values[..., np.newaxis] if values.ndim == 2 else values
+        return {heading: of_radii[..., place].T.ravel() for place, heading in enumerate(self.headings[name])}
+
+    def _lines(self, source: BinaryIO, chosen: range) -> list[bytes]:
+        """Lines of sources that follow each other, from the scratch file of a piece."""
+        ends = np.frombuffer(source.read(8 * len(self.source_ids)), dtype="<i8")
+        bounds = [int(ends[place - 1]) if place else 0 for place in (*chosen, chosen.stop)]
+        source.seek(8 * len(self.source_ids) + bounds[0])
+        return [source.read(stop - start) for start, stop in pairwise(bounds)]
+
+    def _piece_file(self, number: int) -> Path:
+        return self.scratch / f"{number:06d}"
+
+    def _file_name(self, place: int) -> str:
+        return f"{layout.group_name(self.parts[0].key)}_source_{int(self.source_ids[place])}.csv"
+
+
+@contextmanager
+def _replaced(file: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its place at the end."""
+    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def _as_csv(table: pd.DataFrame, *, header: bool) -> bytes:
+    text = io.BytesIO()
+    table.to_csv(text, mode="wb", index=False, header=header, lineterminator="\n")
+    return text.getvalue()
+
+
+def _job(path: Path, key: str, label: str, directory: Path) -> _Job:
+    parts = results.measured_parts(path, key, label)
+    groups = [f"{part.group}/photometry/{label}" for part in parts]
+    has_bmjd = any(np.isfinite(layout.read_array(path, group, "bmjd_tdb")).any() for group in groups)
+    own = _headings(path, groups[0])
+    headings = {name: own.get(name, (name,)) for name in _VARIABLES if name in own or name == "background"}
+    source_ids = layout.read_array(path, groups[0], "source_id")
+    per_block = parts[0].frames_per_block
+    per_piece = per_block * max(1, _MEASUREMENTS // (per_block * max(1, len(source_ids))))
+    return _Job(
+        path=path,
+        parts=tuple(parts),
+        label=label,
+        directory=directory,
+        scratch=location(path).parent / layout.SCRATCH_NAME / "light-curves" / label / layout.group_name(key),
+        time_name="bmjd_tdb" if has_bmjd else "mjd_utc",
+        headings=headings,
+        of_frames=() if "background" in own else ("background",),
+        source_ids=source_ids,
+        pieces=tuple(_in_pieces([layout.read_array(path, group, "mjd_utc") for group in groups], per_piece)),
+        groups=tuple(
+            range(start, min(start + _SOURCES, len(source_ids))) for start in range(0, len(source_ids), _SOURCES)
+        ),
+    )
+
+
+def _headings(path: Path, group: str) -> dict[str, tuple[str, ...]]:
+    """Headings of the variables that a label has: one, or one for each radius."""
+    attributes = layout.read_attributes(path, group)
+    suffixes = [f"_r{radius:g}" for radius in attributes.get("radii") or ()]
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _VARIABLES:
+        with suppress(FileNotFoundError):
+            n_dims = len(layout.open_array(path, f"{group}/{name}").shape)
+            found[name] = tuple(name + suffix for suffix in suffixes) if n_dims > 2 else (name,)
+    return found
+
+
+def _in_pieces(times: Sequence[np.ndarray], size: int) -> Iterator[_Piece]:
+    """Frames of all parts in time order, in pieces of at most so many.
+
+    Parameters
+    ----------
+    times : sequence of ndarray
+        MJD of the frames of each part.
+    size : int
+        Whole blocks, so that no chunk is in two pieces where parts follow each other.
+    """
+    first = np.concatenate([[0], np.cumsum([len(one) for one in times])])
+    order = np.argsort(np.concatenate(times), kind="stable")
+    if np.all(np.diff(order) == 1):
+        for part, one in enumerate(times):
+            for start in range(0, len(one), size):
+                yield _Piece(((part, start, min(start + size, len(one))),))
+        return
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        part_of = np.searchsorted(first, chosen, side="right") - 1
+        ranges, places, n_before = [], np.empty(len(chosen), dtype=np.int64), 0
+        for part in np.unique(part_of):
+            frames = chosen[part_of == part] - first[part]
+            begin, end = int(frames.min()), int(frames.max()) + 1
+            places[part_of == part] = n_before + frames - begin
+            ranges.append((int(part), begin, end))
+            n_before += end - begin
+        yield _Piece(tuple(ranges), places)

@@ -1,0 +1,486 @@
+"""Lazy xarray views: of raw frames before a reduction, and of the store after it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.cluster import blocks
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.lightcurves import selection
+from opticam_dask.passes import quality
+from opticam_dask.store import layout
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of light curves that are read at a time where all of them are needed one after the other.
+_BYTES_AT_ONCE = 2**29
+
+#: Part of a dataset by time, night, source and flag; importing it puts ``.opticam`` on every dataset.
+select = selection.select
+
+_FRAME_COORDINATES = {
+    "file": "1",
+    "mjd_utc": "d",
+    "exposure_time": "s",
+    "gain": "electron adu-1",
+    "dark_current": "electron pixel-1 s-1",
+    "airmass": "1",
+    "night": "1",
+}
+
+
+def open_observations(
+    data_directory: str | Path | Sequence[str | Path],
+    *,
+    instrument: Instrument | None = None,
+    frames_per_chunk: int = 1,
+) -> dict[str, xr.DataArray]:
+    """Open the frames of a directory lazily: headers are read now, pixels when they are asked for.
+
+    Parameters
+    ----------
+    data_directory : path or URL, or sequence of them
+        Directories (searched with everything below them) or files, of this machine or remote (``s3://...``).
+    instrument : Instrument, optional
+        What the headers mean; by default ``OPTICAM_MX``.
+    frames_per_chunk : int
+        Frames in one chunk.
+
+    Returns
+    -------
+    dict of DataArray
+        By camera key such as ``1:g``, each with dims ``(frame, y, x)`` in ADU, in time order, with coordinates
+        along ``frame``. Frames of another shape than most of their key are left out, with a warning in the log.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a path does not exist.
+    ValueError
+        When there is no usable frame.
+    """
+    return {
+        key: xr.DataArray(
+            blocks.lazy_frames(one.files, one.reader, one.shape, one.dtype, frames_per_chunk),
+            dims=("frame", "y", "x"),
+            coords=one.coordinates,
+            attrs=one.attributes,
+            name=key,
+        )
+        for key, one in observed_cameras(data_directory, instrument).items()
+    }
+
+
+@dataclass(frozen=True)
+class ObservedCamera:
+    """Frames of one camera key before a reduction, in time order.
+
+    Attributes
+    ----------
+    files : list of str
+    reader : FitsReader
+    shape : (int, int)
+        Shape ``(ny, nx)`` of a frame.
+    dtype : dtype
+        Of its pixels.
+    coordinates : dict
+        Along ``frame``, as xarray takes them.
+    attributes : dict
+        units, key, camera, filter, binning, instrument.
+    """
+
+    files: list[str]
+    reader: scanning.FitsReader
+    shape: tuple[int, int]
+    dtype: np.dtype
+    coordinates: dict[str, Any]
+    attributes: dict[str, Any]
+
+
+def observed_cameras(
+    data_directory: str | Path | Sequence[str | Path], instrument: Instrument | None = None
+) -> dict[str, ObservedCamera]:
+    """Frames of a directory by camera key, from their headers; see :func:`open_observations`."""
+    instrument = instrument or OPTICAM_MX()
+    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
+    scan = scanning.scan(scanning.find_files(paths), instrument)
+    if not len(scan.table):
+        raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
+    found = {}
+    for key, rows in scan.table.groupby("key", sort=True):
+        shape, main = max(rows.groupby(["ny", "nx"]), key=lambda group: len(group[1]))
+        if len(main) < len(rows):
+            logger.warning("%s: %d frames of another shape than %s are left out", key, len(rows) - len(main), shape)
+        first = main.iloc[0]
+        attributes = {"units": "adu", "key": key, "camera": first["camera"], "filter": first["filter"]}
+        attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
+        found[str(key)] = ObservedCamera(
+            files=main["file"].tolist(),
+            reader=scanning.FitsReader(instrument.extension),
+            shape=(int(shape[0]), int(shape[1])),
+            dtype=_common_type(main["dtype"]),
+            coordinates={
+                name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
+            },
+            attributes=attributes,
+        )
+    return found
+
+
+def _common_type(names: Sequence[str]) -> np.dtype:
+    return np.result_type(*(np.dtype(name) for name in sorted(set(names))))
+
+
+def open_reduction(out_directory: str | Path) -> xr.DataTree:
+    """Open everything that a reduction has found, lazily.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of a reduction.
+
+    Returns
+    -------
+    xarray.DataTree
+        One branch a camera key (``1-g``), in it ``reference``, ``catalog`` and one branch a night.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = layout.require_store(out_directory)
+    document = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    consolidated = "consolidated_metadata" in document
+    return xr.open_datatree(str(path), consolidated=consolidated, **layout.xarray_options(path))
+
+
+def light_curves(
+    out_directory: str | Path,
+    key: str,
+    label: str = "aperture",
+    *,
+    radius: float | None = None,
+    scintillation: bool = False,
+) -> xr.Dataset:
+    """Fluxes of all catalogue sources of a camera over all nights, lazily, in time order.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g`` (``1-g`` works as well).
+    label : str
+        Photometry label.
+    radius : float, optional
+        One of the radii of a label that has several.
+    scintillation : bool
+        Add the scintillation expected for telescope, site, exposure time and airmass (Osborn et al. 2015) to
+        ``flux_err`` in quadrature. It is not the same in all stars of a field, so that comparison stars do not take it
+        away; it is a median of many nights. The error is NaN in frames of unknown airmass.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
+        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
+        (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
+        ``source``. Once a night is measured there are also transparency, transparency_err, ellipticity, airmass,
+        scintillation and quality_flags along ``frame``; NaN and 0 in nights that have none.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    ValueError
+        When the store has no such key, label or radius (the message names those it has), or scintillation is asked
+        for and not known in any frame.
+    """
+    path = layout.require_store(out_directory)
+    measured = measured_parts(path, key, label)
+    merged = _in_time_order(_with_quality(path, measured, [_open_part(path, part, label) for part in measured]))
+    if radius is not None:
+        merged = _at_radius(merged, radius, label)
+    if scintillation:
+        merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
+    return merged.assign_attrs(key=measured[0].key, label=label)
+
+
+def source_groups(
+    out_directory: str | Path,
+    key: str,
+    label: str = "aperture",
+    names: Collection[str] | None = None,
+    *,
+    columns: np.ndarray | None = None,
+) -> Iterator[xr.Dataset]:
+    """Light curves of all sources of a camera over all nights, loaded, of some sources after the others.
+
+    For those who need all of them once: every chunk is read by this process, with no Dask task for it.
+
+    Parameters
+    ----------
+    out_directory, key, label
+        As for :func:`light_curves`.
+    names : collection of str, optional
+        Variables that are read, where the label has them; by default all.
+    columns : ndarray of int, optional
+        Places of the sources that are wanted along ``source``; by default all.
+
+    Yields
+    ------
+    xarray.Dataset
+        As from :func:`light_curves`, without what is known of whole nights.
+
+    Raises
+    ------
+    store.StoreError, ValueError
+        As for :func:`light_curves`.
+    """
+    path = layout.require_store(out_directory)
+    measured = measured_parts(path, key, label)
+    opened = [_open_part(path, part, label, lazily=False) for part in measured]
+    if names is not None:
+        opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
+    n_sources = opened[0].sizes["source"]
+    at_once = max(1, n_sources * _BYTES_AT_ONCE // max(1, sum(one.nbytes for one in opened)))
+    for start in range(0, n_sources if columns is None else len(columns), at_once):
+        part = slice(start, start + at_once)
+        chosen = part if columns is None else columns[part]
+        group = [
+            loaded(path, f"{part.group}/photometry/{label}", one.isel(source=chosen), columns=chosen)
+            for part, one in zip(measured, opened, strict=True)
+        ]
+        yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
+
+
+def loaded(path: Path, group: str, opened: xr.Dataset, *, columns: slice | np.ndarray | None = None) -> xr.Dataset:
+    """A dataset of a group of the store with its data in memory, read chunk by chunk.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    group : str
+        Group that the data variables are in.
+    opened : Dataset
+        As xarray has opened it, without Dask; of some sources if they are given.
+    columns : slice or ndarray of int, optional
+        Places of these sources.
+    """
+    values = {
+        name: layout.read_array(path, group, str(name), columns=columns if "source" in variable.dims else None)
+        for name, variable in opened.data_vars.items()
+    }
+    return opened.assign({name: (opened[name].dims, values[name], opened[name].attrs) for name in values})
+
+
+def measured_parts(path: Path, key: str, label: str) -> list[layout.Part]:
+    """Parts of a key that have photometry of a label.
+
+    Raises
+    ------
+    ValueError
+        When the store has no such key or label; the message names those it has.
+    """
+    known = layout.keys(path)
+    found = [name for name in known if key in (name, layout.group_name(name))]
+    if not found:
+        raise ValueError(f"no camera key {key!r} in {path.parent}; it has {', '.join(known) or 'none'}")
+    parts = layout.parts(path, found[0])
+    labels = {part: layout.photometry_labels(path, part) for part in parts}
+    if measured := [part for part in parts if label in labels[part]]:
+        return measured
+    has = sorted({name for names in labels.values() for name in names})
+    raise ValueError(f"no photometry {label!r} of {found[0]} in {path.parent}; it has {has or 'none'}")
+
+
+def _in_time_order(nights: Sequence[xr.Dataset]) -> xr.Dataset:
+    merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
+    order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
+    return merged.isel(frame=order) if np.any(np.diff(order) != 1) else merged
+
+
+def differential_group(key: str, name: str) -> str:
+    """Group of a differential light curve in the store."""
+    return f"{layout.group_name(key)}/differential/{name}"
+
+
+def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
+    """Differential light curves that are kept in the store, by name.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g``.
+
+    Returns
+    -------
+    dict of Dataset
+        As from :func:`~opticam_dask.relative_light_curve`, lazily; empty when none is kept.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = layout.require_store(out_directory)
+    folder = path / layout.group_name(key) / "differential"
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    return {
+        name: xr.open_dataset(str(path), group=differential_group(key, name), **_options(path)).set_coords(
+            ["mjd_utc", "bmjd_tdb", "night"]
+        )
+        for name in names
+        if layout.has_product(path, differential_group(key, name))
+    }
+
+
+def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
+    radii = curves["radius"].to_numpy() if "radius" in curves.dims else np.empty(0)
+    same = np.flatnonzero(np.isclose(radii, radius, rtol=1e-6))
+    if not len(same):
+        has = f"it has {', '.join(f'{value:g}' for value in radii)}" if len(radii) else "it has one aperture"
+        raise ValueError(f"no radius {radius:g} in photometry {label!r}: {has}")
+    return curves.isel(radius=int(same[0])).assign_attrs(radius=radius)
+
+
+def _options(path: Path) -> dict[str, Any]:
+    return {"consolidated": False, "chunks": {}, **layout.xarray_options(path)}
+
+
+def _open_part(path: Path, part: layout.Part, label: str, *, lazily: bool = True) -> xr.Dataset:
+    """Photometry of a part, as Dask arrays if ``lazily``."""
+    options = _options(path) | ({} if lazily else {"chunks": None})
+    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
+    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)
+    for name in dataset.coords:
+        dataset[name] = dataset[name].load()
+    night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
+    renamed = {
+        "frame_flags": "flags",
+        "fwhm": "fwhm",
+        ("frame_background" if "background" in dataset else "background"): "background",
+    }
+    coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
+    for new, old in renamed.items():
+        values = frames[old].data if lazily else layout.read_array(path, f"{part.group}/frames", old)
+        coordinates[new] = ("frame", values, frames[old].attrs)
+    return dataset.assign_coords(coordinates)
+
+
+#: Coordinates that come from the quality of a night, by their names there.
+_QUALITY_COORDINATES = {
+    **{name: name for name in ("transparency", "transparency_err", "ellipticity", "airmass", "scintillation")},
+    "quality_flags": "flags",
+}
+
+
+def _with_quality(path: Path, parts: Sequence[layout.Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
+    opened = [
+        xr.open_dataset(str(path), group=quality.group_of(part), **_options(path))
+        if layout.has_product(path, quality.group_of(part))
+        else None
+        for part in parts
+    ]
+    if all(entry is None for entry in opened):
+        return list(datasets)
+    return [
+        dataset.assign_coords({new: _quality_of(entry, old, part) for new, old in _QUALITY_COORDINATES.items()})
+        for dataset, entry, part in zip(datasets, opened, parts, strict=True)
+    ]
+
+
+def _quality_of(opened: xr.Dataset | None, name: str, part: layout.Part) -> tuple[str, Any, Any]:
+    if opened is not None:
+        return "frame", opened[name].data, opened[name].attrs
+    entry = schema.variable("quality", name)
+    return "frame", np.full(part.n_frames, entry.fill, dtype=entry.dtype), entry.all_attributes()
+
+
+def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:
+    """Light curves with the expected scintillation in their errors."""
+    if "scintillation" not in curves.coords or not np.isfinite(curves["scintillation"]).any():
+        raise ValueError(
+            f"the scintillation of {where} is not known: it needs photometry by this version, the position of the "
+            "field, and an instrument with longitude, latitude and diameter"
+        )
+    error = xr.apply_ufunc(np.hypot, curves["flux_err"], curves["scintillation"] * curves["flux"], dask="allowed")
+    attributes = curves["flux_err"].attrs | {"long_name": "1-sigma error of the flux, with the expected scintillation"}
+    return curves.assign(flux_err=error.transpose(*curves["flux_err"].dims).assign_attrs(attributes))
+
+
+def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, Any]:
+    """Where every result comes from: parameters, versions, and the frames that went in.
+
+    Parameters
+    ----------
+    out_directory : path
+    files : bool
+        List every frame with its size in bytes and its modification time.
+
+    Returns
+    -------
+    dict
+        ``parameters``, ``instrument``, ``versions`` and ``created`` of the store; ``nights`` by key and part, each with
+        ``data_root``, ``n_files``, ``bytes``, first and last ``mjd_utc``, the versions that read it, and those of each
+        photometry label.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    path = layout.require_store(out_directory)
+    attributes = layout.read_attributes(path)
+    return {
+        "parameters": json.loads(attributes["parameters"]),
+        "parameters_hash": attributes["parameters_hash"],
+        "schema_version": attributes["schema_version"],
+        "instrument": attributes.get("instrument_definition", attributes["instrument"]),
+        "versions": {name: attributes[name] for name in ("opticam_dask_version", "python", "packages")},
+        "created": attributes["created"],
+        "nights": {
+            key: {part.night: _provenance_of_part(path, part, files) for part in layout.parts(path, key)}
+            for key in layout.keys(path)
+        },
+    }
+
+
+def _provenance_of_part(path: Path, part: layout.Part, files: bool) -> dict[str, Any]:
+    manifest, attributes = layout.read_manifest(path, part), layout.read_attributes(path, part.group)
+    labels = {
+        label: layout.read_attributes(path, f"{part.group}/photometry/{label}")
+        for label in layout.photometry_labels(path, part)
+    }
+    record = {
+        "data_root": attributes["data_root"],
+        "n_files": part.n_frames,
+        "bytes": int(manifest["file_size"].sum()),
+        "mjd_utc": [float(manifest["mjd_utc"].min()), float(manifest["mjd_utc"].max())],
+        "versions": attributes.get("provenance", {}),
+        "photometry": {
+            label: {"parameters": json.loads(found["parameters"]), "versions": found.get("provenance", {})}
+            for label, found in labels.items()
+        },
+    }
+    if files:
+        facts = (manifest[name].tolist() for name in ("file", "file_size", "file_mtime"))
+        record["files"] = [
+            {"file": file, "bytes": size, "modified": modified} for file, size, modified in zip(*facts, strict=True)
+        ]
+    return record

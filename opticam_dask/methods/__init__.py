@@ -1,0 +1,1 @@
+"""What users may replace: photometers, backgrounds, finders, and what they are shown of a frame."""

@@ -1,0 +1,138 @@
+"""What a photometer sees of one frame, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from opticam_dask.kernels.sources.profile import Shape
+
+#: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
+CutOuts = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """One frame as a photometer sees it.
+
+    Attributes
+    ----------
+    predicted_xy : ndarray, shape (n, 2)
+        Positions of the catalogue's sources on the frame, from its transform.
+    detected_xy, detected_flux : ndarray, shape (m, 2) and (m,)
+        Sources that were detected in the frame.
+    scale : float
+        Frame pixels per reference pixel.
+    rotation : float
+        Angle by which the reference is turned to lie on the frame, counter-clockwise, in degrees.
+    fwhm : float
+        Typical FWHM of the catalogue, in pixels of the reference frame.
+    frame_fwhm : float
+        FWHM of this frame in its pixels; NaN when unknown.
+    position_error : float
+        How far a source may be from its predicted position, in pixels (1 sigma along an axis): the residuals of the
+        transform.
+    shape : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    cutouts_at, rms_at : callable
+        ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
+    saturated_at, cosmic_rays_at : callable
+        The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
+    response_at : callable, optional
+        The same for the response of the pixels by which the frame was divided (the master flat, 1 on average): a
+        pixel of ``s`` electrons was counted as ``s * response``. None without a flat.
+    response_error_at : callable, optional
+        1-sigma error of the response, common to all frames.
+    non_linear_at : callable, optional
+        The same for pixels above the level up to which the detector is linear; None when no such level is known.
+    level_at : callable, optional
+        The same for the sky that ``cutouts_at`` has taken off; None counts as 0.
+    sky_error : float
+        1-sigma error of that sky in units of the background RMS, common to the pixels of one source.
+    stars : Shape, optional
+        Size and form of the frame's stars, in its pixels.
+    profile : ndarray, optional
+        Table of the night's star profile (``kernels.profile.Profile.table``).
+    catalog_flux : ndarray, shape (n,), optional
+        Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
+    """
+
+    predicted_xy: np.ndarray
+    detected_xy: np.ndarray
+    detected_flux: np.ndarray
+    scale: float
+    rotation: float
+    fwhm: float
+    frame_fwhm: float
+    position_error: float
+    shape: tuple[int, int]
+    cutouts_at: CutOuts
+    rms_at: CutOuts
+    saturated_at: CutOuts
+    cosmic_rays_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None]
+    response_at: CutOuts | None = None
+    response_error_at: CutOuts | None = None
+    non_linear_at: CutOuts | None = None
+    level_at: CutOuts | None = None
+    sky_error: float = 0.0
+    stars: Shape | None = None
+    profile: np.ndarray | None = None
+    catalog_flux: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Fluxes of all catalogue sources in one frame.
+
+    Attributes
+    ----------
+    flux, flux_err : ndarray, shape (n,) or (n, radius)
+        Electrons per exposure; NaN where there are no pixels.
+    x, y : ndarray, shape (n,)
+        Where the source was measured.
+    flags : ndarray of uint32, shape (n,) or (n, radius)
+        Bits of ``SourceFlag``.
+    flux_err_sys : ndarray, shape (n,) or (n, radius), optional
+        Error that is common to all frames (from the master flat).
+    aperture_correction : ndarray, shape (n,) or (n, radius), optional
+        Total flux of a star relative to ``flux``.
+    background, background_err : ndarray, shape (n,), optional
+        Local sky and its error, electrons per pixel.
+    profile_chi2 : ndarray, shape (n,), optional
+        Reduced chi-square of the pixels about the star profile of the frame.
+    """
+
+    flux: np.ndarray
+    flux_err: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    flags: np.ndarray
+    flux_err_sys: np.ndarray | None = None
+    aperture_correction: np.ndarray | None = None
+    background: np.ndarray | None = None
+    background_err: np.ndarray | None = None
+    profile_chi2: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class CatalogFacts:
+    """What a photometer may adapt to before the first frame: the same for all frames of a key.
+
+    Attributes
+    ----------
+    flux : ndarray, shape (n,)
+        Fluxes of the catalogue's sources, electrons.
+    fwhm : float
+        Typical FWHM of the catalogue, in pixels of the reference frame.
+    background_rms : float
+        Median over the frames of the reference night, electrons per pixel.
+    profile : ndarray
+        Table of the star profile of the reference night.
+    """
+
+    flux: np.ndarray
+    fwhm: float
+    background_rms: float
+    profile: np.ndarray

@@ -1,0 +1,107 @@
+"""Fluxes of stars that overlap: the night's star profile fitted to all stars of a group at once."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.sources import joint_fit, misfit, photometry
+from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
+from opticam_dask.methods import measuring
+from opticam_dask.methods.frame_view import FrameView, Measurement
+from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer
+
+#: Pixels that stand out of the fit of a group are left out in so many rounds at most.
+_CLIPS = 5
+
+
+@dataclass(frozen=True)
+class PSFPhotometer(OptimalPhotometer):
+    """Total fluxes by fitting the night's star profile, to stars that overlap together.
+
+    A star that stands alone has the flux of :class:`OptimalPhotometer`. Stars nearer to each other than
+    ``group_separation`` FWHM are fitted at once by linear least squares, at the positions that the other photometers
+    measure at; so a faint star beside a bright one gets no light of it. Where stars are narrower than 2.5 pixels
+    (FWHM), that is not sure enough: there such stars keep the flag ``blended``.
+
+    Parameters
+    ----------
+    forced, source_matching_tolerance, local_background_estimator
+        See :class:`~opticam_dask.methods.photometers.BasePhotometer`.
+    group_separation : float
+        In FWHM of the frame.
+
+    Raises
+    ------
+    ValueError
+        When ``group_separation`` is not greater than 0 and finite.
+    """
+
+    group_separation: float = 4.0
+
+    _name = "psf"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        super().__post_init__()
+        if not 0 < self.group_separation < np.inf:
+            raise ValueError(f"group_separation must be greater than 0 and finite, got {self.group_separation}")
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        alone = super().measure(view)
+        shape = measuring.star_shape(view, measuring.star_sigma(view, np.nan))
+        xy = np.column_stack([alone.x, alone.y])
+        flux, error, flags = alone.flux.copy(), alone.flux_err.copy(), alone.flags.copy()
+        reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
+        misfit_error = measuring.sampling_error(shape)
+        for members in joint_fit.group_sources(xy, reach):
+            flux[members], error[members], is_hit = self._fit_group(view, xy[members], alone, members, shape)
+            error[members] = np.hypot(error[members], misfit_error * flux[members])
+            flags[members[is_hit]] |= np.uint32(SourceFlag.CONTAMINATED)
+            if misfit_error == 0.0:
+                # what the neighbours of the group shed is accounted for
+                flags[members] &= ~np.uint32(SourceFlag.BLENDED)
+        return replace(alone, flux=flux, flux_err=error, flags=flags)
+
+    def _fit_group(
+        self, view: FrameView, xy: np.ndarray, alone: Measurement, members: np.ndarray, shape: Shape
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fluxes of the members of one group, their errors, and whose pixels are not all of these stars."""
+        group = measuring.read_group(view, xy, shape)
+        electrons, size, table = group.electrons, group.size, measuring.profile_table(view)
+        sky_error = view.sky_error * float(np.median(group.rms[group.is_good])) if group.is_good.any() else 0.0
+        if alone.background is not None and alone.background_err is not None:
+            level = 0.0 if view.level_at is None else view.level_at(group.x0, group.y0, size)[0]
+            electrons = electrons + level - np.nanmean(alone.background[members])
+            sky_error = float(np.nanmean(alone.background_err[members]))
+        corners = np.repeat(group.x0, len(xy)), np.repeat(group.y0, len(xy))
+        light = profile_weights(table, xy, *corners, size, shape)
+        slopes = misfit.position_slopes(table, xy, corners, size, shape)
+        fit = functools.partial(
+            joint_fit.fit_fluxes,
+            light,
+            electrons,
+            group.rms,
+            response=group.response,
+            sky_error=sky_error,
+            slopes=slopes,
+            position_error=view.position_error,
+            are_fitted=not self.forced,
+        )
+        used = group.is_good
+        flux, error = fit(used)
+        for _ in range(_CLIPS):
+            model = np.tensordot(np.nan_to_num(flux), light, axes=1)
+            errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, measuring.sampling_error(shape))
+            deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)
+            stray = misfit.find_stray(deviation[None], errors[None], model[None], group.is_good[None])[0]
+            if not (stray & used).any():
+                break
+            used = group.is_good & ~stray
+            flux, error = fit(used)
+        near = elliptical_radius(xy, *corners, size, shape) < OPTIMAL_REACH
+        return flux, error, np.any(near & group.is_good & ~used, axis=(1, 2))

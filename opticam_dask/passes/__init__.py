@@ -1,0 +1,1 @@
+"""What one task of a reduction does with one block of frames."""

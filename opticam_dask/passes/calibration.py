@@ -1,0 +1,201 @@
+"""Calibration frames: which there are, which of them fit a camera key, and the masters made from them.
+
+Bias and dark frames belong to a camera, flats to a camera and filter; all to one frame shape and binning.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.store import layout
+
+Kind = Literal["bias", "dark", "flat"]
+KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
+
+#: What each kind is called in messages, and the option that gives its frames.
+PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats"}
+
+#: Exposure times that differ by less than this share are equal.
+_SAME_EXPOSURE = 1e-3
+
+
+class CalibrationError(ValueError):
+    """The calibration frames do not fit the frames; the message says what is missing and what there is."""
+
+
+class Detector(NamedTuple):
+    """What calibration frames must have in common with the frames that they correct."""
+
+    key: str
+    shape: tuple[int, int]
+    binning: int
+
+    @property
+    def camera(self) -> str:
+        """Camera of the key."""
+        return self.key.partition(":")[0]
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.key} with {self.shape[1]} x {self.shape[0]} pixels, binning {self.binning}"
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationFrames:
+    """Calibration frames of one kind, from their headers.
+
+    Attributes
+    ----------
+    kind : {"bias", "dark", "flat"}
+    table : pandas.DataFrame
+        As of ``frames.Scan``: one row a frame.
+    set_aside : list of (str, str)
+        Files that cannot be used, with the reason.
+    """
+
+    kind: Kind
+    table: pd.DataFrame
+    set_aside: list[tuple[str, str]]
+
+    def record(self) -> dict[str, Any]:
+        """What tells these frames from others: number, names, sizes and modification times."""
+        rows = sorted(
+            f"{Path(file).name} {size} {mtime!r}"
+            for file, size, mtime in zip(
+                self.table["file"], self.table["file_size"].tolist(), self.table["file_mtime"].tolist(), strict=True
+            )
+        )
+        digest = hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
+        return {"n_files": len(rows), "digest": digest}
+
+    def select(self, detector: Detector) -> pd.DataFrame:
+        """Frames that fit a camera key, in the order of their names.
+
+        Raises
+        ------
+        CalibrationError
+            With fewer than two.
+        """
+        table = self.table
+        is_same = table["key"] == detector.key if self.kind == "flat" else table["camera"] == detector.camera
+        is_same &= (table["ny"] == detector.shape[0]) & (table["nx"] == detector.shape[1])
+        found = table[is_same & (table["binning"] == detector.binning)].sort_values("file", kind="stable")
+        if len(found) < 2:
+            few = "none" if not len(found) else f"only {found['file'].iloc[0]}"
+            raise CalibrationError(
+                f"at least two {self.kind} frames of {detector} are needed, found {few}. "
+                f"Those given are: {self._describe() or 'none that can be used'}."
+            )
+        return found
+
+    def _describe(self) -> str:
+        groups = self.table.groupby(["key", "nx", "ny", "binning"])
+        return ", ".join(
+            f"{len(rows)} of {key} ({nx} x {ny}, binning {binning})" for (key, nx, ny, binning), rows in groups
+        )
+
+
+def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument) -> CalibrationFrames:
+    """Look for calibration frames of one kind in directories and read their headers.
+
+    Raises
+    ------
+    CalibrationError
+        When there is none.
+    FileNotFoundError
+        When a directory does not exist.
+    """
+    found = scanning.scan(scanning.find_files(directories), instrument)
+    if not len(found.table):
+        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in found.set_aside[:3])
+        raise CalibrationError(f"no usable {kind} frame among {len(found.set_aside)} file(s). {reasons}".strip())
+    return CalibrationFrames(kind, found.table, found.set_aside)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The calibration of a reduction: the frames given for it, or, of a store, what it was made with.
+
+    Attributes
+    ----------
+    frames : dict of CalibrationFrames
+        By kind; empty when only the masters in the store are left.
+    records : dict
+        By kind, what tells the frames from others (``CalibrationFrames.record``).
+    """
+
+    frames: Mapping[Kind, CalibrationFrames]
+    records: Mapping[Kind, dict[str, Any]]
+
+    @classmethod
+    def of(cls, *given: CalibrationFrames | None) -> Calibration | None:
+        """Calibration with some kinds of frames; None without any."""
+        by_kind = {found.kind: found for found in given if found is not None}
+        return cls(by_kind, {kind: found.record() for kind, found in by_kind.items()}) if by_kind else None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Calibration | None:
+        """Calibration of a store whose masters are made, from the record of its parameters."""
+        records = {kind: dict(record[PLURAL[kind]]) for kind in KINDS if PLURAL[kind] in record}
+        return cls({}, records) if records else None
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of frames, in the order in which they are needed."""
+        return tuple(kind for kind in KINDS if kind in self.records)
+
+    def record(self) -> dict[str, Any]:
+        """What goes into the record of the parameters."""
+        return {PLURAL[kind]: self.records[kind] for kind in self.kinds}
+
+    def groups(self, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> dict[Kind, str]:
+        """Group of the store that holds each master of a camera key."""
+        size = f"{detector.shape[1]}x{detector.shape[0]}_{detector.binning}x{detector.binning}"
+        whose = {"bias": detector.camera, "dark": detector.camera, "flat": layout.group_name(detector.key)}
+        return {kind: f"calibration/{kind}_{whose[kind]}_{size}" for kind in kinds or self.kinds}
+
+    def reader(self, path: Path, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
+        """Function without arguments that reads masters; picklable, and small."""
+        groups = self.groups(detector, kinds)
+        digests = tuple(str(self.records[kind]["digest"]) for kind in groups)
+        return functools.partial(read_masters, path, tuple(groups.values()), digests)
+
+
+@functools.lru_cache(maxsize=4)
+def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) -> Masters:
+    """Masters of a camera key from the store; a process reads them once.
+
+    Parameters
+    ----------
+    path : path
+    groups : tuple of str
+    digests : tuple of str
+        Of the frames that they are made from: other frames are other masters.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for group in groups:
+        arrays |= layout.read_product(path, group)
+    bad = [arrays[name] for name in ("hot_pixels", "bad_responses") if name in arrays]
+    return Masters(
+        bias=arrays.get("bias"),
+        dark=arrays.get("dark"),
+        flat=arrays.get("flat"),
+        flat_variance=arrays.get("flat_variance"),
+        bad_pixels=np.logical_or.reduce(bad) if bad else None,
+    )
+
+
+def same_exposure(first: float, second: float) -> bool:
+    """Whether two exposure times are equal but for rounding."""
+    return abs(first - second) <= _SAME_EXPOSURE * max(first, second)

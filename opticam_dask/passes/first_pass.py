@@ -1,0 +1,316 @@
+"""What one task does in the probe for the reference frame and in the first pass.
+
+The first pass measures sky, sources and transform of every frame of its block, adds the frames that are stacked
+to a partial stack, and writes the records of the block, the flags last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.cluster import watchdog
+from opticam_dask.config import TransformType
+from opticam_dask.flags import UNUSABLE, FrameFlag
+from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.stack import PartialStack, stacked_frames
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.steps.frame_steps import (
+    BlockSummary,
+    FrameProblem,
+    FrameResult,
+    FrameSteps,
+    detect_frame,
+    entry_of,
+    measure_seeing,
+    summarise,
+)
+
+#: Numbers that a frame has, or NaN.
+_MEASURED = (
+    *("background", "background_rms", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+    "transform_rms",
+)
+
+
+#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many.
+_SAME_STAR, _FEWEST_STARS = 1.5, 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Sources of one candidate for the reference frame."""
+
+    index: int
+    xy: np.ndarray
+    flux: np.ndarray
+    fwhm: float
+    message: str
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """What every task of the probe needs."""
+
+    steps: FrameSteps
+    frames_per_block: int
+    n_alignment_sources: int
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+
+
+def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None) -> Probe:
+    """Detect the sources of frame ``index`` of a part, unless it is ``lost``; write nothing."""
+    if lost:
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, lost[0])
+    block, offset = divmod(index, job.frames_per_block)
+    result = FrameResult()
+    try:
+        detect_frame(job.steps, entry_of(job.read_manifest(block), offset), result)
+    except FrameProblem as problem:
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, problem.message)
+    xy, flux = brightest(result.sources, job.n_alignment_sources)
+    return Probe(index, xy, flux, float(result.values["fwhm"]), "")
+
+
+def brightest(sources: Mapping[str, np.ndarray], n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest sources of a padded list."""
+    known = np.flatnonzero(np.isfinite(sources["x"]) & np.isfinite(sources["y"]))[:n_sources]
+    return np.column_stack([sources["x"][known], sources["y"][known]]), sources["flux"][known]
+
+
+def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -> Probe | None:
+    """Pick the candidate with most well-matched sources per FWHM, ties to the earlier frame.
+
+    Parameters
+    ----------
+    probes : list of Probe
+    find : callable
+        ``find(reference, frame)`` gives how many sources match, 0 for no alignment.
+
+    Returns
+    -------
+    Probe or None
+        None when no candidate has a source.
+    """
+    usable = sorted((probe for probe in probes if len(probe.xy)), key=lambda probe: probe.index)
+    if not usable:
+        return None
+    counts = np.zeros((len(usable), len(usable)))
+    for i, first in enumerate(usable):
+        for j in range(i + 1, len(usable)):
+            counts[i, j] = counts[j, i] = find(first, usable[j])
+    others = ~np.eye(len(usable), dtype=bool)
+    matched = [np.median(counts[i][others[i]]) if len(usable) > 1 else len(usable[0].xy) for i in range(len(usable))]
+    widths = np.array([probe.fwhm for probe in usable])
+    widths = np.where(np.isfinite(widths) & (widths > 0), widths, np.inf if np.isfinite(widths).any() else 1.0)
+    return usable[int(np.argmax(np.asarray(matched) / widths))]
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What every task of the first pass over one part needs; nothing here grows with the number of frames.
+
+    Attributes
+    ----------
+    steps : FrameSteps
+    reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
+        Alignment sources of the reference frame.
+    reference_shape : (int, int)
+        Grid of the stack.
+    transform_type, rotation_limit, translation_limit, scale_limit
+        See ``config.ReductionParameters``.
+    expected_scale : float
+        Reference pixel in units of pixels of this part (1 for equal binning).
+    n_alignment_sources : int
+    n_frames, frames_per_block, stack_frames : int
+    read_manifest, write, write_stack : callable
+        Bound functions of the store.
+    """
+
+    steps: FrameSteps
+    reference_xy: np.ndarray
+    reference_flux: np.ndarray
+    reference_shape: tuple[int, int]
+    transform_type: TransformType
+    rotation_limit: float | None
+    translation_limit: float | tuple[float, float] | None
+    scale_limit: float | None
+    expected_scale: float
+    n_alignment_sources: int
+    n_frames: int
+    frames_per_block: int
+    stack_frames: int
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+    write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
+    write_stack: Callable[[int, np.ndarray, np.ndarray], None]
+
+
+def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
+    """First pass over one block: measure each frame, write the records, and the flags last.
+
+    Parameters
+    ----------
+    job : FirstPass
+    block : int
+    lost : dict of str, optional
+        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
+    """
+    manifest = job.read_manifest(block)
+    n_frames = len(manifest["file"])
+    start = block * job.frames_per_block
+    is_stacked = stacked_frames(start, start + n_frames, job.n_frames, job.stack_frames)
+    stack = PartialStack(job.reference_shape) if is_stacked.any() else None
+    results = []
+    for index in range(n_frames):
+        watchdog.still_working()
+        result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
+        if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
+            stack.add(_resampled(job, result))
+        result.subtracted = result.saturated = None
+        results.append(result)
+    if stack is not None:
+        job.write_stack(block, stack.total, stack.coverage)
+    job.write(block, _first_pass_arrays(job, results, manifest))
+    return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
+
+
+def try_frame(job: FirstPass, block: int, index: int) -> None:
+    """Do the work of the first pass on one frame of a block; write nothing."""
+    result = reduce_frame(job, entry_of(job.read_manifest(block), index))
+    if not result.flags & UNUSABLE:
+        _resampled(job, result)
+
+
+def _lost_frame(reason: str) -> FrameResult:
+    return FrameResult(FrameFlag.REDUCED | FrameFlag.WORKER_LOST, reason)
+
+
+def _resampled(job: FirstPass, result: FrameResult) -> np.ndarray:
+    assert result.subtracted is not None  # only a frame that was set aside has none
+    return align.resample(result.subtracted, result.values["transform"], job.reference_shape)
+
+
+def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:
+    """Sky, sources and transform of one frame; a frame that fails keeps what was found before."""
+    result = FrameResult()
+    try:
+        detect_frame(job.steps, entry, result)
+        _align(job, result)
+    except FrameProblem as problem:
+        result.flags |= problem.flag
+        result.message = problem.message
+    return result
+
+
+def _align(job: FirstPass, result: FrameResult) -> None:
+    xy, flux = brightest(result.sources, job.n_alignment_sources)
+    try:
+        found = match.find_transform(
+            job.reference_xy,
+            xy,
+            transform_type=job.transform_type,
+            reference_weights=job.reference_flux,
+            frame_weights=flux,
+            expected_scale=job.expected_scale,
+        )
+    except match.AlignmentError as error:
+        raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
+    result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
+    _measure_seeing_of_stars(job, result)
+    reason = align.limit_reason(
+        found.transform,
+        rotation_limit=job.rotation_limit,
+        translation_limit=job.translation_limit,
+        scale_limit=job.scale_limit,
+        shape=job.reference_shape,
+        expected_scale=job.expected_scale,
+    )
+    if reason is not None:
+        raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
+
+
+def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
+    """Measure the seeing on the sources that are on the reference frame as well.
+
+    Hot pixels and cosmic rays, which may be most of what is detected, are not where the transform takes the stars.
+    """
+    predicted = align.apply_transform(result.values["transform"], job.reference_xy)
+    detected = np.column_stack([result.sources["x"], result.sources["y"]])
+    matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
+    if np.count_nonzero(matched >= 0) >= _FEWEST_STARS:
+        is_star = np.zeros(len(detected), dtype=bool)
+        is_star[matched[matched >= 0]] = True
+        measure_seeing(result, is_star)
+
+
+def _first_pass_arrays(
+    job: FirstPass, results: list[FrameResult], manifest: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Records of a block as arrays over its frames, NaN where a frame has no value."""
+    n_frames, n_slots = len(results), job.steps.n_slots
+    frames: dict[str, np.ndarray] = {
+        name: np.array([result.values.get(name, np.nan) for result in results], dtype=float) for name in _MEASURED
+    }
+    for name in ("n_sources", "n_matched"):
+        frames[name] = np.array([result.values.get(name, 0) for result in results], dtype=np.int32)
+    nothing = np.full((3, 3), np.nan)
+    frames["transform"] = np.array([result.values.get("transform", nothing) for result in results])
+    frames["message"] = np.array([result.message for result in results], dtype=object)
+    own = np.array([int(result.flags) for result in results], dtype=np.uint32)
+    frames["flags"] = own | manifest["scan_flags"]
+    empty = np.full(n_slots, np.nan)
+    names = ("x", "y", "flux", "semimajor_sigma", "semiminor_sigma", "orientation")
+    arrays = {
+        "frames": frames,
+        "sources": {
+            name: np.array([result.sources.get(name, empty) for result in results]).reshape(n_frames, n_slots)
+            for name in names
+        },
+    }
+    if job.steps.mesh_shape is not None:
+        no_mesh = np.full(job.steps.mesh_shape, np.nan)
+        arrays["background"] = {
+            name: np.array([result.meshes.get(name, no_mesh) for result in results])
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh")
+        }
+    return arrays
+
+
+# ---------------------------------------------------------------- the tree of partial stacks
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """What every task of one level of the tree of partial stacks needs.
+
+    Attributes
+    ----------
+    inputs : sequence of int
+        Numbers of the partial stacks of the level below; a range where there are none between.
+    fan_in : int
+        How many of them one task adds.
+    read, write : callable
+        Bound functions of the store.
+    """
+
+    inputs: Sequence[int]
+    fan_in: int
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    write: Callable[[int, np.ndarray, np.ndarray], None]
+
+
+def merge_stacks(job: MergeJob, index: int) -> int:
+    """Add ``fan_in`` partial stacks into one of the next level."""
+    numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
+    first, first_coverage = job.read(numbers[0])
+    # they are read in the smallest type that holds them
+    total, coverage = first.astype(np.int64), first_coverage.astype(np.uint32)
+    for number in numbers[1:]:
+        more, seen = job.read(number)
+        total += more
+        coverage += seen
+    job.write(index, total, coverage)
+    return index

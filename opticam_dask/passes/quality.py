@@ -1,0 +1,243 @@
+"""Quality of the frames of a night, from what is in the store: transparency, clouds, airmass, form of the stars.
+
+It needs all frames of a night, so it is made once their photometry is done, from one photometry label: ``aperture``
+where it is there, else the first in the order of the alphabet. What is written therefore depends on nothing but what
+the store holds, however that came about. Photometry is read in slabs of frames; memory does not grow with their number,
+but for a few numbers a frame.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opticam_dask.flags import QualityFlag, SourceFlag
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.series import quality
+from opticam_dask.kernels.series.airmass import airmass
+from opticam_dask.kernels.sources import noise
+from opticam_dask.store import layout
+from opticam_dask.store.layout import Part
+
+#: Measurements (frames times sources) that are in memory at once: a few dozen arrays of them are small in a worker.
+_CELLS = 500_000
+
+#: The label that is taken wherever it is there.
+_USUAL = "aperture"
+
+#: A measurement with one of these bits is no standard for the sky.
+_UNFIT = (
+    SourceFlag.NO_TRANSFORM
+    | SourceFlag.OFF_FRAME
+    | SourceFlag.EDGE
+    | SourceFlag.SATURATED
+    | SourceFlag.BAD_PIXEL
+    | SourceFlag.COSMIC_RAY
+    | SourceFlag.STEP_FAILED
+    | SourceFlag.WORKER_LOST
+    | SourceFlag.NON_LINEAR
+)
+
+
+def group_of(part: Part) -> str:
+    """Path of the quality of a part in the store."""
+    return f"{part.group}/quality"
+
+
+def wanted_label(path: Path, part: Part) -> str | None:
+    """Label that the quality of a part is to be made from; None when it is there, or nothing is measured yet."""
+    present = layout.read_attributes(path, group_of(part))
+    if present.get("complete") and present.get("n_lost") and _n_lost(path, part, present["label"]) < present["n_lost"]:
+        return str(present["label"])  # frames whose files came back are measured now
+    if present.get("complete") and present["label"] == _USUAL:
+        return None
+    labels = layout.photometry_labels(path, part)
+    for label in sorted(labels, key=lambda name: (name != _USUAL, name)):
+        if layout.done_blocks(path, part, label).all():
+            return None if present.get("complete") and present["label"] == label else label
+    return None
+
+
+def _n_lost(path: Path, part: Part, label: str) -> int:
+    return len(layout.lost_frames(path, part, label))
+
+
+class Found(NamedTuple):
+    """Quality of the frames of a part: values by name, and what they were measured on."""
+
+    arrays: dict[str, np.ndarray]
+    attributes: dict[str, Any]
+
+
+def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) -> Found:
+    """Measure the quality of the frames of a part; nothing is written.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    part : Part
+    instrument : Instrument
+        Its site and its telescope.
+    label : str
+        Photometry that transparency is measured on; of several radii the middle one.
+
+    Returns
+    -------
+    Found
+    """
+    frames = f"{part.group}/frames"
+    names = ("mjd_utc", "ra", "dec", "exposure_time", "semimajor_sigma", "semiminor_sigma")
+    facts = {name: layout.read_array(path, frames, name) for name in names}
+    thickness = airmass_of(instrument, facts["mjd_utc"], facts["ra"], facts["dec"])
+    light = _measure_light(_Photometry.of(path, part, label))
+    clear_sky = quality.fit_clear_sky(*light.seeing_corrected, thickness)
+    clear = clear_sky.at(thickness) / light.correction
+    flags = np.full(part.n_frames, int(QualityFlag.COMPUTED), dtype=np.uint32)
+    for flag, is_set in (
+        (QualityFlag.CLOUD, quality.find_clouds(light.transparency, light.transparency_err, clear)),
+        (QualityFlag.NO_TRANSPARENCY, np.isnan(light.transparency)),
+        (QualityFlag.NO_AIRMASS, np.isnan(thickness)),
+    ):
+        flags[is_set] |= np.uint32(flag)
+    arrays = {
+        "transparency": light.transparency,
+        "transparency_err": light.transparency_err,
+        "clear_transparency": clear,
+        "ellipticity": quality.ellipticity(facts["semimajor_sigma"], facts["semiminor_sigma"]),
+        "airmass": thickness,
+        "scintillation": scintillation_of(instrument, facts["exposure_time"], thickness),
+        "flags": flags,  # last
+    }
+    attributes = {"label": label, "n_sources": light.n_sources, "extinction": clear_sky.extinction}
+    n_lost = _n_lost(path, part, label)
+    return Found(arrays, attributes | {"extinction_units": "mag", "n_lost": n_lost})
+
+
+def write_quality(path: Path, part: Part, found: Found) -> None:
+    """Write the quality of a part in place of an old one."""
+    layout.write_product(path, group_of(part), "quality", found.arrays, found.attributes)
+
+
+def airmass_of(instrument: Instrument, mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Airmass at the site of an instrument, shape (frame,); NaN where site or position is not known."""
+    if instrument.longitude is None or instrument.latitude is None:
+        return np.full(len(mjd_utc), np.nan)
+    return airmass(mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0)
+
+
+def scintillation_of(instrument: Instrument, exposure_time: np.ndarray, thickness: np.ndarray) -> np.ndarray:
+    """Relative error of fluxes by scintillation, shape (frame,); NaN where telescope or airmass is not known."""
+    if instrument.diameter is None:
+        return np.full(len(exposure_time), np.nan)
+    return noise.scintillation_noise(
+        diameter=instrument.diameter,
+        exposure_time=exposure_time,
+        airmass=thickness,
+        height=instrument.height or 0.0,
+        coefficient=instrument.scintillation_coefficient,
+    )
+
+
+# ---------------------------------------------------------------- transparency of a part
+
+
+@dataclass(frozen=True)
+class _Light:
+    """Transparency of the frames of a part, and what the seeing took from the aperture."""
+
+    transparency: np.ndarray
+    transparency_err: np.ndarray
+    correction: np.ndarray
+    n_sources: int
+
+    @property
+    def seeing_corrected(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.transparency * self.correction, self.transparency_err * self.correction
+
+
+@dataclass(frozen=True)
+class _Photometry:
+    """Photometry of one label and radius of a part, read in slabs of frames."""
+
+    path: Path
+    part: Part
+    label: str
+    radius: int | None
+    n_sources: int
+    has_correction: bool
+
+    @classmethod
+    def of(cls, path: Path, part: Part, label: str) -> _Photometry:
+        group = f"{part.group}/photometry/{label}"
+        attributes = layout.read_attributes(path, group)
+        radii = attributes.get("radii") or []
+        return cls(
+            path=path,
+            part=part,
+            label=label,
+            radius=len(radii) // 2 if radii else None,
+            n_sources=len(layout.read_array(path, group, "source_id")),
+            has_correction="aperture_correction" in attributes.get("variables", ()),
+        )
+
+    def slabs(self) -> Iterator[tuple[int, int]]:
+        """First and one past the last frame of each slab: whole blocks."""
+        per_block = self.part.frames_per_block
+        size = per_block * max(1, _CELLS // (per_block * max(1, self.n_sources)))
+        return ((start, min(start + size, self.part.n_frames)) for start in range(0, self.part.n_frames, size))
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Values of some frames, shape (frame, source)."""
+        values = layout.read_array(self.path, f"{self.part.group}/photometry/{self.label}", name, start, stop)
+        return values if self.radius is None else values[..., self.radius]
+
+    def fluxes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Fluxes and errors of some frames; NaN where a measurement is not fit."""
+        unfit = (self.read("flags", start, stop) & np.uint32(_UNFIT)) != 0
+        return np.where(unfit, np.nan, self.read("flux", start, stop)), self.read("flux_err", start, stop)
+
+    def correction(self, start: int, stop: int, source: np.ndarray) -> np.ndarray:
+        """Median aperture correction of some sources in some frames; 1 where it is not known."""
+        if not self.has_correction:
+            return np.ones(stop - start)
+        values = quality.median(self.read("aperture_correction", start, stop)[:, source], axis=1)
+        return np.where(values > 0.0, values, np.nan)
+
+
+def _measure_light(photometry: _Photometry) -> _Light:
+    n_frames = photometry.part.n_frames
+    found, error = np.full(n_frames, np.nan), np.full(n_frames, np.nan)
+    correction = np.ones(n_frames)
+    fluxes = functools.lru_cache(maxsize=1)(photometry.fluxes)  # a night of one slab is read once
+    ensemble = quality.fit_ensemble(*_sample(photometry, fluxes))
+    if ensemble is None:
+        return _Light(found, error, correction, 0)
+    for start, stop in photometry.slabs():
+        flux, flux_err = (values[:, ensemble.source] for values in fluxes(start, stop))
+        found[start:stop], error[start:stop] = quality.measure_transparency(flux, flux_err, ensemble)
+        correction[start:stop] = photometry.correction(start, stop, ensemble.source)
+    scale, usual = float(quality.median(found, axis=0)), float(quality.median(correction, axis=0))
+    correction = np.where(np.isfinite(correction) & np.isfinite(usual), correction / usual, 1.0)
+    return _Light(found / scale, error / scale, correction, len(ensemble.source))
+
+
+def _sample(
+    photometry: _Photometry, fluxes: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fluxes and errors of evenly spaced frames: all of them where they fit into memory."""
+    n_frames = photometry.part.n_frames
+    count = min(n_frames, max(1, _CELLS // max(1, photometry.n_sources)))
+    chosen = np.linspace(0, n_frames - 1, count).round().astype(int)
+    pieces = []
+    for start, stop in photometry.slabs():
+        rows = chosen[(chosen >= start) & (chosen < stop)] - start
+        if len(rows):
+            pieces.append([values[rows] for values in fluxes(start, stop)])
+    flux, flux_err = zip(*pieces, strict=True)
+    return np.concatenate(flux), np.concatenate(flux_err)

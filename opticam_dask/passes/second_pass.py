@@ -1,0 +1,397 @@
+"""What one task does in the second pass: photometry of the catalogue's sources in the frames of its block.
+
+It neither detects nor estimates the sky again: positions come from the stored transforms, the sky from the stored
+mesh, evaluated only at the cut-outs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask import schema
+from opticam_dask.cluster import watchdog
+from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
+from opticam_dask.kernels.images import align, background, calibrate
+from opticam_dask.kernels.images import sky as sky_kernel
+from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.methods.frame_view import FrameView, Measurement
+from opticam_dask.steps.frame_steps import (
+    BlockSummary,
+    FrameProblem,
+    FrameSteps,
+    Sky,
+    entry_of,
+    error_text,
+    load_image,
+    own_sky,
+    read_raw,
+    rebinned_response,
+    summarise,
+)
+
+
+class Photometer(Protocol):
+    """What the second pass needs of a photometer.
+
+    It may also have ``variables`` (names of ``schema.PHOTOMETRY`` that it measures beyond those of every label),
+    ``radii`` (of a last dimension of its results) and ``prepare(facts)``, which gives the photometer for a catalogue.
+    """
+
+    @property
+    def label(self) -> str:
+        """Name of the result."""
+        ...
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """What every task of the photometry of one part needs.
+
+    Attributes
+    ----------
+    steps : FrameSteps
+    photometers : dict of Photometer
+        By label; all are measured on one read of the frame.
+    catalog_xy, catalog_flux : ndarray, shape (source, 2) and (source,)
+        Positions on the reference frame, and fluxes in electrons.
+    fwhm : float
+        Median FWHM of the catalogue, in pixels of the reference frame.
+    profile : ndarray
+        Table of the night's star profile.
+    read_manifest, read_results, write : callable
+        Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+    """
+
+    steps: FrameSteps
+    photometers: Mapping[str, Photometer]
+    catalog_xy: np.ndarray
+    catalog_flux: np.ndarray
+    fwhm: float
+    profile: np.ndarray
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+    read_results: Callable[[int], Mapping[str, np.ndarray]]
+    write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
+    whole_frames: bool = False
+
+
+def measured_variables(photometer: Photometer, *, has_flat: bool = False) -> tuple[str, ...]:
+    """What a photometer measures beyond the variables of every label; with a master flat also the error by it."""
+    names = tuple(getattr(photometer, "variables", ()))
+    return (*names, *(name for name in _OF_FLAT if has_flat and name not in names))
+
+
+#: Variables that every label has when the frames are divided by a flat.
+_OF_FLAT = ("flux_err_sys",)
+
+
+def measured_radii(photometer: Photometer) -> tuple[float, ...]:
+    """Radii of the last dimension of what a photometer measures; empty without one."""
+    return tuple(getattr(photometer, "radii", ()))
+
+
+def empty_columns(
+    photometer: Photometer, n_frames: int, n_sources: int, *, has_flat: bool = False
+) -> dict[str, np.ndarray]:
+    """Arrays for the measurements of a block, before any frame is measured: no number, and the flag that says so."""
+    radii = measured_radii(photometer)
+    sizes = {"frame": n_frames, "source": n_sources, "radius": len(radii)}
+    kind = "photometry_radii" if radii else "photometry"
+    columns = {}
+    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_flat=has_flat)):
+        shape = tuple(sizes[dim] for dim in schema.variable(kind, name).dims)
+        if name == "flags":
+            columns[name] = np.full(shape, int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM), dtype=np.uint32)
+        else:
+            columns[name] = np.full(shape, np.nan)
+    return columns
+
+
+def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
+    """Photometry of the frames of one block; the frames that were set aside are not read.
+
+    Parameters
+    ----------
+    job : SecondPass
+    block : int
+    lost : dict of str, optional
+        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
+    """
+    manifest, results = job.read_manifest(block), job.read_results(block)
+    n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
+    arrays = {
+        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_flat=job.steps.has_flat)
+        for label, photometer in job.photometers.items()
+    }
+    messages = [""] * n_frames
+    usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
+    for index in np.flatnonzero(usable).tolist():
+        watchdog.still_working()
+        if lost and index in lost:
+            _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
+            messages[index] = lost[index]
+            continue
+        messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
+    job.write(block, arrays)
+    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
+    return summarise(block, flags, messages, manifest["file"])
+
+
+def _measure_frame(
+    job: SecondPass,
+    entry: Mapping[str, Any],
+    result: Mapping[str, Any],
+    index: int,
+    arrays: dict[str, dict[str, np.ndarray]],
+) -> str:
+    """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
+    try:
+        view = frame_view(job, entry, result)
+    except FrameProblem as problem:
+        is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
+        _flag_row(arrays, list(job.photometers), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
+        return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
+    messages = []
+    for label, photometer in job.photometers.items():
+        columns = arrays[f"photometry/{label}"]
+        try:
+            measured = photometer.measure(view)
+        except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
+            _flag_row(arrays, [label], index)
+            messages.append(f"photometer {label}: {error_text(error)}")
+            continue
+        for name in set(columns) - {"flags"}:
+            values = getattr(measured, name)
+            columns[name][index] = np.nan if values is None else values
+        columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
+    return "; ".join(messages)
+
+
+#: What helps against a file that is gone or changed since the first pass.
+_WHEN_LOST = "(the first pass could use it: bring the file back and run the same command again to measure it)"
+
+
+def _flag_row(
+    arrays: dict[str, dict[str, np.ndarray]], labels: list[str], index: int, flag: SourceFlag = SourceFlag.STEP_FAILED
+) -> None:
+    """Mark the frame in row ``index`` as one in which the second pass failed."""
+    for label in labels:
+        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | flag)
+
+
+def try_frame(job: SecondPass, block: int, index: int) -> None:
+    """Do the work of the second pass on one frame of a block; write nothing."""
+    result = entry_of(job.read_results(block), index)
+    if result["flags"] == 0 or result["flags"] & np.uint32(UNUSABLE):
+        return
+    view = frame_view(job, entry_of(job.read_manifest(block), index), result)
+    for photometer in job.photometers.values():
+        with contextlib.suppress(Exception):  # one photometer that fails does not keep the next from being tried
+            photometer.measure(view)
+
+
+def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
+    """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
+
+    The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
+    is a user's own function, whose image is not the zoom of a mesh.
+    """
+    steps = job.steps
+    pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
+    sky: _MeshSky | _ImageSky
+    if steps.has_mesh:
+        sky = _MeshSky(_photometric_mesh(job, result), result["background_rms_mesh"], steps)
+    else:
+        assert isinstance(pixels, _ImagePixels)  # an own background is never local
+        assert steps.background is not None  # there is no mesh
+        sky = _ImageSky(own_sky(steps.background, pixels.image.electrons))
+    response = _Response(steps) if steps.has_flat else None
+    transform = result["transform"]
+    known = np.isfinite(result["x"])
+    return FrameView(
+        predicted_xy=align.apply_transform(transform, job.catalog_xy),
+        detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
+        detected_flux=result["flux"][known],
+        scale=align.scale_of(transform),
+        rotation=align.rotation_of(transform),
+        fwhm=job.fwhm,
+        frame_fwhm=float(result["fwhm"]),
+        position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
+        shape=steps.image_shape,
+        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
+        rms_at=sky.rms,
+        saturated_at=pixels.saturated,
+        cosmic_rays_at=pixels.cosmic_rays,
+        response_at=None if response is None else response.value,
+        response_error_at=None if response is None else response.error,
+        non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
+        level_at=sky.level,
+        sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
+        stars=star_form(result),
+        profile=job.profile,
+        catalog_flux=job.catalog_flux,
+    )
+
+
+def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
+    """Sky mesh whose mean is right where the sources are.
+
+    Sources of the catalogue that were too faint to be detected in this frame were sky to the first pass.
+    """
+    steps = job.steps
+    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    detected = np.column_stack([result["x"], result["y"]])
+    near = float(np.nan_to_num(result["fwhm"], nan=job.fwhm))
+    is_faint = photometry.match_one_to_one(xy, detected[np.isfinite(detected[:, 0])], near) < 0
+    mesh: np.ndarray = result["background_mesh"] + np.nan_to_num(result["background_offset_mesh"])
+    return mesh - sky_kernel.unmasked_light(
+        xy[is_faint], job.catalog_flux[is_faint], steps.image_shape, mesh.shape, steps.box_size
+    )
+
+
+def star_form(result: Mapping[str, Any]) -> profile.Shape:
+    """Form of the frame's stars; round as wide as its FWHM where the moments failed."""
+    form = profile.Shape(
+        float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))
+    )
+    if form.is_known():
+        return form
+    sigma = float(result["fwhm"]) / photometry.SIGMA_TO_FWHM
+    return profile.Shape(sigma, sigma, 0.0)
+
+
+#: Transforms are not trusted to be better than the first, and not known to be worse than the second (pixels).
+_SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
+
+
+def _position_error(transform_rms: float, n_matched: int) -> float:
+    """Error along one axis of a position that a transform predicts, from the residuals of its ``n_matched`` pairs.
+
+    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing.
+    """
+    if n_matched <= 2 or not np.isfinite(transform_rms):
+        return _LARGEST_POSITION_ERROR
+    per_axis = transform_rms * np.sqrt(n_matched / (2.0 * (n_matched - 2)))
+    return float(np.clip(per_axis, _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR))
+
+
+class _RawPixels:
+    """Cut-outs of a raw frame, calibrated one by one: enough when every step is local."""
+
+    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
+        self.raw = read_raw(steps, entry)
+        self.entry = entry
+        self.masters = steps.read_masters().layers()
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
+        return calibrate.to_electrons(
+            photometry.cut_out(self.raw, x0, y0, size),
+            gain=self.entry["gain"],
+            dark_current=self.entry["dark_current"],
+            exposure_time=self.entry["exposure_time"],
+            dtype=np.float64,
+            **masters,
+        )
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("saturation", x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._above("linearity_limit", x0, y0, size)
+
+    def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        return None
+
+
+class _ImagePixels:
+    """Cut-outs of a frame that was calibrated as a whole."""
+
+    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
+        self.image = load_image(steps, entry)
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return _mask_cutouts(self.image.saturated, x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return _mask_cutouts(self.image.non_linear, x0, y0, size)
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
+
+
+class _Response:
+    """Cut-outs of the master flat by which frames were divided, and of its error, in rebinned pixels.
+
+    Bad pixels, which have no data, get 1 and no error.
+    """
+
+    def __init__(self, steps: FrameSteps) -> None:
+        self.response, self.error_image = rebinned_response(steps)
+
+    def value(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return np.nan_to_num(photometry.cut_out(self.response, x0, y0, size), nan=1.0)
+
+    def error(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return np.nan_to_num(photometry.cut_out(self.error_image, x0, y0, size))
+
+
+class _MeshSky:
+    """Sky from the stored mesh, evaluated only where it is asked for; what was asked for last is remembered."""
+
+    def __init__(self, mesh: np.ndarray, rms_mesh: np.ndarray, steps: FrameSteps) -> None:
+        self._meshes = {"level": mesh, "rms": rms_mesh}
+        self._geometry = (steps.image_shape, steps.box_size)
+        self._last: dict[str, tuple[tuple[bytes, bytes, int], np.ndarray]] = {}
+
+    def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._windows("level", x0, y0, size)
+
+    def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return self._windows("rms", x0, y0, size)
+
+    def _windows(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        where = np.asarray(x0).tobytes(), np.asarray(y0).tobytes(), size
+        if name not in self._last or self._last[name][0] != where:
+            windows = background.zoom_mesh_windows(self._meshes[name], *self._geometry, y0, x0, size)
+            windows.flags.writeable = False
+            self._last[name] = where, windows
+        return self._last[name][1]
+
+
+class _ImageSky:
+    """Sky from a user's own background function."""
+
+    def __init__(self, sky: Sky) -> None:
+        self.sky = sky
+
+    def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.sky.image, x0, y0, size)
+
+    def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        return photometry.cut_out(self.sky.rms_image, x0, y0, size)
+
+
+def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    if mask is None:
+        return np.zeros((len(x0), size, size), dtype=bool)
+    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0

@@ -1,0 +1,1 @@
+"""The driver of a reduction: which parts and blocks of frames are to do, and in what order."""

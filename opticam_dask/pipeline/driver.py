@@ -1,0 +1,815 @@
+"""The passes of a reduction, in order.
+
+Pass 0 picks the reference frame of each key and freezes it. Pass 1 measures sky, sources and transform of every
+frame and stacks. The stack of the reference night gives the catalogue. Pass 2 is the photometry. Each step reads
+what is done from the store and does the rest, so that the same call resumes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import config
+from opticam_dask.cluster import blocks
+from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.cluster.rescue import rescue_block
+from opticam_dask.config import TransformType
+from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.stack import stack_image, stack_selection
+from opticam_dask.kernels.sources import noise
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.methods.frame_view import CatalogFacts
+from opticam_dask.passes import catalog, first_pass, quality, second_pass, star_profiles
+from opticam_dask.pipeline import nights, plan
+from opticam_dask.pipeline.master_frames import make_masters
+from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters, versions
+from opticam_dask.pipeline.reduction import (
+    Changes,
+    Outcome,
+    Progress,
+    ReductionError,
+    Setup,
+    Silent,
+    WrongParameters,
+    stage,
+)
+from opticam_dask.steps.frame_steps import entry_of, is_back
+from opticam_dask.store import layout
+from opticam_dask.store.ownership import check_owner
+
+__all__ = [
+    "Changes",
+    "Outcome",
+    "Progress",
+    "ReductionError",
+    "Setup",
+    "Silent",
+    "WrongParameters",
+    "check_parameters",
+    "choose_references",
+    "finish",
+    "guarded_work",
+    "live_jobs",
+    "make_masters",
+    "measure_frames",
+    "measure_quality",
+    "prepare",
+    "reduce_frames",
+    "stage",
+    "stored_parameters",
+]
+
+#: Candidates for the reference frame of a night.
+_PROBES = 25
+
+#: Partial stacks that one task of the tree adds.
+_FAN_IN = 8
+
+
+# ---------------------------------------------------------------- pass 0: the reference frame
+
+
+def choose_references(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
+    """Pick and freeze the reference frame of every key that has none."""
+    progress = progress or Silent()
+    todo = [key for key in layout.keys(setup.path) if not layout.has_product(setup.path, _reference_group(key))]
+    for key in todo:
+        _require_nothing_aligned(setup, key)
+    candidates = {key: part for key in todo if (part := _reference_part(setup, key)) is not None}
+    indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
+    if not candidates:
+        return
+    work: list[Work] = []
+    for key, part in candidates.items():
+        job = _probe_job(setup, part)
+        run = functools.partial(first_pass.probe_frame, job)
+        try_frame = functools.partial(_try_probe, job)
+        work.append(guarded_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
+    probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
+    with stage(progress, "Choosing reference frames", sum(map(len, indices.values()))):
+        for key, probe in executor.run(work):
+            probes[key].append(probe)
+            progress.advance(1)
+    for key, part in candidates.items():
+        _freeze_reference(setup, part, probes[key], progress)
+
+
+def _require_nothing_aligned(setup: Setup, key: str) -> None:
+    """Refuse another reference frame where frames are aligned to one that was lost."""
+    if layout.read_attributes(setup.path, layout.group_name(key)).get("catalog_checksum") is not None:
+        raise ReductionError(
+            f"the reference frame of {key} is lost, but its nights are aligned to it. Reduce with --rebuild-reference."
+        )
+
+
+def _try_probe(job: first_pass.ProbeJob, index: int, _: int) -> None:
+    first_pass.probe_frame(job, index)
+
+
+def _one_frame(_: int) -> int:
+    return 1
+
+
+def _frames_in(part: layout.Part, block: int) -> int:
+    start, stop = part.block_range(block)
+    return stop - start
+
+
+def guarded_work(
+    key: str,
+    name: str,
+    run: Callable[..., Any],
+    todo: Sequence[int],
+    try_frame: Callable[[int, int], Any],
+    n_frames: Callable[[int], int],
+) -> Work:
+    """Blocks of one key to run, with a rescue for those that kill their workers; summaries come back with the key.
+
+    Parameters
+    ----------
+    key, name : str
+        Camera key, and what the tasks are called.
+    run : callable
+        ``run(block)``, or ``run(block, lost)`` without the frames in ``lost`` (reason by index).
+    todo : sequence of int
+        Blocks.
+    try_frame : callable
+        ``try_frame(block, index)`` does the work on one frame and writes nothing.
+    n_frames : callable
+        ``n_frames(block)``.
+    """
+    tagged = functools.partial(_tagged, key, run)
+
+    def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
+        function = functools.partial(rescue_block, n_frames, try_frame, tagged, frame_timeout)
+        return blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
+
+    return Work(functools.partial(blocks.window_of_blocks, tagged, name=name), todo, rescue)
+
+
+def _tagged(tag: Any, run: Callable[..., Any], block: int, *lost: Any) -> tuple[Any, Any]:
+    return tag, run(block, *lost)
+
+
+def _reference_group(key: str) -> str:
+    return f"{layout.group_name(key)}/reference"
+
+
+def _reference_part(setup: Setup, key: str) -> layout.Part | None:
+    """Part whose frames give reference frame and catalogue: the first credible night, unless told."""
+    main = {part.night: part for part in layout.parts(setup.path, key) if "." not in part.night}
+    wanted = setup.parameters.reference_night
+    if wanted is not None:
+        if wanted not in main:
+            raise WrongParameters(f"reference night {wanted} is not among the nights of {key}: {', '.join(main)}.")
+        return main[wanted]
+    nights = plan.credible_nights({night: part.n_frames for night, part in main.items()})
+    return main[nights[0]] if nights else None
+
+
+def _probe_job(setup: Setup, part: layout.Part) -> first_pass.ProbeJob:
+    return first_pass.ProbeJob(
+        steps=setup.steps_of(part),
+        frames_per_block=part.frames_per_block,
+        n_alignment_sources=setup.parameters.n_alignment_sources,
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+    )
+
+
+def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.Probe], progress: Progress) -> None:
+    chosen = first_pass.choose_reference(probes, functools.partial(_count_matches, setup.parameters.transform_type))
+    if chosen is None:
+        first = min(probes, key=lambda probe: probe.index)
+        progress.tell(
+            f"{part.key}: no source in any of {len(probes)} candidate frames ({first.message}). "
+            "A lower threshold or n_pixels may help."
+        )
+        return
+    file = layout.read_manifest(setup.path, part, chosen.index // part.frames_per_block)["file"]
+    attributes = {
+        "reference_file": os.path.basename(file[chosen.index % part.frames_per_block]),
+        "reference_index": chosen.index,
+        "reference_night": part.night,
+        "reference_fwhm": chosen.fwhm,
+    }
+    arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
+    layout.write_product(setup.path, _reference_group(part.key), "reference", arrays, attributes)
+    layout.update_attributes(setup.path, layout.group_name(part.key), {"reference_night": part.night})
+
+
+def _count_matches(transform_type: TransformType, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
+    try:
+        found = match.find_transform(
+            reference.xy,
+            frame.xy,
+            transform_type=transform_type,
+            reference_weights=reference.flux,
+            frame_weights=frame.flux,
+        )
+    except match.AlignmentError:
+        return 0
+    return found.n_matched
+
+
+# ---------------------------------------------------------------- pass 1: sky, sources, transforms, stacks
+
+
+def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = None) -> Outcome:
+    """First pass over every block that is not done; stacks, references and catalogues of what is new."""
+    progress = progress or Silent()
+    outcome = Outcome()
+    ready = parts_with_reference(setup)
+    work: list[Work] = []
+    n_frames = 0
+    for part in ready:
+        todo = blocks_to_reduce(setup, part)
+        work.append(first_pass_work(setup, part, todo))
+        n_frames += sum(map(functools.partial(_frames_in, part), todo))
+    with stage(progress, "Aligning frames", n_frames):
+        for key, summary in executor.run(work):
+            check_owner(setup.out_directory)
+            outcome.add(key, summary)
+            progress.advance(summary.n_frames)
+    for part, group in zip(ready, work, strict=True):
+        if group.blocks:
+            tell_if_unaligned(setup, part, progress)
+        finish_stack(setup, part, executor)
+    finish_catalogs(setup, progress)
+    return outcome
+
+
+def first_pass_work(setup: Setup, part: layout.Part, todo: Sequence[int]) -> Work:
+    """Blocks of a part to take through the first pass."""
+    job = _first_pass_job(setup, part)
+    run = functools.partial(first_pass.reduce_block, job)
+    try_frame = functools.partial(first_pass.try_frame, job)
+    return guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part))
+
+
+def tell_if_unaligned(setup: Setup, part: layout.Part, progress: Progress) -> None:
+    """A night of which nothing fits the reference frame is a matter of the night, not of its frames."""
+    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+        return
+    counts = count_flags(flags & np.uint32(UNUSABLE), FrameFlag)
+    reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
+    reference = layout.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
+    progress.tell(
+        f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({reasons}). If it is another field than "
+        f"{reference}, which gives the reference frame, it needs an output directory of its own."
+    )
+
+
+def parts_with_reference(setup: Setup) -> list[layout.Part]:
+    """Parts of the keys that have a reference frame."""
+    return [
+        part
+        for key in layout.keys(setup.path)
+        if layout.has_product(setup.path, _reference_group(key))
+        for part in layout.parts(setup.path, key)
+    ]
+
+
+def _stack_blocks(setup: Setup, part: layout.Part) -> Sequence[int]:
+    """Blocks that hold a frame of the stack; a range where it is all of them, which stays small in a graph."""
+    selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    found = np.unique(selected // part.frames_per_block)
+    return range(part.n_blocks) if len(found) == part.n_blocks else found.tolist()
+
+
+def blocks_to_reduce(setup: Setup, part: layout.Part, among: range | None = None) -> list[int]:
+    """Blocks (of those in ``among``) whose flags are not set, or whose partial stack is still needed but gone."""
+    among = range(part.n_blocks) if among is None else among
+    done = layout.done_blocks(setup.path, part, among=among)
+    if not layout.has_product(setup.path, f"{part.group}/stack"):
+        for block in _stack_blocks(setup, part):
+            if block not in among:
+                continue
+            if not layout.partial_stack_path(setup.path, part.group, _level_name(0, block)).is_file():
+                done[block - among.start] = False
+    return (among.start + np.flatnonzero(~done)).tolist()
+
+
+def _level_name(level: int, number: int) -> str:
+    return f"level-{level}-{number:06d}"
+
+
+def _first_pass_job(setup: Setup, part: layout.Part) -> first_pass.FirstPass:
+    chosen = setup.parameters
+    group = _reference_group(part.key)
+    x, y, flux = (layout.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
+    reference_part = frozen_reference_part(setup, part.key)
+    return first_pass.FirstPass(
+        steps=setup.steps_of(part),
+        reference_xy=np.column_stack([x, y]),
+        reference_flux=flux,
+        reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
+        transform_type=chosen.transform_type,
+        rotation_limit=chosen.rotation_limit,
+        translation_limit=chosen.translation_limit,
+        scale_limit=chosen.scale_limit,
+        expected_scale=reference_part.binning / part.binning,
+        n_alignment_sources=chosen.n_alignment_sources,
+        n_frames=part.n_frames,
+        frames_per_block=part.frames_per_block,
+        stack_frames=chosen.stack_frames,
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        write=functools.partial(layout.write_block, setup.path, part),
+        write_stack=functools.partial(_write_partial, setup.path, part.group, 0),
+    )
+
+
+def frozen_reference_part(setup: Setup, key: str) -> layout.Part:
+    """Part that the reference frame and the catalogue of a key come from.
+
+    Raises
+    ------
+    ReductionError
+        When it is not in the store.
+    """
+    night = layout.read_attributes(setup.path, _reference_group(key))["reference_night"]
+    part = layout.open_part(setup.path, key, night)  # asked for by every part: looking through all would be quadratic
+    if part is None:
+        raise ReductionError(
+            f"the reference night {night} of {key} is not in the store. Give its frames again: a --redo that was "
+            "interrupted goes on when the same command is run again."
+        )
+    return part
+
+
+def _write_partial(path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
+    layout.write_partial_stack(layout.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
+
+
+def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return layout.read_partial_stack(layout.partial_stack_path(path, group, _level_name(level, number)))
+
+
+def finish_stack(setup: Setup, part: layout.Part, executor: Executor) -> None:
+    """Add the partial stacks of a part in a tree, and store their mean."""
+    check_owner(setup.out_directory)
+    group = f"{part.group}/stack"
+    if layout.has_product(setup.path, group):
+        return
+    numbers: Sequence[int] = _stack_blocks(setup, part)
+    level = 0
+    while len(numbers) > 1:
+        level += 1
+        job = first_pass.MergeJob(
+            inputs=numbers,
+            fan_in=_FAN_IN,
+            read=functools.partial(_read_partial, setup.path, part.group, level - 1),
+            write=functools.partial(_write_partial, setup.path, part.group, level),
+        )
+        numbers = range(-(-len(numbers) // _FAN_IN))
+        build = functools.partial(
+            blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
+        )
+        for _ in executor.run([Work(build, list(numbers))]):
+            pass
+    total, coverage = _read_partial(setup.path, part.group, level, numbers[0])
+    arrays = {"image": stack_image(total, coverage), "coverage": coverage}
+    layout.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
+    layout.remove_partial_stacks(setup.path, part.group)
+
+
+def finish_catalogs(setup: Setup, progress: Progress) -> None:
+    """Make the catalogue of every key that has none."""
+    for key in layout.keys(setup.path):
+        _finish_catalog(setup, key, progress)
+
+
+def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
+    """Detect the catalogue on the stack of the reference night, once."""
+    catalog_group, reference_group = _catalog_group(key), _reference_group(key)
+    if layout.has_product(setup.path, catalog_group) or not layout.has_product(setup.path, reference_group):
+        return
+    part = frozen_reference_part(setup, key)
+    stack = layout.read_product(setup.path, f"{part.group}/stack")
+    noise = layout.read_array(setup.path, f"{part.group}/frames", "background_rms")
+    steps = setup.steps(part.shape, part.binning)
+    try:
+        arrays = catalog.make_catalog(
+            stack["image"],
+            stack["coverage"],
+            noise,
+            _median_of_frames(setup, part, "fwhm"),
+            SIGMA_TO_FWHM * _median_of_frames(setup, part, "semiminor_sigma"),
+            steps,
+            setup.parameters.max_catalog_sources,
+            _stacked_transforms(setup, part),
+        )
+    except catalog.NoCatalog as error:
+        progress.tell(f"{key}: {error}")
+        return
+    _keep_checksum(setup, key, catalog.checksum(arrays))
+    layout.extend_product(setup.path, reference_group, "reference", stack)
+    fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
+    attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
+    provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
+    layout.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+
+
+def _median_of_frames(setup: Setup, part: layout.Part, name: str) -> float:
+    """Median over the frames of a part of a number that each of them has; NaN when none has it."""
+    values = layout.read_array(setup.path, f"{part.group}/frames", name)
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _stacked_transforms(setup: Setup, part: layout.Part) -> np.ndarray:
+    """Transforms of the frames that are in the stack of a part, shape (stacked, 3, 3)."""
+    transforms, flags = (layout.read_array(setup.path, f"{part.group}/frames", name) for name in ("transform", "flags"))
+    chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
+    stacked: np.ndarray = transforms[chosen[usable]]
+    return stacked
+
+
+def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:
+    """Freeze the catalogue: one that is made again must be the same.
+
+    Raises
+    ------
+    ReductionError
+        When it is not.
+    """
+    group = layout.group_name(key)
+    before = layout.read_attributes(setup.path, group).get("catalog_checksum")
+    if before not in (None, checksum):
+        raise ReductionError(
+            f"the catalogue of {key} was lost and comes out differently now: its reference night was reduced again "
+            "from other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
+        )
+    layout.update_attributes(setup.path, group, {"catalog_checksum": checksum})
+
+
+# ---------------------------------------------------------------- pass 2: photometry
+
+
+def measure_frames(
+    setup: Setup,
+    photometers: Mapping[str, second_pass.Photometer],
+    executor: Executor,
+    progress: Progress | None = None,
+    *,
+    whole_frames: bool = False,
+) -> Outcome:
+    """Second pass: photometry of every block that is not done, all photometers on one read of a frame.
+
+    Parameters
+    ----------
+    setup : Setup
+    photometers : dict of Photometer
+        By label.
+    executor : Executor
+    progress : Progress, optional
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough.
+
+    Raises
+    ------
+    ReductionError
+        When no key has a catalogue.
+    store.StoreError
+        When a label exists with other parameters.
+    """
+    progress = progress or Silent()
+    outcome = Outcome()
+    ready = parts_with_catalog(setup)
+    if not ready:
+        raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
+    measure_profiles(setup, executor, progress)
+    ready = [part for part in ready if has_profile(setup, part)]
+    work: list[Work] = []
+    n_frames = 0
+    for part in ready:
+        chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
+        add_labels(setup, part, photometers, chosen)
+        labels = list(photometers)
+        todo = sorted({*blocks_to_measure(setup, part, labels), *_blocks_back(setup, part, labels)})
+        work.append(second_pass_work(setup, part, chosen, todo, whole_frames=whole_frames))
+        n_frames += sum(map(functools.partial(_frames_in, part), todo))
+    with stage(progress, "Performing photometry", n_frames):
+        for key, summary in executor.run(work):
+            check_owner(setup.out_directory)
+            outcome.add(key, summary)
+            progress.advance(summary.n_frames)
+    measure_quality(setup, progress, executor)
+    return outcome
+
+
+def second_pass_work(
+    setup: Setup,
+    part: layout.Part,
+    prepared: Mapping[str, second_pass.Photometer],
+    todo: Sequence[int],
+    *,
+    whole_frames: bool = False,
+) -> Work:
+    """Blocks of a part to measure with photometers that are prepared for its key."""
+    job = _second_pass_job(setup, part, prepared, whole_frames)
+    run = functools.partial(second_pass.measure_block, job)
+    try_frame = functools.partial(second_pass.try_frame, job)
+    return guarded_work(part.key, "measure", run, todo, try_frame, functools.partial(_frames_in, part))
+
+
+def measure_quality(setup: Setup, progress: Progress | None = None, executor: Executor | None = None) -> None:
+    """Transparency, clouds, airmass and scintillation of every part whose photometry is done and that has none yet.
+
+    They are made anew when the label that they are to be made from changes, see
+    :mod:`~opticam_dask.passes.quality`. A part is one task of the executor; without one it is done in this process.
+    """
+    todo = [
+        (part, label)
+        for part in parts_with_catalog(setup)
+        if (label := quality.wanted_label(setup.path, part)) is not None
+    ]
+    if not todo:
+        return
+    progress, executor = progress or Silent(), executor or InProcess()
+    run = functools.partial(_measure_quality_of, setup.path, setup.instrument, tuple(todo))
+    build = functools.partial(blocks.window_of_tasks, run, name="quality")
+    with stage(progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
+        for number, found in executor.run([Work(build, range(len(todo)))]):
+            check_owner(setup.out_directory)
+            part, _ = todo[number]
+            quality.write_quality(setup.path, part, found)
+            progress.advance(part.n_frames)
+
+
+def _measure_quality_of(
+    path: Path, instrument: Instrument, todo: Sequence[tuple[layout.Part, str]], number: int
+) -> tuple[int, quality.Found]:
+    part, label = todo[number]
+    return number, quality.measure_quality(path, part, instrument, label)
+
+
+def parts_with_catalog(setup: Setup) -> list[layout.Part]:
+    """Parts of the keys that have a catalogue."""
+    return [p for p in parts_with_reference(setup) if layout.has_product(setup.path, _catalog_group(p.key))]
+
+
+def measure_profiles(setup: Setup, executor: Executor, progress: Progress | None = None) -> None:
+    """Measure the star profile of every night that has none, from some of its frames.
+
+    A night that the first pass has not been through to its end waits: its profile must not depend on how far a run
+    came.
+    """
+    progress = progress or Silent()
+    todo: dict[str, layout.Part] = {}
+    for part in parts_with_catalog(setup):
+        if has_profile(setup, part):
+            continue
+        if layout.done_blocks(setup.path, part).all():
+            todo[part.group] = part
+        else:
+            progress.tell(f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs).")
+    chosen = {group: profile_frames(setup, part) for group, part in todo.items()}
+    with stage(progress, "Measuring star profiles", sum(len(some) + len(all_) for some, all_ in chosen.values())):
+        for group, part in todo.items():
+            found = measure_stars(setup, executor, progress, part, *chosen[group])
+            check_owner(setup.out_directory)
+            write_profile(setup, part, found, progress)
+
+
+def profile_frames(setup: Setup, part: layout.Part) -> tuple[list[int], list[int]]:
+    """Frames of a part that its profile is measured in: those of the first round, and of the second."""
+    frames = star_profiles.choose_frames(layout.read_array(setup.path, f"{part.group}/frames", "flags"))
+    return star_profiles.some_of(frames), frames
+
+
+def measure_stars(
+    setup: Setup,
+    executor: Executor,
+    progress: Progress,
+    part: layout.Part,
+    first: Sequence[int] | None = None,
+    frames: Sequence[int] | None = None,
+) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
+    if first is None or frames is None:
+        first, frames = profile_frames(setup, part)
+    fitted = star_profiles.fit(_profile_round(setup, executor, progress, part, first, None))
+    return {} if fitted is None else _profile_round(setup, executor, progress, part, frames, fitted)
+
+
+def _profile_round(
+    setup: Setup,
+    executor: Executor,
+    progress: Progress,
+    part: layout.Part,
+    frames: Sequence[int],
+    fitted: Profile | None,
+) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
+    second = _second_pass_job(setup, part, {}, whole_frames=False)
+    job = star_profiles.ProfileJob(
+        second_pass=second if fitted is None else replace(second, profile=fitted.table()),
+        has_profile=fitted is not None,
+        frames=tuple(frames),
+        frames_per_block=part.frames_per_block,
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_results=functools.partial(layout.read_results, setup.path, part),
+    )
+    run, try_frame = (
+        functools.partial(function, job) for function in (star_profiles.measure_block, star_profiles.try_frame)
+    )
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(part.key, "profile", run, todo, try_frame, functools.partial(_frames_in, part))
+    found: dict[int, Any] = {}
+    for _, rings in executor.run([work]):
+        found.update(rings)
+        progress.advance(len(rings))
+    return found
+
+
+def has_profile(setup: Setup, part: layout.Part) -> bool:
+    """Whether the star profile of a part is measured."""
+    return layout.has_product(setup.path, f"{part.group}/psf")
+
+
+def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], progress: Progress) -> None:
+    """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
+    fitted, source = star_profiles.fit(found), part.night
+    fwhm = layout.read_array(setup.path, f"{part.group}/frames", "fwhm")
+    if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < noise.UNDERSAMPLED:
+        progress.tell(
+            f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
+            f"{noise.UNDERSAMPLED:g} apertures are more precise than optimal and PSF photometry, and all errors "
+            "allow for what the star profile cannot know."
+        )
+    if fitted is None:
+        reference = frozen_reference_part(setup, part.key)
+        if reference.night != part.night and has_profile(setup, reference):
+            fitted, source = _read_profile(setup, reference), reference.night
+        else:
+            fitted, source = gaussian_profile(), "gaussian"
+        progress.tell(
+            f"{part.key} {part.night}: too few bright stars to measure their profile; "
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
+        )
+    used = sum(rings is not None for rings in found.values())
+    n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
+    attributes = {"n_frames": used, "n_stars": n_stars, "source": source, "pixel_area": fitted.pixel_area}
+    arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
+    layout.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
+
+
+def _read_profile(setup: Setup, part: layout.Part) -> Profile:
+    """Star profile of a part; a Gaussian where none was measured, as while an observation goes on."""
+    if not has_profile(setup, part):
+        return gaussian_profile()
+    group = f"{part.group}/psf"
+    pixel_area = float(layout.read_attributes(setup.path, group).get("pixel_area", 0.0))
+    return Profile(layout.read_array(setup.path, group, "coefficient"), pixel_area)
+
+
+def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
+    """What photometers are prepared with: the same for all nights of a key.
+
+    Parameters
+    ----------
+    setup : Setup
+    key : str
+    background_rms : float, optional
+        Median over the frames of the reference night, where it is known already: reading it takes as many files as
+        that night has blocks.
+    """
+    reference = frozen_reference_part(setup, key)
+    group = _catalog_group(key)
+    if background_rms is None:
+        rms = layout.read_array(setup.path, f"{reference.group}/frames", "background_rms")
+        background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
+    return CatalogFacts(
+        flux=layout.read_array(setup.path, group, "flux"),
+        fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
+        background_rms=background_rms,
+        profile=_read_profile(setup, reference).table(),
+    )
+
+
+def prepare_photometers(
+    facts: CatalogFacts, photometers: Mapping[str, second_pass.Photometer]
+) -> dict[str, second_pass.Photometer]:
+    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
+    return {
+        label: photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
+        for label, photometer in photometers.items()
+    }
+
+
+def _catalog_group(key: str) -> str:
+    return f"{layout.group_name(key)}/catalog"
+
+
+def add_labels(
+    setup: Setup,
+    part: layout.Part,
+    photometers: Mapping[str, second_pass.Photometer],
+    prepared: Mapping[str, second_pass.Photometer],
+) -> None:
+    """Make the arrays of the photometry of a part, as far as they are not there.
+
+    Raises
+    ------
+    store.StoreError
+        When a label exists with other parameters.
+    """
+    source_ids = layout.read_array(setup.path, _catalog_group(part.key), "source_id")
+    has_flat = setup.steps_of(part).has_flat
+    for label, photometer in photometers.items():
+        record = config.describe(photometer)
+        attributes = {
+            "label": label,
+            "parameters": config.parameters_json(record),
+            "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "prepared": config.parameters_json(prepared[label]),
+            "provenance": versions(),
+        }
+        radii = second_pass.measured_radii(photometer)
+        if radii:
+            attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
+        variables = second_pass.measured_variables(photometer, has_flat=has_flat)
+        layout.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
+
+
+def blocks_to_measure(setup: Setup, part: layout.Part, labels: Sequence[str], among: range | None = None) -> list[int]:
+    """Blocks (of those in ``among``) that the first pass has done and the photometry of a label has not."""
+    among = range(part.n_blocks) if among is None else among
+    done = np.ones(len(among), dtype=bool)
+    is_reduced = layout.done_blocks(setup.path, part, among=among)
+    for label in labels:
+        done &= layout.done_blocks(setup.path, part, label, among=among)
+    return (among.start + np.flatnonzero(is_reduced & ~done)).tolist()
+
+
+def _blocks_back(setup: Setup, part: layout.Part, labels: Sequence[str]) -> list[int]:
+    """Blocks with frames whose files were gone when a label was measured, and are there again."""
+    found: set[int] = set()
+    for label in labels:
+        for index in layout.lost_frames(setup.path, part, label).tolist():
+            block, offset = divmod(index, part.frames_per_block)
+            if block not in found and is_back(entry_of(layout.read_manifest(setup.path, part, block), offset)):
+                found.add(block)
+    return sorted(found)
+
+
+def _second_pass_job(
+    setup: Setup, part: layout.Part, photometers: Mapping[str, second_pass.Photometer], whole_frames: bool
+) -> second_pass.SecondPass:
+    group = _catalog_group(part.key)
+    found = layout.read_product(setup.path, group)
+    return second_pass.SecondPass(
+        steps=setup.steps_of(part),
+        photometers=dict(photometers),
+        catalog_xy=np.column_stack([found["x"], found["y"]]),
+        catalog_flux=found["flux"],
+        profile=_read_profile(setup, part).table(),
+        fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_results=functools.partial(layout.read_results, setup.path, part),
+        write=functools.partial(layout.write_block, setup.path, part),
+        whole_frames=whole_frames,
+    )
+
+
+def live_jobs(
+    setup: Setup, key: str, photometer: second_pass.Photometer
+) -> tuple[first_pass.FirstPass, second_pass.SecondPass]:
+    """What tasks need for both passes on frames of a key that are in no store.
+
+    Raises
+    ------
+    ReductionError
+        When the key has no catalogue.
+    """
+    if not layout.has_product(setup.path, _catalog_group(key)):
+        raise ReductionError("no source was found in any frame. A lower threshold may help.")
+    part = frozen_reference_part(setup, key)
+    photometers = prepare_photometers(catalog_facts(setup, key), {photometer.label: photometer})
+    return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)
+
+
+def finish(setup: Setup, *, is_last: bool = True) -> None:
+    """Close a run: nothing pending, consolidated metadata, no scratch files.
+
+    Parameters
+    ----------
+    setup : Setup
+    is_last : bool
+        False when the same command goes on with photometry: what it was asked to make again stays on record.
+    """
+    check_owner(setup.out_directory)
+    if is_last:
+        nights.settle(setup.path)
+    layout.finish_changes(setup.path)

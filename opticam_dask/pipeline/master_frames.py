@@ -1,0 +1,376 @@
+"""Master bias, dark and flat from their frames: tasks over strips of rows, so that memory has a bound.
+
+Bias frames are combined as they are. Dark frames lose the master bias and are divided by their exposure time. Flats
+lose bias and dark and are divided by their own median one by one, so that the brightness of the lamp does not matter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask.cluster import blocks, watchdog
+from opticam_dask.cluster.executors import Executor, Work
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images import masters as kernel
+from opticam_dask.passes.calibration import (
+    PLURAL,
+    Calibration,
+    CalibrationError,
+    CalibrationFrames,
+    Detector,
+    Kind,
+    same_exposure,
+)
+from opticam_dask.pipeline.reduction import Progress, Setup, WrongParameters, stage
+from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
+from opticam_dask.store import layout
+from opticam_dask.store.ownership import check_owner
+
+#: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
+_STRIP_PIXELS = 4_000_000
+
+#: What of the table of frames a task needs.
+_COLUMNS = (
+    *("file", "file_size", "file_mtime"),
+    *("exposure_time", "gain", "dark_current", "saturation", "linearity_limit"),
+)
+
+
+@dataclass(frozen=True)
+class MasterJob:
+    """What every task needs that works on one master.
+
+    Attributes
+    ----------
+    kind : {"bias", "dark", "flat"}
+    steps : FrameSteps
+        How the frames are read; its masters are those of the kinds that come before.
+    entries : tuple of dict
+        What the headers say, a dictionary a frame.
+    levels : tuple of float
+        Median of each flat, which it is divided by.
+    """
+
+    kind: Kind
+    steps: FrameSteps
+    entries: tuple[dict[str, Any], ...]
+    levels: tuple[float, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a strip: a pure function of shape and number of the frames."""
+        ny, nx = self.steps.shape
+        return int(np.clip(_STRIP_PIXELS // (len(self.entries) * nx), 1, ny))
+
+    @property
+    def n_strips(self) -> int:
+        """Number of strips."""
+        return -(-self.steps.shape[0] // self.n_rows)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
+    """Median of one frame in ADU, without bias and dark, and why the frame cannot be used (nothing when it can)."""
+    entry = job.entries[index]
+    watchdog.still_working()
+    if job.kind == "dark" and not entry["exposure_time"] > 0:
+        return index, np.nan, f"the exposure time of a dark must be above 0, found {entry['exposure_time']:g} s"
+    try:
+        values = _corrected(job, entry, slice(None))
+    except FrameProblem as problem:
+        return index, np.nan, problem.message
+    level = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+    if job.kind == "flat" and not level > 0:
+        return index, level, f"no light: the median is {level:g} ADU without bias and dark"
+    if job.kind == "flat" and level >= entry["linearity_limit"]:
+        return index, level, f"not linear: the median is {level:g} ADU, the limit {entry['linearity_limit']:g}"
+    return index, level, ""
+
+
+def combine_strip(job: MasterJob, strip: int) -> tuple[int, np.ndarray, np.ndarray, dict[str, str]]:
+    """Mean and variance of the rows of one strip over all frames, and why frames could not be read any more."""
+    rows = slice(strip * job.n_rows, min((strip + 1) * job.n_rows, job.steps.shape[0]))
+    frames = []
+    lost: dict[str, str] = {}
+    for index, entry in enumerate(job.entries):
+        watchdog.still_working()
+        try:
+            values = _corrected(job, entry, rows)
+        except FrameProblem as problem:
+            lost[entry["file"]] = problem.message
+            values = np.full((rows.stop - rows.start, job.steps.shape[1]), np.nan)
+        frames.append(values / job.levels[index] if job.kind == "flat" else values)
+    return strip, *kernel.combine(np.stack(frames)), lost
+
+
+def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndarray:
+    """Rows of a frame without what the masters before it say, in ADU, or ADU per second of a dark.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    raw = read_raw(job.steps, entry)[rows]
+    if job.kind == "bias":
+        return raw.astype(float)
+    layers = {name: values[rows] for name, values in job.steps.read_masters().layers().items()}
+    # in ADU: gain 1, and the header's dark current in ADU as well
+    dark_current = entry["dark_current"] / entry["gain"] if job.kind == "flat" else 0.0
+    values = calibrate.to_electrons(
+        raw,
+        gain=1.0,
+        dark_current=dark_current,
+        exposure_time=entry["exposure_time"],
+        dtype=np.float64,
+        **layers,
+    )
+    return values / entry["exposure_time"] if job.kind == "dark" else values
+
+
+# ---------------------------------------------------------------- from frames to masters
+
+
+def combine_frames(
+    job: MasterJob, executor: Executor, progress: Progress, tell: Callable[[str, str], None]
+) -> tuple[MasterJob, np.ndarray, np.ndarray]:
+    """Master of some frames, and its variance.
+
+    Parameters
+    ----------
+    job : MasterJob
+    executor : Executor
+    progress : Progress
+    tell : callable
+        ``tell(file, reason)`` hears of frames that are left out.
+
+    Returns
+    -------
+    job : MasterJob
+        With the frames that were used.
+    mean, variance : ndarray, shape (ny, nx)
+
+    Raises
+    ------
+    CalibrationError
+        When fewer than two frames can be used.
+    """
+    facts = dict[int, tuple[float, str]]()
+    for index, level, problem in _run(executor, functools.partial(inspect_frame, job), len(job.entries)):
+        facts[index] = (level, problem)
+        progress.advance(1)
+    for index, (_, problem) in sorted(facts.items()):
+        if problem:
+            tell(job.entries[index]["file"], problem)
+    used = [index for index in sorted(facts) if not facts[index][1]]
+    if len(used) < 2:
+        raise CalibrationError(
+            f"at least two {job.kind} frames are needed, but of {len(facts)} only {len(used)} can be used. "
+            f"{facts[0][1]} ({job.entries[0]['file']})"
+        )
+    entries = tuple(job.entries[index] for index in used)
+    job = replace(job, entries=entries, levels=tuple(facts[index][0] for index in used))
+    mean, variance = np.empty(job.steps.shape), np.empty(job.steps.shape)
+    lost: dict[str, str] = {}
+    for strip, part, part_variance, missing in _run(executor, functools.partial(combine_strip, job), job.n_strips):
+        rows = slice(strip * job.n_rows, strip * job.n_rows + len(part))
+        mean[rows], variance[rows] = part, part_variance
+        lost |= missing
+    for file, problem in sorted(lost.items()):
+        tell(file, problem)
+    return job, mean, variance
+
+
+def _run(executor: Executor, function: Callable[[int], Any], n_tasks: int) -> Iterator[Any]:
+    build = functools.partial(blocks.window_of_blocks, function, name="masters")
+    return executor.run([Work(build, range(n_tasks))])
+
+
+def describe_master(
+    job: MasterJob, mean: np.ndarray, variance: np.ndarray, before: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Variables of ``schema.CALIBRATION`` of one master.
+
+    The masters that were taken off are the same for all frames, so their variance does not fall with the number of
+    frames: it is added to that of the mean.
+
+    Parameters
+    ----------
+    job : MasterJob
+    mean, variance : ndarray, shape (ny, nx)
+    before : dict of ndarray
+        ``bias_variance`` and ``dark_variance`` of the masters taken off, as far as there are any.
+    """
+    times = np.array([entry["exposure_time"] for entry in job.entries])
+    if job.kind == "bias":
+        return {"bias": mean, "bias_variance": variance}
+    if job.kind == "dark":
+        if "bias_variance" in before:
+            variance = variance + before["bias_variance"] * np.mean(1.0 / times) ** 2
+        return {"dark": mean, "dark_variance": variance, "hot_pixels": kernel.find_hot_pixels(mean)}
+    levels = np.array(job.levels)
+    for name, share in (("bias_variance", np.mean(1.0 / levels)), ("dark_variance", np.mean(times / levels))):
+        if name in before:
+            variance = variance + before[name] * share**2
+    return {"flat": mean, "flat_variance": variance, "bad_responses": kernel.find_bad_responses(mean)}
+
+
+# ---------------------------------------------------------------- the masters of a store
+
+
+def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
+    """Make the masters of every camera key and frame shape of a store that are not there yet.
+
+    Raises
+    ------
+    WrongParameters
+        When the calibration frames do not fit the frames.
+    """
+    if setup.calibration is None:
+        return
+    todo: dict[str, tuple[Kind, Detector, float]] = {}
+    for key in layout.keys(setup.path):
+        for part in layout.parts(setup.path, key):
+            detector = Detector(key, part.shape, part.binning)
+            exposures = layout.read_array(setup.path, f"{part.group}/frames", "exposure_time")
+            _check_exposures(setup, setup.calibration, part, exposures)
+            for kind, group in setup.calibration.groups(detector).items():
+                if not layout.has_product(setup.path, group):
+                    todo.setdefault(group, (kind, detector, float(exposures[0])))
+    if not todo:
+        return
+    try:
+        chosen = {group: _choose(setup, kind, detector, exposure) for group, (kind, detector, exposure) in todo.items()}
+    except CalibrationError as error:
+        raise WrongParameters(str(error)) from error
+    ordered = sorted(todo, key=lambda group: setup.calibration.kinds.index(todo[group][0]))  # type: ignore[union-attr]
+    with stage(progress, "Combining calibration frames", sum(map(len, chosen.values()))):
+        for group in ordered:
+            kind, detector, _ = todo[group]
+            check_owner(setup.out_directory)
+            _make_master(setup, group, kind, detector, chosen[group], executor, progress)
+
+
+def _check_exposures(setup: Setup, calibration: Calibration, part: layout.Part, exposures: np.ndarray) -> None:
+    """Refuse darks that hold the bias for frames of another exposure time: there is nothing to scale them by."""
+    if "dark" not in calibration.kinds or "bias" in calibration.kinds:
+        return
+    group = calibration.groups(Detector(part.key, part.shape, part.binning))["dark"]
+    dark = layout.read_attributes(setup.path, group).get("exposure_time", float(exposures[0]))
+    other = [value for value in np.unique(exposures).tolist() if not same_exposure(value, dark)]
+    if other:
+        raise WrongParameters(
+            f"{part.key} {part.night} has exposures of {other[0]:g} s, but the darks are of {dark:g} s, and without "
+            "biases they cannot be scaled. Give bias frames (--biases), or reduce these frames on their own."
+        )
+
+
+def _choose(setup: Setup, kind: Kind, detector: Detector, exposure_time: float) -> pd.DataFrame:
+    """Frames of one master.
+
+    Raises
+    ------
+    CalibrationError
+    """
+    assert setup.calibration is not None
+    found = setup.calibration.frames.get(kind)
+    if found is None:
+        raise CalibrationError(
+            f"the master {kind} of {detector} is not in the store: give the {PLURAL[kind]} again (--{PLURAL[kind]})."
+        )
+    table = found.select(detector)
+    if "bias" in setup.calibration.kinds or kind == "bias":
+        return table
+    if kind == "dark":
+        return _of_exposure(found, table, detector, exposure_time)
+    if "dark" in setup.calibration.kinds:
+        for time in np.unique(table["exposure_time"]).tolist():
+            if not same_exposure(time, exposure_time):
+                raise CalibrationError(
+                    f"flats of {detector} are exposed {time:g} s, but the darks {exposure_time:g} s, and without "
+                    "biases they cannot be scaled. Give bias frames (--biases)."
+                )
+    return table
+
+
+def _of_exposure(
+    found: CalibrationFrames, table: pd.DataFrame, detector: Detector, exposure_time: float
+) -> pd.DataFrame:
+    same = table[[same_exposure(value, exposure_time) for value in table["exposure_time"].tolist()]]
+    if len(same) < 2:
+        times = ", ".join(f"{value:g}" for value in np.unique(table["exposure_time"]).tolist())
+        raise CalibrationError(
+            f"without biases, darks must be exposed as long as the frames: {detector} has exposures of "
+            f"{exposure_time:g} s, the {found.kind} frames of {times} s. Give bias frames (--biases) as well."
+        )
+    return same
+
+
+def _make_master(
+    setup: Setup,
+    group: str,
+    kind: Kind,
+    detector: Detector,
+    table: pd.DataFrame,
+    executor: Executor,
+    progress: Progress,
+) -> None:
+    assert setup.calibration is not None
+    job = master_job(setup, kind, detector, table)
+
+    def tell(file: str, reason: str) -> None:
+        progress.tell(f"Left out of the {PLURAL[kind]}: {file}: {reason}")
+
+    try:
+        job, mean, variance = combine_frames(job, executor, progress, tell)
+    except CalibrationError as error:
+        raise WrongParameters(f"{detector}: {error}") from error
+    arrays = describe_master(job, mean, variance, _variances(setup, kind, detector))
+    used = {entry["file"] for entry in job.entries}
+    files = table[[file in used for file in table["file"]]]
+    attributes: dict[str, Any] = {
+        "kind": kind,
+        "n_frames": len(files),
+        "files": [
+            {"file": Path(file).name, "size": size, "mtime": mtime}
+            for file, size, mtime in zip(
+                files["file"], files["file_size"].tolist(), files["file_mtime"].tolist(), strict=True
+            )
+        ],
+        "frames": setup.calibration.records[kind],
+    }
+    if kind == "dark" and "bias" not in setup.calibration.kinds:
+        attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
+    layout.write_product(setup.path, group, "calibration", arrays, attributes)
+    progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
+
+
+def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame) -> MasterJob:
+    """What the tasks of one master need."""
+    assert setup.calibration is not None
+    before = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
+    reader = setup.calibration.reader(setup.path, detector, before) if before else None
+    steps = replace(setup.steps(detector.shape, detector.binning), masters=reader, image_filter=None)
+    return MasterJob(kind, steps, entries_of(table))
+
+
+def entries_of(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    """What tasks need of the headers, a dictionary a frame."""
+    columns = {name: table[name].to_numpy() for name in _COLUMNS}
+    return tuple(entry_of(columns, index) for index in range(len(table)))
+
+
+def _variances(setup: Setup, kind: Kind, detector: Detector) -> dict[str, np.ndarray]:
+    """Variances of the masters that come before one, by name."""
+    assert setup.calibration is not None
+    before: Sequence[Kind] = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
+    groups = setup.calibration.groups(detector)
+    return {f"{name}_variance": layout.read_array(setup.path, groups[name], f"{name}_variance") for name in before}

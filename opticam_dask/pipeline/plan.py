@@ -1,0 +1,216 @@
+"""From the table of frames to the parts and blocks of a reduction; nothing here opens a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask import locations, schema
+from opticam_dask.flags import FrameFlag
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.series import timing
+
+#: Raw pixels of one block, in bytes: about a second of work on one core.
+_BLOCK_BYTES = 1 << 25
+_FEWEST, _MOST = 32, 256
+
+#: A night is credible as reference night with this many frames and this share of the longest night.
+_CREDIBLE_FRAMES, _CREDIBLE_SHARE = 3, 0.05
+
+_TABLE_COLUMNS = tuple(entry.name for entry in schema.MANIFEST if entry.name not in ("file", "bmjd_tdb", "scan_flags"))
+
+
+def frames_per_block(shape: tuple[int, int], dtype: np.dtype) -> int:
+    """Frames of one block, from frame shape and pixel type alone: 32 to 256, a power of two.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Shape ``(ny, nx)`` of a frame.
+    dtype : dtype
+        Type of its pixels.
+    """
+    n_bytes = max(1, shape[0] * shape[1] * np.dtype(dtype).itemsize)
+    frames = 1 << max(0, (_BLOCK_BYTES // n_bytes).bit_length() - 1)
+    return min(max(frames, _FEWEST), _MOST)
+
+
+@dataclass(frozen=True)
+class PlannedPart:
+    """Frames that become one part of the store, in time order, with their manifest."""
+
+    key: str
+    camera: str
+    filter: str
+    night: str
+    shape: tuple[int, int]
+    dtype: str
+    binning: int
+    data_root: str
+    manifest: dict[str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def credible_nights(n_frames: Mapping[str, int]) -> list[str]:
+    """Nights that may serve as reference night, in order.
+
+    A frame whose clock was wrong makes a night of its own; such a night must not become the reference.
+
+    Parameters
+    ----------
+    n_frames : dict of int
+        Frames by night.
+    """
+    longest = max(n_frames.values(), default=0)
+    least = min(longest, max(_CREDIBLE_FRAMES, _CREDIBLE_SHARE * longest))
+    return [night for night in sorted(n_frames) if n_frames[night] >= least]
+
+
+def plan_parts(
+    table: pd.DataFrame,
+    instrument: Instrument,
+    *,
+    taken: Mapping[str, Mapping[str, int]] | None = None,
+    barycenter: bool = True,
+    target_coord: tuple[float, float] | None = None,
+) -> list[PlannedPart]:
+    """Cut the table of frames into parts: one for each key, night, shape and binning.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Table of ``scanning.scan``.
+    instrument : Instrument
+    taken : dict of dict of int, optional
+        Parts that each key has already, with their numbers of frames; new frames of such a night become a further
+        part.
+    barycenter : bool
+        Compute barycentric times.
+    target_coord : (float, float), optional
+        RA and DEC in degrees that go before those of the headers.
+
+    Returns
+    -------
+    list of PlannedPart
+        The largest part of a night bears its name, further ones ``<night>.2``, ``<night>.3``, ...
+    """
+    planned = []
+    for key, of_key in table.groupby("key", sort=True):
+        present = dict(taken.get(str(key), {})) if taken else {}
+        names = set(present)
+        counts = {str(night): int(n) for night, n in of_key.groupby("night").size().items()}
+        for name, n_frames in present.items():
+            night = name.split(".")[0]
+            counts[night] = counts.get(night, 0) + n_frames
+        credible = set(credible_nights(counts))
+        for night, of_night in of_key.groupby("night", sort=True):
+            groups = [group for _, group in of_night.groupby(["ny", "nx", "binning"], sort=True)]
+            groups.sort(key=lambda group: (-len(group), group["mjd_utc"].min()))
+            for rank, group in enumerate(groups):
+                name = _free_name(str(night), names)
+                names.add(name)
+                flags = FrameFlag(0) if rank == 0 else FrameFlag.OTHER_SHAPE
+                if night not in credible:
+                    flags |= FrameFlag.SUSPECT_TIME
+                ordered = group.sort_values(["mjd_utc", "file"], kind="stable")
+                planned.append(_plan_part(ordered, name, flags, groups[0], instrument, barycenter, target_coord))
+    return planned
+
+
+def _free_name(night: str, taken: set[str]) -> str:
+    number = 1
+    while (name := night if number == 1 else f"{night}.{number}") in taken:
+        number += 1
+    return name
+
+
+def _plan_part(
+    rows: pd.DataFrame,
+    name: str,
+    flags: FrameFlag,
+    main: pd.DataFrame,
+    instrument: Instrument,
+    barycenter: bool,
+    target_coord: tuple[float, float] | None,
+) -> PlannedPart:
+    first = rows.iloc[0]
+    shape = (int(first["ny"]), int(first["nx"]))
+    files = rows["file"].to_numpy(dtype=object)
+    data_root = _common_root(files)
+    manifest = {column: rows[column].to_numpy() for column in _TABLE_COLUMNS}
+    manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
+    if target_coord is not None:
+        manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
+    manifest["bmjd_tdb"] = _barycentric(manifest, instrument, barycenter)
+    scan_flags = np.full(len(rows), int(flags), dtype=np.uint32)
+    scan_flags[_is_repeated(rows["mjd_utc"].to_numpy())] |= np.uint32(FrameFlag.SUSPECT_TIME)
+    if barycenter:
+        scan_flags[np.isnan(manifest["bmjd_tdb"])] |= np.uint32(FrameFlag.NO_POSITION)
+    manifest["scan_flags"] = scan_flags
+    return PlannedPart(
+        key=str(first["key"]),
+        camera=str(first["camera"]),
+        filter=str(first["filter"]),
+        night=name,
+        shape=shape,
+        dtype=str(first["dtype"]),
+        binning=int(first["binning"]),
+        data_root=data_root,
+        manifest=manifest,
+        notes=_notes(rows, name, flags, main, scan_flags),
+    )
+
+
+def _common_root(files: np.ndarray) -> str:
+    """Directory or URL that files are below; empty where some are of another place than others."""
+    if any(locations.is_remote(file) for file in files):
+        return locations.common_root(files)
+    return os.path.commonpath({os.path.dirname(file) for file in files})
+
+
+def _below(file: str, data_root: str) -> str:
+    # files are below their root, by absolute paths, so that nothing but text needs to be cut off
+    return file[len(data_root) :].removeprefix("/") if data_root else file
+
+
+def _barycentric(manifest: Mapping[str, np.ndarray], instrument: Instrument, barycenter: bool) -> np.ndarray:
+    mjd_utc, ra, dec = (manifest[name].astype(float) for name in ("mjd_utc", "ra", "dec"))
+    if not barycenter or instrument.longitude is None or instrument.latitude is None:
+        return np.full(len(mjd_utc), np.nan)
+    return timing.barycentric_mjd(mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0)
+
+
+def _is_repeated(times: np.ndarray) -> np.ndarray:
+    same = np.zeros(len(times) + 1, dtype=bool)
+    same[1:-1] = np.diff(times) == 0
+    return same[:-1] | same[1:]
+
+
+def _notes(
+    rows: pd.DataFrame, name: str, flags: FrameFlag, main: pd.DataFrame, scan_flags: np.ndarray
+) -> tuple[str, ...]:
+    """What the user should be told about a part that is not as expected."""
+    first = rows.iloc[0]
+    key, night = first["key"], first["night"]
+    notes = []
+    if flags & FrameFlag.OTHER_SHAPE:
+        usual = main.iloc[0]
+        notes.append(
+            f"{key} {night}: {len(rows)} frame(s) of {first['ny']} x {first['nx']} pixels, binning {first['binning']}, "
+            f"among {len(main)} of {usual['ny']} x {usual['nx']}, binning {usual['binning']}: reduced as part {name} "
+            f"(first {os.path.basename(first['file'])})"
+        )
+    if flags & FrameFlag.SUSPECT_TIME:
+        notes.append(
+            f"{key} {night}: only {len(rows)} frame(s) bear this date; if their clock was wrong, leave them out "
+            f"(first {os.path.basename(first['file'])})"
+        )
+    else:
+        n_repeated = int(np.count_nonzero(scan_flags & np.uint32(FrameFlag.SUSPECT_TIME)))
+        if n_repeated:
+            notes.append(f"{key} {name}: {n_repeated} frames share their time stamp with another frame")
+    return tuple(notes)

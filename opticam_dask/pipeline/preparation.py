@@ -1,0 +1,310 @@
+"""Before the first pass: make the store or take it up again, and add the frames that are new."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask import config
+from opticam_dask.config import ReductionParameters
+from opticam_dask.frames import scanning
+from opticam_dask.locations import facts_of, is_remote
+from opticam_dask.pipeline import nights, plan
+from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.store import layout
+
+_PACKAGES = (
+    *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
+    *("dask", "distributed", "xarray", "zarr"),
+)
+
+
+def prepare(
+    setup: Setup, scan: scanning.Scan, progress: Progress | None = None, changes: Changes | None = None
+) -> None:
+    """Make the store, or take up the one that is there, and add the parts that are new.
+
+    Raises
+    ------
+    ReductionError
+        When there is no usable frame, or the store was made with other parameters or from other files.
+    """
+    progress, changes = progress or Silent(), changes or Changes()
+    if not len(scan.table) and (changes.new or not layout.exists(setup.out_directory)):
+        reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
+        raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+    begun = changes.new and nights.begin_again(setup, config.parameters_hash(setup.record()), progress)
+    if layout.exists(setup.out_directory):
+        check_parameters(setup)
+        _tell_other_versions(setup, progress)
+        scan = _under_known_names(setup, scan)
+        _check_files(setup, scan, changes)
+        layout.begin_changes(setup.path)
+        given = {str(key): set(rows["night"]) for key, rows in scan.table.groupby("key")}
+        nights.prepare_changes(setup, changes, given, progress)
+    else:
+        pending = {"pending": {"new": True}} if begun else {}
+        layout.create_store(setup.out_directory, _root_attributes(setup) | pending)
+    refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
+    _write_set_aside(setup, scan, refused)
+
+
+def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tuple[str, str]]:
+    """Add what is new in parts; return the files of those that do not fit the parameters, with the reason."""
+    chosen = setup.parameters
+    taken = {
+        key: {part.night: part.n_frames for part in layout.parts(setup.path, key)} for key in layout.keys(setup.path)
+    }
+    planned_parts = plan.plan_parts(
+        table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
+    )
+    largest = max(planned_parts, key=lambda planned: len(planned.manifest["file"]), default=None)
+    refused: list[tuple[str, str]] = []
+    for planned in planned_parts:
+        try:
+            _add_planned(setup, planned)
+        except WrongParameters as error:
+            if planned is largest and not any(taken.values()):
+                raise
+            files = [os.path.join(planned.data_root, name) for name in planned.manifest["file"]]
+            refused += [(file, str(error)) for file in files]
+            progress.tell(
+                f"Set aside: {len(files)} frame(s) of {planned.key} {planned.night}, the first is {files[0]}: {error}"
+            )
+            continue
+        for note in planned.notes:
+            progress.tell(note)
+    return refused
+
+
+def stored_parameters(out_directory: str | Path) -> ReductionParameters:
+    """Parameters that a store was made with."""
+    record = json.loads(layout.read_attributes(layout.require_store(out_directory))["parameters"])
+    known = {entry.name for entry in fields(ReductionParameters)}
+    return config.parameters_from_mapping({name: value for name, value in record.items() if name in known})
+
+
+def _root_attributes(setup: Setup) -> dict[str, Any]:
+    record = setup.record()
+    return {
+        **versions(),
+        "instrument": setup.instrument.name,
+        "instrument_definition": setup.instrument.to_dict(),
+        "parameters": config.parameters_json(record),
+        "parameters_hash": config.parameters_hash(record),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Versions of this package, of Python, and of what the numbers depend on."""
+    return {
+        "opticam_dask_version": metadata.version("opticam-dask"),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
+def _tell_other_versions(setup: Setup, progress: Progress) -> None:
+    """Say when a reduction goes on with other versions than it was begun with."""
+    attributes, now = layout.read_attributes(setup.path), versions()
+    before = {name: attributes.get(name) for name in now}
+    if changed := config.differences(before, now):
+        progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
+
+
+def check_parameters(setup: Setup) -> None:
+    """Refuse a store that was made with other parameters.
+
+    Raises
+    ------
+    WrongParameters
+    store.StoreError
+        When the store is of an older version.
+    """
+    attributes = layout.read_attributes(layout.require_store(setup.out_directory))
+    layout.require_present_version(setup.path)
+    record = setup.record()
+    if attributes.get("parameters_hash") != config.parameters_hash(record):
+        before = json.loads(attributes["parameters"])
+        changed = config.differences(before, json.loads(config.parameters_json(record)))
+        raise WrongParameters(
+            f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
+            "Use the same parameters to go on, --new to begin again with these, or another output directory."
+        )
+
+
+def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[int, float]]:
+    """Size and modification time of every file that the store has, by path; not of (key, night) in ``without``."""
+    known: dict[str, tuple[int, float]] = {}
+    for key in layout.keys(setup.path):
+        for name in layout.part_names(setup.path, key):
+            # what is to be made anew need not be readable
+            part = None if (key, name.partition(".")[0]) in without else layout.open_part(setup.path, key, name)
+            if part is None:
+                continue
+            manifest = layout.read_manifest(setup.path, part)
+            facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
+            known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
+    return known
+
+
+def _facts(table: pd.DataFrame) -> Iterator[tuple[int, float]]:
+    return zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+
+
+def _under_known_names(setup: Setup, scan: scanning.Scan) -> scanning.Scan:
+    """The scan with files that the store knows by another path (through a link) under that path."""
+    by_facts = {(os.path.basename(file), *facts): file for file, facts in _safely_known(setup).items()}
+    names = []
+    for file, facts in zip(scan.table["file"], _facts(scan.table), strict=True):
+        other = by_facts.get((os.path.basename(file), *facts), file)
+        is_same = other != file and not is_remote(file) and os.path.exists(other) and os.path.samefile(file, other)
+        names.append(other if is_same else file)
+    table = scan.table.assign(file=np.array(names, dtype=object))
+    return scanning.Scan(table, scan.set_aside, scan.warnings)
+
+
+def _safely_known(setup: Setup) -> dict[str, tuple[int, float]]:
+    """Known files of the parts that can be read; a damaged part can still be reduced again."""
+    try:
+        return _known_files(setup)
+    except layout.StoreError:
+        return {}
+
+
+def _check_files(setup: Setup, scan: scanning.Scan, changes: Changes) -> None:
+    """Refuse files that do not belong to the store, before anything is removed from it."""
+    if changes.rebuild_reference:
+        _require_all_files(setup, scan)
+    is_redone = scan.table["night"].isin(changes.redo).to_numpy(dtype=bool)
+    redone = sorted(set(zip(scan.table["key"][is_redone], scan.table["night"][is_redone], strict=True)))
+    if changes.redo:
+        _ask_again_for_changed(setup, scan.table[is_redone])
+    known, table = _known_files(setup, without=redone), scan.table[~is_redone]
+    if not known or not len(scan.table):
+        return
+    if is_redone.any():
+        _refuse_other_place(setup, scan.table[is_redone])
+    _refuse_moved_files(table, known)
+    _refuse_changed_files(table, [known.get(file) for file in table["file"]])
+    is_new = np.array([file not in known for file in table["file"]], dtype=bool)
+    is_asked = changes.append or changes.new or changes.rebuild_reference or bool(changes.redo)
+    if is_new.all() and not is_asked:
+        raise ReductionError(
+            f"{setup.out_directory} holds a reduction of {len(known)} other frames (the first is {min(known)}), and "
+            f"none of the {len(table)} given now. Add --append to take these up as further nights of the same field, "
+            "--new to begin again, or use another output directory."
+        )
+
+
+def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
+    known = _safely_known(setup)
+    is_changed = [known.get(file, facts) != facts for file, facts in zip(table["file"], _facts(table), strict=True)]
+    nights.ask_again(setup.path, set(table["night"][is_changed]))
+
+
+def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
+    """Refuse copies of the frames of a night that is to be reduced again, while the originals are there."""
+    known = _safely_known(setup)
+    remote = facts_of([file for file in known if is_remote(file)])
+    originals = {file: facts for file, facts in known.items() if file in remote or os.path.exists(file)}
+    _refuse_moved_files(table, originals)
+
+
+def _new_rows(setup: Setup, scan: scanning.Scan, progress: Progress) -> pd.DataFrame:
+    """Rows of the scan that the store does not have."""
+    known, table = _known_files(setup), scan.table
+    is_left_out = table["night"].isin(nights.left_out_nights(setup.path)).to_numpy(dtype=bool)
+    if is_left_out.any():
+        names = ", ".join(sorted(set(table["night"][is_left_out])))
+        progress.tell(f"{is_left_out.sum()} frame(s) of removed nights are left out ({names}); --redo brings one back.")
+        table = table[~is_left_out]
+    return table[[file not in known for file in table["file"]]] if len(table) else table
+
+
+def _refuse_changed_files(table: pd.DataFrame, before: Sequence[tuple[int, float] | None]) -> None:
+    is_changed = np.array([old not in (None, new) for old, new in zip(before, _facts(table), strict=True)], dtype=bool)
+    if is_changed.any():
+        changed = table[is_changed]
+        names = sorted(set(changed["night"]))
+        raise ReductionError(
+            f"{len(changed)} file(s) changed since they were reduced, the first is {changed['file'].iloc[0]}. "
+            f"Put the original files back, add --redo {' '.join(names)} to reduce as they are now, or use another "
+            "output directory."
+        )
+
+
+def _require_all_files(setup: Setup, scan: scanning.Scan) -> None:
+    """Refuse to give up reduced nights whose frames are not among those given."""
+    if nights.read_pending(setup.path).get("rebuild_reference"):
+        return
+    missing = sorted(set(_known_files(setup)) - set(scan.table["file"]))
+    if missing:
+        raise ReductionError(
+            f"--rebuild-reference reduces every night again, but {len(missing)} frame(s) of the store are not among "
+            f"those given, the first is {missing[0]}. Give all directories."
+        )
+
+
+def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, float]]) -> None:
+    """Refuse copies of frames that were reduced from another place: they would be measured twice."""
+    before = {(os.path.basename(file), *facts): file for file, facts in known.items()}
+    names = [os.path.basename(file) for file in table["file"]]
+    moved = [
+        (file, before[(name, *facts)])
+        for file, name, facts in zip(table["file"], names, _facts(table), strict=True)
+        if file not in known and (name, *facts) in before
+    ]
+    if moved:
+        raise ReductionError(
+            f"{len(moved)} file(s) were reduced before from another place: {moved[0][0]} is {moved[0][1]}. "
+            "Give the directory that was given before, --new to begin again, or another output directory."
+        )
+
+
+def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
+    steps = setup.steps(planned.shape, planned.binning)
+    layout.add_key(setup.path, planned.key, planned.camera, planned.filter)
+    per_block = setup.frames_per_block or plan.frames_per_block(planned.shape, np.dtype(planned.dtype))
+    part = layout.Part(
+        key=planned.key,
+        night=planned.night,
+        n_frames=len(planned.manifest["file"]),
+        frames_per_block=per_block,
+        shape=planned.shape,
+        binning=planned.binning,
+        mesh_shape=steps.mesh_shape,
+        n_slots=steps.n_slots,
+        uid=uuid.uuid4().hex,
+    )
+    provenance = versions() | {"parameters_hash": config.parameters_hash(setup.record())}
+    layout.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)
+
+
+def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:
+    """Keep the files that could not be used at all, with the reason, over all runs."""
+    listed: dict[str, str] = {}
+    if layout.has_product(setup.path, "set_aside"):
+        before = layout.read_product(setup.path, "set_aside")
+        listed = dict(zip(before["file"].tolist(), before["reason"].tolist(), strict=True))
+    listed |= dict(scan.set_aside)
+    for file in scan.table["file"]:
+        listed.pop(file, None)
+    listed |= dict(refused)
+    arrays = {
+        "file": np.array(sorted(listed), dtype=object),
+        "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),
+    }
+    layout.write_product(setup.path, "set_aside", "set_aside", arrays, {"long_name": "files that could not be used"})

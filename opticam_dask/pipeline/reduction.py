@@ -1,0 +1,216 @@
+"""What a reduction is about: where from, where to, with which parameters, and who is told how it goes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from opticam_dask import config
+from opticam_dask.config import ReductionParameters
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.images import background as background_kernel
+from opticam_dask.methods.finders import default_finder
+from opticam_dask.passes.calibration import Calibration, Detector
+from opticam_dask.steps.frame_steps import BlockSummary, FrameSteps
+from opticam_dask.store import layout
+from opticam_dask.text import printable
+
+
+class ReductionError(Exception):
+    """Nothing can be reduced, or the store does not fit the call; the message says why and what to do."""
+
+    def __str__(self) -> str:
+        """Message in one line, whatever the names of files in it hold."""
+        return printable(super().__str__())
+
+
+class WrongParameters(ReductionError, ValueError):
+    """The parameters do not fit the frames or the store."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What to do to a reduction that is there already, beyond going on with it.
+
+    Parameters
+    ----------
+    new : bool
+        Begin again; the old store is kept under another name.
+    append : bool
+        Take frames of which the store has none.
+    redo : tuple of str
+        Nights (``YYYY-MM-DD``) to reduce again, from the files that are there now.
+    rebuild_reference : bool
+        Choose reference frames and catalogues again; all nights are reduced again.
+    """
+
+    new: bool = False
+    append: bool = False
+    redo: tuple[str, ...] = ()
+    rebuild_reference: bool = False
+
+
+class Progress(Protocol):
+    """Who is told how a run goes: a progress bar, a log, nobody."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """A stage of ``total`` frames begins."""
+        ...
+
+    def advance(self, n_frames: int) -> None:
+        """So many more frames are done."""
+        ...
+
+    def end(self) -> None:
+        """The stage is over."""
+        ...
+
+    def tell(self, message: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def begin(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, n_frames: int) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def tell(self, message: str) -> None:
+        """Do nothing."""
+
+
+@contextlib.contextmanager
+def stage(progress: Progress, name: str, total: int) -> Iterator[None]:
+    """One stage of a run, which also ends when it fails."""
+    progress.begin(name, total)
+    try:
+        yield
+    finally:
+        progress.end()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is reduced, and how.
+
+    Parameters
+    ----------
+    out_directory : path
+        Holds the store and the files for people.
+    instrument : Instrument
+    parameters : ReductionParameters
+    background : callable, optional
+        ``image -> Background2D``-like; by default the sky mesh of this package.
+    finder : callable, optional
+        ``(image, threshold) -> QTable``; by default ``DefaultFinder``.
+    aperture_selector : callable
+        Chooses the width that apertures are scaled to from the FWHM of the catalogue's brightest sources.
+    reader : Reader, optional
+        By default the FITS reader.
+    frames_per_block : int, optional
+        By default from frame shape and pixel type.
+    calibration : Calibration, optional
+        Bias, dark and flat frames.
+    image_filter : callable, optional
+        ``array -> array`` on raw frames (ADU), before anything else.
+    """
+
+    out_directory: Path
+    instrument: Instrument
+    parameters: ReductionParameters = field(default_factory=ReductionParameters)
+    background: Callable[[np.ndarray], Any] | None = None
+    finder: Callable[[np.ndarray, np.ndarray], Any] | None = None
+    aperture_selector: Callable[[np.ndarray], float] = np.median
+    reader: scanning.Reader | None = None
+    frames_per_block: int | None = None
+    calibration: Calibration | None = None
+    image_filter: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Path of the store."""
+        return layout.store_path(self.out_directory)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
+        optional = {} if self.calibration is None else self.calibration.record()
+        if self.image_filter is not None:
+            optional["image_filter"] = config.describe(self.image_filter)
+        return {
+            **config.describe(self.parameters),
+            "background": config.describe(self.background),
+            "finder": config.describe(self.finder),
+            "aperture_selector": config.describe(self.aperture_selector),
+            "instrument": config.describe(self.instrument),
+            **optional,
+        }
+
+    def steps_of(self, part: layout.Part) -> FrameSteps:
+        """Steps for the frames of one part, with its calibration."""
+        steps = self.steps(part.shape, part.binning)
+        if self.calibration is None:
+            return steps
+        masters = self.calibration.reader(self.path, Detector(part.key, part.shape, part.binning))
+        return replace(steps, masters=masters, has_flat="flat" in self.calibration.kinds)
+
+    def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:
+        """Steps for frames of one shape, without calibration frames."""
+        chosen, rebin = self.parameters, self.parameters.rebin_factor
+        _check_rebin(shape, rebin)
+        image_shape = (shape[0] // rebin, shape[1] // rebin)
+        box = chosen.box_size or background_kernel.default_box_size(image_shape)
+        box = box if isinstance(box, tuple) else (box, box)
+        if box[0] > image_shape[0] or box[1] > image_shape[1]:
+            raise WrongParameters(
+                f"box_size {box} is larger than a frame of {image_shape[0]} x {image_shape[1]} pixels."
+            )
+        usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
+        finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
+        return FrameSteps(
+            reader=self.reader or scanning.FitsReader(self.instrument.extension),
+            shape=shape,
+            rebin_factor=rebin,
+            remove_cosmic_rays=chosen.remove_cosmic_rays,
+            background=self.background,
+            box_size=box,
+            finder=finder,
+            threshold=chosen.threshold,
+            n_slots=3 * chosen.max_catalog_sources,
+            image_filter=self.image_filter,
+        )
+
+
+def _check_rebin(shape: tuple[int, int], factor: int) -> None:
+    if shape[0] % factor or shape[1] % factor:
+        raise WrongParameters(
+            f"rebin_factor must divide the frame: got frames of {shape[0]} x {shape[1]} pixels and factor {factor}."
+        )
+
+
+@dataclass
+class Outcome:
+    """How a pass went, over all keys."""
+
+    n_frames: dict[str, int] = field(default_factory=dict)
+    n_usable: dict[str, int] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, summary: BlockSummary) -> None:
+        """Count one block."""
+        self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
+        self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
+        if len(self.problems) < 1000:
+            self.problems.extend(summary.problems)

@@ -1,0 +1,1 @@
+"""How one frame becomes a sky-subtracted image with a list of sources."""

@@ -1,0 +1,102 @@
+"""Bring a store of an older schema version to the present one, step by step, without changing a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from opticam_dask import config, schema
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.store import integrity, layout
+
+
+class Migration(NamedTuple):
+    """One step: the version it leads to, what it does, and in words."""
+
+    to: str
+    apply: Callable[[Path], object]
+    sentence: str
+
+
+def _to_1_1(path: Path) -> None:
+    integrity.add_arrays_of(path, "1.1")
+    integrity.write_missing_chunks(path)
+
+
+def _to_1_2(path: Path) -> None:
+    integrity.add_arrays_of(path, "1.2")
+    integrity.write_missing_chunks(path)
+    _complete_instrument(path)
+
+
+def _complete_instrument(path: Path) -> None:
+    """Add what instruments can say since 1.2 to the record of the parameters, so that the same command goes on."""
+    attributes = layout.read_attributes(path)
+    record = json.loads(attributes["parameters"])
+    usual = OPTICAM_MX() if record["instrument"]["class"] == "OPTICAM_MX" else _PLAIN
+    later = {name: config.describe(getattr(usual, name)) for name in _OF_INSTRUMENTS_SINCE_1_2}
+    record["instrument"] = later | record["instrument"]
+    changed: dict[str, Any] = {
+        "parameters": config.parameters_json(record),
+        "parameters_hash": config.parameters_hash(record),
+    }
+    if definition := attributes.get("instrument_definition"):
+        changed["instrument_definition"] = later | definition
+    for key in layout.keys(path):
+        for part in layout.parts(path, key):
+            for label in layout.photometry_labels(path, part):
+                group = f"{part.group}/photometry/{label}"
+                photometer = json.loads(layout.read_attributes(path, group)["parameters"])
+                whole = config.parameters_hash({"photometer": photometer, "reduction": record})
+                layout.update_attributes(path, group, {"parameters_hash": whole})
+    layout.update_attributes(path, "", changed)
+
+
+_OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
+_PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
+
+
+#: By the version that a step starts from.
+MIGRATIONS: dict[str, Migration] = {
+    "1.0": Migration(
+        "1.1",
+        _to_1_1,
+        "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost; "
+        "the form of the stars and the offset of the sky mesh are there, without values",
+    ),
+    "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
+}
+
+
+def migrate(out_directory: str | Path) -> list[str]:
+    """Bring the store of an output directory to the present schema version.
+
+    The version is written after each step, so that a migration that was interrupted goes on.
+
+    Parameters
+    ----------
+    out_directory : path
+
+    Returns
+    -------
+    list of str
+        What was done, a line each; empty when the store is of this version already.
+
+    Raises
+    ------
+    store.StoreError
+        When the version is not known.
+    """
+    path = layout.require_store(out_directory)
+    lines = []
+    while (version := layout.schema_version(path)) != schema.SCHEMA_VERSION:
+        step = MIGRATIONS[version]
+        layout.drop_consolidated(path)
+        step.apply(path)
+        layout.update_attributes(path, "", {"schema_version": step.to})
+        lines.append(f"{version} -> {step.to}: {step.sentence}.")
+    if lines:
+        layout.finish_changes(path)
+    return lines
