@@ -191,13 +191,33 @@ def api_page() -> str:
 # ---------------------------------------------------------------- the map of the modules
 
 _WIDTH, _BOX, _GAP, _LETTER = 940, 30, 10, 7.4
+_TITLE = 150  # width of the column with the names of the rooms
+
+#: Subpackages that are several modules on the map; others are one.
+_OPENED = ("kernels.images", "kernels.sources", "kernels.series")
 
 
-def layers() -> list[list[str]]:
-    """Modules of each layer, from the face to the vocabulary, as the import contract has them."""
+def rooms() -> dict[str, list[str]]:
+    """Modules of each room, from the face to the vocabulary, as the import contract has them."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     (contract,) = (entry for entry in contracts["contracts"] if entry["type"] == "layers")
-    return [[name.strip().split(".", 1)[1] for name in re.split(r"[|:]", row)] for row in contract["layers"]]
+    found: dict[str, list[str]] = {}
+    for row in contract["layers"]:
+        names = [name.strip().split(".", 1)[1] for name in row.split(":")]
+        found |= {"vocabulary": names} if len(names) > 1 else {names[0]: modules_of(names[0])}
+    return found
+
+
+def modules_of(room: str) -> list[str]:
+    """Names of the modules of a room, without that of the package."""
+    found: list[str] = []
+    for path in sorted((ROOT / "opticam_dask" / Path(*room.split("."))).iterdir()):
+        name = f"{room}.{path.stem}"
+        if name in _OPENED:
+            found += modules_of(name)
+        elif (path / "__init__.py").exists() or (path.suffix == ".py" and not path.stem.startswith("__")):
+            found.append(name)
+    return found
 
 
 def charter(module: str) -> str:
@@ -208,27 +228,26 @@ def charter(module: str) -> str:
 
 
 def imports(module: str) -> set[str]:
-    """Modules of this package that a module imports when it is loaded."""
-    path = ROOT / "opticam_dask" / f"{module}.py"
-    files = [path] if path.exists() else sorted((ROOT / "opticam_dask" / module).glob("*.py"))
+    """Modules of this package that a module imports, when it is loaded or later."""
+    path = ROOT / "opticam_dask" / Path(*module.split("."))
+    known = {name for names in rooms().values() for name in names} - {module}
     found: set[str] = set()
-    for file in files:
+    for file in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "opticam_dask":
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opticam_dask."):
-                found.add(str(node.module).split(".")[1])
-    return found - {module}
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "opticam_dask":
+                home = str(node.module).removeprefix("opticam_dask").lstrip(".")
+                found |= {home, *(f"{home}.{alias.name}".lstrip(".") for alias in node.names)}
+    return known & found
 
 
 def module_map() -> str:
-    """SVG of the layers; a box says what its module is for, and marks what it imports, when it is pointed at."""
+    """SVG of the rooms; a box says what its module is for, and marks what it imports, when it is pointed at."""
     boxes: list[str] = []
     y = 34.0
-    for number, row in enumerate(layers()):
+    for number, (room, modules) in enumerate(rooms().items()):
         top = y
-        for line in _lines(row):
-            x = 40.0
+        for line in _lines(modules):
+            x = float(_TITLE)
             for module, width in line:
                 boxes.append(_box(module, x, y, width))
                 x += width + _GAP
@@ -236,29 +255,34 @@ def module_map() -> str:
         band = y - top
         shade = "band even" if number % 2 else "band"
         boxes.insert(0, f'<rect class="{shade}" x="0" y="{top - _GAP / 2:g}" width="{_WIDTH}" height="{band:g}"/>')
+        boxes.append(f'<text class="note" x="40" y="{top + 19.5:g}">{room}</text>')
     arrow = (
         f'<path class="arrow" d="M18 40 V{y - 16:g} m-6 -9 l6 9 l6 -9"/><text class="note" x="10" y="20">'
-        "a module imports only modules below its own row</text>"
+        "a room uses only rooms below it</text>"
     )
     return (
         f'<div class="module-map"><svg viewBox="0 0 {_WIDTH} {y:g}" role="img" '
-        f'aria-label="The modules of opticam_dask in their layers">{"".join(boxes)}{arrow}</svg>'
+        f'aria-label="The modules of opticam_dask in their rooms">{"".join(boxes)}{arrow}</svg>'
         '<p class="module-charter">Point at a module to see what it is for and what it imports.</p></div>\n'
     )
 
 
-def _lines(row: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
-    """Boxes of one layer in lines that fit, each with its width."""
+def _lines(modules: Sequence[str]) -> Iterator[list[tuple[str, float]]]:
+    """Boxes of one room in lines that fit, each with its width."""
     line: list[tuple[str, float]] = []
-    used = 40.0
-    for module in row:
-        width = len(module) * _LETTER + 20
+    used = float(_TITLE)
+    for module in modules:
+        width = len(_label(module)) * _LETTER + 20
         if line and used + width > _WIDTH - 10:
             yield line
-            line, used = [], 40.0
+            line, used = [], float(_TITLE)
         line.append((module, width))
         used += width + _GAP
     yield line
+
+
+def _label(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def _box(module: str, x: float, y: float, width: float) -> str:
@@ -268,7 +292,7 @@ def _box(module: str, x: float, y: float, width: float) -> str:
         f'<g class="module" tabindex="0" data-name="{module}" data-imports="{used}" data-charter="{text}">'
         f"<title>{text}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{_BOX}" rx="4"/>'
-        f'<text x="{x + width / 2:g}" y="{y + 19.5:g}">{module}</text></g>'
+        f'<text x="{x + width / 2:g}" y="{y + 19.5:g}">{_label(module)}</text></g>'
     )
 
 

@@ -142,6 +142,11 @@ def _require_at_least(parameters: ReductionParameters, least: int, *names: str) 
             raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+def parameter_names() -> list[str]:
+    """Names of the parameters that a configuration file may hold."""
+    return [entry.name for entry in fields(ReductionParameters)]
+
+
 def parameters_from_mapping(values: Mapping[str, Any]) -> ReductionParameters:
     """Make parameters from names and values, refusing names that do not exist.
 
@@ -150,7 +155,7 @@ def parameters_from_mapping(values: Mapping[str, Any]) -> ReductionParameters:
     ValueError
         For an unknown name or a value out of range.
     """
-    known = {entry.name for entry in fields(ReductionParameters)}
+    known = set(parameter_names())
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"unknown parameters {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -110,6 +110,18 @@ def location(place: PathLike | RemotePath) -> Path:
     return Path(local_path(place))
 
 
+def file_in(out_directory: str | Path, *names: str) -> Path:
+    """Path of a file below the output directory, whose folder is made."""
+    return folder_in(out_directory, *names[:-1]) / names[-1]
+
+
+def folder_in(out_directory: str | Path, *names: str) -> Path:
+    """Folder below the output directory, which is made."""
+    folder = location(out_directory).joinpath(*names)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def require_local(place: PathLike, what: str) -> None:
     """Refuse a URL where only a directory of this machine will do.
 

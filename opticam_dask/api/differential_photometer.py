@@ -234,7 +234,7 @@ def in_other_cameras(
     curves = {}
     key, label = curve.attrs["key"], curve.attrs["label"]
     wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]
-    for camera in products.measured_keys(layout.require_store(out_directory), label):
+    for camera in layout.measured_keys(layout.require_store(out_directory), label):
         if camera == key:
             continue
         try:

@@ -687,7 +687,7 @@ def _has_products(setup: Setup, labels: Sequence[str]) -> bool:
     expected = [f"cat/{name}_catalog.ecsv" for name in names]
     expected += ["cat/catalogs.pdf", "diag/background.pdf", "diag/alignment.pdf"]
     for label in labels:
-        measured = products.measured_keys(setup.path, label)
+        measured = layout.measured_keys(setup.path, label)
         expected += [f"lcs/{label}/{layout.group_name(key)}_source_*.csv" for key in measured]
         expected += [f"diag/{label}_rms_vs_flux.pdf"] if measured else []
     return all(any(setup.out_directory.glob(pattern)) for pattern in dict.fromkeys(expected))
@@ -700,7 +700,7 @@ def _write_products(
     written = [*products.write_catalogs(out), products.plot_catalogs(out), *products.plot_frames(out)]
     for label in labels:
         written.append(light_curve_files.write_light_curves(out, label, executor, progress))
-        if products.measured_keys(layout.store_path(out), label):
+        if layout.measured_keys(layout.store_path(out), label):
             written += diagnostics.plot_rms_vs_flux(out, label=label)
     return [file for file in written if file is not None]
 

@@ -380,7 +380,7 @@ class Reducer:
             self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
-            if products.measured_keys(setup.path, name):
+            if layout.measured_keys(setup.path, name):
                 self._plot(diagnostics.plot_rms_vs_flux, label=name)
 
     # ---------------------------------------------------------------- plots, see ``diagnostics``

@@ -22,7 +22,7 @@ from opticam_dask import config, locations, schema
 from opticam_dask.api import differential_photometer, job_arrays, planned_run, repair, submission, watch
 from opticam_dask.api.reducer import Reducer, check_label
 from opticam_dask.cli import demo
-from opticam_dask.cli.parser import DONE, FAILED, parameter_names
+from opticam_dask.cli.exit_codes import DONE, FAILED, RunError, UsageError
 from opticam_dask.cluster import executors, job_queues
 from opticam_dask.cluster.cluster_settings import SYSTEMS, ClusterSettings, resolve
 from opticam_dask.cluster.interruption import Interrupted, raise_if_interrupted
@@ -39,14 +39,6 @@ from opticam_dask.pipeline import nights
 from opticam_dask.pipeline.driver import Changes, ReductionError, Setup, check_parameters
 from opticam_dask.store import integrity, layout, migrations, ownership
 from opticam_dask.text import printable
-
-
-class UsageError(Exception):
-    """Wrong usage or parameters: exit status 2."""
-
-
-class RunError(Exception):
-    """Nothing could be done: exit status 1."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -262,7 +254,7 @@ def _reduce(options: argparse.Namespace) -> int:
     with _owned(options), contextlib.closing(_connect(options, options.out, **_frame_timeout(options))) as place:
         reducer = _reducer(options, parameters, place)
         reducer._goes_on = True  # photometry belongs to the same command
-        rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
+        rest = {name: getattr(parameters, name) for name in config.parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
         reducer.create_catalogs(**rest, **changes)
         reducer.photometry(photometers, label=options.label)
@@ -539,7 +531,7 @@ def _migrate(options: argparse.Namespace) -> int:
 def _lightcurve(options: argparse.Namespace) -> int:
     path = layout.require_store(options.out)
     tell = Console(prefix="").tell
-    keys = [options.key] if options.key else products.measured_keys(path, options.label)
+    keys = [options.key] if options.key else layout.measured_keys(path, options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
     prefix = options.prefix or f"target_{options.target}"
@@ -607,7 +599,7 @@ def _instrument(options: argparse.Namespace) -> Instrument:
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters from the configuration file, with those of the command line before them."""
     values = config.read_parameters(options.config) if options.config else {}
-    for name in parameter_names():
+    for name in config.parameter_names():
         value = getattr(options, name, None)
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value

@@ -10,13 +10,11 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
+from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-
-DONE, FAILED, USAGE = 0, 1, 2
 
 #: Parameters of the reduction as options: name, type, metavar, help. Their names are those in Python.
 _NUMBERS: tuple[tuple[str, Any, str, str], ...] = (
@@ -65,10 +63,10 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         return int(commands.run(options))
-    except commands.UsageError as error:
+    except UsageError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return USAGE
-    except commands.RunError as error:
+    except RunError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return FAILED
 
@@ -410,14 +408,3 @@ def _add_show_cluster(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
     _add_cluster(parser)
-
-
-def parameter_names() -> list[str]:
-    """Names of the parameters that a configuration file may hold."""
-    from opticam_dask.config import ReductionParameters
-
-    return [entry.name for entry in fields(ReductionParameters)]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

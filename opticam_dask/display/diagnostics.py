@@ -112,7 +112,7 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
             continue
         stamps = _stamps(_stack(out_directory, key), catalogue, _typical_fwhm(out_directory, key))
         if save:
-            file = products.file_in(out_directory, "psfs", f"{_name(key)}_psfs.pdf")
+            file = locations.file_in(out_directory, "psfs", f"{_name(key)}_psfs.pdf")
             with locations.replacing(file) as temporary:
                 plotting.save_pages(plotting.profile_pages(key, stamps), temporary)
             written.append(file)
@@ -257,7 +257,7 @@ def _scintillation(definition: Mapping[str, Any], typical: Mapping[str, float]) 
 def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
     """Median flux, robust scatter and median error of every source, by camera key."""
     path = layout.require_store(out_directory)
-    keys = products.measured_keys(path, label)
+    keys = layout.measured_keys(path, label)
     if not keys:
         known = sorted(
             {name for key in layout.keys(path) for part in layout.parts(path, key)
@@ -497,7 +497,7 @@ def create_gifs(
         raise ValueError(f"max_frames must be at least 0 and milliseconds above 0, got {max_frames} and {milliseconds}")
     written = []
     for key, catalogue in _catalogues(out_directory).items():
-        file = products.file_in(out_directory, "cat", f"{_name(key)}_images.gif")
+        file = locations.file_in(out_directory, "cat", f"{_name(key)}_images.gif")
         if overwrite or not file.exists():
             pictures = _pictures(out_directory, key, catalogue, max_frames)
             with locations.replacing(file) as temporary:
@@ -641,7 +641,7 @@ def _keep(figure: Figure, out_directory: str | Path, names: Sequence[str], save:
         plotting.show_in_notebook(figure)
     if not save:
         return []
-    file = products.file_in(out_directory, *names)
+    file = locations.file_in(out_directory, *names)
     with locations.replacing(file) as temporary:
         plotting.save_figure(figure, temporary)
     return [file]

@@ -14,7 +14,7 @@ from opticam_dask import locations, schema
 from opticam_dask.display import plotting
 from opticam_dask.display.plotting import Figure
 from opticam_dask.lightcurves import results
-from opticam_dask.locations import location
+from opticam_dask.locations import file_in
 from opticam_dask.store import layout
 
 #: What the plots of frames show.
@@ -113,15 +113,6 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
     return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
 
 
-def measured_keys(path: Path, label: str) -> list[str]:
-    """Camera keys that have photometry of this label."""
-    return [
-        key
-        for key in layout.keys(path)
-        if any(label in layout.photometry_labels(path, part) for part in layout.parts(path, key))
-    ]
-
-
 def frames_of(path: Path, key: str, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
     """Records of all frames of a key, in time order, without the file names.
 
@@ -160,15 +151,3 @@ def _save(figure: Figure, file: Path, show: bool) -> Path:
     if show:
         plotting.show_in_notebook(figure)
     return file
-
-
-def file_in(out_directory: str | Path, *names: str) -> Path:
-    """Path of a file below the output directory, whose folder is made."""
-    return folder_in(out_directory, *names[:-1]) / names[-1]
-
-
-def folder_in(out_directory: str | Path, *names: str) -> Path:
-    """Folder below the output directory, which is made."""
-    folder = location(out_directory).joinpath(*names)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

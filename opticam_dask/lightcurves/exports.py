@@ -13,8 +13,6 @@ from astropy.io import fits
 from astropy.table import Column, Table
 
 from opticam_dask import locations
-from opticam_dask.display import products
-from opticam_dask.display.products import measured_keys
 from opticam_dask.lightcurves import results
 from opticam_dask.store import layout
 
@@ -75,9 +73,9 @@ def export_light_curves(
     written = []
     for name in labels:
         # without any, the first camera says which labels it has
-        for camera in cameras if key else measured_keys(path, name) or cameras:
+        for camera in cameras if key else layout.measured_keys(path, name) or cameras:
             columns = _columns_of(results.light_curves(out_directory, camera, name), sources)
-            directory = products.folder_in(out_directory, "export", name)
+            directory = locations.folder_in(out_directory, "export", name)
             for curves in results.source_groups(out_directory, camera, name, columns=columns):
                 written += _export(curves, directory, form)
     return written
@@ -107,7 +105,7 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
     written = []
     for camera in _cameras(layout.require_store(out_directory), out_directory, key):
         for name, curve in results.differential_light_curves(out_directory, camera).items():
-            file = products.file_in(
+            file = locations.file_in(
                 out_directory, "export", "differential", f"{layout.group_name(camera)}_{name}.{form}"
             )
             _replace(_differential_table(curve.load()), file, form)

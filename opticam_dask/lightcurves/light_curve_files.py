@@ -67,14 +67,10 @@ def write_light_curves(
     Path
         The directory of the files.
     """
-    from opticam_dask.display import (
-        products,  # not in the workers, which import this module for the tasks: it loads matplotlib
-    )
-
     executor, progress = executor or InProcess(), progress or Silent()
     path = layout.require_store(out_directory)
-    directory = products.folder_in(out_directory, "lcs", label)
-    jobs = [_job(path, key, label, directory) for key in products.measured_keys(path, label)]
+    directory = locations.folder_in(out_directory, "lcs", label)
+    jobs = [_job(path, key, label, directory) for key in layout.measured_keys(path, label)]
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
     try:

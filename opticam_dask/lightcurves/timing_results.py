@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from astropy import units
 from astropy.table import QTable, vstack
 
-from opticam_dask.display.plotting import Figure
 from opticam_dask.kernels.series import correlation, periodograms, spectra
 from opticam_dask.lightcurves.timing_inputs import TimingCurve
 
@@ -26,11 +26,11 @@ class TimingResults(Mapping[str, xr.Dataset]):
     ----------
     datasets : dict of Dataset
     draw : callable
-        Makes the figure.
+        Makes the figure (matplotlib) of the datasets.
     """
 
     datasets: Mapping[str, xr.Dataset]
-    draw: Callable[[Mapping[str, xr.Dataset]], Figure]
+    draw: Callable[[Mapping[str, xr.Dataset]], Any]
 
     def __getitem__(self, key: str) -> xr.Dataset:
         return self.datasets[key]
@@ -41,8 +41,8 @@ class TimingResults(Mapping[str, xr.Dataset]):
     def __len__(self) -> int:
         return len(self.datasets)
 
-    def plot(self) -> Figure:
-        """Figure of all results, one panel or column each."""
+    def plot(self) -> Any:
+        """Figure (matplotlib) of all results, one panel or column each."""
         return self.draw(self.datasets)
 
     def to_table(self) -> QTable:

@@ -758,6 +758,11 @@ def photometry_labels(path: str | Path, part: Part) -> list[str]:
     return [name for name in names if read_attributes(path, f"{part.group}/photometry/{name}").get("complete")]
 
 
+def measured_keys(path: str | Path, label: str) -> list[str]:
+    """Camera keys that have photometry of this label."""
+    return [key for key in keys(path) if any(label in photometry_labels(path, part) for part in parts(path, key))]
+
+
 # ---------------------------------------------------------------- products that are written at once
 
 
