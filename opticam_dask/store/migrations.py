@@ -54,6 +54,18 @@ def _complete_instrument(path: Path) -> None:
     layout.update_attributes(path, "", changed)
 
 
+def _to_1_3(path: Path) -> None:
+    """Give the labels of the photometers of this package the variable that they measure since 1.3."""
+    for key in layout.keys(path):
+        for part in layout.parts(path, key):
+            for label in layout.photometry_labels(path, part):
+                record = json.loads(layout.read_attributes(path, f"{part.group}/photometry/{label}")["parameters"])
+                if record.get("class") in _OWN_PHOTOMETERS:
+                    layout.add_to_label(path, part, label, "profile_chi2")
+    integrity.write_missing_chunks(path)
+
+
+_OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
 
@@ -67,6 +79,7 @@ MIGRATIONS: dict[str, Migration] = {
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
     "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
+    "1.2": Migration("1.3", _to_1_3, "photometry has profile_chi2, without values"),
 }
 
 
