@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class FrameView:
         Table of the night's star profile (``kernels.profile.Profile.table``).
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
+    known : dict
+        What photometers have found out about the frame for each other.
     """
 
     predicted_xy: np.ndarray
@@ -80,6 +82,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
+    known: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

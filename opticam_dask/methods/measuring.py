@@ -45,6 +45,9 @@ _DROWNED = 3.0
 #: Where transforms are worse than this part of sigma, a star is looked for from its centroid.
 _SHARP = 0.3
 
+#: The error of a profile in a frame is that of so many of its brightest stars that have no other within so many sigma.
+_STANDARDS, _ALONE = 12, 6.0
+
 #: Stray pixels are left out unless they hold more than this part of the star.
 _MOST = 0.5
 
@@ -213,16 +216,13 @@ def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: n
     group = read_group(view, predicted, shape)
     table = profile_table(view)
     place, response = predicted.copy(), group.response
-    stray = np.zeros_like(group.is_good)
     corners = np.repeat(group.x0, len(members)), np.repeat(group.y0, len(members))
     light = profile_weights(table, place, *corners, group.size, shape)
     flux = joint_fit.fit_fluxes(light, group.electrons, group.rms, group.is_good, response, 0.0)[0]
     for _ in range(_PLACE_STEPS):
         slopes = misfit.position_slopes(table, place, corners, group.size, shape)
         model = np.tensordot(np.nan_to_num(flux), light, axes=1)
-        errors = misfit.pixel_errors(model, 0.0, group.rms, response, sampling_error(shape))
-        deviation = np.where(group.is_good, (group.electrons - model) / errors, 0.0)
-        stray = misfit.find_stray(deviation[None], errors[None], model[None], group.is_good[None])[0]
+        errors, stray = stray_in_group(view, group, group.electrons, model, shape, has_arrived=False)
         used = group.is_good & ~stray & np.isfinite(errors)
         flux, step = joint_fit.fit_places(
             light, slopes, group.electrons, errors**2, used, np.nan_to_num(flux), place - predicted, view.position_error
@@ -445,7 +445,8 @@ def read_stars(
     own, foreign = _model_light(pixels.electrons, light, judged, neighbours)
     if np.ndim(foreign):
         judged &= foreign < _DROWNED * np.abs(own) + pixels.rms
-    errors = misfit.pixel_errors(own, foreign, pixels.rms, response, sampling_error(shape))
+    usual = misfit.usual_error(sampling_error(shape))
+    errors = misfit.pixel_errors(own, foreign, pixels.rms, response, usual)
     with np.errstate(invalid="ignore"):
         deviation = (pixels.electrons - own - foreign) / errors
     chi2 = misfit.reduced_chi2(deviation, judged)
@@ -513,21 +514,30 @@ def _look_again(
         usable &= ~view.non_linear_at(*corners, size)
     light_of_others = np.zeros(usable.shape) if not np.ndim(foreign) else np.asarray(foreign)[suspects]
     expected = np.asarray(view.predicted_xy, dtype=float)[suspects]
-    is_sharp = view.position_error < _SHARP * shape.sigma
-    fit = misfit.fit_stars(
-        pixels.electrons[suspects],
-        pixels.rms[suspects],
-        usable & judged[suspects],
-        light_of_others,
-        None if view.response_at is None else view.response_at(*corners, size),
-        corners,
-        expected,
-        expected if is_sharp else stars.xy[suspects],
-        profile_table(view),
-        shape,
-        position_error=view.position_error,
-        misfit=sampling_error(shape),
-    )
+    start = expected if view.position_error < _SHARP * shape.sigma else stars.xy[suspects]
+    response = None if view.response_at is None else view.response_at(*corners, size)
+    usual = misfit.usual_error(sampling_error(shape))
+
+    def fit_those(chosen: np.ndarray, model_error: float) -> misfit.StarFit:
+        return misfit.fit_stars(
+            pixels.electrons[suspects[chosen]],
+            pixels.rms[suspects[chosen]],
+            (usable & judged[suspects])[chosen],
+            light_of_others[chosen],
+            None if response is None else response[chosen],
+            (corners[0][chosen], corners[1][chosen]),
+            expected[chosen],
+            start[chosen],
+            profile_table(view),
+            shape,
+            position_error=view.position_error,
+            model_error=model_error,
+        )
+
+    fit = fit_those(np.arange(len(suspects)), usual)
+    odd = np.flatnonzero(fit.is_no_star | np.any(fit.is_stray, axis=(1, 2)))
+    if len(odd) and (found := profile_error(view, shape)) > usual:
+        fit = fit.with_rows(odd, fit_those(odd, found))
     chi2, xy, flags = stars.chi2.copy(), stars.xy.copy(), stars.flags.copy()
     chi2[suspects] = misfit.reduced_chi2(fit.deviation, judged[suspects])
     flags[suspects[fit.is_no_star]] |= np.uint32(SourceFlag.CONTAMINATED)
@@ -548,6 +558,86 @@ def _look_again(
     return replace(
         stars, xy=xy, flags=flags, pixels=replace(pixels, is_good=is_good), light=light, is_stray=is_stray, chi2=chi2
     )
+
+
+def profile_error(view: FrameView, shape: Shape) -> float:
+    """What the profile gets wrong in a pixel of this frame, relative to the light.
+
+    The usual error, and twice what the brightest of the frame's own stars deviate by, in the median of them. Asked for
+    only where something stands out, and remembered.
+    """
+    if "profile_error" not in view.known:
+        usual = misfit.usual_error(sampling_error(shape))
+        view.known["profile_error"] = float(np.hypot(usual, 2.0 * _typical_misfit(view, shape, usual)))
+    return view.known["profile_error"]
+
+
+def _typical_misfit(view: FrameView, shape: Shape, usual: float) -> float:
+    """Median deviation from the profile, relative to the light, of the brightest stars that stand alone."""
+    detected = np.asarray(view.detected_xy, dtype=float)
+    crowded = np.unique(np.array(_pairs(detected, _ALONE * shape.semimajor_sigma), dtype=int))
+    alone = np.setdiff1d(np.arange(len(detected)), crowded)
+    brightest = alone[np.argsort(-np.asarray(view.detected_flux, dtype=float)[alone], kind="stable")][:_STANDARDS]
+    if not len(brightest):
+        return 0.0
+    xy, size = detected[brightest], 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+    corners = photometry.origins(xy, size)
+    electrons, saturated = view.cutouts_at(*corners, size), view.saturated_at(*corners, size)
+    whole = np.all(np.isfinite(electrons), axis=(1, 2)) & ~np.any(saturated, axis=(1, 2))
+    if not whole.any():
+        return 0.0
+    corners = corners[0][whole], corners[1][whole]
+    fit = misfit.fit_stars(
+        electrons[whole],
+        _sky_noise(view, *corners, size),
+        np.ones(electrons[whole].shape, dtype=bool),
+        np.zeros(electrons[whole].shape),
+        None if view.response_at is None else view.response_at(*corners, size),
+        corners,
+        xy[whole],
+        xy[whole],
+        profile_table(view),
+        shape,
+        position_error=_SHARP * shape.sigma,
+        model_error=usual,
+    )
+    errors = np.sort(fit.model_error)
+    return float(errors[(len(errors) - 1) // 2])
+
+
+def stray_in_group(
+    view: FrameView, group: GroupPixels, electrons: np.ndarray, model: np.ndarray, shape: Shape, *, has_arrived: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the pixels of a group about a model of its stars, and which pixels do not belong to them.
+
+    Parameters
+    ----------
+    view : FrameView
+    group : GroupPixels
+    electrons, model : ndarray, shape (size, size)
+        Sky-subtracted pixels, and what the stars are fitted to shed there.
+    shape : Shape
+    has_arrived : bool
+        Whether the fit is done: before, the limits are as wide as the deviations.
+
+    Returns
+    -------
+    errors : ndarray, shape (size, size)
+    is_stray : ndarray of bool, shape (size, size)
+    """
+
+    def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
+        errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, model_error)
+        used = group.is_good[None]
+        deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)[None]
+        tolerance = 1.0 if has_arrived else misfit.typical_deviation(deviation, model[None], used)
+        return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
+
+    usual = misfit.usual_error(sampling_error(shape))
+    errors, is_stray = judge(usual)
+    if is_stray.any() and (found := profile_error(view, shape)) > usual:
+        return judge(found)
+    return errors, is_stray
 
 
 def _neighbour_light(

@@ -107,8 +107,8 @@ class BasePhotometer:
         """Measure all catalogue sources in one frame."""
         raise NotImplementedError
 
-    def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float) -> measuring.Stars:
-        """Sources at their places, held against the star profile; ``reach`` in pixels is what will be measured."""
+    def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
+        """Sources at their places, with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
         places = measuring.find_places(
             view, shape, sigma, self.source_matching_tolerance, forced=self.forced, reach=reach
         )
@@ -117,7 +117,7 @@ class BasePhotometer:
             places,
             self.local_background_estimator,
             shape,
-            reach=max(reach / shape.semimajor_sigma, 0.0 if self.forced else _JUDGED),
+            reach=max(judged, 0.0 if self.forced else _JUDGED),
             forced=self.forced,
         )
 
@@ -217,7 +217,9 @@ class AperturePhotometer(BasePhotometer):
         sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
         shape = measuring.star_shape(view, sigma)
         reach = max(max(pair) for pair in axes)
-        stars = measuring.narrowed(self._stars(view, shape, sigma, reach), 2 * int(np.ceil(reach)) + 3)
+        stars = measuring.narrowed(
+            self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
+        )
         foreign = 0.0 if view.profile is None else _light_in_annulus(self.local_background_estimator, view, shape)
         xy, pixels = stars.xy, stars.pixels
         results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]
@@ -381,7 +383,7 @@ class OptimalPhotometer(BasePhotometer):
         shape = measuring.star_shape(view, sigma)
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
-        stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma)
+        stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma, OPTIMAL_REACH)
         xy, pixels, light, flags = stars.xy, stars.pixels, stars.light, stars.flags
         window = pixels.x0, pixels.y0, light.shape[1]
         inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH

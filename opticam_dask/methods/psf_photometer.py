@@ -96,9 +96,7 @@ class PSFPhotometer(OptimalPhotometer):
         flux, error = fit(used)
         for _ in range(_CLIPS):
             model = np.tensordot(np.nan_to_num(flux), light, axes=1)
-            errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, measuring.sampling_error(shape))
-            deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)
-            stray = misfit.find_stray(deviation[None], errors[None], model[None], group.is_good[None])[0]
+            _, stray = measuring.stray_in_group(view, group, electrons, model, shape, has_arrived=True)
             if not (stray & used).any():
                 break
             used = group.is_good & ~stray

@@ -22,7 +22,7 @@ CLIP, GROW = 5.0, 3.0
 _SUSPECT, _SUSPECT_SUM = 4.2, 4.0
 
 #: A star does not fit its profile when the sum of squares is so many times its scatter above its mean.
-_NO_STAR = 8.0
+_NO_STAR = 6.0
 
 #: Counts are skewed: a pixel that is CLIP errors above its mean is as rare as with Gaussian noise when it is so many
 #: electrons higher still (Cornish & Fisher 1938: ``(CLIP^2 - 1) / 6`` times the skewness times the error).
@@ -35,18 +35,32 @@ _MODEL_ERROR, _FOREIGN_ERROR = 0.01, 0.03
 #: The relative error of an undersampled star's pixel is so many times that of its flux.
 _OF_PIXEL = 4.0
 
-#: The scatter of a star's residuals is measured where it has more than this part of its brightest pixel's light.
-_CORE = 0.05
+#: What stars deviate from a profile is measured where they have more than this part of their brightest pixel's light.
+_CORE = 0.1
+
+#: Median of the size of a Gaussian of scatter 1, and of its square.
+_MEDIAN_SIZE, _MEDIAN_SQUARE = 0.6745, 0.4549
 
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
-_WIDTH_ERROR = 0.05
+_WIDTH_ERROR = 0.03
 
 #: Steps (pixels) for the slopes of the profile, and how far a fit may move a star in one of its iterations.
 _STEP, _LONGEST, _ITERATIONS = 0.25, 1.0, 5
 
 
+def usual_error(flux_error: float) -> float:
+    """What a profile gets wrong in a pixel, relative to its light, where stars give no cause to think that it is more.
+
+    Parameters
+    ----------
+    flux_error : float
+        Relative error of the fluxes of undersampled stars (``noise.sampling_error``).
+    """
+    return float(np.hypot(_MODEL_ERROR, _OF_PIXEL * flux_error))
+
+
 def pixel_errors(
-    own: np.ndarray, foreign: np.ndarray | float, rms: np.ndarray, response: np.ndarray | None, misfit: float
+    own: np.ndarray, foreign: np.ndarray | float, rms: np.ndarray, response: np.ndarray | None, model_error: float
 ) -> np.ndarray:
     """1-sigma errors of pixels about the profile, electrons.
 
@@ -58,15 +72,15 @@ def pixel_errors(
         Background RMS.
     response : ndarray, shape (n, size, size), optional
         Master flat, see ``noise.aperture_variance``.
-    misfit : float
-        Relative error of the fluxes of undersampled stars (``noise.sampling_error``).
+    model_error : float
+        What the profile gets wrong in a pixel, relative to its light.
 
     Returns
     -------
     ndarray, shape (n, size, size)
     """
     photons = np.maximum(own + foreign, 0.0)
-    variance = (np.hypot(_MODEL_ERROR, _OF_PIXEL * misfit) * own) ** 2 + rms**2
+    variance = (model_error * own) ** 2 + rms**2
     variance += photons if response is None else photons / response
     if np.ndim(foreign):
         variance += (_FOREIGN_ERROR * foreign) ** 2
@@ -117,12 +131,23 @@ class StarFit:
         Pixels minus what was fitted, in errors.
     is_no_star : ndarray of bool, shape (n,)
         What is left does not fit either.
+    model_error : ndarray, shape (n,)
+        What the core of each star deviates from the profile beyond its noise, relative to the light (1 sigma).
     """
 
     xy: np.ndarray
     is_stray: np.ndarray
     deviation: np.ndarray
     is_no_star: np.ndarray
+    model_error: np.ndarray
+
+    def with_rows(self, rows: np.ndarray, other: StarFit) -> StarFit:
+        """The same, with the stars ``rows`` as they are in another fit."""
+        mixed = {}
+        for name, values in vars(self).items():
+            mixed[name] = values.copy()
+            mixed[name][rows] = getattr(other, name)
+        return StarFit(**mixed)
 
 
 def fit_stars(
@@ -138,7 +163,7 @@ def fit_stars(
     shape: Shape,
     *,
     position_error: float,
-    misfit: float,
+    model_error: float,
 ) -> StarFit:
     """Fit flux, place and width of each star to the pixels that are its own.
 
@@ -160,7 +185,7 @@ def fit_stars(
         As for ``profile.profile_weights``.
     position_error : float
         How far a star may be from where it is expected, in pixels (1 sigma along an axis).
-    misfit : float
+    model_error : float
         As for :func:`pixel_errors`.
     """
     size, xy = electrons.shape[1], np.array(start_xy, dtype=float)
@@ -170,9 +195,10 @@ def fit_stars(
     light, slopes = _templates(table, xy, corners, size, shape)
     flux = _median_flux(own, light, near)
     for _ in range(_ITERATIONS):
-        errors, deviation, is_stray = _residuals(
-            own, foreign, rms, response, near, flux, widening, light, slopes, misfit
+        errors, deviation, model = _residuals(
+            own, foreign, rms, response, near, flux, widening, light, slopes, model_error
         )
+        is_stray = find_stray(deviation, errors, near, typical_deviation(deviation, model, near))
         design = np.concatenate([light[:, None], slopes * flux[:, None, None, None]], axis=1)
         weights = np.where(near & ~is_stray, 1.0 / errors**2, 0.0)
         prior = np.zeros((len(xy), 4))
@@ -183,10 +209,11 @@ def fit_stars(
         flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
         xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
         light, slopes = _templates(table, xy, corners, size, shape)
-    errors, deviation, is_stray = _residuals(own, foreign, rms, response, near, flux, widening, light, slopes, misfit)
+    errors, deviation, model = _residuals(own, foreign, rms, response, near, flux, widening, light, slopes, model_error)
+    is_stray = find_stray(deviation, errors, near)
     kept = near & ~is_stray
-    left = reduced_chi2(deviation, kept) / _spread(deviation, light, near) ** 2
-    return StarFit(xy, is_stray, np.where(near, deviation, 0.0), _too_large(left, kept, _NO_STAR))
+    is_no_star = _too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
+    return StarFit(xy, is_stray, deviation, is_no_star, _typical_error(deviation * errors, errors, model, near))
 
 
 def _templates(
@@ -235,35 +262,35 @@ def _residuals(
     widening: np.ndarray,
     light: np.ndarray,
     slopes: np.ndarray,
-    misfit: float,
+    model_error: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Errors of the pixels, deviations in these errors, and which pixels are stray."""
+    """Errors of the pixels, deviations in these errors, and the model of the star."""
     model = flux[:, None, None] * (light + widening[:, None, None] * slopes[:, 2])
-    errors = np.where(near, pixel_errors(model, foreign, rms, response, misfit), 1.0)
+    errors = np.where(near, pixel_errors(model, foreign, rms, response, model_error), 1.0)
     deviation = np.where(near, (own - model) / errors, 0.0)
-    return errors, deviation, find_stray(deviation, errors, light, near)
+    return errors, deviation, model
 
 
-def find_stray(deviation: np.ndarray, errors: np.ndarray, light: np.ndarray, used: np.ndarray) -> np.ndarray:
+def find_stray(
+    deviation: np.ndarray, errors: np.ndarray, used: np.ndarray, tolerance: np.ndarray | float = 1.0
+) -> np.ndarray:
     """Pixels too far from the profile, and those next to them that stand out as well.
-
-    Where the whole star fits badly, its own typical deviation is the measure.
 
     Parameters
     ----------
     deviation, errors : ndarray, shape (n, size, size)
         Pixels minus the profile in their errors, and these errors in electrons.
-    light : ndarray, shape (n, size, size)
-        Where the stars shine.
     used : ndarray of bool, shape (n, size, size)
+    tolerance : float or ndarray, shape (n,)
+        Factor of the limits, for fits that have not arrived yet (:func:`typical_deviation`).
 
     Returns
     -------
     ndarray of bool, shape (n, size, size)
     """
-    limit = _spread(deviation, light, used)[:, None, None]
+    tolerance = np.reshape(tolerance, (-1, 1, 1))
     size = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
-    is_stray = size > CLIP * limit
+    is_stray = size > CLIP * tolerance
     if not is_stray.any():
         return is_stray
     is_next = np.zeros_like(is_stray)
@@ -272,16 +299,32 @@ def find_stray(deviation: np.ndarray, errors: np.ndarray, light: np.ndarray, use
     for row in range(3):
         for column in range(3):
             is_next |= padded[:, row : row + n_rows, column : column + n_columns]
-    return is_stray | (is_next & (size > GROW * limit))
+    return is_stray | (is_next & (size > GROW * tolerance))
 
 
-def _spread(deviation: np.ndarray, light: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Typical size of the deviations in the core, 1 for those of Gaussian noise; at least 1."""
-    core = near & (light > _CORE * np.max(np.where(near, light, 0.0), axis=(1, 2), keepdims=True))
+def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Typical size of the deviations in the cores of stars, 1 for those of Gaussian noise; at least 1, shape (n,)."""
+    brightest = np.max(np.where(used, own, 0.0), axis=(1, 2), keepdims=True)
+    core = used & (own > _CORE * brightest) & (own > 0)
     sizes = np.sort(np.where(core, np.abs(deviation), np.inf).reshape(len(core), -1), axis=1)
     count = np.count_nonzero(core, axis=(1, 2))
     middle = sizes[np.arange(len(sizes)), np.maximum(count - 1, 0) // 2]
-    return np.where(count > 0, np.maximum(1.4826 * np.where(np.isfinite(middle), middle, 0.0), 1.0), 1.0)
+    typical: np.ndarray = np.where(count > 0, np.maximum(np.where(count > 0, middle, 0.0) / _MEDIAN_SIZE, 1.0), 1.0)
+    return typical
+
+
+def _typical_error(residual: np.ndarray, errors: np.ndarray, own: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Median deviation of the core's pixels relative to their light, less that by noise; 0 for what has no light."""
+    brightest = np.max(np.where(near, own, 0.0), axis=(1, 2), keepdims=True)
+    core = near & (own > _CORE * brightest) & (own > 0)
+    relative = np.where(core, own, 1.0)
+    noise = np.where(core, (errors / relative) ** 2, np.nan)
+    squares = np.where(core, (residual / relative) ** 2, np.nan)
+    found = np.zeros(len(own))
+    for index in np.flatnonzero(np.any(core, axis=(1, 2))):
+        beyond = np.nanmedian(squares[index]) / _MEDIAN_SQUARE - np.nanmedian(noise[index])
+        found[index] = np.sqrt(max(beyond, 0.0))
+    return found
 
 
 def _solve(design: np.ndarray, own: np.ndarray, weights: np.ndarray, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
