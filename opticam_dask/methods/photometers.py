@@ -108,7 +108,7 @@ class BasePhotometer:
         raise NotImplementedError
 
     def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
-        """Sources at their places, with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
+        """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
         places = measuring.find_places(
             view, shape, sigma, self.source_matching_tolerance, forced=self.forced, reach=reach
         )

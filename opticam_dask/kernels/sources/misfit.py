@@ -30,7 +30,7 @@ _SKEW = (CLIP**2 - 1.0) / 6.0
 
 #: What the profile of well sampled stars gets wrong, as a part of the light in a pixel; and so much of the light of
 #: neighbours, whose places are known to some hundredths of a pixel.
-_MODEL_ERROR, _FOREIGN_ERROR = 0.01, 0.03
+_MODEL_ERROR, _FOREIGN_ERROR = 0.005, 0.03
 
 #: The relative error of an undersampled star's pixel is so many times that of its flux.
 _OF_PIXEL = 4.0
@@ -42,7 +42,7 @@ _CORE = 0.1
 _MEDIAN_SIZE, _MEDIAN_SQUARE = 0.6745, 0.4549
 
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
-_WIDTH_ERROR = 0.03
+_WIDTH_ERROR = 0.02
 
 #: Steps (pixels) for the slopes of the profile, and how far a fit may move a star in one of its iterations.
 _STEP, _LONGEST, _ITERATIONS = 0.25, 1.0, 5
