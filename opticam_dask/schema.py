@@ -143,6 +143,10 @@ CATALOG = (
     _float("flux", _SOURCE, "electron", "flux in the segment of the source on the stack"),
     _float("fwhm", _SOURCE, "pixel", "full width at half maximum on the stack"),
     *(_float(name, _SOURCE, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
+    Variable(
+        *("is_star", _SOURCE, "bool", "1", "whether the source has the form of the field's stars", False),
+        attributes={"comment": "widths and apertures come from stars; what is none is a galaxy, a bled column or so"},
+    ),
 )
 
 

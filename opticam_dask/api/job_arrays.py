@@ -19,7 +19,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from opticam_dask.api.repair import stored_setup
 from opticam_dask.cluster.executors import Executor
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.scanning import Scan
-from opticam_dask.kernels.sources.profile import Rings
+from opticam_dask.kernels.sources.profile import Rings, empty_rings
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
@@ -485,14 +485,13 @@ def _key_has(setup: Setup, part: layout.Part, product: str) -> bool:
 def _write_sums(file: Path, found: Mapping[int, Rings | None]) -> None:
     """Keep what was found of the stars of a part, exactly, by frame."""
     known = [(index, rings) for index, rings in sorted(found.items()) if rings is not None]
+    everything = [rings for _, rings in known] or [empty_rings()]
     arrays: dict[str, Any] = {
         "nothing": np.array([index for index, rings in sorted(found.items()) if rings is None], dtype=np.int64),
         "frame": np.array([index for index, _ in known], dtype=np.int64),
-        "signal": np.array([rings.signal for _, rings in known]),
-        "weight": np.array([rings.weight for _, rings in known]),
-        "n_stars": np.array([rings.n_stars for _, rings in known], dtype=np.int64),
-        "pixel_area": np.array([rings.pixel_area for _, rings in known], dtype=float),
+        "n_stars": np.array([len(rings.star) for _, rings in known], dtype=np.int64),
     }
+    arrays |= {f.name: np.concatenate([getattr(rings, f.name) for rings in everything]) for f in fields(Rings)}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     with temporary.open("wb") as stream:
@@ -512,13 +511,9 @@ def _read_sums(run: PlannedRun, part: PlannedPart) -> dict[int, Rings | None]:
             f"--blocks {number}:{number + 1} again."
         ) from error
     found: dict[int, Rings | None] = dict.fromkeys(columns["nothing"].tolist())
-    for row, index in enumerate(columns["frame"].tolist()):
-        found[index] = Rings(
-            columns["signal"][row],
-            columns["weight"][row],
-            int(columns["n_stars"][row]),
-            float(columns["pixel_area"][row]),
-        )
+    ends = np.cumsum(columns["n_stars"])
+    for index, end, n_stars in zip(columns["frame"].tolist(), ends.tolist(), columns["n_stars"].tolist(), strict=True):
+        found[index] = Rings(*(columns[field.name][end - n_stars : end] for field in fields(Rings)))
     return dict(sorted(found.items()))
 
 

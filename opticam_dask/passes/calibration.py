@@ -26,6 +26,9 @@ KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
 #: What each kind is called in messages, and the option that gives its frames.
 PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats"}
 
+#: A bias is not exposed; cameras write the shortest time that they know, up to this, s.
+_LONGEST_BIAS = 1.0
+
 #: Exposure times that differ by less than this share are equal.
 _SAME_EXPOSURE = 1e-3
 
@@ -109,6 +112,8 @@ class CalibrationFrames:
 def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument) -> CalibrationFrames:
     """Look for calibration frames of one kind in directories and read their headers.
 
+    Frames that say in their header that they are of another kind are set aside, and biases that were exposed.
+
     Raises
     ------
     CalibrationError
@@ -116,11 +121,21 @@ def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument
     FileNotFoundError
         When a directory does not exist.
     """
-    found = scanning.scan(scanning.find_files(directories), instrument)
-    if not len(found.table):
-        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in found.set_aside[:3])
-        raise CalibrationError(f"no usable {kind} frame among {len(found.set_aside)} file(s). {reasons}".strip())
-    return CalibrationFrames(kind, found.table, found.set_aside)
+    found = scanning.scan(scanning.find_files(directories), instrument, kind=kind)
+    table, set_aside = _without_exposed_biases(found) if kind == "bias" else (found.table, found.set_aside)
+    if not len(table):
+        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in set_aside[:3])
+        raise CalibrationError(f"no usable {kind} frame among {len(set_aside)} file(s). {reasons}".strip())
+    return CalibrationFrames(kind, table, set_aside)
+
+
+def _without_exposed_biases(found: scanning.Scan) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    is_exposed = found.table["exposure_time"] > _LONGEST_BIAS
+    exposed = [
+        (str(file), f"a bias is not exposed: expected at most {_LONGEST_BIAS:g} s, found {exposure_time:g} s")
+        for file, exposure_time in found.table.loc[is_exposed, ["file", "exposure_time"]].itertuples(index=False)
+    ]
+    return found.table[~is_exposed].reset_index(drop=True), sorted([*found.set_aside, *exposed])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ to a partial stack, and writes the records of the block, the flags last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,12 @@ _MEASURED = (
 #: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many.
 _SAME_STAR, _FEWEST_STARS = 1.5, 3
 
+#: A level at which pixels pile up counts when so many frames have it.
+_PILED_FRAMES = 2
+
+#: A transform that rests on so many unsaturated stars needs no saturated ones, whose centres are less certain.
+_ENOUGH_STARS = 6
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -49,6 +55,36 @@ class Probe:
     flux: np.ndarray
     fwhm: float
     message: str
+    pile_up: float = float("nan")
+    saturation: float = float("nan")
+    gain: float = float("nan")
+
+
+@dataclass(frozen=True)
+class PileUp:
+    """Level at which the pixels of a night pile up below the saturation that its headers give.
+
+    Attributes
+    ----------
+    level : float
+        ADU.
+    gain : float
+        Of the frames it was seen in: another gain may have another level.
+    saturation : float
+        What the headers give, ADU; NaN when they give none.
+    n_frames : int
+        In how many frames it was seen.
+    """
+
+    level: float
+    gain: float
+    saturation: float
+    n_frames: int
+
+    def lowered(self, saturation: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Saturation of frames, shape (frame,), lowered to the level where the gain is the same."""
+        is_same = (gain == self.gain) | (np.isnan(gain) & np.isnan(self.gain))
+        return np.where(is_same, np.fmin(saturation, self.level), saturation)
 
 
 @dataclass(frozen=True)
@@ -67,18 +103,45 @@ def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None
         return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, lost[0])
     block, offset = divmod(index, job.frames_per_block)
     result = FrameResult()
+    entry = entry_of(job.read_manifest(block), offset)
     try:
-        detect_frame(job.steps, entry_of(job.read_manifest(block), offset), result)
+        detect_frame(replace(job.steps, looks_for_pile_up=True), entry, result)
     except FrameProblem as problem:
         return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, problem.message)
-    xy, flux = brightest(result.sources, job.n_alignment_sources)
-    return Probe(index, xy, flux, float(result.values["fwhm"]), "")
+    xy, flux = alignment_sources(result, job.n_alignment_sources)
+    levels = (float(result.values["pile_up"]), float(entry["saturation"]), float(entry["gain"]))
+    return Probe(index, xy, flux, float(result.values["fwhm"]), "", *levels)
 
 
-def brightest(sources: Mapping[str, np.ndarray], n_sources: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest sources of a padded list."""
-    known = np.flatnonzero(np.isfinite(sources["x"]) & np.isfinite(sources["y"]))[:n_sources]
-    return np.column_stack([sources["x"][known], sources["y"][known]]), sources["flux"][known]
+def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
+    """Find the lowest level below the saturation at which the pixels of two or more candidates pile up.
+
+    Where there is but one candidate, its level counts.
+    """
+    lower = [probe for probe in probes if probe.pile_up < np.nan_to_num(probe.saturation, nan=np.inf)]
+    for level in sorted({probe.pile_up for probe in lower}):
+        seen = [probe for probe in lower if probe.pile_up == level]
+        if len(seen) >= min(_PILED_FRAMES, len(probes)):
+            return PileUp(level, seen[0].gain, seen[0].saturation, len(seen))
+    return None
+
+
+def alignment_sources(result: FrameResult, n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest whole stars of a frame.
+
+    Where these are too few, saturated stars come after them; where even those are too few, everything else.
+    """
+    sources = result.sources
+    assert result.is_whole is not None  # told with the sources
+    assert result.is_saturated is not None
+    is_known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
+    chosen = np.flatnonzero(result.is_whole)
+    if len(chosen) < _ENOUGH_STARS:
+        chosen = np.append(chosen, np.flatnonzero(result.is_saturated))
+    if len(chosen) < _FEWEST_STARS:
+        chosen = np.flatnonzero(is_known)
+    chosen = chosen[:n_sources]
+    return np.column_stack([sources["x"][chosen], sources["y"][chosen]]), sources["flux"][chosen]
 
 
 def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -> Probe | None:
@@ -169,7 +232,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
         if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
             stack.add(_resampled(job, result))
-        result.subtracted = result.saturated = None
+        result.subtracted = result.saturated = result.is_whole = result.is_saturated = None
         results.append(result)
     if stack is not None:
         job.write_stack(block, stack.total, stack.coverage)
@@ -206,7 +269,7 @@ def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:
 
 
 def _align(job: FirstPass, result: FrameResult) -> None:
-    xy, flux = brightest(result.sources, job.n_alignment_sources)
+    xy, flux = alignment_sources(result, job.n_alignment_sources)
     try:
         found = match.find_transform(
             job.reference_xy,
@@ -243,6 +306,8 @@ def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
     if np.count_nonzero(matched >= 0) >= _FEWEST_STARS:
         is_star = np.zeros(len(detected), dtype=bool)
         is_star[matched[matched >= 0]] = True
+        if result.is_whole is not None and np.any(is_star & result.is_whole):
+            is_star &= result.is_whole
         measure_seeing(result, is_star)
 
 

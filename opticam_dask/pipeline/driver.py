@@ -23,11 +23,11 @@ from opticam_dask.cluster.rescue import rescue_block
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import stack_image, stack_selection
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profile import GAUSSIAN_ERROR, Profile, gaussian_profile
 from opticam_dask.methods.frame_view import CatalogFacts
 from opticam_dask.passes import catalog, first_pass, quality, second_pass, star_profiles
 from opticam_dask.pipeline import nights, plan
@@ -71,6 +71,9 @@ __all__ = [
 
 #: Candidates for the reference frame of a night.
 _PROBES = 25
+
+#: Frames whose detections are held against the catalogue, and the share that is too much to be missing.
+_COMPARED, _MOST = 9, 0.5
 
 #: Partial stacks that one task of the tree adds.
 _FAN_IN = 8
@@ -202,6 +205,15 @@ def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.P
         "reference_night": part.night,
         "reference_fwhm": chosen.fwhm,
     }
+    piled = first_pass.find_pile_up(probes)
+    if piled is not None:
+        given = "none" if np.isnan(piled.saturation) else f"{piled.saturation:g} ADU"
+        progress.tell(
+            f"{part.key}: the pixels of {piled.n_frames} of {len(probes)} frames of {part.night} pile up at "
+            f"{piled.level:g} ADU, which is taken for their saturation; headers and instrument give {given}. Set "
+            "saturation_keyword or default_saturation of the instrument if that is not right."
+        )
+        attributes |= {"pile_up_adu": piled.level, "pile_up_gain": piled.gain, "pile_up_n_frames": piled.n_frames}
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
     layout.write_product(setup.path, _reference_group(part.key), "reference", arrays, attributes)
     layout.update_attributes(setup.path, layout.group_name(part.key), {"reference_night": part.night})
@@ -323,10 +335,27 @@ def _first_pass_job(setup: Setup, part: layout.Part) -> first_pass.FirstPass:
         n_frames=part.n_frames,
         frames_per_block=part.frames_per_block,
         stack_frames=chosen.stack_frames,
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_manifest=functools.partial(_read_manifest, setup.path, part, _piled_up(setup, part)),
         write=functools.partial(layout.write_block, setup.path, part),
         write_stack=functools.partial(_write_partial, setup.path, part.group, 0),
     )
+
+
+def _piled_up(setup: Setup, part: layout.Part) -> first_pass.PileUp | None:
+    """Level at which pixels pile up, as the reference night of a key shows it, for parts of its binning."""
+    known = layout.read_attributes(setup.path, _reference_group(part.key))
+    if "pile_up_adu" not in known or frozen_reference_part(setup, part.key).binning != part.binning:
+        return None
+    level, gain, n_frames = (known[f"pile_up_{name}"] for name in ("adu", "gain", "n_frames"))
+    return first_pass.PileUp(float(level), float(gain), float("nan"), int(n_frames))
+
+
+def _read_manifest(path: Path, part: layout.Part, piled: first_pass.PileUp | None, block: int) -> dict[str, np.ndarray]:
+    """Manifest of a block, with the saturation that its pixels show."""
+    arrays = layout.read_manifest(path, part, block)
+    if piled is not None:
+        arrays["saturation"] = piled.lowered(arrays["saturation"], arrays["gain"])
+    return arrays
 
 
 def frozen_reference_part(setup: Setup, key: str) -> layout.Part:
@@ -396,43 +425,95 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
         return
     part = frozen_reference_part(setup, key)
     stack = layout.read_product(setup.path, f"{part.group}/stack")
-    noise = layout.read_array(setup.path, f"{part.group}/frames", "background_rms")
-    steps = setup.steps(part.shape, part.binning)
+    night = _stacked_night(setup, part, stack)
+    steps, limit = setup.steps(part.shape, part.binning), setup.parameters.max_catalog_sources
     try:
-        arrays = catalog.make_catalog(
-            stack["image"],
-            stack["coverage"],
-            noise,
-            _median_of_frames(setup, part, "fwhm"),
-            SIGMA_TO_FWHM * _median_of_frames(setup, part, "semiminor_sigma"),
-            steps,
-            setup.parameters.max_catalog_sources,
-            _stacked_transforms(setup, part),
-        )
+        found = catalog.make_catalog(night, steps, limit, setup.aperture_selector)
     except catalog.NoCatalog as error:
         progress.tell(f"{key}: {error}")
         return
-    _keep_checksum(setup, key, catalog.checksum(arrays))
+    _keep_checksum(setup, key, catalog.checksum(found.arrays))
     layout.extend_product(setup.path, reference_group, "reference", stack)
-    fwhm = catalog.typical_fwhm(arrays, setup.aperture_selector)
-    attributes = {"fwhm": fwhm, "fwhm_units": "pixel"}
+    warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
+    for warning in warnings:
+        progress.tell(f"{key}: {warning}")
+    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
-    layout.write_product(setup.path, catalog_group, "catalog", arrays, attributes | provenance)
+    layout.write_product(setup.path, catalog_group, "catalog", found.arrays, attributes | provenance)
 
 
-def _median_of_frames(setup: Setup, part: layout.Part, name: str) -> float:
-    """Median over the frames of a part of a number that each of them has; NaN when none has it."""
-    values = layout.read_array(setup.path, f"{part.group}/frames", name)
+def _stacked_night(setup: Setup, part: layout.Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
+    """Stack of a part with the noise, seeing, transforms and saturation of its frames."""
+    noise, widths, minor, sky = (
+        layout.read_array(setup.path, f"{part.group}/frames", name)
+        for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
+    )
+    level, gain = (layout.read_array(setup.path, f"{part.group}/frames", name) for name in ("saturation", "gain"))
+    piled = _piled_up(setup, part)
+    level = level if piled is None else piled.lowered(level, gain)
+    return catalog.StackedNight(
+        stack["image"],
+        stack["coverage"],
+        noise,
+        _median(widths),
+        _transforms(setup, part, _stacked(setup, part)),
+        _median(level * gain * setup.parameters.rebin_factor**2 - sky),
+        SIGMA_TO_FWHM * _median(minor),
+    )
+
+
+def _median(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _stacked_transforms(setup: Setup, part: layout.Part) -> np.ndarray:
-    """Transforms of the frames that are in the stack of a part, shape (stacked, 3, 3)."""
+def _stacked(setup: Setup, part: layout.Part) -> np.ndarray:
+    """Indices of the usable frames that are in the stack of a part."""
     transforms, flags = (layout.read_array(setup.path, f"{part.group}/frames", name) for name in ("transform", "flags"))
     chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
     usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
-    stacked: np.ndarray = transforms[chosen[usable]]
+    stacked: np.ndarray = chosen[usable]
     return stacked
+
+
+def _transforms(setup: Setup, part: layout.Part, frames: np.ndarray) -> np.ndarray:
+    """Transforms of some frames of a part, shape (frame, 3, 3)."""
+    transforms: np.ndarray = layout.read_array(setup.path, f"{part.group}/frames", "transform")[frames]
+    return transforms
+
+
+def _missing_sources(
+    setup: Setup, part: layout.Part, found: catalog.Catalog, shape: tuple[int, int]
+) -> tuple[str, ...]:
+    """Tell where catalogue and frames do not show the same stars."""
+    frames = _stacked(setup, part)
+    frames = frames[stack_selection(len(frames), _COMPARED)] if len(frames) else frames
+    border = getattr(setup.steps(part.shape, part.binning).finder, "border_width", 0)
+    detections = []
+    for frame, transform in zip(frames.tolist(), _transforms(setup, part, frames), strict=True):
+        x, y = (
+            layout.read_array(setup.path, f"{part.group}/sources", name, frame, frame + 1)[0] for name in ("x", "y")
+        )
+        xy = align.apply_transform(align.invert_transform(transform), np.column_stack([x, y])[np.isfinite(x)])
+        inside = np.all((xy > border) & (xy < np.array(shape[::-1]) - 1 - border), axis=1)
+        detections.append(xy[inside])
+    catalog_xy = np.column_stack([found.arrays["x"], found.arrays["y"]])
+    limit = setup.parameters.max_catalog_sources
+    of_frames, of_catalog = catalog.missing_sources(catalog_xy, detections, found.fwhm, limit)
+    where = f"of {part.night} ({len(detections)} frames looked at)"
+    warnings = []
+    if of_frames > _MOST:
+        warnings.append(
+            f"{100 * of_frames:.0f} % of the brightest detections in the frames {where} are not in the catalogue of "
+            f"{len(catalog_xy)} sources. Frames that are not well aligned smear their stars, and hot pixels do not "
+            "move with the field: look at cat/catalogs.pdf; other n_alignment_sources or darks may help."
+        )
+    if of_catalog > _MOST:
+        warnings.append(
+            f"{100 * of_catalog:.0f} % of the brightest sources of the catalogue are not among the detections in the "
+            f"frames {where}: they may be no stars. Look at cat/catalogs.pdf; a higher threshold or another "
+            "reference_night may help."
+        )
+    return tuple(warnings)
 
 
 def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:
@@ -618,7 +699,7 @@ def _profile_round(
         has_profile=fitted is not None,
         frames=tuple(frames),
         frames_per_block=part.frames_per_block,
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_manifest=functools.partial(_read_manifest, setup.path, part, _piled_up(setup, part)),
         read_results=functools.partial(layout.read_results, setup.path, part),
     )
     run, try_frame = (
@@ -631,6 +712,11 @@ def _profile_round(
         found.update(rings)
         progress.advance(len(rings))
     return found
+
+
+#: Total fluxes that are uncertain by more than this part are told; by that of another night they are by at least
+#: the second.
+_UNCERTAIN_TOTAL, _OTHER_NIGHT = 0.01, 0.05
 
 
 def has_profile(setup: Setup, part: layout.Part) -> bool:
@@ -651,16 +737,27 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
     if fitted is None:
         reference = frozen_reference_part(setup, part.key)
         if reference.night != part.night and has_profile(setup, reference):
-            fitted, source = _read_profile(setup, reference), reference.night
+            known = _read_profile(setup, reference)
+            fitted, source = replace(known, total_err=max(known.total_err, _OTHER_NIGHT)), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
         progress.tell(
             f"{part.key} {part.night}: too few bright stars to measure their profile; "
-            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
+            f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    used = sum(rings is not None for rings in found.values())
-    n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
-    attributes = {"n_frames": used, "n_stars": n_stars, "source": source, "pixel_area": fitted.pixel_area}
+    elif fitted.total_err > _UNCERTAIN_TOTAL:
+        progress.tell(
+            f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
+            f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
+        )
+    attributes = {
+        "n_frames": sum(rings is not None for rings in found.values()),
+        "n_stars": sum(int(rings.n_images.sum()) for rings in found.values() if rings is not None),
+        "source": source,
+        "pixel_area": fitted.pixel_area,
+        "total_err": fitted.total_err,
+    }
     arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
     layout.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
 
@@ -670,8 +767,10 @@ def _read_profile(setup: Setup, part: layout.Part) -> Profile:
     if not has_profile(setup, part):
         return gaussian_profile()
     group = f"{part.group}/psf"
-    pixel_area = float(layout.read_attributes(setup.path, group).get("pixel_area", 0.0))
-    return Profile(layout.read_array(setup.path, group, "coefficient"), pixel_area)
+    about = layout.read_attributes(setup.path, group)
+    # stores of older versions do not say how well the total is known
+    total_err = float(about.get("total_err", GAUSSIAN_ERROR if about.get("source") == "gaussian" else 0.0))
+    return Profile(layout.read_array(setup.path, group, "coefficient"), float(about.get("pixel_area", 0.0)), total_err)
 
 
 def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
@@ -776,7 +875,7 @@ def _second_pass_job(
         catalog_flux=found["flux"],
         profile=_read_profile(setup, part).table(),
         fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_manifest=functools.partial(_read_manifest, setup.path, part, _piled_up(setup, part)),
         read_results=functools.partial(layout.read_results, setup.path, part),
         write=functools.partial(layout.write_block, setup.path, part),
         whole_frames=whole_frames,

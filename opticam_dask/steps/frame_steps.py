@@ -21,7 +21,7 @@ from astropy.utils.exceptions import AstropyDeprecationWarning
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import FrameError, Reader
-from opticam_dask.kernels.images import background, calibrate, detect, segments, sky
+from opticam_dask.kernels.images import background, calibrate, detect, segments, sky, star_choice
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.locations import is_remote, location
@@ -88,6 +88,8 @@ class FrameSteps:
         Whether there is a flat among them.
     image_filter : callable, optional
         The user's own ``array -> array`` on the raw frame (ADU), before anything else.
+    looks_for_pile_up : bool
+        Whether the level at which the pixels of a frame pile up is looked for, and taken for its saturation.
     """
 
     reader: Reader
@@ -102,6 +104,7 @@ class FrameSteps:
     masters: Callable[[], Masters] | None = None
     has_flat: bool = False
     image_filter: Callable[[np.ndarray], np.ndarray] | None = None
+    looks_for_pile_up: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -139,12 +142,16 @@ class FrameSteps:
 
 @dataclass(frozen=True)
 class Image:
-    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel."""
+    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel.
+
+    ``pile_up`` is the level (ADU) at which its raw pixels pile up; NaN where they do not, or it was not looked for.
+    """
 
     electrons: np.ndarray
     saturated: np.ndarray | None
     cosmic_rays: np.ndarray | None
     non_linear: np.ndarray | None
+    pile_up: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,9 @@ class FrameResult:
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
+    #: which sources are whole stars, and which are saturated, by slot
+    is_whole: np.ndarray | None = None
+    is_saturated: np.ndarray | None = None
     #: semimajor_sigma, semiminor_sigma and orientation (radians) of the sources whose moments were measured, by slot
     moments: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -203,7 +213,8 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
         When the frame cannot be read, holds nothing, or is saturated.
     """
     raw = read_raw(steps, entry)
-    saturated = above(raw, entry["saturation"])
+    pile_up = star_choice.pile_up(raw) if steps.looks_for_pile_up else float("nan")
+    saturated = above(raw, np.fmin(entry["saturation"], pile_up))
     non_linear = above(raw, entry["linearity_limit"])
     if steps.image_filter is not None:
         raw = _filtered(steps.image_filter, raw)
@@ -222,12 +233,12 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
             electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
         )
     if steps.rebin_factor == 1:
-        return Image(electrons, saturated, cosmic_rays, non_linear)
-    masks = [
+        return Image(electrons, saturated, cosmic_rays, non_linear, pile_up)
+    saturated, cosmic_rays, non_linear = (
         None if mask is None else calibrate.rebin_mask(mask, steps.rebin_factor)
         for mask in (saturated, cosmic_rays, non_linear)
-    ]
-    return Image(calibrate.rebin(electrons, steps.rebin_factor), *masks)
+    )
+    return Image(calibrate.rebin(electrons, steps.rebin_factor), saturated, cosmic_rays, non_linear, pile_up)
 
 
 def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:
@@ -431,7 +442,7 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     FrameProblem
     """
     image = load_image(steps, entry, for_detection=steps.has_mesh)
-    result.saturated = image.saturated
+    result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
     if steps.background is not None:
         level = own_sky(steps.background, image.electrons)
         result.values |= {"background": level.median, "background_rms": level.rms_median}
@@ -461,7 +472,8 @@ def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.
     if not n_sources:
         raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
     result.sources, result.values["n_sources"] = sources, n_sources
-    measure_seeing(result, np.isfinite(sources["x"]))
+    result.is_whole, result.is_saturated = star_choice.whole_stars(sources, result.saturated)
+    measure_seeing(result, result.is_whole)
 
 
 def _disks(result: FrameResult) -> tuple[np.ndarray, np.ndarray]:

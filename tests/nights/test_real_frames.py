@@ -19,7 +19,7 @@ from opticam_dask import (
 )
 from opticam_dask.flags import UNUSABLE
 
-MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
+MICROOBSERVATORY = Path(__file__).parents[2] / "notebooks" / "microobservatory.json"
 
 #: Published for these frames, and by the ephemeris: BJD (TDB) and percent.
 PUBLISHED_TIME, PREDICTED_TIME, PUBLISHED_DEPTH, LITERATURE_DEPTH = 2458107.71406, 2458107.7113, 2.37, 2.2

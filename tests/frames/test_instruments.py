@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument, generate_instrument_json_template
 
-MICROOBSERVATORY = Path(__file__).parents[1] / "notebooks" / "microobservatory.json"
+MICROOBSERVATORY = Path(__file__).parents[2] / "notebooks" / "microobservatory.json"
 SECOND = 1.0 / 86400.0
 
 HEADER = {

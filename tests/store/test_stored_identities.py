@@ -14,7 +14,7 @@ from opticam_dask.kernels.images import align
 from opticam_dask.pipeline.reduction import Setup
 
 #: Root attributes of a store written by version 0.1 with flat modules, with the parameters of ``_setup``.
-BEFORE = json.loads((Path(__file__).parent / "data" / "parameters-1.2.json").read_text(encoding="utf-8"))
+BEFORE = json.loads((Path(__file__).parents[1] / "data" / "parameters-1.2.json").read_text(encoding="utf-8"))
 
 
 def _setup(out):

@@ -100,7 +100,8 @@ def test_hosts__a_cable_cut_in_mid_run(network, tmp_path):
         for number in (LOST, KEPT):
             where = [f"tcp://10.99.7.{SCHEDULER}:8786", "--host", f"10.99.7.{number}", "--local-directory", tmp_path]
             start(number, "-m", "dask", "worker", *where, "--nthreads", "1", "--no-dashboard")
-        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_hosts; "
+        places = [str(Path(__file__).parent), str(Path(held_runs.__file__).parent)]
+        program = f"import sys; sys.path[:0] = {places!r}; import test_hosts; "
         call = f"test_hosts.reduce_there({str(data)!r}, {str(out)!r}, {str(hold)!r})"
         client = start(CLIENT, "-c", program + call)
         held_runs.until(lambda: held_runs.is_held(held_runs.Reader(f"{out}/reads")), 200)

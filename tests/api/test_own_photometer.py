@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask import light_curves, simulate_observations
 
-PAGE = Path(__file__).parents[1] / "docs" / "photometry.md"
+PAGE = Path(__file__).parents[2] / "docs" / "photometry.md"
 
 
 def test_own_photometer__of_the_documentation_runs_as_it_stands(tmp_path, monkeypatch):

@@ -220,7 +220,8 @@ def reduce_on_slurm(data, out, hold):
 def test_reduce__client_killed_and_submitted_again(data, without_cluster, tmp_path):
     hold, reads = tmp_path / "hold", tmp_path / "reads"
     hold.touch()
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_slurm; "
+    places = [str(Path(__file__).parent), str(Path(held_runs.__file__).parent)]
+    program = f"import sys; sys.path[:0] = {places!r}; import test_slurm; "
     call = f"test_slurm.reduce_on_slurm({str(data)!r}, {str(tmp_path)!r}, {str(hold)!r})"
     with subprocess.Popen([sys.executable, "-c", program + call]) as process:
         until(lambda: held_runs.is_held(held_runs.Reader(str(reads))))

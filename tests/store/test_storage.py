@@ -195,7 +195,7 @@ def _size(n_bytes):
 
 
 def test_table__of_the_documentation_is_that_of_the_schema():
-    text = (Path(__file__).parents[1] / "docs/storage.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/storage.md").read_text(encoding="utf-8")
     assert "\n".join(_table()) in text
 
 

@@ -24,7 +24,7 @@ from opticam_dask.pipeline import driver
 from opticam_dask.store import integrity, layout
 
 N_FRAMES, PER_BLOCK = 10, 4
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")

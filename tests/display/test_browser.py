@@ -234,7 +234,7 @@ def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
 
 
 def test_page__of_a_store_of_an_older_version_shows_what_it_has(tmp_path):
-    with tarfile.open(Path(__file__).parent / "data" / "store-1.0.tar.xz") as archive:
+    with tarfile.open(Path(__file__).parents[1] / "data" / "store-1.0.tar.xz") as archive:
         known = hasattr(tarfile, "data_filter")  # Python 3.11.3 and earlier know no filter
         archive.extractall(tmp_path, **({"filter": "data"} if known else {}))
     page = Page(Views(tmp_path / "out"))

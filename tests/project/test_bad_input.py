@@ -34,7 +34,7 @@ from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 from opticam_dask.text import printable, shown
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "bad-input.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
 NIGHT = "2023-12-31"
 SHAPE = (96, 112)
 OPTIONS = ("--n-pixels", "5", "--border-width", "4", "--cluster", "none")
@@ -264,6 +264,98 @@ def absurd_numbers_are_unknown(out, names):
 @case("airmass, saturation absurd", also=absurd_numbers_are_unknown)
 def _(directory):
     return [spoil(directory, "airmass.fits", AIRMASS=-7.0), spoil(directory, "saturation.fits", SATLEVEL="none")]
+
+
+@case("a flat, a bias or a focus frame by IMGTYPE")
+def _(directory):
+    return spoil_each(directory, "IMGTYPE", ["flat", "SKYFLAT", "Bias Frame", "zero", "dark", "focus"])
+
+
+@case("date without a time of day")
+def _(directory):
+    return spoil_each(directory, "UT", ["2024-01-01", "60310.0"])
+
+
+def position_is_known(out, names):
+    frames = frames_of(out)
+    assert [round(float(frames[name]["dec"]), 6) for name in names] == [20.0, -0.5]
+
+
+@case("declination rounded up to 60, or of minus zero", also=position_is_known)
+def _(directory):
+    return spoil_each(directory, "DEC", ["+19:59:60.0", "-00:30:00"], RA="00:00:01")
+
+
+@case("gain that no detector has")
+def _(directory):
+    return spoil_each(directory, "GAIN", [1390.0, 2000])
+
+
+@case("time scale in TIMESYS that is not that of the definition")
+def _(directory):
+    return spoil_each(directory, "TIMESYS", ["TDB", "LOCAL"])
+
+
+@case("two exposure times that differ")
+def _(directory):
+    return spoil_each(directory, "EXPTIME", [5000.0])
+
+
+@case("telescope elsewhere than the definition says")
+def _(directory):
+    return [spoil(directory, "site.fits", SITELAT=28.3, SITELONG=-16.51)]
+
+
+@case("a frame that points elsewhere")
+def _(directory):
+    return [spoil(directory, "away.fits", RA="05:00:00", DEC="+10:00:00")]
+
+
+@case("exposures that overlap")
+def _(directory):
+    return spoil_each(directory, "EXPOSURE", [30.0, 40.0])
+
+
+def blanks_are_missing(out, names):
+    for name in names:
+        found = FitsReader().read(next(out.parent.rglob(name)))
+        assert np.isnan(found[5, 5]), name
+        assert np.isfinite(found).sum() > 0.9 * found.size
+
+
+@case("compressed or unsigned integers with BLANK")
+def _(directory):
+    header = fits.getheader(good_frames(directory)[0])
+    names = []
+    for number, kind in enumerate(["i2", "u2"]):
+        data = np.clip(pixels(directory), 0, 30000).astype(kind)
+        data[5, 5] = 20000
+        image = fits.CompImageHDU(data, header, compression_type="RICE_1")
+        image.header["UT"] = stamp(40 + number)
+        hdus = fits.HDUList([fits.PrimaryHDU(), image])
+        hdus.writeto(directory / f"blank{number}.fits")
+        content = (directory / f"blank{number}.fits").read_bytes()
+        # astropy would make other pixels of it
+        card = f"BLANK   = {20000 - 32768 * (kind == 'u2'):20d}".ljust(CARD).encode()
+        end = content.index(b"END".ljust(CARD), BLOCK)
+        header_bytes = content[BLOCK:end] + card + b"END".ljust(CARD)
+        rest = content[end + CARD + -(end + CARD) % BLOCK :]
+        whole = content[:BLOCK] + header_bytes + b" " * (-len(header_bytes) % BLOCK) + rest
+        (directory / f"blank{number}.fits").write_bytes(whole)
+        names.append(f"blank{number}.fits")
+    return names
+
+
+@case("light curves that this program has exported")
+def _(directory):
+    table = fits.BinTableHDU.from_columns([fits.Column("mjd_utc", "D", array=[1.0, 2.0])])
+    for keyword, value in (("CAMERA", "1:g"), ("LABEL", "aperture"), ("TIMECOL", "bmjd_tdb")):
+        table.header[keyword] = value
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(directory / "1-g_source_1.fits")
+    (directory / "before" / "reduction.zarr").mkdir(parents=True)
+    (directory / "before" / "export").mkdir()
+    write(directory, "before/export/table.fits", b"not looked at")
+    return []
 
 
 @case("cube")
@@ -565,7 +657,7 @@ def frames_of(out):
         values = layout.read_array(path, f"{part.group}/frames", "flags")
         flux = layout.read_array(path, f"{part.group}/photometry/aperture", "flux")
         for index, file in enumerate(manifest["file"]):
-            entry = {name: manifest[name][index] for name in ("airmass", "saturation")}
+            entry = {name: manifest[name][index] for name in ("airmass", "saturation", "dec")}
             frames[Path(file).name] = entry | {
                 "flags": flags.flag_names(values[index], flags.FrameFlag),
                 "flux": flux[index],

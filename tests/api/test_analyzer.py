@@ -26,7 +26,7 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import conversions
 from opticam_dask.lightcurves.differential import write_relative_light_curve
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "timing_methods.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "timing_methods.ipynb"
 MJD = 60309.2
 QUIET = {"show_plots": False, "verbose": False}
 

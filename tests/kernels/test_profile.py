@@ -48,7 +48,7 @@ def _measured_profile(beta, n_frames=12):
         form = _field_shape(image, xy, rough, SKY_RMS)
         shape = profile.Shape(*form[1:])
         cutouts, x0, y0 = _cutouts(image, xy, int(profile.SKY_REACH * shape.semimajor_sigma) + 2)
-        rings = profile.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape, xy)
+        rings = profile.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
         found[index] = rings
         views.append((truth, xy, shape))
     return star_profiles.fit(found), views
@@ -92,24 +92,33 @@ def test_profile__elongated_stars_are_followed():
         image += 1e5 / (2 * np.pi * major * minor) * np.exp(-0.5 * ((u / major) ** 2 + (v / minor) ** 2))
     shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:])
     cutouts, x0, y0 = _cutouts(image, xy, 34)
-    rings = profile.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape, xy)
+    rings = profile.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape)
     light = profile.profile_weights(profile.fit_profile(rings).table(), xy, x0, y0, 69, shape)
     flux = np.sum(light * cutouts, axis=(1, 2)) / np.sum(light**2, axis=(1, 2))
     np.testing.assert_allclose(flux, 1e5, rtol=0.002)
 
 
 def test_fit_profile__without_stars_there_is_none():
-    nothing = profile.Rings(np.zeros(profile.N_RINGS), np.zeros(profile.N_RINGS), 0)
-    assert profile.fit_profile(nothing) is None
+    assert profile.fit_profile(profile.empty_rings()) is None
+    assert profile.fit_profile(profile.empty_rings([3, 4])) is None
     assert star_profiles.fit({0: None}) is None
+
+
+def _some_rings(rng, stars):
+    """Sums over stars whose light falls from the centre, with some noise."""
+    rings = profile.empty_rings(stars)
+    radius = (np.arange(profile.N_RINGS) + 0.5) * profile.REACH / profile.N_RINGS
+    rings.n_images[:], rings.star_weight[:], rings.pixel_area[:] = 1, 1e4, 2e3
+    rings.weight[:] = 1e4 * rng.uniform(1.0, 2.0, rings.weight.shape)
+    rings.signal[:] = rings.weight * profile.typical_profile().at(radius) * rng.uniform(0.99, 1.01, rings.weight.shape)
+    rings.radius[:], rings.square[:] = rings.weight * radius, rings.weight * radius**2
+    rings.sky[:, -10:], rings.photons[:] = 1e3, 1e4
+    return rings
 
 
 def test_describe__does_not_depend_on_the_order_in_which_frames_arrive():
     rng = np.random.default_rng(1)
-    sums = {
-        index: profile.Rings(rng.random(profile.N_RINGS) + 1.0, rng.random(profile.N_RINGS) + 1.0, 3, 1.0)
-        for index in range(9)
-    }
+    sums = {index: _some_rings(rng, np.arange(index % 3, 5)) for index in range(9)}
     shuffled = {index: sums[index] for index in (3, 8, 0, 1, 7, 2, 5, 4, 6)}
     one, other = (star_profiles.describe(star_profiles.fit(some), star_profiles.add(some)) for some in (sums, shuffled))
     for name, values in one.items():

@@ -13,7 +13,7 @@ import opticam_dask
 from opticam_dask import schema
 from opticam_dask.cli.parser import build_parser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
