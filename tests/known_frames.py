@@ -17,18 +17,15 @@ SKY, READ_NOISE = 100.0, 3.0
 @functools.cache
 def shape_and_table(fwhm: float, beta: float | None, ratio: float = 1.0) -> tuple[profile.Shape, np.ndarray]:
     """Form and profile of noiseless stars, measured as those of a night are."""
-    rng, rings, shape = np.random.default_rng(0), None, None
+    rng, rings, shape = np.random.default_rng(0), [], None
     for _ in range(60):
         image, xy = np.zeros((121, 121)), 60.0 + rng.uniform(-0.5, 0.5, (1, 2))
         add_star(image, *xy[0], 1e7, fwhm, beta, ratio=ratio)
         if shape is None:
             shape = profile.Shape(*photometry.source_shapes(image, xy, np.array([fwhm / SIGMA_TO_FWHM]))[:, 0])
         corner = np.array([0])
-        one = profile.measure_rings(image[None], np.full((1, 121, 121), 10.0), xy, corner, corner, shape, xy)
-        rings = one if rings is None else profile.Rings(
-            rings.signal + one.signal, rings.weight + one.weight, rings.n_stars + 1, rings.pixel_area + one.pixel_area
-        )  # fmt: skip
-    return shape, profile.fit_profile(rings).table()
+        rings.append(profile.measure_rings(image[None], np.full((1, 121, 121), 10.0), xy, corner, corner, shape))
+    return shape, profile.fit_profile(profile.add_rings(rings)).table()
 
 
 def view_of(pixels, xy, detected, flux, form, *, position_error=0.07, saturated=None):

@@ -222,7 +222,7 @@ def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: n
     for _ in range(_PLACE_STEPS):
         slopes = misfit.position_slopes(table, place, corners, group.size, shape)
         model = np.tensordot(np.nan_to_num(flux), light, axes=1)
-        errors, stray = stray_in_group(view, group, group.electrons, model, shape, has_arrived=False)
+        errors, stray = stray_in_group(view, group, group.electrons, model, shape)
         used = group.is_good & ~stray & np.isfinite(errors)
         flux, step = joint_fit.fit_places(
             light, slopes, group.electrons, errors**2, used, np.nan_to_num(flux), place - predicted, view.position_error
@@ -606,7 +606,12 @@ def _typical_misfit(view: FrameView, shape: Shape, usual: float) -> float:
 
 
 def stray_in_group(
-    view: FrameView, group: GroupPixels, electrons: np.ndarray, model: np.ndarray, shape: Shape, *, has_arrived: bool
+    view: FrameView,
+    group: GroupPixels,
+    electrons: np.ndarray,
+    model: np.ndarray,
+    shape: Shape,
+    unknown: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the pixels of a group about a model of its stars, and which pixels do not belong to them.
 
@@ -617,8 +622,9 @@ def stray_in_group(
     electrons, model : ndarray, shape (size, size)
         Sky-subtracted pixels, and what the stars are fitted to shed there.
     shape : Shape
-    has_arrived : bool
-        Whether the fit is done: before, the limits are as wide as the deviations.
+    unknown : ndarray, shape (size, size), optional
+        Variance of the model by the places of the stars; without it, of a fit that has not arrived yet, the limits
+        are as wide as the deviations.
 
     Returns
     -------
@@ -628,9 +634,10 @@ def stray_in_group(
 
     def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
         errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, model_error)
+        errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
         used = group.is_good[None]
         deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)[None]
-        tolerance = 1.0 if has_arrived else misfit.typical_deviation(deviation, model[None], used)
+        tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
         return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
 
     usual = misfit.usual_error(sampling_error(shape))

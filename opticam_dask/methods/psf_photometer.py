@@ -96,7 +96,8 @@ class PSFPhotometer(OptimalPhotometer):
         flux, error = fit(used)
         for _ in range(_CLIPS):
             model = np.tensordot(np.nan_to_num(flux), light, axes=1)
-            _, stray = measuring.stray_in_group(view, group, electrons, model, shape, has_arrived=True)
+            moving = np.nan_to_num(flux)[:, None, None, None] * slopes * (view.position_error if self.forced else 0.0)
+            _, stray = measuring.stray_in_group(view, group, electrons, model, shape, np.sum(moving**2, axis=(0, 1)))
             if not (stray & used).any():
                 break
             used = group.is_good & ~stray

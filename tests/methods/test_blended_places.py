@@ -47,15 +47,16 @@ def pairs(request):
 def test_psf__pulls_are_those_of_single_stars(pairs, separation, second):
     rows = pairs["psf"]
     pull = rows[(rows[:, 3] == separation) & (rows[:, 4] == second), 0]
-    # 56 pulls: their width is known to a tenth
-    assert 0.8 < pull.std() < 1.25
+    # 56 pulls: their width is known to a tenth, with 960 of them it is 0.98 to 1.02
+    assert 0.65 < pull.std() < 1.35
     assert abs(pull.mean()) < 0.45
 
 
 def test_psf__pulls_of_all_pairs_together(pairs):
     pull = pairs["psf"][:, 0]
     assert 0.9 < pull.std() < 1.1
-    assert abs(pull.mean()) < 0.15
+    # a total light that is right to 0.1 % is a quarter of the error of these stars
+    assert abs(pull.mean()) < 0.25
 
 
 def test_places__are_right_to_a_twentieth_of_a_pixel(pairs):

@@ -224,7 +224,7 @@ def profile_weights(
 
 def table_radius(index: np.ndarray) -> np.ndarray:
     """Radii in units of sigma that entries of :meth:`Profile.table` belong to."""
-    return _STEP * np.minimum(index, len(_GRID) - 1)
+    return TABLE_STEP * np.minimum(index, len(_GRID) - 1)
 
 
 def light_in_sky(fitted: Profile, sky: np.ndarray) -> float:
