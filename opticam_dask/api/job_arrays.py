@@ -442,8 +442,9 @@ class _PreparedPhotometers:
 
     def of(self, key: str) -> dict[str, Photometer]:
         if key not in self.by_key:
-            facts = driver.catalog_facts(self.setup, key, self.background_rms[key])
-            self.by_key[key] = driver.prepare_photometers(facts, self.photometers)
+            self.by_key[key] = driver.prepare_for_key(
+                self.setup, key, self.photometers, background_rms=self.background_rms[key]
+            )
         return self.by_key[key]
 
 
@@ -634,14 +635,13 @@ def _finish_catalogs(run: PlannedRun, setup: Setup, connect: Connect, progress: 
     with connect() as executor:
         for part in driver.parts_with_reference(setup):
             if (part.key, part.night) in planned:
-                driver.tell_if_unaligned(setup, part, progress)
+                driver.tell_of_alignment(setup, part, progress)
         for key in keys:
             driver.finish_stack(setup, driver.frozen_reference_part(setup, key), executor)
     driver.finish_catalogs(setup, progress)
     if not driver.parts_with_catalog(setup):
         raise ReductionError(
-            f"no catalogue: no camera has a detected source. Plan {run.out} again with a lower threshold: "
-            "--break-lock --new --threshold S."
+            f"{driver.no_catalog(setup)} Plan {run.out} again with other parameters: --break-lock --new."
         )
     return {}
 
@@ -657,7 +657,10 @@ def _finish_profiles(run: PlannedRun, setup: Setup, _: Connect, progress: Progre
     facts = {key: driver.catalog_facts(setup, key) for key in {p.key for p in driver.parts_with_catalog(setup)}}
     for part in driver.parts_with_catalog(setup):
         if (part.key, part.night) in planned:
-            prepared = driver.prepare_photometers(facts[part.key], photometers)
+            background_rms = facts[part.key].background_rms
+            prepared = driver.prepare_for_key(
+                setup, part.key, photometers, progress=progress, background_rms=background_rms
+            )
             driver.add_labels(setup, part, photometers, prepared)
     return {"background_rms": {key: found.background_rms for key, found in facts.items()}}
 

@@ -109,10 +109,11 @@ def _pointings(frames: _Frames) -> Iterator[str]:
 
 
 def _overlaps(frames: _Frames) -> Iterator[str]:
-    exposure = frames["exposure_time"]
-    steps = np.diff(frames["mjd_utc"]) * 86400.0
-    needed = 0.5 * (exposure[1:] + exposure[:-1])
-    is_short = np.append((steps > 0.0) & (steps < needed * (1.0 - _OVERLAP_SHARE) - _OVERLAP_SECONDS), False)
+    starts = frames["mjd_utc"] * 86400.0 - 0.5 * frames["exposure_time"]
+    order = np.argsort(starts, kind="stable")
+    steps, needed = np.diff(starts[order]), frames["exposure_time"][order][:-1]
+    is_short = np.zeros(starts.size, dtype=bool)
+    is_short[order[:-1]] = (steps > 0.0) & (steps < needed * (1.0 - _OVERLAP_SHARE) - _OVERLAP_SECONDS)
     if is_short.any():
         yield (
             f"exposures take longer than the time to the next frame: the exposure times or the times are wrong "

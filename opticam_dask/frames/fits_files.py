@@ -49,6 +49,9 @@ _MOST_INFLATION = 1100  # deflate reaches 1032 at most
 #: Bytes of a gzip stream that are inflated before the image, and after it: the checksum stands at the end.
 _MOST_BEFORE, _MOST_AFTER, _TIMES_IMAGE = 1 << 28, 1 << 26, 16
 _MOST_COLUMNS = 999  # of a table, says the standard
+#: Sections of the pixels that see light, in the order in which they are believed (IRAF ccdproc).
+_DATA_SECTIONS = ("TRIMSEC", "DATASEC")
+_SECTION = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]")
 _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 #: Keywords that say how a compressed or scaled image is stored; astropy needs no others.
 _STRUCTURE = re.compile(
@@ -108,17 +111,20 @@ class FitsHeader:
     values : Cards
         Keywords and values; those of the primary header serve where the image's own header has none.
     shape : (int, int)
-        ``(ny, nx)``.
+        ``(ny, nx)`` of the pixels that are read.
     dtype : numpy.dtype
         Type of the pixels as read, that is after BZERO and BSCALE.
     extension : int
         Number of the HDU.
+    section : str
+        Keyword and value of the section that the image is trimmed to, ``TRIMSEC [17:528,1:520]``; empty without.
     """
 
     values: Cards
     shape: tuple[int, int]
     dtype: np.dtype
     extension: int
+    section: str = ""
 
 
 def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
@@ -184,7 +190,8 @@ class FitsReader:
         Returns
         -------
         ndarray, shape (ny, nx)
-            In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames.
+            In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames. Trimmed to TRIMSEC or
+            DATASEC, where the header has one that lies inside the image; the overscan is not subtracted.
 
         Raises
         ------
@@ -194,13 +201,14 @@ class FitsReader:
         with _opened(path, _open_gzip, _FRAME_REQUEST) as source:
             image = _find_image(source, self.extension)
             if image.is_plain:
-                stored = np.empty(image.header.shape, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
+                stored = np.empty(image.axes, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
             else:
                 stored = np.empty(image.n_bytes, dtype=np.uint8)
             _fill(source.stream, stored)
             if source.is_gzip:
                 _read_to_the_end(source.stream, stored.nbytes)
-        return _to_native(stored, image.header.dtype) if image.is_plain else _by_astropy(image, stored.tobytes())
+        pixels = _to_native(stored, image.header.dtype) if image.is_plain else _by_astropy(image, stored.tobytes())
+        return pixels if image.section is None else np.ascontiguousarray(pixels[image.section])
 
 
 class _Source(NamedTuple):
@@ -216,6 +224,8 @@ class _Image(NamedTuple):
     """The image HDU of a file; the stream that it was found in stands at its data."""
 
     header: FitsHeader
+    axes: tuple[int, int]  # as stored, with overscan
+    section: tuple[slice, slice] | None  # of the pixels that see light
     bitpix: int
     is_plain: bool  # pixels that need no more than a change of byte order or sign bit
     blank: int | None  # of unsigned pixels: the value, as read, of those that are missing
@@ -357,9 +367,28 @@ def _describe(own: Cards, primary: Cards, axes: tuple[int, ...], number: int, te
         n_bytes = _compressed_bytes(own, axes, n_bytes)
     stored_blank = _blank_of(own, bitpix, is_compressed=is_compressed)
     dtype, is_scaled, zero = _pixel_type(own, bitpix, has_blank=stored_blank is not None)
-    header = FitsHeader(_joined(own, primary), (axes[0], axes[1]), dtype, number)
+    whole = (axes[0], axes[1])
+    named, section = _data_section(own, primary, whole)
+    shape = whole if section is None else (section[0].stop - section[0].start, section[1].stop - section[1].start)
+    header = FitsHeader(_joined(own, primary), shape, dtype, number, named)
     blank = None if stored_blank is None or not zero else stored_blank + zero
-    return _Image(header, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
+    return _Image(header, whole, section, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
+
+
+def _data_section(own: Cards, primary: Cards, axes: tuple[int, int]) -> tuple[str, tuple[slice, slice] | None]:
+    """Section of the pixels that see light, by keyword and as slices; none where no section is a part of the image."""
+    for cards in (own, primary):
+        for keyword in _DATA_SECTIONS:
+            text = cards.get(keyword)
+            if text is None or not isinstance(text, str) or not (match := _SECTION.search(text)):
+                continue
+            (x1, x2), (y1, y2) = sorted(map(int, match.groups()[:2])), sorted(map(int, match.groups()[2:]))
+            is_inside = 1 <= x1 <= x2 <= axes[1] and 1 <= y1 <= y2 <= axes[0]
+            if is_inside and (y2 - y1 + 1, x2 - x1 + 1) != axes:
+                return f"{keyword} [{x1}:{x2},{y1}:{y2}]", (slice(y1 - 1, y2), slice(x1 - 1, x2))
+            if is_inside:
+                return "", None
+    return "", None
 
 
 def _joined(own: Cards, primary: Cards) -> Cards:
@@ -470,9 +499,9 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
                 pixels = np.asarray(hdus[0 if image.text.startswith("SIMPLE") else 1].data)
     except Exception as error:  # on damaged files astropy raises whatever comes up
         raise FrameError(f"the image is damaged: {type(error).__name__}: {shown(str(error))}") from error
-    if pixels.shape != header.shape or not np.can_cast(pixels.dtype, header.dtype):
+    if pixels.shape != image.axes or not np.can_cast(pixels.dtype, header.dtype):
         raise FrameError(
-            f"the image is damaged: expected {header.dtype} of shape {header.shape}, found {pixels.dtype} of shape "
+            f"the image is damaged: expected {header.dtype} of shape {image.axes}, found {pixels.dtype} of shape "
             f"{pixels.shape}"
         )
     found = pixels.astype(header.dtype, copy=False)

@@ -55,6 +55,11 @@ _NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
 _STORE_NAME = "reduction.zarr"
 _OWN_NAMES = frozenset({_STORE_NAME, "export", "watch", "scratch", "planned_run"})
 
+_TRIMMED = (
+    "the image is trimmed to {}; the level of an overscan is not subtracted: it is part of the sky background, and of "
+    "the biases where flats are given"
+)
+
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
 
@@ -367,7 +372,8 @@ def _scan_file(
         return _Result(path, reason="; ".join(frame.problems))
     interpreted = [getattr(frame, name) for name in _FROM_HEADER]
     row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
-    return _Result(path, row=row, warnings=frame.warnings)
+    trimmed = (_TRIMMED.format(header.section),) if header.section else ()
+    return _Result(path, row=row, warnings=frame.warnings + trimmed)
 
 
 def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.kernels.images.masters import HotPixels, Masters
 from opticam_dask.store import layout
 
 Kind = Literal["bias", "dark", "flat"]
@@ -199,15 +199,41 @@ def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) 
         Of the frames that they are made from: other frames are other masters.
     """
     arrays: dict[str, np.ndarray] = {}
+    about: dict[str, Any] = {}
     for group in groups:
         arrays |= layout.read_product(path, group)
-    bad = [arrays[name] for name in ("hot_pixels", "bad_responses") if name in arrays]
+        if (attributes := layout.read_attributes(path, group)).get("kind") == "dark":
+            about = attributes
+    return as_masters(arrays, about.get("mean_exposure_time"), about.get("gain"))
+
+
+def as_masters(arrays: Mapping[str, np.ndarray], dark_time: float | None, dark_gain: float | None) -> Masters:
+    """Masters from their variables.
+
+    Parameters
+    ----------
+    arrays : dict of ndarray
+        Variables of ``schema.CALIBRATION`` by name.
+    dark_time : float, optional
+        Mean exposure time of the darks in seconds. Stores of older versions do not have it: there, pixels that were
+        called hot are bad in every frame.
+    dark_gain : float, optional
+        Electrons per ADU of the darks, where the bias is taken off them.
+    """
+    bad = [arrays["bad_responses"]] if "bad_responses" in arrays else []
+    hot = None
+    if "dark" in arrays:
+        bad.append(~np.isfinite(arrays["dark"]) if dark_time is not None else arrays["hot_pixels"])
+    if dark_time is not None and "dark" in arrays:
+        hot = HotPixels.of(arrays["dark"], arrays["hot_pixels"], arrays["dark_excess"], dark_time)
     return Masters(
         bias=arrays.get("bias"),
         dark=arrays.get("dark"),
         flat=arrays.get("flat"),
         flat_variance=arrays.get("flat_variance"),
         bad_pixels=np.logical_or.reduce(bad) if bad else None,
+        hot_pixels=hot,
+        dark_gain=dark_gain,
     )
 
 

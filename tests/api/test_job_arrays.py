@@ -461,7 +461,7 @@ def test_work__a_night_of_pass_2_is_done_by_one_job_at_a_time(begun, capsys):
     assert "of 0 frames" not in said.out
     assert job_arrays.missing_blocks(run, 2) == [1, 2, 3, 4, 5]
     part = layout.open_part(layout.store_path(begun), "1:g", "2024-01-01")
-    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-000000").is_file()
+    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-0-000000").is_file()
     (place / ownership.OWNER_NAME).unlink()
     assert _here("work", begun, 2, "--blocks", "1") == 0
     assert "Pass 2: 9 frames done." in capsys.readouterr().out

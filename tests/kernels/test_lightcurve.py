@@ -421,7 +421,7 @@ def test_compute_relative__optimal_weights_bridge_a_missing_comparison_and_the_s
 def test_compute_relative__nobody_fit_and_unknown_weighting_are_refused():
     curves = _simulated_curves()
     curves["flags"][:] = np.uint32(SourceFlag.EDGE | SourceFlag.REDUCED)
-    with pytest.raises(ValueError, match="no source is fit as a comparison for source 1: source 2: flagged"):
+    with pytest.raises(ValueError, match=r"no source is fit as a comparison for source 1: \d often flagged: 2"):
         compute_relative(curves, 1, "auto")
     with pytest.raises(ValueError, match="weighting must be"):
         compute_relative(curves, 1, [2], "best")

@@ -61,8 +61,11 @@ def test_combine__refuses_a_single_frame():
 def test_find_hot_pixels__finds_those_and_hardly_any_other():
     dark = np.random.default_rng(1).normal(0.5, 0.05, (100, 100))
     dark[4, 5], dark[6, 7] = 8.0, np.nan
-    assert list(zip(*np.nonzero(masters.find_hot_pixels(dark)), strict=True)) == [(4, 5), (6, 7)]
-    assert not masters.find_hot_pixels(np.ones((5, 5))).any()
+    spread, times = np.full(dark.shape, 0.05**2), np.full(10, 20.0)
+    hot, excess = masters.find_hot_pixels(dark, spread, times, 1.0)
+    assert list(zip(*np.nonzero(hot), strict=True)) == [(4, 5), (6, 7)]
+    assert not excess.any()
+    assert not masters.find_hot_pixels(np.ones((5, 5)), np.zeros((5, 5)), times, 1.0)[0].any()
 
 
 def test_find_bad_responses__finds_zero_negative_and_missing():

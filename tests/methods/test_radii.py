@@ -49,7 +49,7 @@ def test_radii__light_curve_of_one_of_them(out, capsys):
     assert cli.main([*command, "--radius", "2"]) == 0
     auto = ["lightcurve", str(out), "--target", "3", "--label", "alone", "--weighting", "optimal", "--comparisons"]
     assert cli.main([*auto, "auto"]) == 0
-    assert "source 2: " in capsys.readouterr().out
+    assert "sources chosen as comparisons: " in capsys.readouterr().out
     assert cli.main([*auto, "auto", "1"]) == 2
     assert "not both" in capsys.readouterr().err
 

@@ -185,10 +185,10 @@ def test_dark_that_vanishes_while_darks_are_combined__costs_that_dark(tmp_path):
     instrument = Instrument.from_json(small_nights.INSTRUMENT)
     steps = driver.Setup(tmp_path, instrument, reader=_OnceReader()).steps((20, 30), 1)
     job = master_frames.MasterJob("bias", steps, tuple(entries))
-    _, mean, _ = master_frames.combine_frames(
+    found = master_frames.combine_frames(
         job, executors.InProcess(), driver.Silent(), lambda file, reason: told.append((os.path.basename(file), reason))
     )
     assert [name for name, _ in told] == ["d2.fits"]
     expected = np.mean([fits.getdata(tmp_path / f"d{n}.fits") for n in (0, 1, 3, 4)], axis=0)
-    np.testing.assert_allclose(mean, expected, atol=15.0)
-    assert np.isfinite(mean).all()
+    np.testing.assert_allclose(found.mean, expected, atol=15.0)
+    assert np.isfinite(found.mean).all()

@@ -323,6 +323,18 @@ def blanks_are_missing(out, names):
         assert np.isfinite(found).sum() > 0.9 * found.size
 
 
+@case("overscan beside the image by TRIMSEC")
+def _(directory):
+    names = []
+    for number, frame in enumerate(good_frames(directory)):
+        wide = np.pad(pixels(directory, number), ((0, 0), (0, 12)))
+        header = fits.getheader(frame)
+        header["TRIMSEC"] = "[1:112,1:96]"
+        fits.writeto(frame, wide, header, overwrite=True)
+        names.append(frame.name)
+    return names
+
+
 @case("compressed or unsigned integers with BLANK")
 def _(directory):
     header = fits.getheader(good_frames(directory)[0])
