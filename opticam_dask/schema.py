@@ -24,6 +24,7 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         "background": ("background_offset_mesh",),
     },
     "1.2": {"frames": ("linearity_limit", "ra", "dec")},
+    "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
@@ -108,6 +109,8 @@ BACKGROUND = (
     _float("background_mesh", _MESH, "electron pixel-1", "sky background at the mesh points"),
     _float("background_rms_mesh", _MESH, "electron pixel-1", "scatter of the sky at the mesh points"),
     _float("background_offset_mesh", _MESH, "electron pixel-1", "what the mesh leaves behind: added for photometry"),
+    _float("background_mean_mesh", _MESH, "electron pixel-1", "mean of the pixels of the box that are sky"),
+    _count("background_n_sky", _MESH, "sky pixels of the box: away from all detections; 0 also when not counted"),
 )
 
 _SHAPE_VARIABLES = (

@@ -153,7 +153,7 @@ def plot_snrs(
     ValueError
         When no camera has photometry of this label.
     """
-    figure = plotting.plot_snrs(_statistics(out_directory, label))
+    figure = plotting.plot_snrs(statistics_of_sources(out_directory, label))
     return _keep(figure, out_directory, ("diag", f"{label}_snrs.pdf"), save, show)
 
 
@@ -167,7 +167,7 @@ def plot_rms_vs_flux(
     ValueError
         When no camera has photometry of this label.
     """
-    figure = plotting.plot_rms_vs_flux(_statistics(out_directory, label))
+    figure = plotting.plot_rms_vs_flux(statistics_of_sources(out_directory, label))
     return _keep(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
 
 
@@ -181,7 +181,7 @@ def plot_noise(
     ValueError
         When no camera has photometry of this label, or it has no aperture whose noise could be computed.
     """
-    statistics = _statistics(out_directory, label)
+    statistics = statistics_of_sources(out_directory, label)
     models = {key: noise_model(out_directory, key, label, one) for key, one in statistics.items()}
     figure = plotting.plot_noise(statistics, models)
     return _keep(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
@@ -214,7 +214,7 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
     axes = _aperture_of(out_directory, key, label)
-    frames = products.frames_of(path, key, with_quality=True)
+    frames = _of_usual_exposure(path, key, products.frames_of(path, key, with_quality=True))
     typical = {
         name: _median(frames[name].to_numpy())
         for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
@@ -254,8 +254,11 @@ def _scintillation(definition: Mapping[str, Any], typical: Mapping[str, float]) 
     return float(relative)
 
 
-def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
-    """Median flux, robust scatter and median error of every source, by camera key."""
+def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
+    """Median flux, robust scatter and median error of every source, by camera key.
+
+    Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
+    """
     path = layout.require_store(out_directory)
     keys = layout.measured_keys(path, label)
     if not keys:
@@ -267,11 +270,24 @@ def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
     names = ("flux", "flux_err")
     return {
         key: xr.concat(
-            [source_statistics(group) for group in results.source_groups(out_directory, key, label, names)],
+            [
+                source_statistics(_of_usual_exposure(path, key, group))
+                for group in results.source_groups(out_directory, key, label, names)
+            ],
             dim="source",
         )
         for key in keys
     }
+
+
+def _of_usual_exposure(path: Path, key: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Frames of a dataset with the exposure time that most frames of the camera have; ties to the shorter."""
+    frames = products.frames_of(path, key, names=("exposure_time",))
+    exposures, counts = np.unique(frames["exposure_time"].to_numpy(), return_counts=True)
+    if len(exposures) < 2:
+        return dataset
+    is_usual = frames["exposure_time"].to_numpy() == exposures[np.argmax(counts)]
+    return dataset.isel(frame=np.isin(dataset["mjd_utc"].to_numpy(), frames["mjd_utc"].to_numpy()[is_usual]))
 
 
 def source_statistics(curves: xr.Dataset) -> xr.Dataset:

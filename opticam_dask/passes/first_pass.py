@@ -26,6 +26,7 @@ from opticam_dask.steps.frame_steps import (
     detect_frame,
     entry_of,
     measure_seeing,
+    measure_sky,
     summarise,
 )
 
@@ -255,7 +256,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
             if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
                 job.write_stack(group, block, stack.total, stack.coverage)
                 stack = None
-        result.subtracted = result.saturated = result.is_whole = result.is_saturated = None
+        result.subtracted = result.saturated = result.frame = result.is_whole = result.is_saturated = None
         results.append(result)
     job.write(block, _first_pass_arrays(job, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
@@ -286,6 +287,7 @@ def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:
     except FrameProblem as problem:
         result.flags |= problem.flag
         result.message = problem.message
+    measure_sky(result)
     return result
 
 
@@ -395,8 +397,12 @@ def _first_pass_arrays(
         no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
-            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh")
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_mean_mesh")
         }
+        nowhere = np.zeros(job.steps.mesh_shape, dtype=np.int32)
+        arrays["background"]["background_n_sky"] = np.array(
+            [result.meshes.get("background_n_sky", nowhere) for result in results], dtype=np.int32
+        )
     return arrays
 
 

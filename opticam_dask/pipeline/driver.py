@@ -28,7 +28,7 @@ from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
-from opticam_dask.kernels.sources.profile import GAUSSIAN_ERROR, Profile, gaussian_profile
+from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, catalog, first_pass, quality, second_pass, star_profiles
@@ -792,9 +792,8 @@ def _profile_round(
     return found
 
 
-#: Total fluxes that are uncertain by more than this part are told; by that of another night they are by at least
-#: the second.
-_UNCERTAIN_TOTAL, _OTHER_NIGHT = 0.01, 0.05
+#: Total fluxes by the profile of another night are uncertain by at least this part.
+_OTHER_NIGHT = 0.05
 
 
 def has_profile(setup: Setup, part: layout.Part) -> bool:
@@ -824,7 +823,7 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
             f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
             f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    elif fitted.total_err > _UNCERTAIN_TOTAL:
+    elif fitted.total_err > second_pass.UNCERTAIN_TOTAL:
         progress.tell(
             f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
             f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
@@ -843,11 +842,11 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
 def _read_profile(setup: Setup, part: layout.Part) -> Profile:
     """Star profile of a part; a Gaussian where none was measured, as while an observation goes on."""
     if not has_profile(setup, part):
-        return gaussian_profile()
+        return replace(gaussian_profile(), total_err=0.0)
     group = f"{part.group}/psf"
     about = layout.read_attributes(setup.path, group)
-    # stores of older versions do not say how well the total is known
-    total_err = float(about.get("total_err", GAUSSIAN_ERROR if about.get("source") == "gaussian" else 0.0))
+    # stores of older versions do not say how well the total is known, and their fluxes have no such error
+    total_err = float(about.get("total_err", 0.0))
     return Profile(layout.read_array(setup.path, group, "coefficient"), float(about.get("pixel_area", 0.0)), total_err)
 
 
@@ -1007,7 +1006,7 @@ def add_labels(
         When a label exists with other parameters.
     """
     source_ids = layout.read_array(setup.path, _catalog_group(part.key), "source_id")
-    has_flat = setup.steps_of(part).has_flat
+    is_common = second_pass.has_common_error(setup.steps_of(part), _read_profile(setup, part).total_err)
     chosen = layout.read_attributes(setup.path, _catalog_group(part.key)).get("aperture_radii", {})
     for label, photometer in photometers.items():
         record = config.describe(photometer)
@@ -1023,7 +1022,7 @@ def add_labels(
         radii = second_pass.measured_radii(photometer)
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
-        variables = second_pass.measured_variables(photometer, has_flat=has_flat)
+        variables = second_pass.measured_variables(photometer, has_common_error=is_common)
         layout.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
 
 
@@ -1052,13 +1051,14 @@ def _second_pass_job(
     setup: Setup, part: layout.Part, photometers: Mapping[str, second_pass.Photometer], whole_frames: bool
 ) -> second_pass.SecondPass:
     group = _catalog_group(part.key)
-    found = layout.read_product(setup.path, group)
+    found, fitted = layout.read_product(setup.path, group), _read_profile(setup, part)
     return second_pass.SecondPass(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
         catalog_flux=found["flux"],
-        profile=_read_profile(setup, part).table(),
+        profile=fitted.table(),
+        profile_err=fitted.total_err,
         fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
         read_manifest=functools.partial(_read_manifest, setup.path, part, _piled_up(setup, part)),
         read_results=functools.partial(layout.read_results, setup.path, part),

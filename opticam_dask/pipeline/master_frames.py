@@ -262,12 +262,15 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
     if setup.calibration is None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
+    gains: dict[str, set[float]] = {}
     for key in layout.keys(setup.path):
         for part in layout.parts(setup.path, key):
             detector = Detector(key, part.shape, part.binning)
             exposures = layout.read_array(setup.path, f"{part.group}/frames", "exposure_time")
             _check_exposures(setup, setup.calibration, part, exposures)
+            own_gains = np.unique(layout.read_array(setup.path, f"{part.group}/frames", "gain")).tolist()
             for kind, group in setup.calibration.groups(detector).items():
+                gains.setdefault(group, set()).update(own_gains)
                 if not layout.has_product(setup.path, group):
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     if not todo:
@@ -281,7 +284,22 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         for group in ordered:
             kind, detector, _ = todo[group]
             check_owner(setup.out_directory)
+            if kind == "bias" or (kind == "dark" and "bias" not in setup.calibration.kinds):
+                _tell_other_gains(kind, detector, chosen[group], gains[group], progress)
             _make_master(setup, group, kind, detector, chosen[group], executor, progress)
+
+
+def _tell_other_gains(
+    kind: Kind, detector: Detector, table: pd.DataFrame, of_frames: set[float], progress: Progress
+) -> None:
+    """Say when a level in ADU comes from another gain, which is another read-out of the detector, than the frames."""
+    of_master = set(np.unique(table["gain"]).tolist())
+    if of_master != of_frames:
+        had, have = (", ".join(f"{value:g}" for value in sorted(some)) for some in (of_master, of_frames))
+        progress.tell(
+            f"warning: the {PLURAL[kind]} of {detector} have a gain of {had}, the frames of {have} electrons per ADU. "
+            "A bias level belongs to its read-out: if they differ, reduce frames of each gain with biases of their own."
+        )
 
 
 def _check_exposures(setup: Setup, calibration: Calibration, part: layout.Part, exposures: np.ndarray) -> None:

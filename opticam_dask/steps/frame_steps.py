@@ -175,6 +175,9 @@ class FrameResult:
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
+    #: the frame without its sky, where the sky is a mesh; and detections for which there is no slot
+    frame: sky.SubtractedFrame | None = None
+    beyond_slots: dict[str, np.ndarray] = field(default_factory=dict)
     #: which sources are whole stars, and which are saturated, by slot
     is_whole: np.ndarray | None = None
     is_saturated: np.ndarray | None = None
@@ -417,7 +420,7 @@ def _no_deprecation_warnings() -> Iterator[None]:
 
 
 def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
-    """Detected sources, brightest first and NaN-padded to the slots, and how many there are in all.
+    """Detected sources, brightest first and NaN-padded to the slots at least, and how many there are in all.
 
     Raises
     ------
@@ -427,7 +430,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
         with _no_deprecation_warnings():
             table = steps.finder(subtracted, steps.threshold * rms)
         n_sources = 0 if table is None else len(table)
-        sources = detect.source_arrays(table, steps.n_slots) if n_sources else {}
+        sources = detect.source_arrays(table, max(steps.n_slots, n_sources)) if n_sources else {}
     except Exception as error:
         raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
     return sources, n_sources
@@ -439,7 +442,7 @@ def _sources_of_segments(steps: FrameSteps, frame: sky.SubtractedFrame) -> tuple
     found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)
     n_sources = len(found["x"])
     missing = np.full(max(0, steps.n_slots - n_sources), np.nan)
-    return {name: np.append(values[: steps.n_slots], missing) for name, values in found.items()}, n_sources
+    return {name: np.append(values, missing) for name, values in found.items()}, n_sources
 
 
 def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
@@ -465,34 +468,72 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
     result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
     frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
-    result.subtracted = frame.image
+    result.frame, result.subtracted = frame, frame.image
     if steps.finds_by_segments:
         sources, n_sources = _sources_of_segments(steps, frame)
     else:
         rms = background.zoom_mesh(rms_mesh, frame.image.shape, steps.box_size)
         sources, n_sources = find_sources(steps, frame.image, rms)
     _keep_sources(steps, result, sources, n_sources)
-    result.meshes["background_offset_mesh"] = sky.offset_mesh(frame, mesh, *_disks(result))
+
+
+def measure_sky(result: FrameResult) -> None:
+    """Correct the mesh of a frame to the level of the sky away from all detections; fills the meshes of ``result``.
+
+    Its seeing must be final: photometry covers the same disks again.
+    """
+    if result.frame is None:
+        return
+    mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
+    sources = {
+        name: np.append(result.sources.get(name, ()), result.beyond_slots.get(name, ())) for name in ("x", "y", "flux")
+    }
+    disks = source_disks(
+        np.column_stack([sources["x"], sources["y"]]),
+        sources["flux"],
+        background_rms=result.values["background_rms"],
+        fwhm=result.values.get("fwhm", np.nan),
+    )
+    found = sky.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
+    level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
+    result.meshes |= {
+        "background_offset_mesh": level - mesh,
+        "background_n_sky": found.number,
+        "background_mean_mesh": found.mean,
+    }
 
 
 def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.ndarray], n_sources: int) -> None:
     """Put the sources of a frame into its result, with the seeing."""
     if not n_sources:
         raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
-    result.sources, result.values["n_sources"] = sources, n_sources
-    result.is_whole, result.is_saturated = star_choice.whole_stars(sources, result.saturated)
+    result.sources = {name: values[: steps.n_slots] for name, values in sources.items()}
+    result.beyond_slots = {name: values[steps.n_slots :] for name, values in sources.items()}
+    result.values["n_sources"] = n_sources
+    result.is_whole, result.is_saturated = star_choice.whole_stars(result.sources, result.saturated)
     measure_seeing(result, result.is_whole)
 
 
-def _disks(result: FrameResult) -> tuple[np.ndarray, np.ndarray]:
-    """Where the sources of a frame shine: positions and radii; bright ones further than faint ones."""
-    sources = result.sources
-    known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
-    xy = np.column_stack([sources["x"], sources["y"]])[known]
-    relative = np.nan_to_num(sources["flux"][known]) / (_FAINT * result.values["background_rms"])
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> sky.Disks:
+    """Where sources shine: bright ones further than faint ones.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Sources without a position (NaN) have no disk.
+    flux : ndarray, shape (n,)
+        Electrons; NaN counts as faint.
+    background_rms : float
+        Of the frame, electrons per pixel.
+    fwhm : float
+        Of the frame, in pixels.
+    """
+    known = np.all(np.isfinite(xy), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
     # the wings of a Moffat star of beta 3 fall with the sixth power
     reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
-    return xy, _SKY_FROM * np.fmax(float(result.values["fwhm"]), _LEAST_FWHM) * reach
+    return sky.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
 
 
 def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:

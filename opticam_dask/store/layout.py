@@ -540,10 +540,13 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 
 _RESULTS = {
     "frames": (
-        *("flags", "transform", "transform_rms", "n_matched"),
+        *("flags", "transform", "transform_rms", "n_matched", "background_rms"),
         *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
     ),
-    "background": ("background_mesh", "background_rms_mesh", "background_offset_mesh"),
+    "background": (
+        *("background_mesh", "background_rms_mesh"),
+        *("background_offset_mesh", "background_mean_mesh", "background_n_sky"),
+    ),
     "sources": ("x", "y", "flux"),
 }
 

@@ -55,7 +55,8 @@ def _complete_instrument(path: Path) -> None:
 
 
 def _to_1_3(path: Path) -> None:
-    """Give the labels of the photometers of this package the variable that they measure since 1.3."""
+    """Add what the first pass and the photometers of this package find since 1.3."""
+    integrity.add_arrays_of(path, "1.3")
     for key in layout.keys(path):
         for part in layout.parts(path, key):
             for label in layout.photometry_labels(path, part):
@@ -79,7 +80,11 @@ MIGRATIONS: dict[str, Migration] = {
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
     "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
-    "1.2": Migration("1.3", _to_1_3, "photometry has profile_chi2, without values"),
+    "1.2": Migration(
+        "1.3",
+        _to_1_3,
+        "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
+    ),
 }
 
 

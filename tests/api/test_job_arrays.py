@@ -203,7 +203,7 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                     yield group.build([block]).compute(scheduler="synchronous")[0]
 
     with pytest.raises(ownership.OwnershipLost, match="another run has taken over"):
-        job_arrays.work(run, 1, None, lambda: contextlib.nullcontext(Executor()), job_arrays.pipeline.Silent())
+        job_arrays.work(run, 1, None, lambda: contextlib.nullcontext(Executor()), job_arrays.driver.Silent())
     assert len(n_done) == 3
 
 
@@ -344,7 +344,7 @@ def test_no_plan(tmp_path, capsys):
 
 
 def test_plan__functions_of_the_user_and_schedulers_elsewhere_are_refused_before_anything_is_made(tmp_path):
-    parameters, silent = ReductionParameters(), job_arrays.pipeline.Silent()
+    parameters, silent = ReductionParameters(), job_arrays.driver.Silent()
     for own, photometers in (({"finder": print}, {}), ({"image_filter": np.abs}, {}), ({}, {"mine": print})):
         setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters, **own)
         with pytest.raises(

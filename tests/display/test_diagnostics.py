@@ -203,7 +203,7 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
 
 
 def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
-    curves = diagnostics._statistics(reduced.out_directory, "aperture")["1:g"]
+    curves = diagnostics.statistics_of_sources(reduced.out_directory, "aperture")["1:g"]
     model = diagnostics.noise_model(reduced.out_directory, "1:g", "aperture", curves)
     area = np.pi * diagnostics._typical_fwhm(reduced.out_directory, "1:g") ** 2
     # 200 electrons of sky, whatever the bias; read-out of the header is that of the instrument

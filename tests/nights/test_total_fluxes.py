@@ -123,3 +123,10 @@ def test_totals__without_a_star_that_is_bright_enough_say_what_they_may_lack(tmp
     assert about["source"] == "gaussian"
     # a Gaussian lacks 14 to 29 % of the light of a Moffat star
     assert about["total_err"] >= 0.2
+    for label in LABELS:
+        curves = night.curves(label)
+        error = np.hypot(curves["flux_err"], curves["flux_err_sys"]) * curves.get("aperture_correction", 1.0)
+        for x, y, flux in faint:
+            star = night.source_at(x, y)
+            total = np.median(curves["total"].to_numpy()[:, star])
+            assert abs(total - flux) < 1.5 * np.median(error.to_numpy()[:, star])

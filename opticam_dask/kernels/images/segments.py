@@ -199,16 +199,22 @@ def join_parts(parts: Segments, parents: np.ndarray, shape: tuple[int, int]) -> 
     -------
     Segments
     """
-    reach = _ONE_STAR * _star_size(parts, parents, shape)
-    y, x = row_and_column(parts.pixels, shape[1])
-    flux, of_x, of_y = (
-        np.bincount(parts.labels, weights=weight, minlength=parts.n_labels)
-        for weight in (parts.values, parts.values * x, parts.values * y)
-    )
     parent = np.empty(parts.n_labels, dtype=np.intp)
     parent[parts.labels] = parents
-    at = np.column_stack([of_x, of_y]) / flux[:, np.newaxis]
-    close = KDTree(at).query_pairs(reach, output_type="ndarray")
+    has_siblings = np.bincount(parent)[parent] > 1
+    if not has_siblings.any():
+        return parts
+    reach = _ONE_STAR * _star_size(parts, parents, shape)
+    inside = has_siblings[parts.labels]
+    labels, values = parts.labels[inside], parts.values[inside]
+    y, x = row_and_column(parts.pixels[inside], shape[1])
+    flux, of_x, of_y = (
+        np.bincount(labels, weights=weight, minlength=parts.n_labels) for weight in (values, values * x, values * y)
+    )
+    siblings = np.flatnonzero(has_siblings)
+    at = np.full((parts.n_labels, 2), np.inf)
+    at[siblings] = np.column_stack([of_x, of_y])[siblings] / flux[siblings, np.newaxis]
+    close = siblings[KDTree(at[siblings]).query_pairs(reach, output_type="ndarray")]
     close = close[parent[close[:, 0]] == parent[close[:, 1]]]
     if not len(close):
         return parts

@@ -39,8 +39,17 @@ N_SKY_RINGS = round(SKY_REACH / _SKY_RING)
 #: steps. A level without slope serves where the error of a plane at the star is this many times that of a level.
 _SKY_CLIP, _SKY_STEPS, _SLOPE_COST = 4.0, 5, 2.0
 
+#: The plane has arrived when no more than this part of its pixels come or go.
+_FEW_CHANGE = 1e-3
+
+#: The bend of the sky is from one pixel in so many: it is the same for all stars.
+_BEND_STEP = 4
+
 #: Determinants and condition numbers of places on a line.
 _FLAT = 1e-6
+
+#: What is added to the squares of places, so that those on a line have a plane as well.
+_RIDGE = 1e-9
 
 #: A bend of the sky counts as far as its chi-square per coefficient is above this.
 _DOUBT = 2.0
@@ -214,12 +223,16 @@ def profile_weights(
     -------
     ndarray, shape (n, size, size)
     """
-    rho = elliptical_radius(xy, x0, y0, size, shape)
-    rho = np.where(np.isfinite(rho), np.minimum(rho, _EDGE), _EDGE) / TABLE_STEP
+    return light_at(table, elliptical_radius(xy, x0, y0, size, shape)) / shape.area
+
+
+def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
+    rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)
-    weights: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
-    return weights / shape.area
+    light: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
+    return light
 
 
 def table_radius(index: np.ndarray) -> np.ndarray:
@@ -249,7 +262,7 @@ class Rings:
         How many images of the star were added.
     signal, weight : ndarray, shape (n, ring)
         The ratio is the light per unit of area, relative to the light of the star; the weight is its inverse variance
-        by the sky.
+        by the sky for pixels of an area of 1.
     radius, square : ndarray, shape (n, ring)
         Weight times radius, and weight times radius squared.
     sky : ndarray, shape (n, sky ring)
@@ -339,7 +352,6 @@ def measure_rings(
     size = cutouts.shape[1]
     table = typical_profile().table() if table is None else table
     rho = elliptical_radius(xy, x0, y0, size, shape)
-    share = profile_weights(table, xy, x0, y0, size, shape)
     usable = np.isfinite(cutouts) & (rms > 0) & (rho < SKY_REACH)
     if foreign is not None:
         usable &= ~foreign
@@ -347,47 +359,43 @@ def measure_rings(
     found = empty_rings(np.arange(len(xy)) if stars is None else stars)
     stamps: list[tuple[int, _Stamp, _Sky]] = []
     for index in range(len(xy)):
-        stamp = _stamp(cutouts[index], rms[index], rho[index], share[index], usable[index], *places[:, index])
+        noise = float(rms[index, size // 2, size // 2])
+        stamp = _stamp(cutouts[index], noise, rho[index], usable[index], *places[:, index])
         sky = None if stamp is None else _fit_sky(stamp)
         if stamp is None or sky is None:
             continue
         is_other = _stands_out(stamp, sky, usable[index], rho[index], _AROUND * shape.semiminor_sigma)
         if is_other is not None:
-            stamp = _stamp(cutouts[index], rms[index], rho[index], share[index], is_other, *places[:, index])
+            stamp = _stamp(cutouts[index], noise, rho[index], is_other, *places[:, index])
             sky = None if stamp is None else _fit_sky(stamp)
         if stamp is not None and sky is not None:
             stamps.append((index, stamp, sky))
-    bend = _bend_of_sky([(stamp, sky) for _, stamp, sky in stamps])
+    bend = _bend_of_sky([(stamp, sky) for _, stamp, sky in stamps], table / shape.area)
     for index, stamp, sky in stamps:
-        _sort_pixels(found, index, stamp, sky, bend, shape.area)
+        _sort_pixels(found, index, stamp, sky, bend, table / shape.area, shape.area)
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class _Stamp:
-    """Pixels of one star that count, in one row: electrons, share of the light, radius, and place in units of 17 sigma.
+    """Pixels of one star that count, in one row: electrons, radius, and place in units of 17 sigma.
 
     ``sky_ring`` is the ring of half a sigma that each lies in.
     """
 
     electrons: np.ndarray
-    share: np.ndarray
     radius: np.ndarray
     sky_ring: np.ndarray
     u: np.ndarray
     v: np.ndarray
     noise: float
 
-    @property
-    def plane(self) -> np.ndarray:
-        """1, u and v of the pixels, shape (pixel, 3)."""
-        return np.stack([np.ones_like(self.u), self.u, self.v], axis=1)
-
-    def flux(self, sky: np.ndarray) -> float:
+    def flux(self, sky: np.ndarray, table: np.ndarray) -> float:
         """Light of the star from its core, by the profile."""
-        core = self.radius < _CORE
-        whole = float(np.sum(self.share[core] ** 2))
-        return float(np.sum((self.electrons - sky)[core] * self.share[core])) / whole if whole > 0 else float("nan")
+        core = np.flatnonzero(self.radius < _CORE)
+        share = light_at(table, self.radius[core])
+        whole = float(np.sum(share**2))
+        return float(np.sum((self.electrons[core] - sky[core]) * share)) / whole if whole > 0 else float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,22 +412,15 @@ class _Sky:
 
 
 def _stamp(
-    window: np.ndarray,
-    rms: np.ndarray,
-    radius: np.ndarray,
-    share: np.ndarray,
-    usable: np.ndarray,
-    u: np.ndarray,
-    v: np.ndarray,
+    window: np.ndarray, noise: float, radius: np.ndarray, usable: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> _Stamp | None:
-    """Pixels of a window that count; None where there are none."""
-    rows, columns = np.nonzero(usable)
-    if len(rows) < _LEAST_SKY:
+    """Pixels of a window that count; None where there are too few."""
+    places = np.flatnonzero(usable)
+    if len(places) < _LEAST_SKY or not noise > 0:
         return None
-    rho = radius[rows, columns]
-    ring = (rho / _SKY_RING).astype(np.intp)
-    noise = float(np.median(rms[rows, columns]))
-    return _Stamp(window[rows, columns], share[rows, columns], rho, ring, u[columns], v[rows], noise)
+    rho = radius.ravel()[places]
+    rows, columns = np.divmod(places, usable.shape[1])
+    return _Stamp(window.ravel()[places], rho, (rho / _SKY_RING).astype(np.intp), u[columns], v[rows], noise)
 
 
 def _fit_sky(stamp: _Stamp) -> _Sky | None:
@@ -434,24 +435,27 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
         return None
     is_beyond = stamp.sky_ring >= first
     beyond = np.flatnonzero(is_beyond)
-    plane, values, kept = stamp.plane[beyond], stamp.electrons[beyond], np.ones(len(beyond), dtype=bool)
-    place = np.array([1.0, np.mean(stamp.u[~is_beyond]), np.mean(stamp.v[~is_beyond])]) if n_inside else np.eye(3)[0]
+    plane = np.array([np.ones(len(beyond)), stamp.u[beyond], stamp.v[beyond]])
+    place = np.array([1.0, 0.0, 0.0])
+    if n_inside:
+        place[1:] = np.mean(stamp.u[~is_beyond]), np.mean(stamp.v[~is_beyond])
+    values, kept = stamp.electrons[beyond], np.arange(len(beyond))
     for _ in range(_SKY_STEPS):
-        basis, data = plane[kept], values[kept]
-        normal = basis.T @ basis
+        basis, data = (plane, values) if len(kept) == len(values) else (plane[:, kept], values[kept])
+        normal = basis @ basis.T
         if not _is_plane_known(normal, place):
-            basis, normal = basis[:, :1], normal[:1, :1]
+            basis, normal = basis[:1], normal[:1, :1]
         inverse = np.linalg.inv(normal)
         terms = np.zeros(3)
-        terms[: len(normal)] = inverse @ (basis.T @ data)
-        away = np.abs(values - plane @ terms)
-        now = away < _SKY_CLIP * max(stamp.noise, 1.4826 * float(np.median(away[kept])))
-        if np.count_nonzero(now) < _LEAST_SKY:
+        terms[: len(normal)] = inverse @ (basis @ data)
+        away = np.abs(values - terms @ plane)
+        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, 1.4826 * float(np.median(away))))
+        if len(now) < _LEAST_SKY:
             return None
-        if np.array_equal(now, kept):
+        if abs(len(now) - len(kept)) <= _FEW_CHANGE * len(values):
             break
         kept = now
-    share = plane[kept, : len(normal)] @ (inverse @ place[: len(normal)])
+    share = (place[: len(normal)] @ inverse) @ basis
     return _Sky(terms, beyond[kept], share / np.sum(share))
 
 
@@ -477,7 +481,7 @@ def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray
     for _ in range(3):
         count = np.bincount(ring[~out], minlength=N_SKY_RINGS)
         light = np.maximum(np.bincount(ring[~out], values[~out], minlength=N_SKY_RINGS) / np.maximum(count, 1), 0.0)
-        limit = light + _STANDS_OUT * np.sqrt(stamp.noise**2 + light) + _UNEVEN * light
+        limit = (1.0 + _UNEVEN) * light + _STANDS_OUT * np.sqrt(stamp.noise**2 + light)
         now = values > limit[ring]
         if np.array_equal(now, out):
             break
@@ -494,7 +498,7 @@ def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray
     return rest
 
 
-def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky]]) -> np.ndarray:
+def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky]], table: np.ndarray) -> np.ndarray:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
     Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
@@ -502,17 +506,17 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky]]) -> np.ndarray:
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
     for stamp, sky in stamps:
-        u, v, plane = stamp.u[sky.beyond], stamp.v[sky.beyond], stamp.plane[sky.beyond]
-        bends = np.stack([u * u, u * v, v * v], axis=1)
-        level = sky.at(stamp)
+        some = sky.beyond[::_BEND_STEP]
+        u, v, level = stamp.u[some], stamp.v[some], sky.at(stamp)
         # the wings of the star bend as well
-        wings = max(stamp.flux(level), 0.0) * stamp.share[sky.beyond]
-        left = (stamp.electrons - level)[sky.beyond] - wings
-        inverse = np.linalg.pinv(plane.T @ plane)
-        bends -= plane @ (inverse @ (plane.T @ bends))
-        left -= plane @ (inverse @ (plane.T @ left))
-        normal += bends.T @ bends / stamp.noise**2
-        right += bends.T @ left / stamp.noise**2
+        wings = max(stamp.flux(level, table), 0.0) * light_at(table, stamp.radius[some])
+        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, stamp.electrons[some] - level[some] - wings])
+        products = rows @ rows.T
+        # what a plane takes up says nothing
+        plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3:])
+        left = products[3:, 3:] - products[3:, :3] @ plane
+        normal += left[:3, :3] / stamp.noise**2
+        right += left[:3, 3] / stamp.noise**2
     if not stamps or np.linalg.cond(normal) > 1.0 / _FLAT:
         return np.zeros(3)
     bend = np.linalg.solve(normal, right)
@@ -521,19 +525,24 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky]]) -> np.ndarray:
     return shrunk
 
 
-def _sort_pixels(found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, area: float) -> None:
+def _sort_pixels(
+    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float
+) -> None:
     """Add the pixels of one star to its sums."""
-    bent = np.stack([stamp.u**2, stamp.u * stamp.v, stamp.v**2], axis=1) @ bend
-    # the plane has taken off what the bend is beyond
-    level = sky.at(stamp) + bent - float(sky.weight @ bent[sky.beyond])
-    flux = stamp.flux(level)
+    level = sky.at(stamp)
+    if bend.any():
+        bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
+        # the plane has taken off what the bend is beyond
+        level += bent - float(sky.weight @ bent[sky.beyond])
+    flux = stamp.flux(level, table)
     if not (np.isfinite(flux) and flux > 0):
         return
     inside = stamp.radius < REACH
     rho = stamp.radius[inside]
     ring = (rho / _RING).astype(np.intp)
     ratio = flux / stamp.noise
-    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2) / area**2
+    # frames count alike whatever their seeing: the profile is to be right for the mean of them
+    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
     light = (stamp.electrons - level)[inside] * (weight * area / flux)
     found.n_images[index] += 1
     found.signal[index] += np.bincount(ring, light, minlength=N_RINGS)
@@ -614,19 +623,20 @@ def mean_rings(rings: Rings, counts: np.ndarray, scales: np.ndarray) -> MeanRing
     if not of_stars > 0:
         return None
     weight = factor @ rings.weight
+    pixel_area = float(np.sum(factor * rings.pixel_area)) / of_stars
     known = weight > 0
     with np.errstate(invalid="ignore", divide="ignore"):
         light = np.where(known, (counts * scales) @ rings.signal / weight, 0.0)
         radius = np.where(known, factor @ rings.radius / weight, (np.arange(N_RINGS) + 0.5) * _RING)
         square = np.where(known, factor @ rings.square / weight, radius**2)
         # stars that count less than their weight leave the noise as it would be with the others alone
-        variance = (counts**2 * scales**2) @ rings.weight / weight**2
+        variance = (counts**2 * scales**2) @ rings.weight / (weight * pixel_area) ** 2
         photons = np.sum(factor * rings.photons * scales) / of_stars
         variance = variance * (1.0 + np.maximum(light, 0.0) * photons)
     error = np.where(known, np.sqrt(variance), np.inf)
     spread = np.sqrt(np.maximum(square - radius**2, 0.0))
     sky = factor @ rings.sky / of_stars
-    return MeanRings(light, error, radius, spread, sky, float(np.sum(factor * rings.pixel_area) / of_stars))
+    return MeanRings(light, error, radius, spread, sky, pixel_area)
 
 
 def fit_profile(rings: Rings) -> Profile | None:
@@ -696,7 +706,8 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
             weight = np.sum(rings.weight[:, chosen], axis=1)
             light = np.sum(rings.signal[:, chosen], axis=1) / scales - np.sum((rings.weight * model)[:, chosen], axis=1)
             photons = 1.0 + rings.photons / rings.star_weight * np.mean(model[:, chosen], axis=1).clip(0.0)
-            columns.append(np.sum(area[chosen]) * np.stack([light / weight, np.sqrt(photons / weight) / scales]))
+            noise = np.sqrt(photons / weight) * rings.star_weight / (rings.pixel_area * scales)
+            columns.append(np.sum(area[chosen]) * np.stack([light / weight, noise]))
     excess, error = np.stack(columns, axis=-1)
     usable = np.isfinite(excess) & np.isfinite(error) & has_light[:, None]
     alike = has_light.astype(float)
