@@ -174,6 +174,7 @@ class DarkNoiseCorrector(Corrector):
         Returns
         -------
         image, variance : ndarray, shape (ny, nx)
+            The image and the variance of its pixels.
         """
         master = self.create_master_image(key, image.shape)
         darks = self._known().select(self._detector(key, image.shape))

@@ -145,6 +145,7 @@ class DifferentialPhotometer:
         target : int
             Number of the source in the catalogue of this camera.
         comparisons : int or sequence of int or "auto"
+            Ids of the comparison sources; ``"auto"`` chooses them.
         phot_label : str
             Photometry label.
         prefix : str, optional
@@ -221,6 +222,7 @@ def in_other_cameras(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     curve : xarray.Dataset
         Of the camera that the numbers of the sources are known for.
     options : dict

@@ -76,6 +76,7 @@ def plan(
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     scan : Scan
         Frames that were found.
     photometers : dict of Photometer
@@ -83,7 +84,9 @@ def plan(
     owner : Owner
         Hold of this process on the directory.
     progress : Progress
+        Where progress is reported.
     changes : Changes, optional
+        What is to be redone, removed or added; by default frames that are new.
     calibration : dict of sequence of path, optional
         Directories of calibration frames by kind.
     frame_timeout : float
@@ -242,6 +245,7 @@ def require_plan(run: PlannedRun, token: str | None) -> None:
     Parameters
     ----------
     run : PlannedRun
+        The planned run.
     token : str, optional
         First characters of the token of the plan that the job belongs to.
 
@@ -298,6 +302,7 @@ def work(
     Parameters
     ----------
     run : PlannedRun
+        The planned run.
     number : int
         Of the pass.
     chosen : sequence of range, optional
@@ -305,6 +310,7 @@ def work(
     connect : callable
         Opens the place where they run; not called when there is nothing to do.
     progress : Progress
+        Where progress is reported.
 
     Returns
     -------
@@ -529,11 +535,13 @@ def finish(
     Parameters
     ----------
     run : PlannedRun
+        The planned run.
     number : int
         Of the pass.
     connect : callable
         Opens the place where what is left of it runs.
     progress : Progress
+        Where progress is reported.
     break_lock : bool
         Take over from another finish that is surely dead.
 

@@ -1,4 +1,4 @@
-"""What each command of the command line does; imported only when a command runs, so that ``--help`` is instant."""
+"""The commands of the command line, one function each; imported when a command runs, so that ``--help`` is instant."""
 
 from __future__ import annotations
 

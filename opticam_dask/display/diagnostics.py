@@ -1,4 +1,4 @@
-"""Diagnostic plots of a reduction: what is in the store and on the frames, gathered, drawn and saved.
+"""Diagnostic plots of a reduction: read their data from store and frames, draw and save them.
 
 Every function takes an output directory and needs no ``Reducer``; each returns the files that it wrote.
 """
@@ -54,6 +54,7 @@ def plot_growth_curves(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     targets : int, sequence of int, or dict of them by camera key, optional
         Source ids; by default all sources.
     label : str
@@ -193,7 +194,9 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     key, label : str
+        Camera key and photometry label.
     statistics : Dataset
         As from :func:`source_statistics`.
 
@@ -344,6 +347,7 @@ def plot_apertures(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     photometer : Photometer, optional
         By default the one that the photometry ``label`` was made with.
     targets
@@ -351,6 +355,7 @@ def plot_apertures(
     label : str
         Used without a photometer.
     save, show : bool
+        Save the figure beside the store; show it in the notebook.
 
     Raises
     ------
@@ -497,6 +502,7 @@ def create_gifs(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     max_frames : int
         Frames of each camera at most, evenly spaced, the reference among them; 0 takes all.
     milliseconds : int
@@ -683,6 +689,7 @@ def plot(out_directory: str | Path, kind: str, *, label: str = "aperture", targe
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     kind : str
         A key of :data:`KINDS`.
     label : str

@@ -50,6 +50,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     n_problems : int, optional
         How many frames to list by name; None lists all.
 

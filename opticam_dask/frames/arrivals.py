@@ -20,6 +20,7 @@ def incomplete_reason(file: str, extension: int | str | None = None) -> str | No
     Parameters
     ----------
     file : str
+        Path of the file.
     extension : int or str, optional
         HDU of the image.
     """

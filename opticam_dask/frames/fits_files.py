@@ -7,6 +7,7 @@ believed up to the limits below, so that no file can cost more time or memory th
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
@@ -18,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -52,6 +53,9 @@ _MOST_COLUMNS = 999  # of a table, says the standard
 #: Sections of the pixels that see light, in the order in which they are believed (IRAF ccdproc).
 _DATA_SECTIONS = ("TRIMSEC", "DATASEC")
 _SECTION = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]")
+#: Names of extensions whose pixels are not 0 where the image's are bad (IRAF, LCO, HST), and how many are looked at.
+_BAD_PIXELS = frozenset({"BPM", "MASK", "DQ", "BADPIX", "BADPIXELS", "BAD PIXELS", "BAD_PIXELS"})
+_MOST_EXTENSIONS = 64
 _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 #: Keywords that say how a compressed or scaled image is stored; astropy needs no others.
 _STRUCTURE = re.compile(
@@ -118,6 +122,8 @@ class FitsHeader:
         Number of the HDU.
     section : str
         Keyword and value of the section that the image is trimmed to, ``TRIMSEC [17:528,1:520]``; empty without.
+    bad_pixels : str
+        Name of the extension that marks bad pixels; empty without.
     """
 
     values: Cards
@@ -125,6 +131,7 @@ class FitsHeader:
     dtype: np.dtype
     extension: int
     section: str = ""
+    bad_pixels: str = ""
 
 
 def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
@@ -191,7 +198,8 @@ class FitsReader:
         -------
         ndarray, shape (ny, nx)
             In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames. Trimmed to TRIMSEC or
-            DATASEC, where the header has one that lies inside the image; the overscan is not subtracted.
+            DATASEC, where the header has one that lies inside the image; the overscan is not subtracted. NaN where an
+            extension behind the image (BPM, MASK, DQ; not in gzip streams) is not 0.
 
         Raises
         ------
@@ -200,14 +208,14 @@ class FitsReader:
         """
         with _opened(path, _open_gzip, _FRAME_REQUEST) as source:
             image = _find_image(source, self.extension)
-            if image.is_plain:
-                stored = np.empty(image.axes, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
-            else:
-                stored = np.empty(image.n_bytes, dtype=np.uint8)
-            _fill(source.stream, stored)
+            pixels = _read_pixels(source, image)
             if source.is_gzip:
-                _read_to_the_end(source.stream, stored.nbytes)
-        pixels = _to_native(stored, image.header.dtype) if image.is_plain else _by_astropy(image, stored.tobytes())
+                _read_to_the_end(source.stream, image.n_bytes)
+            if image.bad_pixels is not None:
+                position, marks = image.bad_pixels
+                source.stream.seek(position)
+                pixels = pixels.astype(image.header.dtype)
+                pixels[_read_pixels(source, marks) != 0] = np.nan
         return pixels if image.section is None else np.ascontiguousarray(pixels[image.section])
 
 
@@ -224,6 +232,7 @@ class _Image(NamedTuple):
     """The image HDU of a file; the stream that it was found in stands at its data."""
 
     header: FitsHeader
+    dtype: np.dtype  # of the pixels before any is marked as bad
     axes: tuple[int, int]  # as stored, with overscan
     section: tuple[slice, slice] | None  # of the pixels that see light
     bitpix: int
@@ -231,6 +240,7 @@ class _Image(NamedTuple):
     blank: int | None  # of unsigned pixels: the value, as read, of those that are missing
     n_bytes: int
     text: str  # of the header
+    bad_pixels: tuple[int, Any] | None = None  # where the data of the image that marks them begin, and that image
 
 
 @contextmanager
@@ -305,7 +315,7 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
             if position + n_bytes > source.most_bytes:
                 found = max(0, source.most_bytes - position)
                 raise FrameError(f"cut short: {n_bytes} bytes of data expected, {found} found")
-            return image
+            return _with_bad_pixels(source, image, position, position + -(-n_bytes // _BLOCK) * _BLOCK)
         if _is_own_product(own):
             raise OwnProduct("a light curve that this program has exported")
         seen.append(f"HDU {number} holds {_named(axes)}")
@@ -316,6 +326,43 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
     wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
     more = f" and {len(seen) - 10} more" if len(seen) > 10 else ""
     raise FrameError(f"expected {wanted}, found: {', '.join(seen[:10])}{more}")
+
+
+def _with_bad_pixels(source: _Source, image: _Image, start: int, end: int) -> _Image:
+    """An image with the extension behind it that marks its bad pixels, where there is one: of its shape and EXTVER.
+
+    ``start`` and ``end`` are those of the image's data; the stream stands at ``start`` again. A gzip stream would have
+    to be inflated to its end for it, and of a remote file the end must be known.
+    """
+    if source.is_gzip or not end + _BLOCK <= source.most_bytes < sys.maxsize:
+        return image
+    found = None
+    with contextlib.suppress(FrameError):  # what follows an image need not be FITS
+        found = _find_marks(source, image, end)
+    source.stream.seek(start)
+    if found is None:
+        return image
+    as_float = image.dtype if image.dtype.kind == "f" else np.dtype("f4" if image.dtype.itemsize <= 2 else "f8")
+    header = replace(image.header, dtype=as_float, bad_pixels=str(found[1].header.values["EXTNAME"]).strip())
+    return image._replace(header=header, bad_pixels=found)
+
+
+def _find_marks(source: _Source, image: _Image, position: int) -> tuple[int, _Image] | None:
+    version = image.header.values.get("EXTVER", 1)
+    for number in range(image.header.extension + 1, image.header.extension + 1 + _MOST_EXTENSIONS):
+        if position + _BLOCK > source.most_bytes:
+            return None
+        source.stream.seek(position)
+        own, text = _read_cards(source.stream, is_primary=False, most_blocks=_MOST_HEADER_BLOCKS)
+        if not own:
+            return None
+        position += len(text)
+        axes = _image_axes(own)
+        is_named = str(own.get("EXTNAME", "")).strip().upper() in _BAD_PIXELS
+        if is_named and axes == image.axes and own.get("EXTVER", 1) == version:
+            return position, _describe(own, Cards(), axes, number, text)
+        position += -(-_data_bytes(own) // _BLOCK) * _BLOCK
+    return None
 
 
 def _is_own_product(header: Mapping[str, Any]) -> bool:
@@ -372,7 +419,7 @@ def _describe(own: Cards, primary: Cards, axes: tuple[int, ...], number: int, te
     shape = whole if section is None else (section[0].stop - section[0].start, section[1].stop - section[1].start)
     header = FitsHeader(_joined(own, primary), shape, dtype, number, named)
     blank = None if stored_blank is None or not zero else stored_blank + zero
-    return _Image(header, whole, section, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
+    return _Image(header, dtype, whole, section, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
 
 
 def _data_section(own: Cards, primary: Cards, axes: tuple[int, int]) -> tuple[str, tuple[slice, slice] | None]:
@@ -453,6 +500,17 @@ def _pixel_type(header: dict[str, Any], bitpix: int, *, has_blank: bool) -> tupl
     return (as_float if is_scaled and bitpix > 0 else stored), is_scaled, 0
 
 
+def _read_pixels(source: _Source, image: _Image) -> np.ndarray:
+    """Pixels of an image, with overscan, from where the stream stands."""
+    if image.is_plain:
+        stored = np.empty(image.axes, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
+        _fill(source.stream, stored)
+        return _to_native(stored, image.dtype)
+    stored = np.empty(image.n_bytes, dtype=np.uint8)
+    _fill(source.stream, stored)
+    return _by_astropy(image, stored.tobytes())
+
+
 def _to_native(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if dtype.kind == "u" and native.dtype.kind == "i":
@@ -490,7 +548,6 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
     It is given the one HDU, with the cards that say how the image is stored: nothing else in the file can disturb it
     or cost time.
     """
-    header = image.header
     content = _minimal_file(image.text) + data + bytes(-len(data) % _BLOCK)
     try:
         with warnings.catch_warnings():
@@ -499,12 +556,12 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
                 pixels = np.asarray(hdus[0 if image.text.startswith("SIMPLE") else 1].data)
     except Exception as error:  # on damaged files astropy raises whatever comes up
         raise FrameError(f"the image is damaged: {type(error).__name__}: {shown(str(error))}") from error
-    if pixels.shape != image.axes or not np.can_cast(pixels.dtype, header.dtype):
+    if pixels.shape != image.axes or not np.can_cast(pixels.dtype, image.dtype):
         raise FrameError(
-            f"the image is damaged: expected {header.dtype} of shape {image.axes}, found {pixels.dtype} of shape "
+            f"the image is damaged: expected {image.dtype} of shape {image.axes}, found {pixels.dtype} of shape "
             f"{pixels.shape}"
         )
-    found = pixels.astype(header.dtype, copy=False)
+    found = pixels.astype(image.dtype, copy=False)
     if image.blank is not None and pixels.dtype.kind in "iu":  # astropy takes the blanks of unsigned pixels for values
         found[pixels == image.blank] = np.nan
     return found

@@ -373,7 +373,8 @@ def _scan_file(
     interpreted = [getattr(frame, name) for name in _FROM_HEADER]
     row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
     trimmed = (_TRIMMED.format(header.section),) if header.section else ()
-    return _Result(path, row=row, warnings=frame.warnings + trimmed)
+    marked = (f"pixels that the extension {header.bad_pixels} marks are bad",) if header.bad_pixels else ()
+    return _Result(path, row=row, warnings=frame.warnings + trimmed + marked)
 
 
 def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:

@@ -124,8 +124,11 @@ def compute_relative(
     curves : xarray.Dataset
         Dims ``(frame, source)``: flux, flux_err, flags; coordinates mjd_utc, bmjd_tdb, night, source_id.
     target : int
+        Id of the target.
     comparisons : int or sequence of int or "auto"
+        Ids of the comparison sources; ``"auto"`` chooses them.
     weighting : {"sum", "optimal"}
+        How the comparison sources are combined.
     detrend, detrend_without, outliers
         As in :func:`relative_light_curve`.
 
@@ -344,6 +347,7 @@ def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name
     out_directory : path
         Output directory of the reduction.
     name : str
+        Name of the light curve.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a photometer sees of one frame, and what it gives back."""
+"""Input and output of a photometer: the view of one frame, and the measurement of its sources."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ class CalibrationFrames:
     Attributes
     ----------
     kind : {"bias", "dark", "flat"}
+        Kind of the calibration frames.
     table : pandas.DataFrame
         As of ``frames.Scan``: one row a frame.
     set_aside : list of (str, str)
@@ -194,7 +195,9 @@ def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) 
     Parameters
     ----------
     path : path
+        Path of the store.
     groups : tuple of str
+        Groups of the store that hold the masters.
     digests : tuple of str
         Of the frames that they are made from: other frames are other masters.
     """

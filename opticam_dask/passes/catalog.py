@@ -127,6 +127,7 @@ def make_catalog(
     Parameters
     ----------
     night : StackedNight
+        The stacked reference night of the key.
     steps : FrameSteps
         Mesh, finder and threshold.
     max_sources : int

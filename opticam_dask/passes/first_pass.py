@@ -1,4 +1,4 @@
-"""What one task does in the probe for the reference frame and in the first pass.
+"""First pass over one block of frames: sky, sources and transform of each frame; and the probe for a reference frame.
 
 The first pass measures sky, sources and transform of every frame of its block, adds the frames that are stacked
 to a partial stack, and writes the records of the block, the flags last.
@@ -164,6 +164,7 @@ def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -
     Parameters
     ----------
     probes : list of Probe
+        What was found in each probed frame.
     find : callable
         ``find(reference, frame)`` gives how many sources match, 0 for no alignment.
 
@@ -193,6 +194,7 @@ class FirstPass:
     Attributes
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
         Alignment sources of the reference frame.
     reference_fwhm, reference_minor_fwhm : float
@@ -204,7 +206,9 @@ class FirstPass:
     expected_scale : float
         Reference pixel in units of pixels of this part (1 for equal binning).
     n_alignment_sources : int
+        How many of the brightest sources are used to align a frame.
     n_frames, frames_per_block, stack_frames : int
+        Frames of the part, of a block, and at most in the stack.
     read_manifest, write, write_stack : callable
         Bound functions of the store.
     """
@@ -235,7 +239,9 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
     Parameters
     ----------
     job : FirstPass
+        What the first pass needs to know of the part.
     block : int
+        Number of the block of frames.
     lost : dict of str, optional
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """

@@ -83,6 +83,7 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
     path : path
         The store.
     part : Part
+        The part (camera key and night) of the store.
     instrument : Instrument
         Its site and its telescope.
     label : str

@@ -61,6 +61,7 @@ class SecondPass:
     Attributes
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     photometers : dict of Photometer
         By label; all are measured on one read of the frame.
     catalog_xy, catalog_flux : ndarray, shape (source, 2) and (source,)
@@ -137,7 +138,9 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     Parameters
     ----------
     job : SecondPass
+        What the second pass needs to know of the part.
     block : int
+        Number of the block of frames.
     lost : dict of str, optional
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """

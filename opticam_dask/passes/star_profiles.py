@@ -53,6 +53,7 @@ class ProfileJob:
     frames : tuple of int
         The frames that are measured; there is an upper limit to how many.
     frames_per_block : int
+        Number of frames in a block.
     read_manifest, read_results : callable
         Bound functions of the store.
     """
@@ -71,6 +72,7 @@ def choose_frames(flags: np.ndarray, n_frames: int = N_FRAMES) -> list[int]:
     Parameters
     ----------
     flags : ndarray of uint32, shape (frame,)
+        Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
     n_frames : int
         At most so many.
     """

@@ -1,4 +1,4 @@
-"""The passes of a reduction, in order.
+"""Run the passes of a reduction in order: reference frames, first pass, catalogues, photometry, quality.
 
 Pass 0 picks the reference frame of each key and freezes it. Pass 1 measures sky, sources and transform of every
 frame and stacks. The stack of the reference night gives the catalogue. Pass 2 is the photometry. Each step reads
@@ -628,10 +628,13 @@ def measure_frames(
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     photometers : dict of Photometer
         By label.
     executor : Executor
+        Where the tasks run.
     progress : Progress, optional
+        Where progress is reported; by default nowhere.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough.
 
@@ -856,7 +859,9 @@ def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     key : str
+        Camera key, such as ``1:g``.
     background_rms : float, optional
         Median over the frames of the reference night, where it is known already: reading it takes as many files as
         that night has blocks.
@@ -1090,6 +1095,7 @@ def finish(setup: Setup, *, is_last: bool = True) -> None:
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     is_last : bool
         False when the same command goes on with photometry: what it was asked to make again stays on record.
     """

@@ -50,6 +50,7 @@ class MasterJob:
     Attributes
     ----------
     kind : {"bias", "dark", "flat"}
+        Kind of the calibration frames.
     steps : FrameSteps
         How the frames are read; its masters are those of the kinds that come before.
     entries : tuple of dict
@@ -175,14 +176,18 @@ def combine_frames(
     Parameters
     ----------
     job : MasterJob
+        The frames of one master, and what is to be made of them.
     executor : Executor
+        Where the tasks run.
     progress : Progress
+        Where progress is reported.
     tell : callable
         ``tell(file, reason)`` hears of frames that are left out.
 
     Returns
     -------
     Combined
+        The master, the variance of its pixels, and the frames that were used.
 
     Raises
     ------
@@ -229,6 +234,7 @@ def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dic
     Parameters
     ----------
     combined : Combined
+        The master as :func:`combine_frames` made it.
     before : dict of ndarray
         ``bias_variance`` and ``dark_variance`` of the masters taken off, as far as there are any.
     """

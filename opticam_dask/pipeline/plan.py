@@ -86,6 +86,7 @@ def plan_parts(
     table : DataFrame
         Table of ``scanning.scan``.
     instrument : Instrument
+        What the headers mean.
     taken : dict of dict of int, optional
         Parts that each key has already, with their numbers of frames; new frames of such a night become a further
         part.

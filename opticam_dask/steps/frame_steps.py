@@ -68,10 +68,13 @@ class FrameSteps:
     Attributes
     ----------
     reader : Reader
+        Reads the frames.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frames as read.
     rebin_factor : int
+        Pixels of the frame that are summed along each axis.
     remove_cosmic_rays : bool
+        Replace cosmic rays (L.A.Cosmic) before anything else is measured.
     background : callable or None
         Own background ``image -> Background``; None is the sky mesh of this package.
     box_size : (int, int)
@@ -204,6 +207,7 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
     Parameters
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     entry : mapping
         Of the manifest.
     for_detection : bool

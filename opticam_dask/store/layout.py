@@ -75,9 +75,11 @@ class Part:
     key, night : str
         Camera key such as ``1:g``; night such as ``2024-01-01``, further parts of it ``2024-01-01.2``.
     n_frames, frames_per_block : int
+        Number of frames, and of frames in a block.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frames as read.
     binning : int
+        Detector pixels that were summed along each axis.
     mesh_shape : (int, int) or None
         Shape of the sky mesh; None when the background has no mesh.
     n_slots : int
@@ -441,6 +443,7 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None, among: r
     path : path
         The store.
     part : Part
+        The part (camera key and night) of the store.
     label : str, optional
         Photometry label; the first pass when not given.
     among : range, optional
@@ -574,7 +577,9 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     path : path
         The store.
     part : Part
+        The part (camera key and night) of the store.
     block : int
+        Number of the block of frames.
     arrays : dict of dict of ndarray
         Variables by group of the part (``frames``, ``background``, ``photometry/aperture``, ...).
 
@@ -711,10 +716,15 @@ def add_photometry(
     Parameters
     ----------
     path : path
+        Path of the store.
     part : Part
+        The part (camera key and night) of the store.
     label : str
+        Photometry label.
     source_ids : ndarray of int, shape (source,)
+        Ids of the sources of the catalogue.
     attributes : dict
+        Attributes of the group.
     variables : sequence of str
         Variables beyond those of every label (``schema.ALWAYS_MEASURED``).
     radii : sequence of float

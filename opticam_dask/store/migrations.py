@@ -96,6 +96,7 @@ def migrate(out_directory: str | Path) -> list[str]:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
 
     Returns
     -------

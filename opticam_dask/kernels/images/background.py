@@ -175,6 +175,7 @@ def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)
@@ -204,6 +205,7 @@ def zoom_mesh_windows(
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)
@@ -230,6 +232,7 @@ def zoom_mesh_window(
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)

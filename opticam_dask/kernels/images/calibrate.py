@@ -88,6 +88,7 @@ def remove_cosmic_rays(
     Returns
     -------
     clean : ndarray, shape (ny, nx)
+        The image without cosmic rays.
     mask : ndarray of bool, shape (ny, nx)
         True where a pixel was replaced.
     """
@@ -139,6 +140,7 @@ def rebin_response(response: np.ndarray, variance: np.ndarray, factor: int) -> t
     response, variance : ndarray, shape (ny, nx)
         Master flat and its variance; NaN for bad pixels.
     factor : int
+        Pixels that are summed along each axis.
 
     Returns
     -------

@@ -62,6 +62,7 @@ class Alignment:
     transform : ndarray, shape (3, 3)
         Takes ``(x, y, 1)`` on the reference to ``(x, y, 1)`` on the frame, pixels.
     n_matched : int
+        Number of sources that were matched.
     rms : float
         Root mean square distance of the pairs, pixels of the frame; not corrected for the fitted parameters.
     reference_index, frame_index : ndarray of int, shape (n_matched,)

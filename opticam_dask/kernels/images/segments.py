@@ -54,6 +54,7 @@ class Segments:
     labels : ndarray of int, shape (n_pixels,)
         Segment of each pixel, from 0.
     n_labels : int
+        Number of segments.
     """
 
     pixels: np.ndarray
@@ -153,7 +154,9 @@ def deblend(
     Parameters
     ----------
     segments : Segments
+        The segments of the frame.
     image : ndarray, shape (ny, nx)
+        The image.
     n_pixels, n_levels, contrast
         See :func:`find_sources`.
 

@@ -125,8 +125,11 @@ class Candidate:
     Attributes
     ----------
     column : int
+        Column of the source.
     is_chosen : bool
+        Whether it is used as comparison star.
     kind : {"chosen", "too faint", "too bright", "often flagged", "seldom measured", "variable", "less precise"}
+        What spoke for or against it.
     reason : str
         The same with its numbers.
     scatter, expected : float
@@ -159,6 +162,7 @@ def choose_comparisons(
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, source)
+        Fluxes of the sources in each frame, and their errors.
     is_flagged : ndarray of bool, shape (frame, source)
         Measurements with a flag that makes them useless (saturated, blended, at the edge, ...).
     target : int

@@ -120,6 +120,7 @@ def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: Ensem
     flux, flux_err : ndarray, shape (frame, n)
         Of the sources of the ensemble, electrons per second; NaN where a measurement is missing or not to be trusted.
     ensemble : Ensemble
+        The mean light curve of the stars.
 
     Returns
     -------

@@ -78,6 +78,7 @@ def fit_fluxes(
     electrons, rms : ndarray, shape (ny, nx)
         Sky-subtracted electrons and background RMS.
     is_good : ndarray of bool, shape (ny, nx)
+        Pixels that are used.
     response : ndarray, shape (ny, nx), optional
         Master flat, see ``noise.aperture_variance``.
     sky_error : float

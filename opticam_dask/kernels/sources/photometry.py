@@ -71,6 +71,7 @@ def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     xy : ndarray, shape (n, 2)
         Positions; NaN gives a window far outside any frame.
     size : int
+        Side of the square cut-outs in pixels.
     """
     nearest = np.where(np.isfinite(xy), np.floor(np.asarray(xy) + 0.5), -(2**30))
     corner = np.clip(nearest, -(2**30), 2**30).astype(np.int64) - size // 2
@@ -83,9 +84,11 @@ def cut_out(image: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
+        The image.
     x0, y0 : ndarray of int, shape (n,)
         Lower corners; windows may reach beyond the image.
     size : int
+        Side of the square cut-outs in pixels.
 
     Returns
     -------
@@ -118,6 +121,7 @@ def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the windows.
     size : int
+        Side of the square cut-outs in pixels.
     radius : float
         Pixels.
 
@@ -175,6 +179,7 @@ def aperture_flux(cutouts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
     cutouts : ndarray, shape (n, size, size)
         Sky-subtracted pixels; NaN pixels do not count.
     weights : ndarray, shape (n, size, size)
+        Weight of each pixel of the cut-outs.
 
     Returns
     -------
@@ -213,6 +218,7 @@ def windowed_centroids(
     sigma : float or ndarray of shape (n,)
         Width of the window in pixels, about that of the stars.
     n_iterations : int
+        Number of iterations.
 
     Returns
     -------
@@ -269,9 +275,11 @@ def adaptive_moments(
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     start_xy : ndarray, shape (n, 2)
+        First guess of the positions in pixels.
     sigma : float or ndarray of shape (n,)
         Start width in pixels.
     n_iterations : int
+        Number of iterations.
 
     Returns
     -------
@@ -459,6 +467,7 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.nd
     image : ndarray, shape (ny, nx)
         Sky-subtracted frame.
     xy : ndarray, shape (n, 2)
+        Positions of the sources in pixels.
     sigma : ndarray, shape (n,)
         Rough widths to start from, in pixels.
 
@@ -510,6 +519,7 @@ def field_shape(
     image : ndarray, shape (ny, nx)
         Sky-subtracted frame.
     xy : ndarray, shape (n, 2)
+        Positions of the sources in pixels.
     shapes : ndarray, shape (3, n)
         What :func:`source_shapes` gives for the sources.
     noise : float
@@ -608,6 +618,7 @@ def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, toleranc
     predicted_xy : ndarray, shape (n, 2)
         NaN positions match nothing.
     detected_xy : ndarray, shape (m, 2)
+        Positions of the detected sources in pixels.
     tolerance : float
         Largest distance in pixels.
 

@@ -191,7 +191,9 @@ def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int,
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the cut-outs.
     size : int
+        Side of the square cut-outs in pixels.
     shape : Shape
+        Width, elongation and orientation of the stars of the frame.
 
     Returns
     -------
@@ -608,6 +610,7 @@ def mean_rings(rings: Rings, counts: np.ndarray, scales: np.ndarray) -> MeanRing
     Parameters
     ----------
     rings : Rings
+        Sums over the pixels of the stars, in rings.
     counts : ndarray, shape (n,)
         How much each star counts, relative to its weight.
     scales : ndarray, shape (n,)
@@ -645,6 +648,7 @@ def fit_profile(rings: Rings) -> Profile | None:
     Parameters
     ----------
     rings : Rings
+        Sums over the pixels of the stars, in rings.
 
     Returns
     -------

@@ -188,3 +188,47 @@ def test_overscan__is_trimmed_and_told(tmp_path, name):
 def test_overscan__sections_that_are_no_part_of_the_image_are_ignored(tmp_path, section):
     path = small(tmp_path / "a.fits", TRIMSEC=section)
     assert read_header(path).shape == FitsReader().read(path).shape == (12, 16)
+
+
+# ---------------------------------------------------------------- bad pixels beside the image
+
+
+def with_marks(path, name, *, tiled=False, version=1, shape=(12, 16), section=None):
+    data = np.arange(12 * 16, dtype="u2").reshape(12, 16)
+    marks = np.zeros(shape, "u1")
+    marks[2, 3] = 1
+    marks[5, 6] = 4
+    header = fits.Header({"DATE-OBS": "2024-01-01T20:00:00", "EXPTIME": 1.0})
+    if section:
+        header["TRIMSEC"] = section
+    kind = fits.CompImageHDU if tiled else fits.ImageHDU
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1, 2])])
+    image = kind(data, header, name="SCI")
+    behind = kind(marks, name=name)
+    behind.header["EXTVER"] = version
+    fits.HDUList([fits.PrimaryHDU(), image, table, behind]).writeto(path)
+    return data
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("name", ["BPM", "mask", "DQ", "BAD PIXELS"])
+def test_bad_pixels__of_an_extension_are_missing_and_told(tmp_path, name, tiled):
+    data = with_marks(tmp_path / "a.fits", name, tiled=tiled).astype("f4")
+    data[2, 3] = data[5, 6] = np.nan
+    assert read_header(tmp_path / "a.fits").dtype == np.dtype("f4")
+    np.testing.assert_array_equal(FitsReader().read(tmp_path / "a.fits"), data)
+    assert any("pixels that the extension" in line for line in scan([tmp_path / "a.fits"], CAMERA).warnings)
+
+
+def test_bad_pixels__are_trimmed_as_the_image(tmp_path):
+    data = with_marks(tmp_path / "a.fits", "BPM", section="[3:14,1:10]").astype("f4")
+    data[2, 3] = data[5, 6] = np.nan
+    np.testing.assert_array_equal(FitsReader().read(tmp_path / "a.fits"), data[:10, 2:14])
+
+
+@pytest.mark.parametrize("options", [{"version": 2}, {"shape": (10, 16)}, {"name": "WEIGHT"}])
+def test_bad_pixels__of_another_image_are_not_taken(tmp_path, options):
+    data = with_marks(tmp_path / "a.fits", **({"name": "BPM"} | options))
+    pixels = FitsReader().read(tmp_path / "a.fits")
+    np.testing.assert_array_equal(pixels, data)
+    assert pixels.dtype == np.dtype("u2")
