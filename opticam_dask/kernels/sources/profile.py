@@ -454,11 +454,11 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
         now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, 1.4826 * float(np.median(away))))
         if len(now) < _LEAST_SKY:
             return None
-        if abs(len(now) - len(kept)) <= _FEW_CHANGE * len(values):
+        used, kept = kept, now
+        if abs(len(now) - len(used)) <= _FEW_CHANGE * len(values):
             break
-        kept = now
     share = (place[: len(normal)] @ inverse) @ basis
-    return _Sky(terms, beyond[kept], share / np.sum(share))
+    return _Sky(terms, beyond[used], share / np.sum(share))
 
 
 def _is_plane_known(normal: np.ndarray, place: np.ndarray) -> bool:
