@@ -166,6 +166,7 @@ def _photometry(cell: tuple[str, ...]) -> tuple[Variable, ...]:
         _float("aperture_correction", cell, "1", "total flux of a star relative to its flux inside the aperture"),
         _float("background", _CELL, "electron pixel-1", "local sky around the source"),
         _float("background_err", _CELL, "electron pixel-1", "1-sigma error of the local sky"),
+        _float("profile_chi2", _CELL, "1", "reduced chi-square of the pixels about the star profile of the frame"),
         _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
         _float("y", _CELL, "pixel", "y at which the source was measured, on the frame"),
         Variable("flags", cell, "uint32", "1", "quality of the measurement", 0, {}, SourceFlag),

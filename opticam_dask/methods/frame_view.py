@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class FrameView:
         Table of the night's star profile (``kernels.profile.Profile.table``).
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
+    known : dict
+        What photometers have found out about the frame for each other.
     """
 
     predicted_xy: np.ndarray
@@ -80,6 +82,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
+    known: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Measurement:
         Total flux of a star relative to ``flux``.
     background, background_err : ndarray, shape (n,), optional
         Local sky and its error, electrons per pixel.
+    profile_chi2 : ndarray, shape (n,), optional
+        Reduced chi-square of the pixels about the star profile of the frame.
     """
 
     flux: np.ndarray
@@ -111,6 +116,7 @@ class Measurement:
     aperture_correction: np.ndarray | None = None
     background: np.ndarray | None = None
     background_err: np.ndarray | None = None
+    profile_chi2: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

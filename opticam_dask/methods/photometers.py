@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
@@ -34,6 +35,9 @@ RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
 #: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
 OPTIMAL_REACH, _COUNTS = 4.5, 0.05
+
+#: Stars that are recentred are held against their profile to so many sigma at least.
+_JUDGED = 4.0
 
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
 #: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
@@ -92,7 +96,7 @@ class BasePhotometer:
     @property
     def variables(self) -> tuple[str, ...]:
         """What is measured beside flux, error, position and flags."""
-        return () if self.local_background_estimator is None else ("background", "background_err")
+        return ("profile_chi2", *(() if self.local_background_estimator is None else ("background", "background_err")))
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -107,6 +111,20 @@ class BasePhotometer:
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame."""
         raise NotImplementedError
+
+    def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
+        """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
+        places = measuring.find_places(
+            view, shape, sigma, self.source_matching_tolerance, forced=self.forced, reach=reach
+        )
+        return measuring.read_stars(
+            view,
+            places,
+            self.local_background_estimator,
+            shape,
+            reach=max(judged, 0.0 if self.forced else _JUDGED),
+            forced=self.forced,
+        )
 
 
 @dataclass(frozen=True)
@@ -203,16 +221,15 @@ class AperturePhotometer(BasePhotometer):
         axes = self.axes(view.scale, view.fwhm, view.frame_fwhm)
         sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
         shape = measuring.star_shape(view, sigma)
-        xy, flags = measuring.positions(view, sigma, self.source_matching_tolerance, forced=self.forced)
-        size = 2 * int(np.ceil(max(max(pair) for pair in axes))) + 3
-        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
-        light = None
-        if view.profile is not None:
-            light = profile_weights(view.profile, xy, pixels.x0, pixels.y0, size, shape)
-        foreign = 0.0 if light is None else _light_in_annulus(self.local_background_estimator, view, shape)
-        results = [self._measure_aperture(view, xy, pixels, shape, light, foreign, pair) for pair in axes]
+        reach = max(max(pair) for pair in axes)
+        stars = measuring.narrowed(
+            self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
+        )
+        foreign = 0.0 if view.profile is None else _light_in_annulus(self.local_background_estimator, view, shape)
+        xy, pixels = stars.xy, stars.pixels
+        results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]
         columns = [np.stack(values, axis=-1) for values in zip(*results, strict=True)]
-        columns[-1] |= flags[:, None]
+        columns[-1] |= stars.flags[:, None]
         flux, error, systematic, correction, own_flags = columns if self.radii else [column[:, 0] for column in columns]
         return Measurement(
             flux,
@@ -224,19 +241,20 @@ class AperturePhotometer(BasePhotometer):
             aperture_correction=correction,
             background=pixels.background,
             background_err=pixels.background_err,
+            profile_chi2=stars.chi2,
         )
 
     def _measure_aperture(
         self,
         view: FrameView,
-        xy: np.ndarray,
-        pixels: measuring.Pixels,
+        stars: measuring.Stars,
         shape: Shape,
-        light: np.ndarray | None,
         foreign: float,
         axes: tuple[float, float],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Flux, error, systematic error, aperture correction and flags in one aperture; shape (n,) each."""
+        xy, pixels = stars.xy, stars.pixels
+        light = None if view.profile is None else stars.light
         window = pixels.x0, pixels.y0, pixels.electrons.shape[1]
         weights = self._weights(view, xy, *window, axes)
         electrons = np.where(pixels.is_good, pixels.electrons, np.nan)
@@ -263,8 +281,8 @@ class AperturePhotometer(BasePhotometer):
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, electrons, relative)
-        flags = measuring.pixel_flags(view, pixels, weights > 0)
-        flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
+        flags = measuring.pixel_flags(view, stars, weights > 0)
+        flags |= measuring.blend_flags(view, stars, weights)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
     def _usual_share(
@@ -405,11 +423,9 @@ class OptimalPhotometer(BasePhotometer):
         shape = measuring.star_shape(view, sigma)
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
-        xy, flags = measuring.positions(view, shape.sigma, self.source_matching_tolerance, forced=self.forced)
-        size = 2 * int(np.ceil(OPTIMAL_REACH * shape.semimajor_sigma)) + 1
-        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
-        window = pixels.x0, pixels.y0, size
-        light = profile_weights(measuring.profile_table(view), xy, *window, shape)
+        stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma, OPTIMAL_REACH)
+        xy, pixels, light, flags = stars.xy, stars.pixels, stars.light, stars.flags
+        window = pixels.x0, pixels.y0, light.shape[1]
         inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH
         light = np.where(inside, light, 0.0)
         foreign = _light_in_annulus(self.local_background_estimator, view, shape)
@@ -429,8 +445,9 @@ class OptimalPhotometer(BasePhotometer):
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, model, relative)
         counts = light > _COUNTS * light.max(axis=(1, 2), keepdims=True)
-        flags |= measuring.pixel_flags(view, pixels, counts)
-        flags |= measuring.blend_flags(view, xy, pixels, light, shape)
+        flags |= measuring.pixel_flags(view, stars, counts)
+        flags[np.any(stars.is_stray & inside, axis=(1, 2))] |= np.uint32(SourceFlag.CONTAMINATED)
+        flags |= measuring.blend_flags(view, stars, light)
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         return Measurement(
             flux,
@@ -441,6 +458,7 @@ class OptimalPhotometer(BasePhotometer):
             flux_err_sys=systematic,
             background=pixels.background,
             background_err=pixels.background_err,
+            profile_chi2=stars.chi2,
         )
 
 

@@ -38,6 +38,7 @@ _UNFIT = (
     | SourceFlag.SATURATED
     | SourceFlag.BAD_PIXEL
     | SourceFlag.COSMIC_RAY
+    | SourceFlag.CONTAMINATED
     | SourceFlag.STEP_FAILED
     | SourceFlag.WORKER_LOST
     | SourceFlag.NON_LINEAR

@@ -762,6 +762,24 @@ def add_photometry(
     update_attributes(path, group, {"complete": True})
 
 
+def add_to_label(path: str | Path, part: Part, label: str, name: str) -> None:
+    """Make an array of a photometry label that an older version did not have, without values, unless it is there."""
+    group = f"photometry/{label}"
+    night = _open_group(path, part.group)
+    attributes = read_attributes(path, f"{part.group}/{group}")
+    known = [entry.name for entry in schema.PHOTOMETRY]
+    variables = attributes.get("variables") or [entry for entry in known if f"{group}/{entry}" in night]
+    if name in variables:
+        return
+    radii = attributes.get("radii", [])
+    n_sources = len(read_array(path, f"{part.group}/{group}", "source_id"))
+    if f"{group}/{name}" not in night:
+        sizes = {**part.sizes(), "source": n_sources, "radius": len(radii)}
+        kind = "photometry_radii" if radii else "photometry"
+        _create_arrays(night, kind, group, sizes, part.frames_per_block, [name])
+    update_attributes(path, f"{part.group}/{group}", {"variables": [*variables, name]})
+
+
 def photometry_labels(path: str | Path, part: Part) -> list[str]:
     """Labels of the photometry that a part holds, finished or not."""
     folder = location(path) / part.group / "photometry"

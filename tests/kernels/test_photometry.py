@@ -89,7 +89,7 @@ def _all_results(image, xy, sigma):
             noise.aperture_variance(weights, cutouts, rms),
             centres,
             converged,
-            photometry.recentring_weight(cutouts, rms, x0, y0, centres, 1.8, prior_sigma=0.1),
+            photometry.centroid_errors(cutouts, rms, x0, y0, centres, 1.8),
             *photometry.adaptive_moments(cutouts, x0, y0, xy, sigma),
         ]
     )
@@ -225,9 +225,8 @@ def test_match_one_to_one__equals_picking_the_closest_pair_again_and_again(seed,
 def test_recentring_weight__bright_sources_follow_their_centroid_and_faint_ones_do_not():
     cutouts = np.stack([_gaussian((21, 21), 10, 10, 1.5, flux=flux) for flux in (1e6, 30.0, -5.0)])
     zeros = np.zeros(3, int)
-    weight = photometry.recentring_weight(
-        cutouts, np.full((3, 21, 21), 10.0), zeros, zeros, np.full((3, 2), 10.0), 1.5, prior_sigma=0.1
-    )
+    errors = photometry.centroid_errors(cutouts, np.full((3, 21, 21), 10.0), zeros, zeros, np.full((3, 2), 10.0), 1.5)
+    weight = photometry.recentring_weight(errors, prior_sigma=0.1)
     assert weight[0] > 0.99
     assert weight[1] < 0.05
     assert weight[2] == 0.0

@@ -112,7 +112,7 @@ def test_measure__edges_and_missing_pixels_are_flagged():
 
 def test_measure__no_sources_give_no_numbers():
     found = AperturePhotometer().measure(_view(np.ones((50, 50)), np.empty((0, 2)), [(4.0, 4.0)]))
-    assert [len(values) for values in _arrays(found).values()] == [0] * 6
+    assert [len(values) for values in _arrays(found).values()] == [0] * 7
 
 
 def _field(seed=0, n=25):

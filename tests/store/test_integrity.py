@@ -273,6 +273,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
         *("frames/linearity_limit", "frames/ra", "frames/dec"),
         *("background/background_offset_mesh", "background/background_mean_mesh", "background/background_n_sky"),
+        "photometry/aperture/profile_chi2",
     }
     assert all(np.isnan(after[name][...]).all() or not after[name][...].any() for name in added)
     for name, values in before.items():

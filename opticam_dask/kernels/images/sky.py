@@ -230,7 +230,7 @@ def _recounted(
     stop: np.ndarray,
     invalid: np.ndarray,
 ) -> SkyPixels:
-    """Sky pixels, counted again where the zoomed mesh is not the sky: what is near its smooth course is sky there.
+    """Sky pixels, counted again where the zoomed mesh is not the sky: what is near the course of the box is sky there.
 
     ``start`` and ``stop`` are the stretches that were not counted, ``invalid`` the pixels without a value.
     """
@@ -242,16 +242,16 @@ def _recounted(
     is_rippled = _rippled(mesh, rms_mesh, course)
     rows, columns = (np.arange(size) // box for size, box in zip(*grid, strict=True))
     places = np.flatnonzero(is_rippled[rows[:, None], columns])
-    above = pixels[places] + _zoomed_at(mesh, *grid, places) - smooth_zoom.at_places(course, *grid, places)
+    box = _box_of(places, grid)
+    above = pixels[places] + _zoomed_at(mesh, *grid, places) - course.ravel()[box]
     # of the stretches that were not counted only those count now that are no more than a deviant pixel
     is_disk = stop - start > 1
     with np.errstate(invalid="ignore"):
         is_sky = np.abs(above) < _sky_limit(_typical(rms_mesh))
     is_sky &= ~_is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
-    box = _box_of(places[is_sky], grid)
-    number = np.bincount(box, minlength=mesh.size).reshape(mesh.shape)
-    excess = np.bincount(box, weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
-    mean = smooth_zoom.box_means(course, frame.box_size) + excess / np.maximum(number, 1)
+    number = np.bincount(box[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    excess = np.bincount(box[is_sky], weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    mean = course + excess / np.maximum(number, 1)
     return SkyPixels(np.where(is_rippled, number, sky.number), np.where(is_rippled, mean, sky.mean))
 
 
@@ -305,7 +305,7 @@ def was_sky(
         near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
         if is_rippled.any():
             there = np.flatnonzero(is_rippled.ravel()[_box_of(places, grid)])
-            away = np.abs(electrons[there] - smooth_zoom.at_places(level, *grid, places[there]))
+            away = np.abs(electrons[there] - level.ravel()[_box_of(places[there], grid)])
             near[there] = away < _sky_limit(_typical(rms_mesh))
     return near
 
@@ -332,10 +332,14 @@ def _bend(mesh: np.ndarray) -> float:
 
 
 def _rippled(mesh: np.ndarray, rms_mesh: np.ndarray, course: np.ndarray) -> np.ndarray:
-    """Boxes in which the zoomed mesh is not the sky: some box near them is wild, and the spline ripples around it."""
-    if np.abs(mesh - course).max() <= _RIPPLE * _typical(rms_mesh):
+    """Boxes in which the zoomed mesh is not the sky: near them is an edge or a wild box, around which a spline ripples.
+
+    There the level of the box itself, without a slope, tells which pixels are sky.
+    """
+    limit = _RIPPLE * _typical(rms_mesh)
+    if max(_bend(mesh), np.abs(mesh - course).max()) <= limit:
         return np.zeros(mesh.shape, dtype=bool)
-    ripples = np.abs(spline_filter(mesh - course, order=3, mode="reflect")) > _RIPPLE * _typical(rms_mesh)
+    ripples = np.abs(spline_filter(mesh, order=3, mode="reflect") - course) > limit
     wide: np.ndarray = binary_dilation(ripples, np.ones((5, 5), dtype=bool))
     return wide
 

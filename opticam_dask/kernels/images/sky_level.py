@@ -38,6 +38,9 @@ _RIDGE = 0.005
 #: Degree of the polynomial through all boxes, and how many it needs; values are drawn to within so many sigma of it.
 _DEGREES, _DRAWN_NEAR = ((3, 64), (2, 25), (1, 9)), 4.0
 
+#: A sky is no polynomial when it scatters around one by so many times the noise of its boxes.
+_NO_POLYNOMIAL = 3.0
+
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -62,9 +65,9 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     weights = np.where(share > LEAST_SHARE, share, 0.0)
     if not (weights > 0).any():
         return np.array(values, dtype=float)
-    broad = _broad_course(values, weights)
-    values = np.where(weights > 0, values - broad, 0.0)
     noise = max(noise, _field_scatter(values, weights))
+    broad = _broad_course(values, weights, noise)
+    values = np.where(weights > 0, values - broad, 0.0)
     around, their_weights = _windows(values, _BOXES), _windows(weights, _BOXES)
     basis = _basis(_BOXES)
     kernel = np.where(np.maximum(np.abs(basis[1]), np.abs(basis[2])) <= 1, 1.0, _OUTER_WEIGHT)[:, None]
@@ -87,11 +90,11 @@ def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
     return area
 
 
-def _broad_course(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _broad_course(values: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
     """Polynomial through all boxes: twilight, moonlight and vignetting, which bend within a few boxes already.
 
-    It need not be right, as what is left is fitted box by box, but must not bend where the sky does not: values far
-    from all others are drawn near.
+    What is left is fitted box by box, so it must not bend where the sky does not: values far from all others are drawn
+    near, and a sky that is no polynomial (it has a step) has only its median taken off.
     """
     known = np.flatnonzero(weights)
     terms = _polynomials(values.shape, next((degree for degree, n_boxes in _DEGREES if len(known) >= n_boxes), 0))
@@ -104,6 +107,9 @@ def _broad_course(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         drawn = model + np.clip(residual, -limit, limit)
         coefficients = np.linalg.solve(normal, chosen @ (their_weights * drawn))
         model = coefficients @ chosen
+    scatter = _MAD_TO_SIGMA * np.median(np.abs(target - model))
+    if scatter > _NO_POLYNOMIAL * noise:
+        return np.full(values.shape, np.median(target))
     broad: np.ndarray = (coefficients @ terms).reshape(values.shape)
     return broad
 

@@ -81,8 +81,8 @@ N_COMPONENTS = len(_COMPONENTS)
 _MODEL_ERROR = 3e-4
 
 #: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
-_STEP, _EDGE = 0.01, 30.0
-_GRID = np.arange(0.0, _EDGE + 1.5 * _STEP, _STEP)
+TABLE_STEP, _EDGE = 0.01, 30.0
+_GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def profile_weights(
 
 def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
-    rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / _STEP
+    rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)
     light: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
@@ -239,7 +239,7 @@ def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
 
 def table_radius(index: np.ndarray) -> np.ndarray:
     """Radii in units of sigma that entries of :meth:`Profile.table` belong to."""
-    return _STEP * np.minimum(index, len(_GRID) - 1)
+    return TABLE_STEP * np.minimum(index, len(_GRID) - 1)
 
 
 def light_in_sky(fitted: Profile, sky: np.ndarray) -> float:
@@ -454,11 +454,11 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
         now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, 1.4826 * float(np.median(away))))
         if len(now) < _LEAST_SKY:
             return None
-        if abs(len(now) - len(kept)) <= _FEW_CHANGE * len(values):
+        used, kept = kept, now
+        if abs(len(now) - len(used)) <= _FEW_CHANGE * len(values):
             break
-        kept = now
     share = (place[: len(normal)] @ inverse) @ basis
-    return _Sky(terms, beyond[kept], share / np.sum(share))
+    return _Sky(terms, beyond[used], share / np.sum(share))
 
 
 def _is_plane_known(normal: np.ndarray, place: np.ndarray) -> bool:
