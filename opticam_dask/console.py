@@ -1,4 +1,4 @@
-"""What a person sees while a reduction runs: progress bars on a terminal or in a notebook, plain lines elsewhere."""
+"""Progress of a reduction for a person: bars on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class FrameFlag(IntFlag):
     FILE_CHANGED = 1 << 12
     STEP_FAILED = 1 << 13
     WORKER_LOST = 1 << 14
+    SWAPPED = 1 << 15
 
 
 class SourceFlag(IntFlag):
@@ -45,6 +46,7 @@ class SourceFlag(IntFlag):
     BLENDED = 1 << 11
     NON_LINEAR = 1 << 12
     OUTLIER = 1 << 13
+    CONTAMINATED = 1 << 14
     FRAME_LOST = 1 << 15
 
 
@@ -73,6 +75,7 @@ FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.FILE_CHANGED: "The file is not the one that was scanned (other shape, size or type).",
     FrameFlag.STEP_FAILED: "A calibration, background, finder or photometer step raised an error.",
     FrameFlag.WORKER_LOST: "Workers died while they worked on this frame.",
+    FrameFlag.SWAPPED: "The field's two stars have swapped their brightness: an eclipse, or the field turned around.",
 }
 
 SOURCE_SENTENCES: dict[SourceFlag, str] = {
@@ -81,7 +84,9 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.OFF_FRAME: "The source lies outside the frame: no flux.",
     SourceFlag.EDGE: "Part of the aperture lies outside the frame.",
     SourceFlag.NOT_DETECTED: "No detection of the frame matches: measured at the transformed catalogue position.",
-    SourceFlag.NOT_RECENTRED: "The centroid did not converge or was dragged away: measured at the predicted position.",
+    SourceFlag.NOT_RECENTRED: (
+        "The centroid did not converge or is not where the transform puts the star: measured at the predicted position."
+    ),
     SourceFlag.SATURATED: "A pixel of the aperture is saturated.",
     SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data.",
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
@@ -89,6 +94,9 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
     SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
+    SourceFlag.CONTAMINATED: (
+        "Light that is not the star's (a cosmic ray, a satellite, a hot pixel): its pixels do not fit the star profile."
+    ),
     SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
     SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
 }

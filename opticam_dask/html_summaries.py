@@ -47,6 +47,7 @@ def wrap(heading: str, body: str, folds: Iterable[Fold] = ()) -> str:
     body : str
         HTML.
     folds : iterable of Fold
+        Parts that fold.
     """
     parts = "".join(
         f"<details{' open' if fold.is_open else ''}><summary>{escape(fold.heading)}</summary>{fold.body}</details>"
@@ -86,6 +87,7 @@ def sparkline(values: np.ndarray, width: int = 420, height: int = 60, n_columns:
     width, height : int
         In pixels.
     n_columns : int
+        Number of columns of the picture.
     """
     columns = np.array_split(np.asarray(values, dtype=float), min(n_columns, max(1, len(values))))
     ranges = [(column, part[np.isfinite(part)]) for column, part in enumerate(columns)]

@@ -1,4 +1,4 @@
-"""Places that hold files: directories of this machine, and what fsspec reaches by a URL (``s3://bucket/run``).
+"""Paths of files and directories: on this machine, or anywhere that fsspec reaches by a URL (``s3://bucket/run``).
 
 A local place is a ``pathlib.Path`` and takes the way it always took: nothing of fsspec is imported for it. A remote one
 is a :class:`RemotePath`, which offers the part of ``Path`` that this package uses, so that the same code serves both.
@@ -85,6 +85,7 @@ def location(place: PathLike | RemotePath) -> Path:
     Parameters
     ----------
     place : path or URL
+        A path, or a URL that fsspec understands.
 
     Returns
     -------
@@ -298,6 +299,7 @@ def replacing(place: Path) -> Iterator[Path]:
     Parameters
     ----------
     place : Path or RemotePath
+        Where the file is to be.
 
     Yields
     ------
@@ -473,6 +475,7 @@ class RangedFile(io.RawIOBase):
     Parameters
     ----------
     url : str
+        The URL.
     at_least : int
         Bytes of one request, so that a header, or a whole frame, is one request.
     size : int, optional

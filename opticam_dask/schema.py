@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -24,10 +24,11 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
         "background": ("background_offset_mesh",),
     },
     "1.2": {"frames": ("linearity_limit", "ra", "dec")},
+    "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -108,6 +109,8 @@ BACKGROUND = (
     _float("background_mesh", _MESH, "electron pixel-1", "sky background at the mesh points"),
     _float("background_rms_mesh", _MESH, "electron pixel-1", "scatter of the sky at the mesh points"),
     _float("background_offset_mesh", _MESH, "electron pixel-1", "what the mesh leaves behind: added for photometry"),
+    _float("background_mean_mesh", _MESH, "electron pixel-1", "mean of the pixels of the box that are sky"),
+    _count("background_n_sky", _MESH, "sky pixels of the box: away from all detections; 0 also when not counted"),
 )
 
 _SHAPE_VARIABLES = (
@@ -143,6 +146,10 @@ CATALOG = (
     _float("flux", _SOURCE, "electron", "flux in the segment of the source on the stack"),
     _float("fwhm", _SOURCE, "pixel", "full width at half maximum on the stack"),
     *(_float(name, _SOURCE, unit, sentence) for name, unit, sentence in _SHAPE_VARIABLES),
+    Variable(
+        *("is_star", _SOURCE, "bool", "1", "whether the source has the form of the field's stars", False),
+        attributes={"comment": "widths and apertures come from stars; what is none is a galaxy, a bled column or so"},
+    ),
 )
 
 
@@ -159,6 +166,7 @@ def _photometry(cell: tuple[str, ...]) -> tuple[Variable, ...]:
         _float("aperture_correction", cell, "1", "total flux of a star relative to its flux inside the aperture"),
         _float("background", _CELL, "electron pixel-1", "local sky around the source"),
         _float("background_err", _CELL, "electron pixel-1", "1-sigma error of the local sky"),
+        _float("profile_chi2", _CELL, "1", "reduced chi-square of the pixels about the star profile of the frame"),
         _float("x", _CELL, "pixel", "x at which the source was measured, on the frame"),
         _float("y", _CELL, "pixel", "y at which the source was measured, on the frame"),
         Variable("flags", cell, "uint32", "1", "quality of the measurement", 0, {}, SourceFlag),
@@ -194,7 +202,10 @@ CALIBRATION = (
     Variable("bias_variance", _PIXEL, "float32", "adu2", "variance of the master bias", np.nan, {}),
     Variable("dark", _PIXEL, "float32", "adu s-1", "master dark, as a rate", np.nan, {}),
     Variable("dark_variance", _PIXEL, "float32", "adu2 s-2", "variance of the master dark", np.nan, {}),
-    Variable("hot_pixels", _PIXEL, "bool", "1", "pixels with far more dark current than others", False, {}),
+    Variable(
+        "hot_pixels", _PIXEL, "bool", "1", "pixels whose dark current is far above others, or unstable", False, {}
+    ),
+    Variable("dark_excess", _PIXEL, "float32", "adu2", "variance of unstable pixels in a dark beyond noise", 0.0, {}),
     Variable("flat", _PIXEL, "float32", "1", "master flat: response of the pixels, 1 on average", np.nan, {}),
     Variable("flat_variance", _PIXEL, "float32", "1", "variance of the master flat", np.nan, {}),
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),

@@ -11,6 +11,7 @@ def printable(text: str) -> str:
     Parameters
     ----------
     text : str
+        Any text.
 
     Returns
     -------
@@ -36,6 +37,7 @@ def shown(value: object) -> str:
     Parameters
     ----------
     value : object
+        Any value.
     """
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

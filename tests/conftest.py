@@ -32,3 +32,32 @@ def slurm() -> None:
         )
         os.environ.update({name: value for name, _, value in exported})
     subprocess.run(["sinfo"], check=True, capture_output=True, timeout=30)
+
+
+#: Tests that answer at once: folders and files, by the processor time that they were measured to take. All others are
+#: slow: they reduce nights, start workers or open browsers.
+_QUICK = (
+    "kernels",
+    "project/test_rooms.py",
+    "project/test_habits.py",
+    "store/test_config.py",
+    "store/test_stored_identities.py",
+    "store/test_chunk_files.py",
+    "frames/test_instruments.py",
+    "frames/test_synthetic.py",
+    "cluster/test_blocks.py",
+    "methods/test_photometers.py",
+    "methods/test_local_backgrounds.py",
+    "store/test_ownership.py",
+    "store/test_store.py",
+    "frames/test_header_habits.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``-m "not slow"`` leaves out."""
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here)
+        if place.parts[0] not in _QUICK and place.as_posix() not in _QUICK:
+            item.add_marker(pytest.mark.slow)

@@ -263,7 +263,9 @@ class Analyzer:
         rebin_factor : float, optional
             Average frequencies too, in bins that grow by ``1 + rebin_factor``.
         norm : {"frac", "abs", "leahy", "none"}
+            Normalisation of the powers.
         scale : {"linear", "log", "loglog"}
+            Scale of the axes of the plot.
 
         Returns
         -------
@@ -300,11 +302,15 @@ class Analyzer:
         Parameters
         ----------
         norm : {"frac", "abs", "standard"}
+            Normalisation of the powers.
         scale : {"linear", "log", "loglog"}
+            Scale of the axes of the plot.
         frequency : Quantity or array, optional
             In hertz. By default from one cycle in the whole series to half of the inverse of the usual step.
         false_alarm_probabilities : sequence of float
+            Probabilities whose powers are given as levels.
         method : {"baluev", "davies", "naive", "bootstrap"}
+            How false alarms are estimated (astropy's names).
         n_bootstraps, seed : int
             For the bootstrap.
 
@@ -347,11 +353,15 @@ class Analyzer:
         Parameters
         ----------
         frequency : Quantity or array, optional
+            Frequencies, in hertz unless they have a unit; by default from the times.
         scale : {"linear", "log", "loglog"}
+            Scale of the axes of the plot.
         false_alarm_probabilities : sequence of float
+            Probabilities whose powers are given as levels.
         n_bootstraps : int
             Light curves with shuffled fluxes for false-alarm levels, which are NaN with 0.
         seed : int
+            Seed of the random numbers; the same seed gives the same result.
 
         Returns
         -------
@@ -387,10 +397,13 @@ class Analyzer:
         Parameters
         ----------
         segment_size : Quantity or float
+            Length of a segment, in seconds unless it has a unit.
         rebin_factor : float, optional
             Average the cross powers of frequencies in bins that grow by ``1 + rebin_factor``.
         norm : {"frac", "abs", "leahy", "none"}
+            Normalisation of the powers.
         scale : {"linear", "log", "loglog"}
+            Scale of the axes of the plot.
         delay : Quantity or float
             Cut the segments of the second light curve so much later. Near the lag it takes away the bias of finite
             segments; lags are measured from 0 all the same.
@@ -432,6 +445,7 @@ class Analyzer:
         Parameters
         ----------
         segment_size : Quantity or float
+            Length of a segment, in seconds unless it has a unit.
         band : (float, float)
             Lowest and highest frequency in hertz.
         max_lag : Quantity or float, optional
@@ -602,6 +616,7 @@ class Analyzer:
         max_lag : Quantity or float
             Less than half a period of a periodic signal.
         n_realisations, seed : int
+            Number of randomised light curves, and the seed of their random numbers.
 
         Returns
         -------
@@ -631,6 +646,7 @@ class Analyzer:
         Parameters
         ----------
         period : Quantity or float
+            Period, in seconds unless it has a unit.
         epoch : Time or float, optional
             MJD of phase 0, in the scale of the light curves; by default ``reference_mjd``.
 
@@ -663,9 +679,11 @@ class Analyzer:
         Parameters
         ----------
         period : Quantity or float
+            Period, in seconds unless it has a unit.
         t0 : Time or float, optional
             MJD of phase 0, in the scale of the light curves; by default ``reference_mjd``.
         n_bins : int
+            Number of phase bins.
         plot, subplot, sharey : bool
             Make a plot; one panel a camera; the same limits in all.
         scale_errors : bool

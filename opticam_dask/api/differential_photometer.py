@@ -145,6 +145,7 @@ class DifferentialPhotometer:
         target : int
             Number of the source in the catalogue of this camera.
         comparisons : int or sequence of int or "auto"
+            Ids of the comparison sources; ``"auto"`` chooses them.
         phot_label : str
             Photometry label.
         prefix : str, optional
@@ -174,6 +175,8 @@ class DifferentialPhotometer:
         if match_other_cameras:
             curves |= in_other_cameras(self.out_directory, first, options, self._console.tell)
         for camera, curve in curves.items():
+            for line in curve.attrs.get("choice", []):
+                self._console.tell(f"{camera}: {line}")
             file = differential.write_relative_light_curve(curve, self.out_directory, name)
             self._console.tell(f"{camera}: light curve saved to {file.resolve()}.")
         keep_in_store(self.out_directory, curves.values(), name, self._console.tell)
@@ -219,6 +222,7 @@ def in_other_cameras(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     curve : xarray.Dataset
         Of the camera that the numbers of the sources are known for.
     options : dict

@@ -1,4 +1,4 @@
-"""The record of a run that is reduced by submitted jobs: what ``plan`` decides and every job reads.
+"""Record of a run that is reduced by submitted jobs: written by ``plan``, read by every job.
 
 The frames of a run are cut into the blocks of its parts (a camera key and night each), in the order of keys and
 nights, and the blocks are numbered from 0 over all of them. Pass 1 (sky, sources, transforms) and pass 3 (photometry)
@@ -63,6 +63,7 @@ class PlannedRun:
     Attributes
     ----------
     out_directory : Path
+        Output directory of a reduction.
     token : str
         Tells this run from all others.
     created : str

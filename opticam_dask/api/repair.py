@@ -30,9 +30,11 @@ def repair(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     connect : callable
         Opens the place where blocks run.
     progress : Progress, optional
+        Where progress is reported; by default nowhere.
 
     Raises
     ------

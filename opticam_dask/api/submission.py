@@ -1,4 +1,4 @@
-"""The lines that submit what is left of a planned run to SLURM, with the dependencies of its passes."""
+"""Lines for SLURM that submit the rest of a planned run, with the dependencies between its passes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def slurm_lines(run: PlannedRun, options: Sequence[str] = ()) -> list[str]:
     Parameters
     ----------
     run : PlannedRun
+        The planned run.
     options : sequence of str
         Further options of every ``sbatch`` (account, partition, time, memory).
 

@@ -115,7 +115,9 @@ class Watch:
     setup : Setup
         As for the ordinary reduction; live files go to ``watch`` in its output directory.
     photometer : Photometer
+        What is measured of each source.
     executor : Executor
+        Where the tasks run.
     progress : Progress
         Who is told.
     target, comparisons : int and sequence of int, optional

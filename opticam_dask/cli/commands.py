@@ -1,4 +1,4 @@
-"""What each command of the command line does; imported only when a command runs, so that ``--help`` is instant."""
+"""The commands of the command line, one function each; imported when a command runs, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
@@ -545,8 +545,8 @@ def _lightcurve(options: argparse.Namespace) -> int:
     for key, curve in curves.items():
         for warning in curve.attrs.get("detrend", {}).get("warnings", []):
             tell(f"{key}: {warning}")
-        for reason in curve.attrs.get("reasons", []):
-            tell(f"{key}: {reason}")
+        for line in curve.attrs.get("choice", []):
+            tell(f"{key}: {line}")
         flux = curve["relative_flux"].to_numpy()
         used = np.isfinite(flux)
         if not used.any():

@@ -1,4 +1,4 @@
-"""What a cluster is asked for, from Dask's configuration and the caller; and the environment of every worker.
+"""Settings of a cluster: workers, memory, queue, from Dask's configuration and the caller; environment of workers.
 
 Four layers, the later before the earlier: dask-jobqueue's own section of Dask's configuration (``jobqueue.slurm``), the
 profile of that name in the section ``opticam_dask.clusters``, environment variables (which Dask merges into its
@@ -81,6 +81,7 @@ class ClusterSettings:
     cluster : str
         ``"local"``, ``"none"``, the name of a batch system, or the address or file of a scheduler.
     n_workers : int, optional
+        Number of workers.
     adapt : (int, int), optional
         Least and most workers, as there is work.
     cores : int, optional
@@ -88,6 +89,7 @@ class ClusterSettings:
     memory : str, optional
         Memory of a job; of a worker on a local cluster.
     walltime, queue, account : str, optional
+        Of a job, as the batch system writes them.
     job_extra : tuple of str
         Further directives of the job script.
     options : mapping
@@ -275,6 +277,7 @@ def walltime_seconds(text: str, system: str = "slurm") -> float | None:
     text : str
         ``minutes``, ``HH:MM:SS``, ``D-HH[:MM[:SS]]``; with two numbers ``MM:SS`` in SLURM and ``HH:MM`` in LSF.
     system : str
+        Name of the batch system.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if match is None:

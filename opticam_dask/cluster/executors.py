@@ -82,6 +82,7 @@ class Work(NamedTuple):
     build : callable
         Builds the graph of a window of them.
     blocks : sequence of int
+        Numbers of the blocks of frames.
     rescue : callable, optional
         Builds the graph that does the same for blocks that killed their workers: it finds the frames to blame and
         leaves them out.
@@ -133,6 +134,7 @@ class OnCluster:
     Parameters
     ----------
     client : distributed.Client
+        Client of a running Dask scheduler.
     frame_timeout : float
         Seconds after which a frame that does not end ends its worker; 0 is no limit.
     is_local : bool

@@ -172,6 +172,7 @@ def job_arguments(settings: ClusterSettings, log_directory: str | Path | None = 
     Parameters
     ----------
     settings : ClusterSettings
+        What the cluster is asked for.
     log_directory : path, optional
         Where the output of jobs goes when the configuration names no place.
 
@@ -233,6 +234,7 @@ def cluster_arguments(settings: ClusterSettings) -> dict[str, Any]:
     Parameters
     ----------
     settings : ClusterSettings
+        What the cluster is asked for.
 
     Returns
     -------
@@ -316,7 +318,9 @@ def job_script(settings: ClusterSettings, log_directory: str | Path | None = Non
     Parameters
     ----------
     settings : ClusterSettings
+        What the cluster is asked for.
     log_directory : path, optional
+        Where the output of the jobs goes.
 
     Returns
     -------
@@ -347,7 +351,9 @@ def submit_inside(
     settings : ClusterSettings
         Of the workers; ``inside`` says what differs for this job.
     command : sequence of str
+        The command and its arguments.
     log_directory : path, optional
+        Where the output of the jobs goes.
 
     Returns
     -------
@@ -395,6 +401,7 @@ class JobQueue:
     Parameters
     ----------
     settings : ClusterSettings
+        What the cluster is asked for.
     tell : callable
         Takes one line for people.
     log_directory : path, optional
@@ -403,6 +410,7 @@ class JobQueue:
     Attributes
     ----------
     client : distributed.Client
+        Client of a running Dask scheduler.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A block that kills its workers: find the frames to blame, set them aside, and run the whole block again.
+"""Blocks that kill their workers: find the frames to blame, set them aside, and run the whole block again.
 
 The frames are tried one by one in a process of their own, which writes nothing and may die, hang or take too much
 memory without harm to the worker. It says which frame it begins, so whoever watches it knows the one that ended it.
@@ -52,6 +52,7 @@ def rescue_block(
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     block : int
+        Number of the block of frames.
 
     Returns
     -------
@@ -77,6 +78,7 @@ def deadly_frames(
     try_frame : callable
         ``try_frame(index)``.
     indices : sequence of int
+        Indices of the frames of the block.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     memory_limit : int, optional

@@ -1,4 +1,4 @@
-"""A frame that takes too long ends the worker it hangs on: a hang becomes a death, and deaths are handled.
+"""Time limit of a frame: a worker that hangs on one is ended, and its block is treated like that of any dead worker.
 
 Python cannot stop a function that hangs in C code, and a worker whose task hangs looks alive to the scheduler. So a
 timer outside the interpreter ends the process when a frame takes too long; the block then runs again elsewhere, and

@@ -172,6 +172,7 @@ class Page:
     Parameters
     ----------
     views : Views
+        The cameras that are shown.
     key, label : str, optional
         What is shown first.
     """

@@ -1,4 +1,4 @@
-"""What the browser shows, gathered from store and frames: only what is looked at is read. There are no widgets here.
+"""Data of the frame browser: read from the store and the frames, only where somebody looks. No widgets.
 
 Numbers of frames are those of ``light_curves(out_directory, key, label)``: all nights of a camera in time order, frames
 without a time at the end. Numbers a frame and fluxes come in block by block, blocks spread over the whole run first, so
@@ -68,7 +68,9 @@ class FramePicture:
     index : int
         Number of the frame over all nights of the camera.
     file, night : str
+        File and night of the frame.
     mjd_utc : float
+        Mid-exposure of the frame (MJD, UTC).
     flags : list of str
         Names of the bits of the frame, those of its quality among them.
     message : str
@@ -119,6 +121,7 @@ class CameraView:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     key : str
         Camera key such as ``1:g`` (``1-g`` works as well).
     label : str, optional
@@ -320,6 +323,7 @@ class CameraView:
         flux : ndarray of float32, shape (frame,)
             Electrons; NaN where there is none, or it was not read yet.
         flags : ndarray of uint32, shape (frame,)
+            Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
         """
         self.choose(source_id)
         assert self._columns is not None  # it was chosen
@@ -565,6 +569,7 @@ def envelope(
     low, high : float
         Range of ``x`` that the columns divide evenly.
     n_columns : int
+        Number of columns of the picture.
 
     Returns
     -------
@@ -636,6 +641,7 @@ def shade(image: np.ndarray, limits: tuple[float, float, float] | None = None) -
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
+        The image.
     limits : (float, float, float), optional
         As from :func:`shade_limits`, which is used when they are not given.
 

@@ -1,4 +1,4 @@
-"""Diagnostic plots of a reduction: what is in the store and on the frames, gathered, drawn and saved.
+"""Diagnostic plots of a reduction: read their data from store and frames, draw and save them.
 
 Every function takes an output directory and needs no ``Reducer``; each returns the files that it wrote.
 """
@@ -54,6 +54,7 @@ def plot_growth_curves(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     targets : int, sequence of int, or dict of them by camera key, optional
         Source ids; by default all sources.
     label : str
@@ -153,7 +154,7 @@ def plot_snrs(
     ValueError
         When no camera has photometry of this label.
     """
-    figure = plotting.plot_snrs(_statistics(out_directory, label))
+    figure = plotting.plot_snrs(statistics_of_sources(out_directory, label))
     return _keep(figure, out_directory, ("diag", f"{label}_snrs.pdf"), save, show)
 
 
@@ -167,7 +168,7 @@ def plot_rms_vs_flux(
     ValueError
         When no camera has photometry of this label.
     """
-    figure = plotting.plot_rms_vs_flux(_statistics(out_directory, label))
+    figure = plotting.plot_rms_vs_flux(statistics_of_sources(out_directory, label))
     return _keep(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
 
 
@@ -181,7 +182,7 @@ def plot_noise(
     ValueError
         When no camera has photometry of this label, or it has no aperture whose noise could be computed.
     """
-    statistics = _statistics(out_directory, label)
+    statistics = statistics_of_sources(out_directory, label)
     models = {key: noise_model(out_directory, key, label, one) for key, one in statistics.items()}
     figure = plotting.plot_noise(statistics, models)
     return _keep(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
@@ -193,7 +194,9 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     key, label : str
+        Camera key and photometry label.
     statistics : Dataset
         As from :func:`source_statistics`.
 
@@ -214,7 +217,7 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
     axes = _aperture_of(out_directory, key, label)
-    frames = products.frames_of(path, key, with_quality=True)
+    frames = _of_usual_exposure(path, key, products.frames_of(path, key, with_quality=True))
     typical = {
         name: _median(frames[name].to_numpy())
         for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
@@ -254,8 +257,11 @@ def _scintillation(definition: Mapping[str, Any], typical: Mapping[str, float]) 
     return float(relative)
 
 
-def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
-    """Median flux, robust scatter and median error of every source, by camera key."""
+def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
+    """Median flux, robust scatter and median error of every source, by camera key.
+
+    Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
+    """
     path = layout.require_store(out_directory)
     keys = layout.measured_keys(path, label)
     if not keys:
@@ -267,11 +273,24 @@ def _statistics(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
     names = ("flux", "flux_err")
     return {
         key: xr.concat(
-            [source_statistics(group) for group in results.source_groups(out_directory, key, label, names)],
+            [
+                source_statistics(_of_usual_exposure(path, key, group))
+                for group in results.source_groups(out_directory, key, label, names)
+            ],
             dim="source",
         )
         for key in keys
     }
+
+
+def _of_usual_exposure(path: Path, key: str, dataset: xr.Dataset) -> xr.Dataset:
+    """Frames of a dataset with the exposure time that most frames of the camera have; ties to the shorter."""
+    frames = products.frames_of(path, key, names=("exposure_time",))
+    exposures, counts = np.unique(frames["exposure_time"].to_numpy(), return_counts=True)
+    if len(exposures) < 2:
+        return dataset
+    is_usual = frames["exposure_time"].to_numpy() == exposures[np.argmax(counts)]
+    return dataset.isel(frame=np.isin(dataset["mjd_utc"].to_numpy(), frames["mjd_utc"].to_numpy()[is_usual]))
 
 
 def source_statistics(curves: xr.Dataset) -> xr.Dataset:
@@ -328,6 +347,7 @@ def plot_apertures(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     photometer : Photometer, optional
         By default the one that the photometry ``label`` was made with.
     targets
@@ -335,6 +355,7 @@ def plot_apertures(
     label : str
         Used without a photometer.
     save, show : bool
+        Save the figure beside the store; show it in the notebook.
 
     Raises
     ------
@@ -481,6 +502,7 @@ def create_gifs(
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     max_frames : int
         Frames of each camera at most, evenly spaced, the reference among them; 0 takes all.
     milliseconds : int
@@ -667,6 +689,7 @@ def plot(out_directory: str | Path, kind: str, *, label: str = "aperture", targe
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     kind : str
         A key of :data:`KINDS`.
     label : str

@@ -121,6 +121,7 @@ def frames_of(path: Path, key: str, *, names: Collection[str] | None = None, wit
     path : path
         The store.
     key : str
+        Camera key, such as ``1:g``.
     names : collection of str, optional
         Variables that are read, beside the times; by default all.
     with_quality : bool

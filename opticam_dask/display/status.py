@@ -50,6 +50,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     n_problems : int, optional
         How many frames to list by name; None lists all.
 
@@ -111,6 +112,8 @@ def _describe_part(path: Path, part: layout.Part) -> list[str]:
     for label in layout.photometry_labels(path, part):
         done = layout.done_blocks(path, part, label)
         lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
+        if radius := layout.read_attributes(path, f"{part.group}/photometry/{label}").get("aperture_radius"):
+            lines.append(f"    photometry {label}: radius {radius['radius']:g} FWHM, judged by {radius['judged_by']}")
         if n_lost := len(layout.lost_frames(path, part, label)):
             sentence = SOURCE_SENTENCES[SourceFlag.FRAME_LOST]
             lines.append(f"    photometry {label}: {n_lost} frame_lost: {sentence}")

@@ -7,6 +7,7 @@ believed up to the limits below, so that no file can cost more time or memory th
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
@@ -18,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -49,6 +50,12 @@ _MOST_INFLATION = 1100  # deflate reaches 1032 at most
 #: Bytes of a gzip stream that are inflated before the image, and after it: the checksum stands at the end.
 _MOST_BEFORE, _MOST_AFTER, _TIMES_IMAGE = 1 << 28, 1 << 26, 16
 _MOST_COLUMNS = 999  # of a table, says the standard
+#: Sections of the pixels that see light, in the order in which they are believed (IRAF ccdproc).
+_DATA_SECTIONS = ("TRIMSEC", "DATASEC")
+_SECTION = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]")
+#: Names of extensions whose pixels are not 0 where the image's are bad (IRAF, LCO, HST), and how many are looked at.
+_BAD_PIXELS = frozenset({"BPM", "MASK", "DQ", "BADPIX", "BADPIXELS", "BAD PIXELS", "BAD_PIXELS"})
+_MOST_EXTENSIONS = 64
 _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 #: Keywords that say how a compressed or scaled image is stored; astropy needs no others.
 _STRUCTURE = re.compile(
@@ -59,6 +66,26 @@ _STRUCTURE = re.compile(
 #: Bytes of one request to a remote place: for a header, and for a frame, which is one request up to this size.
 _HEADER_REQUEST, _FRAME_REQUEST = 10 * _BLOCK, 1 << 25
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
+
+
+class Cards(dict[str, Any]):
+    """Values of a header by keyword; the comments of its cards are looked up when they are asked for.
+
+    Attributes
+    ----------
+    text : str
+        The cards as they stand in the file; of several with one keyword the first counts.
+    """
+
+    text: str = ""
+
+    def comment(self, keyword: str) -> str:
+        """Comment of a keyword; empty where it has none."""
+        start = f"{keyword:8s}=" if len(keyword) <= 8 else f"HIERARCH {keyword}"
+        position = self.text.find(start)
+        while position >= 0 and position % _CARD:
+            position = self.text.find(start, position + 1)
+        return _comment_of(self.text[position : position + _CARD]) if position >= 0 else ""
 
 
 class FrameError(Exception):
@@ -75,26 +102,36 @@ class FrameError(Exception):
         self.reason = reason
 
 
+class OwnProduct(FrameError):
+    """A file is a table that this program has exported: it is no frame, and nothing is wrong with it."""
+
+
 @dataclass(frozen=True)
 class FitsHeader:
     """Header of the image in one file.
 
     Attributes
     ----------
-    values : dict
+    values : Cards
         Keywords and values; those of the primary header serve where the image's own header has none.
     shape : (int, int)
-        ``(ny, nx)``.
+        ``(ny, nx)`` of the pixels that are read.
     dtype : numpy.dtype
         Type of the pixels as read, that is after BZERO and BSCALE.
     extension : int
         Number of the HDU.
+    section : str
+        Keyword and value of the section that the image is trimmed to, ``TRIMSEC [17:528,1:520]``; empty without.
+    bad_pixels : str
+        Name of the extension that marks bad pixels; empty without.
     """
 
-    values: dict[str, Any]
+    values: Cards
     shape: tuple[int, int]
     dtype: np.dtype
     extension: int
+    section: str = ""
+    bad_pixels: str = ""
 
 
 def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
@@ -117,6 +154,8 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
     ------
     FrameError
         When the file is not FITS, is cut short, or holds no 2-D image there.
+    OwnProduct
+        When the file is a table that this program has exported.
     """
     with _opened(path, gzip.open, _HEADER_REQUEST, size) as source:
         return _find_image(source, extension).header
@@ -158,7 +197,9 @@ class FitsReader:
         Returns
         -------
         ndarray, shape (ny, nx)
-            In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames.
+            In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames. Trimmed to TRIMSEC or
+            DATASEC, where the header has one that lies inside the image; the overscan is not subtracted. NaN where an
+            extension behind the image (BPM, MASK, DQ; not in gzip streams) is not 0.
 
         Raises
         ------
@@ -167,14 +208,15 @@ class FitsReader:
         """
         with _opened(path, _open_gzip, _FRAME_REQUEST) as source:
             image = _find_image(source, self.extension)
-            if image.is_plain:
-                stored = np.empty(image.header.shape, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
-            else:
-                stored = np.empty(image.n_bytes, dtype=np.uint8)
-            _fill(source.stream, stored)
+            pixels = _read_pixels(source, image)
             if source.is_gzip:
-                _read_to_the_end(source.stream, stored.nbytes)
-        return _to_native(stored, image.header.dtype) if image.is_plain else _by_astropy(image, stored.tobytes())
+                _read_to_the_end(source.stream, image.n_bytes)
+            if image.bad_pixels is not None:
+                position, marks = image.bad_pixels
+                source.stream.seek(position)
+                pixels = pixels.astype(image.header.dtype)
+                pixels[_read_pixels(source, marks) != 0] = np.nan
+        return pixels if image.section is None else np.ascontiguousarray(pixels[image.section])
 
 
 class _Source(NamedTuple):
@@ -190,10 +232,15 @@ class _Image(NamedTuple):
     """The image HDU of a file; the stream that it was found in stands at its data."""
 
     header: FitsHeader
+    dtype: np.dtype  # of the pixels before any is marked as bad
+    axes: tuple[int, int]  # as stored, with overscan
+    section: tuple[slice, slice] | None  # of the pixels that see light
     bitpix: int
     is_plain: bool  # pixels that need no more than a change of byte order or sign bit
+    blank: int | None  # of unsigned pixels: the value, as read, of those that are missing
     n_bytes: int
     text: str  # of the header
+    bad_pixels: tuple[int, Any] | None = None  # where the data of the image that marks them begin, and that image
 
 
 @contextmanager
@@ -250,7 +297,7 @@ def _kind(mode: int) -> str:
 
 
 def _find_image(source: _Source, extension: int | str | None) -> _Image:
-    primary: dict[str, Any] = {}
+    primary = Cards()
     seen: list[str] = []
     position, n_blocks = 0, 0
     while n_blocks < _MOST_HEADER_BLOCKS:
@@ -268,7 +315,9 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
             if position + n_bytes > source.most_bytes:
                 found = max(0, source.most_bytes - position)
                 raise FrameError(f"cut short: {n_bytes} bytes of data expected, {found} found")
-            return image
+            return _with_bad_pixels(source, image, position, position + -(-n_bytes // _BLOCK) * _BLOCK)
+        if _is_own_product(own):
+            raise OwnProduct("a light curve that this program has exported")
         seen.append(f"HDU {number} holds {_named(axes)}")
         position += -(-n_bytes // _BLOCK) * _BLOCK
         if position >= source.most_bytes:
@@ -277,6 +326,53 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
     wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
     more = f" and {len(seen) - 10} more" if len(seen) > 10 else ""
     raise FrameError(f"expected {wanted}, found: {', '.join(seen[:10])}{more}")
+
+
+def _with_bad_pixels(source: _Source, image: _Image, start: int, end: int) -> _Image:
+    """An image with the extension behind it that marks its bad pixels, where there is one: of its shape and EXTVER.
+
+    ``start`` and ``end`` are those of the image's data; the stream stands at ``start`` again. A gzip stream would have
+    to be inflated to its end for it, and of a remote file the end must be known.
+    """
+    if source.is_gzip or not end + _BLOCK <= source.most_bytes < sys.maxsize:
+        return image
+    found = None
+    with contextlib.suppress(FrameError):  # what follows an image need not be FITS
+        found = _find_marks(source, image, end)
+    source.stream.seek(start)
+    if found is None:
+        return image
+    as_float = image.dtype if image.dtype.kind == "f" else np.dtype("f4" if image.dtype.itemsize <= 2 else "f8")
+    header = replace(image.header, dtype=as_float, bad_pixels=str(found[1].header.values["EXTNAME"]).strip())
+    return image._replace(header=header, bad_pixels=found)
+
+
+def _find_marks(source: _Source, image: _Image, position: int) -> tuple[int, _Image] | None:
+    version = image.header.values.get("EXTVER", 1)
+    for number in range(image.header.extension + 1, image.header.extension + 1 + _MOST_EXTENSIONS):
+        if position + _BLOCK > source.most_bytes:
+            return None
+        source.stream.seek(position)
+        own, text = _read_cards(source.stream, is_primary=False, most_blocks=_MOST_HEADER_BLOCKS)
+        if not own:
+            return None
+        position += len(text)
+        axes = _image_axes(own)
+        is_named = str(own.get("EXTNAME", "")).strip().upper() in _BAD_PIXELS
+        if is_named and axes == image.axes and own.get("EXTVER", 1) == version:
+            return position, _describe(own, Cards(), axes, number, text)
+        position += -(-_data_bytes(own) // _BLOCK) * _BLOCK
+    return None
+
+
+def _is_own_product(header: Mapping[str, Any]) -> bool:
+    """Whether an HDU is a table of a light curve as this program exports it (``exports``), by its own cards."""
+    return (
+        header.get("XTENSION") == "BINTABLE"
+        and header.get("TIMECOL") in ("mjd_utc", "bmjd_tdb")
+        and "LABEL" in header
+        and "CAMERA" in header
+    )
 
 
 def _skip_to(source: _Source, position: int, number: int) -> None:
@@ -304,7 +400,7 @@ def _named(axes: tuple[int, ...]) -> str:
     return f"{'a cube' if len(axes) > 2 else 'an image'} of {' x '.join(map(str, axes))}"
 
 
-def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...], number: int, text: str) -> _Image:
+def _describe(own: Cards, primary: Cards, axes: tuple[int, ...], number: int, text: str) -> _Image:
     if len(axes) != 2 or not all(axes):
         raise FrameError(f"expected a 2-D image in HDU {number}, found {_named(axes)}")
     if math.prod(axes) > MOST_PIXELS:
@@ -316,9 +412,55 @@ def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...
     n_bytes = math.prod(axes) * abs(bitpix) // 8
     if is_compressed:
         n_bytes = _compressed_bytes(own, axes, n_bytes)
-    dtype, is_scaled = _pixel_type(own, bitpix, "ZBLANK" if is_compressed else "BLANK")
-    header = FitsHeader({**primary, **own}, (axes[0], axes[1]), dtype, number)
-    return _Image(header, bitpix, not (is_compressed or is_scaled), n_bytes, text)
+    stored_blank = _blank_of(own, bitpix, is_compressed=is_compressed)
+    dtype, is_scaled, zero = _pixel_type(own, bitpix, has_blank=stored_blank is not None)
+    whole = (axes[0], axes[1])
+    named, section = _data_section(own, primary, whole)
+    shape = whole if section is None else (section[0].stop - section[0].start, section[1].stop - section[1].start)
+    header = FitsHeader(_joined(own, primary), shape, dtype, number, named)
+    blank = None if stored_blank is None or not zero else stored_blank + zero
+    return _Image(header, dtype, whole, section, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
+
+
+def _data_section(own: Cards, primary: Cards, axes: tuple[int, int]) -> tuple[str, tuple[slice, slice] | None]:
+    """Section of the pixels that see light, by keyword and as slices; none where no section is a part of the image."""
+    for cards in (own, primary):
+        for keyword in _DATA_SECTIONS:
+            text = cards.get(keyword)
+            if text is None or not isinstance(text, str) or not (match := _SECTION.search(text)):
+                continue
+            (x1, x2), (y1, y2) = sorted(map(int, match.groups()[:2])), sorted(map(int, match.groups()[2:]))
+            is_inside = 1 <= x1 <= x2 <= axes[1] and 1 <= y1 <= y2 <= axes[0]
+            if is_inside and (y2 - y1 + 1, x2 - x1 + 1) != axes:
+                return f"{keyword} [{x1}:{x2},{y1}:{y2}]", (slice(y1 - 1, y2), slice(x1 - 1, x2))
+            if is_inside:
+                return "", None
+    return "", None
+
+
+def _joined(own: Cards, primary: Cards) -> Cards:
+    """Values of the image's own header, and of the primary one where the own has none."""
+    if own is primary:
+        return own
+    values = Cards({**primary, **own})
+    values.text = own.text + primary.text
+    return values
+
+
+def _blank_of(header: Mapping[str, Any], bitpix: int, *, is_compressed: bool) -> int | None:
+    """Stored value of missing pixels of an integer image.
+
+    FITS standard 4.0: BLANK for integers (4.4.2.5), also in compressed images, where ZBLANK serves as well (10.1.3). A
+    value that the pixels cannot take marks none of them.
+    """
+    if bitpix < 0:
+        return None
+    smallest = 0 if bitpix == 8 else -(1 << (bitpix - 1))
+    for keyword in ("ZBLANK", "BLANK") if is_compressed else ("BLANK",):
+        value = header.get(keyword)
+        if type(value) is int:
+            return value if smallest <= value < smallest + (1 << bitpix) else None
+    return None
 
 
 def _compressed_bytes(header: Mapping[str, Any], axes: tuple[int, ...], image_bytes: int) -> int:
@@ -337,8 +479,11 @@ def _compressed_bytes(header: Mapping[str, Any], axes: tuple[int, ...], image_by
     return n_bytes
 
 
-def _pixel_type(header: dict[str, Any], bitpix: int, blank_keyword: str) -> tuple[np.dtype, bool]:
-    """Type of pixels after scaling, as astropy has it, and whether they must be scaled with floats."""
+def _pixel_type(header: dict[str, Any], bitpix: int, *, has_blank: bool) -> tuple[np.dtype, bool, int]:
+    """Type of pixels after scaling, whether astropy must scale them, and BZERO of unsigned integers (else 0).
+
+    Pixels that can be missing are floats, so that they can be NaN.
+    """
     try:
         zero, scale = float(header.get("BZERO") or 0.0), float(header.get("BSCALE", 1.0))
     except (TypeError, ValueError, OverflowError) as error:
@@ -346,15 +491,24 @@ def _pixel_type(header: dict[str, Any], bitpix: int, blank_keyword: str) -> tupl
     if not (math.isfinite(zero) and math.isfinite(scale)):
         raise FrameError(f"expected finite numbers in BZERO and BSCALE, found {zero} and {scale}")
     stored = np.dtype(_BITPIX[bitpix])
+    as_float = np.dtype("f4" if bitpix <= 16 else "f8")
     if stored.kind == "i" and scale == 1.0 and zero == 2.0 ** (bitpix - 1):
-        return np.dtype(f"u{stored.itemsize}"), False
+        return (as_float, True, int(zero)) if has_blank else (np.dtype(f"u{stored.itemsize}"), False, 0)
     if bitpix == 8 and scale == 1.0 and zero == -128.0:
-        return np.dtype("i1"), True
-    has_blank = bitpix > 0 and type(header.get(blank_keyword)) is int
+        return (as_float, True, int(zero)) if has_blank else (np.dtype("i1"), True, 0)
     is_scaled = zero != 0.0 or scale != 1.0 or has_blank
-    if is_scaled and bitpix > 0:
-        return np.dtype("f4" if bitpix <= 16 else "f8"), True
-    return stored, is_scaled
+    return (as_float if is_scaled and bitpix > 0 else stored), is_scaled, 0
+
+
+def _read_pixels(source: _Source, image: _Image) -> np.ndarray:
+    """Pixels of an image, with overscan, from where the stream stands."""
+    if image.is_plain:
+        stored = np.empty(image.axes, dtype=np.dtype(_BITPIX[image.bitpix]).newbyteorder(">"))
+        _fill(source.stream, stored)
+        return _to_native(stored, image.dtype)
+    stored = np.empty(image.n_bytes, dtype=np.uint8)
+    _fill(source.stream, stored)
+    return _by_astropy(image, stored.tobytes())
 
 
 def _to_native(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -394,7 +548,6 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
     It is given the one HDU, with the cards that say how the image is stored: nothing else in the file can disturb it
     or cost time.
     """
-    header = image.header
     content = _minimal_file(image.text) + data + bytes(-len(data) % _BLOCK)
     try:
         with warnings.catch_warnings():
@@ -403,12 +556,15 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
                 pixels = np.asarray(hdus[0 if image.text.startswith("SIMPLE") else 1].data)
     except Exception as error:  # on damaged files astropy raises whatever comes up
         raise FrameError(f"the image is damaged: {type(error).__name__}: {shown(str(error))}") from error
-    if pixels.shape != header.shape or not np.can_cast(pixels.dtype, header.dtype):
+    if pixels.shape != image.axes or not np.can_cast(pixels.dtype, image.dtype):
         raise FrameError(
-            f"the image is damaged: expected {header.dtype} of shape {header.shape}, found {pixels.dtype} of shape "
+            f"the image is damaged: expected {image.dtype} of shape {image.axes}, found {pixels.dtype} of shape "
             f"{pixels.shape}"
         )
-    return pixels.astype(header.dtype, copy=False)
+    found = pixels.astype(image.dtype, copy=False)
+    if image.blank is not None and pixels.dtype.kind in "iu":  # astropy takes the blanks of unsigned pixels for values
+        found[pixels == image.blank] = np.nan
+    return found
 
 
 def _minimal_file(text: str) -> bytes:
@@ -456,22 +612,30 @@ def _integer(header: Mapping[str, Any], keyword: str, default: int | None = None
     return value
 
 
-def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple[dict[str, Any], str]:
+def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple[Cards, str]:
     """Read one header up to its END: values, and the text of its blocks. Nothing where no further HDU begins."""
     block = stream.read(_BLOCK).decode("latin-1")
     if not block.startswith("SIMPLE  =" if is_primary else "XTENSION="):
         if is_primary:
             raise FrameError(f"not a FITS file: expected SIMPLE at its beginning, found {block[:20]!r}")
-        return {}, ""
-    cards: dict[str, Any] = {}
+        return Cards(), ""
+    cards = Cards()
     blocks = [block]
     long_text = ""
     while len(block) == _BLOCK:
         for start in range(0, _BLOCK, _CARD):
             card = block[start : start + _CARD]
-            if card.startswith("END     "):
-                return cards, "".join(blocks)
-            long_text = _add_card(cards, card, long_text)
+            keyword, value = _split_card(card)
+            if keyword == "END":
+                cards.text = "".join(blocks)
+                return cards, cards.text
+            if keyword == "CONTINUE" and card[8:10] != "= ":
+                long_text = _continue(cards, long_text, value)
+            elif keyword and keyword not in cards:  # the first one counts
+                cards[keyword] = value
+                long_text = keyword if value.__class__ is str and value.endswith("&") else ""
+            else:
+                long_text = ""
         if len(blocks) == most_blocks:
             raise FrameError(f"expected the END of the header within {_MOST_HEADER_BLOCKS} blocks, found none")
         block = stream.read(_BLOCK).decode("latin-1")
@@ -479,30 +643,34 @@ def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tupl
     raise FrameError("the header is cut short: it has no END")
 
 
-def _add_card(cards: dict[str, Any], card: str, long_text: str) -> str:
-    """Add one card to the values; the keyword whose text goes on in the next card is returned."""
-    keyword, value = _split_card(card)
-    if keyword == "CONTINUE" and long_text:
-        cards[long_text] = (cards[long_text][:-1] + str(value))[:_LONGEST_TEXT]
-    elif not keyword or keyword in cards or (keyword == "CONTINUE" and card[8:10] != "= "):  # the first one counts
+def _continue(cards: Cards, keyword: str, value: object) -> str:
+    """Add a further piece to the text of a keyword; the keyword is returned where it goes on in the next card."""
+    if not keyword:
         return ""
-    else:
-        cards[keyword] = value
-        long_text = keyword
-    text = cards[long_text]
-    return long_text if isinstance(text, str) and text.endswith("&") else ""
+    cards[keyword] = (cards[keyword][:-1] + str(value))[:_LONGEST_TEXT]
+    return keyword if cards[keyword].endswith("&") else ""
 
 
 @lru_cache(maxsize=1 << 14)
 def _split_card(card: str) -> tuple[str, str | int | float | bool | None]:
-    """Keyword and value of a card, no keyword where it has none; the frames of a run have most of them in common."""
-    keyword, value_text = card[:8].rstrip(), card[10:]
+    """Keyword and value of a card, no keyword where it has none; the frames of a run have most of them in common.
+
+    The END may be filled up with zeros, as some writers do.
+    """
+    keyword, value_text = card[:8].rstrip().upper(), card[10:]
     if keyword == "HIERARCH" and "=" in card:
         keyword, _, value_text = card[9:].partition("=")
         keyword = keyword.strip().upper()
     elif card[8:10] != "= " and keyword != "CONTINUE":
-        return "", None
+        return ("END" if card.startswith("END") and not card[3:].strip(" \0") else ""), None
     return keyword, _parse_value(value_text)
+
+
+@lru_cache(maxsize=1 << 10)
+def _comment_of(card: str) -> str:
+    text = card.partition("=")[2]
+    quoted = _QUOTED.match(text)
+    return (text[quoted.end() :] if quoted else text).partition("/")[2].strip()
 
 
 def _parse_value(text: str) -> str | int | float | bool | None:

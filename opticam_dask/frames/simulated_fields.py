@@ -50,6 +50,7 @@ class FieldModel:
     shape : (int, int)
         Shape ``(ny, nx)`` of a frame.
     n_sources : int
+        Number of stars.
     filters : sequence of str
         OPTICAM filters; each is a camera with noise of its own.
     flux_range : (float, float)
@@ -329,6 +330,7 @@ def simulate_calibration_frames(
     n_exposures : int
         Frames of each kind and filter.
     seed : int
+        Seed of the random numbers; the same seed gives the same result.
     flat_level : float
         Mean light of a flat in electrons per pixel; the lamp changes by 20 % over the frames.
     flat_exposure_time, dark_exposure_time : float

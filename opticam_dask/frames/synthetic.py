@@ -146,7 +146,9 @@ def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool
     Parameters
     ----------
     n_images : int
+        Number of images of each camera.
     binning_scale : int
+        Pixels of the detector that are summed along each axis.
     gaps : bool
         The truth of :func:`generate_gappy_observations`.
 

@@ -94,6 +94,7 @@ def stingray_light_curve(seconds: np.ndarray, flux: np.ndarray, flux_err: np.nda
     flux, flux_err : ndarray
         Finite.
     mjdref : float
+        Reference epoch, as a modified Julian date.
 
     Raises
     ------

@@ -47,6 +47,7 @@ def export_light_curves(
     out_directory : path
         Output directory of a reduction.
     form : {"csv", "ecsv", "fits"}
+        Format of the files.
     key : str, optional
         Camera key such as ``1:g`` (``1-g`` works as well); by default all.
     label : str, optional
@@ -89,6 +90,7 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
     out_directory : path
         Output directory of a reduction.
     form : {"csv", "ecsv", "fits"}
+        Format of the files.
     key : str, optional
         Camera key such as ``1:g`` (``1-g`` works as well); by default all.
 

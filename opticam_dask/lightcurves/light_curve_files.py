@@ -61,6 +61,7 @@ def write_light_curves(
     executor : Executor, optional
         Where it is done; by default in this process. The files are the same.
     progress : Progress, optional
+        Where progress is reported; by default nowhere.
 
     Returns
     -------

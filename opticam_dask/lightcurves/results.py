@@ -1,4 +1,4 @@
-"""Lazy xarray views: of raw frames before a reduction, and of the store after it."""
+"""Open raw frames and reductions as lazy xarray objects."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ class ObservedCamera:
     Attributes
     ----------
     files : list of str
+        Paths of the frames.
     reader : FitsReader
+        Reads the frames.
     shape : (int, int)
         Shape ``(ny, nx)`` of a frame.
     dtype : dtype
@@ -430,6 +432,7 @@ def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, A
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     files : bool
         List every frame with its size in bytes and its modification time.
 

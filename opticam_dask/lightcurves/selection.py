@@ -232,6 +232,7 @@ class OpticamAccessor:
     Parameters
     ----------
     dataset : Dataset
+        The dataset.
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
@@ -302,6 +303,7 @@ class OpticamTreeAccessor:
     Parameters
     ----------
     tree : DataTree
+        The tree of a reduction.
     """
 
     def __init__(self, tree: xr.DataTree) -> None:

@@ -1,4 +1,4 @@
-"""Light curves as timing analyses want them: seconds since a reference epoch, normalised, one set of times a camera."""
+"""Light curves prepared for timing analyses: in seconds since a reference epoch, normalised, one time axis a camera."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class TimingCurve:
     scale : str
         ``tdb``, ``utc`` or unknown.
     divisor : float
+        What the fluxes were divided by.
     """
 
     time: np.ndarray
@@ -69,6 +70,7 @@ def timing_curve(
     Parameters
     ----------
     curve : Dataset, DataFrame, TimeSeries, stingray Lightcurve, path
+        The light curve.
     exclude_flags : int
         Frames with one of these bits of ``SourceFlag`` are left out too.
     name : str
@@ -148,7 +150,9 @@ def gather(
         By camera key; or one Dataset, whose attribute says its key; or one series or table with columns
         ``<key>_rel_flux`` and ``<key>_rel_flux_err``, and perhaps ``<key>_flags``, or ``flags`` of all.
     exclude_flags : int
+        Frames with one of these bits (:class:`~opticam_dask.flags.SourceFlag`) are left out.
     tell : callable, optional
+        Takes lines for a person.
 
     Raises
     ------
@@ -206,6 +210,7 @@ def find_files(out_directory: Path, prefix: str | None, label: str | None) -> tu
     Parameters
     ----------
     out_directory : Path
+        Output directory of a reduction.
     prefix, label : str, optional
         May be left out where there is one.
 

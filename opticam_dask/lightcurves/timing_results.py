@@ -1,4 +1,4 @@
-"""What timing analyses return: Datasets by camera key or pair, as one table, as a figure."""
+"""Results of timing analyses: a Dataset for each camera key or pair, also as one table or figure."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class TimingResults(Mapping[str, xr.Dataset]):
     Attributes
     ----------
     datasets : dict of Dataset
+        Results by camera key, or by pair of keys.
     draw : callable
         Makes the figure (matplotlib) of the datasets.
     """

@@ -1,4 +1,4 @@
-"""Directories of frames as xarray opens them: ``xr.open_dataset(directory, engine="opticam")``.
+"""The xarray engine for directories of frames: ``xr.open_dataset(directory, engine="opticam")``.
 
 xarray imports this module whenever it looks for an engine, so that all that is heavy is imported later.
 """
@@ -80,6 +80,7 @@ class OpticamBackend(BackendEntrypoint):
         filename_or_obj : path or sequence of path
             Directories or files, of this machine or remote (``s3://...``).
         drop_variables : str or iterable of str, optional
+            Variables that are left out.
         key : str, optional
             Camera key such as ``1:g`` (``1-g`` works as well).
         instrument : Instrument, optional

@@ -1,9 +1,9 @@
-"""What a photometer sees of one frame, and what it gives back."""
+"""Input and output of a photometer: the view of one frame, and the measurement of its sources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class FrameView:
         Table of the night's star profile (``kernels.profile.Profile.table``).
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
+    known : dict
+        What photometers have found out about the frame for each other.
     """
 
     predicted_xy: np.ndarray
@@ -80,6 +82,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
+    known: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Measurement:
         Total flux of a star relative to ``flux``.
     background, background_err : ndarray, shape (n,), optional
         Local sky and its error, electrons per pixel.
+    profile_chi2 : ndarray, shape (n,), optional
+        Reduced chi-square of the pixels about the star profile of the frame.
     """
 
     flux: np.ndarray
@@ -111,6 +116,27 @@ class Measurement:
     aperture_correction: np.ndarray | None = None
     background: np.ndarray | None = None
     background_err: np.ndarray | None = None
+    profile_chi2: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TrialFluxes:
+    """Fluxes of the catalogue's sources in several apertures in some frames of the reference night.
+
+    Attributes
+    ----------
+    radii : tuple of float
+        In FWHM of the catalogue.
+    flux, flux_err : ndarray, shape (frame, source, radius)
+        Electrons.
+    is_flagged : ndarray of bool, shape (frame, source, radius)
+        Measurements with a flag that makes them useless.
+    """
+
+    radii: tuple[float, ...]
+    flux: np.ndarray
+    flux_err: np.ndarray
+    is_flagged: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -127,9 +153,12 @@ class CatalogFacts:
         Median over the frames of the reference night, electrons per pixel.
     profile : ndarray
         Table of the star profile of the reference night.
+    trial : TrialFluxes, optional
+        What apertures are judged by beside the profile.
     """
 
     flux: np.ndarray
     fwhm: float
     background_rms: float
     profile: np.ndarray
+    trial: TrialFluxes | None = None

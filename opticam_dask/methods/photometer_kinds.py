@@ -1,4 +1,4 @@
-"""The photometers of this package by name, and from what a store says of them."""
+"""The photometers of this package: by name, and made again from the record in a store."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def photometer_from_record(record: Mapping[str, Any]) -> BasePhotometer | None:
     Parameters
     ----------
     record : dict
+        What the store says of the photometer.
 
     Returns
     -------

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import measuring
@@ -34,12 +36,19 @@ RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 #: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
 OPTIMAL_REACH, _COUNTS = 4.5, 0.05
 
+#: Stars that are recentred are held against their profile to so many sigma at least.
+_JUDGED = 4.0
+
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
 #: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
 _PHASES, _OF_APERTURE = 8, 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
+
+#: Radii, in FWHM, in which constant stars are measured to judge by their scatter, and what of it cannot be told.
+TRIAL_RADII = (0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8)
+_SAME_SCATTER = 0.03
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class BasePhotometer:
     @property
     def variables(self) -> tuple[str, ...]:
         """What is measured beside flux, error, position and flags."""
-        return () if self.local_background_estimator is None else ("background", "background_err")
+        return ("profile_chi2", *(() if self.local_background_estimator is None else ("background", "background_err")))
 
     @property
     def radii(self) -> tuple[float, ...]:
@@ -102,6 +111,20 @@ class BasePhotometer:
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame."""
         raise NotImplementedError
+
+    def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
+        """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
+        places = measuring.find_places(
+            view, shape, sigma, self.source_matching_tolerance, forced=self.forced, reach=reach
+        )
+        return measuring.read_stars(
+            view,
+            places,
+            self.local_background_estimator,
+            shape,
+            reach=max(judged, 0.0 if self.forced else _JUDGED),
+            forced=self.forced,
+        )
 
 
 @dataclass(frozen=True)
@@ -121,8 +144,8 @@ class AperturePhotometer(BasePhotometer):
         Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
     radius : float, sequence of float, or "best", optional
         Radius of a circle, by default one FWHM of the catalogue. Several radii are measured in one pass, and the
-        result has a last dimension ``radius``. ``"best"`` takes the radius that gives the sources of the catalogue
-        the best signal-to-noise ratio in a typical frame of the reference night.
+        result has a last dimension ``radius``. ``"best"`` takes the radius in which constant stars scatter
+        least in some frames of the reference night (:func:`choose_radius`).
     radius_unit : {"pixel", "reference_fwhm", "frame_fwhm"}
         Pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
 
@@ -185,7 +208,7 @@ class AperturePhotometer(BasePhotometer):
         """
         if self.radius != "best":
             return self
-        return replace(self, radius=best_radius(facts), radius_unit="reference_fwhm")
+        return replace(self, radius=choose_radius(facts).radius, radius_unit="reference_fwhm")
 
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame.
@@ -198,16 +221,15 @@ class AperturePhotometer(BasePhotometer):
         axes = self.axes(view.scale, view.fwhm, view.frame_fwhm)
         sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
         shape = measuring.star_shape(view, sigma)
-        xy, flags = measuring.positions(view, sigma, self.source_matching_tolerance, forced=self.forced)
-        size = 2 * int(np.ceil(max(max(pair) for pair in axes))) + 3
-        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
-        light = None
-        if view.profile is not None:
-            light = profile_weights(view.profile, xy, pixels.x0, pixels.y0, size, shape)
-        foreign = 0.0 if light is None else _light_in_annulus(self.local_background_estimator, view, shape)
-        results = [self._measure_aperture(view, xy, pixels, shape, light, foreign, pair) for pair in axes]
+        reach = max(max(pair) for pair in axes)
+        stars = measuring.narrowed(
+            self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
+        )
+        foreign = 0.0 if view.profile is None else _light_in_annulus(self.local_background_estimator, view, shape)
+        xy, pixels = stars.xy, stars.pixels
+        results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]
         columns = [np.stack(values, axis=-1) for values in zip(*results, strict=True)]
-        columns[-1] |= flags[:, None]
+        columns[-1] |= stars.flags[:, None]
         flux, error, systematic, correction, own_flags = columns if self.radii else [column[:, 0] for column in columns]
         return Measurement(
             flux,
@@ -219,19 +241,20 @@ class AperturePhotometer(BasePhotometer):
             aperture_correction=correction,
             background=pixels.background,
             background_err=pixels.background_err,
+            profile_chi2=stars.chi2,
         )
 
     def _measure_aperture(
         self,
         view: FrameView,
-        xy: np.ndarray,
-        pixels: measuring.Pixels,
+        stars: measuring.Stars,
         shape: Shape,
-        light: np.ndarray | None,
         foreign: float,
         axes: tuple[float, float],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Flux, error, systematic error, aperture correction and flags in one aperture; shape (n,) each."""
+        xy, pixels = stars.xy, stars.pixels
+        light = None if view.profile is None else stars.light
         window = pixels.x0, pixels.y0, pixels.electrons.shape[1]
         weights = self._weights(view, xy, *window, axes)
         electrons = np.where(pixels.is_good, pixels.electrons, np.nan)
@@ -258,8 +281,8 @@ class AperturePhotometer(BasePhotometer):
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, electrons, relative)
-        flags = measuring.pixel_flags(view, pixels, weights > 0)
-        flags |= measuring.blend_flags(view, xy, pixels, weights, shape)
+        flags = measuring.pixel_flags(view, stars, weights > 0)
+        flags |= measuring.blend_flags(view, stars, weights)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
     def _usual_share(
@@ -308,6 +331,41 @@ class AperturePhotometer(BasePhotometer):
             return photometry.circular_weights(xy, x0, y0, size, axes[0])
         theta = np.deg2rad(self.orientation + view.rotation)
         return photometry.elliptical_weights(xy, x0, y0, size, *axes, theta)
+
+
+@dataclass(frozen=True)
+class RadiusChoice:
+    """Aperture radius in FWHM of the catalogue, and in words what it was chosen by."""
+
+    radius: float
+    judged_by: str
+
+
+def choose_radius(facts: CatalogFacts) -> RadiusChoice:
+    """Aperture radius in which constant stars scatter least; where there are too few of them, :func:`best_radius`.
+
+    Of radii whose scatters differ by less than can be told (``_SAME_SCATTER``), that nearest to :func:`best_radius` is
+    taken.
+
+    Raises
+    ------
+    ValueError
+        When the FWHM of the catalogue is not known.
+    """
+    expected = best_radius(facts)
+    by_model = "the signal-to-noise ratio that the star profile makes one expect"
+    if facts.trial is None:
+        return RadiusChoice(expected, by_model)
+    trial, radii = facts.trial, np.array(facts.trial.radii)
+    usual = int(np.argmin(np.abs(radii - expected)))
+    scatter, n_stars = ensemble.scatter_of_apertures(trial.flux, trial.flux_err, trial.is_flagged, usual)
+    if not np.isfinite(scatter).all():
+        return RadiusChoice(expected, f"{by_model}: too few constant stars or frames to measure it")
+    equal = np.flatnonzero(scatter <= (1.0 + _SAME_SCATTER) * scatter.min())
+    chosen = float(radii[equal[int(np.argmin(np.abs(radii[equal] - expected)))]])
+    gain = 100.0 * (1.0 - scatter[radii.tolist().index(chosen)] / scatter[usual])
+    told = f"the scatter of {n_stars} constant stars in {len(trial.flux)} frames"
+    return RadiusChoice(chosen, f"{told} ({gain:.0f} % less than in {radii[usual]:g} FWHM)" if gain >= 1.0 else told)
 
 
 def best_radius(facts: CatalogFacts) -> float:
@@ -365,11 +423,9 @@ class OptimalPhotometer(BasePhotometer):
         shape = measuring.star_shape(view, sigma)
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
-        xy, flags = measuring.positions(view, shape.sigma, self.source_matching_tolerance, forced=self.forced)
-        size = 2 * int(np.ceil(OPTIMAL_REACH * shape.semimajor_sigma)) + 1
-        pixels = measuring.read_pixels(view, xy, size, self.local_background_estimator, shape)
-        window = pixels.x0, pixels.y0, size
-        light = profile_weights(measuring.profile_table(view), xy, *window, shape)
+        stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma, OPTIMAL_REACH)
+        xy, pixels, light, flags = stars.xy, stars.pixels, stars.light, stars.flags
+        window = pixels.x0, pixels.y0, light.shape[1]
         inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH
         light = np.where(inside, light, 0.0)
         foreign = _light_in_annulus(self.local_background_estimator, view, shape)
@@ -389,8 +445,9 @@ class OptimalPhotometer(BasePhotometer):
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, model, relative)
         counts = light > _COUNTS * light.max(axis=(1, 2), keepdims=True)
-        flags |= measuring.pixel_flags(view, pixels, counts)
-        flags |= measuring.blend_flags(view, xy, pixels, light, shape)
+        flags |= measuring.pixel_flags(view, stars, counts)
+        flags[np.any(stars.is_stray & inside, axis=(1, 2))] |= np.uint32(SourceFlag.CONTAMINATED)
+        flags |= measuring.blend_flags(view, stars, light)
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         return Measurement(
             flux,
@@ -401,6 +458,7 @@ class OptimalPhotometer(BasePhotometer):
             flux_err_sys=systematic,
             background=pixels.background,
             background_err=pixels.background_err,
+            profile_chi2=stars.chi2,
         )
 
 

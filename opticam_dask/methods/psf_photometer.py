@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import joint_fit, photometry
+from opticam_dask.kernels.sources import joint_fit, misfit, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import measuring
 from opticam_dask.methods.frame_view import FrameView, Measurement
 from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer
+
+#: Pixels that stand out of the fit of a group are left out in so many rounds at most.
+_CLIPS = 5
 
 
 @dataclass(frozen=True)
@@ -53,33 +57,50 @@ class PSFPhotometer(OptimalPhotometer):
         xy = np.column_stack([alone.x, alone.y])
         flux, error, flags = alone.flux.copy(), alone.flux_err.copy(), alone.flags.copy()
         reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
+        misfit_error = measuring.sampling_error(shape)
         for members in joint_fit.group_sources(xy, reach):
-            flux[members], error[members] = self._fit_group(view, xy[members], alone, members, shape)
-            misfit = measuring.sampling_error(shape)
-            error[members] = np.hypot(error[members], misfit * flux[members])
-            if misfit == 0.0:
+            flux[members], error[members], is_hit = self._fit_group(view, xy[members], alone, members, shape)
+            error[members] = np.hypot(error[members], misfit_error * flux[members])
+            flags[members[is_hit]] |= np.uint32(SourceFlag.CONTAMINATED)
+            if misfit_error == 0.0:
                 # what the neighbours of the group shed is accounted for
                 flags[members] &= ~np.uint32(SourceFlag.BLENDED)
         return replace(alone, flux=flux, flux_err=error, flags=flags)
 
     def _fit_group(
         self, view: FrameView, xy: np.ndarray, alone: Measurement, members: np.ndarray, shape: Shape
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Fluxes of the members of one group, and their errors."""
-        half = int(np.ceil(np.ptp(xy, axis=0).max() / 2.0 + OPTIMAL_REACH * shape.semimajor_sigma)) + 1
-        size = 2 * half + 1
-        x0, y0 = photometry.origins((xy.min(axis=0) + xy.max(axis=0))[None] / 2.0, size)
-        electrons, rms = view.cutouts_at(x0, y0, size)[0], view.rms_at(x0, y0, size)[0]
-        hit = view.cosmic_rays_at(x0, y0, size)
-        is_good = np.isfinite(electrons) if hit is None else np.isfinite(electrons) & ~hit[0]
-        sky_error = view.sky_error * float(np.median(rms[is_good])) if is_good.any() else 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fluxes of the members of one group, their errors, and whose pixels are not all of these stars."""
+        group = measuring.read_group(view, xy, shape)
+        electrons, size, table = group.electrons, group.size, measuring.profile_table(view)
+        sky_error = view.sky_error * float(np.median(group.rms[group.is_good])) if group.is_good.any() else 0.0
         if alone.background is not None and alone.background_err is not None:
-            level = 0.0 if view.level_at is None else view.level_at(x0, y0, size)[0]
+            level = 0.0 if view.level_at is None else view.level_at(group.x0, group.y0, size)[0]
             electrons = electrons + level - np.nanmean(alone.background[members])
             sky_error = float(np.nanmean(alone.background_err[members]))
-        corners = np.repeat(x0, len(xy)), np.repeat(y0, len(xy))
-        light = profile_weights(measuring.profile_table(view), xy, *corners, size, shape)
-        # every star shines on every pixel that is fitted; fitted is what is near a star
-        is_near = np.any(elliptical_radius(xy, *corners, size, shape) < OPTIMAL_REACH, axis=0)
-        response = None if view.response_at is None else view.response_at(x0, y0, size)[0]
-        return joint_fit.fit_fluxes(light, electrons, rms, is_good & is_near, response, sky_error)
+        corners = np.repeat(group.x0, len(xy)), np.repeat(group.y0, len(xy))
+        light = profile_weights(table, xy, *corners, size, shape)
+        slopes = misfit.position_slopes(table, xy, corners, size, shape)
+        fit = functools.partial(
+            joint_fit.fit_fluxes,
+            light,
+            electrons,
+            group.rms,
+            response=group.response,
+            sky_error=sky_error,
+            slopes=slopes,
+            position_error=view.position_error,
+            are_fitted=not self.forced,
+        )
+        used = group.is_good
+        flux, error = fit(used)
+        for _ in range(_CLIPS):
+            model = np.tensordot(np.nan_to_num(flux), light, axes=1)
+            moving = np.nan_to_num(flux)[:, None, None, None] * slopes * (view.position_error if self.forced else 0.0)
+            _, stray = measuring.stray_in_group(view, group, electrons, model, shape, np.sum(moving**2, axis=(0, 1)))
+            if not (stray & used).any():
+                break
+            used = group.is_good & ~stray
+            flux, error = fit(used)
+        near = elliptical_radius(xy, *corners, size, shape) < OPTIMAL_REACH
+        return flux, error, np.any(near & group.is_good & ~used, axis=(1, 2))

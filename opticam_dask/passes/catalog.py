@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter
+from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import align, background, detect
+from opticam_dask.kernels.images import align, background, detect, star_choice
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.steps.frame_steps import FrameSteps
 
 #: Sources are looked for where at least this share of the best-covered pixel's frames contribute.
 _LEAST_COVERAGE = 0.25
 
-#: The typical width is the median over so many of the brightest sources.
+#: The typical width is the median over so many of the brightest stars.
 _TYPICAL_SOURCES = 30
 
 #: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
 #: their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel that the
 #: field drifted across.
 _LEAST_WIDTH = 0.6
+
+#: The FWHM of a stack is that of its frames within these factors, or something is wrong with either.
+_SEEING_RANGE = (0.75, 1.3)
+
+#: A star is as wide as the others within these factors: its neighbours add to its width.
+_STAR_RANGE = (0.6, 1.6)
+
+#: A segment that is so many times wider or more elongated than usual is no star, whatever its core looks like.
+_WIDEST_SEGMENT, _MOST_ELONGATED = 4.0, 3.0
+
+#: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow: it must
+#: stand out so many times as much as other sources.
+_SMALL_PATCH, _LARGE_PATCH = 0.5, 4.0
+
+#: A star whose peak on the stack is above this share of the saturation was saturated in some of the frames: seeing and
+#: resampling spread the peak.
+_NEARLY_SATURATED = 0.8
+
+#: Stars wider (FWHM) than this part of a box of the sky mesh fill it; boxes should be so many FWHM wide.
+_LARGEST_IN_BOX, _BOX_OF_STARS = 0.5, 3.0
+
+#: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
+_SAME_PLACE = 0.25
 
 #: Variance of a uniform distribution over one pixel.
 _PIXEL_VARIANCE = 1.0 / 12.0
@@ -32,22 +58,11 @@ class NoCatalog(Exception):
     """No source was found on the stack; the message says what may help."""
 
 
-def make_catalog(
-    image: np.ndarray,
-    coverage: np.ndarray,
-    frame_rms: np.ndarray,
-    seeing: float,
-    sharpest: float,
-    steps: FrameSteps,
-    max_sources: int,
-    transforms: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Detect the sources of a stack.
+@dataclass(frozen=True)
+class StackedNight:
+    """The stack of a reference night, and what its frames say about it.
 
-    The noise of a pixel is taken from the scatter of the frames and the number of them, not from the stack:
-    resampling correlates neighbouring pixels, so that the scatter of the stack is too small.
-
-    Parameters
+    Attributes
     ----------
     image : ndarray, shape (ny, nx)
         Mean of the aligned frames, electrons; NaN where no frame contributes.
@@ -57,62 +72,228 @@ def make_catalog(
         Background RMS of the frames, electrons.
     seeing : float
         Median FWHM of the frames, in pixels; NaN when unknown.
+    transforms : ndarray, shape (stacked, 3, 3)
+        Of the frames in the stack, by which they were resampled.
+    saturation : float
+        Electrons above the sky at which pixels of the frames are saturated; NaN when unknown.
     sharpest : float
         Median FWHM of the frames along the short axis of their stars, in pixels; NaN when unknown.
+    """
+
+    image: np.ndarray
+    coverage: np.ndarray
+    frame_rms: np.ndarray
+    seeing: float
+    transforms: np.ndarray
+    saturation: float = float("nan")
+    sharpest: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Sources of a stack.
+
+    Attributes
+    ----------
+    arrays : dict of ndarray, shape (source,)
+        The variables of ``schema.CATALOG``.
+    fwhm : float
+        That stands for its stars, in pixels.
+    warnings : tuple of str
+        What the user should know.
+    left_out : tuple of str
+        What of the stack is not in it.
+    """
+
+    arrays: dict[str, np.ndarray]
+    fwhm: float
+    warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def make_catalog(
+    night: StackedNight,
+    steps: FrameSteps,
+    max_sources: int,
+    select: Callable[[np.ndarray], float] = np.median,
+) -> Catalog:
+    """Detect the sources of a stack, and tell which are stars.
+
+    The noise of a pixel is taken from the scatter of the frames and the number of them, not from the stack:
+    resampling correlates neighbouring pixels, so that the scatter of the stack is too small. What is not as wide as a
+    star must also stand out of the scatter of the stack around it, which is larger where the sky mesh cannot follow
+    the sky, as at the edge of a round aperture.
+
+    Parameters
+    ----------
+    night : StackedNight
+        The stacked reference night of the key.
     steps : FrameSteps
         Mesh, finder and threshold.
     max_sources : int
         How many of the brightest sources to keep.
-    transforms : ndarray, shape (stacked, 3, 3)
-        Of the frames in the stack, by which they were resampled.
-
-    Returns
-    -------
-    dict of ndarray, shape (source,)
-        The variables of ``schema.CATALOG``.
+    select : callable
+        Chooses the FWHM of the catalogue from those of its brightest stars.
 
     Raises
     ------
     NoCatalog
         When there is nothing above the threshold.
     """
-    if not coverage.any():
-        raise NoCatalog("no frame could be aligned, so there is no stack. A lower threshold or n_pixels may help.")
-    seen = coverage >= max(1.0, _LEAST_COVERAGE * coverage.max())
-    pixels = np.where(seen, image.astype(float), np.nan)
-    mesh, _ = background.sky_mesh(pixels, steps.box_size)
+    if not night.coverage.any():
+        raise NoCatalog("no frame could be aligned, so there is no stack.")
+    seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
+    pixels = np.where(seen, night.image.astype(float), np.nan)
+    mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
     pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
-    noise = np.nanmedian(frame_rms) / np.sqrt(np.maximum(coverage, 1))
+    noise = np.nanmedian(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
     table = steps.finder(pixels, steps.threshold * noise)
     if table is None or not len(table):
         raise NoCatalog(
             f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
         )
-    found = _sources_of(pixels, detect.source_arrays(table, len(table)), seeing, sharpest, transforms)
+    found = _sources_of(pixels, detect.source_arrays(table, len(table)), night)
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
-    found = {name: values[:max_sources] for name, values in found.items()}
-    _refine_positions(pixels, found)
+    peak = _peaks(pixels, found)
+    is_whole = peak < _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    width = _stellar_width(found, is_whole, night.seeing)
+    found["is_star"] = _are_stars(found, is_whole, width)
+    scatter = _at(found, _local_scatter(rms_mesh, steps, pixels.shape))
+    is_small = found["fwhm"] < _SMALL_PATCH * min(steps.box_size)
+    stands_out = found["is_star"] | (peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH))
+    if not stands_out.any():
+        raise NoCatalog("the stack holds nothing as wide as a star or that stands out of the scatter of the sky there.")
+    kept = np.flatnonzero(stands_out)[:max_sources]
+    found, is_whole = {name: values[kept] for name, values in found.items()}, is_whole[kept]
+    fwhm = _fwhm_of(found, is_whole, night.seeing, select)
+    _refine_positions(pixels, found, fwhm)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
-    return found
+    warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
+    border_flux, n_fainter = table.meta.get("border_flux", np.empty(0)), int(np.count_nonzero(stands_out)) - len(kept)
+    return Catalog(found, fwhm, warnings, _left_out(found["flux"], border_flux, n_fainter))
 
 
-def _sources_of(
-    image: np.ndarray, found: dict[str, np.ndarray], seeing: float, sharpest: float, transforms: np.ndarray
-) -> dict[str, np.ndarray]:
+def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tuple[str, ...]:
+    """What of the stack is not in the catalogue, in words; ``flux`` is of the sources which are, brightest first."""
+    said = []
+    if len(border_flux):
+        n_brighter = int(np.count_nonzero(border_flux > flux[0]))
+        compared = f", brighter than all of the {len(flux)} in the catalogue" if n_brighter else ""
+        said.append(
+            f"{len(border_flux)} source(s) of the stack reach into the border of the field and are left out, the "
+            f"brightest of {border_flux[0]:.4g} electrons{compared}; a smaller border_width (--border-width) keeps "
+            "them."
+        )
+    if n_fainter:
+        said.append(
+            f"{n_fainter} source(s) of the stack are fainter than the {len(flux)} of the catalogue (the faintest of "
+            f"{flux[-1]:.4g} electrons) and left out; a larger max_catalog_sources (--max-catalog-sources) keeps them."
+        )
+    return tuple(said)
+
+
+def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
+    """Say when stars fill the boxes of the sky mesh, as defocused ones may."""
+    if fwhm <= min(box_size) * _LARGEST_IN_BOX:
+        return ()
+    return (
+        f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(box_size)}: the mesh takes part of "
+        f"their light for sky. A box_size (--box-size) of {_BOX_OF_STARS * fwhm:.0f} or more is right for them, and "
+        "apertures need a radius that holds them.",
+    )
+
+
+def _peaks(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Highest of the 3 x 3 pixels around each source."""
+    x0, y0 = photometry.origins(np.column_stack([found["x"], found["y"]]), 3)
+    cores = photometry.cut_out(image, x0, y0, 3).reshape(len(x0), -1)
+    return np.max(np.where(np.isfinite(cores), cores, -np.inf), axis=1)
+
+
+def _local_scatter(rms_mesh: np.ndarray, steps: FrameSteps, shape: tuple[int, int]) -> np.ndarray:
+    """Scatter of the stack in the box of each pixel or one next to it, whichever is larger."""
+    (box_y, box_x), around = steps.box_size, maximum_filter(rms_mesh, size=3, mode="nearest")
+    boxes: np.ndarray = around[np.arange(shape[0]) // box_y][:, np.arange(shape[1]) // box_x]
+    return boxes
+
+
+def _at(found: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
+    """Values of an image at the pixels of the sources."""
+    column, row = (
+        np.clip(np.rint(found[name]).astype(int), 0, size - 1)
+        for name, size in zip(("x", "y"), image.shape[::-1], strict=True)
+    )
+    values: np.ndarray = image[row, column]
+    return values
+
+
+def _stellar_width(found: Mapping[str, np.ndarray], is_whole: np.ndarray, seeing: float) -> float:
+    """FWHM of the stars of a stack: near the seeing of the frames, where there are such, or what most sources have."""
+    widths = found["fwhm"][is_whole & np.isfinite(found["fwhm"])]
+    near = widths[(widths > _SEEING_RANGE[0] * seeing) & (widths < _SEEING_RANGE[1] * seeing)][:_TYPICAL_SOURCES]
+    return float(np.median(near)) if len(near) else star_choice.mode(widths[:_TYPICAL_SOURCES])
+
+
+def _are_stars(found: Mapping[str, np.ndarray], is_whole: np.ndarray, width: float) -> np.ndarray:
+    """Which sources have the width of a star, or could have it if they were not saturated."""
+    if not np.isfinite(width):
+        return np.ones(len(found["x"]), dtype=bool)
+    major, minor, fwhm = found["semimajor_sigma"], found["semiminor_sigma"], found["fwhm"]
+    is_measured = is_whole & (fwhm > _STAR_RANGE[0] * width) & (fwhm < _STAR_RANGE[1] * width)
+    usual = major[is_measured] / minor[is_measured]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        widest = np.where(is_whole, _STAR_RANGE[1], _WIDEST_SEGMENT)
+        is_form = np.sqrt(major * minor) * _SIGMA_TO_FWHM < widest * width
+        is_form &= major / minor < _MOST_ELONGATED * (np.median(usual) if len(usual) else 1.0)
+    # a finder of the user's own may tell no segments; moments of a star between others may not converge
+    is_form |= ~np.isfinite(major * minor)
+    return is_measured | (is_form & (~is_whole | ~np.isfinite(fwhm)))
+
+
+def _fwhm_of(
+    found: Mapping[str, np.ndarray], is_whole: np.ndarray, seeing: float, select: Callable[[np.ndarray], float]
+) -> float:
+    """FWHM of the unsaturated stars of a catalogue; the seeing where there is none."""
+    if is_whole.any():
+        return typical_fwhm({name: values[is_whole] for name, values in found.items()}, select)
+    return seeing if np.isfinite(seeing) else typical_fwhm(found, select)
+
+
+def _warnings(fwhm: float, seeing: float, is_star: np.ndarray) -> tuple[str, ...]:
+    """What is odd about a catalogue, in words."""
+    found = []
+    n_stars, n_sources = int(np.count_nonzero(is_star)), len(is_star)
+    if np.isfinite(seeing) and not _SEEING_RANGE[0] <= fwhm / seeing <= _SEEING_RANGE[1]:
+        found.append(
+            f"the stars of the catalogue are {fwhm:.1f} pixels wide (FWHM), but those of the frames {seeing:.1f}, and "
+            "apertures scale with the catalogue's. The frames may not be well aligned, or the sources are no stars: "
+            "look at cat/catalogs.pdf; a higher threshold, other n_pixels or another reference_night may help."
+        )
+    if n_stars < n_sources / 2.0:
+        found.append(
+            f"only {n_stars} of {n_sources} sources of the catalogue have the form of a star (is_star); the others are "
+            "galaxies, blends, bled columns or patches of the sky. Do not take them for comparison stars; a higher "
+            "threshold leaves them out."
+        )
+    return tuple(found)
+
+
+def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], night: StackedNight) -> dict[str, np.ndarray]:
     """Add the FWHM of each source, and drop what is too sharp for the sky. Widths are those without resampling."""
     known = np.isfinite(found["x"]) & np.isfinite(found["y"])
     found = {name: values[known] for name, values in found.items()}
     xy = np.column_stack([found["x"], found["y"]])
     isophotal = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
-    start = np.full(len(xy), seeing / _SIGMA_TO_FWHM) if np.isfinite(seeing) else isophotal
+    start = np.full(len(xy), night.seeing / _SIGMA_TO_FWHM) if np.isfinite(night.seeing) else isophotal
+    transforms = night.transforms
     resampling = np.mean(align.widening(transforms, xy), axis=0) if len(transforms) else np.zeros(len(xy))
     semimajor, semiminor = (_narrowed(width, resampling) for width in photometry.source_widths(image, xy, start))
     for name in ("semimajor_sigma", "semiminor_sigma"):
         found[name] = _narrowed(found[name], resampling)
     found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
     narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
-    is_sharp = narrow < _LEAST_WIDTH * np.fmin(seeing, sharpest)
+    is_sharp = narrow < _LEAST_WIDTH * np.fmin(night.seeing, night.sharpest)
     return {name: values[~is_sharp] for name, values in found.items()}
 
 
@@ -122,24 +303,69 @@ def _narrowed(sigma: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(sigma**2 - variance, least))
 
 
-def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray]) -> None:
-    """Replace the centroids of the segments, which lean towards whatever else is in them, by windowed ones."""
-    sigma = typical_fwhm(found) / _SIGMA_TO_FWHM
+def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray], fwhm: float) -> None:
+    """Replace the centroids of the segments, which lean towards whatever else is in them, by windowed ones.
+
+    Where two sources end at one place, the fainter stays where its segment is.
+    """
+    sigma = fwhm / _SIGMA_TO_FWHM
     size = 2 * int(np.ceil(4.0 * sigma)) + 3
     start = np.column_stack([found["x"], found["y"]])
     x0, y0 = photometry.origins(start, size)
     xy, _ = photometry.windowed_centroids(photometry.cut_out(image, x0, y0, size), x0, y0, start, sigma)
+    for _, fainter in KDTree(xy).query_pairs(_SAME_PLACE * fwhm, output_type="ndarray"):
+        xy[fainter] = start[fainter]
     found["x"], found["y"] = xy[:, 0], xy[:, 1]
 
 
 def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median) -> float:
-    """FWHM that stands for a catalogue, in pixels: ``select`` (the median) of its brightest sources."""
-    widths = found["fwhm"][np.isfinite(found["fwhm"])][:_TYPICAL_SOURCES]
+    """FWHM that stands for a catalogue, in pixels: ``select`` (the median) of its brightest stars."""
+    fwhm = np.where(found["is_star"], found["fwhm"], np.nan) if "is_star" in found else found["fwhm"]
+    widths = fwhm[np.isfinite(fwhm)][:_TYPICAL_SOURCES]
     if len(widths):
         return float(select(widths))
     sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
     sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
     return float(_SIGMA_TO_FWHM * select(sigma)) if len(sigma) else 2.0 * _SIGMA_TO_FWHM
+
+
+def missing_sources(
+    catalog_xy: np.ndarray, frames: Sequence[np.ndarray], reach: float, max_sources: int
+) -> tuple[float, float]:
+    """How much of what the frames show is not in the catalogue, and the other way round.
+
+    Of each frame and of the catalogue only as many of the brightest sources are looked at as both have: a stack shows
+    fainter stars than a frame, and a catalogue is limited.
+
+    Parameters
+    ----------
+    catalog_xy : ndarray, shape (source, 2)
+        Brightest first.
+    frames : sequence of ndarray, shape (n, 2)
+        Detections of some frames where they are on the reference, brightest first.
+    reach : float
+        Distance in pixels within which two are the same source.
+    max_sources : int
+        Limit of the catalogue.
+
+    Returns
+    -------
+    of_frames, of_catalog : float
+        Median share of the detections that are not in the catalogue, and of the catalogue's sources that are not among
+        the detections; NaN without a frame.
+    """
+    shares = []
+    for xy in frames:
+        n_detections, n_sources = min(len(xy), max_sources), min(len(xy), len(catalog_xy))
+        if not n_sources:
+            continue
+        to_catalog = KDTree(catalog_xy).query(xy[:n_detections])[0]
+        to_detections = KDTree(xy).query(catalog_xy[:n_sources])[0]
+        shares.append([np.mean(to_catalog > reach), np.mean(to_detections > reach)])
+    if not shares:
+        return float("nan"), float("nan")
+    of_frames, of_catalog = np.median(shares, axis=0)
+    return float(of_frames), float(of_catalog)
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

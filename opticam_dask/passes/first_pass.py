@@ -1,4 +1,4 @@
-"""What one task does in the probe for the reference frame and in the first pass.
+"""First pass over one block of frames: sky, sources and transform of each frame; and the probe for a reference frame.
 
 The first pass measures sky, sources and transform of every frame of its block, adds the frames that are stacked
 to a partial stack, and writes the records of the block, the flags last.
@@ -7,7 +7,7 @@ to a partial stack, and writes the records of the block, the flags last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images import align, match
-from opticam_dask.kernels.images.stack import PartialStack, stacked_frames
+from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.steps.frame_steps import (
     BlockSummary,
@@ -26,6 +26,7 @@ from opticam_dask.steps.frame_steps import (
     detect_frame,
     entry_of,
     measure_seeing,
+    measure_sky,
     summarise,
 )
 
@@ -36,8 +37,21 @@ _MEASURED = (
 )
 
 
-#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many.
+#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many, or all.
 _SAME_STAR, _FEWEST_STARS = 1.5, 3
+
+#: A lone source this much narrower (along its short axis) or wider than the stars of the reference frame is a cosmic
+#: ray or a trail.
+_NARROWER, _WIDER = 0.6, 3.0
+
+#: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
+_SWAPPED = 1.2
+
+#: A level at which pixels pile up counts when so many frames have it.
+_PILED_FRAMES = 2
+
+#: A transform that rests on so many unsaturated stars needs no saturated ones, whose centres are less certain.
+_ENOUGH_STARS = 6
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,38 @@ class Probe:
     xy: np.ndarray
     flux: np.ndarray
     fwhm: float
+    minor_fwhm: float
     message: str
+    pile_up: float = float("nan")
+    saturation: float = float("nan")
+    gain: float = float("nan")
+
+
+@dataclass(frozen=True)
+class PileUp:
+    """Level at which the pixels of a night pile up below the saturation that its headers give.
+
+    Attributes
+    ----------
+    level : float
+        ADU.
+    gain : float
+        Of the frames it was seen in: another gain may have another level.
+    saturation : float
+        What the headers give, ADU; NaN when they give none.
+    n_frames : int
+        In how many frames it was seen.
+    """
+
+    level: float
+    gain: float
+    saturation: float
+    n_frames: int
+
+    def lowered(self, saturation: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Saturation of frames, shape (frame,), lowered to the level where the gain is the same."""
+        is_same = (gain == self.gain) | (np.isnan(gain) & np.isnan(self.gain))
+        return np.where(is_same, np.fmin(saturation, self.level), saturation)
 
 
 @dataclass(frozen=True)
@@ -64,21 +109,53 @@ class ProbeJob:
 def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None) -> Probe:
     """Detect the sources of frame ``index`` of a part, unless it is ``lost``; write nothing."""
     if lost:
-        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, lost[0])
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, np.nan, lost[0])
     block, offset = divmod(index, job.frames_per_block)
     result = FrameResult()
+    entry = entry_of(job.read_manifest(block), offset)
     try:
-        detect_frame(job.steps, entry_of(job.read_manifest(block), offset), result)
+        detect_frame(replace(job.steps, looks_for_pile_up=True), entry, result)
     except FrameProblem as problem:
-        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, problem.message)
-    xy, flux = brightest(result.sources, job.n_alignment_sources)
-    return Probe(index, xy, flux, float(result.values["fwhm"]), "")
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, np.nan, problem.message)
+    xy, flux = alignment_sources(result, job.n_alignment_sources)
+    levels = (float(result.values["pile_up"]), float(entry["saturation"]), float(entry["gain"]))
+    return Probe(index, xy, flux, float(result.values["fwhm"]), _minor_fwhm(result), "", *levels)
 
 
-def brightest(sources: Mapping[str, np.ndarray], n_sources: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest sources of a padded list."""
-    known = np.flatnonzero(np.isfinite(sources["x"]) & np.isfinite(sources["y"]))[:n_sources]
-    return np.column_stack([sources["x"][known], sources["y"][known]]), sources["flux"][known]
+def _minor_fwhm(result: FrameResult) -> float:
+    """FWHM of the stars of a frame along their short axis, pixels."""
+    return photometry.SIGMA_TO_FWHM * float(result.values["semiminor_sigma"])
+
+
+def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
+    """Find the lowest level below the saturation at which the pixels of two or more candidates pile up.
+
+    Where there is but one candidate, its level counts.
+    """
+    lower = [probe for probe in probes if probe.pile_up < np.nan_to_num(probe.saturation, nan=np.inf)]
+    for level in sorted({probe.pile_up for probe in lower}):
+        seen = [probe for probe in lower if probe.pile_up == level]
+        if len(seen) >= min(_PILED_FRAMES, len(probes)):
+            return PileUp(level, seen[0].gain, seen[0].saturation, len(seen))
+    return None
+
+
+def alignment_sources(result: FrameResult, n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest whole stars of a frame.
+
+    Where these are too few, saturated stars come after them; where even those are too few, everything else.
+    """
+    sources = result.sources
+    assert result.is_whole is not None  # told with the sources
+    assert result.is_saturated is not None
+    is_known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
+    chosen = np.flatnonzero(result.is_whole)
+    if len(chosen) < _ENOUGH_STARS:
+        chosen = np.append(chosen, np.flatnonzero(result.is_saturated))
+    if len(chosen) < _FEWEST_STARS:
+        chosen = np.flatnonzero(is_known)
+    chosen = chosen[:n_sources]
+    return np.column_stack([sources["x"][chosen], sources["y"][chosen]]), sources["flux"][chosen]
 
 
 def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -> Probe | None:
@@ -87,6 +164,7 @@ def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -
     Parameters
     ----------
     probes : list of Probe
+        What was found in each probed frame.
     find : callable
         ``find(reference, frame)`` gives how many sources match, 0 for no alignment.
 
@@ -116,8 +194,11 @@ class FirstPass:
     Attributes
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
         Alignment sources of the reference frame.
+    reference_fwhm, reference_minor_fwhm : float
+        FWHM of its stars, and along their short axis, pixels; NaN when unknown.
     reference_shape : (int, int)
         Grid of the stack.
     transform_type, rotation_limit, translation_limit, scale_limit
@@ -125,7 +206,9 @@ class FirstPass:
     expected_scale : float
         Reference pixel in units of pixels of this part (1 for equal binning).
     n_alignment_sources : int
+        How many of the brightest sources are used to align a frame.
     n_frames, frames_per_block, stack_frames : int
+        Frames of the part, of a block, and at most in the stack.
     read_manifest, write, write_stack : callable
         Bound functions of the store.
     """
@@ -133,6 +216,8 @@ class FirstPass:
     steps: FrameSteps
     reference_xy: np.ndarray
     reference_flux: np.ndarray
+    reference_fwhm: float
+    reference_minor_fwhm: float
     reference_shape: tuple[int, int]
     transform_type: TransformType
     rotation_limit: float | None
@@ -145,7 +230,7 @@ class FirstPass:
     stack_frames: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
-    write_stack: Callable[[int, np.ndarray, np.ndarray], None]
+    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
 
 
 def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -154,25 +239,31 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
     Parameters
     ----------
     job : FirstPass
+        What the first pass needs to know of the part.
     block : int
+        Number of the block of frames.
     lost : dict of str, optional
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """
     manifest = job.read_manifest(block)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
-    is_stacked = stacked_frames(start, start + n_frames, job.n_frames, job.stack_frames)
-    stack = PartialStack(job.reference_shape) if is_stacked.any() else None
+    groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames).tolist()
+    last = {group: index for index, group in enumerate(groups)}
+    stack: PartialStack | None = None
     results = []
-    for index in range(n_frames):
+    for index, group in enumerate(groups):
         watchdog.still_working()
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
-        if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
-            stack.add(_resampled(job, result))
-        result.subtracted = result.saturated = None
+        if group >= 0:
+            stack = stack or PartialStack(job.reference_shape)
+            if not result.flags & UNUSABLE:
+                stack.add(_resampled(job, result))
+            if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
+                job.write_stack(group, block, stack.total, stack.coverage)
+                stack = None
+        result.subtracted = result.saturated = result.frame = result.is_whole = result.is_saturated = None
         results.append(result)
-    if stack is not None:
-        job.write_stack(block, stack.total, stack.coverage)
     job.write(block, _first_pass_arrays(job, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
 
@@ -202,11 +293,12 @@ def reduce_frame(job: FirstPass, entry: Mapping[str, Any]) -> FrameResult:
     except FrameProblem as problem:
         result.flags |= problem.flag
         result.message = problem.message
+    measure_sky(result)
     return result
 
 
 def _align(job: FirstPass, result: FrameResult) -> None:
-    xy, flux = brightest(result.sources, job.n_alignment_sources)
+    xy, flux = alignment_sources(result, job.n_alignment_sources)
     try:
         found = match.find_transform(
             job.reference_xy,
@@ -215,11 +307,16 @@ def _align(job: FirstPass, result: FrameResult) -> None:
             reference_weights=job.reference_flux,
             frame_weights=flux,
             expected_scale=job.expected_scale,
+            shift_of_few=True,
         )
     except match.AlignmentError as error:
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
     _measure_seeing_of_stars(job, result)
+    if found.n_matched < match.LEAST_FOR_ROTATION:
+        _require_stars(job, result)
+    if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
+        result.flags |= FrameFlag.SWAPPED
     reason = align.limit_reason(
         found.transform,
         rotation_limit=job.rotation_limit,
@@ -232,6 +329,36 @@ def _align(job: FirstPass, result: FrameResult) -> None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
 
 
+def _require_stars(job: FirstPass, result: FrameResult) -> None:
+    """Refuse a shift that rests on one or two sources which do not look like the stars of the reference frame.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    width, minor = float(result.values["fwhm"]), _minor_fwhm(result)
+    expected, expected_minor = job.reference_fwhm * job.expected_scale, job.reference_minor_fwhm * job.expected_scale
+    if not may_be_stars((width, minor), (expected, expected_minor)):
+        raise FrameProblem(
+            FrameFlag.NOT_ALIGNED,
+            f"what matches the one or two stars of the reference frame is no star: FWHM {width:.1f} pixels "
+            f"({minor:.1f} along the short axis), {expected:.1f} ({expected_minor:.1f}) on the reference frame",
+        )
+
+
+def may_be_stars(widths: tuple[float, float], stars: tuple[float, float]) -> bool:
+    """Whether sources may be stars, by their FWHM and that along the short axis, and those of stars (pixels)."""
+    return not (widths[1] < _NARROWER * stars[1] or widths[0] > _WIDER * stars[0])
+
+
+def _have_swapped(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether two stars have swapped their brightness: one is eclipsed, or the field is turned by half a turn."""
+    if not (np.all(before > 0) and np.all(now > 0)):
+        return False
+    first, second = np.log(before[0] / before[1]), np.log(now[0] / now[1])
+    return bool(first * second < 0 and abs(first - second) > 2.0 * np.log(_SWAPPED))
+
+
 def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
     """Measure the seeing on the sources that are on the reference frame as well.
 
@@ -240,9 +367,11 @@ def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
     predicted = align.apply_transform(result.values["transform"], job.reference_xy)
     detected = np.column_stack([result.sources["x"], result.sources["y"]])
     matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
-    if np.count_nonzero(matched >= 0) >= _FEWEST_STARS:
+    if np.count_nonzero(matched >= 0) >= min(_FEWEST_STARS, max(len(predicted), 1)):
         is_star = np.zeros(len(detected), dtype=bool)
         is_star[matched[matched >= 0]] = True
+        if result.is_whole is not None and np.any(is_star & result.is_whole):
+            is_star &= result.is_whole
         measure_seeing(result, is_star)
 
 
@@ -274,8 +403,12 @@ def _first_pass_arrays(
         no_mesh = np.full(job.steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
-            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh")
+            for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_mean_mesh")
         }
+        nowhere = np.zeros(job.steps.mesh_shape, dtype=np.int32)
+        arrays["background"]["background_n_sky"] = np.array(
+            [result.meshes.get("background_n_sky", nowhere) for result in results], dtype=np.int32
+        )
     return arrays
 
 

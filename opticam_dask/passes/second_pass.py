@@ -16,7 +16,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
-from opticam_dask.kernels.images import align, background, calibrate
+from opticam_dask.kernels.images import align, background, calibrate, smooth_zoom
 from opticam_dask.kernels.images import sky as sky_kernel
 from opticam_dask.kernels.sources import photometry, profile
 from opticam_dask.methods.frame_view import FrameView, Measurement
@@ -27,10 +27,12 @@ from opticam_dask.steps.frame_steps import (
     Sky,
     entry_of,
     error_text,
+    layers_of,
     load_image,
     own_sky,
     read_raw,
     rebinned_response,
+    source_disks,
     summarise,
 )
 
@@ -59,6 +61,7 @@ class SecondPass:
     Attributes
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     photometers : dict of Photometer
         By label; all are measured on one read of the frame.
     catalog_xy, catalog_flux : ndarray, shape (source, 2) and (source,)
@@ -67,6 +70,8 @@ class SecondPass:
         Median FWHM of the catalogue, in pixels of the reference frame.
     profile : ndarray
         Table of the night's star profile.
+    profile_err : float
+        Relative error of the total light by the profile, common to all fluxes.
     read_manifest, read_results, write : callable
         Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
     whole_frames : bool
@@ -83,16 +88,26 @@ class SecondPass:
     read_results: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     whole_frames: bool = False
+    profile_err: float = 0.0
 
 
-def measured_variables(photometer: Photometer, *, has_flat: bool = False) -> tuple[str, ...]:
-    """What a photometer measures beyond the variables of every label; with a master flat also the error by it."""
+def measured_variables(photometer: Photometer, *, has_common_error: bool = False) -> tuple[str, ...]:
+    """What a photometer measures beyond the variables of every label; also the error common to all frames, if any."""
     names = tuple(getattr(photometer, "variables", ()))
-    return (*names, *(name for name in _OF_FLAT if has_flat and name not in names))
+    return (*names, *(name for name in _COMMON_ERROR if has_common_error and name not in names))
 
 
-#: Variables that every label has when the frames are divided by a flat.
-_OF_FLAT = ("flux_err_sys",)
+def has_common_error(steps: FrameSteps, profile_err: float) -> bool:
+    """Whether fluxes have an error that is common to all frames: that of a master flat, or of the star profile."""
+    return steps.has_flat or profile_err > UNCERTAIN_TOTAL
+
+
+#: Total fluxes that the star profile leaves uncertain by more than this part have that error, and it is told.
+UNCERTAIN_TOTAL = 0.01
+
+
+#: Variables that every label has when frames are divided by a flat, or their star profile is uncertain.
+_COMMON_ERROR = ("flux_err_sys",)
 
 
 def measured_radii(photometer: Photometer) -> tuple[float, ...]:
@@ -101,14 +116,14 @@ def measured_radii(photometer: Photometer) -> tuple[float, ...]:
 
 
 def empty_columns(
-    photometer: Photometer, n_frames: int, n_sources: int, *, has_flat: bool = False
+    photometer: Photometer, n_frames: int, n_sources: int, *, has_common_error: bool = False
 ) -> dict[str, np.ndarray]:
     """Arrays for the measurements of a block, before any frame is measured: no number, and the flag that says so."""
     radii = measured_radii(photometer)
     sizes = {"frame": n_frames, "source": n_sources, "radius": len(radii)}
     kind = "photometry_radii" if radii else "photometry"
     columns = {}
-    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_flat=has_flat)):
+    for name in (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_common_error=has_common_error)):
         shape = tuple(sizes[dim] for dim in schema.variable(kind, name).dims)
         if name == "flags":
             columns[name] = np.full(shape, int(SourceFlag.REDUCED | SourceFlag.NO_TRANSFORM), dtype=np.uint32)
@@ -123,14 +138,17 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     Parameters
     ----------
     job : SecondPass
+        What the second pass needs to know of the part.
     block : int
+        Number of the block of frames.
     lost : dict of str, optional
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
+    is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_flat=job.steps.has_flat)
+        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
         for label, photometer in job.photometers.items()
     }
     messages = [""] * n_frames
@@ -173,6 +191,9 @@ def _measure_frame(
         for name in set(columns) - {"flags"}:
             values = getattr(measured, name)
             columns[name][index] = np.nan if values is None else values
+        if job.profile_err > UNCERTAIN_TOTAL:
+            of_profile = job.profile_err * np.abs(columns["flux"][index])
+            columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
         columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
     return "; ".join(messages)
 
@@ -210,7 +231,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
-        sky = _MeshSky(_photometric_mesh(job, result), result["background_rms_mesh"], steps)
+        sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)
     else:
         assert isinstance(pixels, _ImagePixels)  # an own background is never local
         assert steps.background is not None  # there is no mesh
@@ -243,20 +264,51 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
     )
 
 
-def _photometric_mesh(job: SecondPass, result: Mapping[str, Any]) -> np.ndarray:
+def _photometric_mesh(job: SecondPass, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:
     """Sky mesh whose mean is right where the sources are.
 
-    Sources of the catalogue that were too faint to be detected in this frame were sky to the first pass.
+    Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
+    it, which may be nothing or more than ever, the pixels round them are now taken out of the sky again.
     """
     steps = job.steps
-    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    grid = steps.image_shape, steps.box_size
+    mesh, rms_mesh = result["background_mesh"], result["background_rms_mesh"]
+    level: np.ndarray = mesh + np.nan_to_num(result["background_offset_mesh"])
+    fwhm, noise = float(np.nan_to_num(result["fwhm"], nan=job.fwhm)), float(result["background_rms"])
     detected = np.column_stack([result["x"], result["y"]])
-    near = float(np.nan_to_num(result["fwhm"], nan=job.fwhm))
-    is_faint = photometry.match_one_to_one(xy, detected[np.isfinite(detected[:, 0])], near) < 0
-    mesh: np.ndarray = result["background_mesh"] + np.nan_to_num(result["background_offset_mesh"])
-    return mesh - sky_kernel.unmasked_light(
-        xy[is_faint], job.catalog_flux[is_faint], steps.image_shape, mesh.shape, steps.box_size
-    )
+    before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
+    hidden = source_disks(*_undetected(job, result, fwhm), background_rms=noise, fwhm=fwhm)
+    places = sky_kernel.newly_covered(hidden, before, steps.image_shape)
+    if not len(places):
+        return level
+    electrons, is_saturated = pixels.at(places)
+    is_sky = sky_kernel.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
+    if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
+        counted = sky_kernel.uncounted(level, before, grid)
+    else:
+        counted = sky_kernel.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
+    return sky_kernel.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
+
+
+def _undetected(job: SecondPass, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sources of the catalogue without a detection in a frame: where they should be, and as bright as they may be.
+
+    Their fluxes, which only tell how far they may shine, are those of the catalogue, on the scale of the frame.
+    """
+    xy = align.apply_transform(result["transform"], job.catalog_xy)
+    known = np.isfinite(result["x"])
+    matched = photometry.match_one_to_one(xy, np.column_stack([result["x"], result["y"]])[known], fwhm)
+    is_found = matched >= 0
+    scale = 1.0
+    if np.count_nonzero(is_found) >= _FEWEST_MATCHED:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = result["flux"][known][matched[is_found]] / job.catalog_flux[is_found]
+        scale = float(np.nan_to_num(np.median(ratio), nan=1.0))
+    return xy[~is_found], scale * job.catalog_flux[~is_found]
+
+
+#: Sources that tell how bright those of the catalogue are in a frame.
+_FEWEST_MATCHED = 3
 
 
 def star_form(result: Mapping[str, Any]) -> profile.Shape:
@@ -291,26 +343,40 @@ class _RawPixels:
     def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
         self.raw = read_raw(steps, entry)
         self.entry = entry
-        self.masters = steps.read_masters().layers()
+        masters = steps.read_masters()
+        self.masters, self.dark_gain = layers_of(masters, self.raw, entry), masters.dark_gain
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
         if "bad_pixels" in masters:
             masters["bad_pixels"] = masters["bad_pixels"] == 1
-        return calibrate.to_electrons(
-            photometry.cut_out(self.raw, x0, y0, size),
-            gain=self.entry["gain"],
-            dark_current=self.entry["dark_current"],
-            exposure_time=self.entry["exposure_time"],
-            dtype=np.float64,
-            **masters,
-        )
+        return self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return self._above("saturation", x0, y0, size)
 
     def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return self._above("linearity_limit", x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        raw = np.take(self.raw, places)
+        masters = {name: np.take(values, places) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
+        with np.errstate(invalid="ignore"):
+            return self._calibrated(raw, masters), raw >= self.entry["saturation"]
+
+    def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
+        return calibrate.to_electrons(
+            raw,
+            gain=self.entry["gain"],
+            dark_current=self.entry["dark_current"],
+            exposure_time=self.entry["exposure_time"],
+            dark_gain=self.dark_gain,
+            dtype=np.float64,
+            **masters,
+        )
 
     def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):
@@ -328,6 +394,12 @@ class _ImagePixels:
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        saturated = self.image.saturated
+        is_saturated = np.zeros(len(places), dtype=bool) if saturated is None else np.take(saturated, places)
+        return np.take(self.image.electrons, places), is_saturated
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return _mask_cutouts(self.image.saturated, x0, y0, size)
@@ -356,7 +428,7 @@ class _Response:
 
 
 class _MeshSky:
-    """Sky from the stored mesh, evaluated only where it is asked for; what was asked for last is remembered."""
+    """Sky from the stored meshes, evaluated only where it is asked for; what was asked for last is remembered."""
 
     def __init__(self, mesh: np.ndarray, rms_mesh: np.ndarray, steps: FrameSteps) -> None:
         self._meshes = {"level": mesh, "rms": rms_mesh}
@@ -364,15 +436,17 @@ class _MeshSky:
         self._last: dict[str, tuple[tuple[bytes, bytes, int], np.ndarray]] = {}
 
     def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("level", x0, y0, size)
+        return self._windows("level", smooth_zoom.windows, x0, y0, size)
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("rms", x0, y0, size)
+        return self._windows("rms", background.zoom_mesh_windows, x0, y0, size)
 
-    def _windows(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    def _windows(
+        self, name: str, zoom: Callable[..., np.ndarray], x0: np.ndarray, y0: np.ndarray, size: int
+    ) -> np.ndarray:
         where = np.asarray(x0).tobytes(), np.asarray(y0).tobytes(), size
         if name not in self._last or self._last[name][0] != where:
-            windows = background.zoom_mesh_windows(self._meshes[name], *self._geometry, y0, x0, size)
+            windows = zoom(self._meshes[name], *self._geometry, y0, x0, size)
             windows.flags.writeable = False
             self._last[name] = where, windows
         return self._last[name][1]

@@ -20,10 +20,13 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     changes : Changes
+        What is to be redone, removed or added.
     given : dict of collection of str
         Nights that the frames given now belong to, by camera key; only those can be made again.
     progress : Progress
+        Where progress is reported.
 
     Raises
     ------
@@ -78,9 +81,11 @@ def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
     Parameters
     ----------
     setup : Setup
+        Settings of the reduction.
     parameters_hash : str
         Of the reduction that is to begin.
     progress : Progress
+        Where progress is reported.
 
     Returns
     -------
@@ -106,6 +111,7 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     night : str
         ``YYYY-MM-DD``.
     key : str, optional

@@ -1,4 +1,4 @@
-"""What a reduction is about: where from, where to, with which parameters, and who is told how it goes."""
+"""Settings of a reduction: directories, instrument, parameters, and where progress is reported."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ class Setup:
     out_directory : path
         Holds the store and the files for people.
     instrument : Instrument
+        What the headers mean.
     parameters : ReductionParameters
+        Everything that the first pass and the catalogue depend on.
     background : callable, optional
         ``image -> Background2D``-like; by default the sky mesh of this package.
     finder : callable, optional

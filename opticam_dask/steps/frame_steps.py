@@ -21,7 +21,7 @@ from astropy.utils.exceptions import AstropyDeprecationWarning
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import FrameError, Reader
-from opticam_dask.kernels.images import background, calibrate, detect, segments, sky
+from opticam_dask.kernels.images import background, calibrate, detect, segments, sky, star_choice
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.locations import is_remote, location
@@ -68,10 +68,13 @@ class FrameSteps:
     Attributes
     ----------
     reader : Reader
+        Reads the frames.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frames as read.
     rebin_factor : int
+        Pixels of the frame that are summed along each axis.
     remove_cosmic_rays : bool
+        Replace cosmic rays (L.A.Cosmic) before anything else is measured.
     background : callable or None
         Own background ``image -> Background``; None is the sky mesh of this package.
     box_size : (int, int)
@@ -88,6 +91,8 @@ class FrameSteps:
         Whether there is a flat among them.
     image_filter : callable, optional
         The user's own ``array -> array`` on the raw frame (ADU), before anything else.
+    looks_for_pile_up : bool
+        Whether the level at which the pixels of a frame pile up is looked for, and taken for its saturation.
     """
 
     reader: Reader
@@ -102,6 +107,7 @@ class FrameSteps:
     masters: Callable[[], Masters] | None = None
     has_flat: bool = False
     image_filter: Callable[[np.ndarray], np.ndarray] | None = None
+    looks_for_pile_up: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -139,12 +145,16 @@ class FrameSteps:
 
 @dataclass(frozen=True)
 class Image:
-    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel."""
+    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel.
+
+    ``pile_up`` is the level (ADU) at which its raw pixels pile up; NaN where they do not, or it was not looked for.
+    """
 
     electrons: np.ndarray
     saturated: np.ndarray | None
     cosmic_rays: np.ndarray | None
     non_linear: np.ndarray | None
+    pile_up: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,12 @@ class FrameResult:
     sources: dict[str, np.ndarray] = field(default_factory=dict)
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
+    #: the frame without its sky, where the sky is a mesh; and detections for which there is no slot
+    frame: sky.SubtractedFrame | None = None
+    beyond_slots: dict[str, np.ndarray] = field(default_factory=dict)
+    #: which sources are whole stars, and which are saturated, by slot
+    is_whole: np.ndarray | None = None
+    is_saturated: np.ndarray | None = None
     #: semimajor_sigma, semiminor_sigma and orientation (radians) of the sources whose moments were measured, by slot
     moments: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -191,6 +207,7 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
     Parameters
     ----------
     steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
     entry : mapping
         Of the manifest.
     for_detection : bool
@@ -203,17 +220,20 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
         When the frame cannot be read, holds nothing, or is saturated.
     """
     raw = read_raw(steps, entry)
-    saturated = above(raw, entry["saturation"])
+    pile_up = star_choice.pile_up(raw) if steps.looks_for_pile_up else float("nan")
+    saturated = above(raw, np.fmin(entry["saturation"], pile_up))
     non_linear = above(raw, entry["linearity_limit"])
     if steps.image_filter is not None:
         raw = _filtered(steps.image_filter, raw)
+    masters = steps.read_masters()
     electrons = calibrate.to_electrons(
         raw,
         gain=entry["gain"],
         dark_current=entry["dark_current"],
         exposure_time=entry["exposure_time"],
+        dark_gain=masters.dark_gain,
         dtype=np.float32 if for_detection and _fits_float32(raw.dtype) else np.float64,
-        **steps.read_masters().layers(),
+        **layers_of(masters, raw, entry),
     )
     cosmic_rays = None
     if steps.remove_cosmic_rays:
@@ -222,12 +242,18 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
             electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
         )
     if steps.rebin_factor == 1:
-        return Image(electrons, saturated, cosmic_rays, non_linear)
-    masks = [
+        return Image(electrons, saturated, cosmic_rays, non_linear, pile_up)
+    saturated, cosmic_rays, non_linear = (
         None if mask is None else calibrate.rebin_mask(mask, steps.rebin_factor)
         for mask in (saturated, cosmic_rays, non_linear)
-    ]
-    return Image(calibrate.rebin(electrons, steps.rebin_factor), *masks)
+    )
+    return Image(calibrate.rebin(electrons, steps.rebin_factor), saturated, cosmic_rays, non_linear, pile_up)
+
+
+def layers_of(masters: Masters, raw: np.ndarray, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Masters for one frame: a pixel may be too hot for a long exposure of a dark sky, and good in others."""
+    names = ("gain", "exposure_time", "read_noise")
+    return masters.layers_of(raw, **{name: float(entry[name]) for name in names})
 
 
 def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:
@@ -398,7 +424,7 @@ def _no_deprecation_warnings() -> Iterator[None]:
 
 
 def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
-    """Detected sources, brightest first and NaN-padded to the slots, and how many there are in all.
+    """Detected sources, brightest first and NaN-padded to the slots at least, and how many there are in all.
 
     Raises
     ------
@@ -408,7 +434,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
         with _no_deprecation_warnings():
             table = steps.finder(subtracted, steps.threshold * rms)
         n_sources = 0 if table is None else len(table)
-        sources = detect.source_arrays(table, steps.n_slots) if n_sources else {}
+        sources = detect.source_arrays(table, max(steps.n_slots, n_sources)) if n_sources else {}
     except Exception as error:
         raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
     return sources, n_sources
@@ -420,7 +446,7 @@ def _sources_of_segments(steps: FrameSteps, frame: sky.SubtractedFrame) -> tuple
     found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)
     n_sources = len(found["x"])
     missing = np.full(max(0, steps.n_slots - n_sources), np.nan)
-    return {name: np.append(values[: steps.n_slots], missing) for name, values in found.items()}, n_sources
+    return {name: np.append(values, missing) for name, values in found.items()}, n_sources
 
 
 def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
@@ -431,7 +457,7 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     FrameProblem
     """
     image = load_image(steps, entry, for_detection=steps.has_mesh)
-    result.saturated = image.saturated
+    result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
     if steps.background is not None:
         level = own_sky(steps.background, image.electrons)
         result.values |= {"background": level.median, "background_rms": level.rms_median}
@@ -446,33 +472,72 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
     result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
     frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
-    result.subtracted = frame.image
+    result.frame, result.subtracted = frame, frame.image
     if steps.finds_by_segments:
         sources, n_sources = _sources_of_segments(steps, frame)
     else:
         rms = background.zoom_mesh(rms_mesh, frame.image.shape, steps.box_size)
         sources, n_sources = find_sources(steps, frame.image, rms)
     _keep_sources(steps, result, sources, n_sources)
-    result.meshes["background_offset_mesh"] = sky.offset_mesh(frame, mesh, *_disks(result))
+
+
+def measure_sky(result: FrameResult) -> None:
+    """Correct the mesh of a frame to the level of the sky away from all detections; fills the meshes of ``result``.
+
+    Its seeing must be final: photometry covers the same disks again.
+    """
+    if result.frame is None:
+        return
+    mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
+    sources = {
+        name: np.append(result.sources.get(name, ()), result.beyond_slots.get(name, ())) for name in ("x", "y", "flux")
+    }
+    disks = source_disks(
+        np.column_stack([sources["x"], sources["y"]]),
+        sources["flux"],
+        background_rms=result.values["background_rms"],
+        fwhm=result.values.get("fwhm", np.nan),
+    )
+    found = sky.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
+    level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
+    result.meshes |= {
+        "background_offset_mesh": level - mesh,
+        "background_n_sky": found.number,
+        "background_mean_mesh": found.mean,
+    }
 
 
 def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.ndarray], n_sources: int) -> None:
     """Put the sources of a frame into its result, with the seeing."""
     if not n_sources:
         raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
-    result.sources, result.values["n_sources"] = sources, n_sources
-    measure_seeing(result, np.isfinite(sources["x"]))
+    result.sources = {name: values[: steps.n_slots] for name, values in sources.items()}
+    result.beyond_slots = {name: values[steps.n_slots :] for name, values in sources.items()}
+    result.values["n_sources"] = n_sources
+    result.is_whole, result.is_saturated = star_choice.whole_stars(result.sources, result.saturated)
+    measure_seeing(result, result.is_whole)
 
 
-def _disks(result: FrameResult) -> tuple[np.ndarray, np.ndarray]:
-    """Where the sources of a frame shine: positions and radii; bright ones further than faint ones."""
-    sources = result.sources
-    known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
-    xy = np.column_stack([sources["x"], sources["y"]])[known]
-    relative = np.nan_to_num(sources["flux"][known]) / (_FAINT * result.values["background_rms"])
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> sky.Disks:
+    """Where sources shine: bright ones further than faint ones.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Sources without a position (NaN) have no disk.
+    flux : ndarray, shape (n,)
+        Electrons; NaN counts as faint.
+    background_rms : float
+        Of the frame, electrons per pixel.
+    fwhm : float
+        Of the frame, in pixels.
+    """
+    known = np.all(np.isfinite(xy), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
     # the wings of a Moffat star of beta 3 fall with the sixth power
     reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
-    return xy, _SKY_FROM * np.fmax(float(result.values["fwhm"]), _LEAST_FWHM) * reach
+    return sky.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
 
 
 def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:

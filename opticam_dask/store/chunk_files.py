@@ -36,11 +36,15 @@ class ChunkFiles:
     directory : str
         Of the array.
     shape : tuple of int
+        Shape of the array.
     per_chunk : int
         Entries of a chunk along the first dimension.
     dtype : dtype
+        Type of the array.
     fill_value : scalar
+        Value of what was never written.
     codec : Blosc
+        How chunks are compressed.
     """
 
     directory: str

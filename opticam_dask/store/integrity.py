@@ -1,4 +1,4 @@
-"""Is a store whole? Read every chunk, say what is damaged and what must be made again, and prepare that.
+"""Check a store: read every chunk, list what is damaged, and prepare the blocks that must be made again.
 
 Every chunk carries a checksum (crc32c), and every chunk of a finished block is a file, so a flipped bit and a lost file
 are both found. What can be made again from the frames or from other arrays is dropped here; the ordinary passes make
@@ -37,6 +37,7 @@ class Damage:
     where : str
         Array and chunk, or file.
     reason : str
+        Why, in one sentence.
     remedy : str
         What has to be made again.
     drop : callable, optional

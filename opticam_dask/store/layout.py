@@ -75,9 +75,11 @@ class Part:
     key, night : str
         Camera key such as ``1:g``; night such as ``2024-01-01``, further parts of it ``2024-01-01.2``.
     n_frames, frames_per_block : int
+        Number of frames, and of frames in a block.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frames as read.
     binning : int
+        Detector pixels that were summed along each axis.
     mesh_shape : (int, int) or None
         Shape of the sky mesh; None when the background has no mesh.
     n_slots : int
@@ -441,6 +443,7 @@ def done_blocks(path: str | Path, part: Part, label: str | None = None, among: r
     path : path
         The store.
     part : Part
+        The part (camera key and night) of the store.
     label : str, optional
         Photometry label; the first pass when not given.
     among : range, optional
@@ -540,10 +543,13 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 
 _RESULTS = {
     "frames": (
-        *("flags", "transform", "transform_rms", "n_matched"),
+        *("flags", "transform", "transform_rms", "n_matched", "background_rms"),
         *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
     ),
-    "background": ("background_mesh", "background_rms_mesh", "background_offset_mesh"),
+    "background": (
+        *("background_mesh", "background_rms_mesh"),
+        *("background_offset_mesh", "background_mean_mesh", "background_n_sky"),
+    ),
     "sources": ("x", "y", "flux"),
 }
 
@@ -571,7 +577,9 @@ def write_block(path: str | Path, part: Part, block: int, arrays: Mapping[str, M
     path : path
         The store.
     part : Part
+        The part (camera key and night) of the store.
     block : int
+        Number of the block of frames.
     arrays : dict of dict of ndarray
         Variables by group of the part (``frames``, ``background``, ``photometry/aperture``, ...).
 
@@ -708,10 +716,15 @@ def add_photometry(
     Parameters
     ----------
     path : path
+        Path of the store.
     part : Part
+        The part (camera key and night) of the store.
     label : str
+        Photometry label.
     source_ids : ndarray of int, shape (source,)
+        Ids of the sources of the catalogue.
     attributes : dict
+        Attributes of the group.
     variables : sequence of str
         Variables beyond those of every label (``schema.ALWAYS_MEASURED``).
     radii : sequence of float
@@ -747,6 +760,24 @@ def add_photometry(
         _write_whole(path, f"{group}/{name}", read_array(path, f"{part.group}/frames", name))
     _write_whole(path, f"{group}/source_id", source_ids)
     update_attributes(path, group, {"complete": True})
+
+
+def add_to_label(path: str | Path, part: Part, label: str, name: str) -> None:
+    """Make an array of a photometry label that an older version did not have, without values, unless it is there."""
+    group = f"photometry/{label}"
+    night = _open_group(path, part.group)
+    attributes = read_attributes(path, f"{part.group}/{group}")
+    known = [entry.name for entry in schema.PHOTOMETRY]
+    variables = attributes.get("variables") or [entry for entry in known if f"{group}/{entry}" in night]
+    if name in variables:
+        return
+    radii = attributes.get("radii", [])
+    n_sources = len(read_array(path, f"{part.group}/{group}", "source_id"))
+    if f"{group}/{name}" not in night:
+        sizes = {**part.sizes(), "source": n_sources, "radius": len(radii)}
+        kind = "photometry_radii" if radii else "photometry"
+        _create_arrays(night, kind, group, sizes, part.frames_per_block, [name])
+    update_attributes(path, f"{part.group}/{group}", {"variables": [*variables, name]})
 
 
 def photometry_labels(path: str | Path, part: Part) -> list[str]:

@@ -54,6 +54,19 @@ def _complete_instrument(path: Path) -> None:
     layout.update_attributes(path, "", changed)
 
 
+def _to_1_3(path: Path) -> None:
+    """Add what the first pass and the photometers of this package find since 1.3."""
+    integrity.add_arrays_of(path, "1.3")
+    for key in layout.keys(path):
+        for part in layout.parts(path, key):
+            for label in layout.photometry_labels(path, part):
+                record = json.loads(layout.read_attributes(path, f"{part.group}/photometry/{label}")["parameters"])
+                if record.get("class") in _OWN_PHOTOMETERS:
+                    layout.add_to_label(path, part, label, "profile_chi2")
+    integrity.write_missing_chunks(path)
+
+
+_OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
 
@@ -67,6 +80,11 @@ MIGRATIONS: dict[str, Migration] = {
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
     "1.1": Migration("1.2", _to_1_2, "the position of each frame and the linear range are there, without values"),
+    "1.2": Migration(
+        "1.3",
+        _to_1_3,
+        "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
+    ),
 }
 
 
@@ -78,6 +96,7 @@ def migrate(out_directory: str | Path) -> list[str]:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
 
     Returns
     -------

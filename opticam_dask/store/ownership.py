@@ -193,6 +193,7 @@ def join(out_directory: str | Path, token: str) -> Iterator[Owner]:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     token : str
         Of the planned run.
 

@@ -31,11 +31,13 @@ class Picture:
     Attributes
     ----------
     image : ndarray, shape (ny, nx)
+        The image.
     xy : ndarray, shape (n, 2)
         Where the catalogue's sources lie on the frame; NaN without a transform.
     radius : float
         Of the circles, in pixels.
     title : str
+        Title of the picture.
     state : str
         ``reference``, ``aligned`` or ``unaligned``: the colour of the title.
     """

@@ -1,4 +1,4 @@
-"""Plots of what is known of each frame, against time."""
+"""Plots of the frames against time: sky, seeing, shifts, quality."""
 
 from __future__ import annotations
 

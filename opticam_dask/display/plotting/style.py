@@ -103,7 +103,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Parameters
     ----------
     figure : Figure
+        The figure.
     path : path
+        Path of the store.
 
     Returns
     -------
@@ -131,7 +133,9 @@ def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
     Parameters
     ----------
     figures : iterable of Figure
+        The figures, a page each.
     path : path
+        Path of the store.
 
     Returns
     -------

@@ -192,6 +192,7 @@ def plot_cross_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear
     spectra : dict of Dataset
         cross, coherence, phase_lag and time_lag with their errors against frequency.
     scale : {"linear", "log", "loglog"}
+        Scale of the axes of the plot.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a report says, read from the store in bounded memory: a few numbers a frame, photometry in slabs of frames."""
+"""Data of a report: a few numbers a frame, photometry a slab of frames at a time, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
     Parameters
     ----------
     out_directory : path
+        Output directory of a reduction.
     n_sources : int
         Sources of each key whose light curves are taken, the brightest first; targets and their comparisons of
         differential light curves come before them.

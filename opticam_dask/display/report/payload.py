@@ -1,4 +1,4 @@
-"""What the script of the page draws: numbers packed as text, styles of the camera keys, names of the flags."""
+"""Numbers for the script of the page, packed as text, with the styles of the cameras and the names of the flags."""
 
 from __future__ import annotations
 

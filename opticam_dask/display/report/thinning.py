@@ -1,4 +1,4 @@
-"""Series of any length as so few points that a page can hold them: envelope and median of equal bins."""
+"""Long series thinned for a page: smallest, largest and median value of equal bins."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Clock:
     Attributes
     ----------
     night : str
+        Night, ``YYYY-MM-DD``.
     zero : float
         Time of the first point, MJD in days.
     ticks : ndarray of uint32, shape (point,)
@@ -69,9 +70,11 @@ def clock_of(night: str, times: np.ndarray, per_point: int) -> Clock:
     Parameters
     ----------
     night : str
+        Night, ``YYYY-MM-DD``.
     times : ndarray, shape (frame,)
         MJD in days; a time that is not known becomes that of the first frame.
     per_point : int
+        Frames of one point of the page.
     """
     middle = median_of(times, per_point).astype(float)
     zero = float(np.nanmin(middle)) if np.isfinite(middle).any() else 0.0

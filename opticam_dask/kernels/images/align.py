@@ -20,6 +20,7 @@ def apply_transform(transform: np.ndarray, xy: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     transform : ndarray, shape (3, 3) or (n_frames, 3, 3)
+        One transform, or one a frame.
     xy : ndarray, shape (n, 2)
         Positions ``(x, y)`` in pixels.
 
@@ -48,6 +49,7 @@ def invert_transform(transform: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     transform : ndarray, shape (3, 3)
+        Transform from pixels of the reference to pixels of the frame.
 
     Returns
     -------
@@ -97,6 +99,7 @@ def limit_reason(
     Parameters
     ----------
     transform : ndarray, shape (3, 3)
+        Transform from pixels of the reference to pixels of the frame.
     rotation_limit : float, optional
         Degrees.
     translation_limit : float or (float, float), optional
@@ -176,6 +179,7 @@ def resample(image: np.ndarray, transform: np.ndarray, shape: tuple[int, int]) -
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
+        The image.
     transform : ndarray, shape (3, 3)
         Reference to frame.
     shape : (int, int)

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from opticam_dask.kernels.images.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
-_LEAST_SHARE = 0.9
+LEAST_SHARE = 0.9
 
 #: Boxes without a value are interpolated from this many neighbours, weighted by inverse distance.
 _NEIGHBOURS = 10
@@ -27,7 +27,7 @@ _NEIGHBOURS = 10
 _SMALLEST_BOX = 16
 
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
-_MESH_ERROR = 0.39
+_MESH_ERROR = 0.33
 
 _BOXES_ACROSS = 32
 
@@ -88,10 +88,10 @@ def sky_mesh(
     statistics = _box_statistics(values, box_size)
     if np.isnan(statistics).all():
         raise ValueError(
-            f"no box of {box_y} x {box_x} pixels has more than {100 * _LEAST_SHARE:.0f} % usable pixels: "
+            f"no box of {box_y} x {box_x} pixels has more than {100 * LEAST_SHARE:.0f} % usable pixels: "
             "use smaller boxes or mask less"
         )
-    level, scatter = _fill(statistics)
+    level, scatter = fill(statistics)
     return _median_filter(level), _median_filter(scatter)
 
 
@@ -101,7 +101,7 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray
     rows, columns = ny // box_y, nx // box_x
     mesh = (-(-ny // box_y), -(-nx // box_x))
     statistics = np.full((2, *mesh), np.nan)
-    least = _LEAST_SHARE * box_y * box_x
+    least = LEAST_SHARE * box_y * box_x
     for top, bottom, height in ((0, rows, box_y), (rows, mesh[0], ny - rows * box_y)):
         for left, right, width in ((0, columns, box_x), (columns, mesh[1], nx - columns * box_x)):
             if height * width <= least:  # boxes cut by the far edges: too small to count, or there are none
@@ -113,7 +113,7 @@ def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray
     return statistics
 
 
-def _fill(meshes: np.ndarray) -> np.ndarray:
+def fill(meshes: np.ndarray) -> np.ndarray:
     """Fill boxes without a value from their neighbours (Shepard's inverse distance weighting).
 
     Boxes are without a value in all of the meshes or in none.
@@ -156,10 +156,10 @@ def zoom_matrix(n_pixels: int, n_mesh: int, box: int) -> np.ndarray:
 
 
 def mesh_error(box_size: tuple[int, int]) -> float:
-    """1-sigma error of the sky from a mesh, in units of the background RMS.
+    """1-sigma error of the level of the sky under a source, in units of the background RMS.
 
-    The mode estimate ``2.5 median - 1.5 mean`` of ``N`` pixels of Gaussian noise scatters by 2.14 rms / sqrt(N); the
-    median over 3 x 3 boxes leaves 0.41 of that.
+    That of the mean of 3 x 3 boxes is 0.33 rms / sqrt(N) for boxes of ``N`` pixels; fits at the edges of the frame and
+    round masked stars have more, and the outer boxes of a fit take some away (`sky_level`).
 
     Parameters
     ----------
@@ -175,6 +175,7 @@ def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)
@@ -204,6 +205,7 @@ def zoom_mesh_windows(
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)
@@ -230,6 +232,7 @@ def zoom_mesh_window(
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Value of each box of the mesh.
     shape : (int, int)
         Shape ``(ny, nx)`` of the frame.
     box_size : (int, int)
@@ -288,13 +291,13 @@ def _local_weights(places: np.ndarray, n_mesh: int, box: int) -> tuple[np.ndarra
     first, last = (np.floor((ends + 0.5) / box - 0.5).astype(int) for ends in (places[:, 0], places[:, -1]))
     around = np.arange(int((last - first).max(initial=0)) + 4)
     # the first coefficient that reaches a window is the one before its first pixel; the matrix begins two before 0
-    weights = _spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
+    weights = spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
     knots = (first[:, None] - 1 + around) % (2 * n_mesh)
     return np.minimum(knots, 2 * n_mesh - 1 - knots), weights
 
 
 @functools.lru_cache(maxsize=32)
-def _spline_matrix(n_mesh: int, box: int) -> np.ndarray:
+def spline_matrix(n_mesh: int, box: int) -> np.ndarray:
     """Weights of the cubic B-splines that reach each pixel, shape (n_mesh box, n_mesh + 5).
 
     Columns are the coefficients from -2 to ``n_mesh + 1``, not mirrored, and one that is 0.
@@ -302,7 +305,7 @@ def _spline_matrix(n_mesh: int, box: int) -> np.ndarray:
     position = (np.arange(n_mesh * box) + 0.5) / box - 0.5
     left = np.floor(position).astype(int)
     matrix = np.zeros((len(position), n_mesh + 5))
-    for tap, weight in enumerate(_b_spline(position - left)):
+    for tap, weight in enumerate(b_spline(position - left)):
         matrix[np.arange(len(position)), left + 1 + tap] = weight
     matrix.flags.writeable = False
     return matrix
@@ -317,13 +320,13 @@ def strip_weights(box: int) -> np.ndarray:
     position = (np.arange(box) + 0.5) / box - 0.5
     weights = np.zeros((box, 5))
     left = np.floor(position).astype(int)
-    for tap, weight in enumerate(_b_spline(position - left)):
+    for tap, weight in enumerate(b_spline(position - left)):
         weights[np.arange(box), left + tap + 1] = weight
     weights.flags.writeable = False
     return weights
 
 
-def _b_spline(t: np.ndarray) -> np.ndarray:
+def b_spline(t: np.ndarray) -> np.ndarray:
     """Weights of the four cubic B-splines that reach a point ``t`` beyond the second of them, shape (4, n)."""
     return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3]) / 6.0
 
@@ -336,7 +339,7 @@ def spline_taps(n_mesh: int, n_pixels: int, box: int) -> tuple[np.ndarray, np.nd
     """
     position = (np.arange(n_pixels) + 0.5) / box - 0.5
     left = np.floor(position).astype(int)
-    weights = _b_spline(position - left)
+    weights = b_spline(position - left)
     knots = (left + np.arange(-1, 3)[:, None]) % (2 * n_mesh)
     knots = np.minimum(knots, 2 * n_mesh - 1 - knots)
     knots.flags.writeable = weights.flags.writeable = False

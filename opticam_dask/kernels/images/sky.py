@@ -8,16 +8,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import spline_filter1d, uniform_filter
+from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
 
+from opticam_dask.kernels.images import background, sky_level, smooth_zoom
 from opticam_dask.kernels.images.background import spline_taps, strip_weights, zoom_matrix
 from opticam_dask.kernels.images.segments import column_of, row_and_column
 
-#: Clip of the pixels whose mean corrects the mesh, and how many they must be, in boxes.
-_OFFSET_CLIP, _OFFSET_SHARE = 5.0, 0.5
+#: Pixels further from the mesh are no sky: so many RMS, and electrons more, which the long tail of a sky of less than
+#: an electron needs.
+_CLIP, _TAIL = 5.0, 3.0
 
-#: Boxes across which a mesh is smoothed to get rid of the bulges of stars.
-_SMOOTH = 5
+#: Scatter of a box of the mesh around the true sky, in units of the RMS over the root of its pixels.
+_BOX_SCATTER = 0.9
+
+#: Boxes that the far edges cut have their middle elsewhere: they count so much.
+_CUT_WEIGHT = 0.3
+
+#: Where spline coefficients of a mesh are so many RMS away from its smooth course, the zoomed mesh is not the sky.
+_RIPPLE = 1.0
+
+#: Shape of a frame and of the boxes of its mesh, ``(ny, nx)`` each.
+Grid = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Disks:
+    """Where sources shine.
+
+    Attributes
+    ----------
+    xy : ndarray, shape (n, 2)
+    radius : ndarray, shape (n,)
+        In pixels.
+    """
+
+    xy: np.ndarray
+    radius: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,8 +58,8 @@ class SubtractedFrame:
         Places, in the flattened frame and ascending, of the pixels above the threshold.
     deviant : ndarray of int, shape (n,)
         Places of the pixels that are no sky, or not finite.
-    box_sums : ndarray, shape (mesh_y, mesh_x)
-        Sum over the pixels of each box but those that are not finite.
+    box_sums, sky_sums : ndarray, shape (mesh_y, mesh_x)
+        Sum over the pixels of each box but those that are not finite; sum of the sky that was subtracted from all.
     box_size : (int, int)
     """
 
@@ -41,6 +67,7 @@ class SubtractedFrame:
     flagged: np.ndarray
     deviant: np.ndarray
     box_sums: np.ndarray
+    sky_sums: np.ndarray
     box_size: tuple[int, int]
 
 
@@ -72,15 +99,19 @@ def subtract_sky(
     wide = np.pad(wide, ((2, 2), (0, 0)), mode="symmetric")
     low, high = image.dtype.type(mesh.min()), image.dtype.type(mesh.max())
     # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely below
-    least = image.dtype.type(min(threshold, _OFFSET_CLIP) * rms_mesh.min())
-    sums, candidates = np.empty(mesh.shape), []
+    least = image.dtype.type(min(threshold * rms_mesh.min(), _sky_limit(rms_mesh.min())))
+    sums, sky_sums, candidates = np.empty(mesh.shape), np.empty(mesh.shape), []
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
         knots = wide[row : row + 5]
         sky = weights[: len(strip)] @ knots
         if knots.min() < low or knots.max() > high:  # a spline stays between its coefficients
             np.clip(sky, low, high, out=sky)
+            sky_by_column = sky.sum(axis=0)
+        else:
+            sky_by_column = weights[: len(strip)].sum(axis=0, dtype=float) @ knots
         strip -= sky
+        sky_sums[row] = np.add.reduceat(sky_by_column, columns, dtype=float)
         is_candidate = np.less(np.abs(strip, out=sky), least)
         np.logical_not(is_candidate, out=is_candidate)  # so that NaN is one
         candidates.append(np.flatnonzero(is_candidate) + start * nx)
@@ -92,8 +123,13 @@ def subtract_sky(
     values = image.ravel()[places].astype(float)
     rms = _zoomed_at(rms_mesh, image.shape, box_size, places)
     with np.errstate(invalid="ignore"):
-        flagged, is_sky = values > threshold * rms, np.abs(values) < _OFFSET_CLIP * rms
-    return SubtractedFrame(image, places[flagged], places[~is_sky], sums, box_size)
+        flagged, is_sky = values > threshold * rms, np.abs(values) < _sky_limit(rms)
+    return SubtractedFrame(image, places[flagged], places[~is_sky], sums, sky_sums, box_size)
+
+
+def _sky_limit(rms: np.ndarray | float) -> np.ndarray | float:
+    """How far from the mesh pixels are sky, electrons."""
+    return _CLIP * rms + _TAIL
 
 
 def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
@@ -115,63 +151,214 @@ def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, in
     return np.clip(zoomed, mesh.min(), mesh.max())
 
 
-def offset_mesh(frame: SubtractedFrame, mesh: np.ndarray, xy: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """What has to be added to a sky mesh to make it the local mean of the pixels away from all sources.
+@dataclass(frozen=True)
+class SkyPixels:
+    """The pixels of a frame that are sky, box by box.
+
+    Attributes
+    ----------
+    number : ndarray of int, shape (mesh_y, mesh_x)
+        How many there are.
+    mean : ndarray, shape (mesh_y, mesh_x)
+        Their mean, corrected for where they are in the box; of no meaning where there are none.
+    """
+
+    number: np.ndarray
+    mean: np.ndarray
+
+    def level(self, rms_mesh: np.ndarray, grid: Grid) -> np.ndarray:
+        """Level of the sky at each box, see :func:`opticam_dask.kernels.images.sky_level.smooth`."""
+        area = grid[1][0] * grid[1][1]
+        is_cut = sky_level.box_areas(*grid) <= background.LEAST_SHARE * area
+        share = self.number / area * np.where(is_cut, _CUT_WEIGHT, 1.0)
+        return sky_level.smooth(self.mean, share, _typical(rms_mesh) / np.sqrt(area))
+
+
+def count_sky(
+    frame: SubtractedFrame,
+    mesh: np.ndarray,
+    rms_mesh: np.ndarray,
+    disks: Disks,
+    saturated: np.ndarray | None = None,
+) -> SkyPixels:
+    """Count the sky pixels of each box, and take their mean.
 
     SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
     ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
     with a star in them come out higher than others. In an aperture of 50 pixels half an electron is a fifth of the
-    noise. What a flux needs is the mean.
+    noise. What a flux needs is the mean of the pixels themselves.
 
     Parameters
     ----------
     frame : SubtractedFrame
-    mesh : ndarray, shape (mesh_y, mesh_x)
-        The sky that was subtracted.
-    xy : ndarray, shape (n, 2)
-        Sources.
-    radius : ndarray, shape (n,)
-        Pixels that are nearer to a source do not count.
-
-    Returns
-    -------
-    ndarray, shape (mesh_y, mesh_x)
-        Mesh plus offset is the mean over the sky of 3 x 3 boxes, corrected for a smooth change of the sky across them;
-        where nearly nothing is sky the offset is its mean over the frame.
+    mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
+        The sky that was subtracted, and its scatter.
+    disks : Disks
+        Round all sources: their pixels are no sky.
+    saturated : ndarray of bool, shape (ny, nx), optional
+        Pixels that are no sky either.
     """
-    sums, numbers = _sky_sums(frame, xy, radius)
-    overall = float(sums.sum() / numbers.sum()) if numbers.sum() else 0.0
-    # boxes with a star bulge out of a mesh: the local mean is that of the pixels minus a mesh without bulges
-    smooth = uniform_filter(mesh, _SMOOTH, mode="nearest")
-    sums = _sum_of_neighbours(sums + numbers * (mesh - smooth))
-    numbers = _sum_of_neighbours(numbers)
-    is_known = numbers > _OFFSET_SHARE * frame.box_size[0] * frame.box_size[1]
-    return np.where(is_known, smooth - mesh + sums / np.where(is_known, numbers, 1.0), overall)
-
-
-def _sky_sums(frame: SubtractedFrame, xy: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of the pixels of each box that are sky: all of them less those that are not."""
-    shape, (box_y, box_x) = frame.image.shape, frame.box_size
-    start, stop = _disk_spans(xy, radius, shape)
-    index = np.searchsorted(start, frame.deviant, side="right") - 1
-    in_disk = (index >= 0) & (frame.deviant < stop[index]) if len(start) else np.zeros(len(frame.deviant), dtype=bool)
-    alone = frame.deviant[~in_disk]
-    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), shape[1], box_x)
-    length = stop - start
-    values = frame.image.ravel()[_expanded(start, stop)].astype(float)
+    grid = frame.image.shape, frame.box_size
+    areas, pixels = sky_level.box_areas(*grid), frame.image.ravel()
+    deviant = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
+    start, stop = _disk_spans(disks, grid[0])
+    alone = deviant[~_is_within(deviant, start, stop)]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
+    length, box = stop - start, _box_of(start, grid)
+    values = pixels[_expanded(start, stop)].astype(float)
     values = np.where(np.isfinite(values), values, 0.0)
     light = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
-    row, column = row_and_column(start, shape[1])
-    n_rows, n_columns = frame.box_sums.shape
-    box = row // box_y * n_columns + column // box_x
-    taken = np.bincount(box, weights=light, minlength=n_rows * n_columns)
-    n_taken = np.bincount(box, weights=length, minlength=n_rows * n_columns)
-    heights, widths = (
-        np.minimum(side, size - np.arange(0, size, side)) for side, size in zip(frame.box_size, shape, strict=True)
-    )
-    numbers = np.outer(heights, widths) - n_taken.reshape(n_rows, n_columns)
-    sums = frame.box_sums - taken.reshape(n_rows, n_columns)
-    return np.where(numbers > 0, sums, 0.0), numbers
+    number = areas - np.bincount(box, weights=length, minlength=mesh.size).astype(np.int64).reshape(mesh.shape)
+    excess = frame.box_sums - np.bincount(box, weights=light, minlength=mesh.size).reshape(mesh.shape)
+    residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
+    sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
+    of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
+    if max(_bend(mesh), of_many.max()) <= _RIPPLE * _typical(rms_mesh):
+        return sky
+    invalid = deviant[~np.isfinite(pixels[deviant])]
+    if saturated is not None:
+        invalid = np.union1d(invalid, np.flatnonzero(saturated))
+    return _recounted(sky, frame, mesh, rms_mesh, start, stop, invalid)
+
+
+def _recounted(
+    sky: SkyPixels,
+    frame: SubtractedFrame,
+    mesh: np.ndarray,
+    rms_mesh: np.ndarray,
+    start: np.ndarray,
+    stop: np.ndarray,
+    invalid: np.ndarray,
+) -> SkyPixels:
+    """Sky pixels, counted again where the zoomed mesh is not the sky: what is near the course of the box is sky there.
+
+    ``start`` and ``stop`` are the stretches that were not counted, ``invalid`` the pixels without a value.
+    """
+    grid, pixels = (frame.image.shape, frame.box_size), frame.image.ravel()
+    area, areas = frame.box_size[0] * frame.box_size[1], sky_level.box_areas(*grid)
+    valid = areas - np.bincount(_box_of(invalid, grid), minlength=mesh.size).reshape(mesh.shape)
+    valid = np.where(areas > background.LEAST_SHARE * area, valid, 0)  # the mesh has no value of its own in others
+    course = sky_level.smooth(mesh, valid / area, _BOX_SCATTER * _typical(rms_mesh) / np.sqrt(area))
+    is_rippled = _rippled(mesh, rms_mesh, course)
+    rows, columns = (np.arange(size) // box for size, box in zip(*grid, strict=True))
+    places = np.flatnonzero(is_rippled[rows[:, None], columns])
+    box = _box_of(places, grid)
+    above = pixels[places] + _zoomed_at(mesh, *grid, places) - course.ravel()[box]
+    # of the stretches that were not counted only those count now that are no more than a deviant pixel
+    is_disk = stop - start > 1
+    with np.errstate(invalid="ignore"):
+        is_sky = np.abs(above) < _sky_limit(_typical(rms_mesh))
+    is_sky &= ~_is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
+    number = np.bincount(box[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    excess = np.bincount(box[is_sky], weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    mean = course + excess / np.maximum(number, 1)
+    return SkyPixels(np.where(is_rippled, number, sky.number), np.where(is_rippled, mean, sky.mean))
+
+
+def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
+    """Sky pixels of a frame of which only the level of the sky is known: all that are not in ``disks``."""
+    start, stop = _cut_at_boxes(*_disk_spans(disks, grid[0]), grid[0][1], grid[1][1])
+    taken = np.bincount(_box_of(start, grid), weights=stop - start, minlength=level.size)
+    number = sky_level.box_areas(*grid) - taken.astype(np.int64).reshape(level.shape)
+    return SkyPixels(number, smooth_zoom.box_means(level, grid[1]))
+
+
+def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
+    """Sky without some of the pixels that were counted.
+
+    Parameters
+    ----------
+    sky : SkyPixels
+    level : ndarray, shape (mesh_y, mesh_x)
+        Level of the sky with these pixels, which tells its slopes.
+    places : ndarray of int, shape (n,)
+        In the flattened frame.
+    electrons : ndarray, shape (n,)
+        The pixels with their sky.
+    grid : ((int, int), (int, int))
+        Shape of the frame and of its boxes.
+    """
+    above = electrons - smooth_zoom.at_places(level, *grid, places)
+    box = _box_of(places, grid)
+    number = sky.number - np.bincount(box, minlength=level.size).reshape(level.shape)
+    middle = smooth_zoom.box_means(level, grid[1])
+    excess = sky.number * (sky.mean - middle)
+    excess -= np.bincount(box, weights=above, minlength=level.size).reshape(level.shape)
+    return SkyPixels(number, middle + excess / np.maximum(number, 1))
+
+
+def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.ndarray:
+    """Places in the flattened frame of the pixels of disks that were not in the disks before."""
+    places = _expanded(*_disk_spans(disks, shape))
+    return places[~_is_within(places, *_disk_spans(before, shape))]
+
+
+def was_sky(
+    electrons: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, level: np.ndarray, grid: Grid, places: np.ndarray
+) -> np.ndarray:
+    """Whether pixels at places of the flattened frame were near enough to the sky to be counted by `count_sky`."""
+    away = np.abs(electrons - _zoomed_at(mesh, *grid, places))
+    is_rippled = _rippled(mesh, rms_mesh, level)
+    with np.errstate(invalid="ignore"):
+        near = away < _sky_limit(rms_mesh.min())
+        unsure = np.flatnonzero(~near & np.isfinite(away))
+        near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
+        if is_rippled.any():
+            there = np.flatnonzero(is_rippled.ravel()[_box_of(places, grid)])
+            away = np.abs(electrons[there] - level.ravel()[_box_of(places[there], grid)])
+            near[there] = away < _sky_limit(_typical(rms_mesh))
+    return near
+
+
+def _typical(rms_mesh: np.ndarray) -> float:
+    """Scatter of a pixel of the sky in most boxes."""
+    return float(np.median(rms_mesh))
+
+
+def _at_middles(means: np.ndarray, grid: Grid) -> np.ndarray:
+    """Means over boxes at the middles of whole boxes: those that the far edges cut go on as their neighbours do."""
+    moved = means.copy()
+    for axis, (size, box) in enumerate(zip(*grid, strict=True)):
+        missing = -size % box
+        if missing and means.shape[axis] > 2:
+            along = np.moveaxis(moved, axis, 0)
+            along[-1] += 0.5 * missing / box * (along[-2] - along[-3])
+    return moved
+
+
+def _bend(mesh: np.ndarray) -> float:
+    """How much a mesh bends from box to box where it bends most."""
+    return max(float(np.abs(np.diff(mesh, 2, axis=axis)).max(initial=0.0)) for axis in (0, 1))
+
+
+def _rippled(mesh: np.ndarray, rms_mesh: np.ndarray, course: np.ndarray) -> np.ndarray:
+    """Boxes in which the zoomed mesh is not the sky: near them is an edge or a wild box, around which a spline ripples.
+
+    There the level of the box itself, without a slope, tells which pixels are sky.
+    """
+    limit = _RIPPLE * _typical(rms_mesh)
+    if max(_bend(mesh), np.abs(mesh - course).max()) <= limit:
+        return np.zeros(mesh.shape, dtype=bool)
+    ripples = np.abs(spline_filter(mesh, order=3, mode="reflect") - course) > limit
+    wide: np.ndarray = binary_dilation(ripples, np.ones((5, 5), dtype=bool))
+    return wide
+
+
+def _is_within(places: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Whether places are in one of the stretches, which are ascending and apart from each other."""
+    if not len(start):
+        return np.zeros(len(places), dtype=bool)
+    index = np.searchsorted(start, places, side="right") - 1
+    within: np.ndarray = (index >= 0) & (places < stop[index])
+    return within
+
+
+def _box_of(places: np.ndarray, grid: Grid) -> np.ndarray:
+    """Number of the box that each place of the flattened frame lies in."""
+    (_, nx), (box_y, box_x) = grid
+    row, column = row_and_column(places, nx)
+    box: np.ndarray = row // box_y * -(-nx // box_x) + column // box_x
+    return box
 
 
 def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,12 +372,12 @@ def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> t
     return begin + np.maximum(first[of], edge * box_x), begin + np.minimum(last[of] + 1, (edge + 1) * box_x)
 
 
-def _disk_spans(xy: np.ndarray, radius: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _disk_spans(disks: Disks, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Stretches of rows, in the flattened frame and apart from each other, that make up all disks.
 
     A pixel belongs to a disk when its centre does.
     """
-    ny, nx = shape
+    (ny, nx), xy, radius = shape, disks.xy, disks.radius
     reach = np.floor(radius).astype(int) + 1
     n_rows = 2 * reach + 1
     source = np.repeat(np.arange(len(xy)), n_rows)
@@ -215,40 +402,3 @@ def _expanded(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
     """All whole numbers of half-open stretches that do not overlap, ascending."""
     length = stop - start
     return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
-
-
-def unmasked_light(
-    xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int], mesh_shape: tuple[int, int], box_size: tuple[int, int]
-) -> np.ndarray:
-    """What stars that were taken for sky add to a local mean over 3 x 3 boxes.
-
-    Parameters
-    ----------
-    xy : ndarray, shape (n, 2)
-        Sources that :func:`offset_mesh` did not keep away from.
-    flux : ndarray, shape (n,)
-    shape : (int, int)
-        Of the frame, ``(ny, nx)``.
-    mesh_shape, box_size : (int, int)
-
-    Returns
-    -------
-    ndarray, shape (mesh_y, mesh_x)
-        To be taken off the mesh.
-    """
-    light = np.zeros(mesh_shape)
-    inside = np.all((xy > -0.5) & (xy < np.array([shape[1], shape[0]]) - 0.5), axis=1) & np.isfinite(flux)
-    column, row = (np.rint(xy[inside]).astype(int) // np.array([box_size[1], box_size[0]])).T
-    np.add.at(light, (row, column), flux[inside])
-    sides = [np.minimum(box, size - np.arange(0, size, box)) for size, box in zip(shape, box_size, strict=True)]
-    area: np.ndarray = sides[0][:, None] * sides[1][None, :].astype(float)
-    return _sum_of_neighbours(light) / _sum_of_neighbours(area)
-
-
-def _sum_of_neighbours(mesh: np.ndarray) -> np.ndarray:
-    """Sum over 3 x 3 boxes; beyond the edges there is nothing."""
-    padded = np.pad(mesh, 1)
-    ny, nx = mesh.shape
-    shifted = [padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)]
-    total: np.ndarray = np.sum(shifted, axis=0)
-    return total

@@ -35,9 +35,11 @@ class Correlation:
     lag_low, lag_high : ndarray
         Lowest and highest lag of the pairs of a bin; equal to ``lag`` on a grid.
     correlation : ndarray
+        Correlation at each lag.
     err_low, err_high : ndarray
         Distances to the ends of the 68 % interval; NaN where they are not defined.
     n_pairs : ndarray of int
+        Pairs of points at each lag.
     """
 
     lag: np.ndarray
@@ -93,11 +95,13 @@ def on_common_grid(
     time1, time2 : ndarray
         Ascending, with the same usual step; gaps may have any length.
     flux1, flux2 : ndarray
+        Fluxes of the two light curves.
 
     Returns
     -------
     gridded1, gridded2 : ndarray, shape (n,)
     step : float
+        Time between two points of the grid, in seconds.
     offset : float
         How much later than on the grid the second light curve was observed, a part of a step.
 
@@ -149,6 +153,7 @@ def cross_correlation(
     grid1, grid2 : ndarray, shape (n,)
         NaN where there is no point.
     step : float
+        Time between two points of the grid, in seconds.
     mode : {"same", "valid", "full"}
         Lags up to half of the length, no lag but 0, all lags.
     norm : {"local", "none", "variance"}
@@ -246,6 +251,7 @@ def discrete_correlation(
     n_realisations : int
         Randomised light curves; 0 takes the fluxes as they are.
     seed : int
+        Seed of the random numbers; the same seed gives the same result.
 
     Returns
     -------
@@ -356,7 +362,9 @@ def randomised_lags(
     max_lag : float
         Lags are looked for up to this; less than half a period of a periodic signal.
     n_realisations : int
+        Number of randomised light curves.
     seed : int
+        Seed of the random numbers; the same seed gives the same result.
     resolution : float, optional
         Step of the lags, by default a quarter of the usual step.
     centroid_above : float

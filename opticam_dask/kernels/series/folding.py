@@ -59,6 +59,7 @@ def phase_bins(
     flux, flux_err : ndarray, shape (n,)
         Finite, errors above zero: weights are ``1 / flux_err^2``.
     n_bins : int
+        Number of phase bins.
     scale_errors : bool
         Multiply the error of a bin by the square root of its reduced chi-squared where that is above 1, as for scatter
         that the errors do not know of.
@@ -106,6 +107,7 @@ def time_bins(
     time : ndarray, shape (n,)
         Ascending.
     flux, flux_err : ndarray, shape (n,)
+        Fluxes and their errors.
     step : float
         Width of the bins, at least the usual step of the times.
     method : {"mean", "sum"}

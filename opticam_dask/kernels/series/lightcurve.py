@@ -25,7 +25,9 @@ def relative_flux(
     Parameters
     ----------
     target, target_err : ndarray, shape (frame,)
+        Fluxes of the target and their errors.
     comparisons, comparisons_err : ndarray, shape (frame, k)
+        Fluxes of the comparison stars and their errors.
 
     Returns
     -------
@@ -77,6 +79,7 @@ def fit_sinusoid(time: np.ndarray, flux: np.ndarray, flux_err: np.ndarray, frequ
     Parameters
     ----------
     time : ndarray, shape (frame,)
+        Times of the frames.
     flux, flux_err : ndarray, shape (frame,)
         Points that are NaN or have no positive error do not count.
     frequency : float

@@ -26,6 +26,7 @@ class Periodogram:
     Attributes
     ----------
     frequency, power : ndarray, shape (frequency,)
+        Frequencies in hertz, and the power at each.
     false_alarm_level : ndarray
         Power that white noise exceeds anywhere on the grid with each of the false-alarm probabilities asked for.
     peak_frequency, peak_probability : float
@@ -110,6 +111,7 @@ def lomb_scargle(
         Of astropy; ``baluev`` is an upper limit (Baluev 2008, MNRAS 385, 1279) and takes no time, ``bootstrap``
         shuffles the fluxes.
     n_bootstraps, seed : int
+        Number of shuffled light curves, and the seed of their random numbers.
 
     Returns
     -------
@@ -180,6 +182,7 @@ def fit_frequency(
     Parameters
     ----------
     time, flux, flux_err : ndarray, shape (n,)
+        Times in seconds, fluxes and their errors.
     frequency : float
         From a periodogram.
     scale_errors : bool
@@ -258,10 +261,12 @@ def multiband_lomb_scargle(
     frequency : ndarray
         Ascending, in hertz.
     probabilities : sequence of float
+        Probabilities whose powers are given as levels.
     n_bootstraps : int
         Light curves with the fluxes of each band shuffled, for false-alarm levels; with 0 these are NaN, as no formula
         is known.
     seed : int
+        Seed of the random numbers; the same seed gives the same result.
 
     Returns
     -------

@@ -34,11 +34,13 @@ class PowerSpectrum:
     frequency : ndarray, shape (frequency,)
         In hertz when times are in seconds; zero and the Nyquist frequency are left out.
     power, power_err : ndarray, shape (frequency,)
+        Power at each frequency, and its error.
     noise : float
         Power of the errors of the fluxes, the same at all frequencies.
     n_averaged : ndarray of int, shape (frequency,)
         Number of powers in each mean: segments times frequencies.
     n_segments : int
+        Number of segments that were averaged.
     """
 
     frequency: np.ndarray
@@ -56,6 +58,7 @@ class CrossSpectrum:
     Attributes
     ----------
     frequency : ndarray, shape (frequency,)
+        Frequencies in hertz.
     power1, power2 : ndarray, shape (frequency,)
         Mean periodograms of the two light curves.
     noise1, noise2 : float
@@ -63,7 +66,9 @@ class CrossSpectrum:
     cross : ndarray of complex, shape (frequency,)
         Mean of ``F1 conj(F2)``: its phase is positive when the second light curve lags the first.
     n_averaged : ndarray of int, shape (frequency,)
+        Values that were averaged at each frequency.
     n_segments : int
+        Number of segments that were averaged.
     segments : ndarray of complex, shape (segment, frequency)
         The cross powers that ``cross`` is the mean of; none once rebinned.
     delay : float
@@ -273,7 +278,9 @@ def cross_spectrum(
     curve1, curve2 : (time, flux, flux_err), each ndarray
         As for :func:`power_spectrum`.
     n_points : int
+        Points of a segment.
     norm : {"frac", "abs", "leahy", "none"}
+        Normalisation of the powers.
     delay : float
         The segments of the second light curve begin so much later, and the phases are corrected for that. The ends of
         segments that are cut at the same times have nothing to do with each other when one light curve lags, which
@@ -446,6 +453,7 @@ def coherence(spectrum: CrossSpectrum) -> Coherence:
     Parameters
     ----------
     spectrum : CrossSpectrum
+        The averaged cross spectrum.
 
     Returns
     -------

@@ -39,6 +39,7 @@ class Trends:
     degrees_of_freedom : int
         Frames of the fit minus parameters.
     reduced_chi2 : float
+        Chi square of the fit a degree of freedom.
     warnings : tuple of str
         What a reader of the result has to know.
     """
@@ -65,6 +66,7 @@ def fit_trends(
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame,)
+        Fluxes and their errors.
     vectors : dict of ndarray, shape (frame,)
         By name; NaN where not known.
     use : ndarray of bool, shape (frame,), optional
@@ -149,7 +151,9 @@ def remove_trends(flux: np.ndarray, flux_err: np.ndarray, trends: Trends) -> tup
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame,)
+        Fluxes and their errors.
     trends : Trends
+        The fitted trends.
 
     Returns
     -------

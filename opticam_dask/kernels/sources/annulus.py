@@ -26,6 +26,7 @@ def annulus_mask(
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the windows.
     size : int
+        Side of the square cut-outs in pixels.
     inner, outer : (float, float)
         Semi-major and semi-minor axes of the edges, in pixels.
     theta : float
@@ -56,6 +57,7 @@ def clipped_statistics(
     cutouts : ndarray, shape (n, size, size)
         NaN pixels do not count.
     mask : ndarray of bool, shape (n, size, size)
+        Pixels that are used.
     n_sigma : float
         Clip at so many standard deviations.
 
@@ -64,6 +66,7 @@ def clipped_statistics(
     mean, scatter : ndarray, shape (n,)
         NaN where no pixel is left.
     n_pixels : ndarray of int, shape (n,)
+        Number of pixels that were used.
     """
     n = len(cutouts)
     mean, scatter, n_pixels = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, dtype=np.int64)

@@ -97,6 +97,7 @@ def fit_amplitude(image: np.ndarray, profile: np.ndarray) -> tuple[float, float]
     Parameters
     ----------
     image, profile : ndarray, shape (ny, nx)
+        The image, and the profile that is scaled to it.
 
     Returns
     -------

@@ -79,6 +79,7 @@ def sky_level_variance(weights: np.ndarray, is_good: np.ndarray, sky_error: np.n
     Parameters
     ----------
     weights : ndarray, shape (n, size, size)
+        Weight of each pixel of the cut-outs.
     is_good : ndarray of bool, shape (n, size, size)
         Pixels that count.
     sky_error : ndarray, shape (n,)
@@ -120,6 +121,7 @@ def response_error(weights: np.ndarray, source: np.ndarray, relative: np.ndarray
     Parameters
     ----------
     weights : ndarray, shape (n, size, size)
+        Weight of each pixel of the cut-outs.
     source : ndarray, shape (n, size, size)
         Sky-subtracted electrons; NaN pixels do not count.
     relative : ndarray, shape (n, size, size)
@@ -209,6 +211,7 @@ def scintillation_noise(
     exposure_time : float or ndarray, shape (n,)
         Seconds.
     airmass : float or ndarray, shape (n,)
+        Airmass.
     height : float
         Of the observatory above sea level, in metres.
     coefficient : float

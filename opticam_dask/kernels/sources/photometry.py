@@ -71,6 +71,7 @@ def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     xy : ndarray, shape (n, 2)
         Positions; NaN gives a window far outside any frame.
     size : int
+        Side of the square cut-outs in pixels.
     """
     nearest = np.where(np.isfinite(xy), np.floor(np.asarray(xy) + 0.5), -(2**30))
     corner = np.clip(nearest, -(2**30), 2**30).astype(np.int64) - size // 2
@@ -83,9 +84,11 @@ def cut_out(image: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
+        The image.
     x0, y0 : ndarray of int, shape (n,)
         Lower corners; windows may reach beyond the image.
     size : int
+        Side of the square cut-outs in pixels.
 
     Returns
     -------
@@ -118,6 +121,7 @@ def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the windows.
     size : int
+        Side of the square cut-outs in pixels.
     radius : float
         Pixels.
 
@@ -175,6 +179,7 @@ def aperture_flux(cutouts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray,
     cutouts : ndarray, shape (n, size, size)
         Sky-subtracted pixels; NaN pixels do not count.
     weights : ndarray, shape (n, size, size)
+        Weight of each pixel of the cut-outs.
 
     Returns
     -------
@@ -213,6 +218,7 @@ def windowed_centroids(
     sigma : float or ndarray of shape (n,)
         Width of the window in pixels, about that of the stars.
     n_iterations : int
+        Number of iterations.
 
     Returns
     -------
@@ -269,9 +275,11 @@ def adaptive_moments(
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     start_xy : ndarray, shape (n, 2)
+        First guess of the positions in pixels.
     sigma : float or ndarray of shape (n,)
         Start width in pixels.
     n_iterations : int
+        Number of iterations.
 
     Returns
     -------
@@ -459,6 +467,7 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.nd
     image : ndarray, shape (ny, nx)
         Sky-subtracted frame.
     xy : ndarray, shape (n, 2)
+        Positions of the sources in pixels.
     sigma : ndarray, shape (n,)
         Rough widths to start from, in pixels.
 
@@ -510,6 +519,7 @@ def field_shape(
     image : ndarray, shape (ny, nx)
         Sky-subtracted frame.
     xy : ndarray, shape (n, 2)
+        Positions of the sources in pixels.
     shapes : ndarray, shape (3, n)
         What :func:`source_shapes` gives for the sources.
     noise : float
@@ -608,6 +618,7 @@ def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, toleranc
     predicted_xy : ndarray, shape (n, 2)
         NaN positions match nothing.
     detected_xy : ndarray, shape (m, 2)
+        Positions of the detected sources in pixels.
     tolerance : float
         Largest distance in pixels.
 
@@ -633,21 +644,10 @@ def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, toleranc
     return matched
 
 
-def recentring_weight(
-    cutouts: np.ndarray,
-    rms: np.ndarray,
-    x0: np.ndarray,
-    y0: np.ndarray,
-    xy: np.ndarray,
-    sigma: float | np.ndarray,
-    *,
-    prior_sigma: float,
+def centroid_errors(
+    cutouts: np.ndarray, rms: np.ndarray, x0: np.ndarray, y0: np.ndarray, xy: np.ndarray, sigma: float | np.ndarray
 ) -> np.ndarray:
-    """How far to move from the predicted position to the centroid: 0 for not at all, 1 for all the way.
-
-    ``w = 1 / (1 + (centroid_error / prior_sigma)^2)``, as in the mean of a Gaussian centroid and a Gaussian prior:
-    the aperture of a faint source does not chase its noise, which would make its flux too large. The error of a
-    windowed centroid is ``sqrt(2) sigma / (S/N)`` along an axis, with the signal-to-noise ratio in the window.
+    """1-sigma errors, along an axis, of windowed centroids: ``sqrt(2) sigma / (S/N)``, with the S/N in the window.
 
     Parameters
     ----------
@@ -659,6 +659,34 @@ def recentring_weight(
         Centroids.
     sigma : float or ndarray of shape (n,)
         Width of the window in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Pixels; infinite where there is no signal.
+    """
+    columns, rows = _pixel_grid(cutouts, x0, y0)
+    has_data = np.isfinite(cutouts)
+    window = np.where(has_data, _gaussian_window(columns, rows, xy, _per_source(sigma, len(cutouts))), 0.0)
+    light = window * np.where(has_data, cutouts, 0.0)
+    signal = np.maximum(np.sum(light, axis=(1, 2)), 0.0)
+    source = np.maximum(np.sum(window * light, axis=(1, 2)), 0.0)
+    variance = source + np.sum((window * np.where(has_data, rms, 0.0)) ** 2, axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(2.0) * sigma * np.sqrt(variance) / signal
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def recentring_weight(errors: np.ndarray, prior_sigma: float) -> np.ndarray:
+    """How far to move from the predicted position to the centroid: 0 for not at all, 1 for all the way.
+
+    ``w = 1 / (1 + (centroid_error / prior_sigma)^2)``, as in the mean of a Gaussian centroid and a Gaussian prior:
+    the aperture of a faint source does not chase its noise, which would make its flux too large.
+
+    Parameters
+    ----------
+    errors : ndarray, shape (n,)
+        Of the centroids, see :func:`centroid_errors`.
     prior_sigma : float
         How far a source may really be from its prediction, in pixels.
 
@@ -666,14 +694,34 @@ def recentring_weight(
     -------
     ndarray, shape (n,)
     """
-    columns, rows = _pixel_grid(cutouts, x0, y0)
-    has_data = np.isfinite(cutouts)
-    window = np.where(has_data, _gaussian_window(columns, rows, xy, _per_source(sigma, len(cutouts))), 0.0)
-    pixels = np.where(has_data, cutouts, 0.0)
-    signal = np.maximum(np.sum(window * pixels, axis=(1, 2)), 0.0)
-    source = np.maximum(np.sum(window**2 * pixels, axis=(1, 2)), 0.0)
-    variance = source + np.sum(window**2 * np.where(has_data, rms, 0.0) ** 2, axis=(1, 2))
+    weight: np.ndarray = 1.0 / (1.0 + (errors / prior_sigma) ** 2)
+    return weight
+
+
+def centroid_drag(
+    light: np.ndarray, foreign: np.ndarray, x0: np.ndarray, y0: np.ndarray, xy: np.ndarray, sigma: float
+) -> np.ndarray:
+    """How far the light of a neighbour drags the windowed centroid of a star in its first step.
+
+    Parameters
+    ----------
+    light, foreign : ndarray, shape (n, size, size)
+        Light of the star and of its neighbour, in the same unit.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    xy : ndarray, shape (n, 2)
+        Where the star is.
+    sigma : float
+        Width of the window in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Pixels.
+    """
+    columns, rows = _pixel_grid(light, x0, y0)
+    window = _gaussian_window(columns, rows, xy, _per_source(sigma, len(light)))
+    total, _ = _first_moments(window * light, columns, rows, xy)
+    _, first = _first_moments(window * foreign, columns, rows, xy)
     with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.sqrt(2.0) * sigma * np.sqrt(variance) / signal
-        weight = 1.0 / (1.0 + (error / prior_sigma) ** 2)
-    return np.where(np.isfinite(weight), weight, 0.0)
+        return np.where(total > 0, 2.0 * np.hypot(first[:, 0], first[:, 1]) / total, 0.0)

@@ -1,0 +1,110 @@
+"""Which detections of a frame are whole stars, and the level at which its pixels pile up.
+
+Saturated stars, bled columns and the halo around them are often the brightest detections of a frame. Positions and
+widths are to be taken from the stars that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.spatial import KDTree
+
+#: The usual width of stars is looked for among so many of the brightest detections without saturated pixels.
+_MODE_SOURCES = 60
+
+#: The wings of a bright Moffat star make its segment up to three times as wide as that of a faint one; a detection
+#: that is wider than so many times the usual width, or so much more elongated, is no star.
+_WIDEST, _MOST_ELONGATED = 4.0, 3.0
+
+#: A detection is saturated when a saturated pixel is nearer than this (pixels), or than so many of its semi-major axes.
+_NEAR_SATURATED, _NEAR_AXES = 2.5, 1.5
+
+#: Fewer detections than this have no usual width.
+_FEWEST = 3
+
+#: Where pixels pile up, at least so many have the highest value, and so many times as many as within the next part of
+#: that value (or so many steps of the converter) below it.
+_PILED, _PILE_RATIO, _PILE_BELOW, _PILE_LEVELS = 3, 3.0, 0.005, 3
+
+
+def mode(values: np.ndarray) -> float:
+    """Half-sample mode of some numbers (Bickel & Fruehwirth 2006, CSDA 50, 3500); NaN without any."""
+    values = np.sort(values[np.isfinite(values)])
+    while len(values) > 3:
+        half = -(-len(values) // 2)
+        spans = values[half - 1 :] - values[: len(values) - half + 1]
+        start = int(np.argmin(spans))
+        values = values[start : start + half]
+    if len(values) == 3 and values[1] - values[0] != values[2] - values[1]:
+        values = values[:2] if values[1] - values[0] < values[2] - values[1] else values[1:]
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def whole_stars(sources: Mapping[str, np.ndarray], saturated: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Tell detections that are whole stars from those that are saturated, bled, or far too wide.
+
+    Parameters
+    ----------
+    sources : mapping of ndarray, shape (slot,)
+        x, y, semimajor_sigma and semiminor_sigma in pixels, brightest first; NaN where there is none.
+    saturated : ndarray of bool, shape (ny, nx), or None
+        Saturated pixels of the frame.
+
+    Returns
+    -------
+    is_whole, is_saturated : ndarray of bool, shape (slot,)
+        Detections of the width and elongation that most of the bright ones have without a saturated pixel, and with
+        one. Where fewer than three detections are unsaturated there is no usual width: all of these are
+        whole.
+    """
+    xy = np.column_stack([sources["x"], sources["y"]])
+    major, minor = sources["semimajor_sigma"], sources["semiminor_sigma"]
+    is_known = np.isfinite(xy).all(axis=1)
+    is_saturated = np.zeros(len(xy), dtype=bool)
+    if saturated is not None and is_known.any():
+        row, column = np.nonzero(saturated)
+        if len(row):
+            reach = np.fmax(_NEAR_SATURATED, _NEAR_AXES * major[is_known])
+            is_saturated[is_known] = KDTree(np.column_stack([column, row])).query(xy[is_known])[0] < reach
+    is_whole = is_known & ~is_saturated
+    with np.errstate(invalid="ignore", divide="ignore"):
+        width, elongation = np.sqrt(major * minor), major / minor
+    measured = np.flatnonzero(is_whole & (width > 0))[:_MODE_SOURCES]
+    if len(measured) >= _FEWEST:
+        with np.errstate(invalid="ignore"):
+            is_wide = width > _WIDEST * np.exp(mode(np.log(width[measured])))
+            is_wide |= elongation > _MOST_ELONGATED * mode(elongation[measured])
+        is_whole, is_saturated = is_whole & ~is_wide, is_saturated & ~is_wide
+    return is_whole, is_saturated
+
+
+def pile_up(raw: np.ndarray) -> float:
+    """Level at which the pixels of a raw frame pile up, in its unit; NaN when they do not.
+
+    A star that is not clipped has one brightest pixel. Where many pixels share the highest value of the frame and
+    hardly any is just below it, the camera could not count further. Bled columns may have a level of their own above
+    that of the stars: of several levels with nothing else above them the lowest counts.
+
+    Parameters
+    ----------
+    raw : ndarray, shape (ny, nx)
+
+    Returns
+    -------
+    float
+    """
+    highest = float(np.fmax.reduce(raw, axis=None))
+    if not np.isfinite(highest) or highest <= 0 or np.count_nonzero(raw == highest) < _PILED:
+        return float("nan")
+    with np.errstate(invalid="ignore"):
+        levels, counts = np.unique(raw[raw >= highest / 2.0].astype(float), return_counts=True)
+    level, step = float("nan"), float(np.min(np.diff(levels))) if len(levels) > 1 else 1.0
+    while len(levels):
+        width = max(_PILE_BELOW * levels[-1], _PILE_LEVELS * step)
+        n_below = int(np.sum(counts[:-1][levels[:-1] >= levels[-1] - width]))
+        if counts[-1] < max(_PILED, _PILE_RATIO * n_below):
+            break
+        level, levels, counts = float(levels[-1]), levels[:-1], counts[:-1]
+    return level

@@ -1,0 +1,215 @@
+"""Light that does not belong to the star: it is found, left out where it can be, and always flagged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from known_frames import measured, noisy, shape_and_table, view_of
+from small_nights import add_star
+
+from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
+from opticam_dask.flags import SourceFlag
+
+FLUXES = np.array([3e4, 6e4, 1e5, 4e5])
+PHOTOMETERS = [
+    kind(forced=forced, local_background_estimator=sky)
+    for kind in (AperturePhotometer, OptimalPhotometer, PSFPhotometer)
+    for forced in (False, True)
+    for sky in (None, DefaultLocalBackground())
+]
+LABELS = [photometer.label for photometer in PHOTOMETERS]
+
+
+def field(rng, fwhm, beta, ratio=1.0, fluxes=FLUXES):
+    """Sixteen stars, 50 pixels apart: electrons without noise, places and fluxes."""
+    image = np.zeros((200, 200))
+    xy = (
+        25.0 + 50.0 * np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) + rng.uniform(-1, 1, (16, 2))
+    )
+    flux = np.resize(fluxes, 16)
+    for (x, y), light in zip(xy, flux, strict=True):
+        add_star(image, x, y, light, fwhm, beta, ratio=ratio)
+    return image, xy, flux
+
+
+def is_contaminated(flags):
+    return (flags.astype(int) & int(SourceFlag.CONTAMINATED)) > 0
+
+
+# ---------------------------------------------------------------- tracks of cosmic rays
+
+
+def tracks(image, xy, rng):
+    """A track of 1 to 5 pixels, of 800 to 6000 electrons each, within 9 pixels of every fourth star; which stars."""
+    hit = rng.permutation(len(xy))[:4]
+    for x, y in xy[hit] + rng.uniform(-9.0, 9.0, (4, 2)):
+        angle = rng.uniform(0, 2 * np.pi)
+        for step in range(rng.integers(1, 6)):
+            row, column = round(y + step * np.sin(angle)), round(x + step * np.cos(angle))
+            image[row, column] += rng.uniform(800.0, 6000.0)
+    return hit
+
+
+@pytest.fixture(scope="module")
+def struck():
+    """Rows (pull, distance, flags, struck) by label, of frames with tracks; the detections are dragged by them."""
+    rng, form = np.random.default_rng(1), shape_and_table(5.0, 3.0)
+    rows = {label: [] for label in LABELS}
+    for _ in range(12):
+        image, xy, flux = field(rng, 5.0, 3.0)
+        pixels = noisy(image, rng)
+        hit = np.isin(np.arange(16), tracks(pixels, xy, rng))
+        detected = xy + rng.normal(0.0, 0.1, xy.shape) + np.where(hit[:, None], rng.uniform(-3.0, 3.0, xy.shape), 0.0)
+        for photometer in PHOTOMETERS:
+            # a view for each: none may lean on what another has found out
+            view = view_of(pixels, xy + rng.normal(0.0, 0.05, xy.shape), detected, flux, form)
+            rows[photometer.label].append(np.column_stack([measured(photometer, view, xy, flux), hit]))
+    return {label: np.concatenate(found) for label, found in rows.items()}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_track__no_wild_measurement_without_a_flag(struck, label):
+    pull, away, flags, hit = struck[label].T
+    unflagged = flags == 0
+    assert np.abs(pull[unflagged]).max() < 6.0
+    assert away[unflagged].max() < 0.3
+    assert not is_contaminated(flags[hit == 0]).any()  # nothing is flagged without need
+    assert is_contaminated(flags[hit == 1]).mean() > 0.15
+
+
+@pytest.mark.parametrize("label", [label for label in LABELS if "annulus" not in label])
+def test_track__what_is_left_is_right(struck, label):
+    pull, away, flags, _ = struck[label].T
+    chosen = is_contaminated(flags)
+    assert np.median(np.abs(pull[chosen])) < 1.0  # 0.67 for Gaussian pulls
+    assert np.mean(np.abs(pull[chosen]) > 4.0) < 0.1
+    assert np.median(away[chosen]) < 0.15
+
+
+def test_track__clean_stars_are_as_they_were(struck):
+    for label in ("aperture", "optimal", "psf"):
+        pull = struck[label][:, 0][(struck[label][:, 3] == 0) & (struck[label][:, 2] == 0)]
+        assert abs(pull.mean()) < 0.3
+        assert 0.85 < pull.std() < 1.15
+
+
+# ---------------------------------------------------------------- other light
+
+
+def in_the_core(pixels, x, y, rng):
+    pixels[round(y), round(x)] += rng.uniform(4000.0, 8000.0)
+
+
+def hot_pixel(pixels, x, y, rng):
+    pixels[round(y + 1.0), round(x - 2.0)] += 2000.0
+
+
+def satellite(pixels, x, y, rng):
+    angle, off = rng.uniform(0, np.pi), rng.uniform(-3.0, 3.0)
+    rows, columns = np.indices(pixels.shape)
+    distance = (columns - x) * np.sin(angle) - (rows - y) * np.cos(angle) - off
+    pixels += rng.poisson(rng.uniform(300.0, 3000.0) * np.exp(-0.5 * (distance / 1.8) ** 2))
+
+
+def asteroid(pixels, x, y, rng):
+    image, angle, away = np.zeros(pixels.shape), rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 1.5) * 5.0
+    add_star(image, x + away * np.cos(angle), y + away * np.sin(angle), 6000.0, 5.0, 3.0)
+    pixels += rng.poisson(image)
+
+
+@pytest.mark.parametrize("kind", [in_the_core, hot_pixel, satellite, asteroid])
+@pytest.mark.parametrize(("fwhm", "beta", "ratio"), [(5.0, 3.0, 1.0), (4.0, None, 0.6)])
+def test_other_light__is_flagged_in_every_photometer_and_in_no_other_star(kind, fwhm, beta, ratio):
+    rng, form = np.random.default_rng(7), shape_and_table(fwhm, beta, ratio)
+    for _ in range(2):
+        image, xy, flux = field(rng, fwhm, beta, ratio)
+        pixels, struck = noisy(image, rng), int(rng.integers(16))
+        kind(pixels, *xy[struck], rng)
+        near = np.arange(16) == struck
+        if kind is satellite:  # it crosses others as well
+            near[:] = True
+        view = view_of(pixels, xy + rng.normal(0.0, 0.05, xy.shape), xy, flux, form)
+        for photometer in PHOTOMETERS:
+            pull, _, flags = measured(photometer, view, xy, flux).T
+            assert is_contaminated(flags)[struck] or abs(pull[struck]) < 4.0, photometer.label
+            assert not is_contaminated(flags[~near]).any(), photometer.label
+            assert np.abs(pull[flags == 0]).max() < 6.0, photometer.label
+
+
+# ---------------------------------------------------------------- stars with nothing wrong
+
+
+@pytest.mark.parametrize(
+    ("fwhm", "beta", "ratio", "fluxes"),
+    [
+        (5.0, 3.0, 1.0, (1e5, 1.2e6)),  # to just below saturation
+        (5.0, None, 1.0, (1e5, 1e6)),
+        (6.0, 3.0, 0.4, (3e4, 4e5)),  # trailed
+        (2.0, 3.0, 1.0, (3e3, 1e5)),  # undersampled
+        (4.0, 3.0, 1.0, (100.0, 2000.0)),  # faint
+    ],
+)
+def test_clean_stars__are_not_called_contaminated(fwhm, beta, ratio, fluxes):
+    rng, form = np.random.default_rng(3), shape_and_table(fwhm, beta, ratio)
+    for _ in range(2):
+        image, xy, flux = field(rng, fwhm, beta, ratio, np.geomspace(*fluxes, 4))
+        view = view_of(noisy(image, rng), xy + rng.normal(0.0, 0.05, xy.shape), xy, flux, form)
+        for photometer in (AperturePhotometer(), AperturePhotometer(forced=True), PSFPhotometer()):
+            assert not is_contaminated(measured(photometer, view, xy, flux)[:, 2]).any()
+
+
+def test_seeing__that_is_not_that_of_the_profile_contaminates_nothing():
+    # the frame's stars are 8 % wider than the form that is known of them
+    rng = np.random.default_rng(4)
+    image, xy, flux = field(rng, 5.4, 3.0)
+    view = view_of(noisy(image, rng), xy, xy, flux, shape_and_table(5.0, 3.0))
+    assert not is_contaminated(measured(OptimalPhotometer(), view, xy, flux)[:, 2]).any()
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 2.0])
+def test_variable_star__is_not_contaminated_by_its_flux(factor):
+    rng, form = np.random.default_rng(5), shape_and_table(5.0, 3.0)
+    image, xy, flux = field(rng, 5.0, 3.0, fluxes=factor * FLUXES)
+    view = view_of(noisy(image, rng), xy, xy[:0] if factor == 0 else xy, np.resize(FLUXES, 16), form)
+    for photometer in PHOTOMETERS:
+        assert not is_contaminated(measured(photometer, view, xy, flux)[:, 2]).any(), photometer.label
+
+
+def test_saturated_star__is_flagged_as_such_and_says_nothing_about_its_profile():
+    rng, form = np.random.default_rng(6), shape_and_table(5.0, 3.0)
+    image, xy, flux = field(rng, 5.0, 3.0, fluxes=[3e6, 1e5])
+    pixels = np.minimum(noisy(image, rng), 60000.0)
+    view = view_of(pixels, xy, xy, flux, form, saturated=pixels >= 60000.0)
+    found = AperturePhotometer().measure(view)
+    flags = found.flags.astype(int)
+    assert ((flags & SourceFlag.SATURATED) > 0).tolist() == [True, False] * 8
+    assert not is_contaminated(flags).any()
+    assert np.isnan(found.profile_chi2[::2]).all()
+    assert np.all(np.abs(found.profile_chi2[1::2] - 1.0) < 0.5)
+
+
+# ---------------------------------------------------------------- centroids
+
+
+def test_centroid__away_from_where_the_transform_puts_the_star_is_not_believed():
+    # another star, which no catalogue knows, draws detection and centroid
+    rng, form = np.random.default_rng(8), shape_and_table(5.0, 3.0)
+    image, xy, flux = field(rng, 5.0, 3.0)
+    add_star(image, xy[5, 0] + 4.0, xy[5, 1], flux[5], 5.0, 3.0)
+    detected = xy.copy()
+    detected[5, 0] += 2.0
+    found = AperturePhotometer().measure(view_of(noisy(image, rng), xy, detected, flux, form))
+    assert np.hypot(found.x[5] - xy[5, 0], found.y[5] - xy[5, 1]) < 0.01
+    assert found.flags[5] & SourceFlag.NOT_RECENTRED
+    assert found.flags[5] & SourceFlag.CONTAMINATED
+    assert not np.delete(found.flags, 5).any()
+
+
+def test_centroid__that_the_transform_cannot_tell_is_believed():
+    # of two pairs nobody knows how good the transform is
+    rng, form = np.random.default_rng(9), shape_and_table(5.0, 3.0)
+    image, xy, flux = field(rng, 5.0, 3.0)
+    view = view_of(noisy(image, rng), xy + np.array([1.5, -1.0]), xy, flux, form, position_error=1.0)
+    found = AperturePhotometer().measure(view)
+    assert np.hypot(found.x - xy[:, 0], found.y - xy[:, 1]).max() < 0.15
+    assert not found.flags.any()
