@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels.images import background, sky, smooth_zoom
+from opticam_dask.kernels.images import background, sky, sky_level, smooth_zoom
 
 BOX, SHAPE, LEVEL = (16, 16), (208, 240), 100.0
 ROWS, COLUMNS = np.indices(SHAPE)
@@ -137,3 +137,10 @@ def test_smooth_zoom__gives_the_same_bits_in_any_window_and_sums_of_boxes():
     np.testing.assert_allclose(smooth_zoom.box_sums(mesh, shape, box)[2, 3], whole[40:60, 96:128].sum())
     places = np.array([0, 5000, 203 * 317 - 1])
     np.testing.assert_allclose(smooth_zoom.at_places(mesh, shape, box, places), whole.ravel()[places])
+
+
+def test_smooth__of_a_frame_that_stars_cover_is_the_level_of_what_is_left():
+    share = np.zeros((4, 4))
+    share[0, 1], share[2, 3] = 0.2, 0.1
+    values = np.where(share > 0, 100.0, np.nan)
+    assert sky_level.smooth(values, share, 1.0) == pytest.approx(np.full((4, 4), 100.0))

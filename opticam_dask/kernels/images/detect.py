@@ -81,7 +81,8 @@ def segment_sources(
         before = segments.labels
         segments.remove_border_labels(border_width, partial_overlap=True)
         border_flux = np.sort(flux[np.setdiff1d(before, segments.labels) - 1])[::-1]
-        segments.relabel_consecutive()
+        if len(segments.labels):
+            segments.relabel_consecutive()
     if segments is None or not len(segments.labels):
         table = _empty_table()
     else:

@@ -80,6 +80,9 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
         residual = np.abs(values.ravel() - course)
         is_good = ~is_poor & (residual <= np.maximum(_BY_NOISE * noise, 2 * _BY_NOISE * np.median(residual)))
         course[is_poor] = _from_afar(values, weights * is_good.reshape(weights.shape), np.flatnonzero(is_poor))
+    if not np.isfinite(course).any():
+        # stars cover nearly all of the frame: what is left of the sky gives a level and nothing more
+        return broad + float(np.average(values, weights=weights))
     return fill((broad + course.reshape(values.shape))[None])[0]
 
 
