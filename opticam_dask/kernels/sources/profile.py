@@ -80,6 +80,9 @@ N_COMPONENTS = len(_COMPONENTS)
 #: No sum of such functions is a star to better than this part of the light in a ring.
 _MODEL_ERROR = 3e-4
 
+#: The light of a ring differs from the fit when it does by so many times its error.
+_BY_NOISE = 3.0
+
 #: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
 TABLE_STEP, _EDGE = 0.01, 30.0
 _GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
@@ -673,8 +676,24 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
         scales = _scales_of(rings, model)
         alike, scatter = _likeness(rings, model, scales)
     assert fitted is not None
-    total_err = float(np.hypot(fitted.total_err, scatter))
+    assert mean is not None
+    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean)]))
     return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
+
+
+def _misplaced(fitted: Profile, mean: MeanRings) -> float:
+    """Share of the light that the fit puts into other rings than the stars do, beyond the noise of the rings.
+
+    Stars that are no sum of functions with their peak in the middle, such as the rings of a defocused telescope, are
+    not fitted; how much of their light an aperture holds is then as uncertain as this.
+    """
+    chosen = mean.has_data
+    area = 2.0 * np.pi * mean.radius[chosen] * _RING
+    measured = mean.light[chosen] + light_in_sky(fitted, mean.sky)
+    expected = fitted.at(mean.radius[chosen])
+    scale = np.sum(area * expected) / np.sum(area * measured)
+    beyond = np.abs(scale * measured - expected) - _BY_NOISE * scale * mean.error[chosen]
+    return float(np.sum(area * np.maximum(beyond, 0.0)))
 
 
 def _light_in_rings(fitted: Profile, rings: Rings) -> np.ndarray:
