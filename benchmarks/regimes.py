@@ -64,7 +64,7 @@ class Scene:
     image : ndarray, shape (ny, nx)
         Expected electrons, the sky among them.
     xy, flux : ndarray, shape (star, 2) and (star,)
-        Where the stars are, and their total light in electrons.
+        Where the stars are, and their total light in electrons; NaN where nobody can measure it.
     is_disturbed : ndarray of bool, shape (star,)
         Stars on which something else shines, or which are cut or saturated: a flag is wanted there.
     """
@@ -237,14 +237,16 @@ def trailed(phase: float, rng: np.random.Generator) -> Scene:
 def saturated(phase: float, rng: np.random.Generator) -> Scene:
     """A third of the stars are saturated, two of them with a bled column."""
     factor = np.ones(len(STARS))
-    factor[:5] = 40.0
-    scene = field_scene(rng, factor=factor, sky=SKY)
+    factor[:5] = 15.0
+    scene = field_scene(rng, factor=factor)
+    scene.flux[:5] = np.nan
     scene.is_disturbed[:5] = True
     for x, y in scene.xy[:2]:
         column, row = round(x), round(y)
         scene.image[max(row - 60, 0) : row + 61, max(column - 2, 0) : column + 3] = 1e5
-        away = np.abs(scene.xy[:, 0] - column)
-        scene.is_disturbed |= (away < 20.0) & (np.abs(scene.xy[:, 1] - row) < 80.0)
+        is_beside = (np.abs(scene.xy[:, 0] - column) < 20.0) & (np.abs(scene.xy[:, 1] - row) < 80.0)
+        scene.is_disturbed |= is_beside
+        scene.flux[is_beside] = np.nan
     return scene
 
 
@@ -393,16 +395,17 @@ def judge(night: SmallNight, scenes: list[Scene], label: str) -> Cell:
     is_disturbed = np.array([s.is_disturbed for s in scenes])
     star = _stars_of_sources(x, y, true_xy)
     side = np.array(night.group("reference").image.shape)[::-1]
-    is_wanted = np.all((true_xy > side / 8.0) & (true_xy < 7.0 * side / 8.0), axis=(0, 2))
+    is_inner = np.all((true_xy > side / 8.0) & (true_xy < 7.0 * side / 8.0), axis=(0, 2))
+    is_wanted = is_inner & np.isfinite(true).all(axis=0)
     total, error, flags, common = (values[:, star >= 0] for values in (total, error, flags, common))
     true, is_disturbed = true[:, star[star >= 0]], is_disturbed[:, star[star >= 0]]
-    is_measured = np.isfinite(total) & (error > 0)
+    is_measured = np.isfinite(total) & (error > 0) & np.isfinite(true)
     warns = (flags & ~np.uint32(_NO_WARNING)) != 0
     good = is_measured & ~warns
     with np.errstate(invalid="ignore", divide="ignore"):
         pull, relative = (total - true) / np.hypot(error, common * total), (total - true) / true
-        own_mean = np.nanmedian(np.where(good, relative, np.nan), axis=0)
-        scatter = (total - true * (1.0 + np.nan_to_num(own_mean))) / error
+        own_mean = np.ma.median(np.ma.masked_where(~good, relative), axis=0).filled(0.0)
+        scatter = (total - true * (1.0 + own_mean)) / error
         bright = good & (true / error > _BRIGHT)
     n_good = max(int(good.sum()), 1)
     return Cell(
