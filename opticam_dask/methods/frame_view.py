@@ -82,7 +82,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
-    known: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    known: dict[str, np.ndarray | float] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
