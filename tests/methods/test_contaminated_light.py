@@ -220,7 +220,7 @@ def test_centroid__that_the_transform_cannot_tell_is_believed():
 
 
 def badly_guided(rng, fwhm):
-    """Sixteen stars, each with a faint tail, as a jump of the telescope leaves: electrons without noise, places, fluxes."""
+    """Sixteen stars with the faint tails that a jump of the telescope leaves: electrons, places and fluxes."""
     image = np.zeros((200, 200))
     tail = [(0.0, 0.0, 0.9), (2.0, 0.7, 0.04), (3.0, 1.0, 0.03), (4.0, 1.4, 0.03)]
     xy = 25.0 + 50.0 * np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2)
