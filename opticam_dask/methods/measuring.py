@@ -541,7 +541,7 @@ def _look_again(
     fit = fit_those(np.arange(len(suspects)), usual, None)
     odd = np.flatnonzero(fit.is_no_star | np.any(fit.is_stray, axis=(1, 2)))
     if len(odd):
-        found, unlike = profile_error(view, shape), profile_misfit(view, shape, size)
+        found, unlike = profile_misfit(view, shape, size)
         if found > usual or unlike.any():
             fit = fit.with_rows(odd, fit_those(odd, found, unlike))
     chi2, xy, flags = stars.chi2.copy(), stars.xy.copy(), stars.flags.copy()
@@ -566,30 +566,32 @@ def _look_again(
     )
 
 
-def profile_error(view: FrameView, shape: Shape) -> float:
-    """What the profile gets wrong in the core of the stars of this frame, relative to the light in a pixel.
+def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.ndarray]:
+    """What the profile gets wrong in this frame, by the brightest of the frame's own stars.
 
-    The usual error, and twice what the brightest of the frame's own stars deviate by, in the median of them. Asked for
-    only where something stands out, and remembered.
+    Asked for only where something stands out, and remembered.
+
+    Parameters
+    ----------
+    view : FrameView
+    shape : Shape
+    size : int
+        Side of the windows.
+
+    Returns
+    -------
+    core : float
+        The usual error, and twice what the cores of stars deviate by in the median, relative to the light in a pixel.
+    around : ndarray, shape (size, size)
+        Twice what most stars deviate by at each place in their windows, relative to their flux.
     """
-    if "profile_error" not in view.known:
+    if size not in view.known:
         usual = misfit.usual_error(sampling_error(shape))
-        fit = _fit_standards(view, shape, 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3)
-        errors = np.zeros(1) if fit is None else np.sort(fit.model_error)
-        view.known["profile_error"] = np.hypot(usual, 2.0 * errors[(len(errors) - 1) // 2])
-    return float(view.known["profile_error"])
-
-
-def profile_misfit(view: FrameView, shape: Shape, size: int) -> np.ndarray:
-    """Twice what the frame's own stars are unlike the profile by in windows of a size, relative to their flux.
-
-    Asked for only where something stands out, and remembered; shape (size, size).
-    """
-    name = f"profile_misfit_{size}"
-    if name not in view.known:
         fit = _fit_standards(view, shape, size)
-        view.known[name] = np.zeros((size, size)) if fit is None else 2.0 * misfit.typical_misfit(fit)
-    return np.asarray(view.known[name])
+        errors = np.zeros(1) if fit is None else np.sort(fit.model_error)
+        around = np.zeros((size, size)) if fit is None else 2.0 * misfit.typical_misfit(fit)
+        view.known[size] = float(np.hypot(usual, 2.0 * errors[(len(errors) - 1) // 2])), around
+    return view.known[size]
 
 
 def _fit_standards(view: FrameView, shape: Shape, size: int) -> misfit.StarFit | None:
@@ -661,8 +663,9 @@ def stray_in_group(
 
     usual = misfit.usual_error(sampling_error(shape))
     errors, is_stray = judge(usual)
-    if is_stray.any() and (found := profile_error(view, shape)) > usual:
-        return judge(found)
+    if is_stray.any():
+        size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+        return judge(profile_misfit(view, shape, size)[0])
     return errors, is_stray
 
 
