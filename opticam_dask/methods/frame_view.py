@@ -58,7 +58,7 @@ class FrameView:
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
     known : dict
-        What photometers have found out about the frame for each other.
+        What photometers have found out about the frame for each other: errors of the profile, by the size of windows.
     """
 
     predicted_xy: np.ndarray
@@ -82,7 +82,7 @@ class FrameView:
     stars: Shape | None = None
     profile: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
-    known: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    known: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ _SHARP = 0.3
 #: The error of a profile in a frame is that of so many of its brightest stars that have no other within so many sigma.
 _STANDARDS, _ALONE = 12, 6.0
 
+#: Of so many of the brightest, those that are whole: the very brightest are often saturated.
+_CANDIDATES = 48
+
 #: Stray pixels are left out unless they hold more than this part of the star.
 _MOST = 0.5
 
@@ -518,7 +521,7 @@ def _look_again(
     response = None if view.response_at is None else view.response_at(*corners, size)
     usual = misfit.usual_error(sampling_error(shape))
 
-    def fit_those(chosen: np.ndarray, model_error: float) -> misfit.StarFit:
+    def fit_those(chosen: np.ndarray, model_error: float, unlike: np.ndarray | None) -> misfit.StarFit:
         return misfit.fit_stars(
             pixels.electrons[suspects[chosen]],
             pixels.rms[suspects[chosen]],
@@ -532,12 +535,15 @@ def _look_again(
             shape,
             position_error=view.position_error,
             model_error=model_error,
+            unlike=unlike,
         )
 
-    fit = fit_those(np.arange(len(suspects)), usual)
+    fit = fit_those(np.arange(len(suspects)), usual, None)
     odd = np.flatnonzero(fit.is_no_star | np.any(fit.is_stray, axis=(1, 2)))
-    if len(odd) and (found := profile_error(view, shape)) > usual:
-        fit = fit.with_rows(odd, fit_those(odd, found))
+    if len(odd):
+        found, unlike = profile_misfit(view, shape, size)
+        if found > usual or unlike.any():
+            fit = fit.with_rows(odd, fit_those(odd, found, unlike))
     chi2, xy, flags = stars.chi2.copy(), stars.xy.copy(), stars.flags.copy()
     chi2[suspects] = misfit.reduced_chi2(fit.deviation, judged[suspects])
     flags[suspects[fit.is_no_star]] |= np.uint32(SourceFlag.CONTAMINATED)
@@ -560,34 +566,51 @@ def _look_again(
     )
 
 
-def profile_error(view: FrameView, shape: Shape) -> float:
-    """What the profile gets wrong in a pixel of this frame, relative to the light.
+def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.ndarray]:
+    """What the profile gets wrong in this frame, by the brightest of the frame's own stars.
 
-    The usual error, and twice what the brightest of the frame's own stars deviate by, in the median of them. Asked for
-    only where something stands out, and remembered.
+    Asked for only where something stands out, and remembered.
+
+    Parameters
+    ----------
+    view : FrameView
+    shape : Shape
+    size : int
+        Side of the windows.
+
+    Returns
+    -------
+    core : float
+        The usual error, and twice what the cores of stars deviate by in the median, relative to the light in a pixel.
+    around : ndarray, shape (size, size)
+        Twice what most stars deviate by at each place in their windows, relative to their flux.
     """
-    if "profile_error" not in view.known:
+    if size not in view.known:
         usual = misfit.usual_error(sampling_error(shape))
-        view.known["profile_error"] = float(np.hypot(usual, 2.0 * _typical_misfit(view, shape, usual)))
-    return view.known["profile_error"]
+        fit = _fit_standards(view, shape, size)
+        errors = np.zeros(1) if fit is None else np.sort(fit.model_error)
+        around = np.zeros((size, size)) if fit is None else 2.0 * misfit.typical_misfit(fit)
+        view.known[size] = float(np.hypot(usual, 2.0 * errors[(len(errors) - 1) // 2])), around
+    return view.known[size]
 
 
-def _typical_misfit(view: FrameView, shape: Shape, usual: float) -> float:
-    """Median deviation from the profile, relative to the light, of the brightest stars that stand alone."""
+def _fit_standards(view: FrameView, shape: Shape, size: int) -> misfit.StarFit | None:
+    """The profile fitted to the brightest stars of the frame that stand alone; None where there are none."""
     detected = np.asarray(view.detected_xy, dtype=float)
     crowded = np.unique(np.array(_pairs(detected, _ALONE * shape.semimajor_sigma), dtype=int))
     alone = np.setdiff1d(np.arange(len(detected)), crowded)
-    brightest = alone[np.argsort(-np.asarray(view.detected_flux, dtype=float)[alone], kind="stable")][:_STANDARDS]
+    brightest = alone[np.argsort(-np.asarray(view.detected_flux, dtype=float)[alone], kind="stable")][:_CANDIDATES]
     if not len(brightest):
-        return 0.0
-    xy, size = detected[brightest], 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+        return None
+    xy = detected[brightest]
     corners = photometry.origins(xy, size)
-    electrons, saturated = view.cutouts_at(*corners, size), view.saturated_at(*corners, size)
-    whole = np.all(np.isfinite(electrons), axis=(1, 2)) & ~np.any(saturated, axis=(1, 2))
-    if not whole.any():
-        return 0.0
+    saturated = np.any(view.saturated_at(*corners, size), axis=(1, 2))
+    electrons = view.cutouts_at(*corners, size)
+    whole = np.flatnonzero(np.all(np.isfinite(electrons), axis=(1, 2)) & ~saturated)[:_STANDARDS]
+    if not len(whole):
+        return None
     corners = corners[0][whole], corners[1][whole]
-    fit = misfit.fit_stars(
+    return misfit.fit_stars(
         electrons[whole],
         _sky_noise(view, *corners, size),
         np.ones(electrons[whole].shape, dtype=bool),
@@ -599,10 +622,8 @@ def _typical_misfit(view: FrameView, shape: Shape, usual: float) -> float:
         profile_table(view),
         shape,
         position_error=_SHARP * shape.sigma,
-        model_error=usual,
+        model_error=misfit.usual_error(sampling_error(shape)),
     )
-    errors = np.sort(fit.model_error)
-    return float(errors[(len(errors) - 1) // 2])
 
 
 def stray_in_group(
@@ -642,8 +663,9 @@ def stray_in_group(
 
     usual = misfit.usual_error(sampling_error(shape))
     errors, is_stray = judge(usual)
-    if is_stray.any() and (found := profile_error(view, shape)) > usual:
-        return judge(found)
+    if is_stray.any():
+        size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+        return judge(profile_misfit(view, shape, size)[0])
     return errors, is_stray
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from known_frames import measured, noisy, shape_and_table, view_of
-from small_nights import add_star
+from small_nights import SIGMA_TO_FWHM, add_star
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.sources import photometry, profile
 
 FLUXES = np.array([3e4, 6e4, 1e5, 4e5])
 PHOTOMETERS = [
@@ -213,3 +214,33 @@ def test_centroid__that_the_transform_cannot_tell_is_believed():
     found = AperturePhotometer().measure(view)
     assert np.hypot(found.x - xy[:, 0], found.y - xy[:, 1]).max() < 0.15
     assert not found.flags.any()
+
+
+# ---------------------------------------------------------------- frames whose stars are no ellipses
+
+
+def badly_guided(rng, fwhm):
+    """Sixteen stars with the faint tails that a jump of the telescope leaves: electrons, places and fluxes."""
+    image = np.zeros((200, 200))
+    tail = [(0.0, 0.0, 0.9), (2.0, 0.7, 0.04), (3.0, 1.0, 0.03), (4.0, 1.4, 0.03)]
+    xy = 25.0 + 50.0 * np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2)
+    xy += rng.uniform(-1, 1, xy.shape)
+    flux = np.resize(FLUXES, 16)
+    for (x, y), light in zip(xy, flux, strict=True):
+        for dx, dy, share in tail:
+            add_star(image, x + dx, y + dy, share * light, fwhm, 3.0)
+    return image, xy, flux
+
+
+@pytest.mark.parametrize("fwhm", [2.2, 3.0])
+def test_badly_guided_frame__its_stars_are_not_contaminated_by_their_form(fwhm):
+    rng = np.random.default_rng(11)
+    image, xy, flux = badly_guided(rng, fwhm)
+    pixels, struck = noisy(image, rng), 2
+    pixels[round(xy[struck, 1] - 3.0), round(xy[struck, 0] - 3.0)] += 4000.0  # a hot pixel
+    forms = photometry.source_shapes(image, xy, np.full(16, 1.2 * fwhm / SIGMA_TO_FWHM))
+    form = profile.Shape(*np.median(forms, axis=1)), shape_and_table(5.0, 3.0)[1]
+    view = view_of(pixels, xy, xy, flux, form)
+    for photometer in (AperturePhotometer(radius=6.0), OptimalPhotometer()):
+        found = photometer.measure(view)
+        assert np.flatnonzero(is_contaminated(found.flags)).tolist() == [struck], photometer.label

@@ -41,6 +41,10 @@ _CORE = 0.1
 #: Median of the size of a Gaussian of scatter 1, and of its square.
 _MEDIAN_SIZE, _MEDIAN_SQUARE = 0.6745, 0.4549
 
+#: Fewer stars than this do not tell what is the same for all; nor do squares of less than so many times the noise's,
+#: which the median of a dozen stars scatters to.
+_LEAST_STARS, _MORE_THAN_NOISE = 5, 2.0
+
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
 _WIDTH_ERROR = 0.02
 
@@ -60,7 +64,12 @@ def usual_error(flux_error: float) -> float:
 
 
 def pixel_errors(
-    own: np.ndarray, foreign: np.ndarray | float, rms: np.ndarray, response: np.ndarray | None, model_error: float
+    own: np.ndarray,
+    foreign: np.ndarray | float,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    model_error: float,
+    unlike: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """1-sigma errors of pixels about the profile, electrons.
 
@@ -74,13 +83,15 @@ def pixel_errors(
         Master flat, see ``noise.aperture_variance``.
     model_error : float
         What the profile gets wrong in a pixel, relative to its light.
+    unlike : ndarray, shape (n, size, size), optional
+        What the frame's stars are unlike the profile by at each place in their windows, electrons (1 sigma).
 
     Returns
     -------
     ndarray, shape (n, size, size)
     """
     photons = np.maximum(own + foreign, 0.0)
-    variance = (model_error * own) ** 2 + rms**2
+    variance = (model_error * own) ** 2 + rms**2 + np.square(unlike)
     variance += photons if response is None else photons / response
     if np.ndim(foreign):
         variance += (_FOREIGN_ERROR * foreign) ** 2
@@ -133,6 +144,10 @@ class StarFit:
         What is left does not fit either.
     model_error : ndarray, shape (n,)
         What the core of each star deviates from the profile beyond its noise, relative to the light (1 sigma).
+    flux : ndarray, shape (n,)
+        Electrons.
+    errors : ndarray, shape (n, size, size)
+        1-sigma errors of the pixels, electrons.
     """
 
     xy: np.ndarray
@@ -140,6 +155,8 @@ class StarFit:
     deviation: np.ndarray
     is_no_star: np.ndarray
     model_error: np.ndarray
+    flux: np.ndarray
+    errors: np.ndarray
 
     def with_rows(self, rows: np.ndarray, other: StarFit) -> StarFit:
         """The same, with the stars ``rows`` as they are in another fit."""
@@ -164,6 +181,7 @@ def fit_stars(
     *,
     position_error: float,
     model_error: float,
+    unlike: np.ndarray | None = None,
 ) -> StarFit:
     """Fit flux, place and width of each star to the pixels that are its own.
 
@@ -187,6 +205,8 @@ def fit_stars(
         How far a star may be from where it is expected, in pixels (1 sigma along an axis).
     model_error : float
         As for :func:`pixel_errors`.
+    unlike : ndarray, shape (size, size), optional
+        What the frame's stars are unlike the profile by, relative to their flux (:func:`typical_misfit`).
     """
     size, xy = electrons.shape[1], np.array(start_xy, dtype=float)
     near = is_good
@@ -196,7 +216,7 @@ def fit_stars(
     flux = _median_flux(own, light, near)
     for _ in range(_ITERATIONS):
         errors, deviation, model = _residuals(
-            own, foreign, rms, response, near, flux, widening, light, slopes, model_error
+            own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
         )
         is_stray = find_stray(deviation, errors, near, typical_deviation(deviation, model, near))
         design = np.concatenate([light[:, None], slopes * flux[:, None, None, None]], axis=1)
@@ -209,11 +229,40 @@ def fit_stars(
         flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
         xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
         light, slopes = _templates(table, xy, corners, size, shape)
-    errors, deviation, model = _residuals(own, foreign, rms, response, near, flux, widening, light, slopes, model_error)
+    errors, deviation, model = _residuals(
+        own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
+    )
     is_stray = find_stray(deviation, errors, near)
     kept = near & ~is_stray
     is_no_star = _too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
-    return StarFit(xy, is_stray, deviation, is_no_star, _typical_error(deviation * errors, errors, model, near))
+    of_core = _typical_error(deviation * errors, errors, model, near)
+    return StarFit(xy, is_stray, deviation, is_no_star, of_core, flux, errors)
+
+
+def typical_misfit(fit: StarFit) -> np.ndarray:
+    """What stars are unlike the profile by at each place in their windows, relative to their flux, beyond their noise.
+
+    The form of a frame's stars need not be an ellipse: a badly guided frame has them with tails and corners. What is
+    the same for most stars of the frame is theirs; what only a few have (tracks, hot pixels, neighbours) is not.
+
+    Parameters
+    ----------
+    fit : StarFit
+        Of several stars; the lower median over them counts.
+
+    Returns
+    -------
+    ndarray, shape (size, size)
+        1 sigma; 0 where noise explains the deviations.
+    """
+    is_bright = fit.flux > 0
+    if np.count_nonzero(is_bright) < _LEAST_STARS:
+        return np.zeros(fit.errors.shape[1:])
+    relative = fit.errors[is_bright] / fit.flux[is_bright, None, None]
+    middle = (len(relative) - 1) // 2
+    squares = np.sort((fit.deviation[is_bright] * relative) ** 2, axis=0)[middle] / _MEDIAN_SQUARE
+    noise = np.sort(relative**2, axis=0)[middle]
+    return np.sqrt(np.where(squares > _MORE_THAN_NOISE * noise, squares, 0.0))
 
 
 def _templates(
@@ -263,10 +312,12 @@ def _residuals(
     light: np.ndarray,
     slopes: np.ndarray,
     model_error: float,
+    unlike: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors of the pixels, deviations in these errors, and the model of the star."""
     model = flux[:, None, None] * (light + widening[:, None, None] * slopes[:, 2])
-    errors = np.where(near, pixel_errors(model, foreign, rms, response, model_error), 1.0)
+    by_form = 0.0 if unlike is None else flux[:, None, None] * unlike
+    errors = np.where(near, pixel_errors(model, foreign, rms, response, model_error, by_form), 1.0)
     deviation = np.where(near, (own - model) / errors, 0.0)
     return errors, deviation, model
 
