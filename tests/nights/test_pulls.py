@@ -19,7 +19,7 @@ NIGHTS = {
     "all rebinned": (
         _MOFFAT | pulls.BIAS | pulls.DARK | pulls.FLAT
         | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (1000, 1000), "n_sources": 40,
-           "n_frames": 300},
+           "n_frames": 310},
         ("bias", "dark", "flat"),
         2,
     ),
