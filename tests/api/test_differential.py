@@ -91,7 +91,7 @@ def test_match_cameras__another_scale_and_sources_that_only_one_sees(tmp_path, m
     }
     monkeypatch.setattr(camera_matching, "_read_catalogue", lambda path, key: catalogues[key])
     monkeypatch.setattr(camera_matching, "_fwhm", lambda path, key: 3.0)
-    monkeypatch.setattr(camera_matching.store, "require_store", lambda out: out)
+    monkeypatch.setattr(camera_matching.layout, "require_store", lambda out: out)
     found = match_cameras(tmp_path, "1:g", "2:r")
     assert found.is_mirrored
     assert np.sqrt(-np.linalg.det(found.transform)) == pytest.approx(scale, abs=0.002)
