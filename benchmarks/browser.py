@@ -103,7 +103,7 @@ def _copy(source: Path, target: Path) -> None:
     rng = np.random.default_rng(0)
     for part in layout.parts(target, KEY):
         source_ids = found[f"photometry/{LABEL}"]["source_id"]
-        layout.add_photometry(target, part, LABEL, source_ids, label, variables=["aperture_correction"])
+        layout.add_photometry(target, part, LABEL, source_ids, label, variables=["aperture_correction", "profile_chi2"])
         for block in range(part.n_blocks):
             index = np.arange(*part.block_range(block))
             arrays = {

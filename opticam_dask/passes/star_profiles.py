@@ -16,9 +16,9 @@ from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.passes.second_pass import SecondPass, frame_view
 from opticam_dask.steps.frame_steps import FrameProblem, entry_of
 
-#: Frames of a night that are measured, and stars of each, the brightest, which decide: more frames gain little. The
+#: Frames of a night that are measured, and stars of each, the brightest: with fewer, totals are uncertain by 0.1 %. The
 #: profile that neighbours are taken off by needs fewer.
-N_FRAMES, _FIRST_FRAMES, _N_STARS = 96, 24, 16
+N_FRAMES, _FIRST_FRAMES, _N_STARS = 256, 64, 25
 
 #: Wings of neighbours are taken off up to this many sigma.
 _WING_REACH = 25.0

@@ -551,7 +551,8 @@ def test_work__operations_on_files_of_a_block_are_few_and_no_file_is_written_twi
     assert few[0] - per_block < 200
     # nothing that two blocks write is one file
     assert few[2] == many[2] == 1
-    assert many[1] == 3 * few[1]
+    # a block in which one group of stacked frames ends and the next begins writes a sum of each
+    assert 3 * few[1] <= many[1] <= 3 * few[1] + 3
 
 
 # ---------------------------------------------------------------- SLURM

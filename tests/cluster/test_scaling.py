@@ -39,7 +39,7 @@ def _planned(out, row, n_nights):
     part = layout.parts(setup.path, key)[0]
     arrays = {f"alignment_{name}": np.arange(3.0) for name in ("x", "y", "flux")}
     group = f"{layout.group_name(key)}/reference"
-    layout.write_product(setup.path, group, "reference", arrays, {"reference_night": part.night})
+    layout.write_product(setup.path, group, "reference", arrays, {"reference_night": part.night, "reference_fwhm": 4.0})
     return setup
 
 

@@ -163,7 +163,7 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     assert kinds == {
         "probe": n_each,
         "reduce": n_blocks,
-        "merge-stacks": 2,
+        "merge-stacks": 8,  # the groups of stacked frames that lie in more than one block, four a camera
         "profile": 2 * n_blocks,  # in two rounds
         "measure": n_blocks,
         "quality": 2,  # one a camera and night
@@ -384,19 +384,3 @@ def test_measure_frames__a_failing_photometer_spoils_only_its_own_result(data, r
     assert failing["flux"].isnull().all()
     assert np.all(failing["flags"].to_numpy() == SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
     np.testing.assert_array_equal(again["flux"], before["flux"])
-
-
-def test_measure_frames__a_frame_lost_between_the_passes_stops_the_run_and_can_be_resumed(data, tmp_path):
-    copy = tmp_path / "data"
-    shutil.copytree(data, copy)
-    setup = _setup(tmp_path / "out", frames_per_block=4)
-    driver.prepare(setup, scanning.scan(scanning.find_files([copy]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
-    driver.reduce_frames(setup, executors.InProcess())
-    lost = sorted(copy.glob("*.fits"))[5]
-    hidden = lost.rename(tmp_path / lost.name)
-    with pytest.raises(OSError, match=lost.name):
-        driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
-    hidden.rename(lost)
-    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
-    assert np.isfinite(results.light_curves(tmp_path / "out", "1:g")["flux"]).all()

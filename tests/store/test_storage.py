@@ -136,7 +136,7 @@ def test_files__of_a_block_are_as_many_as_documented(operations):
                 group = file.as_posix().partition("/1-g/2023-12-31/")[2].split("/")[0]
                 found[group] = found.get(group, 0) + 1
     n_more = RUNS[1][0] // RUNS[1][1] - RUNS[0][0] // RUNS[0][1]
-    groups = {"frames": 12, "background": 3, "sources": 6, "photometry": 6}
+    groups = {"frames": 12, "background": 5, "sources": 6, "photometry": 7}
     assert {group: (written[1][group] - written[0][group]) / n_more for group in groups} == groups
     assert written[2] == written[1]
     assert not [file for file in (outs[0] / layout.SCRATCH_NAME).rglob("*") if file.is_file()]
