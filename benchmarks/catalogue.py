@@ -32,6 +32,7 @@ _SETTINGS = {
 }  # fmt: skip
 
 _OURS = """
+import os
 import sys
 import cv2
 from threadpoolctl import threadpool_limits
@@ -55,7 +56,9 @@ entry = {
 with threadpool_limits(limits=1):
     for path in sys.argv[4:]:
         result = FrameResult()
-        detect_frame(steps, entry | {"file": path}, result)
+        status = os.stat(path)
+        scanned = {"file": path, "file_size": status.st_size, "file_mtime": status.st_mtime}
+        detect_frame(steps, entry | scanned, result)
 np.savez(sys.argv[3], **result.sources)
 """
 

@@ -29,7 +29,7 @@ def _cases():
         yield pytest.param(regime, id=regime.name, marks=marks)
 
 
-@pytest.mark.parametrize("regime", _cases())
+@pytest.mark.parametrize("regime", list(_cases()))
 def test_regimes__right_or_told(regime):
     cells = regimes.measure(regime, N_FRAMES)
     wrong = {label: (cell.verdict(), cell) for label, cell in cells.items() if cell.verdict().startswith("not fit")}
