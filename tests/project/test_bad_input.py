@@ -56,8 +56,8 @@ TABLE = read_table()
 class Case:
     """How to spoil a night.
 
-    ``make`` gets the directory with six good frames and gives the names that the row is about. ``n_sources`` is None where
-    frames whose electrons mean nothing are in the stack, and with them their noise.
+    ``make`` gets the directory with six good frames and gives the names that the row is about. ``n_sources`` is None
+    where frames whose electrons mean nothing are in the stack, and with them their noise.
     """
 
     make: Callable[[Path], list[str]]
