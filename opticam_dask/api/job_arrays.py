@@ -33,7 +33,7 @@ from opticam_dask.api.repair import stored_setup
 from opticam_dask.cluster.executors import Executor
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.scanning import Scan
-from opticam_dask.kernels.sources.profile import Rings, empty_rings
+from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
