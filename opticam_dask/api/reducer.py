@@ -60,7 +60,7 @@ class Reducer:
         ``(image, threshold) -> QTable`` with the columns of photutils' source catalogues; by default
         ``DefaultFinder``.
     threshold : float
-        Detection threshold in units of the background RMS.
+        Detection threshold, in units of the background RMS.
     barycenter : bool
         Compute barycentric times (TDB).
     instrument : Instrument, optional
@@ -68,9 +68,9 @@ class Reducer:
     extension : int or str, optional
         Number or EXTNAME of the HDU that holds the image; by default that of the instrument.
     rebin_factor : int
-        Sum ``rebin_factor`` x ``rebin_factor`` pixels.
+        Sum N x N pixels to one.
     remove_cosmic_rays : bool
-        Replace cosmic rays first.
+        Replace cosmic rays (L.A.Cosmic) before anything else is measured.
     biases, darks, flats : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
@@ -88,11 +88,13 @@ class Reducer:
     frames_per_block : int, optional
         Frames of one task; by default from frame shape and pixel type.
     frame_timeout : float
-        Seconds after which a frame that does not end is set aside; 0 is no limit. Not without a cluster.
+        Longest time that a frame may take before it is set aside (0 is no limit), in seconds. There is no limit without
+        a cluster.
     break_lock : bool
-        Take the output directory over from a run that holds it.
+        Take the output directory over from a run that is surely dead.
     target_coord : (float, float), optional
-        RA and DEC of the target in degrees; goes before the headers.
+        Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
+        headers.
     show_plots : bool
         Show plots in a notebook; they are saved in any case.
     verbose : bool

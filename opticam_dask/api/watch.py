@@ -123,9 +123,10 @@ class Watch:
     target, comparisons : int and sequence of int, optional
         Numbers of sources in the provisional catalogue; without them only the fluxes of all sources are written.
     n_first : int
-        Frames of a camera that give its provisional reference frame and catalogue.
+        Frames that the provisional catalogue of a camera is made of. They give its provisional reference frame too.
     patience : float
-        Seconds after which a file that does not grow is mentioned, and a catalogue is made of fewer frames.
+        Wait so long for a file that does not grow, in seconds. After this time it is mentioned, and a catalogue is made
+        of fewer frames.
     """
 
     def __init__(
