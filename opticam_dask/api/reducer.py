@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from astropy.table import QTable
 
 from opticam_dask import config
 from opticam_dask.api.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api.session import Session
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
 from opticam_dask.config import ReductionParameters
@@ -25,16 +24,13 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
-from opticam_dask.locations import is_remote, location, replacing
+from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout, ownership
-from opticam_dask.text import printable
-
-LOG_NAME = "opticam_dask.log"
+from opticam_dask.store import layout
 
 
 class Reducer:
@@ -99,6 +95,9 @@ class Reducer:
         Print what happens.
     prefix : str
         What every printed line starts with.
+    session : Session, optional
+        Hold on the output directory that is open already, with where blocks run and who is told; by default each
+        method opens one of its own.
 
     Raises
     ------
@@ -145,18 +144,22 @@ class Reducer:
         show_plots: bool = True,
         verbose: bool = True,
         prefix: str = PREFIX,
+        session: Session | None = None,
     ) -> None:
         for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.out_directory = location(out_directory)
         self.instrument = _as_instrument(instrument, extension)
         self.show_plots = show_plots
-        self._console = Console(verbose, prefix)
-        self._client = client
-        self._n_workers = number_of_processors
+        if session is None:
+            console = Console(verbose, prefix)
+            how: dict[str, Any] = {"n_workers": number_of_processors, "frame_timeout": frame_timeout}
+            place = executors.connect(client, tell=console.tell, **how)
+            session = Session(out_directory, place, console, break_lock=break_lock)
+        self._session, self._console = session, session.progress
+        self.out_directory = session.out_directory
         self._background, self._finder = _plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
         self._correctors = (
@@ -165,9 +168,6 @@ class Reducer:
             _corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
-        self._frame_timeout = frame_timeout
-        self._break_lock = break_lock
-        self._goes_on = False
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -186,15 +186,12 @@ class Reducer:
     # ---------------------------------------------------------------- what was found in the headers
 
     def _make_directory(self) -> None:
-        if is_remote(self.out_directory):
-            self.out_directory.mkdir(parents=True, exist_ok=True)  # it must be reachable
-        elif not self.out_directory.is_dir():
-            self._console.tell(f"{self.out_directory} not found, attempting to create ...")
-            try:
-                self.out_directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise layout.StoreError(f"{self.out_directory} cannot be made: {error.strerror or error}") from error
-            self._console.tell(f"{self.out_directory} created.")
+        if is_remote(self.out_directory) or self.out_directory.is_dir():
+            self._session.make_directory()  # an object store must be reachable
+            return
+        self._console.tell(f"{self.out_directory} not found, attempting to create ...")
+        self._session.make_directory()
+        self._console.tell(f"{self.out_directory} created.")
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
         with driver.stage(self._console, "Scanning data directory", 0):
@@ -298,16 +295,16 @@ class Reducer:
         }
         if box_size is not None:
             options["box_size"] = box_size
-        setup = self._setup(ReductionParameters(**{**self._options, **options}))
-        changes = driver.Changes(new, append, tuple(redo), rebuild_reference)
-        with self._owning(), self._logging():
+        setup = self.setup(ReductionParameters(**{**self._options, **options}))
+        self._create_catalogs(setup, driver.Changes(new, append, tuple(redo), rebuild_reference))
+
+    def _create_catalogs(self, setup: driver.Setup, changes: driver.Changes, *, is_last: bool = True) -> None:
+        with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
-            with self._executor() as executor:
-                driver.make_masters(setup, executor, self._console)
-                self._console.tell("Creating source catalogs.")
-                driver.choose_references(setup, executor, self._console)
-                outcome = driver.reduce_frames(setup, executor, self._console)
-            driver.finish(setup, is_last=not self._goes_on)
+            self._console.tell("Creating source catalogs.")
+            run = driver.Run(setup, session.executor, self._console)
+            outcome = driver.drive(run, driver.TO_CATALOGS)
+            driver.finish(setup, is_last=is_last)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
@@ -365,15 +362,15 @@ class Reducer:
         by_label = dict(zip(labels, chosen, strict=True))
         setup = self._stored_setup()
         driver.check_parameters(setup)
-        with self._owning(), self._logging():
+        with self._session as session:
             layout.begin_changes(setup.path)
-            with self._executor() as executor:
-                outcome = driver.measure_frames(setup, by_label, executor, self._console)
-                driver.finish(setup)
-                folders = [
-                    light_curve_files.write_light_curves(self.out_directory, name, executor, self._console)
-                    for name in labels
-                ]
+            run = driver.Run(setup, session.executor, self._console, by_label)
+            outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
+            driver.finish(setup)
+            folders = [
+                light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
+                for name in labels
+            ]
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
         if len(outcome.problems) > 20:
@@ -382,6 +379,35 @@ class Reducer:
             self._console.tell(f"Photometry results saved to {directory}.")
             if layout.measured_keys(setup.path, name):
                 self._plot(diagnostics.plot_rms_vs_flux, label=name)
+
+    def reduce(
+        self,
+        photometer: Photometer | Sequence[Photometer] | None = None,
+        *,
+        label: str | None = None,
+        parameters: ReductionParameters | None = None,
+        changes: driver.Changes | None = None,
+    ) -> None:
+        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
+
+        Parameters
+        ----------
+        photometer, label
+            As for :meth:`photometry`.
+        parameters : ReductionParameters, optional
+            By default those of the constructor.
+        changes : Changes, optional
+            What to do to a reduction that is there already; by default it goes on.
+
+        Raises
+        ------
+        pipeline.ReductionError, ownership.OwnedError, store.StoreError, ValueError
+            As those do.
+        """
+        with self._session:
+            setup = self.setup(parameters or ReductionParameters(**self._options))
+            self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
+            self.photometry(photometer, label=label)
 
     # ---------------------------------------------------------------- plots, see ``diagnostics``
 
@@ -485,7 +511,8 @@ class Reducer:
 
     # ---------------------------------------------------------------- inside
 
-    def _setup(self, parameters: ReductionParameters) -> driver.Setup:
+    def setup(self, parameters: ReductionParameters) -> driver.Setup:
+        """Settings of the reduction with some parameters."""
         return driver.Setup(
             out_directory=self.out_directory,
             instrument=self.instrument,
@@ -502,17 +529,7 @@ class Reducer:
         """Set-up with the parameters that the store was made with."""
         if not layout.exists(self.out_directory):
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
-        return self._setup(driver.stored_parameters(self.out_directory))
-
-    def _executor(self) -> Any:
-        how: dict[str, Any] = {"n_workers": self._n_workers, "frame_timeout": self._frame_timeout}
-        return executors.connect(self._client, tell=self._console.tell, **how)
-
-    def _owning(self) -> Any:
-        return ownership.own(self.out_directory, break_lock=self._break_lock)
-
-    def _logging(self) -> Any:
-        return log_to_file(self.out_directory / LOG_NAME)
+        return self.setup(driver.stored_parameters(self.out_directory))
 
     def _announce(self, file: Path | None) -> None:
         if file is not None:
@@ -532,14 +549,6 @@ def _so_far(path: Path, key: str) -> tuple[str, str, str]:
     return f"{sum(part.n_frames for part in parts):,}", n_sources, ", ".join(labels) or "none"
 
 
-class _OneLine(logging.Formatter):
-    """A message is one line of the log, whatever the names in it hold."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Format all but a traceback."""
-        return printable(super().formatMessage(record))
-
-
 def check_label(label: str) -> str:
     """Refuse a name of a photometry that cannot be the name of a group and of a folder.
 
@@ -550,31 +559,6 @@ def check_label(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
         raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
     return label
-
-
-class log_to_file:
-    """Append the log of this package to a file while the block runs."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.logger = logging.getLogger("opticam_dask")
-
-    def __enter__(self) -> None:
-        self.local = replacing(self.file) if is_remote(self.file) else contextlib.nullcontext(self.file)
-        file = self.local.__enter__()
-        if is_remote(self.file) and self.file.exists():
-            file.write_bytes(self.file.read_bytes())  # an object cannot be appended to
-        self.handler = logging.FileHandler(file, encoding="utf-8", delay=not is_remote(self.file))
-        self.handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        self.logger.addHandler(self.handler)
-        self.before = self.logger.level
-        self.logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.removeHandler(self.handler)
-        self.logger.setLevel(self.before)
-        self.handler.close()
-        self.local.__exit__(None, None, None)  # the log of a run that failed is kept as well
 
 
 def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
