@@ -21,7 +21,7 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images import align
-from opticam_dask.kernels.sources import growth, noise, photometry
+from opticam_dask.kernels.sources import growth, moments, noise, photometry
 from opticam_dask.lightcurves import results
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
@@ -128,10 +128,10 @@ def _stamps(image: np.ndarray, catalogue: xr.Dataset, fwhm: float) -> dict[int, 
     x0, y0 = photometry.origins(xy, size)
     cutouts = photometry.cut_out(image, x0, y0, size)
     # moments of the core: those of the catalogue are isophotal, and wider for a star with wings
-    moments = photometry.adaptive_moments(cutouts, x0, y0, xy, fwhm / photometry.SIGMA_TO_FWHM)
+    axes = moments.adaptive_moments(cutouts, x0, y0, xy, fwhm / photometry.SIGMA_TO_FWHM)
     stamps = {}
     for source, number in enumerate(catalogue["source_id"].to_numpy().tolist()):
-        major, minor, theta = (float(values[source]) for values in moments[:3])
+        major, minor, theta = (float(values[source]) for values in axes[:3])
         x, y = xy[source] - (x0[source], y0[source])
         shape = growth.gaussian_profile((size, size), (x, y), major, minor, theta)
         amplitude, level = growth.fit_amplitude(cutouts[source], shape)

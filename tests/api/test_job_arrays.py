@@ -25,7 +25,7 @@ from opticam_dask.cluster import executors
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.sources.profile import Rings, empty_rings
+from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
 from opticam_dask.passes import quality
 from opticam_dask.store import layout, ownership
 
