@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,17 @@ import numpy as np
 from astropy.table import QTable
 
 from opticam_dask import config
-from opticam_dask.api.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api import arguments
+from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
 from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import diagnostics, products, report
+from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
@@ -33,7 +33,7 @@ from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 
 
-class Reducer:
+class Reducer(Plots):
     """Reduce directories of frames to catalogues and light curves.
 
     The constructor reads the headers. :meth:`create_catalogs` runs the first pass and makes the catalogues,
@@ -151,7 +151,7 @@ class Reducer:
                 raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.instrument = _as_instrument(instrument, extension)
+        self.instrument = arguments.as_instrument(instrument, extension)
         self.show_plots = show_plots
         if session is None:
             console = Console(verbose, prefix)
@@ -160,12 +160,12 @@ class Reducer:
             session = Session(out_directory, place, console, break_lock=break_lock)
         self._session, self._console = session, session.progress
         self.out_directory = session.out_directory
-        self._background, self._finder = _plain(background), finder
+        self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
         self._correctors = (
-            _corrector(BiasCorrector, biases, bias_corrector),
-            _corrector(DarkNoiseCorrector, darks, dark_corrector),
-            _corrector(FlatFieldCorrector, flats, flat_corrector),
+            arguments.corrector(BiasCorrector, biases, bias_corrector),
+            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector),
+            arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
         self._options: dict[str, Any] = {
@@ -179,7 +179,7 @@ class Reducer:
             self._options["box_size"] = background.box_size
         ReductionParameters(**self._options)
         self._make_directory()
-        self.scan = self._read_headers(_paths(data_directory, c1_directory, c2_directory, c3_directory))
+        self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
@@ -356,7 +356,7 @@ class Reducer:
             When the label is there with other parameters.
         """
         chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-        labels = [check_label(label or entry.label) for entry in chosen]
+        labels = [arguments.check_label(label or entry.label) for entry in chosen]
         if len(set(labels)) < len(labels):
             raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
         by_label = dict(zip(labels, chosen, strict=True))
@@ -408,58 +408,6 @@ class Reducer:
             setup = self.setup(parameters or ReductionParameters(**self._options))
             self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
             self.photometry(photometer, label=label)
-
-    # ---------------------------------------------------------------- plots, see ``diagnostics``
-
-    def plot_growth_curves(self, targets: diagnostics.Targets = None, save: bool = True, **options: Any) -> None:
-        """Plot the flux of sources (all, or those of these ids) in growing apertures on the stacks."""
-        self._plot(diagnostics.plot_growth_curves, targets=targets, save=save, **options)
-
-    def plot_psfs(self, save: bool = True) -> None:
-        """Plot contours and cuts of every source on the stacks; one PDF a camera."""
-        self._plot(diagnostics.plot_psfs, save=save)
-
-    def plot_snrs(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the signal-to-noise ratio of every source."""
-        self._plot(diagnostics.plot_snrs, label=label, save=save)
-
-    def plot_noise(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the scatter of the sources with what theory says it is made of."""
-        self._plot(diagnostics.plot_noise, label=label, save=save)
-
-    def plot_rms_vs_flux(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the robust scatter of the sources against their median flux."""
-        self._plot(diagnostics.plot_rms_vs_flux, label=label, save=save)
-
-    def plot_apertures(
-        self, photometer: Photometer | None = None, targets: diagnostics.Targets = None, save: bool = True
-    ) -> None:
-        """Plot the apertures of a photometer on the reference frames."""
-        chosen = photometer or AperturePhotometer()
-        self._plot(diagnostics.plot_apertures, photometer=chosen, targets=targets, save=save)
-
-    def plot_background_meshes(self, save: bool = True) -> None:
-        """Plot the sky meshes of the reference frames."""
-        self._plot(diagnostics.plot_background_meshes, save=save)
-
-    def plot_quality(self, save: bool = True) -> None:
-        """Plot seeing, sky, transparency, airmass and number of sources against time."""
-        self._plot(diagnostics.plot_quality, save=save)
-
-    def create_gifs(self, max_frames: int = 200, overwrite: bool = True) -> None:
-        """Animate the frames of each camera with circles where the transforms put the sources."""
-        for file in diagnostics.create_gifs(self.out_directory, max_frames=max_frames, overwrite=overwrite):
-            self._console.tell(f"Animation saved to {file.resolve()}.")
-
-    def report(self, *, n_sources: int = 20) -> Path:
-        """Write ``report.html``, one page about the reduction; see :func:`~opticam_dask.write_report`."""
-        file = report.write_report(self.out_directory, n_sources=n_sources)
-        self._console.tell(f"Report saved to {file.resolve()}.")
-        return file
-
-    def _plot(self, draw: Callable[..., list[Path]], **options: Any) -> None:
-        for file in draw(self.out_directory, show=self.show_plots, **options):
-            self._announce(file)
 
     # ---------------------------------------------------------------- what was found
 
@@ -531,10 +479,6 @@ class Reducer:
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
         return self.setup(driver.stored_parameters(self.out_directory))
 
-    def _announce(self, file: Path | None) -> None:
-        if file is not None:
-            self._console.tell(f"Plot saved to {file.resolve()}.")
-
 
 def _so_far(path: Path, key: str) -> tuple[str, str, str]:
     """Frames, sources and photometry labels of a key that are in the store, from its metadata alone."""
@@ -547,48 +491,3 @@ def _so_far(path: Path, key: str) -> tuple[str, str, str]:
         str(layout.open_array(path, f"{group}/source_id").shape[0]) if layout.has_product(path, group) else "none"
     )
     return f"{sum(part.n_frames for part in parts):,}", n_sources, ", ".join(labels) or "none"
-
-
-def check_label(label: str) -> str:
-    """Refuse a name of a photometry that cannot be the name of a group and of a folder.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
-        raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
-    return label
-
-
-def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
-    chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
-    return chosen if extension is None else replace(chosen, extension=extension)
-
-
-def _corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
-    """Corrector that was given, or one for the directories that were."""
-    if given is None:
-        return None if directories is None else kind(data_directory=directories)
-    if directories is not None:
-        raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
-    if not isinstance(given, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type(given).__name__}")
-    return given
-
-
-def _plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:
-    """The default background is this package's own mesh, equal to photutils' and faster; only its box size counts."""
-    return None if type(background) is DefaultBackground else background
-
-
-def _paths(*directories: Any) -> list[str | Path]:
-    paths: list[str | Path] = []
-    for entry in directories:
-        if isinstance(entry, (str, Path)):
-            paths.append(entry)
-        elif entry is not None:
-            paths.extend(entry)
-    if not paths:
-        raise ValueError("data_directory is missing: give the directory that holds the frames")
-    return paths

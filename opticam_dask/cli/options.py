@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opticam_dask import config, locations
-from opticam_dask.api.reducer import check_label
+from opticam_dask.api.arguments import check_label
 from opticam_dask.api.session import Session
 from opticam_dask.cli.exit_codes import UsageError
 from opticam_dask.cluster import executors
