@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.api import arguments
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
-from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
@@ -27,6 +26,7 @@ from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
@@ -269,7 +269,7 @@ class Reducer(Plots):
     ) -> None:
         """Measure sky, sources and transform of every frame, stack, and make the catalogues.
 
-        Parameters are those of :class:`~opticam_dask.config.ReductionParameters`. Frames that were reduced
+        Parameters are those of :class:`~opticam_dask.parameters.ReductionParameters`. Frames that were reduced
         before with the same parameters are not reduced again. ``new`` begins again (the old store is kept under
         another name), ``append`` takes up frames of which the store has none, ``redo`` reduces nights again, and
         ``rebuild_reference`` chooses reference frames and catalogues again.
@@ -451,7 +451,9 @@ class Reducer(Plots):
         for key, files in self.camera_files.items():
             rows.append((key, f"{len(files):,}", *(_so_far(path, key) if is_there else ("0", "none", "none"))))
         columns = ("camera", "frames", "in the store", "sources", "photometry")
-        folds = [Fold("parameters", definitions(sorted(config.describe(ReductionParameters(**self._options)).items())))]
+        folds = [
+            Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
+        ]
         set_aside = self.scan.set_aside
         if set_aside:
             folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from opticam_dask import config, locations
+from opticam_dask import locations
 from opticam_dask.api.arguments import check_label
 from opticam_dask.api.session import Session
 from opticam_dask.cli.exit_codes import UsageError
@@ -18,6 +18,7 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometer_kinds import PHOTOMETERS
 from opticam_dask.methods.photometers import BasePhotometer
+from opticam_dask.parameters import ReductionParameters, parameter_names, parameters_from_mapping, read_parameters
 from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 
 #: Options that say where blocks run, as ``cluster_settings.resolve`` names them.
@@ -52,14 +53,14 @@ def frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
     return {} if given is None else {"frame_timeout": given}
 
 
-def parameters(options: argparse.Namespace) -> config.ReductionParameters:
+def parameters(options: argparse.Namespace) -> ReductionParameters:
     """Parameters from the configuration file, with those of the command line before them."""
-    values = config.read_parameters(options.config) if options.config else {}
-    for name in config.parameter_names():
+    values = read_parameters(options.config) if options.config else {}
+    for name in parameter_names():
         value = getattr(options, name, None)
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value
-    return config.parameters_from_mapping(values)
+    return parameters_from_mapping(values)
 
 
 def photometers(options: argparse.Namespace) -> list[BasePhotometer]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from opticam_dask import config, locations
+from opticam_dask import locations
 from opticam_dask.api import watch as watching
 from opticam_dask.api.reducer import Reducer
 from opticam_dask.api.session import Session
@@ -21,6 +21,7 @@ from opticam_dask.console import Console
 from opticam_dask.display import status
 from opticam_dask.lightcurves import differential
 from opticam_dask.methods.photometers import BasePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import KINDS, PLURAL
 from opticam_dask.pipeline.driver import Changes, Setup, check_parameters
 from opticam_dask.store import layout
@@ -39,7 +40,7 @@ def reduce(options: argparse.Namespace) -> int:
 def _reduce(
     options: argparse.Namespace,
     session: Session,
-    parameters: config.ReductionParameters,
+    parameters: ReductionParameters,
     photometers: Sequence[BasePhotometer],
 ) -> int:
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
@@ -54,7 +55,7 @@ def _reduce(
 _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
 
 
-def reducer(options: argparse.Namespace, parameters: config.ReductionParameters, session: Session) -> Reducer:
+def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
     """Reduction of the frames of a command."""
     return Reducer(
         options.out,

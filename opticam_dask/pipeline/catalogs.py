@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images import align
 from opticam_dask.kernels.images.stack import stack_selection
@@ -47,7 +47,7 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     for line in (*warnings, *found.left_out):
         progress.tell(f"{key}: {line}")
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
-    provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
+    provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
     layout.write_product(setup.path, group_of_catalog, "catalog", found.arrays, attributes | provenance)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
@@ -178,7 +178,7 @@ def prepare_photometers(facts: CatalogFacts, photometers: Mapping[str, Photomete
 
 def _chosen_radius(setup: Setup, key: str, label: str, photometer: AperturePhotometer) -> float | None:
     """Radius that a label has already, in FWHM of the catalogue."""
-    own = config.parameters_json(config.describe(photometer))
+    own = identities.parameters_json(identities.describe(photometer))
     kept = layout.read_attributes(setup.path, frozen.catalog_group(key)).get("aperture_radii", {}).get(label)
     if kept is not None and kept["parameters"] == own:
         return float(kept["radius"])
@@ -199,7 +199,7 @@ def _keep_radius(
         "radius": choice.radius,
         "radius_unit": "reference_fwhm",
         "judged_by": choice.judged_by,
-        "parameters": config.parameters_json(config.describe(photometer)),
+        "parameters": identities.parameters_json(identities.describe(photometer)),
     }
     layout.update_attributes(setup.path, group, {"aperture_radii": kept})
     size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
@@ -250,12 +250,12 @@ def add_labels(
     is_common = second_pass.has_common_error(setup.steps_of(part), frozen.read_profile(setup, part).total_err)
     chosen = layout.read_attributes(setup.path, frozen.catalog_group(part.key)).get("aperture_radii", {})
     for label, photometer in photometers.items():
-        record = config.describe(photometer)
+        record = identities.describe(photometer)
         attributes = {
             "label": label,
-            "parameters": config.parameters_json(record),
-            "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
-            "prepared": config.parameters_json(prepared[label]),
+            "parameters": identities.parameters_json(record),
+            "parameters_hash": identities.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "prepared": identities.parameters_json(prepared[label]),
             "provenance": versions(),
         }
         if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:

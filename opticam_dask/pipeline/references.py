@@ -8,9 +8,9 @@ import os
 import numpy as np
 
 from opticam_dask.cluster.executors import Executor, Work
-from opticam_dask.config import TransformType
 from opticam_dask.kernels.images import match
 from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.parameters import TransformType
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.frozen import reference_group
