@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not hasattr(options, "run"):
+    if options.command is None:
         parser.print_help()
         return USAGE
     try:
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from opticam_dask.cli import commands  # takes a second: not for --help
+    from opticam_dask.cli import running  # takes a second: not for --help
 
     try:
-        return int(commands.run(options))
+        return running.run(options)
     except UsageError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return USAGE
@@ -96,7 +96,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(run=name)
     return parser
 
 
