@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
 
-from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.sources import centroids, photometry, profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
-from opticam_dask.passes.second_pass import SecondPass, frame_view
-from opticam_dask.steps.frame_steps import FrameProblem, entry_of
 
 #: Frames of a night that are measured, and stars of each, the brightest: with fewer, totals are uncertain by 0.1 %. The
 #: profile that neighbours are taken off by needs fewer.
@@ -40,32 +36,6 @@ _LEAST_MARGIN = 4.5
 _LEAST_RATIO = 30.0
 
 
-@dataclass(frozen=True)
-class ProfileJob:
-    """What every task needs to measure the star profile of a part.
-
-    Attributes
-    ----------
-    second_pass : SecondPass
-        What a frame looks like to a photometer.
-    has_profile : bool
-        Whether its profile is one of the first round, by which neighbours are taken off.
-    frames : tuple of int
-        The frames that are measured; there is an upper limit to how many.
-    frames_per_block : int
-        Number of frames in a block.
-    read_manifest, read_results : callable
-        Bound functions of the store.
-    """
-
-    second_pass: SecondPass
-    has_profile: bool
-    frames: tuple[int, ...]
-    frames_per_block: int
-    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
-    read_results: Callable[[int], Mapping[str, np.ndarray]]
-
-
 def choose_frames(flags: np.ndarray, n_frames: int = N_FRAMES) -> list[int]:
     """Usable frames of a part, evenly spaced.
 
@@ -87,37 +57,9 @@ def some_of(frames: list[int]) -> list[int]:
     return frames[:: -(-len(frames) // _FIRST_FRAMES)] if frames else []
 
 
-def measure_block(
-    job: ProfileJob, block: int, lost: Mapping[int, str] | None = None
-) -> dict[int, ring_sums.Rings | None]:
-    """Sums over the pixels of the bright stars of the chosen frames of a block, by the index of the frame.
-
-    There is nothing where a frame cannot be read; frames in ``lost`` are not touched.
-    """
-    manifest, results = job.read_manifest(block), job.read_results(block)
-    found: dict[int, ring_sums.Rings | None] = {}
-    for index in job.frames:
-        if index // job.frames_per_block != block:
-            continue
-        watchdog.still_working()
-        offset = index % job.frames_per_block
-        is_lost = lost is not None and offset in lost
-        found[index] = None if is_lost else _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
-    return found
-
-
-def try_frame(job: ProfileJob, block: int, offset: int) -> None:
-    """Do the work on one frame of a block, if it is a chosen one."""
-    if block * job.frames_per_block + offset in job.frames:
-        _measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
-
-
-def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
-    try:
-        view = frame_view(job.second_pass, entry, result)
-        return star_rings(view if job.has_profile else replace(view, profile=None))
-    except FrameProblem:
-        return None
+def first_rings(view: FrameView) -> ring_sums.Rings | None:
+    """:func:`star_rings` before any profile of the night is known."""
+    return star_rings(replace(view, profile=None))
 
 
 def star_rings(view: FrameView) -> ring_sums.Rings | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from opticam_dask import identities
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
+from opticam_dask.methods.frame_view import CatalogFacts, FrameView, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
-from opticam_dask.passes import aperture_trial, first_pass, quality, second_pass, star_profiles
+from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.alignment import first_pass_job
@@ -94,6 +95,27 @@ def second_pass_job(
         write=functools.partial(layout.write_block, setup.path, part),
         whole_frames=whole_frames,
     )
+
+
+def measure_sample(
+    run: Run,
+    part: layout.Part,
+    name: str,
+    second: second_pass.SecondPass,
+    measure: Callable[[FrameView], Any],
+    frames: Sequence[int],
+) -> dict[int, Any]:
+    """What a function finds in some frames of a part, by frame; None where a frame cannot be read."""
+    job = sampled_frames.SampleJob(second, measure, tuple(frames), part.frames_per_block)
+    measure_block = functools.partial(sampled_frames.measure_block, job)
+    try_frame = functools.partial(sampled_frames.try_frame, job)
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(part.key, name, measure_block, todo, try_frame, functools.partial(frames_in, part))
+    found: dict[int, Any] = {}
+    for _, some in run.executor.run([work]):
+        found.update(some)
+        run.progress.advance(len(some))
+    return found
 
 
 def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[first_pass.FirstPass, second_pass.SecondPass]:
@@ -212,24 +234,11 @@ def _try_apertures(run: Run, key: str, photometer: AperturePhotometer) -> TrialF
     part = frozen.reference_part(setup, key)
     flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
     frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
-    job = aperture_trial.TrialJob(
-        second_pass=second_pass_job(setup, part, {}),
-        photometer=replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm"),
-        frames=tuple(frames),
-        frames_per_block=part.frames_per_block,
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
-        read_results=functools.partial(layout.read_results, setup.path, part),
-    )
-    measure, try_frame = (
-        functools.partial(function, job) for function in (aperture_trial.measure_block, aperture_trial.try_frame)
-    )
-    todo = sorted({index // part.frames_per_block for index in frames})
-    work = guarded_work(key, "apertures", measure, todo, try_frame, functools.partial(frames_in, part))
-    found: dict[int, aperture_trial.Measured] = {}
+    second = second_pass_job(setup, part, {})
+    several = replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm")
     with stage(run.progress, "Trying apertures", len(frames)):
-        for _, measured in run.executor.run([work]):
-            found.update(measured)
-            run.progress.advance(len(measured))
+        measure = functools.partial(aperture_trial.measure_apertures, several)
+        found = measure_sample(run, part, "apertures", second, measure, frames)
     return aperture_trial.collect(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.passes import second_pass, star_profiles
 from opticam_dask.pipeline import frozen, photometry, stacks
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
-from opticam_dask.pipeline.run import Pass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.run import Pass, Run
 from opticam_dask.steps.frame_steps import BlockSummary
 from opticam_dask.store import layout
 
@@ -118,24 +117,10 @@ def measure_stars(run: Run, part: layout.Part) -> dict[int, Any]:
 def _profile_round(run: Run, part: layout.Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
     second = photometry.second_pass_job(run.setup, part, {})
-    job = star_profiles.ProfileJob(
-        second_pass=second if fitted is None else replace(second, profile=fitted.table()),
-        has_profile=fitted is not None,
-        frames=tuple(frames),
-        frames_per_block=part.frames_per_block,
-        read_manifest=functools.partial(frozen.read_manifest, run.setup.path, part, frozen.piled_up(run.setup, part)),
-        read_results=functools.partial(layout.read_results, run.setup.path, part),
-    )
-    measure, try_frame = (
-        functools.partial(function, job) for function in (star_profiles.measure_block, star_profiles.try_frame)
-    )
-    todo = sorted({index // part.frames_per_block for index in frames})
-    work = guarded_work(part.key, "profile", measure, todo, try_frame, functools.partial(frames_in, part))
-    found: dict[int, Any] = {}
-    for _, rings in run.executor.run([work]):
-        found.update(rings)
-        run.progress.advance(len(rings))
-    return found
+    if fitted is None:
+        return photometry.measure_sample(run, part, "profile", second, star_profiles.first_rings, frames)
+    second = replace(second, profile=fitted.table())
+    return photometry.measure_sample(run, part, "profile", second, star_profiles.star_rings, frames)
 
 
 def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], progress: Progress) -> None:
