@@ -220,8 +220,7 @@ def finish(run: PlannedRun, number: int, session: Session, *, break_lock: bool =
         if number == LAST_PASS:  # whoever finished it may not have come to say so
             ownership.end_planned(run.out_directory, run.token)
         return None
-    if number:
-        _require_finished(run, number - 1)
+    _require_finished(run, number - 1)
     with (
         session,
         ownership.own(run.directory, break_lock=break_lock),
@@ -229,7 +228,7 @@ def finish(run: PlannedRun, number: int, session: Session, *, break_lock: bool =
     ):
         shared = _shared(run, number, session)
         require_complete(run, number, shared)
-        if number == 0:
+        if number == 0:  # which makes the masters
             shared.setup = _with_calibration_frames(run, shared.setup)
             driver.check_parameters(shared.setup)
         driver.drive(shared, [PASSES[number]])
@@ -268,9 +267,9 @@ def require_complete(run: PlannedRun, number: int, shared: Run | None = None) ->
 
 def missing_blocks(run: PlannedRun, number: int, shared: Run | None = None) -> list[int]:
     """Blocks of a pass that are not done, by their number in the run."""
-    if not number or run.is_finished(number):
+    if run.is_finished(number) or not run.n_units(number):
         return []
-    if not run.is_finished(number - 1):
+    if number and not run.is_finished(number - 1):
         return list(range(run.n_units(number)))
     shared = shared or _shared(run, number)
     parts = [(_open(shared.setup, part), units) for part, units in run.cut(number, range(run.n_units(number)))]
@@ -338,7 +337,7 @@ def _check_pass(number: int) -> None:
 
 
 def _require_finished(run: PlannedRun, number: int) -> None:
-    if not run.is_finished(number):
+    if number >= 0 and not run.is_finished(number):
         raise Incomplete(
             f"pass {number} ({PASSES[number].name}) is not finished, and pass {number + 1} goes on from it: run "
             f"opticam-dask finish {run.out} --pass {number} first (opticam-dask status {run.out} "
