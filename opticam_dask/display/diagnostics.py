@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import config, locations
+from opticam_dask import identities, locations
 from opticam_dask.display import plotting, products
 from opticam_dask.display.plotting import Figure, Picture
 from opticam_dask.flags import UNUSABLE
@@ -368,7 +368,9 @@ def plot_apertures(
         chosen = _chosen(key, catalogue, targets)
         if not len(chosen):
             continue
-        record = _photometer_record(out_directory, key, label) if photometer is None else config.describe(photometer)
+        record = (
+            _photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)
+        )
         if record is None:
             raise ValueError(f"no photometry {label!r} of {key} in {out_directory}: run it first, or give a photometer")
         cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)

@@ -20,9 +20,9 @@ import pytest
 
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
 from opticam_dask.api import job_arrays, planned_run, submission
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import quality
 from opticam_dask.store import layout, ownership
 

@@ -15,11 +15,11 @@ import pytest
 from opticam_dask import cli, provenance, simulate_observations
 from opticam_dask.api import repair
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import integrity, layout
 
