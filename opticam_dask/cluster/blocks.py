@@ -22,6 +22,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from opticam_dask.cluster import watchdog
+from opticam_dask.kernels import compiled
 
 
 class _Reader(Protocol):
@@ -73,6 +74,7 @@ def window_of_blocks(
         run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
         built_by=(_PROCESS, os.getpid()),
+        kernels=compiled.form(),
         chunks=((1,) * len(blocks),),
         dtype=object,
         meta=np.empty((0,), dtype=object),
@@ -109,12 +111,14 @@ def _run_block(
     run: str,
     frame_timeout: float,
     built_by: tuple[str, int],
+    kernels: str,
     block_id: tuple[int, ...] = (0,),
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
     limit = 0.0 if built_by == (_PROCESS, os.getpid()) else frame_timeout
     with _turn:
+        compiled.use(kernels)
         # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)
         with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
