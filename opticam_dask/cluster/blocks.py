@@ -33,8 +33,8 @@ class _Reader(Protocol):
 
 BlockFunction = Callable[[int], Any]
 
-#: Numbers of threads of libraries and the time limit of a frame are those of a whole process: where a worker has several
-#: threads, its blocks take turns.
+#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
+#: worker has several threads, its blocks take turns.
 _turn = threading.Lock()
 
 #: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.

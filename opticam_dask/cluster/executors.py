@@ -226,8 +226,8 @@ class OnCluster:
         if most > 1 and not self._is_told_of_threads:
             self._is_told_of_threads = True
             logger.warning(
-                "the workers have %d threads each, which reduce one block at a time: with threads_per_worker=1 and more "
-                "workers all processors are used",
+                "the workers have %d threads each, which reduce one block at a time: with threads_per_worker=1 and "
+                "more workers all processors are used",
                 most,
             )
 
