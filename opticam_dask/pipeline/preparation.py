@@ -105,8 +105,8 @@ def _refuse_equal_names(keys: Iterable[str]) -> None:
         if len(same) > 1:
             raise ReductionError(
                 f"{' and '.join(same)} would be one group {layout.group_name(same[0])} of the store: give these "
-                "filters names in the headers that differ in more than capital letters and separators, or reduce them with "
-                "an output directory for each."
+                "filters names in the headers that differ in more than capital letters and separators, or reduce "
+                "them with an output directory for each."
             )
 
 
