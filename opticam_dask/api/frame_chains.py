@@ -91,9 +91,9 @@ def _same(made: masters_kernel.Masters) -> masters_kernel.Masters:
 
 def entries_of(images: np.ndarray, table: np.ndarray) -> list[dict[str, Any]]:
     """What the steps need to know of each frame, with its pixels."""
-    entries = []
+    entries, names = [], table.dtype.names or ()
     for image, row in zip(images, table, strict=True):
-        entry = dict(zip(table.dtype.names, row.tolist(), strict=True))
+        entry = dict(zip(names, row.tolist(), strict=True))
         if image.size and image.min() != image.max():
             entry["pixels"] = image
         # a frame that could not be read is blank here: its file says why

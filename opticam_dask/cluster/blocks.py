@@ -84,8 +84,8 @@ def window_of_tasks(
 
 
 @functools.lru_cache(maxsize=8)
-def _unpack(function: bytes) -> BlockFunction:
-    unpacked: BlockFunction = cloudpickle.loads(function)
+def _unpack(function: bytes) -> Callable[..., Any]:
+    unpacked: Callable[..., Any] = cloudpickle.loads(function)
     return unpacked
 
 
@@ -318,7 +318,7 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
 
 def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
     merged = np.empty((1, 1, 1), dtype=object)
-    merged[0, 0, 0] = _unpack(merge)([record for chunk in chunks for record in chunk.ravel() if record is not None])  # type: ignore[call-arg, arg-type]
+    merged[0, 0, 0] = _unpack(merge)([record for chunk in chunks for record in chunk.ravel() if record is not None])
     return merged
 
 

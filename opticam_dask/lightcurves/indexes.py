@@ -43,8 +43,9 @@ def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset
-        With the coordinates ``time`` (datetime64, UTC, mid-exposure) and ``source`` as indexes: ``sel(time=slice(...))``,
-        ``resample(time=...)``, ``groupby("time.hour")`` and ``sel(source=2)`` mean what they say.
+        With the coordinates ``time`` (datetime64, UTC, mid-exposure) and ``source`` as indexes:
+        ``sel(time=slice(...))``, ``resample(time=...)``, ``groupby("time.hour")`` and ``sel(source=2)`` mean what they
+        say.
     """
     if "mjd_utc" in dataset.variables and dataset["mjd_utc"].dims == ("frame",) and "time" not in dataset.xindexes:
         times = times_of(dataset["mjd_utc"].to_numpy())
