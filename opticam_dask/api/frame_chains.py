@@ -319,6 +319,9 @@ class MeasureTask(FrameTask):
         ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile`` and ``profile_err`` of ``SecondPass``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
+    with_added : dict, optional
+        As ``sources``, with those that were added by position at the end. Only they are measured so: where somebody
+        looks for a source changes no other one.
     """
 
     LABEL: ClassVar[str] = "steps"
@@ -326,27 +329,36 @@ class MeasureTask(FrameTask):
     photometer: Any = None
     sources: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
+    with_added: Mapping[str, Any] | None = None
 
-    def second_pass(self, steps: FrameSteps) -> second_pass.SecondPass:
-        """What the second pass needs."""
+    def second_pass(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> second_pass.SecondPass:
+        """What the second pass needs to measure some sources, by default those of the catalogue."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
-        assert self.sources is not None  # given with the task
+        sources = self.sources if sources is None else sources
+        assert sources is not None  # given with the task
         return second_pass.SecondPass(
             steps=steps,
             photometers=photometers,
             read_manifest=_no_store,
             read_results=_no_store,
             write=_no_store,
-            **self.sources,
+            **sources,
         )
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Measurements of each frame, by variable."""
         results, entries = self.arrays(images, table, shared)
-        job = self.second_pass(self._steps(shared))
-        manifest = _OfFrames(entries)
-        arrays, _ = second_pass.measure_arrays(job, manifest, _of_frame(results))
-        measured = arrays[f"photometry/{self.LABEL}"]
+        manifest, first, steps = _OfFrames(entries), _of_frame(results), self._steps(shared)
+
+        def measure(sources: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+            arrays, _ = second_pass.measure_arrays(self.second_pass(steps, sources), manifest, first)
+            return arrays[f"photometry/{self.LABEL}"]
+
+        measured = measure(self.sources)
+        if self.with_added is not None:
+            n_known = measured["flux"].shape[1]
+            added = measure(self.with_added)
+            measured = {name: np.concatenate([v, added[name][:, n_known:]], axis=1) for name, v in measured.items()}
         return [
             {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), results["flags"], results["fwhm"], strict=True)

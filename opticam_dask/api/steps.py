@@ -8,8 +8,8 @@ built. `catalog` alone computes: how many sources there are is known from the st
 from __future__ import annotations
 
 import functools
+import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api import frame_chains as chains
 from opticam_dask.api.frame_chains import Chain, FrameTask
+from opticam_dask.api.reducer import Reducer
 from opticam_dask.cluster import blocks
 from opticam_dask.flags import FrameFlag, flag_attributes
 from opticam_dask.frames import scanning
@@ -31,17 +32,17 @@ from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.differential import compute_relative
 from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.methods.frame_view import CatalogFacts
+from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import parameter_names
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import second_pass, star_profiles
+from opticam_dask.passes.calibration import Calibration, find_calibration_frames, same_exposure
 from opticam_dask.passes.second_pass import Photometer
-from opticam_dask.pipeline import plan
+from opticam_dask.pipeline import master_frames, plan, references
 
 logger = logging.getLogger(__name__)
-
-#: Candidates for the reference frame, as in a reduction.
-_PROBES = 25
 
 #: What steps need to know of each frame, and its type.
 _HEADERS: dict[str, Any] = {
@@ -49,7 +50,7 @@ _HEADERS: dict[str, Any] = {
 }
 
 #: Where a dataset keeps the chain of its frames, and a catalogue all of its sources: not in what is written to disk.
-_CHAIN, _EVERYTHING = "opticam_chain", "opticam_catalog"
+_CHAIN, _EVERYTHING, _FOUND_ONES = "opticam_chain", "opticam_catalog", "opticam_found"
 
 _SKY = ("background", "background_rms", "flags", "message")
 _MESHES = ("background_mesh", "background_rms_mesh")
@@ -165,7 +166,25 @@ class _BlankWhereUnreadable:
 def _with_chain(dataset: xr.Dataset, chain: Chain) -> xr.Dataset:
     result = dataset.copy()
     result.encoding = {**dataset.encoding, _CHAIN: chain}
+    if not chain.depth:  # so that the array alone can be calibrated
+        result["image"].encoding = {_CHAIN: chain}
     return result
+
+
+def frames_of(image: xr.DataArray) -> xr.Dataset:
+    """Dataset of the ``image`` of `open_frames`, or a part of it.
+
+    Raises
+    ------
+    ValueError
+        When the array is none of that.
+    """
+    chain = image.encoding.get(_CHAIN)
+    if not isinstance(chain, Chain):
+        raise ValueError(
+            "expected the image of open_frames, or some of its frames; steps after calibrate need the Dataset"
+        )
+    return _with_chain(image.to_dataset(name="image"), chain)
 
 
 def _chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
@@ -259,7 +278,7 @@ def _added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: b
 
 
 def calibrate(
-    ds: xr.Dataset,
+    ds: xr.Dataset | xr.DataArray,
     masters: xr.Dataset | None = None,
     *,
     bias: Any = None,
@@ -273,8 +292,8 @@ def calibrate(
 
     Parameters
     ----------
-    ds : Dataset
-        Of `open_frames`.
+    ds : Dataset or DataArray
+        Of `open_frames`, or its ``image``.
     masters : Dataset, optional
         Of `calibration_masters`.
     bias, dark, flat : array, shape (ny, nx), optional
@@ -296,6 +315,7 @@ def calibrate(
     ValueError
         When the frames are in electrons already, or a master has another shape.
     """
+    ds = frames_of(ds) if isinstance(ds, xr.DataArray) else ds
     chain = _chain_of(ds, 0, "calibrate")
     if chain.depth:
         raise ValueError("calibrate expected frames in ADU, these are in electrons already")
@@ -303,14 +323,21 @@ def calibrate(
     parameters = {"remove_cosmic_rays": remove_cosmic_rays, "rebin_factor": rebin_factor}
     chain = chain.further(chains.CALIBRATED, parameters=parameters, image_filter=image_filter)
     about = {} if masters is None else masters.attrs
+    if about.get("binning", chain.binning) != chain.binning:
+        raise ValueError(f"calibrate expected masters of binning {chain.binning}, got {about['binning']}")
+    if "dark_only_for" in about:
+        other = [t for t in np.unique(ds["exposure_time"]).tolist() if not same_exposure(t, about["dark_only_for"])]
+        if other:
+            raise ValueError(
+                f"calibrate expected frames of {about['dark_only_for']:g} s as the darks are, found {other[0]:g} s: "
+                "give calibration_masters biases as well, so that darks can be scaled"
+            )
     chain = replace(
         chain,
         masters=tuple(name.removeprefix("master_") for name in made),
-        dark_time=about.get("dark_exposure_time", math.nan if dark is not None else None),
-        dark_gain=about.get("dark_gain"),
+        dark_time=None if dark is not None else about.get("dark_exposure_time"),
+        dark_gain=None if dark is not None else about.get("dark_gain"),
     )
-    if chain.dark_time is not None and math.isnan(chain.dark_time):
-        chain = replace(chain, dark_time=None)
     ds = ds.rename(image="raw").assign(made)
     steps = chain.steps([value[1] for value in made.values()])
     records = _records(FrameTask(chain, "calibrate"), ds)
@@ -348,6 +375,48 @@ def _masters_of(masters: xr.Dataset | None, bias: Any, dark: Any, flat: Any, sha
         f"master_{name}": (("y", "x"), values, schema.variable("calibration", name).all_attributes())
         for name, values in given.items()
     }
+
+
+def calibration_masters(
+    *,
+    key: str,
+    biases: Any = None,
+    darks: Any = None,
+    flats: Any = None,
+    instrument: Instrument | None = None,
+    exposure_time: float | None = None,
+) -> xr.Dataset:
+    """Master bias, dark and flat of a camera from their frames, as a reduction makes them; this computes.
+
+    Parameters
+    ----------
+    key : str
+        Camera key such as ``1:g``.
+    biases, darks, flats : path or sequence of path, optional
+        Directories or files.
+    instrument : Instrument, optional
+        What the headers mean; by default ``OPTICAM_MX``.
+    exposure_time : float, optional
+        Of the frames, in seconds: without biases, darks must be exposed as long; by default that of the first dark.
+
+    Returns
+    -------
+    Dataset
+        ``bias`` (ADU), ``dark`` (ADU per second), ``flat`` (response, 1 on average), their variances and what is wrong
+        with which pixel, dims (y, x), for `calibrate`.
+
+    Raises
+    ------
+    ValueError
+        When no frames are given, or they do not fit the camera or each other.
+    """
+    instrument = instrument or OPTICAM_MX()
+    given: dict[Any, Any] = {"bias": biases, "dark": darks, "flat": flats}
+    found = [find_calibration_frames(kind, paths, instrument) for kind, paths in given.items() if paths is not None]
+    calibration = Calibration.of(*found)
+    if calibration is None:
+        raise ValueError("calibration_masters expected directories of biases, darks or flats, got none")
+    return master_frames.make_dataset(calibration, instrument, key, exposure_time)
 
 
 def background(
@@ -526,7 +595,7 @@ def reference(
         names, counts = np.unique(night, return_counts=True)
         first = plan.credible_nights(dict(zip(names.tolist(), counts.tolist(), strict=True)))[0]
         of_night = np.flatnonzero(night == first)
-        chosen = of_night[stack_selection(len(of_night), _PROBES)]
+        chosen = of_night[stack_selection(len(of_night), references.N_PROBES)]
     elif -n_frames <= int(frame) < n_frames:
         chosen = np.array([int(frame) % n_frames])
     else:
@@ -768,7 +837,7 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
         if not len(frames):
             break
         sources = _sources(_with_profile(cat, fitted or gaussian_profile()))
-        task = chains.RingsTask(chain, "profile", None, sources, None, fitted is not None)
+        task = chains.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
         records = _records(task, ds.isel(frame=frames), index=frames)
         (found,) = blocks.computed(blocks.gathered(records, chains.join, _itself))
         rings = {index: rings for index, (_, rings) in found.ravel()[0].items()}
@@ -794,6 +863,68 @@ def _sources(cat: xr.Dataset) -> dict[str, Any]:
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
     }
+
+
+def open_catalog(out_directory: str | Path, key: str, *, night: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
+    """Reference stars and catalogue that a reduction has frozen, for `align` and `photometry`; nothing is written.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of the reduction.
+    key : str
+        Camera key such as ``1:g``.
+    night : str, optional
+        Part whose star profile is used; by default the reference night.
+
+    Returns
+    -------
+    reference, catalog : Dataset
+        As of `reference` and `catalog`.
+
+    Raises
+    ------
+    ValueError
+        When the reduction has no catalogue of this key, or no star profile of this night.
+    """
+    tree = open_reduction(out_directory)
+    name = key.replace(":", "-")
+    if f"{name}/catalog" not in tree.groups and f"/{name}/catalog" not in tree.groups:
+        has = ", ".join(str(one.attrs["key"]) for one in tree.children.values() if "key" in one.attrs)
+        raise ValueError(f"open_catalog expected a camera key with a catalogue, one of {has or 'none'}, got {key!r}")
+    stars, about = tree[f"{name}/reference"].to_dataset(), tree[f"{name}/reference"].attrs
+    parameters = _parameters_of(tree.attrs)
+    facts = [
+        about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
+    ]
+    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"].load() for one in ("x", "y", "flux")}
+    found["reference_facts"] = ("fact", np.array(facts, dtype=float))
+    found["reference_index"] = ((), int(about["reference_index"]))
+    chosen = {one: parameters[one] for one in ("n_alignment_sources", "transform_type")}
+    real_key = str(tree[name].attrs["key"])
+    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": real_key, **chosen})
+    first = f"{name}/{about['reference_night']}"
+    of_night = first if night is None else f"{name}/{night}"
+    if f"/{of_night}/psf" not in tree.groups:
+        raise ValueError(
+            f"open_catalog expected a night with a star profile, {night or about['reference_night']} has none"
+        )
+    profile = tree[f"{of_night}/psf"]
+    fitted = Profile(
+        profile["coefficient"].to_numpy(),
+        float(profile.attrs.get("pixel_area", 0.0)),
+        float(profile.attrs.get("total_err", 0.0)),
+    )
+    stored = tree[f"{name}/catalog"].to_dataset().load()
+    cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
+    rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
+    cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=_median(rms))
+    return ref, _remembering(_with_profile(cat, fitted))
+
+
+def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Parameters of a store, from the attributes of its root."""
+    return dict(json.loads(attributes["parameters"]))
 
 
 def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequence[str] | None = None) -> xr.Dataset:
@@ -854,7 +985,7 @@ def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequen
         return joined.assign({str(v): rest[v] for v in rest.data_vars}).assign_attrs(of.attrs)
 
     whole, part = grown(everything), grown(cat)
-    part.encoding = {_EVERYTHING: whole}
+    part.encoding = {_EVERYTHING: whole, _FOUND_ONES: cat.encoding.get(_FOUND_ONES, everything)}
     return part
 
 
@@ -881,8 +1012,6 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     ValueError
         When the frames are not aligned, the catalogue is of another camera or empty, or a radius is to be chosen.
     """
-    from opticam_dask.methods.photometers import AperturePhotometer
-
     chain = _chain_of(ds, chains.ALIGNED, "photometry")
     photometer = AperturePhotometer() if photometer is None else photometer
     if "coefficient" not in cat or "source_id" not in cat.variables:
@@ -895,14 +1024,16 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     if getattr(photometer, "radius", None) == "best":
         raise ValueError('photometry expected a radius: "best" is judged by a whole night, which opticam.reduce does')
     everything = cat.encoding.get(_EVERYTHING, cat)
-    sources = _sources(everything)
+    found_ones = cat.encoding.get(_FOUND_ONES, everything)
+    sources = _sources(found_ones)
     facts = CatalogFacts(
         sources["catalog_flux"], sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"]
     )
     prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
-    task = chains.MeasureTask(chain, "photometry", prepared, sources, rows)
+    with_added = None if everything is found_ones else _sources(everything)
+    task = chains.MeasureTask(chain, "photometry", prepared, sources, rows, with_added)
     records = _records(task, ds)
     radii = second_pass.measured_radii(photometer)
     steps = chain.steps(_placeholders(ds, chain))
@@ -1007,10 +1138,6 @@ def reduce(ds: xr.Dataset, to: str | Path, *photometers: Photometer, client: Any
     ValueError
         When the frames are not from files, or calibrated with master frames: the Reducer takes their directories.
     """
-    from opticam_dask.api.reducer import Reducer
-    from opticam_dask.lightcurves.results import open_reduction
-    from opticam_dask.methods.photometers import AperturePhotometer
-
     chain = _chain_of(ds, 0, "reduce")
     if chain.masters:
         raise ValueError(
