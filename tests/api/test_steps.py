@@ -248,6 +248,39 @@ def test_durable_run_of_a_dataset__is_the_reduction(night, frames, tmp_path) -> 
     assert same_bits(again["flux"], night.curves()["flux"])
 
 
+def test_masters_rebinning_and_cosmic_rays__give_the_fluxes_of_the_reduction(tmp_path) -> None:
+    rng, response = np.random.default_rng(5), np.ones((128, 128))
+    response[:, ::7] = 0.9
+    stars = FIELD[:8] * np.array([0.6, 0.6, 3.0])
+    for number in range(5):
+        image = np.full((128, 128), 150.0)
+        for x, y, flux in stars:
+            add_star(image, x + number * 0.3, y, flux)
+        image *= response
+        image[20 * number + 10, 60] += 20_000.0  # a cosmic ray
+        write_frame(tmp_path / "frames" / f"f{number}.fits", read_out(image, rng), 30.0 * number)
+        write_frame(tmp_path / "flats" / f"t{number}.fits", read_out(response * 20_000.0, rng), number, IMAGETYP="flat")
+        bias = read_out(np.zeros((128, 128)), rng)
+        write_frame(tmp_path / "biases" / f"b{number}.fits", bias, number, IMAGETYP="bias", EXPTIME=0.0)
+    folders = {"flats": tmp_path / "flats", "biases": tmp_path / "biases"}
+    reduced = reduce_frames(tmp_path, rebin_factor=2, remove_cosmic_rays=True, **folders)
+    masters = opticam.calibration_masters(key=KEY, instrument=CAMERA, **folders)
+    ds = opticam.calibrate(open_night(tmp_path / "frames", 2), masters, rebin_factor=2, remove_cosmic_rays=True)
+    with dask.config.set(scheduler="sync"):
+        ds = opticam.detect(opticam.background(ds))
+        ds = opticam.align(ds, opticam.reference(ds).load())
+        found = opticam.photometry(ds, opticam.catalog(opticam.stack(ds))).compute()
+    for name in ("flux", "flux_err", "flux_err_sys", "flags"):
+        assert same_bits(found[name], reduced.curves()[name]), name
+
+
+def test_image_alone__can_be_calibrated(frames) -> None:
+    image = open_night(frames)["image"].isel(frame=[0, 1])
+    with dask.config.set(scheduler="sync"):
+        alone, together = image.opticam.calibrate()["image"], opticam.calibrate(open_night(frames))["image"]
+        assert same_bits(alone, together.isel(frame=[0, 1]))
+
+
 def test_bad_calls__say_in_one_line_what_was_expected(frames, chain) -> None:
     ds, ref, deep, cat = chain
     raw = open_night(frames)

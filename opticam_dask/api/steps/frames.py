@@ -173,7 +173,7 @@ def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
             "know them (merging or reading from disk loses them): begin with open_frames"
         )
     pixels = dataset.get("image" if chain.depth == 0 else "raw")
-    if pixels is None or pixels.dims != ("frame", "y", "x"):
+    if pixels is None or pixels.dims not in (("frame", "y", "x"), ("frame", "raw_y", "raw_x")):
         has = "none" if pixels is None else f"dims {pixels.dims}"
         raise ValueError(f"{step} expected frames as read with dims ('frame', 'y', 'x'), found {has}")
     if pixels.shape[1:] != chain.shape or (pixels.chunks is not None and max(map(len, pixels.chunks[1:])) > 1):
