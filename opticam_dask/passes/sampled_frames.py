@@ -50,7 +50,8 @@ def measure_block(job: SampleJob, block: int, lost: Mapping[int, str] | None = N
             continue
         watchdog.still_working()
         is_lost = lost is not None and offset in lost
-        found[index] = None if is_lost else _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
+        entry, result = entry_of(manifest, offset), entry_of(results, offset)
+        found[index] = None if is_lost else measure_frame(job.second_pass, job.measure, entry, result)
     return found
 
 
@@ -58,11 +59,14 @@ def try_frame(job: SampleJob, block: int, offset: int) -> None:
     """Do the work on one frame of a block, if it is a chosen one."""
     if block * job.frames_per_block + offset in job.frames:
         manifest, results = job.second_pass.read_manifest(block), job.second_pass.read_results(block)
-        _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
+        measure_frame(job.second_pass, job.measure, entry_of(manifest, offset), entry_of(results, offset))
 
 
-def _measure_frame(job: SampleJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
+def measure_frame(
+    second_pass: SecondPass, measure: Callable[[FrameView], Any], entry: Mapping[str, Any], result: Mapping[str, Any]
+) -> Any:
+    """What a function finds in one frame; None where it finds nothing or the frame cannot be read."""
     try:
-        return job.measure(frame_view(job.second_pass, entry, result))
+        return measure(frame_view(second_pass, entry, result))
     except FrameProblem:
         return None
