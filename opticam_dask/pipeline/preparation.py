@@ -22,7 +22,8 @@ from opticam_dask.frames import scanning
 from opticam_dask.locations import facts_of, is_remote
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
-from opticam_dask.store import layout
+from opticam_dask.store import layout, making
+from opticam_dask.store.camera import Part
 
 _PACKAGES = (
     *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
@@ -276,10 +277,9 @@ def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, floa
 
 def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
     steps = setup.steps(planned.shape, planned.binning)
-    layout.add_key(setup.path, planned.key, planned.camera, planned.filter)
     per_block = setup.frames_per_block or plan.frames_per_block(planned.shape, np.dtype(planned.dtype))
-    part = layout.Part(
-        key=planned.key,
+    part = Part(
+        camera=setup.store.add_camera(planned.key, planned.camera, planned.filter),
         night=planned.night,
         n_frames=len(planned.manifest["file"]),
         frames_per_block=per_block,
@@ -290,7 +290,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": config.parameters_hash(setup.record())}
-    layout.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)
+    making.create_part(part, planned.manifest, planned.data_root, provenance)
 
 
 def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:
