@@ -57,8 +57,8 @@ def table(directory: Path, n_frames: int, shape: tuple[int, int] = (512, 512), n
 def plan(n_frames: int) -> dict[str, float]:
     """Plan a run, here and now: seconds, largest memory in MB, parts, and tasks of one pass."""
     from opticam_dask import OPTICAM_MX
-    from opticam_dask.config import ReductionParameters
     from opticam_dask.frames.scanning import Scan
+    from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
     from opticam_dask.store import layout
 
@@ -129,8 +129,8 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
     """Plan many frames and run some of them through the first pass."""
     from opticam_dask import OPTICAM_MX
     from opticam_dask.cluster import executors
-    from opticam_dask.config import ReductionParameters
     from opticam_dask.frames.scanning import Scan
+    from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
     from opticam_dask.store import layout
 

@@ -28,10 +28,10 @@ import psutil
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout, ownership
 

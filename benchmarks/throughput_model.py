@@ -33,11 +33,11 @@ import processes
 
 from opticam_dask import AperturePhotometer
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import light_curve_files
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import quality
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.steps.frame_steps import BlockSummary

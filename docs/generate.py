@@ -146,7 +146,7 @@ def _metavar(action: argparse.Action) -> str:
 
 #: Groups of the public names by the module that they come from; others come last.
 _API = (
-    ("Reduce", ("api.reducer", "api.differential_photometer", "config")),
+    ("Reduce", ("api.reducer", "api.differential_photometer", "parameters")),
     (
         "What may be replaced",
         (

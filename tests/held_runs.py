@@ -12,10 +12,10 @@ import cloudpickle
 import numpy as np
 
 from opticam_dask import simulate_observations
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, find_files, scan
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 
 # workers elsewhere cannot import this file: what is defined here goes to them with its code

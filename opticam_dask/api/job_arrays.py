@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import config, locations
+from opticam_dask import identities, locations
 from opticam_dask.api import planned_run
 from opticam_dask.api.planned_run import LAST_PASS, MOST_JOBS, PASSES, PlannedPart, PlannedRun
 from opticam_dask.api.reducer import LOG_NAME, log_to_file
@@ -33,7 +33,7 @@ from opticam_dask.api.repair import stored_setup
 from opticam_dask.cluster.executors import Executor
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.scanning import Scan
-from opticam_dask.kernels.sources.profile import Rings, empty_rings
+from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
@@ -134,7 +134,7 @@ def plan(
         token=uuid.uuid4().hex,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         parts=tuple(PlannedPart(part.key, part.night, part.uid, part.n_blocks, part.n_frames) for part in todo),
-        photometers={label: config.describe(photometer) for label, photometer in photometers.items()},
+        photometers={label: identities.describe(photometer) for label, photometer in photometers.items()},
         calibration={kind: tuple(_absolute(path) for path in paths) for kind, paths in (calibration or {}).items()},
         frame_timeout=frame_timeout,
         cluster=cluster,
@@ -180,8 +180,8 @@ def _require_same_photometry(setup: Setup, photometers: Mapping[str, Photometer]
     WrongParameters
     """
     for label, photometer in photometers.items():
-        record = {"photometer": config.describe(photometer), "reduction": setup.record()}
-        expected = config.parameters_hash(record)
+        record = {"photometer": identities.describe(photometer), "reduction": setup.record()}
+        expected = identities.parameters_hash(record)
         for part in _all_parts(setup):
             present = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
             if present.get("complete") and present.get("parameters_hash") != expected:
@@ -200,7 +200,7 @@ def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
     """
     own = [name for name in ("background", "finder", "image_filter", "reader") if getattr(setup, name) is not None]
     own += ["aperture_selector"] if setup.aperture_selector is not np.median else []
-    own += [label for label, entry in photometers.items() if photometer_from_record(config.describe(entry)) is None]
+    own += [label for label, entry in photometers.items() if photometer_from_record(identities.describe(entry)) is None]
     if own:
         raise WrongParameters(f"jobs know no functions of your own ({', '.join(own)}): use reduce for those.")
 

@@ -71,7 +71,7 @@ class PlannedRun:
     parts : tuple of PlannedPart
         In the order in which their blocks are numbered.
     photometers : dict of dict
-        What ``config.describe`` says of the photometer of each label.
+        What ``identities.describe`` says of the photometer of each label.
     calibration : dict of tuple of str
         Directories of calibration frames by kind.
     frame_timeout : float

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.api.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
-from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products, report
 from opticam_dask.flags import UNUSABLE
@@ -28,6 +27,7 @@ from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote, location, replacing
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
@@ -272,7 +272,7 @@ class Reducer:
     ) -> None:
         """Measure sky, sources and transform of every frame, stack, and make the catalogues.
 
-        Parameters are those of :class:`~opticam_dask.config.ReductionParameters`. Frames that were reduced
+        Parameters are those of :class:`~opticam_dask.parameters.ReductionParameters`. Frames that were reduced
         before with the same parameters are not reduced again. ``new`` begins again (the old store is kept under
         another name), ``append`` takes up frames of which the store has none, ``redo`` reduces nights again, and
         ``rebuild_reference`` chooses reference frames and catalogues again.
@@ -477,7 +477,9 @@ class Reducer:
         for key, files in self.camera_files.items():
             rows.append((key, f"{len(files):,}", *(_so_far(path, key) if is_there else ("0", "none", "none"))))
         columns = ("camera", "frames", "in the store", "sources", "photometry")
-        folds = [Fold("parameters", definitions(sorted(config.describe(ReductionParameters(**self._options)).items())))]
+        folds = [
+            Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
+        ]
         set_aside = self.scan.set_aside
         if set_aside:
             folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))

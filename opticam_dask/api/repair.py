@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.cluster.executors import Executor
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.locations import location
@@ -86,11 +86,11 @@ def stored_setup(out_directory: str | Path) -> Setup:
         driver.stored_parameters(out_directory),
         calibration=Calibration.from_record(json.loads(attributes["parameters"])),
     )
-    if config.parameters_hash(setup.record()) != attributes["parameters_hash"]:
+    if identities.parameters_hash(setup.record()) != attributes["parameters_hash"]:
         before = json.loads(attributes["parameters"])
         own = [
             line.split(":")[0]
-            for line in config.differences(before, json.loads(config.parameters_json(setup.record())))
+            for line in identities.differences(before, json.loads(identities.parameters_json(setup.record())))
         ]
         raise ReductionError(
             f"{out_directory} was made with functions of your own ({', '.join(own)}), which the store cannot hold. "
@@ -121,7 +121,7 @@ def _photometers(setup: Setup) -> dict[str, Photometer]:
 
 def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
     photometer = photometer_from_record(json.loads(attributes["parameters"]))
-    if photometer is None or config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
+    if photometer is None or identities.parameters_json(identities.describe(photometer)) != attributes["parameters"]:
         raise ReductionError(
             f"photometry {label!r} was made with a photometer of your own, which the store cannot hold, or by an older "
             "version. What is damaged was dropped: run what made it again, and it makes that anew."

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import config, locations, schema
+from opticam_dask import locations, schema
 from opticam_dask.api import differential_photometer, job_arrays, planned_run, repair, submission, watch
 from opticam_dask.api.reducer import Reducer, check_label
 from opticam_dask.cli import demo
@@ -34,6 +34,7 @@ from opticam_dask.lightcurves import differential, exports, results
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometer_kinds import PHOTOMETERS
 from opticam_dask.methods.photometers import BasePhotometer
+from opticam_dask.parameters import ReductionParameters, parameter_names, parameters_from_mapping, read_parameters
 from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 from opticam_dask.pipeline import nights
 from opticam_dask.pipeline.driver import Changes, ReductionError, Setup, check_parameters
@@ -165,7 +166,7 @@ def _check(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     for place in (options.out, *options.data):
         locations.require_local(place, "watch")
-    parameters = config.parameters_from_mapping(_parameters(options))
+    parameters = parameters_from_mapping(_parameters(options))
     if options.inside and not os.environ.get(job_queues.INSIDE):
         return _submit_inside(options)
     instrument = _instrument(options)
@@ -247,14 +248,14 @@ def _final_light_curve(options: argparse.Namespace, live: watch.Watch, key: str)
 
 
 def _reduce(options: argparse.Namespace) -> int:
-    parameters = config.parameters_from_mapping(_parameters(options))
+    parameters = parameters_from_mapping(_parameters(options))
     photometers = _photometers(options)
     if options.inside and not os.environ.get(job_queues.INSIDE):
         return _submit_inside(options)
     with _owned(options), contextlib.closing(_connect(options, options.out, **_frame_timeout(options))) as place:
         reducer = _reducer(options, parameters, place)
         reducer._goes_on = True  # photometry belongs to the same command
-        rest = {name: getattr(parameters, name) for name in config.parameter_names() if name not in _CONSTRUCTOR}
+        rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
         reducer.create_catalogs(**rest, **changes)
         reducer.photometry(photometers, label=options.label)
@@ -287,7 +288,7 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
         return job_arrays.take_up(options.out)
     if options.memory:
         raise UsageError(f"jobs get their memory where they are submitted: --slurm-options=--mem={options.memory}")
-    parameters = config.parameters_from_mapping(_parameters(options))
+    parameters = parameters_from_mapping(_parameters(options))
     photometers = _photometers(options)
     # the jobs are the user's to submit, whatever batch system the configuration names: each has workers of its own
     options.cluster = options.cluster or "local"
@@ -382,9 +383,7 @@ def _photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
 
 
-def _reducer(
-    options: argparse.Namespace, parameters: config.ReductionParameters, place: executors.Connection
-) -> Reducer:
+def _reducer(options: argparse.Namespace, parameters: ReductionParameters, place: executors.Connection) -> Reducer:
     return Reducer(
         options.out,
         options.data,
@@ -598,8 +597,8 @@ def _instrument(options: argparse.Namespace) -> Instrument:
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters from the configuration file, with those of the command line before them."""
-    values = config.read_parameters(options.config) if options.config else {}
-    for name in config.parameter_names():
+    values = read_parameters(options.config) if options.config else {}
+    for name in parameter_names():
         value = getattr(options, name, None)
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value

@@ -18,7 +18,8 @@ import pandas as pd
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images.masters import HotPixels, Masters
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.groups import Group
 
 Kind = Literal["bias", "dark", "flat"]
 KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
@@ -178,7 +179,7 @@ class Calibration:
     def groups(self, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> dict[Kind, str]:
         """Group of the store that holds each master of a camera key."""
         size = f"{detector.shape[1]}x{detector.shape[0]}_{detector.binning}x{detector.binning}"
-        whose = {"bias": detector.camera, "dark": detector.camera, "flat": layout.group_name(detector.key)}
+        whose = {"bias": detector.camera, "dark": detector.camera, "flat": group_name(detector.key)}
         return {kind: f"calibration/{kind}_{whose[kind]}_{size}" for kind in kinds or self.kinds}
 
     def reader(self, path: Path, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
@@ -204,8 +205,9 @@ def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) 
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}
     for group in groups:
-        arrays |= layout.read_product(path, group)
-        if (attributes := layout.read_attributes(path, group)).get("kind") == "dark":
+        master = Group(path, group)
+        arrays |= master.read_all()
+        if (attributes := master.attributes).get("kind") == "dark":
             about = attributes
     return as_masters(arrays, about.get("mean_exposure_time"), about.get("gain"))
 

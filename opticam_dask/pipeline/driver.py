@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.cluster.rescue import rescue_block
-from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import align, match
@@ -31,6 +30,7 @@ from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
+from opticam_dask.parameters import TransformType
 from opticam_dask.passes import aperture_trial, catalog, first_pass, quality, second_pass, star_profiles
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.master_frames import make_masters
@@ -516,7 +516,7 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     for line in (*warnings, *found.left_out):
         progress.tell(f"{key}: {line}")
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
-    provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
+    provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
     layout.write_product(setup.path, catalog_group, "catalog", found.arrays, attributes | provenance)
 
 
@@ -691,29 +691,25 @@ def measure_quality(setup: Setup, progress: Progress | None = None, executor: Ex
     They are made anew when the label that they are to be made from changes, see
     :mod:`~opticam_dask.passes.quality`. A part is one task of the executor; without one it is done in this process.
     """
-    todo = [
-        (part, label)
-        for part in parts_with_catalog(setup)
-        if (label := quality.wanted_label(setup.path, part)) is not None
-    ]
+    todo = [(part, label) for part in parts_with_catalog(setup) if (label := quality.wanted_label(part)) is not None]
     if not todo:
         return
     progress, executor = progress or Silent(), executor or InProcess()
-    run = functools.partial(_measure_quality_of, setup.path, setup.instrument, tuple(todo))
+    run = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
     build = functools.partial(blocks.window_of_tasks, run, name="quality")
     with stage(progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
         for number, found in executor.run([Work(build, range(len(todo)))]):
             check_owner(setup.out_directory)
             part, _ = todo[number]
-            quality.write_quality(setup.path, part, found)
+            part.quality.write(found.arrays, found.attributes)
             progress.advance(part.n_frames)
 
 
 def _measure_quality_of(
-    path: Path, instrument: Instrument, todo: Sequence[tuple[layout.Part, str]], number: int
+    instrument: Instrument, todo: Sequence[tuple[layout.Part, str]], number: int
 ) -> tuple[int, quality.Found]:
     part, label = todo[number]
-    return number, quality.measure_quality(path, part, instrument, label)
+    return number, quality.measure_quality(part, instrument, label)
 
 
 def parts_with_catalog(setup: Setup) -> list[layout.Part]:
@@ -927,7 +923,7 @@ def _wants_radius(photometer: second_pass.Photometer) -> bool:
 
 def _chosen_radius(setup: Setup, key: str, label: str, photometer: AperturePhotometer) -> float | None:
     """Radius that a label has already, in FWHM of the catalogue."""
-    own = config.parameters_json(config.describe(photometer))
+    own = identities.parameters_json(identities.describe(photometer))
     kept = layout.read_attributes(setup.path, _catalog_group(key)).get("aperture_radii", {}).get(label)
     if kept is not None and kept["parameters"] == own:
         return float(kept["radius"])
@@ -948,7 +944,7 @@ def _keep_radius(
         "radius": choice.radius,
         "radius_unit": "reference_fwhm",
         "judged_by": choice.judged_by,
-        "parameters": config.parameters_json(config.describe(photometer)),
+        "parameters": identities.parameters_json(identities.describe(photometer)),
     }
     layout.update_attributes(setup.path, group, {"aperture_radii": kept})
     size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
@@ -1014,12 +1010,12 @@ def add_labels(
     is_common = second_pass.has_common_error(setup.steps_of(part), _read_profile(setup, part).total_err)
     chosen = layout.read_attributes(setup.path, _catalog_group(part.key)).get("aperture_radii", {})
     for label, photometer in photometers.items():
-        record = config.describe(photometer)
+        record = identities.describe(photometer)
         attributes = {
             "label": label,
-            "parameters": config.parameters_json(record),
-            "parameters_hash": config.parameters_hash({"photometer": record, "reduction": setup.record()}),
-            "prepared": config.parameters_json(prepared[label]),
+            "parameters": identities.parameters_json(record),
+            "parameters_hash": identities.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "prepared": identities.parameters_json(prepared[label]),
             "provenance": versions(),
         }
         if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:

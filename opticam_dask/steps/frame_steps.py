@@ -23,7 +23,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import FrameError, Reader
 from opticam_dask.kernels.images import background, calibrate, detect, segments, sky, star_choice
 from opticam_dask.kernels.images.masters import Masters
-from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources import field_form, moments
 from opticam_dask.locations import is_remote, location
 from opticam_dask.methods.finders import DefaultFinder
 
@@ -555,11 +555,11 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
     positions = np.column_stack([sources["x"], sources["y"]])
     new = np.array([slot for slot in chosen.tolist() if slot not in result.moments], dtype=np.intp)
     sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[new]
-    shapes = photometry.source_shapes(result.subtracted, positions[new], sigma)
+    shapes = moments.source_shapes(result.subtracted, positions[new], sigma)
     result.moments.update(zip(new.tolist(), shapes.T, strict=True))
     shapes = np.array([result.moments[slot] for slot in chosen.tolist()]).reshape(-1, 3).T
     noise = result.values["background_rms"]
-    form = photometry.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
+    form = field_form.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
     result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
 
 

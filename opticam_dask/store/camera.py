@@ -18,7 +18,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
-from opticam_dask.store.errors import StoreError
+from opticam_dask.store.errors import NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
 from opticam_dask.store.scratch import remove_scratch, scratch_folder
 
@@ -138,9 +138,24 @@ class Camera:
         """The group of a part, whole or not."""
         return Group(self.path, f"{self.name}/{night}")
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the photometry of all parts."""
+        return sorted({label for part in self.parts for label in part.labels})
+
     def measured_parts(self, label: str) -> list[Part]:
-        """Parts that have photometry of a label."""
-        return [part for part in self.parts if label in part.labels]
+        """Parts that have photometry of a label.
+
+        Raises
+        ------
+        NoSuchLabel
+            When there is none; the message names the labels of the camera.
+        """
+        labels = {part: part.labels for part in self.parts}
+        if measured := [part for part, names in labels.items() if label in names]:
+            return measured
+        has = sorted({name for names in labels.values() for name in names})
+        raise NoSuchLabel(f"no photometry {label!r} of {self.key} in {self.path.parent}; it has {has or 'none'}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ class NoSuchKey(StoreError, ValueError):
     """The store has no camera of this key; the message names those it has."""
 
 
+class NoSuchLabel(StoreError, ValueError):
+    """The camera has no photometry of this label; the message names those it has."""
+
+
 @contextlib.contextmanager
 def clear_errors(path: Path, name: str) -> Iterator[None]:
     """Say which array cannot be read, and what to do; codecs and parsers say neither."""

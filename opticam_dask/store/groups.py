@@ -62,6 +62,10 @@ class Group:
         """Add attributes."""
         open_group(self.path, self.name).update_attributes(dict(attributes))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return (self.directory / name / "zarr.json").is_file()
+
     def __getitem__(self, name: str) -> np.ndarray:
         """All values of one array."""
         return self.read(name)

@@ -161,7 +161,7 @@ class Store:
 
     def measured_keys(self, label: str) -> list[str]:
         """Camera keys that have photometry of this label."""
-        return [camera.key for camera in self.cameras if camera.measured_parts(label)]
+        return [camera.key for camera in self.cameras if any(label in part.labels for part in camera.parts)]
 
     # ------------------------------------------------------------ changes
 

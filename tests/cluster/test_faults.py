@@ -20,12 +20,12 @@ from privileges import ordinary_user
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cluster import executors, rescue
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag, SourceFlag
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, find_files, scan
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 

@@ -189,7 +189,7 @@ def test_frame__beyond_the_last_is_refused(out):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"key": "2:r"}, "no camera key '2:r'.*it has 1:g"),
+        ({"key": "2:r"}, "there is no such key: '2:r'.*has 1:g"),
         ({"key": "1:g", "label": "psf"}, "no photometry 'psf'.*aperture_annulus, two"),
     ],
 )

@@ -20,13 +20,13 @@ from opticam_dask import (
     simulate_observations,
 )
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.frames.simulated_fields import FieldModel, draw_detector
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import calibration
 from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
 from opticam_dask.pipeline import driver, master_frames

@@ -12,7 +12,6 @@ from astropy.io import fits
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.display import status
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.frames import scanning
@@ -20,6 +19,7 @@ from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.kernels.images import align
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, nights
 from opticam_dask.pipeline.driver import Changes
 from opticam_dask.store import layout

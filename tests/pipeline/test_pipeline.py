@@ -15,7 +15,6 @@ import pytest
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
@@ -23,6 +22,7 @@ from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.store import layout
 

@@ -21,13 +21,13 @@ from astropy.io import fits
 import opticam_dask
 from opticam_dask import cli, locations, schema, simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits_files import FitsReader, FrameError, read_header
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import arrays, layout, ownership
 

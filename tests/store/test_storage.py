@@ -53,7 +53,7 @@ from pathlib import Path
 from opticam_dask.cluster import executors
 from opticam_dask.frames import scanning
 from opticam_dask.pipeline import driver
-from opticam_dask.config import ReductionParameters
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
 

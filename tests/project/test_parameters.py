@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from opticam_dask import config
-from opticam_dask.config import ReductionParameters
+from opticam_dask import identities
+from opticam_dask.parameters import ReductionParameters, parameters_from_mapping, read_parameters
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_parameters__nonsense_is_refused(name, value, words):
 
 def test_parameters__unknown_name_names_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown parameters treshold; known are .*threshold"):
-        config.parameters_from_mapping({"treshold": 5})
+        parameters_from_mapping({"treshold": 5})
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
@@ -46,7 +46,7 @@ def test_read_parameters__file_gives_equal_parameters(tmp_path, suffix):
         file.write_text(json.dumps(values))
     else:
         file.write_text('threshold = 4.0\nbox_size = [16, 32]\ntransform_type = "translation"\n')
-    read = config.parameters_from_mapping(config.read_parameters(file))
+    read = parameters_from_mapping(read_parameters(file))
     assert read == ReductionParameters(threshold=4.0, box_size=(16, 32), transform_type="translation")
 
 
@@ -54,12 +54,14 @@ def test_read_parameters__broken_file_is_named(tmp_path):
     file = tmp_path / "broken.toml"
     file.write_text("threshold = = 3")
     with pytest.raises(ValueError, match=r"broken\.toml cannot be read"):
-        config.read_parameters(file)
+        read_parameters(file)
 
 
 def test_parameters_hash__is_stable_and_sees_every_parameter():
-    assert config.parameters_hash(ReductionParameters()) == config.parameters_hash(ReductionParameters())
-    assert config.parameters_hash(ReductionParameters()) != config.parameters_hash(ReductionParameters(threshold=4))
+    assert identities.parameters_hash(ReductionParameters()) == identities.parameters_hash(ReductionParameters())
+    assert identities.parameters_hash(ReductionParameters()) != identities.parameters_hash(
+        ReductionParameters(threshold=4)
+    )
 
 
 def _scaled(image, factor=2):
@@ -80,13 +82,13 @@ def test_describe__callables_differ_by_source_defaults_closure_and_bound_argumen
         np.median,
         np.mean,
     ]
-    hashes = [config.parameters_hash(kind) for kind in kinds]
+    hashes = [identities.parameters_hash(kind) for kind in kinds]
     assert len(set(hashes)) == len(kinds)
-    assert config.parameters_hash(with_closure(1)) == hashes[3]
-    assert all(" at 0x" not in config.parameters_json(kind) for kind in kinds)
+    assert identities.parameters_hash(with_closure(1)) == hashes[3]
+    assert all(" at 0x" not in identities.parameters_json(kind) for kind in kinds)
 
 
 def test_differences__names_what_differs():
-    old = config.describe(ReductionParameters())
-    new = config.describe(ReductionParameters(threshold=4.0))
-    assert config.differences(old, new) == ["threshold: 5.0 before, 4.0 now"]
+    old = identities.describe(ReductionParameters())
+    new = identities.describe(ReductionParameters(threshold=4.0))
+    assert identities.differences(old, new) == ["threshold: 5.0 before, 4.0 now"]
