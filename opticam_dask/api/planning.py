@@ -18,7 +18,7 @@ from opticam_dask.api.session import Session
 from opticam_dask.frames.scanning import Scan
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.second_pass import Photometer
-from opticam_dask.pipeline import driver, frozen
+from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import PASSES, Changes, ReductionError, Run, Setup, WrongParameters
 from opticam_dask.store import layout, ownership
 
@@ -169,7 +169,7 @@ def _all_parts(setup: Setup) -> list[layout.Part]:
 
 def _is_done(setup: Setup, part: layout.Part, labels: Sequence[str]) -> bool:
     """Whether nothing is left to do of a part: stack, profile, and every label."""
-    if not (layout.has_product(setup.path, f"{part.group}/stack") and frozen.has_profile(setup, part)):
+    if not (part.stack.is_whole and part.psf.is_whole):
         return False
     known = layout.photometry_labels(setup.path, part)
     return all(label in known for label in labels) and all(

@@ -30,7 +30,7 @@ from opticam_dask.passes.calibration import (
 )
 from opticam_dask.pipeline.reduction import Progress, Setup, WrongParameters, stage
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 
 #: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
@@ -269,15 +269,15 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
-    for key in layout.keys(setup.path):
-        for part in layout.parts(setup.path, key):
-            detector = Detector(key, part.shape, part.binning)
-            exposures = layout.read_array(setup.path, f"{part.group}/frames", "exposure_time")
+    for camera in setup.store.cameras:
+        for part in camera.parts:
+            detector = Detector(part.key, part.shape, part.binning)
+            exposures = part.frames["exposure_time"]
             _check_exposures(setup, setup.calibration, part, exposures)
-            own_gains = np.unique(layout.read_array(setup.path, f"{part.group}/frames", "gain")).tolist()
+            own_gains = np.unique(part.frames["gain"]).tolist()
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
-                if not layout.has_product(setup.path, group):
+                if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     if not todo:
         return
@@ -308,12 +308,12 @@ def _tell_other_gains(
         )
 
 
-def _check_exposures(setup: Setup, calibration: Calibration, part: layout.Part, exposures: np.ndarray) -> None:
+def _check_exposures(setup: Setup, calibration: Calibration, part: Part, exposures: np.ndarray) -> None:
     """Refuse darks that hold the bias for frames of another exposure time: there is nothing to scale them by."""
     if "dark" not in calibration.kinds or "bias" in calibration.kinds:
         return
     group = calibration.groups(Detector(part.key, part.shape, part.binning))["dark"]
-    dark = layout.read_attributes(setup.path, group).get("exposure_time", float(exposures[0]))
+    dark = setup.store.master(group).attributes.get("exposure_time", float(exposures[0]))
     other = [value for value in np.unique(exposures).tolist() if not same_exposure(value, dark)]
     if other:
         raise WrongParameters(
@@ -402,7 +402,7 @@ def _make_master(
             attributes["gain"] = float(combined.job.entries[0]["gain"])
         else:
             attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
-    layout.write_product(setup.path, group, "calibration", arrays, attributes)
+    setup.store.master(group).write(arrays, attributes)
     progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
 
 
@@ -410,7 +410,7 @@ def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame
     """What the tasks of one master need."""
     assert setup.calibration is not None
     before = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
-    reader = setup.calibration.reader(setup.path, detector, before) if before else None
+    reader = setup.calibration.reader(setup.store, detector, before) if before else None
     steps = replace(setup.steps(detector.shape, detector.binning), masters=reader, image_filter=None)
     return MasterJob(kind, steps, entries_of(table))
 
@@ -426,4 +426,4 @@ def _variances(setup: Setup, kind: Kind, detector: Detector) -> dict[str, np.nda
     assert setup.calibration is not None
     before: Sequence[Kind] = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
     groups = setup.calibration.groups(detector)
-    return {f"{name}_variance": layout.read_array(setup.path, groups[name], f"{name}_variance") for name in before}
+    return {f"{name}_variance": setup.store.master(groups[name])[f"{name}_variance"] for name in before}

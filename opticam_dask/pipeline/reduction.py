@@ -171,7 +171,7 @@ class Setup:
         steps = self.steps(part.shape, part.binning)
         if self.calibration is None:
             return steps
-        masters = self.calibration.reader(self.path, Detector(part.key, part.shape, part.binning))
+        masters = self.calibration.reader(self.store, Detector(part.key, part.shape, part.binning))
         return replace(steps, masters=masters, has_flat="flat" in self.calibration.kinds)
 
     def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:

@@ -26,7 +26,7 @@ from opticam_dask.store.scratch import remove_scratch, scratch_folder
 KINDS_OF_PART = ("frames", "sources", "background")
 
 #: Groups of a camera that are not nights.
-_PRODUCTS_OF_CAMERA = ("reference", "catalog", "differential")
+_PRODUCTS_OF_CAMERA = ("catalog", "reference", "differential")
 
 #: What measuring needs of the first pass.
 _RESULTS = {
@@ -100,6 +100,11 @@ class Camera:
         folder = self._group.directory / "differential"
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         return [name for name in names if self.differential(name).is_whole]
+
+    def remove_products(self) -> None:
+        """Remove the catalogue, the reference image and the differential light curves."""
+        for name in _PRODUCTS_OF_CAMERA:
+            self._product(name).remove()
 
     def _product(self, kind: str) -> Group:
         return Group(self.path, f"{self.name}/{kind}", kind)

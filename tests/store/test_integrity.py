@@ -22,6 +22,7 @@ from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import arrays, integrity, layout
+from opticam_dask.store.store import Store
 
 N_FRAMES, PER_BLOCK = 10, 4
 DATA = Path(__file__).parents[1] / "data"
@@ -110,7 +111,7 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
         else:
             assert [damage.where.split(",")[0] for damage in found] == [name]
             assert found[0].reason == "the chunk is missing" if harm == "lost" else "damaged" in found[0].reason
-            if "stack" not in name and integrity._Place.of(name, _parts(path)).is_block_wise:
+            if "stack" not in name and integrity._Place.of(Store(path), name, _parts(path)).is_block_wise:
                 assert "block 2 of 1:g 2023-12-31 (frames 8 to 9, 240101g200000008o.fits to" in found[0].remedy
         (path / chunk).write_bytes(kept)
 
