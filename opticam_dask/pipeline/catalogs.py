@@ -131,6 +131,7 @@ def _keep_checksum(camera: Camera, checksum: str) -> None:
     if before not in (None, checksum):
         raise ReductionError(
             f"the catalogue of {camera.key} was lost and comes out differently now: its reference night was reduced "
-            "again from other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
+            "again from other frames since. Reduce with --rebuild-reference, so that all nights belong to one "
+            "catalogue."
         )
     camera.update({"catalog_checksum": checksum})

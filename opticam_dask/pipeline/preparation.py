@@ -25,7 +25,7 @@ from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
 from opticam_dask.store import making
-from opticam_dask.store.camera import Part
+from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
 
@@ -49,8 +49,8 @@ def prepare(
     if not len(scan.table) and (changes.new or not setup.store.exists()):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
-    is_kept = layout.exists(setup.out_directory) and not changes.new
-    _refuse_equal_names({*scan.table["key"], *(layout.keys(setup.path) if is_kept else ())})
+    is_kept = setup.store.exists() and not changes.new
+    _refuse_equal_names({*scan.table["key"], *(setup.store.keys if is_kept else ())})
     if compiled.form() == compiled.NUMPY:
         progress.tell("NumPy kernels are used: frames take two to three times as long as with compiled ones.")
     begun = changes.new and nights.begin_again(setup, identities.parameters_hash(setup.record()), progress)
@@ -101,12 +101,12 @@ def _refuse_equal_names(keys: Iterable[str]) -> None:
     by_name: dict[str, list[str]] = {}
     for key in sorted(keys):
         # some file systems do not tell capital letters or composed from decomposed characters
-        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", layout.group_name(key)).casefold())
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", group_name(key)).casefold())
         by_name.setdefault(name, []).append(key)
     for same in by_name.values():
         if len(same) > 1:
             raise ReductionError(
-                f"{' and '.join(same)} would be one group {layout.group_name(same[0])} of the store: give these "
+                f"{' and '.join(same)} would be one group {group_name(same[0])} of the store: give these "
                 "filters names in the headers that differ in more than capital letters and separators, or reduce "
                 "them with an output directory for each."
             )

@@ -101,6 +101,10 @@ class Camera:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         return [name for name in names if self.differential(name).is_whole]
 
+    def remove(self) -> None:
+        """Remove everything of the key."""
+        self._group.remove()
+
     def remove_products(self) -> None:
         """Remove the catalogue, the reference image and the differential light curves."""
         for name in _PRODUCTS_OF_CAMERA:

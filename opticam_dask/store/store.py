@@ -236,3 +236,8 @@ class Store:
         path.rename(target)
         shutil.rmtree(scratch_folder(path), ignore_errors=True)
         return target
+
+    def remove(self) -> None:
+        """Remove the store and its scratch files, as far as they can be removed."""
+        for folder in (self.path, scratch_folder(self.path)):
+            shutil.rmtree(folder, ignore_errors=True)
