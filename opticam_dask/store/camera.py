@@ -32,7 +32,7 @@ _PRODUCTS_OF_CAMERA = ("catalog", "reference", "differential")
 _RESULTS = {
     "frames": (
         *("flags", "transform", "transform_rms", "n_matched", "background_rms"),
-        *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+        *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation", "form_terms"),
     ),
     "background": (
         *("background_mesh", "background_rms_mesh"),
@@ -243,7 +243,7 @@ class Part:
         """Length of each dimension."""
         mesh_y, mesh_x = self.mesh_shape or (0, 0)
         lengths = {"mesh_y": mesh_y, "mesh_x": mesh_x, "slot": self.n_slots}
-        return {"frame": self.n_frames, "row": 3, "column": 3, **lengths}
+        return {"frame": self.n_frames, "row": 3, "column": 3, "moment": 3, "term": 6, **lengths}
 
     # ------------------------------------------------------------ groups
 

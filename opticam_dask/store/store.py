@@ -139,7 +139,7 @@ class Store:
         found = [camera for camera in cameras if name == camera.key.partition(":")[2]]
         if len(found) != 1:
             known = ", ".join(camera.key for camera in cameras) or "none"
-            raise NoSuchKey(f"there is no such key: {name!r}; {self.path.parent} has {known}")
+            raise NoSuchKey(f"there is no such key: {name!r} in {self.path.parent}; it has {known}")
         return found[0]
 
     def add_camera(self, key: str, camera: str, filter_name: str) -> Camera:

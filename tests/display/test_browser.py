@@ -138,7 +138,7 @@ def test_frame__apertures_are_those_of_the_measurement(out):
         assert picture.mjd_utc == view.mjd_utc[index]
         measured = light_curves(out, "1:g", LABEL).isel(frame=index)
         np.testing.assert_array_equal(picture.xy, np.column_stack([measured["x"], measured["y"]]))
-        scale = align.scale_of(layout.read_array(view.path, f"{part.group}/frames", "transform")[number])
+        scale = align.scale_of(part.frames["transform"][number])
         (shape,) = picture.apertures
         assert picture.has_aperture
         assert shape.semimajor_axis == pytest.approx(view.fwhm * scale)

@@ -263,7 +263,7 @@ def test_camera__is_found_by_key_filter_and_group_and_what_is_not_there_is_said_
     assert {reduction.camera(name).key for name in ("1:g", "1-g", "g")} == {"1:g"}
     assert reduction.keys == ["1:g", "2:r", "3:r"]
     for name in ("r", "9:z", "", "..", "calibration"):  # two cameras have the filter r
-        with pytest.raises(NoSuchKey, match=f"there is no such key: '{name}'; .* has 1:g, 2:r, 3:r"):
+        with pytest.raises(NoSuchKey, match=f"there is no such key: '{name}' in .*; it has 1:g, 2:r, 3:r"):
             reduction.camera(name)
 
 
