@@ -17,6 +17,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
+from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
@@ -61,7 +62,8 @@ def open_observations(
     -------
     dict of DataArray
         By camera key such as ``1:g``, each with dims ``(frame, y, x)`` in ADU, in time order, with coordinates
-        along ``frame``. Frames of another shape than most of their key are left out, with a warning in the log.
+        along ``frame``, among them the index ``time``. Frames of another shape than most of their key are left out,
+        with a warning in the log.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def open_observations(
             coords=one.coordinates,
             attrs=one.attributes,
             name=key,
-        )
+        ).set_xindex("time")
         for key, one in observed_cameras(data_directory, instrument).items()
     }
 
@@ -134,7 +136,8 @@ def observed_cameras(
             dtype=_common_type(main["dtype"]),
             coordinates={
                 name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
-            },
+            }
+            | {"time": ("frame", times_of(main["mjd_utc"].to_numpy()), {"long_name": "time of mid-exposure, UTC"})},
             attributes=attributes,
         )
     return found
@@ -197,8 +200,10 @@ def light_curves(
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
         else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
         (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
-        ``source``. Once a night is measured there are also transparency, transparency_err, ellipticity, airmass,
-        scintillation and quality_flags along ``frame``; NaN and 0 in nights that have none.
+        ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
+        catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
+        transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
+        0 in nights that have none.
 
     Raises
     ------
@@ -214,7 +219,7 @@ def light_curves(
         merged = _at_radius(merged, radius, label)
     if scintillation:
         merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
-    return merged.assign_attrs(key=measured[0].key, label=label)
+    return with_indexes(merged.assign_attrs(key=measured[0].key, label=label))
 
 
 def source_groups(
@@ -261,7 +266,7 @@ def source_groups(
             loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
-        yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
+        yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
 
 
 def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:
@@ -310,7 +315,10 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
         When there is no store.
     """
     camera = Store.open(out_directory).camera(key)
-    return {name: _opened(camera.differential(name)).set_coords(_OF_CURVES) for name in camera.differential_names}
+    return {
+        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
+        for name in camera.differential_names
+    }
 
 
 _OF_CURVES = ["mjd_utc", "bmjd_tdb", "night"]

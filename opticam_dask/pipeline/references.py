@@ -8,9 +8,7 @@ import os
 import numpy as np
 
 from opticam_dask.cluster.executors import Executor, Work
-from opticam_dask.kernels.images import match
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.parameters import TransformType
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.master_frames import make_masters
@@ -19,7 +17,7 @@ from opticam_dask.pipeline.run import Pass, Run, guarded_work
 from opticam_dask.store.camera import Camera, Part
 
 #: Candidates for the reference frame of a night.
-_PROBES = 25
+N_PROBES = 25
 
 
 class References(Pass):
@@ -45,7 +43,7 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
     for camera in todo:
         _require_nothing_aligned(camera)
     candidates = {camera.key: part for camera in todo if (part := _reference_part(setup, camera)) is not None}
-    indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
+    indices = {key: stack_selection(part.n_frames, N_PROBES) for key, part in candidates.items()}
     if not candidates:
         return
     work: list[Work] = []
@@ -104,7 +102,9 @@ def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
 
 
 def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], progress: Progress) -> None:
-    chosen = first_pass.choose_reference(probes, functools.partial(_count_matches, setup.parameters.transform_type))
+    chosen = first_pass.choose_reference(
+        probes, functools.partial(first_pass.count_matches, setup.parameters.transform_type)
+    )
     if chosen is None:
         first = min(probes, key=lambda probe: probe.index)
         progress.tell(
@@ -132,22 +132,3 @@ def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], 
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
     part.camera.reference.write(arrays, attributes)
     part.camera.update({"reference_night": part.night})
-
-
-def _count_matches(transform_type: TransformType, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
-    try:
-        found = match.find_transform(
-            reference.xy,
-            frame.xy,
-            transform_type=transform_type,
-            reference_weights=reference.flux,
-            frame_weights=frame.flux,
-            shift_of_few=True,
-        )
-    except match.AlignmentError:
-        return 0
-    if found.n_matched < match.LEAST_FOR_ROTATION:
-        one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
-        if not (first_pass.may_be_stars(one, other) and first_pass.may_be_stars(other, one)):
-            return 0
-    return found.n_matched
