@@ -35,6 +35,7 @@ _HOME = {
     "browse": "display.browser",
     "differential_light_curves": "lightcurves.results",
     "export_light_curves": "lightcurves.exports",
+    "find_sky": "api.sky",
     "generate_flats": "frames.synthetic",
     "generate_gappy_observations": "frames.synthetic",
     "generate_instrument_json_template": "frames.instruments",

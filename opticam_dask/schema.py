@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -28,7 +28,7 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", "1.2", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -152,6 +152,17 @@ CATALOG = (
     ),
 )
 
+#: What a catalogue has beside that once it is known where on the sky its camera looked.
+SKY = (
+    _float("ra", _SOURCE, "deg", "right ascension (ICRS)"),
+    _float("dec", _SOURCE, "deg", "declination (ICRS)"),
+    _float("ra_err", _SOURCE, "arcsec", "1-sigma error along right ascension; NaN where the header gave the place"),
+    _float("dec_err", _SOURCE, "arcsec", "1-sigma error along declination; NaN where the header gave the place"),
+    _text("name", _SOURCE, "name in the sky catalogue; empty when no star of it is the source"),
+    _float("magnitude", ("source", "band"), "mag", "magnitude in the sky catalogue"),
+    _text("band", ("band",), "name of the magnitude in the sky catalogue"),
+)
+
 
 def _photometry(cell: tuple[str, ...]) -> tuple[Variable, ...]:
     """Variables of a photometry label; with several radii the measurements have a last dimension ``radius``."""
@@ -233,7 +244,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "sources": SOURCES,
     "stack": STACK,
     "reference": REFERENCE,
-    "catalog": CATALOG,
+    "catalog": CATALOG + SKY,
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,

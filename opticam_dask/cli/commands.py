@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import locations, schema
-from opticam_dask.api import differential_photometer, job_arrays, planned_run, repair, submission, watch
+from opticam_dask.api import differential_photometer, job_arrays, planned_run, repair, sky, submission, watch
 from opticam_dask.api.reducer import Reducer, check_label
 from opticam_dask.cli import demo
 from opticam_dask.cli.exit_codes import DONE, FAILED, RunError, UsageError
@@ -30,6 +30,7 @@ from opticam_dask.console import Console
 from opticam_dask.display import diagnostics, products, report, status
 from opticam_dask.frames import scanning, synthetic
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames.sky_catalogs import place_of
 from opticam_dask.lightcurves import differential, exports, results
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometer_kinds import PHOTOMETERS
@@ -258,10 +259,23 @@ def _reduce(options: argparse.Namespace) -> int:
         rest = {name: getattr(parameters, name) for name in parameter_names() if name not in _CONSTRUCTOR}
         changes = {name: getattr(options, name) for name in ("new", "append", "redo", "rebuild_reference")}
         reducer.create_catalogs(**rest, **changes)
+        if options.sky_catalog or options.wcs:
+            _find_sky(options)
         reducer.photometry(photometers, label=options.label)
     for line in status.describe_reduction(options.out, n_problems=5):
         Console(prefix="").tell(line)
     return DONE
+
+
+def _sky(options: argparse.Namespace) -> int:
+    pointing = place_of(*options.pointing) if options.pointing else None
+    with _owned(options):
+        found = _find_sky(options, pixel_scale=options.pixel_scale, pointing=pointing, keys=options.key)
+    return DONE if found else FAILED
+
+
+def _find_sky(options: argparse.Namespace, **more: Any) -> dict[str, dict[str, Any]]:
+    return sky.find_sky(options.out, options.sky_catalog, wcs=options.wcs, epoch=options.sky_epoch, prefix="", **more)
 
 
 def _plan(options: argparse.Namespace) -> int:

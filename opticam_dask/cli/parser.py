@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reduce(commands)
     _add_job_arrays(commands)
     _add_watch(commands)
+    _add_sky(commands)
     _add_remove(commands)
     _add_status(commands)
     _add_verify(commands)
@@ -136,6 +137,7 @@ def _add_check(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
+    _add_sky_files(parser)
     _add_inside(parser)
 
 
@@ -184,6 +186,27 @@ def _add_watch(commands: Any) -> None:
     group.add_argument("--idle", type=float, default=1800, metavar="S", help="end after so long without a frame (1800)")
     group.add_argument("--n-frames", type=int, metavar="N", help="end after so many frames (no limit)")
     group.add_argument("--patience", type=float, default=60, metavar="S", help="wait so long for a slow file (60)")
+
+
+def _add_sky(commands: Any) -> None:
+    parser = _command(
+        commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
+    )
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _add_sky_files(parser)
+    parser.add_argument("--pointing", nargs=2, metavar=("RA", "DEC"), help="degrees or 05:34:31 22:00:52; for headers")
+    parser.add_argument("--pixel-scale", type=float, metavar="ARCSEC", help="of a pixel, to 5 %% (header, instrument)")
+    parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all)")
+    _add_break_lock(parser)
+
+
+def _add_sky_files(parser: Any) -> None:
+    group = parser.add_argument_group("where on the sky (the headers of the frames)")
+    group.add_argument(
+        "--sky-catalog", metavar="FILE", help="stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec"
+    )
+    group.add_argument("--sky-epoch", type=float, metavar="YEAR", help="of its positions (its column ref_epoch)")
+    group.add_argument("--wcs", nargs="+", default=[], metavar="FILE", help="plate-solved copies of aligned frames")
 
 
 def _add_inside(parser: argparse.ArgumentParser) -> None:

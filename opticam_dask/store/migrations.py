@@ -66,6 +66,10 @@ def _to_1_3(path: Path) -> None:
     integrity.write_missing_chunks(path)
 
 
+def _to_1_4(path: Path) -> None:
+    """Nothing is missing: coordinates on the sky are there once they have been found."""
+
+
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
@@ -85,6 +89,7 @@ MIGRATIONS: dict[str, Migration] = {
         _to_1_3,
         "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
     ),
+    "1.3": Migration("1.4", _to_1_4, "a catalogue may hold coordinates on the sky (opticam-dask sky finds them)"),
 }
 
 
