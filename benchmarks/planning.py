@@ -143,12 +143,12 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
         moments = [time.perf_counter()]
         driver.prepare(setup, found)
         moments.append(time.perf_counter())
-        driver.choose_references(setup, executor)
+        driver.drive(driver.Run(setup, executor), driver.PASSES[:1])
         moments.append(time.perf_counter())
         running.begin()
         some = _SomeBlocks(executor, n_run, layout.parts(setup.path, "1:g")[0].frames_per_block)
         with contextlib.suppress(_Enough):
-            driver.reduce_frames(setup, some)
+            driver.drive(driver.Run(setup, some), driver.PASSES[1:2])
         moments += [some.first, time.perf_counter()]
         planning, choosing, waiting, running_time = np.diff(moments)
         return {

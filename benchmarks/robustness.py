@@ -64,9 +64,10 @@ def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> Non
         executor = executors.OnCluster(client, is_local=True)
         driver.prepare(setup, scanning.scan(scanning.find_files(data), setup.instrument))
         with killer(client) if killer else contextlib.nullcontext():
-            driver.choose_references(setup, executor)
-            driver.reduce_frames(setup, executor)
-            driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+            driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+            driver.drive(
+                driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+            )
         driver.finish(setup)
 
 

@@ -36,6 +36,13 @@ _BEFORE_ROOMS = {
 _STORED_MODULES = {
     f"{room}.{name}": f"{before}.{name}" for room, (before, names) in _BEFORE_ROOMS.items() for name in names.split()
 }
+#: Former name of a module, which may stand in a pickle -> its name now.
+NAMES_NOW = {before: now for now, before in _STORED_MODULES.items()} | {
+    "opticam_dask.config": "opticam_dask.parameters",
+    "opticam_dask.instruments": "opticam_dask.frames.instruments",
+    "opticam_dask.reduction": "opticam_dask.pipeline.reduction",
+    "opticam_dask.cluster_settings": "opticam_dask.cluster.cluster_settings",
+}
 
 
 def describe(value: Any) -> Any:

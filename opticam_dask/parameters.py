@@ -8,6 +8,7 @@ stands here; signatures and docstrings are held to it by a test. What changes a 
 from __future__ import annotations
 
 import json
+import math
 import numbers
 import tomllib
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ TransformType = Literal["affine", "translation"]
 NO_LIMIT = "no limit"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Parameter:
     """What there is to say of one parameter.
 
@@ -47,6 +48,10 @@ class Parameter:
         What stands for the value in ``--help``.
     aliases : tuple of str
         Further spellings of the option.
+    word : str
+        The one word that it may be instead of a number.
+    is_required : bool
+        Whether a command cannot do without it.
     """
 
     sentence: str
@@ -61,14 +66,17 @@ class Parameter:
     n_values: int | str | None = None
     metavar: str | tuple[str, ...] | None = None
     aliases: tuple[str, ...] = ()
+    word: str = ""
+    is_required: bool = False
 
     @property
     def default_text(self) -> str:
         """The default for people; empty where a switch is off and where there is none."""
         if isinstance(self.default, bool):
             return "yes" if self.default else ""
-        shown = self.follows if self.default in (None, ()) else self.default
-        return f"{shown:g}" if isinstance(shown, float) else str(shown)
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return self.follows if self.default in (None, ()) else str(self.default).strip("(),'")
 
     @property
     def help(self) -> str:
@@ -80,10 +88,10 @@ class Parameter:
     @property
     def range_text(self) -> str:
         """The values it may have, for people; empty where any will do."""
-        if self.choices:
-            return ", ".join(self.choices)
-        limits = ((self.above, "above {:g}"), (self.least, "at least {:g}"), (self.most, "at most {:g}"))
-        return ", ".join(text.format(limit) for limit, text in limits if limit is not None)
+        limits = ((self.above, "greater than"), (self.least, "at least"), (self.most, "at most"))
+        return ", ".join(self.choices) or " and ".join(
+            f"{words} {limit:g}" for limit, words in limits if limit is not None
+        )
 
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that cannot mean anything.
@@ -110,28 +118,20 @@ class Parameter:
             return
         wanted = numbers.Integral if self.kind is int else numbers.Real
         for number in value if isinstance(value, tuple) else (value,):
-            is_number = isinstance(number, wanted) and not isinstance(number, bool)
-            if not (is_number and self._is_in_range(number)):
-                raise ValueError(f"{name} must be {self._expected()}, got {value!r}: {self.sentence}")
+            if isinstance(number, bool) or not (isinstance(number, wanted) and self._is_in_range(number)):
+                kind = "a whole number of" if self.kind is int else ""
+                expected = f"{kind} {self.range_text or 'a number'}".strip()
+                raise ValueError(f"{name} must be {expected}, got {value!r}: {self.sentence}")
 
     def _is_in_range(self, number: Any) -> bool:
-        return (
-            number == number
-            and (self.least is None or number >= self.least)
-            and (self.above is None or number > self.above)
-            and (self.most is None or number <= self.most)
-        )
-
-    def _expected(self) -> str:
-        of_what = "a whole number" if self.kind is int else "a number"
-        limits = ((self.above, "greater than {:g}"), (self.least, "of at least {:g}"), (self.most, "of at most {:g}"))
-        words = " and ".join(text.format(limit) for limit, text in limits if limit is not None)
-        return f"{of_what} {words}{f' {self.unit}' if self.unit else ''}".replace("  ", " ").rstrip()
+        least = -math.inf if self.least is None else self.least
+        most = math.inf if self.most is None else self.most
+        return least <= number <= most and (self.above is None or number > self.above)
 
 
 def _parameter(sentence: str, **facts: Any) -> Any:
     """A field of a record of parameters."""
-    entry = Parameter(sentence=sentence, **facts)
+    entry = Parameter(sentence, **facts)
     return field(default=entry.default, metadata={"parameter": entry})
 
 
@@ -156,7 +156,7 @@ def parameter_entry(name: str, annotation: str, entry: Parameter) -> list[str]:
     entry : Parameter
         What there is to say of it.
     """
-    kind = annotation.replace(" | None", ", optional").replace(" | ", " or ")
+    kind = annotation.replace(" | None", ", optional").replace(" | ", " or ").replace("tuple[", "(").replace("]", ")")
     unit = f", in {entry.unit}" if entry.unit else ""
     follows = f"; by default {entry.follows}" if entry.default is None and entry.follows else ""
     return [f"{name} : {kind}", f"    {entry.sentence}{unit}{follows}."]
@@ -278,199 +278,175 @@ REDUCTION: Mapping[str, Parameter] = {entry.name: entry.metadata["parameter"] fo
 #: What is measured of each source.
 PHOTOMETRY: Mapping[str, Parameter] = {
     "photometer": Parameter(
-        sentence="Aperture, optimal or psf; several are measured on one read of the frames",
+        "Aperture, optimal or psf; several are measured on one read of the frames",
         default=("aperture",),
         choices=("aperture", "optimal", "psf"),
         n_values="+",
         metavar="NAME",
     ),
-    "forced": Parameter(
-        sentence="Measure at the positions of the catalogue and do not recentre", default=False, kind=bool
-    ),
+    "forced": Parameter("Measure at the positions of the catalogue and do not recentre", default=False, kind=bool),
     "annulus": Parameter(
-        sentence="Take the sky from an annulus around each source, not from the mesh", default=False, kind=bool
+        "Take the sky from an annulus around each source, not from the mesh", default=False, kind=bool
     ),
     "radius": Parameter(
-        sentence="Radius of the aperture, or several, or best: the one in which constant stars scatter least",
+        "Radius of the aperture, or several, or best: the one in which constant stars scatter least",
         follows="one FWHM of the catalogue",
+        kind=float,
+        word="best",
         n_values="+",
         above=0,
         metavar="R",
     ),
     "radius_unit": Parameter(
-        sentence="Radii are in pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame",
+        "Radii are in pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame",
         default="pixel",
         choices=("pixel", "reference_fwhm", "frame_fwhm"),
     ),
-    "label": Parameter(sentence="Name of the photometry", follows="what is measured", metavar="NAME"),
+    "label": Parameter("Name of the photometry", follows="what is measured", metavar="NAME"),
 }
 
 #: How a reduction runs; nothing of it changes a result.
 EXECUTION: Mapping[str, Parameter] = {
     "frames_per_block": Parameter(
-        sentence="Frames of one task", follows="shape and pixel type of the frames", kind=int, least=1, metavar="N"
+        "Frames of one task", follows="shape and pixel type of the frames", kind=int, least=1, metavar="N"
     ),
     "frame_timeout": Parameter(
-        sentence="Set a frame aside that takes longer; 0 is no limit",
+        "Longest time that a frame may take before it is set aside (0 is no limit)",
         default=300.0,
         kind=float,
         unit="seconds",
         least=0,
         metavar="S",
     ),
-    "break_lock": Parameter(
-        sentence="Take the output directory over from a run that is surely dead", default=False, kind=bool
-    ),
+    "break_lock": Parameter("Take the output directory over from a run that is surely dead", default=False, kind=bool),
 }
 
 #: What is done with a reduction that is there already.
 CHANGES: Mapping[str, Parameter] = {
-    "append": Parameter(sentence="Take up frames of which it has none, as further nights", default=False, kind=bool),
-    "redo": Parameter(sentence="Reduce nights (YYYY-MM-DD) again", default=(), n_values="+", metavar="NIGHT"),
-    "rebuild_reference": Parameter(sentence="Choose reference frame and catalogue again", default=False, kind=bool),
-    "new": Parameter(sentence="Begin again; the old store is kept under another name", default=False, kind=bool),
+    "append": Parameter("Take up frames of which it has none, as further nights", default=False, kind=bool),
+    "redo": Parameter("Reduce nights (YYYY-MM-DD) again", default=(), n_values="+", metavar="NIGHT"),
+    "rebuild_reference": Parameter("Choose reference frame and catalogue again", default=False, kind=bool),
+    "new": Parameter("Begin again; the old store is kept under another name", default=False, kind=bool),
 }
 
 #: Where blocks of frames run.
 CLUSTER: Mapping[str, Parameter] = {
     "cluster": Parameter(
-        sentence="Local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a "
+        "Local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a "
         "profile of Dask's configuration, or the address or file of a scheduler",
         follows="local",
         metavar="WHERE",
     ),
     "n_workers": Parameter(
-        sentence="Worker processes",
-        follows="one a processor here",
-        kind=int,
-        least=1,
-        metavar="N",
-        aliases=("--workers",),
+        "Worker processes", follows="one a processor here", kind=int, least=1, metavar="N", aliases=("--workers",)
     ),
-    "adapt": Parameter(
-        sentence="Least and most workers of a batch system, as many as there is work for", metavar="MIN:MAX"
-    ),
-    "cores": Parameter(sentence="Cores of a job, a worker on each", follows="1", kind=int, least=1, metavar="N"),
+    "adapt": Parameter("Least and most workers of a batch system, as many as there is work for", metavar="MIN:MAX"),
+    "cores": Parameter("Cores of a job, a worker on each", follows="1", kind=int, least=1, metavar="N"),
     "memory": Parameter(
-        sentence="Memory of a job, or of a worker on this machine", follows="4GiB a core of a job", metavar="SIZE"
+        "Memory of a job, or of a worker on this machine", follows="4GiB a core of a job", metavar="SIZE"
     ),
-    "walltime": Parameter(sentence="Time limit of a job, as the batch system writes it", metavar="TIME"),
-    "queue": Parameter(sentence="Queue or partition of a job", metavar="NAME"),
-    "account": Parameter(sentence="Account or project of a job", metavar="NAME"),
+    "walltime": Parameter("Time limit of a job, as the batch system writes it", metavar="TIME"),
+    "queue": Parameter("Queue or partition of a job", metavar="NAME"),
+    "account": Parameter("Account or project of a job", metavar="NAME"),
     "job_extra": Parameter(
-        sentence="A further directive of a job; may be repeated", default=(), n_values="append", metavar="DIRECTIVE"
+        "A further directive of a job; may be repeated", default=(), n_values="append", metavar="DIRECTIVE"
     ),
 }
 
 #: How a night is followed while its frames land.
 WATCH: Mapping[str, Parameter] = {
-    "target": Parameter(sentence="Number of the target in the provisional catalogue", kind=int, metavar="ID"),
-    "comparisons": Parameter(
-        sentence="Numbers of the comparison sources", default=(), kind=int, n_values="+", metavar="ID"
-    ),
+    "target": Parameter("Number of the target in the provisional catalogue", kind=int, metavar="ID"),
+    "comparisons": Parameter("Numbers of the comparison sources", default=(), kind=int, n_values="+", metavar="ID"),
     "n_first": Parameter(
-        sentence="Frames that the provisional catalogue of a camera is made of",
-        default=10,
-        kind=int,
-        least=1,
-        metavar="N",
+        "Frames that the provisional catalogue of a camera is made of", default=10, kind=int, least=1, metavar="N"
     ),
-    "idle": Parameter(
-        sentence="End after so long without a new frame", default=1800.0, kind=float, unit="seconds", metavar="S"
-    ),
-    "n_frames": Parameter(sentence="End after so many frames", follows=NO_LIMIT, kind=int, metavar="N"),
+    "idle": Parameter("End after so long without a new frame", default=1800.0, kind=float, unit="seconds", metavar="S"),
+    "n_frames": Parameter("End after so many frames", follows=NO_LIMIT, kind=int, metavar="N"),
     "patience": Parameter(
-        sentence="Wait so long for a file that does not grow", default=60.0, kind=float, unit="seconds", metavar="S"
+        "Wait so long for a file that does not grow", default=60.0, kind=float, unit="seconds", metavar="S"
     ),
 }
 
 #: A light curve of a target against comparison sources.
 DIFFERENTIAL: Mapping[str, Parameter] = {
-    "target": Parameter(sentence="Number of the target in the catalogue", kind=int, metavar="ID"),
+    "target": Parameter(
+        "Number of the target in the catalogue, name, or RA and Dec",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+        is_required=True,
+    ),
+    "target_radius": Parameter(
+        "The source must be within this of the place", default=3.0, kind=float, unit="arcseconds", metavar="ARCSEC"
+    ),
     "comparisons": Parameter(
-        sentence="Numbers of the comparison sources, or auto", kind=int, n_values="+", metavar="ID"
+        "Numbers or names of the comparison sources, or auto",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+        is_required=True,
     ),
     "weighting": Parameter(
-        sentence="Comparisons are weighted by their light, or by their errors and scatter",
+        "Comparisons are weighted by their light, or by their errors and scatter",
         default="sum",
         choices=("sum", "optimal"),
     ),
     "detrend": Parameter(
-        sentence="Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
+        "Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
         default=(),
         n_values="+",
         metavar="VECTOR",
     ),
     "detrend_without": Parameter(
-        sentence="Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one",
+        "Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one",
         kind=float,
         n_values=2,
         metavar=("START", "END"),
     ),
     "outliers": Parameter(
-        sentence="Flag fluxes that are further from their neighbours",
+        "Flag fluxes that are further from their neighbours",
         default=5.0,
         kind=float,
         unit="sigma",
         above=0,
         metavar="K",
     ),
-    "match_cameras": Parameter(
-        sentence="Find target and comparisons of --key in all cameras", default=False, kind=bool
-    ),
-    "label": Parameter(sentence="Photometry label", default="aperture", metavar="L"),
-    "radius": Parameter(sentence="One of the radii of a label that has several", kind=float, metavar="R"),
-    "key": Parameter(sentence="Camera key such as 1:g", follows="all cameras", metavar="KEY"),
-    "prefix": Parameter(sentence="Name of the result", follows="target_ID", metavar="NAME"),
+    "match_cameras": Parameter("Find target and comparisons of --key in all cameras", default=False, kind=bool),
+    "label": Parameter("Photometry label", default="aperture", metavar="L"),
+    "radius": Parameter("One of the radii of a label that has several", kind=float, metavar="R"),
+    "key": Parameter("Camera key such as 1:g", follows="all cameras", metavar="KEY"),
+    "prefix": Parameter("Name of the result", follows="target_ID", metavar="NAME"),
 }
 
 #: Simulated observations of three cameras.
 SIMULATION: Mapping[str, Parameter] = {
-    "n_images": Parameter(
-        sentence="Frames of each filter", default=100, kind=int, least=1, metavar="N", aliases=("--frames",)
-    ),
+    "n_images": Parameter("Frames of each filter", default=100, kind=int, least=1, metavar="N", aliases=("--frames",)),
     "binning_scale": Parameter(
-        sentence="Pixels of a 2048 x 2048 detector that are binned along each axis",
+        "Pixels of a 2048 x 2048 detector that are binned along each axis",
         default=4,
         kind=int,
         least=1,
         metavar="B",
         aliases=("--binning",),
     ),
-    "seed": Parameter(sentence="Seed of the noise", default=0, kind=int, metavar="S"),
-    "compress": Parameter(sentence="Write .fits.gz", default=False, kind=bool),
-    "overwrite": Parameter(sentence="Replace frames that are there; otherwise they are kept", default=False, kind=bool),
+    "seed": Parameter("Seed of the noise", default=0, kind=int, metavar="S"),
+    "compress": Parameter("Write .fits.gz", default=False, kind=bool),
+    "overwrite": Parameter("Replace frames that are there; otherwise they are kept", default=False, kind=bool),
 }
 
 #: What is shown of a reduction.
 SHOWING: Mapping[str, Parameter] = {
-    "n_problems": Parameter(
-        sentence="Unusable files that are listed; 0 lists all",
-        default=20,
-        kind=int,
-        least=0,
-        metavar="N",
-        aliases=("--problems",),
-    ),
+    "problems": Parameter("Unusable files that are listed; 0 lists all", default=20, kind=int, least=0, metavar="N"),
     "n_sources": Parameter(
-        sentence="Sources of each camera with a light curve, the brightest first",
-        default=20,
-        kind=int,
-        least=0,
-        metavar="N",
+        "Sources of each camera with a light curve, the brightest first", default=20, kind=int, least=0, metavar="N"
     ),
     "port": Parameter(
-        sentence="Port on the loopback interface; 0 is a free one",
-        default=0,
-        kind=int,
-        least=0,
-        most=65535,
-        metavar="N",
+        "Port on the loopback interface; 0 is a free one", default=0, kind=int, least=0, most=65535, metavar="N"
     ),
     "targets": Parameter(
-        sentence="Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
+        "Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
     ),
-    "label": Parameter(sentence="Photometry label", default="aperture", metavar="L"),
+    "label": DIFFERENTIAL["label"],
 }
 
 

@@ -15,7 +15,8 @@ from scipy.stats import chi2
 from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves import results, targets
+from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store import layout
 
 #: A measurement with one of these is of no use for a comparison.
@@ -41,11 +42,12 @@ _OFTEN = 0.9
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
-    target: int,
-    comparisons: int | Sequence[int] | Literal["auto"],
+    target: Target,
+    comparisons: Target | Sequence[Target] | Literal["auto"],
     label: str = "aperture",
     *,
     radius: float | None = None,
+    target_radius: float = targets.RADIUS,
     weighting: ensemble.Weighting = "sum",
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
@@ -59,27 +61,31 @@ def relative_light_curve(
         Output directory of a reduction.
     key : str
         Camera key such as ``1:g``.
-    target : int
-        Number of the source in the catalogue.
-    comparisons : int or sequence of int or "auto"
-        Numbers of the comparison sources. ``"auto"`` chooses sources of similar brightness that are seldom flagged and
-        do not vary; of the target's light curve nothing but its typical flux is looked at.
+    target : int, str, (float, float) or SkyCoord
+        Number of the target in the catalogue, name, or RA and Dec. Places are ICRS, in degrees or as sexagesimal text.
+    comparisons : the same, a sequence of them, or "auto"
+        Numbers or names of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are seldom
+        flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
+    target_radius : float
+        The source must be within this of the place, in arcseconds.
     weighting : {"sum", "optimal"}
-        ``"sum"`` adds the fluxes of the comparisons; a frame in which one has no flux has no relative flux.
-        ``"optimal"`` weights them by their errors and their scatter, and a comparison that is missing in a frame makes
-        no jump (``kernels.ensemble``).
+        Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
+        comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
+        missing in a frame makes no jump (:mod:`opticam_dask.kernels.series.ensemble`).
     detrend : sequence of str
-        Vectors that linear trends are fitted and taken off for: ``airmass``, ``fwhm``, ``background``, ``x``, ``y``,
-        ``ellipticity``, ``transparency``, ``time``. A trend can eat a signal that looks like it.
+        Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time. A trend can eat a
+        signal that looks like it.
     detrend_without : (float, float), optional
-        Start and end of the times that are not fitted (a transit), in BMJD (TDB), or MJD (UTC) where there is none.
+        Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one. BMJD is TDB,
+        MJD is UTC.
     outliers : float
-        A flux so many times its error, and the scatter of its neighbours, from their running median is flagged
-        ``outlier`` and not fitted; nothing is dropped.
+        Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
+        and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
+        is dropped.
 
     Returns
     -------
@@ -98,13 +104,22 @@ def relative_light_curve(
     curves = results.light_curves(out_directory, key, label, radius=radius)
     return compute_relative(
         curves,
-        target,
-        comparisons,
+        targets.source_number(out_directory, key, target, target_radius),
+        _numbers(out_directory, key, comparisons, target_radius),
         weighting,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
     )
+
+
+def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: float) -> Any:
+    """Numbers of the comparison sources; ``"auto"`` stays."""
+    if isinstance(comparisons, str) and comparisons == "auto":
+        return comparisons
+    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
+    given = [comparisons] if is_one else list(comparisons)
+    return [targets.source_number(out_directory, key, one, radius) for one in given]
 
 
 def compute_relative(

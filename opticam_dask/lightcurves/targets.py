@@ -46,6 +46,8 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
     ValueError
         When no source is meant; the message lists the nearest ones, or names that are alike.
     """
+    if isinstance(target, (list, tuple)) and len(target) == 1:
+        target = target[0]
     if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
         return int(target)
     if isinstance(target, str) and target.strip().isdecimal():
@@ -57,11 +59,22 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
     return _by_place(catalog, key, place, radius)
 
 
+def label_of(target: Target) -> str:
+    """What a target is called in the name of a file."""
+    if hasattr(target, "icrs"):
+        target = (f"{target.icrs.ra.deg:.5f}", f"{target.icrs.dec.deg:+.5f}")
+    words = [str(part) for part in target] if isinstance(target, (list, tuple)) else [str(target)]
+    joined = "_".join(" ".join(words).split())
+    return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in joined)
+
+
 def _catalog(out_directory: str | Path, key: str) -> dict[str, np.ndarray]:
     path = layout.require_store(out_directory)
     group = f"{layout.group_name(key)}/catalog"
     if not layout.has_product(path, group):
-        raise ValueError(f"{key} has no catalogue in {out_directory}; there are those of {', '.join(layout.keys(path))}")
+        raise ValueError(
+            f"{key} has no catalogue in {out_directory}; there are those of {', '.join(layout.keys(path))}"
+        )
     catalog = layout.read_product(path, group)
     if "ra" not in catalog:
         raise ValueError(
@@ -82,8 +95,6 @@ def _as_place(target: Target) -> tuple[float, float] | None:
             return None
     else:
         parts = list(target) if isinstance(target, (tuple, list, np.ndarray)) else [target]
-        if len(parts) == 1:
-            return _as_place(str(parts[0]))
     if len(parts) != 2:
         raise ValueError(f"a target is a number, a name, or RA and Dec, got {shown(str(target))}")
     from opticam_dask.frames.sky_catalogs import place_of  # half a second of astropy: not for numbers

@@ -141,11 +141,11 @@ class AperturePhotometer(BasePhotometer):
     semimajor_axis, semiminor_axis, orientation : float, optional
         Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
     radius : float, sequence of float, or "best", optional
-        Radius of a circle, by default one FWHM of the catalogue. Several radii are measured in one pass, and the
-        result has a last dimension ``radius``. ``"best"`` takes the radius in which constant stars scatter
-        least in some frames of the reference night (:func:`choose_radius`).
+        Radius of the aperture, or several, or best: the one in which constant stars scatter least; by default one FWHM
+        of the catalogue. Several radii are measured in one pass, and the result has a last dimension ``radius``.
+        ``"best"`` looks at some frames of the reference night (:func:`choose_radius`).
     radius_unit : {"pixel", "reference_fwhm", "frame_fwhm"}
-        Pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
+        Radii are in pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
 
     Raises
     ------

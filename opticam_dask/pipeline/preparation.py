@@ -18,6 +18,7 @@ import pandas as pd
 
 from opticam_dask import identities
 from opticam_dask.frames import scanning
+from opticam_dask.kernels import compiled
 from opticam_dask.locations import facts_of, is_remote
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
@@ -44,6 +45,8 @@ def prepare(
     if not len(scan.table) and (changes.new or not layout.exists(setup.out_directory)):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+    if compiled.form() == compiled.NUMPY:
+        progress.tell("NumPy kernels are used: frames take two to three times as long as with compiled ones.")
     begun = changes.new and nights.begin_again(setup, identities.parameters_hash(setup.record()), progress)
     if layout.exists(setup.out_directory):
         check_parameters(setup)
@@ -108,18 +111,20 @@ def _root_attributes(setup: Setup) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Versions of this package, of Python, and of what the numbers depend on."""
+    """Versions of this package, of Python, and of what the numbers depend on, and the form of the kernels."""
     return {
         "opticam_dask_version": metadata.version("opticam-dask"),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
+        "kernels": compiled.form(),
     }
 
 
 def _tell_other_versions(setup: Setup, progress: Progress) -> None:
     """Say when a reduction goes on with other versions than it was begun with."""
     attributes, now = layout.read_attributes(setup.path), versions()
-    before = {name: attributes.get(name) for name in now}
+    now = {name: value for name, value in now.items() if name in attributes}  # older stores do not tell all of it
+    before = {name: attributes[name] for name in now}
     if changed := identities.differences(before, now):
         progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
 

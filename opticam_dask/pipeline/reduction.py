@@ -216,3 +216,10 @@ class Outcome:
         self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
         if len(self.problems) < 1000:
             self.problems.extend(summary.problems)
+
+    def merge(self, other: Outcome) -> None:
+        """Count what another one has counted."""
+        for mine, theirs in ((self.n_frames, other.n_frames), (self.n_usable, other.n_usable)):
+            for key, number in theirs.items():
+                mine[key] = mine.get(key, 0) + number
+        self.problems.extend(other.problems)

@@ -235,9 +235,13 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, tmp_path)
         setup = _setup(tmp_path / str(whole), folders)
         driver.prepare(setup, scan(find_files(frames), setup.instrument))
         driver.make_masters(setup, executors.InProcess(), Silent())
-        driver.choose_references(setup, executors.InProcess())
-        driver.reduce_frames(setup, executors.InProcess())
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executors.InProcess(), whole_frames=whole)
+        driver.drive(driver.Run(setup, executors.InProcess()), driver.TO_CATALOGS)
+        driver.drive(
+            driver.Run(
+                setup, executors.InProcess(), photometers={"aperture": AperturePhotometer()}, whole_frames=whole
+            ),
+            driver.TO_LIGHT_CURVES,
+        )
         paths.append(setup.path)
     assert layout.compare(*paths) == []
 

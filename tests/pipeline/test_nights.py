@@ -66,10 +66,11 @@ def _reduce(out, *paths, executor=None, photometry=True, parameters=None, **chan
     setup, executor, notes = _setup(out, **(parameters or {})), executor or executors.InProcess(), Notes()
     found = scanning.scan(scanning.find_files(list(paths)), setup.instrument)
     driver.prepare(setup, found, notes, Changes(**changes))
-    driver.choose_references(setup, executor, notes)
-    driver.reduce_frames(setup, executor, notes)
+    driver.drive(driver.Run(setup, executor, notes), driver.TO_CATALOGS)
     if photometry:
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor, notes)
+        driver.drive(
+            driver.Run(setup, executor, notes, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+        )
     driver.finish(setup)
     return setup.path, "\n".join(notes.lines)
 

@@ -43,10 +43,9 @@ def _reduce(data, out, **options):
     )
     executor = executors.InProcess()
     driver.prepare(setup, scan(find_files(data), setup.instrument))
-    driver.choose_references(setup, executor)
-    driver.reduce_frames(setup, executor)
+    driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
     photometers = {"aperture": AperturePhotometer(), "wide": AperturePhotometer(radius=6.0)}
-    driver.measure_frames(setup, photometers, executor)
+    driver.drive(driver.Run(setup, executor, photometers=photometers), driver.TO_LIGHT_CURVES)
     driver.finish(setup)
     return setup.path
 

@@ -128,9 +128,10 @@ def _reduce(out, data, **changes):
     scan = scanning.scan(scanning.find_files(data), setup.instrument)
     with ownership.own(out):
         driver.prepare(setup, scan, changes=driver.Changes(**changes))
-        driver.choose_references(setup, executor)
-        driver.reduce_frames(setup, executor)
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+        driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+        driver.drive(
+            driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+        )
         driver.finish(setup)
     return setup.path
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import operator
+import pickle
 from pathlib import Path
 
 import opticam_dask as opticam
@@ -44,3 +45,23 @@ def test_describe__names_functions_and_classes_of_the_package_as_before_they_had
 def test_stored_modules__are_there():
     for module in identities._STORED_MODULES:
         importlib.import_module(module)
+
+
+def test_pickles__written_with_the_names_of_modules_of_before_are_read():
+    """A pickle holds the name of the module of a class, as protocol 0 spells it."""
+    for kept, now, before in (
+        (ReductionParameters(threshold=4.0), "opticam_dask.parameters", "opticam_dask.config"),
+        (opticam.AperturePhotometer(radius=5.0), "opticam_dask.methods.photometers", "opticam_dask.photometers"),
+        (opticam.OPTICAM_MX(), "opticam_dask.frames.instruments", "opticam_dask.instruments"),
+        (opticam.DefaultFinder(5, 4), "opticam_dask.methods.finders", "opticam_dask.finders"),
+    ):
+        written = pickle.dumps(kept, protocol=0)
+        assert f"c{now}\n".encode() in written
+        read = pickle.loads(written.replace(f"c{now}\n".encode(), f"c{before}\n".encode()))
+        assert type(read) is type(kept)
+        assert identities.describe(read) == identities.describe(kept)
+
+
+def test_names_now__lead_to_modules():
+    for now in identities.NAMES_NOW.values():
+        importlib.import_module(now)
