@@ -25,6 +25,7 @@ from opticam_dask.parameters import (
     REDUCTION,
     SHOWING,
     SIMULATION,
+    SKY,
     WATCH,
     Parameter,
 )
@@ -165,7 +166,8 @@ def _add_check(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
-    _add_sky_files(parser)
+    group = parser.add_argument_group("where on the sky the cameras looked")
+    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
     _add_inside(parser)
 
 
@@ -216,20 +218,9 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _add_sky_files(parser)
-    parser.add_argument("--pointing", nargs=2, metavar=("RA", "DEC"), help="degrees or 05:34:31 22:00:52; for headers")
-    parser.add_argument("--pixel-scale", type=float, metavar="ARCSEC", help="of a pixel, to 5 %% (header, instrument)")
-    parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all)")
-    _add_break_lock(parser)
-
-
-def _add_sky_files(parser: Any) -> None:
-    group = parser.add_argument_group("where on the sky (the headers of the frames)")
-    group.add_argument(
-        "--sky-catalog", metavar="FILE", help="stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec"
-    )
-    group.add_argument("--sky-epoch", type=float, metavar="YEAR", help="of its positions (its column ref_epoch)")
-    group.add_argument("--wcs", nargs="+", default=[], metavar="FILE", help="plate-solved copies of aligned frames")
+    _options(parser, SKY)
+    parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
+    _options(parser, EXECUTION, "break_lock")
 
 
 def _add_inside(parser: argparse.ArgumentParser) -> None:

@@ -64,8 +64,8 @@ def relative_light_curve(
     target : int, str, (float, float) or SkyCoord
         Number of the target in the catalogue, name, or RA and Dec. Places are ICRS, in degrees or as sexagesimal text.
     comparisons : the same, a sequence of them, or "auto"
-        Numbers or names of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are seldom
-        flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
+        Numbers or names of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are
+        seldom flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional

@@ -12,7 +12,7 @@ import numpy as np
 from opticam_dask.store import layout
 from opticam_dask.text import shown
 
-#: A source is meant when it lies within this of a place, arcseconds: the error of a good catalogue or a pointing by eye.
+#: A source is meant when it lies within this of a place, arcseconds: as good as coordinates found by eye.
 RADIUS = 3.0
 #: So many sources are listed when none is meant.
 _LISTED = 3
@@ -115,8 +115,8 @@ def _by_place(catalog: Mapping[str, np.ndarray], key: str, place: tuple[float, f
         f"{int(catalog['source_id'][row])} ({away[row]:.1f} arcseconds away)" for row in order[:_LISTED]
     )
     raise ValueError(
-        f"no source of {key} within {radius:g} arcseconds of RA {place[0]:.6f}, Dec {place[1]:+.6f} degrees; the nearest "
-        f"are {nearest or 'none'}"
+        f"no source of {key} within {radius:g} arcseconds of RA {place[0]:.6f}, Dec {place[1]:+.6f} degrees; "
+        f"the nearest are {nearest or 'none'}"
     )
 
 
