@@ -8,7 +8,9 @@ frames. People get a lazy array of frames: one ``map_blocks`` over the paths, on
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -31,6 +33,13 @@ class _Reader(Protocol):
 
 BlockFunction = Callable[[int], Any]
 
+#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
+#: worker has several threads, its blocks take turns.
+_turn = threading.Lock()
+
+#: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.
+_PROCESS = uuid.uuid4().hex
+
 
 def window_of_blocks(
     function: BlockFunction, blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
@@ -47,7 +56,8 @@ def window_of_blocks(
     name : str
         What the tasks are called on the dashboard.
     frame_timeout : float
-        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit.
+        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit. The process that
+        builds the graph is never ended.
 
     Returns
     -------
@@ -63,6 +73,7 @@ def window_of_blocks(
         # a label of its own for every window: two runs on one scheduler must never share a task by name
         run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
+        built_by=(_PROCESS, os.getpid()),
         kernels=compiled.form(),
         chunks=((1,) * len(blocks),),
         dtype=object,
@@ -99,16 +110,19 @@ def _run_block(
     blocks: tuple[int, ...],
     run: str,
     frame_timeout: float,
+    built_by: tuple[str, int],
     kernels: str,
     block_id: tuple[int, ...] = (0,),
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
-    compiled.use(kernels)
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
-    # a matrix product may round differently with another number of threads, and a worker has one core
-    cv2.setNumThreads(1)
-    with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(frame_timeout):
-        summary[0] = run_block(blocks[block_id[0]])
+    limit = 0.0 if built_by == (_PROCESS, os.getpid()) else frame_timeout
+    with _turn:
+        compiled.use(kernels)
+        # a matrix product may round differently with another number of threads, and a worker has one core
+        cv2.setNumThreads(1)
+        with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
+            summary[0] = run_block(blocks[block_id[0]])
     return summary
 
 

@@ -16,7 +16,7 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
-from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources import field_form, photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.frame_steps import (
     BlockSummary,
@@ -385,8 +385,9 @@ def _first_pass_arrays(
     }
     for name in ("n_sources", "n_matched"):
         frames[name] = np.array([result.values.get(name, 0) for result in results], dtype=np.int32)
-    nothing = np.full((3, 3), np.nan)
-    frames["transform"] = np.array([result.values.get("transform", nothing) for result in results])
+    for name, shape in (("transform", (3, 3)), ("form_terms", (3, field_form.N_TERMS))):
+        nothing = np.full(shape, np.nan)
+        frames[name] = np.array([result.values.get(name, nothing) for result in results]).reshape(-1, *shape)
     frames["message"] = np.array([result.message for result in results], dtype=object)
     own = np.array([int(result.flags) for result in results], dtype=np.uint32)
     frames["flags"] = own | manifest["scan_flags"]

@@ -258,7 +258,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
-        stars=star_form(result),
+        stars=star_form(result, steps.image_shape),
         profile=job.profile,
         catalog_flux=job.catalog_flux,
     )
@@ -311,10 +311,21 @@ def _undetected(job: SecondPass, result: Mapping[str, Any], fwhm: float) -> tupl
 _FEWEST_MATCHED = 3
 
 
-def star_form(result: Mapping[str, Any]) -> profile.Shape:
-    """Form of the frame's stars; round as wide as its FWHM where the moments failed."""
+def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -> profile.Shape:
+    """Form of the frame's stars; round as wide as its FWHM where the moments failed.
+
+    Parameters
+    ----------
+    result : mapping
+        What the first pass found of the frame, by the names of ``schema.FRAMES``.
+    frame : (int, int), optional
+        Shape ``(ny, nx)`` of the frame; without it the mean form, whatever its change over the frame.
+    """
+    # stores of older versions have one form for all stars of a frame
+    terms = np.nan_to_num(result.get("form_terms", 0.0))
     form = profile.Shape(
-        float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))
+        *(float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))),
+        change=profile.FormChange(terms, frame) if frame is not None and np.any(terms) else None,
     )
     if form.is_known():
         return form

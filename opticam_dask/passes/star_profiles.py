@@ -237,17 +237,18 @@ def _foreign_light(
         if not len(others):
             continue
         noise = float(np.nanmedian(rms[row]))
-        masked = _masked_radius(neighbours, others, noise, shape.area)
+        area = shape.area_at(neighbours.xy[others])
+        masked = _masked_radius(neighbours, others, noise, area)
         window = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
         radius = profile.elliptical_radius(neighbours.xy[others], *window, shape)
         is_foreign[row] = np.any(radius < masked[:, None, None], axis=0)
         if neighbours.is_known:
-            shares = profile.light_at(neighbours.table, radius) / shape.area
+            shares = profile.light_at(neighbours.table, radius) / area[:, None, None]
             light[row] = np.einsum("n,nyx->yx", neighbours.flux[others], shares)
     return light, is_foreign
 
 
-def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, area: float) -> np.ndarray:
+def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, area: np.ndarray) -> np.ndarray:
     """Radius around each neighbour, in sigma, within which what is left of its light matters."""
     left = _LEFT_OF_NEIGHBOUR if neighbours.is_known else 1.0
     with np.errstate(divide="ignore"):

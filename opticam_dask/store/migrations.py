@@ -67,7 +67,8 @@ def _to_1_3(path: Path) -> None:
 
 
 def _to_1_4(path: Path) -> None:
-    """Nothing is missing: coordinates on the sky are there once they have been found."""
+    integrity.add_arrays_of(path, "1.4")
+    integrity.write_missing_chunks(path)
 
 
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
@@ -89,7 +90,12 @@ MIGRATIONS: dict[str, Migration] = {
         _to_1_3,
         "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
     ),
-    "1.3": Migration("1.4", _to_1_4, "a catalogue may hold coordinates on the sky (opticam-dask sky finds them)"),
+    "1.3": Migration(
+        "1.4",
+        _to_1_4,
+        "the change of the form of stars over each frame is there, without values; a catalogue may hold coordinates on "
+        "the sky (opticam-dask sky finds them)",
+    ),
 }
 
 
