@@ -9,7 +9,7 @@ from typing import Any
 from opticam_dask.api.repair import stored_instrument
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.frames.sky_catalogs import read_sky_catalog
-from opticam_dask.pipeline import sky
+from opticam_dask.passes import sky_search
 from opticam_dask.store import layout, ownership
 
 
@@ -70,10 +70,10 @@ def find_sky(
     if unknown := [key for key in keys or () if key not in known]:
         raise ValueError(f"no camera {', '.join(unknown)} in {out_directory}; it has {', '.join(known)}")
     stars = None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch)
-    query = sky.SkyQuery(stars, given, pixel_scale, pointing)
+    query = sky_search.SkyQuery(stars, given, pixel_scale, pointing)
     instrument = stored_instrument(layout.read_attributes(path))
     with ownership.own(out_directory):
         layout.begin_changes(path)
-        found = sky.find_sky(path, instrument, query, Console(verbose, prefix), keys)
+        found = sky_search.find_sky(path, instrument, query, Console(verbose, prefix).tell, keys)
         layout.finish_changes(path)
     return {key: solution.attributes for key, solution in found.items()}

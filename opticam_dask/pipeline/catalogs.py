@@ -49,9 +49,11 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
     layout.write_product(setup.path, group_of_catalog, "catalog", found.arrays, attributes | provenance)
-    from opticam_dask.pipeline.sky import take_from_header  # half a second of astropy: once a camera, never on a worker
+    from opticam_dask.passes.sky_search import (
+        take_from_header,  # half a second of astropy: once a camera, never on a worker
+    )
 
-    take_from_header(setup.path, key, setup.instrument, progress)
+    take_from_header(setup.path, key, setup.instrument, progress.tell)
 
 
 def _stacked_night(setup: Setup, part: layout.Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from opticam_dask.frames.sky_catalogs import SkyCatalog
 from opticam_dask.kernels.images import align
 from opticam_dask.passes import sky_solution
 from opticam_dask.passes.sky_solution import NoSolution, SkySolution
-from opticam_dask.pipeline.reduction import Progress
 from opticam_dask.store import layout
 
 #: Keywords of the arcseconds of a pixel of the file.
@@ -74,7 +73,7 @@ class _Camera:
 
 
 def find_sky(
-    path: Path, instrument: Instrument, query: SkyQuery, progress: Progress, keys: Sequence[str] | None = None
+    path: Path, instrument: Instrument, query: SkyQuery, tell: Callable[[str], None], keys: Sequence[str] | None = None
 ) -> dict[str, SkySolution]:
     """Find the coordinates of the catalogues, and write them into the store.
 
@@ -89,8 +88,8 @@ def find_sky(
         What the headers mean.
     query : SkyQuery
         What is known beforehand.
-    progress : Progress
-        Who is told what was found.
+    tell : callable
+        Hears what was found.
     keys : sequence of str, optional
         Cameras; by default all that have a catalogue.
 
@@ -116,18 +115,18 @@ def find_sky(
     for camera, reason in lost:
         helped = _solve_by_others(camera, query, {c.key: (c, found[c.key]) for c in cameras if c.key in found})
         if helped is None:
-            progress.tell(f"{camera.key}: no coordinates on the sky: {reason}.")
+            tell(f"{camera.key}: no coordinates on the sky: {reason}.")
         else:
             found[camera.key] = helped
     for camera in cameras:
         if camera.key in found:
             layout.extend_product(path, camera.group, "catalog", found[camera.key].arrays)
             layout.update_attributes(path, camera.group, found[camera.key].attributes)
-            progress.tell(f"{camera.key}: {found[camera.key].sentence}")
+            tell(f"{camera.key}: {found[camera.key].sentence}")
     return found
 
 
-def take_from_header(path: Path, key: str, instrument: Instrument, progress: Progress) -> None:
+def take_from_header(path: Path, key: str, instrument: Instrument, tell: Callable[[str], None]) -> None:
     """Coordinates of a new catalogue from the header of its reference frame, where that has any."""
     camera = _camera(path, key, instrument)
     found = _of_header(camera)
@@ -136,7 +135,7 @@ def take_from_header(path: Path, key: str, instrument: Instrument, progress: Pro
     solution = sky_solution.from_wcs(_reduced(camera, found), camera.catalog, _origin(camera))
     layout.extend_product(path, camera.group, "catalog", solution.arrays)
     layout.update_attributes(path, camera.group, solution.attributes)
-    progress.tell(f"{key}: {solution.sentence}")
+    tell(f"{key}: {solution.sentence}")
 
 
 def _has_catalog(path: Path, key: str) -> bool:
