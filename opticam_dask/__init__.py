@@ -39,21 +39,9 @@ _HOME = {
     "DifferentialPhotometer": "api.differential_photometer",
     "export_light_curves": "lightcurves.exports",
     "FakeReader": "frames.scanning",
+    "find_sky": "api.sky",
     "FitsReader": "frames.scanning",
     "FlatFieldCorrector": "api.correctors",
-<<<<<<< HEAD
-    "Instrument": "frames.instruments",
-    "OPTICAM_MX": "frames.instruments",
-    "OptimalPhotometer": "methods.photometers",
-    "PSFPhotometer": "methods.psf_photometer",
-    "Reducer": "api.reducer",
-    "connect": "cluster.executors",
-    "browse": "display.browser",
-    "differential_light_curves": "lightcurves.results",
-    "export_light_curves": "lightcurves.exports",
-    "find_sky": "api.sky",
-=======
->>>>>>> main
     "generate_flats": "frames.synthetic",
     "generate_gappy_observations": "frames.synthetic",
     "generate_instrument_json_template": "frames.instruments",
