@@ -238,13 +238,20 @@ def chunk_records(
     )
 
 
-def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> ArrayValuesDep:
+class _Rows(ArrayValuesDep):
+    """Rows of a table by chunk, with a name of their own: Dask would print all of them to make one."""
+
+    def __dask_tokenize__(self) -> str:
+        return uuid.uuid4().hex
+
+
+def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
     """Rows of a table as part of the tasks of their chunks: no task of their own."""
     stops = np.cumsum(chunks).tolist()
     pieces = {
         (number,): table[stop - size : stop] for number, (size, stop) in enumerate(zip(chunks, stops, strict=True))
     }
-    return ArrayValuesDep((chunks,), pieces)
+    return _Rows((chunks,), pieces)
 
 
 def _name_of(function: ChunkFunction) -> str:
