@@ -240,6 +240,10 @@ def test_sky_in_windows__is_the_same_bits_by_both_forms(both, box, size):
     np.testing.assert_array_equal(fast, plain)
     assert np.isfinite(fast[0]).all()
     assert np.isnan(fast[3]).any()
+    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, mesh, shape, box, *CORNERS.T, size))
+    single = np.asfortranarray(mesh.astype(np.float32))
+    np.testing.assert_array_equal(*both(smooth_zoom.windows, single, shape, box, *CORNERS.T, size))
+    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, single, shape, box, *CORNERS.T, size))
 
 
 @needs_compiled

@@ -49,7 +49,8 @@ def windows(
     if compiled.native is not None:
         zoomed = np.empty((len(rows), size, size))
         weights = np.ascontiguousarray(weights_y), np.ascontiguousarray(weights_x)
-        compiled.native.zoom_windows(coefficients, first_y, first_x, *weights, zoomed)
+        knots = np.ascontiguousarray(coefficients, dtype=float)
+        compiled.native.zoom_windows(knots, first_y, first_x, *weights, zoomed)
         zoomed[is_outside] = np.nan
         return zoomed
     knots_y = first_y[:, None] + np.arange(weights_y.shape[2])
