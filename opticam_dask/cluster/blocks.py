@@ -22,6 +22,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
+from dask.base import normalize_token
 from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
@@ -241,8 +242,10 @@ def chunk_records(
 class _Rows(ArrayValuesDep):
     """Rows of a table by chunk, with a name of their own: Dask would print all of them to make one."""
 
-    def __dask_tokenize__(self) -> str:
-        return uuid.uuid4().hex
+
+@normalize_token.register(_Rows)
+def _name_of_rows(_: _Rows) -> str:
+    return uuid.uuid4().hex
 
 
 def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
