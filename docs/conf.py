@@ -30,7 +30,7 @@ templates_path = ["_templates"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # tests/test_notebooks.py has executed them
+nb_execution_mode = "off"  # tests/project/test_notebooks.py has executed them
 nb_merge_streams = True
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # would be fetched; progress bars are nothing to read
 
@@ -97,7 +97,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
     measured = HERE.parent / "benchmarks" / "results.md"
     _write(HERE / "measured", {"results.md": measured.read_text(encoding="utf-8")} if measured.exists() else {})
     if (missing := generate.not_executed()) and os.environ.get("OPTICAM_DASK_CI"):
-        logging.getLogger("conf").warning("not executed by tests/test_notebooks.py: %s", ", ".join(missing))
+        logging.getLogger("conf").warning("not executed by tests/project/test_notebooks.py: %s", ", ".join(missing))
 
 
 def _write(directory: Path, wanted: Mapping[str, str | bytes]) -> None:

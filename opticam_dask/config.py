@@ -13,7 +13,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,7 +190,9 @@ def describe(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        own = {entry.name: describe(getattr(value, entry.name)) for entry in fields(value)}
+        # an entry that stores of before do not have is told where it says something
+        said = [entry for entry in fields(value) if not entry.metadata.get("is_later") or _is_said(value, entry)]
+        own = {entry.name: describe(getattr(value, entry.name)) for entry in said}
         return {"class": type(value).__qualname__, **own}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in sorted(value.items(), key=lambda pair: str(pair[0]))}
@@ -201,6 +203,10 @@ def describe(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return _describe_callable(value)
+
+
+def _is_said(value: Any, entry: Field[Any]) -> bool:
+    return bool(getattr(value, entry.name) != entry.default)
 
 
 def _describe_callable(value: Any) -> dict[str, Any]:

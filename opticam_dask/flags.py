@@ -26,6 +26,7 @@ class FrameFlag(IntFlag):
     FILE_CHANGED = 1 << 12
     STEP_FAILED = 1 << 13
     WORKER_LOST = 1 << 14
+    SWAPPED = 1 << 15
 
 
 class SourceFlag(IntFlag):
@@ -73,6 +74,7 @@ FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.FILE_CHANGED: "The file is not the one that was scanned (other shape, size or type).",
     FrameFlag.STEP_FAILED: "A calibration, background, finder or photometer step raised an error.",
     FrameFlag.WORKER_LOST: "Workers died while they worked on this frame.",
+    FrameFlag.SWAPPED: "The field's two stars have swapped their brightness: an eclipse, or the field turned around.",
 }
 
 SOURCE_SENTENCES: dict[SourceFlag, str] = {

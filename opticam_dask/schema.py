@@ -198,7 +198,10 @@ CALIBRATION = (
     Variable("bias_variance", _PIXEL, "float32", "adu2", "variance of the master bias", np.nan, {}),
     Variable("dark", _PIXEL, "float32", "adu s-1", "master dark, as a rate", np.nan, {}),
     Variable("dark_variance", _PIXEL, "float32", "adu2 s-2", "variance of the master dark", np.nan, {}),
-    Variable("hot_pixels", _PIXEL, "bool", "1", "pixels with far more dark current than others", False, {}),
+    Variable(
+        "hot_pixels", _PIXEL, "bool", "1", "pixels whose dark current is far above others, or unstable", False, {}
+    ),
+    Variable("dark_excess", _PIXEL, "float32", "adu2", "variance of unstable pixels in a dark beyond noise", 0.0, {}),
     Variable("flat", _PIXEL, "float32", "1", "master flat: response of the pixels, 1 on average", np.nan, {}),
     Variable("flat_variance", _PIXEL, "float32", "1", "variance of the master flat", np.nan, {}),
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),

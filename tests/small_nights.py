@@ -154,9 +154,25 @@ def reduce_frames(directory: Path, *photometers: object, instrument: dict | None
         instrument=definition,
         client="none",
         show_plots=False,
-        verbose=False,
+        verbose=options.pop("verbose", False),
         **options,
     )
     reducer.create_catalogs(**catalogs)
     reducer.photometry(list(photometers) or [AperturePhotometer()])
     return SmallNight(directory / "out")
+
+
+def measure_again(night: SmallNight, radii: dict[str, object], instrument: dict | None = None) -> None:
+    """Measure a reduced night with further apertures (FWHM of the catalogue, or "best"), by their labels."""
+    definition = Instrument.from_json(INSTRUMENT | (instrument or {}))
+    reducer = Reducer(
+        night.out,
+        night.out.parent / "frames",
+        instrument=definition,
+        client="none",
+        show_plots=False,
+        verbose=False,
+    )
+    for label, radius in radii.items():
+        unit = "pixel" if radius == "best" else "reference_fwhm"
+        reducer.photometry(AperturePhotometer(radius=radius, radius_unit=unit), label=label)

@@ -22,6 +22,7 @@ from opticam_dask.passes.calibration import (
     CalibrationFrames,
     Detector,
     Kind,
+    as_masters,
     find_calibration_frames,
     same_exposure,
 )
@@ -113,29 +114,33 @@ class Corrector:
         calibration.CalibrationError
             When there are fewer than two frames that fit.
         """
-        if self._found is None:
-            self._found = self.frames()
-        detector = Detector(key, (shape[0], shape[1]), self._binning(shape) if binning is None else binning)
+        detector = self._detector(key, shape, binning)
         if detector not in self._masters:
-            self._masters[detector] = self._make(self._found, detector)
+            self._masters[detector] = self._make(self._known(), detector)
         return self._masters[detector]
 
-    def _binning(self, shape: tuple[int, ...]) -> int:
-        assert self._found is not None
-        table = self._found.table
+    def _known(self) -> CalibrationFrames:
+        if self._found is None:
+            self._found = self.frames()
+        return self._found
+
+    def _detector(self, key: str, shape: tuple[int, ...], binning: int | None = None) -> Detector:
+        """Detector of a key; its binning is that of the frames of this shape unless it is given."""
+        table = self._known().table
         same = table[(table["ny"] == shape[0]) & (table["nx"] == shape[1])]
-        return int(same["binning"].iloc[0]) if len(same) else 1
+        usual = int(same["binning"].iloc[0]) if len(same) else 1
+        return Detector(key, (shape[0], shape[1]), usual if binning is None else binning)
 
     def _make(self, found: CalibrationFrames, detector: Detector) -> dict[str, np.ndarray]:
         arrays: dict[str, np.ndarray] = {}
         for corrector in self._before:
             arrays |= corrector.create_master_image(*detector)
-        masters = Masters(bias=arrays.get("bias"), dark=arrays.get("dark"), bad_pixels=arrays.get("hot_pixels"))
+        masters = Masters(bias=arrays.get("bias"), dark=arrays.get("dark"))
         entries = entries_of(found.select(detector))
         if self.kind == "dark" and "bias" not in arrays and not _is_one([entry["exposure_time"] for entry in entries]):
             raise CalibrationError("darks of several exposure times need biases: give a bias_corrector")
         job = MasterJob(self.kind, _reading_steps(self.instrument, detector.shape, masters), entries)
-        return describe_master(*combine_frames(job, InProcess(), Silent(), lambda file, reason: None), arrays)
+        return describe_master(combine_frames(job, InProcess(), Silent(), lambda file, reason: None), arrays)
 
 
 class BiasCorrector(Corrector):
@@ -164,15 +169,19 @@ class DarkNoiseCorrector(Corrector):
     kind = "dark"
 
     def correct(self, image: np.ndarray, key: str, exposure_time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Take the dark current off an image in ADU; pixels that are hot become NaN.
+        """Take the dark current off an image in ADU; pixels whose dark current is noisier than the sky become NaN.
 
         Returns
         -------
         image, variance : ndarray, shape (ny, nx)
         """
         master = self.create_master_image(key, image.shape)
+        darks = self._known().select(self._detector(key, image.shape))
+        gain, dark_time = float(darks["gain"].iloc[0]), float(darks["exposure_time"].mean())
+        masters = as_masters(master, dark_time, gain)
+        layers = masters.layers_of(np.asarray(image), gain=gain, exposure_time=exposure_time, read_noise=np.nan)
         corrected = np.asarray(image, dtype=float) - master["dark"] * exposure_time
-        return np.where(master["hot_pixels"], np.nan, corrected), master["dark_variance"] * exposure_time**2
+        return np.where(layers["bad_pixels"], np.nan, corrected), master["dark_variance"] * exposure_time**2
 
 
 class FlatFieldCorrector(Corrector):

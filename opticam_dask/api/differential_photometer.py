@@ -174,6 +174,8 @@ class DifferentialPhotometer:
         if match_other_cameras:
             curves |= in_other_cameras(self.out_directory, first, options, self._console.tell)
         for camera, curve in curves.items():
+            for line in curve.attrs.get("choice", []):
+                self._console.tell(f"{camera}: {line}")
             file = differential.write_relative_light_curve(curve, self.out_directory, name)
             self._console.tell(f"{camera}: light curve saved to {file.resolve()}.")
         keep_in_store(self.out_directory, curves.values(), name, self._console.tell)

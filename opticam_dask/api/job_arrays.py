@@ -19,7 +19,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from opticam_dask.api.repair import stored_setup
 from opticam_dask.cluster.executors import Executor
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.scanning import Scan
-from opticam_dask.kernels.sources.profile import Rings
+from opticam_dask.kernels.sources.profile import Rings, empty_rings
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
@@ -442,8 +442,9 @@ class _PreparedPhotometers:
 
     def of(self, key: str) -> dict[str, Photometer]:
         if key not in self.by_key:
-            facts = driver.catalog_facts(self.setup, key, self.background_rms[key])
-            self.by_key[key] = driver.prepare_photometers(facts, self.photometers)
+            self.by_key[key] = driver.prepare_for_key(
+                self.setup, key, self.photometers, background_rms=self.background_rms[key]
+            )
         return self.by_key[key]
 
 
@@ -485,14 +486,13 @@ def _key_has(setup: Setup, part: layout.Part, product: str) -> bool:
 def _write_sums(file: Path, found: Mapping[int, Rings | None]) -> None:
     """Keep what was found of the stars of a part, exactly, by frame."""
     known = [(index, rings) for index, rings in sorted(found.items()) if rings is not None]
+    everything = [rings for _, rings in known] or [empty_rings()]
     arrays: dict[str, Any] = {
         "nothing": np.array([index for index, rings in sorted(found.items()) if rings is None], dtype=np.int64),
         "frame": np.array([index for index, _ in known], dtype=np.int64),
-        "signal": np.array([rings.signal for _, rings in known]),
-        "weight": np.array([rings.weight for _, rings in known]),
-        "n_stars": np.array([rings.n_stars for _, rings in known], dtype=np.int64),
-        "pixel_area": np.array([rings.pixel_area for _, rings in known], dtype=float),
+        "n_stars": np.array([len(rings.star) for _, rings in known], dtype=np.int64),
     }
+    arrays |= {f.name: np.concatenate([getattr(rings, f.name) for rings in everything]) for f in fields(Rings)}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     with temporary.open("wb") as stream:
@@ -512,13 +512,9 @@ def _read_sums(run: PlannedRun, part: PlannedPart) -> dict[int, Rings | None]:
             f"--blocks {number}:{number + 1} again."
         ) from error
     found: dict[int, Rings | None] = dict.fromkeys(columns["nothing"].tolist())
-    for row, index in enumerate(columns["frame"].tolist()):
-        found[index] = Rings(
-            columns["signal"][row],
-            columns["weight"][row],
-            int(columns["n_stars"][row]),
-            float(columns["pixel_area"][row]),
-        )
+    ends = np.cumsum(columns["n_stars"])
+    for index, end, n_stars in zip(columns["frame"].tolist(), ends.tolist(), columns["n_stars"].tolist(), strict=True):
+        found[index] = Rings(*(columns[field.name][end - n_stars : end] for field in fields(Rings)))
     return dict(sorted(found.items()))
 
 
@@ -639,14 +635,13 @@ def _finish_catalogs(run: PlannedRun, setup: Setup, connect: Connect, progress: 
     with connect() as executor:
         for part in driver.parts_with_reference(setup):
             if (part.key, part.night) in planned:
-                driver.tell_if_unaligned(setup, part, progress)
+                driver.tell_of_alignment(setup, part, progress)
         for key in keys:
             driver.finish_stack(setup, driver.frozen_reference_part(setup, key), executor)
     driver.finish_catalogs(setup, progress)
     if not driver.parts_with_catalog(setup):
         raise ReductionError(
-            f"no catalogue: no camera has a detected source. Plan {run.out} again with a lower threshold: "
-            "--break-lock --new --threshold S."
+            f"{driver.no_catalog(setup)} Plan {run.out} again with other parameters: --break-lock --new."
         )
     return {}
 
@@ -662,7 +657,10 @@ def _finish_profiles(run: PlannedRun, setup: Setup, _: Connect, progress: Progre
     facts = {key: driver.catalog_facts(setup, key) for key in {p.key for p in driver.parts_with_catalog(setup)}}
     for part in driver.parts_with_catalog(setup):
         if (part.key, part.night) in planned:
-            prepared = driver.prepare_photometers(facts[part.key], photometers)
+            background_rms = facts[part.key].background_rms
+            prepared = driver.prepare_for_key(
+                setup, part.key, photometers, progress=progress, background_rms=background_rms
+            )
             driver.add_labels(setup, part, photometers, prepared)
     return {"background_rms": {key: found.background_rms for key, found in facts.items()}}
 

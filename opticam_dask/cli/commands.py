@@ -545,8 +545,8 @@ def _lightcurve(options: argparse.Namespace) -> int:
     for key, curve in curves.items():
         for warning in curve.attrs.get("detrend", {}).get("warnings", []):
             tell(f"{key}: {warning}")
-        for reason in curve.attrs.get("reasons", []):
-            tell(f"{key}: {reason}")
+        for line in curve.attrs.get("choice", []):
+            tell(f"{key}: {line}")
         flux = curve["relative_flux"].to_numpy()
         used = np.isfinite(flux)
         if not used.any():

@@ -245,7 +245,7 @@ def _add_photometers(parser: argparse.ArgumentParser) -> None:
         type=_radius,
         nargs="+",
         metavar="R",
-        help="aperture radius, or several, or best: that with the best signal-to-noise (one FWHM of the catalogue)",
+        help="aperture radius, or several, or best: where constant stars scatter least (one FWHM of the catalogue)",
     )
     parser.add_argument(
         "--radius-unit", choices=["pixel", "reference_fwhm", "frame_fwhm"], help="what radii are given in (pixel)"

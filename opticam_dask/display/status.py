@@ -111,6 +111,8 @@ def _describe_part(path: Path, part: layout.Part) -> list[str]:
     for label in layout.photometry_labels(path, part):
         done = layout.done_blocks(path, part, label)
         lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
+        if radius := layout.read_attributes(path, f"{part.group}/photometry/{label}").get("aperture_radius"):
+            lines.append(f"    photometry {label}: radius {radius['radius']:g} FWHM, judged by {radius['judged_by']}")
         if n_lost := len(layout.lost_frames(path, part, label)):
             sentence = SOURCE_SENTENCES[SourceFlag.FRAME_LOST]
             lines.append(f"    photometry {label}: {n_lost} frame_lost: {sentence}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from opticam_dask.frames.fits_files import FitsReader, FrameError, read_header
+from opticam_dask.frames.fits_files import FitsReader, FrameError, OwnProduct, read_header
 from opticam_dask.frames.scanning import find_files
 
 #: Seconds without growth after which a file that is not whole is mentioned.
@@ -29,6 +29,8 @@ def incomplete_reason(file: str, extension: int | str | None = None) -> str | No
             is_gzip = stream.read(2) == b"\x1f\x8b"
         if is_gzip:  # only its end says whether it is all there
             FitsReader(extension).read(file)
+    except OwnProduct:  # there is nothing to wait for
+        return None
     except FrameError as error:
         return error.reason
     except OSError as error:

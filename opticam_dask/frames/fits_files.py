@@ -61,6 +61,26 @@ _HEADER_REQUEST, _FRAME_REQUEST = 10 * _BLOCK, 1 << 25
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 
+class Cards(dict[str, Any]):
+    """Values of a header by keyword; the comments of its cards are looked up when they are asked for.
+
+    Attributes
+    ----------
+    text : str
+        The cards as they stand in the file; of several with one keyword the first counts.
+    """
+
+    text: str = ""
+
+    def comment(self, keyword: str) -> str:
+        """Comment of a keyword; empty where it has none."""
+        start = f"{keyword:8s}=" if len(keyword) <= 8 else f"HIERARCH {keyword}"
+        position = self.text.find(start)
+        while position >= 0 and position % _CARD:
+            position = self.text.find(start, position + 1)
+        return _comment_of(self.text[position : position + _CARD]) if position >= 0 else ""
+
+
 class FrameError(Exception):
     """A file cannot be used as a frame.
 
@@ -75,13 +95,17 @@ class FrameError(Exception):
         self.reason = reason
 
 
+class OwnProduct(FrameError):
+    """A file is a table that this program has exported: it is no frame, and nothing is wrong with it."""
+
+
 @dataclass(frozen=True)
 class FitsHeader:
     """Header of the image in one file.
 
     Attributes
     ----------
-    values : dict
+    values : Cards
         Keywords and values; those of the primary header serve where the image's own header has none.
     shape : (int, int)
         ``(ny, nx)``.
@@ -91,7 +115,7 @@ class FitsHeader:
         Number of the HDU.
     """
 
-    values: dict[str, Any]
+    values: Cards
     shape: tuple[int, int]
     dtype: np.dtype
     extension: int
@@ -117,6 +141,8 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
     ------
     FrameError
         When the file is not FITS, is cut short, or holds no 2-D image there.
+    OwnProduct
+        When the file is a table that this program has exported.
     """
     with _opened(path, gzip.open, _HEADER_REQUEST, size) as source:
         return _find_image(source, extension).header
@@ -192,6 +218,7 @@ class _Image(NamedTuple):
     header: FitsHeader
     bitpix: int
     is_plain: bool  # pixels that need no more than a change of byte order or sign bit
+    blank: int | None  # of unsigned pixels: the value, as read, of those that are missing
     n_bytes: int
     text: str  # of the header
 
@@ -250,7 +277,7 @@ def _kind(mode: int) -> str:
 
 
 def _find_image(source: _Source, extension: int | str | None) -> _Image:
-    primary: dict[str, Any] = {}
+    primary = Cards()
     seen: list[str] = []
     position, n_blocks = 0, 0
     while n_blocks < _MOST_HEADER_BLOCKS:
@@ -269,6 +296,8 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
                 found = max(0, source.most_bytes - position)
                 raise FrameError(f"cut short: {n_bytes} bytes of data expected, {found} found")
             return image
+        if _is_own_product(own):
+            raise OwnProduct("a light curve that this program has exported")
         seen.append(f"HDU {number} holds {_named(axes)}")
         position += -(-n_bytes // _BLOCK) * _BLOCK
         if position >= source.most_bytes:
@@ -277,6 +306,16 @@ def _find_image(source: _Source, extension: int | str | None) -> _Image:
     wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
     more = f" and {len(seen) - 10} more" if len(seen) > 10 else ""
     raise FrameError(f"expected {wanted}, found: {', '.join(seen[:10])}{more}")
+
+
+def _is_own_product(header: Mapping[str, Any]) -> bool:
+    """Whether an HDU is a table of a light curve as this program exports it (``exports``), by its own cards."""
+    return (
+        header.get("XTENSION") == "BINTABLE"
+        and header.get("TIMECOL") in ("mjd_utc", "bmjd_tdb")
+        and "LABEL" in header
+        and "CAMERA" in header
+    )
 
 
 def _skip_to(source: _Source, position: int, number: int) -> None:
@@ -304,7 +343,7 @@ def _named(axes: tuple[int, ...]) -> str:
     return f"{'a cube' if len(axes) > 2 else 'an image'} of {' x '.join(map(str, axes))}"
 
 
-def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...], number: int, text: str) -> _Image:
+def _describe(own: Cards, primary: Cards, axes: tuple[int, ...], number: int, text: str) -> _Image:
     if len(axes) != 2 or not all(axes):
         raise FrameError(f"expected a 2-D image in HDU {number}, found {_named(axes)}")
     if math.prod(axes) > MOST_PIXELS:
@@ -316,9 +355,36 @@ def _describe(own: dict[str, Any], primary: dict[str, Any], axes: tuple[int, ...
     n_bytes = math.prod(axes) * abs(bitpix) // 8
     if is_compressed:
         n_bytes = _compressed_bytes(own, axes, n_bytes)
-    dtype, is_scaled = _pixel_type(own, bitpix, "ZBLANK" if is_compressed else "BLANK")
-    header = FitsHeader({**primary, **own}, (axes[0], axes[1]), dtype, number)
-    return _Image(header, bitpix, not (is_compressed or is_scaled), n_bytes, text)
+    stored_blank = _blank_of(own, bitpix, is_compressed=is_compressed)
+    dtype, is_scaled, zero = _pixel_type(own, bitpix, has_blank=stored_blank is not None)
+    header = FitsHeader(_joined(own, primary), (axes[0], axes[1]), dtype, number)
+    blank = None if stored_blank is None or not zero else stored_blank + zero
+    return _Image(header, bitpix, not (is_compressed or is_scaled), blank, n_bytes, text)
+
+
+def _joined(own: Cards, primary: Cards) -> Cards:
+    """Values of the image's own header, and of the primary one where the own has none."""
+    if own is primary:
+        return own
+    values = Cards({**primary, **own})
+    values.text = own.text + primary.text
+    return values
+
+
+def _blank_of(header: Mapping[str, Any], bitpix: int, *, is_compressed: bool) -> int | None:
+    """Stored value of missing pixels of an integer image.
+
+    FITS standard 4.0: BLANK for integers (4.4.2.5), also in compressed images, where ZBLANK serves as well (10.1.3). A
+    value that the pixels cannot take marks none of them.
+    """
+    if bitpix < 0:
+        return None
+    smallest = 0 if bitpix == 8 else -(1 << (bitpix - 1))
+    for keyword in ("ZBLANK", "BLANK") if is_compressed else ("BLANK",):
+        value = header.get(keyword)
+        if type(value) is int:
+            return value if smallest <= value < smallest + (1 << bitpix) else None
+    return None
 
 
 def _compressed_bytes(header: Mapping[str, Any], axes: tuple[int, ...], image_bytes: int) -> int:
@@ -337,8 +403,11 @@ def _compressed_bytes(header: Mapping[str, Any], axes: tuple[int, ...], image_by
     return n_bytes
 
 
-def _pixel_type(header: dict[str, Any], bitpix: int, blank_keyword: str) -> tuple[np.dtype, bool]:
-    """Type of pixels after scaling, as astropy has it, and whether they must be scaled with floats."""
+def _pixel_type(header: dict[str, Any], bitpix: int, *, has_blank: bool) -> tuple[np.dtype, bool, int]:
+    """Type of pixels after scaling, whether astropy must scale them, and BZERO of unsigned integers (else 0).
+
+    Pixels that can be missing are floats, so that they can be NaN.
+    """
     try:
         zero, scale = float(header.get("BZERO") or 0.0), float(header.get("BSCALE", 1.0))
     except (TypeError, ValueError, OverflowError) as error:
@@ -346,15 +415,13 @@ def _pixel_type(header: dict[str, Any], bitpix: int, blank_keyword: str) -> tupl
     if not (math.isfinite(zero) and math.isfinite(scale)):
         raise FrameError(f"expected finite numbers in BZERO and BSCALE, found {zero} and {scale}")
     stored = np.dtype(_BITPIX[bitpix])
+    as_float = np.dtype("f4" if bitpix <= 16 else "f8")
     if stored.kind == "i" and scale == 1.0 and zero == 2.0 ** (bitpix - 1):
-        return np.dtype(f"u{stored.itemsize}"), False
+        return (as_float, True, int(zero)) if has_blank else (np.dtype(f"u{stored.itemsize}"), False, 0)
     if bitpix == 8 and scale == 1.0 and zero == -128.0:
-        return np.dtype("i1"), True
-    has_blank = bitpix > 0 and type(header.get(blank_keyword)) is int
+        return (as_float, True, int(zero)) if has_blank else (np.dtype("i1"), True, 0)
     is_scaled = zero != 0.0 or scale != 1.0 or has_blank
-    if is_scaled and bitpix > 0:
-        return np.dtype("f4" if bitpix <= 16 else "f8"), True
-    return stored, is_scaled
+    return (as_float if is_scaled and bitpix > 0 else stored), is_scaled, 0
 
 
 def _to_native(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -408,7 +475,10 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
             f"the image is damaged: expected {header.dtype} of shape {header.shape}, found {pixels.dtype} of shape "
             f"{pixels.shape}"
         )
-    return pixels.astype(header.dtype, copy=False)
+    found = pixels.astype(header.dtype, copy=False)
+    if image.blank is not None and pixels.dtype.kind in "iu":  # astropy takes the blanks of unsigned pixels for values
+        found[pixels == image.blank] = np.nan
+    return found
 
 
 def _minimal_file(text: str) -> bytes:
@@ -456,22 +526,30 @@ def _integer(header: Mapping[str, Any], keyword: str, default: int | None = None
     return value
 
 
-def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple[dict[str, Any], str]:
+def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple[Cards, str]:
     """Read one header up to its END: values, and the text of its blocks. Nothing where no further HDU begins."""
     block = stream.read(_BLOCK).decode("latin-1")
     if not block.startswith("SIMPLE  =" if is_primary else "XTENSION="):
         if is_primary:
             raise FrameError(f"not a FITS file: expected SIMPLE at its beginning, found {block[:20]!r}")
-        return {}, ""
-    cards: dict[str, Any] = {}
+        return Cards(), ""
+    cards = Cards()
     blocks = [block]
     long_text = ""
     while len(block) == _BLOCK:
         for start in range(0, _BLOCK, _CARD):
             card = block[start : start + _CARD]
-            if card.startswith("END     "):
-                return cards, "".join(blocks)
-            long_text = _add_card(cards, card, long_text)
+            keyword, value = _split_card(card)
+            if keyword == "END":
+                cards.text = "".join(blocks)
+                return cards, cards.text
+            if keyword == "CONTINUE" and card[8:10] != "= ":
+                long_text = _continue(cards, long_text, value)
+            elif keyword and keyword not in cards:  # the first one counts
+                cards[keyword] = value
+                long_text = keyword if value.__class__ is str and value.endswith("&") else ""
+            else:
+                long_text = ""
         if len(blocks) == most_blocks:
             raise FrameError(f"expected the END of the header within {_MOST_HEADER_BLOCKS} blocks, found none")
         block = stream.read(_BLOCK).decode("latin-1")
@@ -479,30 +557,34 @@ def _read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tupl
     raise FrameError("the header is cut short: it has no END")
 
 
-def _add_card(cards: dict[str, Any], card: str, long_text: str) -> str:
-    """Add one card to the values; the keyword whose text goes on in the next card is returned."""
-    keyword, value = _split_card(card)
-    if keyword == "CONTINUE" and long_text:
-        cards[long_text] = (cards[long_text][:-1] + str(value))[:_LONGEST_TEXT]
-    elif not keyword or keyword in cards or (keyword == "CONTINUE" and card[8:10] != "= "):  # the first one counts
+def _continue(cards: Cards, keyword: str, value: object) -> str:
+    """Add a further piece to the text of a keyword; the keyword is returned where it goes on in the next card."""
+    if not keyword:
         return ""
-    else:
-        cards[keyword] = value
-        long_text = keyword
-    text = cards[long_text]
-    return long_text if isinstance(text, str) and text.endswith("&") else ""
+    cards[keyword] = (cards[keyword][:-1] + str(value))[:_LONGEST_TEXT]
+    return keyword if cards[keyword].endswith("&") else ""
 
 
 @lru_cache(maxsize=1 << 14)
 def _split_card(card: str) -> tuple[str, str | int | float | bool | None]:
-    """Keyword and value of a card, no keyword where it has none; the frames of a run have most of them in common."""
-    keyword, value_text = card[:8].rstrip(), card[10:]
+    """Keyword and value of a card, no keyword where it has none; the frames of a run have most of them in common.
+
+    The END may be filled up with zeros, as some writers do.
+    """
+    keyword, value_text = card[:8].rstrip().upper(), card[10:]
     if keyword == "HIERARCH" and "=" in card:
         keyword, _, value_text = card[9:].partition("=")
         keyword = keyword.strip().upper()
     elif card[8:10] != "= " and keyword != "CONTINUE":
-        return "", None
+        return ("END" if card.startswith("END") and not card[3:].strip(" \0") else ""), None
     return keyword, _parse_value(value_text)
+
+
+@lru_cache(maxsize=1 << 10)
+def _comment_of(card: str) -> str:
+    text = card.partition("=")[2]
+    quoted = _QUOTED.match(text)
+    return (text[quoted.end() :] if quoted else text).partition("/")[2].strip()
 
 
 def _parse_value(text: str) -> str | int | float | bool | None:

@@ -8,31 +8,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
-from opticam_dask.kernels.series.timing import TIME_SCALES, parse_iso, utc_mjd
+from opticam_dask.frames import keywords
+from opticam_dask.frames.header_gains import gain_of
+from opticam_dask.frames.header_places import position_of, site_of
+from opticam_dask.frames.header_times import TO_MIDDLE, mid_exposure_of
+from opticam_dask.frames.header_values import HeaderValues, Keyword, as_number
+from opticam_dask.kernels.series.timing import TIME_SCALES
 from opticam_dask.text import shown
-
-Keyword = str | tuple[str, ...]
 
 TEMPLATE_NAME = "instrument_template.json"
 
-_MJD_1970, _MJD_2100 = 40587, 88069
 _LONGEST_EXPOSURE = 86400.0
-#: No number of a detector is larger; beyond it squares of electrons leave the range of 32-bit floats.
-_LARGEST_NUMBER = 1e9
 _LARGEST_BINNING = 1024
-_LONGEST_TIME = 200
 _LONGEST_FILTER = 64  # the name of a filter is part of names of files
-#: Exposure times from the moment a time stamp marks to the middle of the exposure.
-_TO_MIDDLE = {"start": 0.5, "middle": 0.0, "end": -0.5}
+#: Exposure times in two keywords that differ by more than this share, and this many seconds, contradict each other.
+_SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
 
 
-def _entry(description: str, **kwargs: Any) -> Any:
-    """Declare one entry of an instrument, with the sentence that the JSON template shows beside it."""
-    return field(metadata={"description": description}, **kwargs)
+def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
+    """Declare one entry of an instrument, with the sentence that the JSON template shows beside it.
+
+    ``is_later``: stores of before the entry was there go on, as long as it has its default.
+    """
+    return field(metadata={"description": description, "is_later": is_later}, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class FrameHeader:
     airmass, read_noise, saturation, linearity_limit, pixel_scale : float
         Read noise in electrons, saturation and end of the linear range in ADU, arcseconds per image pixel (binning
         included).
+    longitude, latitude, height : float
+        Of the telescope: degrees east and north, metres.
+    kind : {"light", "bias", "dark", "flat", "focus", "lamp"}
+        What the frame was taken for; light where the header does not say, and ``kind_source`` is empty then.
+    kind_source : str
+        Keyword that says so.
     problems : tuple of str
         Why the frame cannot be used; empty for a good frame.
     warnings : tuple of str
@@ -75,6 +82,11 @@ class FrameHeader:
     saturation: float
     linearity_limit: float
     pixel_scale: float
+    longitude: float
+    latitude: float
+    height: float
+    kind: str = "light"
+    kind_source: str = ""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -105,22 +117,31 @@ class Instrument:
     cameras: Mapping[str, tuple[str, ...]] = _entry(
         "Cameras and the filters of each. A single camera takes any filter.", hash=False
     )
-    time_scale: str = _entry(f"Scale of the time: {', '.join(TIME_SCALES)}.", default="utc")
-    filter_keyword: Keyword = _entry("Keyword of the filter.", default="FILTER")
-    exposure_time_keyword: Keyword = _entry("... of the exposure time, s.", default=("EXPTIME", "EXPOSURE"))
-    gain_keyword: Keyword = _entry("... of the gain, electrons per ADU.", default="GAIN")
+    time_scale: str | None = _entry(
+        f"Scale of the time: {', '.join(TIME_SCALES)}; null for what TIMESYS of the header says, or else utc.",
+        default=None,
+    )
+    filter_keyword: Keyword = _entry("Keyword of the filter.", default=keywords.FILTER)
+    exposure_time_keyword: Keyword = _entry("... of the exposure time, s.", default=keywords.EXPOSURE)
+    gain_keyword: Keyword = _entry("... of the gain, electrons per ADU.", default=keywords.GAIN)
     dark_current_keyword: Keyword = _entry("... of the dark current, electrons/pixel/s.", default="DARKCURR")
-    binning_keyword: Keyword = _entry("... of the binning: 2x2, '2 2' or 2.", default="BINNING")
-    read_noise_keyword: Keyword = _entry("... of the read noise, electrons.", default="RDNOISE")
-    saturation_keyword: Keyword = _entry("... of the saturation, ADU.", default=("SATLEVEL", "SATURATE"))
+    binning_keyword: Keyword = _entry("... of the binning: 2x2, '2 2' or 2.", default=keywords.BINNING)
+    read_noise_keyword: Keyword = _entry("... of the read noise, electrons.", default=keywords.READ_NOISE)
+    saturation_keyword: Keyword = _entry("... of the saturation, ADU.", default=keywords.SATURATION)
     linearity_keyword: Keyword = _entry("... of the level up to which the detector is linear, ADU.", default="LINLIMIT")
-    airmass_keyword: Keyword = _entry("... of the airmass.", default="AIRMASS")
+    airmass_keyword: Keyword = _entry("... of the airmass.", default=keywords.AIRMASS)
     camera_keyword: Keyword = _entry("... of the camera, where the filter does not tell it.", default=())
-    ra_keyword: Keyword = _entry("... of the right ascension.", default="RA")
-    dec_keyword: Keyword = _entry("... of the declination, degrees.", default="DEC")
-    ra_unit: Literal["hourangle", "deg"] = _entry(
-        "Unit of right ascensions that are plain numbers: hourangle or deg. 02:05:15 is always in hours.",
-        default="hourangle",
+    ra_keyword: Keyword = _entry("... of the right ascension; a list goes pair by pair with dec.", default=keywords.RA)
+    dec_keyword: Keyword = _entry("... of the declination, degrees.", default=keywords.DEC)
+    ra_unit: Literal["hourangle", "deg"] | None = _entry(
+        "Unit of right ascensions that are plain numbers: hourangle or deg, or null for what the header shows, or else "
+        "deg, as in the FITS standard. 02:05:15 is always in hours.",
+        default=None,
+    )
+    image_type_keyword: Keyword = _entry(
+        "... of what a frame was taken for. Light frames are reduced, others set aside.",
+        default=keywords.IMAGE_TYPE,
+        is_later=True,
     )
     default_filter: str | None = _entry("Filter, where the header has none.", default=None)
     default_gain: float | None = _entry("Gain, where the header has none, electrons per ADU.", default=None)
@@ -174,33 +195,40 @@ class Instrument:
         -------
         FrameHeader
         """
-        reading = _Reading(header)
-        filter_name = _filter_of(self, reading)
-        camera = _camera_of(self, filter_name, reading) if filter_name else ""
-        binning = _binning_of(self, reading)
-        exposure_time = reading.number("exposure_time", self.exposure_time_keyword, None, "at least 0", math.inf)
-        if exposure_time > _LONGEST_EXPOSURE:
-            reading.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
-            exposure_time = math.nan
-        ra, dec = _position_of(self, reading)
+        values = HeaderValues(header)
+        filter_name = _filter_of(self, values)
+        camera = _camera_of(self, filter_name, values) if filter_name else ""
+        binning = _binning_of(self, values)
+        exposure_time = _exposure_time_of(self, values)
+        gain = gain_of(self, values, binning)
+        dark_current = _dark_current_of(self, values)
+        mjd_utc = mid_exposure_of(self, exposure_time, values)
+        ra, dec = position_of(self, values)
+        longitude, latitude, height = site_of(self, values)
+        kind, kind_source = _kind_of(self, values)
         return FrameHeader(
             camera=camera,
             filter=filter_name,
             key=f"{camera}:{filter_name}" if camera else "",
             binning=binning,
-            gain=reading.number("gain", self.gain_keyword, self.default_gain, "above 0"),
-            dark_current=_dark_current_of(self, reading),
+            gain=gain,
+            dark_current=dark_current,
             exposure_time=exposure_time,
-            mjd_utc=_mid_exposure_of(self, exposure_time, reading),
+            mjd_utc=mjd_utc,
             ra=ra,
             dec=dec,
-            airmass=reading.optional_number(self.airmass_keyword, None, least=1.0),
-            read_noise=reading.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
-            saturation=reading.optional_number(self.saturation_keyword, self.default_saturation, least=1.0),
-            linearity_limit=reading.optional_number(self.linearity_keyword, self.default_linearity, least=1.0),
+            airmass=values.optional_number(self.airmass_keyword, None, least=1.0),
+            read_noise=values.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
+            saturation=values.optional_number(self.saturation_keyword, self.default_saturation, least=1.0),
+            linearity_limit=values.optional_number(self.linearity_keyword, self.default_linearity, least=1.0),
             pixel_scale=self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
-            problems=tuple(reading.problems),
-            warnings=tuple(reading.warnings),
+            longitude=longitude,
+            latitude=latitude,
+            height=height,
+            kind=kind,
+            kind_source=kind_source,
+            problems=tuple(values.problems),
+            warnings=tuple(values.warnings),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,8 +286,17 @@ class OPTICAM_MX(Instrument):
         default_factory=lambda: {"1": ("u", "u'", "g", "g'"), "2": ("r", "r'"), "3": ("i", "i'", "z", "z'")},
         hash=False,
     )
+    time_scale: str | None = "utc"
+    filter_keyword: Keyword = "FILTER"
     exposure_time_keyword: Keyword = "EXPOSURE"
+    gain_keyword: Keyword = "GAIN"
+    binning_keyword: Keyword = "BINNING"
+    read_noise_keyword: Keyword = "RDNOISE"
     saturation_keyword: Keyword = "SATLEVEL"
+    airmass_keyword: Keyword = "AIRMASS"
+    ra_keyword: Keyword = "RA"
+    dec_keyword: Keyword = "DEC"
+    ra_unit: Literal["hourangle", "deg"] | None = "hourangle"
     default_read_noise: float | None = 1.3
     longitude: float | None = -115.463611
     latitude: float | None = 31.044167
@@ -325,9 +362,9 @@ def _faults(instrument: Instrument) -> list[str]:
     names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
     ways = one.time_keywords if isinstance(one.time_keywords, tuple) else ()
     checks = [
-        (one.time_marks in _TO_MIDDLE, "time_marks must be start, middle or end"),
-        (one.time_scale in TIME_SCALES, f"time_scale must be one of {', '.join(TIME_SCALES)}"),
-        (one.ra_unit in ("hourangle", "deg"), "ra_unit must be hourangle or deg"),
+        (one.time_marks in TO_MIDDLE, "time_marks must be start, middle or end"),
+        (one.time_scale in (None, *TIME_SCALES), f"time_scale must be one of {', '.join(TIME_SCALES)}"),
+        (one.ra_unit in (None, "hourangle", "deg"), "ra_unit must be hourangle or deg"),
         (ways and all(map(_is_way, ways)), "time_keywords must be a list of keywords and pairs of keywords"),
         (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
         (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
@@ -360,82 +397,23 @@ def _is_way(value: Any) -> bool:
     return _is_keyword(value) and (isinstance(value, str) or len(value) == 2)
 
 
-class _Reading:
-    """One header being read: looks values up and collects what is wrong with them."""
-
-    def __init__(self, header: Mapping[str, Any]) -> None:
-        self.header = header
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-
-    def find(self, keywords: Keyword) -> tuple[str, str | float | None]:
-        """Look up the first keyword that holds something; the names of all and None when none does."""
-        names = (keywords,) if isinstance(keywords, str) else keywords
-        for name in names:
-            value = self.header.get(name)
-            if isinstance(value, str) and value.strip():
-                return name, value.strip()
-            # the abstract type comes last: asking it takes as long as all the rest
-            if isinstance(value, (int, float, Real)):
-                return name, cast(float, value)
-        return " or ".join(names) or "(none)", None
-
-    def report_missing(self, what: str, names: str) -> None:
-        hint = "" if what == "exposure_time" else f", and the instrument has no default_{what}"
-        self.problems.append(f"{what}: keyword {names} is missing or empty{hint}")
-
-    def number(
-        self, what: str, keywords: Keyword, default: float | None, limit: str, most: float = _LARGEST_NUMBER
-    ) -> float:
-        """Read a number ("above 0" or "at least 0") that the frame cannot do without."""
-        name, value = self.find(keywords)
-        if value is None:
-            if default is None:
-                self.report_missing(what, name)
-            return math.nan if default is None else float(default)
-        number = _as_number(value)
-        is_in_range = number > 0.0 or (number == 0.0 and limit == "at least 0")
-        if is_in_range and math.isfinite(number) and number <= most:
-            return number
-        too_large = f" and at most {most:g}" if number > most else ""
-        self.problems.append(f"{what}: expected a number {limit}{too_large} in keyword {name}, found {shown(value)}")
-        return math.nan
-
-    def optional_number(self, keywords: Keyword, default: float | None, *, least: float) -> float:
-        """Read a number that the frame can do without: the default or NaN when it is missing or absurd."""
-        number = _as_number(self.find(keywords)[1])
-        if least <= number <= _LARGEST_NUMBER:
-            return number
-        return math.nan if default is None else float(default)
-
-
-def _as_number(value: Any) -> float:
-    """Convert a header value; NaN when it is no number."""
-    if isinstance(value, bool) or value is None:
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, TypeError, OverflowError):
-        return math.nan
-
-
-def _filter_of(instrument: Instrument, reading: _Reading) -> str:
-    name, value = reading.find(instrument.filter_keyword)
+def _filter_of(instrument: Instrument, values: HeaderValues) -> str:
+    name, value = values.find(instrument.filter_keyword)
     if value is None and instrument.default_filter is None:
-        reading.report_missing("filter", name)
+        values.report_missing("filter", name)
         return ""
     filter_name = str(instrument.default_filter if value is None else value)
     if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
-        reading.problems.append(
+        values.problems.append(
             f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
         )
         return ""
     return filter_name
 
 
-def _camera_of(instrument: Instrument, filter_name: str, reading: _Reading) -> str:
+def _camera_of(instrument: Instrument, filter_name: str, values: HeaderValues) -> str:
     """Camera that the header names, else the one that has the filter, else the only one."""
-    _, named = reading.find(instrument.camera_keyword)
+    _, named = values.find(instrument.camera_keyword)
     if named is not None and str(named) in instrument.cameras:
         return str(named)
     having = [camera for camera, filters in instrument.cameras.items() if filter_name in filters]
@@ -444,23 +422,26 @@ def _camera_of(instrument: Instrument, filter_name: str, reading: _Reading) -> s
     if len(having) == 1:
         return having[0]
     known = "; ".join(f"{camera}: {', '.join(filters)}" for camera, filters in instrument.cameras.items())
-    reading.problems.append(
-        f"filter: expected in keyword {reading.find(instrument.filter_keyword)[0]} a filter of one camera of "
+    values.problems.append(
+        f"filter: expected in keyword {values.find(instrument.filter_keyword)[0]} a filter of one camera of "
         f"{instrument.name} ({known}), found {shown(filter_name)}"
     )
     return ""
 
 
-def _binning_of(instrument: Instrument, reading: _Reading) -> int:
+def _binning_of(instrument: Instrument, values: HeaderValues) -> int:
     """Binning, which must be equal along both axes; 0 when it is not known."""
-    name, value = reading.find(instrument.binning_keyword)
+    name, value = values.find(instrument.binning_keyword)
     if value is None:
         if instrument.default_binning is None:
-            reading.report_missing("binning", name)
+            values.report_missing("binning", name)
         return instrument.default_binning or 0
+    other = keywords.SECOND_AXIS.get(name)
+    if other is not None and (along_y := values.header.get(other)) is not None:
+        name, value = f"{name} and {other}", f"{value}x{along_y}"
     factor = _common_factor(str(value))
     if not factor:
-        reading.problems.append(
+        values.problems.append(
             f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
         )
     return factor
@@ -469,107 +450,64 @@ def _binning_of(instrument: Instrument, reading: _Reading) -> int:
 @lru_cache(maxsize=1024)
 def _common_factor(text: str) -> int:
     """Binning of both axes; 0 where they differ or are no such numbers."""
-    factors = {_as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
+    factors = {as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
     factor = factors.pop()
     is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
     return int(factor) if is_binning else 0
 
 
-def _dark_current_of(instrument: Instrument, reading: _Reading) -> float:
+def _dark_current_of(instrument: Instrument, values: HeaderValues) -> float:
     keywords, default = instrument.dark_current_keyword, instrument.default_dark_current
-    name, value = reading.find(keywords)
+    name, value = values.find(keywords)
     if value is None and default is None:
-        reading.warnings.append(f"keyword {name} is missing or empty: the dark current is taken as 0")
+        values.warnings.append(f"keyword {name} is missing or empty: the dark current is taken as 0")
         return 0.0
-    return reading.number("dark_current", keywords, default, "at least 0")
+    return values.number("dark_current", keywords, default, "at least 0")
 
 
-def _mid_exposure_of(instrument: Instrument, exposure_time: float, reading: _Reading) -> float:
-    """MJD (UTC) of the middle of the exposure, by the first way of the instrument that gives a time."""
-    reasons: list[str] = []
-    unreadable: list[str] = []
-    for way in instrument.time_keywords:
-        found = [reading.find(name) for name in ((way,) if isinstance(way, str) else way)]
-        label = " + ".join(name for name, _ in found)
-        if any(value is None for _, value in found):
-            reasons.append(f"{label} is missing or empty")
-            continue
-        try:
-            day, seconds = _split_time([str(value) for _, value in found])
-        except ValueError as error:
-            reasons.append(f"{label}: {error}")
-            unreadable.append(label)
-            continue
-        if unreadable:
-            reading.warnings.append(f"no date and time in {', '.join(unreadable)}: {label} is used")
-        if math.isnan(exposure_time):
-            return math.nan
-        return utc_mjd(day, seconds + exposure_time * _TO_MIDDLE[instrument.time_marks], instrument.time_scale)
-    reading.problems.append("time: expected a date and time from 1970 to 2100; " + "; ".join(reasons))
-    return math.nan
-
-
-def _split_time(values: list[str]) -> tuple[int, float]:
-    """Day (MJD) and seconds of a date-time, of an MJD or JD, or of a date and a time of day."""
-    text = values[0]
-    if len(values) == 2:
-        # A time of day that has a date of its own is refused below: it must not be mended with another date.
-        text = f"{re.split('[T ]', text)[0]}T{values[1]}"
-    if len(text) > _LONGEST_TIME:
-        raise ValueError(f"expected a date and time, found {shown(text)}")
-    number = _as_number(text)
-    if math.isfinite(number):
-        mjd = number - 2400000.5 if number > 2e6 else number
-        day = math.floor(mjd)
-        seconds = (mjd - day) * 86400.0
-    else:
-        day, seconds = parse_iso(text)
-    if not _MJD_1970 <= day < _MJD_2100:
-        raise ValueError(f"{shown(text)} is not from 1970 to 2100")
-    return day, seconds
-
-
-def _position_of(instrument: Instrument, reading: _Reading) -> tuple[float, float]:
-    """Right ascension and declination in degrees; NaN and a warning when there is none."""
-    ra_name, ra_value = reading.find(instrument.ra_keyword)
-    dec_name, dec_value = reading.find(instrument.dec_keyword)
-    ra, dec = _as_angle(ra_value), _as_angle(dec_value)
-    if instrument.ra_unit == "hourangle" or math.isnan(_as_number(ra_value)):
-        ra *= 15.0
-    if ra_value is None or dec_value is None:
-        reason = "missing or empty"
-    elif _is_placeholder(ra_value, ra, dec_value, dec):
-        reason = "placeholders"
-    elif not (abs(ra) <= 360.0 and abs(dec) <= 90.0):
-        reason = "out of range or not numbers"
-    else:
-        return ra % 360.0, dec
-    reading.warnings.append(
-        f"keywords {ra_name} and {dec_name} are {reason}: no barycentric times without a position "
-        "(--target-coord RA DEC gives one)"
-    )
-    return math.nan, math.nan
-
-
-def _is_placeholder(ra_value: str | float, ra: float, dec_value: str | float, dec: float) -> bool:
-    """Whether text stands for "telescope not connected": a bare '0' as right ascension, or two zeros.
-
-    A numeric 0 is a position: simulated frames point at (0, 0).
-    """
-    if not isinstance(ra_value, str) or ra != 0.0:
-        return False
-    return ":" not in ra_value or (isinstance(dec_value, str) and dec == 0.0)
-
-
-def _as_angle(value: Any) -> float:
-    """Convert a plain number or a sexagesimal text such as ``-0:30:14.7``; NaN when it is neither."""
-    return _sexagesimal(value) if isinstance(value, str) else _as_number(value)
-
-
-@lru_cache(maxsize=1024)
-def _sexagesimal(value: str) -> float:
-    parts = [_as_number(part) for part in re.split(r"[:\shdms°'\"]+", value) if part]
-    if not 1 <= len(parts) <= 3 or not all(0.0 <= part < 60.0 for part in parts[1:]):
+def _exposure_time_of(instrument: Instrument, values: HeaderValues) -> float:
+    """Exposure time in seconds; NaN and a problem when it is not known."""
+    name, value = values.find(instrument.exposure_time_keyword)
+    keyword = instrument.exposure_time_keyword if value is None else name
+    exposure_time = values.number("exposure_time", keyword, None, "at least 0", math.inf)
+    exposure_time *= _seconds_in(name, values)
+    if exposure_time > _LONGEST_EXPOSURE:
+        values.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
         return math.nan
-    size = sum(abs(part) / 60.0**place for place, part in enumerate(parts))
-    return -size if value.startswith("-") else size
+    for other in ("EXPTIME", "EXPOSURE"):
+        if other == name or other not in values.header:
+            continue
+        second = values.number_of(other) * _seconds_in(other, values)
+        if abs(second - exposure_time) > max(_SAME_SECONDS, _SAME_EXPOSURE * exposure_time):
+            values.warn(f"the exposure times in {name} and {other} are not the same: that in {name} is used")
+    return exposure_time
+
+
+def _seconds_in(name: str, values: HeaderValues) -> float:
+    """Seconds in the unit of an exposure time: that of its keyword, or that its comment names."""
+    if name in keywords.SECONDS:
+        return keywords.SECONDS[name]
+    return _seconds_by_comment(values.comment(name))
+
+
+@lru_cache(maxsize=256)
+def _seconds_by_comment(comment: str) -> float:
+    return next((seconds for words, seconds in keywords.SECONDS_IN_COMMENT if words.search(comment)), 1.0)
+
+
+def _kind_of(instrument: Instrument, values: HeaderValues) -> tuple[str, str]:
+    """What a frame was taken for, and the keyword that says so: the first whose words are known."""
+    names = instrument.image_type_keyword
+    for name in (names,) if isinstance(names, str) else names:
+        value = values.header.get(name)
+        if isinstance(value, str) and value and (kind := _kind_by_words(value)):
+            return kind, name
+    return "light", ""
+
+
+@lru_cache(maxsize=256)
+def _kind_by_words(text: str) -> str:
+    """Kind of a frame that a text names; empty where it names none."""
+    words = text.replace("_", " ")
+    found = next((kind for kind, pattern in keywords.KINDS if pattern.search(words)), "")
+    return found or ("light" if keywords.LIGHT.search(words) else "")

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
+from opticam_dask.frames.contradictions import contradictions
 from opticam_dask.frames.fits_files import (
     FitsHeader,
     FitsReader,
     FrameError,
+    OwnProduct,
     PathLike,
     read_header,
     read_header_and_facts,
@@ -48,6 +50,11 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
 
+#: A directory that holds this one is the output directory of a reduction; what it makes there beside light curves and
+#: plots, and may hold FITS files, is never looked into.
+_STORE_NAME = "reduction.zarr"
+_OWN_NAMES = frozenset({_STORE_NAME, "export", "watch", "scratch", "planned_run"})
+
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
 
@@ -56,6 +63,7 @@ _FROM_HEADER = dict.fromkeys(("key", "camera", "filter"), "object")
 _FROM_HEADER |= dict.fromkeys(("mjd_utc", "exposure_time", "gain", "dark_current", "read_noise"), "float64")
 _FROM_HEADER |= dict.fromkeys(("saturation", "linearity_limit", "airmass", "ra", "dec"), "float64")
 _FROM_HEADER |= {"binning": "int64", "pixel_scale": "float64"}
+_FROM_HEADER |= dict.fromkeys(("longitude", "latitude", "height"), "float64")
 _COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64", **_FROM_HEADER}
 _COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object"}
 
@@ -76,7 +84,8 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
     paths : path or URL, or sequence of them
         Directories or files, of this machine or of any place that fsspec knows (``s3://bucket/directory``).
         A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit`` or ``.fts``,
-        also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there.
+        also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there, and what
+        reductions have made: the store, exported tables, live files.
 
     Returns
     -------
@@ -116,12 +125,21 @@ def _remote_files(tops: list[str]) -> set[str]:
             found = files_below(top)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {top}") from error
+        own = _own_places(found)
         for url in found:
             below = url[len(top) :].strip("/")
+            if own and any(url.startswith(place) for place in own):
+                continue
             is_hidden = any(word.startswith(".") for word in below.split("/"))
             if not below or (_NAME.search(url) and not is_hidden):
                 files.add(url)
     return files
+
+
+def _own_places(urls: Iterable[str]) -> tuple[str, ...]:
+    """Beginnings of the URLs of what reductions have made, from a listing that shows their stores."""
+    outputs = {url.partition(f"/{_STORE_NAME}/")[0] for url in urls if f"/{_STORE_NAME}/" in url}
+    return tuple(f"{output}/{name}/" for output in outputs for name in _OWN_NAMES)
 
 
 def _files_below(tops: list[str]) -> Iterator[str]:
@@ -138,8 +156,9 @@ def _files_below(tops: list[str]) -> Iterator[str]:
         except OSError as error:
             logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
             continue
+        is_output = any(entry.name == _STORE_NAME for entry in entries)
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or (is_output and entry.name in _OWN_NAMES):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.path)
@@ -197,6 +216,7 @@ def scan(
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     reader_extension: int | str | None = None,
+    kind: str = "light",
 ) -> Scan:
     """Read the headers of files and interpret them.
 
@@ -213,6 +233,9 @@ def scan(
         Called with the number of files done and of all files.
     reader_extension : int or str, optional
         HDU of the image; by default that of the instrument.
+    kind : {"light", "bias", "dark", "flat"}
+        What the frames are for: those that say in their header that they were taken for something else are set aside.
+        Frames that do not say are of this kind. Tables that this program has exported are left out without a word.
 
     Returns
     -------
@@ -230,9 +253,10 @@ def scan(
     warned: dict[str, tuple[int, str]] = {}
 
     def scan_batch(batch: list[str]) -> list[_Result]:
-        return [_scan_file(file, instrument, extension, listed) for file in batch]
+        found = [_scan_file(file, instrument, extension, listed, kind) for file in batch]
+        return [result for result in found if result is not None]
 
-    for results in _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)):
+    for batch, results in zip(batches, _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)), strict=True):
         rows += [result.row for result in results if result.row]
         if len(rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
             tables.append(_as_table(rows))
@@ -242,18 +266,22 @@ def scan(
             for text in result.warnings:
                 count, example = warned.get(text, (0, result.file))
                 warned[text] = (count + 1, example)
-        n_done += len(results)
+        n_done += len(batch)
         if progress is not None:
             progress(n_done, len(files))
     tables.append(_as_table(rows))
     table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
-    nights = night_of(table["mjd_utc"].to_numpy(), instrument.longitude).astype(object)
+    longitudes = table["longitude"].to_numpy()
+    nights = night_of(table["mjd_utc"].to_numpy(), _usual(longitudes, instrument.longitude)).astype(object)
     table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
-    return Scan(
-        table=table.sort_values(["key", "mjd_utc", "file"], kind="stable", ignore_index=True),
-        set_aside=sorted(set_aside),
-        warnings=[f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()],
-    )
+    table = table.sort_values(["key", "mjd_utc", "file"], kind="stable", ignore_index=True)
+    notes = [f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()]
+    return Scan(table, sorted(set_aside), notes + contradictions(table))
+
+
+def _usual(values: np.ndarray, otherwise: float | None) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else otherwise
 
 
 def _each_batch(
@@ -316,7 +344,10 @@ class _Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def _scan_file(path: str, instrument: Instrument, extension: int | str | None, listed: Mapping[str, Facts]) -> _Result:
+def _scan_file(
+    path: str, instrument: Instrument, extension: int | str | None, listed: Mapping[str, Facts], kind: str
+) -> _Result | None:
+    """What one file is; None for what this program has made."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -324,9 +355,14 @@ def _scan_file(path: str, instrument: Instrument, extension: int | str | None, l
     try:
         listed_facts = _remote_facts(path, listed) if is_remote(path) else None
         header, facts = read_header_and_facts(path, extension, listed=listed_facts)
+    except OwnProduct:
+        return None
     except FrameError as error:
         return _Result(path, reason=error.reason)
     frame = instrument.interpret(header.values)
+    if frame.kind_source and frame.kind != kind:
+        reason = f"a {frame.kind} frame by {frame.kind_source}"
+        return _Result(path, reason=reason, warnings=(f"{reason}, not a {kind} frame: set aside",))
     if frame.problems:
         return _Result(path, reason="; ".join(frame.problems))
     interpreted = [getattr(frame, name) for name in _FROM_HEADER]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import chi2
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
@@ -29,6 +30,9 @@ _USELESS = np.uint32(
 
 #: What a light curve may be detrended against.
 VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
+
+#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
+_FEW, _TOLD = 3, 12
 
 #: Share of the frames in which a source must have a flux to be judged.
 _OFTEN = 0.9
@@ -82,9 +86,9 @@ def relative_light_curve(
     xarray.Dataset
         Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
         together); coordinates mjd_utc, bmjd_tdb and night; attributes ``comparisons``, ``weights`` and, when they were
-        chosen, ``reasons``: what was found out about each source; with trends ``detrend``: their coefficients (relative
-        change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
-        ``reduced_chi2`` and ``warnings``.
+        chosen, ``reasons``: what was found out about each source, and ``choice``: the same in a few lines; with trends
+        ``detrend``: their coefficients (relative change of the flux for one standard deviation of the vector),
+        ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and ``warnings``.
 
     Raises
     ------
@@ -139,9 +143,9 @@ def compute_relative(
         radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
         raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
     known = curves["source_id"].to_numpy().tolist()
-    reasons: list[str] = []
+    reasons, lines = list[str](), list[str]()
     if isinstance(comparisons, str):
-        chosen, reasons = _choose(curves, target, known)
+        chosen, reasons, lines = _choose(curves, target, known)
     else:
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
@@ -161,7 +165,7 @@ def compute_relative(
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
-        found["reasons"] = reasons
+        found |= {"reasons": reasons, "choice": lines}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
@@ -235,18 +239,41 @@ def _divide(
     return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
 
 
-def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> tuple[list[int], list[str]]:
-    """Numbers of the comparisons that are fit for a target, and what was found out about each source."""
+class _Choice(NamedTuple):
+    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
+
+    numbers: list[int]
+    reasons: list[str]
+    lines: list[str]
+
+
+def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> _Choice:
+    """Comparisons that are fit for a target."""
     if target not in known:
-        return [], []
+        return _Choice([], [], [])
     flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
     is_flagged = (curves["flags"].to_numpy() & _USELESS) != 0
     found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
-    reasons = [f"source {known[entry.column]}: {entry.reason}" for entry in found]
-    chosen = [known[entry.column] for entry in found if entry.is_chosen]
+    groups: dict[str, list[int]] = {}
+    for entry in found:
+        groups.setdefault(entry.kind, []).append(known[entry.column])
+    chosen = groups.pop("chosen", [])
+    others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
     if not chosen:
-        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(reasons)}")
-    return chosen, reasons
+        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")
+    lines = [f"{len(chosen)} of {len(found)} sources chosen as comparisons: {', '.join(map(str, chosen))}", *others]
+    if len(chosen) < _FEW:
+        lines.append(
+            f"warning: with fewer than {_FEW} comparisons nobody can tell whether one of them varies; "
+            "give --comparisons of your own if others are fit"
+        )
+    return _Choice(chosen, [f"source {known[entry.column]}: {entry.reason}" for entry in found], lines)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    """The first of some numbers."""
+    told = ", ".join(map(str, numbers[:_TOLD]))
+    return told if len(numbers) <= _TOLD else f"{told}, ..."
 
 
 def _spans(numbers: Sequence[int]) -> str:
@@ -356,10 +383,7 @@ def most_variable(curves: xr.Dataset) -> int:
         With fewer than three sources that are measured in most frames.
     """
     loaded = curves[["flux", "flux_err", "flags"]].load()
-    measured = np.isfinite(loaded["flux"].to_numpy())
-    n_frames = np.count_nonzero(measured.any(axis=1))
-    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
-    numbers = loaded["source_id"].to_numpy()[often].tolist()
+    numbers = often_measured(loaded)
     if len(numbers) < 3:
         raise ValueError(
             "at least 3 sources with a flux in most frames are needed to tell which one varies; "
@@ -373,3 +397,34 @@ def most_variable(curves: xr.Dataset) -> int:
     if not np.isfinite(excess).any():
         raise ValueError("no two frames have a flux of every source, so none can be called variable")
     return int(numbers[int(np.nanargmax(excess))])
+
+
+def often_measured(curves: xr.Dataset) -> list[int]:
+    """Numbers of the sources with a flux in nine tenths of the frames in which any source has one."""
+    measured = np.isfinite(curves["flux"].to_numpy())
+    n_frames = np.count_nonzero(measured.any(axis=1))
+    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
+    found: list[int] = curves["source_id"].to_numpy()[often].tolist()
+    return found
+
+
+def chance_of_variation(curves: xr.Dataset, number: int) -> float:
+    """Probability that noise alone makes some source vary as much as one does against all others.
+
+    Parameters
+    ----------
+    curves : xarray.Dataset
+        As for :func:`most_variable`.
+    number : int
+        Of the source that varies most.
+
+    Returns
+    -------
+    float
+        From its chi-squared, times the number of sources among which it was chosen; at most 1.
+    """
+    numbers = often_measured(curves)
+    one = compute_relative(curves, number, [other for other in numbers if other != number], outliers=np.inf)
+    flux, error = one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()
+    freedom = np.count_nonzero(np.isfinite(flux)) - 1
+    return min(1.0, len(numbers) * float(chi2.sf(freedom * lightcurve.reduced_chi2(flux, error), freedom)))

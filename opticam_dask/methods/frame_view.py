@@ -114,6 +114,26 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class TrialFluxes:
+    """Fluxes of the catalogue's sources in several apertures in some frames of the reference night.
+
+    Attributes
+    ----------
+    radii : tuple of float
+        In FWHM of the catalogue.
+    flux, flux_err : ndarray, shape (frame, source, radius)
+        Electrons.
+    is_flagged : ndarray of bool, shape (frame, source, radius)
+        Measurements with a flag that makes them useless.
+    """
+
+    radii: tuple[float, ...]
+    flux: np.ndarray
+    flux_err: np.ndarray
+    is_flagged: np.ndarray
+
+
+@dataclass(frozen=True)
 class CatalogFacts:
     """What a photometer may adapt to before the first frame: the same for all frames of a key.
 
@@ -127,9 +147,12 @@ class CatalogFacts:
         Median over the frames of the reference night, electrons per pixel.
     profile : ndarray
         Table of the star profile of the reference night.
+    trial : TrialFluxes, optional
+        What apertures are judged by beside the profile.
     """
 
     flux: np.ndarray
     fwhm: float
     background_rms: float
     profile: np.ndarray
+    trial: TrialFluxes | None = None

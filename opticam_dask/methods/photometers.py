@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import measuring
@@ -40,6 +41,10 @@ _PHASES, _OF_APERTURE = 8, 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
+
+#: Radii, in FWHM, in which constant stars are measured to judge by their scatter, and what of it cannot be told.
+TRIAL_RADII = (0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8)
+_SAME_SCATTER = 0.03
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,8 @@ class AperturePhotometer(BasePhotometer):
         Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
     radius : float, sequence of float, or "best", optional
         Radius of a circle, by default one FWHM of the catalogue. Several radii are measured in one pass, and the
-        result has a last dimension ``radius``. ``"best"`` takes the radius that gives the sources of the catalogue
-        the best signal-to-noise ratio in a typical frame of the reference night.
+        result has a last dimension ``radius``. ``"best"`` takes the radius in which constant stars scatter
+        least in some frames of the reference night (:func:`choose_radius`).
     radius_unit : {"pixel", "reference_fwhm", "frame_fwhm"}
         Pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
 
@@ -185,7 +190,7 @@ class AperturePhotometer(BasePhotometer):
         """
         if self.radius != "best":
             return self
-        return replace(self, radius=best_radius(facts), radius_unit="reference_fwhm")
+        return replace(self, radius=choose_radius(facts).radius, radius_unit="reference_fwhm")
 
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame.
@@ -308,6 +313,41 @@ class AperturePhotometer(BasePhotometer):
             return photometry.circular_weights(xy, x0, y0, size, axes[0])
         theta = np.deg2rad(self.orientation + view.rotation)
         return photometry.elliptical_weights(xy, x0, y0, size, *axes, theta)
+
+
+@dataclass(frozen=True)
+class RadiusChoice:
+    """Aperture radius in FWHM of the catalogue, and in words what it was chosen by."""
+
+    radius: float
+    judged_by: str
+
+
+def choose_radius(facts: CatalogFacts) -> RadiusChoice:
+    """Aperture radius in which constant stars scatter least; where there are too few of them, :func:`best_radius`.
+
+    Of radii whose scatters differ by less than can be told (``_SAME_SCATTER``), that nearest to :func:`best_radius` is
+    taken.
+
+    Raises
+    ------
+    ValueError
+        When the FWHM of the catalogue is not known.
+    """
+    expected = best_radius(facts)
+    by_model = "the signal-to-noise ratio that the star profile makes one expect"
+    if facts.trial is None:
+        return RadiusChoice(expected, by_model)
+    trial, radii = facts.trial, np.array(facts.trial.radii)
+    usual = int(np.argmin(np.abs(radii - expected)))
+    scatter, n_stars = ensemble.scatter_of_apertures(trial.flux, trial.flux_err, trial.is_flagged, usual)
+    if not np.isfinite(scatter).all():
+        return RadiusChoice(expected, f"{by_model}: too few constant stars or frames to measure it")
+    equal = np.flatnonzero(scatter <= (1.0 + _SAME_SCATTER) * scatter.min())
+    chosen = float(radii[equal[int(np.argmin(np.abs(radii[equal] - expected)))]])
+    gain = 100.0 * (1.0 - scatter[radii.tolist().index(chosen)] / scatter[usual])
+    told = f"the scatter of {n_stars} constant stars in {len(trial.flux)} frames"
+    return RadiusChoice(chosen, f"{told} ({gain:.0f} % less than in {radii[usual]:g} FWHM)" if gain >= 1.0 else told)
 
 
 def best_radius(facts: CatalogFacts) -> float:

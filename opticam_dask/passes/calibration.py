@@ -17,7 +17,7 @@ import pandas as pd
 
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.kernels.images.masters import HotPixels, Masters
 from opticam_dask.store import layout
 
 Kind = Literal["bias", "dark", "flat"]
@@ -25,6 +25,9 @@ KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
 
 #: What each kind is called in messages, and the option that gives its frames.
 PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats"}
+
+#: A bias is not exposed; cameras write the shortest time that they know, up to this, s.
+_LONGEST_BIAS = 1.0
 
 #: Exposure times that differ by less than this share are equal.
 _SAME_EXPOSURE = 1e-3
@@ -109,6 +112,8 @@ class CalibrationFrames:
 def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument) -> CalibrationFrames:
     """Look for calibration frames of one kind in directories and read their headers.
 
+    Frames that say in their header that they are of another kind are set aside, and biases that were exposed.
+
     Raises
     ------
     CalibrationError
@@ -116,11 +121,21 @@ def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument
     FileNotFoundError
         When a directory does not exist.
     """
-    found = scanning.scan(scanning.find_files(directories), instrument)
-    if not len(found.table):
-        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in found.set_aside[:3])
-        raise CalibrationError(f"no usable {kind} frame among {len(found.set_aside)} file(s). {reasons}".strip())
-    return CalibrationFrames(kind, found.table, found.set_aside)
+    found = scanning.scan(scanning.find_files(directories), instrument, kind=kind)
+    table, set_aside = _without_exposed_biases(found) if kind == "bias" else (found.table, found.set_aside)
+    if not len(table):
+        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in set_aside[:3])
+        raise CalibrationError(f"no usable {kind} frame among {len(set_aside)} file(s). {reasons}".strip())
+    return CalibrationFrames(kind, table, set_aside)
+
+
+def _without_exposed_biases(found: scanning.Scan) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    is_exposed = found.table["exposure_time"] > _LONGEST_BIAS
+    exposed = [
+        (str(file), f"a bias is not exposed: expected at most {_LONGEST_BIAS:g} s, found {exposure_time:g} s")
+        for file, exposure_time in found.table.loc[is_exposed, ["file", "exposure_time"]].itertuples(index=False)
+    ]
+    return found.table[~is_exposed].reset_index(drop=True), sorted([*found.set_aside, *exposed])
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,15 +199,41 @@ def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) 
         Of the frames that they are made from: other frames are other masters.
     """
     arrays: dict[str, np.ndarray] = {}
+    about: dict[str, Any] = {}
     for group in groups:
         arrays |= layout.read_product(path, group)
-    bad = [arrays[name] for name in ("hot_pixels", "bad_responses") if name in arrays]
+        if (attributes := layout.read_attributes(path, group)).get("kind") == "dark":
+            about = attributes
+    return as_masters(arrays, about.get("mean_exposure_time"), about.get("gain"))
+
+
+def as_masters(arrays: Mapping[str, np.ndarray], dark_time: float | None, dark_gain: float | None) -> Masters:
+    """Masters from their variables.
+
+    Parameters
+    ----------
+    arrays : dict of ndarray
+        Variables of ``schema.CALIBRATION`` by name.
+    dark_time : float, optional
+        Mean exposure time of the darks in seconds. Stores of older versions do not have it: there, pixels that were
+        called hot are bad in every frame.
+    dark_gain : float, optional
+        Electrons per ADU of the darks, where the bias is taken off them.
+    """
+    bad = [arrays["bad_responses"]] if "bad_responses" in arrays else []
+    hot = None
+    if "dark" in arrays:
+        bad.append(~np.isfinite(arrays["dark"]) if dark_time is not None else arrays["hot_pixels"])
+    if dark_time is not None and "dark" in arrays:
+        hot = HotPixels.of(arrays["dark"], arrays["hot_pixels"], arrays["dark_excess"], dark_time)
     return Masters(
         bias=arrays.get("bias"),
         dark=arrays.get("dark"),
         flat=arrays.get("flat"),
         flat_variance=arrays.get("flat_variance"),
         bad_pixels=np.logical_or.reduce(bad) if bad else None,
+        hot_pixels=hot,
+        dark_gain=dark_gain,
     )
 
 

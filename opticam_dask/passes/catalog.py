@@ -43,6 +43,9 @@ _SMALL_PATCH, _LARGE_PATCH = 0.5, 4.0
 #: resampling spread the peak.
 _NEARLY_SATURATED = 0.8
 
+#: Stars wider (FWHM) than this part of a box of the sky mesh fill it; boxes should be so many FWHM wide.
+_LARGEST_IN_BOX, _BOX_OF_STARS = 0.5, 3.0
+
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
 _SAME_PLACE = 0.25
 
@@ -99,11 +102,14 @@ class Catalog:
         That stands for its stars, in pixels.
     warnings : tuple of str
         What the user should know.
+    left_out : tuple of str
+        What of the stack is not in it.
     """
 
     arrays: dict[str, np.ndarray]
     fwhm: float
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def make_catalog(
@@ -135,7 +141,7 @@ def make_catalog(
         When there is nothing above the threshold.
     """
     if not night.coverage.any():
-        raise NoCatalog("no frame could be aligned, so there is no stack. A lower threshold or n_pixels may help.")
+        raise NoCatalog("no frame could be aligned, so there is no stack.")
     seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
     pixels = np.where(seen, night.image.astype(float), np.nan)
     noise = np.nanmedian(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
@@ -168,10 +174,43 @@ def make_catalog(
         stack = (pixels, noise, night.coverage)
         border = getattr(steps.finder, "border_width", 0)
         found, is_whole = with_companions(found, is_whole, stack, width, steps.threshold, border)
+    n_fainter = max(0, len(is_whole) - max_sources)
     found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
-    return Catalog(found, fwhm, _warnings(fwhm, night.seeing, found["is_star"]))
+    warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
+    border_flux = table.meta.get("border_flux", np.empty(0))
+    return Catalog(found, fwhm, warnings, _left_out(found["flux"], border_flux, n_fainter))
+
+
+def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tuple[str, ...]:
+    """What of the stack is not in the catalogue, in words; ``flux`` is of the sources which are, brightest first."""
+    said = []
+    if len(border_flux):
+        n_brighter = int(np.count_nonzero(border_flux > flux[0]))
+        compared = f", brighter than all of the {len(flux)} in the catalogue" if n_brighter else ""
+        said.append(
+            f"{len(border_flux)} source(s) of the stack reach into the border of the field and are left out, the "
+            f"brightest of {border_flux[0]:.4g} electrons{compared}; a smaller border_width (--border-width) keeps "
+            "them."
+        )
+    if n_fainter:
+        said.append(
+            f"{n_fainter} source(s) of the stack are fainter than the {len(flux)} of the catalogue (the faintest of "
+            f"{flux[-1]:.4g} electrons) and left out; a larger max_catalog_sources (--max-catalog-sources) keeps them."
+        )
+    return tuple(said)
+
+
+def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
+    """Say when stars fill the boxes of the sky mesh, as defocused ones may."""
+    if fwhm <= min(box_size) * _LARGEST_IN_BOX:
+        return ()
+    return (
+        f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(box_size)}: the mesh takes part of "
+        f"their light for sky. A box_size (--box-size) of {_BOX_OF_STARS * fwhm:.0f} or more is right for them, and "
+        "apertures need a radius that holds them.",
+    )
 
 
 def _brightest(found: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:

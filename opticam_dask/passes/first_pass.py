@@ -16,7 +16,7 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images import align, match
-from opticam_dask.kernels.images.stack import PartialStack, stacked_frames
+from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.steps.frame_steps import (
     BlockSummary,
@@ -36,8 +36,15 @@ _MEASURED = (
 )
 
 
-#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many.
+#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many, or all.
 _SAME_STAR, _FEWEST_STARS = 1.5, 3
+
+#: A lone source this much narrower (along its short axis) or wider than the stars of the reference frame is a cosmic
+#: ray or a trail.
+_NARROWER, _WIDER = 0.6, 3.0
+
+#: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
+_SWAPPED = 1.2
 
 #: A level at which pixels pile up counts when so many frames have it.
 _PILED_FRAMES = 2
@@ -54,6 +61,7 @@ class Probe:
     xy: np.ndarray
     flux: np.ndarray
     fwhm: float
+    minor_fwhm: float
     message: str
     pile_up: float = float("nan")
     saturation: float = float("nan")
@@ -100,17 +108,22 @@ class ProbeJob:
 def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None) -> Probe:
     """Detect the sources of frame ``index`` of a part, unless it is ``lost``; write nothing."""
     if lost:
-        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, lost[0])
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, np.nan, lost[0])
     block, offset = divmod(index, job.frames_per_block)
     result = FrameResult()
     entry = entry_of(job.read_manifest(block), offset)
     try:
         detect_frame(replace(job.steps, looks_for_pile_up=True), entry, result)
     except FrameProblem as problem:
-        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, problem.message)
+        return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, np.nan, problem.message)
     xy, flux = alignment_sources(result, job.n_alignment_sources)
     levels = (float(result.values["pile_up"]), float(entry["saturation"]), float(entry["gain"]))
-    return Probe(index, xy, flux, float(result.values["fwhm"]), "", *levels)
+    return Probe(index, xy, flux, float(result.values["fwhm"]), _minor_fwhm(result), "", *levels)
+
+
+def _minor_fwhm(result: FrameResult) -> float:
+    """FWHM of the stars of a frame along their short axis, pixels."""
+    return photometry.SIGMA_TO_FWHM * float(result.values["semiminor_sigma"])
 
 
 def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
@@ -181,6 +194,8 @@ class FirstPass:
     steps : FrameSteps
     reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
         Alignment sources of the reference frame.
+    reference_fwhm, reference_minor_fwhm : float
+        FWHM of its stars, and along their short axis, pixels; NaN when unknown.
     reference_shape : (int, int)
         Grid of the stack.
     transform_type, rotation_limit, translation_limit, scale_limit
@@ -196,6 +211,8 @@ class FirstPass:
     steps: FrameSteps
     reference_xy: np.ndarray
     reference_flux: np.ndarray
+    reference_fwhm: float
+    reference_minor_fwhm: float
     reference_shape: tuple[int, int]
     transform_type: TransformType
     rotation_limit: float | None
@@ -208,7 +225,7 @@ class FirstPass:
     stack_frames: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
-    write_stack: Callable[[int, np.ndarray, np.ndarray], None]
+    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
 
 
 def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -224,18 +241,22 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
     manifest = job.read_manifest(block)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
-    is_stacked = stacked_frames(start, start + n_frames, job.n_frames, job.stack_frames)
-    stack = PartialStack(job.reference_shape) if is_stacked.any() else None
+    groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames).tolist()
+    last = {group: index for index, group in enumerate(groups)}
+    stack: PartialStack | None = None
     results = []
-    for index in range(n_frames):
+    for index, group in enumerate(groups):
         watchdog.still_working()
         result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
-        if stack is not None and is_stacked[index] and not result.flags & UNUSABLE:
-            stack.add(_resampled(job, result))
+        if group >= 0:
+            stack = stack or PartialStack(job.reference_shape)
+            if not result.flags & UNUSABLE:
+                stack.add(_resampled(job, result))
+            if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
+                job.write_stack(group, block, stack.total, stack.coverage)
+                stack = None
         result.subtracted = result.saturated = result.is_whole = result.is_saturated = None
         results.append(result)
-    if stack is not None:
-        job.write_stack(block, stack.total, stack.coverage)
     job.write(block, _first_pass_arrays(job, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
 
@@ -278,11 +299,16 @@ def _align(job: FirstPass, result: FrameResult) -> None:
             reference_weights=job.reference_flux,
             frame_weights=flux,
             expected_scale=job.expected_scale,
+            shift_of_few=True,
         )
     except match.AlignmentError as error:
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
     _measure_seeing_of_stars(job, result)
+    if found.n_matched < match.LEAST_FOR_ROTATION:
+        _require_stars(job, result)
+    if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
+        result.flags |= FrameFlag.SWAPPED
     reason = align.limit_reason(
         found.transform,
         rotation_limit=job.rotation_limit,
@@ -295,6 +321,36 @@ def _align(job: FirstPass, result: FrameResult) -> None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
 
 
+def _require_stars(job: FirstPass, result: FrameResult) -> None:
+    """Refuse a shift that rests on one or two sources which do not look like the stars of the reference frame.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    width, minor = float(result.values["fwhm"]), _minor_fwhm(result)
+    expected, expected_minor = job.reference_fwhm * job.expected_scale, job.reference_minor_fwhm * job.expected_scale
+    if not may_be_stars((width, minor), (expected, expected_minor)):
+        raise FrameProblem(
+            FrameFlag.NOT_ALIGNED,
+            f"what matches the one or two stars of the reference frame is no star: FWHM {width:.1f} pixels "
+            f"({minor:.1f} along the short axis), {expected:.1f} ({expected_minor:.1f}) on the reference frame",
+        )
+
+
+def may_be_stars(widths: tuple[float, float], stars: tuple[float, float]) -> bool:
+    """Whether sources may be stars, by their FWHM and that along the short axis, and those of stars (pixels)."""
+    return not (widths[1] < _NARROWER * stars[1] or widths[0] > _WIDER * stars[0])
+
+
+def _have_swapped(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether two stars have swapped their brightness: one is eclipsed, or the field is turned by half a turn."""
+    if not (np.all(before > 0) and np.all(now > 0)):
+        return False
+    first, second = np.log(before[0] / before[1]), np.log(now[0] / now[1])
+    return bool(first * second < 0 and abs(first - second) > 2.0 * np.log(_SWAPPED))
+
+
 def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
     """Measure the seeing on the sources that are on the reference frame as well.
 
@@ -303,7 +359,7 @@ def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
     predicted = align.apply_transform(result.values["transform"], job.reference_xy)
     detected = np.column_stack([result.sources["x"], result.sources["y"]])
     matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
-    if np.count_nonzero(matched >= 0) >= _FEWEST_STARS:
+    if np.count_nonzero(matched >= 0) >= min(_FEWEST_STARS, max(len(predicted), 1)):
         is_star = np.zeros(len(detected), dtype=bool)
         is_star[matched[matched >= 0]] = True
         if result.is_whole is not None and np.any(is_star & result.is_whole):

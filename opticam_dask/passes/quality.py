@@ -2,8 +2,8 @@
 
 It needs all frames of a night, so it is made once their photometry is done, from one photometry label: ``aperture``
 where it is there, else the first in the order of the alphabet. What is written therefore depends on nothing but what
-the store holds, however that came about. Photometry is read in slabs of frames; memory does not grow with their number,
-but for a few numbers a frame.
+the store holds, however that came about. Transparency is that of electrons per second, so that a night may mix exposure
+times. Photometry is read in slabs of frames; memory does not grow with their number, but for a few numbers a frame.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
     names = ("mjd_utc", "ra", "dec", "exposure_time", "semimajor_sigma", "semiminor_sigma")
     facts = {name: layout.read_array(path, frames, name) for name in names}
     thickness = airmass_of(instrument, facts["mjd_utc"], facts["ra"], facts["dec"])
-    light = _measure_light(_Photometry.of(path, part, label))
+    light = _measure_light(_Photometry.of(path, part, label, facts["exposure_time"]))
     clear_sky = quality.fit_clear_sky(*light.seeing_corrected, thickness)
     clear = clear_sky.at(thickness) / light.correction
     flags = np.full(part.n_frames, int(QualityFlag.COMPUTED), dtype=np.uint32)
@@ -115,8 +115,7 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
         "flags": flags,  # last
     }
     attributes = {"label": label, "n_sources": light.n_sources, "extinction": clear_sky.extinction}
-    n_lost = _n_lost(path, part, label)
-    return Found(arrays, attributes | {"extinction_units": "mag", "n_lost": n_lost})
+    return Found(arrays, attributes | {"extinction_units": "mag", "n_lost": light.n_lost})
 
 
 def write_quality(path: Path, part: Part, found: Found) -> None:
@@ -155,10 +154,26 @@ class _Light:
     transparency_err: np.ndarray
     correction: np.ndarray
     n_sources: int
+    n_lost: int
 
     @property
     def seeing_corrected(self) -> tuple[np.ndarray, np.ndarray]:
         return self.transparency * self.correction, self.transparency_err * self.correction
+
+
+def _seconds(exposure_time: np.ndarray) -> np.ndarray:
+    """Exposure times; NaN where a header says 0, or 1 where all of them do: nothing can be told per second then."""
+    is_known = exposure_time > 0.0
+    seconds: np.ndarray = np.where(is_known, exposure_time, np.nan if is_known.any() else 1.0)
+    return seconds
+
+
+class _Rates(NamedTuple):
+    """Electrons per second and their errors, shape (frame, source), and how many of the frames were lost."""
+
+    rate: np.ndarray
+    error: np.ndarray
+    n_lost: int
 
 
 @dataclass(frozen=True)
@@ -171,9 +186,10 @@ class _Photometry:
     radius: int | None
     n_sources: int
     has_correction: bool
+    seconds: np.ndarray
 
     @classmethod
-    def of(cls, path: Path, part: Part, label: str) -> _Photometry:
+    def of(cls, path: Path, part: Part, label: str, exposure_time: np.ndarray) -> _Photometry:
         group = f"{part.group}/photometry/{label}"
         attributes = layout.read_attributes(path, group)
         radii = attributes.get("radii") or []
@@ -184,6 +200,7 @@ class _Photometry:
             radius=len(radii) // 2 if radii else None,
             n_sources=len(layout.read_array(path, group, "source_id")),
             has_correction="aperture_correction" in attributes.get("variables", ()),
+            seconds=_seconds(exposure_time),
         )
 
     def slabs(self) -> Iterator[tuple[int, int]]:
@@ -197,10 +214,13 @@ class _Photometry:
         values = layout.read_array(self.path, f"{self.part.group}/photometry/{self.label}", name, start, stop)
         return values if self.radius is None else values[..., self.radius]
 
-    def fluxes(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Fluxes and errors of some frames; NaN where a measurement is not fit."""
-        unfit = (self.read("flags", start, stop) & np.uint32(_UNFIT)) != 0
-        return np.where(unfit, np.nan, self.read("flux", start, stop)), self.read("flux_err", start, stop)
+    def rates(self, start: int, stop: int) -> _Rates:
+        """Electrons per second of some frames; NaN where a measurement is not fit."""
+        flags = self.read("flags", start, stop)
+        seconds = self.seconds[start:stop, np.newaxis]
+        flux = np.where((flags & np.uint32(_UNFIT)) != 0, np.nan, self.read("flux", start, stop))
+        n_lost = int(np.count_nonzero(np.all(flags & np.uint32(SourceFlag.FRAME_LOST), axis=1)))
+        return _Rates(flux / seconds, self.read("flux_err", start, stop) / seconds, n_lost)
 
     def correction(self, start: int, stop: int, source: np.ndarray) -> np.ndarray:
         """Median aperture correction of some sources in some frames; 1 where it is not known."""
@@ -214,23 +234,26 @@ def _measure_light(photometry: _Photometry) -> _Light:
     n_frames = photometry.part.n_frames
     found, error = np.full(n_frames, np.nan), np.full(n_frames, np.nan)
     correction = np.ones(n_frames)
-    fluxes = functools.lru_cache(maxsize=1)(photometry.fluxes)  # a night of one slab is read once
-    ensemble = quality.fit_ensemble(*_sample(photometry, fluxes))
+    rates = functools.lru_cache(maxsize=1)(photometry.rates)  # a night of one slab is read once
+    ensemble = quality.fit_ensemble(*_sample(photometry, rates))
     if ensemble is None:
-        return _Light(found, error, correction, 0)
+        n_lost = sum(rates(start, stop).n_lost for start, stop in photometry.slabs())
+        return _Light(found, error, correction, 0, n_lost)
+    n_lost = 0
     for start, stop in photometry.slabs():
-        flux, flux_err = (values[:, ensemble.source] for values in fluxes(start, stop))
-        found[start:stop], error[start:stop] = quality.measure_transparency(flux, flux_err, ensemble)
+        some = rates(start, stop)
+        n_lost += some.n_lost
+        found[start:stop], error[start:stop] = quality.measure_transparency(
+            some.rate[:, ensemble.source], some.error[:, ensemble.source], ensemble
+        )
         correction[start:stop] = photometry.correction(start, stop, ensemble.source)
     scale, usual = float(quality.median(found, axis=0)), float(quality.median(correction, axis=0))
     correction = np.where(np.isfinite(correction) & np.isfinite(usual), correction / usual, 1.0)
-    return _Light(found / scale, error / scale, correction, len(ensemble.source))
+    return _Light(found / scale, error / scale, correction, len(ensemble.source), n_lost)
 
 
-def _sample(
-    photometry: _Photometry, fluxes: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fluxes and errors of evenly spaced frames: all of them where they fit into memory."""
+def _sample(photometry: _Photometry, rates: Callable[[int, int], _Rates]) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and errors of evenly spaced frames: all of them where they fit into memory."""
     n_frames = photometry.part.n_frames
     count = min(n_frames, max(1, _CELLS // max(1, photometry.n_sources)))
     chosen = np.linspace(0, n_frames - 1, count).round().astype(int)
@@ -238,6 +261,7 @@ def _sample(
     for start, stop in photometry.slabs():
         rows = chosen[(chosen >= start) & (chosen < stop)] - start
         if len(rows):
-            pieces.append([values[rows] for values in fluxes(start, stop)])
+            some = rates(start, stop)
+            pieces.append((some.rate[rows], some.error[rows]))
     flux, flux_err = zip(*pieces, strict=True)
     return np.concatenate(flux), np.concatenate(flux_err)

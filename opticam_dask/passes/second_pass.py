@@ -27,6 +27,7 @@ from opticam_dask.steps.frame_steps import (
     Sky,
     entry_of,
     error_text,
+    layers_of,
     load_image,
     own_sky,
     read_raw,
@@ -291,7 +292,8 @@ class _RawPixels:
     def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
         self.raw = read_raw(steps, entry)
         self.entry = entry
-        self.masters = steps.read_masters().layers()
+        masters = steps.read_masters()
+        self.masters, self.dark_gain = layers_of(masters, self.raw, entry), masters.dark_gain
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
@@ -302,6 +304,7 @@ class _RawPixels:
             gain=self.entry["gain"],
             dark_current=self.entry["dark_current"],
             exposure_time=self.entry["exposure_time"],
+            dark_gain=self.dark_gain,
             dtype=np.float64,
             **masters,
         )

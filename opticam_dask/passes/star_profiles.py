@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE
@@ -17,10 +18,23 @@ from opticam_dask.steps.frame_steps import FrameProblem, entry_of
 
 #: Frames of a night that are measured, and stars of each: with 64 frames, the light of a star in its wings would be
 #: uncertain by nearly 0.1 %. The profile that neighbours are taken off by needs fewer.
-N_FRAMES, _FIRST_FRAMES, _N_STARS = 256, 64, 25
+N_FRAMES, _FIRST_FRAMES, _N_STARS = 128, 32, 16
 
 #: Wings of neighbours are taken off up to this many sigma.
 _WING_REACH = 25.0
+
+#: Light of neighbours in the core of a source is looked for up to so many sigma beyond it; so many rounds part it.
+_SHARES_LIGHT, _FLUX_STEPS = 8.0, 8
+
+#: A detection is a source of the catalogue within so many sigma.
+_SAME_SOURCE = 2.0
+
+#: Pixels of a neighbour do not count where what is left of its light, by this part of it when its profile is known, is
+#: more than this part of the noise; at least and at most so many sigma around it.
+_LEFT_OF_NEIGHBOUR, _MATTERS, _LEAST_MASK, _MOST_MASK = 0.05, 0.3, 2.5, 9.0
+
+#: Stars nearer than so many sigma to an edge of the frame are not measured.
+_LEAST_MARGIN = 4.5
 
 #: A star is fit to be measured when its light is so many times the noise within one FWHM.
 _LEAST_RATIO = 30.0
@@ -105,7 +119,7 @@ def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[st
 
 
 def star_rings(view: FrameView) -> profile.Rings | None:
-    """Sums over the pixels of the bright, whole, unsaturated stars of one frame.
+    """Sums over the pixels of the bright, unsaturated stars of one frame whose cores are whole.
 
     The light of their neighbours is taken off as far as ``view.profile`` is known.
     """
@@ -115,9 +129,7 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     half = int(np.ceil(profile.SKY_REACH * shape.semimajor_sigma)) + 1
     size = 2 * half + 1
     xy = np.asarray(view.predicted_xy, dtype=float)
-    ny, nx = view.shape
-    inside = np.all((xy > half) & (xy < np.array([nx, ny]) - 1 - half), axis=1)
-    chosen = np.flatnonzero(inside)[:_N_STARS]
+    chosen = _choose_stars(xy, view.shape, shape)
     start = xy[chosen]
     x0, y0 = photometry.origins(start, size)
     cutouts, rms = view.cutouts_at(x0, y0, size), view.rms_at(x0, y0, size)
@@ -135,72 +147,142 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     best = np.flatnonzero(converged)
     if not len(best):
         return None
-    with_sky = cutouts if view.level_at is None else cutouts + view.level_at(x0, y0, size)
-    with_sky = with_sky - _neighbours(view, shape, chosen, x0, y0, size)
-    return profile.measure_rings(with_sky[best], rms[best], centres[best], x0[best], y0[best], shape, xy)
-
-
-def _neighbours(
-    view: FrameView, shape: profile.Shape, chosen: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int
-) -> np.ndarray:
-    """Light of the other sources in the windows of the chosen ones, as far as their profile is known."""
-    foreign = np.zeros((len(chosen), size, size))
-    if view.profile is None:
-        return foreign
-    xy = np.asarray(view.predicted_xy, dtype=float)
-    core_size = 2 * int(np.ceil(photometry.SIGMA_TO_FWHM * shape.semimajor_sigma)) + 3
-    corners = photometry.origins(xy, core_size)
-    core = profile.elliptical_radius(xy, *corners, core_size, shape) < photometry.SIGMA_TO_FWHM
-    share = np.sum(np.where(core, profile.profile_weights(view.profile, xy, *corners, core_size, shape), 0.0), (1, 2))
-    light = np.sum(np.where(core, np.nan_to_num(view.cutouts_at(*corners, core_size)), 0.0), axis=(1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        flux = np.where(share > 0, np.maximum(light, 0.0) / share, 0.0)
-    reach = size / 2.0 + _WING_REACH * shape.semimajor_sigma
-    for row, source in enumerate(chosen):
-        away = np.hypot(*(xy - xy[source]).T)
-        others = np.flatnonzero((away < reach) & (flux > 0) & (np.arange(len(xy)) != source))
-        if len(others):
-            windows = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
-            shares = profile.profile_weights(view.profile, xy[others], *windows, shape)
-            foreign[row] = np.sum(flux[others, None, None] * shares, axis=0)
-    return foreign
-
-
-def add(found: Mapping[int, profile.Rings | None]) -> profile.Rings | None:
-    """Sums of all frames of a night, added in the order of the frames; None where no frame has any."""
-    rings: Sequence[profile.Rings] = [entry for _, entry in sorted(found.items()) if entry is not None]
-    if not rings:
-        return None
-    return profile.Rings(
-        np.sum([entry.signal for entry in rings], axis=0),
-        np.sum([entry.weight for entry in rings], axis=0),
-        sum(entry.n_stars for entry in rings),
-        sum(entry.pixel_area for entry in rings),
+    cutouts, rms, x0, y0, chosen = cutouts[best], rms[best], x0[best], y0[best], chosen[best]
+    neighbours = _neighbours(view, shape, xy)
+    foreign, is_foreign = _foreign_light(view, shape, neighbours, xy[chosen], rms, x0, y0)
+    with_sky = cutouts - foreign if view.level_at is None else cutouts - foreign + view.level_at(x0, y0, size)
+    return profile.measure_rings(
+        with_sky, rms, centres[best], x0, y0, shape, is_foreign, stars=chosen, table=view.profile
     )
+
+
+def _choose_stars(xy: np.ndarray, frame: tuple[int, int], shape: profile.Shape) -> np.ndarray:
+    """Brightest sources whose cores are on the frame, those with all of their light on it first."""
+    ny, nx = frame
+    margin = np.min(np.concatenate([xy, np.array([nx, ny]) - 1 - xy], axis=1), axis=1)
+    whole = np.flatnonzero(margin > profile.REACH * shape.semimajor_sigma)
+    partial = (margin > _LEAST_MARGIN * shape.semimajor_sigma) & (margin <= profile.REACH * shape.semimajor_sigma)
+    return np.concatenate([whole, np.flatnonzero(partial)])[:_N_STARS]
+
+
+@dataclass(frozen=True, eq=False)
+class _Neighbours:
+    """Everything on a frame that shines: sources of the catalogue, and detections that are none of them.
+
+    ``flux`` is what each has by the profile, in electrons; ``is_known`` says whether that profile is one of the night.
+    """
+
+    xy: np.ndarray
+    flux: np.ndarray
+    table: np.ndarray
+    is_known: bool
+
+
+def _neighbours(view: FrameView, shape: profile.Shape, xy: np.ndarray) -> _Neighbours:
+    """Positions and fluxes of all sources, fitted together in their cores."""
+    detected = np.asarray(view.detected_xy, dtype=float).reshape(-1, 2)
+    matched = photometry.match_one_to_one(xy, detected, _SAME_SOURCE * shape.semimajor_sigma)
+    is_new = np.ones(len(detected), dtype=bool)
+    is_new[matched[matched >= 0]] = False
+    every = np.concatenate([xy, detected[is_new]])
+    every = every[np.all(np.isfinite(every), axis=1)]
+    table = profile.typical_profile().table() if view.profile is None else view.profile
+    size = 2 * int(np.ceil(photometry.SIGMA_TO_FWHM * shape.semimajor_sigma)) + 3
+    x0, y0 = photometry.origins(every, size)
+    core = profile.elliptical_radius(every, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM
+    cutouts = view.cutouts_at(x0, y0, size)
+    core &= np.isfinite(cutouts)
+    light = np.sum(np.where(core, cutouts, 0.0), axis=(1, 2))
+    own = np.sum(np.where(core, profile.profile_weights(table, every, x0, y0, size, shape), 0.0), axis=(1, 2))
+    pairs = _pairs(every, size / 2.0 + _SHARES_LIGHT * shape.semimajor_sigma)
+    source, other = pairs
+    shares = profile.profile_weights(table, every[other], x0[source], y0[source], size, shape)
+    foreign = np.sum(np.where(core[source], shares, 0.0), axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flux = np.where(own > 0, np.maximum(light, 0.0) / own, 0.0)
+        for _ in range(_FLUX_STEPS):
+            rest = np.bincount(source, foreign * flux[other], minlength=len(every))
+            flux = np.where(own > 0, np.maximum(0.5 * (flux + (light - rest) / own), 0.0), 0.0)
+    return _Neighbours(every, flux, table, view.profile is not None)
+
+
+def _pairs(xy: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (source, neighbour) nearer to each other than ``reach``, both ways, in a fixed order."""
+    if len(xy) < 2:
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
+    pairs = KDTree(xy).query_pairs(reach, output_type="ndarray")
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    source, other = both[np.lexsort((both[:, 1], both[:, 0]))].T
+    return source, other
+
+
+def _foreign_light(
+    view: FrameView,
+    shape: profile.Shape,
+    neighbours: _Neighbours,
+    stars: np.ndarray,
+    rms: np.ndarray,
+    x0: np.ndarray,
+    y0: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Light of the neighbours in the windows of stars, and the pixels that they shine on too much to count."""
+    n, size = rms.shape[:2]
+    light, is_foreign = np.zeros((n, size, size)), np.zeros((n, size, size), dtype=bool)
+    reach = size / 2.0 + _WING_REACH * shape.semimajor_sigma
+    for row, star in enumerate(stars):
+        away = np.hypot(*(neighbours.xy - star).T)
+        others = np.flatnonzero((away < reach) & (away > shape.semiminor_sigma))
+        if not len(others):
+            continue
+        noise = float(np.nanmedian(rms[row]))
+        masked = _masked_radius(neighbours, others, noise, shape.area)
+        window = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
+        radius = profile.elliptical_radius(neighbours.xy[others], *window, shape)
+        is_foreign[row] = np.any(radius < masked[:, None, None], axis=0)
+        if neighbours.is_known:
+            shares = profile.profile_weights(neighbours.table, neighbours.xy[others], *window, shape)
+            light[row] = np.sum(neighbours.flux[others, None, None] * shares, axis=0)
+    return light, is_foreign
+
+
+def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, area: float) -> np.ndarray:
+    """Radius around each neighbour, in sigma, within which what is left of its light matters."""
+    left = _LEFT_OF_NEIGHBOUR if neighbours.is_known else 1.0
+    with np.errstate(divide="ignore"):
+        level = _MATTERS * noise * area / (left * neighbours.flux[others])
+    # the table falls, as far as anybody can see
+    falling = np.minimum.accumulate(neighbours.table)
+    radius = profile.table_radius(np.searchsorted(-falling, -level))
+    return np.clip(radius, _LEAST_MASK, _MOST_MASK)
+
+
+def add(found: Mapping[int, profile.Rings | None]) -> profile.Rings:
+    """Sums of all frames of a night, star by star, added in the order of the frames."""
+    return profile.add_rings(rings for _, rings in sorted(found.items()) if rings is not None)
 
 
 def fit(found: Mapping[int, profile.Rings | None]) -> profile.Profile | None:
     """Profile of a night from the sums of its frames; None where there are too few bright stars."""
-    total = add(found)
-    return None if total is None else profile.fit_profile(total)
+    return profile.fit_profile(add(found))
 
 
 def describe(fitted: profile.Profile, rings: profile.Rings | None) -> dict[str, np.ndarray]:
     """Profile as the variables of ``schema.PSF``."""
     radius = (np.arange(profile.N_RINGS) + 0.5) * profile.REACH / profile.N_RINGS
-    values = fitted.at(radius)
     measured, error = np.full(len(radius), np.nan), np.full(len(radius), np.nan)
-    if rings is not None:
-        has_data = rings.weight > 0
-        light = rings.signal[has_data] / rings.weight[has_data]
-        # the rings are relative to the core: the fit says how much light that is
-        scale = float(np.sum(values[has_data] * radius[has_data]) / np.sum(light * radius[has_data]))
-        measured[has_data] = scale * light
-        error[has_data] = scale / np.sqrt(rings.weight[has_data])
+    mean = None if rings is None else profile.fit_stars(rings)[1]
+    if mean is not None:
+        has_data = mean.has_data
+        # the light of the star in its own sky is given back, and the total is that of the fit
+        light = mean.light + profile.light_in_sky(fitted, mean.sky)
+        weight = np.where(has_data, radius, 0.0)
+        scale = float(np.sum(fitted.at(mean.radius) * weight) / np.sum(light * weight))
+        measured[has_data] = scale * light[has_data]
+        error[has_data] = scale * mean.error[has_data]
     return {
         "coefficient": fitted.coefficients,
         "radius": radius,
-        "profile": values,
+        "profile": fitted.at(radius),
         "measured": measured,
         "measured_err": error,
     }

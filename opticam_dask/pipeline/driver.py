@@ -8,6 +8,7 @@ what is done from the store and does the rest, so that the same call resumes.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,12 +25,13 @@ from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import align, match
-from opticam_dask.kernels.images.stack import stack_image, stack_selection
+from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
-from opticam_dask.methods.frame_view import CatalogFacts
-from opticam_dask.passes import catalog, first_pass, quality, second_pass, star_profiles
+from opticam_dask.kernels.sources.profile import GAUSSIAN_ERROR, Profile, gaussian_profile
+from opticam_dask.methods.frame_view import CatalogFacts, TrialFluxes
+from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
+from opticam_dask.passes import aperture_trial, catalog, first_pass, quality, second_pass, star_profiles
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters, versions
@@ -204,6 +206,7 @@ def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.P
         "reference_index": chosen.index,
         "reference_night": part.night,
         "reference_fwhm": chosen.fwhm,
+        "reference_minor_fwhm": chosen.minor_fwhm,
     }
     piled = first_pass.find_pile_up(probes)
     if piled is not None:
@@ -227,9 +230,14 @@ def _count_matches(transform_type: TransformType, reference: first_pass.Probe, f
             transform_type=transform_type,
             reference_weights=reference.flux,
             frame_weights=frame.flux,
+            shift_of_few=True,
         )
     except match.AlignmentError:
         return 0
+    if found.n_matched < match.LEAST_FOR_ROTATION:
+        one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
+        if not (first_pass.may_be_stars(one, other) and first_pass.may_be_stars(other, one)):
+            return 0
     return found.n_matched
 
 
@@ -254,7 +262,7 @@ def reduce_frames(setup: Setup, executor: Executor, progress: Progress | None = 
             progress.advance(summary.n_frames)
     for part, group in zip(ready, work, strict=True):
         if group.blocks:
-            tell_if_unaligned(setup, part, progress)
+            tell_of_alignment(setup, part, progress)
         finish_stack(setup, part, executor)
     finish_catalogs(setup, progress)
     return outcome
@@ -268,18 +276,51 @@ def first_pass_work(setup: Setup, part: layout.Part, todo: Sequence[int]) -> Wor
     return guarded_work(part.key, "reduce", run, todo, try_frame, functools.partial(_frames_in, part))
 
 
-def tell_if_unaligned(setup: Setup, part: layout.Part, progress: Progress) -> None:
-    """A night of which nothing fits the reference frame is a matter of the night, not of its frames."""
+def tell_of_alignment(setup: Setup, part: layout.Part, progress: Progress) -> None:
+    """Say when no frame of a night fits the reference frame, or when frames rest on one or two stars.
+
+    A night of which nothing fits is a matter of the night, not of its frames.
+    """
     flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
-    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+    is_usable = (flags & np.uint32(UNUSABLE)) == 0
+    if not np.any(is_usable):
+        reference = layout.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
+        progress.tell(
+            f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({_reasons(flags)}). If it is "
+            f"another field than {reference}, which gives the reference frame, it needs an output directory of its own."
+        )
         return
+    if setup.parameters.transform_type == "translation":
+        return
+    n_matched = layout.read_array(setup.path, f"{part.group}/frames", "n_matched")
+    n_few = int(np.count_nonzero(is_usable & (n_matched < match.LEAST_FOR_ROTATION)))
+    if n_few:
+        n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
+        swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."
+        progress.tell(
+            f"{part.key} {part.night}: {n_few} of {part.n_frames} frames are aligned by one or two stars: their "
+            "transform is a shift alone, which cannot see a turn of the field (as after a meridian flip)."
+            f"{swapped if n_swapped else ''}"
+        )
+
+
+def _reasons(flags: np.ndarray) -> str:
+    """Why frames cannot be used: how many have which flag."""
     counts = count_flags(flags & np.uint32(UNUSABLE), FrameFlag)
-    reasons = ", ".join(f"{count} {name}" for name, count in counts.items())
-    reference = layout.read_attributes(setup.path, _reference_group(part.key))["reference_night"]
-    progress.tell(
-        f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({reasons}). If it is another field than "
-        f"{reference}, which gives the reference frame, it needs an output directory of its own."
-    )
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def no_catalog(setup: Setup) -> str:
+    """Why no camera has a catalogue, and what helps, in one line."""
+    parts = parts_with_reference(setup)
+    if not parts:
+        return "no catalogue: no camera has a detected source. A lower threshold may help."
+    flags = np.concatenate([layout.read_array(setup.path, f"{part.group}/frames", "flags") for part in parts])
+    if np.any((flags & np.uint32(UNUSABLE)) == 0):
+        return "no catalogue: the stack of the aligned frames shows no star. A lower threshold or n_pixels may help."
+    advice = " With few stars in a frame, --transform-type translation asks for less."
+    is_asked = setup.parameters.transform_type == "translation"
+    return f"no catalogue: none of {len(flags)} frames can be used ({_reasons(flags)}).{'' if is_asked else advice}"
 
 
 def parts_with_reference(setup: Setup) -> list[layout.Part]:
@@ -292,11 +333,21 @@ def parts_with_reference(setup: Setup) -> list[layout.Part]:
     ]
 
 
-def _stack_blocks(setup: Setup, part: layout.Part) -> Sequence[int]:
-    """Blocks that hold a frame of the stack; a range where it is all of them, which stays small in a graph."""
+def _frames_of_groups(setup: Setup, part: layout.Part) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a part that are stacked, and the group of the stack that each is summed in."""
     selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
-    found = np.unique(selected // part.frames_per_block)
-    return range(part.n_blocks) if len(found) == part.n_blocks else found.tolist()
+    return selected, stack_groups(0, part.n_frames, part.n_frames, setup.parameters.stack_frames)[selected]
+
+
+def _stack_blocks(setup: Setup, part: layout.Part) -> dict[int, Sequence[int]]:
+    """Blocks that hold a frame of each group of the stack; a range where it is all of them, small in a graph."""
+    selected, groups = _frames_of_groups(setup, part)
+    found: dict[int, Sequence[int]] = {}
+    for group in np.unique(groups).tolist():
+        numbers = np.unique(selected[groups == group] // part.frames_per_block).tolist()
+        is_range = len(numbers) == numbers[-1] - numbers[0] + 1
+        found[group] = range(numbers[0], numbers[-1] + 1) if is_range else numbers
+    return found
 
 
 def blocks_to_reduce(setup: Setup, part: layout.Part, among: range | None = None) -> list[int]:
@@ -304,27 +355,31 @@ def blocks_to_reduce(setup: Setup, part: layout.Part, among: range | None = None
     among = range(part.n_blocks) if among is None else among
     done = layout.done_blocks(setup.path, part, among=among)
     if not layout.has_product(setup.path, f"{part.group}/stack"):
-        for block in _stack_blocks(setup, part):
-            if block not in among:
-                continue
-            if not layout.partial_stack_path(setup.path, part.group, _level_name(0, block)).is_file():
-                done[block - among.start] = False
+        for group, numbers in _stack_blocks(setup, part).items():
+            for block in numbers:
+                if block not in among:
+                    continue
+                if not layout.partial_stack_path(setup.path, part.group, _level_name(0, group, block)).is_file():
+                    done[block - among.start] = False
     return (among.start + np.flatnonzero(~done)).tolist()
 
 
-def _level_name(level: int, number: int) -> str:
-    return f"level-{level}-{number:06d}"
+def _level_name(level: int, group: int, number: int) -> str:
+    return f"level-{level}-{group}-{number:06d}"
 
 
 def _first_pass_job(setup: Setup, part: layout.Part) -> first_pass.FirstPass:
     chosen = setup.parameters
     group = _reference_group(part.key)
     x, y, flux = (layout.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
+    attributes = layout.read_attributes(setup.path, group)
     reference_part = frozen_reference_part(setup, part.key)
     return first_pass.FirstPass(
         steps=setup.steps_of(part),
         reference_xy=np.column_stack([x, y]),
         reference_flux=flux,
+        reference_fwhm=float(attributes["reference_fwhm"]),
+        reference_minor_fwhm=float(attributes.get("reference_minor_fwhm", "nan")),  # not in older stores
         reference_shape=setup.steps(reference_part.shape, reference_part.binning).image_shape,
         transform_type=chosen.transform_type,
         rotation_limit=chosen.rotation_limit,
@@ -376,40 +431,63 @@ def frozen_reference_part(setup: Setup, key: str) -> layout.Part:
     return part
 
 
-def _write_partial(path: Path, group: str, level: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
-    layout.write_partial_stack(layout.partial_stack_path(path, group, _level_name(level, number)), total, coverage)
+def _write_partial(
+    path: Path, part: str, level: int, group: int, number: int, total: np.ndarray, coverage: np.ndarray
+) -> None:
+    layout.write_partial_stack(
+        layout.partial_stack_path(path, part, _level_name(level, group, number)), total, coverage
+    )
 
 
-def _read_partial(path: Path, group: str, level: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    return layout.read_partial_stack(layout.partial_stack_path(path, group, _level_name(level, number)))
+def _read_partial(path: Path, part: str, level: int, group: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return layout.read_partial_stack(layout.partial_stack_path(path, part, _level_name(level, group, number)))
 
 
 def finish_stack(setup: Setup, part: layout.Part, executor: Executor) -> None:
-    """Add the partial stacks of a part in a tree, and store their mean."""
+    """Add the partial stacks of each group of a part in a tree, and store the mean of what the groups agree on."""
     check_owner(setup.out_directory)
     group = f"{part.group}/stack"
     if layout.has_product(setup.path, group):
         return
-    numbers: Sequence[int] = _stack_blocks(setup, part)
-    level = 0
-    while len(numbers) > 1:
-        level += 1
-        job = first_pass.MergeJob(
-            inputs=numbers,
-            fan_in=_FAN_IN,
-            read=functools.partial(_read_partial, setup.path, part.group, level - 1),
-            write=functools.partial(_write_partial, setup.path, part.group, level),
-        )
-        numbers = range(-(-len(numbers) // _FAN_IN))
-        build = functools.partial(
-            blocks.window_of_blocks, functools.partial(first_pass.merge_stacks, job), name="merge-stacks"
-        )
-        for _ in executor.run([Work(build, list(numbers))]):
-            pass
-    total, coverage = _read_partial(setup.path, part.group, level, numbers[0])
-    arrays = {"image": stack_image(total, coverage), "coverage": coverage}
+    names = _merge_groups(setup, part, executor)
+    groups = [_read_partial(setup.path, part.group, *name) for name in names]
+    image, coverage = combine_groups(groups, _rms_of_groups(setup, part))
+    arrays = {"image": image, "coverage": coverage}
     layout.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
     layout.remove_partial_stacks(setup.path, part.group)
+
+
+def _merge_groups(setup: Setup, part: layout.Part, executor: Executor) -> list[tuple[int, int, int]]:
+    """Add the partial stacks of each group; level, group and number of what then holds all of a group."""
+    inputs = _stack_blocks(setup, part)
+    levels = dict.fromkeys(inputs, 0)
+    while unfinished := [group for group, numbers in inputs.items() if len(numbers) > 1]:
+        work = []
+        for group in unfinished:
+            job = first_pass.MergeJob(
+                inputs=inputs[group],
+                fan_in=_FAN_IN,
+                read=functools.partial(_read_partial, setup.path, part.group, levels[group], group),
+                write=functools.partial(_write_partial, setup.path, part.group, levels[group] + 1, group),
+            )
+            inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
+            levels[group] += 1
+            merge = functools.partial(first_pass.merge_stacks, job)
+            build = functools.partial(blocks.window_of_blocks, merge, name="merge-stacks")
+            work.append(Work(build, list(inputs[group])))
+        for _ in executor.run(work):
+            pass
+    return [(levels[group], group, numbers[0]) for group, numbers in inputs.items()]
+
+
+def _rms_of_groups(setup: Setup, part: layout.Part) -> np.ndarray:
+    """Median background RMS of the frames of each group of the stack, electrons; 0 for a group without frames."""
+    rms = layout.read_array(setup.path, f"{part.group}/frames", "background_rms")
+    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    selected, groups = _frames_of_groups(setup, part)
+    is_known = np.isfinite(rms[selected]) & ((flags[selected] & np.uint32(UNUSABLE)) == 0)
+    of_groups = [rms[selected[is_known & (groups == group)]] for group in np.unique(groups)]
+    return np.array([np.median(some) if len(some) else 0.0 for some in of_groups])
 
 
 def finish_catalogs(setup: Setup, progress: Progress) -> None:
@@ -435,8 +513,8 @@ def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
     _keep_checksum(setup, key, catalog.checksum(found.arrays))
     layout.extend_product(setup.path, reference_group, "reference", stack)
     warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
-    for warning in warnings:
-        progress.tell(f"{key}: {warning}")
+    for line in (*warnings, *found.left_out):
+        progress.tell(f"{key}: {line}")
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": config.parameters_hash(setup.record())}}
     layout.write_product(setup.path, catalog_group, "catalog", found.arrays, attributes | provenance)
@@ -568,13 +646,13 @@ def measure_frames(
     outcome = Outcome()
     ready = parts_with_catalog(setup)
     if not ready:
-        raise ReductionError("no catalogue: no camera has a detected source. A lower threshold may help.")
+        raise ReductionError(no_catalog(setup))
     measure_profiles(setup, executor, progress)
     ready = [part for part in ready if has_profile(setup, part)]
     work: list[Work] = []
     n_frames = 0
     for part in ready:
-        chosen = prepare_photometers(catalog_facts(setup, part.key), photometers)
+        chosen = prepare_for_key(setup, part.key, photometers, executor, progress)
         add_labels(setup, part, photometers, chosen)
         labels = list(photometers)
         todo = sorted({*blocks_to_measure(setup, part, labels), *_blocks_back(setup, part, labels)})
@@ -714,6 +792,11 @@ def _profile_round(
     return found
 
 
+#: Total fluxes that are uncertain by more than this part are told; by that of another night they are by at least
+#: the second.
+_UNCERTAIN_TOTAL, _OTHER_NIGHT = 0.01, 0.05
+
+
 def has_profile(setup: Setup, part: layout.Part) -> bool:
     """Whether the star profile of a part is measured."""
     return layout.has_product(setup.path, f"{part.group}/psf")
@@ -732,16 +815,27 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
     if fitted is None:
         reference = frozen_reference_part(setup, part.key)
         if reference.night != part.night and has_profile(setup, reference):
-            fitted, source = _read_profile(setup, reference), reference.night
+            known = _read_profile(setup, reference)
+            fitted, source = replace(known, total_err=max(known.total_err, _OTHER_NIGHT)), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
         progress.tell(
             f"{part.key} {part.night}: too few bright stars to measure their profile; "
-            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used."
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
+            f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    used = sum(rings is not None for rings in found.values())
-    n_stars = sum(rings.n_stars for rings in found.values() if rings is not None)
-    attributes = {"n_frames": used, "n_stars": n_stars, "source": source, "pixel_area": fitted.pixel_area}
+    elif fitted.total_err > _UNCERTAIN_TOTAL:
+        progress.tell(
+            f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
+            f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
+        )
+    attributes = {
+        "n_frames": sum(rings is not None for rings in found.values()),
+        "n_stars": sum(int(rings.n_images.sum()) for rings in found.values() if rings is not None),
+        "source": source,
+        "pixel_area": fitted.pixel_area,
+        "total_err": fitted.total_err,
+    }
     arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
     layout.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
 
@@ -751,8 +845,10 @@ def _read_profile(setup: Setup, part: layout.Part) -> Profile:
     if not has_profile(setup, part):
         return gaussian_profile()
     group = f"{part.group}/psf"
-    pixel_area = float(layout.read_attributes(setup.path, group).get("pixel_area", 0.0))
-    return Profile(layout.read_array(setup.path, group, "coefficient"), pixel_area)
+    about = layout.read_attributes(setup.path, group)
+    # stores of older versions do not say how well the total is known
+    total_err = float(about.get("total_err", GAUSSIAN_ERROR if about.get("source") == "gaussian" else 0.0))
+    return Profile(layout.read_array(setup.path, group, "coefficient"), float(about.get("pixel_area", 0.0)), total_err)
 
 
 def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
@@ -777,6 +873,110 @@ def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -
         background_rms=background_rms,
         profile=_read_profile(setup, reference).table(),
     )
+
+
+def prepare_for_key(
+    setup: Setup,
+    key: str,
+    photometers: Mapping[str, second_pass.Photometer],
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    background_rms: float | None = None,
+) -> dict[str, second_pass.Photometer]:
+    """Photometers for the catalogue of a key; what a label has chosen once is what it has from then on.
+
+    The best radius of an aperture is judged by some frames of the reference night, which are measured here.
+
+    Parameters
+    ----------
+    setup : Setup
+    key : str
+    photometers : dict of Photometer
+        By label.
+    executor : Executor, optional
+        Where frames are measured; by default in this process.
+    progress : Progress, optional
+        Hears which radius was chosen, and how.
+    background_rms : float, optional
+        See :func:`catalog_facts`.
+    """
+    facts = catalog_facts(setup, key, background_rms)
+    prepared = prepare_photometers(facts, {k: v for k, v in photometers.items() if not _wants_radius(v)})
+    for label, photometer in photometers.items():
+        if not _wants_radius(photometer):
+            continue
+        assert isinstance(photometer, AperturePhotometer)
+        radius = _chosen_radius(setup, key, label, photometer)
+        if radius is None:
+            progress = progress or Silent()
+            trial = _try_apertures(setup, key, photometer, executor or InProcess(), progress)
+            choice = choose_radius(replace(facts, trial=trial))
+            radius = choice.radius
+            progress.tell(_keep_radius(setup, key, label, photometer, choice, facts.fwhm))
+        prepared[label] = replace(photometer, radius=radius, radius_unit="reference_fwhm")
+    return {label: prepared[label] for label in photometers}
+
+
+def _wants_radius(photometer: second_pass.Photometer) -> bool:
+    return isinstance(photometer, AperturePhotometer) and photometer.radius == "best"
+
+
+def _chosen_radius(setup: Setup, key: str, label: str, photometer: AperturePhotometer) -> float | None:
+    """Radius that a label has already, in FWHM of the catalogue."""
+    own = config.parameters_json(config.describe(photometer))
+    kept = layout.read_attributes(setup.path, _catalog_group(key)).get("aperture_radii", {}).get(label)
+    if kept is not None and kept["parameters"] == own:
+        return float(kept["radius"])
+    for part in layout.parts(setup.path, key):  # of a store that was begun before choices were kept
+        present = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+        if present.get("complete") and present["parameters"] == own:
+            return float(json.loads(present["prepared"])["radius"])
+    return None
+
+
+def _keep_radius(
+    setup: Setup, key: str, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float
+) -> str:
+    """Keep the radius that was chosen for a label beside the catalogue; return what to tell of it."""
+    group = _catalog_group(key)
+    kept = dict(layout.read_attributes(setup.path, group).get("aperture_radii", {}))
+    kept[label] = {
+        "radius": choice.radius,
+        "radius_unit": "reference_fwhm",
+        "judged_by": choice.judged_by,
+        "parameters": config.parameters_json(config.describe(photometer)),
+    }
+    layout.update_attributes(setup.path, group, {"aperture_radii": kept})
+    size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
+    return f"{key}: photometry {label} has a radius of {size}, judged by {choice.judged_by}."
+
+
+def _try_apertures(
+    setup: Setup, key: str, photometer: AperturePhotometer, executor: Executor, progress: Progress
+) -> TrialFluxes | None:
+    """Fluxes in apertures of several sizes in some frames of the reference night."""
+    part = frozen_reference_part(setup, key)
+    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
+    job = aperture_trial.TrialJob(
+        second_pass=_second_pass_job(setup, part, {}, whole_frames=False),
+        photometer=replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm"),
+        frames=tuple(frames),
+        frames_per_block=part.frames_per_block,
+        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_results=functools.partial(layout.read_results, setup.path, part),
+    )
+    run, try_frame = (
+        functools.partial(function, job) for function in (aperture_trial.measure_block, aperture_trial.try_frame)
+    )
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(key, "apertures", run, todo, try_frame, functools.partial(_frames_in, part))
+    found: dict[int, aperture_trial.Measured] = {}
+    with stage(progress, "Trying apertures", len(frames)):
+        for _, measured in executor.run([work]):
+            found.update(measured)
+            progress.advance(len(measured))
+    return aperture_trial.collect(found)
 
 
 def prepare_photometers(
@@ -808,6 +1008,7 @@ def add_labels(
     """
     source_ids = layout.read_array(setup.path, _catalog_group(part.key), "source_id")
     has_flat = setup.steps_of(part).has_flat
+    chosen = layout.read_attributes(setup.path, _catalog_group(part.key)).get("aperture_radii", {})
     for label, photometer in photometers.items():
         record = config.describe(photometer)
         attributes = {
@@ -817,6 +1018,8 @@ def add_labels(
             "prepared": config.parameters_json(prepared[label]),
             "provenance": versions(),
         }
+        if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:
+            attributes["aperture_radius"] = {name: kept[name] for name in ("radius", "radius_unit", "judged_by")}
         radii = second_pass.measured_radii(photometer)
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
@@ -875,7 +1078,7 @@ def live_jobs(
         When the key has no catalogue.
     """
     if not layout.has_product(setup.path, _catalog_group(key)):
-        raise ReductionError("no source was found in any frame. A lower threshold may help.")
+        raise ReductionError(no_catalog(setup))
     part = frozen_reference_part(setup, key)
     photometers = prepare_photometers(catalog_facts(setup, key), {photometer.label: photometer})
     return _first_pass_job(setup, part), _second_pass_job(setup, part, photometers, whole_frames=False)

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -96,8 +96,18 @@ def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
     return index, level, ""
 
 
-def combine_strip(job: MasterJob, strip: int) -> tuple[int, np.ndarray, np.ndarray, dict[str, str]]:
-    """Mean and variance of the rows of one strip over all frames, and why frames could not be read any more."""
+class Strip(NamedTuple):
+    """Some rows of a master: mean, its variance, the spread of darks, and why frames could not be read any more."""
+
+    number: int
+    mean: np.ndarray
+    variance: np.ndarray
+    spread: np.ndarray
+    lost: dict[str, str]
+
+
+def combine_strip(job: MasterJob, strip: int) -> Strip:
+    """Combine the rows of one strip over all frames."""
     rows = slice(strip * job.n_rows, min((strip + 1) * job.n_rows, job.steps.shape[0]))
     frames = []
     lost: dict[str, str] = {}
@@ -109,7 +119,10 @@ def combine_strip(job: MasterJob, strip: int) -> tuple[int, np.ndarray, np.ndarr
             lost[entry["file"]] = problem.message
             values = np.full((rows.stop - rows.start, job.steps.shape[1]), np.nan)
         frames.append(values / job.levels[index] if job.kind == "flat" else values)
-    return strip, *kernel.combine(np.stack(frames)), lost
+    values = np.stack(frames)
+    mean, variance = kernel.combine(values)
+    spread = kernel.spread(values) if job.kind == "dark" else np.full(mean.shape, np.nan)
+    return Strip(strip, mean, variance, spread, lost)
 
 
 def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndarray:
@@ -122,7 +135,8 @@ def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndar
     raw = read_raw(job.steps, entry)[rows]
     if job.kind == "bias":
         return raw.astype(float)
-    layers = {name: values[rows] for name, values in job.steps.read_masters().layers().items()}
+    masters = job.steps.read_masters()
+    layers = {name: values[rows] for name, values in masters.layers().items()}
     # in ADU: gain 1, and the header's dark current in ADU as well
     dark_current = entry["dark_current"] / entry["gain"] if job.kind == "flat" else 0.0
     values = calibrate.to_electrons(
@@ -130,18 +144,32 @@ def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndar
         gain=1.0,
         dark_current=dark_current,
         exposure_time=entry["exposure_time"],
+        dark_gain=None if masters.dark_gain is None else masters.dark_gain / entry["gain"],
         dtype=np.float64,
         **layers,
     )
-    return values / entry["exposure_time"] if job.kind == "dark" else values
+    if job.kind != "dark":
+        return values
+    # in ADU of the first dark; without a bias they hold that, which no gain tells
+    scale = entry["gain"] / job.entries[0]["gain"] if masters.bias is not None else 1.0
+    return values * (scale / entry["exposure_time"]) if scale != 1.0 else values / entry["exposure_time"]
 
 
 # ---------------------------------------------------------------- from frames to masters
 
 
+class Combined(NamedTuple):
+    """Frames that were used, their mean and its variance, and the variance of darks among each other."""
+
+    job: MasterJob
+    mean: np.ndarray
+    variance: np.ndarray
+    spread: np.ndarray
+
+
 def combine_frames(
     job: MasterJob, executor: Executor, progress: Progress, tell: Callable[[str, str], None]
-) -> tuple[MasterJob, np.ndarray, np.ndarray]:
+) -> Combined:
     """Master of some frames, and its variance.
 
     Parameters
@@ -154,9 +182,7 @@ def combine_frames(
 
     Returns
     -------
-    job : MasterJob
-        With the frames that were used.
-    mean, variance : ndarray, shape (ny, nx)
+    Combined
 
     Raises
     ------
@@ -178,15 +204,15 @@ def combine_frames(
         )
     entries = tuple(job.entries[index] for index in used)
     job = replace(job, entries=entries, levels=tuple(facts[index][0] for index in used))
-    mean, variance = np.empty(job.steps.shape), np.empty(job.steps.shape)
+    mean, variance, spread = (np.empty(job.steps.shape) for _ in range(3))
     lost: dict[str, str] = {}
-    for strip, part, part_variance, missing in _run(executor, functools.partial(combine_strip, job), job.n_strips):
-        rows = slice(strip * job.n_rows, strip * job.n_rows + len(part))
-        mean[rows], variance[rows] = part, part_variance
-        lost |= missing
+    for strip in _run(executor, functools.partial(combine_strip, job), job.n_strips):
+        rows = slice(strip.number * job.n_rows, strip.number * job.n_rows + len(strip.mean))
+        mean[rows], variance[rows], spread[rows] = strip.mean, strip.variance, strip.spread
+        lost |= strip.lost
     for file, problem in sorted(lost.items()):
         tell(file, problem)
-    return job, mean, variance
+    return Combined(job, mean, variance, spread)
 
 
 def _run(executor: Executor, function: Callable[[int], Any], n_tasks: int) -> Iterator[Any]:
@@ -194,9 +220,7 @@ def _run(executor: Executor, function: Callable[[int], Any], n_tasks: int) -> It
     return executor.run([Work(build, range(n_tasks))])
 
 
-def describe_master(
-    job: MasterJob, mean: np.ndarray, variance: np.ndarray, before: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Variables of ``schema.CALIBRATION`` of one master.
 
     The masters that were taken off are the same for all frames, so their variance does not fall with the number of
@@ -204,18 +228,19 @@ def describe_master(
 
     Parameters
     ----------
-    job : MasterJob
-    mean, variance : ndarray, shape (ny, nx)
+    combined : Combined
     before : dict of ndarray
         ``bias_variance`` and ``dark_variance`` of the masters taken off, as far as there are any.
     """
+    job, mean, variance, spread = combined
     times = np.array([entry["exposure_time"] for entry in job.entries])
     if job.kind == "bias":
         return {"bias": mean, "bias_variance": variance}
     if job.kind == "dark":
         if "bias_variance" in before:
             variance = variance + before["bias_variance"] * np.mean(1.0 / times) ** 2
-        return {"dark": mean, "dark_variance": variance, "hot_pixels": kernel.find_hot_pixels(mean)}
+        hot, excess = kernel.find_hot_pixels(mean, spread, times, job.entries[0]["gain"])
+        return {"dark": mean, "dark_variance": variance, "hot_pixels": hot, "dark_excess": excess}
     levels = np.array(job.levels)
     for name, share in (("bias_variance", np.mean(1.0 / levels)), ("dark_variance", np.mean(times / levels))):
         if name in before:
@@ -330,11 +355,11 @@ def _make_master(
         progress.tell(f"Left out of the {PLURAL[kind]}: {file}: {reason}")
 
     try:
-        job, mean, variance = combine_frames(job, executor, progress, tell)
+        combined = combine_frames(job, executor, progress, tell)
     except CalibrationError as error:
         raise WrongParameters(f"{detector}: {error}") from error
-    arrays = describe_master(job, mean, variance, _variances(setup, kind, detector))
-    used = {entry["file"] for entry in job.entries}
+    arrays = describe_master(combined, _variances(setup, kind, detector))
+    used = {entry["file"] for entry in combined.job.entries}
     files = table[[file in used for file in table["file"]]]
     attributes: dict[str, Any] = {
         "kind": kind,
@@ -347,8 +372,12 @@ def _make_master(
         ],
         "frames": setup.calibration.records[kind],
     }
-    if kind == "dark" and "bias" not in setup.calibration.kinds:
-        attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
+    if kind == "dark":
+        attributes["mean_exposure_time"] = float(files["exposure_time"].mean())
+        if "bias" in setup.calibration.kinds:
+            attributes["gain"] = float(combined.job.entries[0]["gain"])
+        else:
+            attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
     layout.write_product(setup.path, group, "calibration", arrays, attributes)
     progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
 

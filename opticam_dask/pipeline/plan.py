@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _plan_part(
     manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
     if target_coord is not None:
         manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
-    manifest["bmjd_tdb"] = _barycentric(manifest, instrument, barycenter)
+    manifest["bmjd_tdb"] = _barycentric(manifest, _sites(rows, instrument), barycenter)
     scan_flags = np.full(len(rows), int(flags), dtype=np.uint32)
     scan_flags[_is_repeated(rows["mjd_utc"].to_numpy())] |= np.uint32(FrameFlag.SUSPECT_TIME)
     if barycenter:
@@ -177,11 +178,26 @@ def _below(file: str, data_root: str) -> str:
     return file[len(data_root) :].removeprefix("/") if data_root else file
 
 
-def _barycentric(manifest: Mapping[str, np.ndarray], instrument: Instrument, barycenter: bool) -> np.ndarray:
+def _sites(rows: pd.DataFrame, instrument: Instrument) -> np.ndarray:
+    """Longitude, latitude and height of each frame, (n, 3); NaN where they are not known."""
+    names = ("longitude", "latitude", "height")
+    defined = np.array([math.nan if value is None else value for value in (getattr(instrument, n) for n in names)])
+    columns = [rows[name].to_numpy(float) if name in rows else np.full(len(rows), math.nan) for name in names]
+    sites = np.column_stack(columns)
+    sites[np.isnan(sites[:, :2]).any(axis=1)] = defined
+    sites[:, 2] = np.nan_to_num(sites[:, 2], nan=0.0)  # of a height that nobody knows
+    return sites
+
+
+def _barycentric(manifest: Mapping[str, np.ndarray], sites: np.ndarray, barycenter: bool) -> np.ndarray:
     mjd_utc, ra, dec = (manifest[name].astype(float) for name in ("mjd_utc", "ra", "dec"))
-    if not barycenter or instrument.longitude is None or instrument.latitude is None:
-        return np.full(len(mjd_utc), np.nan)
-    return timing.barycentric_mjd(mjd_utc, ra, dec, instrument.longitude, instrument.latitude, instrument.height or 0.0)
+    times = np.full(len(mjd_utc), np.nan)
+    if not barycenter:
+        return times
+    for site in np.unique(sites[~np.isnan(sites).any(axis=1)], axis=0):
+        is_here = (sites == site).all(axis=1)
+        times[is_here] = timing.barycentric_mjd(mjd_utc[is_here], ra[is_here], dec[is_here], *site)
+    return times
 
 
 def _is_repeated(times: np.ndarray) -> np.ndarray:

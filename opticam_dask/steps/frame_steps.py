@@ -218,13 +218,15 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
     non_linear = above(raw, entry["linearity_limit"])
     if steps.image_filter is not None:
         raw = _filtered(steps.image_filter, raw)
+    masters = steps.read_masters()
     electrons = calibrate.to_electrons(
         raw,
         gain=entry["gain"],
         dark_current=entry["dark_current"],
         exposure_time=entry["exposure_time"],
+        dark_gain=masters.dark_gain,
         dtype=np.float32 if for_detection and _fits_float32(raw.dtype) else np.float64,
-        **steps.read_masters().layers(),
+        **layers_of(masters, raw, entry),
     )
     cosmic_rays = None
     if steps.remove_cosmic_rays:
@@ -239,6 +241,12 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
         for mask in (saturated, cosmic_rays, non_linear)
     )
     return Image(calibrate.rebin(electrons, steps.rebin_factor), saturated, cosmic_rays, non_linear, pile_up)
+
+
+def layers_of(masters: Masters, raw: np.ndarray, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Masters for one frame: a pixel may be too hot for a long exposure of a dark sky, and good in others."""
+    names = ("gain", "exposure_time", "read_noise")
+    return masters.layers_of(raw, **{name: float(entry[name]) for name in names})
 
 
 def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:

@@ -106,8 +106,11 @@ def _has_bmjd(path: Path, parts: Sequence[Part], label: str) -> bool:
 
 
 def _radius(path: Path, part: Part, label: str) -> str:
-    """Which of several radii is shown; empty where there is one aperture."""
-    radii = layout.read_attributes(path, f"{part.group}/photometry/{label}").get("radii") or []
+    """Which of several radii is shown, or which was chosen and how; empty where there was nothing to choose."""
+    attributes = layout.read_attributes(path, f"{part.group}/photometry/{label}")
+    if chosen := attributes.get("aperture_radius"):
+        return f"radius {chosen['radius']:g} FWHM, judged by {chosen['judged_by']}"
+    radii = attributes.get("radii") or []
     return f"radius {radii[0]:g}, the first of {len(radii)}" if radii else ""
 
 

@@ -20,6 +20,7 @@ def to_electrons(
     dark: np.ndarray | None = None,
     flat: np.ndarray | None = None,
     bad_pixels: np.ndarray | None = None,
+    dark_gain: float | None = None,
     dtype: type[np.floating] = np.float64,
 ) -> np.ndarray:
     """Electrons of the sky and the sources: ``(raw - bias - dark * exposure_time) / flat * gain``.
@@ -39,6 +40,8 @@ def to_electrons(
         Seconds.
     bias, dark, flat, bad_pixels : ndarray, same shape as ``raw``, optional
         Masters: level in ADU, rate in ADU per second, response (1 on average), and True for pixels not to be used.
+    dark_gain : float, optional
+        Electrons per ADU of the dark; by default that of the frame.
     dtype : type
         float64, or float32 where a part in 10^7 is enough, as for the detection of sources.
 
@@ -53,7 +56,8 @@ def to_electrons(
     if bias is not None:
         electrons -= bias
     if dark is not None:
-        electrons -= np.multiply(dark, exposure_time, dtype=dtype)  # the same bits for masters of any type
+        seconds = exposure_time if dark_gain in (None, gain) else exposure_time * dark_gain / gain
+        electrons -= np.multiply(dark, seconds, dtype=dtype)  # the same bits for masters of any type
         dark_current = 0.0
     electrons *= dtype(gain)
     if dark_current * exposure_time:

@@ -11,6 +11,8 @@ from astropy.table import QTable
 from photutils.segmentation import SegmentationImage, SourceCatalog, SourceFinder
 from photutils.utils.exceptions import NoDetectionsWarning
 
+from opticam_dask.kernels.images.segments import Segments, connected, join_parts
+
 _NEW_NAMES = int(photutils.__version__.split(".")[0]) >= 3
 
 #: Names a column may have (photutils 3, photutils 2, plain), by the name it has here.
@@ -37,6 +39,8 @@ def segment_sources(
 ) -> QTable:
     """Segment an image, deblend, and tabulate the sources, brightest first.
 
+    Parts that are closer than two stars can be told apart at are one source, see :func:`segments.join_parts`.
+
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
@@ -55,7 +59,8 @@ def segment_sources(
     Returns
     -------
     QTable
-        Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found.
+        Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
+        holds the fluxes of the sources that were left out for the border, ``border_flux``, brightest first.
     """
     bad = ~np.isfinite(image)
     if mask is not None:
@@ -68,13 +73,32 @@ def segment_sources(
         # a source with negative pixels is deblended in linear steps: what one would do by hand
         warnings.filterwarnings("ignore", message="The deblending mode")
         segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
+    if segments is not None:
+        segments = SegmentationImage(_without_parts(data, segments.data))
+    border_flux = np.empty(0)
     if segments is not None and border_width:
-        segments.remove_border_labels(border_width, partial_overlap=True, relabel=True)
+        flux = np.bincount(segments.data.ravel(), weights=data.ravel())[1:]
+        before = segments.labels
+        segments.remove_border_labels(border_width, partial_overlap=True)
+        border_flux = np.sort(flux[np.setdiff1d(before, segments.labels) - 1])[::-1]
+        segments.relabel_consecutive()
     if segments is None or not len(segments.labels):
-        return _empty_table()
-    table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
-    order = np.argsort(-np.asarray(table["segment_flux"]), kind="stable")
-    return table[order]
+        table = _empty_table()
+    else:
+        table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
+        table = table[np.argsort(-np.asarray(table["segment_flux"]), kind="stable")]
+    table.meta["border_flux"] = border_flux
+    return table
+
+
+def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels in which the parts of one star, such as a defocused ring, are one source."""
+    pixels = np.flatnonzero(labels)
+    parts = Segments(pixels, image.ravel()[pixels], labels.ravel()[pixels] - 1, int(labels.max()))
+    parents, _ = connected(pixels, image.shape)
+    joined = np.zeros_like(labels)
+    joined.ravel()[pixels] = join_parts(parts, parents, image.shape).labels + 1
+    return joined
 
 
 def _empty_table() -> QTable:

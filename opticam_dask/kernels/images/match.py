@@ -21,6 +21,8 @@ from scipy.special import gammaln
 
 from opticam_dask.kernels.images.align import unmoved_transform
 
+#: Fewest pairs that can tell a match with a rotation from chance: one more than fix it.
+LEAST_FOR_ROTATION = 3
 #: Sources of a list that are used, and those that triangles are made of: the first ones.
 _MAX_SOURCES = 100
 _MAX_CORNERS = 30
@@ -28,6 +30,11 @@ _MAX_CORNERS = 30
 _POSITION_FLOOR = 0.1
 #: With fewer pairs than this, the fit follows each of them too much to tell which one is off.
 _ENOUGH_TO_CLIP = 6
+#: Two pairs leave nothing to judge an outlier by: each must agree with their common shift to this (pixels), so that a
+#: centroid that was dragged by a cosmic ray does not shift the frame by more.
+_TWO_PAIRS_WITHIN = 0.75
+#: A single detection of several stars is told by being nearest to one of them by this factor.
+_CLEARLY_NEAREST = 4.0
 #: With so many pairs, and half of the list, a likely start that proves good ends the search.
 _ENOUGH_TO_STOP = 8
 #: What counts as hardly moved: shift of the field in units of its size, and change of rotation (rad) and scale.
@@ -87,7 +94,7 @@ class _Problem:
     @property
     def least(self) -> int:
         """Fewest pairs that can tell a match from chance: one more than fix the transform."""
-        return 2 if self.shift_only else 3
+        return 2 if self.shift_only else LEAST_FOR_ROTATION
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ def find_transform(
     scale_range: float | None = 1.1,
     tolerance: float = 3.0,
     allow_reflection: bool = False,
+    shift_of_few: bool = False,
     guess: np.ndarray | None = None,
     max_chance: float = 1e-4,
 ) -> Alignment:
@@ -144,6 +152,10 @@ def find_transform(
         Largest distance of a pair, pixels of the frame.
     allow_reflection : bool
         Look for mirrored frames too.
+    shift_of_few : bool
+        Where ``affine`` has fewer than 3 sources of a list, look for the shift alone, as ``translation`` does. Such a
+        match has 1 or 2 pairs; it cannot see a turn of the field: two stars turned by 180 degrees are the same two
+        points, so that the caller should look at their fluxes.
     guess : ndarray, shape (3, 3), optional
         Tried first, and preferred where the sources leave a choice; ``translation`` takes its shift only.
         Without it, a frame that hardly moved is preferred.
@@ -182,7 +194,10 @@ def find_transform(
         scale_range=scale_range or 10.0,
         tolerance=tolerance,
     )
-    solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance))
+    if shift_of_few and min(len(reference), len(frame)) < problem.least:
+        solution = _solve_few(problem, guess, math.log(max_chance))
+    else:
+        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance))
     distance = np.abs(_points(problem, solution) - frame[solution.j])
     order = np.argsort(r_index[solution.i])
     return Alignment(
@@ -279,6 +294,18 @@ def _solve_all(problem: _Problem, guess: np.ndarray | None, reflect: bool, log_l
     return _moving(problem, best, log_limit) or best
 
 
+def _solve_few(problem: _Problem, guess: np.ndarray | None, log_limit: float) -> _Solution:
+    """Shift alone, for lists that are too short for a rotation."""
+    tolerance = min(problem.tolerance, _TWO_PAIRS_WITHIN * problem.scale)
+    try:
+        return _solve_all(replace(problem, shift_only=True, tolerance=tolerance), guess, False, log_limit)
+    except AlignmentError as error:
+        raise AlignmentError(
+            f"{len(problem.reference)} sources of the reference and {len(problem.frame)} of the frame can be matched, "
+            f"a rotation needs at least {problem.least} of each; as a shift alone: {error.reason}"
+        ) from error
+
+
 def _with_guess(problem: _Problem, guess: np.ndarray | None, is_mirrored: bool) -> _Problem:
     if is_mirrored:
         problem = replace(problem, reference=np.conj(problem.reference), is_mirrored=True)
@@ -355,14 +382,21 @@ def _moving(problem: _Problem, found: _Solution, log_limit: float) -> _Solution 
 
 
 def _single_pair(problem: _Problem, guess: np.ndarray | None) -> _Solution:
-    """Shift from one pair: the brightest of both lists, when no list holds more than 3 and no pair is closer."""
+    """Shift from one pair, when neither list holds more than 3.
+
+    One star of the reference is the brightest of the frame, and no other is nearer to its place. One detection is that
+    star of the reference whose place is clearly nearest: the others are lost behind cloud, or eclipsed.
+    """
     n, m = len(problem.reference), len(problem.frame)
     a, b = _with_guess(problem, guess, False).expected
     shifts = problem.frame - a * problem.reference[:, None]
-    if max(n, m) > 3 or np.argmin(np.abs(shifts - b)) != 0:
+    away = np.abs(shifts - b).ravel()
+    nearest = int(np.argmin(away))
+    i, j = divmod(nearest, m)
+    is_clear = j == 0 if n == 1 else away[nearest] * _CLEARLY_NEAREST < np.delete(away, nearest).min()
+    if max(n, m) > 3 or not is_clear:
         raise AlignmentError(f"one pair of {n} reference and {m} frame sources cannot be told from chance")
-    first = np.zeros(1, dtype=int)
-    return _Solution(a, complex(shifts[0, 0]), first, first, 0.0)
+    return _Solution(a, complex(shifts[i, j]), np.array([i]), np.array([j]), 0.0)
 
 
 # ---------------------------------------------------------------- from starting points to solutions

@@ -3,7 +3,9 @@
 The result is that of photutils' ``SourceFinder`` and ``SourceCatalog`` (8-connected segments; multi-threshold
 deblending after Bertin & Arnouts 1996, A&AS 117, 393), but no step touches the pixels that are sky, and every step is
 done for all sources at once. Deblending is asked for where a segment has more than one local maximum, and works on the
-basins of those maxima: a basin that does not stand out from its highest saddle joins its neighbour there.
+basins of those maxima: a basin that does not stand out from its highest saddle joins its neighbour there. Parts that
+are closer to each other than two stars can be told apart at, judged by the size of the stars of the same frame, are one
+star: a defocused star is a ring, whose brightest places are maxima.
 """
 
 from __future__ import annotations
@@ -13,9 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 #: Names of the columns of a source list.
 COLUMNS = ("x", "y", "flux", "semimajor_sigma", "semiminor_sigma", "orientation")
+
+#: Parts of a segment whose centroids are closer than so many sizes of a star (see :func:`_star_size`) are one star. The
+#: halves of a ring are 1.8 sizes apart, its opposite sides up to 2.8; a point source is 4 sizes wide (FWHM).
+_ONE_STAR = 2.8
+
+#: Segments whose brightest pixel is so many times their faintest tell the size of stars: all of their core is seen.
+_WELL_SEEN = 2.0
 
 #: Variance of a uniform distribution over one pixel: the least that a source is wide.
 _PIXEL_VARIANCE = 1.0 / 12.0
@@ -93,7 +103,7 @@ def find_sources(
     """
     shape = image.shape
     values = image.ravel()[flagged].astype(float)
-    labels, n_labels = _connected(flagged, shape)
+    labels, n_labels = connected(flagged, shape)
     segments = Segments(flagged, values, labels, n_labels)
     segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
     segments = deblend(segments, image, n_pixels, n_levels=n_levels, contrast=contrast)
@@ -102,7 +112,7 @@ def find_sources(
     return _source_list(segments, shape[1])
 
 
-def _connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
+def connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
     """Label 8-connected pixels: runs along the rows are the nodes of a graph, runs that touch its edges."""
     if not len(flagged):
         return np.empty(0, dtype=np.intp), 0
@@ -166,7 +176,94 @@ def deblend(
     numbers = np.zeros(n_basins, dtype=np.intp)
     numbers[new] = 1
     numbers = np.cumsum(numbers) - 1
-    return Segments(segments.pixels, segments.values, numbers[new], int(numbers[-1]) + 1)
+    parts = Segments(segments.pixels, segments.values, numbers[new], int(numbers[-1]) + 1)
+    return join_parts(parts, segments.labels, image.shape)
+
+
+def join_parts(parts: Segments, parents: np.ndarray, shape: tuple[int, int]) -> Segments:
+    """Join parts of a segment that are too close to each other to be two stars.
+
+    The closest two are joined first, and count from then on as one at their common centroid, so that two defocused
+    stars side by side stay two.
+
+    Parameters
+    ----------
+    parts : Segments
+        Deblended segments.
+    parents : ndarray of int, shape (n_pixels,)
+        Segment of each pixel before deblending, from 0.
+    shape : (int, int)
+        Of the frame.
+
+    Returns
+    -------
+    Segments
+    """
+    reach = _ONE_STAR * _star_size(parts, parents, shape)
+    y, x = row_and_column(parts.pixels, shape[1])
+    flux, of_x, of_y = (
+        np.bincount(parts.labels, weights=weight, minlength=parts.n_labels)
+        for weight in (parts.values, parts.values * x, parts.values * y)
+    )
+    parent = np.empty(parts.n_labels, dtype=np.intp)
+    parent[parts.labels] = parents
+    at = np.column_stack([of_x, of_y]) / flux[:, np.newaxis]
+    close = KDTree(at).query_pairs(reach, output_type="ndarray")
+    close = close[parent[close[:, 0]] == parent[close[:, 1]]]
+    if not len(close):
+        return parts
+    _, cluster = _components(close[:, 0], close[:, 1], parts.n_labels)
+    new = np.arange(parts.n_labels)
+    for one in np.unique(cluster[close[:, 0]]).tolist():
+        members = np.flatnonzero(cluster == one)
+        new[members] = members[_joined(at[members, 0] + 1j * at[members, 1], flux[members], reach)]
+    numbers = np.cumsum(np.bincount(new, minlength=parts.n_labels) > 0) - 1
+    return Segments(parts.pixels, parts.values, numbers[new[parts.labels]], int(numbers[-1]) + 1)
+
+
+def _joined(at: np.ndarray, flux: np.ndarray, reach: float) -> np.ndarray:
+    """Which of n sources each of them is part of, from their positions (complex, pixels) and fluxes, shape (n,)."""
+    at, flux = at.copy(), flux.copy()
+    new = np.arange(len(flux))
+    apart = np.abs(at[:, np.newaxis] - at)
+    np.fill_diagonal(apart, np.inf)
+    while apart.min() < reach:
+        one, other = sorted(np.unravel_index(np.argmin(apart), apart.shape))
+        at[one] = (flux[one] * at[one] + flux[other] * at[other]) / (flux[one] + flux[other])
+        flux[one] += flux[other]
+        new[new == other] = one
+        apart[other] = apart[:, other] = np.inf
+        is_left = np.isfinite(apart[one])
+        apart[one, is_left] = apart[is_left, one] = np.abs(at[is_left] - at[one])
+    return new
+
+
+def _star_size(segments: Segments, parents: np.ndarray, shape: tuple[int, int]) -> float:
+    """Size of the stars of a frame in pixels: a quarter of the FWHM of a point source, half the radius of a disk.
+
+    It is the median over the segments of the standard deviation, along their short axis, of the places of the pixels
+    above half of their maximum, each counted once. Faint wings and fainter neighbours do not count.
+
+    Returns
+    -------
+    float
+        0 when no segment is well seen.
+    """
+    n = int(parents.max()) + 1
+    highest, lowest = np.zeros(n), np.full(n, np.inf)
+    np.maximum.at(highest, parents, segments.values)
+    np.minimum.at(lowest, parents, segments.values)
+    is_core = segments.values >= 0.5 * highest[parents]
+    owner = parents[is_core]
+    y, x = row_and_column(segments.pixels[is_core], shape[1])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(owner, weights=values, minlength=n) / np.bincount(owner, minlength=n)
+
+    dx, dy = x - mean(x)[owner], y - mean(y)[owner]
+    _, minor, _ = _ellipse(mean(dx * dx), mean(dy * dy), mean(dx * dy))
+    sizes = minor[highest >= _WELL_SEEN * lowest]
+    return float(np.median(sizes)) if len(sizes) else 0.0
 
 
 #: Offsets (row, column) of the pixels around one, in the order of their places in the frame.

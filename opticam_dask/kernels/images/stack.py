@@ -1,11 +1,38 @@
-"""Stack of aligned frames, summed in whole numbers so that the order of the sum does not matter."""
+"""Stack of aligned frames, summed in whole numbers so that the order of the sum does not matter.
+
+The stacked frames of a night are summed in a few groups, one after the other in time. What only one of the groups shows
+(a satellite, an aeroplane, a cosmic ray, an asteroid that moves on) is found by comparing their means pixel by pixel,
+and left out of the mean of all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy import ndimage
 
 #: Sums are whole numbers of this part of an electron.
 STACK_UNITS_PER_ELECTRON = 1024
+
+#: Groups that the stacked frames of a night are summed in: what is in three of them is told from what is in the others.
+N_GROUPS = 8
+
+#: With fewer groups that see a pixel nobody can tell which one is odd.
+_FEWEST_GROUPS = 3
+
+#: A group is odd in a pixel when it is so many sigma from the median of the groups; beside such a pixel, so many.
+_ODD, _ODD_BESIDE = 5.0, 2.5
+
+#: Only pixels in which a group is so many sigma from the mean of all are looked at.
+_LOOKED_AT = 2.5
+
+#: The brightness of the groups (cloud, other exposure times) is compared in pixels so many sigma above the sky, where
+#: there are so many of them.
+_BRIGHT, _FEWEST_BRIGHT = 10.0, 20
+
+#: Scatter of a Gaussian in units of the median of its absolute deviations.
+_MAD_TO_SIGMA = 1.4826
 
 _ROWS_AT_ONCE = 64
 
@@ -17,11 +44,22 @@ def stack_selection(n_frames: int, stack_frames: int) -> np.ndarray:
     return np.unique(np.round(np.linspace(0, n_frames - 1, stack_frames)).astype(int))
 
 
-def stacked_frames(start: int, stop: int, n_frames: int, stack_frames: int) -> np.ndarray:
-    """Which of the frames ``start`` to ``stop`` are stacked, bool, shape (stop - start,)."""
+def stack_groups(start: int, stop: int, n_frames: int, stack_frames: int) -> np.ndarray:
+    """Group of the stack that each of the frames ``start`` to ``stop`` is summed in, -1 for none.
+
+    Groups are stretches of the night with equally many stacked frames, whatever the blocks are.
+
+    Returns
+    -------
+    ndarray of int, shape (stop - start,)
+    """
     if stack_frames == 0 or n_frames <= stack_frames:
-        return np.ones(stop - start, dtype=bool)
-    return np.isin(np.arange(start, stop), stack_selection(n_frames, stack_frames))
+        return np.arange(start, stop) * N_GROUPS // max(n_frames, 1)
+    selected = stack_selection(n_frames, stack_frames)
+    groups = np.full(stop - start, -1)
+    rank = np.arange(*np.searchsorted(selected, (start, stop)))
+    groups[selected[rank] - start] = rank * N_GROUPS // len(selected)
+    return groups
 
 
 class PartialStack:
@@ -59,3 +97,138 @@ def stack_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """Mean image in electrons, float32; NaN where nothing was seen."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (total / (coverage * float(STACK_UNITS_PER_ELECTRON))).astype(np.float32)
+
+
+def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the frames of all groups, without what only a few of the groups show.
+
+    A pixel of a group is left out when it differs from the median of the groups by more than 5 sigma, where sigma is
+    the larger of the noise (sky and photons) and of the scatter of the groups in that pixel and those around it: stars
+    in changing seeing scatter by themselves. The median is weighted by the number of frames and the brightness of
+    the stars in each group, so that a cloudy hour does not outvote a clear one.
+
+    Parameters
+    ----------
+    groups : sequence of (ndarray of int, ndarray of int), shape (ny, nx)
+        Sum in units of 2^-10 electron, and coverage, of each group; at least one.
+    rms : ndarray, shape (n,)
+        Background RMS of a frame of each group, electrons.
+
+    Returns
+    -------
+    image : ndarray of float32, shape (ny, nx)
+        Electrons, NaN where nothing was seen.
+    coverage : ndarray of uint32, shape (ny, nx)
+        Number of frames that are in each pixel.
+    """
+    total, coverage = np.zeros(groups[0][0].shape, dtype=np.int64), np.zeros(groups[0][1].shape, dtype=np.uint32)
+    for of_group, seen in groups:
+        total += of_group
+        coverage += seen
+    mean = stack_image(total, coverage)
+    if len(groups) < _FEWEST_GROUPS:
+        return mean, coverage
+    rms = np.asarray(rms, dtype=float)[:, np.newaxis]
+    places, bright = _places_to_look_at(groups, rms, mean)
+    brightness = _relative_brightness(*_values_at(groups, bright), rms)[:, np.newaxis]
+    values, n_frames = _values_at(groups, places)
+    is_odd = _odd_groups(values / brightness, n_frames, rms, brightness, places, mean.shape)
+    if is_odd.any():
+        kept = np.where(is_odd, 0.0, n_frames)
+        # what is left may be the bright or the faint part of the night
+        change = _mean_of(brightness, n_frames) / _mean_of(brightness, kept)
+        for odd, (of_group, seen) in zip(is_odd, groups, strict=True):
+            total.ravel()[places[odd]] -= of_group.ravel()[places[odd]].astype(np.int64)
+            coverage.ravel()[places[odd]] -= seen.ravel()[places[odd]].astype(np.uint32)
+        mean = stack_image(total, coverage)
+        changed = is_odd.any(axis=0)
+        mean.ravel()[places[changed]] *= change[changed].astype(np.float32)
+    return mean, coverage
+
+
+def _values_at(groups: Sequence[tuple[np.ndarray, np.ndarray]], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (electrons, NaN where nothing was seen) and number of frames of each group, shape (group, place)."""
+    n_frames = np.array([coverage.ravel()[places] for _, coverage in groups], dtype=float)
+    total = np.array([total.ravel()[places] for total, _ in groups], dtype=float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / (n_frames * STACK_UNITS_PER_ELECTRON), n_frames
+
+
+def _places_to_look_at(
+    groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndarray, mean: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a group is not like the mean of all, and where stars are, as places in the flattened frame."""
+    differs, n_frames = np.zeros(mean.shape, dtype=bool), np.zeros(mean.shape, dtype=np.float32)
+    light = np.maximum(mean, 0.0)
+    for (total, coverage), level in zip(groups, rms[:, 0].tolist(), strict=True):
+        seen = coverage.astype(np.float32)
+        n_frames += seen
+        with np.errstate(invalid="ignore"):  # nothing seen differs from nothing
+            # (total / n - mean)^2 > k^2 (rms^2 + light) / n without a division
+            apart = total.astype(np.float32) * np.float32(1.0 / STACK_UNITS_PER_ELECTRON) - seen * mean
+            differs |= apart**2 > np.float32(_LOOKED_AT**2) * (np.float32(level**2) + light) * seen
+    with np.errstate(invalid="ignore"):
+        is_bright = mean * np.sqrt(n_frames) > _BRIGHT * np.nanmedian(rms)
+    return np.flatnonzero(differs), np.flatnonzero(is_bright)
+
+
+def _relative_brightness(values: np.ndarray, n_frames: np.ndarray, rms: np.ndarray) -> np.ndarray:
+    """How bright stars are in each group, against the median of the groups; 1 where that is not known."""
+    middle = _weighted_median(values, n_frames)
+    is_star = middle > _BRIGHT * np.nanmedian(rms) / np.sqrt(np.maximum(np.median(n_frames, axis=0), 1.0))
+    brightness = np.ones(len(values))
+    for group, (mine, seen) in enumerate(zip(values, n_frames, strict=True)):
+        used = is_star & (seen > 0)
+        if np.count_nonzero(used) >= _FEWEST_BRIGHT:
+            # a group without any light would count as infinitely uncertain, and be divided by nothing
+            brightness[group] = max(float(np.median(mine[used] / middle[used])), 0.01)
+    return brightness
+
+
+def _odd_groups(
+    values: np.ndarray,
+    n_frames: np.ndarray,
+    rms: np.ndarray,
+    brightness: np.ndarray,
+    places: np.ndarray,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Which groups do not fit the others, shape (group, place); ``values`` are for equal brightness."""
+    middle = _weighted_median(values, n_frames * brightness**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise = np.sqrt((rms**2 + np.maximum(middle, 0.0) * brightness) / n_frames) / brightness
+    apart = np.abs(values - middle)
+    n_known = np.count_nonzero(n_frames > 0, axis=0)
+    # NaN is sorted to the end
+    spread = np.take_along_axis(np.sort(apart, axis=0), np.minimum(n_known // 2, len(values) - 1)[np.newaxis], axis=0)[
+        0
+    ]
+    around = np.zeros(shape)
+    around.ravel()[places] = _MAD_TO_SIGMA * np.nan_to_num(spread)
+    around = ndimage.maximum_filter(around, 3).ravel()[places]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sigmas = apart / np.maximum(noise, around)
+    can_tell = n_known >= _FEWEST_GROUPS
+    is_odd = (sigmas > _ODD) & can_tell
+    for group, odd in enumerate(is_odd):
+        image = np.zeros(shape, dtype=bool)
+        image.ravel()[places[odd]] = True
+        beside = ndimage.binary_dilation(image, np.ones((3, 3))).ravel()[places]
+        is_odd[group] |= beside & (sigmas[group] > _ODD_BESIDE) & can_tell
+    return is_odd
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Lower weighted median over the first axis; NaN values have no weight."""
+    order = np.argsort(values, axis=0, kind="stable")
+    ordered = np.take_along_axis(np.where(np.isfinite(values), weights, 0.0), order, axis=0)
+    reached = np.cumsum(ordered, axis=0) >= 0.5 * np.sum(ordered, axis=0)
+    first = np.take_along_axis(order, np.argmax(reached, axis=0)[np.newaxis], axis=0)
+    median: np.ndarray = np.take_along_axis(values, first, axis=0)[0]
+    return median
+
+
+def _mean_of(brightness: np.ndarray, n_frames: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: np.ndarray = np.sum(brightness * n_frames, axis=0) / np.sum(n_frames, axis=0)
+    return mean

@@ -23,6 +23,9 @@ _LEVELLING_ROUNDS = 4
 
 _TO_SIGMA = 1.4826
 
+#: Apertures are judged by at most so many stars with at least this signal-to-noise ratio; by no fewer stars and frames.
+_TRIAL_STARS, _TRIAL_RATIO, _TRIAL_LEAST, _TRIAL_FRAMES = 20, 30.0, 3, 10
+
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
@@ -123,13 +126,16 @@ class Candidate:
     ----------
     column : int
     is_chosen : bool
+    kind : {"chosen", "too faint", "too bright", "often flagged", "seldom measured", "variable", "less precise"}
     reason : str
+        The same with its numbers.
     scatter, expected : float
         Relative scatter against the other candidates, and what the errors make of it; NaN where not looked at.
     """
 
     column: int
     is_chosen: bool
+    kind: str
     reason: str
     scatter: float = float("nan")
     expected: float = float("nan")
@@ -174,9 +180,9 @@ def choose_comparisons(
     left: list[int] = []
     for column in range(flux.shape[1]):
         if column != target:
-            reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target], brightness)
+            kind, reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target], brightness)
             if reason:
-                found[column] = Candidate(column, False, reason)
+                found[column] = Candidate(column, False, kind, reason)
             else:
                 left.append(column)
     while len(left) > 1:
@@ -187,7 +193,8 @@ def choose_comparisons(
         if len(left) < 3 or excess[worst] <= _VARIABLE * usual:
             break
         reason = f"varies: scatter {100 * scatter[worst]:.2f} %, {100 * expected[worst]:.2f} % is expected"
-        found[left[worst]] = Candidate(left[worst], False, reason, float(scatter[worst]), float(expected[worst]))
+        numbers = float(scatter[worst]), float(expected[worst])
+        found[left[worst]] = Candidate(left[worst], False, "variable", reason, *numbers)
         del left[worst]
     else:
         scatter = expected = np.full(len(left), np.nan)
@@ -196,19 +203,87 @@ def choose_comparisons(
         numbers = float(scatter[position]), float(expected[position])
         is_chosen = rank < n_stars
         reason = "chosen" if is_chosen else f"{n_stars} others are more precise"
-        found[left[position]] = Candidate(left[position], is_chosen, reason, *numbers)
+        kind = "chosen" if is_chosen else "less precise"
+        found[left[position]] = Candidate(left[position], is_chosen, kind, reason, *numbers)
     return [found[column] for column in sorted(found)]
 
 
-def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float, brightness: tuple[float, float]) -> str:
-    """Why a source cannot be a comparison star; nothing when it can."""
+def scatter_of_apertures(
+    flux: np.ndarray, flux_err: np.ndarray, is_flagged: np.ndarray, usual: int
+) -> tuple[np.ndarray, int]:
+    """How much constant stars scatter in each of some apertures, all stars together.
+
+    Each of the brighter stars that do not vary is held against the mean of the others; its robust scatter in each
+    aperture is taken relative to that in all of them, and the median over the stars is the result, so that bright and
+    faint stars have one voice each.
+
+    Parameters
+    ----------
+    flux, flux_err : ndarray, shape (frame, source, radius)
+    is_flagged : ndarray of bool, shape (frame, source, radius)
+        Measurements with a flag that makes them useless.
+    usual : int
+        Number of the aperture by which stars are called bright.
+
+    Returns
+    -------
+    scatter : ndarray, shape (radius,)
+        1 on average; NaN with fewer than three stars that are constant, or ten frames.
+    n_stars : int
+        Stars it was measured on.
+    """
+    known = np.isfinite(flux) & np.isfinite(flux_err) & ~is_flagged
+    often = known.all(axis=2).sum(axis=0) >= max(_TRIAL_FRAMES, _OFTEN * known.any(axis=(1, 2)).sum())
+    ratio = _ratio_to_noise(flux[..., usual], flux_err[..., usual], often)
+    bright = np.argsort(-ratio, kind="stable")[:_TRIAL_STARS]
+    left = sorted(bright[ratio[bright] > _TRIAL_RATIO].tolist())
+    frames = known[:, left].all(axis=(1, 2)) if left else np.zeros(len(flux), dtype=bool)
+    flux, flux_err, n_radii = flux[frames], flux_err[frames], flux.shape[2]
+    while len(left) >= _TRIAL_LEAST and len(flux) >= _TRIAL_FRAMES:
+        scatter = np.array([_robust_against_others(flux[:, left, r], flux_err[:, left, r]) for r in range(n_radii)])
+        expected = np.median(flux_err[:, left] / flux[:, left], axis=0).T
+        # a star that varies does so in every aperture; one that loses light in a small one is what is looked for
+        excess = np.min(scatter / expected, axis=0)
+        worst = int(np.argmax(excess))
+        if len(left) == _TRIAL_LEAST or excess[worst] <= _VARIABLE * max(1.0, float(np.median(excess))):
+            relative = np.log(np.maximum(scatter, np.finfo(float).tiny))
+            return np.exp(np.median(relative - relative.mean(axis=0), axis=1)), len(left)
+        del left[worst]
+    return np.full(n_radii, np.nan), len(left)
+
+
+def _ratio_to_noise(flux: np.ndarray, flux_err: np.ndarray, often: np.ndarray) -> np.ndarray:
+    """Median signal-to-noise ratio of the sources that are often measured; 0 for others."""
+    ratio = np.zeros(flux.shape[1])
+    for column in np.flatnonzero(often):
+        use = np.isfinite(flux[:, column]) & (flux_err[:, column] > 0)
+        ratio[column] = np.median(flux[use, column] / flux_err[use, column]) if use.any() else 0.0
+    return ratio
+
+
+def _robust_against_others(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
+    """Robust relative scatter of each star against the weighted mean of the others, shape (star,)."""
+    level = np.median(flux, axis=0)
+    values, weights = flux / level, (level / np.median(flux_err, axis=0)) ** 2
+    found = []
+    for column in range(flux.shape[1]):
+        others = np.arange(flux.shape[1]) != column
+        # no star is more than half of the mean that the others are held against
+        share = np.minimum(weights[others], weights[others].sum() / 2.0)
+        found.append(_robust_scatter(values[:, column] / (values[:, others] @ share / share.sum())))
+    return np.array(found)
+
+
+def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float, brightness: tuple[float, float]) -> tuple[str, str]:
+    """Why a source cannot be a comparison star, in general and with numbers; nothing when it can."""
     if np.mean(np.isfinite(flux)) < _OFTEN:
-        return f"has a flux in {100 * np.mean(np.isfinite(flux)):.0f} % of the frames only"
+        return "seldom measured", f"has a flux in {100 * np.mean(np.isfinite(flux)):.0f} % of the frames only"
     if np.mean(is_flagged) > _SELDOM:
-        return f"flagged in {100 * np.mean(is_flagged):.0f} % of the frames"
+        return "often flagged", f"flagged in {100 * np.mean(is_flagged):.0f} % of the frames"
     if not brightness[0] <= ratio <= brightness[1]:
-        return f"{ratio:.2g} times as bright as the target"
-    return ""
+        kind = "too bright" if ratio > brightness[1] else "too faint"
+        return kind, f"{ratio:.2g} times as bright as the target"
+    return "", ""
 
 
 def _against_others(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,8 +308,19 @@ def _against_others(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray,
         use = known & (mean > 0)
         columns = [(ratio[good, column], error[good, column]) for column, good in enumerate(use.T)]
         centre = np.array([np.median(values_of) for values_of, _ in columns])
-        # not a robust scatter: a comparison with a few wild points is a bad one
-        scatter = np.array([np.std(values_of) for values_of, _ in columns]) / centre
-        expected_here = np.array([np.median(errors_of) for _, errors_of in columns])
+        found = [_weighted_scatter(*pair) for pair in columns]
+        scatter, expected_here = np.array(found).T / centre[np.newaxis] ** np.array([[1.0], [0.0]])
         level = level * centre
     return scatter, expected_here
+
+
+def _weighted_scatter(values: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """Standard deviation of values about their mean, and what their errors make of it.
+
+    Both are weighted by the errors, so that a night of long and short exposures is judged as one of equal ones. It is
+    no robust scatter: a comparison with a few wild points is a bad one.
+    """
+    weight = 1.0 / np.maximum(errors, np.finfo(float).tiny) ** 2
+    total = float(weight.sum())
+    mean = float(np.sum(weight * values)) / total
+    return float(np.sqrt(np.sum(weight * (values - mean) ** 2) / total)), float(np.sqrt(len(values) / total))

@@ -47,7 +47,7 @@ class Ensemble:
     source : ndarray of int, shape (n,)
         Their columns, the most precise first.
     mean : ndarray, shape (n,)
-        Their flux at a transparency of 1, electrons.
+        Their flux at a transparency of 1, electrons per second.
     scatter : ndarray, shape (n,)
         Their own relative scatter (1 sigma) beyond the errors: variability, scintillation.
     weight : ndarray, shape (n,)
@@ -72,7 +72,7 @@ def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, source)
-        Electrons; NaN where a measurement is missing or not to be trusted.
+        Electrons per second; NaN where a measurement is missing or not to be trusted.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: Ensem
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, n)
-        Of the sources of the ensemble, electrons; NaN where a measurement is missing or not to be trusted.
+        Of the sources of the ensemble, electrons per second; NaN where a measurement is missing or not to be trusted.
     ensemble : Ensemble
 
     Returns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,9 +20,14 @@ from astropy.utils import iers
 
 #: Proleptic Gregorian ordinal of MJD 0 (1858-11-17).
 _MJD_ZERO = 678576
-#: Time scales a stamp may be in. GPS time is TAI - 19 s, TT is TAI + 32.184 s, both by definition.
-_TAI_MINUS_SCALE = {"tai": 0.0, "gps": 19.0, "tt": -32.184}
+#: Time scales a stamp may be in. GPS time is TAI - 19 s, TT is TAI + 32.184 s, both by definition; the others follow
+#: from TT (IAU resolutions 2000 B1.9 and 2006 B3).
+_TAI_MINUS_SCALE = {"tai": 0.0, "gps": 19.0, "tt": -32.184, "tdb": -32.184, "tcg": -32.184, "tcb": -32.184}
 TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
+#: MJD (TT) of 1977-01-01 00:00:32.184, when TT, TCG and TCB were the same, and their rates since.
+_MJD_1977 = 43144.0003725
+_RATE_TCG, _RATE_TCB = 6.969290134e-10, 1.550519768e-8
+_TDB_AT_1977 = -6.55e-5  # s
 
 #: Distance of the nodes between which the observer's position is interpolated, in days (10 minutes).
 _NODES_PER_DAY = 144
@@ -30,7 +36,8 @@ _NODES_PER_DAY = 144
 _MOST_ZONE_HOURS = 14
 
 _DATE_TIME = re.compile(
-    r"\s*(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})"
+    r"\s*(?:(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})|"
+    r"(?P<old_day>\d{2})/(?P<old_month>\d{2})/(?P<old_year>\d{2}))"
     r"(?:[T\s]\s*(?P<hour>\d{1,2}):(?P<minute>\d{1,2})(?::(?P<second>\d{1,2}(?:\.\d*)?))?"
     r"\s*(?P<zone>Z|UTC?|GPS|[+-]\d{2}:?\d{2})?(?:\s+[^A-Za-z\s+-][^A-Za-z]*)?)?\s*"
 )
@@ -61,7 +68,8 @@ def parse_iso(text: str) -> tuple[int, float]:
 
     A numeric offset (``+0000``, ``-07:00``) is applied, so that the result is UTC; ``Z``, ``UTC`` and ``GPS``
     after the time are taken off, and so are numbers that follow after a blank. Words are not: they might be a time
-    zone, or a.m. or p.m. A missing time is midnight.
+    zone, or a.m. or p.m. A missing time is midnight. ``DD/MM/YY`` is a date of 1900 to 1999 (FITS standard 4.0,
+    section 4.4.2.1).
 
     Parameters
     ----------
@@ -88,10 +96,11 @@ def parse_iso(text: str) -> tuple[int, float]:
     if hour > 23 or minute > 59 or second >= 61.0:
         raise ValueError(f"there is no such time of day: {text!r}")
     try:
-        day = date(int(part["year"]), int(part["month"]), int(part["day"])).toordinal() - _MJD_ZERO
+        year = int(part["year"] or 1900 + int(part["old_year"]))
+        day = date(year, int(part["month"] or part["old_month"]), int(part["day"] or part["old_day"])).toordinal()
     except ValueError as error:
         raise ValueError(f"there is no such date: {text!r}") from error
-    return day, hour * 3600.0 + minute * 60.0 + second - _zone_seconds(part["zone"])
+    return day - _MJD_ZERO, hour * 3600.0 + minute * 60.0 + second - _zone_seconds(part["zone"])
 
 
 def _zone_seconds(zone: str | None) -> float:
@@ -114,8 +123,8 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
         Modified Julian day number.
     seconds : float
         Seconds since the start of the day, at most about ten years either way.
-    scale : {"utc", "tai", "gps", "tt"}
-        Scale of ``day`` and ``seconds``.
+    scale : {"utc", "tai", "gps", "tt", "tdb", "tcg", "tcb"}
+        Scale of ``day`` and ``seconds``. TDB is converted to 30 microseconds.
 
     Raises
     ------
@@ -127,7 +136,7 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
     if not abs(seconds) < 3e8:
         raise ValueError(f"expected a number of seconds of at most ten years, found {seconds}")
     if scale != "utc":
-        seconds += _TAI_MINUS_SCALE[scale] - _tai_minus_utc(day)
+        seconds += _TAI_MINUS_SCALE[scale] - _ahead_of_tt(day + seconds / 86400.0, scale) - _tai_minus_utc(day)
     while seconds < 0.0:
         day -= 1
         seconds += _day_length(day)
@@ -135,6 +144,22 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
         seconds -= length
         day += 1
     return day + seconds / length
+
+
+def _ahead_of_tt(mjd: float, scale: str) -> float:
+    """Seconds that a scale is ahead of TT; 0 for the scales that are a fixed number of seconds from it.
+
+    TDB: the two largest terms of the periodic difference (Explanatory Supplement to the Astronomical Almanac, 1992,
+    eq. 2.222-1). TCG and TCB: their rates.
+    """
+    if scale not in ("tdb", "tcg", "tcb"):
+        return 0.0
+    since = (mjd - _MJD_1977) * 86400.0
+    if scale == "tcg":
+        return _RATE_TCG * since
+    anomaly = math.radians(357.53 + 0.98560028 * (mjd - 51544.5))
+    periodic = 0.001658 * math.sin(anomaly) + 0.000014 * math.sin(2.0 * anomaly)
+    return periodic + (_RATE_TCB * since - _TDB_AT_1977 if scale == "tcb" else 0.0)
 
 
 def mjd_from_iso(strings: Iterable[str]) -> np.ndarray:

@@ -1,0 +1,138 @@
+"""What the headers of one night say against each other: told once, with a count and an example."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+#: Frames of a night that point further from the middle of the others, degrees.
+_SAME_POINTING = 1.0
+#: Sites of one night further apart than this, degrees of latitude (one kilometre).
+_SAME_SITE = 0.009
+#: Exposures overlap where the next one begins so much earlier, as a share of the exposure time and in seconds.
+_OVERLAP_SHARE, _OVERLAP_SECONDS = 0.1, 1.0
+#: Names are in the order of time as long as fewer steps than this share go back.
+_MOST_BACK = 0.1
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Frames of one key and night in the order of time, column by column."""
+
+    columns: pd.DataFrame
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name].to_numpy()
+
+
+def contradictions(table: pd.DataFrame) -> list[str]:
+    """List what the frames of a key and night say against each other.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Table of a `Scan`.
+
+    Returns
+    -------
+    list of str
+        One line for each kind of contradiction, key and night: gains, binning against shape, sites, pointings, exposure
+        times against the times between frames, and times that go back from one name to the next.
+    """
+    lines = []
+    for (key, night), rows in table.groupby(["key", "night"], sort=True):
+        if len(rows) > 1:
+            lines += [f"{key} {night}: {sentence}" for sentence in _of_night(_Frames(rows))]
+    return lines
+
+
+def _of_night(frames: _Frames) -> Iterator[str]:
+    yield from _gains(frames)
+    yield from _binnings(frames)
+    yield from _sites(frames)
+    yield from _pointings(frames)
+    yield from _overlaps(frames)
+    yield from _steps_back(frames)
+
+
+def _example(frames: _Frames, is_so: np.ndarray) -> str:
+    return f"{int(is_so.sum())} of {is_so.size} frames, e.g. {os.path.basename(frames['file'][int(np.argmax(is_so))])}"
+
+
+def _gains(frames: _Frames) -> Iterator[str]:
+    gains, counts = np.unique(frames["gain"], return_counts=True)
+    if gains.size > 1:
+        is_other = frames["gain"] != gains[np.argmax(counts)]
+        listed = ", ".join(f"{gain:g}" for gain in gains[:5]) + ", ..." * (gains.size > 5)
+        yield f"the gain is not the same in all frames: {listed} ({_example(frames, is_other)})"
+
+
+def _binnings(frames: _Frames) -> Iterator[str]:
+    pairs = frames.columns[["ny", "nx", "binning"]].drop_duplicates()
+    shapes = pairs[["ny", "nx"]].drop_duplicates()
+    if len(pairs) > len(shapes):
+        binnings, counts = np.unique(frames["binning"], return_counts=True)
+        is_other = frames["binning"] != binnings[np.argmax(counts)]
+        listed = ", ".join(map(str, binnings))
+        yield f"frames of one shape have the binnings {listed} ({_example(frames, is_other)})"
+
+
+def _sites(frames: _Frames) -> Iterator[str]:
+    latitude, longitude = frames["latitude"], frames["longitude"]
+    if not np.isfinite(latitude).any():
+        return
+    places, counts = np.unique(np.column_stack([latitude, longitude]), axis=0, return_counts=True)
+    usual = places[np.argmax(counts)]
+    away = np.hypot(latitude - usual[0], (longitude - usual[1]) * np.cos(np.deg2rad(usual[0])))
+    if (is_far := away > _SAME_SITE).any():
+        yield f"the site of the telescope is not the same in all frames ({_example(frames, is_far)})"
+
+
+def _pointings(frames: _Frames) -> Iterator[str]:
+    ra, dec = np.deg2rad(frames["ra"]), np.deg2rad(frames["dec"])
+    vectors = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    if not (is_known := np.isfinite(vectors).all(axis=-1)).any():
+        return
+    middle = np.median(vectors[is_known], axis=0)
+    middle /= np.linalg.norm(middle) or 1.0
+    away = np.rad2deg(np.arccos(np.clip(vectors @ middle, -1.0, 1.0)))
+    if (is_far := is_known & (away > _SAME_POINTING)).any():
+        yield (
+            f"frames point more than {_SAME_POINTING:g} degree away from the others, and their barycentric times are "
+            f"for where they point ({_example(frames, is_far)})"
+        )
+
+
+def _overlaps(frames: _Frames) -> Iterator[str]:
+    exposure = frames["exposure_time"]
+    steps = np.diff(frames["mjd_utc"]) * 86400.0
+    needed = 0.5 * (exposure[1:] + exposure[:-1])
+    is_short = np.append((steps > 0.0) & (steps < needed * (1.0 - _OVERLAP_SHARE) - _OVERLAP_SECONDS), False)
+    if is_short.any():
+        yield (
+            f"exposures take longer than the time to the next frame: the exposure times or the times are wrong "
+            f"({_example(frames, is_short)})"
+        )
+
+
+def _steps_back(frames: _Frames) -> Iterator[str]:
+    files, times = frames["file"], frames["mjd_utc"]
+    order = np.argsort(files, kind="stable")
+    is_back = np.diff(times[order]) < 0.0
+    if not is_back.any() or is_back.mean() > 3 * _MOST_BACK:
+        return
+    # names with numbers of different lengths
+    order = np.array(sorted(range(files.size), key=lambda index: _natural(str(files[index]))))
+    is_back = np.diff(times[order]) < 0.0
+    if is_back.any() and is_back.mean() <= _MOST_BACK:
+        first = os.path.basename(files[order[1:][is_back][0]])
+        yield f"the time goes back {int(is_back.sum())} time(s) in the order of names, first at {first}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", name)]

@@ -1,0 +1,416 @@
+"""What header keywords mean, by the FITS standard and by the habit of the software that wrote them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import EarthLocation
+from astropy.io import fits
+from astropy.time import Time
+
+from opticam_dask import OPTICAM_MX, Instrument
+from opticam_dask.frames import scanning
+from opticam_dask.frames.fits_files import read_header
+from opticam_dask.kernels.series.timing import barycentric_mjd, utc_mjd
+from opticam_dask.pipeline import plan
+
+SECOND = 1.0 / 86400.0
+USUAL = {"DATE-OBS": "2024-01-01T20:00:00.000", "EXPTIME": 5.0, "RA": "03:30:00", "DEC": "+20:00:00"}
+START = 60310.0 + 20.0 / 24.0
+
+
+def definition(**entries):
+    """A camera whose definition says nothing that a header can say."""
+    required = {"name": "x", "time_keywords": ("DATE-OBS",), "time_marks": "start", "cameras": {"1": ()}}
+    return Instrument(
+        **(required | {"default_filter": "V", "default_gain": 1.0, "default_binning": 1, "default_dark_current": 0.0})
+        | entries
+    )
+
+
+def header_of(**changes):
+    """Header with comments where a value is a pair; names with blanks are hierarchical ones."""
+    header = fits.Header()
+    for name, value in (USUAL | changes).items():
+        if value is not None:
+            header[f"HIERARCH {name}" if " " in name else name] = value
+    return header
+
+
+def interpreted(instrument=None, **changes):
+    return (instrument or definition()).interpret(header_of(**changes))
+
+
+# ---------------------------------------------------------------- right ascension and declination
+
+WCS = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.7, "CRVAL2": 41.2}
+
+
+@pytest.mark.parametrize(
+    ("cards", "ra"),
+    [
+        ({"RA": 10.68, "DEC": 41.27, "OBJCTRA": "00 42 43.2", "OBJCTDEC": "+41 16 12"}, 10.68),
+        ({"RA": 0.712, "DEC": 41.27, "OBJCTRA": "00 42 43.2", "OBJCTDEC": "+41 16 12"}, 10.68),
+        (
+            {"RA": 10.68, "DEC": 41.27, "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.7, "CRVAL2": 41.2},
+            10.68,
+        ),
+        ({"RA": (10.68, "[deg] RA of telescope"), "DEC": 41.27}, 10.68),
+        ({"RA": (0.712, "Right ascension in hours"), "DEC": 41.27}, 10.68),
+        ({"RA": 210.68, "DEC": 41.27}, 210.68),
+        ({"RA": None, "DEC": None, "OBJCTRA": "00 42 43.2", "OBJCTDEC": "+41 16 12"}, 10.68),
+        ({"RA": None, "DEC": None, "RA_OBS": 10.68, "DEC_OBS": 41.27}, 10.68),
+        ({"RA": "10d40m48s", "DEC": 41.27}, 10.68),
+        ({"RA": "0", "DEC": "0", "OBJCTRA": "00 42 43.2", "OBJCTDEC": "+41 16 12"}, 10.68),
+    ],
+)
+def test_position__unit_of_right_ascension_is_what_the_header_shows(cards, ra):
+    header = header_of(**{name: None for name in ("RA", "DEC") if name not in cards})
+    for name, value in cards.items():
+        if value is None:
+            del header[name]
+        else:
+            header[name] = value
+    frame = definition().interpret(header)
+    assert frame.ra == pytest.approx(ra, abs=1e-6)
+    assert frame.warnings == ()
+
+
+def test_position__plain_number_without_a_witness_is_degrees_and_told():
+    frame = interpreted(RA=10.68, DEC=41.27)
+    assert (frame.ra, frame.dec) == (10.68, 41.27)
+    assert "taken for degrees" in frame.warnings[0]
+    assert interpreted(definition(ra_unit="hourangle"), RA=10.0, DEC=41.0).ra == 150.0
+
+
+def test_position__contradiction_is_told():
+    frame = interpreted(
+        definition(ra_unit="hourangle"), RA=10.68, DEC=41.27, OBJCTRA="00 42 43.2", OBJCTDEC="+41 16 12"
+    )
+    assert any("RA and DEC are more than 1 degree from another position in the header" in w for w in frame.warnings)
+    assert interpreted(RA="03:30:00", DEC="20:00:00", OBJCTRA="03 30 10", OBJCTDEC="+20 01 00").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "degrees"),
+    [
+        ("+19:59:60.0", 20.0), ("59:60", 60.0), ("-00:30:00", -0.5), ("-0:00:36", -0.01), ("- 05 30 00", -5.5),
+        ("+41d16m12s", 41.27), ("41 16 12", 41.27), ("+41:16.2", 41.27), ("-22:57:08:99", -22.9524972),
+        (" +20 ", 20.0), ("-00 00 00.5", -0.5 / 3600),
+    ],
+)  # fmt: skip
+def test_position__declinations_as_they_are_written(text, degrees):
+    assert interpreted(DEC=text).dec == pytest.approx(degrees, abs=1e-7)
+
+
+@pytest.mark.parametrize(("text", "degrees"), [("23:59:60.0", 0.0), ("05:59:60", 90.0), ("24:00:00", 0.0)])
+def test_position__right_ascensions_rounded_up_to_sixty(text, degrees):
+    assert interpreted(RA=text).ra == pytest.approx(degrees, abs=1e-9)
+
+
+@pytest.mark.parametrize("text", ["12:61:00", "12:00:75", "1:2:3:4:5", "north", "12:-5:00", ":"])
+def test_position__what_is_no_angle_stays_unknown(text):
+    assert math.isnan(interpreted(DEC=text).dec)
+
+
+# ---------------------------------------------------------------- gain
+
+
+@pytest.mark.parametrize(
+    ("cards", "gain", "words"),
+    [
+        ({"GAIN": 139, "EGAIN": 0.8}, 0.8, "the gains in EGAIN (0.8) and GAIN (139) are not the same"),
+        ({"GAIN": (139, "Sensor gain")}, 1.7, "GAIN holds a setting of the camera (its comment is 'Sensor gain')"),
+        ({"GAIN": 5, "SWCREATE": "N.I.N.A. 3.1.2.9001 (x64)"}, 1.7, "SWCREATE is 'N.I.N.A. 3.1.2.9001"),
+        ({"GAIN": 5, "SWCREATE": "SharpCap v4.1.12111.0, 64 bit"}, 1.7, "GAIN holds a setting"),
+        ({"GAIN": (20, "gain in 0.1 dB units")}, 1.7, "GAIN holds a setting"),
+        ({"GAIN": 139}, 1.7, "139 electrons per ADU are hardly possible"),
+        ({"GAIN": 1.9}, 1.9, ""),
+        ({"CVF": 5.0}, 5.0, ""),
+        ({"CCDGAIN": 2.0}, 2.0, ""),
+        ({"ESO DET OUT1 CONAD": 1.25, "ESO DET OUT1 GAIN": 0.8}, 1.25, ""),
+        ({"ESO DET OUT1 GAIN": 0.8}, 1.25, ""),
+        ({"GAIN": "1.5, 1.5, 1.5, 1.5"}, 1.5, ""),
+        ({"GAIN": "[1.0 2.0]"}, 1.5, "GAIN lists different gains"),
+    ],
+)
+def test_gain__is_electrons_per_adu(cards, gain, words):
+    frame = interpreted(definition(default_gain=1.7), **cards)
+    assert frame.problems == ()
+    assert frame.gain == pytest.approx(gain)
+    assert any(words in warning for warning in frame.warnings) if words else frame.warnings == ()
+
+
+def test_gain__setting_without_electrons_is_refused():
+    frame = interpreted(definition(default_gain=None), GAIN=(100, "Sensor gain"))
+    assert math.isnan(frame.gain)
+    assert "setting of the camera" in frame.problems[0]
+
+
+def test_gain__keyword_of_the_definition_is_believed_and_doubted():
+    frame = interpreted(definition(gain_keyword="GAIN"), GAIN=139, EGAIN=1.0)
+    assert frame.gain == 139.0
+    assert sum("gain" in warning for warning in frame.warnings) == 2
+    assert interpreted(definition(gain_keyword="GAIN"), GAIN=139, BITPIX=8).warnings == ()
+
+
+# ---------------------------------------------------------------- times
+
+
+@pytest.mark.parametrize(
+    ("cards", "entries"),
+    [
+        ({"DATE-OBS": "2024-01-01", "UTC-OBS": "20:00:00.0"}, {"time_keywords": ("DATE-OBS", ("DATE-OBS", "UTC-OBS"))}),
+        ({"DATE-OBS": "2024-01-01", "UT": "20:00:00.0"}, {}),
+        ({"DATE-OBS": "2024-01-01", "TIME-OBS": "20 00 00.0"}, {}),
+        ({"DATE-OBS": "2024-01-01", "UTSTART": "20h00m00s"}, {}),
+        ({"DATE-OBS": "2024/01/01", "UT": "20:00:00.0"}, {}),
+        ({"MJD-OBS": 60310.0, "UT": "20:00:00.0"}, {"time_keywords": ("MJD-OBS",)}),
+        ({"DATE-OBS": "2024-01-01", "MJD-OBS": START}, {"time_keywords": ("DATE-OBS", "MJD-OBS")}),
+        ({"DATE-OBS": "2024-01-01T22:00:00+0200"}, {}),
+        ({"DATE-LOC": "2024-01-01T22:00:00+02:00"}, {"time_keywords": ("DATE-LOC",)}),
+        ({"JD_UTC": START + 2400000.5}, {"time_keywords": ("JD_UTC",)}),
+    ],
+)  # fmt: skip
+def test_time__a_date_alone_is_never_midnight(cards, entries):
+    frame = interpreted(definition(**entries), **({"DATE-OBS": None} | cards))
+    assert frame.problems == ()
+    assert abs(frame.mjd_utc - (START + 2.5 * SECOND)) < 0.01 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("cards", "entries", "words"),
+    [
+        ({"DATE-OBS": "2024-01-01"}, {}, "is a date without a time of day"),
+        ({"DATE-OBS": "31/12/98"}, {}, "is a date without a time of day"),
+        ({"MJD-OBS": 60310.0}, {"time_keywords": ("MJD-OBS",)}, "is a day without a time of day"),
+        ({"DATE-OBS": "01/02/24", "UT": "20:00:00"}, {"time_keywords": (("DATE-OBS", "UT"),)}, "is not from 1970"),
+        ({"JD-HELIO": 2460311.3}, {"time_keywords": ("JD-HELIO",)}, "a time at the Sun or the barycentre"),
+        ({"BJD_TDB": 2460311.3}, {"time_keywords": ("BJD_TDB",)}, "a time at the Sun or the barycentre"),
+        ({"TREFPOS": "BARYCENTER"}, {}, "not the telescope"),
+        ({"LOCALTIM": "2024-01-01T20:00:00"}, {"time_keywords": ("LOCALTIM",)}, "is local time"),
+        ({"TIMESYS": "LOCAL"}, {}, "expected a time scale in keyword TIMESYS"),
+    ],
+)
+def test_time__what_is_no_time_of_the_telescope_is_refused(cards, entries, words):
+    frame = interpreted(definition(**entries), **cards)
+    assert math.isnan(frame.mjd_utc)
+    assert words in frame.problems[0]
+
+
+def test_time__two_digit_years_are_of_the_last_century():
+    frame = interpreted(definition(time_keywords=(("DATE-OBS", "UT"),)), **{"DATE-OBS": "31/12/98", "UT": "20:00:00"})
+    assert abs(frame.mjd_utc - Time("1998-12-31T20:00:02.5").mjd) < 1e-9
+
+
+@pytest.mark.parametrize("scale", ["TDB", "TT", "TAI", "TCG", "TCB", "TT(TAI)", "TDT", "UTC(NIST)", "ET"])
+def test_time__scale_of_the_header_equals_astropy(scale):
+    same = {"TDT": "tt", "ET": "tdb"}.get(scale, scale.partition("(")[0].lower())
+    expected = Time("2024-01-01T20:00:02.5", scale=same).utc.mjd
+    assert abs(interpreted(TIMESYS=scale).mjd_utc - expected) < 5e-5 * SECOND
+
+
+def test_time__tdb_is_69_seconds_ahead_and_a_definition_goes_before():
+    assert (START + 2.5 * SECOND - interpreted(TIMESYS="TDB").mjd_utc) / SECOND == pytest.approx(69.184, abs=0.002)
+    frame = interpreted(definition(time_scale="utc"), TIMESYS="TDB")
+    assert abs(frame.mjd_utc - (START + 2.5 * SECOND)) < 1e-9
+    assert "TIMESYS is 'TDB', but the definition says utc" in frame.warnings[0]
+    frame = interpreted(TIMESYS="GPS", EXPTIME=0.0)
+    assert (START - frame.mjd_utc) / SECOND == pytest.approx(18.0, abs=1e-4)
+    frame = interpreted(TIMESYS="UT1", EXPTIME=0.0, **{"UT1-UTC": -0.25})
+    assert (frame.mjd_utc - START) / SECOND == pytest.approx(0.25, abs=1e-4)
+
+
+def test_time__leap_second_and_fractions():
+    frame = interpreted(EXPTIME=0.0, **{"DATE-OBS": "2016-12-31T23:59:60.123456"})
+    assert abs(frame.mjd_utc - Time("2016-12-31T23:59:60.123456").mjd) < 1e-6 * SECOND
+    assert utc_mjd(60310, 72000.123456) == pytest.approx(START + 0.123456 * SECOND, abs=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"DATE-END": "2024-01-01T20:01:00.0"}, None),
+        ({"DATE-END": "2024-01-01T20:01:09.0"}, None),  # of the read-out
+        ({"DATE-END": "2024-01-01T20:00:30.0"}, "fits the middle of the exposure and is taken for the start"),
+        ({"DATE-END": "2024-01-01T20:00:00.0"}, "fits the end of the exposure"),
+        ({"DATE-END": "2024-01-01T20:00:15.0"}, "is not that of the exposure"),
+        ({"DATE-AVG": "2024-01-01T20:00:30.0"}, None),
+        ({"DATE-AVG": "2024-01-01T20:00:00.0"}, "fits the middle"),
+        ({"DATE-BEG": "2024-01-01T20:00:00.0"}, None),
+        ({"MJD-OBS": START}, None),
+        ({"MJD-OBS": round(START, 2)}, None),
+        ({"MJD-OBS": 60310.0}, None),  # a day
+        ({"MJD-OBS": START + 7.0 / 24.0}, "they are not of the same exposure"),
+        ({"JD": 2400000.5 + START - 1.0}, "they are not of the same exposure"),
+        ({"JD": 0.0}, None),
+    ],
+)
+def test_time__other_times_of_the_exposure_are_held_against_it(cards, words):
+    frame = interpreted(EXPTIME=60.0, **cards)
+    assert abs(frame.mjd_utc - (START + 30.0 * SECOND)) < 1e-9
+    assert (frame.warnings == ()) if words is None else (words in frame.warnings[0])
+
+
+def test_time__keywords_of_the_standard_mark_what_it_says():
+    for name, middle in (("DATE-BEG", 30.0), ("DATE-AVG", 0.0), ("DATE-END", -30.0)):
+        cards = {"DATE-OBS": None, name: "2024-01-01T20:00:00.0"}
+        frame = interpreted(definition(time_keywords=(name,)), EXPTIME=60.0, **cards)
+        assert (frame.mjd_utc - START) / SECOND == pytest.approx(middle, abs=1e-4)
+        assert bool(frame.warnings) == (name != "DATE-BEG")
+
+
+# ---------------------------------------------------------------- exposure, binning, filter
+
+
+@pytest.mark.parametrize(
+    ("cards", "seconds"),
+    [
+        ({"EXPTIME": (250.0, "[ms] exposure time")}, 0.25),
+        ({"EXPTIME": (250.0, "Exposure time in milliseconds")}, 0.25),
+        ({"EXPTIME": 0.25, "EXPOSURE": 0.25}, 0.25),
+        ({"EXPTIME": None, "EXPOINUS": 250000}, 0.25),
+        ({"EXPTIME": None, "XPOSURE": 0.25}, 0.25),
+        ({"EXPTIME": (0.25, "[s] Exposure length (not ms)")}, 0.25),
+    ],
+)
+def test_exposure__is_in_seconds(cards, seconds):
+    frame = interpreted(**cards)
+    assert frame.exposure_time == pytest.approx(seconds)
+    assert frame.warnings == ()
+
+
+def test_exposure__two_that_differ_are_told():
+    assert "exposure times in EXPTIME and EXPOSURE are not the same" in interpreted(EXPOSURE=5000.0).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("cards", "binning"),
+    [
+        ({"XBINNING": 2, "YBINNING": 2}, 2), ({"CCDXBIN": 4, "CCDYBIN": 4}, 4), ({"CCDSUM": "2 2"}, 2),
+        ({"BINX": 3}, 3), ({"ESO DET WIN1 BINX": 2, "ESO DET WIN1 BINY": 2}, 2), ({}, 1),
+    ],
+)  # fmt: skip
+def test_binning__by_its_many_names(cards, binning):
+    assert interpreted(**cards).binning == binning
+
+
+def test_binning__unequal_axes_are_refused():
+    assert "XBINNING and YBINNING" in interpreted(XBINNING=2, YBINNING=1).problems[0]
+
+
+# ---------------------------------------------------------------- site
+
+SITE = (-104.015173, 30.679833, 2030.0)
+XYZ = [value.to_value(u.m) for value in EarthLocation.from_geodetic(*SITE).to_geocentric()]
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"SITELAT": 30.679833, "SITELONG": -104.015173, "SITEELEV": 2030.0},
+        {"SITELAT": "30 40 47.4", "SITELONG": "-104 00 54.62", "SITEELEV": 2030.0},
+        {"SITELAT": "30:40:47.4 N", "SITELONG": "104:00:54.62 W", "SITEELEV": 2030.0},
+        {"LATITUDE": 30.679833, "LONGITUD": 255.984827, "HEIGHT": 2030.0},
+        {"LATITUDE": 30.679833, "LONGITUD": (104.015173, "degrees, positive west"), "HEIGHT": 2030.0},
+        {"LAT-OBS": 30.679833, "LONG-OBS": -104.015173, "ALT-OBS": 2030.0},
+        {"ESO TEL GEOLAT": 30.679833, "ESO TEL GEOLON": -104.015173, "ESO TEL GEOELEV": 2030.0},
+        {"OBSGEO-B": 30.679833, "OBSGEO-L": -104.015173, "OBSGEO-H": 2030.0},
+        {"OBSGEO-X": XYZ[0], "OBSGEO-Y": XYZ[1], "OBSGEO-Z": XYZ[2]},
+    ],
+)
+def test_site__is_that_of_the_header(cards):
+    frame = interpreted(**cards)
+    assert (frame.longitude, frame.latitude, frame.height) == pytest.approx(SITE, abs=1e-5, rel=1e-7)
+    assert frame.warnings == ()
+
+
+def test_site__definition_serves_where_the_header_has_none_and_disagreement_is_told():
+    there = definition(longitude=SITE[0], latitude=SITE[1], height=SITE[2])
+    assert interpreted(there).longitude == SITE[0]
+    assert interpreted(there, SITELAT=0.0, SITELONG=0.0).latitude == SITE[1]  # placeholders
+    assert interpreted(there, SITELAT=30.68, SITELONG=104.0152).longitude == pytest.approx(-104.0152)  # to the west
+    frame = interpreted(there, SITELAT=28.3, SITELONG=-16.51, SITEELEV=2390.0)
+    assert (frame.longitude, frame.latitude, frame.height) == (-16.51, 28.3, 2390.0)
+    assert "more than 1 km from that of the definition" in frame.warnings[0]
+    frame = interpreted(SITELAT=28.3, SITELONG=-16.51, LATITUDE=28.3, LONGITUD=16.51)
+    assert "are not the same" in frame.warnings[0]
+
+
+def test_site__barycentric_times_are_those_of_the_headers(tmp_path):
+    places = [(SITE[1], SITE[0]), (-29.26, -70.73)]
+    for number, (latitude, longitude) in enumerate(places):
+        header = header_of(SITELAT=latitude, SITELONG=longitude, SITEELEV=2000.0)
+        header["DATE-OBS"] = f"2024-01-01T20:0{number}:00"
+        fits.writeto(tmp_path / f"{number}.fits", np.zeros((8, 8), "u2"), header)
+    found = scanning.scan(scanning.find_files(tmp_path), definition())
+    assert any("the site of the telescope is not the same in all frames (1 of 2" in line for line in found.warnings)
+    (part,) = plan.plan_parts(found.table, definition())
+    for row, (latitude, longitude) in enumerate(places):
+        expected = barycentric_mjd(part.manifest["mjd_utc"][row : row + 1], 52.5, 20.0, longitude, latitude, 2000.0)
+        assert abs(part.manifest["bmjd_tdb"][row] - expected[0]) < 1e-6 * SECOND
+
+
+# ---------------------------------------------------------------- whole headers as programs write them
+
+
+def test_nina_header():
+    header = fits.Header()
+    for name, value, comment in (
+        ("IMAGETYP", "LIGHT", "Type of exposure"), ("EXPOSURE", 30.0, "[s] Exposure duration"),
+        ("EXPTIME", 30.0, "[s] Exposure duration"), ("DATE-LOC", "2024-01-01T21:00:00.000", "Time (local)"),
+        ("DATE-OBS", "2024-01-01T20:00:00.000", "Time of observation (UTC)"), ("XBINNING", 2, "X axis binning factor"),
+        ("YBINNING", 2, "Y axis binning factor"), ("GAIN", 139, "Sensor gain"), ("OFFSET", 21, "Sensor gain offset"),
+        ("EGAIN", 0.25, "[e-/ADU] Electrons per A/D unit"), ("SITEELEV", 450.0, "[m] Observation site elevation"),
+        ("SITELAT", 51.2, "[deg] Observation site latitude"), ("SITELONG", 7.1, "[deg] Observation site longitude"),
+        ("FILTER", "L", "Active filter name"), ("RA", 10.68, "[deg] RA of telescope"),
+        ("DEC", 41.27, "[deg] Declination of telescope"), ("SWCREATE", "N.I.N.A. 3.1 (x64)", "Software"),
+    ):  # fmt: skip
+        header[name] = (value, comment)
+    frame = definition().interpret(header)
+    assert frame.problems == ()
+    assert (frame.exposure_time, frame.binning, frame.gain, frame.filter, frame.kind) == (30.0, 2, 0.25, "L", "light")
+    assert (frame.ra, frame.dec, frame.longitude, frame.latitude, frame.height) == (10.68, 41.27, 7.1, 51.2, 450.0)
+    assert abs(frame.mjd_utc - (START + 15.0 * SECOND)) < 1e-9
+    assert frame.warnings == ("the gains in EGAIN (0.25) and GAIN (139) are not the same: that in EGAIN is used",)
+
+
+def test_eso_header():
+    frame = interpreted(
+        **{"DATE-OBS": None, "MJD-OBS": START, "RA": (10.68, "[deg] 00:42:43.2 RA (J2000) pointing"), "DEC": 41.27,
+           "ESO TEL GEOLAT": -29.2543, "ESO TEL GEOLON": -70.7346, "ESO TEL GEOELEV": 2335.0,
+           "ESO DPR TYPE": "FLAT,SKY", "ESO DET OUT1 CONAD": 1.46, "ESO DET OUT1 RON": 4.5,
+           "ESO INS FILT1 NAME": "V/89", "ESO DET WIN1 BINX": 1}
+    )  # fmt: skip
+    assert frame.problems == ("time: expected a date and time from 1970 to 2100; DATE-OBS is missing or empty",)
+    assert (frame.gain, frame.filter, frame.read_noise, frame.kind) == (1.46, "V/89", 4.5, "flat")
+    assert (frame.ra, frame.longitude, frame.height) == (10.68, -70.7346, 2335.0)
+
+
+def test_lco_header(real_data):
+    instrument = definition(default_gain=None)
+    values = read_header(real_data / "oddities" / "lco_mef_raw_test_frame.fits").values
+    frame = instrument.interpret(values)
+    assert frame.problems == ()
+    assert (frame.gain, frame.binning, frame.filter, frame.kind) == (6.42, 2, "w", "light")
+    assert (frame.longitude, frame.latitude, frame.height) == pytest.approx((-104.015173, 30.679833, 2030.0), abs=1e-4)
+    assert abs(frame.mjd_utc - Time("2021-10-08T01:56:04.6315").mjd) < 0.001 * SECOND
+
+
+def test_saao_header(real_data):
+    instrument = definition(time_keywords=("DATE-OBS", ("DATE-OBS", "UT")), default_gain=None)
+    frame = instrument.interpret(read_header(real_data / "oddities" / "saao_a8280271.fits").values)
+    assert frame.problems == ()
+    assert (frame.gain, frame.filter, frame.read_noise, frame.kind) == (1.9, "48", 5.0, "light")
+    assert abs(frame.mjd_utc - Time("2013-07-13T00:58:48.02").mjd) < 0.001 * SECOND
+    assert frame.ra == pytest.approx(331.0334, abs=1e-3)
+
+
+def test_opticam_headers_have_nothing_to_tell_but_their_position(real_data):
+    frame = OPTICAM_MX().interpret(read_header(real_data / "opticam" / "get_last_c1.fit").values)
+    assert len(frame.warnings) == 1
+    assert frame.kind_source == "IMGTYPE"
+    assert (frame.longitude, frame.latitude, frame.height) == pytest.approx((-115.4661, 31.045, 2790.0), abs=1e-3)

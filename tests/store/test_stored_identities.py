@@ -1,0 +1,45 @@
+"""What a store says of functions and classes stays the same when their modules move."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import operator
+from pathlib import Path
+
+import opticam_dask as opticam
+from opticam_dask import config
+from opticam_dask.kernels.images import align
+from opticam_dask.pipeline.reduction import Setup
+
+#: Root attributes of a store written by version 0.1 with flat modules, with the parameters of ``_setup``.
+BEFORE = json.loads((Path(__file__).parents[1] / "data" / "parameters-1.2.json").read_text(encoding="utf-8"))
+
+
+def _setup(out):
+    return Setup(
+        out,
+        opticam.OPTICAM_MX(),
+        config.ReductionParameters(barycenter=False),
+        background=functools.partial(operator.call, opticam.DefaultBackground(16)),
+        finder=opticam.DefaultFinder(5, border_width=4),
+        aperture_selector=max,
+        frames_per_block=2,
+    )
+
+
+def test_parameters__of_a_store_of_flat_modules_are_those_of_the_same_call_now(tmp_path):
+    now = json.loads(config.parameters_json(_setup(tmp_path).record()))
+    assert {name: now[name] for name in BEFORE["parameters"]} == BEFORE["parameters"]
+    assert config.parameters_hash(BEFORE["parameters"]) == BEFORE["parameters_hash"]
+
+
+def test_describe__names_functions_and_classes_of_the_package_as_before_they_had_a_room():
+    assert config.describe(opticam.BiasCorrector) == {"name": "opticam_dask.correctors.BiasCorrector"}
+    assert config.describe(align.apply_transform)["function"] == "opticam_dask.kernels.align.apply_transform"
+
+
+def test_stored_modules__are_there():
+    for module in config._STORED_MODULES:
+        importlib.import_module(module)
