@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.optimize import nnls
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
@@ -40,8 +41,8 @@ _PROFILE_REACH = 8.0
 #: What any profile may be wrong by: a part of itself in the core and in the wings, and of its peak in the core.
 _CORE_ERROR, _WING_ERROR, _PEAK_ERROR = 0.005, 0.1, 0.001
 
-#: Rings of the profile without a pixel count with this part of the least weight of the others.
-_FILLED = 1e-3
+#: No sum of smooth functions is a star to better than this part of the light in a ring.
+_RING_ERROR = 1e-3
 
 #: The deviations from a radial profile fade within this part of the grid that they are measured on, from its edge.
 _FADES = 4.0
@@ -380,17 +381,24 @@ def _measured(
     is_good = np.isfinite(share) & np.isfinite(weight) & (rho < profile.REACH)
     ring = (rho[is_good] * profile.N_RINGS / profile.REACH).astype(int)
     signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=profile.N_RINGS)
-    weights = np.bincount(ring, weight[is_good], minlength=profile.N_RINGS)
-    # a few small stars have no pixel in some of the narrow rings of the core: what the rings beside them show
-    known, numbers = weights > 0, np.arange(profile.N_RINGS)
-    filled = np.interp(numbers, numbers[known], signal[known] / weights[known])
-    weights[~known] = _FILLED * np.min(weights[known])
-    signal[~known] = filled[~known] * weights[~known]
-    rings = profile.Rings(signal, weights, len(chosen), len(chosen) / psf.shape.area)
-    fitted = profile.fit_profile(rings)
-    new = replace(psf, table=psf.table if fitted is None else fitted.table(), correction=np.zeros((1, 1)))
+    table = _radial(signal, np.bincount(ring, weight[is_good], minlength=profile.N_RINGS), 1.0 / psf.shape.area)
+    new = replace(psf, table=psf.table if table is None else table, correction=np.zeros((1, 1)))
     correction, scatter = _deviations(new, share, weight, places, x0, y0)
     return replace(new, correction=correction, scatter=scatter)
+
+
+def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> np.ndarray | None:
+    """Table of the sum of Gaussians and Moffat functions that fits the light in rings; None where there is none."""
+    known = weight > 0
+    radius = (np.flatnonzero(known) + 0.5) * profile.REACH / profile.N_RINGS
+    if not known.any():
+        return None
+    light = signal[known] / weight[known]
+    error = np.sqrt(1.0 / weight[known] + (_RING_ERROR * light) ** 2)
+    one = np.eye(profile.N_COMPONENTS)
+    functions = np.column_stack([profile.Profile(row, pixel_area).at(radius) for row in one])
+    found, _ = nnls(functions / error[:, None], light / error)
+    return profile.Profile(found / found.sum(), pixel_area).table() if found.sum() > 0 else None
 
 
 def _deviations(
