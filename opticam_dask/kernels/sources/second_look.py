@@ -381,14 +381,18 @@ def _measured(
     is_good = np.isfinite(share) & np.isfinite(weight) & (rho < profile.REACH)
     ring = (rho[is_good] * profile.N_RINGS / profile.REACH).astype(int)
     signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=profile.N_RINGS)
-    table = _radial(signal, np.bincount(ring, weight[is_good], minlength=profile.N_RINGS), 1.0 / psf.shape.area)
-    new = replace(psf, table=psf.table if table is None else table, correction=np.zeros((1, 1)))
-    correction, scatter = _deviations(new, share, weight, places, x0, y0)
-    return replace(new, correction=correction, scatter=scatter)
+    fitted = _radial(signal, np.bincount(ring, weight[is_good], minlength=profile.N_RINGS), 1.0 / psf.shape.area)
+    table, total = (psf.table, 1.0) if fitted is None else fitted
+    new = replace(psf, table=table, correction=np.zeros((1, 1)))
+    correction, scatter = _deviations(new, share / total, weight * total**2, places, x0, y0)
+    return replace(new, correction=_centred(correction, new), scatter=scatter)
 
 
-def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> np.ndarray | None:
-    """Table of the sum of Gaussians and Moffat functions that fits the light in rings; None where there is none."""
+def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> tuple[np.ndarray, float] | None:
+    """Table of the sum of Gaussians and Moffat functions that fits the light in rings, and its total light.
+
+    The table is that of a total of 1. None where there is no light.
+    """
     known = weight > 0
     radius = (np.flatnonzero(known) + 0.5) * profile.REACH / profile.N_RINGS
     if not known.any():
@@ -398,7 +402,8 @@ def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> np.nda
     one = np.eye(profile.N_COMPONENTS)
     functions = np.column_stack([profile.Profile(row, pixel_area).at(radius) for row in one])
     found, _ = nnls(functions / error[:, None], light / error)
-    return profile.Profile(found / found.sum(), pixel_area).table() if found.sum() > 0 else None
+    total = float(found.sum())
+    return (profile.Profile(found / total, pixel_area).table(), total) if total > 0 else None
 
 
 def _deviations(
@@ -429,6 +434,23 @@ def _deviations(
     excess = np.maximum(binned(w * left**2) / total - binned(np.ones_like(w)) / total, 0.0)
     scatter = np.sqrt(excess + mean**2 / n_stars)
     return mean, scatter
+
+
+def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:
+    """Deviations without what moves the centroid of the profile in a Gaussian window, which is where a star is.
+
+    Otherwise profile and places could move against each other from one round to the next.
+    """
+    half = len(correction) // 2
+    middle = np.full((1, 2), float(half))
+    light, x0, y0 = psf.light(middle, half)
+    offsets = np.arange(-half, half + 1.0)
+    window = np.exp(-0.5 * np.hypot(offsets, offsets[:, None]) ** 2 / psf.shape.sigma**2)
+    for axis, offset in ((1, offsets[None, :]), (0, offsets[:, None])):
+        slope = np.gradient(light[0], axis=axis)
+        moment = np.sum(window * offset * slope)
+        correction = correction - np.sum(window * offset * correction) / moment * slope
+    return correction
 
 
 def _left_behind(residual: np.ndarray, shape: profile.Shape, blocked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
