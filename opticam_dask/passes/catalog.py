@@ -160,21 +160,25 @@ def make_catalog(
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     peak = _peaks(pixels, found)
-    is_whole = peak < _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    saturated = _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    is_whole = peak < saturated
     width = _stellar_width(found, is_whole, night.seeing)
     found["is_star"] = _are_stars(found, is_whole, width)
     scatter = _at(found, _local_scatter(rms_mesh, steps, pixels.shape))
     is_small = found["fwhm"] < _SMALL_PATCH * min(steps.box_size)
-    stands_out = found["is_star"] | (peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH))
+    # light that saturates a pixel is no patch of the sky
+    stands_out = ~is_whole | found["is_star"]
+    stands_out |= peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH)
     if not stands_out.any():
         raise NoCatalog("the stack holds nothing as wide as a star or that stands out of the scatter of the sky there.")
+    patches = {name: values[~stands_out] for name, values in found.items()}
     found, is_whole = {name: values[stands_out] for name, values in found.items()}, is_whole[stands_out]
     fwhm = _fwhm_of(_brightest(found, max_sources), is_whole[:max_sources], night.seeing, select)
     _refine_positions(pixels, found, fwhm)
     if steps.finds_by_segments:
         stack = (pixels, noise, night.coverage)
         border = getattr(steps.finder, "border_width", 0)
-        found, is_whole = with_companions(found, is_whole, stack, width, steps.threshold, border)
+        found, is_whole = with_companions(found, is_whole, stack, width, saturated, steps.threshold, border, patches)
     n_fainter = max(0, len(is_whole) - max_sources)
     found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)

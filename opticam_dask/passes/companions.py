@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import photometry, profile, second_look
@@ -30,6 +33,9 @@ _BLOCKED, _BLOCKED_SATURATED = 3.0, 5.0
 #: Resampling never adds more to the square of a width than the rest of it.
 _LEAST_WIDTH = 0.1
 
+#: Where a source is and how far it reaches.
+_FORM = ("x", "y", "semimajor_sigma", "semiminor_sigma", "orientation")
+
 #: More sources than this are not fitted together.
 _MOST = 5000
 
@@ -39,8 +45,10 @@ def with_companions(
     is_whole: np.ndarray,
     stack: tuple[np.ndarray, np.ndarray, np.ndarray],
     fwhm: float,
+    saturated: float,
     threshold: float,
     border: int,
+    not_looked_at: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Add the stars that the known ones hide, and place those that shine on each other where a joint fit puts them.
 
@@ -54,10 +62,14 @@ def with_companions(
         Sky-subtracted pixels, their noise, and the number of frames.
     fwhm : float
         Of the stars on the stack, without what resampling adds to it, pixels.
+    saturated : float
+        Electrons from which pixels of the stack may have been saturated; NaN when unknown.
     threshold : float
         Of the finder, in units of the noise of a pixel.
     border : int
         Pixels along the edges in which no star is looked for.
+    not_looked_at : mapping of ndarray, shape (patch,)
+        Places and semi-axes, as in ``found``, of what else the stack shows; around them no star is looked for.
 
     Returns
     -------
@@ -66,22 +78,32 @@ def with_companions(
     """
     pixels, noise, coverage = stack
     is_blend = is_whole & ~found["is_star"] & (found["fwhm"] < _WIDEST_BLEND * fwhm)
-    fitted = np.flatnonzero((found["is_star"] & is_whole) | is_blend)
+    is_fitted = (found["is_star"] & is_whole) | is_blend
+    xy = np.column_stack([found["x"], found["y"]])
+    covered = _covered(not_looked_at, _BLOCKED, pixels.shape)
+    with np.errstate(invalid="ignore"):
+        is_saturated = pixels > saturated
+    if is_saturated.any():  # a bled column may reach into the border, where no source is known
+        covered |= distance_transform_edt(~is_saturated) < _BLOCKED_SATURATED * fwhm / photometry.SIGMA_TO_FWHM
+    for others, reach in ((~is_fitted & is_whole, _BLOCKED), (~is_whole, _BLOCKED_SATURATED)):
+        covered |= _covered({name: found[name][others] for name in _FORM}, reach, pixels.shape)
+    column, row = (np.clip(np.rint(xy[:, axis]).astype(int), 0, pixels.shape[1 - axis] - 1) for axis in (0, 1))
+    fitted = np.flatnonzero(is_fitted & ~covered[row, column])
     if not 0 < len(fitted) <= _MOST:
         return found, is_whole
-    xy = np.column_stack([found["x"], found["y"]])
     is_clean = _clean_stars(found, is_whole, xy, fwhm)
     shape = _shape_of(pixels, xy[is_clean], fwhm)
     if shape is None:
         return found, is_whole
-    blocked = _blocked(found, np.setdiff1d(np.arange(len(xy)), fitted), is_whole, pixels.shape, border)
-    looked_at = second_look.Stack(pixels, noise, coverage, blocked | ~np.isfinite(pixels))
+    looked_at = second_look.Stack(np.where(covered, np.nan, pixels), noise, coverage)
     stars = second_look.look_again(
         looked_at, xy[fitted], found["flux"][fitted], is_clean[fitted], shape, _LEAST_RATIO * threshold, most=_MOST
     )
     if stars is None:
         return found, is_whole
-    return _merged(found, is_whole, fitted, is_blend, stars, fwhm)
+    last = np.array(pixels.shape[::-1]) - 1 - border
+    is_inside = np.all((stars.xy >= border) & (stars.xy <= last), axis=1)
+    return _merged(found, is_whole, fitted, is_blend, stars, is_inside, fwhm)
 
 
 def _clean_stars(found: dict[str, np.ndarray], is_whole: np.ndarray, xy: np.ndarray, fwhm: float) -> np.ndarray:
@@ -116,18 +138,12 @@ def _shape_of(pixels: np.ndarray, xy: np.ndarray, fwhm: float) -> profile.Shape 
     return shape if shape.is_known() else None
 
 
-def _blocked(
-    found: dict[str, np.ndarray], others: np.ndarray, is_whole: np.ndarray, shape: tuple[int, int], border: int
-) -> np.ndarray:
-    """Where no star is looked for: the border, and around sources that are not fitted."""
-    blocked = np.zeros(shape, dtype=bool)
-    if border:
-        blocked[:border] = blocked[-border:] = blocked[:, :border] = blocked[:, -border:] = True
-    for source in others.tolist():
-        reach = _BLOCKED if is_whole[source] else _BLOCKED_SATURATED
-        sigmas = (found[f"semi{axis}_sigma"][source] for axis in ("major", "minor"))
-        axes = [max(1.0, reach * np.nan_to_num(sigma, nan=3.0)) for sigma in sigmas]
-        x, y, angle = found["x"][source], found["y"][source], np.deg2rad(np.nan_to_num(found["orientation"][source]))
+def _covered(found: Mapping[str, np.ndarray], reach: float, shape: tuple[int, int]) -> np.ndarray:
+    """Pixels within so many semi-axes of some sources."""
+    covered = np.zeros(shape, dtype=bool)
+    for x, y, semimajor, semiminor, orientation in zip(*(found[name] for name in _FORM), strict=True):
+        axes = [max(1.0, reach * np.nan_to_num(sigma, nan=3.0)) for sigma in (semimajor, semiminor)]
+        angle = np.deg2rad(np.nan_to_num(orientation))
         half = int(np.ceil(axes[0])) + 1
         rows, columns = (
             np.arange(max(0, int(centre) - half), min(size, int(centre) + half + 2))
@@ -135,8 +151,8 @@ def _blocked(
         )
         dy, dx = (rows - y)[:, None], (columns - x)[None, :]
         along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-        blocked[np.ix_(rows, columns)] |= (along / axes[0]) ** 2 + (across / axes[1]) ** 2 < 1.0
-    return blocked
+        covered[np.ix_(rows, columns)] |= (along / axes[0]) ** 2 + (across / axes[1]) ** 2 < 1.0
+    return covered
 
 
 def _merged(
@@ -145,13 +161,15 @@ def _merged(
     fitted: np.ndarray,
     is_blend: np.ndarray,
     stars: second_look.Stars,
+    is_inside: np.ndarray,
     fwhm: float,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Catalogue with the stars of a fit, brightest first."""
     n_known, xy = len(fitted), np.column_stack([found["x"], found["y"]])
     found = {name: values.copy() for name, values in found.items()}
     is_galaxy = is_blend[fitted] & (stars.misfit(stars.xy[:n_known], int(np.ceil(fwhm))) > _LARGEST_MISFIT)
-    is_new = np.arange(len(stars.xy)) >= n_known
+    is_new = (np.arange(len(stars.xy)) >= n_known) & is_inside
+    is_new &= stars.misfit(stars.xy, int(np.ceil(fwhm))) < _LARGEST_MISFIT
     for galaxy in fitted[is_galaxy].tolist():  # what was found in a galaxy is part of it
         size = _BLOCKED * np.fmax(found["semimajor_sigma"][galaxy], fwhm)
         is_new &= np.hypot(*(stars.xy - xy[galaxy]).T) > size

@@ -70,19 +70,16 @@ class Stack:
     Attributes
     ----------
     image : ndarray, shape (ny, nx)
-        Sky-subtracted mean of the frames, electrons; NaN where there is none.
+        Sky-subtracted mean of the frames, electrons; NaN where no star is looked for.
     noise : ndarray, shape (ny, nx)
         1-sigma error of a pixel without the photons of stars, electrons.
     coverage : ndarray, shape (ny, nx)
         Number of frames.
-    blocked : ndarray of bool, shape (ny, nx)
-        Where no star is looked for: saturated stars, galaxies, the border.
     """
 
     image: np.ndarray
     noise: np.ndarray
     coverage: np.ndarray
-    blocked: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ def look_again(
         psf = _measured(psf, stack, residual, xy, flux, error, is_clean)
     xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
     for _ in range(_ROUNDS):
-        sky, scatter = _left_behind(residual + sky, shape, stack.blocked)
+        sky, scatter = _left_behind(residual + sky, shape)
         new_xy, new_flux = _search(stack, residual, scatter, psf, xy, flux, least_ratio)
         room = max(0, most - len(xy))
         if not len(new_xy[:room]):
@@ -443,7 +440,7 @@ def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:
     """
     half = len(correction) // 2
     middle = np.full((1, 2), float(half))
-    light, x0, y0 = psf.light(middle, half)
+    light = psf.light(middle, half)[0]
     offsets = np.arange(-half, half + 1.0)
     window = np.exp(-0.5 * np.hypot(offsets, offsets[:, None]) ** 2 / psf.shape.sigma**2)
     for axis, offset in ((1, offsets[None, :]), (0, offsets[:, None])):
@@ -453,7 +450,7 @@ def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:
     return correction
 
 
-def _left_behind(residual: np.ndarray, shape: profile.Shape, blocked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _left_behind(residual: np.ndarray, shape: profile.Shape) -> tuple[np.ndarray, np.ndarray]:
     """Smooth sky that is left, and the scatter about it, in small boxes."""
     side = max(_LEAST_BOX, round(_SKY_BOX * photometry.SIGMA_TO_FWHM * shape.sigma))
     box = (min(side, residual.shape[0]), min(side, residual.shape[1]))
@@ -483,12 +480,12 @@ def _search(
     # the error of a profile is the same in all pixels that a star would cover
     n_pixels = 4.0 * np.pi * psf.shape.area
     variance = variance + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + n_pixels * from_profile
-    inverse = np.where(np.isfinite(residual) & ~stack.blocked, 1.0 / variance, 0.0)
+    inverse = np.where(np.isfinite(residual), 1.0 / variance, 0.0)
     weighted = np.where(inverse > 0, residual, 0.0) * inverse
     sigma, fwhm = psf.shape.sigma, photometry.SIGMA_TO_FWHM * psf.shape.sigma
     ratio = {factor: _matched(weighted, inverse, factor * sigma) for factor in (0.5, 1.0, 2.0)}
     best = ratio[1.0]
-    is_peak = (best == maximum_filter(best, size=3)) & (best > least_ratio) & ~stack.blocked
+    is_peak = (best == maximum_filter(best, size=3)) & (best > least_ratio) & np.isfinite(residual)
     is_peak &= (ratio[0.5] < _SHARPER * best) & (ratio[2.0] < _BROADER * best)
     row, column = np.nonzero(is_peak)
     order = np.argsort(-best[row, column], kind="stable")
