@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, schema
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.scanning import Scan, scan
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 

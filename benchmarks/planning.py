@@ -57,8 +57,8 @@ def table(directory: Path, n_frames: int, shape: tuple[int, int] = (512, 512), n
 def plan(n_frames: int) -> dict[str, float]:
     """Plan a run, here and now: seconds, largest memory in MB, parts, and tasks of one pass."""
     from opticam_dask import OPTICAM_MX
-    from opticam_dask.config import ReductionParameters
     from opticam_dask.frames.scanning import Scan
+    from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
     from opticam_dask.store import layout
 
@@ -129,8 +129,8 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
     """Plan many frames and run some of them through the first pass."""
     from opticam_dask import OPTICAM_MX
     from opticam_dask.cluster import executors
-    from opticam_dask.config import ReductionParameters
     from opticam_dask.frames.scanning import Scan
+    from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
     from opticam_dask.store import layout
 
@@ -143,12 +143,12 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
         moments = [time.perf_counter()]
         driver.prepare(setup, found)
         moments.append(time.perf_counter())
-        driver.choose_references(setup, executor)
+        driver.drive(driver.Run(setup, executor), driver.PASSES[:1])
         moments.append(time.perf_counter())
         running.begin()
         some = _SomeBlocks(executor, n_run, layout.parts(setup.path, "1:g")[0].frames_per_block)
         with contextlib.suppress(_Enough):
-            driver.reduce_frames(setup, some)
+            driver.drive(driver.Run(setup, some), driver.PASSES[1:2])
         moments += [some.first, time.perf_counter()]
         planning, choosing, waiting, running_time = np.diff(moments)
         return {

@@ -28,10 +28,10 @@ import psutil
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout, ownership
 
@@ -64,9 +64,10 @@ def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> Non
         executor = executors.OnCluster(client, is_local=True)
         driver.prepare(setup, scanning.scan(scanning.find_files(data), setup.instrument))
         with killer(client) if killer else contextlib.nullcontext():
-            driver.choose_references(setup, executor)
-            driver.reduce_frames(setup, executor)
-            driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+            driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+            driver.drive(
+                driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+            )
         driver.finish(setup)
 
 

@@ -33,13 +33,14 @@ import processes
 
 from opticam_dask import AperturePhotometer
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import light_curve_files
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import quality
 from opticam_dask.pipeline import driver, plan
+from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import BlockSummary
 from opticam_dask.store import layout, ownership
 
@@ -94,7 +95,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     executor = executors.OnCluster(running.client)
     # the stack and the star profile take a limited number of frames of a night: few here, so that they leave the slope
     setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(stack_frames=2))
-    photometers = {"aperture": AperturePhotometer()}
+    run = driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()})
     spent = {}
 
     found = []
@@ -108,15 +109,16 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
         for key in layout.keys(setup.path):
             for part in layout.parts(setup.path, key):
                 layout.remove_group(setup.path, quality.group_of(part))
-        driver.measure_quality(setup, None, executor)
+        driver.PASSES[-1].finish(run)
 
     spent["headers"] = _spend(running, read_headers)
     with ownership.own(out):
         spent["plan"] = _spend(running, partial(driver.prepare, setup, found[0]))
-        driver.choose_references(setup, executor)
-        spent[PASSES[0]] = _spend(running, partial(driver.reduce_frames, setup, executor))
-        driver.measure_profiles(setup, executor)
-        spent[PASSES[1]] = _spend(running, partial(driver.measure_frames, setup, photometers, executor))
+        references, alignment, profiles, photometry = ([one] for one in driver.PASSES)
+        driver.drive(run, references)
+        spent[PASSES[0]] = _spend(running, partial(driver.drive, run, alignment))
+        driver.drive(run, profiles)
+        spent[PASSES[1]] = _spend(running, partial(driver.drive, run, photometry))
         spent["quality"] = _spend(running, measure_quality_again)
         driver.finish(setup)
     spent["plots"] = _spend(running, partial(products.plot_frames, out))
@@ -160,7 +162,7 @@ def _eight(block: int) -> int:
 def run_short_blocks(out: Path, n_blocks: int, running: processes.Cluster, window: int) -> None:
     """Blocks that do nothing, handled as those of a pass are."""
     executor, outcome, progress = executors.OnCluster(running.client), driver.Outcome(), driver.Silent()
-    work = [driver.guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
+    work = [guarded_work("1:g", "reduce", _nothing, range(n_blocks), _try_nothing, _eight)]
     before, executors.BLOCKS_PER_WORKER = executors.BLOCKS_PER_WORKER, max(1, window // len(running.workers))
     try:
         for key, summary in executor.run(work):

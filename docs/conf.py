@@ -85,6 +85,7 @@ def write_pages(app: Sphinx, config: Config) -> None:
         "store-variables.md": generate.store_variables(),
         "flags.md": generate.flag_tables(),
         "commands.md": generate.command_pages(),
+        "parameters.md": generate.parameter_tables(),
         "tutorial-list.md": generate.tutorial_list(),
         "module-map.html": generate.module_map(),
     }

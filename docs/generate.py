@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import opticam_dask
-from opticam_dask import flags, schema
+from opticam_dask import flags, parameters, schema
 from opticam_dask.cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,11 +142,43 @@ def _metavar(action: argparse.Action) -> str:
     return "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
 
 
+# ---------------------------------------------------------------- the parameters
+
+_TABLES = (
+    ("What changes results (also in `--config FILE`)", parameters.REDUCTION),
+    ("What is measured", parameters.PHOTOMETRY),
+    ("Where blocks run", parameters.CLUSTER),
+    ("How a run goes on", {**parameters.EXECUTION, **parameters.CHANGES}),
+    ("Live nights", parameters.WATCH),
+    ("Differential light curves", parameters.DIFFERENTIAL),
+    ("Simulated observations", parameters.SIMULATION),
+    ("What is shown", parameters.SHOWING),
+)
+
+
+def parameter_tables() -> str:
+    """One table a kind of parameter: name, default, unit, range and meaning."""
+    pieces = []
+    for title, entries in _TABLES:
+        rows = (
+            (
+                f"`{name}`",
+                entry.default_text or ("no" if entry.default is False else ""),
+                entry.unit,
+                entry.range_text,
+                entry.sentence,
+            )
+            for name, entry in entries.items()
+        )
+        pieces.append(f"## {title}\n\n" + _table(("parameter", "default", "unit", "range", "meaning"), rows))
+    return "\n".join(pieces)
+
+
 # ---------------------------------------------------------------- the public names
 
 #: Groups of the public names by the module that they come from; others come last.
 _API = (
-    ("Reduce", ("api.reducer", "api.differential_photometer", "config")),
+    ("Reduce", ("api.reducer", "api.differential_photometer", "parameters")),
     (
         "What may be replaced",
         (

@@ -6,7 +6,11 @@ Names are imported when they are first used, so that ``import opticam_dask`` and
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib import metadata
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 __version__ = metadata.version("opticam-dask")
@@ -66,3 +70,27 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _FormerModules(MetaPathFinder, Loader):
+    """Former names of modules, which stand in pickles: they are found where the modules are now."""
+
+    def find_spec(self, fullname: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Say that there is a module of a former name; asked after all others."""
+        if not fullname.startswith(f"{__name__}."):
+            return None
+        from opticam_dask.identities import NAMES_NOW
+
+        return ModuleSpec(fullname, self) if fullname in NAMES_NOW else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Nothing is made."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module of now in place of the former one."""
+        from opticam_dask.identities import NAMES_NOW
+
+        sys.modules[module.__name__] = importlib.import_module(NAMES_NOW[module.__name__])
+
+
+sys.meta_path.append(_FormerModules())

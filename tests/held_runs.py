@@ -12,10 +12,10 @@ import cloudpickle
 import numpy as np
 
 from opticam_dask import simulate_observations
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, find_files, scan
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 
 # workers elsewhere cannot import this file: what is defined here goes to them with its code
@@ -69,11 +69,8 @@ def reduce(data, out, executor, reader):
         out, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=PER_BLOCK, reader=reader
     )
     driver.prepare(setup, scan(find_files([data]), setup.instrument))
-    driver.choose_references(setup, executor)
-    outcome = driver.reduce_frames(setup, executor)
-    driver.measure_profiles(setup, executor)
-    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
-    driver.measure_quality(setup)
+    outcome = driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+    driver.drive(driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES)
     driver.finish(setup)
     return outcome
 

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.sources import moments, photometry, profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
 #: Electrons per pixel.
@@ -22,10 +22,10 @@ def shape_and_table(fwhm: float, beta: float | None, ratio: float = 1.0) -> tupl
         image, xy = np.zeros((121, 121)), 60.0 + rng.uniform(-0.5, 0.5, (1, 2))
         add_star(image, *xy[0], 1e7, fwhm, beta, ratio=ratio)
         if shape is None:
-            shape = profile.Shape(*photometry.source_shapes(image, xy, np.array([fwhm / SIGMA_TO_FWHM]))[:, 0])
+            shape = profile.Shape(*moments.source_shapes(image, xy, np.array([fwhm / SIGMA_TO_FWHM]))[:, 0])
         corner = np.array([0])
-        rings.append(profile.measure_rings(image[None], np.full((1, 121, 121), 10.0), xy, corner, corner, shape))
-    return shape, profile.fit_profile(profile.add_rings(rings)).table()
+        rings.append(ring_sums.measure_rings(image[None], np.full((1, 121, 121), 10.0), xy, corner, corner, shape))
+    return shape, profile_fit.fit_profile(ring_sums.add_rings(rings)).table()
 
 
 def view_of(pixels, xy, detected, flux, form, *, position_error=0.07, saturated=None):

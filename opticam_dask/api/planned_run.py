@@ -17,30 +17,26 @@ import json
 import os
 import shlex
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.pipeline.driver import PASSES, ReductionError
 from opticam_dask.store import layout
 
 #: Name of the directory that holds the record, beside the store.
 DIRECTORY_NAME = "planned_run"
 
-#: Number of the last pass, and what each is for.
-LAST_PASS = 3
-PASSES = (
-    "calibration masters and reference frames",
-    "sky, sources and transforms",
-    "stacks and star profiles",
-    "photometry",
-)
+#: Number of the last pass.
+LAST_PASS = len(PASSES) - 1
 
 #: Elements of one array: SLURM refuses numbers from ``MaxArraySize`` (1001 unless the site says otherwise).
 MOST_JOBS = 1000
-
-#: Passes whose units are blocks of frames; those of pass 2 are parts, and pass 0 has none.
-_OF_BLOCKS = (1, 3)
 
 #: Ranges that a message names.
 _MOST_RANGES = 20
@@ -71,7 +67,7 @@ class PlannedRun:
     parts : tuple of PlannedPart
         In the order in which their blocks are numbered.
     photometers : dict of dict
-        What ``config.describe`` says of the photometer of each label.
+        What ``identities.describe`` says of the photometer of each label.
     calibration : dict of tuple of str
         Directories of calibration frames by kind.
     frame_timeout : float
@@ -81,7 +77,7 @@ class PlannedRun:
     n_workers : int
         Worker processes of each job.
     blocks_per_job : int
-        Blocks of each element of an array in passes 1 and 3.
+        Blocks of each element of an array of a pass over blocks.
     """
 
     out_directory: Path
@@ -106,20 +102,21 @@ class PlannedRun:
         return shlex.quote(str(self.out_directory))
 
     def n_units(self, number: int) -> int:
-        """Blocks of a pass."""
-        if number in _OF_BLOCKS:
-            return sum(part.n_blocks for part in self.parts)
-        return len(self.parts) if number else 0
+        """Units of a pass, over all parts: blocks of frames, or the parts themselves."""
+        return sum(self._units_of(number, part) for part in self.parts)
+
+    def _units_of(self, number: int, part: PlannedPart) -> int:
+        return {"block": part.n_blocks, "part": 1, None: 0}[PASSES[number].unit]
 
     def units_per_job(self, number: int) -> int:
         """Blocks of one element of the array of a pass; parts are so few that each has its own, as a rule."""
-        return self.blocks_per_job if number in _OF_BLOCKS else -(-len(self.parts) // MOST_JOBS)
+        return self.blocks_per_job if PASSES[number].unit == "block" else -(-len(self.parts) // MOST_JOBS)
 
-    def cut(self, chosen: range) -> list[tuple[PlannedPart, range]]:
-        """Blocks of each part, numbered in the part, of a range of blocks of the run."""
+    def cut(self, number: int, chosen: range) -> list[tuple[PlannedPart, range]]:
+        """Units of each part, numbered in the part, of a range of units of a pass."""
         starts = [0]
         for part in self.parts:
-            starts.append(starts[-1] + part.n_blocks)
+            starts.append(starts[-1] + self._units_of(number, part))
         found, start = [], chosen.start
         while start < chosen.stop:
             index = bisect.bisect_right(starts, start) - 1
@@ -239,6 +236,64 @@ def _read(file: Path, advice: str) -> dict[str, Any]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- sums over stars
+
+
+class StarSums:
+    """What jobs have found of the stars of each part, a file each, by camera key and night.
+
+    Parameters
+    ----------
+    run : PlannedRun
+        The run that the jobs share.
+    """
+
+    def __init__(self, run: PlannedRun) -> None:
+        self._run = run
+        self._parts = {(part.key, part.night): part for part in run.parts}
+
+    def __contains__(self, part: tuple[str, str]) -> bool:
+        """Whether something is kept of a part."""
+        return part in self._parts and self._run.sums_file(self._parts[part]).is_file()
+
+    def __setitem__(self, part: tuple[str, str], found: Mapping[int, Rings | None]) -> None:
+        """Keep what was found, exactly, by frame."""
+        file = self._run.sums_file(self._parts[part])
+        known = [(index, rings) for index, rings in sorted(found.items()) if rings is not None]
+        everything = [rings for _, rings in known] or [empty_rings()]
+        arrays: dict[str, Any] = {
+            "nothing": np.array([index for index, rings in sorted(found.items()) if rings is None], dtype=np.int64),
+            "frame": np.array([index for index, _ in known], dtype=np.int64),
+            "n_stars": np.array([len(rings.star) for _, rings in known], dtype=np.int64),
+        }
+        arrays |= {f.name: np.concatenate([getattr(rings, f.name) for rings in everything]) for f in fields(Rings)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
+        with temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+        os.replace(temporary, file)
+
+    def __getitem__(self, part: tuple[str, str]) -> dict[int, Rings | None]:
+        """What is kept of a part; raises ``ReductionError`` when the file is damaged."""
+        file = self._run.sums_file(self._parts[part])
+        try:
+            with file.open("rb") as stream, np.load(stream) as arrays:
+                columns = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            number = self._run.parts.index(self._parts[part])
+            raise ReductionError(
+                f"{file} cannot be read ({error}): remove it, and run opticam-dask work {self._run.out} --pass 2 "
+                f"--blocks {number}:{number + 1} again."
+            ) from error
+        found: dict[int, Rings | None] = dict.fromkeys(columns["nothing"].tolist())
+        ends = np.cumsum(columns["n_stars"])
+        for index, end, n_stars in zip(
+            columns["frame"].tolist(), ends.tolist(), columns["n_stars"].tolist(), strict=True
+        ):
+            found[index] = Rings(*(columns[field.name][end - n_stars : end] for field in fields(Rings)))
+        return dict(sorted(found.items()))
 
 
 # ---------------------------------------------------------------- ranges of blocks

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import QTable
 
-from opticam_dask import config
-from opticam_dask.api.correctors import BiasCorrector, Corrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask import identities
+from opticam_dask.api import arguments
+from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api.plots import Plots
+from opticam_dask.api.session import Session
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
-from opticam_dask.config import ReductionParameters
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import diagnostics, products, report
+from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
-from opticam_dask.locations import is_remote, location, replacing
+from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout, ownership
-from opticam_dask.text import printable
-
-LOG_NAME = "opticam_dask.log"
+from opticam_dask.store import layout
 
 
-class Reducer:
+class Reducer(Plots):
     """Reduce directories of frames to catalogues and light curves.
 
     The constructor reads the headers. :meth:`create_catalogs` runs the first pass and makes the catalogues,
@@ -60,7 +56,7 @@ class Reducer:
         ``(image, threshold) -> QTable`` with the columns of photutils' source catalogues; by default
         ``DefaultFinder``.
     threshold : float
-        Detection threshold in units of the background RMS.
+        Detection threshold, in units of the background RMS.
     barycenter : bool
         Compute barycentric times (TDB).
     instrument : Instrument, optional
@@ -68,9 +64,9 @@ class Reducer:
     extension : int or str, optional
         Number or EXTNAME of the HDU that holds the image; by default that of the instrument.
     rebin_factor : int
-        Sum ``rebin_factor`` x ``rebin_factor`` pixels.
+        Sum N x N pixels to one.
     remove_cosmic_rays : bool
-        Replace cosmic rays first.
+        Replace cosmic rays (L.A.Cosmic) before anything else is measured.
     biases, darks, flats : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
@@ -88,17 +84,22 @@ class Reducer:
     frames_per_block : int, optional
         Frames of one task; by default from frame shape and pixel type.
     frame_timeout : float
-        Seconds after which a frame that does not end is set aside; 0 is no limit. Not without a cluster.
+        Longest time that a frame may take before it is set aside (0 is no limit), in seconds. There is no limit without
+        a cluster.
     break_lock : bool
-        Take the output directory over from a run that holds it.
+        Take the output directory over from a run that is surely dead.
     target_coord : (float, float), optional
-        RA and DEC of the target in degrees; goes before the headers.
+        Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
+        headers.
     show_plots : bool
         Show plots in a notebook; they are saved in any case.
     verbose : bool
         Print what happens.
     prefix : str
         What every printed line starts with.
+    session : Session, optional
+        Hold on the output directory that is open already, with where blocks run and who is told; by default each
+        method opens one of its own.
 
     Raises
     ------
@@ -145,29 +146,30 @@ class Reducer:
         show_plots: bool = True,
         verbose: bool = True,
         prefix: str = PREFIX,
+        session: Session | None = None,
     ) -> None:
         for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.out_directory = location(out_directory)
-        self.instrument = _as_instrument(instrument, extension)
+        self.instrument = arguments.as_instrument(instrument, extension)
         self.show_plots = show_plots
-        self._console = Console(verbose, prefix)
-        self._client = client
-        self._n_workers = number_of_processors
-        self._background, self._finder = _plain(background), finder
+        if session is None:
+            console = Console(verbose, prefix)
+            how: dict[str, Any] = {"n_workers": number_of_processors, "frame_timeout": frame_timeout}
+            place = executors.connect(client, tell=console.tell, **how)
+            session = Session(out_directory, place, console, break_lock=break_lock)
+        self._session, self._console = session, session.progress
+        self.out_directory = session.out_directory
+        self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
         self._correctors = (
-            _corrector(BiasCorrector, biases, bias_corrector),
-            _corrector(DarkNoiseCorrector, darks, dark_corrector),
-            _corrector(FlatFieldCorrector, flats, flat_corrector),
+            arguments.corrector(BiasCorrector, biases, bias_corrector),
+            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector),
+            arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
-        self._frame_timeout = frame_timeout
-        self._break_lock = break_lock
-        self._goes_on = False
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -179,22 +181,19 @@ class Reducer:
             self._options["box_size"] = background.box_size
         ReductionParameters(**self._options)
         self._make_directory()
-        self.scan = self._read_headers(_paths(data_directory, c1_directory, c2_directory, c3_directory))
+        self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
     # ---------------------------------------------------------------- what was found in the headers
 
     def _make_directory(self) -> None:
-        if is_remote(self.out_directory):
-            self.out_directory.mkdir(parents=True, exist_ok=True)  # it must be reachable
-        elif not self.out_directory.is_dir():
-            self._console.tell(f"{self.out_directory} not found, attempting to create ...")
-            try:
-                self.out_directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise layout.StoreError(f"{self.out_directory} cannot be made: {error.strerror or error}") from error
-            self._console.tell(f"{self.out_directory} created.")
+        if is_remote(self.out_directory) or self.out_directory.is_dir():
+            self._session.make_directory()  # an object store must be reachable
+            return
+        self._console.tell(f"{self.out_directory} not found, attempting to create ...")
+        self._session.make_directory()
+        self._console.tell(f"{self.out_directory} created.")
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
         with driver.stage(self._console, "Scanning data directory", 0):
@@ -272,7 +271,7 @@ class Reducer:
     ) -> None:
         """Measure sky, sources and transform of every frame, stack, and make the catalogues.
 
-        Parameters are those of :class:`~opticam_dask.config.ReductionParameters`. Frames that were reduced
+        Parameters are those of :class:`~opticam_dask.parameters.ReductionParameters`. Frames that were reduced
         before with the same parameters are not reduced again. ``new`` begins again (the old store is kept under
         another name), ``append`` takes up frames of which the store has none, ``redo`` reduces nights again, and
         ``rebuild_reference`` chooses reference frames and catalogues again.
@@ -298,16 +297,16 @@ class Reducer:
         }
         if box_size is not None:
             options["box_size"] = box_size
-        setup = self._setup(ReductionParameters(**{**self._options, **options}))
-        changes = driver.Changes(new, append, tuple(redo), rebuild_reference)
-        with self._owning(), self._logging():
+        setup = self.setup(ReductionParameters(**{**self._options, **options}))
+        self._create_catalogs(setup, driver.Changes(new, append, tuple(redo), rebuild_reference))
+
+    def _create_catalogs(self, setup: driver.Setup, changes: driver.Changes, *, is_last: bool = True) -> None:
+        with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
-            with self._executor() as executor:
-                driver.make_masters(setup, executor, self._console)
-                self._console.tell("Creating source catalogs.")
-                driver.choose_references(setup, executor, self._console)
-                outcome = driver.reduce_frames(setup, executor, self._console)
-            driver.finish(setup, is_last=not self._goes_on)
+            self._console.tell("Creating source catalogs.")
+            run = driver.Run(setup, session.executor, self._console)
+            outcome = driver.drive(run, driver.TO_CATALOGS)
+            driver.finish(setup, is_last=is_last)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
@@ -359,21 +358,21 @@ class Reducer:
             When the label is there with other parameters.
         """
         chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-        labels = [check_label(label or entry.label) for entry in chosen]
+        labels = [arguments.check_label(label or entry.label) for entry in chosen]
         if len(set(labels)) < len(labels):
             raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
         by_label = dict(zip(labels, chosen, strict=True))
         setup = self._stored_setup()
         driver.check_parameters(setup)
-        with self._owning(), self._logging():
+        with self._session as session:
             layout.begin_changes(setup.path)
-            with self._executor() as executor:
-                outcome = driver.measure_frames(setup, by_label, executor, self._console)
-                driver.finish(setup)
-                folders = [
-                    light_curve_files.write_light_curves(self.out_directory, name, executor, self._console)
-                    for name in labels
-                ]
+            run = driver.Run(setup, session.executor, self._console, by_label)
+            outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
+            driver.finish(setup)
+            folders = [
+                light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
+                for name in labels
+            ]
         for file, message in outcome.problems[:20]:
             self._console.tell(f"Not measured: {Path(file).name}: {message}")
         if len(outcome.problems) > 20:
@@ -383,57 +382,34 @@ class Reducer:
             if layout.measured_keys(setup.path, name):
                 self._plot(diagnostics.plot_rms_vs_flux, label=name)
 
-    # ---------------------------------------------------------------- plots, see ``diagnostics``
-
-    def plot_growth_curves(self, targets: diagnostics.Targets = None, save: bool = True, **options: Any) -> None:
-        """Plot the flux of sources (all, or those of these ids) in growing apertures on the stacks."""
-        self._plot(diagnostics.plot_growth_curves, targets=targets, save=save, **options)
-
-    def plot_psfs(self, save: bool = True) -> None:
-        """Plot contours and cuts of every source on the stacks; one PDF a camera."""
-        self._plot(diagnostics.plot_psfs, save=save)
-
-    def plot_snrs(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the signal-to-noise ratio of every source."""
-        self._plot(diagnostics.plot_snrs, label=label, save=save)
-
-    def plot_noise(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the scatter of the sources with what theory says it is made of."""
-        self._plot(diagnostics.plot_noise, label=label, save=save)
-
-    def plot_rms_vs_flux(self, save: bool = True, label: str = "aperture") -> None:
-        """Plot the robust scatter of the sources against their median flux."""
-        self._plot(diagnostics.plot_rms_vs_flux, label=label, save=save)
-
-    def plot_apertures(
-        self, photometer: Photometer | None = None, targets: diagnostics.Targets = None, save: bool = True
+    def reduce(
+        self,
+        photometer: Photometer | Sequence[Photometer] | None = None,
+        *,
+        label: str | None = None,
+        parameters: ReductionParameters | None = None,
+        changes: driver.Changes | None = None,
     ) -> None:
-        """Plot the apertures of a photometer on the reference frames."""
-        chosen = photometer or AperturePhotometer()
-        self._plot(diagnostics.plot_apertures, photometer=chosen, targets=targets, save=save)
+        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
 
-    def plot_background_meshes(self, save: bool = True) -> None:
-        """Plot the sky meshes of the reference frames."""
-        self._plot(diagnostics.plot_background_meshes, save=save)
+        Parameters
+        ----------
+        photometer, label
+            As for :meth:`photometry`.
+        parameters : ReductionParameters, optional
+            By default those of the constructor.
+        changes : Changes, optional
+            What to do to a reduction that is there already; by default it goes on.
 
-    def plot_quality(self, save: bool = True) -> None:
-        """Plot seeing, sky, transparency, airmass and number of sources against time."""
-        self._plot(diagnostics.plot_quality, save=save)
-
-    def create_gifs(self, max_frames: int = 200, overwrite: bool = True) -> None:
-        """Animate the frames of each camera with circles where the transforms put the sources."""
-        for file in diagnostics.create_gifs(self.out_directory, max_frames=max_frames, overwrite=overwrite):
-            self._console.tell(f"Animation saved to {file.resolve()}.")
-
-    def report(self, *, n_sources: int = 20) -> Path:
-        """Write ``report.html``, one page about the reduction; see :func:`~opticam_dask.write_report`."""
-        file = report.write_report(self.out_directory, n_sources=n_sources)
-        self._console.tell(f"Report saved to {file.resolve()}.")
-        return file
-
-    def _plot(self, draw: Callable[..., list[Path]], **options: Any) -> None:
-        for file in draw(self.out_directory, show=self.show_plots, **options):
-            self._announce(file)
+        Raises
+        ------
+        pipeline.ReductionError, ownership.OwnedError, store.StoreError, ValueError
+            As those do.
+        """
+        with self._session:
+            setup = self.setup(parameters or ReductionParameters(**self._options))
+            self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
+            self.photometry(photometer, label=label)
 
     # ---------------------------------------------------------------- what was found
 
@@ -477,7 +453,9 @@ class Reducer:
         for key, files in self.camera_files.items():
             rows.append((key, f"{len(files):,}", *(_so_far(path, key) if is_there else ("0", "none", "none"))))
         columns = ("camera", "frames", "in the store", "sources", "photometry")
-        folds = [Fold("parameters", definitions(sorted(config.describe(ReductionParameters(**self._options)).items())))]
+        folds = [
+            Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
+        ]
         set_aside = self.scan.set_aside
         if set_aside:
             folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))
@@ -485,7 +463,8 @@ class Reducer:
 
     # ---------------------------------------------------------------- inside
 
-    def _setup(self, parameters: ReductionParameters) -> driver.Setup:
+    def setup(self, parameters: ReductionParameters) -> driver.Setup:
+        """Settings of the reduction with some parameters."""
         return driver.Setup(
             out_directory=self.out_directory,
             instrument=self.instrument,
@@ -502,21 +481,7 @@ class Reducer:
         """Set-up with the parameters that the store was made with."""
         if not layout.exists(self.out_directory):
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
-        return self._setup(driver.stored_parameters(self.out_directory))
-
-    def _executor(self) -> Any:
-        how: dict[str, Any] = {"n_workers": self._n_workers, "frame_timeout": self._frame_timeout}
-        return executors.connect(self._client, tell=self._console.tell, **how)
-
-    def _owning(self) -> Any:
-        return ownership.own(self.out_directory, break_lock=self._break_lock)
-
-    def _logging(self) -> Any:
-        return log_to_file(self.out_directory / LOG_NAME)
-
-    def _announce(self, file: Path | None) -> None:
-        if file is not None:
-            self._console.tell(f"Plot saved to {file.resolve()}.")
+        return self.setup(driver.stored_parameters(self.out_directory))
 
 
 def _so_far(path: Path, key: str) -> tuple[str, str, str]:
@@ -530,81 +495,3 @@ def _so_far(path: Path, key: str) -> tuple[str, str, str]:
         str(layout.open_array(path, f"{group}/source_id").shape[0]) if layout.has_product(path, group) else "none"
     )
     return f"{sum(part.n_frames for part in parts):,}", n_sources, ", ".join(labels) or "none"
-
-
-class _OneLine(logging.Formatter):
-    """A message is one line of the log, whatever the names in it hold."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Format all but a traceback."""
-        return printable(super().formatMessage(record))
-
-
-def check_label(label: str) -> str:
-    """Refuse a name of a photometry that cannot be the name of a group and of a folder.
-
-    Raises
-    ------
-    ValueError
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
-        raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
-    return label
-
-
-class log_to_file:
-    """Append the log of this package to a file while the block runs."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.logger = logging.getLogger("opticam_dask")
-
-    def __enter__(self) -> None:
-        self.local = replacing(self.file) if is_remote(self.file) else contextlib.nullcontext(self.file)
-        file = self.local.__enter__()
-        if is_remote(self.file) and self.file.exists():
-            file.write_bytes(self.file.read_bytes())  # an object cannot be appended to
-        self.handler = logging.FileHandler(file, encoding="utf-8", delay=not is_remote(self.file))
-        self.handler.setFormatter(_OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
-        self.logger.addHandler(self.handler)
-        self.before = self.logger.level
-        self.logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.removeHandler(self.handler)
-        self.logger.setLevel(self.before)
-        self.handler.close()
-        self.local.__exit__(None, None, None)  # the log of a run that failed is kept as well
-
-
-def _as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
-    chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
-    return chosen if extension is None else replace(chosen, extension=extension)
-
-
-def _corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
-    """Corrector that was given, or one for the directories that were."""
-    if given is None:
-        return None if directories is None else kind(data_directory=directories)
-    if directories is not None:
-        raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
-    if not isinstance(given, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type(given).__name__}")
-    return given
-
-
-def _plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:
-    """The default background is this package's own mesh, equal to photutils' and faster; only its box size counts."""
-    return None if type(background) is DefaultBackground else background
-
-
-def _paths(*directories: Any) -> list[str | Path]:
-    paths: list[str | Path] = []
-    for entry in directories:
-        if isinstance(entry, (str, Path)):
-            paths.append(entry)
-        elif entry is not None:
-            paths.extend(entry)
-    if not paths:
-        raise ValueError("data_directory is missing: give the directory that holds the frames")
-    return paths

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opticam_dask import config
-from opticam_dask.cluster.executors import Executor
+from opticam_dask import identities
+from opticam_dask.api.session import Session
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.locations import location
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
-from opticam_dask.pipeline.driver import Progress, ReductionError, Setup, Silent
+from opticam_dask.pipeline.driver import ReductionError, Setup
 from opticam_dask.store import integrity, layout
 
 
-def repair(
-    out_directory: str | Path,
-    connect: Callable[[], contextlib.AbstractContextManager[Executor]],
-    progress: Progress | None = None,
-) -> None:
+def repair(session: Session) -> None:
     """Make again what :func:`integrity.find_damage` finds, and whatever is not done.
 
     Parameters
     ----------
-    out_directory : path
-        Output directory of a reduction.
-    connect : callable
-        Opens the place where blocks run.
-    progress : Progress, optional
-        Where progress is reported; by default nowhere.
+    session : Session
+        That of this process on the output directory, which is entered.
 
     Raises
     ------
     ReductionError
         When something cannot be made again from the store and its frames; what can be has been.
     """
-    path = layout.require_store(out_directory)
-    progress = progress or Silent()
+    path, progress = layout.require_store(session.out_directory), session.progress
     layout.begin_changes(path)
     damage = integrity.find_damage(path)
     if beyond := [entry for entry in damage if not entry.is_repairable and entry.is_metadata]:
@@ -54,18 +43,14 @@ def repair(
             progress.tell(f"Repairing {entry}")
     for file in integrity.stray_files(path):
         layout.remove_stray(file)
-    setup = stored_setup(out_directory)
-    with connect() as executor:
-        driver.make_masters(setup, executor, progress)
-        driver.reduce_frames(setup, executor, progress)
-        for entry in damage:
-            if entry.restore is not None:
-                entry.restore()
-        driver.measure_profiles(setup, executor, progress)
-        for label, photometer in _photometers(setup).items():
-            driver.measure_frames(setup, {label: photometer}, executor, progress)
-    driver.measure_quality(setup, progress)
-    driver.finish(setup)
+    run = driver.Run(stored_setup(session.out_directory), session.executor, progress)
+    driver.drive(run, driver.TO_CATALOGS)
+    for entry in damage:
+        if entry.restore is not None:
+            entry.restore()
+    run.photometers = _photometers(run.setup)
+    driver.drive(run, driver.TO_LIGHT_CURVES)
+    driver.finish(run.setup)
     if beyond := [entry for entry in damage if not entry.is_repairable]:
         raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
 
@@ -86,11 +71,11 @@ def stored_setup(out_directory: str | Path) -> Setup:
         driver.stored_parameters(out_directory),
         calibration=Calibration.from_record(json.loads(attributes["parameters"])),
     )
-    if config.parameters_hash(setup.record()) != attributes["parameters_hash"]:
+    if identities.parameters_hash(setup.record()) != attributes["parameters_hash"]:
         before = json.loads(attributes["parameters"])
         own = [
             line.split(":")[0]
-            for line in config.differences(before, json.loads(config.parameters_json(setup.record())))
+            for line in identities.differences(before, json.loads(identities.parameters_json(setup.record())))
         ]
         raise ReductionError(
             f"{out_directory} was made with functions of your own ({', '.join(own)}), which the store cannot hold. "
@@ -121,7 +106,7 @@ def _photometers(setup: Setup) -> dict[str, Photometer]:
 
 def _stored_photometer(label: str, attributes: dict[str, Any]) -> Photometer:
     photometer = photometer_from_record(json.loads(attributes["parameters"]))
-    if photometer is None or config.parameters_json(config.describe(photometer)) != attributes["parameters"]:
+    if photometer is None or identities.parameters_json(identities.describe(photometer)) != attributes["parameters"]:
         raise ReductionError(
             f"photometry {label!r} was made with a photometer of your own, which the store cannot hold, or by an older "
             "version. What is damaged was dropped: run what made it again, and it makes that anew."

@@ -33,6 +33,7 @@ from opticam_dask.methods.frame_view import Measurement
 from opticam_dask.passes import first_pass, second_pass
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
+from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import FrameProblem
 from opticam_dask.store import layout
 
@@ -123,9 +124,10 @@ class Watch:
     target, comparisons : int and sequence of int, optional
         Numbers of sources in the provisional catalogue; without them only the fluxes of all sources are written.
     n_first : int
-        Frames of a camera that give its provisional reference frame and catalogue.
+        Frames that the provisional catalogue of a camera is made of. They give its provisional reference frame too.
     patience : float
-        Seconds after which a file that does not grow is mentioned, and a catalogue is made of fewer frames.
+        Wait so long for a file that does not grow, in seconds. After this time it is mentioned, and a catalogue is made
+        of fewer frames.
     """
 
     def __init__(
@@ -224,9 +226,7 @@ class Watch:
         scan = scanning.Scan(rows, [], [])
         try:
             driver.prepare(self.setup, scan, self.progress, Changes(append=True))
-            driver.make_masters(self.setup, self.executor, self.progress)
-            driver.choose_references(self.setup, self.executor, self.progress)
-            driver.reduce_frames(self.setup, self.executor, self.progress)
+            driver.drive(driver.Run(self.setup, self.executor, self.progress), driver.TO_CATALOGS)
             job = driver.live_jobs(self.setup, key, self.photometer)
         except ReductionError as error:
             self.progress.tell(f"{key}: no live light curve yet: {error}")
@@ -259,7 +259,7 @@ class Watch:
                 jobs.append(self._jobs[planned.key])
                 entries.append(entry)
         run = functools.partial(_reduce_live, jobs, entries)
-        work = driver.guarded_work(
+        work = guarded_work(
             "", "live", run, range(len(entries)), functools.partial(_try_live, jobs, entries), lambda _: 1
         )
         reduced = [frame for _, frame in self.executor.run([work])]

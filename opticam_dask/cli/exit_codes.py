@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opticam_dask.text import printable
+
 #: The command did what it was asked for.
 DONE = 0
 
@@ -18,3 +20,10 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """Nothing could be done: exit status 1."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+    return printable(str(error).strip())

@@ -20,6 +20,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from opticam_dask.cluster import watchdog
+from opticam_dask.kernels import compiled
 
 
 class _Reader(Protocol):
@@ -62,6 +63,7 @@ def window_of_blocks(
         # a label of its own for every window: two runs on one scheduler must never share a task by name
         run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
+        kernels=compiled.form(),
         chunks=((1,) * len(blocks),),
         dtype=object,
         meta=np.empty((0,), dtype=object),
@@ -93,9 +95,15 @@ def _thread_pools(n_modules: int) -> ThreadpoolController:
 
 
 def _run_block(
-    function: bytes, blocks: tuple[int, ...], run: str, frame_timeout: float, block_id: tuple[int, ...] = (0,)
+    function: bytes,
+    blocks: tuple[int, ...],
+    run: str,
+    frame_timeout: float,
+    kernels: str,
+    block_id: tuple[int, ...] = (0,),
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
+    compiled.use(kernels)
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
     # a matrix product may round differently with another number of threads, and a worker has one core
     cv2.setNumThreads(1)

@@ -79,19 +79,20 @@ class ClusterSettings:
     Attributes
     ----------
     cluster : str
-        ``"local"``, ``"none"``, the name of a batch system, or the address or file of a scheduler.
+        Local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a profile of
+        Dask's configuration, or the address or file of a scheduler.
     n_workers : int, optional
-        Number of workers.
+        Worker processes; by default one a processor here.
     adapt : (int, int), optional
-        Least and most workers, as there is work.
+        Least and most workers of a batch system, as many as there is work for.
     cores : int, optional
-        Cores of a job: as many workers run in it.
+        Cores of a job, a worker on each; by default 1.
     memory : str, optional
-        Memory of a job; of a worker on a local cluster.
+        Memory of a job, or of a worker on this machine; by default 4GiB a core of a job.
     walltime, queue, account : str, optional
         Of a job, as the batch system writes them.
     job_extra : tuple of str
-        Further directives of the job script.
+        A further directive of a job; may be repeated.
     options : mapping
         Further arguments of the class of dask-jobqueue.
     inside : mapping

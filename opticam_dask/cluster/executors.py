@@ -43,6 +43,7 @@ from opticam_dask.cluster.cluster_settings import (
 )
 from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.cluster.job_queues import JobQueue
+from opticam_dask.parameters import EXECUTION
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ BLOCKS_PER_WORKER = 2
 _AT_ONCE = 256
 
 #: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
-FRAME_TIMEOUT = 300.0
+FRAME_TIMEOUT: float = EXECUTION["frame_timeout"].default
 
 #: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
 _LOOK, _WITHOUT_WORKERS = 5.0, 60.0
@@ -420,29 +421,29 @@ def connect(
     Parameters
     ----------
     cluster : str or distributed.Client or Connection or ClusterSettings, optional
-        ``"local"`` starts worker processes on this machine; ``"none"`` uses no cluster at all; ``"slurm"``, ``"pbs"``,
-        ``"lsf"``, ``"sge"``, ``"oar"`` and ``"htcondor"`` submit jobs; another name is a profile in the section
-        ``opticam_dask.clusters`` of Dask's configuration; any other text is the address of a scheduler or the path of a
-        scheduler file. By default what ``opticam_dask.cluster`` of Dask's configuration says, or ``"local"``.
+        Local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a profile of
+        Dask's configuration, or the address or file of a scheduler. ``"none"`` uses no cluster at all; a profile is one
+        of the section ``opticam_dask.clusters`` of Dask's configuration. By default what ``opticam_dask.cluster`` of
+        that configuration says, or ``"local"``.
     n_workers : int, optional
         Worker processes; of a local cluster by default one a processor that this process may use.
     adapt : str or (int, int), optional
-        ``"MIN:MAX"`` workers of a batch system, as there is work.
+        Least and most workers of a batch system, as many as there is work for.
     cores : int, optional
-        Cores of a job, in which as many workers run.
+        Cores of a job, a worker on each; by default 1.
     memory : str, optional
         Memory of a job, or of a worker on this machine, such as ``"4GiB"``.
     walltime, queue, account : str, optional
         Of a job, as the batch system writes them.
     job_extra : sequence of str
-        Further directives of the job script, such as ``"--constraint=haswell"``.
+        A further directive of a job; may be repeated. Such as ``"--constraint=haswell"``.
     host : str
         Address that a local scheduler and its dashboard listen on.
     dashboard : bool
         Whether a local scheduler serves its dashboard.
     frame_timeout : float
-        Seconds after which a frame that does not end ends its worker and, if it does so elsewhere too, is set aside;
-        0 is no limit. Without a cluster there is none.
+        Longest time that a frame may take before it is set aside (0 is no limit), in seconds. The worker that it hangs
+        in is ended. Without a cluster there is no limit.
     log_directory : path, optional
         Where the output of jobs goes; by default ``opticam_dask_jobs`` in this directory.
     tell : callable, optional

@@ -31,16 +31,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise :class:`Interrupted` in the block.
+def interruptible(*numbers: int) -> Iterator[None]:
+    """Let signals (by default SIGINT and SIGTERM) raise :class:`Interrupted` in the block.
 
-    Without effect outside the main thread, and on signals that the process was started to ignore.
+    Without effect outside the main thread, inside another such block, and on signals that the process was started to
+    ignore.
     """
-    if threading.current_thread() is not threading.main_thread():
+    heeded = [number for number in numbers or _SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, _end)]
+    if threading.current_thread() is not threading.main_thread() or not heeded:
         yield
         return
     _requested.clear()
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _end) for number in heeded}
     try:
         yield

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import config, locations
+from opticam_dask import identities, locations
 from opticam_dask.display import plotting, products
 from opticam_dask.display.plotting import Figure, Picture
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images import align
-from opticam_dask.kernels.sources import growth, noise, photometry
+from opticam_dask.kernels.sources import growth, moments, noise, photometry
 from opticam_dask.lightcurves import results
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
@@ -128,10 +128,10 @@ def _stamps(image: np.ndarray, catalogue: xr.Dataset, fwhm: float) -> dict[int, 
     x0, y0 = photometry.origins(xy, size)
     cutouts = photometry.cut_out(image, x0, y0, size)
     # moments of the core: those of the catalogue are isophotal, and wider for a star with wings
-    moments = photometry.adaptive_moments(cutouts, x0, y0, xy, fwhm / photometry.SIGMA_TO_FWHM)
+    axes = moments.adaptive_moments(cutouts, x0, y0, xy, fwhm / photometry.SIGMA_TO_FWHM)
     stamps = {}
     for source, number in enumerate(catalogue["source_id"].to_numpy().tolist()):
-        major, minor, theta = (float(values[source]) for values in moments[:3])
+        major, minor, theta = (float(values[source]) for values in axes[:3])
         x, y = xy[source] - (x0[source], y0[source])
         shape = growth.gaussian_profile((size, size), (x, y), major, minor, theta)
         amplitude, level = growth.fit_amplitude(cutouts[source], shape)
@@ -368,7 +368,9 @@ def plot_apertures(
         chosen = _chosen(key, catalogue, targets)
         if not len(chosen):
             continue
-        record = _photometer_record(out_directory, key, label) if photometer is None else config.describe(photometer)
+        record = (
+            _photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)
+        )
         if record is None:
             raise ValueError(f"no photometry {label!r} of {key} in {out_directory}: run it first, or give a photometer")
         cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)

@@ -71,7 +71,7 @@ def generate_observations(
         Independent noise in every filter, frame and kind; or that of the opticam package, which restarts the same
         stream for all of them, so that errors cannot be tested on it.
     seed : int
-        Seed of the independent noise.
+        Seed of the noise. Of the independent noise only.
     compress : bool
         Write ``.fits.gz``.
 

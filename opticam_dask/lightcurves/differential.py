@@ -60,26 +60,28 @@ def relative_light_curve(
     key : str
         Camera key such as ``1:g``.
     target : int
-        Number of the source in the catalogue.
+        Number of the target in the catalogue.
     comparisons : int or sequence of int or "auto"
-        Numbers of the comparison sources. ``"auto"`` chooses sources of similar brightness that are seldom flagged and
-        do not vary; of the target's light curve nothing but its typical flux is looked at.
+        Numbers of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are seldom
+        flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
     weighting : {"sum", "optimal"}
-        ``"sum"`` adds the fluxes of the comparisons; a frame in which one has no flux has no relative flux.
-        ``"optimal"`` weights them by their errors and their scatter, and a comparison that is missing in a frame makes
-        no jump (``kernels.ensemble``).
+        Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
+        comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
+        missing in a frame makes no jump (:mod:`opticam_dask.kernels.series.ensemble`).
     detrend : sequence of str
-        Vectors that linear trends are fitted and taken off for: ``airmass``, ``fwhm``, ``background``, ``x``, ``y``,
-        ``ellipticity``, ``transparency``, ``time``. A trend can eat a signal that looks like it.
+        Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time. A trend can eat a
+        signal that looks like it.
     detrend_without : (float, float), optional
-        Start and end of the times that are not fitted (a transit), in BMJD (TDB), or MJD (UTC) where there is none.
+        Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one. BMJD is TDB,
+        MJD is UTC.
     outliers : float
-        A flux so many times its error, and the scatter of its neighbours, from their running median is flagged
-        ``outlier`` and not fitted; nothing is dropped.
+        Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
+        and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
+        is dropped.
 
     Returns
     -------

@@ -19,7 +19,7 @@ PHOTOMETERS: dict[str, type[BasePhotometer]] = {
 
 
 def photometer_from_record(record: Mapping[str, Any]) -> BasePhotometer | None:
-    """Make a photometer of this package again from what the store says of it (``config.describe``).
+    """Make a photometer of this package again from what the store says of it (``identities.describe``).
 
     Parameters
     ----------

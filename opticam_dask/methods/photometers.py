@@ -17,7 +17,7 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
-from opticam_dask.methods import measuring
+from opticam_dask.methods import frame_stars, measuring, places
 from opticam_dask.methods.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 
@@ -114,12 +114,10 @@ class BasePhotometer:
 
     def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
         """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
-        places = measuring.find_places(
-            view, shape, sigma, self.source_matching_tolerance, forced=self.forced, reach=reach
-        )
+        tolerance = self.source_matching_tolerance
         return measuring.read_stars(
             view,
-            places,
+            places.find_places(view, shape, sigma, tolerance, forced=self.forced, reach=reach),
             self.local_background_estimator,
             shape,
             reach=max(judged, 0.0 if self.forced else _JUDGED),
@@ -143,11 +141,11 @@ class AperturePhotometer(BasePhotometer):
     semimajor_axis, semiminor_axis, orientation : float, optional
         Fixed ellipse on the reference frame: semi-axes in pixels, angle in degrees; all three or none.
     radius : float, sequence of float, or "best", optional
-        Radius of a circle, by default one FWHM of the catalogue. Several radii are measured in one pass, and the
-        result has a last dimension ``radius``. ``"best"`` takes the radius in which constant stars scatter
-        least in some frames of the reference night (:func:`choose_radius`).
+        Radius of the aperture, or several, or best: the one in which constant stars scatter least; by default one FWHM
+        of the catalogue. Several radii are measured in one pass, and the result has a last dimension ``radius``.
+        ``"best"`` looks at some frames of the reference night (:func:`choose_radius`).
     radius_unit : {"pixel", "reference_fwhm", "frame_fwhm"}
-        Pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
+        Radii are in pixels of the reference frame, FWHM of the catalogue, or FWHM of each frame.
 
     Raises
     ------
@@ -219,8 +217,8 @@ class AperturePhotometer(BasePhotometer):
             When the aperture follows from the FWHM of the catalogue and that is not known.
         """
         axes = self.axes(view.scale, view.fwhm, view.frame_fwhm)
-        sigma = measuring.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
-        shape = measuring.star_shape(view, sigma)
+        sigma = frame_stars.star_sigma(view, min(min(pair) for pair in axes) / photometry.SIGMA_TO_FWHM)
+        shape = frame_stars.star_shape(view, sigma)
         reach = max(max(pair) for pair in axes)
         stars = measuring.narrowed(
             self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
@@ -275,7 +273,7 @@ class AperturePhotometer(BasePhotometer):
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
         if light is not None:
-            variance += (_OF_APERTURE * measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
+            variance += (_OF_APERTURE * frame_stars.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         systematic = np.zeros(len(xy))
         if view.response_at is not None and view.response_error_at is not None:
@@ -293,7 +291,7 @@ class AperturePhotometer(BasePhotometer):
         xy = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
         window = (*photometry.origins(xy, size), size)
         weights = self._weights(view, xy, *window, axes)
-        light = profile_weights(measuring.profile_table(view), xy, *window, shape)
+        light = profile_weights(frame_stars.profile_table(view), xy, *window, shape)
         return float(np.mean(np.sum(weights * (light - foreign), axis=(1, 2))))
 
     def axes(self, scale: float, fwhm: float, frame_fwhm: float) -> list[tuple[float, float]]:
@@ -419,8 +417,8 @@ class OptimalPhotometer(BasePhotometer):
         ValueError
             When neither the frame nor the catalogue has a FWHM.
         """
-        sigma = measuring.star_sigma(view, np.nan)
-        shape = measuring.star_shape(view, sigma)
+        sigma = frame_stars.star_sigma(view, np.nan)
+        shape = frame_stars.star_shape(view, sigma)
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
         stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma, OPTIMAL_REACH)
@@ -439,7 +437,7 @@ class OptimalPhotometer(BasePhotometer):
         model = np.maximum(flux, 0.0)[:, None, None] * light
         variance = noise.weighted_variance(weights, model, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
-        variance += (measuring.sampling_error(shape) * np.nan_to_num(flux)) ** 2
+        variance += (frame_stars.sampling_error(shape) * np.nan_to_num(flux)) ** 2
         systematic = None
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)
@@ -472,4 +470,4 @@ def _light_in_annulus(estimate: LocalBackground | None, view: FrameView, shape: 
     centre = np.zeros((1, 2))
     window = (*photometry.origins(centre, size), size)
     ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
-    return float(np.mean(profile_weights(measuring.profile_table(view), centre, *window, shape)[ring]))
+    return float(np.mean(profile_weights(frame_stars.profile_table(view), centre, *window, shape)[ring]))

@@ -10,7 +10,7 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.sources import joint_fit, misfit, photometry
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
-from opticam_dask.methods import measuring
+from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView, Measurement
 from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer
 
@@ -53,11 +53,11 @@ class PSFPhotometer(OptimalPhotometer):
     def measure(self, view: FrameView) -> Measurement:
         """Measure all catalogue sources in one frame."""
         alone = super().measure(view)
-        shape = measuring.star_shape(view, measuring.star_sigma(view, np.nan))
+        shape = frame_stars.star_shape(view, frame_stars.star_sigma(view, np.nan))
         xy = np.column_stack([alone.x, alone.y])
         flux, error, flags = alone.flux.copy(), alone.flux_err.copy(), alone.flags.copy()
         reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
-        misfit_error = measuring.sampling_error(shape)
+        misfit_error = frame_stars.sampling_error(shape)
         for members in joint_fit.group_sources(xy, reach):
             flux[members], error[members], is_hit = self._fit_group(view, xy[members], alone, members, shape)
             error[members] = np.hypot(error[members], misfit_error * flux[members])
@@ -71,8 +71,8 @@ class PSFPhotometer(OptimalPhotometer):
         self, view: FrameView, xy: np.ndarray, alone: Measurement, members: np.ndarray, shape: Shape
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fluxes of the members of one group, their errors, and whose pixels are not all of these stars."""
-        group = measuring.read_group(view, xy, shape)
-        electrons, size, table = group.electrons, group.size, measuring.profile_table(view)
+        group = places.read_group(view, xy, shape)
+        electrons, size, table = group.electrons, group.size, frame_stars.profile_table(view)
         sky_error = view.sky_error * float(np.median(group.rms[group.is_good])) if group.is_good.any() else 0.0
         if alone.background is not None and alone.background_err is not None:
             level = 0.0 if view.level_at is None else view.level_at(group.x0, group.y0, size)[0]
@@ -97,7 +97,7 @@ class PSFPhotometer(OptimalPhotometer):
         for _ in range(_CLIPS):
             model = np.tensordot(np.nan_to_num(flux), light, axes=1)
             moving = np.nan_to_num(flux)[:, None, None, None] * slopes * (view.position_error if self.forced else 0.0)
-            _, stray = measuring.stray_in_group(view, group, electrons, model, shape, np.sum(moving**2, axis=(0, 1)))
+            _, stray = places.stray_in_group(view, group, electrons, model, shape, np.sum(moving**2, axis=(0, 1)))
             if not (stray & used).any():
                 break
             used = group.is_good & ~stray

@@ -11,7 +11,7 @@ from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import align, background, detect, star_choice
-from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.passes.companions import with_companions
 from opticam_dask.steps.frame_steps import FrameSteps
 
@@ -307,7 +307,7 @@ def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], night: StackedN
     start = np.full(len(xy), night.seeing / _SIGMA_TO_FWHM) if np.isfinite(night.seeing) else isophotal
     transforms = night.transforms
     resampling = np.mean(align.widening(transforms, xy), axis=0) if len(transforms) else np.zeros(len(xy))
-    semimajor, semiminor = (_narrowed(width, resampling) for width in photometry.source_widths(image, xy, start))
+    semimajor, semiminor = (_narrowed(width, resampling) for width in moments.source_widths(image, xy, start))
     for name in ("semimajor_sigma", "semiminor_sigma"):
         found[name] = _narrowed(found[name], resampling)
     found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
@@ -331,7 +331,7 @@ def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray], fwhm: flo
     size = 2 * int(np.ceil(4.0 * sigma)) + 3
     start = np.column_stack([found["x"], found["y"]])
     x0, y0 = photometry.origins(start, size)
-    xy, _ = photometry.windowed_centroids(photometry.cut_out(image, x0, y0, size), x0, y0, start, sigma)
+    xy, _ = centroids.windowed_centroids(photometry.cut_out(image, x0, y0, size), x0, y0, start, sigma)
     for _, fainter in KDTree(xy).query_pairs(_SAME_PLACE * fwhm, output_type="ndarray"):
         xy[fainter] = start[fainter]
     found["x"], found["y"] = xy[:, 0], xy[:, 1]

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.sources import photometry, profile, second_look
+from opticam_dask.kernels.sources import moments, photometry, profile, second_look
 
 #: A new star has a signal-to-noise ratio of so many times the threshold of the pixels: 8 with the usual threshold.
 _LEAST_RATIO = 1.6
@@ -119,9 +119,7 @@ def _shape_of(pixels: np.ndarray, xy: np.ndarray, fwhm: float) -> profile.Shape 
     """Median form of stars on the stack, as it was resampled."""
     if not len(xy):
         return None
-    semimajor, semiminor, angle = photometry.source_shapes(
-        pixels, xy, np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
-    )
+    semimajor, semiminor, angle = moments.source_shapes(pixels, xy, np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM))
     known = np.isfinite(semiminor)
     if not known.any():
         return None
@@ -209,7 +207,7 @@ def _measure_forms(
     half, sigma = int(np.ceil(3.0 * fwhm)), fwhm / photometry.SIGMA_TO_FWHM
     cutouts, x0, y0 = stars.alone(chosen, half)
     start = np.full(len(chosen), sigma)
-    semimajor, semiminor, angle, _ = photometry.adaptive_moments(cutouts, x0, y0, stars.xy[chosen], start)
+    semimajor, semiminor, angle, _ = moments.adaptive_moments(cutouts, x0, y0, stars.xy[chosen], start)
     of_stack = stars.psf.shape
     widened = max(0.0, (of_stack.semimajor_sigma**2 + of_stack.semiminor_sigma**2) / 2.0 - sigma**2)
     semimajor, semiminor = (

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.cluster import watchdog
-from opticam_dask.config import TransformType
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.kernels.sources import photometry
+from opticam_dask.parameters import TransformType
 from opticam_dask.steps.frame_steps import (
     BlockSummary,
     FrameProblem,
@@ -202,7 +202,7 @@ class FirstPass:
     reference_shape : (int, int)
         Grid of the stack.
     transform_type, rotation_limit, translation_limit, scale_limit
-        See ``config.ReductionParameters``.
+        See :class:`~opticam_dask.parameters.ReductionParameters`.
     expected_scale : float
         Reference pixel in units of pixels of this part (1 for equal binning).
     n_alignment_sources : int

@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.sources import centroids, photometry, profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.passes.second_pass import SecondPass, frame_view
 from opticam_dask.steps.frame_steps import FrameProblem, entry_of
@@ -89,13 +89,13 @@ def some_of(frames: list[int]) -> list[int]:
 
 def measure_block(
     job: ProfileJob, block: int, lost: Mapping[int, str] | None = None
-) -> dict[int, profile.Rings | None]:
+) -> dict[int, ring_sums.Rings | None]:
     """Sums over the pixels of the bright stars of the chosen frames of a block, by the index of the frame.
 
     There is nothing where a frame cannot be read; frames in ``lost`` are not touched.
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
-    found: dict[int, profile.Rings | None] = {}
+    found: dict[int, ring_sums.Rings | None] = {}
     for index in job.frames:
         if index // job.frames_per_block != block:
             continue
@@ -112,7 +112,7 @@ def try_frame(job: ProfileJob, block: int, offset: int) -> None:
         _measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
 
 
-def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> profile.Rings | None:
+def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
     try:
         view = frame_view(job.second_pass, entry, result)
         return star_rings(view if job.has_profile else replace(view, profile=None))
@@ -120,7 +120,7 @@ def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[st
         return None
 
 
-def star_rings(view: FrameView) -> profile.Rings | None:
+def star_rings(view: FrameView) -> ring_sums.Rings | None:
     """Sums over the pixels of the bright, unsaturated stars of one frame whose cores are whole.
 
     The light of their neighbours is taken off as far as ``view.profile`` is known.
@@ -128,7 +128,7 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     shape = view.stars
     if shape is None or not shape.is_known():
         return None
-    half = int(np.ceil(profile.SKY_REACH * shape.semimajor_sigma)) + 1
+    half = int(np.ceil(ring_sums.SKY_REACH * shape.semimajor_sigma)) + 1
     size = 2 * half + 1
     xy = np.asarray(view.predicted_xy, dtype=float)
     chosen = _choose_stars(xy, view.shape, shape)
@@ -140,7 +140,7 @@ def star_rings(view: FrameView) -> profile.Rings | None:
         cutouts = np.where(hit, np.nan, cutouts)
     inner = photometry.inner_windows(cutouts, 2 * int(np.ceil(4.0 * shape.semimajor_sigma)) + 5)
     margin = (size - inner.shape[1]) // 2
-    centres, converged = photometry.windowed_centroids(inner, x0 + margin, y0 + margin, start, shape.sigma)
+    centres, converged = centroids.windowed_centroids(inner, x0 + margin, y0 + margin, start, shape.sigma)
     core = profile.elliptical_radius(centres, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM
     is_good = np.isfinite(cutouts) & ~view.saturated_at(x0, y0, size)
     light = np.sum(np.where(core & is_good, cutouts, 0.0), axis=(1, 2))
@@ -153,7 +153,7 @@ def star_rings(view: FrameView) -> profile.Rings | None:
     neighbours = _neighbours(view, shape, xy)
     foreign, is_foreign = _foreign_light(view, shape, neighbours, xy[chosen], rms, x0, y0)
     with_sky = cutouts - foreign if view.level_at is None else cutouts - foreign + view.level_at(x0, y0, size)
-    return profile.measure_rings(
+    return ring_sums.measure_rings(
         with_sky, rms, centres[best], x0, y0, shape, is_foreign, stars=chosen, table=view.profile
     )
 
@@ -162,8 +162,8 @@ def _choose_stars(xy: np.ndarray, frame: tuple[int, int], shape: profile.Shape) 
     """Brightest sources whose cores are on the frame, those with all of their light on it first."""
     ny, nx = frame
     margin = np.min(np.concatenate([xy, np.array([nx, ny]) - 1 - xy], axis=1), axis=1)
-    whole = np.flatnonzero(margin > profile.REACH * shape.semimajor_sigma)
-    partial = (margin > _LEAST_MARGIN * shape.semimajor_sigma) & (margin <= profile.REACH * shape.semimajor_sigma)
+    whole = np.flatnonzero(margin > ring_sums.REACH * shape.semimajor_sigma)
+    partial = (margin > _LEAST_MARGIN * shape.semimajor_sigma) & (margin <= ring_sums.REACH * shape.semimajor_sigma)
     return np.concatenate([whole, np.flatnonzero(partial)])[:_N_STARS]
 
 
@@ -258,25 +258,25 @@ def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, ar
     return np.clip(radius, _LEAST_MASK, _MOST_MASK)
 
 
-def add(found: Mapping[int, profile.Rings | None]) -> profile.Rings:
+def add(found: Mapping[int, ring_sums.Rings | None]) -> ring_sums.Rings:
     """Sums of all frames of a night, star by star, added in the order of the frames."""
-    return profile.add_rings(rings for _, rings in sorted(found.items()) if rings is not None)
+    return ring_sums.add_rings(rings for _, rings in sorted(found.items()) if rings is not None)
 
 
-def fit(found: Mapping[int, profile.Rings | None]) -> profile.Profile | None:
+def fit(found: Mapping[int, ring_sums.Rings | None]) -> profile.Profile | None:
     """Profile of a night from the sums of its frames; None where there are too few bright stars."""
-    return profile.fit_profile(add(found))
+    return profile_fit.fit_profile(add(found))
 
 
-def describe(fitted: profile.Profile, rings: profile.Rings | None) -> dict[str, np.ndarray]:
+def describe(fitted: profile.Profile, rings: ring_sums.Rings | None) -> dict[str, np.ndarray]:
     """Profile as the variables of ``schema.PSF``."""
-    radius = (np.arange(profile.N_RINGS) + 0.5) * profile.REACH / profile.N_RINGS
+    radius = (np.arange(ring_sums.N_RINGS) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
     measured, error = np.full(len(radius), np.nan), np.full(len(radius), np.nan)
-    mean = None if rings is None else profile.fit_stars(rings)[1]
+    mean = None if rings is None else profile_fit.fit_stars(rings)[1]
     if mean is not None:
         has_data = mean.has_data
         # the light of the star in its own sky is given back, and the total is that of the fit
-        light = mean.light + profile.light_in_sky(fitted, mean.sky)
+        light = mean.light + profile_fit.light_in_sky(fitted, mean.sky)
         weight = np.where(has_data, radius, 0.0)
         scale = float(np.sum(fitted.at(mean.radius) * weight) / np.sum(light * weight))
         measured[has_data] = scale * light[has_data]

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opticam_dask import config
-from opticam_dask.config import ReductionParameters
+from opticam_dask import identities
 from opticam_dask.frames import scanning
+from opticam_dask.kernels import compiled
 from opticam_dask.locations import facts_of, is_remote
+from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
 from opticam_dask.store import layout
@@ -44,7 +45,9 @@ def prepare(
     if not len(scan.table) and (changes.new or not layout.exists(setup.out_directory)):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
-    begun = changes.new and nights.begin_again(setup, config.parameters_hash(setup.record()), progress)
+    if compiled.form() == compiled.NUMPY:
+        progress.tell("NumPy kernels are used: frames take two to three times as long as with compiled ones.")
+    begun = changes.new and nights.begin_again(setup, identities.parameters_hash(setup.record()), progress)
     if layout.exists(setup.out_directory):
         check_parameters(setup)
         _tell_other_versions(setup, progress)
@@ -92,7 +95,7 @@ def stored_parameters(out_directory: str | Path) -> ReductionParameters:
     """Parameters that a store was made with."""
     record = json.loads(layout.read_attributes(layout.require_store(out_directory))["parameters"])
     known = {entry.name for entry in fields(ReductionParameters)}
-    return config.parameters_from_mapping({name: value for name, value in record.items() if name in known})
+    return parameters_from_mapping({name: value for name, value in record.items() if name in known})
 
 
 def _root_attributes(setup: Setup) -> dict[str, Any]:
@@ -101,26 +104,28 @@ def _root_attributes(setup: Setup) -> dict[str, Any]:
         **versions(),
         "instrument": setup.instrument.name,
         "instrument_definition": setup.instrument.to_dict(),
-        "parameters": config.parameters_json(record),
-        "parameters_hash": config.parameters_hash(record),
+        "parameters": identities.parameters_json(record),
+        "parameters_hash": identities.parameters_hash(record),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 def versions() -> dict[str, Any]:
-    """Versions of this package, of Python, and of what the numbers depend on."""
+    """Versions of this package, of Python, and of what the numbers depend on, and the form of the kernels."""
     return {
         "opticam_dask_version": metadata.version("opticam-dask"),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
+        "kernels": compiled.form(),
     }
 
 
 def _tell_other_versions(setup: Setup, progress: Progress) -> None:
     """Say when a reduction goes on with other versions than it was begun with."""
     attributes, now = layout.read_attributes(setup.path), versions()
-    before = {name: attributes.get(name) for name in now}
-    if changed := config.differences(before, now):
+    now = {name: value for name, value in now.items() if name in attributes}  # older stores do not tell all of it
+    before = {name: attributes[name] for name in now}
+    if changed := identities.differences(before, now):
         progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
 
 
@@ -136,9 +141,9 @@ def check_parameters(setup: Setup) -> None:
     attributes = layout.read_attributes(layout.require_store(setup.out_directory))
     layout.require_present_version(setup.path)
     record = setup.record()
-    if attributes.get("parameters_hash") != config.parameters_hash(record):
+    if attributes.get("parameters_hash") != identities.parameters_hash(record):
         before = json.loads(attributes["parameters"])
-        changed = config.differences(before, json.loads(config.parameters_json(record)))
+        changed = identities.differences(before, json.loads(identities.parameters_json(record)))
         raise WrongParameters(
             f"{setup.out_directory} was reduced with other parameters ({'; '.join(changed)}). "
             "Use the same parameters to go on, --new to begin again with these, or another output directory."
@@ -289,7 +294,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         n_slots=steps.n_slots,
         uid=uuid.uuid4().hex,
     )
-    provenance = versions() | {"parameters_hash": config.parameters_hash(setup.record())}
+    provenance = versions() | {"parameters_hash": identities.parameters_hash(setup.record())}
     layout.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)
 
 

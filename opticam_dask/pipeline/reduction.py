@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from opticam_dask import config
-from opticam_dask.config import ReductionParameters
+from opticam_dask import identities
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import background as background_kernel
 from opticam_dask.methods.finders import default_finder
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import Calibration, Detector
 from opticam_dask.steps.frame_steps import BlockSummary, FrameSteps
 from opticam_dask.store import layout
@@ -150,13 +150,13 @@ class Setup:
         """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
         optional = {} if self.calibration is None else self.calibration.record()
         if self.image_filter is not None:
-            optional["image_filter"] = config.describe(self.image_filter)
+            optional["image_filter"] = identities.describe(self.image_filter)
         return {
-            **config.describe(self.parameters),
-            "background": config.describe(self.background),
-            "finder": config.describe(self.finder),
-            "aperture_selector": config.describe(self.aperture_selector),
-            "instrument": config.describe(self.instrument),
+            **identities.describe(self.parameters),
+            "background": identities.describe(self.background),
+            "finder": identities.describe(self.finder),
+            "aperture_selector": identities.describe(self.aperture_selector),
+            "instrument": identities.describe(self.instrument),
             **optional,
         }
 
@@ -216,3 +216,10 @@ class Outcome:
         self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
         if len(self.problems) < 1000:
             self.problems.extend(summary.problems)
+
+    def merge(self, other: Outcome) -> None:
+        """Count what another one has counted."""
+        for mine, theirs in ((self.n_frames, other.n_frames), (self.n_usable, other.n_usable)):
+            for key, number in theirs.items():
+                mine[key] = mine.get(key, 0) + number
+        self.problems.extend(other.problems)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opticam_dask import config, schema
+from opticam_dask import identities, schema
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.store import integrity, layout
 
@@ -36,11 +36,11 @@ def _complete_instrument(path: Path) -> None:
     attributes = layout.read_attributes(path)
     record = json.loads(attributes["parameters"])
     usual = OPTICAM_MX() if record["instrument"]["class"] == "OPTICAM_MX" else _PLAIN
-    later = {name: config.describe(getattr(usual, name)) for name in _OF_INSTRUMENTS_SINCE_1_2}
+    later = {name: identities.describe(getattr(usual, name)) for name in _OF_INSTRUMENTS_SINCE_1_2}
     record["instrument"] = later | record["instrument"]
     changed: dict[str, Any] = {
-        "parameters": config.parameters_json(record),
-        "parameters_hash": config.parameters_hash(record),
+        "parameters": identities.parameters_json(record),
+        "parameters_hash": identities.parameters_hash(record),
     }
     if definition := attributes.get("instrument_definition"):
         changed["instrument_definition"] = later | definition
@@ -49,7 +49,7 @@ def _complete_instrument(path: Path) -> None:
             for label in layout.photometry_labels(path, part):
                 group = f"{part.group}/photometry/{label}"
                 photometer = json.loads(layout.read_attributes(path, group)["parameters"])
-                whole = config.parameters_hash({"photometer": photometer, "reduction": record})
+                whole = identities.parameters_hash({"photometer": photometer, "reduction": record})
                 layout.update_attributes(path, group, {"parameters_hash": whole})
     layout.update_attributes(path, "", changed)
 

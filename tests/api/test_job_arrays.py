@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
-from opticam_dask.api import job_arrays, planned_run, submission
-from opticam_dask.config import ReductionParameters
+from opticam_dask.api import job_arrays, planned_run, planning, submission
+from opticam_dask.api.session import Session
+from opticam_dask.cluster import executors
+from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.sources.profile import Rings, empty_rings
+from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import quality
 from opticam_dask.store import layout, ownership
 
@@ -202,8 +205,10 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                     n_done.append(block)
                     yield group.build([block]).compute(scheduler="synchronous")[0]
 
+    place = executors.Connection(lambda: contextlib.nullcontext(Executor()), print)
+    session = Session(begun, place, Console(verbose=False), token=run.token)
     with pytest.raises(ownership.OwnershipLost, match="another run has taken over"):
-        job_arrays.work(run, 1, None, lambda: contextlib.nullcontext(Executor()), job_arrays.driver.Silent())
+        job_arrays.work(run, 1, None, session)
     assert len(n_done) == 3
 
 
@@ -322,19 +327,22 @@ def test_sums_over_the_stars_of_a_night_are_kept_exactly_and_damage_is_named(tmp
     for rings in (found[3], found[8]):
         for field in fields(Rings)[2:]:
             getattr(rings, field.name)[:] = rng.random(getattr(rings, field.name).shape)
-    job_arrays._write_sums(run.sums_file(part), found)
-    again = job_arrays._read_sums(run, part)
+    sums, name = planned_run.StarSums(run), ("1:g", "2024-01-01")
+    assert name not in sums
+    sums[name] = found
+    assert name in sums
+    again = sums[name]
     assert list(again) == [3, 7, 8]
     assert again[7] is None
     for index in (3, 8):
         for field in fields(Rings):
             assert getattr(again[index], field.name).tobytes() == getattr(found[index], field.name).tobytes()
-    job_arrays._write_sums(run.sums_file(part), {})
-    assert job_arrays._read_sums(run, part) == {}
+    sums[name] = {}
+    assert sums[name] == {}
     file = run.sums_file(part)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(job_arrays.ReductionError, match=rf"{file}.*--pass 2 --blocks 0:1 again"):
-        job_arrays._read_sums(run, part)
+        sums[name]
 
 
 def test_no_plan(tmp_path, capsys):
@@ -344,18 +352,18 @@ def test_no_plan(tmp_path, capsys):
 
 
 def test_plan__functions_of_the_user_and_schedulers_elsewhere_are_refused_before_anything_is_made(tmp_path):
-    parameters, silent = ReductionParameters(), job_arrays.driver.Silent()
+    parameters = ReductionParameters()
     for own, photometers in (({"finder": print}, {}), ({"image_filter": np.abs}, {}), ({}, {"mine": print})):
         setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters, **own)
         with pytest.raises(
             job_arrays.WrongParameters, match=rf"functions of your own \({next(iter(own | photometers))}\)"
         ):
-            job_arrays.plan(setup, None, photometers, None, silent)
+            planning.plan(setup, None, photometers, None)
     setup = job_arrays.Setup(tmp_path, OPTICAM_MX(), parameters)
     with pytest.raises(job_arrays.WrongParameters, match="local or none here, got 'tcp://10"):
-        job_arrays.plan(setup, None, {}, None, silent, cluster="tcp://10.0.0.1:8786")
+        planning.plan(setup, None, {}, None, cluster="tcp://10.0.0.1:8786")
     with pytest.raises(job_arrays.WrongParameters, match="at least 1, got 0"):
-        job_arrays.plan(setup, None, {}, None, silent, blocks_per_job=0)
+        planning.plan(setup, None, {}, None, blocks_per_job=0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -429,8 +437,8 @@ def test_plan__options_that_would_change_nothing_are_refused(freshly_planned, ca
 
 def test_absolute__places_that_are_no_directories_here_stay_as_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert job_arrays._absolute("s3://bucket/flats") == "s3://bucket/flats"
-    assert job_arrays._absolute("flats") == job_arrays._absolute(f"file://{tmp_path}/flats") == str(tmp_path / "flats")
+    assert planning._absolute("s3://bucket/flats") == "s3://bucket/flats"
+    assert planning._absolute("flats") == planning._absolute(f"file://{tmp_path}/flats") == str(tmp_path / "flats")
 
 
 def test_jobs_of_another_plan_do_nothing(begun, capsys):
@@ -496,15 +504,17 @@ def test_blocks_are_numbered_over_keys_and_nights(freshly_planned):
         (key, night, -(-n_frames // PER_BLOCK)) for key in ("1:g", "2:r", "3:i") for night, n_frames in NIGHTS.items()
     ]
     assert (run.n_units(1), run.n_units(2), run.n_units(3)) == (N_BLOCKS, N_PARTS, N_BLOCKS)
-    cut = [(part.key, part.night, list(blocks)) for part, blocks in run.cut(range(3, 15))]
+    cut = [(part.key, part.night, list(blocks)) for part, blocks in run.cut(1, range(3, 15))]
     assert cut == [
         ("1:g", "2023-12-31", [3, 4]),
         ("1:g", "2024-01-01", [0, 1, 2]),
         ("2:r", "2023-12-31", [0, 1, 2, 3, 4]),
         ("2:r", "2024-01-01", [0, 1]),
     ]
-    whole = [(part, block) for part, blocks in run.cut(range(N_BLOCKS)) for block in blocks]
-    singly = [(part, block) for i in range(N_BLOCKS) for part, blocks in run.cut(range(i, i + 1)) for block in blocks]
+    whole = [(part, block) for part, blocks in run.cut(1, range(N_BLOCKS)) for block in blocks]
+    singly = [
+        (part, block) for i in range(N_BLOCKS) for part, blocks in run.cut(1, range(i, i + 1)) for block in blocks
+    ]
     assert singly == whole
     assert len(set(whole)) == N_BLOCKS
 

@@ -20,12 +20,12 @@ from privileges import ordinary_user
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cluster import executors, rescue
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import FrameFlag, SourceFlag
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, find_files, scan
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 
@@ -88,9 +88,8 @@ def _setup(out, **options):
 
 def _reduce(setup, data, executor):
     driver.prepare(setup, scan(find_files([data]), setup.instrument))
-    driver.choose_references(setup, executor)
-    outcome = driver.reduce_frames(setup, executor)
-    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+    outcome = driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+    driver.drive(driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES)
     driver.finish(setup)
     return outcome
 
@@ -135,9 +134,10 @@ class PoisonedPhotometer:
 def test_poisoned_frame__in_the_second_pass_is_set_aside_too(data, tmp_path):
     setup = _setup(tmp_path / "out")
     driver.prepare(setup, scan(find_files([data]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
-    driver.reduce_frames(setup, executors.InProcess())
-    driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.TO_CATALOGS)
+    driver.drive(
+        driver.Run(setup, executors.InProcess(), photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+    )
     whole = results.light_curves(tmp_path / "out", "1:g").load()
     part = layout.parts(setup.path, "1:g")[0]
     transform = layout.read_array(setup.path, f"{part.group}/frames", "transform")[5]
@@ -145,7 +145,10 @@ def test_poisoned_frame__in_the_second_pass_is_set_aside_too(data, tmp_path):
     x = float((transform @ [catalog["x"][0], catalog["y"][0], 1.0])[0])
     with executors.local_client(1, dashboard=False) as client:
         photometers = {"poisoned": PoisonedPhotometer(x, "poisoned")}
-        outcome = driver.measure_frames(setup, photometers, executors.OnCluster(client, is_local=True))
+        outcome = driver.drive(
+            driver.Run(setup, executors.OnCluster(client, is_local=True), photometers=photometers),
+            driver.TO_LIGHT_CURVES,
+        )
     assert [message for _, message in outcome.problems] == ["ended the process it was worked on in (signal 9)"]
     curves = results.light_curves(tmp_path / "out", "1:g", "poisoned").load()
     assert np.all(curves["flags"].to_numpy()[5] == SourceFlag.REDUCED | SourceFlag.WORKER_LOST)
@@ -191,13 +194,13 @@ def test_vanished_directory__stops_the_run_and_costs_no_frame(data, tmp_path, le
     shutil.copytree(data, copied)
     setup = _setup(tmp_path / "out")
     driver.prepare(setup, scan(find_files([copied]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
     vanishing = _setup(tmp_path / "out", reader=RenamingReader(sorted(os.listdir(copied))[11]))
     if leaves_an_empty_directory:  # as a disk does that is unmounted
         copied.rename(tmp_path / "unmounted")
         copied.mkdir()
     with pytest.raises(OSError, match=r"data, which held .* cannot be read any more .*run the same command again"):
-        driver.reduce_frames(vanishing, executors.InProcess())
+        driver.drive(driver.Run(vanishing, executors.InProcess()), driver.PASSES[1:2])
     shutil.rmtree(copied, ignore_errors=True)
     (tmp_path / "unmounted").rename(copied)
     _reduce(setup, copied, executors.InProcess())
@@ -211,9 +214,9 @@ def test_vanished_file__costs_its_frame_alone(data, tmp_path):
     shutil.copytree(data, copied)
     setup = _setup(tmp_path / "out")
     driver.prepare(setup, scan(find_files([copied]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
     sorted(copied.iterdir())[11].unlink()
-    outcome = driver.reduce_frames(setup, executors.InProcess())
+    outcome = driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[1:2])
     assert [message for _, message in outcome.problems] == ["cannot be read: No such file or directory"]
 
 

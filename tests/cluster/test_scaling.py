@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import Scan, scan
 from opticam_dask.frames.synthetic import generate_observations
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout
 
@@ -62,7 +62,7 @@ def test_reduce_frames__what_is_read_before_the_first_block_grows_with_the_night
         setup, executor, seen = _planned(tmp_path / f"{n_nights}", row, n_nights), _Nothing(), []
         monkeypatch.setattr(layout, "read_attributes", lambda *given, seen=seen: seen.append(given) or read(*given))
         with pytest.raises(_Stop):
-            driver.reduce_frames(setup, executor)
+            driver.drive(driver.Run(setup, executor), driver.PASSES[1:2])
         monkeypatch.setattr(layout, "read_attributes", read)
         assert executor.blocks == n_nights
         counts[n_nights] = len(seen)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
 
-from opticam_dask.kernels.sources import noise, photometry
+from opticam_dask.kernels.sources import centroids, field_form, moments, noise, photometry
 
 
 def _field_shape(image, xy, rough, noise, **options):
-    return photometry.field_shape(image, xy, photometry.source_shapes(image, xy, rough), noise, **options)
+    return field_form.field_shape(image, xy, moments.source_shapes(image, xy, rough), noise, **options)
 
 
 def _gaussian(shape, x0, y0, sigma_x, sigma_y=None, theta=0.0, flux=1000.0):
@@ -81,7 +81,7 @@ def _all_results(image, xy, sigma):
     rms = np.full(cutouts.shape, 0.1)
     weights = photometry.circular_weights(xy, x0, y0, 15, 4.0)
     ellipses = photometry.elliptical_weights(xy, x0, y0, 15, 5.0, 3.0, 0.4)
-    centres, converged = photometry.windowed_centroids(cutouts, x0, y0, xy, 1.8)
+    centres, converged = centroids.windowed_centroids(cutouts, x0, y0, xy, 1.8)
     return np.column_stack(
         [
             *photometry.aperture_flux(cutouts, weights),
@@ -89,8 +89,8 @@ def _all_results(image, xy, sigma):
             noise.aperture_variance(weights, cutouts, rms),
             centres,
             converged,
-            photometry.centroid_errors(cutouts, rms, x0, y0, centres, 1.8),
-            *photometry.adaptive_moments(cutouts, x0, y0, xy, sigma),
+            centroids.centroid_errors(cutouts, rms, x0, y0, centres, 1.8),
+            *moments.adaptive_moments(cutouts, x0, y0, xy, sigma),
         ]
     )
 
@@ -118,7 +118,7 @@ def test_windowed_centroids__of_a_clean_star_are_exact(x, y, sigma):
     image = _gaussian((41, 41), x, y, sigma)
     x0, y0 = np.array([10]), np.array([10])
     cutouts = photometry.cut_out(image, x0, y0, 21)
-    xy, converged = photometry.windowed_centroids(cutouts, x0, y0, np.array([[20.0, 20.0]]), 1.8, n_iterations=30)
+    xy, converged = centroids.windowed_centroids(cutouts, x0, y0, np.array([[20.0, 20.0]]), 1.8, n_iterations=30)
     if np.hypot(x - 20, y - 20) < 2.0:
         assert converged[0]
         np.testing.assert_allclose(xy[0], [x, y], atol=0.01)
@@ -132,7 +132,7 @@ def test_windowed_centroids__scatter_as_much_as_their_photons_allow(flux):
     stars = np.stack([_gaussian((21, 21), x, y, sigma, flux=flux) for x, y in truth])
     cutouts = rng.poisson(stars + sky) - sky
     zeros = np.zeros(n_stars, int)
-    xy, converged = photometry.windowed_centroids(cutouts, zeros, zeros, np.full((n_stars, 2), 10.0), sigma)
+    xy, converged = centroids.windowed_centroids(cutouts, zeros, zeros, np.full((n_stars, 2), 10.0), sigma)
     assert converged.mean() > 0.99
     off = (xy - truth)[converged]
     # variance of the window's first moment: sum(w^2 dx^2 V) / (sum(w S) / 2)^2
@@ -146,7 +146,7 @@ def test_windowed_centroids__scatter_as_much_as_their_photons_allow(flux):
 def test_windowed_centroids__noise_alone_stays_where_it_was():
     cutouts = np.random.default_rng(3).normal(0.0, 1.0, (50, 21, 21)) - 5.0
     start = np.full((50, 2), 10.0)
-    xy, converged = photometry.windowed_centroids(cutouts, np.zeros(50, int), np.zeros(50, int), start, 1.5)
+    xy, converged = centroids.windowed_centroids(cutouts, np.zeros(50, int), np.zeros(50, int), start, 1.5)
     assert not converged.any()
     np.testing.assert_array_equal(xy, start)
 
@@ -155,7 +155,7 @@ def test_windowed_centroids__noise_alone_stays_where_it_was():
 def test_adaptive_moments__give_the_shape_of_a_gaussian(sigma_x, sigma_y, theta):
     image = _gaussian((61, 61), 30.2, 29.6, sigma_x, sigma_y, theta)
     origin = np.array([0])
-    found = photometry.adaptive_moments(
+    found = moments.adaptive_moments(
         image[None], origin, origin, np.array([[30.0, 30.0]]), np.array([2.0]), n_iterations=100
     )
     assert found[3][0]
@@ -170,7 +170,7 @@ def test_adaptive_moments__of_a_star_summed_over_pixels_are_those_of_the_pixels(
     profile = np.exp(-0.5 * ((parts - 20.3) / sigma) ** 2)
     image = np.outer(profile, profile).reshape(41, fine, 41, fine).sum(axis=(1, 3))
     origin = np.array([0])
-    semimajor, semiminor, _, ok = photometry.adaptive_moments(
+    semimajor, semiminor, _, ok = moments.adaptive_moments(
         image[None], origin, origin, np.array([[20.0, 20.0]]), np.array([2.0])
     )
     assert ok[0]
@@ -225,8 +225,8 @@ def test_match_one_to_one__equals_picking_the_closest_pair_again_and_again(seed,
 def test_recentring_weight__bright_sources_follow_their_centroid_and_faint_ones_do_not():
     cutouts = np.stack([_gaussian((21, 21), 10, 10, 1.5, flux=flux) for flux in (1e6, 30.0, -5.0)])
     zeros = np.zeros(3, int)
-    errors = photometry.centroid_errors(cutouts, np.full((3, 21, 21), 10.0), zeros, zeros, np.full((3, 2), 10.0), 1.5)
-    weight = photometry.recentring_weight(errors, prior_sigma=0.1)
+    errors = centroids.centroid_errors(cutouts, np.full((3, 21, 21), 10.0), zeros, zeros, np.full((3, 2), 10.0), 1.5)
+    weight = centroids.recentring_weight(errors, prior_sigma=0.1)
     assert weight[0] > 0.99
     assert weight[1] < 0.05
     assert weight[2] == 0.0

@@ -8,14 +8,14 @@ from astropy.table import QTable
 from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
 
 from opticam_dask.frames.simulated_fields import _add_star
-from opticam_dask.kernels.sources import joint_fit, photometry, profile
+from opticam_dask.kernels.sources import field_form, joint_fit, moments, photometry, profile, profile_fit, ring_sums
 from opticam_dask.passes import star_profiles
 
 SKY_RMS = 10.0
 
 
 def _field_shape(image, xy, rough, noise, **options):
-    return photometry.field_shape(image, xy, photometry.source_shapes(image, xy, rough), noise, **options)
+    return field_form.field_shape(image, xy, moments.source_shapes(image, xy, rough), noise, **options)
 
 
 def _stars(xy, flux, fwhm, beta, shape=(400, 400)):
@@ -47,8 +47,8 @@ def _measured_profile(beta, n_frames=12):
         rough = np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
         form = _field_shape(image, xy, rough, SKY_RMS)
         shape = profile.Shape(*form[1:])
-        cutouts, x0, y0 = _cutouts(image, xy, int(profile.SKY_REACH * shape.semimajor_sigma) + 2)
-        rings = profile.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
+        cutouts, x0, y0 = _cutouts(image, xy, int(ring_sums.SKY_REACH * shape.semimajor_sigma) + 2)
+        rings = ring_sums.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
         found[index] = rings
         views.append((truth, xy, shape))
     return star_profiles.fit(found), views
@@ -92,22 +92,22 @@ def test_profile__elongated_stars_are_followed():
         image += 1e5 / (2 * np.pi * major * minor) * np.exp(-0.5 * ((u / major) ** 2 + (v / minor) ** 2))
     shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:])
     cutouts, x0, y0 = _cutouts(image, xy, 34)
-    rings = profile.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape)
-    light = profile.profile_weights(profile.fit_profile(rings).table(), xy, x0, y0, 69, shape)
+    rings = ring_sums.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape)
+    light = profile.profile_weights(profile_fit.fit_profile(rings).table(), xy, x0, y0, 69, shape)
     flux = np.sum(light * cutouts, axis=(1, 2)) / np.sum(light**2, axis=(1, 2))
     np.testing.assert_allclose(flux, 1e5, rtol=0.002)
 
 
 def test_fit_profile__without_stars_there_is_none():
-    assert profile.fit_profile(profile.empty_rings()) is None
-    assert profile.fit_profile(profile.empty_rings([3, 4])) is None
+    assert profile_fit.fit_profile(ring_sums.empty_rings()) is None
+    assert profile_fit.fit_profile(ring_sums.empty_rings([3, 4])) is None
     assert star_profiles.fit({0: None}) is None
 
 
 def _some_rings(rng, stars):
     """Sums over stars whose light falls from the centre, with some noise."""
-    rings = profile.empty_rings(stars)
-    radius = (np.arange(profile.N_RINGS) + 0.5) * profile.REACH / profile.N_RINGS
+    rings = ring_sums.empty_rings(stars)
+    radius = (np.arange(ring_sums.N_RINGS) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
     rings.n_images[:], rings.star_weight[:], rings.pixel_area[:] = 1, 1e4, 2e3
     rings.weight[:] = 1e4 * rng.uniform(1.0, 2.0, rings.weight.shape)
     rings.signal[:] = rings.weight * profile.typical_profile().at(radius) * rng.uniform(0.99, 1.01, rings.weight.shape)

@@ -9,7 +9,7 @@ from small_nights import SIGMA_TO_FWHM, add_star
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.sources import moments, profile
 
 FLUXES = np.array([3e4, 6e4, 1e5, 4e5])
 PHOTOMETERS = [
@@ -238,7 +238,7 @@ def test_badly_guided_frame__its_stars_are_not_contaminated_by_their_form(fwhm):
     image, xy, flux = badly_guided(rng, fwhm)
     pixels, struck = noisy(image, rng), 2
     pixels[round(xy[struck, 1] - 3.0), round(xy[struck, 0] - 3.0)] += 4000.0  # a hot pixel
-    forms = photometry.source_shapes(image, xy, np.full(16, 1.2 * fwhm / SIGMA_TO_FWHM))
+    forms = moments.source_shapes(image, xy, np.full(16, 1.2 * fwhm / SIGMA_TO_FWHM))
     form = profile.Shape(*np.median(forms, axis=1)), shape_and_table(5.0, 3.0)[1]
     view = view_of(pixels, xy, xy, flux, form)
     for photometer in (AperturePhotometer(radius=6.0), OptimalPhotometer()):

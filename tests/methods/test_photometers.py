@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, config
+from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, identities
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.images import background, calibrate
 from opticam_dask.kernels.sources import photometry, profile
@@ -449,11 +449,11 @@ def test_photometers__nonsense_is_refused(kind, options):
     ],
 )
 def test_photometers__are_known_again_from_what_the_store_says(photometer):
-    record = json.loads(config.parameters_json(config.describe(photometer)))
+    record = json.loads(identities.parameters_json(identities.describe(photometer)))
     assert photometer_from_record(record) == photometer
 
 
 def test_photometers__one_of_the_users_own_is_not():
     assert photometer_from_record({"class": "MyPhotometer", "forced": True}) is None
-    record = config.describe(AperturePhotometer(local_background_estimator=lambda *_: (0.0, 1.0)))
+    record = identities.describe(AperturePhotometer(local_background_estimator=lambda *_: (0.0, 1.0)))
     assert photometer_from_record(record) is None

@@ -67,7 +67,7 @@ def test_best_radius__is_chosen_once(night, monkeypatch):
     path = layout.store_path(night.out)
     [part] = layout.parts(path, night.key)
     layout.forget_blocks(path, part, [1], "aperture")
-    monkeypatch.setattr("opticam_dask.pipeline.driver.choose_radius", None)  # nobody asks
+    monkeypatch.setattr("opticam_dask.pipeline.photometry.choose_radius", None)  # nobody asks
     small_nights.measure_again(night, {"aperture": "best"})
     assert night.curves().attrs["aperture_radius"] == before
     assert np.isfinite(night.curves()["flux"].to_numpy()).all()

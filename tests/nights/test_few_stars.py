@@ -8,7 +8,7 @@ from small_nights import KEY, NIGHT, add_star, read_out, reduce_frames, write_fr
 
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.match import AlignmentError, find_transform
-from opticam_dask.pipeline import driver
+from opticam_dask.pipeline import frozen
 
 TWO = np.array([[45.0, 50.3], [80.2, 70.6]])
 
@@ -156,12 +156,12 @@ def test_one_star__is_tracked_and_a_cosmic_ray_is_not(tmp_path, capsys):
 def test_no_catalog__the_last_line_speaks_of_detections_only_when_there_are_none(monkeypatch):
     setup = SimpleNamespace(path="a.zarr", parameters=SimpleNamespace(transform_type="affine"))
     parts = [SimpleNamespace(group="1-V/2024-01-01")]
-    monkeypatch.setattr(driver, "parts_with_reference", lambda _: parts)
+    monkeypatch.setattr(frozen, "parts_with_reference", lambda _: parts)
     flags = np.full(5, FrameFlag.REDUCED | FrameFlag.NOT_ALIGNED, dtype=np.uint32)
-    monkeypatch.setattr(driver.layout, "read_array", lambda *_: flags)
-    said = driver.no_catalog(setup)
+    monkeypatch.setattr(frozen.layout, "read_array", lambda *_: flags)
+    said = frozen.no_catalog(setup)
     assert "none of 5 frames can be used (5 not_aligned)" in said
     assert "--transform-type translation" in said
     assert "detected" not in said
     parts.clear()
-    assert "no camera has a detected source" in driver.no_catalog(setup)
+    assert "no camera has a detected source" in frozen.no_catalog(setup)

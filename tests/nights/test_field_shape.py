@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources import field_form, moments
 
 SKY = 100.0
 
@@ -27,8 +27,8 @@ def _forms(image, xy, rng, n_frames=20):
     sigmas = []
     for _ in range(n_frames):
         frame = rng.poisson(image + SKY) - SKY
-        shapes = photometry.source_shapes(frame, xy, np.full(len(xy), 1.6))
-        form = photometry.field_shape(frame, xy, shapes, np.sqrt(SKY))
+        shapes = moments.source_shapes(frame, xy, np.full(len(xy), 1.6))
+        form = field_form.field_shape(frame, xy, shapes, np.sqrt(SKY))
         sigmas.append(np.sqrt(form.semimajor_sigma * form.semiminor_sigma))
     return np.array(sigmas)
 
@@ -67,8 +67,8 @@ def test_field_shape__grows_smoothly_with_the_width_of_one_star():
     form = []
     for sigma in np.linspace(1.5, 2.2, 15):
         image, xy = _field(np.append(sigma, rest), 6)
-        shapes = photometry.source_shapes(image, xy, np.full(len(xy), 1.6))
-        form.append(photometry.field_shape(image, xy, shapes, np.sqrt(SKY)).semimajor_sigma)
+        shapes = moments.source_shapes(image, xy, np.full(len(xy), 1.6))
+        form.append(field_form.field_shape(image, xy, shapes, np.sqrt(SKY)).semimajor_sigma)
     # each step makes one of twelve stars 0.05 pixels wider: the form follows by less than a third of that
     assert np.abs(np.diff(form)).max() < 0.015
     assert abs(form[-1] - form[0]) < 0.02
@@ -76,8 +76,8 @@ def test_field_shape__grows_smoothly_with_the_width_of_one_star():
 
 def test_field_shape__two_stars_and_one():
     image, xy = _field([1.6, 1.4], 7, faintest=2e5)
-    shapes = photometry.source_shapes(image, xy, np.full(2, 1.5))
-    both = photometry.field_shape(image, xy, shapes, 10.0)
+    shapes = moments.source_shapes(image, xy, np.full(2, 1.5))
+    both = field_form.field_shape(image, xy, shapes, 10.0)
     assert both.semimajor_sigma == pytest.approx(np.sqrt(np.mean(shapes[0] ** 2)), rel=0.01)
-    alone = photometry.field_shape(image, xy[:1], shapes[:, :1], 10.0)
+    alone = field_form.field_shape(image, xy[:1], shapes[:, :1], 10.0)
     assert alone.semimajor_sigma == pytest.approx(shapes[0, 0], rel=1e-9)

@@ -17,7 +17,7 @@ from opticam_dask import (
 )
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.synthetic import generate_observations, observation_truth
-from opticam_dask.kernels.sources import noise, photometry
+from opticam_dask.kernels.sources import centroids, moments, noise, photometry
 
 SIGMA, SIZE = 0.75, 41
 PHOTOMETERS = [
@@ -39,7 +39,7 @@ def _star(xy, sigma=SIGMA, flux=1e4):
 def test_source_shapes__do_not_depend_on_where_in_its_pixel_a_star_is(sigma, start):
     places = np.random.default_rng(3).uniform(19.5, 20.5, (40, 2))
     shapes = np.concatenate(
-        [photometry.source_shapes(_star(xy, sigma), xy[None] + 0.2, np.array([start])) for xy in places], axis=1
+        [moments.source_shapes(_star(xy, sigma), xy[None] + 0.2, np.array([start])) for xy in places], axis=1
     )
     np.testing.assert_allclose(shapes[:2], sigma, rtol=1e-3)
 
@@ -47,13 +47,13 @@ def test_source_shapes__do_not_depend_on_where_in_its_pixel_a_star_is(sigma, sta
 def test_source_shapes__of_a_single_bright_pixel_are_not_known():
     image = np.random.default_rng(4).normal(0.0, 1.0, (SIZE, SIZE))
     image[20, 20] += 1000.0
-    assert np.isnan(photometry.source_shapes(image, np.array([[20.3, 19.8]]), np.array([0.8]))).all()
+    assert np.isnan(moments.source_shapes(image, np.array([[20.3, 19.8]]), np.array([0.8]))).all()
 
 
 def test_windowed_centroids__do_not_depend_on_where_in_its_pixel_a_star_is():
     places = np.random.default_rng(5).uniform(19.5, 20.5, (40, 2))
     cutouts, corner = np.stack([_star(xy) for xy in places]), np.zeros(40, dtype=int)
-    found, converged = photometry.windowed_centroids(cutouts, corner, corner, places + 0.2, SIGMA)
+    found, converged = centroids.windowed_centroids(cutouts, corner, corner, places + 0.2, SIGMA)
     assert converged.all()
     np.testing.assert_allclose(found, places, atol=2e-3)
 

@@ -20,13 +20,13 @@ from opticam_dask import (
     simulate_observations,
 )
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.frames.simulated_fields import FieldModel, draw_detector
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import calibration
 from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
 from opticam_dask.pipeline import driver, master_frames
@@ -235,9 +235,13 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, tmp_path)
         setup = _setup(tmp_path / str(whole), folders)
         driver.prepare(setup, scan(find_files(frames), setup.instrument))
         driver.make_masters(setup, executors.InProcess(), Silent())
-        driver.choose_references(setup, executors.InProcess())
-        driver.reduce_frames(setup, executors.InProcess())
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executors.InProcess(), whole_frames=whole)
+        driver.drive(driver.Run(setup, executors.InProcess()), driver.TO_CATALOGS)
+        driver.drive(
+            driver.Run(
+                setup, executors.InProcess(), photometers={"aperture": AperturePhotometer()}, whole_frames=whole
+            ),
+            driver.TO_LIGHT_CURVES,
+        )
         paths.append(setup.path)
     assert layout.compare(*paths) == []
 

@@ -82,7 +82,10 @@ HARM = {
 def _measure(directory, label="optimal", photometer=None):
     setup = stored_setup(directory / "out")
     layout.begin_changes(setup.path)
-    outcome = driver.measure_frames(setup, {label: photometer or OptimalPhotometer()}, executors.InProcess())
+    outcome = driver.drive(
+        driver.Run(setup, executors.InProcess(), photometers={label: photometer or OptimalPhotometer()}),
+        driver.TO_LIGHT_CURVES,
+    )
     driver.finish(setup)
     return outcome
 

@@ -12,7 +12,6 @@ from astropy.io import fits
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.display import status
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.frames import scanning
@@ -20,6 +19,7 @@ from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.kernels.images import align
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, nights
 from opticam_dask.pipeline.driver import Changes
 from opticam_dask.store import layout
@@ -66,10 +66,11 @@ def _reduce(out, *paths, executor=None, photometry=True, parameters=None, **chan
     setup, executor, notes = _setup(out, **(parameters or {})), executor or executors.InProcess(), Notes()
     found = scanning.scan(scanning.find_files(list(paths)), setup.instrument)
     driver.prepare(setup, found, notes, Changes(**changes))
-    driver.choose_references(setup, executor, notes)
-    driver.reduce_frames(setup, executor, notes)
+    driver.drive(driver.Run(setup, executor, notes), driver.TO_CATALOGS)
     if photometry:
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor, notes)
+        driver.drive(
+            driver.Run(setup, executor, notes, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+        )
     driver.finish(setup)
     return setup.path, "\n".join(notes.lines)
 

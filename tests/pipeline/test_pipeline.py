@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import pytest
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
@@ -23,7 +21,8 @@ from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.pipeline import driver, plan
+from opticam_dask.parameters import ReductionParameters
+from opticam_dask.pipeline import alignment, driver, plan, stacks
 from opticam_dask.store import layout
 
 N_FRAMES = 22
@@ -69,9 +68,10 @@ def _reduce(data, out, executor, **options):
     setup = _setup(out, **options)
     found = scanning.scan(scanning.find_files([data]), setup.instrument)
     driver.prepare(setup, found, changes=driver.Changes(append=append))
-    driver.choose_references(setup, executor)
-    driver.reduce_frames(setup, executor)
-    driver.measure_frames(setup, PHOTOMETERS, executor, whole_frames=whole_frames)
+    driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+    driver.drive(
+        driver.Run(setup, executor, photometers=PHOTOMETERS, whole_frames=whole_frames), driver.TO_LIGHT_CURVES
+    )
     driver.finish(setup)
     return setup.path
 
@@ -123,19 +123,15 @@ def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
 
     driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
     assert reads() == {}
-    driver.choose_references(setup, executor)
+    run = driver.Run(setup, executor, photometers=PHOTOMETERS)
+    driver.drive(run, driver.PASSES[:1])
     assert set(reads().values()) == {1}
-    measure = functools.partial(_measure, photometers=PHOTOMETERS)
     # the star profile takes two rounds, over 64 frames at most
-    for step, n_reads in ((driver.reduce_frames, 1), (driver.measure_profiles, 2), (measure, 1)):
-        step(setup, executor)
+    for one, n_reads in zip(driver.PASSES[1:], (1, 2, 1), strict=True):
+        driver.drive(run, [one])
         counts = reads()
         assert len(counts) == 2 * N_FRAMES
         assert set(counts.values()) == {n_reads}
-
-
-def _measure(setup, executor, photometers):
-    driver.measure_frames(setup, photometers, executor)
 
 
 class _CountTasks(distributed.SchedulerPlugin):
@@ -152,9 +148,8 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     executor = executors.OnCluster(client)
     client.register_plugin(_CountTasks(), name="count")
     driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-    driver.choose_references(setup, executor)
-    driver.reduce_frames(setup, executor)
-    driver.measure_frames(setup, PHOTOMETERS, executor)
+    driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+    driver.drive(driver.Run(setup, executor, photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
     seen = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["count"].seen))
     client.unregister_scheduler_plugin("count")
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
@@ -178,9 +173,9 @@ def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data,
         files = sorted(str(path) for path in data.glob("*g*.fits"))[:number]
         setup = _setup(tmp_path / str(number))
         driver.prepare(setup, scanning.scan(files, setup.instrument))
-        driver.choose_references(setup, executors.InProcess())
+        driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
         part = layout.parts(setup.path, "1:g")[0]
-        sizes.append(len(cloudpickle.dumps(driver._first_pass_job(setup, part))))
+        sizes.append(len(cloudpickle.dumps(alignment.first_pass_job(setup, part))))
     assert sizes[1] < sizes[0] + 200
 
 
@@ -197,14 +192,14 @@ def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tm
 
     setup = _setup(tmp_path / "out", **options)
     driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
     with pytest.raises(KeyboardInterrupt):
-        driver.reduce_frames(setup, StopsHalfWay())
+        driver.drive(driver.Run(setup, StopsHalfWay()), driver.PASSES[1:2])
     log.unlink()
-    driver.reduce_frames(setup, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[1:2])
     assert len(log.read_text().split()) == 2 * N_FRAMES - 5 * 4 + 0
     with pytest.raises(KeyboardInterrupt):
-        driver.measure_frames(setup, PHOTOMETERS, StopsHalfWay())
+        driver.drive(driver.Run(setup, StopsHalfWay(), photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
     path = _reduce(data, tmp_path / "out", executors.InProcess(), **options)
     assert layout.compare(reference, path) == []
     log.unlink()
@@ -215,7 +210,7 @@ def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tm
 def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path):
     setup = _setup(tmp_path, frames_per_block=4)
     driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-    driver.choose_references(setup, executors.InProcess())
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
 
     class StopsBeforeTheStack(executors.InProcess):
         def run(self, work):
@@ -223,7 +218,7 @@ def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        driver.reduce_frames(setup, StopsBeforeTheStack())
+        driver.drive(driver.Run(setup, StopsBeforeTheStack()), driver.PASSES[1:2])
     shutil.rmtree(tmp_path / layout.SCRATCH_NAME)
     path = _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
     assert layout.compare(reference, path) == []
@@ -231,7 +226,7 @@ def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path
 
 def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "finish_stack", _interrupt)
+        patch.setattr(stacks, "finish_stack", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
     damaged = sorted((tmp_path / layout.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
@@ -267,8 +262,14 @@ def test_measure_frames__same_label_with_another_aperture_is_refused(data, refer
     shutil.copytree(reference, tmp_path / layout.STORE_NAME)
     setup = _setup(tmp_path)
     with pytest.raises(layout.StoreError, match="--label NAME"):
-        driver.measure_frames(setup, {"aperture": AperturePhotometer(radius=4.0)}, executors.InProcess())
-    driver.measure_frames(setup, {"wide": AperturePhotometer(radius=8.0)}, executors.InProcess())
+        driver.drive(
+            driver.Run(setup, executors.InProcess(), photometers={"aperture": AperturePhotometer(radius=4.0)}),
+            driver.TO_LIGHT_CURVES,
+        )
+    driver.drive(
+        driver.Run(setup, executors.InProcess(), photometers={"wide": AperturePhotometer(radius=8.0)}),
+        driver.TO_LIGHT_CURVES,
+    )
     narrow, wide = (results.light_curves(tmp_path, "1:g", label)["flux"].load() for label in ("aperture", "wide"))
     assert (wide > narrow).all()
 
@@ -340,10 +341,10 @@ def test_measure_frames__blocks_without_a_first_pass_are_left_for_later(data, tm
     found = scanning.scan(scanning.find_files([later]), setup.instrument)
     driver.prepare(setup, found, changes=driver.Changes(append=True))
     with pytest.raises(KeyboardInterrupt):
-        driver.reduce_frames(setup, _StopsAfter(1))
-    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
-    driver.reduce_frames(setup, executors.InProcess())
-    driver.measure_frames(setup, PHOTOMETERS, executors.InProcess())
+        driver.drive(driver.Run(setup, _StopsAfter(1)), driver.PASSES[1:2])
+    driver.drive(driver.Run(setup, executors.InProcess(), photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
+    driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[1:2])
+    driver.drive(driver.Run(setup, executors.InProcess(), photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
     curves = results.light_curves(tmp_path / "out", "1:g").load()
     assert np.isfinite(curves["flux"]).all()
 
@@ -378,7 +379,7 @@ def test_measure_frames__a_failing_photometer_spoils_only_its_own_result(data, r
     shutil.copytree(reference, tmp_path / layout.STORE_NAME)
     setup = _setup(tmp_path)
     both = {"failing": FailingPhotometer(), "again": AperturePhotometer()}
-    outcome = driver.measure_frames(setup, both, executors.InProcess())
+    outcome = driver.drive(driver.Run(setup, executors.InProcess(), photometers=both), driver.TO_LIGHT_CURVES)
     assert "photometer failing: ZeroDivisionError: no idea" in outcome.problems[0][1]
     failing, again, before = (results.light_curves(tmp_path, "1:g", name) for name in ("failing", "again", "aperture"))
     assert failing["flux"].isnull().all()

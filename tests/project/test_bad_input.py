@@ -24,7 +24,7 @@ from astropy.io import fits
 from privileges import ordinary_user
 
 from opticam_dask import flags, light_curves, simulate_observations
-from opticam_dask.api import reducer
+from opticam_dask.api import reducer, session
 from opticam_dask.cli.parser import main
 from opticam_dask.console import Console
 from opticam_dask.display import products
@@ -875,7 +875,7 @@ def test_error__names_are_shown_in_one_line(tmp_path, capsys):
 
 
 def test_log__a_message_is_one_line(tmp_path):
-    with reducer.log_to_file(tmp_path / "log"):
+    with session.log_to_file(tmp_path / "log"):
         logging.getLogger("opticam_dask.frames.scanning").warning("%s cannot be searched", "a\nb\x1b[31m")
     assert (tmp_path / "log").read_text().endswith("a\\nb\\x1b[31m cannot be searched\n")
 

@@ -46,6 +46,14 @@ def test_command_line_page__has_every_command_and_option(generate):
                     assert f"`{option}" in section, f"{name} {option}"
 
 
+def test_parameter_page__has_a_row_for_every_parameter(generate):
+    page = generate.parameter_tables()
+    for _, entries in generate._TABLES:
+        for name, entry in entries.items():
+            assert re.search(rf"\| `{name}` \|.*{re.escape(entry.sentence)}", page), name
+    assert "| `threshold` | 5 | units of the background RMS | greater than 0 |" in page
+
+
 def test_api_page__has_every_public_name(generate):
     page = generate.api_page()
     for name in opticam_dask._HOME:

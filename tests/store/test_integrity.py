@@ -15,11 +15,11 @@ import pytest
 from opticam_dask import cli, provenance, simulate_observations
 from opticam_dask.api import repair
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import integrity, layout
 
@@ -43,10 +43,9 @@ def _reduce(data, out, **options):
     )
     executor = executors.InProcess()
     driver.prepare(setup, scan(find_files(data), setup.instrument))
-    driver.choose_references(setup, executor)
-    driver.reduce_frames(setup, executor)
+    driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
     photometers = {"aperture": AperturePhotometer(), "wide": AperturePhotometer(radius=6.0)}
-    driver.measure_frames(setup, photometers, executor)
+    driver.drive(driver.Run(setup, executor, photometers=photometers), driver.TO_LIGHT_CURVES)
     driver.finish(setup)
     return setup.path
 

@@ -21,13 +21,13 @@ from astropy.io import fits
 import opticam_dask
 from opticam_dask import cli, locations, schema, simulate_observations
 from opticam_dask.cluster import executors
-from opticam_dask.config import ReductionParameters
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits_files import FitsReader, FrameError, read_header
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import layout, ownership
 
@@ -128,9 +128,10 @@ def _reduce(out, data, **changes):
     scan = scanning.scan(scanning.find_files(data), setup.instrument)
     with ownership.own(out):
         driver.prepare(setup, scan, changes=driver.Changes(**changes))
-        driver.choose_references(setup, executor)
-        driver.reduce_frames(setup, executor)
-        driver.measure_frames(setup, {"aperture": AperturePhotometer()}, executor)
+        driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+        driver.drive(
+            driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
+        )
         driver.finish(setup)
     return setup.path
 

@@ -53,7 +53,7 @@ from pathlib import Path
 from opticam_dask.cluster import executors
 from opticam_dask.frames import scanning
 from opticam_dask.pipeline import driver
-from opticam_dask.config import ReductionParameters
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
 
@@ -65,20 +65,18 @@ for data, directory, per_block in json.loads(sys.argv[1]):
     scan = scanning.scan(scanning.find_files(data), setup.instrument)
     driver.prepare(setup, scan)
     executor = executors.InProcess()
-    driver.choose_references(setup, executor)
+    driver.drive(driver.Run(setup, executor), driver.PASSES[:1])
     photometers = {"aperture": AperturePhotometer()}
     row = []
-    for work in (
-        lambda: driver.reduce_frames(setup, executor),
-        lambda: driver.measure_frames(setup, photometers, executor),
-    ):
+    run = driver.Run(setup, executor, photometers=photometers)
+    for one in driver.PASSES[1:]:
         counts.clear()
         out = directory
-        work()
+        driver.drive(run, [one])
         out = ""
-        row.append(dict(counts))
         # star profiles take a sample of the night, whose size does not grow: they are no part of what a block costs
-        driver.measure_profiles(setup, executor, driver.Silent())
+        if one.unit == "block":
+            row.append(dict(counts))
     found.append(row)
 print(json.dumps(found))
 """

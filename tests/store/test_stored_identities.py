@@ -6,11 +6,13 @@ import functools
 import importlib
 import json
 import operator
+import pickle
 from pathlib import Path
 
 import opticam_dask as opticam
-from opticam_dask import config
+from opticam_dask import identities
 from opticam_dask.kernels.images import align
+from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline.reduction import Setup
 
 #: Root attributes of a store written by version 0.1 with flat modules, with the parameters of ``_setup``.
@@ -21,7 +23,7 @@ def _setup(out):
     return Setup(
         out,
         opticam.OPTICAM_MX(),
-        config.ReductionParameters(barycenter=False),
+        ReductionParameters(barycenter=False),
         background=functools.partial(operator.call, opticam.DefaultBackground(16)),
         finder=opticam.DefaultFinder(5, border_width=4),
         aperture_selector=max,
@@ -30,16 +32,36 @@ def _setup(out):
 
 
 def test_parameters__of_a_store_of_flat_modules_are_those_of_the_same_call_now(tmp_path):
-    now = json.loads(config.parameters_json(_setup(tmp_path).record()))
+    now = json.loads(identities.parameters_json(_setup(tmp_path).record()))
     assert {name: now[name] for name in BEFORE["parameters"]} == BEFORE["parameters"]
-    assert config.parameters_hash(BEFORE["parameters"]) == BEFORE["parameters_hash"]
+    assert identities.parameters_hash(BEFORE["parameters"]) == BEFORE["parameters_hash"]
 
 
 def test_describe__names_functions_and_classes_of_the_package_as_before_they_had_a_room():
-    assert config.describe(opticam.BiasCorrector) == {"name": "opticam_dask.correctors.BiasCorrector"}
-    assert config.describe(align.apply_transform)["function"] == "opticam_dask.kernels.align.apply_transform"
+    assert identities.describe(opticam.BiasCorrector) == {"name": "opticam_dask.correctors.BiasCorrector"}
+    assert identities.describe(align.apply_transform)["function"] == "opticam_dask.kernels.align.apply_transform"
 
 
 def test_stored_modules__are_there():
-    for module in config._STORED_MODULES:
+    for module in identities._STORED_MODULES:
         importlib.import_module(module)
+
+
+def test_pickles__written_with_the_names_of_modules_of_before_are_read():
+    """A pickle holds the name of the module of a class, as protocol 0 spells it."""
+    for kept, now, before in (
+        (ReductionParameters(threshold=4.0), "opticam_dask.parameters", "opticam_dask.config"),
+        (opticam.AperturePhotometer(radius=5.0), "opticam_dask.methods.photometers", "opticam_dask.photometers"),
+        (opticam.OPTICAM_MX(), "opticam_dask.frames.instruments", "opticam_dask.instruments"),
+        (opticam.DefaultFinder(5, 4), "opticam_dask.methods.finders", "opticam_dask.finders"),
+    ):
+        written = pickle.dumps(kept, protocol=0)
+        assert f"c{now}\n".encode() in written
+        read = pickle.loads(written.replace(f"c{now}\n".encode(), f"c{before}\n".encode()))
+        assert type(read) is type(kept)
+        assert identities.describe(read) == identities.describe(kept)
+
+
+def test_names_now__lead_to_modules():
+    for now in identities.NAMES_NOW.values():
+        importlib.import_module(now)

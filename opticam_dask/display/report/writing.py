@@ -23,8 +23,8 @@ def write_report(out_directory: str | Path, *, n_sources: int = 20) -> Path:
     out_directory : path
         Output directory of a reduction.
     n_sources : int
-        Light curves of so many sources of each camera are in the page, the brightest first; targets and comparisons of
-        differential light curves come before them.
+        Sources of each camera with a light curve, the brightest first. Targets and comparisons of differential light
+        curves come before them.
 
     Returns
     -------

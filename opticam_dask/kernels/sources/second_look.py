@@ -19,7 +19,7 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import background
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.sources import photometry, profile, ring_sums
 
 #: Pixels up to so many sigma from a star are fitted; the light of a faint star is taken off up to so many sigma, that
 #: of one whose wings are above the noise further.
@@ -375,10 +375,10 @@ def _measured(
     rho = profile.elliptical_radius(places, x0, y0, size, psf.shape)
     # stars count alike where the profile, not the noise, decides
     weight = 1.0 / (1.0 / weight + (_CORE_ERROR * light) ** 2)
-    is_good = np.isfinite(share) & np.isfinite(weight) & (rho < profile.REACH)
-    ring = (rho[is_good] * profile.N_RINGS / profile.REACH).astype(int)
-    signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=profile.N_RINGS)
-    fitted = _radial(signal, np.bincount(ring, weight[is_good], minlength=profile.N_RINGS), 1.0 / psf.shape.area)
+    is_good = np.isfinite(share) & np.isfinite(weight) & (rho < ring_sums.REACH)
+    ring = (rho[is_good] * ring_sums.N_RINGS / ring_sums.REACH).astype(int)
+    signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=ring_sums.N_RINGS)
+    fitted = _radial(signal, np.bincount(ring, weight[is_good], minlength=ring_sums.N_RINGS), 1.0 / psf.shape.area)
     table, total = (psf.table, 1.0) if fitted is None else fitted
     new = replace(psf, table=table, correction=np.zeros((1, 1)))
     correction, scatter = _deviations(new, share / total, weight * total**2, places, x0, y0)
@@ -391,7 +391,7 @@ def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> tuple[
     The table is that of a total of 1. None where there is no light.
     """
     known = weight > 0
-    radius = (np.flatnonzero(known) + 0.5) * profile.REACH / profile.N_RINGS
+    radius = (np.flatnonzero(known) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
     if not known.any():
         return None
     light = signal[known] / weight[known]

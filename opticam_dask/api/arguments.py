@@ -1,0 +1,68 @@
+"""What a user gives a reduction, checked and as it is taken: labels, instrument, calibration frames, directories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.api.correctors import Corrector
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.methods.backgrounds import DefaultBackground
+
+
+def check_label(label: str) -> str:
+    """Refuse a name of a photometry that cannot be the name of a group and of a folder.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
+        raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
+    return label
+
+
+def as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
+    """The instrument, with its image in another extension where one is given."""
+    chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
+    return chosen if extension is None else replace(chosen, extension=extension)
+
+
+def corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
+    """Corrector that was given, or one for the directories that were."""
+    if given is None:
+        return None if directories is None else kind(data_directory=directories)
+    if directories is not None:
+        raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
+    if not isinstance(given, kind):
+        raise TypeError(f"expected a {kind.__name__}, got {type(given).__name__}")
+    return given
+
+
+def plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:
+    """The default background is this package's own mesh, equal to photutils' and faster; only its box size counts."""
+    return None if type(background) is DefaultBackground else background
+
+
+def paths(*directories: Any) -> list[str | Path]:
+    """All directories and files that were given, singly or as sequences.
+
+    Raises
+    ------
+    ValueError
+        When there is none.
+    """
+    found: list[str | Path] = []
+    for entry in directories:
+        if isinstance(entry, (str, Path)):
+            found.append(entry)
+        elif entry is not None:
+            found.extend(entry)
+    if not found:
+        raise ValueError("data_directory is missing: give the directory that holds the frames")
+    return found

@@ -1,0 +1,62 @@
+"""Commands about frames: demo, generate, check."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from opticam_dask import locations
+from opticam_dask.cli import demo as demonstration
+from opticam_dask.cli import options as given
+from opticam_dask.cli.exit_codes import DONE, FAILED
+from opticam_dask.console import Console
+from opticam_dask.display import status
+from opticam_dask.frames import scanning, synthetic
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Simulate, reduce and plot."""
+    locations.require_local(options.directory, "demo")
+    with contextlib.closing(given.connect(options, Path(options.directory) / "reduced")) as place:
+        demonstration.run_demo(options.directory, options.n_images, client=place)
+    return DONE
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Write simulated frames."""
+    locations.require_local(options.directory, "generate")
+    common = {
+        "binning_scale": options.binning_scale,
+        "overwrite": options.overwrite,
+        "seed": options.seed,
+        "compress": options.compress,
+    }
+    if options.flats:
+        synthetic.generate_flats(options.directory, n_flats=options.n_images, **common)
+    elif options.gaps:
+        synthetic.generate_gappy_observations(options.directory, n_images=options.n_images, **common)
+    else:
+        synthetic.generate_observations(options.directory, n_images=options.n_images, **common)
+    Console(prefix="").tell(f"Frames are in {Path(options.directory).resolve()}.")
+    return DONE
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what is there."""
+    instrument = given.instrument(options)
+    found = scanning.scan(scanning.find_files(options.data), instrument)
+    tell = Console(prefix="").tell
+    tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
+    for line in status.describe_scan(found):
+        tell(line)
+    shown = found.set_aside if options.problems == 0 else found.set_aside[: options.problems]
+    for file, reason in shown:
+        tell(f"  set aside: {file}: {reason}")
+    if len(shown) < len(found.set_aside):
+        tell(f"  ... and {len(found.set_aside) - len(shown)} more (--problems 0 lists all)")
+    return DONE if len(found.table) else FAILED
+
+
+#: Commands of this module by name.
+COMMANDS = {"demo": demo, "generate": generate, "check": check}

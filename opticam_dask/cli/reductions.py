@@ -1,0 +1,165 @@
+"""Commands that reduce frames at once: reduce and watch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from opticam_dask import locations
+from opticam_dask.api import watch as watching
+from opticam_dask.api.reducer import Reducer
+from opticam_dask.api.session import Session
+from opticam_dask.cli import options as given
+from opticam_dask.cli.exit_codes import DONE, UsageError
+from opticam_dask.cluster import job_queues
+from opticam_dask.cluster.cluster_settings import SYSTEMS
+from opticam_dask.console import Console
+from opticam_dask.display import status
+from opticam_dask.lightcurves import differential
+from opticam_dask.methods.photometers import BasePhotometer
+from opticam_dask.parameters import ReductionParameters
+from opticam_dask.passes.calibration import KINDS, PLURAL
+from opticam_dask.pipeline.driver import Changes, Setup, check_parameters
+from opticam_dask.store import layout
+
+
+def reduce(options: argparse.Namespace) -> int:
+    """Reduce frames to catalogues and light curves."""
+    parameters = given.parameters(options)
+    photometers = given.photometers(options)
+    if options.inside and not os.environ.get(job_queues.INSIDE):
+        return _submit_inside(options)
+    with given.session(options, given.connect(options, options.out)) as session:
+        return _reduce(options, session, parameters, photometers)
+
+
+def _reduce(
+    options: argparse.Namespace,
+    session: Session,
+    parameters: ReductionParameters,
+    photometers: Sequence[BasePhotometer],
+) -> int:
+    changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
+    reduction = reducer(options, parameters, session)
+    reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
+    for line in status.describe_reduction(options.out, n_problems=5):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+#: Parameters of the reduction that the constructor of ``Reducer`` takes.
+_CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+
+
+def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
+    """Reduction of the frames of a command."""
+    return Reducer(
+        options.out,
+        options.data,
+        instrument=given.instrument(options),
+        session=session,
+        frames_per_block=options.frames_per_block,
+        show_plots=False,
+        **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
+        **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
+    )
+
+
+def _submit_inside(options: argparse.Namespace) -> int:
+    """Submit this very command as a job."""
+    settings = given.settings(options)
+    if not settings.is_batch:
+        raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
+    job_queues.JobQueue(settings)  # refuses now what the job would refuse
+    command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
+    _, lines = job_queues.submit_inside(settings, command, given.job_logs(options.out))
+    for line in lines:
+        Console(prefix="").tell(line)
+    Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
+    return DONE
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Reduce frames as they land, and the night in the end."""
+    for place in (options.out, *options.data):
+        locations.require_local(place, "watch")
+    parameters = given.parameters(options)
+    if options.inside and not os.environ.get(job_queues.INSIDE):
+        return _submit_inside(options)
+    instrument = given.instrument(options)
+    setup = Setup(
+        Path(options.out),
+        instrument,
+        parameters,
+        frames_per_block=options.frames_per_block,
+        calibration=given.calibration(options, instrument),
+    )
+    photometers = given.photometers(options)
+    photometer = photometers[0]
+    if len(photometer.radii) > 1:
+        raise UsageError("watch follows one aperture: give one --radius")
+    if (options.target is None) != (not options.comparisons):
+        raise UsageError("a light curve needs both --target and --comparisons")
+    _check_watch(options, setup)
+    tell = Console(prefix="").tell
+    how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
+    with given.session(options, given.connect(options, options.out)) as session:
+        live = watching.Watch(options.data, setup, photometer, session.executor.open(), session.progress, **how)
+        tell(f"Watching {', '.join(map(str, options.data))}; live files are in {live.directory.resolve()}.")
+        live.run(idle=options.idle, n_frames=options.n_frames)
+        live.close()
+        tell("The observation is over: reducing it from the beginning.")
+        status_of_reduction = _reduce(options, session, parameters, photometers)
+        for key in live.keys:
+            _final_light_curve(options, live, key)
+    return status_of_reduction
+
+
+def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
+    """Refuse at once what the ordinary reduction would refuse in the end, hours later."""
+    live = (Path(options.out) / watching.WATCH_NAME).resolve()
+    for data in map(Path, options.data):
+        if not data.exists():
+            raise UsageError(f"expected a directory, but there is none at {data}")
+        if data.resolve() == live or live in data.resolve().parents:
+            raise UsageError(f"{data} is where the live files go: choose another --out")
+        for calibration in (path for kind in KINDS for path in getattr(options, PLURAL[kind]) or ()):
+            if data.resolve() in (Path(calibration).resolve(), *Path(calibration).resolve().parents):
+                raise UsageError(f"{calibration} is below {data}, where frames land: keep calibration frames elsewhere")
+    if layout.exists(options.out) and not options.new:
+        check_parameters(setup)
+        tops = [data.resolve() for data in map(Path, options.data)]
+        known = [Path(layout.read_attributes(setup.path, part.group)["data_root"]).resolve()
+                 for key in layout.keys(setup.path) for part in layout.parts(setup.path, key)]  # fmt: skip
+        is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
+        if known and not (is_same or options.append):
+            raise UsageError(
+                f"{options.out} holds a reduction of other frames (in {known[0]}). Add --append to take these up as "
+                "further nights of the same field, --new to begin again, or use another output directory."
+            )
+
+
+def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: str) -> None:
+    """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
+    label = options.label or given.photometers(options)[0].label
+    final = layout.read_product(layout.require_store(options.out), f"{layout.group_name(key)}/catalog")
+    wanted = [options.target, *options.comparisons]
+    numbers = live.final_numbers(key, wanted, final)
+    tell = Console(prefix="").tell
+    for number in wanted:
+        if number not in numbers:
+            tell(f"{key}: source {number} of the live catalogue is not in the catalogue.")
+        elif numbers[number] != number:
+            tell(f"{key}: source {number} of the live catalogue is source {numbers[number]} of the catalogue.")
+    if len(numbers) == len(wanted):
+        target, comparisons = numbers[options.target], [numbers[number] for number in options.comparisons]
+        curve = differential.relative_light_curve(options.out, key, target, comparisons, label)
+        tell(f"{key}: {differential.write_relative_light_curve(curve, options.out, f'target_{target}').resolve()}")
+
+
+#: Commands of this module by name.
+COMMANDS = {"reduce": reduce, "watch": watch}

@@ -1,0 +1,136 @@
+"""Commands about what was measured: lightcurve, export, plot, report, browse."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask.api import differential_photometer
+from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
+from opticam_dask.cluster.interruption import Interrupted
+from opticam_dask.console import Console
+from opticam_dask.display import diagnostics, products
+from opticam_dask.display.report import write_report
+from opticam_dask.lightcurves import differential, exports
+from opticam_dask.store import layout
+
+
+def lightcurve(options: argparse.Namespace) -> int:
+    """Write differential light curves."""
+    path = layout.require_store(options.out)
+    tell = Console(prefix="").tell
+    keys = [options.key] if options.key else layout.measured_keys(path, options.label)
+    if not keys:
+        raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
+    prefix = options.prefix or f"target_{options.target}"
+    is_auto = "auto" in options.comparisons
+    if is_auto and len(options.comparisons) > 1:
+        raise UsageError("--comparisons takes source numbers or auto, not both")
+    comparisons: Any = "auto" if is_auto else options.comparisons
+    if options.match_cameras and not options.key:
+        raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
+    curves = _curves(options, keys, comparisons)
+    for key, curve in curves.items():
+        for warning in curve.attrs.get("detrend", {}).get("warnings", []):
+            tell(f"{key}: {warning}")
+        for line in curve.attrs.get("choice", []):
+            tell(f"{key}: {line}")
+        flux = curve["relative_flux"].to_numpy()
+        used = np.isfinite(flux)
+        if not used.any():
+            tell(f"{key}: no frame has all of the sources")
+            continue
+        scatter, error = np.nanstd(flux) / np.nanmedian(flux), np.nanmedian(curve["relative_flux_err"] / flux)
+        tell(
+            f"{key}: {np.count_nonzero(used)} of {len(flux)} frames, median {np.nanmedian(flux):.5g}, "
+            f"scatter {100 * scatter:.2f} %, median error {100 * error:.2f} %"
+        )
+        tell(f"  {differential.write_relative_light_curve(curve, options.out, prefix).resolve()}")
+        tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
+    differential_photometer.keep_in_store(options.out, curves.values(), prefix, tell)
+    return DONE
+
+
+def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
+    """Light curves that were asked for, by camera key."""
+    how = {name: getattr(options, name) for name in ("radius", "weighting", "detrend", "detrend_without", "outliers")}
+    curves = {
+        key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
+        for key in keys
+    }
+    if options.match_cameras:
+        curves |= differential_photometer.in_other_cameras(options.out, curves[keys[0]], how, Console(prefix="").tell)
+    return curves
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write light curves as tables."""
+    files = exports.export_light_curves(
+        options.out, options.format, key=options.key, label=options.label, sources=options.sources
+    )
+    if options.sources is None:
+        files += exports.export_differential(options.out, options.format, key=options.key)
+    tell = Console(prefix="").tell
+    for directory in sorted({file.parent for file in files}):
+        tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")
+    return DONE
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draw diagnostic plots."""
+    tell = Console(prefix="").tell
+    every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
+    chosen = options.kinds or every
+    chosen = list(diagnostics.KINDS) if "all" in chosen else chosen
+    if unknown := [kind for kind in chosen if kind not in diagnostics.KINDS]:
+        raise UsageError(f"a plot is one of {', '.join(diagnostics.KINDS)} or all, got {', '.join(unknown)}")
+    layout.require_store(options.out)
+    n_files, reasons = 0, list[str]()
+    for kind in chosen:
+        try:
+            files = diagnostics.plot(options.out, kind, label=options.label, targets=options.targets)
+        except ValueError as error:
+            # of many plots those that can be drawn are
+            if len(chosen) == 1:
+                raise
+            reasons.append(one_line(error))
+            tell(f"Not drawn: {kind}: {reasons[-1]}")
+            continue
+        for file in files:
+            tell(f"Plot saved to {file.resolve()}.")
+        n_files += len(files)
+    if not n_files:
+        raise RunError(f"nothing could be drawn: {reasons[0] if reasons else 'there is no source'}")
+    return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the page about a reduction."""
+    file = write_report(options.out, n_sources=options.n_sources)
+    Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
+    return DONE
+
+
+def browse(options: argparse.Namespace) -> int:
+    """Serve the browser until Ctrl-C."""
+    try:
+        from opticam_dask.display.browser import browse as open_browser  # an extra
+    except ImportError as error:
+        raise RunError(one_line(error)) from error
+    tell = Console(prefix="").tell
+    with open_browser(options.out, options.key, options.label, port=options.port) as browser:
+        tell(f"Browse {options.out} at {browser.url}")
+        tell("Ctrl-C ends it.")
+        try:
+            browser.wait()
+        except Interrupted:  # nothing is lost by it
+            tell("Closed.")
+    return DONE
+
+
+#: Commands of this module by name.
+COMMANDS = {"lightcurve": lightcurve, "export": export, "plot": plot, "report": report, "browse": browse}

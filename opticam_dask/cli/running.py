@@ -1,0 +1,39 @@
+"""Run a command: find its module, and turn what a user can do wrong into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+
+from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
+from opticam_dask.cluster.cluster_settings import ClusterError
+from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.store.layout import StoreError
+from opticam_dask.store.ownership import OwnedError, OwnershipLost
+
+#: Module of this room that each command is in; it is imported when the command runs.
+_MODULES = {
+    **dict.fromkeys(("demo", "generate", "check"), "frames"),
+    **dict.fromkeys(("reduce", "watch"), "reductions"),
+    **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
+    **dict.fromkeys(("status", "verify", "migrate", "remove"), "stores"),
+    **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was asked for.
+
+    Raises
+    ------
+    UsageError, RunError
+    """
+    module = importlib.import_module(f"opticam_dask.cli.{_MODULES[options.command]}")
+    command: Callable[[argparse.Namespace], int] = module.COMMANDS[options.command]
+    try:
+        return command(options)
+    except (StoreError, ValueError, TypeError, FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(one_line(error)) from error
+    except (ReductionError, ClusterError, OwnedError, OwnershipLost, OSError) as error:
+        raise RunError(one_line(error)) from error

@@ -1,0 +1,83 @@
+"""Commands about a store: status, verify, migrate, remove."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from opticam_dask import schema
+from opticam_dask.api import planning
+from opticam_dask.api.repair import repair
+from opticam_dask.cli import options as given
+from opticam_dask.cli.exit_codes import DONE, FAILED
+from opticam_dask.console import Console
+from opticam_dask.display import status as progress
+from opticam_dask.lightcurves import results
+from opticam_dask.pipeline import nights
+from opticam_dask.store import integrity, layout, migrations
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say what is done and what is to do."""
+    tell = Console(prefix="").tell
+    if options.provenance or options.files:
+        for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
+            tell(line)
+        return DONE
+    for line in progress.describe_reduction(options.out, n_problems=options.problems or None):
+        tell(line)
+    for line in planning.describe_run(options.out):
+        tell(line)
+    return DONE
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Read every chunk, compare with another store, or repair."""
+    path = layout.require_store(options.out)
+    tell = Console(prefix="").tell
+    if layout.schema_version(path) != schema.SCHEMA_VERSION:
+        tell(f"Schema version {layout.schema_version(path)}: opticam-dask migrate {options.out} brings it up to date.")
+    if options.repair:
+        with given.session(options, given.connect(options, options.out)) as session:
+            repair(session)
+    if options.against is not None:
+        lines = layout.compare(path, layout.require_store(options.against))
+        good = f"{options.out} and {options.against} hold the same bits."
+    else:
+        damage = integrity.find_damage(path)
+        lines = [str(entry) for entry in damage] or progress.unfinished(path)
+        if damage:
+            lines.append(
+                f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
+            )
+        elif stray := integrity.stray_files(path):
+            tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
+        good = f"{options.out} is whole."
+    for line in lines:
+        tell(line)
+    if not lines:
+        tell(good)
+    return FAILED if lines else DONE
+
+
+def migrate(options: argparse.Namespace) -> int:
+    """Bring a store up to date."""
+    layout.require_store(options.out)
+    with given.session(options):
+        lines = migrations.migrate(options.out)
+    for line in lines or [f"{options.out} is of the present version."]:
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Remove a night."""
+    layout.require_store(options.out)
+    with given.session(options):
+        for line in nights.remove_night(options.out, options.night):
+            Console(prefix="").tell(line)
+    return DONE
+
+
+#: Commands of this module by name.
+COMMANDS = {"status": status, "verify": verify, "migrate": migrate, "remove": remove}

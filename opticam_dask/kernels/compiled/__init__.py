@@ -1,0 +1,74 @@
+"""Kernels in C: which form of them a process uses, the compiled one or that in NumPy.
+
+The form in NumPy is the reference, and what runs where the package was installed without a compiler. Both give the
+same numbers within the rounding of the last digits. ``OPTICAM_DASK_KERNELS=numpy`` chooses the form in NumPy where
+there is a choice.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from types import ModuleType
+
+#: Environment variable that chooses the form.
+VARIABLE = "OPTICAM_DASK_KERNELS"
+
+#: Names of the forms.
+COMPILED, NUMPY = "compiled", "numpy"
+
+
+def _native() -> ModuleType | None:
+    """The compiled module; None where there is none, or the other form is asked for.
+
+    Raises
+    ------
+    ImportError
+        When the variable asks for a form that there is not.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in ("", COMPILED, NUMPY):
+        raise ImportError(f"{VARIABLE} must be {COMPILED} or {NUMPY}, it is {wanted}")
+    if wanted == NUMPY:
+        return None
+    try:
+        from opticam_dask.kernels.compiled import native
+    except ImportError:
+        if wanted == COMPILED:
+            raise
+        return None
+    return native
+
+
+#: What is there, and what is used: None is the form in NumPy, which every kernel then takes.
+_available = native = _native()
+
+
+def form() -> str:
+    """Form of the kernels of this process: ``compiled`` or ``numpy``."""
+    return NUMPY if native is None else COMPILED
+
+
+def use(wanted: str) -> None:
+    """Use a form from now on in this process.
+
+    All tasks of a reduction use the form of the process that started it, so that its numbers do not depend on which
+    worker a task came to.
+
+    Parameters
+    ----------
+    wanted : str
+        ``compiled`` or ``numpy``.
+
+    Raises
+    ------
+    RuntimeError
+        When this process has no compiled kernels.
+    """
+    global native  # one form for all of a process
+    if wanted == COMPILED and _available is None:
+        raise RuntimeError(
+            f"the reduction was started with compiled kernels and {platform.node()} has none: install opticam_dask "
+            f"there with a compiler, or start with the environment variable {VARIABLE}={NUMPY}"
+        )
+    native = _available if wanted == COMPILED else None

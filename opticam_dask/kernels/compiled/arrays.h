@@ -1,0 +1,32 @@
+/* Arrays that Python hands over, by the buffer protocol alone: neither NumPy's headers nor its version matter. */
+
+#ifndef OPTICAM_DASK_ARRAYS_H
+#define OPTICAM_DASK_ARRAYS_H
+
+#define Py_LIMITED_API 0x030B0000 /* one shared object for Python 3.11 and all later ones */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+
+/* Kinds of elements, named as in the struct module; integers are told by their size as well, which is always 64 bit
+   (a C long or a C long long, by the platform). */
+#define FLOAT32 'f'
+#define FLOAT64 'd'
+#define INT64 'q'
+#define BOOL '?'
+
+#define READ 0
+#define WRITE 1
+
+/* Fill `view` with a C-contiguous native array of `ndim` dimensions and elements of a kind. Anything else, such as the
+   big-endian pixels of a FITS file, is refused: returns -1 with a Python error set, and there is nothing to release. */
+int open_array(PyObject *object, Py_buffer *view, int ndim, char kind, int access, const char *name);
+
+/* Kind of the elements of an array as above, 0 for any other. */
+char kind_of(const Py_buffer *view);
+
+PyObject *box_statistics(PyObject *module, PyObject *arguments);
+PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
+
+#endif

@@ -1,0 +1,168 @@
+"""Centroids of sources on cut-outs, their errors, and how far they are believed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opticam_dask.kernels.sources import windows
+
+#: A last step of a larger part of sigma than this means that the centroid did not converge.
+_NEARLY_AT_REST = 0.05
+
+
+def windowed_centroids(
+    cutouts: np.ndarray,
+    x0: np.ndarray,
+    y0: np.ndarray,
+    start_xy: np.ndarray,
+    sigma: float | np.ndarray,
+    *,
+    n_iterations: int = 10,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids in a Gaussian window that moves with them (XWIN_IMAGE, YWIN_IMAGE of the SExtractor manual).
+
+    Parameters
+    ----------
+    cutouts : ndarray, shape (n, size, size)
+        Sky-subtracted pixels; windows of at least 4 sigma around the start.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    start_xy : ndarray, shape (n, 2)
+        Where to start.
+    sigma : float or ndarray of shape (n,)
+        Width of the window in pixels, about that of the stars.
+    n_iterations : int
+        Number of iterations.
+
+    Returns
+    -------
+    xy : ndarray, shape (n, 2)
+        Centroids; the start where they did not converge.
+    converged : ndarray of bool, shape (n,)
+        False where the window holds no signal, lacks more than a hundredth of it to missing pixels, ran away by more
+        than two sigma, or still moves.
+    """
+    pixels = np.where(np.isfinite(cutouts), cutouts, 0.0)
+    columns, rows = windows.pixel_grid(cutouts, x0, y0)
+    start, width = np.asarray(start_xy, dtype=float), windows.per_source(sigma, len(cutouts))
+    xy, length = start.copy(), np.full(len(start), np.inf)
+    for _ in range(n_iterations):
+        total, first = windows.first_moments(
+            windows.gaussian_window(columns, rows, xy, width) * pixels, columns, rows, xy
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = np.where(
+                total[:, None] > 0, 2.0 * (first / total[:, None] - _centred(columns, rows, xy, width)), np.nan
+            )
+        step = np.clip(step, -width[:, None], width[:, None])
+        # a source that has arrived stays, so that it does not matter how long the others take
+        moving = ~(length <= windows.AT_REST)
+        xy = np.where(moving[:, None], xy + step, xy)
+        length = np.where(moving, np.hypot(step[:, 0], step[:, 1]), length)
+        if not np.any(length > windows.AT_REST):
+            break
+    moved = np.hypot(*(xy - start).T)
+    converged = (moved < 2.0 * width) & (length < _NEARLY_AT_REST * width)
+    converged &= (
+        windows.missing_signal(cutouts, windows.gaussian_window(columns, rows, xy, width)) < windows.LARGEST_GAP
+    )
+    return np.where(converged[:, None], xy, start), converged
+
+
+def _centred(columns: np.ndarray, rows: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """First moments (n, 2), in its own window, of a Gaussian that is centred where the window is.
+
+    They are not zero where pixels are as large as the star.
+    """
+    first = np.zeros_like(xy)
+    coarse = np.flatnonzero(sigma < windows.COARSE)
+    for axis, grid in enumerate((columns[coarse, 0, :], rows[coarse, :, 0])):
+        offset = grid - xy[coarse, axis, None]
+        light = np.exp(-((offset / sigma[coarse, None]) ** 2))
+        first[coarse, axis] = np.sum(light * offset, axis=1) / np.sum(light, axis=1)
+    return first
+
+
+def centroid_errors(
+    cutouts: np.ndarray, rms: np.ndarray, x0: np.ndarray, y0: np.ndarray, xy: np.ndarray, sigma: float | np.ndarray
+) -> np.ndarray:
+    """1-sigma errors, along an axis, of windowed centroids: ``sqrt(2) sigma / (S/N)``, with the S/N in the window.
+
+    Parameters
+    ----------
+    cutouts, rms : ndarray, shape (n, size, size)
+        Sky-subtracted electrons and background RMS.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    xy : ndarray, shape (n, 2)
+        Centroids.
+    sigma : float or ndarray of shape (n,)
+        Width of the window in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Pixels; infinite where there is no signal.
+    """
+    columns, rows = windows.pixel_grid(cutouts, x0, y0)
+    has_data = np.isfinite(cutouts)
+    window = np.where(
+        has_data, windows.gaussian_window(columns, rows, xy, windows.per_source(sigma, len(cutouts))), 0.0
+    )
+    light = window * np.where(has_data, cutouts, 0.0)
+    signal = np.maximum(np.sum(light, axis=(1, 2)), 0.0)
+    source = np.maximum(np.sum(window * light, axis=(1, 2)), 0.0)
+    variance = source + np.sum((window * np.where(has_data, rms, 0.0)) ** 2, axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(2.0) * sigma * np.sqrt(variance) / signal
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def recentring_weight(errors: np.ndarray, prior_sigma: float) -> np.ndarray:
+    """How far to move from the predicted position to the centroid: 0 for not at all, 1 for all the way.
+
+    ``w = 1 / (1 + (centroid_error / prior_sigma)^2)``, as in the mean of a Gaussian centroid and a Gaussian prior:
+    the aperture of a faint source does not chase its noise, which would make its flux too large.
+
+    Parameters
+    ----------
+    errors : ndarray, shape (n,)
+        Of the centroids, see :func:`centroid_errors`.
+    prior_sigma : float
+        How far a source may really be from its prediction, in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+    """
+    weight: np.ndarray = 1.0 / (1.0 + (errors / prior_sigma) ** 2)
+    return weight
+
+
+def centroid_drag(
+    light: np.ndarray, foreign: np.ndarray, x0: np.ndarray, y0: np.ndarray, xy: np.ndarray, sigma: float
+) -> np.ndarray:
+    """How far the light of a neighbour drags the windowed centroid of a star in its first step.
+
+    Parameters
+    ----------
+    light, foreign : ndarray, shape (n, size, size)
+        Light of the star and of its neighbour, in the same unit.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    xy : ndarray, shape (n, 2)
+        Where the star is.
+    sigma : float
+        Width of the window in pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Pixels.
+    """
+    columns, rows = windows.pixel_grid(light, x0, y0)
+    window = windows.gaussian_window(columns, rows, xy, windows.per_source(sigma, len(light)))
+    total, _ = windows.first_moments(window * light, columns, rows, xy)
+    _, first = windows.first_moments(window * foreign, columns, rows, xy)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 2.0 * np.hypot(first[:, 0], first[:, 1]) / total, 0.0)

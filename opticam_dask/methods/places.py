@@ -1,0 +1,304 @@
+"""Where sources are measured: centroids that are believed, joint fits of those that overlap, or predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.sources import centroids, joint_fit, misfit, photometry
+from opticam_dask.kernels.sources.profile import TABLE_STEP, Shape, elliptical_radius, profile_weights
+from opticam_dask.methods import frame_stars
+from opticam_dask.methods.frame_view import FrameView
+
+#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star, and
+#: so many pixels beyond: what distortion and refraction may move it by.
+BELIEVED, REALLY_MOVED = 5.0, 0.1
+
+#: Windows for centroids reach so many sigma.
+_CENTROID_REACH = 4.0
+
+#: A neighbour that would drag a centroid by more than so many pixels is fitted together with the star.
+_DRAG = 0.02
+
+#: Groups are fitted to so many sigma from each of their stars.
+_GROUP_REACH = 4.5
+
+#: Iterations of the joint fit of places.
+_PLACE_STEPS = 4
+
+#: The light of a neighbour is looked for up to this many sigma, and where it is more than this part of the source's
+#: brightest pixel.
+NEIGHBOUR_REACH, _LEAST_NEIGHBOUR = 10.0, 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where to measure, with windows of the frame around these places.
+
+    Attributes
+    ----------
+    xy : ndarray, shape (n, 2)
+    flags : ndarray of uint32, shape (n,)
+        What there is to say about the places.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners of the windows.
+    electrons, rms : ndarray, shape (n, size, size)
+        Minus the sky of the mesh.
+    """
+
+    xy: np.ndarray
+    flags: np.ndarray
+    x0: np.ndarray
+    y0: np.ndarray
+    electrons: np.ndarray
+    rms: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Side of the windows."""
+        return self.electrons.shape[1]
+
+
+def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *, forced: bool, reach: float) -> Places:
+    """Where to measure each source, and what there is to say about it.
+
+    The centroid of a source that was detected is believed when it is where the transform puts the source, as far as the
+    errors of both and what a star may really move allow. Sources that drag each other's centroids are fitted together.
+
+    Parameters
+    ----------
+    view : FrameView
+    shape : Shape
+        Of the frame's stars.
+    sigma : float
+        Of the stars, in pixels of the frame.
+    tolerance : float
+        A detection is the source when it is within this many sigma.
+    forced : bool
+        Stay at the predicted positions.
+    reach : float
+        Pixels around each source that will be looked at.
+
+    Returns
+    -------
+    Places
+    """
+    predicted = np.asarray(view.predicted_xy, dtype=float)
+    matched = photometry.match_one_to_one(predicted, view.detected_xy, tolerance * sigma)
+    flags = np.where(matched < 0, np.uint32(SourceFlag.NOT_DETECTED), np.uint32(0))
+    start = predicted.copy()
+    if forced:
+        return _with_windows(view, start, flags, 2 * int(np.ceil(reach)) + 3)
+    found = np.flatnonzero(matched >= 0)
+    detected = np.asarray(view.detected_xy, dtype=float)[matched[found]] if len(found) else np.empty((0, 2))
+    # a detection that something has dragged away is no place to start from
+    is_near = np.hypot(*(detected - predicted[found]).T) < BELIEVED * view.position_error + sigma
+    start[found[is_near]] = detected[is_near]
+    half = max(int(np.ceil(_CENTROID_REACH * sigma)) + 1, int(np.ceil(reach)) + 2)
+    places = _with_windows(view, start, flags, 2 * half + 1)
+    xy = predicted.copy()
+    centred, converged = _centroids(view, places, found, start[found], sigma)
+    xy[found] = np.where(converged[:, None], centred, predicted[found])
+    flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)
+    for members in _dragged_groups(view, places, sigma, shape):
+        _fit_together(view, members, xy, flags, shape)
+    return _follow(view, places, xy)
+
+
+def _with_windows(view: FrameView, xy: np.ndarray, flags: np.ndarray, size: int) -> Places:
+    x0, y0 = photometry.origins(xy, size)
+    return Places(xy, flags, x0, y0, view.cutouts_at(x0, y0, size), frame_stars.sky_noise(view, x0, y0, size))
+
+
+def _follow(view: FrameView, places: Places, xy: np.ndarray) -> Places:
+    """The places ``xy``, with new windows where they are no longer in the middle of theirs."""
+    x0, y0 = photometry.origins(xy, places.size)
+    away = (np.abs(x0 - places.x0) > 1) | (np.abs(y0 - places.y0) > 1)
+    if not away.any():
+        return replace(places, xy=xy)
+    corners = np.where(away, x0, places.x0), np.where(away, y0, places.y0)
+    electrons, rms = places.electrons.copy(), places.rms.copy()
+    electrons[away] = view.cutouts_at(x0[away], y0[away], places.size)
+    rms[away] = frame_stars.sky_noise(view, x0[away], y0[away], places.size)
+    return Places(xy, places.flags, *corners, electrons, rms)
+
+
+def _centroids(
+    view: FrameView, places: Places, found: np.ndarray, start: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids of the sources ``found``, drawn towards the prediction, and which of them are believed."""
+    cutouts, rms, x0, y0 = places.electrons[found], places.rms[found], places.x0[found], places.y0[found]
+    predicted = np.asarray(view.predicted_xy, dtype=float)[found]
+    centres, converged = centroids.windowed_centroids(cutouts, x0, y0, start, sigma)
+    errors = centroids.centroid_errors(cutouts, rms, x0, y0, centres, sigma)
+    weight = centroids.recentring_weight(errors, view.position_error)
+    allowed = BELIEVED * np.hypot(errors, view.position_error) + REALLY_MOVED
+    converged &= np.hypot(*(centres - predicted).T) < allowed
+    return predicted + weight[:, None] * (centres - predicted), converged
+
+
+def _dragged_groups(view: FrameView, places: Places, sigma: float, shape: Shape) -> list[np.ndarray]:
+    """Groups of sources that lie so close together that the centroid of one is dragged by another."""
+    if view.catalog_flux is None or view.profile is None:
+        return []
+    predicted, size = np.asarray(view.predicted_xy, dtype=float), places.size
+    source, other, light = neighbour_light(view, predicted, places, shape, 2.0 * _CENTROID_REACH * sigma)
+    if not len(source):
+        return []
+    corners = places.x0[source], places.y0[source]
+    drag = centroids.centroid_drag(
+        profile_weights(view.profile, predicted[source], *corners, size, shape),
+        light * (view.catalog_flux[other] / view.catalog_flux[source])[:, None, None],
+        *corners,
+        predicted[source],
+        sigma,
+    )
+    is_strong = drag > _DRAG
+    return joint_fit.linked_groups(len(predicted), source[is_strong], other[is_strong])
+
+
+def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: np.ndarray, shape: Shape) -> None:
+    """Put the places of a group of sources where a joint fit finds them, or where the transform does."""
+    predicted = np.asarray(view.predicted_xy, dtype=float)[members]
+    group = read_group(view, predicted, shape)
+    table = frame_stars.profile_table(view)
+    place, response = predicted.copy(), group.response
+    corners = np.repeat(group.x0, len(members)), np.repeat(group.y0, len(members))
+    light = profile_weights(table, place, *corners, group.size, shape)
+    flux = joint_fit.fit_fluxes(light, group.electrons, group.rms, group.is_good, response, 0.0)[0]
+    for _ in range(_PLACE_STEPS):
+        slopes = misfit.position_slopes(table, place, corners, group.size, shape)
+        model = np.tensordot(np.nan_to_num(flux), light, axes=1)
+        errors, stray = stray_in_group(view, group, group.electrons, model, shape)
+        used = group.is_good & ~stray & np.isfinite(errors)
+        flux, step = joint_fit.fit_places(
+            light, slopes, group.electrons, errors**2, used, np.nan_to_num(flux), place - predicted, view.position_error
+        )
+        place = place + np.clip(step, -shape.sigma, shape.sigma)
+        light = profile_weights(table, place, *corners, group.size, shape)
+    believed = np.hypot(*(place - predicted).T) < BELIEVED * view.position_error + REALLY_MOVED
+    xy[members] = np.where(believed[:, None], place, predicted)
+    flags[members] &= ~np.uint32(SourceFlag.NOT_RECENTRED)
+    flags[members[~believed]] |= np.uint32(SourceFlag.NOT_RECENTRED)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPixels:
+    """One window around a group of sources.
+
+    Attributes
+    ----------
+    x0, y0 : ndarray of int, shape (1,)
+        Lower corner.
+    electrons, rms : ndarray, shape (size, size)
+    is_good : ndarray of bool, shape (size, size)
+        Pixels with data, near a source of the group, and not saturated.
+    response : ndarray, shape (size, size), or None
+    """
+
+    x0: np.ndarray
+    y0: np.ndarray
+    electrons: np.ndarray
+    rms: np.ndarray
+    is_good: np.ndarray
+    response: np.ndarray | None
+
+    @property
+    def size(self) -> int:
+        """Side of the window."""
+        return len(self.electrons)
+
+
+def read_group(view: FrameView, xy: np.ndarray, shape: Shape) -> GroupPixels:
+    """Read one window that holds all sources of a group."""
+    half = int(np.ceil(np.ptp(xy, axis=0).max() / 2.0 + _GROUP_REACH * shape.semimajor_sigma)) + 1
+    size = 2 * half + 1
+    x0, y0 = photometry.origins((xy.min(axis=0) + xy.max(axis=0))[None] / 2.0, size)
+    electrons, rms = view.cutouts_at(x0, y0, size)[0], view.rms_at(x0, y0, size)[0]
+    hit = view.cosmic_rays_at(x0, y0, size)
+    corners = np.repeat(x0, len(xy)), np.repeat(y0, len(xy))
+    is_good = np.any(elliptical_radius(xy, *corners, size, shape) < _GROUP_REACH, axis=0)
+    is_good &= np.isfinite(electrons) & ~view.saturated_at(x0, y0, size)[0]
+    if hit is not None:
+        is_good &= ~hit[0]
+    response = None if view.response_at is None else view.response_at(x0, y0, size)[0]
+    return GroupPixels(x0, y0, electrons, rms, is_good, response)
+
+
+def stray_in_group(
+    view: FrameView,
+    group: GroupPixels,
+    electrons: np.ndarray,
+    model: np.ndarray,
+    shape: Shape,
+    unknown: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the pixels of a group about a model of its stars, and which pixels do not belong to them.
+
+    Parameters
+    ----------
+    view : FrameView
+    group : GroupPixels
+    electrons, model : ndarray, shape (size, size)
+        Sky-subtracted pixels, and what the stars are fitted to shed there.
+    shape : Shape
+    unknown : ndarray, shape (size, size), optional
+        Variance of the model by the places of the stars; without it, of a fit that has not arrived yet, the limits
+        are as wide as the deviations.
+
+    Returns
+    -------
+    errors : ndarray, shape (size, size)
+    is_stray : ndarray of bool, shape (size, size)
+    """
+
+    def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
+        errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, model_error)
+        errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
+        used = group.is_good[None]
+        deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)[None]
+        tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
+        return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
+
+    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    errors, is_stray = judge(usual)
+    if is_stray.any():
+        size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+        return judge(frame_stars.profile_misfit(view, shape, size)[0])
+    return errors, is_stray
+
+
+def neighbour_light(
+    view: FrameView, xy: np.ndarray, places: Places, shape: Shape, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a source and another one that shines on it, and the other's light in the window of the source.
+
+    Parameters
+    ----------
+    view : FrameView
+    xy : ndarray, shape (n, 2)
+    places : Places
+        Whose windows are meant.
+    shape : Shape
+    reach : float
+        Largest distance of a pair, in pixels.
+
+    Returns
+    -------
+    source, other : ndarray of int, shape (pair,)
+    light : ndarray, shape (pair, size, size)
+        Share of the light of the other source.
+    """
+    pairs = np.array(frame_stars.pairs_within(xy, reach), dtype=int).reshape(-1, 2)
+    if len(pairs) and view.catalog_flux is not None:
+        # light at the side of the window that faces the neighbour
+        table, away = frame_stars.profile_table(view), np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
+        rho = np.maximum(away - places.size / 2.0, 0.0) / shape.semimajor_sigma
+        side = np.interp(rho, TABLE_STEP * np.arange(len(table)), table) / table[0]
+        ratio = view.catalog_flux[pairs[:, 1]] / np.maximum(view.catalog_flux[pairs[:, 0]], 1.0)
+        pairs = pairs[side * np.nan_to_num(ratio) > _LEAST_NEIGHBOUR]
+    source, other = pairs.T
+    corners = places.x0[source], places.y0[source]
+    return source, other, profile_weights(frame_stars.profile_table(view), xy[other], *corners, places.size, shape)

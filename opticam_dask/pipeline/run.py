@@ -1,0 +1,177 @@
+"""A run and its passes: what every pass has, what all passes share, and blocks whose tasks may kill their workers."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from opticam_dask.cluster import blocks
+from opticam_dask.cluster.executors import Executor, Work
+from opticam_dask.cluster.rescue import rescue_block
+from opticam_dask.passes.second_pass import Photometer
+from opticam_dask.pipeline.reduction import Progress, Setup, Silent
+from opticam_dask.steps.frame_steps import BlockSummary
+from opticam_dask.store import layout
+from opticam_dask.store.ownership import check_owner
+
+
+class StarSums(Protocol):
+    """Where jobs that share a run keep what they find of the stars of a part, by camera key and night."""
+
+    def __contains__(self, part: tuple[str, str]) -> bool: ...
+
+    def __setitem__(self, part: tuple[str, str], found: Mapping[int, Any]) -> None: ...
+
+    def __getitem__(self, part: tuple[str, str]) -> dict[int, Any]: ...
+
+
+@dataclass
+class Run:
+    """What the passes of a reduction work with.
+
+    Attributes
+    ----------
+    setup : Setup
+        What is reduced, and how.
+    executor : Executor
+        Where tasks run.
+    progress : Progress
+        Who is told how it goes; by default nobody.
+    photometers : dict of Photometer
+        What is measured of each source, by label.
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough.
+    planned : collection of (str, str)
+        Key and night of the parts of a run that is shared by jobs.
+    sums : StarSums, optional
+        Where jobs that share the run keep what they find of stars; None where one process does all of it.
+    facts : dict
+        What the finish of a pass found out for the passes after it, as JSON can hold it.
+    prepared : dict of dict of Photometer
+        The photometers as they are for the catalogue of each key, by label, as soon as one was asked for.
+    """
+
+    setup: Setup
+    executor: Executor
+    progress: Progress = field(default_factory=Silent)
+    photometers: Mapping[str, Photometer] = field(default_factory=dict)
+    whole_frames: bool = False
+    planned: Collection[tuple[str, str]] = ()
+    sums: StarSums | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[str, dict[str, Photometer]] = field(default_factory=dict)
+
+    def check_owner(self) -> None:
+        """Raise when another run has taken the output directory over (``ownership.OwnershipLost``)."""
+        check_owner(self.setup.out_directory)
+
+
+class Pass:
+    """One pass of a reduction: its units, which of them are not done, the work on them, and the finish.
+
+    This one has no units: all of it is its finish.
+
+    Attributes
+    ----------
+    name : str
+        What it makes, in a few words.
+    title : str
+        What its progress is called.
+    unit : {"block", "part"} or None
+        What is shared out among workers and jobs: blocks of frames, or parts (a camera key and night each).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str] = ""
+    unit: ClassVar[Literal["block", "part"] | None] = None
+
+    def is_ready(self, run: Run, key: str) -> bool:
+        """Whether the passes before have made what it needs of a camera key; what is not ready is left out."""
+        return False
+
+    def undone(self, run: Run, part: layout.Part, among: range | None = None) -> list[int]:
+        """Units of a part (of those in ``among``) that are not done."""
+        return []
+
+    def n_frames(self, run: Run, part: layout.Part, todo: Sequence[int]) -> int:
+        """Frames that are read for some units of a part."""
+        return 0
+
+    def work(self, run: Run, todo: Sequence[tuple[layout.Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+        """Do some units of some parts; yield the camera key and a summary of each as they end."""
+        yield from ()
+
+    def finish_part(self, run: Run, part: layout.Part, *, is_new: bool) -> None:
+        """Do what needs all units of a part; ``is_new`` when some of them were done in this run."""
+
+    def finish(self, run: Run) -> None:
+        """Do what needs all units of all parts, so that the next pass can begin."""
+
+    def dead_end(self, run: Run) -> str:
+        """Why nothing can go on from what was finished; empty when something can."""
+        return ""
+
+
+class BlockPass(Pass, ABC):
+    """A pass over blocks of frames, each of which is one task on a worker."""
+
+    unit = "block"
+
+    @abstractmethod
+    def tasks(self, run: Run, part: layout.Part, todo: Sequence[int]) -> Work:
+        """Tasks for some blocks of a part."""
+
+    def n_frames(self, run: Run, part: layout.Part, todo: Sequence[int]) -> int:
+        """Frames of some blocks."""
+        return sum(map(functools.partial(frames_in, part), todo))
+
+    def work(self, run: Run, todo: Sequence[tuple[layout.Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+        """Run the blocks of all parts, a window at a time."""
+        for key, summary in run.executor.run([self.tasks(run, part, some) for part, some in todo if some]):
+            run.progress.advance(summary.n_frames)
+            yield key, summary
+
+
+def frames_in(part: layout.Part, block: int) -> int:
+    """Number of frames in a block of a part."""
+    start, stop = part.block_range(block)
+    return stop - start
+
+
+def guarded_work(
+    key: str,
+    name: str,
+    run: Callable[..., Any],
+    todo: Sequence[int],
+    try_frame: Callable[[int, int], Any],
+    n_frames: Callable[[int], int],
+) -> Work:
+    """Blocks of one key to run, with a rescue for those that kill their workers; summaries come back with the key.
+
+    Parameters
+    ----------
+    key, name : str
+        Camera key, and what the tasks are called.
+    run : callable
+        ``run(block)``, or ``run(block, lost)`` without the frames in ``lost`` (reason by index).
+    todo : sequence of int
+        Blocks.
+    try_frame : callable
+        ``try_frame(block, index)`` does the work on one frame and writes nothing.
+    n_frames : callable
+        ``n_frames(block)``.
+    """
+    tagged = functools.partial(_tagged, key, run)
+
+    def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
+        function = functools.partial(rescue_block, n_frames, try_frame, tagged, frame_timeout)
+        return blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
+
+    return Work(functools.partial(blocks.window_of_blocks, tagged, name=name), todo, rescue)
+
+
+def _tagged(tag: Any, run: Callable[..., Any], block: int, *lost: Any) -> tuple[Any, Any]:
+    return tag, run(block, *lost)

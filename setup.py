@@ -1,0 +1,24 @@
+"""Builds the kernels in C where there is a compiler; everything else is in pyproject.toml."""
+
+import sys
+
+from setuptools import Extension, setup
+
+KERNELS = "opticam_dask/kernels/compiled"
+
+# the same bits from every processor: no fused multiply-add, and nothing that changes the order of a sum
+UNIX_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+
+setup(
+    ext_modules=[
+        Extension(
+            "opticam_dask.kernels.compiled.native",
+            sources=[f"{KERNELS}/{name}.c" for name in ("module", "arrays", "box_statistics", "cosmic_rays")],
+            depends=[f"{KERNELS}/arrays.h"],
+            extra_compile_args=[] if sys.platform == "win32" else UNIX_FLAGS,
+            py_limited_api=True,
+            optional=True,  # without a compiler the package installs, and its kernels are those in NumPy
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
