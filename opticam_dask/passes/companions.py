@@ -23,6 +23,10 @@ _USUAL, _ISOLATED, _ENOUGH = 0.1, 4.0, 3
 #: Sources that are so many FWHM from each other shine on each other.
 _BLENDED = 3.0
 
+#: A star further than so many FWHM from all others is not hidden: whether it is a source is for the finder to say, by its
+#: threshold and its least number of pixels.
+_HIDDEN = 4.0
+
 #: What is left of a blend of stars has so many times the expected variance at most; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
 
@@ -168,6 +172,7 @@ def _merged(
     is_galaxy = is_blend[fitted] & (stars.misfit(stars.xy[:n_known], int(np.ceil(fwhm))) > _LARGEST_MISFIT)
     is_new = (np.arange(len(stars.xy)) >= n_known) & is_inside
     is_new &= stars.misfit(stars.xy, int(np.ceil(fwhm))) < _LARGEST_MISFIT
+    is_new &= KDTree(xy).query(stars.xy)[0] < _HIDDEN * fwhm
     for galaxy in fitted[is_galaxy].tolist():  # what was found in a galaxy is part of it
         size = _BLOCKED * np.fmax(found["semimajor_sigma"][galaxy], fwhm)
         is_new &= np.hypot(*(stars.xy - xy[galaxy]).T) > size
