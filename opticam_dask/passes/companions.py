@@ -23,8 +23,8 @@ _USUAL, _ISOLATED, _ENOUGH = 0.1, 4.0, 3
 #: Sources that are so many FWHM from each other shine on each other.
 _BLENDED = 3.0
 
-#: A star further than so many FWHM from all others is not hidden: whether it is a source is for the finder to say, by its
-#: threshold and its least number of pixels.
+#: A star further than so many FWHM from all others is not hidden: whether it is a source is for the finder to say, by
+#: its threshold and its least number of pixels.
 _HIDDEN = 4.0
 
 #: What is left of a blend of stars has so many times the expected variance at most; of a galaxy more is left.

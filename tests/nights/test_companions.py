@@ -79,7 +79,7 @@ def test_bright_single_stars_have_no_companions(fwhm, beta, form):
         for number in range(30)
     ]
     image = field(stars, (300, 300), fwhm, beta, **form)
-    found = make_catalog(night_of(image, np.nan, 3), steps_for((300, 300)), 200)
+    found = make_catalog(night_of(image, np.nan, 3), steps_for((300, 300), border_width=0), 200)
     assert len(found.arrays["x"]) == 30
 
 
@@ -92,7 +92,7 @@ def test_changing_seeing_and_stars_that_differ_make_no_companions():
         flux = 10 ** rng.uniform(4.3, 6.3)
         for width in (4.0, 5.0, 6.5, 8.0):
             add_star(image, x, y, flux / 4, width * (1 + 0.03 * np.sin(number)), 3.0)
-    found = make_catalog(night_of(image, np.nan, 6), steps_for((300, 300)), 200)
+    found = make_catalog(night_of(image, np.nan, 6), steps_for((300, 300), border_width=0), 200)
     assert len(found.arrays["x"]) == 30
 
 
@@ -105,7 +105,7 @@ def test_a_galaxy_is_not_taken_to_pieces():
     image = field(stars, (300, 300), 5.0, 3.0)
     add_star(image, 150.3, 55.7, 4e5, 12.0, None, ratio=0.6)
     add_star(image, 54.0, 150.0, 8e5, 11.0, 2.5, ratio=0.8, angle=1.0)
-    found = make_catalog(night_of(image, width_of(5.0, 3.0), 8), steps_for((300, 300)), 200)
+    found = make_catalog(night_of(image, width_of(5.0, 3.0), 8), steps_for((300, 300), border_width=0), 200)
     assert len(found.arrays["x"]) == 32
     assert np.count_nonzero(~found.arrays["is_star"]) == 2
 
