@@ -145,6 +145,36 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
+    arrays, messages = measure_arrays(job, manifest, results, lost)
+    job.write(block, arrays)
+    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
+    return summarise(block, flags, messages, manifest["file"])
+
+
+def measure_arrays(
+    job: SecondPass,
+    manifest: Mapping[str, np.ndarray],
+    results: Mapping[str, np.ndarray],
+    lost: Mapping[int, str] | None = None,
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Photometry of some frames; nothing is written.
+
+    Parameters
+    ----------
+    job : SecondPass
+        What the second pass needs to know of the part.
+    manifest, results : dict of ndarray, shape (frame, ...)
+        What the headers and the first pass say about the frames.
+    lost : dict of str, optional
+        As for :func:`measure_block`.
+
+    Returns
+    -------
+    arrays : dict of dict of ndarray
+        Measurements by group (``photometry/<label>``) and variable.
+    messages : list of str
+        Why a frame could not be measured; empty where it could.
+    """
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
@@ -160,9 +190,7 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
             messages[index] = lost[index]
             continue
         messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
-    job.write(block, arrays)
-    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
-    return summarise(block, flags, messages, manifest["file"])
+    return arrays, messages
 
 
 def _measure_frame(

@@ -102,17 +102,18 @@ def measure_block(
         watchdog.still_working()
         offset = index % job.frames_per_block
         is_lost = lost is not None and offset in lost
-        found[index] = None if is_lost else _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
+        found[index] = None if is_lost else measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
     return found
 
 
 def try_frame(job: ProfileJob, block: int, offset: int) -> None:
     """Do the work on one frame of a block, if it is a chosen one."""
     if block * job.frames_per_block + offset in job.frames:
-        _measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
+        measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
 
 
-def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
+def measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
+    """Sums over the bright stars of one frame; None where it has none or cannot be read."""
     try:
         view = frame_view(job.second_pass, entry, result)
         return star_rings(view if job.has_profile else replace(view, profile=None))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources.field_form import field_places, field_terms
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
@@ -209,9 +210,19 @@ def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int,
     dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
     semimajor, semiminor, angle = (_for_windows(values) for values in shape.axes_at(xy))
     cosine, sine = np.cos(angle), np.sin(angle)
+    radius: np.ndarray
+    if compiled.native is not None:
+        forms = np.empty((len(dx), 4))
+        for column, values in enumerate((cosine, sine, semimajor, semiminor)):
+            forms[:, column] = np.ravel(values)
+        radius = np.empty((len(dx), size, size))
+        compiled.native.elliptical_radius(
+            np.ascontiguousarray(dx[:, 0]), np.ascontiguousarray(dy[:, :, 0]), forms, radius
+        )
+        return radius
     along = (dx * cosine + dy * sine) / semimajor
     across = (dy * cosine - dx * sine) / semiminor
-    radius: np.ndarray = np.sqrt(along**2 + across**2)
+    radius = np.sqrt(along**2 + across**2)
     return radius
 
 
@@ -243,6 +254,13 @@ def profile_weights(
 
 def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
+    if compiled.native is not None:
+        radii = np.ascontiguousarray(radius, dtype=float)
+        found = np.empty(radii.shape)
+        compiled.native.light_at(
+            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), _EDGE, TABLE_STEP
+        )
+        return found
     rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)
