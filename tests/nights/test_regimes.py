@@ -18,7 +18,7 @@ NOT_YET = {
     "pairs at 1.2 FWHM": "the catalogue does not tell companions nearer than 1.5 FWHM apart",
     "pairs at 1.5 FWHM": "the catalogue does not tell companions nearer than 1.5 FWHM apart",
     "FWHM 1.2": "pixels as wide as the stars: errors are too small by half",
-    "PSF varies by 20 %": "one form of the stars serves the whole field",
+    "defocus, 15 pixels": "rings are no sum of functions with their peak in the middle, and their widths jump",
 }
 
 
