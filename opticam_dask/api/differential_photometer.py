@@ -18,7 +18,8 @@ from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wra
 from opticam_dask.lightcurves import conversions, differential
 from opticam_dask.lightcurves.camera_matching import match_cameras
 from opticam_dask.locations import location
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.store import Store
 
 Comparisons = int | Sequence[int] | Literal["auto"]
 
@@ -102,7 +103,7 @@ class DifferentialPhotometer:
     """
 
     def __init__(self, out_directory: str | Path, show_plots: bool = True, *, verbose: bool = True) -> None:
-        layout.require_store(out_directory)
+        Store.open(out_directory)
         self.out_directory = location(out_directory)
         self.show_plots = show_plots
         self._console = Console(verbose, PREFIX)
@@ -117,12 +118,10 @@ class DifferentialPhotometer:
 
     def _labels(self) -> dict[str, list[str]]:
         """Cameras of each photometry label, from the metadata of the store."""
-        path = layout.require_store(self.out_directory)
         found: dict[str, list[str]] = {}
-        for key in layout.keys(path):
-            parts = layout.parts(path, key)
-            for label in sorted({name for part in parts for name in layout.photometry_labels(path, part)}):
-                found.setdefault(label, []).append(key)
+        for camera in Store.open(self.out_directory).cameras:
+            for label in camera.labels:
+                found.setdefault(label, []).append(camera.key)
         return found
 
     def get_relative_light_curve(
@@ -188,13 +187,7 @@ class DifferentialPhotometer:
         return DifferentialLightCurves(curves)
 
     def _key_of(self, filter_name: str) -> str:
-        keys = layout.keys(layout.require_store(self.out_directory))
-        plain = filter_name.removesuffix("-band")
-        found = [key for key in keys if plain in (key, layout.group_name(key), key.partition(":")[2])]
-        if len(found) == 1:
-            return found[0]
-        told = "several cameras have it" if found else "no camera has it"
-        raise ValueError(f"no single camera for filter {filter_name!r}: {told}. Camera keys are {', '.join(keys)}.")
+        return Store.open(self.out_directory).camera(filter_name.removesuffix("-band")).key
 
     def _announce(self, file: Path) -> None:
         self._console.tell(f"Plot saved to {file.resolve()}.")
@@ -238,7 +231,7 @@ def in_other_cameras(
     curves = {}
     key, label = curve.attrs["key"], curve.attrs["label"]
     wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]
-    for camera in layout.measured_keys(layout.require_store(out_directory), label):
+    for camera in Store.open(out_directory).measured_keys(label):
         if camera == key:
             continue
         try:

@@ -25,7 +25,7 @@ import numpy as np
 from opticam_dask.display import browsing
 from opticam_dask.display.browsing import CameraView, Ellipse, FramePicture
 from opticam_dask.locations import location
-from opticam_dask.store import layout
+from opticam_dask.store.errors import StoreError
 from opticam_dask.text import printable
 
 try:
@@ -410,7 +410,7 @@ class Page:
         """Show one frame with the apertures in it."""
         try:
             self.picture = self.view.frame(index, subtract_sky=bool(self.sky.active))
-        except layout.StoreError as error:
+        except StoreError as error:
             self.state.text = _warning(str(error))
             return
         self.number.value = index

@@ -27,7 +27,8 @@ from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, load_image
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.store import Store
 
 #: Source ids by camera key, or the same ids for all of them; None is all sources.
 Targets = int | Sequence[int] | Mapping[str, int | Sequence[int]] | None
@@ -75,7 +76,7 @@ def plot_growth_curves(
                 {key: _growth(out_directory, key, catalogue.isel(source=chosen), label)}
             )
             written += _keep(
-                figure, out_directory, ("diag", "growth_curves", f"{_name(key)}_growth_curves.pdf"), save, show
+                figure, out_directory, ("diag", "growth_curves", f"{group_name(key)}_growth_curves.pdf"), save, show
             )
     return written
 
@@ -113,7 +114,7 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
             continue
         stamps = _stamps(_stack(out_directory, key), catalogue, _typical_fwhm(out_directory, key))
         if save:
-            file = locations.file_in(out_directory, "psfs", f"{_name(key)}_psfs.pdf")
+            file = locations.file_in(out_directory, "psfs", f"{group_name(key)}_psfs.pdf")
             with locations.replacing(file) as temporary:
                 plotting.save_pages(plotting.profile_pages(key, stamps), temporary)
             written.append(file)
@@ -211,18 +212,19 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     ValueError
         When the photometry has no aperture whose noise could be computed.
     """
-    path = layout.require_store(out_directory)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
     flux = statistics["median_flux"].to_numpy()
     flux = flux[flux > 0]
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
     axes = _aperture_of(out_directory, key, label)
-    frames = _of_usual_exposure(path, key, products.frames_of(path, key, with_quality=True))
+    frames = _of_usual_exposure(camera, products.frames_of(camera, with_quality=True))
     typical = {
         name: _median(frames[name].to_numpy())
         for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
     }
-    definition = layout.read_attributes(path).get("instrument_definition") or {}
+    definition = store.attributes.get("instrument_definition") or {}
     rebin = preparation.stored_parameters(out_directory).rebin_factor
     n_pixels = float(np.pi * axes[0] * axes[1])
     fluxes = np.geomspace(flux.min() / 1.5, flux.max() * 1.5, _MODEL_FLUXES)
@@ -262,30 +264,27 @@ def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr
 
     Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
     """
-    path = layout.require_store(out_directory)
-    keys = layout.measured_keys(path, label)
-    if not keys:
-        known = sorted(
-            {name for key in layout.keys(path) for part in layout.parts(path, key)
-             for name in layout.photometry_labels(path, part)}
-        )  # fmt: skip
+    cameras = Store.open(out_directory).cameras
+    measured = [camera for camera in cameras if label in camera.labels]
+    if not measured:
+        known = sorted({name for camera in cameras for name in camera.labels})
         raise ValueError(f"no photometry {label!r} in {out_directory}; it has {', '.join(known) or 'none'}")
     names = ("flux", "flux_err")
     return {
-        key: xr.concat(
+        camera.key: xr.concat(
             [
-                source_statistics(_of_usual_exposure(path, key, group))
-                for group in results.source_groups(out_directory, key, label, names)
+                source_statistics(_of_usual_exposure(camera, group))
+                for group in results.source_groups(out_directory, camera.key, label, names)
             ],
             dim="source",
         )
-        for key in keys
+        for camera in measured
     }
 
 
-def _of_usual_exposure(path: Path, key: str, dataset: xr.Dataset) -> xr.Dataset:
+def _of_usual_exposure(camera: Camera, dataset: xr.Dataset) -> xr.Dataset:
     """Frames of a dataset with the exposure time that most frames of the camera have; ties to the shorter."""
-    frames = products.frames_of(path, key, names=("exposure_time",))
+    frames = products.frames_of(camera, names=("exposure_time",))
     exposures, counts = np.unique(frames["exposure_time"].to_numpy(), return_counts=True)
     if len(exposures) < 2:
         return dataset
@@ -376,7 +375,7 @@ def plot_apertures(
         cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)
         figure = plotting.plot_apertures({key: cutouts})
         written += _keep(
-            figure, out_directory, ("diag", "apertures", f"{_name(key)}_{label}_apertures.pdf"), save, show
+            figure, out_directory, ("diag", "apertures", f"{group_name(key)}_{label}_apertures.pdf"), save, show
         )
     return written
 
@@ -393,13 +392,13 @@ def _aperture_cutouts(
     axes, rings = aperture_axes(record, fwhm), annulus_radii(record, fwhm)
     if axes is None:
         raise ValueError(f"photometry {label!r} has no aperture that could be drawn")
-    path, part, index = _reference(out_directory, key)
+    part, index = _reference(Store.open(out_directory).camera(key))
     xy = np.column_stack([catalogue["x"], catalogue["y"]])[chosen]
-    if label in layout.photometry_labels(path, part):
-        group = f"{part.group}/photometry/{label}"
-        measured = np.column_stack([layout.read_array(path, group, name, index, index + 1)[0] for name in ("x", "y")])
+    if label in part.labels:
+        group = part.photometry(label)
+        measured = np.column_stack([group.read(name, index, index + 1)[0] for name in ("x", "y")])
         xy = np.where(np.isfinite(measured[chosen]), measured[chosen], xy)
-    entry = entry_of(layout.read_manifest(path, part), index)
+    entry = entry_of(part.manifest(), index)
     image = load_image(display_steps(out_directory, part), entry).electrons
     size = 2 * int(np.ceil(1.4 * max(*axes[:2], *(rings or (0.0,))) + 2.0)) + 1
     x0, y0 = photometry.origins(xy, size)
@@ -454,22 +453,19 @@ def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show
     ValueError
         When no camera has a reference frame with a sky mesh.
     """
-    path = layout.require_store(out_directory)
     panels = {}
-    for key in layout.keys(path):
-        if not layout.has_product(path, f"{_name(key)}/reference"):
+    for camera in Store.open(out_directory).cameras:
+        if not camera.reference.is_whole:
             continue
-        _, part, index = _reference(out_directory, key)
+        part, index = _reference(camera)
         if part.mesh_shape is None:
             continue
-        group = f"{part.group}/background"
         meshes = [
-            layout.read_array(path, group, name, index, index + 1)[0]
-            for name in ("background_mesh", "background_rms_mesh")
+            part.background.read(name, index, index + 1)[0] for name in ("background_mesh", "background_rms_mesh")
         ]
         steps = display_steps(out_directory, part)
-        image = load_image(steps, entry_of(layout.read_manifest(path, part), index)).electrons
-        panels[key] = (image, meshes[0], meshes[1], steps.box_size)
+        image = load_image(steps, entry_of(part.manifest(), index)).electrons
+        panels[camera.key] = (image, meshes[0], meshes[1], steps.box_size)
     if not panels:
         raise ValueError(
             f"{out_directory} has no sky mesh: it has no reference frame yet, or its background is a function of yours"
@@ -485,12 +481,11 @@ def plot_quality(out_directory: str | Path, *, save: bool = True, show: bool = F
     ValueError
         When there is no frame, or nothing is known of any.
     """
-    path = layout.require_store(out_directory)
     written = []
-    for key in layout.keys(path):
-        if layout.parts(path, key):
-            figure = plotting.plot_quality({key: products.frames_of(path, key, with_quality=True)})
-            written += _keep(figure, out_directory, ("diag", f"{_name(key)}_quality.pdf"), save, show)
+    for camera in Store.open(out_directory).cameras:
+        if camera.parts:
+            figure = plotting.plot_quality({camera.key: products.frames_of(camera, with_quality=True)})
+            written += _keep(figure, out_directory, ("diag", f"{camera.name}_quality.pdf"), save, show)
     return written
 
 
@@ -521,7 +516,7 @@ def create_gifs(
         raise ValueError(f"max_frames must be at least 0 and milliseconds above 0, got {max_frames} and {milliseconds}")
     written = []
     for key, catalogue in _catalogues(out_directory).items():
-        file = locations.file_in(out_directory, "cat", f"{_name(key)}_images.gif")
+        file = locations.file_in(out_directory, "cat", f"{group_name(key)}_images.gif")
         if overwrite or not file.exists():
             pictures = _pictures(out_directory, key, catalogue, max_frames)
             with locations.replacing(file) as temporary:
@@ -532,10 +527,11 @@ def create_gifs(
 
 def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int) -> Iterator[Picture]:
     """Read and yield the chosen frames of a key one by one, in time order within each part."""
-    path, reference, index = _reference(out_directory, key)
+    camera = Store.open(out_directory).camera(key)
+    reference, index = _reference(camera)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     radius = 2.0 * _typical_fwhm(out_directory, key)
-    parts = layout.parts(path, key)
+    parts = camera.parts
     begins = np.cumsum([0, *(part.n_frames for part in parts)])
     at = next(int(begin) + index for part, begin in zip(parts, begins, strict=False) if part.night == reference.night)
     chosen = evenly_spaced(int(begins[-1]), max_frames, at)
@@ -544,8 +540,8 @@ def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_fr
         if not len(mine):
             continue
         steps = display_steps(out_directory, part)
-        manifest = layout.read_manifest(path, part)
-        flags, transforms = (layout.read_array(path, f"{part.group}/frames", name) for name in ("flags", "transform"))
+        manifest = part.manifest()
+        flags, transforms = (part.frames[name] for name in ("flags", "transform"))
         for number in mine.tolist():
             usable = flags[number] != 0 and not flags[number] & np.uint32(UNUSABLE)
             state = "reference" if begin + number == at else "aligned" if usable else "unaligned"
@@ -576,12 +572,11 @@ def evenly_spaced(n_frames: int, n_chosen: int, keep: int) -> np.ndarray:
 
 
 def _catalogues(out_directory: str | Path) -> dict[str, xr.Dataset]:
-    path = layout.require_store(out_directory)
     found = {}
-    for key in layout.keys(path):
-        if layout.has_product(path, f"{_name(key)}/catalog"):
-            arrays = layout.read_product(path, f"{_name(key)}/catalog")
-            found[key] = xr.Dataset({name: ("source", values) for name, values in arrays.items()})
+    for camera in Store.open(out_directory).cameras:
+        if camera.catalog.is_whole:
+            arrays = camera.catalog.read_all()
+            found[camera.key] = xr.Dataset({name: ("source", values) for name, values in arrays.items()})
     if not found:
         raise ValueError(f"no camera has a catalogue in {out_directory}: reduce its frames first")
     return found
@@ -590,7 +585,7 @@ def _catalogues(out_directory: str | Path) -> dict[str, xr.Dataset]:
 def _chosen(key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
     """Rows of the catalogue that hold the sources asked for."""
     numbers = catalogue["source_id"].to_numpy()
-    wanted = targets.get(key, targets.get(_name(key), ())) if isinstance(targets, Mapping) else targets
+    wanted = targets.get(key, targets.get(group_name(key), ())) if isinstance(targets, Mapping) else targets
     if wanted is None:
         return np.arange(len(numbers))
     ids = [int(wanted)] if isinstance(wanted, (int, np.integer)) else [int(one) for one in wanted]
@@ -601,37 +596,32 @@ def _chosen(key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
     return np.array([row_of[number] for number in ids], dtype=int)
 
 
-def _name(key: str) -> str:
-    return layout.group_name(key)
-
-
 def _stack(out_directory: str | Path, key: str) -> np.ndarray:
-    return layout.read_product(layout.require_store(out_directory), f"{_name(key)}/reference")["image"].astype(float)
+    return Store.open(out_directory).camera(key).reference["image"].astype(float)
 
 
 def _typical_fwhm(out_directory: str | Path, key: str) -> float:
-    return float(layout.read_attributes(layout.require_store(out_directory), f"{_name(key)}/catalog")["fwhm"])
+    return float(Store.open(out_directory).camera(key).catalog.attributes["fwhm"])
 
 
-def _reference(out_directory: str | Path, key: str) -> tuple[Path, layout.Part, int]:
-    """Store, part and index of the reference frame of a key.
+def _reference(camera: Camera) -> tuple[Part, int]:
+    """Part and index of the reference frame of a camera.
 
     Raises
     ------
     ValueError
         When its night is not in the store any more.
     """
-    path = layout.require_store(out_directory)
-    attributes = layout.read_attributes(path, f"{_name(key)}/reference")
-    for part in layout.parts(path, key):
-        if part.night == attributes["reference_night"]:
-            return path, part, int(attributes["reference_index"])
-    raise ValueError(f"the night {attributes['reference_night']} of the reference frame of {key} is not in the store")
+    attributes = camera.reference.attributes
+    night, part = attributes["reference_night"], camera.part(attributes["reference_night"])
+    if part is None:
+        raise ValueError(f"the night {night} of the reference frame of {camera.key} is not in the store")
+    return part, int(attributes["reference_index"])
 
 
-def display_steps(out_directory: str | Path, part: layout.Part) -> FrameSteps:
+def display_steps(out_directory: str | Path, part: Part) -> FrameSteps:
     """Steps that calibrate a frame to look at it: cosmic rays stay, the sky stays."""
-    attributes = layout.read_attributes(layout.require_store(out_directory))
+    attributes = Store.open(out_directory).attributes
     extension = (attributes.get("instrument_definition") or {}).get("extension")
     parameters = preparation.stored_parameters(out_directory)
     # the instrument gives defaults of the finder, which is not run here; what matters is where the image is
@@ -643,10 +633,9 @@ def display_steps(out_directory: str | Path, part: layout.Part) -> FrameSteps:
 
 def _photometer_record(out_directory: str | Path, key: str, label: str) -> dict[str, Any] | None:
     """Attributes of the photometer that a photometry was made with; None when there is no such photometry."""
-    path = layout.require_store(out_directory)
-    for part in layout.parts(path, key):
-        if label in layout.photometry_labels(path, part):
-            attributes = layout.read_attributes(path, f"{part.group}/photometry/{label}")
+    for part in Store.open(out_directory).camera(key).parts:
+        if label in part.labels:
+            attributes = part.photometry(label).attributes
             # what was measured: a best aperture has been chosen there
             return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
     return None

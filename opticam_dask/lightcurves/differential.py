@@ -16,7 +16,9 @@ from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results
-from opticam_dask.store import layout
+from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.store import Store
 
 #: A measurement with one of these is of no use for a comparison.
 _USELESS = np.uint32(
@@ -188,7 +190,7 @@ def compute_relative(
     for name in ("key", "label", "radius"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
-    return dataset.assign_attrs(target=int(target), comparisons=chosen, **found)
+    return with_indexes(dataset.assign_attrs(target=int(target), comparisons=chosen, **found))
 
 
 def _fit_trends(
@@ -331,7 +333,7 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
             "flags": curve["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED),
         }
     )
-    name = f"{prefix}_{layout.group_name(curve.attrs['key'])}_light_curve.csv"
+    name = f"{prefix}_{group_name(curve.attrs['key'])}_light_curve.csv"
     folder = locations.location(out_directory) / "relative_light_curves" / curve.attrs["label"]
     folder.mkdir(parents=True, exist_ok=True)
     with locations.replacing(folder / name) as temporary:
@@ -358,13 +360,12 @@ def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
         raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
-    path = layout.require_store(out_directory)
-    layout.begin_changes(path)
+    store = Store.open(out_directory)
+    camera = store.camera(curve.attrs["key"])
+    store.begin_changes()
     arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
-    layout.write_product(
-        path, results.differential_group(curve.attrs["key"], name), "differential", arrays, curve.attrs
-    )
-    layout.finish_changes(path)
+    camera.differential(name).write(arrays, curve.attrs)
+    store.finish_changes()
 
 
 def most_variable(curves: xr.Dataset) -> int:

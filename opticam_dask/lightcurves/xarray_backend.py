@@ -155,7 +155,7 @@ def _dataset(observed: ObservedCamera) -> xr.Dataset:
         {"preferred_chunks": {"frame": 1, "y": ny, "x": nx}, "dtype": observed.dtype},
     )
     attributes = {name: value for name, value in observed.attributes.items() if name != "units"}
-    return xr.Dataset({"image": image}, coords=observed.coordinates, attrs=attributes)
+    return xr.Dataset({"image": image}, coords=observed.coordinates, attrs=attributes).set_xindex("time")
 
 
 def _suffixed(key: str, dataset: xr.Dataset) -> xr.Dataset:
@@ -172,9 +172,9 @@ def _no_key(key: str, observed: dict[str, ObservedCamera]) -> dict[str, Observed
 
 
 def _group(key: str) -> str:
-    from opticam_dask.store import layout
+    from opticam_dask.store.camera import group_name
 
-    return layout.group_name(key)
+    return group_name(key)
 
 
 def _without(dataset: xr.Dataset, names: str | Iterable[str] | None) -> xr.Dataset:

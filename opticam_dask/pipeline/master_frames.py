@@ -7,6 +7,7 @@ lose bias and dark and are divided by their own median one by one, so that the b
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from opticam_dask import schema
 from opticam_dask.cluster import blocks, watchdog
-from opticam_dask.cluster.executors import Executor, Work
+from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images import masters as kernel
 from opticam_dask.passes.calibration import (
@@ -28,10 +32,11 @@ from opticam_dask.passes.calibration import (
     Kind,
     same_exposure,
 )
-from opticam_dask.pipeline.reduction import Progress, Setup, WrongParameters, stage
+from opticam_dask.pipeline.reduction import Progress, Setup, Silent, WrongParameters, stage
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
+from opticam_dask.store.store import Store
 
 #: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
 _STRIP_PIXELS = 4_000_000
@@ -269,15 +274,15 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
-    for key in layout.keys(setup.path):
-        for part in layout.parts(setup.path, key):
-            detector = Detector(key, part.shape, part.binning)
-            exposures = layout.read_array(setup.path, f"{part.group}/frames", "exposure_time")
+    for camera in setup.store.cameras:
+        for part in camera.parts:
+            detector = Detector(part.key, part.shape, part.binning)
+            exposures = part.frames["exposure_time"]
             _check_exposures(setup, setup.calibration, part, exposures)
-            own_gains = np.unique(layout.read_array(setup.path, f"{part.group}/frames", "gain")).tolist()
+            own_gains = np.unique(part.frames["gain"]).tolist()
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
-                if not layout.has_product(setup.path, group):
+                if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     if not todo:
         return
@@ -308,12 +313,12 @@ def _tell_other_gains(
         )
 
 
-def _check_exposures(setup: Setup, calibration: Calibration, part: layout.Part, exposures: np.ndarray) -> None:
+def _check_exposures(setup: Setup, calibration: Calibration, part: Part, exposures: np.ndarray) -> None:
     """Refuse darks that hold the bias for frames of another exposure time: there is nothing to scale them by."""
     if "dark" not in calibration.kinds or "bias" in calibration.kinds:
         return
     group = calibration.groups(Detector(part.key, part.shape, part.binning))["dark"]
-    dark = layout.read_attributes(setup.path, group).get("exposure_time", float(exposures[0]))
+    dark = setup.store.master(group).attributes.get("exposure_time", float(exposures[0]))
     other = [value for value in np.unique(exposures).tolist() if not same_exposure(value, dark)]
     if other:
         raise WrongParameters(
@@ -402,15 +407,70 @@ def _make_master(
             attributes["gain"] = float(combined.job.entries[0]["gain"])
         else:
             attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
-    layout.write_product(setup.path, group, "calibration", arrays, attributes)
+    setup.store.master(group).write(arrays, attributes)
     progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
+
+
+def make_dataset(
+    calibration: Calibration, instrument: Instrument, key: str, exposure_time: float | None = None
+) -> xr.Dataset:
+    """Masters of a camera key as a dataset, made as those of a store are.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Frames of one or more kinds.
+    instrument : Instrument
+        What their headers mean.
+    key : str
+        Camera key.
+    exposure_time : float, optional
+        Of the frames to be corrected, seconds; by default that of the first dark.
+
+    Raises
+    ------
+    CalibrationError, WrongParameters
+        When the frames do not fit the camera or each other.
+    """
+    tables = [found.table[found.table["camera"] == key.partition(":")[0]] for found in calibration.frames.values()]
+    if not all(map(len, tables)):
+        raise CalibrationError(f"calibration frames of {key} are needed, found none of its camera")
+    first = tables[0].iloc[0]
+    detector = Detector(key, (int(first["ny"]), int(first["nx"])), int(first["binning"]))
+    if exposure_time is None:
+        darks = calibration.frames.get("dark")
+        exposure_time = (
+            float("nan") if darks is None else float(tables[calibration.kinds.index("dark")]["exposure_time"].iloc[0])
+        )
+    arrays: dict[str, Any] = {}
+    about: dict[str, Any] = {"key": key, "binning": detector.binning}
+    with tempfile.TemporaryDirectory() as scratch:
+        setup = Setup(Path(scratch), instrument, calibration=calibration)
+        store = Store.create(scratch, {})
+        for kind, group in calibration.groups(detector).items():
+            chosen = _choose(setup, kind, detector, exposure_time)
+            _make_master(setup, group, kind, detector, chosen, InProcess(), Silent())
+            arrays |= store.master(group).read_all()
+            if kind == "dark":
+                made = store.master(group).attributes
+                names = {
+                    "dark_exposure_time": "mean_exposure_time",
+                    "dark_gain": "gain",
+                    "dark_only_for": "exposure_time",
+                }
+                about |= {new: made[old] for new, old in names.items() if old in made}
+    variables = {
+        name: (("y", "x"), values, schema.variable("calibration", name).all_attributes())
+        for name, values in arrays.items()
+    }
+    return xr.Dataset(variables, attrs=about)
 
 
 def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame) -> MasterJob:
     """What the tasks of one master need."""
     assert setup.calibration is not None
     before = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
-    reader = setup.calibration.reader(setup.path, detector, before) if before else None
+    reader = setup.calibration.reader(setup.store, detector, before) if before else None
     steps = replace(setup.steps(detector.shape, detector.binning), masters=reader, image_filter=None)
     return MasterJob(kind, steps, entries_of(table))
 
@@ -426,4 +486,4 @@ def _variances(setup: Setup, kind: Kind, detector: Detector) -> dict[str, np.nda
     assert setup.calibration is not None
     before: Sequence[Kind] = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
     groups = setup.calibration.groups(detector)
-    return {f"{name}_variance": layout.read_array(setup.path, groups[name], f"{name}_variance") for name in before}
+    return {f"{name}_variance": setup.store.master(groups[name])[f"{name}_variance"] for name in before}
