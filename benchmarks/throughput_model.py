@@ -38,7 +38,6 @@ from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import quality
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import BlockSummary
@@ -108,7 +107,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     def measure_quality_again() -> None:
         for key in layout.keys(setup.path):
             for part in layout.parts(setup.path, key):
-                layout.remove_group(setup.path, quality.group_of(part))
+                part.quality.remove()
         driver.PASSES[-1].finish(run)
 
     spent["headers"] = _spend(running, read_headers)

@@ -15,13 +15,14 @@ from opticam_dask.api.analysis import Analyzer
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import products
 from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
-from opticam_dask.lightcurves import conversions, differential
+from opticam_dask.lightcurves import conversions, differential, targets
 from opticam_dask.lightcurves.camera_matching import match_cameras
+from opticam_dask.lightcurves.targets import Target
 from opticam_dask.locations import location
 from opticam_dask.store import ownership
 from opticam_dask.store.store import Store
 
-Comparisons = int | Sequence[int] | Literal["auto"]
+Comparisons = Target | Sequence[Target] | Literal["auto"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class DifferentialPhotometer:
     def get_relative_light_curve(
         self,
         filter_name: str,
-        target: int,
+        target: Target,
         comparisons: Comparisons,
         phot_label: str = "aperture",
         prefix: str | None = None,
@@ -141,10 +142,10 @@ class DifferentialPhotometer:
         ----------
         filter_name : str
             Camera key (``1:g``), or filter (``g``, ``g-band``) where one camera has it.
-        target : int
-            Number of the source in the catalogue of this camera.
-        comparisons : int or sequence of int or "auto"
-            Ids of the comparison sources; ``"auto"`` chooses them.
+        target : int, str, (float, float) or SkyCoord
+            Number of the source in the catalogue of this camera, name, or RA and Dec (ICRS, degrees).
+        comparisons : the same, a sequence of them, or "auto"
+            The comparison sources; ``"auto"`` chooses them.
         phot_label : str
             Photometry label.
         prefix : str, optional
@@ -168,7 +169,7 @@ class DifferentialPhotometer:
             When there is no such filter, label or source; the message names those there are.
         """
         key = self._key_of(filter_name)
-        name = prefix or f"target_{target}"
+        name = prefix or f"target_{targets.label_of(target)}"
         first = differential.relative_light_curve(self.out_directory, key, target, comparisons, phot_label, **options)
         curves = {key: first}
         if match_other_cameras:

@@ -68,7 +68,7 @@ def stored_setup(out_directory: str | Path) -> Setup:
     attributes = Store.open(out_directory).attributes
     setup = Setup(
         location(out_directory),
-        _stored_instrument(attributes),
+        stored_instrument(attributes),
         driver.stored_parameters(out_directory),
         calibration=Calibration.from_record(json.loads(attributes["parameters"])),
     )
@@ -85,7 +85,8 @@ def stored_setup(out_directory: str | Path) -> Setup:
     return setup
 
 
-def _stored_instrument(attributes: dict[str, Any]) -> Instrument:
+def stored_instrument(attributes: dict[str, Any]) -> Instrument:
+    """Instrument that a store was made with, from the attributes of its root."""
     definition = attributes.get("instrument_definition")
     usual = OPTICAM_MX()
     if definition is None or definition == json.loads(json.dumps(usual.to_dict())):

@@ -46,6 +46,10 @@ def _reduce(
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
+    if getattr(options, "sky_catalog", None) or getattr(options, "wcs", None):
+        from opticam_dask.cli.sky import find_by_files  # half a second of astropy: not for every reduction
+
+        find_by_files(options)
     for line in status.describe_reduction(options.out, n_problems=5):
         Console(prefix="").tell(line)
     return DONE

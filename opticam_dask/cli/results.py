@@ -15,7 +15,7 @@ from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports
+from opticam_dask.lightcurves import differential, exports, targets
 from opticam_dask.store.store import Store
 
 
@@ -26,7 +26,7 @@ def lightcurve(options: argparse.Namespace) -> int:
     keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
-    prefix = options.prefix or f"target_{options.target}"
+    prefix = options.prefix or f"target_{targets.label_of(options.target)}"
     is_auto = "auto" in options.comparisons
     if is_auto and len(options.comparisons) > 1:
         raise UsageError("--comparisons takes source numbers or auto, not both")
@@ -57,7 +57,10 @@ def lightcurve(options: argparse.Namespace) -> int:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
-    how = {name: getattr(options, name) for name in ("radius", "weighting", "detrend", "detrend_without", "outliers")}
+    how = {
+        name: getattr(options, name)
+        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
+    }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
         for key in keys

@@ -18,6 +18,7 @@ _MODULES = {
     **dict.fromkeys(("reduce", "watch"), "reductions"),
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "remove"), "stores"),
+    "sky": "sky",
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 

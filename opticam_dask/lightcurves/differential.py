@@ -15,8 +15,9 @@ from scipy.stats import chi2
 from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -43,11 +44,12 @@ _OFTEN = 0.9
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
-    target: int,
-    comparisons: int | Sequence[int] | Literal["auto"],
+    target: Target,
+    comparisons: Target | Sequence[Target] | Literal["auto"],
     label: str = "aperture",
     *,
     radius: float | None = None,
+    target_radius: float = targets.RADIUS,
     weighting: ensemble.Weighting = "sum",
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
@@ -61,15 +63,17 @@ def relative_light_curve(
         Output directory of a reduction.
     key : str
         Camera key such as ``1:g``.
-    target : int
-        Number of the target in the catalogue.
-    comparisons : int or sequence of int or "auto"
-        Numbers of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are seldom
-        flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
+    target : int, str, (float, float) or SkyCoord
+        Number of the target in the catalogue, name, or RA and Dec. Places are ICRS, in degrees or as sexagesimal text.
+    comparisons : the same, a sequence of them, or "auto"
+        Numbers or names of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are
+        seldom flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
+    target_radius : float
+        The source must be within this of the place, in arcseconds.
     weighting : {"sum", "optimal"}
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
@@ -102,13 +106,22 @@ def relative_light_curve(
     curves = results.light_curves(out_directory, key, label, radius=radius)
     return compute_relative(
         curves,
-        target,
-        comparisons,
+        targets.source_number(out_directory, key, target, target_radius),
+        _numbers(out_directory, key, comparisons, target_radius),
         weighting,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
     )
+
+
+def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: float) -> Any:
+    """Numbers of the comparison sources; ``"auto"`` stays."""
+    if isinstance(comparisons, str) and comparisons == "auto":
+        return comparisons
+    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
+    given = [comparisons] if is_one else list(comparisons)
+    return [targets.source_number(out_directory, key, one, radius) for one in given]
 
 
 def compute_relative(

@@ -48,6 +48,10 @@ def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
     camera.catalog.write(found.arrays, attributes | provenance)
+    # half a second of astropy: once a camera, never on a worker
+    from opticam_dask.passes.sky_search import take_from_header
+
+    take_from_header(setup.path, camera.key, setup.instrument, progress.tell)
 
 
 def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:

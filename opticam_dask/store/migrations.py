@@ -91,7 +91,12 @@ MIGRATIONS: dict[str, Migration] = {
         _to_1_3,
         "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
     ),
-    "1.3": Migration("1.4", _to_1_4, "the change of the form of stars over each frame is there, without values"),
+    "1.3": Migration(
+        "1.4",
+        _to_1_4,
+        "the change of the form of stars over each frame is there, without values; a catalogue may hold coordinates on "
+        "the sky (opticam-dask sky finds them)",
+    ),
 }
 
 

@@ -111,7 +111,7 @@ def test_match_cameras__unlike_fields_are_refused(reduced, tmp_path):
     Reducer(tmp_path / "out", frames, client="none", show_plots=False, verbose=False).create_catalogs()
     with pytest.raises(ValueError, match=r"catalogues of 1:g \(8 sources\) and 2:r \(8\) cannot be matched"):
         match_cameras(tmp_path / "out", "1:g", "2:r")
-    with pytest.raises(ValueError, match=r"there is no such key: '3:z'; .* has 1:g, 2:r, 3:i"):
+    with pytest.raises(ValueError, match=r"there is no such key: '3:z' in .*; it has 1:g, 2:r, 3:i"):
         match_cameras(reduced, "1:g", "3:z")
 
 
