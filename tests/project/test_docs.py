@@ -80,7 +80,7 @@ def test_module_map__has_every_module_with_its_charter(generate):
 
 
 def test_module_map__knows_what_is_imported(generate):
-    assert "schema" in generate.imports("store.layout")
+    assert "schema" in generate.imports("store.camera")
     assert {"pipeline.driver", "cluster.executors"} <= generate.imports("api.reducer")
     assert generate.imports("text") == set()
 
