@@ -16,7 +16,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources import growth, noise
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 FRAMES = 8
 
@@ -271,8 +271,8 @@ def test_annulus_radii__from_the_record_of_a_photometer():
 
 def test_plot_background_meshes__images_are_the_stored_meshes(reduced, kept):
     diagnostics.plot_background_meshes(reduced.out_directory)
-    path, part, index = diagnostics._reference(reduced.out_directory, "1:g")
-    mesh = layout.read_array(path, f"{part.group}/background", "background_mesh", index, index + 1)[0]
+    part, index = diagnostics._reference(Store.open(reduced.out_directory).camera("1:g"))
+    mesh = part.background.read("background_mesh", index, index + 1)[0]
     np.testing.assert_array_equal(kept["background_meshes.pdf"].axes[1].images[0].get_array(), mesh)
 
 
