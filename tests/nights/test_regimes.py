@@ -18,7 +18,6 @@ NOT_YET = {
     "pairs at 1.2 FWHM": "frames do not tell the stars of half of the field apart, so that their seeing is too wide",
     "pairs at 2 FWHM": "errors of PSF fluxes are too small by a third",
     "FWHM 1.2": "pixels as wide as the stars: errors are too small by half",
-    "defocus, 15 pixels": "rings are no sum of functions with their peak in the middle, and their widths jump",
 }
 
 
