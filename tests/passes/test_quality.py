@@ -324,7 +324,7 @@ def test_product__each_chunk_is_read_once(reduced, monkeypatch):
         lambda array, chunk: read.append((array.directory, chunk)) or content(array, chunk),
     )
     (part,) = layout.parts(path, "1:g")
-    found = measure_quality(path, part, OPTICAM_MX(), "aperture")
+    found = measure_quality(part, OPTICAM_MX(), "aperture")
     assert len(read) == len(set(read))
     assert sum(directory.endswith("/aperture/flux") for directory, _ in read) == part.n_blocks
     for name, values in found.arrays.items():
@@ -334,9 +334,9 @@ def test_product__each_chunk_is_read_once(reduced, monkeypatch):
 def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypatch):
     _, path, _ = reduced
     (part,) = layout.parts(path, "1:g")
-    whole = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
+    whole = measure_quality(part, OPTICAM_MX(), "aperture").arrays
     monkeypatch.setattr(quality_of_nights, "_CELLS", part.n_frames * _n_sources(path, part) // 2)
-    some = measure_quality(path, part, OPTICAM_MX(), "aperture").arrays
+    some = measure_quality(part, OPTICAM_MX(), "aperture").arrays
     assert not np.array_equal(some["transparency"], whole["transparency"])
     assert np.all(np.abs(some["transparency"] - whole["transparency"]) < 0.5 * whole["transparency_err"])
     np.testing.assert_array_equal(some["flags"], whole["flags"])
