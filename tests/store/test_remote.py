@@ -375,7 +375,7 @@ def test_block__of_arrays_that_are_open_only_chunks_are_asked_for(bucket, reques
         return len(lines) - len(others)
 
     assert chunks_asked_for(layout.read_manifest) == len(schema.MANIFEST) == 15
-    assert chunks_asked_for(layout.read_results) == 17
+    assert chunks_asked_for(layout.read_results) == 18
 
 
 def test_store__all_threads_have_one_client(bucket):
