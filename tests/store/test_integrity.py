@@ -338,6 +338,7 @@ def test_prepare__tells_other_versions(data, path):
     setup = driver.Setup(path.parent, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=3))
     progress = type("Notes", (driver.Silent,), {"tell": lambda self, line: notes.append(line)})()
     driver.prepare(setup, scan(find_files(data), setup.instrument), progress)
+    notes = [line for line in notes if not line.startswith("NumPy kernels")]  # where there is no compiler
     assert len(notes) == 1
     assert f'packages.numpy: "1.0.0" before, "{np.__version__}" now' in notes[0]
 
