@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 from opticam_dask.passes.sky_solution import NoSolution, from_stars
-from tests.sky_fields import SHAPE, make_field
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from sky_fields import SHAPE, make_field  # noqa: E402 - found by the line above
 
 
 def main(n_fields: int = 1000) -> int:

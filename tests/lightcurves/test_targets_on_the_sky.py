@@ -9,12 +9,12 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_frames, write_frame
 
 import opticam_dask as opticam
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.lightcurves.targets import source_number
-from tests.small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_frames, write_frame
 
 CENTRE, SCALE = (52.5, 20.0), 0.8
 #: The field is turned by 30 degrees and mirrored.

@@ -15,13 +15,11 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time
 from astropy.wcs import WCS, Sip
+from sky_fields import SHAPE, SkyField, make_field
 
 from opticam_dask.frames import fits_files, sky_catalogs, sky_coordinates
 from opticam_dask.passes import sky_solution
 from opticam_dask.passes.sky_solution import NoSolution
-from tests.sky_fields import SHAPE, SkyField, make_field
-
-ODDITIES = Path("/work/shared/data/oddities")
 
 
 def solve(field: SkyField) -> sky_solution.SkySolution:
@@ -213,16 +211,15 @@ def test_placeholders_are_no_coordinates(changed: dict[str, object]) -> None:
     assert sky_coordinates.wcs_of_header(plain | changed) is None
 
 
-@pytest.mark.skipif(not ODDITIES.is_dir(), reason="the real frames are not here")
 @pytest.mark.parametrize("name", ["panoptes_solved.fits.fz"])
-def test_a_real_frame_is_found_where_its_header_says(name: str) -> None:
+def test_a_real_frame_is_found_where_its_header_says(real_data: Path, name: str) -> None:
     """Detections of a frame of 2 degrees, put on the sky by its header, are found again without the header."""
     import sep
 
-    header = fits_files.read_header(ODDITIES / name)
+    header = fits_files.read_header(real_data / "oddities" / name)
     wcs = sky_coordinates.wcs_of_header(header.values)
     assert wcs is not None
-    pixels = fits.getdata(ODDITIES / name).astype(np.float64)
+    pixels = fits.getdata(real_data / "oddities" / name).astype(np.float64)
     # cells of the colour filter are averaged
     ny, nx = (size // 2 * 2 for size in pixels.shape)
     pixels = np.ascontiguousarray(pixels[:ny, :nx].reshape(ny // 2, 2, nx // 2, 2).mean(axis=(1, 3)))
