@@ -11,7 +11,7 @@ import numpy as np
 from opticam_dask.passes.sky_solution import NoSolution, from_stars
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from sky_fields import SHAPE, make_field  # noqa: E402 - found by the line above
+from sky_fields import SHAPE, make_field
 
 
 def main(n_fields: int = 1000) -> int:
