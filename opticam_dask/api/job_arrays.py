@@ -20,7 +20,7 @@ from opticam_dask.api.planned_run import LAST_PASS, PlannedPart, PlannedRun, Sta
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess
-from opticam_dask.display import diagnostics, products
+from opticam_dask.display import products, source_noise
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
@@ -324,7 +324,7 @@ def _write_products(out: Path, labels: Sequence[str], executor: Executor, progre
     for label in labels:
         written.append(light_curve_files.write_light_curves(out, label, executor, progress))
         if layout.measured_keys(layout.store_path(out), label):
-            written += diagnostics.plot_rms_vs_flux(out, label=label)
+            written += source_noise.plot_rms_vs_flux(out, label=label)
     return [file for file in written if file is not None]
 
 

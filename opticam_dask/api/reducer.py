@@ -17,7 +17,7 @@ from opticam_dask.api.session import Session
 from opticam_dask.cluster import executors
 from opticam_dask.cluster.executors import Client, Connection
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import diagnostics, products
+from opticam_dask.display import products, source_noise
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
@@ -380,7 +380,7 @@ class Reducer(Plots):
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
             if layout.measured_keys(setup.path, name):
-                self._plot(diagnostics.plot_rms_vs_flux, label=name)
+                self._plot(source_noise.plot_rms_vs_flux, label=name)
 
     def reduce(
         self,

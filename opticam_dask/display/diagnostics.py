@@ -17,12 +17,12 @@ import xarray as xr
 from opticam_dask import identities, locations
 from opticam_dask.display import plotting, products
 from opticam_dask.display.plotting import Figure, Picture
+from opticam_dask.display.source_noise import plot_noise, plot_rms_vs_flux, plot_snrs
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images import align
-from opticam_dask.kernels.sources import growth, moments, noise, photometry
-from opticam_dask.lightcurves import results
+from opticam_dask.kernels.sources import growth, moments, photometry
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
@@ -38,7 +38,6 @@ _GROWTH_REACH, _GROWTH_STEP = 4.0, 0.5
 _STAMP_REACH = 2.5
 #: Scatter of a normal distribution from its median absolute deviation.
 _MAD_TO_SIGMA = 1.4826
-_MODEL_FLUXES = 200
 
 
 def plot_growth_curves(
@@ -142,193 +141,6 @@ def _stamps(image: np.ndarray, catalogue: xr.Dataset, fwhm: float) -> dict[int, 
             **{"semimajor_sigma": major, "semiminor_sigma": minor, "orientation": np.degrees(theta)},
         }
     return stamps
-
-
-def plot_snrs(
-    out_directory: str | Path, label: str = "aperture", *, save: bool = True, show: bool = False
-) -> list[Path]:
-    """Write ``diag/<label>_snrs.pdf``: signal-to-noise ratio of every source.
-
-    Raises
-    ------
-    ValueError
-        When no camera has photometry of this label.
-    """
-    figure = plotting.plot_snrs(statistics_of_sources(out_directory, label))
-    return _keep(figure, out_directory, ("diag", f"{label}_snrs.pdf"), save, show)
-
-
-def plot_rms_vs_flux(
-    out_directory: str | Path, label: str = "aperture", *, save: bool = True, show: bool = False
-) -> list[Path]:
-    """Write ``diag/<label>_rms_vs_flux.pdf``: robust scatter of every source against its median flux.
-
-    Raises
-    ------
-    ValueError
-        When no camera has photometry of this label.
-    """
-    figure = plotting.plot_rms_vs_flux(statistics_of_sources(out_directory, label))
-    return _keep(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
-
-
-def plot_noise(
-    out_directory: str | Path, label: str = "aperture", *, save: bool = True, show: bool = False
-) -> list[Path]:
-    """Write ``diag/<label>_noise_characterisation.pdf``: measured scatter, and what theory says it is made of.
-
-    Raises
-    ------
-    ValueError
-        When no camera has photometry of this label, or it has no aperture whose noise could be computed.
-    """
-    statistics = statistics_of_sources(out_directory, label)
-    models = {key: noise_model(out_directory, key, label, one) for key, one in statistics.items()}
-    figure = plotting.plot_noise(statistics, models)
-    return _keep(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
-
-
-def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.Dataset) -> xr.Dataset:
-    """Noise of an aperture in a typical frame of a key, over the fluxes of its sources.
-
-    Parameters
-    ----------
-    out_directory : path
-        Output directory of a reduction.
-    key, label : str
-        Camera key and photometry label.
-    statistics : Dataset
-        As from :func:`source_statistics`.
-
-    Returns
-    -------
-    Dataset
-        Along ``flux`` (electrons, ascending): 1-sigma noise in electrons by component, and ``total``; see
-        :func:`~opticam_dask.kernels.sources.noise.noise_components`. Empty when no source has a flux.
-
-    Raises
-    ------
-    ValueError
-        When the photometry has no aperture whose noise could be computed.
-    """
-    path = layout.require_store(out_directory)
-    flux = statistics["median_flux"].to_numpy()
-    flux = flux[flux > 0]
-    if not len(flux):
-        return xr.Dataset(coords={"flux": np.empty(0)})
-    axes = _aperture_of(out_directory, key, label)
-    frames = _of_usual_exposure(path, key, products.frames_of(path, key, with_quality=True))
-    typical = {
-        name: _median(frames[name].to_numpy())
-        for name in ("background_rms", "dark_current", "exposure_time", "read_noise", "airmass")
-    }
-    definition = layout.read_attributes(path).get("instrument_definition") or {}
-    rebin = preparation.stored_parameters(out_directory).rebin_factor
-    n_pixels = float(np.pi * axes[0] * axes[1])
-    fluxes = np.geomspace(flux.min() / 1.5, flux.max() * 1.5, _MODEL_FLUXES)
-    dark = float(np.nan_to_num(typical["dark_current"] * typical["exposure_time"]))
-    read_noise = float(np.nan_to_num(typical["read_noise"]))
-    # the level of the sky may hold the bias of the detector; its scatter does not, but it holds dark and read-out
-    sky = np.nan_to_num(typical["background_rms"]) ** 2 - rebin**2 * (dark + read_noise**2)
-    parts = noise.noise_components(
-        fluxes,
-        n_pixels=n_pixels,
-        sky=float(sky),
-        dark=dark,
-        read_noise=read_noise,
-        n_read_pixels=n_pixels * rebin**2,
-        scintillation=_scintillation(definition, typical),
-    )
-    return xr.Dataset({name: ("flux", values) for name, values in parts.items()}, coords={"flux": fluxes})
-
-
-def _scintillation(definition: Mapping[str, Any], typical: Mapping[str, float]) -> float:
-    """Relative scatter by scintillation; 0 where telescope, exposure time or airmass are not known."""
-    diameter, exposure, airmass = definition.get("diameter"), typical["exposure_time"], typical["airmass"]
-    if not diameter or not exposure > 0 or not airmass >= 1:
-        return 0.0
-    relative = noise.scintillation_noise(
-        diameter=float(diameter),
-        exposure_time=exposure,
-        airmass=airmass,
-        height=float(definition.get("height") or 0.0),
-        coefficient=float(definition.get("scintillation_coefficient", 1.5)),
-    )
-    return float(relative)
-
-
-def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr.Dataset]:
-    """Median flux, robust scatter and median error of every source, by camera key.
-
-    Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
-    """
-    path = layout.require_store(out_directory)
-    keys = layout.measured_keys(path, label)
-    if not keys:
-        known = sorted(
-            {name for key in layout.keys(path) for part in layout.parts(path, key)
-             for name in layout.photometry_labels(path, part)}
-        )  # fmt: skip
-        raise ValueError(f"no photometry {label!r} in {out_directory}; it has {', '.join(known) or 'none'}")
-    names = ("flux", "flux_err")
-    return {
-        key: xr.concat(
-            [
-                source_statistics(_of_usual_exposure(path, key, group))
-                for group in results.source_groups(out_directory, key, label, names)
-            ],
-            dim="source",
-        )
-        for key in keys
-    }
-
-
-def _of_usual_exposure(path: Path, key: str, dataset: xr.Dataset) -> xr.Dataset:
-    """Frames of a dataset with the exposure time that most frames of the camera have; ties to the shorter."""
-    frames = products.frames_of(path, key, names=("exposure_time",))
-    exposures, counts = np.unique(frames["exposure_time"].to_numpy(), return_counts=True)
-    if len(exposures) < 2:
-        return dataset
-    is_usual = frames["exposure_time"].to_numpy() == exposures[np.argmax(counts)]
-    return dataset.isel(frame=np.isin(dataset["mjd_utc"].to_numpy(), frames["mjd_utc"].to_numpy()[is_usual]))
-
-
-def source_statistics(curves: xr.Dataset) -> xr.Dataset:
-    """Median flux, robust scatter and median error of each source.
-
-    Parameters
-    ----------
-    curves : Dataset
-        flux, flux_err (frame, source) as from ``light_curves``; of several radii the first counts.
-
-    Returns
-    -------
-    Dataset
-        Along ``source``: median_flux, scatter (1.4826 times the median absolute deviation; NaN for fewer than three
-        measurements), median_error, in electrons; source_id.
-    """
-    if "radius" in curves.dims:
-        curves = curves.isel(radius=0)
-    columns: dict[str, list[float]] = {"median_flux": [], "scatter": [], "median_error": []}
-    for flux, error in zip(
-        curves["flux"].transpose("source", "frame").to_numpy(),
-        curves["flux_err"].transpose("source", "frame").to_numpy(),
-        strict=True,
-    ):
-        middle = _median(flux)
-        enough = np.count_nonzero(np.isfinite(flux)) >= 3
-        columns["median_flux"].append(middle)
-        columns["scatter"].append(_MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
-        columns["median_error"].append(_median(error))
-    return xr.Dataset(
-        {name: ("source", np.array(values, dtype=float)) for name, values in columns.items()},
-        coords={"source_id": ("source", curves["source_id"].to_numpy())},
-    )
-
-
-def _median(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def plot_apertures(
@@ -650,14 +462,6 @@ def _photometer_record(out_directory: str | Path, key: str, label: str) -> dict[
             # what was measured: a best aperture has been chosen there
             return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
     return None
-
-
-def _aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float, float, float]:
-    record = _photometer_record(out_directory, key, label)
-    axes = None if record is None else aperture_axes(record, _typical_fwhm(out_directory, key))
-    if axes is None:
-        raise ValueError(f"photometry {label!r} of {key} has no aperture whose noise could be computed")
-    return axes
 
 
 def _keep(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:

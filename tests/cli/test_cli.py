@@ -191,7 +191,7 @@ def test_reduce__configuration_file_and_options_before_it(good, tmp_path):
         (("reduce", "DATA", "--out", "OUT", "--rebin", "5", "--cluster", "none"), "rebin_factor must divide"),
         (("reduce", "DATA", "--out", "OUT", "--box-size", "500", "--cluster", "none"), "larger than a frame of 112"),
         (("reduce", "DATA", "--out", "OUT", "--reference-night", "1999-01-01", "--cluster", "none"), "1999-01-01"),
-        (("reduce", "DATA", "--out", "OUT", "--scale-limit", "0.5"), "scale_limit must be a factor above 1"),
+        (("reduce", "DATA", "--out", "OUT", "--scale-limit", "0.5"), "scale_limit must be greater than 1"),
         (("reduce", "DATA", "--out", "OUT", "--config", "nothing.toml"), "nothing.toml"),
         (("reduce", "DATA", "--out", "OUT", "--instrument", "nothing.json"), "nothing.json"),
         (("reduce", "DATA", "--out", "OUT", "--threshold", "high"), "invalid float"),

@@ -17,7 +17,7 @@ import held_runs
 import pytest
 
 from opticam_dask import cli
-from opticam_dask.cluster import cluster_settings, executors, job_queues
+from opticam_dask.cluster import cluster_settings, executors, job_queues, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS, ClusterSettings, resolve
 
 
@@ -216,24 +216,24 @@ def test_job_script__options_of_the_cluster_are_not_of_its_jobs(tmp_path):
     options = {"scheduler-options": {"port": 8700}, "shared-temp-directory": str(tmp_path), "python": "/own/python"}
     with _profiles(slurm={"n-workers": 1, "options": options}):
         settings = resolve("slurm")
-        assert "/own/python -m" in job_queues.job_script(settings, tmp_path / "logs")
+        assert "/own/python -m" in job_scripts.job_script(settings, tmp_path / "logs")
         queue = job_queues.JobQueue(settings, log_directory=tmp_path / "logs")
     assert queue._of_cluster == {
         "scheduler_options": {"dashboard_address": ":0", "port": 8700},
         "shared_temp_directory": str(tmp_path),
     }
     with pytest.raises(ValueError, match="scheduler-options must hold settings such as interface and port, got 8700"):
-        job_queues.cluster_arguments(ClusterSettings("slurm", options={"scheduler-options": 8700}))
+        job_scripts.cluster_arguments(ClusterSettings("slurm", options={"scheduler-options": 8700}))
 
 
 def test_job_script__a_lifetime_of_the_user_wins(tmp_path):
     settings = ClusterSettings("slurm", walltime="01:00:00", options={"worker-extra-args": ["--lifetime=30m"]})
-    assert job_queues.job_script(settings, tmp_path).count("--lifetime") == 1
+    assert job_scripts.job_script(settings, tmp_path).count("--lifetime") == 1
 
 
 def test_job_script__blanks_in_the_name_of_the_output_directory(tmp_path):
     logs = tmp_path / "my night" / "jobs"
-    lines = job_queues.job_script(ClusterSettings("slurm", job_extra=("-o x y",)), logs).splitlines()
+    lines = job_scripts.job_script(ClusterSettings("slurm", job_extra=("-o x y",)), logs).splitlines()
     assert f'#SBATCH -o "{logs}/opticam-dask-%J.out"' in lines
     assert f'#SBATCH -e "{logs}/opticam-dask-%J.err"' in lines
     assert "#SBATCH -o x y" in lines
@@ -265,7 +265,7 @@ def test_submit_inside__reads_what_differs_and_keeps_settings_of_the_user(sbatch
     own = "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true"
     inside = {"job-extra": "--exclusive", "walltime": "24:00:00"}
     with _profiles(slurm={"n-workers": 4, "options": {"job-script-prologue": [own]}, "inside": inside}):
-        job_queues.submit_inside(resolve("slurm"), ["true"], tmp_path / "logs")
+        job_scripts.submit_inside(resolve("slurm"), ["true"], tmp_path / "logs")
     lines = sbatch.read_text().splitlines()
     assert "#SBATCH --exclusive" in lines
     assert "#SBATCH -t 24:00:00" in lines

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.special import erf
 
 from opticam_dask import Reducer, cli, simulate_observations
-from opticam_dask.display import diagnostics, plotting
+from opticam_dask.display import diagnostics, plotting, source_noise
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources import growth, noise
 from opticam_dask.lightcurves import results
@@ -145,7 +145,7 @@ def test_source_statistics__robust_scatter_and_medians():
         {"flux": (("frame", "source"), flux), "flux_err": (("frame", "source"), np.full_like(flux, 20.0))},
         coords={"source_id": ("source", [7, 9])},
     )
-    found = diagnostics.source_statistics(curves)
+    found = source_noise.source_statistics(curves)
     assert found["source_id"].to_numpy().tolist() == [7, 9]
     assert float(found["median_flux"][0]) == pytest.approx(1000.0, rel=0.005)
     assert float(found["scatter"][0]) == pytest.approx(20.0, rel=0.1)
@@ -203,8 +203,8 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
 
 
 def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
-    curves = diagnostics.statistics_of_sources(reduced.out_directory, "aperture")["1:g"]
-    model = diagnostics.noise_model(reduced.out_directory, "1:g", "aperture", curves)
+    curves = source_noise.statistics_of_sources(reduced.out_directory, "aperture")["1:g"]
+    model = source_noise.noise_model(reduced.out_directory, "1:g", "aperture", curves)
     area = np.pi * diagnostics._typical_fwhm(reduced.out_directory, "1:g") ** 2
     # 200 electrons of sky, whatever the bias; read-out of the header is that of the instrument
     np.testing.assert_allclose(model["sky"], np.sqrt(200.0 * area), rtol=0.03)
@@ -217,7 +217,7 @@ def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
 
 
 def test_plot_rms_vs_flux__points_are_the_statistics(reduced, kept):
-    diagnostics.plot_rms_vs_flux(reduced.out_directory)
+    source_noise.plot_rms_vs_flux(reduced.out_directory)
     drawn = np.concatenate([line.get_xydata() for line in kept["aperture_rms_vs_flux.pdf"].axes[0].lines])
     flux = results.light_curves(reduced.out_directory, "1:g")["flux"].to_numpy()
     for values in flux.T:
@@ -242,7 +242,7 @@ def test_plot_rms_vs_flux__numbers_the_variable_source_alone(tmp_path):
 
 
 def test_plot_snrs__bars_are_flux_over_error(reduced, kept):
-    diagnostics.plot_snrs(reduced.out_directory)
+    source_noise.plot_snrs(reduced.out_directory)
     axes = kept["aperture_snrs.pdf"].axes
     assert len(axes) == 2
     curves = results.light_curves(reduced.out_directory, "1:g")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from opticam_dask.display import diagnostics
+from opticam_dask.display import source_noise
 from opticam_dask.display.report.records import Count, Curves, RelativeCurve, Statistics
 from opticam_dask.display.report.thinning import Clock, Column, clock_of, column_of, frames_per_point, joined
 from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
@@ -207,7 +207,7 @@ def statistics(out_directory: str | Path, path: Path, parts: Mapping[str, list[P
 def _statistics_of(out_directory: str | Path, path: Path, key: str, label: str, parts: list[Part]) -> Statistics:
     sample = _sample(path, label, parts)
     numbers = sample["source_id"].to_numpy()
-    one = diagnostics.source_statistics(sample)
+    one = source_noise.source_statistics(sample)
     flags = sample["flags"].to_numpy()
     model, why = _model(out_directory, key, label, one)
     measured = flags != 0
@@ -236,7 +236,7 @@ def _statistics_of(out_directory: str | Path, path: Path, key: str, label: str, 
 def _model(out_directory: str | Path, key: str, label: str, found: xr.Dataset) -> tuple[dict[str, np.ndarray], str]:
     """Noise over flux, component by component; empty, and why, where it cannot be computed."""
     try:
-        model = diagnostics.noise_model(out_directory, key, label, found)
+        model = source_noise.noise_model(out_directory, key, label, found)
     except ValueError as error:
         return {}, str(error)
     if not model.sizes["flux"]:
