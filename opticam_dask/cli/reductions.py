@@ -31,7 +31,7 @@ def reduce(options: argparse.Namespace) -> int:
     """Reduce frames to catalogues and light curves."""
     parameters = given.parameters(options)
     photometers = given.photometers(options)
-    if options.inside and not os.environ.get(job_queues.INSIDE):
+    if options.inside and not os.environ.get(job_scripts.INSIDE):
         return _submit_inside(options)
     with given.session(options, given.connect(options, options.out)) as session:
         return _reduce(options, session, parameters, photometers)
@@ -88,7 +88,7 @@ def watch(options: argparse.Namespace) -> int:
     for place in (options.out, *options.data):
         locations.require_local(place, "watch")
     parameters = given.parameters(options)
-    if options.inside and not os.environ.get(job_queues.INSIDE):
+    if options.inside and not os.environ.get(job_scripts.INSIDE):
         return _submit_inside(options)
     instrument = given.instrument(options)
     setup = Setup(

@@ -8,11 +8,8 @@ replaced, jobs that wait say for what, and workers retire before their walltime.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
-import re
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,14 +19,13 @@ from typing import Any
 import dask
 import distributed
 from distributed.core import Status
-from distributed.deploy.spec import ProcessInterface
 
 from opticam_dask.cluster.cluster_settings import (
     SYSTEMS,
     ClusterError,
     ClusterSettings,
 )
-from opticam_dask.cluster.job_scripts import _MEMORY_LEFT, cluster_arguments, job_arguments
+from opticam_dask.cluster.job_scripts import cluster_arguments, job_arguments, job_class, jobqueue_package, last_reason
 
 logger = logging.getLogger(__name__)
 
@@ -62,77 +58,12 @@ _LOOK, _SUBMIT = 10.0, 300.0
 #: Seconds before a refused submission is tried again, at most; at first those between looks.
 _LONGEST_PAUSE = 300.0
 
-#: Set in the job that runs the scheduler.
-INSIDE = "OPTICAM_DASK_INSIDE"
-
-
-def _package() -> Any:
-    """dask_jobqueue; its import replaces what Ctrl-C does, which is put back.
-
-    Raises
-    ------
-    ClusterError
-        When it is not installed, or was to be imported first in a thread.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        return importlib.import_module("dask_jobqueue")
-    except ImportError as error:
-        raise ClusterError(
-            "batch systems need the package dask-jobqueue, which is not installed: pip install 'opticam-dask[hpc]'"
-        ) from error
-    except ValueError as error:
-        raise ClusterError("dask_jobqueue can only be imported in the main thread: import it there first") from error
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
-
-
-def _job_class(system: str) -> Any:
-    """Job of dask-jobqueue that keeps what its submission was refused with, and says when it is closed."""
-    base: Any = getattr(_package(), f"{SYSTEMS[system]}Cluster").job_cls
-
-    class Job(base):
-        error: Exception | None = None
-
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except (RuntimeError, OSError, ValueError) as error:
-                # raised here it would only be logged, and the cluster could not be closed any more
-                self.error = error
-                await ProcessInterface.start(self)
-
-        async def close(self) -> None:
-            await super().close()
-            self.status = Status.closed
-
-        def job_script(self) -> str:
-            script: str = super().job_script()
-            return _with_quoted_logs(script, str(self.log_directory)) if system == "slurm" else script
-
-        @property
-        def worker_process_memory(self) -> str:
-            share = self.worker_memory / self.worker_processes
-            return f"{int(max(share / 2, share - _MEMORY_LEFT)) // 2**20}MiB"
-
-    Job.__name__ = Job.__qualname__ = base.__name__
-    return Job
-
-
-def _with_quoted_logs(script: str, directory: str) -> str:
-    """A job script for SLURM whose output may go to a directory with blanks in its name."""
-    if not re.search(r"\s", directory):
-        return script
-    return re.sub(rf"^(#SBATCH -[eo] )({re.escape(directory)}/.*)$", r'\1"\2"', script, flags=re.MULTILINE)
-
 
 def _cluster_class(system: str) -> Any:
-    base: Any = getattr(_package(), f"{SYSTEMS[system]}Cluster")
+    base: Any = getattr(jobqueue_package(), f"{SYSTEMS[system]}Cluster")
 
     class Cluster(base):
-        job_cls = _job_class(system)
+        job_cls = job_class(system)
 
         def new_worker_spec(self) -> dict[str, Any]:
             """A name is never used twice, so that it tells the job."""
@@ -171,7 +102,7 @@ class JobQueue:
             raise ValueError(f"{settings.cluster} needs a number of workers: --workers N, or --adapt MIN:MAX")
         self.settings, self._tell = settings, tell
         self._title = SYSTEMS[settings.cluster]
-        _package()
+        jobqueue_package()
         self._arguments, self._of_cluster = job_arguments(settings, log_directory), cluster_arguments(settings)
         self._per_job = int(self._arguments["processes"])
         self._n_jobs = 0 if settings.adapt else -(-(settings.n_workers or 1) // self._per_job)
@@ -253,7 +184,7 @@ class JobQueue:
         jobs = list(self._cluster.workers.values())
         refused = [job for job in jobs if job.error is not None]
         if refused and len(refused) == len(jobs):
-            raise ClusterError(f"{self._title} refused the jobs: {_reason(refused[0].error)}")
+            raise ClusterError(f"{self._title} refused the jobs: {last_reason(refused[0].error)}")
         self._tell(
             f"{self._title}: {_count(len(jobs) - len(refused), 'job')} of {_count(self._per_job, 'worker')} submitted."
         )
@@ -297,7 +228,7 @@ class JobQueue:
                 ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%A|%T|%r"]
             )
         except (RuntimeError, OSError) as error:
-            logger.warning("squeue failed: %s", _reason(error))
+            logger.warning("squeue failed: %s", last_reason(error))
             return None
         rows = (line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
         return {number: (state, reason) for number, state, reason in rows}
@@ -336,11 +267,11 @@ class JobQueue:
             return
         job.is_told = True
         if not self._seen and not self._ids:
-            self._error = ClusterError(f"{self._title} refused the jobs: {_reason(job.error)}")
+            self._error = ClusterError(f"{self._title} refused the jobs: {last_reason(job.error)}")
             return
         if now >= self._not_before:
             self._wait(now)
-            self._tell(f"{self._title} refused a job: {_reason(job.error)}; another try in {self._pause:.0f} s.")
+            self._tell(f"{self._title} refused a job: {last_reason(job.error)}; another try in {self._pause:.0f} s.")
 
     def _wait(self, now: float) -> None:
         self._not_before = now + self._pause
@@ -409,16 +340,6 @@ def _job_of(worker: Any) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _reason(error: Exception | None) -> str:
-    """What a command of the batch system said, in one line."""
-    if isinstance(error, FileNotFoundError):
-        return f"the command {error.filename} is not there; this machine does not belong to such a cluster"
-    text = str(error)
-    said = text.partition("stderr:\n")[2] or text
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return " ".join(lines) or text.strip() or "it gave no reason"
 
 
 def _last_line(log: Path) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
+import re
 import shlex
+import signal
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import dask
+from distributed.core import Status
+from distributed.deploy.spec import ProcessInterface
 
 from opticam_dask.cluster.cluster_settings import (
     MEMORY_ENVIRONMENT,
@@ -28,7 +34,6 @@ from opticam_dask.cluster.cluster_settings import (
 )
 
 logger = logging.getLogger(__name__)
-from opticam_dask.cluster.job_queues import INSIDE, _job_class, _package, _reason
 
 #: Memory of one worker where nobody said, and what of it is left to the nanny and to a rescue beside the worker.
 _MEMORY_PER_WORKER, _MEMORY_LEFT = "4GiB", 768 * 2**20
@@ -41,6 +46,71 @@ _ACCOUNT = {"slurm": "account", "pbs": "account", "lsf": "project", "sge": "proj
 
 #: What the job of the scheduler does without: settings that belong to workers.
 _OF_WORKERS = "export DASK_DISTRIBUTED__WORKER__MEMORY__"
+
+#: Set in the job that runs the scheduler.
+INSIDE = "OPTICAM_DASK_INSIDE"
+
+
+def jobqueue_package() -> Any:
+    """dask_jobqueue; its import replaces what Ctrl-C does, which is put back.
+
+    Raises
+    ------
+    ClusterError
+        When it is not installed, or was to be imported first in a thread.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return importlib.import_module("dask_jobqueue")
+    except ImportError as error:
+        raise ClusterError(
+            "batch systems need the package dask-jobqueue, which is not installed: pip install 'opticam-dask[hpc]'"
+        ) from error
+    except ValueError as error:
+        raise ClusterError("dask_jobqueue can only be imported in the main thread: import it there first") from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+
+
+def job_class(system: str) -> Any:
+    """Job of dask-jobqueue that keeps what its submission was refused with, and says when it is closed."""
+    base: Any = getattr(jobqueue_package(), f"{SYSTEMS[system]}Cluster").job_cls
+
+    class Job(base):
+        error: Exception | None = None
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, OSError, ValueError) as error:
+                # raised here it would only be logged, and the cluster could not be closed any more
+                self.error = error
+                await ProcessInterface.start(self)
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed
+
+        def job_script(self) -> str:
+            script: str = super().job_script()
+            return _with_quoted_logs(script, str(self.log_directory)) if system == "slurm" else script
+
+        @property
+        def worker_process_memory(self) -> str:
+            share = self.worker_memory / self.worker_processes
+            return f"{int(max(share / 2, share - _MEMORY_LEFT)) // 2**20}MiB"
+
+    Job.__name__ = Job.__qualname__ = base.__name__
+    return Job
+
+
+def _with_quoted_logs(script: str, directory: str) -> str:
+    """A job script for SLURM whose output may go to a directory with blanks in its name."""
+    if not re.search(r"\s", directory):
+        return script
+    return re.sub(rf"^(#SBATCH -[eo] )({re.escape(directory)}/.*)$", r'\1"\2"', script, flags=re.MULTILINE)
 
 
 def _configured(system: str, name: str) -> Any:
@@ -181,7 +251,7 @@ def _environment() -> list[str]:
 
 
 def _dummy_job(settings: ClusterSettings, arguments: Mapping[str, Any]) -> Any:
-    kind = _job_class(settings.cluster)
+    kind = job_class(settings.cluster)
     try:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
@@ -211,7 +281,7 @@ def job_script(settings: ClusterSettings, log_directory: str | Path | None = Non
     ------
     ClusterError, ValueError
     """
-    _package()
+    jobqueue_package()
     arguments = job_arguments(settings, log_directory)
     logs = Path(arguments["log_directory"])
     was_there = logs.exists()
@@ -246,7 +316,7 @@ def submit_inside(
     ClusterError
         When the batch system refuses it.
     """
-    _package()
+    jobqueue_package()
     differs: dict[str, Any] = {"cores": 1, "memory": _MEMORY_PER_WORKER, **settings.inside}
     arguments = job_arguments(replace(settings, **differs), log_directory)
     arguments["job_name"] = f"{arguments['job_name']}-run"
@@ -259,7 +329,7 @@ def submit_inside(
         job._command_template = "; ".join([*prologue, job._command_template])
     asyncio.run(job.start())
     if job.error is not None:
-        raise ClusterError(f"{SYSTEMS[settings.cluster]} refused the job: {_reason(job.error)}")
+        raise ClusterError(f"{SYSTEMS[settings.cluster]} refused the job: {last_reason(job.error)}")
     lines = [f"{SYSTEMS[settings.cluster]} job {job.job_id} runs this command and asks for its workers from within."]
     if settings.cluster == "slurm":
         log = Path(arguments["log_directory"]) / f"{arguments['job_name']}-{job.job_id}"
@@ -274,3 +344,13 @@ def submit_inside(
 def _command_line(command: Sequence[str]) -> str:
     # exec: the signals of the batch system reach the program, not a shell that waits for it
     return f"exec {shlex.join(command)}"
+
+
+def last_reason(error: Exception | None) -> str:
+    """What a command of the batch system said, in one line."""
+    if isinstance(error, FileNotFoundError):
+        return f"the command {error.filename} is not there; this machine does not belong to such a cluster"
+    text = str(error)
+    said = text.partition("stderr:\n")[2] or text
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return " ".join(lines) or text.strip() or "it gave no reason"

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema
-from opticam_dask.display import diagnostics
+from opticam_dask.display import plot_inputs
 from opticam_dask.flags import UNUSABLE, FrameFlag, QualityFlag, SourceFlag, flag_names
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.kernels.images import align, background
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.locations import location
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometers import AperturePhotometer
@@ -453,7 +454,7 @@ class CameraView:
     def _steps_of(self, part: layout.Part) -> FrameSteps:
         if part.night not in self._steps:
             cosmic_rays = preparation.stored_parameters(self.out_directory).remove_cosmic_rays
-            steps = diagnostics.display_steps(self.out_directory, part)
+            steps = plot_inputs.display_steps(self.out_directory, part)
             self._steps[part.night] = replace(steps, remove_cosmic_rays=cosmic_rays)
         return self._steps[part.night]
 
@@ -665,5 +666,5 @@ def shade_limits(image: np.ndarray) -> tuple[float, float, float]:
     if not len(some):
         return 0.0, 1.0, 10.0
     middle = float(np.median(some))
-    scatter = 1.4826 * float(np.median(np.abs(some - middle))) or float(np.std(some)) or 1.0
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(some - middle))) or float(np.std(some)) or 1.0
     return middle, scatter, max(float(np.percentile(image[np.isfinite(image)], 99.9)), middle + 10 * scatter)

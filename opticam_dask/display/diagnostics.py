@@ -5,9 +5,7 @@ Every function takes an output directory and needs no ``Reducer``; each returns 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +14,34 @@ import xarray as xr
 
 from opticam_dask import identities, locations
 from opticam_dask.display import plotting, products
-from opticam_dask.display.plotting import Figure, Picture
+from opticam_dask.display.plot_inputs import (
+    Targets,
+    aperture_axes,
+    catalogues_of,
+    chosen_sources,
+    display_steps,
+    evenly_spaced,
+    figure_name,
+    keep_figure,
+    photometer_record,
+    pixels_of,
+    reference_image,
+    stack_image,
+    typical_fwhm,
+)
+from opticam_dask.display.plotting import Picture
 from opticam_dask.display.source_noise import plot_noise, plot_rms_vs_flux, plot_snrs
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images import align
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import growth, moments, photometry
-from opticam_dask.passes.calibration import Calibration
-from opticam_dask.pipeline import preparation
-from opticam_dask.pipeline.reduction import Setup
-from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, load_image
+from opticam_dask.steps.frame_steps import entry_of, load_image
 from opticam_dask.store import layout
-
-#: Source ids by camera key, or the same ids for all of them; None is all sources.
-Targets = int | Sequence[int] | Mapping[str, int | Sequence[int]] | None
 
 #: Growth curves reach so many FWHM, in steps of at most this many pixels.
 _GROWTH_REACH, _GROWTH_STEP = 4.0, 0.5
 #: Stamps of profiles reach so many FWHM to each side.
 _STAMP_REACH = 2.5
-#: Scatter of a normal distribution from its median absolute deviation.
-_MAD_TO_SIGMA = 1.4826
 
 
 def plot_growth_curves(
@@ -67,29 +71,29 @@ def plot_growth_curves(
         When there is no catalogue, or no such source.
     """
     written = []
-    for key, catalogue in _catalogues(out_directory).items():
-        chosen = _chosen(key, catalogue, targets)
+    for key, catalogue in catalogues_of(out_directory).items():
+        chosen = chosen_sources(key, catalogue, targets)
         if len(chosen):
             figure = plotting.plot_growth_curves(
                 {key: _growth(out_directory, key, catalogue.isel(source=chosen), label)}
             )
-            written += _keep(
-                figure, out_directory, ("diag", "growth_curves", f"{_name(key)}_growth_curves.pdf"), save, show
+            written += keep_figure(
+                figure, out_directory, ("diag", "growth_curves", f"{figure_name(key)}_growth_curves.pdf"), save, show
             )
     return written
 
 
 def _growth(out_directory: str | Path, key: str, catalogue: xr.Dataset, label: str) -> xr.Dataset:
-    image = _stack(out_directory, key)
-    fwhm = _typical_fwhm(out_directory, key)
+    image = stack_image(out_directory, key)
+    fwhm = typical_fwhm(out_directory, key)
     reach = _GROWTH_REACH * fwhm
     radii = np.linspace(reach, 0.0, max(int(np.ceil(reach / _GROWTH_STEP)), 12), endpoint=False)[::-1]
     centre = float(np.nanmedian(image))
     # of a stack the scatter of the sky says how well a pixel is known; stars are few enough not to matter
-    spread = _MAD_TO_SIGMA * float(np.nanmedian(np.abs(image - centre)))
+    spread = MAD_TO_SIGMA * float(np.nanmedian(np.abs(image - centre)))
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     flux, error = growth.growth_curve(image, xy, radii, variance=spread**2)
-    record = _photometer_record(out_directory, key, label)
+    record = photometer_record(out_directory, key, label)
     axes = None if record is None else aperture_axes(record, fwhm)
     return xr.Dataset(
         {"flux": (("source", "radius"), flux), "flux_err": (("source", "radius"), error)},
@@ -107,12 +111,12 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
         When there is no catalogue.
     """
     written = []
-    for key, catalogue in _catalogues(out_directory).items():
+    for key, catalogue in catalogues_of(out_directory).items():
         if not catalogue.sizes["source"]:
             continue
-        stamps = _stamps(_stack(out_directory, key), catalogue, _typical_fwhm(out_directory, key))
+        stamps = _stamps(stack_image(out_directory, key), catalogue, typical_fwhm(out_directory, key))
         if save:
-            file = locations.file_in(out_directory, "psfs", f"{_name(key)}_psfs.pdf")
+            file = locations.file_in(out_directory, "psfs", f"{figure_name(key)}_psfs.pdf")
             with locations.replacing(file) as temporary:
                 plotting.save_pages(plotting.profile_pages(key, stamps), temporary)
             written.append(file)
@@ -176,19 +180,17 @@ def plot_apertures(
     """
     written = []
     label = label if photometer is None else photometer.label
-    for key, catalogue in _catalogues(out_directory).items():
-        chosen = _chosen(key, catalogue, targets)
+    for key, catalogue in catalogues_of(out_directory).items():
+        chosen = chosen_sources(key, catalogue, targets)
         if not len(chosen):
             continue
-        record = (
-            _photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)
-        )
+        record = photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)
         if record is None:
             raise ValueError(f"no photometry {label!r} of {key} in {out_directory}: run it first, or give a photometer")
         cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)
         figure = plotting.plot_apertures({key: cutouts})
-        written += _keep(
-            figure, out_directory, ("diag", "apertures", f"{_name(key)}_{label}_apertures.pdf"), save, show
+        written += keep_figure(
+            figure, out_directory, ("diag", "apertures", f"{figure_name(key)}_{label}_apertures.pdf"), save, show
         )
     return written
 
@@ -201,11 +203,11 @@ def _aperture_cutouts(
     record: Mapping[str, Any],
     label: str,
 ) -> list[dict[str, Any]]:
-    fwhm = _typical_fwhm(out_directory, key)
+    fwhm = typical_fwhm(out_directory, key)
     axes, rings = aperture_axes(record, fwhm), annulus_radii(record, fwhm)
     if axes is None:
         raise ValueError(f"photometry {label!r} has no aperture that could be drawn")
-    path, part, index = _reference(out_directory, key)
+    path, part, index = reference_image(out_directory, key)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])[chosen]
     if label in layout.photometry_labels(path, part):
         group = f"{part.group}/photometry/{label}"
@@ -224,28 +226,6 @@ def _aperture_cutouts(
             numbers, photometry.cut_out(image, x0, y0, size), xy, x0, y0, strict=True
         )
     ]  # fmt: skip
-
-
-def aperture_axes(record: Mapping[str, Any], fwhm: float) -> tuple[float, float, float] | None:
-    """Semi-axes (pixels) and angle (degrees) of the aperture of a photometer; None when it has none.
-
-    Parameters
-    ----------
-    record : mapping
-        Attributes of the photometer, as the store keeps them.
-    fwhm : float
-        Of the catalogue, in pixels: the radius when none is given.
-    """
-    if "radius" not in record and "semimajor_axis" not in record:
-        return None
-    if record.get("semimajor_axis") is not None:
-        return float(record["semimajor_axis"]), float(record["semiminor_axis"]), float(record["orientation"])
-    radius = record.get("radius")
-    unit = fwhm if radius is None or record.get("radius_unit", "pixel") != "pixel" else 1.0
-    radius = 1.0 if radius is None else radius
-    # of several radii the first is the one that all others are compared with
-    radius = unit * float(radius[0] if isinstance(radius, Sequence) else radius)
-    return radius, radius, 0.0
 
 
 def annulus_radii(record: Mapping[str, Any], fwhm: float) -> tuple[float, float] | None:
@@ -269,9 +249,9 @@ def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show
     path = layout.require_store(out_directory)
     panels = {}
     for key in layout.keys(path):
-        if not layout.has_product(path, f"{_name(key)}/reference"):
+        if not layout.has_product(path, f"{figure_name(key)}/reference"):
             continue
-        _, part, index = _reference(out_directory, key)
+        _, part, index = reference_image(out_directory, key)
         if part.mesh_shape is None:
             continue
         group = f"{part.group}/background"
@@ -286,7 +266,9 @@ def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show
         raise ValueError(
             f"{out_directory} has no sky mesh: it has no reference frame yet, or its background is a function of yours"
         )
-    return _keep(plotting.plot_background_meshes(panels), out_directory, ("diag", "background_meshes.pdf"), save, show)
+    return keep_figure(
+        plotting.plot_background_meshes(panels), out_directory, ("diag", "background_meshes.pdf"), save, show
+    )
 
 
 def plot_quality(out_directory: str | Path, *, save: bool = True, show: bool = False) -> list[Path]:
@@ -302,7 +284,7 @@ def plot_quality(out_directory: str | Path, *, save: bool = True, show: bool = F
     for key in layout.keys(path):
         if layout.parts(path, key):
             figure = plotting.plot_quality({key: products.frames_of(path, key, with_quality=True)})
-            written += _keep(figure, out_directory, ("diag", f"{_name(key)}_quality.pdf"), save, show)
+            written += keep_figure(figure, out_directory, ("diag", f"{figure_name(key)}_quality.pdf"), save, show)
     return written
 
 
@@ -332,8 +314,8 @@ def create_gifs(
     if max_frames < 0 or milliseconds <= 0:
         raise ValueError(f"max_frames must be at least 0 and milliseconds above 0, got {max_frames} and {milliseconds}")
     written = []
-    for key, catalogue in _catalogues(out_directory).items():
-        file = locations.file_in(out_directory, "cat", f"{_name(key)}_images.gif")
+    for key, catalogue in catalogues_of(out_directory).items():
+        file = locations.file_in(out_directory, "cat", f"{figure_name(key)}_images.gif")
         if overwrite or not file.exists():
             pictures = _pictures(out_directory, key, catalogue, max_frames)
             with locations.replacing(file) as temporary:
@@ -344,9 +326,9 @@ def create_gifs(
 
 def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int) -> Iterator[Picture]:
     """Read and yield the chosen frames of a key one by one, in time order within each part."""
-    path, reference, index = _reference(out_directory, key)
+    path, reference, index = reference_image(out_directory, key)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
-    radius = 2.0 * _typical_fwhm(out_directory, key)
+    radius = 2.0 * typical_fwhm(out_directory, key)
     parts = layout.parts(path, key)
     begins = np.cumsum([0, *(part.n_frames for part in parts)])
     at = next(int(begin) + index for part, begin in zip(parts, begins, strict=False) if part.night == reference.night)
@@ -364,115 +346,10 @@ def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_fr
             places = align.apply_transform(transforms[number], xy) if usable else np.full(xy.shape, np.nan)
             entry = entry_of(manifest, number)
             title = f"{key}  {Path(entry['file']).name}  ({state})"
-            yield Picture(_pixels(steps, entry), places, radius, title, state)
-
-
-def _pixels(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
-    """A frame to look at; empty where it cannot be read."""
-    try:
-        return load_image(steps, entry).electrons
-    except FrameProblem:
-        return np.full(steps.image_shape, np.nan)
-
-
-def evenly_spaced(n_frames: int, n_chosen: int, keep: int) -> np.ndarray:
-    """Indices of at most ``n_chosen`` of ``n_frames`` frames, evenly spaced, ``keep`` among them; 0 takes all."""
-    if n_chosen == 0 or n_chosen >= n_frames:
-        return np.arange(n_frames)
-    chosen = np.unique(np.linspace(0, n_frames - 1, n_chosen).round().astype(int))
-    chosen[np.argmin(np.abs(chosen - keep))] = keep
-    return chosen
+            yield Picture(pixels_of(steps, entry), places, radius, title, state)
 
 
 # ---------------------------------------------------------------- what the plots are made of
-
-
-def _catalogues(out_directory: str | Path) -> dict[str, xr.Dataset]:
-    path = layout.require_store(out_directory)
-    found = {}
-    for key in layout.keys(path):
-        if layout.has_product(path, f"{_name(key)}/catalog"):
-            arrays = layout.read_product(path, f"{_name(key)}/catalog")
-            found[key] = xr.Dataset({name: ("source", values) for name, values in arrays.items()})
-    if not found:
-        raise ValueError(f"no camera has a catalogue in {out_directory}: reduce its frames first")
-    return found
-
-
-def _chosen(key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
-    """Rows of the catalogue that hold the sources asked for."""
-    numbers = catalogue["source_id"].to_numpy()
-    wanted = targets.get(key, targets.get(_name(key), ())) if isinstance(targets, Mapping) else targets
-    if wanted is None:
-        return np.arange(len(numbers))
-    ids = [int(wanted)] if isinstance(wanted, (int, np.integer)) else [int(one) for one in wanted]
-    row_of = {int(number): row for row, number in enumerate(numbers)}
-    if unknown := [number for number in ids if number not in row_of]:
-        has = f"1 to {numbers.max()}" if len(numbers) else "no source"
-        raise ValueError(f"{key} has no source {', '.join(map(str, unknown))} in its catalogue; it has {has}")
-    return np.array([row_of[number] for number in ids], dtype=int)
-
-
-def _name(key: str) -> str:
-    return layout.group_name(key)
-
-
-def _stack(out_directory: str | Path, key: str) -> np.ndarray:
-    return layout.read_product(layout.require_store(out_directory), f"{_name(key)}/reference")["image"].astype(float)
-
-
-def _typical_fwhm(out_directory: str | Path, key: str) -> float:
-    return float(layout.read_attributes(layout.require_store(out_directory), f"{_name(key)}/catalog")["fwhm"])
-
-
-def _reference(out_directory: str | Path, key: str) -> tuple[Path, layout.Part, int]:
-    """Store, part and index of the reference frame of a key.
-
-    Raises
-    ------
-    ValueError
-        When its night is not in the store any more.
-    """
-    path = layout.require_store(out_directory)
-    attributes = layout.read_attributes(path, f"{_name(key)}/reference")
-    for part in layout.parts(path, key):
-        if part.night == attributes["reference_night"]:
-            return path, part, int(attributes["reference_index"])
-    raise ValueError(f"the night {attributes['reference_night']} of the reference frame of {key} is not in the store")
-
-
-def display_steps(out_directory: str | Path, part: layout.Part) -> FrameSteps:
-    """Steps that calibrate a frame to look at it: cosmic rays stay, the sky stays."""
-    attributes = layout.read_attributes(layout.require_store(out_directory))
-    extension = (attributes.get("instrument_definition") or {}).get("extension")
-    parameters = preparation.stored_parameters(out_directory)
-    # the instrument gives defaults of the finder, which is not run here; what matters is where the image is
-    setup = Setup(locations.location(out_directory), OPTICAM_MX(), parameters, reader=FitsReader(extension))
-    record = json.loads(attributes["parameters"])
-    setup = replace(setup, calibration=Calibration.from_record(record))
-    return replace(setup.steps_of(part), remove_cosmic_rays=False)
-
-
-def _photometer_record(out_directory: str | Path, key: str, label: str) -> dict[str, Any] | None:
-    """Attributes of the photometer that a photometry was made with; None when there is no such photometry."""
-    path = layout.require_store(out_directory)
-    for part in layout.parts(path, key):
-        if label in layout.photometry_labels(path, part):
-            attributes = layout.read_attributes(path, f"{part.group}/photometry/{label}")
-            # what was measured: a best aperture has been chosen there
-            return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
-    return None
-
-
-def _keep(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
-    if show:
-        plotting.show_in_notebook(figure)
-    if not save:
-        return []
-    file = locations.file_in(out_directory, *names)
-    with locations.replacing(file) as temporary:
-        plotting.save_figure(figure, temporary)
-    return [file]
 
 
 #: What can be drawn, by the word of the command line.

@@ -10,7 +10,11 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.display import plotting, products
-from opticam_dask.display.diagnostics import _MAD_TO_SIGMA, _keep, _photometer_record, _typical_fwhm, aperture_axes
+from opticam_dask.display.plot_inputs import (
+    aperture_of,
+    keep_figure,
+)
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
 from opticam_dask.pipeline import preparation
@@ -30,7 +34,7 @@ def plot_snrs(
         When no camera has photometry of this label.
     """
     figure = plotting.plot_snrs(statistics_of_sources(out_directory, label))
-    return _keep(figure, out_directory, ("diag", f"{label}_snrs.pdf"), save, show)
+    return keep_figure(figure, out_directory, ("diag", f"{label}_snrs.pdf"), save, show)
 
 
 def plot_rms_vs_flux(
@@ -44,7 +48,7 @@ def plot_rms_vs_flux(
         When no camera has photometry of this label.
     """
     figure = plotting.plot_rms_vs_flux(statistics_of_sources(out_directory, label))
-    return _keep(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
+    return keep_figure(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
 
 
 def plot_noise(
@@ -60,7 +64,7 @@ def plot_noise(
     statistics = statistics_of_sources(out_directory, label)
     models = {key: noise_model(out_directory, key, label, one) for key, one in statistics.items()}
     figure = plotting.plot_noise(statistics, models)
-    return _keep(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
+    return keep_figure(figure, out_directory, ("diag", f"{label}_noise_characterisation.pdf"), save, show)
 
 
 def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.Dataset) -> xr.Dataset:
@@ -91,7 +95,7 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     flux = flux[flux > 0]
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
-    axes = _aperture_of(out_directory, key, label)
+    axes = aperture_of(out_directory, key, label)
     frames = _of_usual_exposure(path, key, products.frames_of(path, key, with_quality=True))
     typical = {
         name: _median(frames[name].to_numpy())
@@ -193,7 +197,7 @@ def source_statistics(curves: xr.Dataset) -> xr.Dataset:
         middle = _median(flux)
         enough = np.count_nonzero(np.isfinite(flux)) >= 3
         columns["median_flux"].append(middle)
-        columns["scatter"].append(_MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
+        columns["scatter"].append(MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
         columns["median_error"].append(_median(error))
     return xr.Dataset(
         {name: ("source", np.array(values, dtype=float)) for name, values in columns.items()},
@@ -204,11 +208,3 @@ def source_statistics(curves: xr.Dataset) -> xr.Dataset:
 def _median(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else float("nan")
-
-
-def _aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float, float, float]:
-    record = _photometer_record(out_directory, key, label)
-    axes = None if record is None else aperture_axes(record, _typical_fwhm(out_directory, key))
-    if axes is None:
-        raise ValueError(f"photometry {label!r} of {key} has no aperture whose noise could be computed")
-    return axes

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: Sources that transparency is measured by: the best so many, each known in at least this share of the frames and
 #: with at least this median signal-to-noise ratio.
 MOST_SOURCES = 30
@@ -34,7 +36,6 @@ _BRIGHTER, _CLEAR_WIDTH, _CLEAR_SIGMAS = 0.05, 0.03, 4.0
 #: The clear sky is looked for in at most so many frames, evenly spaced.
 _CLEAR_FRAMES = 20_000
 
-_MAD_TO_SIGMA = 1.4826
 _MAGNITUDE = 2.5 / np.log(10.0)
 
 
@@ -193,7 +194,7 @@ def _scatter_against_others(
     of_sources = _of_the_others(share**2 * scatter**2)
     expected = error**2 + (of_errors + common**2 * of_sources) / total**2
     residual = relative - common
-    width = _MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
+    width = MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
     excess = width**2 - median(np.where(np.isfinite(residual), expected, np.nan), axis=0)
     level = median(common, axis=0)
     is_known = np.isfinite(excess) & (np.nan_to_num(level) > 0.0)
