@@ -35,7 +35,7 @@ _HOME = {
     "OptimalPhotometer": "methods.photometers",
     "PSFPhotometer": "methods.psf_photometer",
     "Reducer": "api.reducer",
-    "connect": "cluster.executors",
+    "connect": "cluster.connections",
     "browse": "display.browser",
     "differential_light_curves": "lightcurves.results",
     "export_light_curves": "lightcurves.exports",

@@ -10,7 +10,7 @@ import xarray as xr
 
 from opticam_dask.api import differential_photometer
 from opticam_dask.api.reducer import Reducer
-from opticam_dask.cluster.executors import Connection
+from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import Console
 from opticam_dask.display import products, report
 from opticam_dask.frames import synthetic

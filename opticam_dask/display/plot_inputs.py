@@ -66,6 +66,7 @@ def evenly_spaced(n_frames: int, n_chosen: int, keep: int) -> np.ndarray:
 
 
 def catalogues_of(out_directory: str | Path) -> dict[str, xr.Dataset]:
+    """Catalogue of each camera key that has one."""
     path = layout.require_store(out_directory)
     found = {}
     for key in layout.keys(path):
@@ -73,7 +74,6 @@ def catalogues_of(out_directory: str | Path) -> dict[str, xr.Dataset]:
             arrays = layout.read_product(path, f"{figure_name(key)}/catalog")
             found[key] = xr.Dataset({name: ("source", values) for name, values in arrays.items()})
     if not found:
-    """Catalogue of each camera key that has one."""
         raise ValueError(f"no camera has a catalogue in {out_directory}: reduce its frames first")
     return found
 
@@ -149,21 +149,21 @@ def photometer_record(out_directory: str | Path, key: str, label: str) -> dict[s
 
 
 def aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float, float, float]:
+    """Semi-axes (pixels) and angle (degrees) of the aperture of a photometry label."""
     record = photometer_record(out_directory, key, label)
     axes = None if record is None else aperture_axes(record, typical_fwhm(out_directory, key))
     if axes is None:
-    """Semi-axes (pixels) and angle (degrees) of the aperture of a photometry label."""
         raise ValueError(f"photometry {label!r} of {key} has no aperture whose noise could be computed")
     return axes
 
 
 def keep_figure(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
+    """Show a figure, save it in the output directory, or both; return the files."""
     if show:
         plotting.show_in_notebook(figure)
     if not save:
         return []
     file = locations.file_in(out_directory, *names)
     with locations.replacing(file) as temporary:
-    """Show a figure, save it in the output directory, or both; return the files."""
         plotting.save_figure(figure, temporary)
     return [file]

@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images import match_hypotheses
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, stacks
 from opticam_dask.pipeline.catalogs import finish_catalogs
@@ -77,7 +77,7 @@ def tell_of_alignment(setup: Setup, part: layout.Part, progress: Progress) -> No
     if setup.parameters.transform_type == "translation":
         return
     n_matched = layout.read_array(setup.path, f"{part.group}/frames", "n_matched")
-    n_few = int(np.count_nonzero(is_usable & (n_matched < match.LEAST_FOR_ROTATION)))
+    n_few = int(np.count_nonzero(is_usable & (n_matched < match_hypotheses.LEAST_FOR_ROTATION)))
     if n_few:
         n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
         swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."

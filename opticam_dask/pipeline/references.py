@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from opticam_dask.cluster.executors import Executor, Work
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images import match, match_hypotheses
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.parameters import TransformType
 from opticam_dask.passes import first_pass
@@ -144,7 +144,7 @@ def _count_matches(transform_type: TransformType, reference: first_pass.Probe, f
         )
     except match.AlignmentError:
         return 0
-    if found.n_matched < match.LEAST_FOR_ROTATION:
+    if found.n_matched < match_hypotheses.LEAST_FOR_ROTATION:
         one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
         if not (first_pass.may_be_stars(one, other) and first_pass.may_be_stars(other, one)):
             return 0

@@ -21,7 +21,7 @@ import pytest
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
 from opticam_dask.api import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
@@ -205,7 +205,7 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                     n_done.append(block)
                     yield group.build([block]).compute(scheduler="synchronous")[0]
 
-    place = executors.Connection(lambda: contextlib.nullcontext(Executor()), print)
+    place = connections.Connection(lambda: contextlib.nullcontext(Executor()), print)
     session = Session(begun, place, Console(verbose=False), token=run.token)
     with pytest.raises(ownership.OwnershipLost, match="another run has taken over"):
         job_arrays.work(run, 1, None, session)

@@ -17,7 +17,7 @@ import held_runs
 import pytest
 
 from opticam_dask import cli
-from opticam_dask.cluster import cluster_settings, executors, job_queues, job_scripts
+from opticam_dask.cluster import cluster_settings, connections, job_queues, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS, ClusterSettings, resolve
 
 
@@ -144,7 +144,7 @@ def test_local_client__as_many_workers_as_this_process_may_use(tmp_path):
     script.write_text(
         textwrap.dedent("""
         from opticam_dask.cluster import executors
-        with executors.local_client(dashboard=False) as client:
+        with connections.local_client(dashboard=False) as client:
             [worker] = client.scheduler_info(n_workers=-1)["workers"].values()
             print(worker["nthreads"], worker["memory_limit"], worker["local_directory"])
         """)
@@ -277,7 +277,7 @@ def test_job_queue__a_job_that_is_refused_in_mid_run_does_not_spoil_the_end(sbat
     told = []
     with (
         dask.config.set({"opticam_dask.look-every": 0.1}),
-        executors.connect("slurm", n_workers=1, log_directory=tmp_path / "logs", tell=told.append) as place,
+        connections.connect("slurm", n_workers=1, log_directory=tmp_path / "logs", tell=told.append) as place,
     ):
         held_runs.until(lambda: sum("SLURM refused a job: sbatch: error: limit reached" in line for line in told) > 1)
         assert place.jobs is not None
@@ -383,12 +383,12 @@ def test_import__leaves_ctrl_c_as_it_was():
 
 def test_connect__opens_when_it_is_first_used_and_closes_in_the_end():
     told = []
-    place = executors.connect("local", n_workers=1, tell=told.append)
+    place = connections.connect("local", n_workers=1, tell=told.append)
     assert told == []
     client = place.client
     assert told == [f"Dashboard: {client.dashboard_link}"]
     # what is given back by connect is used as it is, and stays open
-    with executors.connect(place) as same:
+    with connections.connect(place) as same:
         assert same.client is client
     assert client.status == "running"
     place.close()
@@ -399,7 +399,7 @@ def test_cluster__is_kept_until_ctrl_c_for_others_to_use():
     command = [sys.executable, "-m", "opticam_dask.cli", "cluster", "--cluster", "local", "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         line = next(line for line in process.stdout if line.startswith("Scheduler:"))
-        with executors.connect(line.split()[1]) as place:
+        with connections.connect(line.split()[1]) as place:
             place.client.wait_for_workers(1, timeout=120)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130

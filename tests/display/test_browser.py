@@ -19,8 +19,11 @@ from bokeh.document import Document
 
 from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulate_observations
 from opticam_dask.display import browsing
-from opticam_dask.display.browser import Browser, Page, Views
-from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
+from opticam_dask.display.browser import Browser
+from opticam_dask.display.browser_figures import Views
+from opticam_dask.display.browser_page import Page
+from opticam_dask.display.browsing import CameraView
+from opticam_dask.display.frame_pictures import envelope, nearest, shade, shrink, spread_order
 from opticam_dask.kernels.images import align
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.store import layout
