@@ -11,7 +11,7 @@ import pytest
 
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images import background
+from opticam_dask.kernels.images import background, calibrate
 from opticam_dask.kernels.images.box_statistics import box_statistics
 
 needs_compiled = pytest.mark.skipif(
@@ -165,3 +165,60 @@ def test_sky_mesh__is_the_same_by_both_forms(both):
     fast, plain = both(background.sky_mesh, image, (20, 32))
     np.testing.assert_allclose(fast[0], plain[0], atol=1e-5 * plain[1].min(), rtol=0)
     np.testing.assert_allclose(fast[1], plain[1], rtol=1e-5)
+
+
+# ---------------------------------------------------------------- cosmic rays
+
+
+def _hit(image, rng, n_rays):
+    """Rays of one to seven pixels, at the borders of the frame too."""
+    image = image.copy()
+    for _ in range(n_rays):
+        y, x = rng.integers(0, image.shape[0]), rng.integers(0, image.shape[1])
+        for step in range(rng.integers(1, 8)):
+            row, column = y + rng.integers(-1, 2) + step // 2, x + step
+            if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
+                image[row, column] += rng.uniform(50, 5000)
+    return image
+
+
+@needs_compiled
+@pytest.mark.parametrize("seed", range(12))
+def test_cosmic_rays__are_those_of_astroscrappy_to_the_bit(both, seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(17, 130, 2))
+    image = _sky(shape, seed, n_stars=seed, level=rng.choice([0.5, 5.0, 300.0, 20_000.0])).astype(np.float32)
+    image = _hit(image, rng, seed * 4)
+    image[rng.random(shape) < (0.0, 0.01, 0.2)[seed % 3]] = np.nan
+    image[20:30, 3:15] = np.nan if seed % 2 else 65_000.0
+    options = {"read_noise": (0.0, 3.0, np.nan)[seed % 3], "saturation": (np.inf, 60_000.0)[seed % 2]}
+    (clean, mask), (wanted, wanted_mask) = both(calibrate.remove_cosmic_rays, image, **options)
+    np.testing.assert_array_equal(mask, wanted_mask)
+    np.testing.assert_array_equal(clean, wanted)
+    assert seed < 3 or mask.any()
+
+
+@needs_compiled
+def test_cosmic_rays__in_all_layouts_and_in_frames_too_small_for_the_compiled_form(both):
+    rng = np.random.default_rng(3)
+    image = _hit(_sky((64, 96), 3), rng, 20)
+    (clean, mask), (wanted, _) = both(calibrate.remove_cosmic_rays, image, read_noise=3.0)
+    np.testing.assert_array_equal(clean, wanted)
+    assert mask.any()
+    assert clean.dtype == float
+    for same in (np.asfortranarray(image), image.astype(">f8")):
+        np.testing.assert_array_equal(both(calibrate.remove_cosmic_rays, same, read_noise=3.0)[0][0], clean)
+    small = image[:12, :40]
+    np.testing.assert_array_equal(*(found[1] for found in both(calibrate.remove_cosmic_rays, small, read_noise=3.0)))
+
+
+@needs_compiled
+def test_cosmic_rays__refuse_masks_of_another_shape():
+    pixels, mask = np.zeros((32, 32), dtype=np.float32), np.zeros((32, 32), dtype=bool)
+    settings = (0.0, 1e30, 4.5, 0.3, 5.0, 4)
+    with pytest.raises(ValueError, match="one shape"):
+        compiled.native.cosmic_rays(pixels, mask[:31].copy(), mask, *settings)
+    with pytest.raises(ValueError, match="one shape"):
+        compiled.native.cosmic_rays(pixels[:8].copy(), mask[:8].copy(), mask[:8].copy(), *settings)
+    with pytest.raises(TypeError):
+        compiled.native.cosmic_rays(pixels.astype(float), mask, mask, *settings)

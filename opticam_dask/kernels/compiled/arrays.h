@@ -27,5 +27,6 @@ int open_array(PyObject *object, Py_buffer *view, int ndim, char kind, int acces
 char kind_of(const Py_buffer *view);
 
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
+PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
 
 #endif

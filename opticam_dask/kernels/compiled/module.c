@@ -4,6 +4,7 @@
 
 static PyMethodDef methods[] = {
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
+    {"cosmic_rays", cosmic_rays, METH_VARARGS, "Find cosmic rays and replace them."},
     {NULL, NULL, 0, NULL},
 };
 

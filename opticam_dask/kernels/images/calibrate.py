@@ -5,8 +5,20 @@ from __future__ import annotations
 import astroscrappy
 import numpy as np
 
+from opticam_dask.kernels import compiled
+
 #: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) with the usual detection limits.
 _SIGCLIP, _SIGFRAC, _OBJLIM = 4.5, 0.3, 5.0
+
+#: Rounds of searching and cleaning.
+_ROUNDS = 4
+
+#: Stands for no saturation, within what float32 holds.
+_LARGEST_LEVEL = 3e38
+
+#: Smaller frames (pixels along an axis) than this leave the compiled form no room.
+_SMALLEST_FRAME = 16
+
 _MOST_ELECTRONS = 2.0**35
 
 
@@ -76,6 +88,9 @@ def remove_cosmic_rays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find cosmic rays with L.A.Cosmic and replace them by the mean of the unmarked pixels around them.
 
+    The compiled form looks only where there may be some; mask and cleaned pixels are those of astroscrappy, which is
+    what runs without it.
+
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
@@ -93,23 +108,36 @@ def remove_cosmic_rays(
         True where a pixel was replaced.
     """
     bad = ~np.isfinite(image)
-    level = 0.0 if bad.all() else float(np.median(image[~bad]).item())
+    is_whole = not bad.any()
     # float32 holds 1e-7 of a value: the differences that L.A.Cosmic looks at are far above it
-    pixels = np.where(bad, level, image).astype(np.float32)
-    mask, clean = astroscrappy.detect_cosmics(
-        pixels,
-        inmask=bad,
-        sigclip=_SIGCLIP,
-        sigfrac=_SIGFRAC,
-        objlim=_OBJLIM,
-        gain=1.0,
-        readnoise=float(np.nan_to_num(read_noise)),
-        satlevel=min(saturation, 3e38),
-        sepmed=True,
-        cleantype="meanmask",
-    )
+    pixels = image.astype(np.float32)
+    if not is_whole:
+        pixels[bad] = 0.0 if bad.all() else np.median(image[~bad]).item()
+    level, noise = min(saturation, _LARGEST_LEVEL), float(np.nan_to_num(read_noise))
+    if compiled.native is None or min(image.shape) < _SMALLEST_FRAME:
+        mask, pixels = astroscrappy.detect_cosmics(
+            pixels,
+            inmask=bad,
+            sigclip=_SIGCLIP,
+            sigfrac=_SIGFRAC,
+            objlim=_OBJLIM,
+            niter=_ROUNDS,
+            gain=1.0,
+            readnoise=noise,
+            satlevel=level,
+            sepmed=True,
+            cleantype="meanmask",
+        )
+    else:
+        mask = np.empty(image.shape, dtype=bool)
+        pixels = np.ascontiguousarray(pixels)
+        compiled.native.cosmic_rays(
+            pixels, bad.copy(order="C"), mask, noise, level, _SIGCLIP, _SIGFRAC, _OBJLIM, _ROUNDS
+        )
     mask = np.asarray(mask, dtype=bool) & ~bad
-    return np.where(mask, clean.astype(image.dtype), image), mask
+    clean = image.copy()
+    clean[mask] = pixels[mask]
+    return clean, mask
 
 
 def rebin(image: np.ndarray, factor: int) -> np.ndarray:
