@@ -37,7 +37,7 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
     n_images : int
         Frames of each camera.
     client : Connection, optional
-        Where blocks run, see ``executors.connect``.
+        Where blocks run, see :func:`opticam_dask.connect`.
     """
     began = time.monotonic()
     root = Path(directory)

@@ -13,7 +13,6 @@ from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 
 from opticam_dask.display import browsing, frame_pictures
-from opticam_dask.display.browser_page import _CHOSEN
 from opticam_dask.display.browsing import CameraView
 from opticam_dask.display.frame_pictures import Ellipse, FramePicture
 from opticam_dask.locations import location
@@ -21,6 +20,12 @@ from opticam_dask.text import printable
 
 #: Longest side, in pixels, of an image that is sent; what is zoomed into is sent anew.
 _LONGEST_SIDE = 640
+
+#: Colours of what is shown: usual frames, doubtful ones, what was chosen, rings of other sources.
+GOOD = "#2a6fbb"
+DOUBTFUL = "#e08214"
+CHOSEN = "#d7191c"
+RING = "#43c6db"
 
 
 class ImageFigure:
@@ -105,7 +110,7 @@ def fit_range(axis: Any, values: np.ndarray, doubtful: np.ndarray) -> None:
 
 def warning_text(text: str) -> str:
     """Text that stands out."""
-    return f'<p style="color:{_CHOSEN};margin:4px 0">{html.escape(printable(text))}</p>'
+    return f'<p style="color:{CHOSEN};margin:4px 0">{html.escape(printable(text))}</p>'
 
 
 def facts_table(picture: FramePicture, view: CameraView, source_id: int) -> str:

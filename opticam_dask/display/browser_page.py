@@ -28,6 +28,10 @@ from bokeh.plotting import figure
 
 from opticam_dask.display import browsing, frame_pictures
 from opticam_dask.display.browser_figures import (
+    CHOSEN,
+    DOUBTFUL,
+    GOOD,
+    RING,
     ImageFigure,
     Views,
     add_ring,
@@ -48,8 +52,6 @@ _READ_FOR, _READ_EVERY = 0.08, 150
 
 #: Cut-outs reach so many radii of the largest aperture, and at least so many pixels.
 _CUTOUT_REACH, _CUTOUT_LEAST = 2.5, 12
-
-_GOOD, _DOUBTFUL, _CHOSEN, _RING = "#2a6fbb", "#e08214", "#d7191c", "#43c6db"
 
 _TIMES = {"frame": "frame number", "time": "time"}
 
@@ -123,12 +125,12 @@ class Page:
         self.strip = self._series("strip", 170)
         self.drawn = {name: self._layers(shown) for name, shown in (("curve", self.curve), ("strip", self.strip))}
         self.here = ColumnDataSource({"x": [], "y": []})
-        self.curve.scatter("x", "y", size=11, source=self.here, fill_color=None, line_color=_CHOSEN, line_width=2)
-        self.marks = [Span(location=0, dimension="height", line_color=_CHOSEN, line_alpha=0.6) for _ in range(2)]
+        self.curve.scatter("x", "y", size=11, source=self.here, fill_color=None, line_color=CHOSEN, line_width=2)
+        self.marks = [Span(location=0, dimension="height", line_color=CHOSEN, line_alpha=0.6) for _ in range(2)]
         self.curve.add_layout(self.marks[0])
         self.strip.add_layout(self.marks[1])
         self.aside = ColumnDataSource({"x": [], "y": []})
-        self.strip.scatter("x", "y", marker="x", size=7, source=self.aside, line_color=_CHOSEN)
+        self.strip.scatter("x", "y", marker="x", size=7, source=self.aside, line_color=CHOSEN)
 
     def _series(self, name: str, height: int) -> Any:
         shown = figure(
@@ -144,7 +146,7 @@ class Page:
     def _layers(shown: Any) -> dict[str, ColumnDataSource]:
         """Bars and points of a series, doubtful frames below good ones."""
         layers: dict[str, ColumnDataSource] = {}
-        for name, color in (("doubtful", _DOUBTFUL), ("good", _GOOD)):
+        for name, color in (("doubtful", DOUBTFUL), ("good", GOOD)):
             bars = ColumnDataSource({"x": [], "bottom": [], "top": [], "width": []})
             shown.vbar("x", "width", "top", "bottom", source=bars, fill_color=color, line_color=color, line_width=1)
             points = ColumnDataSource({"x": [], "y": []})
@@ -334,7 +336,7 @@ class Page:
             "x": self.view.positions[:, 0],
             "y": self.view.positions[:, 1],
             "source_id": [str(number) for number in numbers],
-            "color": [_CHOSEN if number == source_id else _RING for number in numbers],
+            "color": [CHOSEN if number == source_id else RING for number in numbers],
         }
         self._draw_rings()
         self.draw_series()
@@ -350,7 +352,7 @@ class Page:
             is_chosen = number == self.source_id
             for shape in (*picture.apertures, *(picture.annulus if is_chosen else [])):
                 if np.isfinite(x) and np.isfinite(y):
-                    add_ring(columns, x, y, shape, _CHOSEN if is_chosen else _RING)
+                    add_ring(columns, x, y, shape, CHOSEN if is_chosen else RING)
         self.rings.data = columns
         self._show_cutout(picture)
         self._tell_facts()

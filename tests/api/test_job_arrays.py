@@ -320,14 +320,14 @@ def test_damaged_plan_is_named(planned, capsys, damage):
 
 
 def test_sums_over_the_stars_of_a_night_are_kept_exactly_and_damage_is_named(tmp_path):
-    part = planned_run.PlannedPart("1:g", "2024-01-01", "uid", n_blocks=3, n_frames=9)
+    part = planned_run.PartOfRun("1:g", "2024-01-01", "uid", n_blocks=3, n_frames=9)
     run = planned_run.PlannedRun(tmp_path, "token", "now", (part,), {}, {}, 300.0, "local", 1, 5)
     rng = np.random.default_rng(1)
     found = {3: empty_rings([0, 4]), 7: None, 8: empty_rings([1])}
     for rings in (found[3], found[8]):
         for field in fields(Rings)[2:]:
             getattr(rings, field.name)[:] = rng.random(getattr(rings, field.name).shape)
-    sums, name = planned_run.StarSums(run), ("1:g", "2024-01-01")
+    sums, name = planned_run.RunSums(run), ("1:g", "2024-01-01")
     assert name not in sums
     sums[name] = found
     assert name in sums

@@ -198,7 +198,7 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import functools
-        from opticam_dask.cluster import blocks, executors
+        from opticam_dask.cluster import blocks, connections, executors
         print("script starts")
         def square(block):
             return block * block

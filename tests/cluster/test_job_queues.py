@@ -143,7 +143,7 @@ def test_local_client__as_many_workers_as_this_process_may_use(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
-        from opticam_dask.cluster import executors
+        from opticam_dask.cluster import connections
         with connections.local_client(dashboard=False) as client:
             [worker] = client.scheduler_info(n_workers=-1)["workers"].values()
             print(worker["nthreads"], worker["memory_limit"], worker["local_directory"])

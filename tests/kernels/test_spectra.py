@@ -146,8 +146,8 @@ def test_lag__of_cameras_that_expose_apart_has_no_bias_of_segments_either():
         lags.measure_lag(*red_noise_pair(seed, n=3000, lag=0.0, late=0.4, errors=(0.01, 0.01)), 128, BAND)
         for seed in range(40)
     ]
-    lags = np.array([fit.lag for fit in fits])
-    assert lags.mean() == pytest.approx(0.0, abs=3 * lags.std() / np.sqrt(40))
+    found = np.array([fit.lag for fit in fits])
+    assert found.mean() == pytest.approx(0.0, abs=3 * found.std() / np.sqrt(40))
 
 
 def test_lag__two_pi_wraps_do_not_matter_beyond_half_a_period():
@@ -161,11 +161,11 @@ def pulls():
     """Lag, coherence and phases of many pairs with gaps, as pulls, for coherent and half incoherent signals."""
     found = {}
     for coherence in (1.0, 0.6):
-        lags, coherences, phases, bounded = [], [], [], []
+        found_lags, coherences, phases, bounded = [], [], [], []
         for seed in range(220):
             first, second = red_noise_pair(seed, coherence=coherence)
             fit = lags.measure_lag(first, second, 128, BAND)
-            lags.append((fit.lag - LAG) / fit.lag_err)
+            found_lags.append((fit.lag - LAG) / fit.lag_err)
             if seed >= 80:
                 continue
             binned = spectra.rebin_cross(spectra.cross_spectrum(first, second, 128, delay=fit.lag), 0.3)
@@ -176,17 +176,17 @@ def pulls():
             phase, error = lags.phase_lag(binned)
             rest = np.angle(np.exp(1j * (phase - 2 * np.pi * binned.frequency * LAG)))
             phases.append((rest / error)[used])
-        found[coherence] = np.array(lags), *map(np.concatenate, (coherences, phases, bounded))
+        found[coherence] = np.array(found_lags), *map(np.concatenate, (coherences, phases, bounded))
     return found
 
 
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
 def test_lag__pulls_have_width_one(pulls, coherence, capsys):
-    lags = pulls[coherence][0]
+    found = pulls[coherence][0]
     with capsys.disabled():
-        print(f"\nlag of {LAG} s, coherence {coherence}: pulls {lags.mean():+.2f}, width {lags.std():.2f}")
-    assert abs(lags.mean()) < 0.2
-    assert 0.9 < lags.std() < 1.1
+        print(f"\nlag of {LAG} s, coherence {coherence}: pulls {found.mean():+.2f}, width {found.std():.2f}")
+    assert abs(found.mean()) < 0.2
+    assert 0.9 < found.std() < 1.1
 
 
 @pytest.mark.parametrize("coherence", [1.0, 0.6])

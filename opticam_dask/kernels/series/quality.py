@@ -40,7 +40,7 @@ _MAGNITUDE = 2.5 / np.log(10.0)
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class AllStars:
     """Sources that serve as a standard for the transparency of a night.
 
     Attributes
@@ -61,7 +61,7 @@ class Ensemble:
     weight: np.ndarray
 
 
-def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
+def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> AllStars | None:
     """Mean fluxes and scatter of the sources of a night, together with the transparency of its frames.
 
     The model is ``flux[f, s] = transparency[f] * mean[s]``, fitted in turns: transparency is a weighted mean over
@@ -77,7 +77,7 @@ def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
 
     Returns
     -------
-    Ensemble or None
+    AllStars or None
         None when fewer than two sources can serve.
     """
     flux = np.where(np.isfinite(flux) & (flux_err > 0.0), flux, np.nan)
@@ -98,7 +98,7 @@ def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
         scale = median(common, axis=0)
         mean = median(flux / np.where(common > 0.1 * scale, common, np.nan)[:, np.newaxis], axis=0) * scale
         scatter = _scatter_against_others(flux / mean, error / mean, weight, scatter)
-    return Ensemble(source, mean, scatter, weight)
+    return AllStars(source, mean, scatter, weight)
 
 
 def _choose_sources(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
@@ -113,14 +113,14 @@ def _choose_sources(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
     return order[fit[order]][:MOST_SOURCES]
 
 
-def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: AllStars) -> tuple[np.ndarray, np.ndarray]:
     """Common factor of the fluxes of the sources in each frame.
 
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, n)
         Of the sources of the ensemble, electrons per second; NaN where a measurement is missing or not to be trusted.
-    ensemble : Ensemble
+    ensemble : AllStars
         The mean light curve of the stars.
 
     Returns
