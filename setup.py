@@ -13,7 +13,9 @@ setup(
     ext_modules=[
         Extension(
             "opticam_dask.kernels.compiled.native",
-            sources=[f"{KERNELS}/{name}.c" for name in ("module", "arrays", "box_statistics", "cosmic_rays")],
+            sources=[
+                f"{KERNELS}/{name}.c" for name in ("module", "arrays", "box_statistics", "cosmic_rays", "windows")
+            ],
             depends=[f"{KERNELS}/arrays.h"],
             extra_compile_args=[] if sys.platform == "win32" else UNIX_FLAGS,
             py_limited_api=True,

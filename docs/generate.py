@@ -342,7 +342,7 @@ def tutorials() -> dict[str, str]:
 
 
 #: Order of the tutorials; others come last.
-_FIRST = ("reduction", "backgrounds", "finders", "corrections", "local_backgrounds", "instruments")
+_FIRST = ("steps", "reduction", "backgrounds", "finders", "corrections", "local_backgrounds", "instruments")
 _ORDER = (*_FIRST, "timing_methods", "timing", "big_run", "hpc", "hat_p_32")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -25,10 +25,11 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "1.2": {"frames": ("linearity_limit", "ra", "dec")},
     "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
+    "1.4": {"frames": ("form_terms",)},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", "1.2", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -97,6 +98,13 @@ FRAMES = (
     _float("semimajor_sigma", _FRAME, "pixel", "1-sigma semi-major axis of the mean moments of the bright sources"),
     _float("semiminor_sigma", _FRAME, "pixel", "1-sigma semi-minor axis of the mean moments of the bright sources"),
     _float("orientation", _FRAME, "deg", "angle of the major axis of the mean moments, counter-clockwise from x"),
+    _float(
+        "form_terms",
+        ("frame", "moment", "term"),
+        "pixel2",
+        "what is to be added to the mean moments (xx, yy, xy) at a place of the frame: coefficients of 1, u, v, u^2, "
+        "u v, v^2, where u and v run from -1 to 1 along x and y",
+    ),
     _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
     _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
     _float("transform", ("frame", "row", "column"), "1", "3x3 matrix: reference (x, y, 1) to frame pixel"),

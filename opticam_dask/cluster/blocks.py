@@ -1,22 +1,28 @@
 """Kernels over blocks of frames: the only module that builds Dask graphs and calls ``map_blocks``.
 
-Two uses. The pipeline runs a function once per block: each window of blocks is one ``map_blocks`` without an
+Three uses. The pipeline runs a function once per block: each window of blocks is one ``map_blocks`` without an
 array argument, which is exactly one scheduler task a block, and nothing in the graph grows with the number of
-frames. People get a lazy array of frames: one ``map_blocks`` over the paths, one chunk a frame.
+frames. People get a lazy array of frames: one ``map_blocks`` over the paths, one chunk a frame. The steps over such
+an array are one task a chunk each.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import cloudpickle
 import cv2
+import dask
 import dask.array as da
 import numpy as np
+from dask.array.core import normalize_chunks
+from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
 from opticam_dask.cluster import watchdog
@@ -30,6 +36,13 @@ class _Reader(Protocol):
 
 
 BlockFunction = Callable[[int], Any]
+
+#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
+#: worker has several threads, its blocks take turns.
+_turn = threading.Lock()
+
+#: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.
+_PROCESS = uuid.uuid4().hex
 
 
 def window_of_blocks(
@@ -47,7 +60,8 @@ def window_of_blocks(
     name : str
         What the tasks are called on the dashboard.
     frame_timeout : float
-        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit.
+        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit. The process that
+        builds the graph is never ended.
 
     Returns
     -------
@@ -63,6 +77,7 @@ def window_of_blocks(
         # a label of its own for every window: two runs on one scheduler must never share a task by name
         run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
+        built_by=(_PROCESS, os.getpid()),
         kernels=compiled.form(),
         chunks=((1,) * len(blocks),),
         dtype=object,
@@ -80,8 +95,8 @@ def window_of_tasks(
 
 
 @functools.lru_cache(maxsize=8)
-def _unpack(function: bytes) -> BlockFunction:
-    unpacked: BlockFunction = cloudpickle.loads(function)
+def _unpack(function: bytes) -> Callable[..., Any]:
+    unpacked: Callable[..., Any] = cloudpickle.loads(function)
     return unpacked
 
 
@@ -99,16 +114,19 @@ def _run_block(
     blocks: tuple[int, ...],
     run: str,
     frame_timeout: float,
+    built_by: tuple[str, int],
     kernels: str,
     block_id: tuple[int, ...] = (0,),
 ) -> np.ndarray:
     summary = np.empty(1, dtype=object)
-    compiled.use(kernels)
     run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
-    # a matrix product may round differently with another number of threads, and a worker has one core
-    cv2.setNumThreads(1)
-    with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(frame_timeout):
-        summary[0] = run_block(blocks[block_id[0]])
+    limit = 0.0 if built_by == (_PROCESS, os.getpid()) else frame_timeout
+    with _turn:
+        compiled.use(kernels)
+        # a matrix product may round differently with another number of threads, and a worker has one core
+        cv2.setNumThreads(1)
+        with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
+            summary[0] = run_block(blocks[block_id[0]])
     return summary
 
 
@@ -135,17 +153,22 @@ def lazy_frames(
     dask.array.Array, shape (frame, ny, nx)
     """
     paths = np.array(list(files), dtype=object)
-    lazy_paths = da.from_array(paths, chunks=frames_per_chunk, name=f"paths-{uuid.uuid4().hex}")
-    return da.map_blocks(
+    (chunks,) = normalize_chunks((frames_per_chunk,), shape=(len(paths),))
+    return da.blockwise(
         _read_frames,
-        lazy_paths[:, None, None],
+        ("frame", "y", "x"),
+        _pieces(paths, chunks),
+        ("frame",),
         reader=reader,
         frame_shape=tuple(shape),
         pixel_type=np.dtype(dtype),
+        new_axes={"y": shape[0], "x": shape[1]},
+        adjust_chunks={"frame": chunks},
+        name=f"frames-{uuid.uuid4().hex}",
         dtype=dtype,
-        chunks=(lazy_paths.chunks[0], (shape[0],), (shape[1],)),
         meta=np.empty((0, 0, 0), dtype=dtype),
-        token="frames",
+        concatenate=True,
+        align_arrays=False,
     )
 
 
@@ -157,3 +180,173 @@ def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int
             raise ValueError(f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again.")
         images[index] = image
     return images
+
+
+# ---------------------------------------------------------------- the steps that people hold in their hands
+
+#: ``function(images, table, *shared) -> list``: what is found out about each frame of a chunk.
+ChunkFunction = Callable[..., list[Any]]
+
+#: Results of so many chunks are put together by one task.
+_FAN_IN = 8
+
+
+def chunk_records(
+    function: ChunkFunction, images: da.Array | np.ndarray, table: np.ndarray, shared: Sequence[Any] = ()
+) -> da.Array | np.ndarray:
+    """Run a function on every chunk of frames: one task a chunk, or at once on NumPy.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(images, table, *shared)`` gives a record of anything for each frame of the chunk.
+    images : array, shape (frame, ny, nx)
+        In chunks of whole frames.
+    table : ndarray, shape (frame,)
+        What the headers say, a row a frame; every task gets the rows of its chunk.
+    shared : sequence of array
+        One-dimensional arrays in one chunk that every task needs.
+
+    Returns
+    -------
+    array of object, shape (frame, 1, 1)
+    """
+    packed = cloudpickle.dumps(function)
+    if not isinstance(images, da.Array):
+        return _run_chunk(images, table, *shared, function=packed)
+    rows = _pieces(table, images.chunks[0])
+    given: list[Any] = []
+    for one in shared:
+        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1, name=f"shared-{uuid.uuid4().hex}")
+        # one block along the dimensions of the images is there for all of their blocks
+        given += [lazy[np.newaxis, np.newaxis, :], ("frame", "y", "x")]
+    return da.blockwise(
+        _run_chunk,
+        ("frame", "y", "x"),  # a step that lost its dimensions would not be one task with the step before
+        images,
+        ("frame", "y", "x"),
+        rows,
+        ("frame",),
+        *given,
+        function=packed,
+        adjust_chunks={"y": (1,), "x": (1,)},
+        name=f"{_name_of(function)}-{uuid.uuid4().hex}",
+        dtype=object,
+        meta=np.empty((0, 0, 0), dtype=object),
+        concatenate=True,
+        align_arrays=False,
+    )
+
+
+def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> ArrayValuesDep:
+    """Rows of a table as part of the tasks of their chunks: no task of their own."""
+    stops = np.cumsum(chunks).tolist()
+    pieces = {
+        (number,): table[stop - size : stop] for number, (size, stop) in enumerate(zip(chunks, stops, strict=True))
+    }
+    return ArrayValuesDep((chunks,), pieces)
+
+
+def _name_of(function: ChunkFunction) -> str:
+    """What the tasks are called on the dashboard."""
+    return str(getattr(function, "name", None) or getattr(function, "__name__", "step"))
+
+
+def _run_chunk(images: np.ndarray, table: np.ndarray, *shared: Any, function: bytes) -> np.ndarray:
+    records = np.empty((len(images), 1, 1), dtype=object)
+    run = _unpack(function)
+    cv2.setNumThreads(1)
+    with _thread_pools(len(sys.modules)).limit(limits=1):
+        for index, record in enumerate(run(images, table, *(np.ravel(one) for one in shared))):
+            records[index, 0, 0] = record
+    return records
+
+
+def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dtype: Any) -> da.Array | np.ndarray:
+    """One variable of the records of all frames, shape (frame, ...).
+
+    Parameters
+    ----------
+    records : array of dict, shape (frame, 1, 1)
+        Of :func:`chunk_records` or :func:`gathered`.
+    name : str
+        Of the variable.
+    shape : tuple of int
+        Of its values of one frame.
+    dtype : dtype
+        Of its values.
+    """
+    if not isinstance(records, da.Array):
+        return _pick(records, name, shape, np.dtype(dtype))
+    axes = tuple(f"axis{number}" for number in range(len(shape)))
+    return da.blockwise(
+        _pick,
+        ("frame", *axes),
+        records,
+        ("frame", "y", "x"),
+        variable=name,
+        shape=tuple(shape),
+        dtype_of=np.dtype(dtype),
+        new_axes=dict(zip(axes, shape, strict=True)),
+        name=f"{name}-{uuid.uuid4().hex}",
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + len(shape)), dtype=dtype),
+        concatenate=True,
+        align_arrays=False,
+    )
+
+
+def _pick(records: np.ndarray, variable: str, shape: tuple[int, ...], dtype_of: np.dtype) -> np.ndarray:
+    values = np.empty((len(records), *shape), dtype=dtype_of)
+    for index, record in enumerate(records.ravel()):
+        values[index] = record[variable]
+    return values
+
+
+def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], finish: Callable[[Any], Any]) -> Any:
+    """Records of all frames put together in a tree: of one thing, an array of one record.
+
+    Parameters
+    ----------
+    records : array of object, shape (frame, 1, 1)
+        Of :func:`chunk_records`; a record may be None.
+    merge : callable
+        Makes one thing of some records or of some such things; the order does not matter.
+    finish : callable
+        Makes the record of what is left in the end.
+
+    Returns
+    -------
+    array of object, shape (1, 1, 1)
+    """
+    merging, ending = cloudpickle.dumps(merge), cloudpickle.dumps(finish)
+    if not isinstance(records, da.Array):
+        return _finish(_merge([_merge([records], merging)], merging), ending)
+    task = dask.delayed(_merge, pure=False)
+    level = [task([chunk], merging) for chunk in records.to_delayed().ravel()]
+    while len(level) > 1:
+        level = [task(level[start : start + _FAN_IN], merging) for start in range(0, len(level), _FAN_IN)]
+    whole = dask.delayed(_finish, pure=False)(level[0], ending)
+    return da.from_delayed(whole, shape=(1, 1, 1), dtype=object, meta=np.empty((0, 0, 0), dtype=object))
+
+
+def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
+    merged = np.empty((1, 1, 1), dtype=object)
+    merged[0, 0, 0] = _unpack(merge)([record for chunk in chunks for record in chunk.ravel() if record is not None])
+    return merged
+
+
+def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
+    finished = np.empty((1, 1, 1), dtype=object)
+    finished[0, 0, 0] = _unpack(finish)(merged[0, 0, 0])
+    return finished
+
+
+def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
+    """The values of some arrays, with the scheduler that is in charge."""
+    return tuple(np.asarray(one) for one in dask.compute(*arrays))
+
+
+def is_lazy(values: Any) -> bool:
+    """Whether an array waits to be computed."""
+    return isinstance(values, da.Array)

@@ -96,6 +96,14 @@ class Connection:
         self.close()
 
 
+def current_client() -> distributed.Client | None:
+    """The Dask client that the user has connected in this process, if there is one."""
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
 def connect(
     cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
     *,

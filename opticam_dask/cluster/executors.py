@@ -138,6 +138,7 @@ class OnCluster:
         self.jobs = jobs
         self._without_workers = 0.0
         self._size = BLOCKS_PER_WORKER
+        self._is_told_of_threads = False
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks and yield summaries as they finish.
@@ -153,6 +154,7 @@ class OnCluster:
         OSError
             When a block could not read or write anywhere.
         """
+        self._tell_of_threads()
         windows = _windows(work, self._window_size)
         finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
@@ -197,6 +199,17 @@ class OnCluster:
         asked_for = (self.jobs.settings.most_workers if self.jobs else None) or 1
         self._size = BLOCKS_PER_WORKER * max(asked_for, len(self.client.ncores()))
         return self._size
+
+    def _tell_of_threads(self) -> None:
+        """Say once what threads of a worker are good for: not much, as its blocks take turns."""
+        most = max(self.client.nthreads().values(), default=1)
+        if most > 1 and not self._is_told_of_threads:
+            self._is_told_of_threads = True
+            logger.warning(
+                "the workers have %d threads each, which reduce one block at a time: with threads_per_worker=1 and "
+                "more workers all processors are used",
+                most,
+            )
 
     def _next_try(self, task: _Task, error: Exception) -> _Task:
         """How a block that failed runs next: where it could not read or write, on another worker each time."""

@@ -31,7 +31,7 @@ class _Timer:
             faulthandler.dump_traceback_later((1.0 + _SLACK) * self.seconds, exit=True, file=self.output)
 
 
-#: One timer a process: workers have one thread that computes.
+#: One timer a process: blocks take turns in it.
 _timer = _Timer()
 
 

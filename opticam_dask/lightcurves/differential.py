@@ -16,6 +16,7 @@ from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.store import layout
 
 #: A measurement with one of these is of no use for a comparison.
@@ -188,7 +189,7 @@ def compute_relative(
     for name in ("key", "label", "radius"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
-    return dataset.assign_attrs(target=int(target), comparisons=chosen, **found)
+    return with_indexes(dataset.assign_attrs(target=int(target), comparisons=chosen, **found))
 
 
 def _fit_trends(

@@ -17,6 +17,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
+from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.passes import quality
 from opticam_dask.store import layout
 
@@ -60,7 +61,8 @@ def open_observations(
     -------
     dict of DataArray
         By camera key such as ``1:g``, each with dims ``(frame, y, x)`` in ADU, in time order, with coordinates
-        along ``frame``. Frames of another shape than most of their key are left out, with a warning in the log.
+        along ``frame``, among them the index ``time``. Frames of another shape than most of their key are left out,
+        with a warning in the log.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def open_observations(
             coords=one.coordinates,
             attrs=one.attributes,
             name=key,
-        )
+        ).set_xindex("time")
         for key, one in observed_cameras(data_directory, instrument).items()
     }
 
@@ -133,7 +135,8 @@ def observed_cameras(
             dtype=_common_type(main["dtype"]),
             coordinates={
                 name: ("frame", main[name].to_numpy(), {"units": unit}) for name, unit in _FRAME_COORDINATES.items()
-            },
+            }
+            | {"time": ("frame", times_of(main["mjd_utc"].to_numpy()), {"long_name": "time of mid-exposure, UTC"})},
             attributes=attributes,
         )
     return found
@@ -198,8 +201,10 @@ def light_curves(
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
         else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
         (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
-        ``source``. Once a night is measured there are also transparency, transparency_err, ellipticity, airmass,
-        scintillation and quality_flags along ``frame``; NaN and 0 in nights that have none.
+        ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
+        catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
+        transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
+        0 in nights that have none.
 
     Raises
     ------
@@ -216,7 +221,7 @@ def light_curves(
         merged = _at_radius(merged, radius, label)
     if scintillation:
         merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
-    return merged.assign_attrs(key=measured[0].key, label=label)
+    return with_indexes(merged.assign_attrs(key=measured[0].key, label=label))
 
 
 def source_groups(
@@ -264,7 +269,7 @@ def source_groups(
             loaded(path, f"{part.group}/photometry/{label}", one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
-        yield _in_time_order(group).assign_attrs(key=measured[0].key, label=label)
+        yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
 
 
 def loaded(path: Path, group: str, opened: xr.Dataset, *, columns: slice | np.ndarray | None = None) -> xr.Dataset:
@@ -343,8 +348,10 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     folder = path / layout.group_name(key) / "differential"
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     return {
-        name: xr.open_dataset(str(path), group=differential_group(key, name), **_options(path)).set_coords(
-            ["mjd_utc", "bmjd_tdb", "night"]
+        name: with_indexes(
+            xr.open_dataset(str(path), group=differential_group(key, name), **_options(path)).set_coords(
+                ["mjd_utc", "bmjd_tdb", "night"]
+            )
         )
         for name in names
         if layout.has_product(path, differential_group(key, name))

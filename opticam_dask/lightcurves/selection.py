@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+import opticam_dask
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
@@ -255,6 +256,54 @@ class OpticamAccessor:
             raise ValueError(f"no array of flags {name!r}; there are {', '.join(known) or 'none'}")
         return decode_flags(known[name])
 
+    def subtract_background(self) -> xr.DataArray:
+        """Frames without their sky; see :func:`~opticam_dask.subtract_background`."""
+        return opticam_dask.subtract_background(self._dataset)
+
+    def reduce(self, to: Any, *photometers: Any, **options: Any) -> xr.DataTree:
+        """The durable reduction of the frames; see :func:`~opticam_dask.reduce`."""
+        return opticam_dask.reduce(self._dataset, to, *photometers, **options)
+
+    def calibrate(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Frames in electrons; see :func:`~opticam_dask.calibrate`."""
+        return opticam_dask.calibrate(self._dataset, *given, **options)
+
+    def background(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sky background of each frame; see :func:`~opticam_dask.background`."""
+        return opticam_dask.background(self._dataset, *given, **options)
+
+    def detect(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sources of each frame; see :func:`~opticam_dask.detect`."""
+        return opticam_dask.detect(self._dataset, *given, **options)
+
+    def reference(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Stars of the frame that all others are aligned to; see :func:`~opticam_dask.reference`."""
+        return opticam_dask.reference(self._dataset, *given, **options)
+
+    def align(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Where each frame lies on the reference frame; see :func:`~opticam_dask.align`."""
+        return opticam_dask.align(self._dataset, *given, **options)
+
+    def stack(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Mean of the aligned frames; see :func:`~opticam_dask.stack`."""
+        return opticam_dask.stack(self._dataset, *given, **options)
+
+    def catalog(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sources of a stack; see :func:`~opticam_dask.catalog`."""
+        return opticam_dask.catalog(self._dataset, *given, **options)
+
+    def add_sources(self, *given: Any, **options: Any) -> xr.Dataset:
+        """A catalogue with further sources; see :func:`~opticam_dask.add_sources`."""
+        return opticam_dask.add_sources(self._dataset, *given, **options)
+
+    def photometry(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Light curves of the sources of a catalogue; see :func:`~opticam_dask.photometry`."""
+        return opticam_dask.photometry(self._dataset, *given, **options)
+
+    def relative(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Differential light curve; see :func:`~opticam_dask.relative`."""
+        return opticam_dask.relative(self._dataset, *given, **options)
+
     @property
     def nights(self) -> list[str]:
         """Nights that have frames, in order."""
@@ -294,6 +343,28 @@ class OpticamAccessor:
         for name, values in flag_arrays(dataset).items():
             folds.append(Fold(f"names in {name}", table(("flag", "bit"), list(meanings(values).items()))))
         return wrap("Light curves" if "flux" in dataset else "Dataset", definitions(self._facts()), folds)
+
+
+@xr.register_dataarray_accessor("opticam")
+class OpticamArrayAccessor:
+    """What an array of frames or flags can be asked: ``array.opticam``.
+
+    Parameters
+    ----------
+    array : DataArray
+        The array.
+    """
+
+    def __init__(self, array: xr.DataArray) -> None:
+        self._array = array
+
+    def calibrate(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Frames in electrons; see :func:`~opticam_dask.calibrate`. The steps after it are those of the dataset."""
+        return opticam_dask.calibrate(self._array, *given, **options)
+
+    def flags(self) -> xr.Dataset:
+        """An array of flags as booleans, a variable for each name; see :func:`decode_flags`."""
+        return decode_flags(self._array)
 
 
 @xr.register_datatree_accessor("opticam")

@@ -155,7 +155,7 @@ def _dataset(observed: ObservedCamera) -> xr.Dataset:
         {"preferred_chunks": {"frame": 1, "y": ny, "x": nx}, "dtype": observed.dtype},
     )
     attributes = {name: value for name, value in observed.attributes.items() if name != "units"}
-    return xr.Dataset({"image": image}, coords=observed.coordinates, attrs=attributes)
+    return xr.Dataset({"image": image}, coords=observed.coordinates, attrs=attributes).set_xindex("time")
 
 
 def _suffixed(key: str, dataset: xr.Dataset) -> xr.Dataset:

@@ -181,7 +181,7 @@ def read_stars(
     stars = Stars(places.xy, places.flags, pixels, light, nothing, saturated, neighbours, unknown)
     if view.profile is None or not len(light):
         return stars
-    near = _within(table, light, reach, shape)
+    near = _within(table, light, reach, shape.area_at(places.xy))
     judged = near & pixels.is_good & ~saturated
     response = None if view.response_at is None else view.response_at(places.x0, places.y0, size)
     own, foreign = _model_light(pixels.electrons, light, judged, neighbours)
@@ -199,9 +199,9 @@ def read_stars(
     return _look_again(view, stars, suspects, judged, foreign, shape, forced=forced) if len(suspects) else stars
 
 
-def _within(table: np.ndarray, light: np.ndarray, reach: float, shape: Shape) -> np.ndarray:
-    """Which pixels lie within so many sigma, from the light in them."""
-    return np.asarray(light > np.interp(reach, TABLE_STEP * np.arange(len(table)), table) / shape.area)
+def _within(table: np.ndarray, light: np.ndarray, reach: float, area: np.ndarray) -> np.ndarray:
+    """Which pixels lie within so many sigma, from the light in them and the area of each star (n,)."""
+    return np.asarray(light > np.interp(reach, TABLE_STEP * np.arange(len(table)), table) / area[:, None, None])
 
 
 def narrowed(stars: Stars, size: int) -> Stars:

@@ -112,6 +112,22 @@ class BasePhotometer:
         """Measure all catalogue sources in one frame."""
         raise NotImplementedError
 
+    def _light_in_annulus(self, view: FrameView, xy: np.ndarray, shape: Shape) -> np.ndarray:
+        """Share of each star's light in a pixel of its sky annulus, which is taken off with the sky; shape (n,)."""
+        estimate = self.local_background_estimator
+        if estimate is None:
+            return np.zeros(len(xy))
+        chosen = estimate if isinstance(estimate, BaseLocalBackground) else DefaultLocalBackground()
+        edges = chosen.edges(shape.semimajor_sigma, shape.semiminor_sigma)
+        size = 2 * int(np.ceil(max(edges[1]))) + 3
+        centre = np.zeros((1, 2))
+        window = (*photometry.origins(centre, size), size)
+        ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
+        table = frame_stars.profile_table(view)
+        forms = shape.each_at(xy) if shape.change is not None else [shape]
+        shares = [np.mean(profile_weights(table, centre, *window, form)[ring]) for form in forms]
+        return np.broadcast_to(shares, len(xy))
+
     def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
         """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
         tolerance = self.source_matching_tolerance
@@ -223,8 +239,8 @@ class AperturePhotometer(BasePhotometer):
         stars = measuring.narrowed(
             self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
         )
-        foreign = 0.0 if view.profile is None else _light_in_annulus(self.local_background_estimator, view, shape)
         xy, pixels = stars.xy, stars.pixels
+        foreign = np.zeros(len(xy)) if view.profile is None else self._light_in_annulus(view, xy, shape)
         results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]
         columns = [np.stack(values, axis=-1) for values in zip(*results, strict=True)]
         columns[-1] |= stars.flags[:, None]
@@ -247,7 +263,7 @@ class AperturePhotometer(BasePhotometer):
         view: FrameView,
         stars: measuring.Stars,
         shape: Shape,
-        foreign: float,
+        foreign: np.ndarray,
         axes: tuple[float, float],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Flux, error, systematic error, aperture correction and flags in one aperture; shape (n,) each."""
@@ -265,9 +281,9 @@ class AperturePhotometer(BasePhotometer):
             factor[is_torn] = inside[is_torn] / seen[is_torn]
             inside -= foreign * np.sum(weights, axis=(1, 2))
             if photometry.SIGMA_TO_FWHM * shape.sigma < noise.UNDERSAMPLED:
-                usual = self._usual_share(view, window[2], shape, foreign, axes)
-                factor[inside > 0] *= usual / inside[inside > 0]
-                inside[inside > 0] = usual
+                usual = self._usual_shares(view, xy, window[2], shape, foreign, axes)
+                factor[inside > 0] *= usual[inside > 0] / inside[inside > 0]
+                inside[inside > 0] = usual[inside > 0]
             correction[inside > 0] = 1.0 / inside[inside > 0]
         response = None if view.response_at is None else view.response_at(*window)
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
@@ -283,16 +299,28 @@ class AperturePhotometer(BasePhotometer):
         flags |= measuring.blend_flags(view, stars, weights)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
-    def _usual_share(
-        self, view: FrameView, size: int, shape: Shape, foreign: float, axes: tuple[float, float]
-    ) -> float:
-        """Share of a star's light in the aperture, the mean over where in its pixel the star is."""
-        places = (np.arange(_PHASES) + 0.5) / _PHASES - 0.5
-        xy = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
-        window = (*photometry.origins(xy, size), size)
-        weights = self._weights(view, xy, *window, axes)
-        light = profile_weights(frame_stars.profile_table(view), xy, *window, shape)
-        return float(np.mean(np.sum(weights * (light - foreign), axis=(1, 2))))
+    def _usual_shares(
+        self,
+        view: FrameView,
+        xy: np.ndarray,
+        size: int,
+        shape: Shape,
+        foreign: np.ndarray,
+        axes: tuple[float, float],
+    ) -> np.ndarray:
+        """Share of each star's light in the aperture, the mean over where in its pixel the star is; shape (n,)."""
+        offsets = (np.arange(_PHASES) + 0.5) / _PHASES - 0.5
+        phases = np.stack(np.meshgrid(offsets, offsets), axis=-1).reshape(-1, 2)
+        window = (*photometry.origins(phases, size), size)
+        weights = self._weights(view, phases, *window, axes)
+        table = frame_stars.profile_table(view)
+
+        def inside(form: Shape) -> float:
+            return float(np.mean(np.sum(weights * profile_weights(table, phases, *window, form), axis=(1, 2))))
+
+        area = float(np.mean(np.sum(weights, axis=(1, 2))))
+        each = [inside(form) for form in shape.each_at(xy)] if shape.change is not None else inside(shape)
+        return each - foreign * area
 
     def axes(self, scale: float, fwhm: float, frame_fwhm: float) -> list[tuple[float, float]]:
         """Semi-axes of each aperture in pixels of a frame.
@@ -426,7 +454,7 @@ class OptimalPhotometer(BasePhotometer):
         window = pixels.x0, pixels.y0, light.shape[1]
         inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH
         light = np.where(inside, light, 0.0)
-        foreign = _light_in_annulus(self.local_background_estimator, view, shape)
+        foreign = self._light_in_annulus(view, xy, shape)[:, None, None]
         good = np.where(pixels.is_good, light, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             weights = good / np.sum(good * (light - foreign), axis=(1, 2), keepdims=True)
@@ -458,16 +486,3 @@ class OptimalPhotometer(BasePhotometer):
             background_err=pixels.background_err,
             profile_chi2=stars.chi2,
         )
-
-
-def _light_in_annulus(estimate: LocalBackground | None, view: FrameView, shape: Shape) -> float:
-    """Share of a star's light that a pixel of its sky annulus holds: it is taken off with the sky."""
-    if estimate is None:
-        return 0.0
-    chosen = estimate if isinstance(estimate, BaseLocalBackground) else DefaultLocalBackground()
-    edges = chosen.edges(shape.semimajor_sigma, shape.semiminor_sigma)
-    size = 2 * int(np.ceil(max(edges[1]))) + 3
-    centre = np.zeros((1, 2))
-    window = (*photometry.origins(centre, size), size)
-    ring = annulus.annulus_mask(centre, *window, *edges, shape.orientation)
-    return float(np.mean(profile_weights(frame_stars.profile_table(view), centre, *window, shape)[ring]))

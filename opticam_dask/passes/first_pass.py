@@ -16,7 +16,7 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images import align, match, match_hypotheses
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
-from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources import field_form, photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.frame_steps import (
     BlockSummary,
@@ -187,6 +187,26 @@ def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -
     return usable[int(np.argmax(np.asarray(matched) / widths))]
 
 
+def count_matches(transform_type: TransformType, reference: Probe, frame: Probe) -> int:
+    """How many sources of two candidates for the reference frame match; 0 for no alignment."""
+    try:
+        found = match.find_transform(
+            reference.xy,
+            frame.xy,
+            transform_type=transform_type,
+            reference_weights=reference.flux,
+            frame_weights=frame.flux,
+            shift_of_few=True,
+        )
+    except match.AlignmentError:
+        return 0
+    if found.n_matched < match_hypotheses.LEAST_FOR_ROTATION:
+        one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
+        if not (may_be_stars(one, other) and may_be_stars(other, one)):
+            return 0
+    return found.n_matched
+
+
 @dataclass(frozen=True)
 class FirstPass:
     """What every task of the first pass over one part needs; nothing here grows with the number of frames.
@@ -258,13 +278,13 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         if group >= 0:
             stack = stack or PartialStack(job.reference_shape)
             if not result.flags & UNUSABLE:
-                stack.add(_resampled(job, result))
+                stack.add(resampled(job, result))
             if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
                 job.write_stack(group, block, stack.total, stack.coverage)
                 stack = None
         result.subtracted = result.saturated = result.frame = result.is_whole = result.is_saturated = None
         results.append(result)
-    job.write(block, _first_pass_arrays(job, results, manifest))
+    job.write(block, block_arrays(job.steps, results, manifest))
     return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
 
 
@@ -272,14 +292,15 @@ def try_frame(job: FirstPass, block: int, index: int) -> None:
     """Do the work of the first pass on one frame of a block; write nothing."""
     result = reduce_frame(job, entry_of(job.read_manifest(block), index))
     if not result.flags & UNUSABLE:
-        _resampled(job, result)
+        resampled(job, result)
 
 
 def _lost_frame(reason: str) -> FrameResult:
     return FrameResult(FrameFlag.REDUCED | FrameFlag.WORKER_LOST, reason)
 
 
-def _resampled(job: FirstPass, result: FrameResult) -> np.ndarray:
+def resampled(job: FirstPass, result: FrameResult) -> np.ndarray:
+    """Image of a usable frame without its sky on the grid of the reference frame, shape (ny, nx)."""
     assert result.subtracted is not None  # only a frame that was set aside has none
     return align.resample(result.subtracted, result.values["transform"], job.reference_shape)
 
@@ -375,18 +396,19 @@ def _measure_seeing_of_stars(job: FirstPass, result: FrameResult) -> None:
         measure_seeing(result, is_star)
 
 
-def _first_pass_arrays(
-    job: FirstPass, results: list[FrameResult], manifest: Mapping[str, np.ndarray]
+def block_arrays(
+    steps: FrameSteps, results: list[FrameResult], manifest: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Records of a block as arrays over its frames, NaN where a frame has no value."""
-    n_frames, n_slots = len(results), job.steps.n_slots
+    n_frames, n_slots = len(results), steps.n_slots
     frames: dict[str, np.ndarray] = {
         name: np.array([result.values.get(name, np.nan) for result in results], dtype=float) for name in _MEASURED
     }
     for name in ("n_sources", "n_matched"):
         frames[name] = np.array([result.values.get(name, 0) for result in results], dtype=np.int32)
-    nothing = np.full((3, 3), np.nan)
-    frames["transform"] = np.array([result.values.get("transform", nothing) for result in results])
+    for name, shape in (("transform", (3, 3)), ("form_terms", (3, field_form.N_TERMS))):
+        nothing = np.full(shape, np.nan)
+        frames[name] = np.array([result.values.get(name, nothing) for result in results]).reshape(-1, *shape)
     frames["message"] = np.array([result.message for result in results], dtype=object)
     own = np.array([int(result.flags) for result in results], dtype=np.uint32)
     frames["flags"] = own | manifest["scan_flags"]
@@ -399,13 +421,13 @@ def _first_pass_arrays(
             for name in names
         },
     }
-    if job.steps.mesh_shape is not None:
-        no_mesh = np.full(job.steps.mesh_shape, np.nan)
+    if steps.mesh_shape is not None:
+        no_mesh = np.full(steps.mesh_shape, np.nan)
         arrays["background"] = {
             name: np.array([result.meshes.get(name, no_mesh) for result in results])
             for name in ("background_mesh", "background_rms_mesh", "background_offset_mesh", "background_mean_mesh")
         }
-        nowhere = np.zeros(job.steps.mesh_shape, dtype=np.int32)
+        nowhere = np.zeros(steps.mesh_shape, dtype=np.int32)
         arrays["background"]["background_n_sky"] = np.array(
             [result.meshes.get("background_n_sky", nowhere) for result in results], dtype=np.int32
         )

@@ -145,6 +145,36 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
+    arrays, messages = measure_arrays(job, manifest, results, lost)
+    job.write(block, arrays)
+    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
+    return summarise(block, flags, messages, manifest["file"])
+
+
+def measure_arrays(
+    job: SecondPass,
+    manifest: Mapping[str, np.ndarray],
+    results: Mapping[str, np.ndarray],
+    lost: Mapping[int, str] | None = None,
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Photometry of some frames; nothing is written.
+
+    Parameters
+    ----------
+    job : SecondPass
+        What the second pass needs to know of the part.
+    manifest, results : dict of ndarray, shape (frame, ...)
+        What the headers and the first pass say about the frames.
+    lost : dict of str, optional
+        As for :func:`measure_block`.
+
+    Returns
+    -------
+    arrays : dict of dict of ndarray
+        Measurements by group (``photometry/<label>``) and variable.
+    messages : list of str
+        Why a frame could not be measured; empty where it could.
+    """
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
@@ -160,9 +190,7 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
             messages[index] = lost[index]
             continue
         messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
-    job.write(block, arrays)
-    flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
-    return summarise(block, flags, messages, manifest["file"])
+    return arrays, messages
 
 
 def _measure_frame(
@@ -258,7 +286,7 @@ def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, A
         non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
-        stars=star_form(result),
+        stars=star_form(result, steps.image_shape),
         profile=job.profile,
         catalog_flux=job.catalog_flux,
     )
@@ -311,10 +339,21 @@ def _undetected(job: SecondPass, result: Mapping[str, Any], fwhm: float) -> tupl
 _FEWEST_MATCHED = 3
 
 
-def star_form(result: Mapping[str, Any]) -> profile.Shape:
-    """Form of the frame's stars; round as wide as its FWHM where the moments failed."""
+def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -> profile.Shape:
+    """Form of the frame's stars; round as wide as its FWHM where the moments failed.
+
+    Parameters
+    ----------
+    result : mapping
+        What the first pass found of the frame, by the names of ``schema.FRAMES``.
+    frame : (int, int), optional
+        Shape ``(ny, nx)`` of the frame; without it the mean form, whatever its change over the frame.
+    """
+    # stores of older versions have one form for all stars of a frame
+    terms = np.nan_to_num(result.get("form_terms", 0.0))
     form = profile.Shape(
-        float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))
+        *(float(result["semimajor_sigma"]), float(result["semiminor_sigma"]), float(np.deg2rad(result["orientation"]))),
+        change=profile.FormChange(terms, frame) if frame is not None and np.any(terms) else None,
     )
     if form.is_known():
         return form

@@ -102,17 +102,18 @@ def measure_block(
         watchdog.still_working()
         offset = index % job.frames_per_block
         is_lost = lost is not None and offset in lost
-        found[index] = None if is_lost else _measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
+        found[index] = None if is_lost else measure_frame(job, entry_of(manifest, offset), entry_of(results, offset))
     return found
 
 
 def try_frame(job: ProfileJob, block: int, offset: int) -> None:
     """Do the work on one frame of a block, if it is a chosen one."""
     if block * job.frames_per_block + offset in job.frames:
-        _measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
+        measure_frame(job, entry_of(job.read_manifest(block), offset), entry_of(job.read_results(block), offset))
 
 
-def _measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
+def measure_frame(job: ProfileJob, entry: Mapping[str, Any], result: Mapping[str, Any]) -> ring_sums.Rings | None:
+    """Sums over the bright stars of one frame; None where it has none or cannot be read."""
     try:
         view = frame_view(job.second_pass, entry, result)
         return star_rings(view if job.has_profile else replace(view, profile=None))
@@ -237,17 +238,18 @@ def _foreign_light(
         if not len(others):
             continue
         noise = float(np.nanmedian(rms[row]))
-        masked = _masked_radius(neighbours, others, noise, shape.area)
+        area = shape.area_at(neighbours.xy[others])
+        masked = _masked_radius(neighbours, others, noise, area)
         window = np.full(len(others), x0[row]), np.full(len(others), y0[row]), size
         radius = profile.elliptical_radius(neighbours.xy[others], *window, shape)
         is_foreign[row] = np.any(radius < masked[:, None, None], axis=0)
         if neighbours.is_known:
-            shares = profile.light_at(neighbours.table, radius) / shape.area
+            shares = profile.light_at(neighbours.table, radius) / area[:, None, None]
             light[row] = np.einsum("n,nyx->yx", neighbours.flux[others], shares)
     return light, is_foreign
 
 
-def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, area: float) -> np.ndarray:
+def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, area: np.ndarray) -> np.ndarray:
     """Radius around each neighbour, in sigma, within which what is left of its light matters."""
     left = _LEFT_OF_NEIGHBOUR if neighbours.is_known else 1.0
     with np.errstate(divide="ignore"):

@@ -7,6 +7,7 @@ lose bias and dark and are divided by their own median one by one, so that the b
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from opticam_dask import schema
 from opticam_dask.cluster import blocks, watchdog
-from opticam_dask.cluster.executors import Executor, Work
+from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images import masters as kernel
 from opticam_dask.passes.calibration import (
@@ -28,7 +32,7 @@ from opticam_dask.passes.calibration import (
     Kind,
     same_exposure,
 )
-from opticam_dask.pipeline.reduction import Progress, Setup, WrongParameters, stage
+from opticam_dask.pipeline.reduction import Progress, Setup, Silent, WrongParameters, stage
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
 from opticam_dask.store import layout
 from opticam_dask.store.ownership import check_owner
@@ -404,6 +408,61 @@ def _make_master(
             attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
     layout.write_product(setup.path, group, "calibration", arrays, attributes)
     progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
+
+
+def make_dataset(
+    calibration: Calibration, instrument: Instrument, key: str, exposure_time: float | None = None
+) -> xr.Dataset:
+    """Masters of a camera key as a dataset, made as those of a store are.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Frames of one or more kinds.
+    instrument : Instrument
+        What their headers mean.
+    key : str
+        Camera key.
+    exposure_time : float, optional
+        Of the frames to be corrected, seconds; by default that of the first dark.
+
+    Raises
+    ------
+    CalibrationError, WrongParameters
+        When the frames do not fit the camera or each other.
+    """
+    tables = [found.table[found.table["camera"] == key.partition(":")[0]] for found in calibration.frames.values()]
+    if not all(map(len, tables)):
+        raise CalibrationError(f"calibration frames of {key} are needed, found none of its camera")
+    first = tables[0].iloc[0]
+    detector = Detector(key, (int(first["ny"]), int(first["nx"])), int(first["binning"]))
+    if exposure_time is None:
+        darks = calibration.frames.get("dark")
+        exposure_time = (
+            float("nan") if darks is None else float(tables[calibration.kinds.index("dark")]["exposure_time"].iloc[0])
+        )
+    arrays: dict[str, Any] = {}
+    about: dict[str, Any] = {"key": key, "binning": detector.binning}
+    with tempfile.TemporaryDirectory() as scratch:
+        setup = Setup(Path(scratch), instrument, calibration=calibration)
+        layout.create_store(scratch, {})
+        for kind, group in calibration.groups(detector).items():
+            chosen = _choose(setup, kind, detector, exposure_time)
+            _make_master(setup, group, kind, detector, chosen, InProcess(), Silent())
+            arrays |= layout.read_product(setup.path, group)
+            if kind == "dark":
+                made = layout.read_attributes(setup.path, group)
+                names = {
+                    "dark_exposure_time": "mean_exposure_time",
+                    "dark_gain": "gain",
+                    "dark_only_for": "exposure_time",
+                }
+                about |= {new: made[old] for new, old in names.items() if old in made}
+    variables = {
+        name: (("y", "x"), values, schema.variable("calibration", name).all_attributes())
+        for name, values in arrays.items()
+    }
+    return xr.Dataset(variables, attrs=about)
 
 
 def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame) -> MasterJob:

@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import time
+import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +46,8 @@ def prepare(
     if not len(scan.table) and (changes.new or not layout.exists(setup.out_directory)):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+    is_kept = layout.exists(setup.out_directory) and not changes.new
+    _refuse_equal_names({*scan.table["key"], *(layout.keys(setup.path) if is_kept else ())})
     if compiled.form() == compiled.NUMPY:
         progress.tell("NumPy kernels are used: frames take two to three times as long as with compiled ones.")
     begun = changes.new and nights.begin_again(setup, identities.parameters_hash(setup.record()), progress)
@@ -89,6 +92,22 @@ def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tu
         for note in planned.notes:
             progress.tell(note)
     return refused
+
+
+def _refuse_equal_names(keys: Iterable[str]) -> None:
+    """Keys are groups and files: no two may have one name, on any file system."""
+    by_name: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        # some file systems do not tell capital letters or composed from decomposed characters
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", layout.group_name(key)).casefold())
+        by_name.setdefault(name, []).append(key)
+    for same in by_name.values():
+        if len(same) > 1:
+            raise ReductionError(
+                f"{' and '.join(same)} would be one group {layout.group_name(same[0])} of the store: give these "
+                "filters names in the headers that differ in more than capital letters and separators, or reduce "
+                "them with an output directory for each."
+            )
 
 
 def stored_parameters(out_directory: str | Path) -> ReductionParameters:

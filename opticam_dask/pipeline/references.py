@@ -8,9 +8,7 @@ import os
 import numpy as np
 
 from opticam_dask.cluster.executors import Executor, Work
-from opticam_dask.kernels.images import match, match_hypotheses
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.parameters import TransformType
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.frozen import reference_group
@@ -20,7 +18,7 @@ from opticam_dask.pipeline.run import Pass, Run, guarded_work
 from opticam_dask.store import layout
 
 #: Candidates for the reference frame of a night.
-_PROBES = 25
+N_PROBES = 25
 
 
 class References(Pass):
@@ -46,7 +44,7 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
     for key in todo:
         _require_nothing_aligned(setup, key)
     candidates = {key: part for key in todo if (part := _reference_part(setup, key)) is not None}
-    indices = {key: stack_selection(part.n_frames, _PROBES) for key, part in candidates.items()}
+    indices = {key: stack_selection(part.n_frames, N_PROBES) for key, part in candidates.items()}
     if not candidates:
         return
     work: list[Work] = []
@@ -102,7 +100,9 @@ def _probe_job(setup: Setup, part: layout.Part) -> first_pass.ProbeJob:
 
 
 def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.Probe], progress: Progress) -> None:
-    chosen = first_pass.choose_reference(probes, functools.partial(_count_matches, setup.parameters.transform_type))
+    chosen = first_pass.choose_reference(
+        probes, functools.partial(first_pass.count_matches, setup.parameters.transform_type)
+    )
     if chosen is None:
         first = min(probes, key=lambda probe: probe.index)
         progress.tell(
@@ -130,22 +130,3 @@ def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.P
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
     layout.write_product(setup.path, reference_group(part.key), "reference", arrays, attributes)
     layout.update_attributes(setup.path, layout.group_name(part.key), {"reference_night": part.night})
-
-
-def _count_matches(transform_type: TransformType, reference: first_pass.Probe, frame: first_pass.Probe) -> int:
-    try:
-        found = match.find_transform(
-            reference.xy,
-            frame.xy,
-            transform_type=transform_type,
-            reference_weights=reference.flux,
-            frame_weights=frame.flux,
-            shift_of_few=True,
-        )
-    except match.AlignmentError:
-        return 0
-    if found.n_matched < match_hypotheses.LEAST_FOR_ROTATION:
-        one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
-        if not (first_pass.may_be_stars(one, other) and first_pass.may_be_stars(other, one)):
-            return 0
-    return found.n_matched

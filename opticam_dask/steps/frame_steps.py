@@ -304,6 +304,13 @@ def _filtered(image_filter: Callable[[np.ndarray], np.ndarray], raw: np.ndarray)
 def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     """Read one frame and refuse what holds no signal.
 
+    Parameters
+    ----------
+    steps : FrameSteps
+        How the frames are read.
+    entry : mapping
+        Of the manifest; with ``pixels`` where they are in memory already.
+
     Raises
     ------
     FrameProblem
@@ -311,12 +318,7 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
         When not the frame but its whole directory cannot be read.
     """
     _require_same_file(entry)
-    try:
-        raw = steps.reader.read(entry["file"])
-    except FrameError as error:
-        if isinstance(error.__cause__, OSError):
-            _require_directory(entry["file"])
-        raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
+    raw = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
     if raw.shape != steps.shape:
         raise FrameProblem(
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
@@ -331,6 +333,15 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     if lowest == highest:
         raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
     return raw
+
+
+def _read_file(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return steps.reader.read(entry["file"])
+    except FrameError as error:
+        if isinstance(error.__cause__, OSError):
+            _require_directory(entry["file"])
+        raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
 
 
 def _require_same_file(entry: Mapping[str, Any]) -> None:
@@ -456,28 +467,62 @@ def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     ------
     FrameProblem
     """
+    detect_sources(steps, subtract_sky(steps, entry, result), result)
+
+
+def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> np.ndarray | None:
+    """Load a frame and take its sky off; fill ``result`` with the image and the sky.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), or None
+        Background RMS of a user's own function; None where it is the zoom of a mesh.
+
+    Raises
+    ------
+    FrameProblem
+    """
     image = load_image(steps, entry, for_detection=steps.has_mesh)
     result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
     if steps.background is not None:
         level = own_sky(steps.background, image.electrons)
         result.values |= {"background": level.median, "background_rms": level.rms_median}
         result.subtracted = image.electrons - level.image
-        sources, n_sources = find_sources(steps, result.subtracted, level.rms_image)
-        _keep_sources(steps, result, sources, n_sources)
-        return
+        return level.rms_image
     try:
         mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
     except ValueError as error:
         raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
     result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
-    frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
-    result.frame, result.subtracted = frame, frame.image
-    if steps.finds_by_segments:
-        sources, n_sources = _sources_of_segments(steps, frame)
+    result.frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
+    result.subtracted = result.frame.image
+    return None
+
+
+def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: FrameResult) -> None:
+    """Search a frame without its sky; fill ``result`` with sources and seeing.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+    rms_image : ndarray, shape (ny, nx), or None
+        As :func:`subtract_sky` returns it.
+    result : FrameResult
+        Of :func:`subtract_sky`.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    assert result.subtracted is not None  # the sky is off
+    if result.frame is not None and steps.finds_by_segments:
+        sources, n_sources = _sources_of_segments(steps, result.frame)
     else:
-        rms = background.zoom_mesh(rms_mesh, frame.image.shape, steps.box_size)
-        sources, n_sources = find_sources(steps, frame.image, rms)
+        if rms_image is None:
+            rms_mesh = result.meshes["background_rms_mesh"]
+            rms_image = background.zoom_mesh(rms_mesh, result.subtracted.shape, steps.box_size)
+        sources, n_sources = find_sources(steps, result.subtracted, rms_image)
     _keep_sources(steps, result, sources, n_sources)
 
 

@@ -121,6 +121,8 @@ class Part:
             "frame": frame,
             "row": 3,
             "column": 3,
+            "moment": 3,
+            "term": 6,
             "mesh_y": mesh_y,
             "mesh_x": mesh_x,
             "slot": self.n_slots,
@@ -544,7 +546,7 @@ def read_manifest(path: str | Path, part: Part, block: int | None = None) -> dic
 _RESULTS = {
     "frames": (
         *("flags", "transform", "transform_rms", "n_matched", "background_rms"),
-        *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
+        *("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation", "form_terms"),
     ),
     "background": (
         *("background_mesh", "background_rms_mesh"),

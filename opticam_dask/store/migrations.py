@@ -66,6 +66,11 @@ def _to_1_3(path: Path) -> None:
     integrity.write_missing_chunks(path)
 
 
+def _to_1_4(path: Path) -> None:
+    integrity.add_arrays_of(path, "1.4")
+    integrity.write_missing_chunks(path)
+
+
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
@@ -85,6 +90,7 @@ MIGRATIONS: dict[str, Migration] = {
         _to_1_3,
         "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
     ),
+    "1.3": Migration("1.4", _to_1_4, "the change of the form of stars over each frame is there, without values"),
 }
 
 

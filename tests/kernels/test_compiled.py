@@ -11,8 +11,9 @@ import pytest
 
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images import background, calibrate
+from opticam_dask.kernels.images import background, calibrate, smooth_zoom
 from opticam_dask.kernels.images.box_statistics import box_statistics
+from opticam_dask.kernels.sources import profile
 
 needs_compiled = pytest.mark.skipif(
     compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
@@ -142,7 +143,7 @@ def test_box_statistics__of_few_or_no_pixels_end(shape):
 
 @needs_compiled
 def test_compiled_kernels__refuse_what_they_cannot_read():
-    native, result = compiled.native, np.empty((2, 1, 1))
+    native, result = compiled.native, np.zeros((2, 1, 1))
     good = np.ones((1, 1, 4, 4))
     for boxes in (good.astype(">f8"), good.astype(np.int32), good[0], good[..., ::2], None, b"abc"):
         with pytest.raises(TypeError):
@@ -222,3 +223,56 @@ def test_cosmic_rays__refuse_masks_of_another_shape():
         compiled.native.cosmic_rays(pixels[:8].copy(), mask[:8].copy(), mask[:8].copy(), *settings)
     with pytest.raises(TypeError):
         compiled.native.cosmic_rays(pixels.astype(float), mask, mask, *settings)
+
+
+# ---------------------------------------------------------------- cut-outs
+
+#: Windows within the frame, at its borders, beyond it, and of a source without a position.
+CORNERS = np.array([[40, 50], [-7, 3], [150, 190], [-30, -30], [500, 20], [0, 0], [-(2**30), -(2**30)]])
+
+
+@needs_compiled
+@pytest.mark.parametrize(("box", "size"), [((16, 16), 21), ((20, 33), 7), ((160, 200), 41), ((5, 4), 30)])
+def test_sky_in_windows__is_the_same_bits_by_both_forms(both, box, size):
+    shape = (160, 200)
+    mesh = np.random.default_rng(15).normal(300.0, 5.0, [-(-n // length) for n, length in zip(shape, box, strict=True)])
+    fast, plain = both(smooth_zoom.windows, mesh, shape, box, *CORNERS.T, size)
+    np.testing.assert_array_equal(fast, plain)
+    assert np.isfinite(fast[0]).all()
+    assert np.isnan(fast[3]).any()
+    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, mesh, shape, box, *CORNERS.T, size))
+    single = np.asfortranarray(mesh.astype(np.float32))
+    np.testing.assert_array_equal(*both(smooth_zoom.windows, single, shape, box, *CORNERS.T, size))
+    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, single, shape, box, *CORNERS.T, size))
+
+
+@needs_compiled
+def test_radius_and_light__are_the_same_bits_by_both_forms(both):
+    xy = CORNERS + np.random.default_rng(16).uniform(8.0, 12.0, CORNERS.shape)
+    xy[-1] = np.nan
+    x0, y0 = CORNERS.T
+    fast, plain = both(profile.elliptical_radius, xy, x0, y0, 21, profile.Shape(2.3, 1.7, 0.6))
+    np.testing.assert_array_equal(fast, plain)
+    table = profile.typical_profile().table()
+    for radius in (fast, fast[:, ::2, ::-1], np.array([0.0, 29.999, 30.0, 31.0, np.nan, np.inf]), np.empty((0, 3))):
+        np.testing.assert_array_equal(*both(profile.light_at, table, radius))
+
+
+@needs_compiled
+def test_kernels_of_cutouts__refuse_what_does_not_belong_together():
+    native = compiled.native
+    knots, first, along, windows = np.ones((9, 9)), np.array([0, 5]), np.ones((2, 3, 4)), np.empty((2, 3, 3))
+    native.zoom_windows(knots, first, first, along, along, windows)
+    for wrong in (np.array([0, 6]), np.array([-1, 5]), np.array([0, 5, 5])):
+        with pytest.raises(ValueError, match="belong together"):
+            native.zoom_windows(knots, wrong, first, along, along, windows)
+        with pytest.raises(ValueError, match="belong together"):
+            native.zoom_windows(knots, first, wrong, along, along, windows)
+    with pytest.raises(ValueError, match="belong together"):
+        native.zoom_windows(knots, first, first, along[:, :2].copy(), along, windows)
+    with pytest.raises(ValueError, match="belong together"):
+        native.elliptical_radius(np.ones((2, 3)), np.ones((2, 2)), np.ones((2, 4)), windows)
+    with pytest.raises(ValueError, match="the table must reach"):
+        native.light_at(np.ones(30), np.ones(5), np.empty(5), 30.0, 1.0)
+    with pytest.raises(ValueError, match="a place for each"):
+        native.light_at(np.ones(40), np.ones(5), np.empty(4), 30.0, 1.0)

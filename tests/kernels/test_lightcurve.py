@@ -252,7 +252,7 @@ def test_compute_relative__removes_a_cloud():
 
 def test_compute_relative__coordinates_attributes_and_units():
     relative = compute_relative(curves_of(), np.int64(2), 1)
-    assert set(relative.coords) == {"mjd_utc", "bmjd_tdb", "night"}
+    assert set(relative.coords) == {"mjd_utc", "bmjd_tdb", "night", "time"}
     assert relative.attrs == {
         **{"key": "1:g", "label": "aperture", "target": 2, "comparisons": [1]},
         **{"weighting": "sum", "weights": [1.0]},

@@ -186,7 +186,7 @@ def test_field_shape__is_that_of_the_stars_and_leaves_saturated_ones_out():
     form = _field_shape(image, xy, np.full(4, 2.0), 1.0, saturated=saturated)
     np.testing.assert_allclose(form.fwhm, 2.0 * photometry.SIGMA_TO_FWHM, rtol=0.01)
     np.testing.assert_allclose([form.semimajor_sigma, form.semiminor_sigma], 2.0, rtol=0.01)
-    assert np.isnan(_field_shape(image, np.empty((0, 2)), np.empty(0), 1.0)).all()
+    assert all(np.isnan(value).all() for value in _field_shape(image, np.empty((0, 2)), np.empty(0), 1.0))
 
 
 def test_field_shape__follows_elongated_stars_and_not_a_blend():

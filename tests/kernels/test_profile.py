@@ -46,7 +46,7 @@ def _measured_profile(beta, n_frames=12):
         image = rng.poisson(truth + SKY_RMS**2) - SKY_RMS**2
         rough = np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
         form = _field_shape(image, xy, rough, SKY_RMS)
-        shape = profile.Shape(*form[1:])
+        shape = profile.Shape(*form[1:4])
         cutouts, x0, y0 = _cutouts(image, xy, int(ring_sums.SKY_REACH * shape.semimajor_sigma) + 2)
         rings = ring_sums.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
         found[index] = rings
@@ -90,7 +90,7 @@ def test_profile__elongated_stars_are_followed():
         u = (columns - x) * np.cos(theta) + (rows - y) * np.sin(theta)
         v = (rows - y) * np.cos(theta) - (columns - x) * np.sin(theta)
         image += 1e5 / (2 * np.pi * major * minor) * np.exp(-0.5 * ((u / major) ** 2 + (v / minor) ** 2))
-    shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:])
+    shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:4])
     cutouts, x0, y0 = _cutouts(image, xy, 34)
     rings = ring_sums.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape)
     light = profile.profile_weights(profile_fit.fit_profile(rings).table(), xy, x0, y0, 69, shape)

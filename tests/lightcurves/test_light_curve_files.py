@@ -166,7 +166,7 @@ def test_write_light_curves__times_are_utc_where_no_barycentric_one_is_known(tmp
     curves = results.light_curves(tmp_path / "out", "1:g")
     assert list(table) == ["MJD", "flux", "flux_err", "background", "flags"]
     np.testing.assert_array_equal(table["MJD"], curves["mjd_utc"])
-    np.testing.assert_array_equal(table["flux"], curves["flux"].sel(source=0))
+    np.testing.assert_array_equal(table["flux"], curves["flux"].sel(source=1))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -265,11 +265,17 @@ def old(tmp_path):
 def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_path):
     before = {name: array[...] for name, array in layout.all_arrays(old / layout.STORE_NAME)}
     told = _command(capsys, "migrate", old, code=0)
-    assert [line.partition(":")[0] for line in told.splitlines()] == ["1.0 -> 1.1", "1.1 -> 1.2", "1.2 -> 1.3"]
+    assert [line.partition(":")[0] for line in told.splitlines()] == [
+        "1.0 -> 1.1",
+        "1.1 -> 1.2",
+        "1.2 -> 1.3",
+        "1.3 -> 1.4",
+    ]
     after = dict(layout.all_arrays(old / layout.STORE_NAME))
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
+        "frames/form_terms",
         *("frames/linearity_limit", "frames/ra", "frames/dec"),
         *("background/background_offset_mesh", "background/background_mean_mesh", "background/background_n_sky"),
         "photometry/aperture/profile_chi2",

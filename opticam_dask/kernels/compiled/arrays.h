@@ -28,5 +28,8 @@ char kind_of(const Py_buffer *view);
 
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
+PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
+PyObject *light_at(PyObject *module, PyObject *arguments);
+PyObject *zoom_windows(PyObject *module, PyObject *arguments);
 
 #endif

@@ -5,6 +5,9 @@
 static PyMethodDef methods[] = {
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
     {"cosmic_rays", cosmic_rays, METH_VARARGS, "Find cosmic rays and replace them."},
+    {"elliptical_radius", elliptical_radius, METH_VARARGS, "Radius of the pixels of cut-outs."},
+    {"light_at", light_at, METH_VARARGS, "Light at radii, from a table."},
+    {"zoom_windows", zoom_windows, METH_VARARGS, "Spline of a mesh in windows."},
     {NULL, NULL, 0, NULL},
 };
 

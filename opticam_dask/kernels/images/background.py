@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import spline_filter, zoom
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
@@ -261,12 +262,20 @@ def _zoom_at(
     knots_y, weights_y = _local_weights(inside_y, mesh.shape[0], box_size[0])
     knots_x, weights_x = _local_weights(inside_x, mesh.shape[1], box_size[1])
     nearby = coefficients[knots_y[:, :, None], knots_x[:, None, :]]
-    partial = np.zeros((*rows.shape, knots_x.shape[1]))
-    for knot in range(knots_y.shape[1]):
-        partial += weights_y[:, :, knot, None] * nearby[:, knot, None, :]
-    windows = np.zeros((*rows.shape, columns.shape[1]))
-    for knot in range(knots_x.shape[1]):
-        windows += partial[:, :, knot, None] * weights_x[:, None, :, knot]
+    if compiled.native is not None and rows.shape == columns.shape:
+        n, n_knots = knots_y.shape
+        windows = np.empty((*rows.shape, columns.shape[1]))
+        weights = np.ascontiguousarray(weights_y), np.ascontiguousarray(weights_x)
+        first_y, first_x = n_knots * np.arange(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        knots = np.ascontiguousarray(nearby.reshape(n * n_knots, -1), dtype=float)
+        compiled.native.zoom_windows(knots, first_y, first_x, *weights, windows)
+    else:
+        partial = np.zeros((*rows.shape, knots_x.shape[1]))
+        for knot in range(knots_y.shape[1]):
+            partial += weights_y[:, :, knot, None] * nearby[:, knot, None, :]
+        windows = np.zeros((*rows.shape, columns.shape[1]))
+        for knot in range(knots_x.shape[1]):
+            windows += partial[:, :, knot, None] * weights_x[:, None, :, knot]
     np.clip(windows, mesh.min(), mesh.max(), out=windows)
     windows[(rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]] = np.nan
     return windows

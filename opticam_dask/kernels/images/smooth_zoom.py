@@ -12,6 +12,7 @@ import functools
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.background import b_spline, spline_matrix
 from opticam_dask.kernels.images.segments import row_and_column
 
@@ -44,6 +45,14 @@ def windows(
     first_y, weights_y = _weights(inside_y, mesh.shape[0], box_size[0])
     first_x, weights_x = _weights(inside_x, mesh.shape[1], box_size[1])
     coefficients = np.pad(_coefficients(mesh), ((0, weights_y.shape[2]), (0, weights_x.shape[2])))
+    is_outside = (rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]
+    if compiled.native is not None:
+        zoomed = np.empty((len(rows), size, size))
+        weights = np.ascontiguousarray(weights_y), np.ascontiguousarray(weights_x)
+        knots = np.ascontiguousarray(coefficients, dtype=float)
+        compiled.native.zoom_windows(knots, first_y, first_x, *weights, zoomed)
+        zoomed[is_outside] = np.nan
+        return zoomed
     knots_y = first_y[:, None] + np.arange(weights_y.shape[2])
     knots_x = first_x[:, None] + np.arange(weights_x.shape[2])
     nearby = coefficients[knots_y[:, :, None], knots_x[:, None, :]]
@@ -54,7 +63,7 @@ def windows(
     zoomed = np.zeros((*rows.shape, size))
     for knot in range(nearby.shape[2]):
         zoomed += partial[:, :, knot, None] * weights_x[:, None, :, knot]
-    zoomed[(rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]] = np.nan
+    zoomed[is_outside] = np.nan
     return zoomed
 
 

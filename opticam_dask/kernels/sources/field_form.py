@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opticam_dask.kernels.sources import photometry
-from opticam_dask.kernels.sources.moments import axes_of
+from opticam_dask.kernels.sources.moments import axes_of, moments_of
 
 #: The light of a star is judged in a square of so many pixels.
 _CORE_SIZE = 5
@@ -19,6 +19,15 @@ _MOMENT_ERROR = 2.0
 #: arrived after so many steps.
 _FORM_REACH, _FORM_STEPS = 3.0, 12
 
+#: Number of terms of a plane, and of all terms of a change over the field.
+_PLANE, N_TERMS = 3, 6
+
+#: Terms whose mean square, in errors, is below this do not count.
+_INSIGNIFICANT = 4.0
+
+#: Condition number above which the places of the stars do not tell the terms apart.
+_WORST_PLACES = 100.0
+
 #: Median of the root mean square of three standard normal numbers.
 _MEDIAN_DISTANCE = 0.888
 
@@ -27,12 +36,17 @@ _LEAST_SPREAD = 3e-3
 
 
 class FieldShape(NamedTuple):
-    """Form of the stars of a frame, in pixels and radians; NaN where no star has one."""
+    """Form of the stars of a frame, in pixels and radians; NaN where no star has one.
+
+    ``form_terms`` (3, 6) are the coefficients of :func:`field_terms` by which the second moments xx, yy and xy of a
+    star differ from those of the mean star, in square pixels; zero where the stars of the frame are alike.
+    """
 
     fwhm: float
     semimajor_sigma: float
     semiminor_sigma: float
     orientation: float
+    form_terms: np.ndarray
 
 
 def field_shape(
@@ -62,73 +76,134 @@ def field_shape(
     -------
     FieldShape
         ``fwhm`` is the median of ``2.3548 sqrt((a^2 + b^2) / 2)`` over the sources; the axes and the angle are those of
-        their mean second moments, weighted by their noise and by how far they are from those of the others.
+        their mean second moments, weighted by their noise and by how far they are from those of the others, and the
+        terms say how the moments change over the frame.
     """
     semimajor, semiminor, angle = shapes
+    nan, unknown = float("nan"), np.full((3, N_TERMS), np.nan)
     x0, y0 = photometry.origins(xy, _CORE_SIZE)
     core = np.nansum(photometry.cut_out(image, x0, y0, _CORE_SIZE), axis=(1, 2))
     known = np.isfinite(semiminor)
     if saturated is not None:
         known &= ~np.any(photometry.cut_out(saturated, x0, y0, _CORE_SIZE) > 0, axis=(1, 2))
     if not known.any():
-        return FieldShape(*[float("nan")] * 4)
+        return FieldShape(nan, nan, nan, nan, unknown)
     fwhm = float(np.median(photometry.SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)[known]))
     light = np.maximum(core[known], 0.0)
     with np.errstate(divide="ignore"):
         error = _MOMENT_ERROR * np.sqrt(light + (_CORE_SIZE * noise) ** 2) / light
-    moments = _moments_of(semimajor[known], semiminor[known], angle[known])
-    mean = _robust_mean(moments, error)
-    if not np.isfinite(mean).all():
-        return FieldShape(fwhm, *[float("nan")] * 3)
+    moments = moments_of(semimajor[known], semiminor[known], angle[known])
+    usable = np.isfinite(error)
+    if not usable.any():
+        return FieldShape(fwhm, nan, nan, nan, unknown)
+    mean = _mean_moments(moments[:, usable], error[usable])
+    places = field_places(xy[known][usable], image.shape)
+    terms = _change_over_field(places, moments[:, usable], error[usable], mean)
     major, minor, theta = axes_of(mean)
-    return FieldShape(fwhm, float(major), float(minor), float(theta))
+    return FieldShape(fwhm, float(major), float(minor), float(theta), terms)
 
 
-def _moments_of(semimajor: np.ndarray, semiminor: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Covariances (xx, yy, xy), shape (3, n), from sigma along the axes and the angle of the major one."""
-    cosine, sine = np.cos(angle), np.sin(angle)
-    return np.stack(
-        [
-            (semimajor * cosine) ** 2 + (semiminor * sine) ** 2,
-            (semimajor * sine) ** 2 + (semiminor * cosine) ** 2,
-            (semimajor**2 - semiminor**2) * sine * cosine,
-        ]
-    )
+def _robust_fit(design: np.ndarray, moments: np.ndarray, error: np.ndarray, start: np.ndarray) -> _Fit:
+    """Fit the moments of the stars of a frame so that no single star decides.
 
-
-def _robust_mean(moments: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Mean covariance of the stars of a frame, in which no single star decides.
-
-    A star counts with the inverse of its variance: that of its own noise, and that by which stars of the frame differ
+    A star counts with the inverse of its variance: that of its own noise, and that by which stars differ from the fit
     beyond noise, so that the brightest do not count more than a few others. What lies far from the others (blends,
     galaxies) counts less the further it lies, by the weights of a Cauchy distribution: nothing changes by a jump.
 
     Parameters
     ----------
+    design : ndarray, shape (n, term)
+        Terms at the places of the stars; a column of ones alone gives their mean.
     moments : ndarray, shape (3, n)
         Covariances (xx, yy, xy) in square pixels.
     error : ndarray, shape (n,)
         1-sigma error of a moment relative to the variance of a star.
+    start : ndarray, shape (3, term)
+        Coefficients to begin with.
+    """
+    coefficients, n_terms = start, design.shape[1]
+    freedom = len(error) / max(len(error) - n_terms, 1) if n_terms > 1 else 1.0
+    for _ in range(_FORM_STEPS):
+        expected = coefficients @ design.T
+        size = 0.5 * float(np.mean(expected[0] + expected[1]))
+        distance = np.sqrt(np.sum((moments - expected) ** 2, axis=0) / len(moments)) / size
+        # the median of noise and spread together is 0.89 of their sigma, with three moments
+        spread = np.sqrt(np.maximum(np.median(freedom * (distance / _MEDIAN_DISTANCE) ** 2 - error**2), 0.0))
+        variance = error**2 + max(spread, _LEAST_SPREAD) ** 2
+        weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
+        inverse = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight))
+        coefficients = np.einsum("mn,n,nt,tu->mu", moments, weight, design, inverse)
+    return _Fit(coefficients, size**2 * inverse)
+
+
+class _Fit(NamedTuple):
+    """Coefficients (3, term) of moments, and their covariance (term, term), the same for each moment."""
+
+    coefficients: np.ndarray
+    covariance: np.ndarray
+
+    def significance(self, chosen: slice) -> float:
+        """Mean square of some of the terms in units of their errors; about 1 for terms that are zero."""
+        values = self.coefficients[:, chosen]
+        return float(
+            np.einsum("mt,tu,mu->", values, np.linalg.inv(self.covariance[chosen, chosen]), values) / values.size
+        )
+
+
+def _mean_moments(moments: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Mean moments (3,) of stars."""
+    start = _weighted_median(moments, 1.0 / np.maximum(error, np.median(error)) ** 2)
+    return _robust_fit(np.ones((len(error), 1)), moments, error, start[:, None]).coefficients[:, 0]
+
+
+def _change_over_field(uv: np.ndarray, moments: np.ndarray, error: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """How the moments of stars change over a frame, from those of the mean star: coefficients of :func:`field_terms`.
+
+    A plane, and a paraboloid, each as far as its terms are significant and there are stars enough for them, so that
+    the result changes without a jump. Where the stars are alike, everything is zero.
+
+    Parameters
+    ----------
+    uv : ndarray, shape (2, n)
+        Places from -1 to 1 across the frame.
+    moments, error
+        As for :func:`_robust_fit`.
+    mean : ndarray, shape (3,)
+        Moments of the mean star.
 
     Returns
     -------
-    ndarray, shape (3,)
-        NaN where no star has a finite error.
+    ndarray, shape (3, 6)
     """
-    usable = np.isfinite(error)
-    if not usable.any():
-        return np.full(3, np.nan)
-    moments, error = moments[:, usable], error[usable]
-    mean = _weighted_median(moments, 1.0 / np.maximum(error, np.median(error)) ** 2)
-    for _ in range(_FORM_STEPS):
-        size = 0.5 * (mean[0] + mean[1])
-        distance = np.sqrt(np.sum((moments - mean[:, None]) ** 2, axis=0) / len(moments)) / size
-        # the median of noise and spread together is 0.89 of their sigma, with three moments
-        spread = np.sqrt(np.maximum(np.median((distance / _MEDIAN_DISTANCE) ** 2 - error**2), 0.0))
-        variance = error**2 + max(spread, _LEAST_SPREAD) ** 2
-        weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
-        mean = np.sum(moments * weight, axis=1) / np.sum(weight)
-    return mean
+    found = np.zeros((3, N_TERMS))
+    counts = 1.0 / np.maximum(error, np.median(error)) ** 2
+    n_stars = float(np.sum(counts) ** 2 / np.sum(counts**2))
+    terms, start = field_terms(*uv), np.zeros((3, N_TERMS))
+    start[:, 0] = mean
+    for first, n_terms in ((1, _PLANE), (_PLANE, N_TERMS)):
+        enough = np.clip((n_stars - n_terms - 1.0) / (n_terms - 1.0), 0.0, 1.0)
+        design = terms[:, :n_terms]
+        if enough == 0.0 or np.linalg.cond(design) > _WORST_PLACES:
+            break
+        fit = _robust_fit(design, moments, error, start[:, :n_terms])
+        start[:, :n_terms] = fit.coefficients
+        doubt = _INSIGNIFICANT / max(fit.significance(slice(first, n_terms)), _INSIGNIFICANT)
+        part = enough * (1.0 - doubt**2)
+        found *= 1.0 - part
+        found[:, :n_terms] += part * (fit.coefficients - np.eye(1, n_terms) * mean[:, None])
+    return found
+
+
+def field_terms(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """1, u, v, u^2, u v and v^2 at places from -1 to 1 across a frame, shape (n, 6)."""
+    return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=-1)
+
+
+def field_places(xy: np.ndarray, frame: tuple[int, int]) -> np.ndarray:
+    """Places from -1 to 1 across a frame of ``frame = (ny, nx)`` pixels, shape (2, n); 0 for NaN positions."""
+    half = (np.array(frame[::-1]) - 1.0) / 2.0
+    places: np.ndarray = np.clip(np.nan_to_num((np.asarray(xy) - half) / np.maximum(half, 1.0)), -1.0, 1.0).T
+    return places
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

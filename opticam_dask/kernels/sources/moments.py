@@ -184,6 +184,18 @@ def axes_of(shape: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.sqrt(half_sum + half_difference), np.sqrt(half_sum - half_difference), orientation
 
 
+def moments_of(semimajor: np.ndarray, semiminor: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Covariances (xx, yy, xy), shape (3, n), from sigma along the axes and the angle of the major one."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack(
+        [
+            (semimajor * cosine) ** 2 + (semiminor * sine) ** 2,
+            (semimajor * sine) ** 2 + (semiminor * cosine) ** 2,
+            (semimajor**2 - semiminor**2) * sine * cosine,
+        ]
+    )
+
+
 def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Widths and orientations of sources from adaptive moments.
 

@@ -10,10 +10,13 @@ coefficients of at least zero, whose total light, wings included, is known exact
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
+from opticam_dask.kernels.sources.field_form import field_places, field_terms
+from opticam_dask.kernels.sources.moments import axes_of, moments_of
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
 #: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
@@ -35,6 +38,38 @@ TABLE_STEP, _EDGE = 0.01, 30.0
 _GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
 
+#: No star's variance along an axis differs from that of the mean star by more than this part: beyond the outermost
+#: stars a paraboloid may be anything.
+_LARGEST_CHANGE = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class FormChange:
+    """How the second moments of stars change over a frame.
+
+    Attributes
+    ----------
+    terms : ndarray, shape (3, 6)
+        Coefficients of ``field_form.field_terms`` for the moments xx, yy and xy, square pixels.
+    frame : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    """
+
+    terms: np.ndarray
+    frame: tuple[int, int]
+
+    def at(self, xy: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Difference (3, n) to the moments (3, 1) of the mean star at places (n, 2); 0 for NaN places."""
+        xx, yy, both = np.einsum("mt,nt->mn", self.terms, field_terms(*field_places(xy, self.frame)))
+        determinant = mean[0] * mean[1] - mean[2] ** 2
+        half_trace = 0.5 * (mean[1] * xx + mean[0] * yy - 2.0 * mean[2] * both) / determinant
+        product = (xx * yy - both**2) / determinant
+        # the larger relative change along an axis: eigenvalues of the change in units of the mean
+        largest = np.abs(half_trace) + np.sqrt(np.maximum(half_trace**2 - product, 0.0))
+        change: np.ndarray = np.stack([xx, yy, both]) / np.maximum(largest / _LARGEST_CHANGE, 1.0)
+        return change
+
+
 @dataclass(frozen=True)
 class Shape:
     """Size and form of the stars of one frame.
@@ -45,11 +80,31 @@ class Shape:
         Pixels, as the pixels sample them.
     orientation : float
         Angle of the major axis from the x axis, counter-clockwise, in radians.
+    change : FormChange, optional
+        How stars elsewhere on the frame differ from the mean star; None where all are alike.
     """
 
     semimajor_sigma: float
     semiminor_sigma: float
     orientation: float
+    change: FormChange | None = field(default=None, compare=False)
+
+    def axes_at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | tuple[float, float, float]:
+        """Sigma along the axes (pixels) and angle (radians) of stars at places (n, 2); numbers where all are alike."""
+        if self.change is None:
+            return self.semimajor_sigma, self.semiminor_sigma, self.orientation
+        mean = moments_of(*np.array([[self.semimajor_sigma], [self.semiminor_sigma], [self.orientation]]))
+        return axes_of(mean + self.change.at(xy, mean))
+
+    def area_at(self, xy: np.ndarray) -> np.ndarray:
+        """Product of the axes of stars at places (n, 2), in square pixels, shape (n,)."""
+        semimajor, semiminor, _ = self.axes_at(xy)
+        return np.broadcast_to(np.asarray(semimajor * semiminor), len(xy))
+
+    def each_at(self, xy: np.ndarray) -> list[Shape]:
+        """Shape of the star at each of the places (n, 2), the same over the whole frame."""
+        axes = [np.broadcast_to(values, len(xy)).tolist() for values in self.axes_at(xy)]
+        return [Shape(*values) for values in zip(*axes, strict=True)]
 
     @property
     def area(self) -> float:
@@ -143,7 +198,8 @@ def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int,
     size : int
         Side of the square cut-outs in pixels.
     shape : Shape
-        Width, elongation and orientation of the stars of the frame.
+        Width, elongation and orientation of the stars of the frame; where these change over it, each star has those of
+        its place.
 
     Returns
     -------
@@ -152,11 +208,27 @@ def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int,
     offsets = np.arange(size)
     dx = (np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None])[:, None, :]
     dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
-    cosine, sine = np.cos(shape.orientation), np.sin(shape.orientation)
-    along = (dx * cosine + dy * sine) / shape.semimajor_sigma
-    across = (dy * cosine - dx * sine) / shape.semiminor_sigma
-    radius: np.ndarray = np.sqrt(along**2 + across**2)
+    semimajor, semiminor, angle = (_for_windows(values) for values in shape.axes_at(xy))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    radius: np.ndarray
+    if compiled.native is not None:
+        forms = np.empty((len(dx), 4))
+        for column, values in enumerate((cosine, sine, semimajor, semiminor)):
+            forms[:, column] = np.ravel(values)
+        radius = np.empty((len(dx), size, size))
+        compiled.native.elliptical_radius(
+            np.ascontiguousarray(dx[:, 0]), np.ascontiguousarray(dy[:, :, 0]), forms, radius
+        )
+        return radius
+    along = (dx * cosine + dy * sine) / semimajor
+    across = (dy * cosine - dx * sine) / semiminor
+    radius = np.sqrt(along**2 + across**2)
     return radius
+
+
+def _for_windows(values: np.ndarray | float) -> np.ndarray | float:
+    """A number, or one for each window as it multiplies windows (n, size, size)."""
+    return values[:, None, None] if isinstance(values, np.ndarray) and values.ndim else values
 
 
 def profile_weights(
@@ -175,11 +247,20 @@ def profile_weights(
     -------
     ndarray, shape (n, size, size)
     """
-    return light_at(table, elliptical_radius(xy, x0, y0, size, shape)) / shape.area
+    area = shape.area if shape.change is None else shape.area_at(xy)[:, None, None]
+    light: np.ndarray = light_at(table, elliptical_radius(xy, x0, y0, size, shape)) / area
+    return light
 
 
 def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
+    if compiled.native is not None:
+        radii = np.ascontiguousarray(radius, dtype=float)
+        found = np.empty(radii.shape)
+        compiled.native.light_at(
+            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), _EDGE, TABLE_STEP
+        )
+        return found
     rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)

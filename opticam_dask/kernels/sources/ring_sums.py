@@ -183,9 +183,10 @@ def measure_rings(
             sky = None if stamp is None else _fit_sky(stamp)
         if stamp is not None and sky is not None:
             stamps.append((index, stamp, sky))
-    bend = _bend_of_sky([(stamp, sky) for _, stamp, sky in stamps], table / shape.area)
+    area = shape.area_at(xy)
+    bend = _bend_of_sky([(stamp, sky, table / area[index]) for index, stamp, sky in stamps])
     for index, stamp, sky in stamps:
-        _sort_pixels(found, index, stamp, sky, bend, table / shape.area, shape.area)
+        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]))
     return found
 
 
@@ -311,14 +312,14 @@ def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray
     return rest
 
 
-def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky]], table: np.ndarray) -> np.ndarray:
+def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarray:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
     Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
     James & Stein 1961), so that a frame whose sky does not bend pays nothing for it.
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
-    for stamp, sky in stamps:
+    for stamp, sky, table in stamps:
         some = sky.beyond[::_BEND_STEP]
         u, v, level = stamp.u[some], stamp.v[some], sky.at(stamp)
         # the wings of the star bend as well

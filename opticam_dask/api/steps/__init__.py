@@ -1,0 +1,6 @@
+"""The steps of a reduction on datasets: frames in, light curves out, lazily on Dask arrays and at once on NumPy.
+
+Each step takes a dataset and gives one with what it found added (``merge=False`` gives that alone). The numbers are
+those of the durable reduction bit for bit; a step is one task a chunk, and nothing is computed while the graph is
+built. Catalogues are computed: how many sources there are is known from the stack only.
+"""

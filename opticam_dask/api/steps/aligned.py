@@ -1,0 +1,218 @@
+"""Reference frame, alignment and stack."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.api.steps import chains
+from opticam_dask.api.steps.detected import FOUND, MESHES
+from opticam_dask.api.steps.frames import CHAIN, chain_of, grown_by, placeholders, records_over, require_same_camera
+from opticam_dask.cluster import blocks
+from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.pipeline import plan, references
+
+_CORRECTED = ("background_offset_mesh", "background_mean_mesh", "background_n_sky")
+
+_ALIGNED = ("transform", "transform_rms", "n_matched")
+
+
+def reference(
+    ds: xr.Dataset,
+    *,
+    frame: int | Literal["best"] = "best",
+    n_alignment_sources: int = 30,
+    transform_type: Any = "affine",
+) -> xr.Dataset:
+    """Stars of the frame that all others are aligned to.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of `detect`.
+    frame : int or "best"
+        Place of the frame; ``"best"`` is that of 25 evenly spaced ones of the first night which matches the others
+        best, as in a reduction.
+    n_alignment_sources : int
+        How many of the brightest stars are used.
+    transform_type : {"affine", "translation"}
+        As for `align`.
+
+    Returns
+    -------
+    Dataset
+        ``alignment_x``, ``alignment_y``, ``alignment_flux`` (alignment_source), NaN-padded; ``reference_index`` (place
+        of the frame) and ``reference_facts``, lazily if the frames are.
+
+    Raises
+    ------
+    ValueError
+        When no source was looked for yet, or there is no such frame.
+    """
+    chain = chain_of(ds, chains.DETECTED, "reference")
+    n_frames = ds.sizes["frame"]
+    if frame == "best":
+        night = ds["night"].to_numpy().astype(str)
+        names, counts = np.unique(night, return_counts=True)
+        first = plan.credible_nights(dict(zip(names.tolist(), counts.tolist(), strict=True)))[0]
+        of_night = np.flatnonzero(night == first)
+        chosen = of_night[stack_selection(len(of_night), references.N_PROBES)]
+    elif -n_frames <= int(frame) < n_frames:
+        chosen = np.array([int(frame) % n_frames])
+    else:
+        raise ValueError(f"reference expected a frame of the {n_frames} there are, got {frame}")
+    parameters = {"n_alignment_sources": n_alignment_sources, "transform_type": transform_type}
+    task = chains.ProbeTask(chain.further(chains.DETECTED, parameters=parameters), "probe")
+    records = records_over(task, ds.isel(frame=chosen), index=chosen)
+    finish = functools.partial(chains.probed, transform_type=transform_type, n_alignment_sources=n_alignment_sources)
+    record = blocks.gathered(records, _flat, finish)
+    dim = ("alignment_source",)
+    found: dict[str, Any] = {}
+    for name in ("alignment_x", "alignment_y", "alignment_flux"):
+        values = blocks.picked(record, name, (n_alignment_sources,), float)[0]
+        found[name] = (dim, values, schema.variable("reference", name).all_attributes())
+    found["reference_facts"] = (
+        "fact",
+        blocks.picked(record, "reference_facts", (len(chains.REFERENCE_FACTS),), float)[0],
+    )
+    found["reference_index"] = ((), blocks.picked(record, "reference_index", (), np.int64)[0])
+    dataset = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs=dict(ds.attrs))
+    return dataset.assign_attrs(n_alignment_sources=n_alignment_sources, transform_type=transform_type)
+
+
+def _flat(probes: list[Any]) -> list[Any]:
+    return [one for probe in probes for one in (probe if isinstance(probe, list) else [probe])]
+
+
+def align(
+    ds: xr.Dataset,
+    ref: xr.Dataset,
+    *,
+    rotation_limit: float | None = None,
+    translation_limit: float | tuple[float, float] | None = None,
+    scale_limit: float | None = None,
+    merge: bool = True,
+) -> xr.Dataset:
+    """Where each frame lies on the reference frame.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of `detect`.
+    ref : Dataset
+        Of `reference`.
+    rotation_limit, translation_limit, scale_limit : float, optional
+        As of a reduction.
+    merge : bool
+        Add to what came in.
+
+    Returns
+    -------
+    Dataset
+        ``transform`` (frame, row, column), reference to frame; ``transform_rms``, ``n_matched``, ``flags``, ``fwhm``
+        of the stars of the reference frame, and what the sky mesh leaves behind.
+
+    Raises
+    ------
+    ValueError
+        When no source was looked for yet, or the reference is of another camera.
+    """
+    chain = chain_of(ds, chains.DETECTED, "align")
+    if "alignment_x" not in ref:
+        raise ValueError("align expected a reference: use reference(ds) first")
+    require_same_camera("align", "reference", ref, ds)
+    parameters = {
+        "rotation_limit": rotation_limit,
+        "translation_limit": translation_limit,
+        "scale_limit": scale_limit,
+        "n_alignment_sources": ref.attrs["n_alignment_sources"],
+        "transform_type": ref.attrs["transform_type"],
+    }
+    chain = chain.further(chains.ALIGNED, parameters=parameters)
+    ds = ds.assign(
+        {name: ref[name].variable for name in ("alignment_x", "alignment_y", "alignment_flux", "reference_facts")}
+    )
+    names = (*_ALIGNED, *FOUND, "flags", "message", *(entry.name for entry in schema.SOURCES))
+    if chain.setup.background is None:
+        names = (*names, *MESHES, *_CORRECTED)
+    return grown_by(ds, chain, "align", names, merge)
+
+
+def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 256) -> xr.Dataset:
+    """Mean of the aligned frames on the grid of the reference frame, without what only a few of them show.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of `align`.
+    ref : Dataset, optional
+        Of `reference`; by default the one that the frames are aligned to.
+    stack_frames : int
+        At most so many frames, evenly spaced; 0 stacks all.
+
+    Returns
+    -------
+    Dataset
+        ``image`` (electrons) and ``coverage`` (y, x), and what `catalog` needs to know of the frames.
+
+    Raises
+    ------
+    ValueError
+        When the frames are not aligned, or to another camera's reference.
+    """
+    chain = chain_of(ds, chains.ALIGNED, "stack")
+    if ref is not None:
+        require_same_camera("stack", "reference", ref, ds)
+    n_frames = ds.sizes["frame"]
+    index = np.arange(n_frames)
+    task = chains.StackTask(chain.further(chains.ALIGNED, parameters={"stack_frames": stack_frames}), "stack")
+    groups = stack_groups(0, n_frames, n_frames, stack_frames)
+    records = records_over(task, ds, index=index, stack_group=groups)
+    shape = chain.steps(placeholders(ds, chain)).image_shape
+    record = blocks.gathered(records, chains.add_stacks, functools.partial(_stacked, shape=shape))
+    n_stacked = len(stack_selection(n_frames, stack_frames))
+    found: dict[str, Any] = {}
+    for name in ("image", "coverage"):
+        entry = schema.variable("stack", name)
+        found[name] = (entry.dims, blocks.picked(record, name, shape, entry.dtype)[0], entry.all_attributes())
+    for name, dims, sizes in (
+        ("frame_rms", ("frame",), (n_frames,)),
+        ("transform", ("stacked", "row", "column"), (n_stacked, 3, 3)),
+        ("stack_facts", ("stack_fact",), (3,)),
+    ):
+        found[name] = (dims, blocks.picked(record, name, sizes, float)[0])
+    dataset = xr.Dataset(found, coords={"stack_fact": ["seeing", "saturation", "sharpest"]}, attrs=dict(ds.attrs))
+    dataset.encoding = {CHAIN: chain, "opticam_frames": ds}
+    return dataset
+
+
+def _stacked(merged: Any, shape: tuple[int, int]) -> dict[str, Any]:
+    """Stack of the sums of its groups, and what its frames say about it."""
+    sums, facts = merged
+    frames = [facts[index] for index in sorted(facts)]
+    of_groups = {
+        group: [f["background_rms"] for f in frames if f["group"] == group and f["is_stacked"]] for group in sums
+    }
+    rms = np.array([np.median(of_groups[group]) if of_groups[group] else 0.0 for group in sorted(sums)])
+    image, coverage = combine_groups([sums[group] for group in sorted(sums)], rms)
+    used = [f for f in frames if f["is_stacked"] and np.isfinite(f["transform"]).all()]
+    transform = np.full((sum(f["group"] >= 0 for f in frames), 3, 3), np.nan)
+    transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
+    median = {name: median_of(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
+    return {
+        "image": image,
+        "coverage": coverage,
+        "frame_rms": np.array([f["background_rms"] for f in frames]),
+        "transform": transform,
+        "stack_facts": np.array([median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"]]),
+    }
+
+
+def median_of(values: np.ndarray) -> float:
+    """Median of the finite values; NaN where there is none."""
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")

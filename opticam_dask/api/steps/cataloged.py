@@ -1,0 +1,250 @@
+"""Catalogues: from a stack, from a reduction, and with sources of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.api.steps import chains
+from opticam_dask.api.steps.aligned import median_of
+from opticam_dask.api.steps.chains import Chain
+from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_over
+from opticam_dask.cluster import blocks
+from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.results import open_reduction
+from opticam_dask.passes import catalog as catalog_pass
+from opticam_dask.passes import star_profiles
+
+
+def catalog(
+    deep: xr.Dataset, *, frames: xr.Dataset | None = None, aperture_selector: Callable[[np.ndarray], float] = np.median
+) -> xr.Dataset:
+    """Sources of a stack, and the star profile of its frames; this is the one step that computes.
+
+    Parameters
+    ----------
+    deep : Dataset
+        Of `stack`.
+    frames : Dataset, optional
+        Aligned frames whose bright stars give the star profile; by default those that were stacked.
+    aperture_selector : callable
+        Chooses the FWHM of the catalogue from those of its brightest stars.
+
+    Returns
+    -------
+    Dataset
+        Along ``source``, an index that holds the source id: ``x``, ``y`` on the reference frame, ``flux``, ``fwhm``,
+        ...; along ``component`` the star profile, ``coefficient``.
+
+    Raises
+    ------
+    ValueError
+        When this is no stack, or there is nothing above the threshold.
+    """
+    chain = deep.encoding.get(CHAIN)
+    if "coverage" not in deep or not isinstance(chain, Chain):
+        raise ValueError("catalog expected a stack that was not stored in between: use stack(ds, ref) first")
+    frames = deep.encoding.get("opticam_frames") if frames is None else frames
+    names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
+    image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
+    known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
+    night = catalog_pass.StackedNight(image, coverage, rms, float(facts[0]), known, float(facts[1]), float(facts[2]))
+    steps = chain.setup.steps(chain.shape, chain.binning)
+    try:
+        found = catalog_pass.make_catalog(night, steps, chain.parameters.max_catalog_sources, aperture_selector)
+    except catalog_pass.NoCatalog as error:
+        raise ValueError(f"no catalogue of {deep.attrs.get('key')}: {error}") from error
+    for line in (*found.warnings, *found.left_out):
+        logger.warning("%s: %s", deep.attrs.get("key"), line)
+    arrays = {
+        name: (entry.dims, values, entry.all_attributes())
+        for name, values in found.arrays.items()
+        if (entry := schema.variable("catalog", name))
+    }
+    dataset = xr.Dataset(arrays, attrs={"key": deep.attrs.get("key"), "fwhm": found.fwhm, "fwhm_units": "pixel"})
+    dataset = dataset.set_coords("source_id").assign_attrs(background_rms=median_of(rms))
+    dataset = with_indexes(dataset)
+    fitted = gaussian_profile() if frames is None else _fit_profile(frames, dataset)
+    return _remembering(_with_profile(dataset, fitted))
+
+
+def _with_profile(cat: xr.Dataset, fitted: Profile) -> xr.Dataset:
+    entry = schema.variable("psf", "coefficient")
+    cat = cat.assign(coefficient=(entry.dims, fitted.coefficients, entry.all_attributes()))
+    return cat.assign_attrs(pixel_area=fitted.pixel_area, total_err=fitted.total_err)
+
+
+def _remembering(cat: xr.Dataset) -> xr.Dataset:
+    """A catalogue of which every part knows all sources: neighbours matter also where they are not measured."""
+    result = cat.copy()
+    result.encoding = {EVERYTHING: cat}
+    return result
+
+
+def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
+    """Star profile of some frames, in two rounds as in a reduction."""
+    chain = chain_of(ds, chains.ALIGNED, "catalog")
+    flags = ds["flags"].data
+    chosen = np.array(star_profiles.choose_frames(np.asarray(blocks.computed(flags)[0])), dtype=int)
+    fitted: Profile | None = None
+    for frames in (np.array(star_profiles.some_of(chosen.tolist()), dtype=int), chosen):
+        if not len(frames):
+            break
+        sources = sources_of(_with_profile(cat, fitted or gaussian_profile()))
+        task = chains.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
+        records = records_over(task, ds.isel(frame=frames), index=frames)
+        (found,) = blocks.computed(blocks.gathered(records, chains.join, _itself))
+        rings = {index: rings for index, (_, rings) in found.ravel()[0].items()}
+        fitted = star_profiles.fit(rings)
+        if fitted is None:
+            break
+    if fitted is None:
+        logger.warning("%s: too few bright stars to measure their profile; a Gaussian is used", ds.attrs.get("key"))
+    return fitted or gaussian_profile()
+
+
+def _itself(found: Any) -> Any:
+    return found
+
+
+def sources_of(cat: xr.Dataset) -> dict[str, Any]:
+    """What the second pass needs of a catalogue."""
+    fitted = Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))
+    return {
+        "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
+        "catalog_flux": cat["flux"].to_numpy(),
+        "fwhm": float(cat.attrs["fwhm"]),
+        "profile": fitted.table(),
+        "profile_err": fitted.total_err,
+    }
+
+
+def open_catalog(out_directory: str | Path, key: str, *, night: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
+    """Reference stars and catalogue that a reduction has frozen, for `align` and `photometry`; nothing is written.
+
+    Parameters
+    ----------
+    out_directory : path or URL
+        Output directory of the reduction.
+    key : str
+        Camera key such as ``1:g``.
+    night : str, optional
+        Part whose star profile is used; by default the reference night.
+
+    Returns
+    -------
+    reference, catalog : Dataset
+        As of `reference` and `catalog`.
+
+    Raises
+    ------
+    ValueError
+        When the reduction has no catalogue of this key, or no star profile of this night.
+    """
+    tree = open_reduction(out_directory)
+    name = key.replace(":", "-")
+    if f"{name}/catalog" not in tree.groups and f"/{name}/catalog" not in tree.groups:
+        has = ", ".join(str(one.attrs["key"]) for one in tree.children.values() if "key" in one.attrs)
+        raise ValueError(f"open_catalog expected a camera key with a catalogue, one of {has or 'none'}, got {key!r}")
+    stars, about = tree[f"{name}/reference"].to_dataset(), tree[f"{name}/reference"].attrs
+    parameters = _parameters_of(tree.attrs)
+    facts = [
+        about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
+    ]
+    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"].load() for one in ("x", "y", "flux")}
+    found["reference_facts"] = ("fact", np.array(facts, dtype=float))
+    found["reference_index"] = ((), int(about["reference_index"]))
+    chosen = {one: parameters[one] for one in ("n_alignment_sources", "transform_type")}
+    real_key = str(tree[name].attrs["key"])
+    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": real_key, **chosen})
+    first = f"{name}/{about['reference_night']}"
+    of_night = first if night is None else f"{name}/{night}"
+    if f"/{of_night}/psf" not in tree.groups:
+        raise ValueError(
+            f"open_catalog expected a night with a star profile, {night or about['reference_night']} has none"
+        )
+    profile = tree[f"{of_night}/psf"]
+    fitted = Profile(
+        profile["coefficient"].to_numpy(),
+        float(profile.attrs.get("pixel_area", 0.0)),
+        float(profile.attrs.get("total_err", 0.0)),
+    )
+    stored = tree[f"{name}/catalog"].to_dataset().load()
+    cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
+    rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
+    cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
+    return ref, _remembering(_with_profile(cat, fitted))
+
+
+def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """Parameters of a store, from the attributes of its root."""
+    return dict(json.loads(attributes["parameters"]))
+
+
+def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequence[str] | None = None) -> xr.Dataset:
+    """A catalogue with further sources at positions of the reference frame.
+
+    Parameters
+    ----------
+    cat : Dataset
+        Of `catalog`.
+    xy : sequence of (float, float)
+        Positions on the reference frame, pixels.
+    name : sequence of str, optional
+        Names, one a position; empty for sources that were found.
+
+    Returns
+    -------
+    Dataset
+        The new sources have the next ids; their flux and form are not known (NaN).
+
+    Raises
+    ------
+    ValueError
+        When this is no catalogue, or positions and names do not fit.
+    """
+    places = np.asarray(xy, dtype=float)
+    if "coefficient" not in cat or "source" not in cat.dims:
+        raise ValueError("add_sources expected a catalogue: use catalog(stack(ds, ref)) first")
+    if places.ndim != 2 or places.shape[1] != 2 or not np.isfinite(places).all():
+        raise ValueError(f"add_sources expected positions [(x, y), ...] in pixels, got {xy!r}")
+    names = [""] * len(places) if name is None else [str(one) for one in name]
+    if len(names) != len(places):
+        raise ValueError(f"add_sources expected a name for each of {len(places)} positions, got {len(names)}")
+    everything = cat.encoding.get(EVERYTHING, cat)
+    start = int(everything["source_id"].max()) + 1 if everything.sizes["source"] else 1
+    numbers = np.arange(start, start + len(places), dtype=np.int32)
+    arrays: dict[str, Any] = {}
+    for entry in schema.CATALOG:
+        if entry.name not in cat.variables:
+            continue
+        fill = np.full(len(places), np.nan if entry.dtype == "float64" else entry.fill, dtype=entry.dtype)
+        arrays[entry.name] = ("source", fill, cat[entry.name].attrs)
+    arrays |= {
+        "x": ("source", places[:, 0], cat["x"].attrs),
+        "y": ("source", places[:, 1], cat["y"].attrs),
+        "is_star": ("source", np.ones(len(places), dtype=bool), cat["is_star"].attrs),
+        "source_id": ("source", numbers, cat["source_id"].attrs),
+    }
+    new = with_indexes(xr.Dataset(arrays).set_coords("source_id")).assign_coords(
+        name=("source", np.array(names, dtype=object))
+    )
+
+    def grown(of: xr.Dataset) -> xr.Dataset:
+        if "name" not in of.coords:
+            of = of.assign_coords(name=("source", np.full(of.sizes["source"], "", dtype=object)))
+        along = [str(v) for v in of.data_vars if "source" in of[v].dims]
+        joined = xr.concat([of[along], new[along]], dim="source", combine_attrs="override")
+        rest = of.drop_vars(along).drop_dims("source")
+        return joined.assign({str(v): rest[v] for v in rest.data_vars}).assign_attrs(of.attrs)
+
+    whole, part = grown(everything), grown(cat)
+    part.encoding = {EVERYTHING: whole, FOUND_ONES: cat.encoding.get(FOUND_ONES, everything)}
+    return part

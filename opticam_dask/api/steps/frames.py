@@ -1,0 +1,264 @@
+"""Frames of one camera as a dataset, and what every step needs to know of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.api.steps import chains
+from opticam_dask.api.steps.chains import Chain, FrameTask
+from opticam_dask.cluster import blocks
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.pipeline import plan
+
+logger = logging.getLogger(__name__)
+
+#: What steps need to know of each frame, and its type.
+_HEADERS: dict[str, Any] = {
+    entry.name: object if entry.dtype == "str" else np.dtype(entry.dtype) for entry in schema.MANIFEST
+}
+
+#: Where a dataset keeps the chain of its frames, and a catalogue all of its sources: not in what is written to disk.
+CHAIN, EVERYTHING, FOUND_ONES = "opticam_chain", "opticam_catalog", "opticam_found"
+
+
+def open_frames(
+    data_directory: str | Path | Sequence[str | Path],
+    key: str | None = None,
+    *,
+    chunks: int | Literal["auto"] | None = "auto",
+    instrument: Instrument | None = None,
+    target_coord: tuple[float, float] | None = None,
+    barycenter: bool = True,
+) -> xr.Dataset:
+    """Open the frames of one camera: headers are read now, pixels when they are asked for.
+
+    Parameters
+    ----------
+    data_directory : path or URL, or sequence of them
+        Directories or files.
+    key : str, optional
+        Camera key such as ``1:g``; may be left out where there is one camera.
+    chunks : int or "auto" or None
+        Frames of a chunk; ``"auto"`` is the block size of a reduction; None reads all frames at once, as NumPy.
+    instrument : Instrument, optional
+        What the headers mean; by default ``OPTICAM_MX``.
+    target_coord : (float, float), optional
+        RA and DEC in degrees that go before those of the headers.
+    barycenter : bool
+        Compute barycentric times.
+
+    Returns
+    -------
+    Dataset
+        ``image (frame, y, x)`` in ADU, in time order, and along ``frame`` what the headers say: ``file``, ``mjd_utc``,
+        ``bmjd_tdb``, ``night``, ``exposure_time``, ``gain``, ...; ``time`` is an index. A frame that cannot be read is
+        blank, and flagged with the reason by the steps.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a path does not exist.
+    ValueError
+        When there is no usable frame, or no such key.
+    """
+    instrument = instrument or OPTICAM_MX()
+    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
+    scan = scanning.scan(scanning.find_files(paths), instrument)
+    if not len(scan.table):
+        raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
+    known = sorted(set(scan.table["key"]))
+    names = [name for name in known if key in (name, name.replace(":", "-")) or (key is None and len(known) == 1)]
+    if not names:
+        raise ValueError(f"expected a camera key (key=...), one of {', '.join(known)}, got {key!r}")
+    table = scan.table[scan.table["key"] == names[0]]
+    planned = plan.plan_parts(table, instrument, barycenter=barycenter, target_coord=target_coord)
+    main = max(planned, key=lambda part: sum(len(p.manifest["file"]) for p in planned if p.shape == part.shape))
+    parts = [part for part in planned if (part.shape, part.binning) == (main.shape, main.binning)]
+    if n_others := len(table) - sum(len(part.manifest["file"]) for part in parts):
+        logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
+    manifest = {name: np.concatenate([part.manifest[name] for part in parts]) for name in _HEADERS if name != "file"}
+    files = [f"{part.data_root}/{name}" if part.data_root else name for part in parts for name in part.manifest["file"]]
+    manifest["file"] = np.array(files, dtype=object)
+    night = np.concatenate([np.full(len(p.manifest["file"]), p.night.split(".")[0], dtype=object) for p in parts])
+    coordinates = {
+        name: ("frame", manifest[name], schema.variable("frames", name).all_attributes()) for name in _HEADERS
+    }
+    coordinates["night"] = ("frame", night, {"long_name": "night: date of its evening"})
+    dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
+    size = plan.frames_per_block(main.shape, dtype) if chunks == "auto" else chunks
+    reader = _BlankWhereUnreadable(scanning.FitsReader(instrument.extension), main.shape)
+    images = blocks.lazy_frames(files, reader, main.shape, dtype, size or len(files))
+    (image,) = (images,) if size else blocks.computed(images)
+    attributes = {"units": "adu", "long_name": "frames as they were read"}
+    dataset = xr.Dataset(
+        {"image": (("frame", "y", "x"), image, attributes)},
+        coords=coordinates,
+        attrs={
+            "key": names[0],
+            "camera": main.camera,
+            "filter": main.filter,
+            "binning": main.binning,
+            "instrument": instrument.name,
+        },
+    )
+    dataset = with_indexes(
+        dataset.isel(frame=np.argsort(manifest["mjd_utc"], kind="stable")) if len(parts) > 1 else dataset
+    )
+    return with_chain(dataset, Chain.of(instrument, main.shape, main.binning))
+
+
+class _BlankWhereUnreadable:
+    """Reads frames; one that cannot be read is blank, so that one bad frame does not stop all others."""
+
+    def __init__(self, reader: scanning.Reader, shape: tuple[int, int]) -> None:
+        self._reader, self._shape = reader, shape
+
+    def read(self, path: str) -> np.ndarray:
+        """Pixels, (ny, nx)."""
+        try:
+            image = self._reader.read(path)
+        except scanning.FrameError:
+            return np.zeros(self._shape, dtype=np.uint8)
+        return image if image.shape == self._shape else np.zeros(self._shape, dtype=np.uint8)
+
+
+def with_chain(dataset: xr.Dataset, chain: Chain) -> xr.Dataset:
+    """A dataset that knows the steps its frames have been through."""
+    result = dataset.copy()
+    result.encoding = {**dataset.encoding, CHAIN: chain}
+    if not chain.depth:  # so that the array alone can be calibrated
+        result["image"].encoding = {CHAIN: chain}
+    return result
+
+
+def frames_of(image: xr.DataArray) -> xr.Dataset:
+    """Dataset of the ``image`` of `open_frames`, or a part of it.
+
+    Raises
+    ------
+    ValueError
+        When the array is none of that.
+    """
+    chain = image.encoding.get(CHAIN)
+    if not isinstance(chain, Chain):
+        raise ValueError(
+            "expected the image of open_frames, or some of its frames; steps after calibrate need the Dataset"
+        )
+    return with_chain(image.to_dataset(name="image"), chain)
+
+
+def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
+    """Chain of a dataset that has been through the steps which another one needs.
+
+    Raises
+    ------
+    ValueError
+        One line that says what is missing and how to get there.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise ValueError(f"{step} expected a Dataset of open_frames, got {type(dataset).__name__}")
+    chain = dataset.encoding.get(CHAIN)
+    if not isinstance(chain, Chain):
+        raise ValueError(
+            f"{step} expected frames that open_frames has opened and steps have been through; this dataset does not "
+            "know them (merging or reading from disk loses them): begin with open_frames"
+        )
+    pixels = dataset.get("image" if chain.depth == 0 else "raw")
+    if pixels is None or pixels.dims not in (("frame", "y", "x"), ("frame", "raw_y", "raw_x")):
+        has = "none" if pixels is None else f"dims {pixels.dims}"
+        raise ValueError(f"{step} expected frames as read with dims ('frame', 'y', 'x'), found {has}")
+    if pixels.shape[1:] != chain.shape or (pixels.chunks is not None and max(map(len, pixels.chunks[1:])) > 1):
+        raise ValueError(
+            f"{step} expected whole frames of {chain.shape}: chunks must not split y and x; use "
+            'chunk({"y": -1, "x": -1}) or open_frames(..., chunks="auto")'
+        )
+    if not dataset.sizes["frame"]:
+        raise ValueError(f"{step} expected at least one frame, the selection is empty")
+    if depth and chain.depth < 1:
+        raise ValueError(f"{step} expected frames in electrons, got ADU: use calibrate(ds) first")
+    if depth and "image" in dataset and dataset["image"].attrs.get("made_from") != "raw":
+        raise ValueError(
+            f"{step} expected the image of calibrate, but it was changed since: change the frames before calibrate, or "
+            "give image_filter= there"
+        )
+    needed = {chains.SKY: "background", chains.DETECTED: "detect", chains.ALIGNED: "align"}
+    if chain.depth < depth:
+        raise ValueError(f"{step} expected frames that {needed[depth]} has been through: use {needed[depth]}(ds) first")
+    return chain
+
+
+def _table(dataset: xr.Dataset, **more: np.ndarray) -> np.ndarray:
+    """What the headers say, a row a frame."""
+    names = {**_HEADERS, **{name: values.dtype for name, values in more.items()}}
+    table = np.empty(dataset.sizes["frame"], dtype=list(names.items()))
+    for name in names:
+        table[name] = more[name] if name in more else dataset[name].to_numpy()
+    return table
+
+
+def _shared(dataset: xr.Dataset, chain: Chain, reference: xr.Dataset | None) -> list[Any]:
+    """What every task needs beside its frames: masters, and the stars of the reference frame."""
+    given = [dataset[f"master_{name}"].data.reshape(-1) for name in chain.masters]
+    if chain.depth >= chains.ALIGNED or reference is not None:
+        source = dataset if reference is None else reference
+        given += [source[f"alignment_{name}"].data for name in ("x", "y", "flux")] + [source["reference_facts"].data]
+    return given
+
+
+def records_over(task: FrameTask, dataset: xr.Dataset, reference: xr.Dataset | None = None, **more: np.ndarray) -> Any:
+    """Records of all frames of a dataset."""
+    pixels = dataset["raw" if "raw" in dataset else "image"].data
+    return blocks.chunk_records(task, pixels, _table(dataset, **more), _shared(dataset, task.chain, reference))
+
+
+def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps: Any) -> dict[str, Any]:
+    """Variables of the records, as the schema describes them."""
+    found = {}
+    for name in names:
+        group = next(g for g in ("sources", "frames", "background") if name in {e.name for e in schema.GROUPS[g]})
+        entry = schema.variable(group, name)
+        sizes = {"slot": steps.n_slots, "row": 3, "column": 3}
+        if steps.mesh_shape is not None:
+            sizes |= dict(zip(("mesh_y", "mesh_x"), steps.mesh_shape, strict=True))
+        shape = tuple(sizes[dim] for dim in entry.dims[1:])
+        dtype = object if entry.dtype == "str" else entry.dtype
+        found[name] = (entry.dims, blocks.picked(records, name, shape, dtype), entry.all_attributes())
+    return found
+
+
+def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bool) -> xr.Dataset:
+    """What a step found, added to its dataset or alone; the values of an older step of the same name give way."""
+    if merge:
+        return with_chain(dataset.drop_vars([n for n in found if n in dataset]).assign(found), chain)
+    alone = xr.Dataset(found, coords=dataset.coords, attrs=dataset.attrs)
+    return with_chain(alone, chain)
+
+
+def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merge: bool) -> xr.Dataset:
+    """A dataset with the variables of one more step, which is the last of the chain."""
+    steps = chain.steps(placeholders(ds, chain))
+    records = records_over(FrameTask(chain, name), ds)
+    return added(ds, variables_of(ds, records, names, steps), chain, merge)
+
+
+def placeholders(ds: xr.Dataset, chain: Chain) -> list[np.ndarray]:
+    """Masters as they are needed to know how steps work, which takes none of their values."""
+    return [np.zeros(chain.shape, dtype=ds[f"master_{name}"].dtype) for name in chain.masters]
+
+
+def require_same_camera(step: str, what: str, other: xr.Dataset, ds: xr.Dataset) -> None:
+    """Refuse a reference or a catalogue of another camera than the frames."""
+    if other.attrs.get("key") != ds.attrs.get("key"):
+        raise ValueError(
+            f"{step} expected a {what} of {ds.attrs.get('key')}, got one of {other.attrs.get('key')}: make it from "
+            "frames of the same camera"
+        )

@@ -1,0 +1,55 @@
+"""Labels that xarray selects by: the time along ``frame`` and the number of the source along ``source``."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+#: Days from the zero of MJD to that of NumPy's dates, and microseconds of a day.
+_UNIX_EPOCH, _MICROSECONDS = 40587.0, 86_400e6
+
+_TIME = {"long_name": "time of mid-exposure, UTC", "standard_name": "time"}
+_SOURCE = {"long_name": "number of the source in the catalogue"}
+
+
+def times_of(mjd_utc: np.ndarray) -> np.ndarray:
+    """Dates of Modified Julian Dates (UTC), to the microsecond that 64 bits of days hold; NaT where there is none.
+
+    Parameters
+    ----------
+    mjd_utc : ndarray
+        Days.
+
+    Returns
+    -------
+    ndarray of datetime64[ns]
+    """
+    days = np.asarray(mjd_utc, dtype=float)
+    known = np.isfinite(days)
+    microseconds = np.rint((np.where(known, days, _UNIX_EPOCH) - _UNIX_EPOCH) * _MICROSECONDS).astype(np.int64)
+    times = microseconds.astype("datetime64[us]").astype("datetime64[ns]")
+    times[~known] = np.datetime64("NaT")
+    return times
+
+
+def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset whose frames are found by ``time`` and whose sources by their number, ``source``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With ``mjd_utc`` along ``frame``, ``source_id`` along ``source``, or both; others are as they were.
+
+    Returns
+    -------
+    Dataset
+        With the coordinates ``time`` (datetime64, UTC, mid-exposure) and ``source`` as indexes:
+        ``sel(time=slice(...))``, ``resample(time=...)``, ``groupby("time.hour")`` and ``sel(source=2)`` mean what they
+        say.
+    """
+    if "mjd_utc" in dataset.variables and dataset["mjd_utc"].dims == ("frame",) and "time" not in dataset.xindexes:
+        times = times_of(dataset["mjd_utc"].to_numpy())
+        dataset = dataset.assign_coords(time=("frame", times, _TIME)).set_xindex("time")
+    if "source_id" in dataset.variables and dataset["source_id"].dims == ("source",):
+        dataset = dataset.assign_coords(source=("source", dataset["source_id"].to_numpy(), _SOURCE))
+    return dataset

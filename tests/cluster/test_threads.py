@@ -1,0 +1,57 @@
+"""A client whose workers have several threads, also in the user's own process: the bits of a run without a cluster."""
+
+from __future__ import annotations
+
+import logging
+
+import distributed
+import pytest
+
+from opticam_dask import Reducer, simulate_observations
+from opticam_dask.store import layout
+
+
+@pytest.fixture(scope="module")
+def without_cluster(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("threads")
+    simulate_observations(
+        directory / "data", n_frames=24, shape=(128, 128), n_sources=8, filters=("g",), flux_range=(1e4, 2e5), seed=3
+    )
+    _reduce(directory, "alone", "none")
+    return directory
+
+
+def _reduce(directory, out, client, **options):
+    reducer = Reducer(
+        directory / out, directory / "data", client=client, frames_per_block=2, show_plots=False, verbose=False,
+        **options,
+    )  # fmt: skip
+    reducer.create_catalogs()
+    reducer.photometry()
+
+
+def differences(directory, out):
+    return layout.compare(layout.require_store(directory / out), layout.require_store(directory / "alone"))
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["in this process", "in processes"])
+def test_threads__give_the_same_bits_and_are_told_of(without_cluster, processes, caplog):
+    out = "processes" if processes else "threads"
+    with (
+        distributed.Client(
+            processes=processes, n_workers=2, threads_per_worker=4, dashboard_address=None, set_as_default=False
+        ) as client,
+        caplog.at_level(logging.WARNING),
+    ):
+        _reduce(without_cluster, out, client)
+    assert differences(without_cluster, out) == []
+    assert "4 threads each, which reduce one block at a time" in caplog.text
+
+
+def test_threads__the_process_of_the_user_is_never_ended(without_cluster):
+    """The time limit of a frame ends worker processes; this one is the user's."""
+    with distributed.Client(
+        processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None, set_as_default=False
+    ) as client:
+        _reduce(without_cluster, "limited", client, frame_timeout=0.001)
+    assert differences(without_cluster, "limited") == []

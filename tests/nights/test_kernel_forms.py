@@ -1,0 +1,37 @@
+"""A night reduced with the kernels in C and with those in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from opticam_dask import simulate_observations
+from opticam_dask.cli import main
+from opticam_dask.kernels import compiled
+
+
+@pytest.mark.skipif(compiled.native is None, reason="this checkout has no compiled kernels")
+def test_night__has_the_same_fluxes_by_both_forms(tmp_path):
+    simulate_observations(
+        tmp_path / "data", n_frames=12, shape=(160, 160), n_sources=15, filters=("g",), flux_range=(1e3, 3e5), seed=3
+    )
+    nights = {}
+    try:
+        for form in (compiled.NUMPY, compiled.COMPILED):
+            compiled.use(form)
+            out = tmp_path / form
+            command = ["reduce", str(tmp_path / "data"), "--out", str(out), "--cluster", "none"]
+            assert main([*command, "--photometer", "aperture", "optimal"]) == 0
+            nights[form] = xr.open_datatree(out / "reduction.zarr", engine="zarr")
+            assert nights[form].attrs["kernels"] == form
+    finally:
+        compiled.use(compiled.COMPILED)
+    plain, fast = nights[compiled.NUMPY], nights[compiled.COMPILED]
+    parts = [group for group in plain.groups if "/photometry/" in group]
+    assert len(parts) == 2
+    for part in parts:
+        away = np.abs(fast[part]["flux"] - plain[part]["flux"]) / plain[part]["flux_err"]
+        assert float(away.max()) < 1e-6  # of the error
+        assert (fast[part]["flags"] == plain[part]["flags"]).all()
+        assert int(np.isfinite(away).sum()) > 100
