@@ -33,7 +33,7 @@ import processes
 
 from opticam_dask import AperturePhotometer
 from opticam_dask.cluster import executors
-from opticam_dask.display import products, source_noise
+from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.lightcurves import light_curve_files
@@ -124,7 +124,7 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
     spent["plots"] = _spend(running, partial(products.plot_frames, out))
     write = partial(light_curve_files.write_light_curves, out, "aperture", executor)
     spent["light curves"] = _spend(running, write)
-    spent["scatter"] = _spend(running, partial(source_noise.plot_rms_vs_flux, out))
+    spent["scatter"] = _spend(running, partial(diagnostics.plot_rms_vs_flux, out))
     return spent
 
 

@@ -39,6 +39,7 @@ _HOME = {
     "DifferentialPhotometer": "api.differential_photometer",
     "export_light_curves": "lightcurves.exports",
     "FakeReader": "frames.scanning",
+    "find_sky": "api.sky",
     "FitsReader": "frames.scanning",
     "FlatFieldCorrector": "api.correctors",
     "generate_flats": "frames.synthetic",

@@ -367,13 +367,58 @@ WATCH: Mapping[str, Parameter] = {
     ),
 }
 
+#: Where on the sky the cameras looked.
+SKY: Mapping[str, Parameter] = {
+    "sky_catalog": Parameter(
+        "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
+        follows="headers",
+        kind=str,
+        metavar="FILE",
+    ),
+    "sky_epoch": Parameter(
+        "Epoch of the sky catalogue's positions, Julian years",
+        follows="its column ref_epoch",
+        kind=float,
+        metavar="YEAR",
+    ),
+    "wcs": Parameter(
+        "Plate-solved copies of aligned frames, under the names of those frames",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
+    "pointing": Parameter(
+        "RA and Dec that the telescope pointed to, degrees or 05:34:31 -05:23:28",
+        follows="headers",
+        kind=str,
+        n_values=2,
+        metavar=("RA", "DEC"),
+    ),
+    "pixel_scale": Parameter(
+        "Scale of the reduced pixels, to 5 per cent",
+        follows="header or instrument",
+        kind=float,
+        unit="arcseconds",
+        metavar="ARCSEC",
+    ),
+}
+
 #: A light curve of a target against comparison sources.
 DIFFERENTIAL: Mapping[str, Parameter] = {
-    "target": Parameter("Number of the target in the catalogue", kind=int, metavar="ID", is_required=True),
+    "target": Parameter(
+        "Number of the target in the catalogue, name, or RA and Dec",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+        is_required=True,
+    ),
+    "target_radius": Parameter(
+        "The source must be within this of the place", default=3.0, kind=float, unit="arcseconds", metavar="ARCSEC"
+    ),
     "comparisons": Parameter(
-        "Numbers of the comparison sources, or auto",
-        kind=int,
-        word="auto",
+        "Numbers or names of the comparison sources, or auto",
+        kind=str,
         n_values="+",
         metavar="ID",
         is_required=True,

@@ -160,6 +160,17 @@ CATALOG = (
     ),
 )
 
+#: What a catalogue has beside that once it is known where on the sky its camera looked.
+SKY = (
+    _float("ra", _SOURCE, "deg", "right ascension (ICRS)"),
+    _float("dec", _SOURCE, "deg", "declination (ICRS)"),
+    _float("ra_err", _SOURCE, "arcsec", "1-sigma error along right ascension; NaN where the header gave the place"),
+    _float("dec_err", _SOURCE, "arcsec", "1-sigma error along declination; NaN where the header gave the place"),
+    _text("name", _SOURCE, "name in the sky catalogue; empty when no star of it is the source"),
+    _float("magnitude", ("source", "band"), "mag", "magnitude in the sky catalogue"),
+    _text("band", ("band",), "name of the magnitude in the sky catalogue"),
+)
+
 
 def _photometry(cell: tuple[str, ...]) -> tuple[Variable, ...]:
     """Variables of a photometry label; with several radii the measurements have a last dimension ``radius``."""
@@ -241,7 +252,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "sources": SOURCES,
     "stack": STACK,
     "reference": REFERENCE,
-    "catalog": CATALOG,
+    "catalog": CATALOG + SKY,
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,

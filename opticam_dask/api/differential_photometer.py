@@ -15,12 +15,14 @@ from opticam_dask.api.analysis import Analyzer
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import products
 from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
-from opticam_dask.lightcurves import conversions, differential
+from opticam_dask.lightcurves import conversions, differential, targets
 from opticam_dask.lightcurves.camera_matching import match_cameras
+from opticam_dask.lightcurves.targets import Target
 from opticam_dask.locations import location
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.store import Store
 
-Comparisons = int | Sequence[int] | Literal["auto"]
+Comparisons = Target | Sequence[Target] | Literal["auto"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ class DifferentialPhotometer:
     """
 
     def __init__(self, out_directory: str | Path, show_plots: bool = True, *, verbose: bool = True) -> None:
-        layout.require_store(out_directory)
+        Store.open(out_directory)
         self.out_directory = location(out_directory)
         self.show_plots = show_plots
         self._console = Console(verbose, PREFIX)
@@ -117,18 +119,16 @@ class DifferentialPhotometer:
 
     def _labels(self) -> dict[str, list[str]]:
         """Cameras of each photometry label, from the metadata of the store."""
-        path = layout.require_store(self.out_directory)
         found: dict[str, list[str]] = {}
-        for key in layout.keys(path):
-            parts = layout.parts(path, key)
-            for label in sorted({name for part in parts for name in layout.photometry_labels(path, part)}):
-                found.setdefault(label, []).append(key)
+        for camera in Store.open(self.out_directory).cameras:
+            for label in camera.labels:
+                found.setdefault(label, []).append(camera.key)
         return found
 
     def get_relative_light_curve(
         self,
         filter_name: str,
-        target: int,
+        target: Target,
         comparisons: Comparisons,
         phot_label: str = "aperture",
         prefix: str | None = None,
@@ -142,10 +142,10 @@ class DifferentialPhotometer:
         ----------
         filter_name : str
             Camera key (``1:g``), or filter (``g``, ``g-band``) where one camera has it.
-        target : int
-            Number of the source in the catalogue of this camera.
-        comparisons : int or sequence of int or "auto"
-            Ids of the comparison sources; ``"auto"`` chooses them.
+        target : int, str, (float, float) or SkyCoord
+            Number of the source in the catalogue of this camera, name, or RA and Dec (ICRS, degrees).
+        comparisons : the same, a sequence of them, or "auto"
+            The comparison sources; ``"auto"`` chooses them.
         phot_label : str
             Photometry label.
         prefix : str, optional
@@ -169,7 +169,7 @@ class DifferentialPhotometer:
             When there is no such filter, label or source; the message names those there are.
         """
         key = self._key_of(filter_name)
-        name = prefix or f"target_{target}"
+        name = prefix or f"target_{targets.label_of(target)}"
         first = differential.relative_light_curve(self.out_directory, key, target, comparisons, phot_label, **options)
         curves = {key: first}
         if match_other_cameras:
@@ -188,13 +188,7 @@ class DifferentialPhotometer:
         return DifferentialLightCurves(curves)
 
     def _key_of(self, filter_name: str) -> str:
-        keys = layout.keys(layout.require_store(self.out_directory))
-        plain = filter_name.removesuffix("-band")
-        found = [key for key in keys if plain in (key, layout.group_name(key), key.partition(":")[2])]
-        if len(found) == 1:
-            return found[0]
-        told = "several cameras have it" if found else "no camera has it"
-        raise ValueError(f"no single camera for filter {filter_name!r}: {told}. Camera keys are {', '.join(keys)}.")
+        return Store.open(self.out_directory).camera(filter_name.removesuffix("-band")).key
 
     def _announce(self, file: Path) -> None:
         self._console.tell(f"Plot saved to {file.resolve()}.")
@@ -238,7 +232,7 @@ def in_other_cameras(
     curves = {}
     key, label = curve.attrs["key"], curve.attrs["label"]
     wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]
-    for camera in layout.measured_keys(layout.require_store(out_directory), label):
+    for camera in Store.open(out_directory).measured_keys(label):
         if camera == key:
             continue
         try:

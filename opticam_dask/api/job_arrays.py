@@ -20,14 +20,16 @@ from opticam_dask.api.planned_run import LAST_PASS, PartOfRun, PlannedRun, RunSu
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess
-from opticam_dask.display import products, source_noise
+from opticam_dask.display import diagnostics, products
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver, frozen
 from opticam_dask.pipeline.driver import PASSES, Outcome, Progress, ReductionError, Run, Setup, Silent, WrongParameters
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.store import Store
 
 
 class Incomplete(ReductionError):
@@ -174,8 +176,8 @@ def _merged(chosen: Iterable[range]) -> list[range]:
     return found
 
 
-def _open(setup: Setup, planned: PartOfRun) -> layout.Part:
-    part = layout.open_part(setup.path, planned.key, planned.night)
+def _open(setup: Setup, planned: PartOfRun) -> Part:
+    part = Camera(setup.path, planned.key).part(planned.night)
     if part is None or part.uid != planned.uid:
         raise ReductionError(
             f"{planned.key} {planned.night} was removed or made anew since the run was planned: plan it again "
@@ -308,12 +310,12 @@ def end(shared: Run, *, writes: bool = True) -> None:
 
 def _has_products(setup: Setup, labels: Sequence[str]) -> bool:
     """Whether each kind of file for people is there."""
-    names = [layout.group_name(part.key) for part in frozen.parts_with_catalog(setup)]
+    names = [part.camera.name for part in frozen.parts_with_catalog(setup)]
     expected = [f"cat/{name}_catalog.ecsv" for name in names]
     expected += ["cat/catalogs.pdf", "diag/background.pdf", "diag/alignment.pdf"]
     for label in labels:
-        measured = layout.measured_keys(setup.path, label)
-        expected += [f"lcs/{label}/{layout.group_name(key)}_source_*.csv" for key in measured]
+        measured = setup.store.measured_keys(label)
+        expected += [f"lcs/{label}/{group_name(key)}_source_*.csv" for key in measured]
         expected += [f"diag/{label}_rms_vs_flux.pdf"] if measured else []
     return all(any(setup.out_directory.glob(pattern)) for pattern in dict.fromkeys(expected))
 
@@ -323,8 +325,8 @@ def _write_products(out: Path, labels: Sequence[str], executor: Executor, progre
     written = [*products.write_catalogs(out), products.plot_catalogs(out), *products.plot_frames(out)]
     for label in labels:
         written.append(light_curve_files.write_light_curves(out, label, executor, progress))
-        if layout.measured_keys(layout.store_path(out), label):
-            written += source_noise.plot_rms_vs_flux(out, label=label)
+        if Store.at(out).measured_keys(label):
+            written += diagnostics.plot_rms_vs_flux(out, label=label)
     return [file for file in written if file is not None]
 
 

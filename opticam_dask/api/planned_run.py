@@ -27,7 +27,8 @@ import numpy as np
 
 from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
 from opticam_dask.pipeline.driver import PASSES, ReductionError
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.errors import StoreError
 
 #: Name of the directory that holds the record, beside the store.
 DIRECTORY_NAME = "planned_run"
@@ -136,11 +137,11 @@ class PlannedRun:
 
     def place_of(self, part: PartOfRun) -> Path:
         """Directory that the job owns which does a part in pass 2."""
-        return self.directory / "under_way" / f"{layout.group_name(part.key)}_{part.night}"
+        return self.directory / "under_way" / f"{group_name(part.key)}_{part.night}"
 
     def sums_file(self, part: PartOfRun) -> Path:
         """Where pass 2 keeps what it finds of the stars of a part."""
-        return self.directory / "star_profiles" / f"{layout.group_name(part.key)}_{part.night}.npz"
+        return self.directory / "star_profiles" / f"{group_name(part.key)}_{part.night}.npz"
 
     # ------------------------------------------------------------ which pass is finished
 
@@ -186,7 +187,7 @@ def read(out_directory: str | Path) -> PlannedRun:
     """
     run = find(out_directory)
     if run is None:
-        raise layout.StoreError(
+        raise StoreError(
             f"{out_directory} holds no planned run (no {DIRECTORY_NAME}/plan.json). Run opticam-dask plan DATA --out "
             f"{out_directory} first."
         )
@@ -211,7 +212,7 @@ def find(out_directory: str | Path) -> PlannedRun | None:
         values["calibration"] = {kind: tuple(paths) for kind, paths in values["calibration"].items()}
         return PlannedRun(**{**values, "out_directory": Path(out_directory)})
     except (KeyError, TypeError) as error:  # whole, but of another version of this package
-        raise layout.StoreError(f"{file} was written by another version of opticam-dask: {again}.") from error
+        raise StoreError(f"{file} was written by another version of opticam-dask: {again}.") from error
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
@@ -231,7 +232,7 @@ def _read(file: Path, advice: str) -> dict[str, Any]:
             raise ValueError("its checksum is wrong")
         return dict(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise layout.StoreError(f"{file} is damaged ({error}): {advice}.") from error
+        raise StoreError(f"{file} is damaged ({error}): {advice}.") from error
 
 
 def _digest(text: str) -> str:

@@ -18,9 +18,12 @@ from opticam_dask.api.session import Session
 from opticam_dask.frames.scanning import Scan
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.second_pass import Photometer
-from opticam_dask.pipeline import driver, frozen
+from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import PASSES, Changes, ReductionError, Run, Setup, WrongParameters
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.camera import Part
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.store import Store
 
 #: Without another wish a job has at least so many blocks for each of its workers: a block takes about a second, the
 #: start of a job four.
@@ -82,14 +85,14 @@ def plan(
         raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
     _require_known(setup, photometers)
     changes = changes or Changes()
-    is_there = layout.exists(setup.out_directory) and not changes.new
+    is_there = setup.store.exists() and not changes.new
     if is_there and not (changes.redo or changes.rebuild_reference):
         driver.check_parameters(setup)  # what is refused leaves the store as it is
         _require_same_photometry(setup, photometers)
     was_ended = is_there and _was_ended(setup)
     driver.prepare(setup, scan, session.progress, changes)
     _require_same_photometry(setup, photometers)
-    todo = [part for part in _all_parts(setup) if not _is_done(setup, part, list(photometers))]
+    todo = [part for part in _all_parts(setup) if not _is_done(part, list(photometers))]
     if not todo:
         everything = Run(setup, session.executor, session.progress, photometers)
         PASSES[-1].finish(everything)
@@ -125,9 +128,9 @@ def _was_ended(setup: Setup) -> bool:
     """Whether the last run on a store, planned or not, came to its end."""
     try:
         before = planned_run.find(setup.out_directory)
-    except layout.StoreError:
+    except StoreError:
         return False
-    return layout.is_consolidated(setup.path) and (before is None or before.next_pass is None)
+    return setup.store.is_consolidated and (before is None or before.next_pass is None)
 
 
 def _require_same_photometry(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
@@ -141,7 +144,7 @@ def _require_same_photometry(setup: Setup, photometers: Mapping[str, Photometer]
         record = {"photometer": identities.describe(photometer), "reduction": setup.record()}
         expected = identities.parameters_hash(record)
         for part in _all_parts(setup):
-            present = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+            present = part.photometry(label).attributes
             if present.get("complete") and present.get("parameters_hash") != expected:
                 raise WrongParameters(
                     f"photometry {label!r} of {part.key} {part.night} is in the store with other parameters "
@@ -163,17 +166,17 @@ def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
         raise WrongParameters(f"jobs know no functions of your own ({', '.join(own)}): use reduce for those.")
 
 
-def _all_parts(setup: Setup) -> list[layout.Part]:
-    return [part for key in layout.keys(setup.path) for part in layout.parts(setup.path, key)]
+def _all_parts(setup: Setup) -> list[Part]:
+    return [part for camera in setup.store.cameras for part in camera.parts]
 
 
-def _is_done(setup: Setup, part: layout.Part, labels: Sequence[str]) -> bool:
+def _is_done(part: Part, labels: Sequence[str]) -> bool:
     """Whether nothing is left to do of a part: stack, profile, and every label."""
-    if not (layout.has_product(setup.path, f"{part.group}/stack") and frozen.has_profile(setup, part)):
+    if not (part.stack.is_whole and part.psf.is_whole):
         return False
-    known = layout.photometry_labels(setup.path, part)
+    known = part.labels
     return all(label in known for label in labels) and all(
-        layout.done_blocks(setup.path, part, label).all() for label in (None, *labels)
+        part.records(label).done().all() for label in (None, *labels)
     )
 
 
@@ -199,13 +202,13 @@ def take_up(out_directory: str | Path) -> PlannedRun | None:
 
 def _is_all_done(run: PlannedRun) -> bool:
     """Whether another run has finished what was planned."""
-    if not layout.exists(run.out_directory):
+    if not Store.at(run.out_directory).exists():
         return False
     try:
         setup = stored_setup(run.out_directory)
     except ReductionError:  # made anew with functions of the user
         return False
-    return all(_is_done(setup, part, list(run.photometers)) for part in _all_parts(setup))
+    return all(_is_done(part, list(run.photometers)) for part in _all_parts(setup))
 
 
 def _given_up(run: PlannedRun) -> str:

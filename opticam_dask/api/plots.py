@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, plot_inputs, report, source_noise
+from opticam_dask.display import diagnostics, report
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.passes.second_pass import Photometer
 
@@ -27,7 +27,7 @@ class Plots:
     show_plots: bool
     _console: Console
 
-    def plot_growth_curves(self, targets: plot_inputs.Targets = None, save: bool = True, **options: Any) -> None:
+    def plot_growth_curves(self, targets: diagnostics.Targets = None, save: bool = True, **options: Any) -> None:
         """Plot the flux of sources (all, or those of these ids) in growing apertures on the stacks."""
         self._plot(diagnostics.plot_growth_curves, targets=targets, save=save, **options)
 
@@ -37,18 +37,18 @@ class Plots:
 
     def plot_snrs(self, save: bool = True, label: str = "aperture") -> None:
         """Plot the signal-to-noise ratio of every source."""
-        self._plot(source_noise.plot_snrs, label=label, save=save)
+        self._plot(diagnostics.plot_snrs, label=label, save=save)
 
     def plot_noise(self, save: bool = True, label: str = "aperture") -> None:
         """Plot the scatter of the sources with what theory says it is made of."""
-        self._plot(source_noise.plot_noise, label=label, save=save)
+        self._plot(diagnostics.plot_noise, label=label, save=save)
 
     def plot_rms_vs_flux(self, save: bool = True, label: str = "aperture") -> None:
         """Plot the robust scatter of the sources against their median flux."""
-        self._plot(source_noise.plot_rms_vs_flux, label=label, save=save)
+        self._plot(diagnostics.plot_rms_vs_flux, label=label, save=save)
 
     def plot_apertures(
-        self, photometer: Photometer | None = None, targets: plot_inputs.Targets = None, save: bool = True
+        self, photometer: Photometer | None = None, targets: diagnostics.Targets = None, save: bool = True
     ) -> None:
         """Plot the apertures of a photometer on the reference frames."""
         chosen = photometer or AperturePhotometer()

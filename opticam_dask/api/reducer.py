@@ -18,7 +18,7 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.cluster.executors import Client
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import products, source_noise
+from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
@@ -31,7 +31,8 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.store import Store
 
 
 class Reducer(Plots):
@@ -328,12 +329,11 @@ class Reducer(Plots):
 
     def _aligned_counts(self) -> dict[str, tuple[int, int]]:
         """Frames that are aligned and frames that were reduced, of each key."""
-        path = layout.require_store(self.out_directory)
         counts = {}
-        for key in layout.keys(path):
-            flags = [layout.read_array(path, f"{part.group}/frames", "flags") for part in layout.parts(path, key)]
+        for camera in Store.open(self.out_directory).cameras:
+            flags = [part.frames["flags"] for part in camera.parts]
             reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
-            counts[key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
+            counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
         return counts
 
     def photometry(
@@ -366,7 +366,7 @@ class Reducer(Plots):
         setup = self._stored_setup()
         driver.check_parameters(setup)
         with self._session as session:
-            layout.begin_changes(setup.path)
+            setup.store.begin_changes()
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
@@ -380,8 +380,8 @@ class Reducer(Plots):
             self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
-            if layout.measured_keys(setup.path, name):
-                self._plot(source_noise.plot_rms_vs_flux, label=name)
+            if setup.store.measured_keys(name):
+                self._plot(diagnostics.plot_rms_vs_flux, label=name)
 
     def reduce(
         self,
@@ -417,10 +417,9 @@ class Reducer(Plots):
     @property
     def catalogs(self) -> dict[str, QTable]:
         """Source catalogue of each camera key that has one."""
-        if not layout.exists(self.out_directory):
+        if not Store.at(self.out_directory).exists():
             return {}
-        path = layout.require_store(self.out_directory)
-        keys = [key for key in layout.keys(path) if layout.has_product(path, f"{layout.group_name(key)}/catalog")]
+        keys = [camera.key for camera in Store.open(self.out_directory).cameras if camera.catalog.is_whole]
         return {key: products.catalog_table(self.out_directory, key) for key in keys}
 
     @property
@@ -435,11 +434,9 @@ class Reducer(Plots):
 
     def _per_frame(self, name: str) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        path = layout.require_store(self.out_directory)
-        for key in layout.keys(path):
-            for part in layout.parts(path, key):
-                files = layout.read_manifest(path, part)["file"]
-                values |= dict(zip(files, layout.read_array(path, f"{part.group}/frames", name), strict=True))
+        for camera in Store.open(self.out_directory).cameras:
+            for part in camera.parts:
+                values |= dict(zip(part.manifest()["file"], part.frames[name], strict=True))
         return values
 
     def __repr__(self) -> str:
@@ -449,10 +446,10 @@ class Reducer(Plots):
     def _repr_html_(self) -> str:
         facts: list[tuple[str, object]] = [("instrument", self.instrument.name), ("results", self.out_directory)]
         rows: list[tuple[object, ...]] = []
-        is_there = layout.exists(self.out_directory)
-        path = layout.store_path(self.out_directory)
+        store = Store.at(self.out_directory)
+        cameras = {camera.key: camera for camera in store.cameras} if store.exists() else {}
         for key, files in self.camera_files.items():
-            rows.append((key, f"{len(files):,}", *(_so_far(path, key) if is_there else ("0", "none", "none"))))
+            rows.append((key, f"{len(files):,}", *(_so_far(cameras[key]) if key in cameras else ("0", "none", "none"))))
         columns = ("camera", "frames", "in the store", "sources", "photometry")
         folds = [
             Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
@@ -480,19 +477,13 @@ class Reducer(Plots):
 
     def _stored_setup(self) -> driver.Setup:
         """Set-up with the parameters that the store was made with."""
-        if not layout.exists(self.out_directory):
+        if not Store.at(self.out_directory).exists():
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
         return self.setup(driver.stored_parameters(self.out_directory))
 
 
-def _so_far(path: Path, key: str) -> tuple[str, str, str]:
+def _so_far(camera: Camera) -> tuple[str, str, str]:
     """Frames, sources and photometry labels of a key that are in the store, from its metadata alone."""
-    if key not in layout.keys(path):
-        return "0", "none", "none"
-    parts = layout.parts(path, key)
-    labels = sorted({label for part in parts for label in layout.photometry_labels(path, part)})
-    group = f"{layout.group_name(key)}/catalog"
-    n_sources = (
-        str(layout.open_array(path, f"{group}/source_id").shape[0]) if layout.has_product(path, group) else "none"
-    )
-    return f"{sum(part.n_frames for part in parts):,}", n_sources, ", ".join(labels) or "none"
+    n_frames = sum(part.n_frames for part in camera.parts)
+    n_sources = str(camera.catalog.array("source_id").shape[0]) if camera.catalog.is_whole else "none"
+    return f"{n_frames:,}", n_sources, ", ".join(camera.labels) or "none"

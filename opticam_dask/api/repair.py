@@ -15,7 +15,9 @@ from opticam_dask.passes.calibration import Calibration
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import ReductionError, Setup
-from opticam_dask.store import integrity, layout
+from opticam_dask.store import integrity
+from opticam_dask.store.groups import remove_stray
+from opticam_dask.store.store import Store
 
 
 def repair(session: Session) -> None:
@@ -31,9 +33,9 @@ def repair(session: Session) -> None:
     ReductionError
         When something cannot be made again from the store and its frames; what can be has been.
     """
-    path, progress = layout.require_store(session.out_directory), session.progress
-    layout.begin_changes(path)
-    damage = integrity.find_damage(path)
+    store, progress = Store.open(session.out_directory), session.progress
+    store.begin_changes()
+    damage = integrity.find_damage(store.path)
     if beyond := [entry for entry in damage if not entry.is_repairable and entry.is_metadata]:
         raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")
     for entry in damage:
@@ -41,8 +43,8 @@ def repair(session: Session) -> None:
             entry.drop()
         if entry.is_repairable:
             progress.tell(f"Repairing {entry}")
-    for file in integrity.stray_files(path):
-        layout.remove_stray(file)
+    for file in integrity.stray_files(store.path):
+        remove_stray(file)
     run = driver.Run(stored_setup(session.out_directory), session.executor, progress)
     driver.drive(run, driver.TO_CATALOGS)
     for entry in damage:
@@ -63,11 +65,10 @@ def stored_setup(out_directory: str | Path) -> Setup:
     ReductionError
         When it was made with functions of the user, which no store can hold.
     """
-    path = layout.require_store(out_directory)
-    attributes = layout.read_attributes(path)
+    attributes = Store.open(out_directory).attributes
     setup = Setup(
         location(out_directory),
-        _stored_instrument(attributes),
+        stored_instrument(attributes),
         driver.stored_parameters(out_directory),
         calibration=Calibration.from_record(json.loads(attributes["parameters"])),
     )
@@ -84,7 +85,8 @@ def stored_setup(out_directory: str | Path) -> Setup:
     return setup
 
 
-def _stored_instrument(attributes: dict[str, Any]) -> Instrument:
+def stored_instrument(attributes: dict[str, Any]) -> Instrument:
+    """Instrument that a store was made with, from the attributes of its root."""
     definition = attributes.get("instrument_definition")
     usual = OPTICAM_MX()
     if definition is None or definition == json.loads(json.dumps(usual.to_dict())):
@@ -95,12 +97,10 @@ def _stored_instrument(attributes: dict[str, Any]) -> Instrument:
 def _photometers(setup: Setup) -> dict[str, Photometer]:
     """Photometer of each label that has blocks to measure."""
     found: dict[str, Photometer] = {}
-    for key in layout.keys(setup.path):
-        for part in layout.parts(setup.path, key):
-            for label in layout.photometry_labels(setup.path, part):
-                if label not in found and not layout.done_blocks(setup.path, part, label).all():
-                    attributes = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
-                    found[label] = _stored_photometer(label, attributes)
+    for part in (part for camera in setup.store.cameras for part in camera.parts):
+        for label in part.labels:
+            if label not in found and not part.photometry(label).done().all():
+                found[label] = _stored_photometer(label, part.photometry(label).attributes)
     return found
 
 

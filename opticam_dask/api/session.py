@@ -13,7 +13,7 @@ from opticam_dask.cluster.interruption import interruptible
 from opticam_dask.console import Console
 from opticam_dask.locations import is_remote, location, replacing
 from opticam_dask.store import ownership
-from opticam_dask.store.layout import StoreError
+from opticam_dask.store.errors import StoreError
 from opticam_dask.text import printable
 
 LOG_NAME = "opticam_dask.log"

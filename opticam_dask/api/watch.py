@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import functools
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +34,7 @@ from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
 from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import FrameProblem
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, group_name
 
 #: Folder of the live files in the output directory.
 WATCH_NAME = "watch"
@@ -201,8 +200,7 @@ class Watch:
 
     def close(self) -> None:
         """Remove the provisional store; the live files stay."""
-        shutil.rmtree(self.setup.path, ignore_errors=True)
-        shutil.rmtree(self.directory / layout.SCRATCH_NAME, ignore_errors=True)
+        self.setup.store.remove()
 
     # ---------------------------------------------------------------- the provisional catalogue
 
@@ -218,7 +216,7 @@ class Watch:
                 del self._early[key]
                 self._reduce(rows)
             else:
-                layout.remove_group(self.setup.path, layout.group_name(key))
+                Camera(self.setup.path, key).remove()
                 self._needed[key] = len(rows) + self.n_first
 
     def _make_catalog(self, key: str, rows: pd.DataFrame) -> bool:
@@ -233,7 +231,7 @@ class Watch:
             return False
         label = self.photometer.label
         self._jobs[key] = _LiveJob(key, *job, label)
-        self._catalogs[key] = layout.read_product(self.setup.path, f"{layout.group_name(key)}/catalog")
+        self._catalogs[key] = self.setup.store.camera(key).catalog.read_all()
         numbers = self._catalogs[key]["source_id"].tolist()
         self.progress.tell(f"{key}: {len(numbers)} source(s) in the provisional catalogue of {len(rows)} frames.")
         missing = [number for number in (self.target, *self.comparisons) if number not in (None, *numbers)]
@@ -280,7 +278,7 @@ class Watch:
             flux, error, flags = frame.measured.flux, frame.measured.flux_err, np.asarray(frame.measured.flags)
         times = (float(entry["mjd_utc"]), float(entry["bmjd_tdb"]))
         values = [value for pair in zip(flux.tolist(), error.tolist(), strict=True) for value in pair]
-        self._append(f"{layout.group_name(frame.key)}_fluxes.csv", [*times, os.path.basename(entry["file"]), *values])
+        self._append(f"{group_name(frame.key)}_fluxes.csv", [*times, os.path.basename(entry["file"]), *values])
         if frame.key in self._curves:
             row = self._relative(frame.key, flux, error, flags)
             self._curves[frame.key].rows.append((*times, *row))
@@ -308,11 +306,11 @@ class Watch:
     # ---------------------------------------------------------------- live files
 
     def _curve_name(self, key: str) -> str:
-        return f"target_{self.target}_{layout.group_name(key)}_light_curve.csv"
+        return f"target_{self.target}_{group_name(key)}_light_curve.csv"
 
     def _write_header(self, key: str, numbers: Sequence[int]) -> None:
         fluxes = [name for number in numbers for name in (f"flux_{number}", f"flux_err_{number}")]
-        self._append(f"{layout.group_name(key)}_fluxes.csv", ["MJD", "BMJD", "file", *fluxes])
+        self._append(f"{group_name(key)}_fluxes.csv", ["MJD", "BMJD", "file", *fluxes])
         if key in self._curves:
             self._append(self._curve_name(key), ["MJD", "BMJD", "rel_flux", "rel_flux_err", "flags"])
 

@@ -16,7 +16,8 @@ from opticam_dask.display import products, report
 from opticam_dask.frames import synthetic
 from opticam_dask.kernels.series.lightcurve import Peak, fit_sinusoid, lomb_scargle_peak
 from opticam_dask.lightcurves import differential, results
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.store import Store
 
 _SECONDS_PER_DAY = 86400.0
 
@@ -59,12 +60,12 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
 
 def _summarise(out: Path, n_images: int, console: Console) -> None:
     truth = synthetic.observation_truth(n_images=n_images)
-    path = layout.require_store(out)
-    measured = {key: results.light_curves(out, key).load() for key in layout.measured_keys(path, "aperture")}
+    store = Store.open(out)
+    measured = {key: results.light_curves(out, key).load() for key in store.measured_keys("aperture")}
     console.tell("")
     if measured:
         first = next(iter(measured))
-        target = find_variable(measured[first], _simulated_variable(path, first, truth), console)
+        target = find_variable(measured[first], _simulated_variable(store.camera(first), truth), console)
         curves = relative_curves(measured, target)
         for curve in curves.values():
             differential.write_relative_light_curve(curve, out, "variable")
@@ -79,9 +80,9 @@ def _summarise(out: Path, n_images: int, console: Console) -> None:
     console.tell(f"Report:      {report.write_report(out).resolve()}")
 
 
-def _simulated_variable(path: Path, key: str, truth: xr.Dataset) -> int:
+def _simulated_variable(camera: Camera, truth: xr.Dataset) -> int:
     """Number in the catalogue of the source that was simulated to vary: the nearest to its mean position."""
-    found = layout.read_product(path, f"{layout.group_name(key)}/catalog")
+    found = camera.catalog.read_all()
     place = truth.sel(source=truth["source_id"] == truth.attrs["variable_source"])
     away = np.hypot(found["x"] - float(place["x"].mean()), found["y"] - float(place["y"].mean()))
     return int(found["source_id"][int(np.argmin(away))])

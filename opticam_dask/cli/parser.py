@@ -7,6 +7,7 @@ that a user can do wrong ends in a traceback.
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,13 @@ from opticam_dask.parameters import (
     REDUCTION,
     SHOWING,
     SIMULATION,
+    SKY,
     WATCH,
     Parameter,
 )
+
+#: Declinations as text.
+_SOUTHERN = re.compile(r"-\d+[:d°]\d")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default those of the process.
     """
     parser = build_parser()
-    options = parser.parse_args(arguments)
-    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # a declination such as -05:23:28 is no option; argparse takes what holds a blank for a value
+    options = parser.parse_args([f" {word}" if _SOUTHERN.match(word) else word for word in given])
+    options.arguments = given
     if options.command is None:
         parser.print_help()
         return USAGE
@@ -81,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_reduce(commands)
     _add_job_arrays(commands)
     _add_watch(commands)
+    _add_sky(commands)
     _add_remove(commands)
     _add_status(commands)
     _add_verify(commands)
@@ -158,6 +166,8 @@ def _add_check(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
+    group = parser.add_argument_group("where on the sky the cameras looked")
+    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
     _add_inside(parser)
 
 
@@ -201,6 +211,16 @@ def _add_watch(commands: Any) -> None:
     _add_inside(parser)
     group = parser.add_argument_group("the observation")
     _options(group, WATCH)
+
+
+def _add_sky(commands: Any) -> None:
+    parser = _command(
+        commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
+    )
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _options(parser, SKY)
+    parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
+    _options(parser, EXECUTION, "break_lock")
 
 
 def _add_inside(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from opticam_dask.methods.photometers import BasePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import KINDS, PLURAL
 from opticam_dask.pipeline.driver import Changes, Setup, check_parameters
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 
 def reduce(options: argparse.Namespace) -> int:
@@ -46,6 +46,10 @@ def _reduce(
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
+    if getattr(options, "sky_catalog", None) or getattr(options, "wcs", None):
+        from opticam_dask.cli.sky import find_by_files  # half a second of astropy: not for every reduction
+
+        find_by_files(options)
     for line in status.describe_reduction(options.out, n_problems=5):
         Console(prefix="").tell(line)
     return DONE
@@ -130,11 +134,11 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
         for calibration in (path for kind in KINDS for path in getattr(options, PLURAL[kind]) or ()):
             if data.resolve() in (Path(calibration).resolve(), *Path(calibration).resolve().parents):
                 raise UsageError(f"{calibration} is below {data}, where frames land: keep calibration frames elsewhere")
-    if layout.exists(options.out) and not options.new:
+    if setup.store.exists() and not options.new:
         check_parameters(setup)
         tops = [data.resolve() for data in map(Path, options.data)]
-        known = [Path(layout.read_attributes(setup.path, part.group)["data_root"]).resolve()
-                 for key in layout.keys(setup.path) for part in layout.parts(setup.path, key)]  # fmt: skip
+        parts = [part for camera in setup.store.cameras for part in camera.parts]
+        known = [Path(part.attributes["data_root"]).resolve() for part in parts]
         is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
         if known and not (is_same or options.append):
             raise UsageError(
@@ -146,7 +150,7 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
 def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: str) -> None:
     """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
     label = options.label or given.photometers(options)[0].label
-    final = layout.read_product(layout.require_store(options.out), f"{layout.group_name(key)}/catalog")
+    final = Store.open(options.out).camera(key).catalog.read_all()
     wanted = [options.target, *options.comparisons]
     numbers = live.final_numbers(key, wanted, final)
     tell = Console(prefix="").tell

@@ -15,18 +15,18 @@ from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports
-from opticam_dask.store import layout
+from opticam_dask.lightcurves import differential, exports, targets
+from opticam_dask.store.store import Store
 
 
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
-    path = layout.require_store(options.out)
+    store = Store.open(options.out)
     tell = Console(prefix="").tell
-    keys = [options.key] if options.key else layout.measured_keys(path, options.label)
+    keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
-    prefix = options.prefix or f"target_{options.target}"
+    prefix = options.prefix or f"target_{targets.label_of(options.target)}"
     is_auto = "auto" in options.comparisons
     if is_auto and len(options.comparisons) > 1:
         raise UsageError("--comparisons takes source numbers or auto, not both")
@@ -57,7 +57,10 @@ def lightcurve(options: argparse.Namespace) -> int:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
-    how = {name: getattr(options, name) for name in ("radius", "weighting", "detrend", "detrend_without", "outliers")}
+    how = {
+        name: getattr(options, name)
+        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
+    }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
         for key in keys
@@ -88,7 +91,7 @@ def plot(options: argparse.Namespace) -> int:
     chosen = list(diagnostics.KINDS) if "all" in chosen else chosen
     if unknown := [kind for kind in chosen if kind not in diagnostics.KINDS]:
         raise UsageError(f"a plot is one of {', '.join(diagnostics.KINDS)} or all, got {', '.join(unknown)}")
-    layout.require_store(options.out)
+    Store.open(options.out)
     n_files, reasons = 0, list[str]()
     for kind in chosen:
         try:

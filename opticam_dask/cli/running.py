@@ -9,7 +9,7 @@ from collections.abc import Callable
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.store.layout import StoreError
+from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, OwnershipLost
 
 #: Module of this room that each command is in; it is imported when the command runs.
@@ -18,6 +18,7 @@ _MODULES = {
     **dict.fromkeys(("reduce", "watch"), "reductions"),
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "remove"), "stores"),
+    "sky": "sky",
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 

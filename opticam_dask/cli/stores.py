@@ -14,7 +14,8 @@ from opticam_dask.console import Console
 from opticam_dask.display import status as progress
 from opticam_dask.lightcurves import results
 from opticam_dask.pipeline import nights
-from opticam_dask.store import integrity, layout, migrations
+from opticam_dask.store import integrity, migrations
+from opticam_dask.store.store import Store
 
 
 def status(options: argparse.Namespace) -> int:
@@ -33,24 +34,24 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Read every chunk, compare with another store, or repair."""
-    path = layout.require_store(options.out)
+    store = Store.open(options.out)
     tell = Console(prefix="").tell
-    if layout.schema_version(path) != schema.SCHEMA_VERSION:
-        tell(f"Schema version {layout.schema_version(path)}: opticam-dask migrate {options.out} brings it up to date.")
+    if store.version != schema.SCHEMA_VERSION:
+        tell(f"Schema version {store.version}: opticam-dask migrate {options.out} brings it up to date.")
     if options.repair:
         with given.session(options, given.connect(options, options.out)) as session:
             repair(session)
     if options.against is not None:
-        lines = layout.compare(path, layout.require_store(options.against))
+        lines = integrity.compare(store.path, Store.open(options.against).path)
         good = f"{options.out} and {options.against} hold the same bits."
     else:
-        damage = integrity.find_damage(path)
-        lines = [str(entry) for entry in damage] or progress.unfinished(path)
+        damage = integrity.find_damage(store.path)
+        lines = [str(entry) for entry in damage] or progress.unfinished(store.path)
         if damage:
             lines.append(
                 f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
             )
-        elif stray := integrity.stray_files(path):
+        elif stray := integrity.stray_files(store.path):
             tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."
     for line in lines:
@@ -62,7 +63,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def migrate(options: argparse.Namespace) -> int:
     """Bring a store up to date."""
-    layout.require_store(options.out)
+    Store.open(options.out)
     with given.session(options):
         lines = migrations.migrate(options.out)
     for line in lines or [f"{options.out} is of the present version."]:
@@ -72,7 +73,7 @@ def migrate(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove a night."""
-    layout.require_store(options.out)
+    Store.open(options.out)
     with given.session(options):
         for line in nights.remove_night(options.out, options.night):
             Console(prefix="").tell(line)

@@ -22,6 +22,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
+from dask.base import normalize_token
 from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
@@ -238,13 +239,22 @@ def chunk_records(
     )
 
 
-def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> ArrayValuesDep:
+class _Rows(ArrayValuesDep):
+    """Rows of a table by chunk, with a name of their own: Dask would print all of them to make one."""
+
+
+@normalize_token.register(_Rows)
+def _name_of_rows(_: _Rows) -> str:
+    return uuid.uuid4().hex
+
+
+def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
     """Rows of a table as part of the tasks of their chunks: no task of their own."""
     stops = np.cumsum(chunks).tolist()
     pieces = {
         (number,): table[stop - size : stop] for number, (size, stop) in enumerate(zip(chunks, stops, strict=True))
     }
-    return ArrayValuesDep((chunks,), pieces)
+    return _Rows((chunks,), pieces)
 
 
 def _name_of(function: ChunkFunction) -> str:

@@ -17,19 +17,21 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema
-from opticam_dask.display import plot_inputs
-from opticam_dask.display.frame_pictures import Ellipse, FramePicture, spread_order
+from opticam_dask.display import diagnostics
 from opticam_dask.flags import UNUSABLE, FrameFlag, QualityFlag, SourceFlag, flag_names
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.kernels.images import align, background
 from opticam_dask.locations import location
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.passes import quality
 from opticam_dask.passes.second_pass import star_form
 from opticam_dask.pipeline import preparation
 from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, load_image
-from opticam_dask.store import layout
+from opticam_dask.store.arrays import Array
+from opticam_dask.store.camera import Part
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 #: Numbers a frame that can be shown below the light curve, and what they are called.
 STRIPS: dict[str, str] = {
@@ -47,8 +49,62 @@ _MOST_CELLS = 25_000_000
 _HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED | SourceFlag.BLENDED
 
 
-class _NoArray(layout.StoreError):
+class _NoArray(StoreError):
     """The store has no such array: it is of an older version, or damaged."""
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """An aperture in pixels of a frame; ``angle`` in degrees, counter-clockwise from x."""
+
+    semimajor_axis: float
+    semiminor_axis: float
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class FramePicture:
+    """One frame with what was measured on it.
+
+    Attributes
+    ----------
+    index : int
+        Number of the frame over all nights of the camera.
+    file, night : str
+        File and night of the frame.
+    mjd_utc : float
+        Mid-exposure of the frame (MJD, UTC).
+    flags : list of str
+        Names of the bits of the frame, those of its quality among them.
+    message : str
+        Why the frame was set aside; empty when it was not.
+    image : ndarray, shape (ny, nx), or None
+        Electrons, calibrated as in the reduction; None when there are no pixels to show.
+    problem : str
+        Why there is no image, or why it is another one than was asked for; empty when all is well.
+    xy : ndarray, shape (source, 2)
+        Where the sources of the catalogue were measured; NaN where they were not.
+    apertures, annulus : list of Ellipse
+        Apertures (one for each radius), and the two edges of the sky annulus; empty where there is none.
+    has_aperture : bool
+        Whether ``apertures`` are what the flux was summed in; else they show one FWHM.
+    values : dict of float
+        fwhm, background, n_sources, transparency, airmass, exposure_time of the frame.
+    """
+
+    index: int
+    file: str
+    night: str
+    mjd_utc: float
+    flags: list[str]
+    message: str
+    image: np.ndarray | None
+    problem: str
+    xy: np.ndarray
+    apertures: list[Ellipse]
+    annulus: list[Ellipse]
+    has_aperture: bool
+    values: dict[str, float]
 
 
 @dataclass
@@ -93,12 +149,12 @@ class CameraView:
 
     def __post_init__(self) -> None:
         self.out_directory = location(self.out_directory)
-        self.path = layout.require_store(self.out_directory)
-        self.key = _known_key(self.path, self.out_directory, self.key)
-        self.parts = layout.parts(self.path, self.key)
+        self.camera = Store.open(self.out_directory).camera(self.key)
+        self.key = self.camera.key
+        self.parts = self.camera.parts
         if not sum(part.n_frames for part in self.parts):
             raise ValueError(f"{self.key} has no frame in {self.out_directory}")
-        self._labels_of = [layout.photometry_labels(self.path, part) for part in self.parts]
+        self._labels_of = [part.labels for part in self.parts]
         self.labels = sorted({name for names in self._labels_of for name in names})
         self.label = _known_label(self.labels, self.label, f"{self.key} in {self.out_directory}")
         self._open = {}
@@ -111,7 +167,7 @@ class CameraView:
         self._columns: _Columns | None = None
         self._steps: dict[str, FrameSteps] = {}
 
-    _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _open: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
     # ---------------------------------------------------------------- what is known at once
 
@@ -119,7 +175,7 @@ class CameraView:
         counts = [part.n_frames for part in self.parts]
         self.n_frames = sum(counts)
         self._begins = np.cumsum([0, *counts])
-        mjd = np.concatenate([self._array(part, "frames/mjd_utc") for part in self.parts])
+        mjd = np.concatenate([self._array(part.frames, "mjd_utc") for part in self.parts])
         self._order = np.argsort(mjd, kind="stable")
         self._rank = np.empty(self.n_frames, dtype=np.intp)
         self._rank[self._order] = np.arange(self.n_frames)
@@ -129,17 +185,17 @@ class CameraView:
         self.night_codes = np.repeat(np.array(codes, dtype=np.int32), counts)[self._order]
 
     def _read_catalogue(self) -> None:
-        group = layout.group_name(self.key)
+        catalog, reference = self.camera.catalog, self.camera.reference
         self.catalog: dict[str, np.ndarray] = {}
         self.image: np.ndarray | None = None
         self.fwhm = np.nan
         self.reference = 0
-        if layout.has_product(self.path, f"{group}/catalog"):
-            self.catalog = layout.read_product(self.path, f"{group}/catalog")
-            self.fwhm = float(layout.read_attributes(self.path, f"{group}/catalog").get("fwhm", np.nan))
-        if layout.has_product(self.path, f"{group}/reference"):
-            self.image = layout.read_array(self.path, f"{group}/reference", "image")
-            attributes = layout.read_attributes(self.path, f"{group}/reference")
+        if catalog.is_whole:
+            self.catalog = catalog.read_all()
+            self.fwhm = float(catalog.attributes.get("fwhm", np.nan))
+        if reference.is_whole:
+            self.image = reference["image"]
+            attributes = reference.attributes
             for begin, part in zip(self._begins, self.parts, strict=False):
                 if part.night == attributes["reference_night"]:
                     self.reference = int(self._rank[begin + int(attributes["reference_index"])])
@@ -150,7 +206,7 @@ class CameraView:
         """Record of the photometer that was used, with its best aperture chosen."""
         for part, labels in zip(self.parts, self._labels_of, strict=True):
             if self.label in labels:
-                attributes = layout.read_attributes(self.path, f"{part.group}/photometry/{self.label}")
+                attributes = part.photometry(self.label).attributes
                 self.radii = [float(value) for value in attributes.get("radii", [])]
                 return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
         self.radii = []
@@ -161,11 +217,10 @@ class CameraView:
         found["quality_flags"] = np.zeros(self.n_frames, dtype=np.uint32)
         for begin, part in zip(self._begins, self.parts, strict=False):
             rows = self._rank[begin : begin + part.n_frames]
-            group = quality.group_of(part)
-            if not layout.has_product(self.path, group):
+            if not part.quality.is_whole:
                 continue
             for name, values in found.items():
-                values[rows] = layout.read_array(self.path, group, "flags" if name == "quality_flags" else name)
+                values[rows] = part.quality["flags" if name == "quality_flags" else name]
         return found
 
     # ---------------------------------------------------------------- what comes in block by block
@@ -216,7 +271,7 @@ class CameraView:
                 return False
             try:
                 self._load_one()
-            except layout.StoreError as error:
+            except StoreError as error:
                 self.damage = str(error)
         return self.n_todo > 0
 
@@ -231,36 +286,36 @@ class CameraView:
     def _load_records(self, number: int, block: int) -> None:
         part, rows, span = self._block(number, block)
         for name in _RECORDS:
-            self.records[name][rows] = self._array(part, f"frames/{name}", *span)
+            self.records[name][rows] = self._array(part.frames, name, *span)
 
     def _load_fluxes(self, columns: _Columns, number: int, block: int) -> None:
         if self.label not in self._labels_of[number]:
             return
         part, rows, span = self._block(number, block)
         for name, target in (("flux", columns.flux), ("flags", columns.flags)):
-            values = self._array(part, f"photometry/{self.label}/{name}", *span)
+            values = self._array(part.photometry(self.label), name, *span)
             values = values[..., self.radius] if values.ndim == 3 else values
             target[rows] = values[:, columns.rows]
 
-    def _block(self, number: int, block: int) -> tuple[layout.Part, np.ndarray, tuple[int, int]]:
+    def _block(self, number: int, block: int) -> tuple[Part, np.ndarray, tuple[int, int]]:
         part = self.parts[number]
         start, stop = part.block_range(block)
         begin = self._begins[number]
         return part, self._rank[begin + start : begin + stop], (start, stop)
 
-    def _array(self, part: layout.Part, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def _array(self, group: Group, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Part of an array, which stays open: to open it takes as long as to read a chunk."""
-        name = f"{part.group}/{name}"
+        name, array = f"{group.name}/{name}", name
         told = f"opticam-dask verify {self.out_directory} says what is to be done."
         try:
             if name not in self._open:
-                self._open[name] = layout.open_array(self.path, name)
+                self._open[name] = group.array(array)
             self.n_reads += 1
-            return np.asarray(self._open[name][start:stop])
+            return self._open[name].read(start, stop)
         except FileNotFoundError as error:
-            raise _NoArray(f"{name} of {self.path} is gone. {told}") from error
+            raise _NoArray(f"{name} of {group.path} is gone. {told}") from error
         except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what codecs and parsers raise
-            raise layout.StoreError(f"{name} of {self.path} is damaged. {told}") from error
+            raise StoreError(f"{name} of {group.path} is damaged. {told}") from error
 
     def light_curve(self, source_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Flux and flags of a source in every frame, as far as they were read.
@@ -303,7 +358,7 @@ class CameraView:
 
     # ---------------------------------------------------------------- one frame
 
-    def locate(self, index: int) -> tuple[layout.Part, int]:
+    def locate(self, index: int) -> tuple[Part, int]:
         """Part of a frame, and its number in it.
 
         Raises
@@ -333,10 +388,10 @@ class CameraView:
         """
         part, number = self.locate(index)
         entry = self._entry(part, number)
-        flags = self._array(part, "frames/flags", number, number + 1)[0]
+        flags = self._array(part.frames, "flags", number, number + 1)[0]
         names = ("fwhm", "semimajor_sigma", "semiminor_sigma", "orientation", "transform")
-        known = {name: self._one(part, "frames", name, number) for name in (*names, "background", "n_sources")}
-        message = str(layout.read_array(self.path, f"{part.group}/frames", "message", number, number + 1)[0])
+        known = {name: self._one(part.frames, name, number) for name in (*names, "background", "n_sources")}
+        message = str(part.frames.read("message", number, number + 1)[0])
         image, problem = self._pixels(part, entry)
         if image is not None and not problem and subtract_sky:
             image = self._without_sky(part, number, image)
@@ -361,21 +416,21 @@ class CameraView:
             values=values | {"exposure_time": float(entry["exposure_time"])},
         )
 
-    def _entry(self, part: layout.Part, number: int) -> dict[str, Any]:
+    def _entry(self, part: Part, number: int) -> dict[str, Any]:
         """Manifest of one frame."""
-        entry = {one.name: self._one(part, "frames", one.name, number, otherwise=one.fill) for one in schema.MANIFEST}
-        root = layout.read_attributes(self.path, part.group)["data_root"]
+        entry = {one.name: self._one(part.frames, one.name, number, otherwise=one.fill) for one in schema.MANIFEST}
+        root = part.attributes["data_root"]
         entry["file"] = os.path.join(root, str(entry["file"]))
         return entry
 
-    def _one(self, part: layout.Part, group: str, name: str, number: int, otherwise: Any = np.nan) -> Any:
+    def _one(self, group: Group, name: str, number: int, otherwise: Any = np.nan) -> Any:
         """One value of an array; ``otherwise`` where a store of an older version has no such array."""
         try:
-            return self._array(part, f"{group}/{name}", number, number + 1)[0]
+            return self._array(group, name, number, number + 1)[0]
         except _NoArray:
             return otherwise
 
-    def _pixels(self, part: layout.Part, entry: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
+    def _pixels(self, part: Part, entry: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
         if "://" not in entry["file"] and not os.path.exists(entry["file"]):
             return None, (
                 f"{entry['file']} is gone. What was measured on it is in the store, but its pixels cannot be shown: "
@@ -397,29 +452,29 @@ class CameraView:
         except FrameError as error:
             return None, f"{entry['file']} cannot be read: {error.reason}."
 
-    def _steps_of(self, part: layout.Part) -> FrameSteps:
+    def _steps_of(self, part: Part) -> FrameSteps:
         if part.night not in self._steps:
             cosmic_rays = preparation.stored_parameters(self.out_directory).remove_cosmic_rays
-            steps = plot_inputs.display_steps(self.out_directory, part)
+            steps = diagnostics.display_steps(self.out_directory, part)
             self._steps[part.night] = replace(steps, remove_cosmic_rays=cosmic_rays)
         return self._steps[part.night]
 
-    def _without_sky(self, part: layout.Part, number: int, image: np.ndarray) -> np.ndarray:
+    def _without_sky(self, part: Part, number: int, image: np.ndarray) -> np.ndarray:
         if part.mesh_shape is None:
             return image
-        mesh = self._one(part, "background", "background_mesh", number)
-        offset = self._one(part, "background", "background_offset_mesh", number, otherwise=np.zeros_like(mesh))
+        mesh = self._one(part.background, "background_mesh", number)
+        offset = self._one(part.background, "background_offset_mesh", number, otherwise=np.zeros_like(mesh))
         if not np.isfinite(mesh).all():
             return image
         box_size = self._steps_of(part).box_size
         sky: np.ndarray = background.zoom_mesh(mesh + np.nan_to_num(offset), image.shape, box_size)
         return image - sky
 
-    def _measured_at(self, part: layout.Part, number: int, known: Mapping[str, Any]) -> np.ndarray:
+    def _measured_at(self, part: Part, number: int, known: Mapping[str, Any]) -> np.ndarray:
         """Measured positions; without photometry those that the transform predicts."""
         if self.label in self._labels_of[self.parts.index(part)]:
-            group = f"photometry/{self.label}"
-            return np.column_stack([self._one(part, group, name, number) for name in ("x", "y")])
+            group = part.photometry(self.label)
+            return np.column_stack([self._one(group, name, number) for name in ("x", "y")])
         if not np.isfinite(known["transform"]).all() or not len(self.positions):
             return np.full(self.positions.shape, np.nan)
         return align.apply_transform(known["transform"], self.positions)
@@ -461,19 +516,10 @@ def open_cameras(out_directory: str | Path) -> list[str]:
     ValueError
         When no camera has a frame.
     """
-    path = layout.require_store(out_directory)
-    found = [key for key in layout.keys(path) if layout.parts(path, key)]
+    found = [camera.key for camera in Store.open(out_directory).cameras if camera.parts]
     if not found:
         raise ValueError(f"no camera has a frame in {out_directory}: reduce its frames first")
     return found
-
-
-def _known_key(path: Path, out_directory: Path, key: str) -> str:
-    known = layout.keys(path)
-    found = [name for name in known if key in (name, layout.group_name(name))]
-    if not found:
-        raise ValueError(f"no camera key {key!r} in {out_directory}; it has {', '.join(known) or 'none'}")
-    return found[0]
 
 
 def _known_label(labels: list[str], label: str | None, where: str) -> str | None:
@@ -492,3 +538,125 @@ def _empty(name: str, n_frames: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- numbers for pictures
+
+
+def spread_order(n: int) -> np.ndarray:
+    """Numbers 0 to n - 1 in an order whose first few are spread evenly over all: bits are counted from the far end."""
+    n_bits = max(1, int(n - 1).bit_length()) if n else 0
+    numbers = np.arange(1 << n_bits) if n else np.empty(0, dtype=int)
+    turned = np.zeros_like(numbers)
+    for bit in range(n_bits):
+        turned |= ((numbers >> bit) & 1) << (n_bits - 1 - bit)
+    return turned[turned < n]
+
+
+def envelope(
+    x: np.ndarray, y: np.ndarray, low: float, high: float, n_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Smallest and largest value in each column of pixels: what a plot of all points would cover.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+        In order of ``x``, NaN at its end.
+    low, high : float
+        Range of ``x`` that the columns divide evenly.
+    n_columns : int
+        Number of columns of the picture.
+
+    Returns
+    -------
+    centre, lowest, highest : ndarray, shape (m,)
+        Of the columns that hold a finite value.
+    """
+    edges = np.linspace(low, high, n_columns + 1)
+    bounds = np.searchsorted(x, edges, side="left")
+    bounds[-1] = np.searchsorted(x, high, side="right")
+    has_points = np.flatnonzero(np.diff(bounds) > 0)
+    if not len(has_points):
+        return np.empty(0), np.empty(0), np.empty(0)
+    span = slice(bounds[0], bounds[-1])
+    values, starts = y[span], bounds[has_points] - bounds[0]
+    is_finite = np.isfinite(values)
+    lowest = np.minimum.reduceat(np.where(is_finite, values, np.inf), starts)
+    highest = np.maximum.reduceat(np.where(is_finite, values, -np.inf), starts)
+    is_known = lowest <= highest
+    centres = (edges[:-1] + edges[1:])[has_points] / 2
+    return centres[is_known], lowest[is_known], highest[is_known]
+
+
+def nearest(
+    x: np.ndarray, y: np.ndarray, at: tuple[float, float], scale: tuple[float, float], within: tuple[int, int]
+) -> int | None:
+    """Number of the point that looks nearest to a click.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+        Points with a coordinate that is not finite are none.
+    at : (float, float)
+        Where the click was.
+    scale : (float, float)
+        Size of a pixel of the screen along each axis.
+    within : (int, int)
+        First and one past the last point that count.
+
+    Returns
+    -------
+    int or None
+        None when there is no point.
+    """
+    span = slice(*within)
+    distance = np.hypot((x[span] - at[0]) / scale[0], (y[span] - at[1]) / scale[1])
+    if not np.isfinite(distance).any():
+        return None
+    return int(np.nanargmin(distance)) + within[0]
+
+
+def shrink(image: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """Mean of squares of pixels, so that no side is longer than ``most``; and the side of a square.
+
+    Pixels at the far edges that fill no square are left out.
+    """
+    factor = max(1, -(-max(image.shape) // most))
+    if factor == 1:
+        return image, 1
+    ny, nx = (size // factor for size in image.shape)
+    if not (ny and nx):
+        return image, 1
+    squares = image[: ny * factor, : nx * factor].reshape(ny, factor, nx, factor)
+    return squares.mean(axis=(1, 3)), factor
+
+
+def shade(image: np.ndarray, limits: tuple[float, float, float] | None = None) -> np.ndarray:
+    """Grey levels 0 to 255 of an image of stars: steep at the sky, flat in the stars.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        The image.
+    limits : (float, float, float), optional
+        As from :func:`shade_limits`, which is used when they are not given.
+
+    Returns
+    -------
+    ndarray of uint8, shape (ny, nx)
+        Pixels without data are 0.
+    """
+    middle, scatter, top = limits or shade_limits(image)
+    low, high = np.arcsinh(-1.0), np.arcsinh((top - middle) / (2 * scatter))
+    with np.errstate(invalid="ignore"):
+        level = (np.arcsinh((image - middle) / (2 * scatter)) - low) / max(high - low, 1e-9)
+    return (np.clip(np.nan_to_num(level), 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def shade_limits(image: np.ndarray) -> tuple[float, float, float]:
+    """Median, scatter and white level of an image, from at most some 10^5 of its pixels."""
+    step = max(1, int(np.sqrt(image.size / 1e5)))
+    some = image[::step, ::step]
+    some = some[np.isfinite(some)]
+    if not len(some):
+        return 0.0, 1.0, 10.0
+    middle = float(np.median(some))
+    scatter = 1.4826 * float(np.median(np.abs(some - middle))) or float(np.std(some)) or 1.0
+    return middle, scatter, max(float(np.percentile(image[np.isfinite(image)], 99.9)), middle + 10 * scatter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,7 +14,8 @@ from opticam_dask.display import plotting
 from opticam_dask.display.plotting import Figure
 from opticam_dask.lightcurves import results
 from opticam_dask.locations import file_in
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.store import Store
 
 #: What the plots of frames show.
 _PLOTTED = ("mjd_utc", "bmjd_tdb", "background", "background_rms", "transform", "transform_rms", "fwhm", "flags")
@@ -29,10 +29,10 @@ def catalog_table(out_directory: str | Path, key: str) -> QTable:
     ValueError
         When the key has no catalogue.
     """
-    path, group = layout.require_store(out_directory), f"{layout.group_name(key)}/catalog"
-    if not layout.has_product(path, group):
+    catalog = Store.open(out_directory).camera(key).catalog
+    if not catalog.is_whole:
         raise ValueError(f"{key} has no catalogue in {out_directory}")
-    arrays = layout.read_product(path, group)
+    arrays = catalog.read_all()
     table = QTable(meta={"key": key})
     for entry in schema.CATALOG:
         table[entry.name] = arrays[entry.name]
@@ -45,13 +45,12 @@ def catalog_table(out_directory: str | Path, key: str) -> QTable:
 
 def write_catalogs(out_directory: str | Path) -> list[Path]:
     """Write ``cat/<key>_catalog.ecsv`` for every key that has a catalogue."""
-    path = layout.require_store(out_directory)
     written = []
-    for key in layout.keys(path):
-        if layout.has_product(path, f"{layout.group_name(key)}/catalog"):
-            file = file_in(out_directory, "cat", f"{layout.group_name(key)}_catalog.ecsv")
+    for camera in Store.open(out_directory).cameras:
+        if camera.catalog.is_whole:
+            file = file_in(out_directory, "cat", f"{camera.name}_catalog.ecsv")
             with locations.replacing(file) as temporary:
-                catalog_table(out_directory, key).write(temporary, format="ascii.ecsv", overwrite=True)
+                catalog_table(out_directory, camera.key).write(temporary, format="ascii.ecsv", overwrite=True)
             written.append(file)
     return written
 
@@ -76,8 +75,8 @@ def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | No
 
 def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
     """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
-    path = layout.require_store(out_directory)
-    of_key = {key: frames_of(path, key, names=_PLOTTED) for key in layout.keys(path) if layout.parts(path, key)}
+    cameras = Store.open(out_directory).cameras
+    of_key = {camera.key: frames_of(camera, names=_PLOTTED) for camera in cameras if camera.parts}
     if not of_key:
         return []
     figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
@@ -92,7 +91,7 @@ def plot_relative_light_curve(
 ) -> Path:
     """Write ``relative_light_curves/<label>/<prefix>_<keys>_light_curve.pdf``."""
     label = next(iter(curves.values())).attrs["label"]
-    keys = "_".join(layout.group_name(key) for key in curves)
+    keys = "_".join(group_name(key) for key in curves)
     file = file_in(out_directory, "relative_light_curves", label, f"{prefix}_{keys}_light_curve.pdf")
     return _save(plotting.plot_relative_light_curve(dict(curves)), file, show)
 
@@ -107,40 +106,34 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
     numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
     known = curves["source_id"].to_numpy().tolist()
     members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
-    file = file_in(
-        out_directory, "relative_light_curves", label, "diag", f"{prefix}_{layout.group_name(key)}_comparisons.pdf"
-    )
+    file = file_in(out_directory, "relative_light_curves", label, "diag", f"{prefix}_{group_name(key)}_comparisons.pdf")
     return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
 
 
-def frames_of(path: Path, key: str, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
+def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
     """Records of all frames of a key, in time order, without the file names.
 
     Parameters
     ----------
-    path : path
-        The store.
-    key : str
-        Camera key, such as ``1:g``.
+    camera : Camera
+        The camera in the store.
     names : collection of str, optional
         Variables that are read, beside the times; by default all.
     with_quality : bool
         Also what was found out from all frames of a night together, where it is there.
     """
-    read = [_read_frames(path, part, names, with_quality) for part in layout.parts(path, key)]
+    read = [_read_frames(part, names, with_quality) for part in camera.parts]
     merged = read[0] if len(read) == 1 else xr.concat(read, dim="frame", combine_attrs="override")
     return merged.load().sortby("mjd_utc")
 
 
-def _read_frames(path: Path, part: layout.Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
-    options: dict[str, Any] = {"consolidated": False, **layout.xarray_options(path)}
-    group = f"{part.group}/frames"
-    opened = xr.open_dataset(str(path), group=group, **options).drop_vars(["file", "message"])
+def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
+    opened = xr.open_dataset(**part.frames.for_xarray).drop_vars(["file", "message"])
     chosen = [name for name in opened.data_vars if names is None or name in names]
-    frames = results.loaded(path, group, opened[chosen])
-    if not with_quality or not (path / part.group / "quality").is_dir():
+    frames = results.loaded(part.frames, opened[chosen])
+    if not with_quality or not part.quality.directory.is_dir():
         return frames
-    quality = xr.open_dataset(str(path), group=f"{part.group}/quality", **options)
+    quality = xr.open_dataset(**part.quality.for_xarray)
     # flags of both have the same name: those of the first pass say whether a frame is usable; the airmass of the
     # header gives way to the computed one
     return frames.assign({name: values for name, values in quality.data_vars.items() if name != "flags"})

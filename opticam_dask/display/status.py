@@ -18,7 +18,8 @@ from opticam_dask.flags import (
     flag_names,
 )
 from opticam_dask.frames.scanning import Scan, time_gaps
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.store import Store
 
 
 def describe_scan(scan: Scan) -> list[str]:
@@ -59,16 +60,16 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     store.StoreError
         When there is no store.
     """
-    path = layout.require_store(out_directory)
+    store = Store.open(out_directory)
     lines, problems = [], []
-    for key in layout.keys(path):
-        lines.append(_describe_key(path, key))
-        for part in layout.parts(path, key):
-            lines.extend(_describe_part(path, part))
-            problems.extend(flagged_frames(path, part))
-            problems.extend(lost_frames(path, part))
-    if layout.has_product(path, "set_aside"):
-        listed = layout.read_product(path, "set_aside")
+    for camera in store.cameras:
+        lines.append(_describe_camera(camera))
+        for part in camera.parts:
+            lines.extend(_describe_part(part))
+            problems.extend(flagged_frames(part))
+            problems.extend(lost_frames(part))
+    if store.set_aside.is_whole:
+        listed = store.set_aside.read_all()
         problems.extend(zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True))
     if problems:
         lines.append(f"{len(problems)} file(s) set aside or flagged:")
@@ -78,25 +79,24 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
             lines.append(
                 f"  ... and {len(problems) - len(shown)} more (opticam-dask status {out_directory} --problems 0)"
             )
-    lines.append(_describe_parameters(path))
+    lines.append(_describe_parameters(store))
     return lines
 
 
-def _describe_key(path: Path, key: str) -> str:
-    group = f"{layout.group_name(key)}/catalog"
-    if not layout.has_product(path, group):
-        return f"{key}: no catalogue"
-    n_sources = len(layout.read_array(path, group, "source_id"))
-    fwhm = layout.read_attributes(path, group)["fwhm"]
-    reference = layout.read_attributes(path, f"{layout.group_name(key)}/reference")
+def _describe_camera(camera: Camera) -> str:
+    if not camera.catalog.is_whole:
+        return f"{camera.key}: no catalogue"
+    n_sources = len(camera.catalog["source_id"])
+    fwhm = camera.catalog.attributes["fwhm"]
+    reference = camera.reference.attributes
     return (
-        f"{key}: {n_sources} source(s) in the catalogue, FWHM {fwhm:.2f} pixels, "
+        f"{camera.key}: {n_sources} source(s) in the catalogue, FWHM {fwhm:.2f} pixels, "
         f"reference frame {reference['reference_file']} of {reference['reference_night']}"
     )
 
 
-def _describe_part(path: Path, part: layout.Part) -> list[str]:
-    flags = layout.read_array(path, f"{part.group}/frames", "flags")
+def _describe_part(part: Part) -> list[str]:
+    flags = part.frames["flags"]
     n_done, n_usable = (
         int(np.count_nonzero(flags)),
         int(np.count_nonzero((flags != 0) & (flags & np.uint32(UNUSABLE) == 0))),
@@ -109,25 +109,26 @@ def _describe_part(path: Path, part: layout.Part) -> list[str]:
     for name, count in counts.items():
         if name != "reduced":
             lines.append(f"    {count} {name}: {FRAME_SENTENCES[FrameFlag[name.upper()]]}")
-    for label in layout.photometry_labels(path, part):
-        done = layout.done_blocks(path, part, label)
+    for label in part.labels:
+        group = part.photometry(label)
+        done = group.done()
         lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
-        if radius := layout.read_attributes(path, f"{part.group}/photometry/{label}").get("aperture_radius"):
+        if radius := group.attributes.get("aperture_radius"):
             lines.append(f"    photometry {label}: radius {radius['radius']:g} FWHM, judged by {radius['judged_by']}")
-        if n_lost := len(layout.lost_frames(path, part, label)):
+        if n_lost := len(group.lost_frames()):
             sentence = SOURCE_SENTENCES[SourceFlag.FRAME_LOST]
             lines.append(f"    photometry {label}: {n_lost} frame_lost: {sentence}")
     return lines
 
 
-def flagged_frames(path: Path, part: layout.Part) -> list[tuple[str, str]]:
+def flagged_frames(part: Part) -> list[tuple[str, str]]:
     """Frames that carry a flag, with the message or the names of the flags."""
-    flags = layout.read_array(path, f"{part.group}/frames", "flags")
+    flags = part.frames["flags"]
     flagged = np.flatnonzero(flags & ~np.uint32(FrameFlag.REDUCED | FrameFlag.NO_POSITION))
     if not len(flagged):
         return []
-    files = layout.read_manifest(path, part)["file"]
-    messages = layout.read_array(path, f"{part.group}/frames", "message")
+    files = part.manifest()["file"]
+    messages = part.frames["message"]
     return [
         (
             files[i],
@@ -138,24 +139,25 @@ def flagged_frames(path: Path, part: layout.Part) -> list[tuple[str, str]]:
     ]
 
 
-def lost_frames(path: Path, part: layout.Part) -> list[tuple[str, str]]:
+def lost_frames(part: Part) -> list[tuple[str, str]]:
     """Frames whose files were gone or changed when they were to be measured, with the labels that miss them."""
     labels: dict[int, list[str]] = {}
-    for label in layout.photometry_labels(path, part):
-        for index in layout.lost_frames(path, part, label).tolist():
+    for label in part.labels:
+        for index in part.photometry(label).lost_frames().tolist():
             labels.setdefault(index, []).append(label)
     if not labels:
         return []
-    files = layout.read_manifest(path, part)["file"]
+    files = part.manifest()["file"]
     return [
         (files[index], f"not measured ({', '.join(names)}): {SOURCE_SENTENCES[SourceFlag.FRAME_LOST]}")
         for index, names in sorted(labels.items())
     ]
 
 
-def _describe_parameters(path: Path) -> str:
-    record = json.loads(layout.read_attributes(path)["parameters"])
-    record["instrument"] = layout.read_attributes(path).get("instrument")
+def _describe_parameters(store: Store) -> str:
+    attributes = store.attributes
+    record = json.loads(attributes["parameters"])
+    record["instrument"] = attributes.get("instrument")
     return "parameters: " + ", ".join(
         f"{name} {_value(value)}" for name, value in record.items() if value is not None and name != "class"
     )
@@ -169,27 +171,27 @@ def _value(value: object) -> str:
     return str(value)
 
 
-def _has_stack(path: Path, part: layout.Part) -> bool:
+def _has_stack(part: Part) -> bool:
     # without a reference frame there is nothing to stack on
-    has_reference = layout.has_product(path, f"{layout.group_name(part.key)}/reference")
-    return not has_reference or layout.has_product(path, f"{part.group}/stack")
+    return not part.camera.reference.is_whole or part.stack.is_whole
 
 
 def unfinished(path: Path) -> list[str]:
     """Parts of a store that are not done: blocks of the first pass and of each photometry label."""
-    lines = []
-    if pending := layout.read_attributes(path).get("pending"):
+    store, lines = Store(path), []
+    if pending := store.attributes.get("pending"):
         asked = [name for name in ("new", "redo", "rebuild_reference") if pending.get(name)]
         lines.append(f"a run with --{', --'.join(asked)} was interrupted: run the same command again".replace("_", "-"))
-    for key in layout.keys(path):
-        night = layout.read_attributes(path, f"{layout.group_name(key)}/reference").get("reference_night")
-        if night is not None and night not in layout.part_names(path, key):
-            lines.append(f"{key}: the reference night {night} is not in the store: give its frames again")
-        for part in layout.parts(path, key):
-            for label in (None, *layout.photometry_labels(path, part)):
-                if label is None and layout.done_blocks(path, part).all() and not _has_stack(path, part):
+    for camera in store.cameras:
+        night = camera.reference.attributes.get("reference_night")
+        if night is not None and night not in camera.part_names:
+            lines.append(f"{camera.key}: the reference night {night} is not in the store: give its frames again")
+        for part in camera.parts:
+            for label in (None, *part.labels):
+                done = part.records(label).done()
+                if label is None and done.all() and not _has_stack(part):
                     lines.append(f"{part.group}: the stack is not made")
-                missing = np.flatnonzero(~layout.done_blocks(path, part, label))
+                missing = np.flatnonzero(~done)
                 if len(missing):
                     name = "first pass" if label is None else f"photometry {label}"
                     lines.append(f"{part.group}: {name}: {len(missing)} of {part.n_blocks} blocks are not done")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from opticam_dask.kernels.images import align, match
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 #: Sources of two cameras are one when they are so many typical FWHM of the other camera apart, and at least so many
 #: pixels.
@@ -82,10 +82,10 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     ValueError
         When a key has no catalogue, or the two fields have too little in common.
     """
-    path = layout.require_store(out_directory)
-    catalogues = {name: _read_catalogue(path, name) for name in (key, other)}
+    store = Store.open(out_directory)
+    catalogues = {name: _read_catalogue(store, name) for name in (key, other)}
     (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
-    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(path, other))
+    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
@@ -125,16 +125,16 @@ def _refine(
     return transform, pairs, distance
 
 
-def _read_catalogue(path: Path, key: str) -> dict[str, np.ndarray]:
-    group = f"{layout.group_name(key)}/catalog"
-    if key not in layout.keys(path) or not layout.has_product(path, group):
-        raise ValueError(f"no catalogue of {key}; there are those of {', '.join(layout.keys(path))}")
-    found = layout.read_product(path, group)
+def _read_catalogue(store: Store, key: str) -> dict[str, np.ndarray]:
+    catalog = store.camera(key).catalog
+    if not catalog.is_whole:
+        raise ValueError(f"there is no catalogue of {key}")
+    found = catalog.read_all()
     return {"xy": np.column_stack([found["x"], found["y"]]), "flux": found["flux"], "source_id": found["source_id"]}
 
 
-def _fwhm(path: Path, key: str) -> float:
-    return float(np.nan_to_num(layout.read_attributes(path, f"{layout.group_name(key)}/catalog")["fwhm"]))
+def _fwhm(store: Store, key: str) -> float:
+    return float(np.nan_to_num(store.camera(key).catalog.attributes["fwhm"]))
 
 
 def _pair(xy: np.ndarray, other_xy: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,11 @@ from scipy.stats import chi2
 from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.indexes import with_indexes
-from opticam_dask.store import layout
+from opticam_dask.lightcurves.targets import Target
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.store import Store
 
 #: A measurement with one of these is of no use for a comparison.
 _USELESS = np.uint32(
@@ -42,11 +44,12 @@ _OFTEN = 0.9
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
-    target: int,
-    comparisons: int | Sequence[int] | Literal["auto"],
+    target: Target,
+    comparisons: Target | Sequence[Target] | Literal["auto"],
     label: str = "aperture",
     *,
     radius: float | None = None,
+    target_radius: float = targets.RADIUS,
     weighting: ensemble.Weighting = "sum",
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
@@ -60,15 +63,17 @@ def relative_light_curve(
         Output directory of a reduction.
     key : str
         Camera key such as ``1:g``.
-    target : int
-        Number of the target in the catalogue.
-    comparisons : int or sequence of int or "auto"
-        Numbers of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are seldom
-        flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
+    target : int, str, (float, float) or SkyCoord
+        Number of the target in the catalogue, name, or RA and Dec. Places are ICRS, in degrees or as sexagesimal text.
+    comparisons : the same, a sequence of them, or "auto"
+        Numbers or names of the comparison sources, or auto. ``"auto"`` chooses sources of similar brightness that are
+        seldom flagged and do not vary; of the target's light curve nothing but its typical flux is looked at.
     label : str
         Photometry label.
     radius : float, optional
         One of the radii of a label that has several.
+    target_radius : float
+        The source must be within this of the place, in arcseconds.
     weighting : {"sum", "optimal"}
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
@@ -101,13 +106,22 @@ def relative_light_curve(
     curves = results.light_curves(out_directory, key, label, radius=radius)
     return compute_relative(
         curves,
-        target,
-        comparisons,
+        targets.source_number(out_directory, key, target, target_radius),
+        _numbers(out_directory, key, comparisons, target_radius),
         weighting,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
     )
+
+
+def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: float) -> Any:
+    """Numbers of the comparison sources; ``"auto"`` stays."""
+    if isinstance(comparisons, str) and comparisons == "auto":
+        return comparisons
+    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
+    given = [comparisons] if is_one else list(comparisons)
+    return [targets.source_number(out_directory, key, one, radius) for one in given]
 
 
 def compute_relative(
@@ -332,7 +346,7 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
             "flags": curve["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED),
         }
     )
-    name = f"{prefix}_{layout.group_name(curve.attrs['key'])}_light_curve.csv"
+    name = f"{prefix}_{group_name(curve.attrs['key'])}_light_curve.csv"
     folder = locations.location(out_directory) / "relative_light_curves" / curve.attrs["label"]
     folder.mkdir(parents=True, exist_ok=True)
     with locations.replacing(folder / name) as temporary:
@@ -359,13 +373,12 @@ def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
         raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
-    path = layout.require_store(out_directory)
-    layout.begin_changes(path)
+    store = Store.open(out_directory)
+    camera = store.camera(curve.attrs["key"])
+    store.begin_changes()
     arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
-    layout.write_product(
-        path, results.differential_group(curve.attrs["key"], name), "differential", arrays, curve.attrs
-    )
-    layout.finish_changes(path)
+    camera.differential(name).write(arrays, curve.attrs)
+    store.finish_changes()
 
 
 def most_variable(curves: xr.Dataset) -> int:

@@ -14,7 +14,8 @@ from astropy.table import Column, Table
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.store import Store
 
 Format = Literal["csv", "ecsv", "fits"]
 
@@ -66,18 +67,19 @@ def export_light_curves(
     """
     if form not in _ASTROPY:
         raise ValueError(f"format must be {', '.join(_ASTROPY)}, got {form!r}")
-    path = layout.require_store(out_directory)
-    cameras = _cameras(path, out_directory, key)
-    labels = [label] if label else _labels(path, cameras)
+    store = Store.open(out_directory)
+    cameras = _cameras(store, key)
+    labels = [label] if label else sorted({name for camera in cameras for name in camera.labels})
     if not labels:
         raise ValueError(f"there is no photometry {f'of {key} ' if key else ''}in {out_directory}")
     written = []
     for name in labels:
         # without any, the first camera says which labels it has
-        for camera in cameras if key else layout.measured_keys(path, name) or cameras:
-            columns = _columns_of(results.light_curves(out_directory, camera, name), sources)
+        measured = [camera.key for camera in cameras if name in camera.labels]
+        for measured_key in measured or [camera.key for camera in cameras]:
+            columns = _columns_of(results.light_curves(out_directory, measured_key, name), sources)
             directory = locations.folder_in(out_directory, "export", name)
-            for curves in results.source_groups(out_directory, camera, name, columns=columns):
+            for curves in results.source_groups(out_directory, measured_key, name, columns=columns):
                 written += _export(curves, directory, form)
     return written
 
@@ -105,11 +107,9 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
         When there is no such key.
     """
     written = []
-    for camera in _cameras(layout.require_store(out_directory), out_directory, key):
-        for name, curve in results.differential_light_curves(out_directory, camera).items():
-            file = locations.file_in(
-                out_directory, "export", "differential", f"{layout.group_name(camera)}_{name}.{form}"
-            )
+    for camera in _cameras(Store.open(out_directory), key):
+        for name, curve in results.differential_light_curves(out_directory, camera.key).items():
+            file = locations.file_in(out_directory, "export", "differential", f"{camera.name}_{name}.{form}")
             _replace(_differential_table(curve.load()), file, form)
             written.append(file)
     return written
@@ -123,21 +123,9 @@ def _differential_table(curve: xr.Dataset) -> Table:
     return table
 
 
-def _cameras(path: Path, out_directory: str | Path, key: str | None) -> list[str]:
-    """Camera keys that were asked for."""
-    known = layout.keys(path)
-    found = [name for name in known if key in (None, name, layout.group_name(name))]
-    if key is not None and not found:
-        raise ValueError(f"no camera key {key!r} in {out_directory}; it has {', '.join(known) or 'none'}")
-    return found
-
-
-def _labels(path: Path, cameras: Sequence[str]) -> list[str]:
-    found = {
-        name for camera in cameras for part in layout.parts(path, camera)
-        for name in layout.photometry_labels(path, part)
-    }  # fmt: skip
-    return sorted(found)
+def _cameras(store: Store, key: str | None) -> list[Camera]:
+    """Cameras that were asked for."""
+    return store.cameras if key is None else [store.camera(key)]
 
 
 def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray:
@@ -156,7 +144,7 @@ def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:
     written = []
     for position in range(curves.sizes["source"]):
         one = curves.isel(source=position)
-        file = directory / f"{layout.group_name(curves.attrs['key'])}_source_{int(one['source_id'])}.{form}"
+        file = directory / f"{group_name(curves.attrs['key'])}_source_{int(one['source_id'])}.{form}"
         table = light_curve_table(one)
         _replace(_without_vectors(table, one) if form == "csv" else table, file, form)
         written.append(file)

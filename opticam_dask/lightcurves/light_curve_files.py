@@ -24,10 +24,11 @@ from opticam_dask import locations
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves import results
-from opticam_dask.locations import location
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.groups import Group
+from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
+from opticam_dask.store.store import Store
 
 #: What the files hold beside the time; the background is that of the frame where the label has none of its own.
 _VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
@@ -69,9 +70,9 @@ def write_light_curves(
         The directory of the files.
     """
     executor, progress = executor or InProcess(), progress or Silent()
-    path = layout.require_store(out_directory)
+    store = Store.open(out_directory)
     directory = locations.folder_in(out_directory, "lcs", label)
-    jobs = [_job(path, key, label, directory) for key in layout.measured_keys(path, label)]
+    jobs = [_job(store.camera(key), label, directory) for key in store.measured_keys(label)]
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
     try:
@@ -84,7 +85,7 @@ def write_light_curves(
         with suppress(OSError):
             for job in jobs:
                 locations.remove_tree(job.scratch)
-            layout.remove_empty_scratch(path)
+            remove_empty_scratch(store.path)
     return directory
 
 
@@ -118,8 +119,6 @@ class _Job:
 
     Attributes
     ----------
-    path : path
-        The store.
     parts : tuple of Part
     label : str
     directory, scratch : path
@@ -137,8 +136,7 @@ class _Job:
         Places of the sources whose files one task puts together.
     """
 
-    path: Path
-    parts: tuple[layout.Part, ...]
+    parts: tuple[Part, ...]
     label: str
     directory: Path
     scratch: Path
@@ -189,13 +187,8 @@ class _Job:
 
     def _read(self, piece: _Piece, name: str) -> np.ndarray:
         """Values of the frames of a piece, shape (frame,) or (frame, source) or (frame, source, radius)."""
-        below = "frames" if name in self.of_frames else f"photometry/{self.label}"
-        values = np.concatenate(
-            [
-                layout.read_array(self.path, f"{self.parts[part].group}/{below}", name, start, stop)
-                for part, start, stop in piece.ranges
-            ]
-        )
+        groups = [part.records(None if name in self.of_frames else self.label) for part in self.parts]
+        values = np.concatenate([groups[part].read(name, start, stop) for part, start, stop in piece.ranges])
         return values if piece.order is None else values[piece.order]
 
     def _columns(self, name: str, values: np.ndarray, n_sources: int) -> dict[str, np.ndarray]:
@@ -217,7 +210,7 @@ class _Job:
         return self.scratch / f"{number:06d}"
 
     def _file_name(self, place: int) -> str:
-        return f"{layout.group_name(self.parts[0].key)}_source_{int(self.source_ids[place])}.csv"
+        return f"{self.parts[0].camera.name}_source_{int(self.source_ids[place])}.csv"
 
 
 @contextmanager
@@ -233,40 +226,39 @@ def _as_csv(table: pd.DataFrame, *, header: bool) -> bytes:
     return text.getvalue()
 
 
-def _job(path: Path, key: str, label: str, directory: Path) -> _Job:
-    parts = results.measured_parts(path, key, label)
-    groups = [f"{part.group}/photometry/{label}" for part in parts]
-    has_bmjd = any(np.isfinite(layout.read_array(path, group, "bmjd_tdb")).any() for group in groups)
-    own = _headings(path, groups[0])
+def _job(camera: Camera, label: str, directory: Path) -> _Job:
+    parts = camera.measured_parts(label)
+    groups = [part.photometry(label) for part in parts]
+    has_bmjd = any(np.isfinite(group["bmjd_tdb"]).any() for group in groups)
+    own = _headings(groups[0])
     headings = {name: own.get(name, (name,)) for name in _VARIABLES if name in own or name == "background"}
-    source_ids = layout.read_array(path, groups[0], "source_id")
+    source_ids = groups[0]["source_id"]
     per_block = parts[0].frames_per_block
     per_piece = per_block * max(1, _MEASUREMENTS // (per_block * max(1, len(source_ids))))
     return _Job(
-        path=path,
         parts=tuple(parts),
         label=label,
         directory=directory,
-        scratch=location(path).parent / layout.SCRATCH_NAME / "light-curves" / label / layout.group_name(key),
+        scratch=scratch_folder(camera.path, "light-curves", label, camera.name),
         time_name="bmjd_tdb" if has_bmjd else "mjd_utc",
         headings=headings,
         of_frames=() if "background" in own else ("background",),
         source_ids=source_ids,
-        pieces=tuple(_in_pieces([layout.read_array(path, group, "mjd_utc") for group in groups], per_piece)),
+        pieces=tuple(_in_pieces([group["mjd_utc"] for group in groups], per_piece)),
         groups=tuple(
             range(start, min(start + _SOURCES, len(source_ids))) for start in range(0, len(source_ids), _SOURCES)
         ),
     )
 
 
-def _headings(path: Path, group: str) -> dict[str, tuple[str, ...]]:
+def _headings(group: Group) -> dict[str, tuple[str, ...]]:
     """Headings of the variables that a label has: one, or one for each radius."""
-    attributes = layout.read_attributes(path, group)
+    attributes = group.attributes
     suffixes = [f"_r{radius:g}" for radius in attributes.get("radii") or ()]
     found: dict[str, tuple[str, ...]] = {}
     for name in _VARIABLES:
         with suppress(FileNotFoundError):
-            n_dims = len(layout.open_array(path, f"{group}/{name}").shape)
+            n_dims = len(group.array(name).shape)
             found[name] = tuple(name + suffix for suffix in suffixes) if n_dims > 2 else (name,)
     return found
 

@@ -18,8 +18,9 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
-from opticam_dask.passes import quality
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
+from opticam_dask.store.groups import Group, xarray_options
+from opticam_dask.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +165,8 @@ def open_reduction(out_directory: str | Path) -> xr.DataTree:
     store.StoreError
         When there is no store.
     """
-    path = layout.require_store(out_directory)
-    document = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-    consolidated = "consolidated_metadata" in document
-    return xr.open_datatree(str(path), consolidated=consolidated, **layout.xarray_options(path))
+    store = Store.open(out_directory)
+    return xr.open_datatree(str(store.path), consolidated=store.is_consolidated, **xarray_options(store.path))
 
 
 def light_curves(
@@ -214,9 +213,8 @@ def light_curves(
         When the store has no such key, label or radius (the message names those it has), or scintillation is asked
         for and not known in any frame.
     """
-    path = layout.require_store(out_directory)
-    measured = measured_parts(path, key, label)
-    merged = _in_time_order(_with_quality(path, measured, [_open_part(path, part, label) for part in measured]))
+    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    merged = _in_time_order(_with_quality(measured, [_open_part(part, label) for part in measured]))
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
@@ -255,9 +253,8 @@ def source_groups(
     store.StoreError, ValueError
         As for :func:`light_curves`.
     """
-    path = layout.require_store(out_directory)
-    measured = measured_parts(path, key, label)
-    opened = [_open_part(path, part, label, lazily=False) for part in measured]
+    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    opened = [_open_part(part, label, lazily=False) for part in measured]
     if names is not None:
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
     n_sources = opened[0].sizes["source"]
@@ -266,20 +263,18 @@ def source_groups(
         part = slice(start, start + at_once)
         chosen = part if columns is None else columns[part]
         group = [
-            loaded(path, f"{part.group}/photometry/{label}", one.isel(source=chosen), columns=chosen)
+            loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
         yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
 
 
-def loaded(path: Path, group: str, opened: xr.Dataset, *, columns: slice | np.ndarray | None = None) -> xr.Dataset:
+def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:
     """A dataset of a group of the store with its data in memory, read chunk by chunk.
 
     Parameters
     ----------
-    path : path
-        The store.
-    group : str
+    group : Group
         Group that the data variables are in.
     opened : Dataset
         As xarray has opened it, without Dask; of some sources if they are given.
@@ -287,41 +282,16 @@ def loaded(path: Path, group: str, opened: xr.Dataset, *, columns: slice | np.nd
         Places of these sources.
     """
     values = {
-        name: layout.read_array(path, group, str(name), columns=columns if "source" in variable.dims else None)
+        name: group.read(str(name), columns=columns if "source" in variable.dims else slice(None))
         for name, variable in opened.data_vars.items()
     }
     return opened.assign({name: (opened[name].dims, values[name], opened[name].attrs) for name in values})
-
-
-def measured_parts(path: Path, key: str, label: str) -> list[layout.Part]:
-    """Parts of a key that have photometry of a label.
-
-    Raises
-    ------
-    ValueError
-        When the store has no such key or label; the message names those it has.
-    """
-    known = layout.keys(path)
-    found = [name for name in known if key in (name, layout.group_name(name))]
-    if not found:
-        raise ValueError(f"no camera key {key!r} in {path.parent}; it has {', '.join(known) or 'none'}")
-    parts = layout.parts(path, found[0])
-    labels = {part: layout.photometry_labels(path, part) for part in parts}
-    if measured := [part for part in parts if label in labels[part]]:
-        return measured
-    has = sorted({name for names in labels.values() for name in names})
-    raise ValueError(f"no photometry {label!r} of {found[0]} in {path.parent}; it has {has or 'none'}")
 
 
 def _in_time_order(nights: Sequence[xr.Dataset]) -> xr.Dataset:
     merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
     order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
     return merged.isel(frame=order) if np.any(np.diff(order) != 1) else merged
-
-
-def differential_group(key: str, name: str) -> str:
-    """Group of a differential light curve in the store."""
-    return f"{layout.group_name(key)}/differential/{name}"
 
 
 def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
@@ -344,18 +314,14 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     store.StoreError
         When there is no store.
     """
-    path = layout.require_store(out_directory)
-    folder = path / layout.group_name(key) / "differential"
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(
-            xr.open_dataset(str(path), group=differential_group(key, name), **_options(path)).set_coords(
-                ["mjd_utc", "bmjd_tdb", "night"]
-            )
-        )
-        for name in names
-        if layout.has_product(path, differential_group(key, name))
+        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
+        for name in camera.differential_names
     }
+
+
+_OF_CURVES = ["mjd_utc", "bmjd_tdb", "night"]
 
 
 def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
@@ -367,15 +333,14 @@ def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
     return curves.isel(radius=int(same[0])).assign_attrs(radius=radius)
 
 
-def _options(path: Path) -> dict[str, Any]:
-    return {"consolidated": False, "chunks": {}, **layout.xarray_options(path)}
+def _opened(group: Group, *, lazily: bool = True) -> xr.Dataset:
+    """A group of the store, as Dask arrays if ``lazily``."""
+    return xr.open_dataset(**group.for_xarray, chunks={} if lazily else None)
 
 
-def _open_part(path: Path, part: layout.Part, label: str, *, lazily: bool = True) -> xr.Dataset:
+def _open_part(part: Part, label: str, *, lazily: bool = True) -> xr.Dataset:
     """Photometry of a part, as Dask arrays if ``lazily``."""
-    options = _options(path) | ({} if lazily else {"chunks": None})
-    dataset = xr.open_dataset(str(path), group=f"{part.group}/photometry/{label}", **options)
-    frames = xr.open_dataset(str(path), group=f"{part.group}/frames", **options)
+    dataset, frames = (_opened(group, lazily=lazily) for group in (part.photometry(label), part.frames))
     for name in dataset.coords:
         dataset[name] = dataset[name].load()
     night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
@@ -386,7 +351,7 @@ def _open_part(path: Path, part: layout.Part, label: str, *, lazily: bool = True
     }
     coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
     for new, old in renamed.items():
-        values = frames[old].data if lazily else layout.read_array(path, f"{part.group}/frames", old)
+        values = frames[old].data if lazily else part.frames[old]
         coordinates[new] = ("frame", values, frames[old].attrs)
     return dataset.assign_coords(coordinates)
 
@@ -398,14 +363,9 @@ _QUALITY_COORDINATES = {
 }
 
 
-def _with_quality(path: Path, parts: Sequence[layout.Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
-    opened = [
-        xr.open_dataset(str(path), group=quality.group_of(part), **_options(path))
-        if layout.has_product(path, quality.group_of(part))
-        else None
-        for part in parts
-    ]
+    opened = [_opened(part.quality) if part.quality.is_whole else None for part in parts]
     if all(entry is None for entry in opened):
         return list(datasets)
     return [
@@ -414,7 +374,7 @@ def _with_quality(path: Path, parts: Sequence[layout.Part], datasets: Sequence[x
     ]
 
 
-def _quality_of(opened: xr.Dataset | None, name: str, part: layout.Part) -> tuple[str, Any, Any]:
+def _quality_of(opened: xr.Dataset | None, name: str, part: Part) -> tuple[str, Any, Any]:
     if opened is not None:
         return "frame", opened[name].data, opened[name].attrs
     entry = schema.variable("quality", name)
@@ -455,8 +415,8 @@ def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, A
     store.StoreError
         When there is no store.
     """
-    path = layout.require_store(out_directory)
-    attributes = layout.read_attributes(path)
+    store = Store.open(out_directory)
+    attributes = store.attributes
     return {
         "parameters": json.loads(attributes["parameters"]),
         "parameters_hash": attributes["parameters_hash"],
@@ -465,18 +425,15 @@ def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, A
         "versions": {name: attributes[name] for name in ("opticam_dask_version", "python", "packages")},
         "created": attributes["created"],
         "nights": {
-            key: {part.night: _provenance_of_part(path, part, files) for part in layout.parts(path, key)}
-            for key in layout.keys(path)
+            camera.key: {part.night: _provenance_of_part(part, files) for part in camera.parts}
+            for camera in store.cameras
         },
     }
 
 
-def _provenance_of_part(path: Path, part: layout.Part, files: bool) -> dict[str, Any]:
-    manifest, attributes = layout.read_manifest(path, part), layout.read_attributes(path, part.group)
-    labels = {
-        label: layout.read_attributes(path, f"{part.group}/photometry/{label}")
-        for label in layout.photometry_labels(path, part)
-    }
+def _provenance_of_part(part: Part, files: bool) -> dict[str, Any]:
+    manifest, attributes = part.manifest(), part.attributes
+    labels = {label: part.photometry(label).attributes for label in part.labels}
     record = {
         "data_root": attributes["data_root"],
         "n_files": part.n_frames,

@@ -172,9 +172,9 @@ def _no_key(key: str, observed: dict[str, ObservedCamera]) -> dict[str, Observed
 
 
 def _group(key: str) -> str:
-    from opticam_dask.store import layout
+    from opticam_dask.store.camera import group_name
 
-    return layout.group_name(key)
+    return group_name(key)
 
 
 def _without(dataset: xr.Dataset, names: str | Iterable[str] | None) -> xr.Dataset:

@@ -18,7 +18,8 @@ import pandas as pd
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images.masters import HotPixels, Masters
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.store import Store
 
 Kind = Literal["bias", "dark", "flat"]
 KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
@@ -176,36 +177,37 @@ class Calibration:
         return {PLURAL[kind]: self.records[kind] for kind in self.kinds}
 
     def groups(self, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> dict[Kind, str]:
-        """Group of the store that holds each master of a camera key."""
+        """Name of each master of a camera key in the store."""
         size = f"{detector.shape[1]}x{detector.shape[0]}_{detector.binning}x{detector.binning}"
-        whose = {"bias": detector.camera, "dark": detector.camera, "flat": layout.group_name(detector.key)}
-        return {kind: f"calibration/{kind}_{whose[kind]}_{size}" for kind in kinds or self.kinds}
+        whose = {"bias": detector.camera, "dark": detector.camera, "flat": group_name(detector.key)}
+        return {kind: f"{kind}_{whose[kind]}_{size}" for kind in kinds or self.kinds}
 
-    def reader(self, path: Path, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
+    def reader(self, store: Store, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
         """Function without arguments that reads masters; picklable, and small."""
         groups = self.groups(detector, kinds)
         digests = tuple(str(self.records[kind]["digest"]) for kind in groups)
-        return functools.partial(read_masters, path, tuple(groups.values()), digests)
+        return functools.partial(read_masters, store, tuple(groups.values()), digests)
 
 
 @functools.lru_cache(maxsize=4)
-def read_masters(path: Path, groups: tuple[str, ...], digests: tuple[str, ...]) -> Masters:
+def read_masters(store: Store, groups: tuple[str, ...], digests: tuple[str, ...]) -> Masters:
     """Masters of a camera key from the store; a process reads them once.
 
     Parameters
     ----------
-    path : path
-        Path of the store.
+    store : Store
+        Where they are.
     groups : tuple of str
-        Groups of the store that hold the masters.
+        Names of the masters in it.
     digests : tuple of str
         Of the frames that they are made from: other frames are other masters.
     """
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}
     for group in groups:
-        arrays |= layout.read_product(path, group)
-        if (attributes := layout.read_attributes(path, group)).get("kind") == "dark":
+        master = store.master(group)
+        arrays |= master.read_all()
+        if (attributes := master.attributes).get("kind") == "dark":
             about = attributes
     return as_masters(arrays, about.get("mean_exposure_time"), about.get("gain"))
 

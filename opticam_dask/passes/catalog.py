@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import align, background, detect, star_choice
 from opticam_dask.kernels.sources import centroids, moments, photometry
+from opticam_dask.passes.companions import with_companions
 from opticam_dask.steps.frame_steps import FrameSteps
 
 #: Sources are looked for where at least this share of the best-covered pixel's frames contribute.
@@ -144,9 +145,12 @@ def make_catalog(
         raise NoCatalog("no frame could be aligned, so there is no stack.")
     seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
     pixels = np.where(seen, night.image.astype(float), np.nan)
-    mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
-    pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
     noise = np.nanmedian(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
+    try:
+        mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
+        pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
+    except ValueError:  # stars everywhere: the sky of the frames is all that is known
+        rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
     table = steps.finder(pixels, steps.threshold * noise)
     if table is None or not len(table):
         raise NoCatalog(
@@ -156,21 +160,31 @@ def make_catalog(
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     peak = _peaks(pixels, found)
-    is_whole = peak < _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    saturated = _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    is_whole = peak < saturated
     width = _stellar_width(found, is_whole, night.seeing)
     found["is_star"] = _are_stars(found, is_whole, width)
     scatter = _at(found, _local_scatter(rms_mesh, steps, pixels.shape))
     is_small = found["fwhm"] < _SMALL_PATCH * min(steps.box_size)
-    stands_out = found["is_star"] | (peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH))
+    # light that saturates a pixel is no patch of the sky
+    stands_out = ~is_whole | found["is_star"]
+    stands_out |= peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH)
     if not stands_out.any():
         raise NoCatalog("the stack holds nothing as wide as a star or that stands out of the scatter of the sky there.")
-    kept = np.flatnonzero(stands_out)[:max_sources]
-    found, is_whole = {name: values[kept] for name, values in found.items()}, is_whole[kept]
-    fwhm = _fwhm_of(found, is_whole, night.seeing, select)
+    patches = {name: values[~stands_out] for name, values in found.items()}
+    found, is_whole = {name: values[stands_out] for name, values in found.items()}, is_whole[stands_out]
+    fwhm = _fwhm_of(_brightest(found, max_sources), is_whole[:max_sources], night.seeing, select)
     _refine_positions(pixels, found, fwhm)
+    if steps.finds_by_segments:
+        stack = (pixels, noise, night.coverage)
+        border = getattr(steps.finder, "border_width", 0)
+        found, is_whole = with_companions(found, is_whole, stack, width, saturated, steps.threshold, border, patches)
+    n_fainter = max(0, len(is_whole) - max_sources)
+    found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
+    fwhm = _fwhm_of(found, is_whole, night.seeing, select)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
     warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
-    border_flux, n_fainter = table.meta.get("border_flux", np.empty(0)), int(np.count_nonzero(stands_out)) - len(kept)
+    border_flux = table.meta.get("border_flux", np.empty(0))
     return Catalog(found, fwhm, warnings, _left_out(found["flux"], border_flux, n_fainter))
 
 
@@ -202,6 +216,11 @@ def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
         f"their light for sky. A box_size (--box-size) of {_BOX_OF_STARS * fwhm:.0f} or more is right for them, and "
         "apertures need a radius that holds them.",
     )
+
+
+def _brightest(found: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """So many of the brightest sources."""
+    return {name: values[:most] for name, values in found.items()}
 
 
 def _peaks(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import align, match, match_hypotheses
+from opticam_dask.kernels.images import align, match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.kernels.sources import field_form, photometry
 from opticam_dask.parameters import TransformType
@@ -200,7 +200,7 @@ def count_matches(transform_type: TransformType, reference: Probe, frame: Probe)
         )
     except match.AlignmentError:
         return 0
-    if found.n_matched < match_hypotheses.LEAST_FOR_ROTATION:
+    if found.n_matched < match.LEAST_FOR_ROTATION:
         one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
         if not (may_be_stars(one, other) and may_be_stars(other, one)):
             return 0
@@ -334,7 +334,7 @@ def _align(job: FirstPass, result: FrameResult) -> None:
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
     _measure_seeing_of_stars(job, result)
-    if found.n_matched < match_hypotheses.LEAST_FOR_ROTATION:
+    if found.n_matched < match.LEAST_FOR_ROTATION:
         _require_stars(job, result)
     if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
         result.flags |= FrameFlag.SWAPPED

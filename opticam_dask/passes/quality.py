@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series import quality
 from opticam_dask.kernels.series.airmass import airmass
 from opticam_dask.kernels.sources import noise
-from opticam_dask.store import layout
-from opticam_dask.store.layout import Part
+from opticam_dask.store.camera import Part
+from opticam_dask.store.groups import Group
 
 #: Measurements (frames times sources) that are in memory at once: a few dozen arrays of them are small in a worker.
 _CELLS = 500_000
@@ -45,27 +44,18 @@ _UNFIT = (
 )
 
 
-def group_of(part: Part) -> str:
-    """Path of the quality of a part in the store."""
-    return f"{part.group}/quality"
-
-
-def wanted_label(path: Path, part: Part) -> str | None:
+def wanted_label(part: Part) -> str | None:
     """Label that the quality of a part is to be made from; None when it is there, or nothing is measured yet."""
-    present = layout.read_attributes(path, group_of(part))
-    if present.get("complete") and present.get("n_lost") and _n_lost(path, part, present["label"]) < present["n_lost"]:
+    present = part.quality.attributes
+    is_there, n_lost = present.get("complete"), present.get("n_lost", 0)
+    if is_there and n_lost and len(part.photometry(present["label"]).lost_frames()) < n_lost:
         return str(present["label"])  # frames whose files came back are measured now
-    if present.get("complete") and present["label"] == _USUAL:
+    if is_there and present["label"] == _USUAL:
         return None
-    labels = layout.photometry_labels(path, part)
-    for label in sorted(labels, key=lambda name: (name != _USUAL, name)):
-        if layout.done_blocks(path, part, label).all():
-            return None if present.get("complete") and present["label"] == label else label
+    for label in sorted(part.labels, key=lambda name: (name != _USUAL, name)):
+        if part.photometry(label).done().all():
+            return None if is_there and present["label"] == label else label
     return None
-
-
-def _n_lost(path: Path, part: Part, label: str) -> int:
-    return len(layout.lost_frames(path, part, label))
 
 
 class Found(NamedTuple):
@@ -75,13 +65,11 @@ class Found(NamedTuple):
     attributes: dict[str, Any]
 
 
-def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) -> Found:
+def measure_quality(part: Part, instrument: Instrument, label: str) -> Found:
     """Measure the quality of the frames of a part; nothing is written.
 
     Parameters
     ----------
-    path : path
-        The store.
     part : Part
         The part (camera key and night) of the store.
     instrument : Instrument
@@ -93,11 +81,10 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
     -------
     Found
     """
-    frames = f"{part.group}/frames"
     names = ("mjd_utc", "ra", "dec", "exposure_time", "semimajor_sigma", "semiminor_sigma")
-    facts = {name: layout.read_array(path, frames, name) for name in names}
+    facts = {name: part.frames[name] for name in names}
     thickness = airmass_of(instrument, facts["mjd_utc"], facts["ra"], facts["dec"])
-    light = _measure_light(_Photometry.of(path, part, label, facts["exposure_time"]))
+    light = _measure_light(_Photometry.of(part, label, facts["exposure_time"]))
     clear_sky = quality.fit_clear_sky(*light.seeing_corrected, thickness)
     clear = clear_sky.at(thickness) / light.correction
     flags = np.full(part.n_frames, int(QualityFlag.COMPUTED), dtype=np.uint32)
@@ -118,11 +105,6 @@ def measure_quality(path: Path, part: Part, instrument: Instrument, label: str) 
     }
     attributes = {"label": label, "n_sources": light.n_sources, "extinction": clear_sky.extinction}
     return Found(arrays, attributes | {"extinction_units": "mag", "n_lost": light.n_lost})
-
-
-def write_quality(path: Path, part: Part, found: Found) -> None:
-    """Write the quality of a part in place of an old one."""
-    layout.write_product(path, group_of(part), "quality", found.arrays, found.attributes)
 
 
 def airmass_of(instrument: Instrument, mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -182,25 +164,23 @@ class _Rates(NamedTuple):
 class _Photometry:
     """Photometry of one label and radius of a part, read in slabs of frames."""
 
-    path: Path
     part: Part
-    label: str
+    group: Group
     radius: int | None
     n_sources: int
     has_correction: bool
     seconds: np.ndarray
 
     @classmethod
-    def of(cls, path: Path, part: Part, label: str, exposure_time: np.ndarray) -> _Photometry:
-        group = f"{part.group}/photometry/{label}"
-        attributes = layout.read_attributes(path, group)
+    def of(cls, part: Part, label: str, exposure_time: np.ndarray) -> _Photometry:
+        group = part.photometry(label)
+        attributes = group.attributes
         radii = attributes.get("radii") or []
         return cls(
-            path=path,
             part=part,
-            label=label,
+            group=group,
             radius=len(radii) // 2 if radii else None,
-            n_sources=len(layout.read_array(path, group, "source_id")),
+            n_sources=len(group["source_id"]),
             has_correction="aperture_correction" in attributes.get("variables", ()),
             seconds=_seconds(exposure_time),
         )
@@ -213,7 +193,7 @@ class _Photometry:
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Values of some frames, shape (frame, source)."""
-        values = layout.read_array(self.path, f"{self.part.group}/photometry/{self.label}", name, start, stop)
+        values = self.group.read(name, start, stop)
         return values if self.radius is None else values[..., self.radius]
 
     def rates(self, start: int, stop: int) -> _Rates:

@@ -9,13 +9,13 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match_hypotheses
+from opticam_dask.kernels.images import match
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, stacks
 from opticam_dask.pipeline.catalogs import finish_catalogs
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
 
 
 class AlignmentPass(BlockPass):
@@ -24,31 +24,31 @@ class AlignmentPass(BlockPass):
     name = "sky, sources and transforms"
     title = "Aligning frames"
 
-    def is_ready(self, run: Run, key: str) -> bool:
-        """Whether a key has a reference frame."""
-        return frozen.has_reference(run.setup, key)
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a reference frame."""
+        return camera.reference.is_whole
 
-    def undone(self, run: Run, part: layout.Part, among: range | None = None) -> list[int]:
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
         """Blocks whose flags are not set, or whose partial stack is still needed but gone."""
         setup, among = run.setup, range(part.n_blocks) if among is None else among
-        done = layout.done_blocks(setup.path, part, among=among)
-        if not layout.has_product(setup.path, f"{part.group}/stack"):
+        done = part.frames.done(among)
+        if not part.stack.is_whole:
             for block in stacks.blocks_without_sums(setup, part, among):
                 done[block - among.start] = False
         return (among.start + np.flatnonzero(~done)).tolist()
 
-    def tasks(self, run: Run, part: layout.Part, todo: Sequence[int]) -> Work:
+    def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
         """Tasks of the first pass."""
         job = first_pass_job(run.setup, part)
         run_block = functools.partial(first_pass.reduce_block, job)
         try_frame = functools.partial(first_pass.try_frame, job)
         return guarded_work(part.key, "reduce", run_block, todo, try_frame, functools.partial(frames_in, part))
 
-    def finish_part(self, run: Run, part: layout.Part, *, is_new: bool) -> None:
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
         """Say how a part went, and stack it; of a run that jobs share, only the night that gives the catalogue."""
         if is_new:
             tell_of_alignment(run.setup, part, run.progress)
-        if run.sums is None or part.night == frozen.reference_night(run.setup, part.key):
+        if run.sums is None or part.night == frozen.reference_night(part.camera):
             stacks.finish_stack(run.setup, part, run.executor)
 
     def finish(self, run: Run) -> None:
@@ -60,15 +60,15 @@ class AlignmentPass(BlockPass):
         return "" if frozen.parts_with_catalog(run.setup) else frozen.no_catalog(run.setup)
 
 
-def tell_of_alignment(setup: Setup, part: layout.Part, progress: Progress) -> None:
+def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
     """Say when no frame of a night fits the reference frame, or when frames rest on one or two stars.
 
     A night of which nothing fits is a matter of the night, not of its frames.
     """
-    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    flags = part.frames["flags"]
     is_usable = (flags & np.uint32(UNUSABLE)) == 0
     if not np.any(is_usable):
-        reference = frozen.reference_night(setup, part.key)
+        reference = frozen.reference_night(part.camera)
         progress.tell(
             f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({frozen.reasons(flags)}). If it is "
             f"another field than {reference}, which gives the reference frame, it needs an output directory of its own."
@@ -76,8 +76,8 @@ def tell_of_alignment(setup: Setup, part: layout.Part, progress: Progress) -> No
         return
     if setup.parameters.transform_type == "translation":
         return
-    n_matched = layout.read_array(setup.path, f"{part.group}/frames", "n_matched")
-    n_few = int(np.count_nonzero(is_usable & (n_matched < match_hypotheses.LEAST_FOR_ROTATION)))
+    n_matched = part.frames["n_matched"]
+    n_few = int(np.count_nonzero(is_usable & (n_matched < match.LEAST_FOR_ROTATION)))
     if n_few:
         n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
         swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."
@@ -88,13 +88,13 @@ def tell_of_alignment(setup: Setup, part: layout.Part, progress: Progress) -> No
         )
 
 
-def first_pass_job(setup: Setup, part: layout.Part) -> first_pass.FirstPass:
+def first_pass_job(setup: Setup, part: Part) -> first_pass.FirstPass:
     """What a task needs to take blocks of a part through the first pass."""
     chosen = setup.parameters
-    group = frozen.reference_group(part.key)
-    x, y, flux = (layout.read_array(setup.path, group, f"alignment_{name}") for name in ("x", "y", "flux"))
-    attributes = layout.read_attributes(setup.path, group)
-    reference_part = frozen.reference_part(setup, part.key)
+    reference = part.camera.reference
+    x, y, flux = (reference[f"alignment_{name}"] for name in ("x", "y", "flux"))
+    attributes = reference.attributes
+    reference_part = frozen.reference_part(part.camera)
     return first_pass.FirstPass(
         steps=setup.steps_of(part),
         reference_xy=np.column_stack([x, y]),
@@ -111,7 +111,7 @@ def first_pass_job(setup: Setup, part: layout.Part) -> first_pass.FirstPass:
         n_frames=part.n_frames,
         frames_per_block=part.frames_per_block,
         stack_frames=chosen.stack_frames,
-        read_manifest=functools.partial(frozen.read_manifest, setup.path, part, frozen.piled_up(setup, part)),
-        write=functools.partial(layout.write_block, setup.path, part),
-        write_stack=functools.partial(stacks.write_partial, setup.path, part.group, 0),
+        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
+        write=part.write_block,
+        write_stack=functools.partial(stacks.write_partial, part, 0),
     )

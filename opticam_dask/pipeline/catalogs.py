@@ -12,10 +12,10 @@ from opticam_dask.kernels.images import align
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog
-from opticam_dask.pipeline.frozen import catalog_group, piled_up, reference_group, reference_part
+from opticam_dask.pipeline.frozen import piled_up, reference_part
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
 
 #: Frames whose detections are held against the catalogue, and the share that is too much to be missing.
 _COMPARED, _MOST = 9, 0.5
@@ -23,49 +23,51 @@ _COMPARED, _MOST = 9, 0.5
 
 def finish_catalogs(setup: Setup, progress: Progress) -> None:
     """Make the catalogue of every key that has none."""
-    for key in layout.keys(setup.path):
-        _finish_catalog(setup, key, progress)
+    for camera in setup.store.cameras:
+        _finish_catalog(setup, camera, progress)
 
 
-def _finish_catalog(setup: Setup, key: str, progress: Progress) -> None:
+def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
     """Detect the catalogue on the stack of the reference night, once."""
-    group_of_catalog, group_of_reference = catalog_group(key), reference_group(key)
-    if layout.has_product(setup.path, group_of_catalog) or not layout.has_product(setup.path, group_of_reference):
+    if camera.catalog.is_whole or not camera.reference.is_whole:
         return
-    part = reference_part(setup, key)
-    stack = layout.read_product(setup.path, f"{part.group}/stack")
+    part = reference_part(camera)
+    stack = part.stack.read_all()
     night = _stacked_night(setup, part, stack)
     steps, limit = setup.steps(part.shape, part.binning), setup.parameters.max_catalog_sources
     try:
         found = catalog.make_catalog(night, steps, limit, setup.aperture_selector)
     except catalog.NoCatalog as error:
-        progress.tell(f"{key}: {error}")
+        progress.tell(f"{camera.key}: {error}")
         return
-    _keep_checksum(setup, key, catalog.checksum(found.arrays))
-    layout.extend_product(setup.path, group_of_reference, "reference", stack)
+    _keep_checksum(camera, catalog.checksum(found.arrays))
+    camera.reference.extend(stack)
     warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
     for line in (*warnings, *found.left_out):
-        progress.tell(f"{key}: {line}")
+        progress.tell(f"{camera.key}: {line}")
     attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
-    layout.write_product(setup.path, group_of_catalog, "catalog", found.arrays, attributes | provenance)
+    camera.catalog.write(found.arrays, attributes | provenance)
+    # half a second of astropy: once a camera, never on a worker
+    from opticam_dask.passes.sky_search import take_from_header
+
+    take_from_header(setup.path, camera.key, setup.instrument, progress.tell)
 
 
-def _stacked_night(setup: Setup, part: layout.Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
+def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
     """Stack of a part with the noise, seeing, transforms and saturation of its frames."""
     noise, widths, minor, sky = (
-        layout.read_array(setup.path, f"{part.group}/frames", name)
-        for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
+        part.frames[name] for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
     )
-    level, gain = (layout.read_array(setup.path, f"{part.group}/frames", name) for name in ("saturation", "gain"))
-    piled = piled_up(setup, part)
+    level, gain = (part.frames[name] for name in ("saturation", "gain"))
+    piled = piled_up(part)
     level = level if piled is None else piled.lowered(level, gain)
     return catalog.StackedNight(
         stack["image"],
         stack["coverage"],
         noise,
         _median(widths),
-        _transforms(setup, part, _stacked(setup, part)),
+        _transforms(part, _stacked(setup, part)),
         _median(level * gain * setup.parameters.rebin_factor**2 - sky),
         SIGMA_TO_FWHM * _median(minor),
     )
@@ -75,33 +77,29 @@ def _median(values: np.ndarray) -> float:
     return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _stacked(setup: Setup, part: layout.Part) -> np.ndarray:
+def _stacked(setup: Setup, part: Part) -> np.ndarray:
     """Indices of the usable frames that are in the stack of a part."""
-    transforms, flags = (layout.read_array(setup.path, f"{part.group}/frames", name) for name in ("transform", "flags"))
+    transforms, flags = (part.frames[name] for name in ("transform", "flags"))
     chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
     usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
     stacked: np.ndarray = chosen[usable]
     return stacked
 
 
-def _transforms(setup: Setup, part: layout.Part, frames: np.ndarray) -> np.ndarray:
+def _transforms(part: Part, frames: np.ndarray) -> np.ndarray:
     """Transforms of some frames of a part, shape (frame, 3, 3)."""
-    transforms: np.ndarray = layout.read_array(setup.path, f"{part.group}/frames", "transform")[frames]
+    transforms: np.ndarray = part.frames["transform"][frames]
     return transforms
 
 
-def _missing_sources(
-    setup: Setup, part: layout.Part, found: catalog.Catalog, shape: tuple[int, int]
-) -> tuple[str, ...]:
+def _missing_sources(setup: Setup, part: Part, found: catalog.Catalog, shape: tuple[int, int]) -> tuple[str, ...]:
     """Tell where catalogue and frames do not show the same stars."""
     frames = _stacked(setup, part)
     frames = frames[stack_selection(len(frames), _COMPARED)] if len(frames) else frames
     border = getattr(setup.steps(part.shape, part.binning).finder, "border_width", 0)
     detections = []
-    for frame, transform in zip(frames.tolist(), _transforms(setup, part, frames), strict=True):
-        x, y = (
-            layout.read_array(setup.path, f"{part.group}/sources", name, frame, frame + 1)[0] for name in ("x", "y")
-        )
+    for frame, transform in zip(frames.tolist(), _transforms(part, frames), strict=True):
+        x, y = (part.sources.read(name, frame, frame + 1)[0] for name in ("x", "y"))
         xy = align.apply_transform(align.invert_transform(transform), np.column_stack([x, y])[np.isfinite(x)])
         inside = np.all((xy > border) & (xy < np.array(shape[::-1]) - 1 - border), axis=1)
         detections.append(xy[inside])
@@ -125,7 +123,7 @@ def _missing_sources(
     return tuple(warnings)
 
 
-def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:
+def _keep_checksum(camera: Camera, checksum: str) -> None:
     """Freeze the catalogue: one that is made again must be the same.
 
     Raises
@@ -133,11 +131,11 @@ def _keep_checksum(setup: Setup, key: str, checksum: str) -> None:
     ReductionError
         When it is not.
     """
-    group = layout.group_name(key)
-    before = layout.read_attributes(setup.path, group).get("catalog_checksum")
+    before = camera.attributes.get("catalog_checksum")
     if before not in (None, checksum):
         raise ReductionError(
-            f"the catalogue of {key} was lost and comes out differently now: its reference night was reduced again "
-            "from other frames since. Reduce with --rebuild-reference, so that all nights belong to one catalogue."
+            f"the catalogue of {camera.key} was lost and comes out differently now: its reference night was reduced "
+            "again from other frames since. Reduce with --rebuild-reference, so that all nights belong to one "
+            "catalogue."
         )
-    layout.update_attributes(setup.path, group, {"catalog_checksum": checksum})
+    camera.update({"catalog_checksum": checksum})

@@ -25,7 +25,7 @@ from opticam_dask.pipeline.reduction import (
 )
 from opticam_dask.pipeline.references import References
 from opticam_dask.pipeline.run import Pass, Run
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 
 __all__ = [
@@ -59,7 +59,7 @@ PASSES: tuple[Pass, ...] = (References(), AlignmentPass(), StarProfiles(), Photo
 TO_CATALOGS, TO_LIGHT_CURVES = PASSES[:2], PASSES[2:]
 
 #: Units of some parts; a part may be there with several ranges.
-Chosen = Sequence[tuple[layout.Part, range]]
+Chosen = Sequence[tuple[Part, range]]
 
 
 def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = None) -> Outcome:
@@ -101,13 +101,12 @@ def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = Non
     return outcome
 
 
-def undone(run: Run, one: Pass, chosen: Chosen | None = None) -> list[tuple[layout.Part, list[int]]]:
+def undone(run: Run, one: Pass, chosen: Chosen | None = None) -> list[tuple[Part, list[int]]]:
     """Units that a pass has not done, by part, of what it is ready for; only those in ``chosen`` when that is given."""
-    path = run.setup.path
-    ready = [key for key in layout.keys(path) if one.is_ready(run, key)]
+    ready = [camera for camera in run.setup.store.cameras if one.is_ready(run, camera)]
     if chosen is None:
-        return [(part, one.undone(run, part)) for key in ready for part in layout.parts(path, key)]
-    return [(part, one.undone(run, part, among)) for part, among in chosen if part.key in ready]
+        return [(part, one.undone(run, part)) for camera in ready for part in camera.parts]
+    return [(part, one.undone(run, part, among)) for part, among in chosen if part.camera in ready]
 
 
 def finish(setup: Setup, *, is_last: bool = True) -> None:
@@ -122,5 +121,5 @@ def finish(setup: Setup, *, is_last: bool = True) -> None:
     """
     check_owner(setup.out_directory)
     if is_last:
-        nights.settle(setup.path)
-    layout.finish_changes(setup.path)
+        nights.settle(setup.store)
+    setup.store.finish_changes()

@@ -34,8 +34,9 @@ from opticam_dask.passes.calibration import (
 )
 from opticam_dask.pipeline.reduction import Progress, Setup, Silent, WrongParameters, stage
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
+from opticam_dask.store.store import Store
 
 #: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
 _STRIP_PIXELS = 4_000_000
@@ -273,15 +274,15 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
-    for key in layout.keys(setup.path):
-        for part in layout.parts(setup.path, key):
-            detector = Detector(key, part.shape, part.binning)
-            exposures = layout.read_array(setup.path, f"{part.group}/frames", "exposure_time")
+    for camera in setup.store.cameras:
+        for part in camera.parts:
+            detector = Detector(part.key, part.shape, part.binning)
+            exposures = part.frames["exposure_time"]
             _check_exposures(setup, setup.calibration, part, exposures)
-            own_gains = np.unique(layout.read_array(setup.path, f"{part.group}/frames", "gain")).tolist()
+            own_gains = np.unique(part.frames["gain"]).tolist()
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
-                if not layout.has_product(setup.path, group):
+                if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     if not todo:
         return
@@ -312,12 +313,12 @@ def _tell_other_gains(
         )
 
 
-def _check_exposures(setup: Setup, calibration: Calibration, part: layout.Part, exposures: np.ndarray) -> None:
+def _check_exposures(setup: Setup, calibration: Calibration, part: Part, exposures: np.ndarray) -> None:
     """Refuse darks that hold the bias for frames of another exposure time: there is nothing to scale them by."""
     if "dark" not in calibration.kinds or "bias" in calibration.kinds:
         return
     group = calibration.groups(Detector(part.key, part.shape, part.binning))["dark"]
-    dark = layout.read_attributes(setup.path, group).get("exposure_time", float(exposures[0]))
+    dark = setup.store.master(group).attributes.get("exposure_time", float(exposures[0]))
     other = [value for value in np.unique(exposures).tolist() if not same_exposure(value, dark)]
     if other:
         raise WrongParameters(
@@ -406,7 +407,7 @@ def _make_master(
             attributes["gain"] = float(combined.job.entries[0]["gain"])
         else:
             attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
-    layout.write_product(setup.path, group, "calibration", arrays, attributes)
+    setup.store.master(group).write(arrays, attributes)
     progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
 
 
@@ -445,13 +446,13 @@ def make_dataset(
     about: dict[str, Any] = {"key": key, "binning": detector.binning}
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(Path(scratch), instrument, calibration=calibration)
-        layout.create_store(scratch, {})
+        store = Store.create(scratch, {})
         for kind, group in calibration.groups(detector).items():
             chosen = _choose(setup, kind, detector, exposure_time)
             _make_master(setup, group, kind, detector, chosen, InProcess(), Silent())
-            arrays |= layout.read_product(setup.path, group)
+            arrays |= store.master(group).read_all()
             if kind == "dark":
-                made = layout.read_attributes(setup.path, group)
+                made = store.master(group).attributes
                 names = {
                     "dark_exposure_time": "mean_exposure_time",
                     "dark_gain": "gain",
@@ -469,7 +470,7 @@ def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame
     """What the tasks of one master need."""
     assert setup.calibration is not None
     before = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
-    reader = setup.calibration.reader(setup.path, detector, before) if before else None
+    reader = setup.calibration.reader(setup.store, detector, before) if before else None
     steps = replace(setup.steps(detector.shape, detector.binning), masters=reader, image_filter=None)
     return MasterJob(kind, steps, entries_of(table))
 
@@ -485,4 +486,4 @@ def _variances(setup: Setup, kind: Kind, detector: Detector) -> dict[str, np.nda
     assert setup.calibration is not None
     before: Sequence[Kind] = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
     groups = setup.calibration.groups(detector)
-    return {f"{name}_variance": layout.read_array(setup.path, groups[name], f"{name}_variance") for name in before}
+    return {f"{name}_variance": setup.store.master(groups[name])[f"{name}_variance"] for name in before}

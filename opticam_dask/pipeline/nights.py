@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, WrongParameters
-from opticam_dask.store import layout
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.store import Store
 
 
 def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collection[str]], progress: Progress) -> None:
@@ -39,7 +40,7 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
             f"night {', '.join(missing)} is to be reduced again, but no frame of it is among those given "
             f"(nights given: {', '.join(nights) or 'none'})."
         )
-    pending = read_pending(setup.path)
+    pending = read_pending(setup.store)
     redo = sorted(set(changes.redo) - set(pending.get("redo", ())))
     rebuild = changes.rebuild_reference and not pending.get("rebuild_reference")
     if not redo and not rebuild and pending.get("phase", "adding") == "adding":
@@ -52,27 +53,26 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
         "rebuild_reference": rebuild or bool(pending.get("rebuild_reference")),
         "rebuilding": rebuild or bool(pending.get("rebuilding")),
     }
-    _write_pending(setup.path, pending)
-    for key in layout.keys(setup.path):
-        for name in layout.part_names(setup.path, key):  # by name: what is damaged can be made again as well
-            is_given = _date(name) in given.get(key, ())
+    _write_pending(setup.store, pending)
+    for camera in setup.store.cameras:
+        for name in camera.part_names:  # by name: what is damaged can be made again as well
+            is_given = _date(name) in given.get(camera.key, ())
             if pending["rebuilding"] or (is_given and _date(name) in pending["removing"]):
-                layout.remove_group(setup.path, f"{layout.group_name(key)}/{name}")
-                progress.tell(f"{key} {name}: removed, to be reduced again.")
+                camera.part_group(name).remove()
+                progress.tell(f"{camera.key} {name}: removed, to be reduced again.")
         if pending["rebuilding"]:
-            layout.update_attributes(setup.path, layout.group_name(key), {"catalog_checksum": None})
-            for product in ("catalog", "reference", "differential"):  # numbers of sources mean others then
-                layout.remove_group(setup.path, f"{layout.group_name(key)}/{product}")
-    left_out = [night for night in left_out_nights(setup.path) if night not in pending["removing"]]
-    layout.update_attributes(setup.path, "", {"left_out_nights": left_out})
-    _write_pending(setup.path, {**pending, "phase": "adding", "removing": [], "rebuilding": False})
+            camera.update({"catalog_checksum": None})
+            camera.remove_products()  # numbers of sources mean others then
+    left_out = [night for night in left_out_nights(setup.store) if night not in pending["removing"]]
+    setup.store.update({"left_out_nights": left_out})
+    _write_pending(setup.store, {**pending, "phase": "adding", "removing": [], "rebuilding": False})
 
 
-def ask_again(path: str | Path, changed_nights: Collection[str]) -> None:
+def ask_again(store: Store, changed_nights: Collection[str]) -> None:
     """Take nights whose files changed since an unfinished run made them anew as asked for again."""
-    pending = read_pending(path)
+    pending = read_pending(store)
     if still := [night for night in pending.get("redo", ()) if night in changed_nights]:
-        _write_pending(path, {**pending, "redo": [night for night in pending["redo"] if night not in still]})
+        _write_pending(store, {**pending, "redo": [night for night in pending["redo"] if night not in still]})
 
 
 def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
@@ -92,15 +92,15 @@ def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
     bool
         Whether there was a store to move.
     """
-    if not layout.exists(setup.out_directory):
+    if not setup.store.exists():
         return False
     try:
-        is_begun = bool(read_pending(setup.path).get("new"))
-        if is_begun and layout.read_attributes(setup.path).get("parameters_hash") == parameters_hash:
+        is_begun = bool(read_pending(setup.store).get("new"))
+        if is_begun and setup.store.attributes.get("parameters_hash") == parameters_hash:
             return False
-    except layout.StoreError:  # what is damaged beyond reading can still be moved aside
+    except StoreError:  # what is damaged beyond reading can still be moved aside
         pass
-    moved = layout.move_aside(setup.path)
+    moved = setup.store.move_aside()
     progress.tell(f"Beginning again; the reduction so far is kept as {moved.name}.")
     return True
 
@@ -127,52 +127,47 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
     ReductionError
         When there is no such night, or it is the reference night.
     """
-    path = layout.require_store(out_directory)
-    chosen = [
-        part
-        for name in layout.keys(path)
-        if key in (None, name)
-        for part in layout.parts(path, name)
-        if _date(part.night) == night
-    ]
+    store = Store.open(out_directory)
+    parts = [part for camera in store.cameras for part in camera.parts]
+    chosen = [part for part in parts if key in (None, part.key) and _date(part.night) == night]
     if not chosen:
-        there = sorted({_date(part.night) for name in layout.keys(path) for part in layout.parts(path, name)})
+        there = sorted({_date(part.night) for part in parts})
         raise ReductionError(f"{out_directory} has no night {night}{f' of {key}' if key else ''}: {', '.join(there)}.")
     for part in chosen:
-        if layout.read_attributes(path, layout.group_name(part.key)).get("reference_night") == night:
+        if part.camera.attributes.get("reference_night") == night:
             raise ReductionError(
                 f"{night} is the reference night of {part.key}: all transforms and the catalogue come from it. "
                 "Reduce with --new and without its frames, or with another --reference-night."
             )
-    layout.begin_changes(path)
+    store.begin_changes()
     if key is None:
-        layout.update_attributes(path, "", {"left_out_nights": sorted({*left_out_nights(path), night})})
+        store.update({"left_out_nights": sorted({*left_out_nights(store), night})})
     lines = []
     for part in chosen:
-        layout.remove_group(path, part.group)
+        part.remove()
         lines.append(f"{part.key} {part.night}: {part.n_frames} frames removed.")
-    layout.finish_changes(path)
+    store.finish_changes()
     return lines
 
 
-def left_out_nights(path: str | Path) -> list[str]:
+def left_out_nights(store: Store) -> list[str]:
     """Nights that were removed."""
-    return list(layout.read_attributes(path).get("left_out_nights", []))
+    return list(store.attributes.get("left_out_nights", []))
 
 
-def read_pending(path: str | Path) -> dict[str, Any]:
+def read_pending(store: Store) -> dict[str, Any]:
     """What an unfinished run was asked to make again."""
-    return dict(layout.read_attributes(path).get("pending", {}))
+    return dict(store.attributes.get("pending", {}))
 
 
-def settle(path: str | Path) -> None:
+def settle(store: Store) -> None:
     """Forget what was asked for: the command that asked has come to its end."""
-    if read_pending(path):
-        _write_pending(path, {})
+    if read_pending(store):
+        _write_pending(store, {})
 
 
-def _write_pending(path: str | Path, pending: dict[str, Any]) -> None:
-    layout.update_attributes(path, "", {"pending": pending})
+def _write_pending(store: Store, pending: dict[str, Any]) -> None:
+    store.update({"pending": pending})
 
 
 def _date(part_name: str) -> str:

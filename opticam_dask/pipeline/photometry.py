@@ -6,7 +6,6 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.steps.frame_steps import entry_of, is_back
-from opticam_dask.store import layout
+from opticam_dask.store import making
+from opticam_dask.store.camera import Camera, Part
 
 
 class Photometry(BlockPass):
@@ -33,28 +33,28 @@ class Photometry(BlockPass):
     name = "photometry"
     title = "Performing photometry"
 
-    def is_ready(self, run: Run, key: str) -> bool:
-        """Whether a key has a catalogue."""
-        return frozen.has_catalog(run.setup, key)
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a catalogue."""
+        return camera.catalog.is_whole
 
-    def undone(self, run: Run, part: layout.Part, among: range | None = None) -> list[int]:
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
         """Blocks that the first pass has done and the photometry of a label has not.
 
         In a whole part, also those with frames whose files were gone when they were measured and are there again.
         """
-        if not frozen.has_profile(run.setup, part):
+        if not part.psf.is_whole:
             return []
         chosen = range(part.n_blocks) if among is None else among
-        is_reduced = layout.done_blocks(run.setup.path, part, among=chosen)
+        is_reduced = part.frames.done(chosen)
         done = np.ones(len(chosen), dtype=bool)
         for label in run.photometers:
-            done &= layout.done_blocks(run.setup.path, part, label, among=chosen)
+            done &= part.photometry(label).done(chosen)
         todo = (chosen.start + np.flatnonzero(is_reduced & ~done)).tolist()
         return todo if among is not None else sorted({*todo, *_blocks_back(run, part)})
 
-    def tasks(self, run: Run, part: layout.Part, todo: Sequence[int]) -> Work:
+    def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
         """Tasks of the second pass."""
-        job = second_pass_job(run.setup, part, prepared_for(run, part.key), whole_frames=run.whole_frames)
+        job = second_pass_job(run.setup, part, prepared_for(run, part.camera), whole_frames=run.whole_frames)
         measure = functools.partial(second_pass.measure_block, job)
         try_frame = functools.partial(second_pass.try_frame, job)
         return guarded_work(part.key, "measure", measure, todo, try_frame, functools.partial(frames_in, part))
@@ -64,23 +64,23 @@ class Photometry(BlockPass):
         measure_quality(run)
 
 
-def _blocks_back(run: Run, part: layout.Part) -> set[int]:
+def _blocks_back(run: Run, part: Part) -> set[int]:
     """Blocks with frames whose files were gone when a label was measured, and are there again."""
     found: set[int] = set()
     for label in run.photometers:
-        for index in layout.lost_frames(run.setup.path, part, label).tolist():
+        for index in part.photometry(label).lost_frames().tolist():
             block, offset = divmod(index, part.frames_per_block)
-            if block not in found and is_back(entry_of(layout.read_manifest(run.setup.path, part, block), offset)):
+            if block not in found and is_back(entry_of(part.manifest(block), offset)):
                 found.add(block)
     return found
 
 
 def second_pass_job(
-    setup: Setup, part: layout.Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
+    setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
 ) -> second_pass.SecondPass:
     """What a task needs to measure blocks of a part with photometers that are prepared for its key."""
-    group = frozen.catalog_group(part.key)
-    found, fitted = layout.read_product(setup.path, group), frozen.read_profile(setup, part)
+    catalog = part.camera.catalog
+    found, fitted = catalog.read_all(), frozen.read_profile(part)
     return second_pass.SecondPass(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
@@ -88,10 +88,10 @@ def second_pass_job(
         catalog_flux=found["flux"],
         profile=fitted.table(),
         profile_err=fitted.total_err,
-        fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
-        read_manifest=functools.partial(frozen.read_manifest, setup.path, part, frozen.piled_up(setup, part)),
-        read_results=functools.partial(layout.read_results, setup.path, part),
-        write=functools.partial(layout.write_block, setup.path, part),
+        fwhm=float(catalog.attributes["fwhm"]),
+        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
+        read_results=part.results,
+        write=part.write_block,
         whole_frames=whole_frames,
     )
 
@@ -104,27 +104,29 @@ def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[first_pas
     ReductionError
         When the key has no catalogue.
     """
-    if not frozen.has_catalog(setup, key):
+    camera = setup.store.camera(key)
+    if not camera.catalog.is_whole:
         raise ReductionError(frozen.no_catalog(setup))
-    part = frozen.reference_part(setup, key)
-    photometers = prepare_photometers(catalog_facts(setup, key), {photometer.label: photometer})
+    part = frozen.reference_part(camera)
+    photometers = prepare_photometers(catalog_facts(camera), {photometer.label: photometer})
     return first_pass_job(setup, part), second_pass_job(setup, part, photometers)
 
 
 # ---------------------------------------------------------------- photometers as they are for one camera
 
 
-def prepared_for(run: Run, key: str) -> dict[str, Photometer]:
-    """Photometers of a run for the catalogue of a key; what a label has chosen once is what it has from then on.
+def prepared_for(run: Run, camera: Camera) -> dict[str, Photometer]:
+    """Photometers of a run for the catalogue of a camera; what a label has chosen once is what it has from then on.
 
     The best radius of an aperture is judged by some frames of the reference night, which are measured here.
     """
+    key = camera.key
     if key not in run.prepared:
         known = run.facts.setdefault("background_rms", {})  # reading it takes as many files as a night has blocks
-        facts = catalog_facts(run.setup, key, known.get(key))
+        facts = catalog_facts(camera, known.get(key))
         known[key] = facts.background_rms
         run.prepared[key] = {
-            label: _with_radius(run, key, label, photometer, facts)
+            label: _with_radius(run, camera, label, photometer, facts)
             if isinstance(photometer, AperturePhotometer) and photometer.radius == "best"
             else prepare_photometers(facts, {label: photometer})[label]
             for label, photometer in run.photometers.items()
@@ -132,39 +134,38 @@ def prepared_for(run: Run, key: str) -> dict[str, Photometer]:
     return run.prepared[key]
 
 
-def _with_radius(run: Run, key: str, label: str, photometer: AperturePhotometer, facts: CatalogFacts) -> Photometer:
-    """Aperture photometer with the best radius for the catalogue of a key."""
-    radius = _chosen_radius(run.setup, key, label, photometer)
+def _with_radius(
+    run: Run, camera: Camera, label: str, photometer: AperturePhotometer, facts: CatalogFacts
+) -> Photometer:
+    """Aperture photometer with the best radius for the catalogue of a camera."""
+    radius = _chosen_radius(camera, label, photometer)
     if radius is None:
-        choice = choose_radius(replace(facts, trial=_try_apertures(run, key, photometer)))
+        choice = choose_radius(replace(facts, trial=_try_apertures(run, camera, photometer)))
         radius = choice.radius
-        run.progress.tell(_keep_radius(run.setup, key, label, photometer, choice, facts.fwhm))
+        run.progress.tell(_keep_radius(camera, label, photometer, choice, facts.fwhm))
     return replace(photometer, radius=radius, radius_unit="reference_fwhm")
 
 
-def catalog_facts(setup: Setup, key: str, background_rms: float | None = None) -> CatalogFacts:
+def catalog_facts(camera: Camera, background_rms: float | None = None) -> CatalogFacts:
     """What photometers are prepared with: the same for all nights of a key.
 
     Parameters
     ----------
-    setup : Setup
-        Settings of the reduction.
-    key : str
-        Camera key, such as ``1:g``.
+    camera : Camera
+        The camera in the store.
     background_rms : float, optional
         Median over the frames of the reference night, where it is known already: reading it takes as many files as
         that night has blocks.
     """
-    reference = frozen.reference_part(setup, key)
-    group = frozen.catalog_group(key)
+    reference = frozen.reference_part(camera)
     if background_rms is None:
-        rms = layout.read_array(setup.path, f"{reference.group}/frames", "background_rms")
+        rms = reference.frames["background_rms"]
         background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
     return CatalogFacts(
-        flux=layout.read_array(setup.path, group, "flux"),
-        fwhm=float(layout.read_attributes(setup.path, group)["fwhm"]),
+        flux=camera.catalog["flux"],
+        fwhm=float(camera.catalog.attributes["fwhm"]),
         background_rms=background_rms,
-        profile=frozen.read_profile(setup, reference).table(),
+        profile=frozen.read_profile(reference).table(),
     )
 
 
@@ -176,55 +177,52 @@ def prepare_photometers(facts: CatalogFacts, photometers: Mapping[str, Photomete
     }
 
 
-def _chosen_radius(setup: Setup, key: str, label: str, photometer: AperturePhotometer) -> float | None:
+def _chosen_radius(camera: Camera, label: str, photometer: AperturePhotometer) -> float | None:
     """Radius that a label has already, in FWHM of the catalogue."""
     own = identities.parameters_json(identities.describe(photometer))
-    kept = layout.read_attributes(setup.path, frozen.catalog_group(key)).get("aperture_radii", {}).get(label)
+    kept = camera.catalog.attributes.get("aperture_radii", {}).get(label)
     if kept is not None and kept["parameters"] == own:
         return float(kept["radius"])
-    for part in layout.parts(setup.path, key):  # of a store that was begun before choices were kept
-        present = layout.read_attributes(setup.path, f"{part.group}/photometry/{label}")
+    for part in camera.parts:  # of a store that was begun before choices were kept
+        present = part.photometry(label).attributes
         if present.get("complete") and present["parameters"] == own:
             return float(json.loads(present["prepared"])["radius"])
     return None
 
 
-def _keep_radius(
-    setup: Setup, key: str, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float
-) -> str:
+def _keep_radius(camera: Camera, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float) -> str:
     """Keep the radius that was chosen for a label beside the catalogue; return what to tell of it."""
-    group = frozen.catalog_group(key)
-    kept = dict(layout.read_attributes(setup.path, group).get("aperture_radii", {}))
+    kept = dict(camera.catalog.attributes.get("aperture_radii", {}))
     kept[label] = {
         "radius": choice.radius,
         "radius_unit": "reference_fwhm",
         "judged_by": choice.judged_by,
         "parameters": identities.parameters_json(identities.describe(photometer)),
     }
-    layout.update_attributes(setup.path, group, {"aperture_radii": kept})
+    camera.catalog.update({"aperture_radii": kept})
     size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
-    return f"{key}: photometry {label} has a radius of {size}, judged by {choice.judged_by}."
+    return f"{camera.key}: photometry {label} has a radius of {size}, judged by {choice.judged_by}."
 
 
-def _try_apertures(run: Run, key: str, photometer: AperturePhotometer) -> TrialFluxes | None:
+def _try_apertures(run: Run, camera: Camera, photometer: AperturePhotometer) -> TrialFluxes | None:
     """Fluxes in apertures of several sizes in some frames of the reference night."""
     setup = run.setup
-    part = frozen.reference_part(setup, key)
-    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    part = frozen.reference_part(camera)
+    flags = part.frames["flags"]
     frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
     job = aperture_trial.TrialJob(
         second_pass=second_pass_job(setup, part, {}),
         photometer=replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm"),
         frames=tuple(frames),
         frames_per_block=part.frames_per_block,
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
-        read_results=functools.partial(layout.read_results, setup.path, part),
+        read_manifest=part.manifest,
+        read_results=part.results,
     )
     measure, try_frame = (
         functools.partial(function, job) for function in (aperture_trial.measure_block, aperture_trial.try_frame)
     )
     todo = sorted({index // part.frames_per_block for index in frames})
-    work = guarded_work(key, "apertures", measure, todo, try_frame, functools.partial(frames_in, part))
+    work = guarded_work(camera.key, "apertures", measure, todo, try_frame, functools.partial(frames_in, part))
     found: dict[int, aperture_trial.Measured] = {}
     with stage(run.progress, "Trying apertures", len(frames)):
         for _, measured in run.executor.run([work]):
@@ -235,7 +233,7 @@ def _try_apertures(run: Run, key: str, photometer: AperturePhotometer) -> TrialF
 
 def add_labels(
     setup: Setup,
-    part: layout.Part,
+    part: Part,
     photometers: Mapping[str, Photometer],
     prepared: Mapping[str, Photometer],
 ) -> None:
@@ -246,9 +244,9 @@ def add_labels(
     store.StoreError
         When a label exists with other parameters.
     """
-    source_ids = layout.read_array(setup.path, frozen.catalog_group(part.key), "source_id")
-    is_common = second_pass.has_common_error(setup.steps_of(part), frozen.read_profile(setup, part).total_err)
-    chosen = layout.read_attributes(setup.path, frozen.catalog_group(part.key)).get("aperture_radii", {})
+    source_ids = part.camera.catalog["source_id"]
+    is_common = second_pass.has_common_error(setup.steps_of(part), frozen.read_profile(part).total_err)
+    chosen = part.camera.catalog.attributes.get("aperture_radii", {})
     for label, photometer in photometers.items():
         record = identities.describe(photometer)
         attributes = {
@@ -264,7 +262,7 @@ def add_labels(
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
         variables = second_pass.measured_variables(photometer, has_common_error=is_common)
-        layout.add_photometry(setup.path, part, label, source_ids, attributes, variables=variables, radii=radii)
+        making.add_photometry(part, label, source_ids, attributes, variables=variables, radii=radii)
 
 
 # ---------------------------------------------------------------- quality of the nights
@@ -278,24 +276,22 @@ def measure_quality(run: Run) -> None:
     """
     setup = run.setup
     todo = [
-        (part, label)
-        for part in frozen.parts_with_catalog(setup)
-        if (label := quality.wanted_label(setup.path, part)) is not None
+        (part, label) for part in frozen.parts_with_catalog(setup) if (label := quality.wanted_label(part)) is not None
     ]
     if not todo:
         return
-    measure = functools.partial(_measure_quality_of, setup.path, setup.instrument, tuple(todo))
+    measure = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
     build = functools.partial(blocks.window_of_tasks, measure, name="quality")
     with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
         for number, found in run.executor.run([Work(build, range(len(todo)))]):
             run.check_owner()
             part, _ = todo[number]
-            quality.write_quality(setup.path, part, found)
+            part.quality.write(found.arrays, found.attributes)
             run.progress.advance(part.n_frames)
 
 
 def _measure_quality_of(
-    path: Path, instrument: Instrument, todo: Sequence[tuple[layout.Part, str]], number: int
+    instrument: Instrument, todo: Sequence[tuple[Part, str]], number: int
 ) -> tuple[int, quality.Found]:
     part, label = todo[number]
-    return number, quality.measure_quality(path, part, instrument, label)
+    return number, quality.measure_quality(part, instrument, label)

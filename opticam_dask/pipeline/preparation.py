@@ -24,7 +24,10 @@ from opticam_dask.locations import facts_of, is_remote
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
-from opticam_dask.store import layout
+from opticam_dask.store import making
+from opticam_dask.store.camera import Part, group_name
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.store import Store
 
 _PACKAGES = (
     *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
@@ -43,25 +46,25 @@ def prepare(
         When there is no usable frame, or the store was made with other parameters or from other files.
     """
     progress, changes = progress or Silent(), changes or Changes()
-    if not len(scan.table) and (changes.new or not layout.exists(setup.out_directory)):
+    if not len(scan.table) and (changes.new or not setup.store.exists()):
         reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
         raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
-    is_kept = layout.exists(setup.out_directory) and not changes.new
-    _refuse_equal_names({*scan.table["key"], *(layout.keys(setup.path) if is_kept else ())})
+    is_kept = setup.store.exists() and not changes.new
+    _refuse_equal_names({*scan.table["key"], *(setup.store.keys if is_kept else ())})
     if compiled.form() == compiled.NUMPY:
         progress.tell("NumPy kernels are used: frames take two to three times as long as with compiled ones.")
     begun = changes.new and nights.begin_again(setup, identities.parameters_hash(setup.record()), progress)
-    if layout.exists(setup.out_directory):
+    if setup.store.exists():
         check_parameters(setup)
         _tell_other_versions(setup, progress)
         scan = _under_known_names(setup, scan)
         _check_files(setup, scan, changes)
-        layout.begin_changes(setup.path)
+        setup.store.begin_changes()
         given = {str(key): set(rows["night"]) for key, rows in scan.table.groupby("key")}
         nights.prepare_changes(setup, changes, given, progress)
     else:
         pending = {"pending": {"new": True}} if begun else {}
-        layout.create_store(setup.out_directory, _root_attributes(setup) | pending)
+        Store.create(setup.out_directory, _root_attributes(setup) | pending)
     refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
@@ -69,9 +72,8 @@ def prepare(
 def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tuple[str, str]]:
     """Add what is new in parts; return the files of those that do not fit the parameters, with the reason."""
     chosen = setup.parameters
-    taken = {
-        key: {part.night: part.n_frames for part in layout.parts(setup.path, key)} for key in layout.keys(setup.path)
-    }
+    cameras = setup.store.cameras
+    taken = {camera.key: {part.night: part.n_frames for part in camera.parts} for camera in cameras}
     planned_parts = plan.plan_parts(
         table, setup.instrument, taken=taken, barycenter=chosen.barycenter, target_coord=chosen.target_coord
     )
@@ -99,12 +101,12 @@ def _refuse_equal_names(keys: Iterable[str]) -> None:
     by_name: dict[str, list[str]] = {}
     for key in sorted(keys):
         # some file systems do not tell capital letters or composed from decomposed characters
-        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", layout.group_name(key)).casefold())
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", group_name(key)).casefold())
         by_name.setdefault(name, []).append(key)
     for same in by_name.values():
         if len(same) > 1:
             raise ReductionError(
-                f"{' and '.join(same)} would be one group {layout.group_name(same[0])} of the store: give these "
+                f"{' and '.join(same)} would be one group {group_name(same[0])} of the store: give these "
                 "filters names in the headers that differ in more than capital letters and separators, or reduce "
                 "them with an output directory for each."
             )
@@ -112,7 +114,7 @@ def _refuse_equal_names(keys: Iterable[str]) -> None:
 
 def stored_parameters(out_directory: str | Path) -> ReductionParameters:
     """Parameters that a store was made with."""
-    record = json.loads(layout.read_attributes(layout.require_store(out_directory))["parameters"])
+    record = json.loads(Store.open(out_directory).attributes["parameters"])
     known = {entry.name for entry in fields(ReductionParameters)}
     return parameters_from_mapping({name: value for name, value in record.items() if name in known})
 
@@ -141,7 +143,7 @@ def versions() -> dict[str, Any]:
 
 def _tell_other_versions(setup: Setup, progress: Progress) -> None:
     """Say when a reduction goes on with other versions than it was begun with."""
-    attributes, now = layout.read_attributes(setup.path), versions()
+    attributes, now = setup.store.attributes, versions()
     now = {name: value for name, value in now.items() if name in attributes}  # older stores do not tell all of it
     before = {name: attributes[name] for name in now}
     if changed := identities.differences(before, now):
@@ -157,8 +159,9 @@ def check_parameters(setup: Setup) -> None:
     store.StoreError
         When the store is of an older version.
     """
-    attributes = layout.read_attributes(layout.require_store(setup.out_directory))
-    layout.require_present_version(setup.path)
+    store = Store.open(setup.out_directory)
+    store.require_present_version()
+    attributes = store.attributes
     record = setup.record()
     if attributes.get("parameters_hash") != identities.parameters_hash(record):
         before = json.loads(attributes["parameters"])
@@ -172,13 +175,13 @@ def check_parameters(setup: Setup) -> None:
 def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[int, float]]:
     """Size and modification time of every file that the store has, by path; not of (key, night) in ``without``."""
     known: dict[str, tuple[int, float]] = {}
-    for key in layout.keys(setup.path):
-        for name in layout.part_names(setup.path, key):
+    for camera in setup.store.cameras:
+        for name in camera.part_names:
             # what is to be made anew need not be readable
-            part = None if (key, name.partition(".")[0]) in without else layout.open_part(setup.path, key, name)
+            part = None if (camera.key, name.partition(".")[0]) in without else camera.part(name)
             if part is None:
                 continue
-            manifest = layout.read_manifest(setup.path, part)
+            manifest = part.manifest()
             facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
             known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
     return known
@@ -204,7 +207,7 @@ def _safely_known(setup: Setup) -> dict[str, tuple[int, float]]:
     """Known files of the parts that can be read; a damaged part can still be reduced again."""
     try:
         return _known_files(setup)
-    except layout.StoreError:
+    except StoreError:
         return {}
 
 
@@ -236,7 +239,7 @@ def _check_files(setup: Setup, scan: scanning.Scan, changes: Changes) -> None:
 def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
     known = _safely_known(setup)
     is_changed = [known.get(file, facts) != facts for file, facts in zip(table["file"], _facts(table), strict=True)]
-    nights.ask_again(setup.path, set(table["night"][is_changed]))
+    nights.ask_again(setup.store, set(table["night"][is_changed]))
 
 
 def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
@@ -250,7 +253,7 @@ def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
 def _new_rows(setup: Setup, scan: scanning.Scan, progress: Progress) -> pd.DataFrame:
     """Rows of the scan that the store does not have."""
     known, table = _known_files(setup), scan.table
-    is_left_out = table["night"].isin(nights.left_out_nights(setup.path)).to_numpy(dtype=bool)
+    is_left_out = table["night"].isin(nights.left_out_nights(setup.store)).to_numpy(dtype=bool)
     if is_left_out.any():
         names = ", ".join(sorted(set(table["night"][is_left_out])))
         progress.tell(f"{is_left_out.sum()} frame(s) of removed nights are left out ({names}); --redo brings one back.")
@@ -272,7 +275,7 @@ def _refuse_changed_files(table: pd.DataFrame, before: Sequence[tuple[int, float
 
 def _require_all_files(setup: Setup, scan: scanning.Scan) -> None:
     """Refuse to give up reduced nights whose frames are not among those given."""
-    if nights.read_pending(setup.path).get("rebuild_reference"):
+    if nights.read_pending(setup.store).get("rebuild_reference"):
         return
     missing = sorted(set(_known_files(setup)) - set(scan.table["file"]))
     if missing:
@@ -300,10 +303,9 @@ def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, floa
 
 def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
     steps = setup.steps(planned.shape, planned.binning)
-    layout.add_key(setup.path, planned.key, planned.camera, planned.filter)
     per_block = setup.frames_per_block or plan.frames_per_block(planned.shape, np.dtype(planned.dtype))
-    part = layout.Part(
-        key=planned.key,
+    part = Part(
+        camera=setup.store.add_camera(planned.key, planned.camera, planned.filter),
         night=planned.night,
         n_frames=len(planned.manifest["file"]),
         frames_per_block=per_block,
@@ -314,14 +316,15 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": identities.parameters_hash(setup.record())}
-    layout.add_part(setup.path, part, planned.manifest, planned.data_root, provenance)
+    making.create_part(part, planned.manifest, planned.data_root, provenance)
 
 
 def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:
     """Keep the files that could not be used at all, with the reason, over all runs."""
     listed: dict[str, str] = {}
-    if layout.has_product(setup.path, "set_aside"):
-        before = layout.read_product(setup.path, "set_aside")
+    set_aside = setup.store.set_aside
+    if set_aside.is_whole:
+        before = set_aside.read_all()
         listed = dict(zip(before["file"].tolist(), before["reason"].tolist(), strict=True))
     listed |= dict(scan.set_aside)
     for file in scan.table["file"]:
@@ -331,4 +334,4 @@ def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[
         "file": np.array(sorted(listed), dtype=object),
         "reason": np.array([listed[file] for file in sorted(listed)], dtype=object),
     }
-    layout.write_product(setup.path, "set_aside", "set_aside", arrays, {"long_name": "files that could not be used"})
+    set_aside.write(arrays, {"long_name": "files that could not be used"})

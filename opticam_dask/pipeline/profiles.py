@@ -13,10 +13,10 @@ from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.passes import second_pass, star_profiles
 from opticam_dask.pipeline import frozen, photometry, stacks
-from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
+from opticam_dask.pipeline.reduction import Progress, ReductionError
 from opticam_dask.pipeline.run import Pass, Run, frames_in, guarded_work
 from opticam_dask.steps.frame_steps import BlockSummary
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
 
 #: Total fluxes by the profile of another night are uncertain by at least this part.
 _OTHER_NIGHT = 0.05
@@ -33,44 +33,43 @@ class StarProfiles(Pass):
     title = "Measuring star profiles"
     unit = "part"
 
-    def is_ready(self, run: Run, key: str) -> bool:
-        """Whether a key has a catalogue; of a run that jobs share, nights without one are stacked here as well."""
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a catalogue; of a run that jobs share, nights without one are stacked here as well."""
         if run.sums is not None:
-            return frozen.has_reference(run.setup, key)
-        return frozen.has_catalog(run.setup, key)
+            return camera.reference.is_whole
+        return camera.catalog.is_whole
 
-    def undone(self, run: Run, part: layout.Part, among: range | None = None) -> list[int]:
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
         """The part itself, when it has no profile, or, of a run that jobs share, no stack."""
-        path = run.setup.path
         if run.sums is None:
-            is_due = not frozen.has_profile(run.setup, part) and bool(layout.done_blocks(path, part).all())
+            is_due = not part.psf.is_whole and bool(part.frames.done().all())
         else:
-            has_stack = layout.has_product(path, f"{part.group}/stack")
-            is_due = (part.key, part.night) not in run.sums and (not has_stack or _is_measurable(run.setup, part))
+            has_stack = part.stack.is_whole
+            is_due = (part.key, part.night) not in run.sums and (not has_stack or _is_measurable(part))
         return [0] if is_due else []
 
-    def n_frames(self, run: Run, part: layout.Part, todo: Sequence[int]) -> int:
+    def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
         """Frames of both rounds."""
-        return sum(map(len, profile_frames(run.setup, part))) if todo and _is_measurable(run.setup, part) else 0
+        return sum(map(len, profile_frames(part))) if todo and _is_measurable(part) else 0
 
-    def work(self, run: Run, todo: Sequence[tuple[layout.Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+    def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
         """Measure one part after the other, each on all workers."""
         for part in (part for part, some in todo if some):
             if run.sums is not None:
                 stacks.finish_stack(run.setup, part, run.executor)
-            found = measure_stars(run, part) if _is_measurable(run.setup, part) else {}
+            found = measure_stars(run, part) if _is_measurable(part) else {}
             run.check_owner()
             if run.sums is None:
-                write_profile(run.setup, part, found, run.progress)
+                write_profile(part, found, run.progress)
             else:
                 run.sums[part.key, part.night] = found
             yield part.key, BlockSummary(0, part.n_frames, 0, {}, ())
 
-    def finish_part(self, run: Run, part: layout.Part, *, is_new: bool) -> None:
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
         """Write what jobs have found of the stars of a part."""
         name = part.key, part.night
-        if run.sums is not None and name in run.sums and _is_measurable(run.setup, part):
-            write_profile(run.setup, part, run.sums[name], run.progress)
+        if run.sums is not None and name in run.sums and _is_measurable(part):
+            write_profile(part, run.sums[name], run.progress)
 
     def finish(self, run: Run) -> None:
         """Prepare the photometers and make the arrays that they fill.
@@ -89,33 +88,33 @@ class StarProfiles(Pass):
         for part in parts:
             if run.planned and (part.key, part.night) not in run.planned:
                 continue
-            if frozen.has_profile(run.setup, part):
-                photometry.add_labels(run.setup, part, run.photometers, photometry.prepared_for(run, part.key))
+            if part.psf.is_whole:
+                photometry.add_labels(run.setup, part, run.photometers, photometry.prepared_for(run, part.camera))
             else:
                 run.progress.tell(
                     f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs)."
                 )
 
 
-def _is_measurable(setup: Setup, part: layout.Part) -> bool:
+def _is_measurable(part: Part) -> bool:
     """Whether a part has no profile yet and a catalogue whose stars could give one."""
-    return frozen.has_catalog(setup, part.key) and not frozen.has_profile(setup, part)
+    return part.camera.catalog.is_whole and not part.psf.is_whole
 
 
-def profile_frames(setup: Setup, part: layout.Part) -> tuple[list[int], list[int]]:
+def profile_frames(part: Part) -> tuple[list[int], list[int]]:
     """Frames of a part that its profile is measured in: those of the first round, and of the second."""
-    frames = star_profiles.choose_frames(layout.read_array(setup.path, f"{part.group}/frames", "flags"))
+    frames = star_profiles.choose_frames(part.frames["flags"])
     return star_profiles.some_of(frames), frames
 
 
-def measure_stars(run: Run, part: layout.Part) -> dict[int, Any]:
+def measure_stars(run: Run, part: Part) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
-    first, frames = profile_frames(run.setup, part)
+    first, frames = profile_frames(part)
     fitted = star_profiles.fit(_profile_round(run, part, first, None))
     return {} if fitted is None else _profile_round(run, part, frames, fitted)
 
 
-def _profile_round(run: Run, part: layout.Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
+def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
     second = photometry.second_pass_job(run.setup, part, {})
     job = star_profiles.ProfileJob(
@@ -123,8 +122,8 @@ def _profile_round(run: Run, part: layout.Part, frames: Sequence[int], fitted: P
         has_profile=fitted is not None,
         frames=tuple(frames),
         frames_per_block=part.frames_per_block,
-        read_manifest=functools.partial(frozen.read_manifest, run.setup.path, part, frozen.piled_up(run.setup, part)),
-        read_results=functools.partial(layout.read_results, run.setup.path, part),
+        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
+        read_results=part.results,
     )
     measure, try_frame = (
         functools.partial(function, job) for function in (star_profiles.measure_block, star_profiles.try_frame)
@@ -138,10 +137,10 @@ def _profile_round(run: Run, part: layout.Part, frames: Sequence[int], fitted: P
     return found
 
 
-def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], progress: Progress) -> None:
+def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> None:
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
     fitted, source = star_profiles.fit(found), part.night
-    fwhm = layout.read_array(setup.path, f"{part.group}/frames", "fwhm")
+    fwhm = part.frames["fwhm"]
     if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < noise.UNDERSAMPLED:
         progress.tell(
             f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
@@ -149,9 +148,9 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
             "allow for what the star profile cannot know."
         )
     if fitted is None:
-        reference = frozen.reference_part(setup, part.key)
-        if reference.night != part.night and frozen.has_profile(setup, reference):
-            known = frozen.read_profile(setup, reference)
+        reference = frozen.reference_part(part.camera)
+        if reference.night != part.night and reference.psf.is_whole:
+            known = frozen.read_profile(reference)
             fitted, source = replace(known, total_err=max(known.total_err, _OTHER_NIGHT)), reference.night
         else:
             fitted, source = gaussian_profile(), "gaussian"
@@ -173,4 +172,4 @@ def write_profile(setup: Setup, part: layout.Part, found: Mapping[int, Any], pro
         "total_err": fitted.total_err,
     }
     arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
-    layout.write_product(setup.path, f"{part.group}/psf", "psf", arrays, attributes)
+    part.psf.write(arrays, attributes)

@@ -18,7 +18,8 @@ from opticam_dask.methods.finders import default_finder
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import Calibration, Detector
 from opticam_dask.steps.frame_steps import BlockSummary, FrameSteps
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
+from opticam_dask.store.store import Store
 from opticam_dask.text import printable
 
 
@@ -144,7 +145,12 @@ class Setup:
     @property
     def path(self) -> Path:
         """Path of the store."""
-        return layout.store_path(self.out_directory)
+        return self.store.path
+
+    @property
+    def store(self) -> Store:
+        """The store, whether it is there yet or not."""
+        return Store.at(self.out_directory)
 
     def record(self) -> dict[str, Any]:
         """Everything that the first pass and the catalogue depend on, as JSON can hold it."""
@@ -160,12 +166,12 @@ class Setup:
             **optional,
         }
 
-    def steps_of(self, part: layout.Part) -> FrameSteps:
+    def steps_of(self, part: Part) -> FrameSteps:
         """Steps for the frames of one part, with its calibration."""
         steps = self.steps(part.shape, part.binning)
         if self.calibration is None:
             return steps
-        masters = self.calibration.reader(self.path, Detector(part.key, part.shape, part.binning))
+        masters = self.calibration.reader(self.store, Detector(part.key, part.shape, part.binning))
         return replace(steps, masters=masters, has_flat="flat" in self.calibration.kinds)
 
     def steps(self, shape: tuple[int, int], binning: int) -> FrameSteps:

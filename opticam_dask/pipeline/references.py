@@ -11,11 +11,10 @@ from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen, plan
-from opticam_dask.pipeline.frozen import reference_group
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
 from opticam_dask.pipeline.run import Pass, Run, guarded_work
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
 
 #: Candidates for the reference frame of a night.
 N_PROBES = 25
@@ -40,10 +39,10 @@ class References(Pass):
 
 def choose_references(setup: Setup, executor: Executor, progress: Progress) -> None:
     """Pick and freeze the reference frame of every key that has none."""
-    todo = [key for key in layout.keys(setup.path) if not layout.has_product(setup.path, reference_group(key))]
-    for key in todo:
-        _require_nothing_aligned(setup, key)
-    candidates = {key: part for key in todo if (part := _reference_part(setup, key)) is not None}
+    todo = [camera for camera in setup.store.cameras if not camera.reference.is_whole]
+    for camera in todo:
+        _require_nothing_aligned(camera)
+    candidates = {camera.key: part for camera in todo if (part := _reference_part(setup, camera)) is not None}
     indices = {key: stack_selection(part.n_frames, N_PROBES) for key, part in candidates.items()}
     if not candidates:
         return
@@ -62,11 +61,12 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
         _freeze_reference(setup, part, probes[key], progress)
 
 
-def _require_nothing_aligned(setup: Setup, key: str) -> None:
+def _require_nothing_aligned(camera: Camera) -> None:
     """Refuse another reference frame where frames are aligned to one that was lost."""
-    if layout.read_attributes(setup.path, layout.group_name(key)).get("catalog_checksum") is not None:
+    if camera.attributes.get("catalog_checksum") is not None:
         raise ReductionError(
-            f"the reference frame of {key} is lost, but its nights are aligned to it. Reduce with --rebuild-reference."
+            f"the reference frame of {camera.key} is lost, but its nights are aligned to it. "
+            "Reduce with --rebuild-reference."
         )
 
 
@@ -78,28 +78,30 @@ def _one_frame(_: int) -> int:
     return 1
 
 
-def _reference_part(setup: Setup, key: str) -> layout.Part | None:
+def _reference_part(setup: Setup, camera: Camera) -> Part | None:
     """Part whose frames give reference frame and catalogue: the first credible night, unless told."""
-    main = {part.night: part for part in layout.parts(setup.path, key) if "." not in part.night}
+    main = {part.night: part for part in camera.parts if "." not in part.night}
     wanted = setup.parameters.reference_night
     if wanted is not None:
         if wanted not in main:
-            raise WrongParameters(f"reference night {wanted} is not among the nights of {key}: {', '.join(main)}.")
+            raise WrongParameters(
+                f"reference night {wanted} is not among the nights of {camera.key}: {', '.join(main)}."
+            )
         return main[wanted]
     nights = plan.credible_nights({night: part.n_frames for night, part in main.items()})
     return main[nights[0]] if nights else None
 
 
-def _probe_job(setup: Setup, part: layout.Part) -> first_pass.ProbeJob:
+def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
     return first_pass.ProbeJob(
         steps=setup.steps_of(part),
         frames_per_block=part.frames_per_block,
         n_alignment_sources=setup.parameters.n_alignment_sources,
-        read_manifest=functools.partial(layout.read_manifest, setup.path, part),
+        read_manifest=part.manifest,
     )
 
 
-def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.Probe], progress: Progress) -> None:
+def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], progress: Progress) -> None:
     chosen = first_pass.choose_reference(
         probes, functools.partial(first_pass.count_matches, setup.parameters.transform_type)
     )
@@ -110,7 +112,7 @@ def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.P
             "A lower threshold or n_pixels may help."
         )
         return
-    file = layout.read_manifest(setup.path, part, chosen.index // part.frames_per_block)["file"]
+    file = part.manifest(chosen.index // part.frames_per_block)["file"]
     attributes = {
         "reference_file": os.path.basename(file[chosen.index % part.frames_per_block]),
         "reference_index": chosen.index,
@@ -128,5 +130,5 @@ def _freeze_reference(setup: Setup, part: layout.Part, probes: list[first_pass.P
         )
         attributes |= {"pile_up_adu": piled.level, "pile_up_gain": piled.gain, "pile_up_n_frames": piled.n_frames}
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
-    layout.write_product(setup.path, reference_group(part.key), "reference", arrays, attributes)
-    layout.update_attributes(setup.path, layout.group_name(part.key), {"reference_night": part.night})
+    part.camera.reference.write(arrays, attributes)
+    part.camera.update({"reference_night": part.night})

@@ -14,7 +14,7 @@ from opticam_dask.cluster.rescue import rescue_block
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline.reduction import Progress, Setup, Silent
 from opticam_dask.steps.frame_steps import BlockSummary
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.ownership import check_owner
 
 
@@ -88,23 +88,23 @@ class Pass:
     title: ClassVar[str] = ""
     unit: ClassVar[Literal["block", "part"] | None] = None
 
-    def is_ready(self, run: Run, key: str) -> bool:
-        """Whether the passes before have made what it needs of a camera key; what is not ready is left out."""
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether the passes before have made what it needs of a camera; what is not ready is left out."""
         return False
 
-    def undone(self, run: Run, part: layout.Part, among: range | None = None) -> list[int]:
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
         """Units of a part (of those in ``among``) that are not done."""
         return []
 
-    def n_frames(self, run: Run, part: layout.Part, todo: Sequence[int]) -> int:
+    def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
         """Frames that are read for some units of a part."""
         return 0
 
-    def work(self, run: Run, todo: Sequence[tuple[layout.Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+    def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
         """Do some units of some parts; yield the camera key and a summary of each as they end."""
         yield from ()
 
-    def finish_part(self, run: Run, part: layout.Part, *, is_new: bool) -> None:
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
         """Do what needs all units of a part; ``is_new`` when some of them were done in this run."""
 
     def finish(self, run: Run) -> None:
@@ -121,21 +121,21 @@ class BlockPass(Pass, ABC):
     unit = "block"
 
     @abstractmethod
-    def tasks(self, run: Run, part: layout.Part, todo: Sequence[int]) -> Work:
+    def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
         """Tasks for some blocks of a part."""
 
-    def n_frames(self, run: Run, part: layout.Part, todo: Sequence[int]) -> int:
+    def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
         """Frames of some blocks."""
         return sum(map(functools.partial(frames_in, part), todo))
 
-    def work(self, run: Run, todo: Sequence[tuple[layout.Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+    def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
         """Run the blocks of all parts, a window at a time."""
         for key, summary in run.executor.run([self.tasks(run, part, some) for part, some in todo if some]):
             run.progress.advance(summary.n_frames)
             yield key, summary
 
 
-def frames_in(part: layout.Part, block: int) -> int:
+def frames_in(part: Part, block: int) -> int:
     """Number of frames in a block of a part."""
     start, stop = part.block_range(block)
     return stop - start

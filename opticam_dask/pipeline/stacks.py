@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,20 +13,21 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline.reduction import Setup
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
+from opticam_dask.store.scratch import read_partial_stack, write_partial_stack
 
 #: Partial stacks that one task of the tree adds.
 _FAN_IN = 8
 
 
-def _frames_of_groups(setup: Setup, part: layout.Part) -> tuple[np.ndarray, np.ndarray]:
+def _frames_of_groups(setup: Setup, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a part that are stacked, and the group of the stack that each is summed in."""
     selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
     return selected, stack_groups(0, part.n_frames, part.n_frames, setup.parameters.stack_frames)[selected]
 
 
-def _stack_blocks(setup: Setup, part: layout.Part) -> dict[int, Sequence[int]]:
+def _stack_blocks(setup: Setup, part: Part) -> dict[int, Sequence[int]]:
     """Blocks that hold a frame of each group of the stack; a range where it is all of them, small in a graph."""
     selected, groups = _frames_of_groups(setup, part)
     found: dict[int, Sequence[int]] = {}
@@ -38,14 +38,13 @@ def _stack_blocks(setup: Setup, part: layout.Part) -> dict[int, Sequence[int]]:
     return found
 
 
-def blocks_without_sums(setup: Setup, part: layout.Part, among: range) -> list[int]:
+def blocks_without_sums(setup: Setup, part: Part, among: range) -> list[int]:
     """Blocks, of those in ``among``, that hold a stacked frame and whose partial stack is not there."""
     return [
         block
         for group, numbers in _stack_blocks(setup, part).items()
         for block in numbers
-        if block in among
-        and not layout.partial_stack_path(setup.path, part.group, _level_name(0, group, block)).is_file()
+        if block in among and not part.partial_stack_file(_level_name(0, group, block)).is_file()
     ]
 
 
@@ -53,34 +52,29 @@ def _level_name(level: int, group: int, number: int) -> str:
     return f"level-{level}-{group}-{number:06d}"
 
 
-def write_partial(
-    path: Path, part: str, level: int, group: int, number: int, total: np.ndarray, coverage: np.ndarray
-) -> None:
+def write_partial(part: Part, level: int, group: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
     """Write the sum of some stacked frames, and how many of them show each pixel, to a scratch file."""
-    layout.write_partial_stack(
-        layout.partial_stack_path(path, part, _level_name(level, group, number)), total, coverage
-    )
+    write_partial_stack(part.partial_stack_file(_level_name(level, group, number)), total, coverage)
 
 
-def _read_partial(path: Path, part: str, level: int, group: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    return layout.read_partial_stack(layout.partial_stack_path(path, part, _level_name(level, group, number)))
+def _read_partial(part: Part, level: int, group: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return read_partial_stack(part.partial_stack_file(_level_name(level, group, number)))
 
 
-def finish_stack(setup: Setup, part: layout.Part, executor: Executor) -> None:
+def finish_stack(setup: Setup, part: Part, executor: Executor) -> None:
     """Add the partial stacks of each group of a part in a tree, and store the mean of what the groups agree on."""
     check_owner(setup.out_directory)
-    group = f"{part.group}/stack"
-    if layout.has_product(setup.path, group):
+    if part.stack.is_whole:
         return
     names = _merge_groups(setup, part, executor)
-    groups = [_read_partial(setup.path, part.group, *name) for name in names]
+    groups = [_read_partial(part, *name) for name in names]
     image, coverage = combine_groups(groups, _rms_of_groups(setup, part))
     arrays = {"image": image, "coverage": coverage}
-    layout.write_product(setup.path, group, "stack", arrays, {"n_frames": int(coverage.max(initial=0))})
-    layout.remove_partial_stacks(setup.path, part.group)
+    part.stack.write(arrays, {"n_frames": int(coverage.max(initial=0))})
+    part.remove_partial_stacks()
 
 
-def _merge_groups(setup: Setup, part: layout.Part, executor: Executor) -> list[tuple[int, int, int]]:
+def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[int, int, int]]:
     """Add the partial stacks of each group; level, group and number of what then holds all of a group."""
     inputs = _stack_blocks(setup, part)
     levels = dict.fromkeys(inputs, 0)
@@ -90,8 +84,8 @@ def _merge_groups(setup: Setup, part: layout.Part, executor: Executor) -> list[t
             job = first_pass.MergeJob(
                 inputs=inputs[group],
                 fan_in=_FAN_IN,
-                read=functools.partial(_read_partial, setup.path, part.group, levels[group], group),
-                write=functools.partial(write_partial, setup.path, part.group, levels[group] + 1, group),
+                read=functools.partial(_read_partial, part, levels[group], group),
+                write=functools.partial(write_partial, part, levels[group] + 1, group),
             )
             inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
             levels[group] += 1
@@ -103,10 +97,10 @@ def _merge_groups(setup: Setup, part: layout.Part, executor: Executor) -> list[t
     return [(levels[group], group, numbers[0]) for group, numbers in inputs.items()]
 
 
-def _rms_of_groups(setup: Setup, part: layout.Part) -> np.ndarray:
+def _rms_of_groups(setup: Setup, part: Part) -> np.ndarray:
     """Median background RMS of the frames of each group of the stack, electrons; 0 for a group without frames."""
-    rms = layout.read_array(setup.path, f"{part.group}/frames", "background_rms")
-    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    rms = part.frames["background_rms"]
+    flags = part.frames["flags"]
     selected, groups = _frames_of_groups(setup, part)
     is_known = np.isfinite(rms[selected]) & ((flags[selected] & np.uint32(UNUSABLE)) == 0)
     of_groups = [rms[selected[is_known & (groups == group)]] for group in np.unique(groups)]

@@ -18,17 +18,22 @@ from typing import Any, Protocol
 
 import numpy as np
 from astropy.utils.exceptions import AstropyDeprecationWarning
+from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import FrameError, Reader
 from opticam_dask.kernels.images import background, calibrate, detect, segments, sky, star_choice
 from opticam_dask.kernels.images.masters import Masters
-from opticam_dask.kernels.sources import field_form, moments
+from opticam_dask.kernels.sources import field_form, moments, photometry
 from opticam_dask.locations import is_remote, location
 from opticam_dask.methods.finders import DefaultFinder
 
 #: The seeing of a frame is measured on so many of its brightest sources.
 _SEEING_SOURCES = 30
+
+#: A source is alone when none of this part of its light is within so many times its FWHM. The seeing is that of sources
+#: that are alone, where there are so many of them.
+_ALONE_LIGHT, _ALONE_REACH, _ENOUGH_ALONE = 0.1, 3.0, 3
 
 #: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
 #: further from brighter ones, up to so much brighter.
@@ -596,7 +601,8 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
         Which sources count.
     """
     assert result.subtracted is not None  # sources were found on it
-    sources, chosen = result.sources, np.flatnonzero(is_star)[:_SEEING_SOURCES]
+    sources, is_alone = result.sources, is_star & _are_alone(result.sources)
+    chosen = np.flatnonzero(is_alone if np.count_nonzero(is_alone) >= _ENOUGH_ALONE else is_star)[:_SEEING_SOURCES]
     positions = np.column_stack([sources["x"], sources["y"]])
     new = np.array([slot for slot in chosen.tolist() if slot not in result.moments], dtype=np.intp)
     sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[new]
@@ -606,6 +612,22 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
     noise = result.values["background_rms"]
     form = field_form.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
     result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
+
+
+def _are_alone(sources: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which sources of a frame have no neighbour whose light would add to their width."""
+    xy = np.column_stack([sources["x"], sources["y"]])
+    size = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])
+    is_alone, known = np.zeros(len(xy), dtype=bool), np.flatnonzero(np.isfinite(xy).all(axis=1) & np.isfinite(size))
+    if not len(known):
+        return is_alone
+    reach = _ALONE_REACH * photometry.SIGMA_TO_FWHM * float(np.median(size[known]))
+    flux = sources["flux"][known]
+    is_alone[known] = True
+    for one, other in KDTree(xy[known]).query_pairs(reach, output_type="ndarray").tolist():
+        for star, neighbour in ((one, other), (other, one)):
+            is_alone[known[star]] &= not flux[neighbour] > _ALONE_LIGHT * flux[star]
+    return is_alone
 
 
 def error_text(error: Exception) -> str:

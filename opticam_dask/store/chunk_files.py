@@ -113,6 +113,12 @@ class ChunkFiles:
                 os.unlink(temporary)
             raise
 
+    def write_whole(self, values: np.ndarray) -> None:
+        """Write all entries of an array that was just made."""
+        for start in range(0, len(values), self.per_chunk):
+            stop = min(start + self.per_chunk, len(values))
+            self.write(start, stop, values[start:stop])
+
     def _file(self, chunk: int) -> str:
         return os.path.join(self.directory, "c", str(chunk), *("0",) * (len(self.shape) - 1))
 

@@ -13,14 +13,17 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.locations import location, walk
-from opticam_dask.store import layout
-from opticam_dask.store.layout import Part
+from opticam_dask.store import making
+from opticam_dask.store.arrays import ZarrArray, all_arrays, open_zarr_array
+from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 _MANIFEST = {entry.name for entry in schema.MANIFEST}
 #: Products of a part that are written at once, in words.
@@ -76,26 +79,31 @@ def find_damage(path: str | Path) -> list[Damage]:
     -------
     list of Damage
     """
-    if broken := list(_damaged_metadata(location(path))):
+    store = Store(location(path))
+    if broken := list(_damaged_metadata(store.path)):
         return broken  # arrays below cannot be opened
-    parts = {part.group: part for key in layout.keys(path) for part in layout.parts(path, key)}
-    if lost := list(_lost_arrays(location(path), parts)):
+    parts = _parts_of(store)
+    if lost := list(_lost_arrays(store, parts)):
         return lost
-    done: dict[tuple[str, str | None], np.ndarray] = {}
-    found = list(_lost_products(path))
+    done: dict[str, np.ndarray] = {}
+    found = list(_lost_products(store))
     # in schema 1.0 a chunk of fill values was no file
-    may_lack_chunks = layout.schema_version(path) == "1.0"
-    flags_first = sorted(layout.all_arrays(path), key=lambda entry: (not entry[0].endswith("/flags"), entry[0]))
+    may_lack_chunks = store.version == "1.0"
+    flags_first = sorted(all_arrays(store.path).items(), key=lambda entry: (not entry[0].endswith("/flags"), entry[0]))
     for name, array in flags_first:
-        place = _Place.of(name, parts)
-        for index in _chunks(array):
-            reason = _fault(location(path), name, array, index)
+        place = _Place.of(store, name, parts)
+        for index in array.chunks():
+            reason = _fault(array, index)
             if reason is None:
                 continue
-            if reason == _MISSING and (may_lack_chunks or not _must_be_there(path, place, index, done)):
+            if reason == _MISSING and (may_lack_chunks or not _must_be_there(place, index, done)):
                 continue
-            found.append(_describe(path, name, place, index, reason))
+            found.append(_describe(place, name, array, index, reason))
     return found
+
+
+def _parts_of(store: Store) -> dict[str, Part]:
+    return {part.group: part for camera in store.cameras for part in camera.parts}
 
 
 def stray_files(path: str | Path) -> list[Path]:
@@ -104,28 +112,56 @@ def stray_files(path: str | Path) -> list[Path]:
     return sorted({file for pattern in names for file in location(path).rglob(pattern)})
 
 
-def add_arrays_of(path: str | Path, version: str) -> None:
+def add_arrays_of(store: Store, version: str) -> None:
     """Make the arrays that a schema version added, without values."""
-    for key in layout.keys(path):
-        for part in layout.parts(path, key):
-            for kind, names in schema.ADDED[version].items():
-                if kind != "background" or part.mesh_shape is not None:
-                    layout.add_arrays(path, part, kind, names)
+    for part in _parts_of(store).values():
+        for kind, names in schema.ADDED[version].items():
+            if kind != "background" or part.mesh_shape is not None:
+                making.add_arrays(part, kind, names)
 
 
-def write_missing_chunks(path: str | Path) -> int:
+def write_missing_chunks(store: Store) -> int:
     """Write the chunks of finished blocks that hold fill values only, where they have no file; return how many."""
-    parts = {part.group: part for key in layout.keys(path) for part in layout.parts(path, key)}
-    done: dict[tuple[str, str | None], np.ndarray] = {}
+    parts = _parts_of(store)
+    done: dict[str, np.ndarray] = {}
     count = 0
-    for name, array in layout.all_arrays(path):
-        place = _Place.of(name, parts)
-        for index in _chunks(array):
-            is_missing = not _chunk_file(location(path), name, array, index).exists()
-            if is_missing and _must_be_there(path, place, index, done):
-                layout.write_chunk_again(path, name, index)
+    for name, array in all_arrays(store.path).items():
+        place = _Place.of(store, name, parts)
+        for index in array.chunks():
+            if not array.chunk_file(index).exists() and _must_be_there(place, index, done):
+                array.write_chunk_again(index)
                 count += 1
     return count
+
+
+def compare(path: str | Path, other: str | Path) -> list[str]:
+    """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes.
+
+    Differential light curves are left out: people keep them when the reduction is over.
+    """
+    stores = [Store(location(one)) for one in (path, other)]
+    mine, theirs = (
+        {name: array for name, array in all_arrays(one.path).items() if "/differential/" not in name} for one in stores
+    )
+    lines = [f"{name}: only in one of the two" for name in sorted(set(mine) ^ set(theirs))]
+    for name in sorted(set(mine) & set(theirs)):
+        lines += [f"{name}: {told}" for told in _difference(mine[name].read(), theirs[name].read())]
+    before, after = (store.attributes for store in stores)
+    for attribute in ("parameters_hash", "schema_version", "instrument"):
+        if before.get(attribute) != after.get(attribute):
+            lines.append(f"attribute {attribute} differs")
+    return lines
+
+
+def _difference(one: np.ndarray, two: np.ndarray) -> list[str]:
+    """How two arrays differ, in words; empty where all bits are the same."""
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return [f"{one.dtype}{one.shape} against {two.dtype}{two.shape}"]
+    is_text = one.dtype.kind in "TOU"
+    if not is_text and one.size:
+        one, two = (values.view(f"V{values.dtype.itemsize}") for values in (one, two))
+    n_different = int(np.count_nonzero(one != two)) if one.size else 0
+    return [f"{n_different} of {one.size} {'texts' if is_text else 'values'} differ"] if n_different else []
 
 
 # ---------------------------------------------------------------- where a chunk belongs
@@ -135,18 +171,19 @@ def write_missing_chunks(path: str | Path) -> int:
 class _Place:
     """What an array is, from its path: of a part (pass, label or product) or of the whole store."""
 
+    store: Store
     part: Part | None
     group: str
     name: str
     label: str | None
 
     @classmethod
-    def of(cls, name: str, parts: dict[str, Part]) -> _Place:
+    def of(cls, store: Store, name: str, parts: dict[str, Part]) -> _Place:
         words = name.split("/")
         part = parts.get("/".join(words[:2]))
         group = "/".join(words[2:-1]) if part is not None else "/".join(words[:-1])
         label = words[3] if part is not None and words[2] == "photometry" else None
-        return cls(part, group, words[-1], label)
+        return cls(store, part, group, words[-1], label)
 
     @property
     def is_block_wise(self) -> bool:
@@ -155,134 +192,126 @@ class _Place:
             return False
         return self.name not in (_FROM_FRAMES if self.label is not None else _MANIFEST)
 
-
-def _chunks(array: Any) -> Iterator[tuple[int, ...]]:
-    return np.ndindex(*array.cdata_shape) if array.size else iter(())
-
-
-def _chunk_file(path: Path, name: str, array: Any, index: tuple[int, ...]) -> Path:
-    return path / name / array.metadata.encode_chunk_key(index)
+    @property
+    def camera(self) -> Camera:
+        """The camera whose product it is."""
+        return self.store.camera(self.group.split("/")[0])
 
 
 _MISSING = "the chunk is missing"
 
 
-def _fault(path: Path, name: str, array: Any, index: tuple[int, ...]) -> str | None:
-    if not _chunk_file(path, name, array, index).exists():
+def _fault(array: ZarrArray, index: tuple[int, ...]) -> str | None:
+    if not array.chunk_file(index).exists():
         return _MISSING
     try:
-        array.get_block_selection(index)
+        array.read_chunk(index)
     except Exception as error:  # noqa: BLE001 - any codec may fail in its own way on damaged bytes
         return f"the chunk is damaged ({' '.join(str(error).split())[:120]})"
     return None
 
 
-def _must_be_there(
-    path: str | Path, place: _Place, index: tuple[int, ...], done: dict[tuple[str, str | None], np.ndarray]
-) -> bool:
+def _must_be_there(place: _Place, index: tuple[int, ...], done: dict[str, np.ndarray]) -> bool:
     """Whether a chunk belongs to something finished; blocks that are not done may lack any of theirs."""
     if not place.is_block_wise:
         return True
     assert place.part is not None  # block-wise arrays belong to parts
-    known = (place.part.group, place.label)
-    if known not in done:
+    records = place.part.records(place.label)
+    if records.name not in done:
         try:
-            done[known] = layout.done_blocks(
-                path, *((place.part,) if place.label is None else (place.part, place.label))
-            )
+            done[records.name] = records.done()
         except Exception:  # noqa: BLE001 - flags that cannot be read are reported as such, and say nothing about others
-            done[known] = np.ones(place.part.n_blocks, dtype=bool)
-    return bool(done[known][index[0]])
+            done[records.name] = np.ones(place.part.n_blocks, dtype=bool)
+    return bool(done[records.name][index[0]])
 
 
-def _describe(path: str | Path, name: str, place: _Place, index: tuple[int, ...], reason: str) -> Damage:
+def _describe(place: _Place, name: str, array: ZarrArray, index: tuple[int, ...], reason: str) -> Damage:
     where = f"{name}, chunk {'.'.join(map(str, index))}"
     if place.part is None:
-        return _describe_product(path, place, where, reason)
+        return _describe_product(place, where, reason)
     part, label = place.part, place.label
     if place.is_block_wise:
         what = "first pass" if label is None else f"photometry {label}"
-        remedy = f"{what} of block {index[0]} of {part.key} {part.night} ({_frames_of(path, part, index[0])})"
+        remedy = f"{what} of block {index[0]} of {part.key} {part.night} ({_frames_of(part, index[0])})"
 
         def drop() -> None:
-            layout.remove_chunk(path, name, index)
-            layout.forget_blocks(path, part, [index[0]], label)
+            array.remove_chunk(index)
+            part.records(label).forget([index[0]])
 
         return Damage(where, reason, remedy, drop)
     if place.group in _PRODUCTS:
         remedy = f"{_PRODUCTS[place.group]} of {part.key} {part.night}"
-        return Damage(where, reason, remedy, lambda: layout.remove_group(path, f"{part.group}/{place.group}"))
+        return Damage(where, reason, remedy, Group(part.path, f"{part.group}/{place.group}").remove)
     if label is not None:
         remedy = f"{place.name} of photometry {label} of {part.key} {part.night}"
 
         def restore() -> None:
-            layout.remove_chunk(path, name, index)
-            _copy_from_frames(path, part, label, place.name)
+            array.remove_chunk(index)
+            array.write_whole(_values_from_frames(part, label, place.name))
 
         return Damage(where, reason, remedy, restore=restore)
-    remedy = f"all of {part.key} {part.night}, by opticam-dask reduce DATA --out {location(path).parent} --redo "
+    remedy = f"all of {part.key} {part.night}, by opticam-dask reduce DATA --out {part.path.parent} --redo "
     return Damage(where, reason, remedy + part.night.partition(".")[0])
 
 
-def _describe_product(path: str | Path, place: _Place, where: str, reason: str) -> Damage:
+def _describe_product(place: _Place, where: str, reason: str) -> Damage:
+    remove = Group(place.store.path, place.group).remove
     if place.group.endswith("/catalog"):
-        return Damage(where, reason, "the catalogue, from the stack", lambda: layout.remove_group(path, place.group))
+        return Damage(where, reason, "the catalogue, from the stack", remove)
     if place.group.endswith("/reference") and place.name in ("image", "coverage"):
         remedy = "the reference image, from the stack"
-        return Damage(where, reason, remedy, restore=lambda: _copy_from_stack(path, place.group))
+        return Damage(where, reason, remedy, restore=lambda: _copy_from_stack(place.camera))
     if place.group.startswith("calibration/"):
-        remedy = "the master, by the same opticam-dask reduce with its calibration frames"
-        return Damage(where, reason, remedy, lambda: layout.remove_group(path, place.group))
+        return Damage(where, reason, "the master, by the same opticam-dask reduce with its calibration frames", remove)
     if "/differential/" in place.group:
-        remedy = "the light curve, by what made it (DifferentialPhotometer)"
-        return Damage(where, reason, remedy, lambda: layout.remove_group(path, place.group))
+        return Damage(where, reason, "the light curve, by what made it (DifferentialPhotometer)", remove)
     if place.group == "set_aside":
-        remedy = "the list of files set aside, by the next opticam-dask reduce"
-        return Damage(where, reason, remedy, lambda: layout.remove_group(path, place.group))
-    remedy = f"all, by opticam-dask reduce DATA --out {location(path).parent} --rebuild-reference"
-    return Damage(where, reason, remedy)
+        return Damage(where, reason, "the list of files set aside, by the next opticam-dask reduce", remove)
+    return Damage(where, reason, _all_anew(place.store))
 
 
-def _frames_of(path: str | Path, part: Part, block: int) -> str:
+def _all_anew(store: Store) -> str:
+    return f"all, by opticam-dask reduce DATA --out {store.path.parent} --rebuild-reference"
+
+
+def _frames_of(part: Part, block: int) -> str:
     start, stop = part.block_range(block)
     frames = f"frames {start} to {stop - 1}"
     try:
-        files = layout.read_array(path, f"{part.group}/frames", "file", start, stop)
+        files = part.frames.read("file", start, stop)
     except Exception:  # noqa: BLE001 - the names may be damaged as well
         return frames
     return f"{frames}, {os.path.basename(files[0])} to {os.path.basename(files[-1])}"
 
 
-def _copy_from_frames(path: str | Path, part: Part, label: str, name: str) -> None:
-    group = f"{part.group}/photometry/{label}"
+def _values_from_frames(part: Part, label: str, name: str) -> np.ndarray:
+    """What an array of a label was filled with when the label was made."""
     if name == "radius":
-        layout.write_again(path, group, name, np.asarray(layout.read_attributes(path, group)["radii"], dtype=float))
-        return
-    source = (f"{layout.group_name(part.key)}/catalog" if name == "source_id" else f"{part.group}/frames", name)
-    layout.write_again(path, group, name, layout.read_array(path, *source))
+        return np.asarray(part.photometry(label).attributes["radii"], dtype=float)
+    return part.camera.catalog[name] if name == "source_id" else part.frames[name]
 
 
-def _copy_from_stack(path: str | Path, group: str) -> None:
-    night = layout.read_attributes(path, group)["reference_night"]
-    stack = layout.read_product(path, f"{group.split('/')[0]}/{night}/stack")
-    layout.extend_product(path, group, "reference", stack)
+def _copy_from_stack(camera: Camera) -> None:
+    part = camera.part(camera.reference.attributes["reference_night"])
+    if part is not None:
+        camera.reference.extend(part.stack.read_all())
 
 
-def _lost_products(path: str | Path) -> Iterator[Damage]:
+def _lost_products(store: Store) -> Iterator[Damage]:
     """Reference, catalogue and stacks that a finished first pass has made, and that are not there."""
-    for key in layout.keys(path):
-        group = layout.group_name(key)
-        if layout.read_attributes(path, group).get("catalog_checksum") is None:
+    for camera in store.cameras:
+        if camera.attributes.get("catalog_checksum") is None:
             continue
-        if not layout.has_product(path, f"{group}/reference"):
-            remedy = f"all, by opticam-dask reduce DATA --out {location(path).parent} --rebuild-reference"
-            yield Damage(f"{group}/reference", "the group is missing", remedy)
-        elif not layout.has_product(path, f"{group}/catalog"):
-            yield Damage(f"{group}/catalog", "the group is missing", "the catalogue, from the stack", lambda: None)
+        reason = "the group is missing"
+        if not camera.reference.is_whole:
+            yield Damage(camera.reference.name, reason, _all_anew(store))
+        elif not camera.catalog.is_whole:
+            yield Damage(camera.catalog.name, reason, "the catalogue, from the stack", lambda: None)
 
 
-def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
+def _lost_arrays(store: Store, parts: dict[str, Part]) -> Iterator[Damage]:
     """Arrays that the schema has and a part has not."""
+    path = store.path
     for part in parts.values():
         kinds = {kind: kind for kind in ("frames", "sources")}
         kinds |= {"background": "background"} if part.mesh_shape is not None else {}
@@ -302,10 +331,10 @@ def _lost_arrays(path: Path, parts: dict[str, Part]) -> Iterator[Damage]:
 def _expected_names(path: Path, group: str, kind: str) -> list[str]:
     """Arrays that a group of a part should have; a photometry label says which are its own."""
     if kind != "photometry":
-        later = schema.added_after(layout.schema_version(path), kind)
+        later = schema.added_after(Store(path).version, kind)
         return [entry.name for entry in schema.GROUPS[kind] if entry.name not in later]
-    with contextlib.suppress(layout.StoreError):
-        if names := layout.read_attributes(path, group).get("variables"):
+    with contextlib.suppress(StoreError):
+        if names := Group(path, group).attributes.get("variables"):
             return [str(name) for name in names]
     return [*schema.ALWAYS_MEASURED, *schema.COORDINATES[kind]]
 
@@ -325,7 +354,7 @@ def _damaged_metadata(path: Path) -> Iterator[Damage]:
             if document["zarr_format"] != 3 or document["node_type"] not in ("array", "group"):
                 raise ValueError("no Zarr version 3 node")
             if document["node_type"] == "array":
-                layout.open_array(path, str(folder.relative_to(path)))
+                open_zarr_array(path, str(folder.relative_to(path)))
         except Exception as error:  # noqa: BLE001 - damaged text fails in any way, and must not stop the report
             reason = f"the metadata are damaged ({' '.join(str(error).split())[:120]})"
             remedy = _remedy_for_metadata(path, file)

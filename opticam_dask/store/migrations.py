@@ -9,31 +9,33 @@ from typing import Any, NamedTuple
 
 from opticam_dask import identities, schema
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
-from opticam_dask.store import integrity, layout
+from opticam_dask.store import integrity, making
+from opticam_dask.store.camera import Part
+from opticam_dask.store.store import Store
 
 
 class Migration(NamedTuple):
     """One step: the version it leads to, what it does, and in words."""
 
     to: str
-    apply: Callable[[Path], object]
+    apply: Callable[[Store], object]
     sentence: str
 
 
-def _to_1_1(path: Path) -> None:
-    integrity.add_arrays_of(path, "1.1")
-    integrity.write_missing_chunks(path)
+def _to_1_1(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.1")
+    integrity.write_missing_chunks(store)
 
 
-def _to_1_2(path: Path) -> None:
-    integrity.add_arrays_of(path, "1.2")
-    integrity.write_missing_chunks(path)
-    _complete_instrument(path)
+def _to_1_2(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.2")
+    integrity.write_missing_chunks(store)
+    _complete_instrument(store)
 
 
-def _complete_instrument(path: Path) -> None:
+def _complete_instrument(store: Store) -> None:
     """Add what instruments can say since 1.2 to the record of the parameters, so that the same command goes on."""
-    attributes = layout.read_attributes(path)
+    attributes = store.attributes
     record = json.loads(attributes["parameters"])
     usual = OPTICAM_MX() if record["instrument"]["class"] == "OPTICAM_MX" else _PLAIN
     later = {name: identities.describe(getattr(usual, name)) for name in _OF_INSTRUMENTS_SINCE_1_2}
@@ -44,31 +46,30 @@ def _complete_instrument(path: Path) -> None:
     }
     if definition := attributes.get("instrument_definition"):
         changed["instrument_definition"] = later | definition
-    for key in layout.keys(path):
-        for part in layout.parts(path, key):
-            for label in layout.photometry_labels(path, part):
-                group = f"{part.group}/photometry/{label}"
-                photometer = json.loads(layout.read_attributes(path, group)["parameters"])
-                whole = identities.parameters_hash({"photometer": photometer, "reduction": record})
-                layout.update_attributes(path, group, {"parameters_hash": whole})
-    layout.update_attributes(path, "", changed)
+    for part, label in _labelled(store):
+        group = part.photometry(label)
+        photometer = json.loads(group.attributes["parameters"])
+        group.update({"parameters_hash": identities.parameters_hash({"photometer": photometer, "reduction": record})})
+    store.update(changed)
 
 
-def _to_1_3(path: Path) -> None:
+def _labelled(store: Store) -> list[tuple[Part, str]]:
+    return [(part, label) for camera in store.cameras for part in camera.parts for label in part.labels]
+
+
+def _to_1_3(store: Store) -> None:
     """Add what the first pass and the photometers of this package find since 1.3."""
-    integrity.add_arrays_of(path, "1.3")
-    for key in layout.keys(path):
-        for part in layout.parts(path, key):
-            for label in layout.photometry_labels(path, part):
-                record = json.loads(layout.read_attributes(path, f"{part.group}/photometry/{label}")["parameters"])
-                if record.get("class") in _OWN_PHOTOMETERS:
-                    layout.add_to_label(path, part, label, "profile_chi2")
-    integrity.write_missing_chunks(path)
+    integrity.add_arrays_of(store, "1.3")
+    for part, label in _labelled(store):
+        record = json.loads(part.photometry(label).attributes["parameters"])
+        if record.get("class") in _OWN_PHOTOMETERS:
+            making.add_to_label(part, label, "profile_chi2")
+    integrity.write_missing_chunks(store)
 
 
-def _to_1_4(path: Path) -> None:
-    integrity.add_arrays_of(path, "1.4")
-    integrity.write_missing_chunks(path)
+def _to_1_4(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.4")
+    integrity.write_missing_chunks(store)
 
 
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
@@ -90,7 +91,12 @@ MIGRATIONS: dict[str, Migration] = {
         _to_1_3,
         "photometry has profile_chi2, and the number of sky pixels of each box is there, without values",
     ),
-    "1.3": Migration("1.4", _to_1_4, "the change of the form of stars over each frame is there, without values"),
+    "1.3": Migration(
+        "1.4",
+        _to_1_4,
+        "the change of the form of stars over each frame is there, without values; a catalogue may hold coordinates on "
+        "the sky (opticam-dask sky finds them)",
+    ),
 }
 
 
@@ -114,14 +120,14 @@ def migrate(out_directory: str | Path) -> list[str]:
     store.StoreError
         When the version is not known.
     """
-    path = layout.require_store(out_directory)
+    store = Store.open(out_directory)
     lines = []
-    while (version := layout.schema_version(path)) != schema.SCHEMA_VERSION:
+    while (version := store.version) != schema.SCHEMA_VERSION:
         step = MIGRATIONS[version]
-        layout.drop_consolidated(path)
-        step.apply(path)
-        layout.update_attributes(path, "", {"schema_version": step.to})
+        store.drop_consolidated()
+        step.apply(store)
+        store.update({"schema_version": step.to})
         lines.append(f"{version} -> {step.to}: {step.sentence}.")
     if lines:
-        layout.finish_changes(path)
+        store.finish_changes()
     return lines

@@ -26,7 +26,6 @@ from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import quality
 from opticam_dask.store import layout, ownership
 
 FIELD = {
@@ -382,7 +381,7 @@ def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_p
     path = layout.store_path(out)
     parts = [part for key in layout.keys(path) for part in layout.parts(path, key)]
     for part in parts:
-        layout.remove_group(path, quality.group_of(part))
+        part.quality.remove()
     layout.drop_consolidated(path)
     shutil.rmtree(out / "lcs")
     shutil.copytree(freshly_planned / "planned_run", out / "planned_run")

@@ -11,7 +11,7 @@ from opticam_dask.frames.scanning import Scan, scan
 from opticam_dask.frames.synthetic import generate_observations
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout
+from opticam_dask.store import groups, layout
 
 PER_NIGHT = 12
 
@@ -56,14 +56,14 @@ class _Nothing:
 
 
 def test_reduce_frames__what_is_read_before_the_first_block_grows_with_the_nights_alone(tmp_path, row, monkeypatch):
-    read = layout.read_attributes
+    read = groups.read_metadata
     counts = {}
     for n_nights in (4, 16):
         setup, executor, seen = _planned(tmp_path / f"{n_nights}", row, n_nights), _Nothing(), []
-        monkeypatch.setattr(layout, "read_attributes", lambda *given, seen=seen: seen.append(given) or read(*given))
+        monkeypatch.setattr(groups, "read_metadata", lambda file, seen=seen: seen.append(file) or read(file))
         with pytest.raises(_Stop):
             driver.drive(driver.Run(setup, executor), driver.PASSES[1:2])
-        monkeypatch.setattr(layout, "read_attributes", read)
+        monkeypatch.setattr(groups, "read_metadata", read)
         assert executor.blocks == n_nights
         counts[n_nights] = len(seen)
     assert counts[16] <= 4 * counts[4]

@@ -19,11 +19,8 @@ from bokeh.document import Document
 
 from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulate_observations
 from opticam_dask.display import browsing
-from opticam_dask.display.browser import Browser
-from opticam_dask.display.browser_figures import Views
-from opticam_dask.display.browser_page import Page
-from opticam_dask.display.browsing import CameraView
-from opticam_dask.display.frame_pictures import envelope, nearest, shade, shrink, spread_order
+from opticam_dask.display.browser import Browser, Page, Views
+from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
 from opticam_dask.kernels.images import align
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.store import layout
@@ -141,7 +138,7 @@ def test_frame__apertures_are_those_of_the_measurement(out):
         assert picture.mjd_utc == view.mjd_utc[index]
         measured = light_curves(out, "1:g", LABEL).isel(frame=index)
         np.testing.assert_array_equal(picture.xy, np.column_stack([measured["x"], measured["y"]]))
-        scale = align.scale_of(layout.read_array(view.path, f"{part.group}/frames", "transform")[number])
+        scale = align.scale_of(part.frames["transform"][number])
         (shape,) = picture.apertures
         assert picture.has_aperture
         assert shape.semimajor_axis == pytest.approx(view.fwhm * scale)
@@ -192,7 +189,7 @@ def test_frame__beyond_the_last_is_refused(out):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"key": "2:r"}, "no camera key '2:r'.*it has 1:g"),
+        ({"key": "2:r"}, "there is no such key: '2:r'.*has 1:g"),
         ({"key": "1:g", "label": "psf"}, "no photometry 'psf'.*aperture_annulus, two"),
     ],
 )

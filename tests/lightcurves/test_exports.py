@@ -110,7 +110,7 @@ def test_export__command_line(out, capsys):
     assert capsys.readouterr().out.count("2 file(s) in ") == 3
     for wrong, words in (
         (["--label", "psf"], "no photometry 'psf'"),
-        (["--key", "9:z"], "no camera key '9:z'"),
+        (["--key", "9:z"], "there is no such key: '9:z'"),
         (["--sources", "44"], "no source 44 in the catalogue of 1:g; it has 4, from 1 to 4"),
     ):
         assert cli.main(["export", str(out), "--format", "csv", *wrong]) == 2

@@ -17,6 +17,8 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import light_curve_files, results
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.store import chunk_files, layout
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.store import Store
 
 FIELD = {
     "n_frames": 20, "shape": (96, 112), "n_sources": 7, "flux_range": (4e3, 1e5), "fwhm": 3.0, "least_separation": 6.0,
@@ -125,9 +127,9 @@ class _Told:
 def test_write_light_curves__every_chunk_of_a_night_is_read_once(reduced, monkeypatch):
     # one night, as parts that alternate in time share their chunks
     monkeypatch.setattr(light_curve_files, "_MEASUREMENTS", 56)
-    path = layout.store_path(reduced)
-    night = layout.parts(path, "1:g")[:1]
-    monkeypatch.setattr(results, "measured_parts", lambda *_: night)
+    camera = Store.open(reduced).camera("1:g")
+    night = camera.parts[:1]
+    monkeypatch.setattr(Camera, "measured_parts", lambda *_: night)
     read = []
     content = chunk_files.ChunkFiles._read_chunk
     monkeypatch.setattr(
@@ -135,7 +137,7 @@ def test_write_light_curves__every_chunk_of_a_night_is_read_once(reduced, monkey
         "_read_chunk",
         lambda array, chunk: read.append((Path(array.directory).name, chunk)) or content(array, chunk),
     )
-    job = light_curve_files._job(path, "1:g", "aperture", reduced / "lcs" / "aperture")
+    job = light_curve_files._job(camera, "aperture", reduced / "lcs" / "aperture")
     read.clear()
     for number in range(len(job.pieces)):
         job.write_piece(number)

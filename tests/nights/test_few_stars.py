@@ -155,10 +155,9 @@ def test_one_star__is_tracked_and_a_cosmic_ray_is_not(tmp_path, capsys):
 
 def test_no_catalog__the_last_line_speaks_of_detections_only_when_there_are_none(monkeypatch):
     setup = SimpleNamespace(path="a.zarr", parameters=SimpleNamespace(transform_type="affine"))
-    parts = [SimpleNamespace(group="1-V/2024-01-01")]
-    monkeypatch.setattr(frozen, "parts_with_reference", lambda _: parts)
     flags = np.full(5, FrameFlag.REDUCED | FrameFlag.NOT_ALIGNED, dtype=np.uint32)
-    monkeypatch.setattr(frozen.layout, "read_array", lambda *_: flags)
+    parts = [SimpleNamespace(frames={"flags": flags})]
+    monkeypatch.setattr(frozen, "parts_with_reference", lambda _: parts)
     said = frozen.no_catalog(setup)
     assert "none of 5 frames can be used (5 not_aligned)" in said
     assert "--transform-type translation" in said

@@ -9,7 +9,7 @@ from small_nights import FIELD
 
 from opticam_dask import DarkNoiseCorrector, Instrument, relative_light_curve
 from opticam_dask.api.correctors import BiasCorrector
-from opticam_dask.display import source_noise
+from opticam_dask.display import diagnostics
 from opticam_dask.flags import QualityFlag, SourceFlag
 
 #: Exposure time (s), gain (electrons per ADU) and number of frames of the pieces of the night.
@@ -108,11 +108,11 @@ def test_detrending__by_transparency_takes_nothing_off(night):
 
 
 def test_noise__is_that_of_the_usual_exposure(night):
-    statistics = source_noise.statistics_of_sources(night.out, "aperture")[night.key]
+    statistics = diagnostics.statistics_of_sources(night.out, "aperture")[night.key]
     # 20 of 30 frames are of 2 s: scatter and error of these, not the step to others
     assert np.all(statistics["scatter"] < 2.0 * statistics["median_error"])
     brightest = statistics.isel(source=0)
     assert 0.7 < float(brightest["median_flux"]) / (2.0 * FIELD[0, 2] / 5.0) < 0.95  # within one FWHM
-    model = source_noise.noise_model(night.out, night.key, "aperture", statistics)
+    model = diagnostics.noise_model(night.out, night.key, "aperture", statistics)
     expected = np.interp(float(brightest["median_flux"]), model["flux"], model["total"])
     assert expected == pytest.approx(float(brightest["median_error"]), rel=0.15)

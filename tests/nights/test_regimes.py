@@ -15,10 +15,10 @@ N_FRAMES = 12
 
 #: Where a photometer is still wrong without saying so; who mends it has to take it out here.
 NOT_YET = {
-    "pairs at 1.2 FWHM": "the catalogue does not tell companions nearer than 1.5 FWHM apart",
-    "pairs at 1.5 FWHM": "the catalogue does not tell companions nearer than 1.5 FWHM apart",
+    "pairs at 1.2 FWHM": "frames do not tell the stars of half of the field apart, so that their seeing is too wide",
+    "pairs at 2 FWHM": "errors of PSF fluxes are too small by a third",
     "FWHM 1.2": "pixels as wide as the stars: errors are too small by half",
-    "PSF varies by 20 %": "one form of the stars serves the whole field",
+    "defocus, 15 pixels": "rings are no sum of functions with their peak in the middle, and their widths jump",
 }
 
 

@@ -34,6 +34,7 @@ from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.steps.frame_steps import entry_of, load_image
 from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 SHAPE, GAIN = (120, 136), 2.0
 MODEL = {
@@ -248,9 +249,7 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, tmp_path)
 
 def test_reduction__bad_pixels_are_flagged_and_made_up_for(reduced):
     curves = results.light_curves(reduced.parent, "1:g").load()
-    masters = calibration.read_masters(
-        reduced, tuple(f"calibration/{GROUPS[kind]}" for kind in GROUPS), ("test", "test", "test")
-    )
+    masters = calibration.read_masters(Store(reduced), tuple(GROUPS.values()), ("test", "test", "test"))
     flagged = (curves["flags"].to_numpy() & SourceFlag.BAD_PIXEL) != 0
     radius = 3.0
     near = np.zeros(flagged.shape, dtype=bool)

@@ -43,8 +43,8 @@ class Counting(BlockPass):
     def __init__(self, left_out=()):
         self.calls, self.done, self.left_out = [], set(), left_out
 
-    def is_ready(self, run, key):
-        return key not in self.left_out
+    def is_ready(self, run, camera):
+        return camera.key not in self.left_out
 
     def undone(self, run, part, among=None):
         return [block for block in among or range(part.n_blocks) if (part.key, block) not in self.done]

@@ -23,6 +23,7 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, nights
 from opticam_dask.pipeline.driver import Changes
 from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 N_FRAMES, SHAPE = 8, (96, 112)
 NIGHTS = ("2023-12-31", "2024-01-01", "2024-01-03")
@@ -148,7 +149,7 @@ def test_redo__a_night_is_reduced_again_from_the_files_of_now(data, together, tm
     for group in ("1-g/catalog", f"1-g/{NIGHTS[0]}/photometry/aperture", f"2-r/{NIGHTS[1]}/photometry/aperture"):
         for name, before in layout.read_product(together, group).items():
             np.testing.assert_array_equal(before, layout.read_product(path, group)[name])
-    assert nights.read_pending(path) == {}
+    assert Store(path).attributes.get("pending", {}) == {}
 
 
 @pytest.mark.parametrize(("night", "n_blocks"), [(NIGHTS[0], 3), (NIGHTS[1], 0), (NIGHTS[1], 14)])
@@ -156,14 +157,14 @@ def test_redo__the_same_command_goes_on_after_a_crash(data, together, copy, nigh
     counted = _Crash(n_blocks)
     with pytest.raises(KeyboardInterrupt):
         _reduce(copy, data, redo=(night,), executor=counted)
-    assert nights.read_pending(copy / layout.STORE_NAME)["redo"] == [night]
+    assert Store.open(copy).attributes["pending"]["redo"] == [night]
     counted = _Crash(1000)
     path, _ = _reduce(copy, data, redo=(night,), executor=counted)
     # of 4 blocks in the first pass, 4 blocks in each of two rounds for the star profiles,
     # 4 blocks in the second pass and 2 parts whose quality is measured, the crash came after n + 1
     assert 1000 - counted.n_left == 18 - (n_blocks + 1)
     assert layout.compare(together, path) == []
-    assert nights.read_pending(path) == {}
+    assert Store(path).attributes.get("pending", {}) == {}
 
 
 def test_redo__a_late_part_is_taken_up_into_its_night(data, together, tmp_path):
@@ -212,7 +213,7 @@ def test_new__begins_again_and_keeps_the_old_store(data, together, copy):
     path, _ = _reduce(copy, data, parameters={"threshold": 6.0}, new=True)
     assert layout.compare(together, copy / "reduction.old-1.zarr") == []
     assert not (copy / "reduction.old-2.zarr").exists()
-    assert nights.read_pending(path) == {}
+    assert Store(path).attributes.get("pending", {}) == {}
     assert driver.stored_parameters(copy).threshold == 6.0
     _reduce(copy, data, parameters={"threshold": 6.0}, new=True)
     assert (copy / "reduction.old-2.zarr").exists()

@@ -21,7 +21,8 @@ from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import integrity, layout
+from opticam_dask.store import arrays, integrity, layout
+from opticam_dask.store.store import Store
 
 N_FRAMES, PER_BLOCK = 10, 4
 DATA = Path(__file__).parents[1] / "data"
@@ -78,8 +79,8 @@ def _flip_a_bit(file):
 
 
 def test_every_chunk_of_a_finished_store_is_a_file(whole):
-    for name, array in layout.all_arrays(whole):
-        expected = int(np.prod(array.cdata_shape)) if array.size else 0
+    for name, array in arrays.all_arrays(whole).items():
+        expected = len(list(array.chunks()))
         assert len(list((whole / name).rglob("c/**/*"))) >= expected, name
     assert integrity.find_damage(whole) == []
 
@@ -110,7 +111,7 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
         else:
             assert [damage.where.split(",")[0] for damage in found] == [name]
             assert found[0].reason == "the chunk is missing" if harm == "lost" else "damaged" in found[0].reason
-            if "stack" not in name and integrity._Place.of(name, _parts(path)).is_block_wise:
+            if "stack" not in name and integrity._Place.of(Store(path), name, _parts(path)).is_block_wise:
                 assert "block 2 of 1:g 2023-12-31 (frames 8 to 9, 240101g200000008o.fits to" in found[0].remedy
         (path / chunk).write_bytes(kept)
 
@@ -263,7 +264,7 @@ def old(tmp_path):
 
 
 def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_path):
-    before = {name: array[...] for name, array in layout.all_arrays(old / layout.STORE_NAME)}
+    before = {name: array.read() for name, array in arrays.all_arrays(old / layout.STORE_NAME).items()}
     told = _command(capsys, "migrate", old, code=0)
     assert [line.partition(":")[0] for line in told.splitlines()] == [
         "1.0 -> 1.1",
@@ -271,7 +272,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
         "1.2 -> 1.3",
         "1.3 -> 1.4",
     ]
-    after = dict(layout.all_arrays(old / layout.STORE_NAME))
+    after = arrays.all_arrays(old / layout.STORE_NAME)
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
@@ -280,9 +281,9 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
         *("background/background_offset_mesh", "background/background_mean_mesh", "background/background_n_sky"),
         "photometry/aperture/profile_chi2",
     }
-    assert all(np.isnan(after[name][...]).all() or not after[name][...].any() for name in added)
+    assert all(np.isnan(after[name].read()).all() or not after[name].read().any() for name in added)
     for name, values in before.items():
-        np.testing.assert_array_equal(values, after[name][...])
+        np.testing.assert_array_equal(values, after[name].read())
     assert integrity.find_damage(old / layout.STORE_NAME) == []
     assert "photometry aperture: 1 of 3 blocks are not done" in _command(capsys, "verify", old, code=1)
     assert "present version" in _command(capsys, "migrate", old, code=0)

@@ -29,7 +29,7 @@ from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import arrays, layout, ownership
 
 try:
     import s3fs  # noqa: F401 - what makes fsspec know s3://
@@ -383,7 +383,7 @@ def test_store__all_threads_have_one_client(bucket):
 
     def client(_):
         meeting.wait(60)
-        return layout._zarr_store(path).fs
+        return arrays._zarr_store(path).fs
 
     with ThreadPoolExecutor(4) as pool:
         assert len({id(one) for one in pool.map(client, range(4))}) == 1

@@ -21,7 +21,7 @@ from opticam_dask.api.steps.frames import (
     records_over,
     require_same_camera,
 )
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import blocks, connections
 from opticam_dask.flags import FrameFlag, flag_attributes
 from opticam_dask.lightcurves.differential import compute_relative
 from opticam_dask.lightcurves.indexes import with_indexes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag
 from opticam_dask.kernels.images import align
 from opticam_dask.lightcurves import results
 from opticam_dask.locations import location
-from opticam_dask.passes import quality
-from opticam_dask.store import layout
-from opticam_dask.store.layout import Part
+from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.store import Store
 
 #: Points of one quantity of one key, over all nights.
 _CONDITION_POINTS = 3000
@@ -63,11 +62,12 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
     store.StoreError
         When there is no store, or it is damaged.
     """
-    path = layout.require_store(out_directory)
-    keys = layout.keys(path)
-    attributes = layout.read_attributes(path)
-    parts = {key: layout.parts(path, key) for key in keys}
-    listed, n_listed = _set_aside(path, parts)
+    store = Store.open(out_directory)
+    cameras, attributes = store.cameras, store.attributes
+    keys = [camera.key for camera in cameras]
+    parts = {camera.key: camera.parts for camera in cameras}
+    rebin = int(json.loads(attributes["parameters"]).get("rebin_factor") or 1)
+    listed, n_listed = _set_aside(store, parts)
     relative = measurements.relative_curves(out_directory, keys)
     wanted = {
         key: [number for curve in relative if curve.key == key for number in (curve.target, *curve.comparisons)]
@@ -76,51 +76,46 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
     return Report(
         instrument=str(attributes.get("instrument", "")),
         keys=keys,
-        pixel_scales=_pixel_scales(attributes, path, parts),
+        pixel_scales=_pixel_scales(attributes, cameras, rebin),
         provenance=results.provenance(out_directory),
-        nights=[_summary(path, part) for key in keys for part in parts[key]],
-        conditions=[entry for key in keys for entry in _conditions(path, parts[key])],
-        fields=[field for key in keys if (field := _field(path, key)) is not None],
-        curves=measurements.curves(path, parts, wanted, n_sources),
+        nights=[_summary(part) for key in keys for part in parts[key]],
+        conditions=[entry for key in keys for entry in _conditions(parts[key], rebin)],
+        fields=[field for camera in cameras if (field := _field(camera)) is not None],
+        curves=measurements.curves(parts, wanted, n_sources),
         relative=relative,
-        statistics=measurements.statistics(out_directory, path, parts),
-        profiles=[profile for key in keys for part in parts[key] for profile in _profile(path, part)],
+        statistics=measurements.statistics(out_directory, parts),
+        profiles=[profile for key in keys for part in parts[key] for profile in _profile(part)],
         set_aside=listed,
         n_set_aside=n_listed,
-        unfinished=status.unfinished(path),
+        unfinished=status.unfinished(store.path),
         files=_files_beside(location(out_directory)),
     )
 
 
-def _pixel_scales(attributes: Mapping[str, Any], path: Path, parts: Mapping[str, list[Part]]) -> dict[str, float]:
+def _pixel_scales(attributes: Mapping[str, Any], cameras: Sequence[Camera], rebin: int) -> dict[str, float]:
     """Arcseconds per pixel of the frames of each key, as far as the instrument says them and frames agree."""
     scales = (attributes.get("instrument_definition") or {}).get("pixel_scales") or {}
     found = {}
-    for key, some in parts.items():
-        camera = str(layout.read_attributes(path, layout.group_name(key)).get("camera", ""))
-        binnings = {part.binning for part in some}
-        if camera in scales and len(binnings) == 1:
-            found[key] = float(scales[camera]) * binnings.pop() * _rebin_factor(path)
+    for camera in cameras:
+        name = str(camera.attributes.get("camera", ""))
+        binnings = {part.binning for part in camera.parts}
+        if name in scales and len(binnings) == 1:
+            found[camera.key] = float(scales[name]) * binnings.pop() * rebin
     return found
-
-
-def _rebin_factor(path: Path) -> int:
-    return int(json.loads(layout.read_attributes(path)["parameters"]).get("rebin_factor") or 1)
 
 
 # ---------------------------------------------------------------- frames
 
 
-def _summary(path: Path, part: Part) -> NightSummary:
-    group = f"{part.group}/frames"
+def _summary(part: Part) -> NightSummary:
     names = ("flags", "exposure_time", "mjd_utc", "airmass", "fwhm")
-    facts = {name: layout.read_array(path, group, name) for name in names}
+    facts = {name: part.frames[name] for name in names}
     flags, times = facts["flags"], facts["mjd_utc"]
     is_usable = (flags != 0) & (flags & np.uint32(UNUSABLE) == 0)
     n_clouds = None
-    if layout.has_product(path, quality.group_of(part)):
-        n_clouds = int(np.count_nonzero(_quality(path, part, "flags") & np.uint32(QualityFlag.CLOUD)))
-        facts["airmass"] = _quality(path, part, "airmass")
+    if part.quality.is_whole:
+        n_clouds = int(np.count_nonzero(part.quality["flags"] & np.uint32(QualityFlag.CLOUD)))
+        facts["airmass"] = part.quality["airmass"]
     steps = np.diff(np.sort(times[np.isfinite(times)])) * 86400.0
     return NightSummary(
         key=part.key,
@@ -142,11 +137,9 @@ def _summary(path: Path, part: Part) -> NightSummary:
         airmass=_range(facts["airmass"]),
         fwhm=_middle(facts["fwhm"]),
         photometry=[
-            (label, int(done.sum()), part.n_blocks)
-            for label in layout.photometry_labels(path, part)
-            for done in [layout.done_blocks(path, part, label)]
+            (label, int(done.sum()), part.n_blocks) for label in part.labels for done in [part.photometry(label).done()]
         ],
-        data_root=str(layout.read_attributes(path, part.group).get("data_root", "")),
+        data_root=str(part.attributes.get("data_root", "")),
     )
 
 
@@ -160,79 +153,72 @@ def _middle(values: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else float("nan")
 
 
-def _quality(path: Path, part: Part, name: str) -> np.ndarray:
-    return layout.read_array(path, quality.group_of(part), name)
-
-
-def _conditions(path: Path, parts: list[Part]) -> list[ConditionsNight]:
+def _conditions(parts: list[Part], rebin: int) -> list[ConditionsNight]:
     total = sum(part.n_frames for part in parts)
     found = []
     for part in parts:
-        flags = layout.read_array(path, f"{part.group}/frames", "flags")
+        flags = part.frames["flags"]
         if not flags.any():
             continue  # nothing is known of a night that is not reduced
         n_points = max(_LEAST_POINTS, _CONDITION_POINTS * part.n_frames // total)
-        found.append(_conditions_of_part(path, part, flags, frames_per_point(part.n_frames, n_points)))
+        found.append(_conditions_of_part(part, flags, frames_per_point(part.n_frames, n_points), rebin))
     return found
 
 
-def _conditions_of_part(path: Path, part: Part, flags: np.ndarray, per_point: int) -> ConditionsNight:
-    group = f"{part.group}/frames"
-    times = layout.read_array(path, group, "mjd_utc")
-    values = {
-        name: layout.read_array(path, group, name)
-        for name in ("fwhm", "background", "background_rms", "airmass", "transform_rms")
-    }
-    values["n_sources"] = np.where(flags != 0, layout.read_array(path, group, "n_sources").astype(float), np.nan)
-    values["ellipticity"] = _ellipticity(path, part)
-    values |= _displacement(path, part)
+def _conditions_of_part(part: Part, flags: np.ndarray, per_point: int, rebin: int) -> ConditionsNight:
+    frames = part.frames
+    times = frames["mjd_utc"]
+    values = {name: frames[name] for name in ("fwhm", "background", "background_rms", "airmass", "transform_rms")}
+    values["n_sources"] = np.where(flags != 0, frames["n_sources"].astype(float), np.nan)
+    values["ellipticity"] = _ellipticity(part)
+    values |= _displacement(part, rebin)
     marks = np.zeros(part.n_frames, dtype=np.uint32)
     marks[flags & np.uint32(UNUSABLE) != 0] |= SET_ASIDE
     marks[flags & np.uint32(FrameFlag.SUSPECT_TIME) != 0] |= SUSPECT_TIME
-    if layout.has_product(path, quality.group_of(part)):
-        values["airmass"] = _quality(path, part, "airmass")
-        values |= {name: _quality(path, part, name) for name in ("transparency", "clear_transparency")}
-        marks[_quality(path, part, "flags") & np.uint32(QualityFlag.CLOUD) != 0] |= CLOUDY
+    if part.quality.is_whole:
+        values["airmass"] = part.quality["airmass"]
+        values |= {name: part.quality[name] for name in ("transparency", "clear_transparency")}
+        marks[part.quality["flags"] & np.uint32(QualityFlag.CLOUD) != 0] |= CLOUDY
     columns = {name: column_of(array, per_point) for name, array in sorted(values.items()) if np.isfinite(array).any()}
     thinned = column_of(np.zeros(part.n_frames), per_point, flags=marks).flags
     assert thinned is not None
     return ConditionsNight(part.key, clock_of(part.night.split(".")[0], times, per_point), columns, thinned)
 
 
-def _ellipticity(path: Path, part: Part) -> np.ndarray:
-    if layout.has_product(path, quality.group_of(part)):
-        return _quality(path, part, "ellipticity")
-    if layout.schema_version(path) < "1.1":
+def _ellipticity(part: Part) -> np.ndarray:
+    if part.quality.is_whole:
+        return part.quality["ellipticity"]
+    if "semimajor_sigma" not in part.frames:  # of a store of schema 1.0
         return np.full(part.n_frames, np.nan)
-    major, minor = (layout.read_array(path, f"{part.group}/frames", f"semi{axis}_sigma") for axis in ("major", "minor"))
+    major, minor = (part.frames[f"semi{axis}_sigma"] for axis in ("major", "minor"))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio: np.ndarray = 1.0 - minor / major
     return ratio
 
 
-def _displacement(path: Path, part: Part) -> dict[str, np.ndarray]:
+def _displacement(part: Part, rebin: int) -> dict[str, np.ndarray]:
     """Where the centre of the reference frame lies on each frame, and how each frame is turned."""
-    transforms = layout.read_array(path, f"{part.group}/frames", "transform")
-    ny, nx = (length // _rebin_factor(path) for length in part.shape)
+    transforms = part.frames["transform"]
+    ny, nx = (length // rebin for length in part.shape)
     centre = np.array([[(nx - 1) / 2.0, (ny - 1) / 2.0]])
     shift = align.apply_transform(transforms, centre)[..., 0, :] - centre
     turned = np.degrees(np.arctan2(transforms[:, 1, 0], transforms[:, 0, 0]))
     return {"shift_x": shift[:, 0], "shift_y": shift[:, 1], "rotation": turned}
 
 
-def _set_aside(path: Path, parts: Mapping[str, list[Part]]) -> tuple[list[SetAside], int]:
+def _set_aside(store: Store, parts: Mapping[str, list[Part]]) -> tuple[list[SetAside], int]:
     """The first frames that were set aside or flagged, and how many there are."""
     listed: list[SetAside] = []
     total = 0
     for some in parts.values():
         for part in some:
-            found = [*status.flagged_frames(path, part), *status.lost_frames(path, part)]
+            found = [*status.flagged_frames(part), *status.lost_frames(part)]
             total += len(found)
             listed += [
                 SetAside(part.key, part.night, file, reason) for file, reason in found[: max(0, _LISTED - len(listed))]
             ]
-    if layout.has_product(path, "set_aside"):
-        product = layout.read_product(path, "set_aside")
+    if store.set_aside.is_whole:
+        product = store.set_aside.read_all()
         rows = list(zip(product["file"].tolist(), product["reason"].tolist(), strict=True))
         total += len(rows)
         listed += [SetAside("", "", file, reason) for file, reason in rows[: max(0, _LISTED - len(listed))]]
@@ -242,29 +228,26 @@ def _set_aside(path: Path, parts: Mapping[str, list[Part]]) -> tuple[list[SetAsi
 # ---------------------------------------------------------------- field and profile
 
 
-def _field(path: Path, key: str) -> Field | None:
-    name = layout.group_name(key)
-    if not layout.has_product(path, f"{name}/reference") or not layout.has_product(path, f"{name}/catalog"):
+def _field(camera: Camera) -> Field | None:
+    reference, catalog = camera.reference, camera.catalog
+    if not reference.is_whole or not catalog.is_whole:
         return None
-    image = layout.read_array(path, f"{name}/reference", "image")
-    about = layout.read_attributes(path, f"{name}/reference")
-    catalog = {entry.name: layout.read_array(path, f"{name}/catalog", entry.name) for entry in schema.CATALOG}
+    about = reference.attributes
     return Field(
-        key=key,
-        image=image,
-        largest_coverage=int(layout.read_array(path, f"{name}/reference", "coverage").max(initial=0)),
-        fwhm=float(layout.read_attributes(path, f"{name}/catalog")["fwhm"]),
+        key=camera.key,
+        image=reference["image"],
+        largest_coverage=int(reference["coverage"].max(initial=0)),
+        fwhm=float(catalog.attributes["fwhm"]),
         reference_file=str(about["reference_file"]),
         reference_night=str(about["reference_night"]),
-        catalog=catalog,
+        catalog={entry.name: catalog[entry.name] for entry in schema.CATALOG},
     )
 
 
-def _profile(path: Path, part: Part) -> list[ProfileNight]:
-    group = f"{part.group}/psf"
-    if not layout.has_product(path, group):
+def _profile(part: Part) -> list[ProfileNight]:
+    if not part.psf.is_whole:
         return []
-    about, arrays = layout.read_attributes(path, group), layout.read_product(path, group)
+    about, arrays = part.psf.attributes, part.psf.read_all()
     if not np.isfinite(arrays.get("profile", np.empty(0))).any():
         return []
     return [ProfileNight(part.key, part.night, about.get("n_frames", 0), about.get("n_stars", 0), arrays)]

@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from opticam_dask.display import source_noise
+from opticam_dask.display import diagnostics
 from opticam_dask.display.report.records import Count, Curves, RelativeCurve, Statistics
 from opticam_dask.display.report.thinning import Clock, Column, clock_of, column_of, frames_per_point, joined
 from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
-from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
-from opticam_dask.store import layout
-from opticam_dask.store.layout import Part
+from opticam_dask.store.camera import Part
 
 #: Points of all light curves of a page together; each has at most and at least so many.
 _ALL_POINTS, _MOST_POINTS, _LEAST_POINTS = 240_000, 3000, 20
@@ -27,28 +25,25 @@ _CELLS = 2_000_000
 #: Frames that the statistics of the sources are made from.
 _SAMPLE = 20_000
 
+_MAD_TO_SIGMA = 1.4826
 #: What does not make a measurement doubtful.
 _HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED)
 
 
-def labels_of(path: Path, parts: Sequence[Part]) -> list[str]:
+def labels_of(parts: Sequence[Part]) -> list[str]:
     """Photometry labels of some parts, ``aperture`` first."""
-    found = {label for part in parts for label in layout.photometry_labels(path, part)}
+    found = {label for part in parts for label in part.labels}
     return sorted(found, key=lambda label: (label != "aperture", label))
 
 
 # ---------------------------------------------------------------- light curves
 
 
-def curves(
-    path: Path, parts: Mapping[str, list[Part]], wanted: Mapping[str, Sequence[int]], n_sources: int
-) -> list[Curves]:
+def curves(parts: Mapping[str, list[Part]], wanted: Mapping[str, Sequence[int]], n_sources: int) -> list[Curves]:
     """Light curves of some sources of each key and label.
 
     Parameters
     ----------
-    path : path
-        The store.
     parts : dict of list of Part
         By camera key.
     wanted : dict of sequence of int
@@ -58,13 +53,13 @@ def curves(
     """
     plans = []
     for key, some in parts.items():
-        for label in labels_of(path, some):
-            measured = [part for part in some if label in layout.photometry_labels(path, part)]
-            numbers = layout.read_array(path, f"{measured[0].group}/photometry/{label}", "source_id")
+        for label in labels_of(some):
+            measured = [part for part in some if label in part.labels]
+            numbers = measured[0].photometry(label)["source_id"]
             plans.append((key, label, measured, numbers, _chosen(numbers, wanted.get(key, ()), n_sources)))
     n_curves = sum(len(rows) for *_, rows in plans)
     n_points = min(_MOST_POINTS, _ALL_POINTS // max(1, n_curves))
-    return [_curves_of(path, *plan, n_points) for plan in plans if len(plan[-1])]
+    return [_curves_of(*plan, n_points) for plan in plans if len(plan[-1])]
 
 
 def _chosen(numbers: np.ndarray, wanted: Sequence[int], n_sources: int) -> np.ndarray:
@@ -75,22 +70,20 @@ def _chosen(numbers: np.ndarray, wanted: Sequence[int], n_sources: int) -> np.nd
     return np.sort(np.array([*first, *rest][:n_sources], dtype=int))
 
 
-def _curves_of(
-    path: Path, key: str, label: str, parts: list[Part], numbers: np.ndarray, rows: np.ndarray, n_points: int
-) -> Curves:
+def _curves_of(key: str, label: str, parts: list[Part], numbers: np.ndarray, rows: np.ndarray, n_points: int) -> Curves:
     total = sum(part.n_frames for part in parts)
-    has_bmjd = _has_bmjd(path, parts, label)
+    has_bmjd = _has_bmjd(parts, label)
     nights = []
     for part in parts:
         share = max(_LEAST_POINTS, n_points * part.n_frames // total)
         per_point = frames_per_point(part.n_frames, share)
-        times = layout.read_array(path, f"{part.group}/photometry/{label}", "bmjd_tdb" if has_bmjd else "mjd_utc")
+        times = part.photometry(label)["bmjd_tdb" if has_bmjd else "mjd_utc"]
         clock = clock_of(part.night.split(".")[0], times, per_point)
-        nights.append((clock, _columns(path, part, label, rows, per_point)))
+        nights.append((clock, _columns(part, label, rows, per_point)))
     return Curves(
         key=key,
         label=label,
-        radius=_radius(path, parts[0], label),
+        radius=_radius(parts[0], label),
         sources=[int(number) for number in numbers[rows]],
         n_sources=len(numbers),
         has_bmjd=has_bmjd,
@@ -98,29 +91,25 @@ def _curves_of(
     )
 
 
-def _has_bmjd(path: Path, parts: Sequence[Part], label: str) -> bool:
+def _has_bmjd(parts: Sequence[Part], label: str) -> bool:
     """Whether every night has barycentric times: one without would be drawn at time 0."""
-    return all(
-        np.isfinite(layout.read_array(path, f"{part.group}/photometry/{label}", "bmjd_tdb")).any() for part in parts
-    )
+    return all(np.isfinite(part.photometry(label)["bmjd_tdb"]).any() for part in parts)
 
 
-def _radius(path: Path, part: Part, label: str) -> str:
+def _radius(part: Part, label: str) -> str:
     """Which of several radii is shown, or which was chosen and how; empty where there was nothing to choose."""
-    attributes = layout.read_attributes(path, f"{part.group}/photometry/{label}")
+    attributes = part.photometry(label).attributes
     if chosen := attributes.get("aperture_radius"):
         return f"radius {chosen['radius']:g} FWHM, judged by {chosen['judged_by']}"
     radii = attributes.get("radii") or []
     return f"radius {radii[0]:g}, the first of {len(radii)}" if radii else ""
 
 
-def _columns(path: Path, part: Part, label: str, rows: np.ndarray, per_point: int) -> list[Column]:
+def _columns(part: Part, label: str, rows: np.ndarray, per_point: int) -> list[Column]:
     """Thinned fluxes of some sources of a part; one list entry a source."""
     pieces: list[list[Column]] = [[] for _ in rows]
-    for start, stop in _slabs(path, part, label, per_point):
-        flux, error, flags = (
-            _read(path, part, label, name, start, stop)[:, rows] for name in ("flux", "flux_err", "flags")
-        )
+    for start, stop in _slabs(part, label, per_point):
+        flux, error, flags = (_read(part, label, name, start, stop)[:, rows] for name in ("flux", "flux_err", "flags"))
         for index in range(len(rows)):
             pieces[index].append(
                 column_of(flux[:, index], per_point, error=error[:, index], flags=flags[:, index] & ~SourceFlag.REDUCED)
@@ -128,16 +117,16 @@ def _columns(path: Path, part: Part, label: str, rows: np.ndarray, per_point: in
     return [joined(some) for some in pieces]
 
 
-def _slabs(path: Path, part: Part, label: str, per_point: int) -> Iterator[tuple[int, int]]:
+def _slabs(part: Part, label: str, per_point: int) -> Iterator[tuple[int, int]]:
     """First and one past the last frame of each slab: whole points."""
-    n_sources = len(layout.read_array(path, f"{part.group}/photometry/{label}", "source_id"))
+    n_sources = len(part.photometry(label)["source_id"])
     size = per_point * max(1, _CELLS // (per_point * max(1, n_sources)))
     return ((start, min(start + size, part.n_frames)) for start in range(0, part.n_frames, size))
 
 
-def _read(path: Path, part: Part, label: str, name: str, start: int, stop: int) -> np.ndarray:
+def _read(part: Part, label: str, name: str, start: int, stop: int) -> np.ndarray:
     """Values of some frames, shape (frame, source); of several radii the first."""
-    values = layout.read_array(path, f"{part.group}/photometry/{label}", name, start, stop)
+    values = part.photometry(label).read(name, start, stop)
     return values if values.ndim == 2 else values[..., 0]
 
 
@@ -176,7 +165,7 @@ def _relative_curve(key: str, name: str, dataset: xr.Dataset, n_points: int) -> 
         nights=found,
         n_used=int(used.sum()),
         n_frames=len(flux),
-        scatter=MAD_TO_SIGMA * float(np.median(np.abs(flux[used] - middle))) / middle if used.any() else np.nan,
+        scatter=_MAD_TO_SIGMA * float(np.median(np.abs(flux[used] - middle))) / middle if used.any() else np.nan,
         error=float(np.nanmedian(relative_error)) if used.any() else np.nan,
         median=middle,
     )
@@ -194,20 +183,20 @@ def _about(dataset: xr.Dataset) -> str:
 # ---------------------------------------------------------------- statistics
 
 
-def statistics(out_directory: str | Path, path: Path, parts: Mapping[str, list[Part]]) -> list[Statistics]:
+def statistics(out_directory: str | Path, parts: Mapping[str, list[Part]]) -> list[Statistics]:
     """Scatter and flags of all sources of each key and label, with the noise that theory expects."""
     found = []
     for key, some in parts.items():
-        for label in labels_of(path, some):
-            measured = [part for part in some if label in layout.photometry_labels(path, part)]
-            found.append(_statistics_of(out_directory, path, key, label, measured))
+        for label in labels_of(some):
+            measured = [part for part in some if label in part.labels]
+            found.append(_statistics_of(out_directory, key, label, measured))
     return found
 
 
-def _statistics_of(out_directory: str | Path, path: Path, key: str, label: str, parts: list[Part]) -> Statistics:
-    sample = _sample(path, label, parts)
+def _statistics_of(out_directory: str | Path, key: str, label: str, parts: list[Part]) -> Statistics:
+    sample = _sample(label, parts)
     numbers = sample["source_id"].to_numpy()
-    one = source_noise.source_statistics(sample)
+    one = diagnostics.source_statistics(sample)
     flags = sample["flags"].to_numpy()
     model, why = _model(out_directory, key, label, one)
     measured = flags != 0
@@ -236,7 +225,7 @@ def _statistics_of(out_directory: str | Path, path: Path, key: str, label: str, 
 def _model(out_directory: str | Path, key: str, label: str, found: xr.Dataset) -> tuple[dict[str, np.ndarray], str]:
     """Noise over flux, component by component; empty, and why, where it cannot be computed."""
     try:
-        model = source_noise.noise_model(out_directory, key, label, found)
+        model = diagnostics.noise_model(out_directory, key, label, found)
     except ValueError as error:
         return {}, str(error)
     if not model.sizes["flux"]:
@@ -248,10 +237,9 @@ def _model(out_directory: str | Path, key: str, label: str, found: xr.Dataset) -
     return parts, ""
 
 
-def _sample(path: Path, label: str, parts: list[Part]) -> xr.Dataset:
+def _sample(label: str, parts: list[Part]) -> xr.Dataset:
     """Fluxes, errors and flags of all frames, or of evenly spaced blocks of so many that they fit into memory."""
-    group = f"{parts[0].group}/photometry/{label}"
-    numbers = layout.read_array(path, group, "source_id")
+    numbers = parts[0].photometry(label)["source_id"]
     most = min(_SAMPLE, 2 * _CELLS // max(1, len(numbers)))
     total = sum(part.n_frames for part in parts)
     names = ("flux", "flux_err", "flags")
@@ -261,7 +249,7 @@ def _sample(path: Path, label: str, parts: list[Part]) -> xr.Dataset:
     for number in np.unique(np.linspace(0, len(every) - 1, n_blocks).round().astype(int)).tolist():
         part, block = every[number]
         for name in names:
-            pieces[name].append(_read(path, part, label, name, *part.block_range(block)))
+            pieces[name].append(_read(part, label, name, *part.block_range(block)))
     return xr.Dataset(
         {name: (("frame", "source"), np.concatenate(values)) for name, values in pieces.items()},
         coords={"source_id": ("source", numbers)},

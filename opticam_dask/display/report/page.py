@@ -21,7 +21,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from opticam_dask.display.report import pictures
 from opticam_dask.display.report.payload import panels, payload
 from opticam_dask.display.report.records import Field, RelativeCurve, Report, Statistics
-from opticam_dask.store.layout import group_name
+from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
 #: Rows of a catalogue, circles of a finding chart, and stamps of the brightest sources in the page.

@@ -12,7 +12,7 @@ import numpy as np
 from opticam_dask.display.report.records import Curves, ProfileNight, Report, Statistics
 from opticam_dask.display.report.thinning import TICK, Clock, Column
 from opticam_dask.flags import SourceFlag
-from opticam_dask.store.layout import group_name
+from opticam_dask.store.camera import group_name
 
 #: Observing conditions in the order in which they are shown: name, heading, label of the axis, unit.
 PANELS = (

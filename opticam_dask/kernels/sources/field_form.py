@@ -22,8 +22,12 @@ _FORM_REACH, _FORM_STEPS = 3.0, 12
 #: Number of terms of a plane, and of all terms of a change over the field.
 _PLANE, N_TERMS = 3, 6
 
-#: Terms whose mean square, in errors, is below this do not count.
-_INSIGNIFICANT = 4.0
+#: Terms whose mean square, in errors, is below this without any one of the stars do not count: a single star that a
+#: cosmic ray has hit makes no change over the field.
+_INSIGNIFICANT = 9.0
+
+#: What is added to squares of places, relative, so that those of few stars have a solution as well.
+_RIDGE = 1e-9
 
 #: Condition number above which the places of the stars do not tell the terms apart.
 _WORST_PLACES = 100.0
@@ -133,21 +137,30 @@ def _robust_fit(design: np.ndarray, moments: np.ndarray, error: np.ndarray, star
         weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
         inverse = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight))
         coefficients = np.einsum("mn,n,nt,tu->mu", moments, weight, design, inverse)
-    return _Fit(coefficients, size**2 * inverse)
+    return _Fit(coefficients, weight, size)
 
 
 class _Fit(NamedTuple):
-    """Coefficients (3, term) of moments, and their covariance (term, term), the same for each moment."""
+    """Coefficients (3, term) of moments, the weight of each star (n,), and the size (square pixels) errors refer to."""
 
     coefficients: np.ndarray
-    covariance: np.ndarray
+    weight: np.ndarray
+    size: float
 
-    def significance(self, chosen: slice) -> float:
-        """Mean square of some of the terms in units of their errors; about 1 for terms that are zero."""
-        values = self.coefficients[:, chosen]
-        return float(
-            np.einsum("mt,tu,mu->", values, np.linalg.inv(self.covariance[chosen, chosen]), values) / values.size
-        )
+    def significance(self, design: np.ndarray, moments: np.ndarray, chosen: slice) -> float:
+        """Mean square of some of the terms in units of their errors, without the star that they rest on most.
+
+        It is about 1 or less for terms that are zero.
+        """
+        n_terms = design.shape[1]
+        own = np.einsum("nt,nu,n->ntu", design, design, self.weight)
+        of_star = np.einsum("mn,n,nt->ntm", moments, self.weight, design)
+        normal = own.sum(axis=0)
+        ridge = _RIDGE * np.trace(normal) * np.eye(n_terms)
+        covariance = np.linalg.inv(normal - own + ridge)
+        values = (covariance @ (of_star.sum(axis=0) - of_star))[:, chosen] / self.size
+        squares = np.einsum("ntm,ntu,num->n", values, np.linalg.inv(covariance[:, chosen, chosen]), values)
+        return float(np.min(squares)) / (len(moments) * values.shape[1])
 
 
 def _mean_moments(moments: np.ndarray, error: np.ndarray) -> np.ndarray:
@@ -187,7 +200,7 @@ def _change_over_field(uv: np.ndarray, moments: np.ndarray, error: np.ndarray, m
             break
         fit = _robust_fit(design, moments, error, start[:, :n_terms])
         start[:, :n_terms] = fit.coefficients
-        doubt = _INSIGNIFICANT / max(fit.significance(slice(first, n_terms)), _INSIGNIFICANT)
+        doubt = _INSIGNIFICANT / max(fit.significance(design, moments, slice(first, n_terms)), _INSIGNIFICANT)
         part = enough * (1.0 - doubt**2)
         found *= 1.0 - part
         found[:, :n_terms] += part * (fit.coefficients - np.eye(1, n_terms) * mean[:, None])

@@ -1,0 +1,79 @@
+"""Where on the sky the sources of a reduction are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opticam_dask.api.repair import stored_instrument
+from opticam_dask.console import PREFIX, Console
+from opticam_dask.frames.sky_catalogs import read_sky_catalog
+from opticam_dask.passes import sky_search
+from opticam_dask.store import layout, ownership
+
+
+def find_sky(
+    out_directory: str | Path,
+    sky_catalog: str | Path | None = None,
+    *,
+    wcs: str | Path | Sequence[str | Path] = (),
+    pixel_scale: float | None = None,
+    pointing: tuple[float, float] | None = None,
+    epoch: float | None = None,
+    keys: Sequence[str] | None = None,
+    verbose: bool = True,
+    prefix: str = PREFIX,
+) -> dict[str, dict[str, Any]]:
+    """Find the sources of a reduction on the sky, and write their coordinates into its catalogues.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    sky_catalog : path, optional
+        Stars around the field (CSV, ECSV, FITS, VOTable): RA and Dec, where known proper motions, epoch, magnitudes and
+        names. The pointing may be wrong by 10 arcminutes and the scale by 5 per cent; any rotation, mirrored or not.
+    wcs : path or sequence of path
+        Plate-solved copies of aligned frames of the reference night, under the names of those frames.
+    pixel_scale : float, optional
+        Arcseconds of a reduced pixel, before those of header and instrument.
+    pointing : (float, float), optional
+        Right ascension and declination, degrees, before those of the headers.
+    epoch : float, optional
+        Julian year of the catalogue's positions, before its own.
+    keys : sequence of str, optional
+        Camera keys; by default all.
+    verbose : bool
+        Print what was found.
+    prefix : str
+        Printed before each line.
+
+    Returns
+    -------
+    dict of dict
+        By camera key that was found: ``wcs`` (FITS keywords), ``wcs_origin``, and of a solution by stars
+        ``wcs_n_matched``, ``wcs_rms`` (arcseconds), ``wcs_rms_pixel`` and ``wcs_order``.
+
+    Raises
+    ------
+    ownership.OwnedError
+        When another run works on the output directory.
+    store.StoreError
+        When there is no store, or it is of an older version.
+    ValueError
+        For a file that is no catalogue of stars, or a copy that is of no frame.
+    """
+    path = layout.require_store(out_directory)
+    given = [wcs] if isinstance(wcs, (str, Path)) else list(wcs)
+    known = layout.keys(path)
+    if unknown := [key for key in keys or () if key not in known]:
+        raise ValueError(f"no camera {', '.join(unknown)} in {out_directory}; it has {', '.join(known)}")
+    stars = None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch)
+    query = sky_search.SkyQuery(stars, given, pixel_scale, pointing)
+    instrument = stored_instrument(layout.read_attributes(path))
+    with ownership.own(out_directory):
+        layout.begin_changes(path)
+        found = sky_search.find_sky(path, instrument, query, Console(verbose, prefix).tell, keys)
+        layout.finish_changes(path)
+    return {key: solution.attributes for key, solution in found.items()}

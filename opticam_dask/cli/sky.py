@@ -1,0 +1,29 @@
+"""Command sky: where the sources of a reduction are."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from opticam_dask.api.sky import find_sky
+from opticam_dask.cli import options as given
+from opticam_dask.cli.exit_codes import DONE, FAILED
+from opticam_dask.frames.sky_catalogs import place_of
+from opticam_dask.store import layout
+
+
+def sky(options: argparse.Namespace) -> int:
+    """Find the sources of a reduction on the sky."""
+    layout.require_store(options.out)
+    pointing = place_of(*options.pointing) if options.pointing else None
+    with given.session(options):
+        found = find_by_files(options, pixel_scale=options.pixel_scale, pointing=pointing, keys=options.key)
+    return DONE if found else FAILED
+
+
+def find_by_files(options: argparse.Namespace, **more: Any) -> dict[str, dict[str, Any]]:
+    """Find them by the sky catalogue and the plate-solved frames of a command."""
+    return find_sky(options.out, options.sky_catalog, wcs=options.wcs, epoch=options.sky_epoch, prefix="", **more)
+
+
+COMMANDS = {"sky": sky}

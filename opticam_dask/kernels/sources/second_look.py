@@ -1,0 +1,522 @@
+"""A second look at a stack: stars that show when the stars that are known are taken off.
+
+All stars are fitted together, with the profile that the stack's own stars have (as in DAOPHOT, Stetson 1987, PASP 99,
+191), and what is left is searched for the light of further stars. A bright star leaves something behind as
+well, because nobody knows the profile exactly: light counts as a star only when it stands out of the photon noise of
+what was taken off, and of what the profile may be wrong by there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, maximum_filter
+from scipy.optimize import nnls
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.linalg import splu
+from scipy.spatial import KDTree
+
+from opticam_dask.kernels.images import background
+from opticam_dask.kernels.sources import photometry, profile, ring_sums
+
+#: Pixels up to so many sigma from a star are fitted; the light of a faint star is taken off up to so many sigma, that
+#: of one whose wings are above the noise further.
+_FIT_REACH, _NEAR_REACH = 2.4, 6.0
+_REACHES = (_NEAR_REACH, 10.0, 16.0)
+
+#: Pixels of windows that are worked on at once.
+_AT_ONCE = 2**20
+
+#: A star's wings are above the noise where they are this part of it in a pixel.
+_ABOVE_NOISE = 0.3
+
+#: The profile comes from so many of the brightest stars.
+_PROFILE_STARS = 40
+
+#: Its wings are measured up to so many sigma.
+_PROFILE_REACH = 8.0
+
+#: What any profile may be wrong by: a part of itself in the core and in the wings, and of its peak in the core.
+_CORE_ERROR, _WING_ERROR, _PEAK_ERROR = 0.005, 0.1, 0.001
+
+#: No sum of smooth functions is a star to better than this part of the light in a ring.
+_RING_ERROR = 1e-3
+
+#: The deviations from a radial profile fade within this part of the grid that they are measured on, from its edge.
+_FADES = 4.0
+
+#: Rounds of searching, and steps of each fit; a step moves a star by this part of sigma at most.
+_ROUNDS, _STEPS, _LONGEST_STEP = 5, 3, 0.5
+
+#: New stars of one round are so many FWHM apart, and from all others this part of the FWHM.
+_APART, _LEAST_APART = 2.0, 0.6
+
+#: Light is no star when a window half or twice as wide as a star shows it so many times more significantly.
+_SHARPER, _BROADER = 1.15, 1.25
+
+#: Light must stand out of this part of the scatter around it, which in crowded fields is that of stars not yet found.
+_SCATTER = 0.7
+
+#: The sky left behind is that of boxes of so many FWHM, and no fewer pixels.
+_SKY_BOX, _LEAST_BOX = 4.0, 12
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What is looked at.
+
+    Attributes
+    ----------
+    image : ndarray, shape (ny, nx)
+        Sky-subtracted mean of the frames, electrons; NaN where no star is looked for.
+    noise : ndarray, shape (ny, nx)
+        1-sigma error of a pixel without the photons of stars, electrons.
+    coverage : ndarray, shape (ny, nx)
+        Number of frames.
+    """
+
+    image: np.ndarray
+    noise: np.ndarray
+    coverage: np.ndarray
+
+
+@dataclass(frozen=True)
+class Psf:
+    """Profile of the stack's stars: a radial one, and by how much the pixels of its stars differ from it."""
+
+    table: np.ndarray
+    shape: profile.Shape
+    correction: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
+    scatter: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
+
+    def light(self, xy: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Share of the light in the pixels around each star, and the corners of these windows."""
+        size = 2 * half + 1
+        x0, y0 = photometry.origins(xy, size)
+        return self.light_in(xy, x0, y0, size), x0, y0
+
+    def light_in(self, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Share of the light in the pixels of given windows."""
+        light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)
+        if len(self.correction) > 1:
+            light += _looked_up(self.correction, xy, x0, y0, size)
+        return light
+
+    def error(self, xy: np.ndarray, half: int) -> np.ndarray:
+        """What the share of the light in each pixel may be wrong by."""
+        size = 2 * half + 1
+        x0, y0 = photometry.origins(xy, size)
+        light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)
+        in_core = light > self.table[round(50 * _NEAR_REACH)] / self.shape.area
+        error = np.where(in_core, _CORE_ERROR, _WING_ERROR) * light
+        error += _PEAK_ERROR * np.sqrt(light * self.table[0] / self.shape.area) * in_core
+        if len(self.scatter) > 1:
+            error = np.hypot(error, _looked_up(self.scatter, xy, x0, y0, size))
+        return error
+
+
+@dataclass(frozen=True)
+class KnownStars:
+    """Stars that were fitted together.
+
+    Attributes
+    ----------
+    xy : ndarray, shape (n, 2)
+    flux, flux_err : ndarray, shape (n,)
+        Total light and its error, with that of the profile in it, electrons.
+    residual, variance : ndarray, shape (ny, nx)
+        The stack without them and without the sky that was left in it; and its variance, with what the profile may be
+        wrong by.
+    psf : Psf
+    """
+
+    xy: np.ndarray
+    flux: np.ndarray
+    flux_err: np.ndarray
+    residual: np.ndarray
+    variance: np.ndarray
+    psf: Psf
+
+    def alone(self, chosen: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Windows of some stars without all the others, shape (n, size, size), and their corners."""
+        light, x0, y0 = self.psf.light(self.xy[chosen], half)
+        return photometry.cut_out(self.residual, x0, y0, 2 * half + 1) + self.flux[chosen, None, None] * light, x0, y0
+
+    def misfit(self, xy: np.ndarray, half: int) -> np.ndarray:
+        """Mean of squared residuals around places in units of their variance: about 1 where stars are all there is."""
+        x0, y0 = photometry.origins(xy, 2 * half + 1)
+        squares = photometry.cut_out(self.residual**2 / self.variance, x0, y0, 2 * half + 1)
+        mean: np.ndarray = np.nanmean(squares, axis=(1, 2))
+        return mean
+
+
+def _looked_up(values: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    """Values of a grid of offsets from a star (its middle is the star) in windows, interpolated linearly; 0 beyond."""
+    margin = size + 1
+    padded, half = np.pad(values, margin), len(values) // 2
+    start, part = [], []
+    for corner, centre in ((x0, xy[:, 0]), (y0, xy[:, 1])):
+        first = corner - centre + half
+        whole = np.floor(first)
+        part.append((first - whole)[:, None, None])
+        start.append(np.clip(whole.astype(int) + margin, 0, len(padded) - size - 1))
+    columns = (start[0][:, None] + np.arange(size))[:, None, :]
+    rows = (start[1][:, None] + np.arange(size))[:, :, None]
+    (fx, fy), flat, width = part, padded.ravel(), len(padded)
+    places = rows * width + columns
+    upper = (1.0 - fx) * flat[places] + fx * flat[places + 1]
+    lower = (1.0 - fx) * flat[places + width] + fx * flat[places + width + 1]
+    found: np.ndarray = (1.0 - fy) * upper + fy * lower
+    return found
+
+
+def look_again(
+    stack: Stack,
+    xy: np.ndarray,
+    flux: np.ndarray,
+    is_clean: np.ndarray,
+    shape: profile.Shape,
+    least_ratio: float,
+    *,
+    most: int = 5000,
+) -> KnownStars | None:
+    """Fit the known stars together and find those that they hide.
+
+    Parameters
+    ----------
+    stack : Stack
+    xy, flux : ndarray, shape (n, 2) and (n,)
+        Known stars, which come first in the result.
+    is_clean : ndarray of bool, shape (n,)
+        Which of them the profile is measured with: whole and as wide as a star.
+    shape : Shape
+        Of the stars on the stack.
+    least_ratio : float
+        Least signal-to-noise ratio of a star that is new.
+    most : int
+        No more stars than these are looked for.
+
+    Returns
+    -------
+    KnownStars or None
+        None where there is no clean star.
+    """
+    if not is_clean.any() or not shape.is_known():
+        return None
+    psf, n_known = Psf(profile.gaussian_profile().table(), shape), len(xy)
+    sky = np.zeros_like(stack.image)
+    for _ in range(2):
+        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+        psf = _measured(psf, stack, residual, xy, flux, error, is_clean)
+    xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+    for _ in range(_ROUNDS):
+        sky, scatter = _left_behind(residual + sky, shape)
+        new_xy, new_flux = _search(stack, residual, scatter, psf, xy, flux, least_ratio)
+        room = max(0, most - len(xy))
+        if not len(new_xy[:room]):
+            break
+        is_clean = np.append(is_clean, np.zeros(len(new_xy[:room]), dtype=bool))
+        xy, flux = np.concatenate([xy, new_xy[:room]]), np.append(flux, new_flux[:room])
+        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+        kept = _believed(xy, flux, error, n_known, shape, least_ratio)
+        xy, flux, is_clean = xy[kept], flux[kept], is_clean[kept]
+        psf = _measured(psf, stack, residual, xy, flux, error[kept], is_clean)
+        xy, flux, error, residual = _fit(stack, sky, psf, xy, flux, n_steps=1)
+    xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
+    kept = _believed(xy, flux, error, n_known, shape, least_ratio)
+    if not kept.all():
+        xy, flux, error, residual = _fit(stack, sky, psf, xy[kept], flux[kept])
+    usual = float(np.median(stack.noise))
+    model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+    variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
+    return KnownStars(xy, flux, error, residual, variance, psf)
+
+
+def _believed(
+    xy: np.ndarray, flux: np.ndarray, error: np.ndarray, n_known: int, shape: profile.Shape, least_ratio: float
+) -> np.ndarray:
+    """Which stars stay: all known ones, and new ones that are significant and have a place of their own."""
+    is_good = flux > least_ratio * error
+    is_good[:n_known] = True
+    fwhm = photometry.SIGMA_TO_FWHM * shape.sigma
+    for one, other in KDTree(xy).query_pairs(_LEAST_APART * fwhm, output_type="ndarray"):
+        if other >= n_known:  # pairs come with the lower number first
+            is_good[other] &= not is_good[one]
+    return is_good
+
+
+def _pixels(x0: np.ndarray, y0: np.ndarray, size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the pixels of windows in the flattened image, and which of them are on it."""
+    column = (x0[:, None] + np.arange(size))[:, None, :]
+    row = (y0[:, None] + np.arange(size))[:, :, None]
+    inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
+    return np.where(inside, row * shape[1] + column, 0), inside
+
+
+def _by_reach(psf: Psf, noise: float, flux: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Stars, some at once, and half the size of the windows that hold their light."""
+    sigma, left = psf.shape.semimajor_sigma, np.ones(len(flux), dtype=bool)
+    for reach in _REACHES:
+        is_enough = np.abs(flux) * psf.table[round(100 * reach)] / psf.shape.area < _ABOVE_NOISE * noise
+        chosen = np.flatnonzero(left & (is_enough | (reach == _REACHES[-1])))
+        left[chosen] = False
+        half = int(np.ceil(reach * sigma))
+        at_once = max(1, _AT_ONCE // (2 * half + 1) ** 2)
+        for start in range(0, len(chosen), at_once):
+            yield chosen[start : start + at_once], half
+
+
+def _painted(psf: Psf, noise: float, xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Image of stars."""
+    image = np.zeros(shape[0] * shape[1])
+    for some, half in _by_reach(psf, noise, flux):
+        light, x0, y0 = psf.light(xy[some], half)
+        places, inside = _pixels(x0, y0, 2 * half + 1, shape)
+        image += np.bincount(places[inside], (flux[some, None, None] * light)[inside], minlength=len(image))
+    return image.reshape(shape)
+
+
+def _uncertain(psf: Psf, noise: float, xy: np.ndarray, flux: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Variance by which the profile makes the image of stars uncertain."""
+    variance = np.zeros(shape[0] * shape[1])
+    for some, half in _by_reach(psf, noise, flux):
+        error = flux[some, None, None] * psf.error(xy[some], half)
+        places, inside = _pixels(*photometry.origins(xy[some], 2 * half + 1), 2 * half + 1, shape)
+        variance += np.bincount(places[inside], (error**2)[inside], minlength=len(variance))
+    return variance.reshape(shape)
+
+
+def _fit(
+    stack: Stack, sky: np.ndarray, psf: Psf, xy: np.ndarray, flux: np.ndarray, n_steps: int = _STEPS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit places and fluxes of all stars at once; returns them, the errors of the fluxes, and what is left."""
+    shape, sigma = stack.image.shape, psf.shape.sigma
+    usual = float(np.median(stack.noise))
+    half = int(np.ceil(_FIT_REACH * psf.shape.semimajor_sigma))
+    good = np.isfinite(stack.image).ravel()
+    error = np.full(len(flux), np.inf)
+    from_profile = _uncertain(psf, usual, xy, flux, shape)
+    for step in range(n_steps + 1):
+        model = _painted(psf, usual, xy, flux, shape)
+        residual = stack.image - model - sky
+        if step == n_steps:
+            break
+        variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
+        light, x0, y0 = psf.light(xy, half)
+        rho = profile.elliptical_radius(xy, x0, y0, 2 * half + 1, psf.shape)
+        places, inside = _pixels(x0, y0, 2 * half + 1, shape)
+        used = inside & (rho < _FIT_REACH) & good[places]
+        columns, slopes = [light], 0.05 * sigma
+        for axis in np.eye(2):
+            ahead, behind = (psf.light_in(xy + sign * slopes * axis, x0, y0, 2 * half + 1) for sign in (1.0, -1.0))
+            columns.append(np.maximum(flux, 0.0)[:, None, None] * (ahead - behind) / (2.0 * slopes))
+        number = np.broadcast_to(np.arange(len(flux))[:, None, None], used.shape)[used]
+        pixel = places[used]
+        weight = 1.0 / np.sqrt(variance.ravel()[pixel])
+        entries = np.concatenate([column[used] * weight for column in columns])
+        index = (np.tile(pixel, 3), np.concatenate([3 * number + k for k in range(3)]))
+        # a pixel is a row as often as it is used by a star, with the same weight: rows are those of the image
+        design = coo_array((entries, index), shape=(good.size, 3 * len(flux))).tocsr()
+        seen = np.unique(pixel)
+        design = design[seen]
+        measured = residual.ravel()[seen] / np.sqrt(variance.ravel()[seen])
+        normal = (design.T @ design).tocsc()
+        scale = normal.diagonal()
+        # a step of more than half a sigma is not believed; this also holds a star without light where it is
+        prior = np.where(np.arange(len(scale)) % 3 == 0, 1e-9 * scale + 1e-30, 1.0 / (_LONGEST_STEP * sigma) ** 2)
+        factor = splu((normal + diags_array(prior)).tocsc())
+        change = factor.solve(design.T @ measured).reshape(-1, 3)
+        flux = flux + change[:, 0]
+        moved = np.clip(change[:, 1:], -_LONGEST_STEP * sigma, _LONGEST_STEP * sigma)
+        xy = xy + np.where((flux > 0)[:, None], moved, 0.0)
+        if step == n_steps - 1:
+            error = _errors(factor, len(flux))
+    return xy, flux, error, residual
+
+
+def _errors(factor: object, n: int) -> np.ndarray:
+    """Errors of the fluxes: the diagonal of the covariance."""
+    errors = np.empty(n)
+    at_once = 256
+    for start in range(0, n, at_once):
+        some = np.arange(start, min(n, start + at_once))
+        unit = np.zeros((3 * n, len(some)))
+        unit[3 * some, some - start] = 1.0
+        errors[some] = np.sqrt(np.maximum(factor.solve(unit)[3 * some, some - start], 0.0))  # type: ignore[attr-defined]
+    return errors
+
+
+def _measured(
+    psf: Psf,
+    stack: Stack,
+    residual: np.ndarray,
+    xy: np.ndarray,
+    flux: np.ndarray,
+    error: np.ndarray,
+    is_clean: np.ndarray,
+) -> Psf:
+    """Profile of the clean stars, without their neighbours, and its scatter from star to star."""
+    ratio = np.where(is_clean & (flux > 0), flux / np.maximum(error, 1e-30), 0.0)
+    chosen = np.argsort(-ratio, kind="stable")[:_PROFILE_STARS]
+    chosen = chosen[ratio[chosen] > 0]
+    if not len(chosen):
+        return psf
+    sigma = psf.shape.semimajor_sigma
+    half = int(np.ceil(_PROFILE_REACH * sigma))
+    size, places = 2 * half + 1, xy[chosen]
+    light, x0, y0 = psf.light(places, half)
+    share = (photometry.cut_out(residual, x0, y0, size) / flux[chosen, None, None]) + light
+    noise = photometry.cut_out(stack.noise, x0, y0, size)
+    coverage = np.maximum(photometry.cut_out(stack.coverage.astype(float), x0, y0, size), 1.0)
+    variance = noise**2 + np.maximum(light * flux[chosen, None, None], 0.0) / coverage
+    weight = flux[chosen, None, None] ** 2 / variance
+    rho = profile.elliptical_radius(places, x0, y0, size, psf.shape)
+    # stars count alike where the profile, not the noise, decides
+    weight = 1.0 / (1.0 / weight + (_CORE_ERROR * light) ** 2)
+    is_good = np.isfinite(share) & np.isfinite(weight) & (rho < ring_sums.REACH)
+    ring = (rho[is_good] * ring_sums.N_RINGS / ring_sums.REACH).astype(int)
+    signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=ring_sums.N_RINGS)
+    fitted = _radial(signal, np.bincount(ring, weight[is_good], minlength=ring_sums.N_RINGS), 1.0 / psf.shape.area)
+    table, total = (psf.table, 1.0) if fitted is None else fitted
+    new = replace(psf, table=table, correction=np.zeros((1, 1)))
+    correction, scatter = _deviations(new, share / total, weight * total**2, places, x0, y0)
+    return replace(new, correction=_centred(correction, new), scatter=scatter)
+
+
+def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> tuple[np.ndarray, float] | None:
+    """Table of the sum of Gaussians and Moffat functions that fits the light in rings, and its total light.
+
+    The table is that of a total of 1. None where there is no light.
+    """
+    known = weight > 0
+    radius = (np.flatnonzero(known) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
+    if not known.any():
+        return None
+    light = signal[known] / weight[known]
+    error = np.sqrt(1.0 / weight[known] + (_RING_ERROR * light) ** 2)
+    one = np.eye(profile.N_COMPONENTS)
+    functions = np.column_stack([profile.Profile(row, pixel_area).at(radius) for row in one])
+    found, _ = nnls(functions / error[:, None], light / error)
+    total = float(found.sum())
+    return (profile.Profile(found / total, pixel_area).table(), total) if total > 0 else None
+
+
+def _deviations(
+    psf: Psf, share: np.ndarray, weight: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean deviation of the stars' pixels from a radial profile on a grid of offsets, and the scatter about it."""
+    size = share.shape[1]
+    reach = int(np.ceil(_NEAR_REACH * psf.shape.semimajor_sigma))
+    light = profile.profile_weights(psf.table, xy, x0, y0, size, psf.shape)
+    dx = (x0[:, None] + np.arange(size) - xy[:, 0, None])[:, None, :]
+    dy = (y0[:, None] + np.arange(size) - xy[:, 1, None])[:, :, None]
+    column, row = (np.rint(np.broadcast_to(d, share.shape)).astype(int) + reach for d in (dx, dy))
+    width = 2 * reach + 1
+    used = (column >= 0) & (column < width) & (row >= 0) & (row < width) & np.isfinite(share) & np.isfinite(weight)
+    cell, w, d = (row * width + column)[used], weight[used], (share - light)[used]
+
+    def binned(values: np.ndarray) -> np.ndarray:
+        grid: np.ndarray = np.bincount(cell, values, minlength=width**2).reshape(width, width)
+        return gaussian_filter(grid, 0.6, mode="constant")
+
+    total = np.maximum(binned(w), 1e-300)
+    mean = binned(w * d) / total
+    # what few stars say may be about themselves; at the edge of the grid there is no step
+    n_stars, offsets = len(xy), np.arange(width) - reach
+    distance = np.hypot(offsets, offsets[:, None]) / reach
+    mean *= n_stars / (n_stars + 3.0) * np.clip(_FADES * (1.0 - distance), 0.0, 1.0)
+    left = d - mean.ravel()[cell]
+    excess = np.maximum(binned(w * left**2) / total - binned(np.ones_like(w)) / total, 0.0)
+    scatter = np.sqrt(excess + mean**2 / n_stars)
+    return mean, scatter
+
+
+def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:
+    """Deviations without what moves the centroid of the profile in a Gaussian window, which is where a star is.
+
+    Otherwise profile and places could move against each other from one round to the next.
+    """
+    half = len(correction) // 2
+    middle = np.full((1, 2), float(half))
+    light = psf.light(middle, half)[0]
+    offsets = np.arange(-half, half + 1.0)
+    window = np.exp(-0.5 * np.hypot(offsets, offsets[:, None]) ** 2 / psf.shape.sigma**2)
+    for axis, offset in ((1, offsets[None, :]), (0, offsets[:, None])):
+        slope = np.gradient(light[0], axis=axis)
+        moment = np.sum(window * offset * slope)
+        correction = correction - np.sum(window * offset * correction) / moment * slope
+    return correction
+
+
+def _left_behind(residual: np.ndarray, shape: profile.Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth sky that is left, and the scatter about it, in small boxes."""
+    side = max(_LEAST_BOX, round(_SKY_BOX * photometry.SIGMA_TO_FWHM * shape.sigma))
+    box = (min(side, residual.shape[0]), min(side, residual.shape[1]))
+    pixels = residual.copy()
+    try:
+        mesh, rms = background.sky_mesh(pixels, box)
+    except ValueError:
+        return np.zeros_like(residual), np.zeros_like(residual)
+    zoomed = (background.zoom_mesh(values, residual.shape, box) for values in (mesh, rms))
+    sky, scatter = zoomed
+    return sky, np.maximum(scatter, 0.0)
+
+
+def _search(
+    stack: Stack,
+    residual: np.ndarray,
+    scatter: np.ndarray,
+    psf: Psf,
+    xy: np.ndarray,
+    flux: np.ndarray,
+    least_ratio: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places and fluxes of light in the residual that is as wide as a star, the most significant first."""
+    usual = float(np.median(stack.noise))
+    model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
+    variance = np.maximum(stack.noise, _SCATTER * scatter) ** 2
+    # the error of a profile is the same in all pixels that a star would cover
+    n_pixels = 4.0 * np.pi * psf.shape.area
+    variance = variance + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + n_pixels * from_profile
+    inverse = np.where(np.isfinite(residual), 1.0 / variance, 0.0)
+    weighted = np.where(inverse > 0, residual, 0.0) * inverse
+    sigma, fwhm = psf.shape.sigma, photometry.SIGMA_TO_FWHM * psf.shape.sigma
+    ratio = {factor: _matched(weighted, inverse, factor * sigma) for factor in (0.5, 1.0, 2.0)}
+    best = ratio[1.0]
+    is_peak = (best == maximum_filter(best, size=3)) & (best > least_ratio) & np.isfinite(residual)
+    is_peak &= (ratio[0.5] < _SHARPER * best) & (ratio[2.0] < _BROADER * best)
+    row, column = np.nonzero(is_peak)
+    order = np.argsort(-best[row, column], kind="stable")
+    places = np.column_stack([column, row])[order].astype(float)
+    if not len(places):
+        return np.empty((0, 2)), np.empty(0)
+    if len(xy):
+        places = places[KDTree(xy).query(places)[0] > _LEAST_APART * fwhm]
+    chosen = _thinned(places, _APART * fwhm)
+    places = places[chosen]
+    height = residual[places[:, 1].astype(int), places[:, 0].astype(int)]
+    start: np.ndarray = np.maximum(height, 0.0) * psf.shape.area / psf.table[0]
+    return places, start
+
+
+def _matched(weighted: np.ndarray, inverse: np.ndarray, sigma: float) -> np.ndarray:
+    """Signal-to-noise ratio of a Gaussian of unit weight at each pixel."""
+    signal = gaussian_filter(weighted, sigma, mode="constant")
+    # the square of a Gaussian is a narrower one
+    power = gaussian_filter(inverse, sigma / np.sqrt(2.0), mode="constant") / (4.0 * np.pi * sigma**2)
+    ratio: np.ndarray = np.where(power > 0, signal / np.sqrt(np.maximum(power, 1e-300)), 0.0)
+    return ratio
+
+
+def _thinned(places: np.ndarray, apart: float) -> np.ndarray:
+    """Numbers of places of which none is near an earlier one."""
+    taken = np.zeros(len(places), dtype=bool)
+    chosen = []
+    near = KDTree(places).query_ball_point(places, apart) if len(places) else []
+    for number, others in enumerate(near):
+        if not taken[number]:
+            chosen.append(number)
+            taken[others] = True
+    return np.array(chosen, dtype=int)

@@ -1,0 +1,136 @@
+"""Sources by what an observer calls them: a number of the catalogue, a place on the sky, or a name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.store import layout
+from opticam_dask.text import shown
+
+#: A source is meant when it lies within this of a place, arcseconds: as good as coordinates found by eye.
+RADIUS = 3.0
+#: So many sources are listed when none is meant.
+_LISTED = 3
+_ARCSECONDS = 3600.0
+
+#: A number of the catalogue, a name, ``(RA, Dec)`` in degrees or as text, or an astropy ``SkyCoord``.
+Target = Any
+
+
+def source_number(out_directory: str | Path, key: str, target: Target, radius: float = RADIUS) -> int:
+    """Number, in the catalogue of a camera, of the source that is meant.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g``.
+    target : int, str, (float, float) or SkyCoord
+        Number of the catalogue; name of the sky catalogue; right ascension and declination (ICRS), degrees, or as
+        text (``"05:34:31.9 +22:00:52"``); or a place of astropy's, in any frame.
+    radius : float
+        The source must be within this of the place, arcseconds.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        When no source is meant; the message lists the nearest ones, or names that are alike.
+    """
+    if isinstance(target, (list, tuple)) and len(target) == 1:
+        target = target[0]
+    if isinstance(target, (int, np.integer)) and not isinstance(target, bool):
+        return int(target)
+    if isinstance(target, str) and target.strip().isdecimal():
+        return int(target)
+    catalog = _catalog(out_directory, key)
+    place = _as_place(target)
+    if place is None:
+        return _by_name(catalog, key, str(target).strip())
+    return _by_place(catalog, key, place, radius)
+
+
+def label_of(target: Target) -> str:
+    """What a target is called in the name of a file."""
+    if hasattr(target, "icrs"):
+        target = (f"{target.icrs.ra.deg:.5f}", f"{target.icrs.dec.deg:+.5f}")
+    words = [str(part) for part in target] if isinstance(target, (list, tuple)) else [str(target)]
+    joined = "_".join(" ".join(words).split())
+    return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in joined)
+
+
+def _catalog(out_directory: str | Path, key: str) -> dict[str, np.ndarray]:
+    path = layout.require_store(out_directory)
+    group = f"{layout.group_name(key)}/catalog"
+    if not layout.has_product(path, group):
+        raise ValueError(
+            f"{key} has no catalogue in {out_directory}; there are those of {', '.join(layout.keys(path))}"
+        )
+    catalog = layout.read_product(path, group)
+    if "ra" not in catalog:
+        raise ValueError(
+            f"it is not known where on the sky {key} looked: opticam-dask sky {out_directory} finds out, by stars of a "
+            "catalogue (--sky-catalog FILE) or a plate-solved frame (--wcs FILE); or give the number of the source"
+        )
+    return catalog
+
+
+def _as_place(target: Target) -> tuple[float, float] | None:
+    """Right ascension and declination (ICRS), degrees; None for a name."""
+    if hasattr(target, "icrs"):
+        return float(target.icrs.ra.deg), float(target.icrs.dec.deg)
+    if isinstance(target, str):
+        parts: Sequence[Any] = target.replace(",", " ").split()
+        is_place = len(parts) == 2 and all(part[0].isdigit() or part[0] in "+-." for part in parts)
+        if not is_place:
+            return None
+    else:
+        parts = list(target) if isinstance(target, (tuple, list, np.ndarray)) else [target]
+    if len(parts) != 2:
+        raise ValueError(f"a target is a number, a name, or RA and Dec, got {shown(str(target))}")
+    from opticam_dask.frames.sky_catalogs import place_of  # half a second of astropy: not for numbers
+
+    return place_of(*parts)
+
+
+def _by_place(catalog: Mapping[str, np.ndarray], key: str, place: tuple[float, float], radius: float) -> int:
+    from opticam_dask.frames.sky_coordinates import separations
+
+    if not (radius > 0 and math.isfinite(radius)):
+        raise ValueError(f"the radius must be a number of arcseconds above 0, got {radius}")
+    away = separations(*place, catalog["ra"], catalog["dec"]) * _ARCSECONDS
+    order = np.argsort(np.where(np.isfinite(away), away, np.inf), kind="stable")
+    if len(order) and away[order[0]] <= radius:
+        return int(catalog["source_id"][order[0]])
+    nearest = ", ".join(
+        f"{int(catalog['source_id'][row])} ({away[row]:.1f} arcseconds away)" for row in order[:_LISTED]
+    )
+    raise ValueError(
+        f"no source of {key} within {radius:g} arcseconds of RA {place[0]:.6f}, Dec {place[1]:+.6f} degrees; "
+        f"the nearest are {nearest or 'none'}"
+    )
+
+
+def _by_name(catalog: Mapping[str, np.ndarray], key: str, name: str) -> int:
+    wanted = _plain(name)
+    names = [str(known) for known in catalog["name"]]
+    if rows := [row for row, known in enumerate(names) if known and _plain(known) == wanted]:
+        return int(catalog["source_id"][rows[0]])
+    known = [entry for entry in names if entry]
+    alike = [entry for entry in known if wanted in _plain(entry) or _plain(entry) in wanted] or known
+    raise ValueError(
+        f"no source of {key} has the name {shown(name)}; of {len(known)} names: {', '.join(alike[:6]) or 'none'}"
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(name.lower().split())

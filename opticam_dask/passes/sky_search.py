@@ -1,0 +1,341 @@
+"""Find where on the sky the catalogues of a reduction are, and keep it beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.wcs import WCS
+
+from opticam_dask.frames import fits_files, sky_coordinates
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.frames.sky_catalogs import SkyCatalog
+from opticam_dask.kernels.images import align
+from opticam_dask.passes import sky_solution
+from opticam_dask.passes.sky_solution import NoSolution, SkySolution
+from opticam_dask.store import layout
+
+#: Keywords of the arcseconds of a pixel of the file.
+_SCALE_KEYWORDS = ("PIXSCALE", "SECPIX", "SECPIX1", "PIXELSCL", "CCDSCALE", "SCALE")
+#: Points along each side of a frame through which coordinates are carried from one frame to another.
+_GRID = 30
+
+
+@dataclass(frozen=True)
+class SkyQuery:
+    """What is known of the sky beforehand.
+
+    Attributes
+    ----------
+    catalog : SkyCatalog, optional
+        Stars around the field; without it the coordinates of headers serve.
+    wcs_files : sequence of path
+        Plate-solved copies of frames.
+    pixel_scale : float, optional
+        Arcseconds of a reduced pixel, before header and instrument.
+    pointing : (float, float), optional
+        Right ascension and declination, degrees, before those of the headers.
+    """
+
+    catalog: SkyCatalog | None = None
+    wcs_files: Sequence[str | Path] = ()
+    pixel_scale: float | None = None
+    pointing: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Camera:
+    """A camera key with a catalogue, and what its reference frame says of the sky."""
+
+    path: Path
+    key: str
+    instrument: Instrument
+    rebin_factor: int
+    part: layout.Part
+    catalog: dict[str, np.ndarray]
+    reference: int
+    mjd: float
+    pointing: tuple[float, float]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the frames as they are reduced, ``(ny, nx)``."""
+        return self.part.shape[0] // self.rebin_factor, self.part.shape[1] // self.rebin_factor
+
+    @property
+    def group(self) -> str:
+        """Of the catalogue in the store."""
+        return f"{layout.group_name(self.key)}/catalog"
+
+
+def find_sky(
+    path: Path, instrument: Instrument, query: SkyQuery, tell: Callable[[str], None], keys: Sequence[str] | None = None
+) -> dict[str, SkySolution]:
+    """Find the coordinates of the catalogues, and write them into the store.
+
+    Each camera is solved from the sky catalogue, where one is given, or else from a plate-solved copy or the header of
+    its reference frame. A camera that has neither takes the stars of another one that was solved for its sky catalogue.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    instrument : Instrument
+        What the headers mean.
+    query : SkyQuery
+        What is known beforehand.
+    tell : callable
+        Hears what was found.
+    keys : sequence of str, optional
+        Cameras; by default all that have a catalogue.
+
+    Returns
+    -------
+    dict of SkySolution
+        By camera key; cameras that were not found are missing.
+
+    Raises
+    ------
+    ValueError
+        For a plate-solved copy that is of no frame of the reduction, or has no world coordinates.
+    """
+    cameras = [_camera(path, key, instrument) for key in keys or layout.keys(path) if _has_catalog(path, key)]
+    given = _given_wcs(cameras, query.wcs_files)
+    found: dict[str, SkySolution] = {}
+    lost: list[tuple[_Camera, str]] = []
+    for camera in cameras:
+        try:
+            found[camera.key] = _solve(camera, query, given.get(camera.key))
+        except NoSolution as error:
+            lost.append((camera, str(error)))
+    for camera, reason in lost:
+        helped = _solve_by_others(camera, query, {c.key: (c, found[c.key]) for c in cameras if c.key in found})
+        if helped is None:
+            tell(f"{camera.key}: no coordinates on the sky: {reason}.")
+        else:
+            found[camera.key] = helped
+    for camera in cameras:
+        if camera.key in found:
+            layout.extend_product(path, camera.group, "catalog", found[camera.key].arrays)
+            layout.update_attributes(path, camera.group, found[camera.key].attributes)
+            tell(f"{camera.key}: {found[camera.key].sentence}")
+    return found
+
+
+def take_from_header(path: Path, key: str, instrument: Instrument, tell: Callable[[str], None]) -> None:
+    """Coordinates of a new catalogue from the header of its reference frame, where that has any."""
+    camera = _camera(path, key, instrument)
+    found = _of_header(camera)
+    if found is None:
+        return
+    solution = sky_solution.from_wcs(_reduced(camera, found), camera.catalog, _origin(camera))
+    layout.extend_product(path, camera.group, "catalog", solution.arrays)
+    layout.update_attributes(path, camera.group, solution.attributes)
+    tell(f"{key}: {solution.sentence}")
+
+
+def _has_catalog(path: Path, key: str) -> bool:
+    return layout.has_product(path, f"{layout.group_name(key)}/catalog")
+
+
+def _camera(path: Path, key: str, instrument: Instrument) -> _Camera:
+    group = layout.group_name(key)
+    attributes = layout.read_attributes(path, f"{group}/reference")
+    part = layout.open_part(path, key, attributes["reference_night"])
+    assert part is not None  # a reference frame is of a night that is there
+    record = json.loads(layout.read_attributes(path)["parameters"])
+    index = int(attributes["reference_index"])
+    mjd, ra, dec = (
+        float(layout.read_array(path, f"{part.group}/frames", name, index, index + 1)[0])
+        for name in ("mjd_utc", "ra", "dec")
+    )
+    return _Camera(
+        path=path,
+        key=key,
+        instrument=instrument,
+        rebin_factor=int(record.get("rebin_factor", 1)),
+        part=part,
+        catalog=layout.read_product(path, f"{group}/catalog"),
+        reference=index,
+        mjd=mjd,
+        pointing=(ra, dec),
+    )
+
+
+def _solve(camera: _Camera, query: SkyQuery, given: tuple[WCS, str] | None) -> SkySolution:
+    """Solution of one camera by what it has itself.
+
+    Raises
+    ------
+    NoSolution
+    """
+    header = None if given is not None else _of_header(camera)
+    wcs, origin = given or ((_reduced(camera, header), _origin(camera)) if header is not None else (None, ""))
+    if query.catalog is not None:
+        pointing = query.pointing or _middle_of(wcs, camera) or camera.pointing
+        return _by_stars(camera, query, query.catalog, pointing, wcs)
+    if wcs is not None:
+        return sky_solution.from_wcs(wcs, camera.catalog, origin)
+    raise NoSolution("the header of the reference frame has none (a --sky-catalog or --wcs gives them)")
+
+
+def _by_stars(
+    camera: _Camera, query: SkyQuery, sky: SkyCatalog, pointing: tuple[float, float], wcs: WCS | None
+) -> SkySolution:
+    if not np.isfinite(pointing).all():
+        raise NoSolution("no pointing is known (--pointing RA DEC gives it)")
+    scale = query.pixel_scale or _pixel_scale(camera, wcs)
+    if not (math.isfinite(scale) and scale > 0):
+        raise NoSolution("the scale is not known from header or instrument (--pixel-scale ARCSEC gives it)")
+    mjd = camera.mjd if math.isfinite(camera.mjd) else 51544.5
+    return sky_solution.from_stars(camera.catalog, camera.shape, sky, pointing=pointing, scale=scale, mjd=mjd)
+
+
+def _solve_by_others(
+    camera: _Camera, query: SkyQuery, solved: Mapping[str, tuple[_Camera, SkySolution]]
+) -> SkySolution | None:
+    """Solution by the sources of another camera, which looked at the same stars; None where it does not match."""
+    for key, (other, solution) in solved.items():
+        unmoved = np.zeros(len(solution.arrays["ra"]))
+        flux = np.where(other.catalog["flux"] > 0, other.catalog["flux"], np.nan)
+        sky = SkyCatalog(
+            ra=solution.arrays["ra"],
+            dec=solution.arrays["dec"],
+            pm_ra=unmoved,
+            pm_dec=unmoved,
+            epoch=unmoved + 2000.0,
+            name=solution.arrays["name"],
+            magnitudes={f"instrumental {key}": -2.5 * np.log10(flux)},
+            origin=f"the catalogue of {key}",
+        )
+        wcs = sky_coordinates.read_wcs(solution.attributes["wcs"])
+        pointing = _middle_of(wcs, other)
+        assert pointing is not None  # of a camera that is solved
+        try:
+            own = _by_stars(camera, query, sky, pointing, None)
+        except NoSolution:
+            continue
+        arrays = {name: values for name, values in own.arrays.items() if name not in ("magnitude", "band")}
+        return SkySolution(arrays, own.attributes)
+    return None
+
+
+def _pixel_scale(camera: _Camera, wcs: WCS | None) -> float:
+    """Arcseconds of a reduced pixel, by header or instrument; NaN when unknown."""
+    if wcs is not None:
+        return sky_coordinates.scale_of(wcs)
+    header = _read_header(camera)
+    of_instrument = math.nan
+    if header is not None:
+        of_instrument = camera.instrument.interpret(header.values).pixel_scale
+        for name in _SCALE_KEYWORDS:
+            value = header.values.get(name)
+            if not math.isfinite(of_instrument) and isinstance(value, (int, float)) and 0.0 < value < 300.0:
+                of_instrument = float(value)
+    elif scale := camera.instrument.pixel_scales.get(camera.key.split(":")[0]):
+        of_instrument = scale * camera.part.binning
+    return of_instrument * camera.rebin_factor
+
+
+def _middle_of(wcs: WCS | None, camera: _Camera) -> tuple[float, float] | None:
+    if wcs is None:
+        return None
+    ny, nx = camera.shape
+    ra, dec = sky_coordinates.icrs_of_pixels(wcs, np.array([(nx - 1) / 2.0]), np.array([(ny - 1) / 2.0]))
+    return float(ra[0]), float(dec[0])
+
+
+# ---------------------------------------------------------------- headers and plate-solved copies
+
+
+def _file_of(camera: _Camera, index: int) -> Path:
+    name = layout.read_array(camera.path, f"{camera.part.group}/frames", "file", index, index + 1)[0]
+    root = layout.read_attributes(camera.path, camera.part.group)["data_root"]
+    return Path(root) / str(name)
+
+
+def _origin(camera: _Camera) -> str:
+    return f"the header of {_file_of(camera, camera.reference).name}"
+
+
+def _read_header(camera: _Camera) -> fits_files.FitsHeader | None:
+    """Header of the reference frame; None where the file is gone: coordinates are not worth a failed reduction."""
+    try:
+        return fits_files.read_header(_file_of(camera, camera.reference), camera.instrument.extension)
+    except (fits_files.FrameError, OSError):
+        return None
+
+
+def _of_header(camera: _Camera) -> tuple[WCS, str] | None:
+    header = _read_header(camera)
+    wcs = None if header is None else sky_coordinates.wcs_of_header(header.values)
+    return None if header is None or wcs is None else (wcs, header.section)
+
+
+def _reduced(camera: _Camera, found: tuple[WCS, str]) -> WCS:
+    wcs, section = found
+    first = (0, 0)
+    if section:
+        columns, rows = section.split("[")[1].rstrip("]").split(",")
+        first = (int(columns.split(":")[0]) - 1, int(rows.split(":")[0]) - 1)
+    return sky_coordinates.reduced_pixels(wcs, first, camera.rebin_factor)
+
+
+def _given_wcs(cameras: Sequence[_Camera], files: Sequence[str | Path]) -> dict[str, tuple[WCS, str]]:
+    """World coordinates of reference frames by plate-solved copies of frames, by camera key."""
+    found = {}
+    for file in files:
+        try:
+            header = fits_files.read_header(file)
+        except fits_files.FrameError as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        wcs = sky_coordinates.wcs_of_header(header.values)
+        if wcs is None:
+            raise ValueError(f"{file} has no world coordinates (CTYPE1 ... CD2_2) in its header")
+        camera, transform = _frame_of_copy(cameras, Path(file))
+        if header.shape != camera.part.shape:
+            raise ValueError(
+                f"{file} has {header.shape[0]} x {header.shape[1]} pixels, its frame of {camera.key} has "
+                f"{camera.part.shape[0]} x {camera.part.shape[1]}: give a copy of the whole frame"
+            )
+        of_frame = _reduced(camera, (wcs, header.section))
+        found[camera.key] = (_on_reference(of_frame, transform, camera.shape), f"{Path(file).name}")
+    return found
+
+
+def _frame_of_copy(cameras: Sequence[_Camera], file: Path) -> tuple[_Camera, np.ndarray]:
+    """Camera, and transform from the reference, of the frame that a file is a copy of: by its name.
+
+    Raises
+    ------
+    ValueError
+    """
+    stem = _stem(file.name)
+    for camera in cameras:
+        names = layout.read_array(camera.path, f"{camera.part.group}/frames", "file")
+        for index in (i for i, name in enumerate(names) if _stem(Path(str(name)).name) == stem):
+            transform = layout.read_array(camera.path, f"{camera.part.group}/frames", "transform", index, index + 1)[0]
+            if np.isfinite(transform).all():
+                return camera, transform
+    raise ValueError(
+        f"{file} has the name of no aligned frame of a reference night: name the copy as its frame (any suffix)"
+    )
+
+
+def _stem(name: str) -> str:
+    """Name of a file without its suffixes and what plate solvers add."""
+    return name.split(".")[0].removesuffix("_wcs").removesuffix("_solved").removesuffix("-wcs").lower()
+
+
+def _on_reference(wcs: WCS, transform: np.ndarray, shape: tuple[int, int]) -> WCS:
+    """World coordinates of the reference from those of a frame, refitted through a grid of points."""
+    if np.array_equal(transform, np.eye(3)):
+        return wcs
+    y, x = np.meshgrid(np.linspace(0, shape[0] - 1, _GRID), np.linspace(0, shape[1] - 1, _GRID), indexing="ij")
+    grid = np.column_stack([x.ravel(), y.ravel()])
+    ra, dec = sky_coordinates.icrs_of_pixels(wcs, *align.apply_transform(transform, grid).T)
+    return sky_solution.fit_wcs(grid, ra, dec, shape)

@@ -1,0 +1,244 @@
+"""Arrays and groups as Zarr keeps them: opened, made, listed. The only Zarr import.
+
+An array is read and written through one protocol, :class:`Array`: files of chunks in a directory
+(:mod:`~opticam_dask.store.chunk_files`), or whatever Zarr opens.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
+
+from opticam_dask import locations, schema
+from opticam_dask.store.chunk_files import open_chunks
+
+#: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
+_PLANNED_FRAMES = 4096
+_PLANNED = {
+    "frames": {entry.name for entry in schema.MANIFEST},
+    "photometry": {"mjd_utc", "bmjd_tdb"},
+    "photometry_radii": {"mjd_utc", "bmjd_tdb"},
+}
+
+#: Arrays of a remote store that are read or written at a time.
+_AT_A_TIME = 16
+
+
+class Array(Protocol):
+    """An array of the store, which stays where it is until values are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+
+    def read(self, start: int = 0, stop: int | None = None, columns: Any = slice(None)) -> np.ndarray:
+        """Entries ``start`` to ``stop`` along the first dimension, of some columns along the second."""
+
+    def write(self, start: int, stop: int, values: np.ndarray) -> None:
+        """Write entries ``start`` to ``stop``, which are one chunk."""
+
+    def write_whole(self, values: np.ndarray) -> None:
+        """Write all entries."""
+
+
+@dataclass(frozen=True)
+class ZarrArray:
+    """An array through Zarr: of any kind, in any place; also its single chunks, for checks and repairs."""
+
+    array: Any
+    directory: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+        return self.array.dtype
+
+    def read(self, start: int = 0, stop: int | None = None, columns: Any = slice(None)) -> np.ndarray:
+        """Entries ``start`` to ``stop`` along the first dimension, of some columns along the second."""
+        is_whole = isinstance(columns, slice) and columns == slice(None)
+        chosen = slice(start, stop)
+        values = np.asarray(self.array[chosen] if is_whole else self.array.oindex[chosen, columns])
+        return values.astype(object) if values.dtype.kind == "T" else values
+
+    def write(self, start: int, stop: int, values: np.ndarray) -> None:
+        """Write entries ``start`` to ``stop``."""
+        self.array[start:stop] = values
+
+    def write_whole(self, values: np.ndarray) -> None:
+        """Write all entries, whatever is on disk."""
+        self.array[...] = values
+
+    def chunks(self) -> Iterator[tuple[int, ...]]:
+        """Index of every chunk."""
+        return np.ndindex(*self.array.cdata_shape) if self.array.size else iter(())
+
+    def chunk_file(self, index: tuple[int, ...]) -> Path:
+        """File of one chunk."""
+        return self.directory / self.array.metadata.encode_chunk_key(index)
+
+    def read_chunk(self, index: tuple[int, ...]) -> np.ndarray:
+        """Values of one chunk."""
+        return np.asarray(self.array.get_block_selection(index))
+
+    def write_chunk_again(self, index: tuple[int, ...]) -> None:
+        """Write one chunk as it reads, so that a chunk of fill values becomes a file."""
+        self.array.set_block_selection(index, self.array.get_block_selection(index))
+
+    def remove_chunk(self, index: tuple[int, ...]) -> None:
+        """Remove a chunk; one that is damaged could not be written over in part."""
+        self.chunk_file(index).unlink(missing_ok=True)
+
+
+def open_array(path: Path, name: str) -> Array:
+    """An array for its values: its files where it is of the usual kind and in a directory, else as Zarr has it."""
+    files = None if locations.is_remote(path) else open_chunks(os.path.join(path, name))
+    return open_zarr_array(path, name) if files is None else files
+
+
+def open_zarr_array(path: Path, name: str) -> ZarrArray:
+    """An array as Zarr has it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none; it is a ValueError as well.
+    """
+    return _wrapped(zarr.Array.open(zarr.storage.StorePath(_zarr_store(path), name)), path / name)
+
+
+def all_arrays(path: Path) -> dict[str, ZarrArray]:
+    """Every array of a store, by the path in it."""
+    with warnings.catch_warnings():
+        # temporary files of interrupted writes are no part of the store
+        warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy.*")
+        members = list(open_group(path, "").members(max_depth=None))
+    is_hidden = {name for name, _ in members if any(word.startswith(".") for word in name.split("/"))}
+    return {
+        name: _wrapped(member, path / name)
+        for name, member in sorted(members, key=lambda entry: entry[0])
+        if isinstance(member, zarr.Array) and name not in is_hidden
+    }
+
+
+def _wrapped(array: zarr.Array, directory: Path) -> ZarrArray:
+    # every chunk is written, so that one that is missing later is known to be lost
+    return ZarrArray(array.with_config({"write_empty_chunks": True}), directory)
+
+
+def open_group(path: Path, group: str) -> zarr.Group:
+    """A group as Zarr has it, for writing."""
+    if group:
+        # only the root has consolidated metadata; this way it is one file that is read
+        return zarr.Group.open(zarr.storage.StorePath(_zarr_store(path), group))
+    return zarr.open_group(_zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
+
+
+def create_root(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Make an empty store."""
+    zarr.create_group(_zarr_store(path), zarr_format=3, attributes=dict(attributes))
+
+
+def consolidate(path: Path) -> None:
+    """Write the metadata of all groups and arrays beside those of the root."""
+    with warnings.catch_warnings():
+        # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        zarr.consolidate_metadata(_zarr_store(path))
+
+
+def each(path: Path, function: Callable[[Any], Any], entries: Sequence[Any]) -> list[Any]:
+    """A function of each entry; of a remote store many at a time, where waiting for an answer is what takes time."""
+    if not locations.is_remote(path):
+        return [function(entry) for entry in entries]
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        return list(pool.map(function, entries))
+
+
+def create_arrays(
+    root: zarr.Group,
+    kind: str,
+    group: str,
+    sizes: Mapping[str, int],
+    frames_per_block: int | None,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Make the arrays of a group at their full size; along ``frame`` one chunk is one block of what tasks write."""
+    target = root.require_group(group)
+    coordinates = schema.COORDINATES.get(kind)
+    if coordinates:
+        target.update_attributes({"coordinates": " ".join(coordinates)})
+
+    def create(entry: schema.Variable) -> None:
+        shape = tuple(sizes[dim] for dim in entry.dims)
+        per_chunk = frames_per_block
+        if per_chunk and entry.name in _PLANNED.get(kind, ()):
+            per_chunk *= max(1, _PLANNED_FRAMES // per_chunk)
+        chunks = tuple(per_chunk if dim == "frame" and per_chunk else max(1, sizes[dim]) for dim in entry.dims)
+        _create_array(
+            target,
+            entry.name,
+            shape=shape,
+            chunks=chunks,
+            dtype=str if entry.dtype == "str" else entry.dtype,
+            fill_value=entry.fill,
+            dimension_names=entry.dims,
+            compressors=[BloscCodec(cname="zstd", clevel=3), Crc32cCodec()],
+            attributes=entry.all_attributes(),
+        )
+
+    entries = [entry for entry in schema.GROUPS[kind] if names is None or entry.name in names]
+    if isinstance(root.store, zarr.storage.LocalStore):
+        for entry in entries:
+            create(entry)
+    else:
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            list(pool.map(create, entries))
+
+
+def _create_array(target: zarr.Group, name: str, **described: Any) -> None:
+    """Make an array in place of an old one.
+
+    In a directory it is the file that Zarr makes in memory, which takes a fraction of the time: a night has fifty.
+    """
+    if not isinstance(target.store, zarr.storage.LocalStore):
+        target.create_array(name, **described, overwrite=True)
+        return
+    made: dict[str, Any] = {}
+    zarr.create_array(zarr.storage.MemoryStore(made), zarr_format=3, **described)
+    folder = target.store.root / target.path / name
+    if folder.exists():
+        locations.remove_tree(folder)
+    folder.mkdir(parents=True)
+    locations.write_text(folder / "zarr.json", made["zarr.json"].to_bytes().decode())
+
+
+def _zarr_store(path: Path) -> Any:
+    """What Zarr opens: a directory, or whatever fsspec reaches by the URL."""
+    if not locations.is_remote(path):
+        return zarr.storage.LocalStore(path)
+    options = locations.storage_options(path)
+
+    async def opened() -> Any:
+        return zarr.storage.FsspecStore.from_url(str(path), storage_options=options)
+
+    # fsspec keeps a client for each thread that opens one, for good: here it is always the same, where Zarr works
+    return sync(opened())

@@ -1,0 +1,265 @@
+"""A group of the store: its attributes and arrays; the frames of a part that are written block by block."""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import locations, schema
+from opticam_dask.flags import SourceFlag
+from opticam_dask.store.arrays import Array, create_arrays, each, open_array, open_group, open_zarr_array
+from opticam_dask.store.errors import StoreError, clear_errors
+from opticam_dask.store.scratch import remove_scratch
+
+#: Flags are looked through in slabs of about so many, to bound the memory.
+_FLAGS_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arrays that belong together: the catalogue of a camera, the frames of a night, a master of calibration.
+
+    Attributes
+    ----------
+    path : Path
+        The store.
+    name : str
+        Path of the group in it.
+    kind : str
+        What it holds, a key of ``schema.GROUPS``; empty for a group without arrays of its own.
+    """
+
+    path: Path
+    name: str
+    kind: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """Where the group lies."""
+        return self.path / self.name
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group as they are now; empty when there is no such group."""
+        try:
+            return dict(read_metadata(self.directory / "zarr.json").get("attributes", {}))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was written."""
+        return bool(self.attributes.get("complete"))
+
+    def update(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes."""
+        open_group(self.path, self.name).update_attributes(dict(attributes))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return (self.directory / name / "zarr.json").is_file()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """All values of one array."""
+        return self.read(name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, columns: Any = slice(None)) -> np.ndarray:
+        """Values of one array, or of its entries ``start`` to ``stop`` along the first dimension.
+
+        ``columns`` (slice or indices) are those that are wanted along the second one.
+        """
+        with clear_errors(self.path, f"{self.name}/{name}"):
+            return self.array(name).read(start, stop, columns)
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """All arrays, by name."""
+        names = sorted(open_group(self.path, self.name).array_keys())
+        return dict(zip(names, each(self.path, self.read, names), strict=True))
+
+    def array(self, name: str) -> Array:
+        """One array, opened and not read."""
+        return open_array(self.path, f"{self.name}/{name}")
+
+    def write(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+        """Write whole arrays (a stack, a catalogue) in place of an old group; ``complete`` is written last."""
+        sizes = self._sizes(arrays)
+        root = open_group(self.path, "")
+        own = {name: value for name, value in attributes.items() if name != "complete"}
+        target = root.create_group(self.name, overwrite=True, attributes=own)
+        self._fill(root, sizes, arrays)
+        target.update_attributes({"complete": True})
+
+    def extend(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add arrays to a group that is whole, or write them again; the arrays it has already are not touched."""
+        sizes = self._sizes(arrays)
+        root = open_group(self.path, "")
+        root.require_group(self.name)
+        self._fill(root, sizes, arrays)
+
+    def _sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for name, values in arrays.items():
+            sizes.update(zip(schema.variable(self.kind, name).dims, np.shape(values), strict=True))
+        return sizes
+
+    def _fill(self, root: Any, sizes: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> None:
+        create_arrays(root, self.kind, self.name, sizes, frames_per_block=None, names=list(arrays))
+        for name, values in arrays.items():
+            if np.size(values):
+                self.array(name).write_whole(np.asarray(values))
+
+    def remove(self) -> None:
+        """Remove the group and everything in it, and its scratch files.
+
+        Raises
+        ------
+        OSError
+            When something of it stays.
+        """
+        remove_scratch(self.path, self.name)
+        directory = self.directory
+        if directory.exists():
+            # what is half removed must not look whole: the name goes first
+            doomed = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.removed")
+            if locations.is_remote(directory):
+                # nothing can be renamed: a mark says that it is being removed, until it is
+                locations.write_text(doomed, "")
+                (directory / "zarr.json").unlink(missing_ok=True)
+            else:
+                directory.rename(doomed)
+            finish_removal(doomed)
+
+    @property
+    def for_xarray(self) -> dict[str, Any]:
+        """What ``xarray.open_dataset`` needs to open the group."""
+        return {"filename_or_obj": str(self.path), "group": self.name, "consolidated": False} | xarray_options(
+            self.path
+        )
+
+
+@dataclass(frozen=True)
+class BlockGroup(Group):
+    """Arrays of a part along ``frame``, which tasks write a block at a time, ``flags`` last.
+
+    Attributes
+    ----------
+    n_frames, frames_per_block : int
+        Number of frames, and of frames in a block.
+    uid : str
+        Of a part whose arrays stay what they are: they stay open in this process, for the blocks to come.
+    """
+
+    n_frames: int = 0
+    frames_per_block: int = 1
+    uid: str = ""
+
+    def done(self, among: range | None = None) -> np.ndarray:
+        """Which blocks are done, read from the flags themselves.
+
+        Parameters
+        ----------
+        among : range, optional
+            Blocks that are looked at, without gaps; by default all.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_blocks,) or (len(among),)
+        """
+        chosen = range(-(-self.n_frames // self.frames_per_block)) if among is None else among
+        reduced = self._frames_that(lambda flags: flags != 0, chosen)
+        starts = np.arange(len(chosen)) * self.frames_per_block
+        return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
+
+    def lost_frames(self) -> np.ndarray:
+        """Frames (indices in the part) whose files were gone or changed when their sources were measured."""
+        is_lost = np.uint32(SourceFlag.FRAME_LOST)
+        every = range(-(-self.n_frames // self.frames_per_block))
+        return np.flatnonzero(self._frames_that(lambda flags: (flags & is_lost) != 0, every))
+
+    def _frames_that(self, test: Callable[[np.ndarray], np.ndarray], among: range) -> np.ndarray:
+        """Frames of some blocks of which all flags pass a test; a bounded number of flags is in memory at once."""
+        per_block = self.frames_per_block
+        first, last = among.start * per_block, min(among.stop * per_block, self.n_frames)
+        with clear_errors(self.path, f"{self.name}/flags"):
+            array = self.array("flags")
+            found = np.empty(last - first, dtype=bool)
+            slab = per_block * max(1, _FLAGS_AT_ONCE // (per_block * max(1, *array.shape[1:], 1)))
+            for start in range(first, last, slab):
+                flags = array.read(start, min(start + slab, last))
+                found[start - first : start - first + slab] = np.all(test(flags.reshape(len(flags), -1)), axis=1)
+        return found
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Mark blocks as not done."""
+        flags = open_zarr_array(self.path, f"{self.name}/flags")
+        for block in blocks:
+            flags.remove_chunk((block, *(0,) * (len(flags.shape) - 1)))
+
+    def open_block(self, name: str) -> Array:
+        """An array for the blocks of this process.
+
+        Opening reads a small file and takes as long as a chunk, for each of some fifty arrays of a block. A part that
+        is made anew has another ``uid``. Photometry may be made anew in a part, has none, and is opened each time.
+        """
+        return _kept_open(self, name) if self.uid else self.array(name)
+
+    def read_block(self, name: str, start: int, stop: int) -> np.ndarray:
+        """As :meth:`read`, from an array that may be open already."""
+        with clear_errors(self.path, f"{self.name}/{name}"):
+            return self.open_block(name).read(start, stop)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_open(group: BlockGroup, name: str) -> Array:
+    return group.array(name)
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Metadata of a group.
+
+    Raises
+    ------
+    StoreError
+        When the file is damaged.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+            raise ValueError("not an object with attributes")
+    except ValueError as error:  # what is no UTF-8 or no JSON is one as well
+        raise StoreError(
+            f"{file} is damaged ({error}). opticam-dask verify says what is to be done about it."
+        ) from error
+    return document
+
+
+def finish_removal(doomed: Path) -> None:
+    """Remove what was begun to be removed: a directory of that name or, where none can be renamed, what it marks."""
+    if locations.is_remote(str(doomed)):
+        locations.remove_tree(doomed.with_name(doomed.name[1:].rsplit(".", 2)[0]))
+        doomed.unlink(missing_ok=True)
+    else:
+        locations.remove_tree(doomed)
+
+
+def remove_stray(file: Path) -> None:
+    """Remove what an interrupted write or removal left behind."""
+    if file.name.endswith(".removed"):
+        finish_removal(file)
+    elif file.is_dir():
+        locations.remove_tree(file)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def xarray_options(path: Path) -> dict[str, Any]:
+    """What xarray needs to open a store: nothing more for a directory, no cached listings for a URL."""
+    remote = {"storage_options": locations.storage_options(path)} if locations.is_remote(path) else {}
+    return {"engine": "zarr", **remote}

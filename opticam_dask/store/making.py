@@ -1,0 +1,138 @@
+"""Make the arrays of a part and of its photometry, at their full size and without values."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import schema
+from opticam_dask.store import arrays
+from opticam_dask.store.camera import KINDS_OF_PART, Part
+from opticam_dask.store.errors import StoreError
+
+
+def create_part(
+    part: Part, manifest: Mapping[str, np.ndarray], data_root: str, provenance: Mapping[str, Any] | None = None
+) -> Part:
+    """Make all arrays of the part at their full size and write its manifest.
+
+    The attribute ``complete`` is written last: a part without it is made anew by the next run.
+
+    Returns
+    -------
+    Part
+        The part, with the ``uid`` that it was given.
+    """
+    if part.attributes.get("complete"):
+        raise StoreError(f"{part.group} exists already in {part.path}.")
+    made = replace(part, uid=part.uid or uuid.uuid4().hex)
+    attributes = {
+        "n_frames": made.n_frames,
+        "frames_per_block": made.frames_per_block,
+        "shape": list(made.shape),
+        "binning": made.binning,
+        "mesh_shape": None if made.mesh_shape is None else list(made.mesh_shape),
+        "n_slots": made.n_slots,
+        "data_root": data_root,
+        "uid": made.uid,
+        "provenance": dict(provenance or {}),
+    }
+    night = arrays.open_group(part.path, "").create_group(part.group, overwrite=True, attributes=attributes)
+    for kind in KINDS_OF_PART if made.mesh_shape is not None else KINDS_OF_PART[:2]:
+        arrays.create_arrays(night, kind, kind, made.sizes(), made.frames_per_block)
+    for name, values in manifest.items():
+        schema.validate("frames", {name: values}, made.sizes())
+        made.frames.array(name).write_whole(values)
+    night.update_attributes({"complete": True})
+    return made
+
+
+def add_arrays(part: Part, kind: str, names: Sequence[str]) -> None:
+    """Make arrays of a group that an older version did not have, without values, unless they are there."""
+    night = arrays.open_group(part.path, part.group)
+    missing = [name for name in names if f"{kind}/{name}" not in night]
+    if missing:
+        arrays.create_arrays(night, kind, kind, part.sizes(), part.frames_per_block, missing)
+
+
+def add_photometry(
+    part: Part,
+    label: str,
+    source_ids: np.ndarray,
+    attributes: Mapping[str, Any],
+    *,
+    variables: Sequence[str] = (),
+    radii: Sequence[float] = (),
+) -> None:
+    """Make the arrays of a photometry label, unless they are there with the same attributes.
+
+    Parameters
+    ----------
+    part : Part
+        The part (camera key and night) of the store.
+    label : str
+        Photometry label.
+    source_ids : ndarray of int, shape (source,)
+        Ids of the sources of the catalogue.
+    attributes : dict
+        Attributes of the group.
+    variables : sequence of str
+        Variables beyond those of every label (``schema.ALWAYS_MEASURED``).
+    radii : sequence of float
+        With several radii the measurements have a last dimension ``radius``.
+
+    Raises
+    ------
+    StoreError
+        When the label exists with other parameters.
+    """
+    group = part.photometry(label)
+    present = group.attributes
+    if present.get("complete"):
+        if present["parameters_hash"] != attributes["parameters_hash"]:
+            raise StoreError(
+                f"photometry {label!r} is already in the store with other parameters "
+                f"({present['parameters']} before, {attributes['parameters']} now). "
+                "Give this variant a name of its own with --label NAME."
+            )
+        return
+    kind = "photometry_radii" if radii else "photometry"
+    names = [*schema.ALWAYS_MEASURED, *variables, *schema.COORDINATES[kind]]
+    night = arrays.open_group(part.path, part.group)
+    night.require_group("photometry")
+    night.create_group(
+        f"photometry/{label}", overwrite=True, attributes={**attributes, "variables": names, "radii": list(radii)}
+    )
+    _create_label(part, night, label, names, len(source_ids), radii)
+    if radii:
+        group.array("radius").write_whole(np.asarray(radii, dtype=float))
+    for name in ("mjd_utc", "bmjd_tdb"):
+        group.array(name).write_whole(part.frames[name])
+    group.array("source_id").write_whole(source_ids)
+    group.update({"complete": True})
+
+
+def add_to_label(part: Part, label: str, name: str) -> None:
+    """Make an array of a label that an older version did not have, without values, unless it is there."""
+    group = part.photometry(label)
+    night = arrays.open_group(part.path, part.group)
+    attributes = group.attributes
+    known = [entry.name for entry in schema.PHOTOMETRY]
+    variables = attributes.get("variables") or [one for one in known if f"photometry/{label}/{one}" in night]
+    if name in variables:
+        return
+    if f"photometry/{label}/{name}" not in night:
+        _create_label(part, night, label, [name], len(group["source_id"]), attributes.get("radii", []))
+    group.update({"variables": [*variables, name]})
+
+
+def _create_label(
+    part: Part, night: Any, label: str, names: Sequence[str], n_sources: int, radii: Sequence[float]
+) -> None:
+    sizes = {**part.sizes(), "source": n_sources, "radius": len(radii)}
+    kind = "photometry_radii" if radii else "photometry"
+    arrays.create_arrays(night, kind, f"photometry/{label}", sizes, part.frames_per_block, names)

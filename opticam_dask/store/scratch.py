@@ -1,0 +1,90 @@
+"""Scratch files beside the store: sums of frames that the stack is made of."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from opticam_dask import locations
+from opticam_dask.store.errors import StoreError
+
+SCRATCH_NAME = "scratch"
+
+
+def scratch_folder(path: Path, *names: str) -> Path:
+    """Folder of scratch files of a store, beside it and never in it."""
+    return (path.parent / SCRATCH_NAME).joinpath(*names)
+
+
+def remove_scratch(path: Path, group: str) -> None:
+    """Remove the scratch files of a group."""
+    with contextlib.suppress(OSError):
+        locations.remove_tree(scratch_folder(path, group))
+
+
+def remove_empty_scratch(path: Path) -> None:
+    """Remove the folders for scratch files that hold none any more."""
+    if locations.is_remote(path):
+        return  # there are no folders
+    scratch = scratch_folder(path)
+    for folder in sorted(scratch.rglob("*"), reverse=True) if scratch.is_dir() else []:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    if scratch.is_dir() and not any(scratch.iterdir()):
+        scratch.rmdir()
+
+
+def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> None:
+    """Write a sum of frames (int64) and its coverage (uint32); a reader sees all of it or nothing.
+
+    The file holds the two arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
+    takes up to four times as long to write.
+    """
+    if not locations.is_remote(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    arrays = _compact(total), _compact(coverage)
+    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+        for array in (*arrays, _checksums(*arrays)):
+            np.save(stream, array)
+
+
+def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of frames and coverage of a partial stack, as whole numbers of some type.
+
+    Raises
+    ------
+    StoreError
+        When the file is damaged.
+    """
+    try:
+        with locations.open_binary(file) as stream:
+            total, coverage, checksums = (np.load(stream) for _ in range(3))
+        is_whole = np.array_equal(_checksums(total, coverage), checksums)
+    except (ValueError, EOFError) as error:
+        raise StoreError(_damaged_stack(file, str(error))) from error
+    if not is_whole:
+        raise StoreError(_damaged_stack(file, "its checksum does not fit"))
+    return total, coverage
+
+
+def _checksums(*arrays: np.ndarray) -> np.ndarray:
+    return np.array([zlib.crc32(np.ascontiguousarray(array).data) for array in arrays], dtype=np.uint32)
+
+
+def _compact(numbers: np.ndarray) -> np.ndarray:
+    """Whole numbers in the smallest type that holds them: a sum of a few frames is then 5 bytes a pixel, not 12."""
+    low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
+    for small in (np.uint8, np.int32):
+        if np.iinfo(small).min <= low and high <= np.iinfo(small).max:
+            return numbers.astype(small)
+    return numbers
+
+
+def _damaged_stack(file: Path, reason: str) -> str:
+    return (
+        f"{file}, the sum of some frames for the stack, is damaged ({reason}). Delete it and run the same command "
+        "again: its frames are summed again."
+    )

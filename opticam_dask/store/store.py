@@ -1,0 +1,243 @@
+"""The store of a reduction: found or made, its cameras, and what a run does to it as a whole.
+
+One Zarr v3 store holds one group per camera key, in it one group per night (or part of a night): see
+:mod:`~opticam_dask.store.camera`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opticam_dask import locations, schema
+from opticam_dask.locations import location
+from opticam_dask.store import arrays
+from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.errors import NoSuchKey, StoreError
+from opticam_dask.store.groups import Group, finish_removal, read_metadata
+from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
+
+STORE_NAME = "reduction.zarr"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store of one output directory.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is.
+    """
+
+    path: Path
+
+    @classmethod
+    def at(cls, out_directory: str | Path) -> Store:
+        """The store of an output directory, whether there is one or not."""
+        return cls(location(out_directory) / STORE_NAME)
+
+    @classmethod
+    def open(cls, out_directory: str | Path) -> Store:
+        """The store of an output directory.
+
+        Raises
+        ------
+        StoreError
+            When there is none, or its layout is newer than this version understands.
+        """
+        store = cls.at(out_directory)
+        if not store.exists():
+            raise StoreError(f"{out_directory} holds no reduction (no {STORE_NAME}). Run opticam-dask reduce first.")
+        version = store.version
+        if not version:
+            raise StoreError(
+                f"{store.path / 'zarr.json'} names no schema version: it is damaged, or no reduction of opticam-dask."
+            )
+        if version not in schema.READABLE_VERSIONS:
+            raise StoreError(
+                f"{store.path} has schema version {version}; this version of opticam-dask reads "
+                f"{', '.join(schema.READABLE_VERSIONS)}. Update opticam-dask."
+            )
+        return store
+
+    @classmethod
+    def create(cls, out_directory: str | Path, attributes: Mapping[str, Any]) -> Store:
+        """Make an empty store with its root attributes.
+
+        Raises
+        ------
+        StoreError
+            When the directory cannot be written.
+        """
+        store = cls.at(out_directory)
+        try:
+            store.path.parent.mkdir(parents=True, exist_ok=True)
+            arrays.create_root(store.path, {**attributes, "schema_version": schema.SCHEMA_VERSION})
+        except OSError as error:
+            raise StoreError(
+                f"{store.path} cannot be written: {error.strerror or error}. Choose another --out."
+            ) from error
+        return store
+
+    def exists(self) -> bool:
+        """Whether the output directory holds a store."""
+        return (self.path / "zarr.json").is_file()
+
+    @property
+    def root(self) -> Group:
+        """The group of the whole store."""
+        return Group(self.path, "")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the whole store."""
+        return self.root.attributes
+
+    def update(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes to those of the whole store."""
+        self.root.update(attributes)
+
+    @property
+    def version(self) -> str:
+        """Version of the layout; empty when the store names none."""
+        return str(self.attributes.get("schema_version", ""))
+
+    @property
+    def cameras(self) -> list[Camera]:
+        """Cameras of the store, in the order of their names."""
+        found = []
+        for entry in sorted(self.path.iterdir()):
+            is_group = entry.is_dir() and not entry.name.startswith(".")
+            attributes = Group(self.path, entry.name).attributes if is_group else {}
+            if "key" in attributes:
+                found.append(Camera(self.path, str(attributes["key"])))
+        return found
+
+    @property
+    def keys(self) -> list[str]:
+        """Camera keys of the store, in the order of their names."""
+        return [camera.key for camera in self.cameras]
+
+    def camera(self, name: str) -> Camera:
+        """A camera by its key (``1:g``), its filter (``g``) where one camera has it, or the name of its group.
+
+        Raises
+        ------
+        NoSuchKey
+            When there is none, or several have the filter; the message names the keys.
+        """
+        # most callers name one that is there, and it is one file that is read
+        if name and name not in (".", "..") and (key := Group(self.path, group_name(name)).attributes.get("key")):
+            return Camera(self.path, str(key))
+        cameras = self.cameras
+        found = [camera for camera in cameras if name == camera.key.partition(":")[2]]
+        if len(found) != 1:
+            known = ", ".join(camera.key for camera in cameras) or "none"
+            raise NoSuchKey(f"there is no such key: {name!r} in {self.path.parent}; it has {known}")
+        return found[0]
+
+    def add_camera(self, key: str, camera: str, filter_name: str) -> Camera:
+        """Make the group of a camera key, unless it is there."""
+        added = Camera(self.path, key)
+        if not added.attributes:
+            attributes = {"key": key, "camera": camera, "filter": filter_name}
+            arrays.open_group(self.path, "").create_group(added.name, attributes=attributes)
+        return added
+
+    @property
+    def set_aside(self) -> Group:
+        """Files that could not be used at all."""
+        return Group(self.path, "set_aside", "set_aside")
+
+    def master(self, name: str) -> Group:
+        """A master of calibration frames, by its name (``passes.calibration`` gives it)."""
+        return Group(self.path, f"calibration/{name}", "calibration")
+
+    def measured_keys(self, label: str) -> list[str]:
+        """Camera keys that have photometry of this label."""
+        return [camera.key for camera in self.cameras if any(label in part.labels for part in camera.parts)]
+
+    # ------------------------------------------------------------ changes
+
+    def begin_changes(self) -> None:
+        """Drop the consolidated metadata, which would hide what is about to be added.
+
+        Raises
+        ------
+        StoreError
+            When the store is of an older version.
+        """
+        self.require_present_version()
+        self.drop_consolidated()
+        # what a removal that was interrupted left behind
+        for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
+            for doomed in self.path.glob(pattern):
+                finish_removal(doomed)
+
+    def require_present_version(self) -> None:
+        """Refuse to write into a store of an older version.
+
+        Raises
+        ------
+        StoreError
+        """
+        version = self.version
+        if version != schema.SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has schema version {version}, this version of opticam-dask writes "
+                f"{schema.SCHEMA_VERSION}. "
+                f"Run opticam-dask migrate {self.path.parent} first: it keeps everything that was reduced."
+            )
+
+    def drop_consolidated(self) -> None:
+        """Remove the consolidated metadata."""
+        file = self.path / "zarr.json"
+        document = read_metadata(file)
+        if document.pop("consolidated_metadata", None) is not None:
+            locations.write_text(file, json.dumps(document, indent=2))
+
+    @property
+    def is_consolidated(self) -> bool:
+        """Whether the store has consolidated metadata, which the end of a run writes."""
+        return read_metadata(self.path / "zarr.json").get("consolidated_metadata") is not None
+
+    def finish_changes(self) -> None:
+        """Write consolidated metadata, so that readers open the store with one read; remove empty scratch folders."""
+        arrays.consolidate(self.path)
+        remove_empty_scratch(self.path)
+
+    def move_aside(self) -> Path:
+        """Give the store another name in its directory, so that a new one can be made.
+
+        Returns
+        -------
+        Path
+            The new name, ``reduction.old-N.zarr``.
+
+        Raises
+        ------
+        StoreError
+            On an object store, where nothing can be renamed.
+        """
+        path = self.path
+        if locations.is_remote(path):
+            raise StoreError(
+                f"{path} cannot be kept under another name, because nothing can be renamed there. Choose another "
+                "--out, or remove it with the tools of the object store."
+            )
+        numbers = itertools.count(1)
+        target = next(name for n in numbers if not (name := path.with_name(f"{path.stem}.old-{n}.zarr")).exists())
+        path.rename(target)
+        shutil.rmtree(scratch_folder(path), ignore_errors=True)
+        return target
+
+    def remove(self) -> None:
+        """Remove the store and its scratch files, as far as they can be removed."""
+        for folder in (self.path, scratch_folder(self.path)):
+            shutil.rmtree(folder, ignore_errors=True)
