@@ -368,9 +368,9 @@ def test_cluster__no_such_batch_system_on_this_machine(capsys, monkeypatch, tmp_
 
 
 def test_import__leaves_ctrl_c_as_it_was():
-    program = "import signal; from opticam_dask.cluster import job_scripts; job_scripts.jobqueue_package(); import dask_jobqueue; "
-        "import signal; from opticam_dask.cluster import job_scripts; "
-        "job_scripts.jobqueue_package(); import dask_jobqueue; "
+    program = "import signal; from opticam_dask.cluster import job_scripts; job_scripts.jobqueue_package(); "
+    program += "import dask_jobqueue; "
+    program += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", program], check=True)
     before = signal.getsignal(signal.SIGINT)
     job_scripts.jobqueue_package()
