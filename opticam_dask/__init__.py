@@ -29,7 +29,7 @@ _HOME = {
     "calibrate": "api.steps.calibrated",
     "calibration_masters": "api.steps.calibrated",
     "catalog": "api.steps.cataloged",
-    "connect": "cluster.executors",
+    "connect": "cluster.connections",
     "DarkNoiseCorrector": "api.correctors",
     "DefaultBackground": "methods.backgrounds",
     "DefaultFinder": "methods.finders",

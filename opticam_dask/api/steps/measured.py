@@ -21,7 +21,7 @@ from opticam_dask.api.steps.frames import (
     records_over,
     require_same_camera,
 )
-from opticam_dask.cluster import blocks, executors
+from opticam_dask.cluster import blocks, connections
 from opticam_dask.flags import FrameFlag, flag_attributes
 from opticam_dask.lightcurves.differential import compute_relative
 from opticam_dask.lightcurves.indexes import with_indexes
@@ -198,7 +198,7 @@ def reduce(ds: xr.Dataset, to: str | Path, *photometers: Photometer, client: Any
         instrument=chain.setup.instrument,
         background=chain.setup.background,
         finder=chain.setup.finder,
-        client=executors.current_client() if client is None else client,
+        client=connections.current_client() if client is None else client,
         **{**given, **options},
     )
     reducer.create_catalogs()
