@@ -14,9 +14,10 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
-from opticam_dask.kernels.sources import field_form, photometry
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.frame_steps import (
     BlockSummary,

@@ -22,9 +22,12 @@ from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import FrameError, Reader
-from opticam_dask.kernels.images import background, calibrate, detect, segments, sky, star_choice
+from opticam_dask.kernels.images import calibrate, detect, segments
 from opticam_dask.kernels.images.masters import Masters
-from opticam_dask.kernels.sources import field_form, moments, photometry
+from opticam_dask.kernels.images.matching import star_choice
+from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.sources import moments, photometry
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.locations import is_remote, location
 from opticam_dask.methods.finders import DefaultFinder
 
@@ -184,7 +187,7 @@ class FrameResult:
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
     #: the frame without its sky, where the sky is a mesh; and detections for which there is no slot
-    frame: sky.SubtractedFrame | None = None
+    frame: subtraction.SubtractedFrame | None = None
     beyond_slots: dict[str, np.ndarray] = field(default_factory=dict)
     #: which sources are whole stars, and which are saturated, by slot
     is_whole: np.ndarray | None = None
@@ -456,7 +459,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
     return sources, n_sources
 
 
-def _sources_of_segments(steps: FrameSteps, frame: sky.SubtractedFrame) -> tuple[dict[str, np.ndarray], int]:
+def _sources_of_segments(steps: FrameSteps, frame: subtraction.SubtractedFrame) -> tuple[dict[str, np.ndarray], int]:
     """As :func:`find_sources`, from the pixels that stand out alone."""
     assert isinstance(steps.finder, DefaultFinder)
     found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)
@@ -500,7 +503,7 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
         raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
     result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
-    result.frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
+    result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
     result.subtracted = result.frame.image
     return None
 
@@ -548,7 +551,7 @@ def measure_sky(result: FrameResult) -> None:
         background_rms=result.values["background_rms"],
         fwhm=result.values.get("fwhm", np.nan),
     )
-    found = sky.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
+    found = subtraction.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
     level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
     result.meshes |= {
         "background_offset_mesh": level - mesh,
@@ -568,7 +571,7 @@ def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.
     measure_seeing(result, result.is_whole)
 
 
-def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> sky.Disks:
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
     """Where sources shine: bright ones further than faint ones.
 
     Parameters
@@ -587,7 +590,7 @@ def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwh
         relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
     # the wings of a Moffat star of beta 3 fall with the sixth power
     reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
-    return sky.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
+    return subtraction.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
 
 
 def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:

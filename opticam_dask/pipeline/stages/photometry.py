@@ -19,10 +19,10 @@ from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, Ra
 from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
 from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import frozen
-from opticam_dask.pipeline.alignment import first_pass_job
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages.alignment import first_pass_job
 from opticam_dask.steps.frame_steps import entry_of, is_back
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.special import gammaln
 
-from opticam_dask.kernels.images.align import unmoved_transform
+from opticam_dask.kernels.images.matching.align import unmoved_transform
 
 #: Fewest pairs that can tell a match with a rotation from chance: one more than fix it.
 LEAST_FOR_ROTATION = 3
