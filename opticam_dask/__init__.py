@@ -29,7 +29,7 @@ _HOME = {
     "calibrate": "api.steps.calibrate",
     "calibration_masters": "api.steps.calibrate",
     "catalog": "api.steps.catalog",
-    "connect": "cluster.executors",
+    "connect": "cluster.connections",
     "DarkNoiseCorrector": "api.correctors",
     "DefaultBackground": "methods.backgrounds",
     "DefaultFinder": "methods.finders",

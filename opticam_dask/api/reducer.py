@@ -14,8 +14,9 @@ from opticam_dask.api import arguments
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
-from opticam_dask.cluster import executors
-from opticam_dask.cluster.executors import Client, Connection
+from opticam_dask.cluster import connections, executors
+from opticam_dask.cluster.connections import Connection
+from opticam_dask.cluster.executors import Client
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
@@ -159,7 +160,7 @@ class Reducer(Plots):
         if session is None:
             console = Console(verbose, prefix)
             how: dict[str, Any] = {"n_workers": number_of_processors, "frame_timeout": frame_timeout}
-            place = executors.connect(client, tell=console.tell, **how)
+            place = connections.connect(client, tell=console.tell, **how)
             session = Session(out_directory, place, console, break_lock=break_lock)
         self._session, self._console = session, session.progress
         self.out_directory = session.out_directory

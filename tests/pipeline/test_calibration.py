@@ -19,7 +19,7 @@ from opticam_dask import (
     simulate_calibration_frames,
     simulate_observations,
 )
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
@@ -136,7 +136,7 @@ def test_masters__do_not_depend_on_strips_or_workers(data, reduced, tmp_path, mo
     monkeypatch.setattr(master_frames, "_STRIP_PIXELS", 24 * SHAPE[1] * 7)
     setup = _setup(tmp_path / "out", folders)
     driver.prepare(setup, scan(find_files(frames), setup.instrument))
-    with executors.connect("local", n_workers=2) as executor:
+    with connections.connect("local", n_workers=2) as executor:
         driver.make_masters(setup, executor, Silent())
     for kind in GROUPS:
         for name, values in _master(reduced, kind).items():

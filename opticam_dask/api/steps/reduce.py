@@ -11,7 +11,7 @@ from opticam_dask.api.reducer import Reducer
 from opticam_dask.api.steps.frames import (
     chain_of,
 )
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
@@ -60,7 +60,7 @@ def reduce(ds: xr.Dataset, to: str | Path, *photometers: Photometer, client: Any
         instrument=chain.setup.instrument,
         background=chain.setup.background,
         finder=chain.setup.finder,
-        client=executors.current_client() if client is None else client,
+        client=connections.current_client() if client is None else client,
         **{**given, **options},
     )
     reducer.create_catalogs()
