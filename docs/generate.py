@@ -201,7 +201,7 @@ _API = (
         ),
     ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),
-    ("Simulate", ("frames.synthetic", "frames.simulated_fields")),
+    ("Simulate", ("frames.simulation.synthetic", "frames.simulation.simulated_fields")),
 )
 
 
