@@ -23,7 +23,8 @@ from opticam_dask.display.browser import Browser, Page, Views
 from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
-from opticam_dask.store import layout
+from opticam_dask.store.arrays import open_zarr_array
+from opticam_dask.store.store import Store
 
 FRAMES = 6
 NIGHTS = ("2024-01-01", "2024-01-03")
@@ -216,10 +217,10 @@ def test_camera__without_photometry_shows_frames_and_predicted_positions(tmp_pat
 
 def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    part = layout.parts(tmp_path / "reduction.zarr", "1:g")[0]
+    part = Store(tmp_path / "reduction.zarr").camera("1:g").parts[0]
     for name in (f"photometry/{LABEL}/flux", "frames/transform"):
-        index = (0,) * len(layout.open_array(tmp_path / "reduction.zarr", f"{part.group}/{name}").shape)
-        layout.chunk_file(tmp_path / "reduction.zarr", f"{part.group}/{name}", index).write_bytes(b"nothing of use" * 9)
+        array = open_zarr_array(tmp_path / "reduction.zarr", f"{part.group}/{name}")
+        array.chunk_file((0,) * len(array.shape)).write_bytes(b"nothing of use" * 9)
     page = Page(Views(tmp_path), "1:g", LABEL)
     while page.view.n_todo:
         page._read_some()
@@ -248,7 +249,7 @@ def test_page__of_a_store_of_an_older_version_shows_what_it_has(tmp_path):
 
 def test_page__of_a_store_that_has_lost_an_array_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    parts = layout.parts(tmp_path / "reduction.zarr", "1:g")
+    parts = Store(tmp_path / "reduction.zarr").camera("1:g").parts
     shutil.rmtree(tmp_path / "reduction.zarr" / parts[0].group / "frames" / "n_sources")
     (tmp_path / "reduction.zarr" / parts[1].group / "photometry" / LABEL / "flux" / "zarr.json").write_text("{}")
     page = Page(Views(tmp_path), "1:g", LABEL)
