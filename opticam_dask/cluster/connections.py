@@ -176,8 +176,8 @@ def connect(
     if isinstance(cluster, distributed.Client):
         if cluster.asynchronous:
             raise ValueError(
-                "expected a Client that waits for its results, found one with asynchronous=True: make it with Client(...), "
-                "or give the address of its scheduler"
+                "expected a Client that waits for its results, found one with asynchronous=True: make it with "
+                "Client(...), or give the address of its scheduler"
             )
         return Connection(functools.partial(_given_client, cluster, frame_timeout), tell or logger.info)
     if isinstance(cluster, ClusterSettings):

@@ -1,4 +1,4 @@
-"""Clients of the user's (several threads, this process, adaptive, asynchronous): the bits of a run without a cluster."""
+"""Clients of one's own (several threads, this process, adaptive, asynchronous): the bits of no cluster."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_asynchronous_client__is_refused_with_what_to_give(without_cluster):
         async with distributed.Client(
             asynchronous=True, processes=False, n_workers=1, dashboard_address=None, set_as_default=False
         ) as client:
-            with pytest.raises(ValueError, match=r"found one with asynchronous=True: make it with Client\(\.\.\.\)"):
+            with pytest.raises(ValueError, match=r"found one with asynchronous=True: make it with Client\("):
                 _reduce(without_cluster, "asynchronous", client)
 
     asyncio.run(reduce())
