@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from opticam_dask.api.analysis import Analyzer
+from opticam_dask.api.analysis.analyzer import Analyzer
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import products
 from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
