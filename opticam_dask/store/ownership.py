@@ -33,7 +33,7 @@ from typing import Any
 
 import psutil
 
-from opticam_dask import locations
+from opticam_dask import locations, remote_paths
 
 logger = logging.getLogger(__name__)
 
@@ -406,8 +406,8 @@ def _create(path: Path, record: dict[str, Any]) -> bool:
     OSError
         When the directory cannot be written.
     """
-    if isinstance(path, locations.RemotePath):
-        return locations.create_remote(path, json.dumps(record, indent=2))
+    if isinstance(path, remote_paths.RemotePath):
+        return remote_paths.create_remote(path, json.dumps(record, indent=2))
     temporary = _temporary(path, record)
     try:
         # a link appears whole or not at all, fails where the name is taken, and does so on NFS too

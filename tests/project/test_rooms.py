@@ -117,7 +117,6 @@ TO_BE_SPLIT = {
     "frames/instruments.py",
     "frames/simulation/simulated_fields.py",
     "kernels/sources/second_look.py",
-    "locations.py",
     "parameters.py",
 }
 
