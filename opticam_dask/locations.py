@@ -140,7 +140,7 @@ def replacing(place: Path) -> Iterator[Path]:
                 fs.put_file(str(temporary), path)
         return
     # processes of two machines may have the same number
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}{place.suffix}")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial{place.suffix}")
     try:
         yield temporary
         os.replace(temporary, place)

@@ -103,8 +103,7 @@ def create_gifs(
         file = locations.file_in(out_directory, "cat", f"{group_name(key)}_images.gif")
         if overwrite or not file.exists():
             pictures = _pictures(out_directory, key, catalogue, max_frames)
-            with locations.replacing(file) as temporary:
-                plotting.write_animation(pictures, temporary, milliseconds=milliseconds)
+            plotting.write_animation(pictures, file, milliseconds=milliseconds)
             written.append(file)
     return written
 

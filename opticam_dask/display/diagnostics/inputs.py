@@ -116,6 +116,5 @@ def keep_figure(figure: Figure, out_directory: str | Path, names: Sequence[str],
     if not save:
         return []
     file = locations.file_in(out_directory, *names)
-    with locations.replacing(file) as temporary:
-        plotting.save_figure(figure, temporary)
+    plotting.save_figure(figure, file)
     return [file]

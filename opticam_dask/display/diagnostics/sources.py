@@ -111,8 +111,7 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
         stamps = _stamps(stack_of(out_directory, key), catalogue, typical_fwhm(out_directory, key))
         if save:
             file = locations.file_in(out_directory, "psfs", f"{group_name(key)}_psfs.pdf")
-            with locations.replacing(file) as temporary:
-                plotting.save_pages(plotting.profile_pages(key, stamps), temporary)
+            plotting.save_pages(plotting.profile_pages(key, stamps), file)
             written.append(file)
         if show:
             plotting.show_in_notebook(next(plotting.profile_pages(key, stamps)))
