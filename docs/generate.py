@@ -42,6 +42,7 @@ _PLACES = {
     "reference": ("<key>/reference", "the stack of the reference night, and what frames are aligned to"),
     "catalog": ("<key>/catalog", "the sources that are measured"),
     "differential": ("<key>/differential/<name>", "light curves of a target against comparisons"),
+    "fit": ("<key>/differential/<name>/fit", "the fit of a shape to a light curve, perhaps with those of other cameras"),
     "calibration": ("calibration/...", "master bias, dark and flat"),
     "set_aside": ("set_aside", "files that could not be used at all"),
 }

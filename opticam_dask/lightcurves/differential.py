@@ -95,10 +95,11 @@ def relative_light_curve(
     xarray.Dataset
         Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
         together); coordinates mjd_utc, bmjd_tdb and night, and as far as they are known exposure_time, airmass, fwhm,
-        background, transparency, ellipticity, and x and y of the target; attributes ``comparisons``, ``weights`` and, when they were
-        chosen, ``reasons``: what was found out about each source, and ``choice``: the same in a few lines; with trends
-        ``detrend``: their coefficients (relative change of the flux for one standard deviation of the vector),
-        ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and ``warnings``.
+        background, transparency, ellipticity, and x and y of the target; attributes ``filter``, ``binning``,
+        ``comparisons``, ``weights`` and, when they were chosen, ``reasons``: what was found out about each source, and
+        ``choice``: the same in a few lines; with trends ``detrend``: their coefficients (relative change of the flux
+        for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and
+        ``warnings``.
 
     Raises
     ------

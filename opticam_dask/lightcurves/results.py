@@ -199,9 +199,9 @@ def light_curves(
     -------
     xarray.Dataset
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
-        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and background
-        (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
-        ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
+        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and
+        background (``frame_background`` where the label has a local background of its own) along ``frame``, source_id
+        along ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
         catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
         transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
         0 in nights that have none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -62,8 +63,6 @@ class Parameter:
     Attributes
     ----------
     name : str
-    start : float
-        Where the search begins.
     low, high : float
         Its range.
     width : float
@@ -71,7 +70,6 @@ class Parameter:
     """
 
     name: str
-    start: float
     low: float
     high: float
     width: float
@@ -119,6 +117,7 @@ def fit_shape(
     series: Sequence[Series],
     curves: Sequence[Curve],
     parameters: Sequence[Parameter],
+    starts: Sequence[Sequence[float]],
     log_prior: Callable[[np.ndarray], float],
     time_scale: Callable[[np.ndarray], float],
     *,
@@ -137,6 +136,8 @@ def fit_shape(
         The shape at the times of each series.
     parameters : sequence of Parameter
         Of the shape.
+    starts : sequence of sequence of float
+        Values that the search begins with; the one that ends best counts.
     log_prior : callable
         Logarithm of the prior inside of the ranges; minus infinity where values are impossible.
     time_scale : callable
@@ -162,14 +163,14 @@ def fit_shape(
     if n_points < n_free + 3:
         raise ValueError(f"{n_free} parameters need at least {n_free + 3} frames with a flux, got {n_points}")
     fitted = _Problem(list(series), list(curves), list(parameters), log_prior)
-    start = np.array([one.start for one in parameters])
-    best, _ = fitted.best(start, is_robust=True)
+    ends = [fitted.best(np.array(start), is_robust=True) for start in starts]
+    best = min(ends, key=lambda end: end.cost).values
     used = fitted.inliers(best)
     fitted = fitted.of_frames(used)
-    best, _ = fitted.best(best)
+    best = fitted.best(best).values
     chi2, beta = fitted.noise(best, time_scale(best))
     fitted = fitted.with_errors_times(np.sqrt(np.maximum(chi2, 1.0)) * beta)
-    best, covariance = fitted.best(best)
+    best, covariance, _ = fitted.best(best)
     rng = np.random.RandomState(seed)
     samples, autocorrelation, warnings = fitted.sample(best, covariance, n_steps, rng)
     every = _Problem(list(series), list(curves), list(parameters), log_prior).with_errors_times(
@@ -193,6 +194,14 @@ def fit_shape(
 
 def _design(one: Series) -> np.ndarray:
     return np.column_stack([np.ones(len(one.time)), one.vectors])
+
+
+class _Best(NamedTuple):
+    """Most probable values, their covariance, and half of the chi-square there."""
+
+    values: np.ndarray
+    covariance: np.ndarray
+    cost: float
 
 
 class _Problem:
@@ -243,8 +252,8 @@ class _Problem:
     def residuals(self, values: np.ndarray) -> np.ndarray:
         return np.concatenate([self.solve(place, values)[1] for place in range(len(self.series))])
 
-    def best(self, start: np.ndarray, *, is_robust: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Most probable values and their covariance."""
+    def best(self, start: np.ndarray, *, is_robust: bool = False) -> _Best:
+        """Most probable values; robust ones are for a start and are not moved by outliers."""
         inside = np.clip(start, self.low + 1e-9 * self.width, self.high - 1e-9 * self.width)
         scale = 1.0
         if is_robust:
@@ -266,7 +275,7 @@ class _Problem:
         )
         curvature = found.jac.T @ found.jac / scale**2 if is_robust else found.jac.T @ found.jac
         weakest = np.diag((self.high - self.low) ** -2.0)
-        return found.x, np.linalg.inv(curvature + weakest)
+        return _Best(found.x, np.linalg.inv(curvature + weakest), float(found.cost) * scale**2)
 
     def inliers(self, values: np.ndarray) -> list[np.ndarray]:
         used = []

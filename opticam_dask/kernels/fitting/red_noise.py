@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 #: A mean over bins is judged with no fewer bins, or its scatter is not known.
-_LEAST_BINS = 5
+_LEAST_BINS = 10
 
 
 def time_averaging_beta(time: np.ndarray, residual: np.ndarray, scale: float, n_free: int = 0) -> float:
@@ -13,7 +13,9 @@ def time_averaging_beta(time: np.ndarray, residual: np.ndarray, scale: float, n_
 
     Residuals are averaged in bins of half to twice a time scale (the ingress of a transit); the scatter of the means is
     divided by what white noise of the same scatter would have, ``sigma / sqrt(n) sqrt(m / (m - 1))`` for m bins of n
-    points. The factor is the median over the lengths of the bins.
+    points. The factor is the largest over the lengths of the bins (Gillon et al. 2012, A&A 542, A4), which makes errors
+    about 10 per cent larger than they are where the noise is white; the mean factor is too small where it is not, as some of
+    the red noise is fitted away.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def time_averaging_beta(time: np.ndarray, residual: np.ndarray, scale: float, n_
     # at most thirty lengths say as much as thousands of them
     sizes = np.unique(np.geomspace(sizes[0], sizes[-1], 30).round().astype(int))
     ratios = [_ratio(residual, int(size), sigma) for size in sizes]
-    return max(1.0, float(np.median(ratios)))
+    return max(1.0, max(ratios))
 
 
 def _ratio(residual: np.ndarray, size: int, sigma: float) -> float:

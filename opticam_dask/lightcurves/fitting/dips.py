@@ -15,6 +15,9 @@ Depths = Literal["shared", "each"]
 #: Middles of a dip that are tried, spread over the data; near a time that is told.
 _TRIED_TIMES, _TRIED_NEAR = 60, 21
 
+#: Dips that a fit begins with, one after the other.
+_MOST_DIPS = 5
+
 #: Depth where the search begins when there is no dip.
 _SHALLOW = 1e-4
 
@@ -43,8 +46,8 @@ class Dip(NamedTuple):
     gain: float
 
 
-def first_dip(given: FitInput, period: float, duration: float, about: float | None) -> Dip:
-    """Middle of the deepest dip near the data, and its relative depth, by a box and the baseline of each series.
+def find_dips(given: FitInput, period: float, duration: float, about: float | None = None) -> list[Dip]:
+    """Where the data have dips: by a box and the baseline of each series.
 
     Parameters
     ----------
@@ -56,23 +59,27 @@ def first_dip(given: FitInput, period: float, duration: float, about: float | No
         Of the box, days.
     about : float, optional
         Time of any dip, counted from the origin: the one next to the data is looked for.
+
+    Returns
+    -------
+    list of Dip
+        Those that explain most first.
     """
     times = np.concatenate([one.series.time for one in given.series])
     if about is not None:
-        # the transit that is next to the data
-        middle = float(np.median(times))
-        nearest = about + (round((middle - about) / period) * period if np.isfinite(period) else 0.0)
-        tried = nearest + duration * np.linspace(-0.5, 0.5, _TRIED_NEAR)
+        turns = round((float(np.median(times)) - about) / period) if np.isfinite(period) else 0
+        tried = about + turns * period + duration * np.linspace(-0.5, 0.5, _TRIED_NEAR)
     else:
         tried = np.linspace(times.min() - 0.25 * duration, times.max() + 0.25 * duration, _TRIED_TIMES)
-    gains = [_gain_of_box(given.series, time, period, duration) for time in tried]
-    best = int(np.argmax([gain for gain, _ in gains]))
-    depth = float(np.clip(gains[best][1], _SHALLOW, 1.0))
-    return Dip(float(tried[best]), depth, gains[best][0])
+    found = [_gain_of_box(given.series, float(time), period, duration) for time in tried]
+    gains = np.array([-np.inf, *(one.gain for one in found), -np.inf])
+    is_peak = (gains[1:-1] >= gains[:-2]) & (gains[1:-1] >= gains[2:])
+    order = np.argsort(-gains[1:-1], kind="stable")
+    return [found[place] for place in order.tolist() if is_peak[place]][:_MOST_DIPS]
 
 
-def _gain_of_box(series: Sequence[FitSeries], middle: float, period: float, duration: float) -> tuple[float, float]:
-    """By how much a box makes chi-square better where it is a dip, and its relative depth."""
+def _gain_of_box(series: Sequence[FitSeries], middle: float, period: float, duration: float) -> Dip:
+    """A dip with its depth, and by how much it makes chi-square better; nothing where the flux is higher."""
     gain, weight, depth = 0.0, 0.0, 0.0
     for one in series:
         own = one.series
@@ -89,4 +96,5 @@ def _gain_of_box(series: Sequence[FitSeries], middle: float, period: float, dura
         if found[-1] > 0 and found[0] > 0:
             gain += found[-1] ** 2 / variance
             weight, depth = weight + found[0] ** 2 / variance, depth + found[-1] * found[0] / variance
-    return gain, depth / weight if weight > 0 else _SHALLOW
+    relative = depth / weight if weight > 0 else _SHALLOW
+    return Dip(middle, float(np.clip(relative, _SHALLOW, 1.0)), float(gain))

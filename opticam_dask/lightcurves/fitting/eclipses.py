@@ -9,12 +9,15 @@ import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
 from opticam_dask.kernels.fitting.posterior import Curve, Parameter, fit_shape
-from opticam_dask.lightcurves.fitting.dips import Depths, first_dip, names_by_camera
+from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries, fit_input
 
 #: Durations that the search begins with, as shares of the length of the data.
 _TRIED_DURATIONS = (0.02, 0.05, 0.1, 0.2, 0.35)
+
+#: Boxes that a fit begins with, one after the other.
+_MOST_STARTS = 5
 
 #: Share of the duration that ingress and egress take each, to begin with.
 _FIRST_INGRESS = 0.25
@@ -43,19 +46,19 @@ def fit_eclipse(
     curves : Dataset or dict of Dataset
         Light curve, or light curves by camera key, from :func:`~opticam_dask.relative_light_curve`.
     mid_time : float, optional
-        BJD (TDB) of any eclipse, where the search begins; by default the deepest dip.
+        BJD (TDB) of any eclipse, where the search begins. By default the deepest dip.
     duration : float, optional
-        From first to last contact, days, where the search begins; by default several are tried.
+        From first to last contact, where the search begins. In days; by default several are tried.
     period : float, optional
-        Days, where there is more than one eclipse.
+        Time between eclipses, where there is more than one. In days.
     depths : {"each", "shared"}
-        One depth for each camera, or one for all.
+        One for each camera, or one that they share.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
         Steps of each walker; 0 takes the posterior as a Gaussian.
     seed : int
-        Of the sampler.
+        Seed of the sampler.
 
     Returns
     -------
@@ -75,10 +78,12 @@ def fit_eclipse(
             raise ValueError(f"{name} must be a number of days above 0, got {value}")
     given = fit_input(curves, baseline)
     names, places = names_by_camera("depth", given, depths)
+    parameters, starts = _parameters(given, mid_time, duration, period, names)
     solution = fit_shape(
         [one.series for one in given.series],
         [_curve(one, 3 + places[one.key], period) for one in given.series],
-        _parameters(given, mid_time, duration, period, names),
+        parameters,
+        starts,
         lambda values: 0.0,
         lambda values: float(values[1] * values[2]),
         n_steps=n_steps,
@@ -105,18 +110,26 @@ def _curve(one: FitSeries, place: int, period: float | None) -> Curve:
 
 def _parameters(
     given: FitInput, mid_time: float | None, duration: float | None, period: float | None, names: Sequence[str]
-) -> list[Parameter]:
-    """What is fitted, and where the search begins: at the box that explains most."""
+) -> tuple[list[Parameter], list[list[float]]]:
+    """What is fitted, and where the search begins: at the boxes that explain most."""
     times = np.concatenate([one.series.time for one in given.series])
     span = float(np.ptp(times)) if period is None else min(float(np.ptp(times)), period)
     tried = [duration] if duration else [share * span for share in _TRIED_DURATIONS]
     about = None if mid_time is None else mid_time - given.origin
-    found = [(first_dip(given, period or np.inf, length, about), length) for length in tried]
-    dip, length = max(found, key=lambda one: one[0].gain)
-    reach = min(1.5 * length, (period or np.inf) / 2.0)
-    return [
-        Parameter("mid_time", dip.middle, dip.middle - reach, dip.middle + reach, 0.05 * length),
-        Parameter("duration", length, 0.05 * length, min(5.0 * length, 2.0 * span), 0.1 * length),
-        Parameter("ingress", _FIRST_INGRESS, _LEAST_INGRESS, 0.5, 0.05),
-        *(Parameter(name, min(dip.depth, 0.99), -0.1, 1.0, 0.1 * dip.depth) for name in names),
+    found = [(dip, length) for length in tried for dip in find_dips(given, period or np.inf, length, about)]
+    found = sorted(found, key=lambda one: -one[0].gain)[:_MOST_STARTS]
+    lengths = [length for _, length in found]
+    reach = min(1.5 * max(lengths), (period or np.inf) / 2.0)
+    middles = [dip.middle for dip, _ in found]
+    width = 0.1 * lengths[0]
+    parameters = [
+        Parameter("mid_time", min(middles) - reach, max(middles) + reach, width),
+        Parameter("duration", 0.05 * min(lengths), min(5.0 * max(lengths), 2.0 * span), width),
+        Parameter("ingress", _LEAST_INGRESS, 0.5, 0.05),
+        *(Parameter(name, -0.1, 1.0, 0.01) for name in names),
+    ]
+    depths = [min(dip.depth, 0.95) for dip, _ in found]
+    return parameters, [
+        [dip.middle, length, _FIRST_INGRESS, *[depth] * len(names)]
+        for (dip, length), depth in zip(found, depths, strict=True)
     ]

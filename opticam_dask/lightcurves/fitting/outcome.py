@@ -13,6 +13,7 @@ from astropy.table import QTable
 from opticam_dask import locations, schema
 from opticam_dask.kernels.fitting.posterior import Solution
 from opticam_dask.lightcurves.fitting.series import FitInput
+from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
 #: Percentiles of the median and of one sigma.
@@ -88,7 +89,7 @@ def _told(given: FitInput, solution: Solution, values: Mapping[str, np.ndarray])
     for one, chi2, beta, found in zip(
         given.series, solution.reduced_chi2, solution.beta, solution.coefficients, strict=True
     ):
-        name = f"{one.key}_{one.night}".strip("_")
+        name = f"{group_name(one.key)}_{one.night}".strip("_")
         told |= {f"reduced_chi2_{name}": float(chi2), f"red_noise_beta_{name}": float(beta)}
         for vector, coefficient in zip(one.vectors, found[1:], strict=True):
             # relative to the level, for one standard deviation of the vector
@@ -241,5 +242,6 @@ def fits_in_store(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
         group = camera.fit(name)
         if group.is_whole:
             opened = xr.open_dataset(**group.for_xarray).load()
-            found[name] = opened.set_coords([one for one in ("unit", "bjd", "key", "night") if one in opened])
+            texts = {one: opened[one].astype(object) for one in ("parameter", "unit", "key", "night")}
+            found[name] = opened.assign(texts).set_coords(["unit", "bjd", "key", "night"])
     return found

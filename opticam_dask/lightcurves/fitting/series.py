@@ -97,7 +97,7 @@ def fit_input(curves: xr.Dataset | Mapping[str, xr.Dataset], baseline: Sequence[
     for key, curve in of_key.items():
         if n_lost := int(np.count_nonzero(~known[key])):
             notes.append(f"{key}: {n_lost} of {len(known[key])} frames have no time, flux or error and are not fitted")
-        nights = curve["night"].to_numpy().astype(str)
+        nights = curve["night"].to_numpy().astype(object)
         for night in np.unique(nights[known[key]]).tolist():
             rows = np.flatnonzero(known[key] & (nights == night))
             found.append(_series(key, night, curve.isel(frame=rows), baseline, origin, notes))

@@ -38,15 +38,15 @@ def fit_sinusoid(
     curves : Dataset or dict of Dataset
         Light curve, or light curves by camera key, from :func:`~opticam_dask.relative_light_curve`.
     period : float, optional
-        Days, where the search begins; by default the highest peak of the periodogram of the first series.
+        Period, where the search begins. In days; by default the highest peak of the periodogram of the longest series.
     depths : {"each", "shared"}
-        One amplitude for each camera, or one for all.
+        One for each camera, or one that they share.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
         Steps of each walker; 0 takes the posterior as a Gaussian.
     seed : int
-        Of the sampler.
+        Seed of the sampler.
 
     Returns
     -------
@@ -68,10 +68,12 @@ def fit_sinusoid(
     times = np.concatenate([one.series.time for one in given.series])
     # in the middle of the data phase and frequency do not depend on each other
     epoch, span = float(times.mean()), float(np.ptp(times))
+    parameters, starts = _parameters(given, period, epoch, span, names)
     solution = fit_shape(
         [one.series for one in given.series],
         [_curve(one, 2 + places[one.key], epoch) for one in given.series],
-        _parameters(given, period, epoch, span, names),
+        parameters,
+        starts,
         lambda values: 0.0,
         lambda values: _QUARTER / float(values[0]),
         n_steps=n_steps,
@@ -97,15 +99,16 @@ def _curve(one: FitSeries, place: int, epoch: float) -> Curve:
 
 def _parameters(
     given: FitInput, period: float | None, epoch: float, span: float, names: Sequence[str]
-) -> list[Parameter]:
+) -> tuple[list[Parameter], list[list[float]]]:
     """What is fitted, and where the search begins: at the sinusoid of the series with most points."""
     longest = max((one.series for one in given.series), key=lambda one: len(one.time))
     frequency = 1.0 / period if period else lomb_scargle_peak(longest.time, longest.flux, longest.flux_err).frequency
     first = fit_one_frequency(longest.time - epoch, longest.flux, longest.flux_err, frequency)
     amplitude, phase = float(np.clip(first.amplitude, 1e-5, 0.9)), first.phase
     reach = 0.5 / span
-    return [
-        Parameter("frequency", frequency, max(frequency - reach, 1e-3 * frequency), frequency + reach, 0.1 * reach),
-        Parameter("phase", phase, phase - np.pi, phase + np.pi, 0.1),
-        *(Parameter(name, amplitude, 0.0, 1.0, 0.1 * amplitude) for name in names),
+    parameters = [
+        Parameter("frequency", max(frequency - reach, 1e-3 * frequency), frequency + reach, 0.1 * reach),
+        Parameter("phase", phase - np.pi, phase + np.pi, 0.1),
+        *(Parameter(name, 0.0, 1.0, 0.1 * amplitude) for name in names),
     ]
+    return parameters, [[frequency, phase, *[amplitude] * len(names)]]

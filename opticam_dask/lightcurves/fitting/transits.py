@@ -10,9 +10,10 @@ import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
 from opticam_dask.kernels.fitting.posterior import Curve, Parameter, fit_shape
-from opticam_dask.lightcurves.fitting.dips import Depths, first_dip, names_by_camera
+from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, fit_input
+from opticam_dask.store.camera import group_name
 
 #: A value, or a value with its 1-sigma error.
 Known = float | tuple[float, float] | None
@@ -66,25 +67,28 @@ def fit_transit(
     curves : Dataset or dict of Dataset
         Light curve, or light curves by camera key, from :func:`~opticam_dask.relative_light_curve`.
     period : float
-        Period of the planet, days.
+        Period of the planet. In days.
     mid_time : float, optional
-        BJD (TDB) of any transit, where the search begins; by default the deepest dip. It is no prior.
+        BJD (TDB) of any transit, where the search begins. By default the deepest dip; it is no prior.
     a_over_rs : float or (float, float), optional
-        Semi-major axis in radii of the star, or that and its 1-sigma error (a Gaussian prior); by default free.
+        Semi-major axis in radii of the star, or that and its 1-sigma error. The error is that of a Gaussian prior; by
+        default it is free.
     inclination : float or (float, float), optional
-        Inclination of the orbit, degrees, in the same way.
+        Inclination of the orbit, or that and its 1-sigma error. In degrees.
     limb_darkening : (float, float) or dict
-        Coefficients of the quadratic law, or those of each camera key.
-    eccentricity, periastron : float
-        Of the orbit; argument of the periastron in degrees.
+        Coefficients of the quadratic limb darkening, or those of each camera in turn. In turn, or by camera key.
+    eccentricity : float
+        Eccentricity of the orbit.
+    periastron : float
+        Argument of the periastron. In degrees.
     depths : {"shared", "each"}
-        One radius ratio, or one for each camera.
+        One for each camera, or one that they share. That is the radius ratio.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
         Steps of each walker; 0 takes the posterior as a Gaussian.
     seed : int
-        Of the sampler.
+        Seed of the sampler.
 
     Returns
     -------
@@ -105,18 +109,18 @@ def fit_transit(
     orbit = _Orbit(period, _known("a_over_rs", a_over_rs, _ORBITS), _known("inclination", inclination, (0.0, 90.0)))
     given = fit_input(curves, baseline)
     names, places = names_by_camera("radius_ratio", given, depths)
+    darkening = _darkening_of(limb_darkening, list(places))
     models = [
-        shapes.Transit(
-            one.series.time, period, _darkening(limb_darkening, one.key), one.exposure, eccentricity, periastron
-        )
+        shapes.Transit(one.series.time, period, darkening[one.key], one.exposure, eccentricity, periastron)
         for one in given.series
     ]
-    parameters = _parameters(given, orbit, mid_time, names)
+    parameters, starts = _parameters(given, orbit, mid_time, names)
     unpack = _Unpacking([one.name for one in parameters], orbit)
     solution = fit_shape(
         [one.series for one in given.series],
         [_curve(model, unpack, 1 + places[one.key]) for model, one in zip(models, given.series, strict=True)],
         parameters,
+        starts,
         unpack.log_prior,
         lambda values: shapes.ingress_duration(period, float(values[1]), *unpack.orbit(values)),
         n_steps=n_steps,
@@ -125,7 +129,7 @@ def fit_transit(
     about: dict[str, Any] = {"period": period, "depths": depths, "n_steps": n_steps, "seed": seed}
     about |= {"eccentricity": eccentricity, "periastron": periastron}
     for key in places:
-        about |= dict(zip((f"u1_{key}", f"u2_{key}"), map(float, _darkening(limb_darkening, key)), strict=True))
+        about |= dict(zip((f"u1_{group_name(key)}", f"u2_{group_name(key)}"), darkening[key], strict=True))
     for name, known in (("a_over_rs", orbit.a_over_rs), ("inclination", orbit.inclination)):
         if known is not None:
             about |= {f"prior_{name}": known[0], f"prior_{name}_err": known[1]}
@@ -144,8 +148,20 @@ def _known(name: str, given: Known, limits: tuple[float, float]) -> tuple[float,
     return value, error
 
 
-def _darkening(given: Sequence[float] | Mapping[str, Sequence[float]], key: str) -> tuple[float, float]:
-    pair = given[key] if isinstance(given, Mapping) else given
+def _darkening_of(
+    given: Sequence[float] | Mapping[str, Sequence[float]], keys: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Coefficients of each camera."""
+    if isinstance(given, Mapping):
+        if missing := [key for key in keys if key not in given]:
+            raise ValueError(f"limb darkening of {', '.join(missing)} is not given")
+        return {key: _pair(given[key]) for key in keys}
+    if len(given) == 2 * len(keys):
+        return {key: _pair(given[2 * place : 2 * place + 2]) for place, key in enumerate(keys)}
+    return dict.fromkeys(keys, _pair(given))
+
+
+def _pair(pair: Sequence[float]) -> tuple[float, float]:
     if len(pair) != 2 or not (0 <= pair[0] + pair[1] <= 1 and pair[0] >= 0):
         raise ValueError(f"limb darkening is two coefficients, u1 >= 0 and 0 <= u1 + u2 <= 1, got {pair}")
     return float(pair[0]), float(pair[1])
@@ -187,22 +203,28 @@ def _curve(model: shapes.Transit, unpack: _Unpacking, place: int) -> Curve:
     return flux
 
 
-def _parameters(given: FitInput, orbit: _Orbit, mid_time: float | None, names: Sequence[str]) -> list[Parameter]:
-    """What is fitted, and where the search begins."""
+def _parameters(
+    given: FitInput, orbit: _Orbit, mid_time: float | None, names: Sequence[str]
+) -> tuple[list[Parameter], list[list[float]]]:
+    """What is fitted, and where the search begins: at each dip."""
     step = max(float(np.median(np.diff(one.series.time))) for one in given.series if len(one.series.time) > 1)
     axis, impact = _first_orbit(orbit)
     inclination = float(np.degrees(np.arccos(min(1.0, impact / axis))))
     duration = max(shapes.transit_duration(orbit.period, 0.1, axis, inclination), _LEAST_STEPS * step)
-    dip = first_dip(given, orbit.period, duration, None if mid_time is None else mid_time - given.origin)
-    first, ratio = dip.middle, float(np.clip(np.sqrt(dip.depth), 0.01, 0.9 * _RADII[1]))
+    dips = find_dips(given, orbit.period, duration, None if mid_time is None else mid_time - given.origin)
     reach = min(orbit.period / 2.0, 1.5 * duration)
-    found = [Parameter("mid_time", first, first - reach, first + reach, 0.05 * duration)]
-    found += [Parameter(name, ratio, *_RADII, 0.1 * ratio) for name in names]
+    middles = [dip.middle for dip in dips]
+    found = [Parameter("mid_time", min(middles) - reach, max(middles) + reach, 0.05 * duration)]
+    found += [Parameter(name, *_RADII, 0.01) for name in names]
+    rest = []
     if orbit.a_over_rs is None or orbit.a_over_rs[1] > 0:
-        found.append(Parameter("a_over_rs", axis, *_ORBITS, 0.05 * axis))
+        found.append(Parameter("a_over_rs", *_ORBITS, 0.05 * axis))
+        rest.append(axis)
     if orbit.inclination is None or orbit.inclination[1] > 0:
-        found.append(Parameter("impact_parameter", max(impact, 0.05), 0.0, 1.0 + _RADII[1], 0.1))
-    return found
+        found.append(Parameter("impact_parameter", 0.0, 1.0 + _RADII[1], 0.1))
+        rest.append(max(impact, 0.05))
+    ratios = [float(np.clip(np.sqrt(dip.depth), 0.01, 0.9 * _RADII[1])) for dip in dips]
+    return found, [[dip.middle, *[ratio] * len(names), *rest] for dip, ratio in zip(dips, ratios, strict=True)]
 
 
 def _first_orbit(orbit: _Orbit) -> tuple[float, float]:
