@@ -57,7 +57,7 @@ Curve = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Parameter:
+class FreeValue:
     """A parameter of a shape.
 
     Attributes
@@ -116,7 +116,7 @@ class Solution:
 def fit_shape(
     series: Sequence[Series],
     curves: Sequence[Curve],
-    parameters: Sequence[Parameter],
+    parameters: Sequence[FreeValue],
     starts: Sequence[Sequence[float]],
     log_prior: Callable[[np.ndarray], float],
     time_scale: Callable[[np.ndarray], float],
@@ -134,7 +134,7 @@ def fit_shape(
     series : sequence of Series
     curves : sequence of callable
         The shape at the times of each series.
-    parameters : sequence of Parameter
+    parameters : sequence of FreeValue
         Of the shape.
     starts : sequence of sequence of float
         Values that the search begins with; the one that ends best counts.
@@ -162,7 +162,7 @@ def fit_shape(
     n_free = len(parameters) + sum(1 + one.vectors.shape[1] for one in series)
     if n_points < n_free + 3:
         raise ValueError(f"{n_free} parameters need at least {n_free + 3} frames with a flux, got {n_points}")
-    fitted = _Problem(list(series), list(curves), list(parameters), log_prior)
+    fitted = _JointFit(list(series), list(curves), list(parameters), log_prior)
     ends = [fitted.best(np.array(start), is_robust=True) for start in starts]
     best = min(ends, key=lambda end: end.cost).values
     used = fitted.inliers(best)
@@ -173,7 +173,7 @@ def fit_shape(
     best, covariance, _ = fitted.best(best)
     rng = np.random.RandomState(seed)
     samples, autocorrelation, warnings = fitted.sample(best, covariance, n_steps, rng)
-    every = _Problem(list(series), list(curves), list(parameters), log_prior).with_errors_times(
+    every = _JointFit(list(series), list(curves), list(parameters), log_prior).with_errors_times(
         np.sqrt(np.maximum(chi2, 1.0)) * beta
     )
     coefficients = [fitted.solve(place, best)[0] for place in range(len(series))]
@@ -204,14 +204,14 @@ class _Best(NamedTuple):
     cost: float
 
 
-class _Problem:
+class _JointFit:
     """Light curves, what they are fitted with, and which of their frames are."""
 
     def __init__(
         self,
         series: list[Series],
         curves: list[Curve],
-        parameters: list[Parameter],
+        parameters: list[FreeValue],
         log_prior: Callable[[np.ndarray], float],
         used: list[np.ndarray] | None = None,
     ) -> None:
@@ -232,14 +232,14 @@ class _Problem:
             for one, level in zip(series, levels, strict=True)
         ]
 
-    def of_frames(self, used: list[np.ndarray]) -> _Problem:
-        return _Problem(self.series, self.curves, self.parameters, self.log_prior, used)
+    def of_frames(self, used: list[np.ndarray]) -> _JointFit:
+        return _JointFit(self.series, self.curves, self.parameters, self.log_prior, used)
 
-    def with_errors_times(self, factors: np.ndarray) -> _Problem:
+    def with_errors_times(self, factors: np.ndarray) -> _JointFit:
         scaled = [
             replace(one, flux_err=one.flux_err * factor) for one, factor in zip(self.series, factors, strict=True)
         ]
-        return _Problem(scaled, self.curves, self.parameters, self.log_prior, self.used)
+        return _JointFit(scaled, self.curves, self.parameters, self.log_prior, self.used)
 
     def solve(self, place: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Coefficients of a baseline, residuals in units of the errors, and the logarithm of the determinant."""

@@ -14,8 +14,8 @@ def time_averaging_beta(time: np.ndarray, residual: np.ndarray, scale: float, n_
     Residuals are averaged in bins of half to twice a time scale (the ingress of a transit); the scatter of the means is
     divided by what white noise of the same scatter would have, ``sigma / sqrt(n) sqrt(m / (m - 1))`` for m bins of n
     points. The factor is the largest over the lengths of the bins (Gillon et al. 2012, A&A 542, A4), which makes errors
-    about 10 per cent larger than they are where the noise is white; the mean factor is too small where it is not, as some of
-    the red noise is fitted away.
+    about 10 per cent larger than they are where the noise is white; the mean factor is too small where it is not, as
+    some of the red noise is fitted away.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
-from opticam_dask.kernels.fitting.posterior import Curve, Parameter, fit_shape
+from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries, fit_input
@@ -110,7 +110,7 @@ def _curve(one: FitSeries, place: int, period: float | None) -> Curve:
 
 def _parameters(
     given: FitInput, mid_time: float | None, duration: float | None, period: float | None, names: Sequence[str]
-) -> tuple[list[Parameter], list[list[float]]]:
+) -> tuple[list[FreeValue], list[list[float]]]:
     """What is fitted, and where the search begins: at the boxes that explain most."""
     times = np.concatenate([one.series.time for one in given.series])
     span = float(np.ptp(times)) if period is None else min(float(np.ptp(times)), period)
@@ -123,10 +123,10 @@ def _parameters(
     middles = [dip.middle for dip, _ in found]
     width = 0.1 * lengths[0]
     parameters = [
-        Parameter("mid_time", min(middles) - reach, max(middles) + reach, width),
-        Parameter("duration", 0.05 * min(lengths), min(5.0 * max(lengths), 2.0 * span), width),
-        Parameter("ingress", _LEAST_INGRESS, 0.5, 0.05),
-        *(Parameter(name, -0.1, 1.0, 0.01) for name in names),
+        FreeValue("mid_time", min(middles) - reach, max(middles) + reach, width),
+        FreeValue("duration", 0.05 * min(lengths), min(5.0 * max(lengths), 2.0 * span), width),
+        FreeValue("ingress", _LEAST_INGRESS, 0.5, 0.05),
+        *(FreeValue(name, -0.1, 1.0, 0.01) for name in names),
     ]
     depths = [min(dip.depth, 0.95) for dip, _ in found]
     return parameters, [

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
-from opticam_dask.kernels.fitting.posterior import Curve, Parameter, fit_shape
+from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid as fit_one_frequency
 from opticam_dask.kernels.series.lightcurve import lomb_scargle_peak
 from opticam_dask.lightcurves.fitting.dips import Depths, names_by_camera
@@ -99,7 +99,7 @@ def _curve(one: FitSeries, place: int, epoch: float) -> Curve:
 
 def _parameters(
     given: FitInput, period: float | None, epoch: float, span: float, names: Sequence[str]
-) -> tuple[list[Parameter], list[list[float]]]:
+) -> tuple[list[FreeValue], list[list[float]]]:
     """What is fitted, and where the search begins: at the sinusoid of the series with most points."""
     longest = max((one.series for one in given.series), key=lambda one: len(one.time))
     frequency = 1.0 / period if period else lomb_scargle_peak(longest.time, longest.flux, longest.flux_err).frequency
@@ -107,8 +107,8 @@ def _parameters(
     amplitude, phase = float(np.clip(first.amplitude, 1e-5, 0.9)), first.phase
     reach = 0.5 / span
     parameters = [
-        Parameter("frequency", max(frequency - reach, 1e-3 * frequency), frequency + reach, 0.1 * reach),
-        Parameter("phase", phase - np.pi, phase + np.pi, 0.1),
-        *(Parameter(name, 0.0, 1.0, 0.1 * amplitude) for name in names),
+        FreeValue("frequency", max(frequency - reach, 1e-3 * frequency), frequency + reach, 0.1 * reach),
+        FreeValue("phase", phase - np.pi, phase + np.pi, 0.1),
+        *(FreeValue(name, 0.0, 1.0, 0.1 * amplitude) for name in names),
     ]
     return parameters, [[frequency, phase, *[amplitude] * len(names)]]

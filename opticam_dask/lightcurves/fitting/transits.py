@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.kernels.fitting import shapes
-from opticam_dask.kernels.fitting.posterior import Curve, Parameter, fit_shape
+from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, fit_input
@@ -205,7 +205,7 @@ def _curve(model: shapes.Transit, unpack: _Unpacking, place: int) -> Curve:
 
 def _parameters(
     given: FitInput, orbit: _Orbit, mid_time: float | None, names: Sequence[str]
-) -> tuple[list[Parameter], list[list[float]]]:
+) -> tuple[list[FreeValue], list[list[float]]]:
     """What is fitted, and where the search begins: at each dip."""
     step = max(float(np.median(np.diff(one.series.time))) for one in given.series if len(one.series.time) > 1)
     axis, impact = _first_orbit(orbit)
@@ -214,14 +214,14 @@ def _parameters(
     dips = find_dips(given, orbit.period, duration, None if mid_time is None else mid_time - given.origin)
     reach = min(orbit.period / 2.0, 1.5 * duration)
     middles = [dip.middle for dip in dips]
-    found = [Parameter("mid_time", min(middles) - reach, max(middles) + reach, 0.05 * duration)]
-    found += [Parameter(name, *_RADII, 0.01) for name in names]
+    found = [FreeValue("mid_time", min(middles) - reach, max(middles) + reach, 0.05 * duration)]
+    found += [FreeValue(name, *_RADII, 0.01) for name in names]
     rest = []
     if orbit.a_over_rs is None or orbit.a_over_rs[1] > 0:
-        found.append(Parameter("a_over_rs", *_ORBITS, 0.05 * axis))
+        found.append(FreeValue("a_over_rs", *_ORBITS, 0.05 * axis))
         rest.append(axis)
     if orbit.inclination is None or orbit.inclination[1] > 0:
-        found.append(Parameter("impact_parameter", 0.0, 1.0 + _RADII[1], 0.1))
+        found.append(FreeValue("impact_parameter", 0.0, 1.0 + _RADII[1], 0.1))
         rest.append(max(impact, 0.05))
     ratios = [float(np.clip(np.sqrt(dip.depth), 0.01, 0.9 * _RADII[1])) for dip in dips]
     return found, [[dip.middle, *[ratio] * len(names), *rest] for dip, ratio in zip(dips, ratios, strict=True)]
