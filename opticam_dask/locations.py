@@ -22,6 +22,7 @@ from typing import BinaryIO, cast
 from opticam_dask.remote_paths import (
     Facts,
     LocationError,
+    PathLike,
     RangedFile,
     RemotePath,
     as_os_errors,
@@ -29,8 +30,6 @@ from opticam_dask.remote_paths import (
     file_system_of,
     names_below,
 )
-
-PathLike = str | os.PathLike[str]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 _LOCAL = ("file://", "local://")

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from opticam_dask.locations import PathLike
+PathLike = str | os.PathLike[str]
 
 #: Listings are never taken from a cache: other processes write meanwhile.
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}

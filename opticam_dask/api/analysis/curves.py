@@ -40,7 +40,7 @@ from opticam_dask.lightcurves.timing_results import (
 Seconds: TypeAlias = float | Quantity
 
 
-class Curves:
+class AnalysedCurves:
     """Light curves that are analysed: read, normalised, binned, joined, plotted; parameters as of :class:`Analyzer`."""
 
     def __init__(

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from astropy.units import Quantity
 
-from opticam_dask.api.analysis.curves import Curves, Seconds, common_frequency, hertz, positive, seconds
+from opticam_dask.api.analysis.curves import AnalysedCurves, Seconds, common_frequency, hertz, positive, seconds
 from opticam_dask.display import plotting
 from opticam_dask.kernels.series import correlation, folding, lags, periodograms, spectra
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid
@@ -26,7 +26,7 @@ from opticam_dask.lightcurves.timing_results import (
 )
 
 
-class PairAnalyses(Curves):
+class PairAnalyses(AnalysedCurves):
     """What each two light curves have to do with each other."""
 
     def compute_averaged_cross_spectra(

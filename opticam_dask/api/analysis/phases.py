@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 from astropy.time import Time
 
-from opticam_dask.api.analysis.curves import Curves, Seconds, positive, seconds
+from opticam_dask.api.analysis.curves import AnalysedCurves, Seconds, positive, seconds
 from opticam_dask.display import plotting
 from opticam_dask.display.plotting import Figure
 from opticam_dask.kernels.series import folding
@@ -16,7 +16,7 @@ from opticam_dask.lightcurves.timing_results import (
 )
 
 
-class PhaseAnalyses(Curves):
+class PhaseAnalyses(AnalysedCurves):
     """Light curves against the phase of a period."""
 
     def phase_fold_light_curves(self, period: Seconds, epoch: float | Time | None = None) -> TimingResults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from opticam_dask.api.analysis.curves import Curves, Seconds, common_frequency, hertz, seconds
+from opticam_dask.api.analysis.curves import AnalysedCurves, Seconds, common_frequency, hertz, seconds
 from opticam_dask.display import plotting
 from opticam_dask.kernels.series import periodograms, spectra
 from opticam_dask.lightcurves.timing_results import (
@@ -15,7 +15,7 @@ from opticam_dask.lightcurves.timing_results import (
 )
 
 
-class SpectralAnalyses(Curves):
+class SpectralAnalyses(AnalysedCurves):
     """What the frequencies of each light curve say."""
 
     def compute_power_spectra(self, norm: spectra.Norm = "frac", scale: plotting.Scale = "log") -> TimingResults:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from opticam_dask.kernels.images.matching.align import unmoved_transform
-from opticam_dask.kernels.images.matching.problem import MAX_REFINED, Problem, Solution
+from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem, PairedTransform
 from opticam_dask.kernels.images.matching.refinement import refine
 from opticam_dask.kernels.images.matching.triangles import triangle_starts
 
@@ -129,7 +129,7 @@ def find_transform(
     _check_arguments(transform_type, expected_scale, scale_range, tolerance, max_chance)
     reference, r_weights, r_index = _clean(reference_xy, reference_weights, tolerance / expected_scale)
     frame, f_weights, f_index = _clean(frame_xy, frame_weights, tolerance)
-    problem = Problem(
+    problem = MatchProblem(
         *(reference, frame, r_weights, f_weights),
         area=_area(reference * expected_scale, frame),
         shift_only=transform_type == "translation",
@@ -145,7 +145,9 @@ def find_transform(
     return _found(problem, solution, r_index, f_index)
 
 
-def _found(problem: Problem, solution: Solution, r_index: np.ndarray, f_index: np.ndarray) -> FoundTransform:
+def _found(
+    problem: MatchProblem, solution: PairedTransform, r_index: np.ndarray, f_index: np.ndarray
+) -> FoundTransform:
     """A solution in terms of the lists that were given, of which some sources were left out."""
     distance = np.abs(_points(problem, solution) - problem.frame[solution.j])
     order = np.argsort(r_index[solution.i])
@@ -216,7 +218,7 @@ def _linear(transform: np.ndarray) -> tuple[complex, complex]:
 # ---------------------------------------------------------------- choosing among solutions
 
 
-def _points(problem: Problem, solution: Solution) -> np.ndarray:
+def _points(problem: MatchProblem, solution: PairedTransform) -> np.ndarray:
     """Where the solution puts its matched reference sources."""
     return solution(_handed(problem.reference[solution.i], solution.is_mirrored))
 
@@ -225,7 +227,7 @@ def _handed(points: np.ndarray, is_mirrored: bool) -> np.ndarray:
     return np.conj(points) if is_mirrored else points
 
 
-def _solve_all(problem: Problem, guess: np.ndarray | None, reflect: bool, log_limit: float) -> Solution:
+def _solve_all(problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float) -> PairedTransform:
     """Best trustworthy solution, mirrored or not, that is not the pattern of the detector at rest."""
     smallest = min(len(problem.reference), len(problem.frame))
     if problem.shift_only and smallest == 1:
@@ -243,7 +245,7 @@ def _solve_all(problem: Problem, guess: np.ndarray | None, reflect: bool, log_li
     return _moving(problem, best, log_limit) or best
 
 
-def _solve_few(problem: Problem, guess: np.ndarray | None, log_limit: float) -> Solution:
+def _solve_few(problem: MatchProblem, guess: np.ndarray | None, log_limit: float) -> PairedTransform:
     """Shift alone, for lists that are too short for a rotation."""
     tolerance = min(problem.tolerance, _TWO_PAIRS_WITHIN * problem.scale)
     try:
@@ -255,7 +257,7 @@ def _solve_few(problem: Problem, guess: np.ndarray | None, log_limit: float) -> 
         ) from error
 
 
-def _with_guess(problem: Problem, guess: np.ndarray | None, is_mirrored: bool) -> Problem:
+def _with_guess(problem: MatchProblem, guess: np.ndarray | None, is_mirrored: bool) -> MatchProblem:
     if is_mirrored:
         problem = replace(problem, reference=np.conj(problem.reference), is_mirrored=True)
     if guess is None:
@@ -270,7 +272,7 @@ def _with_guess(problem: Problem, guess: np.ndarray | None, is_mirrored: bool) -
     return replace(problem, expected=(a, b)) if guess_is_mirrored == is_mirrored else problem
 
 
-def _choose(problem: Problem, solutions: list[Solution], log_limit: float) -> Solution:
+def _choose(problem: MatchProblem, solutions: list[PairedTransform], log_limit: float) -> PairedTransform:
     """Pick the solution least probable by chance, unless it is probable or another is about as good."""
     n, m = len(problem.reference), len(problem.frame)
     if not solutions:
@@ -290,7 +292,7 @@ def _choose(problem: Problem, solutions: list[Solution], log_limit: float) -> So
     return best
 
 
-def _differ(problem: Problem, one: Solution, other: Solution) -> bool:
+def _differ(problem: MatchProblem, one: PairedTransform, other: PairedTransform) -> bool:
     """Whether two solutions disagree by more than the tolerance somewhere around the matched sources."""
     points = problem.reference[one.i]
     size = float(np.sqrt(np.mean(np.abs(points - points.mean()) ** 2))) or 1.0
@@ -299,8 +301,8 @@ def _differ(problem: Problem, one: Solution, other: Solution) -> bool:
     return float(np.abs(apart).max()) > 2 * problem.tolerance
 
 
-def _moving(problem: Problem, found: Solution, log_limit: float) -> Solution | None:
-    """Solution of the sources that moved, when ``found`` is that of sources at rest on the detector."""
+def _moving(problem: MatchProblem, found: PairedTransform, log_limit: float) -> PairedTransform | None:
+    """PairedTransform of the sources that moved, when ``found`` is that of sources at rest on the detector."""
     if found.is_mirrored:
         return None
     a, b = _linear(unmoved_transform(problem.scale))
@@ -330,7 +332,7 @@ def _moving(problem: Problem, found: Solution, log_limit: float) -> Solution | N
     return None
 
 
-def _single_pair(problem: Problem, guess: np.ndarray | None) -> Solution:
+def _single_pair(problem: MatchProblem, guess: np.ndarray | None) -> PairedTransform:
     """Shift from one pair, when neither list holds more than 3.
 
     One star of the reference is the brightest of the frame, and no other is nearer to its place. One detection is that
@@ -345,15 +347,15 @@ def _single_pair(problem: Problem, guess: np.ndarray | None) -> Solution:
     is_clear = j == 0 if n == 1 else away[nearest] * _CLEARLY_NEAREST < np.delete(away, nearest).min()
     if max(n, m) > 3 or not is_clear:
         raise AlignmentError(f"one pair of {n} reference and {m} frame sources cannot be told from chance")
-    return Solution(a, complex(shifts[i, j]), np.array([i]), np.array([j]), 0.0)
+    return PairedTransform(a, complex(shifts[i, j]), np.array([i]), np.array([j]), 0.0)
 
 
 # ---------------------------------------------------------------- from starting points to solutions
 
 
-def _solve(problem: Problem, log_limit: float) -> list[Solution]:
+def _solve(problem: MatchProblem, log_limit: float) -> list[PairedTransform]:
     """Refine the starting points, the probable first; the general search runs only where they do not suffice."""
-    solutions: list[Solution] = []
+    solutions: list[PairedTransform] = []
     smallest = min(len(problem.reference), len(problem.frame))
     # Half of a short list may agree by a symmetry of the field: better look at all.
     enough = min(smallest, max(smallest / 2, _ENOUGH_TO_STOP))
@@ -369,7 +371,7 @@ def _solve(problem: Problem, log_limit: float) -> list[Solution]:
     return solutions
 
 
-def _likely_starts(problem: Problem) -> Iterator[tuple[complex, complex]]:
+def _likely_starts(problem: MatchProblem) -> Iterator[tuple[complex, complex]]:
     """Yield the expected transform, then shifts that many pairs of sources have in common."""
     a, b = problem.expected
     yield a, b

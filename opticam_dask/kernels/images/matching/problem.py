@@ -16,7 +16,7 @@ MAX_REFINED = 8
 
 
 @dataclass(frozen=True)
-class Problem:
+class MatchProblem:
     """Two cleaned lists and the rules of the match."""
 
     reference: np.ndarray
@@ -38,7 +38,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Solution:
+class PairedTransform:
     """A transform, its pairs and the logarithm of how many as good are expected by chance."""
 
     a: complex

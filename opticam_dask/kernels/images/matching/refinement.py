@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import gammaln
 
-from opticam_dask.kernels.images.matching.problem import Problem, Solution
+from opticam_dask.kernels.images.matching.problem import MatchProblem, PairedTransform
 
 #: Positions are not trusted to be better than this (pixels), however well they agree.
 _POSITION_FLOOR = 0.1
@@ -19,7 +19,7 @@ _NEAR_SHIFT = 0.1
 _NEAR_TURN = 0.03
 
 
-def refine(problem: Problem, a: complex, b: complex) -> Solution | None:
+def refine(problem: MatchProblem, a: complex, b: complex) -> PairedTransform | None:
     """Match, drop what is better explained by chance, fit, and again until the pairs stay the same."""
     before: tuple[np.ndarray, np.ndarray] | None = None
     for step in range(10):
@@ -38,10 +38,10 @@ def refine(problem: Problem, a: complex, b: complex) -> Solution | None:
     i, j = i[is_regular], j[is_regular]
     a, b = _fit(problem, i, j, 1 / (1 / problem.reference_weights[i] + 1 / problem.frame_weights[j]))
     in_range = 1 / problem.scale_range < abs(a) / problem.scale < problem.scale_range
-    return Solution(a, b, i, j, log_chance, problem.is_mirrored) if in_range else None
+    return PairedTransform(a, b, i, j, log_chance, problem.is_mirrored) if in_range else None
 
 
-def _match(problem: Problem, a: complex, b: complex, radius: float) -> tuple[np.ndarray, np.ndarray]:
+def _match(problem: MatchProblem, a: complex, b: complex, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs that are each other's nearest and within a radius, as indices into the two lists."""
     distance = np.abs((a * problem.reference + b)[:, None] - problem.frame)
     nearest = distance.argmin(axis=1)
@@ -50,7 +50,7 @@ def _match(problem: Problem, a: complex, b: complex, radius: float) -> tuple[np.
     return i[is_pair], nearest[is_pair]
 
 
-def _fit(problem: Problem, i: np.ndarray, j: np.ndarray, w: np.ndarray) -> tuple[complex, complex]:
+def _fit(problem: MatchProblem, i: np.ndarray, j: np.ndarray, w: np.ndarray) -> tuple[complex, complex]:
     """Weighted least squares over pairs (Umeyama 1991, IEEE PAMI 13, 376, in complex numbers)."""
     r, f = problem.reference[i], problem.frame[j]
     w = w / w.sum()
@@ -61,7 +61,7 @@ def _fit(problem: Problem, i: np.ndarray, j: np.ndarray, w: np.ndarray) -> tuple
     return complex(a), complex(f_mean - a * r_mean)
 
 
-def _robust_fit(problem: Problem, i: np.ndarray, j: np.ndarray) -> tuple[complex, complex]:
+def _robust_fit(problem: MatchProblem, i: np.ndarray, j: np.ndarray) -> tuple[complex, complex]:
     """Fit that follows the majority, by reweighting with a Cauchy profile.
 
     Fluxes do not count here: when the telescope jerks, a few bright trailed stars disagree with all the others.
@@ -85,7 +85,7 @@ def _scatter(distance: np.ndarray) -> float:
 
 
 def _most_significant(
-    problem: Problem, a: complex, b: complex, i: np.ndarray, j: np.ndarray
+    problem: MatchProblem, a: complex, b: complex, i: np.ndarray, j: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Which pairs, by distance, make the match that is least probable by chance, and log of that number."""
     r = problem.reference[i]
@@ -103,7 +103,9 @@ def _most_significant(
     return np.sort(order[: best + problem.least]), float(log_chance[best])
 
 
-def _log_chance(problem: Problem, k: np.ndarray, squares: np.ndarray, spread: np.ndarray, is_near: bool) -> np.ndarray:
+def _log_chance(
+    problem: MatchProblem, k: np.ndarray, squares: np.ndarray, spread: np.ndarray, is_near: bool
+) -> np.ndarray:
     """Log of the expected number of matches of ``k`` pairs as good between unrelated lists.
 
     The number of ways to choose the pairs, times the share of all arrangements of ``k`` sources on the frame that lie

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images.matching.problem import MAX_REFINED, Problem
+from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem
 
 #: Triangles are made of the first so many sources: 4060 of them.
 _MAX_CORNERS = 30
@@ -47,7 +47,7 @@ def _triangles(points: np.ndarray, slack: float) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(corners), np.concatenate(shapes)
 
 
-def triangle_starts(problem: Problem) -> list[tuple[complex, complex]]:
+def triangle_starts(problem: MatchProblem) -> list[tuple[complex, complex]]:
     """Find transforms under which a triangle of each list coincide, those that match most sources first."""
     r_triple, r_shape = _triangles(problem.reference, 0.0)
     f_triple, f_shape = _triangles(problem.frame, 0.1)
@@ -72,7 +72,7 @@ def triangle_starts(problem: Problem) -> list[tuple[complex, complex]]:
     return list(zip(a[best].tolist(), b[best].tolist(), strict=True))
 
 
-def _best_counts(problem: Problem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _best_counts(problem: MatchProblem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pick the transforms that match most sources, then with the least distances: roughly, then exactly."""
     rough = _rough_counts(problem, a, b)
     chosen = np.argsort(-rough, kind="stable")[:_MAX_COUNTED]
@@ -86,7 +86,7 @@ def _best_counts(problem: Problem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return chosen[np.lexsort((squares, -is_pair.sum(axis=1)))][:MAX_REFINED]
 
 
-def _rough_counts(problem: Problem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _rough_counts(problem: MatchProblem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How many reference sources each transform puts next to a frame source, on a grid of cells of the tolerance."""
     frame = problem.frame
     corner = complex(frame.real.min(), frame.imag.min())
