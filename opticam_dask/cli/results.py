@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,9 @@ def lightcurve(options: argparse.Namespace) -> int:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
     curves = _curves(options, keys, comparisons)
     for key, curve in curves.items():
-        for warning in curve.attrs.get("detrend", {}).get("warnings", []):
+        for warning in json.loads(curve.attrs.get("detrend", "{}")).get("warnings", []):
             tell(f"{key}: {warning}")
-        for line in curve.attrs.get("choice", []):
+        for line in curve.attrs.get("choice", "").splitlines():
             tell(f"{key}: {line}")
         flux = curve["relative_flux"].to_numpy()
         used = np.isfinite(flux)

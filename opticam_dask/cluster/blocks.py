@@ -380,6 +380,12 @@ def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(one) for one in dask.compute(*arrays))
 
 
+def kept(*arrays: da.Array | np.ndarray) -> tuple[da.Array | np.ndarray, ...]:
+    """Some arrays, computed once and kept in memory where they are, in their chunks."""
+    persisted: tuple[da.Array | np.ndarray, ...] = dask.persist(*arrays)
+    return persisted
+
+
 def is_lazy(values: Any) -> bool:
     """Whether an array waits to be computed."""
     return isinstance(values, da.Array)

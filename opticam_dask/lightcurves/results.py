@@ -316,9 +316,20 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     """
     camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
+        name: with_indexes(_with_plain_attributes(_opened(camera.differential(name)).set_coords(_OF_CURVES)))
         for name in camera.differential_names
     }
+
+
+def _with_plain_attributes(curve: xr.Dataset) -> xr.Dataset:
+    """A kept curve whose attributes every format can hold; older versions kept a dictionary and lists of lines."""
+    found = dict(curve.attrs)
+    if isinstance(found.get("detrend"), dict):
+        found["detrend"] = json.dumps(found["detrend"])
+    for name in ("reasons", "choice"):
+        if isinstance(found.get(name), list):
+            found[name] = "\n".join(found[name])
+    return curve.drop_attrs(deep=False).assign_attrs(found)
 
 
 _OF_CURVES = ["mjd_utc", "bmjd_tdb", "night"]

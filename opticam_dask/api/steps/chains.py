@@ -74,6 +74,8 @@ class Chain:
         As of ``as_masters``.
     is_known : bool
         Whether the variables of the steps are computed, so that later steps take them as they are.
+    is_coadded : bool
+        Whether these are sums of frames.
     """
 
     setup: Setup
@@ -84,6 +86,7 @@ class Chain:
     dark_time: float | None = None
     dark_gain: float | None = None
     is_known: bool = False
+    is_coadded: bool = False
 
     @classmethod
     def of(cls, instrument: Instrument, shape: tuple[int, int], binning: int) -> Chain:
@@ -194,7 +197,7 @@ class FrameTask:
     ) -> list[dict[str, Any]]:
         """The frames with the saturation that the pixels of the reference night show."""
         level, gain = shared[len(self.chain.masters) + 3][2:4]
-        if np.isnan(level):
+        if np.isnan(level) or self.chain.is_coadded:  # the pixels of a sum pile up nowhere
             return entries
         piled = first_pass.PileUp(float(level), float(gain), float("nan"), 0)
         return [

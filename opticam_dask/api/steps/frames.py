@@ -18,7 +18,7 @@ from opticam_dask.api.steps.tasks import AlignTask, KnownTask
 from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
-from opticam_dask.kernels.sources import field_form
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.pipeline import plan
 
@@ -216,13 +216,21 @@ def _shared(dataset: xr.Dataset, chain: Chain, depth: int) -> list[Any]:
     return given
 
 
-def records_over(task: FrameTask, dataset: xr.Dataset, known: Sequence[str] = (), **more: np.ndarray) -> Any:
-    """Records of all frames of a dataset; the task gets the named variables of its frames."""
+def records_over(
+    task: FrameTask,
+    dataset: xr.Dataset,
+    known: Sequence[str] = (),
+    counts: tuple[int, ...] | None = None,
+    **more: np.ndarray,
+) -> Any:
+    """Records of all frames of a dataset; the task gets the named variables of its frames.
+
+    ``counts`` are the records of each chunk where they are not one a frame.
+    """
     pixels = dataset["raw" if "raw" in dataset else "image"].data
     given = [dataset[name].data for name in known]
-    return blocks.chunk_records(
-        task, pixels, _table(dataset, **more), _shared(dataset, task.chain, task.chain.depth), known=given
-    )
+    shared = _shared(dataset, task.chain, task.chain.depth)
+    return blocks.chunk_records(task, pixels, _table(dataset, **more), shared, known=given, counts=counts)
 
 
 def surveyed(dataset: xr.Dataset) -> Any:

@@ -84,7 +84,8 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
         shape = tuple(sizes[dim] for dim in entry.dims[1:])
         found[name] = (entry.dims, blocks.picked(records, name, shape, entry.dtype), entry.all_attributes())
     coords: dict[str, Any] = {
-        name: ("frame", ds[name].to_numpy(), ds[name].attrs) for name in ("mjd_utc", "bmjd_tdb", "night", "file")
+        name: ("frame", ds[name].to_numpy(), ds[name].attrs)
+        for name in ("mjd_utc", "bmjd_tdb", "night", "file", "exposure_time")
     }
     coords["source_id"] = ("source", cat["source_id"].to_numpy(), cat["source_id"].attrs)
     if "name" in cat.coords:

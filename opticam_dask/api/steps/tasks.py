@@ -11,10 +11,12 @@ import numpy as np
 
 from opticam_dask.api.steps.chains import ENTRY, FORM, FrameTask, entries_of, records_of
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.kernels.images.coadd import ShiftedSum
 from opticam_dask.kernels.images.stack import PartialStack
 from opticam_dask.passes import first_pass, sampled_frames, star_profiles
 from opticam_dask.steps.background import subtract_sky
-from opticam_dask.steps.frame_steps import FrameResult, FrameSteps
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import Measuring
@@ -86,6 +88,33 @@ def probed(probes: list[Any], transform_type: Any, n_alignment_sources: int) -> 
     if chosen is not None:
         stars[: len(chosen.xy), :2], stars[: len(chosen.xy), 2] = chosen.xy, chosen.flux
     return record | {f"alignment_{name}": stars[:, column] for column, name in enumerate(("x", "y", "flux"))}
+
+
+@dataclass(frozen=True)
+class CoaddTask(FrameTask):
+    """Sums the frames of a chunk as the table says: ``bin``, ``is_used``, ``shift_x``, ``shift_y`` and ``level``."""
+
+    def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
+        """Records of the sums."""
+        steps = self.steps(shared)
+        entries = self.saturated_where_piled(entries_of(images, table), shared)
+        sums = {number: ShiftedSum(steps.image_shape) for number in dict.fromkeys(table["bin"].tolist())}
+        levels = dict(zip(table["bin"].tolist(), table["level"].tolist(), strict=True))
+        empty = set(sums) - set(table["bin"][table["is_used"]].tolist())
+        for entry, row in zip(entries, table, strict=True):
+            number = int(row["bin"])
+            if not row["is_used"]:
+                continue
+            try:
+                image = load_image(steps, entry)
+            except FrameProblem:  # it was there when the frames were searched: what is left is no sum of theirs
+                empty.add(number)
+                continue
+            sums[number].add(
+                image.electrons, (int(row["shift_x"]), int(row["shift_y"])), image.saturated, image.cosmic_rays
+            )
+        nothing = np.full(steps.image_shape, np.nan)
+        return [{"image": nothing if n in empty else one.image(levels[n])} for n, one in sums.items()]
 
 
 @dataclass(frozen=True)
