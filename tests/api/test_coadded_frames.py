@@ -61,7 +61,6 @@ def test_fluxes_of_sums__have_the_true_value_and_error(aligned) -> None:
     # all of them share the error of the profile's total
     shared = float(cat.attrs["total_err"]) * float(np.abs(total / error).mean())
     assert abs(pulls.mean()) < 0.1 + shared + 2.0 / np.sqrt(pulls.size)
-    print("SHARED", shared, pulls.mean(), pulls.std())
     # nothing of the faintest is seen in one frame: its noise there is above a third of its flux
     faintest = int(np.argmin(STARS[nearest, 2]))
     assert float((error / total).isel(source=faintest).median()) < 0.2
