@@ -68,9 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     first, last = chosen.frames
     slopes = {name: (took[name, last] - took[name, first]) / (last - first) for name in ("durable", "steps")}
     for name, slope in slopes.items():
-        print(
-            f"{name}: {1e3 * slope:.1f} ms a frame; {took[name, first]:.1f} s for {first}, {took[name, last]:.1f} s for {last}"
-        )
+        ends = ", ".join(f"{took[name, number]:.1f} s for {number}" for number in (first, last))
+        print(f"{name}: {1e3 * slope:.1f} ms a frame; {ends}")
     ratio, whole = slopes["steps"] / slopes["durable"], took["steps", last] / took["durable", last]
     print(f"steps cost {ratio:.2f} of the durable run a frame, {whole:.2f} of the whole run of {last} frames")
     return {"ratio of slopes": ratio, "ratio": whole}
