@@ -7,6 +7,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "First steps": ("demo", "generate", "check"),
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
+    "Fits": ("fit-transit", "fit-eclipse", "fit-sinusoid"),
     "Look after a reduction": ("status", "verify", "migrate", "relocate", "remove"),
     "Clusters": ("cluster", "plan", "work", "finish"),
     "Shell": ("completion",),
@@ -38,6 +39,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "lightcurve OUT --target 3 --comparisons auto --key 1:g --json",
         "lightcurve OUT --target 03:30:00 +20:00:00 --comparisons auto",
     ),
+    "fit-transit": (
+        "fit-transit OUT --target 32 --period 2.1500082 --a-over-rs 6.05 0.03 --inclination 88.9 0.4",
+        "fit-transit OUT --target 3 --period 2.15 --key 1:g --comparisons 1 2",
+    ),
+    "fit-eclipse": ("fit-eclipse OUT --target 3",),
+    "fit-sinusoid": ("fit-sinusoid OUT --target 3 --comparisons 1 2",),
     "export": ("export OUT --format csv", "export OUT --format fits --key 1:g --sources 1 2 3"),
     "plot": ("plot OUT", "plot OUT noise rms --label optimal"),
     "report": ("report OUT --n-sources 40",),
@@ -67,4 +74,4 @@ def commands_by_group(sentences: dict[str, str]) -> str:
 
 def examples_of(command: str) -> str:
     """Examples of a command, a line each."""
-    return "\n".join(["examples:", *(f"  opticam-dask {example}" for example in EXAMPLES[command])])
+    return "\n".join(["examples:", *(f"  opticam-dask {example}" for example in EXAMPLES.get(command, ()))])

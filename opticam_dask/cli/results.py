@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,21 @@ from opticam_dask.store.store import Store
 
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
+    curves, prefix = asked_for(options)
+    records = save_curves(options.out, curves, prefix)
+    if options.json:
+        answer({"light_curves": records})
+    return DONE
+
+
+def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
+    """Light curves that were asked for, by camera key, and their name.
+
+    Raises
+    ------
+    UsageError, ValueError
+    """
     store = Store.open(options.out)
-    tell = Console(prefix="").tell
     keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
@@ -34,8 +47,18 @@ def lightcurve(options: argparse.Namespace) -> int:
     comparisons: Any = "auto" if is_auto else options.comparisons
     if options.match_cameras and not options.key:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
-    curves = _curves(options, keys, comparisons)
-    records = []
+    return _curves(options, keys, comparisons), prefix
+
+
+def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:
+    """Write and draw light curves, keep them in the store, and tell about them.
+
+    Returns
+    -------
+    list of dict
+        What was said of each light curve, with its file and plot.
+    """
+    tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
         record = _curve_record(key, curve)
         records.append(record)
@@ -48,14 +71,12 @@ def lightcurve(options: argparse.Namespace) -> int:
             f"{key}: {record['n_used']} of {record['n_frames']} frames, median {record['median']:.5g}, "
             f"scatter {100 * record['scatter']:.2f} %, median error {100 * record['median_err']:.2f} %"
         )
-        record["file"] = differential.write_relative_light_curve(curve, options.out, prefix).resolve()
-        record["plot"] = products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()
+        record["file"] = differential.write_relative_light_curve(curve, out_directory, prefix).resolve()
+        record["plot"] = products.plot_relative_light_curve(out_directory, {key: curve}, prefix).resolve()
         tell(f"  {record['file']}")
         tell(f"  {record['plot']}")
-    if options.json:
-        answer({"light_curves": records})
-    differential_photometer.keep_in_store(options.out, curves.values(), prefix, tell)
-    return DONE
+    differential_photometer.keep_in_store(out_directory, curves.values(), prefix, tell)
+    return records
 
 
 def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _MODULES = {
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
     "completion": "shells",
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 
