@@ -9,8 +9,8 @@ import numpy as np
 from opticam_dask.kernels.series.spectra import (
     UNKNOWN_PHASE_ERR,
     CrossSpectrum,
-    debiased,
     cross_spectrum,
+    debiased,
     frequency_groups,
     rebin_cross,
     sampling_step,
