@@ -73,7 +73,7 @@ _HOME = {
     "save_fit": "api.fits",
     "scan": "frames.scanning",
     "select": "lightcurves.selection",
-    "simulate_calibration_frames": "frames.simulation.simulated_fields",
+    "simulate_calibration_frames": "frames.simulation.simulated_detectors",
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",

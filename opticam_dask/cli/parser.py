@@ -20,17 +20,15 @@ from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     SKY,
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
