@@ -160,13 +160,18 @@ CATALOG = (
     ),
 )
 
+#: What a catalogue has beside that when the observer placed sources: they follow those that were found.
+PLACED = (
+    Variable("is_placed", _SOURCE, "bool", "1", "whether the observer placed the source; others were found", False),
+)
+
 #: What a catalogue has beside that once it is known where on the sky its camera looked.
 SKY = (
     _float("ra", _SOURCE, "deg", "right ascension (ICRS)"),
     _float("dec", _SOURCE, "deg", "declination (ICRS)"),
     _float("ra_err", _SOURCE, "arcsec", "1-sigma error along right ascension; NaN where the header gave the place"),
     _float("dec_err", _SOURCE, "arcsec", "1-sigma error along declination; NaN where the header gave the place"),
-    _text("name", _SOURCE, "name in the sky catalogue; empty when no star of it is the source"),
+    _text("name", _SOURCE, "name that the observer gave, or of the star of the sky catalogue; empty without one"),
     _float("magnitude", ("source", "band"), "mag", "magnitude in the sky catalogue"),
     _text("band", ("band",), "name of the magnitude in the sky catalogue"),
 )
@@ -252,7 +257,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "sources": SOURCES,
     "stack": STACK,
     "reference": REFERENCE,
-    "catalog": CATALOG + SKY,
+    "catalog": CATALOG + PLACED + SKY,
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,

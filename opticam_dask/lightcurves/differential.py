@@ -29,6 +29,7 @@ _USELESS = np.uint32(
     | SourceFlag.NON_LINEAR
     | SourceFlag.BAD_PIXEL
     | SourceFlag.BLENDED
+    | SourceFlag.PLACED
 )
 
 #: What a light curve may be detrended against.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,6 +77,14 @@ class SecondPass:
         Bound functions of the store; ``read_results(block)`` gives the first-pass arrays of the block by name.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+    stages : tuple of int
+        Number of sources that were found, and of all sources after each time that the observer placed some; empty when
+        all were found. Sources are measured together with those of their stage and of the stages before, so that where
+        somebody looks for a source changes no other one.
+    read_flags : callable, optional
+        ``read_flags(label, block)`` gives the flags of the measurements that are there; by default there are none.
+    write_columns : callable, optional
+        ``write_columns(block, label, first, arrays)`` writes the sources from the one at place ``first`` on.
     """
 
     steps: FrameSteps
@@ -89,6 +98,21 @@ class SecondPass:
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     whole_frames: bool = False
     profile_err: float = 0.0
+    stages: tuple[int, ...] = ()
+    read_flags: Callable[[str, int], np.ndarray] | None = None
+    write_columns: Callable[[int, str, int, Mapping[str, np.ndarray]], None] | None = None
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found; those behind them were placed."""
+        return self.stages[0] if self.stages else len(self.catalog_xy)
+
+    def at_stage(self, stage: int) -> SecondPass:
+        """The same with the sources of a stage and of the stages before."""
+        n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
+        if n_sources == len(self.catalog_xy):
+            return self
+        return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
 
 
 def measured_variables(photometer: Photometer, *, has_common_error: bool = False) -> tuple[str, ...]:
@@ -145,10 +169,30 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
         Frames of the block that end the process they are worked on in, with what happened: they are not touched.
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
-    arrays, messages = measure_arrays(job, manifest, results, lost)
-    job.write(block, arrays)
+    begin = {label: _first_unmeasured(job, label, block) for label in job.photometers}
+    arrays, messages = measure_arrays(job, manifest, results, lost, begin)
+    whole = {group: columns for group, columns in arrays.items() if not begin[group.partition("/")[2]]}
+    if whole:
+        job.write(block, whole)
+    for label, first in begin.items():
+        if first:
+            assert job.write_columns is not None  # whoever reads what is there can write beside it
+            added = {name: values[:, first:] for name, values in arrays[f"photometry/{label}"].items()}
+            job.write_columns(block, label, first, added)
     flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
     return summarise(block, flags, messages, manifest["file"])
+
+
+def _first_unmeasured(job: SecondPass, label: str, block: int) -> int:
+    """Place of the first source that a label lacks in a block; 0 when all are to be measured."""
+    if job.read_flags is None or len(job.stages) < 2:
+        return 0
+    flags = job.read_flags(label, block)
+    of_source = flags.reshape(*flags.shape[:2], -1)
+    if np.any(of_source & np.uint32(SourceFlag.FRAME_LOST)):  # the file may be there again
+        return 0
+    n_done = int(np.count_nonzero(np.cumprod(np.all(of_source != 0, axis=(0, 2)))))
+    return max((stage for stage in job.stages[:-1] if stage <= n_done), default=0)
 
 
 def measure_arrays(
@@ -156,6 +200,7 @@ def measure_arrays(
     manifest: Mapping[str, np.ndarray],
     results: Mapping[str, np.ndarray],
     lost: Mapping[int, str] | None = None,
+    begin: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Photometry of some frames; nothing is written.
 
@@ -167,6 +212,8 @@ def measure_arrays(
         What the headers and the first pass say about the frames.
     lost : dict of str, optional
         As for :func:`measure_block`.
+    begin : dict of int, optional
+        Place of the first source that is measured, by label: the beginning of a stage; by default all are.
 
     Returns
     -------
@@ -189,7 +236,10 @@ def measure_arrays(
             _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
             messages[index] = lost[index]
             continue
-        messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
+        entry, result = entry_of(manifest, index), entry_of(results, index)
+        messages[index] = _measure_frame(job, entry, result, index, arrays, begin or {})
+    for columns in arrays.values():
+        columns["flags"][:, job.n_found :] |= np.uint32(SourceFlag.PLACED)
     return arrays, messages
 
 
@@ -199,31 +249,51 @@ def _measure_frame(
     result: Mapping[str, Any],
     index: int,
     arrays: dict[str, dict[str, np.ndarray]],
+    begin: Mapping[str, int],
 ) -> str:
     """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
-    try:
-        view = frame_view(job, entry, result)
-    except FrameProblem as problem:
-        is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
-        _flag_row(arrays, list(job.photometers), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
-        return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
-    messages = []
-    for label, photometer in job.photometers.items():
-        columns = arrays[f"photometry/{label}"]
-        try:
-            measured = photometer.measure(view)
-        except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
-            _flag_row(arrays, [label], index)
-            messages.append(f"photometer {label}: {error_text(error)}")
+    messages: dict[str, None] = {}
+    pixels: _RawPixels | _ImagePixels | None = None
+    for stage, (first, last) in enumerate(pairwise((0, *(job.stages or (len(job.catalog_xy),))))):
+        wanted = {label: photometer for label, photometer in job.photometers.items() if begin.get(label, 0) <= first}
+        if not wanted:
             continue
-        for name in set(columns) - {"flags"}:
-            values = getattr(measured, name)
-            columns[name][index] = np.nan if values is None else values
-        if job.profile_err > UNCERTAIN_TOTAL:
-            of_profile = job.profile_err * np.abs(columns["flux"][index])
-            columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
-        columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
+        try:
+            pixels = pixels or open_pixels(job, entry)
+            view = frame_view(job.at_stage(stage), entry, result, pixels)
+        except FrameProblem as problem:
+            is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
+            _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
+            return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
+        for label, photometer in wanted.items():
+            columns = {name: values[:, first:last] for name, values in arrays[f"photometry/{label}"].items()}
+            try:
+                measured = (_forced(photometer) if stage else photometer).measure(view)
+            except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
+                columns["flags"][index] = int(SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
+                messages[f"photometer {label}: {error_text(error)}"] = None
+                continue
+            _keep(job, measured, columns, index, slice(first, last))
     return "; ".join(messages)
+
+
+def _keep(
+    job: SecondPass, measured: Measurement, columns: dict[str, np.ndarray], index: int, sources: slice
+) -> None:
+    """Put what was measured of some sources of a frame into row ``index`` of their columns."""
+    for name in set(columns) - {"flags"}:
+        values = getattr(measured, name)
+        columns[name][index] = np.nan if values is None else np.asarray(values)[sources]
+    if job.profile_err > UNCERTAIN_TOTAL:
+        of_profile = job.profile_err * np.abs(columns["flux"][index])
+        columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
+    columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32)[sources] | np.uint32(SourceFlag.REDUCED)
+
+
+def _forced(photometer: Photometer) -> Photometer:
+    """A photometer that stays at the predicted places, which is how placed sources are measured."""
+    has_choice = is_dataclass(photometer) and hasattr(photometer, "forced")
+    return replace(photometer, forced=True) if has_choice else photometer  # type: ignore[type-var]  # a dataclass
 
 
 #: What helps against a file that is gone or changed since the first pass.
@@ -249,14 +319,25 @@ def try_frame(job: SecondPass, block: int, index: int) -> None:
             photometer.measure(view)
 
 
-def frame_view(job: SecondPass, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
+def open_pixels(job: SecondPass, entry: Mapping[str, Any]) -> _RawPixels | _ImagePixels:
+    """Pixels of a frame: cut-outs of the raw frame where they are enough."""
+    is_raw = job.steps.is_local and not job.whole_frames
+    return _RawPixels(job.steps, entry) if is_raw else _ImagePixels(job.steps, entry)
+
+
+def frame_view(
+    job: SecondPass,
+    entry: Mapping[str, Any],
+    result: Mapping[str, Any],
+    pixels: _RawPixels | _ImagePixels | None = None,
+) -> FrameView:
     """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
 
     The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
     is a user's own function, whose image is not the zoom of a mesh.
     """
     steps = job.steps
-    pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
+    pixels = pixels or open_pixels(job, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
         sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)

@@ -27,7 +27,7 @@ _SAMPLE = 20_000
 
 _MAD_TO_SIGMA = 1.4826
 #: What does not make a measurement doubtful.
-_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED)
+_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.PLACED)
 
 
 def labels_of(parts: Sequence[Part]) -> list[str]:
