@@ -26,7 +26,7 @@ import reference_pipeline
 from astropy.stats import mad_std
 
 from opticam_dask import AperturePhotometer, Reducer, light_curves
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 
 N_PROCESSES, N_PIXELS = 2, 8
 
@@ -63,7 +63,7 @@ def _scatter(flux: np.ndarray) -> float:
 
 def _own_slope(directory: Path, files: list[Path], numbers: tuple[int, int]) -> float:
     """Seconds that a further frame takes."""
-    with executors.local_client(N_PROCESSES, dashboard=False) as client:
+    with connections.local_client(N_PROCESSES, dashboard=False) as client:
         own(_folder(directory, files[:_WARM_UP]), directory / "out", client)  # the workers import what they need
         start, end = (own(_folder(directory, files[:number]), directory / "out", client) for number in numbers)
     return (end - start) / (numbers[1] - numbers[0])

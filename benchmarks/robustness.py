@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 
 from opticam_dask import simulate_observations
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections, executors
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
@@ -60,7 +60,7 @@ def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> Non
         out, OPTICAM_MX(), parameters, reader=CountingReader(str(log)), frames_per_block=FRAMES_PER_BLOCK
     )
     out.mkdir(exist_ok=True)
-    with ownership.own(out), executors.local_client(n_workers, dashboard=False) as client:
+    with ownership.own(out), connections.local_client(n_workers, dashboard=False) as client:
         executor = executors.OnCluster(client, is_local=True)
         driver.prepare(setup, scanning.scan(scanning.find_files(data), setup.instrument))
         with killer(client) if killer else contextlib.nullcontext():

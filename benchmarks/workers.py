@@ -23,7 +23,7 @@ import common
 import end_to_end
 import numpy as np
 
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 
 #: Numbers of frames, two for each side: whole blocks for every worker.
 FRAMES = {512: (256, 1280), 1024: (64, 320), 2048: (64, 160)}
@@ -89,7 +89,7 @@ def measure(side: int, numbers: tuple[int, int], n_rounds: int) -> dict[str, str
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         files = common.write_frames(directory / "frames", (side, side), common.n_stars(side), numbers[1])
         folders = [end_to_end._folder(directory, files[:number]) for number in numbers]
-        clients = [opened.enter_context(executors.local_client(n, dashboard=False)) for n in (1, 2)]
+        clients = [opened.enter_context(connections.local_client(n, dashboard=False)) for n in (1, 2)]
         serial = opened.enter_context(_serial(2))
         ways = {
             "one worker": lambda folder: end_to_end.own(folder, directory / "out", clients[0]),

@@ -23,7 +23,7 @@ from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import plotting
 from opticam_dask.display.plotting import Figure
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.series import correlation, folding, periodograms, spectra
+from opticam_dask.kernels.series import correlation, folding, lags, periodograms, spectra
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid
 from opticam_dask.kernels.series.timing import good_time_intervals
 from opticam_dask.lightcurves import conversions
@@ -467,7 +467,7 @@ class Analyzer:
         found = {}
         for pair, first, second in self._pairs():
             n_points = spectra.segment_points(first.time, length)
-            fit = spectra.measure_lag(first.columns, second.columns, n_points, (low_high[0], low_high[1]), limit)
+            fit = lags.measure_lag(first.columns, second.columns, n_points, (low_high[0], low_high[1]), limit)
             chi2 = fit.chi2 / fit.degrees_of_freedom if fit.degrees_of_freedom > 0 else np.nan
             found[pair] = scalars(lag=(fit.lag, "s"), lag_err=(fit.lag_err, "s"), reduced_chi2=(chi2, "1"))
             self._console.tell(f"{pair}: lag {fit.lag:.4g} +- {fit.lag_err:.2g} s")

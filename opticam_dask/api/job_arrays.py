@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from opticam_dask.api import planned_run
-from opticam_dask.api.planned_run import LAST_PASS, PlannedPart, PlannedRun, StarSums
+from opticam_dask.api.planned_run import LAST_PASS, PartOfRun, PlannedRun, RunSums
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess
 from opticam_dask.display import diagnostics, products
 from opticam_dask.lightcurves import light_curve_files
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver, frozen
 from opticam_dask.pipeline.driver import PASSES, Outcome, Progress, ReductionError, Run, Setup, Silent, WrongParameters
 from opticam_dask.store import ownership
@@ -116,12 +116,12 @@ def _shared(run: PlannedRun, number: int, session: Session | None = None) -> Run
         progress=session.progress if session else Silent(),
         photometers=_photometers(run),
         planned={(part.key, part.night) for part in run.parts},
-        sums=StarSums(run),
+        sums=RunSums(run),
         facts=run.facts_of(number - 1) if number else {},
     )
 
 
-def _work_on_parts(run: PlannedRun, number: int, shared: Run, parts: Sequence[PlannedPart]) -> Outcome:
+def _work_on_parts(run: PlannedRun, number: int, shared: Run, parts: Sequence[PartOfRun]) -> Outcome:
     """Do the parts that no other job is doing, and then refuse those that one is."""
     outcome, refused = Outcome(), list[str]()
     for planned in parts:
@@ -176,7 +176,7 @@ def _merged(chosen: Iterable[range]) -> list[range]:
     return found
 
 
-def _open(setup: Setup, planned: PlannedPart) -> Part:
+def _open(setup: Setup, planned: PartOfRun) -> Part:
     part = Camera(setup.path, planned.key).part(planned.night)
     if part is None or part.uid != planned.uid:
         raise ReductionError(

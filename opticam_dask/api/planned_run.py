@@ -43,7 +43,7 @@ MOST_JOBS = 1000
 _MOST_RANGES = 20
 
 
-class PlannedPart(NamedTuple):
+class PartOfRun(NamedTuple):
     """A part of the store as it was planned."""
 
     key: str
@@ -65,7 +65,7 @@ class PlannedRun:
         Tells this run from all others.
     created : str
         When it was planned (UTC).
-    parts : tuple of PlannedPart
+    parts : tuple of PartOfRun
         In the order in which their blocks are numbered.
     photometers : dict of dict
         What ``identities.describe`` says of the photometer of each label.
@@ -84,7 +84,7 @@ class PlannedRun:
     out_directory: Path
     token: str
     created: str
-    parts: tuple[PlannedPart, ...]
+    parts: tuple[PartOfRun, ...]
     photometers: Mapping[str, Mapping[str, Any]]
     calibration: Mapping[str, tuple[str, ...]]
     frame_timeout: float
@@ -106,14 +106,14 @@ class PlannedRun:
         """Units of a pass, over all parts: blocks of frames, or the parts themselves."""
         return sum(self._units_of(number, part) for part in self.parts)
 
-    def _units_of(self, number: int, part: PlannedPart) -> int:
+    def _units_of(self, number: int, part: PartOfRun) -> int:
         return {"block": part.n_blocks, "part": 1, None: 0}[PASSES[number].unit]
 
     def units_per_job(self, number: int) -> int:
         """Blocks of one element of the array of a pass; parts are so few that each has its own, as a rule."""
         return self.blocks_per_job if PASSES[number].unit == "block" else -(-len(self.parts) // MOST_JOBS)
 
-    def cut(self, number: int, chosen: range) -> list[tuple[PlannedPart, range]]:
+    def cut(self, number: int, chosen: range) -> list[tuple[PartOfRun, range]]:
         """Units of each part, numbered in the part, of a range of units of a pass."""
         starts = [0]
         for part in self.parts:
@@ -126,7 +126,7 @@ class PlannedRun:
             start = stop
         return found
 
-    def first_block(self, part: PlannedPart) -> int:
+    def first_block(self, part: PartOfRun) -> int:
         """Number in the run of the first block of a part."""
         return sum(entry.n_blocks for entry in self.parts[: self.parts.index(part)])
 
@@ -135,11 +135,11 @@ class PlannedRun:
         """What the commands of jobs call the run: the beginning of its token."""
         return self.token[:8]
 
-    def place_of(self, part: PlannedPart) -> Path:
+    def place_of(self, part: PartOfRun) -> Path:
         """Directory that the job owns which does a part in pass 2."""
         return self.directory / "under_way" / f"{group_name(part.key)}_{part.night}"
 
-    def sums_file(self, part: PlannedPart) -> Path:
+    def sums_file(self, part: PartOfRun) -> Path:
         """Where pass 2 keeps what it finds of the stars of a part."""
         return self.directory / "star_profiles" / f"{group_name(part.key)}_{part.night}.npz"
 
@@ -208,7 +208,7 @@ def find(out_directory: str | Path) -> PlannedRun | None:
     again = "plan again with --break-lock: opticam-dask plan DATA --out OUT --break-lock; what was reduced is kept"
     values = _read(file, again)
     try:
-        values["parts"] = tuple(PlannedPart(*entry) for entry in values["parts"])
+        values["parts"] = tuple(PartOfRun(*entry) for entry in values["parts"])
         values["calibration"] = {kind: tuple(paths) for kind, paths in values["calibration"].items()}
         return PlannedRun(**{**values, "out_directory": Path(out_directory)})
     except (KeyError, TypeError) as error:  # whole, but of another version of this package
@@ -242,7 +242,7 @@ def _digest(text: str) -> str:
 # ---------------------------------------------------------------- sums over stars
 
 
-class StarSums:
+class RunSums:
     """What jobs have found of the stars of each part, a file each, by camera key and night.
 
     Parameters

@@ -12,12 +12,12 @@ import numpy as np
 
 from opticam_dask import identities, locations
 from opticam_dask.api import job_arrays, planned_run
-from opticam_dask.api.planned_run import MOST_JOBS, PlannedPart, PlannedRun
+from opticam_dask.api.planned_run import MOST_JOBS, PartOfRun, PlannedRun
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import Session
 from opticam_dask.frames.scanning import Scan
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import PASSES, Changes, ReductionError, Run, Setup, WrongParameters
 from opticam_dask.store import ownership
@@ -105,7 +105,7 @@ def plan(
         out_directory=setup.out_directory,
         token=uuid.uuid4().hex,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        parts=tuple(PlannedPart(part.key, part.night, part.uid, part.n_blocks, part.n_frames) for part in todo),
+        parts=tuple(PartOfRun(part.key, part.night, part.uid, part.n_blocks, part.n_frames) for part in todo),
         photometers={label: identities.describe(photometer) for label, photometer in photometers.items()},
         calibration={kind: tuple(_absolute(path) for path in paths) for kind, paths in (calibration or {}).items()},
         frame_timeout=frame_timeout,

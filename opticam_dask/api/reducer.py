@@ -14,8 +14,9 @@ from opticam_dask.api import arguments
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
-from opticam_dask.cluster import executors
-from opticam_dask.cluster.executors import Client, Connection
+from opticam_dask.cluster import connections, executors
+from opticam_dask.cluster.connections import Connection
+from opticam_dask.cluster.executors import Client
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
@@ -25,10 +26,10 @@ from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
@@ -159,7 +160,7 @@ class Reducer(Plots):
         if session is None:
             console = Console(verbose, prefix)
             how: dict[str, Any] = {"n_workers": number_of_processors, "frame_timeout": frame_timeout}
-            place = executors.connect(client, tell=console.tell, **how)
+            place = connections.connect(client, tell=console.tell, **how)
             session = Session(out_directory, place, console, break_lock=break_lock)
         self._session, self._console = session, session.progress
         self.out_directory = session.out_directory

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from types import TracebackType
 
-from opticam_dask.cluster.executors import Connection
+from opticam_dask.cluster.connections import Connection
 from opticam_dask.cluster.interruption import interruptible
 from opticam_dask.console import Console
 from opticam_dask.locations import is_remote, location, replacing

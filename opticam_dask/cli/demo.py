@@ -10,7 +10,7 @@ import xarray as xr
 
 from opticam_dask.api import differential_photometer
 from opticam_dask.api.reducer import Reducer
-from opticam_dask.cluster.executors import Connection
+from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import Console
 from opticam_dask.display import products, report
 from opticam_dask.frames import synthetic
@@ -38,7 +38,7 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
     n_images : int
         Frames of each camera.
     client : Connection, optional
-        Where blocks run, see ``executors.connect``.
+        Where blocks run, see :func:`opticam_dask.connect`.
     """
     began = time.monotonic()
     root = Path(directory)

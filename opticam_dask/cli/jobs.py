@@ -15,7 +15,7 @@ from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
 from opticam_dask.cli.reductions import reducer
-from opticam_dask.cluster import executors, job_queues
+from opticam_dask.cluster import connections, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS
 from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.console import Console
@@ -110,7 +110,7 @@ def finish(options: argparse.Namespace) -> int:
 
 def _session_of_job(options: argparse.Namespace, run: planned_run.PlannedRun, console: Console) -> Session:
     """Session of one of the jobs that share a run, with workers of its own."""
-    place = executors.connect(
+    place = connections.connect(
         options.cluster or run.cluster,
         n_workers=options.n_workers or run.n_workers,
         dashboard=False,
@@ -126,10 +126,10 @@ def cluster(options: argparse.Namespace) -> int:
     if options.dry_run:
         if not settings.is_batch:
             raise UsageError(f"{settings.cluster!r} submits no jobs: --dry-run is for {', '.join(SYSTEMS)}")
-        for line in job_queues.job_script(settings).splitlines():
+        for line in job_scripts.job_script(settings).splitlines():
             tell(line)
         return DONE
-    with executors.connect(settings, tell=tell) as place:
+    with connections.connect(settings, tell=tell) as place:
         if place.client is None:
             raise UsageError("there is nothing to keep open without a cluster")
         tell(f"Scheduler: {place.client.scheduler.address} (--cluster takes this address). Ctrl-C closes the cluster.")

@@ -11,7 +11,7 @@ from opticam_dask import locations
 from opticam_dask.api.arguments import check_label
 from opticam_dask.api.session import Session
 from opticam_dask.cli.exit_codes import UsageError
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.cluster.cluster_settings import ClusterSettings, resolve
 from opticam_dask.console import Console
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
@@ -30,15 +30,15 @@ def settings(options: argparse.Namespace) -> ClusterSettings:
     return resolve(**{name: getattr(options, name) for name in PLACE})
 
 
-def connect(options: argparse.Namespace, out: str | Path) -> executors.Connection:
+def connect(options: argparse.Namespace, out: str | Path) -> connections.Connection:
     """The place where the blocks of a command run; it is opened when the first block does."""
     tell = Console(prefix="").tell
-    return executors.connect(settings(options), log_directory=job_logs(out), tell=tell, **frame_timeout(options))
+    return connections.connect(settings(options), log_directory=job_logs(out), tell=tell, **frame_timeout(options))
 
 
-def session(options: argparse.Namespace, place: executors.Connection | None = None) -> Session:
+def session(options: argparse.Namespace, place: connections.Connection | None = None) -> Session:
     """Hold on the output directory of a command; without a place, blocks run in this process."""
-    place = place or executors.connect("none")
+    place = place or connections.connect("none")
     return Session(options.out, place, Console(prefix=""), break_lock=options.break_lock)
 
 

@@ -15,7 +15,7 @@ from opticam_dask.api.reducer import Reducer
 from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.cluster import job_queues
+from opticam_dask.cluster import job_queues, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS
 from opticam_dask.console import Console
 from opticam_dask.display import status
@@ -31,7 +31,7 @@ def reduce(options: argparse.Namespace) -> int:
     """Reduce frames to catalogues and light curves."""
     parameters = given.parameters(options)
     photometers = given.photometers(options)
-    if options.inside and not os.environ.get(job_queues.INSIDE):
+    if options.inside and not os.environ.get(job_scripts.INSIDE):
         return _submit_inside(options)
     with given.session(options, given.connect(options, options.out)) as session:
         return _reduce(options, session, parameters, photometers)
@@ -80,7 +80,7 @@ def _submit_inside(options: argparse.Namespace) -> int:
         raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
     job_queues.JobQueue(settings)  # refuses now what the job would refuse
     command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
-    _, lines = job_queues.submit_inside(settings, command, given.job_logs(options.out))
+    _, lines = job_scripts.submit_inside(settings, command, given.job_logs(options.out))
     for line in lines:
         Console(prefix="").tell(line)
     Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
@@ -92,7 +92,7 @@ def watch(options: argparse.Namespace) -> int:
     for place in (options.out, *options.data):
         locations.require_local(place, "watch")
     parameters = given.parameters(options)
-    if options.inside and not os.environ.get(job_queues.INSIDE):
+    if options.inside and not os.environ.get(job_scripts.INSIDE):
         return _submit_inside(options)
     instrument = given.instrument(options)
     setup = Setup(

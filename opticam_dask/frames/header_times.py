@@ -47,7 +47,7 @@ class _DateAlone(ValueError):
     """A date without a time of day."""
 
 
-class _Stamp(NamedTuple):
+class _TimeStamp(NamedTuple):
     """One time of a header."""
 
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: Heade
     return utc_mjd(stamp.day, seconds + exposure_time * TO_MIDDLE[mark], scale)
 
 
-def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _Stamp | None:
+def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | None:
     reasons: list[str] = []
     unreadable: list[str] = []
     dates_alone: list[str] = []
@@ -102,7 +102,7 @@ def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _Stamp | None:
     return None
 
 
-def _with_time_of_day(date_name: str, values: HeaderValues) -> _Stamp | None:
+def _with_time_of_day(date_name: str, values: HeaderValues) -> _TimeStamp | None:
     """A date that stands alone, with the time of day that the header has under one of the usual names."""
     for name in keywords.TIMES_OF_DAY:
         time = values.header.get(name)
@@ -117,7 +117,7 @@ def _with_time_of_day(date_name: str, values: HeaderValues) -> _Stamp | None:
     return None
 
 
-def _read(found: list[tuple[str, str | float]], values: HeaderValues) -> _Stamp:
+def _read(found: list[tuple[str, str | float]], values: HeaderValues) -> _TimeStamp:
     names = tuple(name for name, _ in found)
     for name in names:
         if _is_heliocentric(name):
@@ -127,7 +127,7 @@ def _read(found: list[tuple[str, str | float]], values: HeaderValues) -> _Stamp:
     if (reference := values.header.get("TREFPOS")) and keywords.FAR_REFERENCE.search(str(reference)):
         raise ValueError(f"its TREFPOS is {shown(reference)}, not the telescope")
     day, seconds, rounding = _split_time([value for _, value in found])
-    return _Stamp(names, day, seconds, rounding)
+    return _TimeStamp(names, day, seconds, rounding)
 
 
 @lru_cache(maxsize=64)
@@ -183,7 +183,7 @@ def _decimals(number: float) -> int:
 # ---------------------------------------------------------------- scale and mark
 
 
-def _scale_of(instrument: TimeEntries, stamp: _Stamp, values: HeaderValues) -> str | None:
+def _scale_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) -> str | None:
     """Scale of a time: that of the definition, of the keyword's name, of TIMESYS (FITS 4.0, 9.2.1), or UTC.
 
     None, with a problem, where TIMESYS names none that can be converted.
@@ -222,7 +222,7 @@ def _ut1_minus_utc(values: HeaderValues) -> float:
     return 0.0
 
 
-def _mark_of(instrument: TimeEntries, stamp: _Stamp, values: HeaderValues) -> str:
+def _mark_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) -> str:
     """Moment of the exposure: that of the FITS standard for its keywords, else that of the definition."""
     standard = keywords.MARKS.get(stamp.names[-1])
     if standard is None or standard == instrument.time_marks:
@@ -237,7 +237,7 @@ def _mark_of(instrument: TimeEntries, stamp: _Stamp, values: HeaderValues) -> st
 # ---------------------------------------------------------------- other times of the header
 
 
-def _hold_against_others(stamp: _Stamp, mark: str, exposure_time: float, values: HeaderValues) -> None:
+def _hold_against_others(stamp: _TimeStamp, mark: str, exposure_time: float, values: HeaderValues) -> None:
     """Tell where another time of the header does not fit the one that is used, its mark and the exposure time."""
     for name, other_mark in keywords.OTHER_TIMES:
         value = values.header.get(name)

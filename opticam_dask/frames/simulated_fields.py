@@ -268,14 +268,14 @@ def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, se
     return _read_out(model, electrons, detector)
 
 
-def _read_out(model: FieldModel, electrons: np.ndarray, detector: Detector | None) -> np.ndarray:
+def _read_out(model: FieldModel, electrons: np.ndarray, detector: SimulatedDetector | None) -> np.ndarray:
     """Electrons as ADU, uint16."""
     adu = np.rint(electrons / model.gain + (model.bias_level if detector is None else detector.bias))
     return np.clip(adu, 0, min(model.saturation, 65535)).astype(np.uint16)
 
 
 @dataclass(frozen=True, eq=False)
-class Detector:
+class SimulatedDetector:
     """What a simulated detector adds and takes, pixel by pixel.
 
     Attributes
@@ -293,8 +293,8 @@ class Detector:
     bias: np.ndarray
 
 
-def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> Detector | None:
-    """Detector of one camera; None where all its pixels are equal."""
+def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> SimulatedDetector | None:
+    """SimulatedDetector of one camera; None where all its pixels are equal."""
     if not (model.flat_structure or model.vignetting or model.dead_pixels or model.hot_pixels or model.bias_structure):
         return None
     rng = _stream(seed, "detector", camera)
@@ -308,7 +308,7 @@ def draw_detector(model: FieldModel, camera: int, seed: int = 0) -> Detector | N
     dead, hot = np.split(chosen, [model.dead_pixels])
     response.ravel()[dead] = rng.uniform(0.0, 0.1, model.dead_pixels)
     dark.ravel()[hot] += rng.uniform(5.0, 50.0, model.hot_pixels)
-    return Detector(response, dark, bias)
+    return SimulatedDetector(response, dark, bias)
 
 
 def simulate_calibration_frames(

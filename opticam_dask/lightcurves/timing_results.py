@@ -11,7 +11,7 @@ import xarray as xr
 from astropy import units
 from astropy.table import QTable, vstack
 
-from opticam_dask.kernels.series import correlation, periodograms, spectra
+from opticam_dask.kernels.series import correlation, lags, periodograms, spectra
 from opticam_dask.lightcurves.timing_inputs import TimingCurve
 
 _POWER_UNITS = {"frac": "1/Hz", "abs": "1/Hz", "leahy": "1", "none": "1", "standard": "1"}
@@ -115,8 +115,8 @@ def periodogram_dataset(result: periodograms.Periodogram, norm: str, probabiliti
 def cross_dataset(spectrum: spectra.CrossSpectrum, norm: str, length: float, delay: float) -> xr.Dataset:
     """Cross spectrum of segments of ``length`` seconds, with coherence and lags."""
     coherence = spectra.coherence(spectrum)
-    phase, phase_err = spectra.phase_lag(spectrum)
-    lag, lag_err = spectra.time_lag(spectrum.frequency, phase, phase_err, near=delay)
+    phase, phase_err = lags.phase_lag(spectrum)
+    lag, lag_err = lags.time_lag(spectrum.frequency, phase, phase_err, near=delay)
     described = {"units": _POWER_UNITS[norm]}
     if norm in _SHOWN_UNITS:
         described["shown_units"] = _SHOWN_UNITS[norm]

@@ -25,7 +25,7 @@ _SUFFIXES = (".fits", ".fit", ".fts")
 _LOOKED_AT = 100
 
 
-class _Frames(BackendArray):
+class _LazyFrames(BackendArray):
     """Frames of one camera, each read when it is asked for."""
 
     def __init__(self, observed: ObservedCamera) -> None:
@@ -150,7 +150,7 @@ def _dataset(observed: ObservedCamera) -> xr.Dataset:
     ny, nx = observed.shape
     image = xr.Variable(
         ("frame", "y", "x"),
-        indexing.LazilyIndexedArray(_Frames(observed)),
+        indexing.LazilyIndexedArray(_LazyFrames(observed)),
         {"units": observed.attributes["units"], "long_name": "frames as they were read"},
         {"preferred_chunks": {"frame": 1, "y": ny, "x": nx}, "dtype": observed.dtype},
     )

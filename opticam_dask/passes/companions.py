@@ -162,7 +162,7 @@ def _merged(
     is_whole: np.ndarray,
     fitted: np.ndarray,
     is_blend: np.ndarray,
-    stars: second_look.Stars,
+    stars: second_look.KnownStars,
     is_inside: np.ndarray,
     fwhm: float,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -204,7 +204,7 @@ def _merged(
 
 
 def _measure_forms(
-    found: dict[str, np.ndarray], rows: np.ndarray, stars: second_look.Stars, chosen: np.ndarray, fwhm: float
+    found: dict[str, np.ndarray], rows: np.ndarray, stars: second_look.KnownStars, chosen: np.ndarray, fwhm: float
 ) -> None:
     """Widths of stars without the light of the others, and without what resampling added."""
     if not len(chosen):

@@ -18,7 +18,7 @@ from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.store.camera import Camera, Part
 
 
-class Alignment(BlockPass):
+class AlignmentPass(BlockPass):
     """First pass over every block that is not done; stacks and catalogues of what is new."""
 
     name = "sky, sources and transforms"

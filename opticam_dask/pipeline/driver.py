@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opticam_dask.pipeline import nights
-from opticam_dask.pipeline.alignment import Alignment
+from opticam_dask.pipeline.alignment import AlignmentPass
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.photometry import Photometry, live_jobs
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 #: All passes of a reduction, in order. A further pass is one more object here.
-PASSES: tuple[Pass, ...] = (References(), Alignment(), StarProfiles(), Photometry())
+PASSES: tuple[Pass, ...] = (References(), AlignmentPass(), StarProfiles(), Photometry())
 
 #: The passes that end with catalogues, and those that go on from there.
 TO_CATALOGS, TO_LIGHT_CURVES = PASSES[:2], PASSES[2:]

@@ -21,7 +21,7 @@ import pytest
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
 from opticam_dask.api import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
@@ -204,7 +204,7 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                     n_done.append(block)
                     yield group.build([block]).compute(scheduler="synchronous")[0]
 
-    place = executors.Connection(lambda: contextlib.nullcontext(Executor()), print)
+    place = connections.Connection(lambda: contextlib.nullcontext(Executor()), print)
     session = Session(begun, place, Console(verbose=False), token=run.token)
     with pytest.raises(ownership.OwnershipLost, match="another run has taken over"):
         job_arrays.work(run, 1, None, session)
@@ -319,14 +319,14 @@ def test_damaged_plan_is_named(planned, capsys, damage):
 
 
 def test_sums_over_the_stars_of_a_night_are_kept_exactly_and_damage_is_named(tmp_path):
-    part = planned_run.PlannedPart("1:g", "2024-01-01", "uid", n_blocks=3, n_frames=9)
+    part = planned_run.PartOfRun("1:g", "2024-01-01", "uid", n_blocks=3, n_frames=9)
     run = planned_run.PlannedRun(tmp_path, "token", "now", (part,), {}, {}, 300.0, "local", 1, 5)
     rng = np.random.default_rng(1)
     found = {3: empty_rings([0, 4]), 7: None, 8: empty_rings([1])}
     for rings in (found[3], found[8]):
         for field in fields(Rings)[2:]:
             getattr(rings, field.name)[:] = rng.random(getattr(rings, field.name).shape)
-    sums, name = planned_run.StarSums(run), ("1:g", "2024-01-01")
+    sums, name = planned_run.RunSums(run), ("1:g", "2024-01-01")
     assert name not in sums
     sums[name] = found
     assert name in sums

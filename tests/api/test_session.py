@@ -10,7 +10,8 @@ import signal
 import pytest
 
 from opticam_dask.api.session import LOG_NAME, Session
-from opticam_dask.cluster.executors import Connection, InProcess
+from opticam_dask.cluster.connections import Connection
+from opticam_dask.cluster.executors import InProcess
 from opticam_dask.cluster.interruption import Interrupted, interruptible, raise_if_interrupted
 from opticam_dask.console import Console
 from opticam_dask.store import ownership

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from opticam_dask.cli import demo
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import synthetic
 
@@ -70,7 +70,7 @@ def test_demo__of_any_number_of_frames_says_nothing_wrong(measured):
 
 @pytest.mark.parametrize("n_images", [1, 8])
 def test_demo__of_few_frames_runs_to_its_end(tmp_path, capsys, n_images):
-    with executors.connect("none") as client:
+    with connections.connect("none") as client:
         demo.run_demo(tmp_path, n_images, client=client)
     told = capsys.readouterr().out
     assert "Which source varies cannot be told" in told

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from opticam_dask import AperturePhotometer, Reducer, simulate_observations
-from opticam_dask.cluster import blocks, executors
+from opticam_dask.cluster import blocks, connections, executors
 
 
 def _facts(block):
@@ -35,7 +35,7 @@ def _work(function, n_blocks):
 
 @pytest.fixture(scope="module")
 def client():
-    with executors.local_client(2, dashboard=False) as opened:
+    with connections.local_client(2, dashboard=False) as opened:
         yield opened
 
 
@@ -153,7 +153,7 @@ def test_on_cluster__error_of_a_block_reaches_the_caller(client):
 
 def test_connect__scheduler_address_and_in_process_give_the_same(client):
     function = abs
-    with executors.connect(client.scheduler.address) as there, executors.connect("none") as here:
+    with connections.connect(client.scheduler.address) as there, connections.connect("none") as here:
         assert sorted(there.run(_work(function, 9))) == sorted(here.run(_work(function, 9))) == list(range(9))
     assert client.status == "running"
 
@@ -168,7 +168,7 @@ def test_connect__can_be_used_again_after_it_failed_and_after_it_was_closed():
             raise executors.ClusterError("refused")
         yield executors.InProcess()
 
-    connection = executors.Connection(place, print)
+    connection = connections.Connection(place, print)
     with pytest.raises(executors.ClusterError, match="refused"):
         connection.open()
     for _ in range(2):
@@ -180,13 +180,13 @@ def test_connect__can_be_used_again_after_it_failed_and_after_it_was_closed():
 def test_connect__nobody_answers():
     with (
         pytest.raises(executors.ClusterError, match="no Dask scheduler answers"),
-        executors.connect("tcp://127.0.0.1:9"),
+        connections.connect("tcp://127.0.0.1:9"),
     ):
         pass
 
 
 def test_local_client__listens_on_loopback_only():
-    with executors.local_client(1) as client:
+    with connections.local_client(1) as client:
         assert client.scheduler.address.startswith("tcp://127.0.0.1:")
         assert "127.0.0.1" in client.dashboard_link
         workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -198,11 +198,11 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import functools
-        from opticam_dask.cluster import blocks, executors
+        from opticam_dask.cluster import blocks, connections, executors
         print("script starts")
         def square(block):
             return block * block
-        with executors.connect("local", n_workers=2, dashboard=False) as executor:
+        with connections.connect("local", n_workers=2, dashboard=False) as executor:
             work = [executors.Work(functools.partial(blocks.window_of_blocks, square), [1, 2, 3])]
             print(sorted(executor.run(work)))
         """)
@@ -255,7 +255,7 @@ def _by_value(function):
 def test_on_cluster__all_workers_gone(monkeypatch):
     monkeypatch.setattr(executors, "_LOOK", 0.2)
     monkeypatch.setattr(executors, "_WITHOUT_WORKERS", 1.0)
-    with executors.local_client(1, dashboard=False) as client:
+    with connections.local_client(1, dashboard=False) as client:
         run = threading.Timer(1.0, _kill_children)
         run.start()
         with pytest.raises(executors.ClusterError, match=r"all workers are gone.*run the same command again"):
@@ -279,7 +279,7 @@ def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
     worker = ["worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file), "--death-timeout", "5"]
     with (
         subprocess.Popen([sys.executable, "-m", "dask", *worker], stderr=subprocess.DEVNULL) as process,
-        executors.connect(str(file)) as executor,
+        connections.connect(str(file)) as executor,
     ):
         executor.client.wait_for_workers(1, timeout=60)
         timer = threading.Timer(1.0, scheduler.kill)
@@ -308,7 +308,7 @@ def _certificates(directory):
 
 
 def test_local_client__is_encrypted_when_dask_is_configured_so(tmp_path):
-    with dask.config.set(_certificates(tmp_path)), executors.local_client(1, dashboard=False) as client:
+    with dask.config.set(_certificates(tmp_path)), connections.local_client(1, dashboard=False) as client:
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         assert all(address.startswith("tls://127.0.0.1:") for address in client.ncores())
         assert sorted(executors.OnCluster(client).run(_work(abs, 2))) == [0, 1]
@@ -328,7 +328,7 @@ def test_on_cluster__a_block_that_kills_every_worker_stops_the_run(monkeypatch):
 
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        executors.local_client(1, dashboard=False) as client,
+        connections.local_client(1, dashboard=False) as client,
         pytest.raises(executors.ClusterError, match=r"block 0 died again and again.*fewer --workers"),
     ):
         list(executors.OnCluster(client, is_local=True).run(_work(die, 1)))
@@ -348,7 +348,7 @@ def test_on_cluster__a_block_does_not_wait_for_a_worker_that_is_gone(monkeypatch
                 os.kill(os.getpid(), 9)
         return block
 
-    with executors.local_client(1, dashboard=False) as client:
+    with connections.local_client(1, dashboard=False) as client:
         found = list(executors.OnCluster(client, is_local=True).run(_work(fails_then_kills, 1)))
     assert found == [0]
     assert len(list(tmp_path.iterdir())) == 3

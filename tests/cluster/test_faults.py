@@ -19,7 +19,7 @@ import pytest
 from privileges import ordinary_user
 
 from opticam_dask import cli, simulate_observations
-from opticam_dask.cluster import executors, rescue
+from opticam_dask.cluster import connections, executors, rescue
 from opticam_dask.flags import FrameFlag, SourceFlag
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, find_files, scan
@@ -100,7 +100,7 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     log = tmp_path / "reads"
     setup = _setup(tmp_path / "out", reader=PoisonedReader(poisoned, harm, str(log)))
     timeout = 8.0 if harm == "hangs" else 100.0
-    with executors.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
+    with connections.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
         outcome = _reduce(setup, data, executors.OnCluster(client, frame_timeout=timeout, is_local=True))
     [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == poisoned
@@ -143,7 +143,7 @@ def test_poisoned_frame__in_the_second_pass_is_set_aside_too(data, tmp_path):
     transform = layout.read_array(setup.path, f"{part.group}/frames", "transform")[5]
     catalog = layout.read_product(setup.path, "1-g/catalog")
     x = float((transform @ [catalog["x"][0], catalog["y"][0], 1.0])[0])
-    with executors.local_client(1, dashboard=False) as client:
+    with connections.local_client(1, dashboard=False) as client:
         photometers = {"poisoned": PoisonedPhotometer(x, "poisoned")}
         outcome = driver.drive(
             driver.Run(setup, executors.OnCluster(client, is_local=True), photometers=photometers),

@@ -13,7 +13,7 @@ import held_runs
 import pytest
 
 from opticam_dask import cli
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.store import layout
 
 SCHEDULER, CLIENT, LOST, KEPT = range(1, 5)
@@ -71,7 +71,7 @@ def _skip_without_namespaces():
 
 def reduce_there(data, out, hold):
     """The run of the client, on the scheduler's other host."""
-    with executors.connect(f"tcp://10.99.7.{SCHEDULER}:8786") as place:
+    with connections.connect(f"tcp://10.99.7.{SCHEDULER}:8786") as place:
         place.client.wait_for_workers(2, timeout=120)
         held_runs.reduce(Path(data), Path(out), place, held_runs.Reader(f"{out}/reads", hold=hold))
 

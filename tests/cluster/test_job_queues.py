@@ -17,7 +17,7 @@ import held_runs
 import pytest
 
 from opticam_dask import cli
-from opticam_dask.cluster import cluster_settings, executors, job_queues
+from opticam_dask.cluster import cluster_settings, connections, job_queues, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS, ClusterSettings, resolve
 
 
@@ -143,8 +143,8 @@ def test_local_client__as_many_workers_as_this_process_may_use(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
-        from opticam_dask.cluster import executors
-        with executors.local_client(dashboard=False) as client:
+        from opticam_dask.cluster import connections
+        with connections.local_client(dashboard=False) as client:
             [worker] = client.scheduler_info(n_workers=-1)["workers"].values()
             print(worker["nthreads"], worker["memory_limit"], worker["local_directory"])
         """)
@@ -216,24 +216,24 @@ def test_job_script__options_of_the_cluster_are_not_of_its_jobs(tmp_path):
     options = {"scheduler-options": {"port": 8700}, "shared-temp-directory": str(tmp_path), "python": "/own/python"}
     with _profiles(slurm={"n-workers": 1, "options": options}):
         settings = resolve("slurm")
-        assert "/own/python -m" in job_queues.job_script(settings, tmp_path / "logs")
+        assert "/own/python -m" in job_scripts.job_script(settings, tmp_path / "logs")
         queue = job_queues.JobQueue(settings, log_directory=tmp_path / "logs")
     assert queue._of_cluster == {
         "scheduler_options": {"dashboard_address": ":0", "port": 8700},
         "shared_temp_directory": str(tmp_path),
     }
     with pytest.raises(ValueError, match="scheduler-options must hold settings such as interface and port, got 8700"):
-        job_queues.cluster_arguments(ClusterSettings("slurm", options={"scheduler-options": 8700}))
+        job_scripts.cluster_arguments(ClusterSettings("slurm", options={"scheduler-options": 8700}))
 
 
 def test_job_script__a_lifetime_of_the_user_wins(tmp_path):
     settings = ClusterSettings("slurm", walltime="01:00:00", options={"worker-extra-args": ["--lifetime=30m"]})
-    assert job_queues.job_script(settings, tmp_path).count("--lifetime") == 1
+    assert job_scripts.job_script(settings, tmp_path).count("--lifetime") == 1
 
 
 def test_job_script__blanks_in_the_name_of_the_output_directory(tmp_path):
     logs = tmp_path / "my night" / "jobs"
-    lines = job_queues.job_script(ClusterSettings("slurm", job_extra=("-o x y",)), logs).splitlines()
+    lines = job_scripts.job_script(ClusterSettings("slurm", job_extra=("-o x y",)), logs).splitlines()
     assert f'#SBATCH -o "{logs}/opticam-dask-%J.out"' in lines
     assert f'#SBATCH -e "{logs}/opticam-dask-%J.err"' in lines
     assert "#SBATCH -o x y" in lines
@@ -265,7 +265,7 @@ def test_submit_inside__reads_what_differs_and_keeps_settings_of_the_user(sbatch
     own = "export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true"
     inside = {"job-extra": "--exclusive", "walltime": "24:00:00"}
     with _profiles(slurm={"n-workers": 4, "options": {"job-script-prologue": [own]}, "inside": inside}):
-        job_queues.submit_inside(resolve("slurm"), ["true"], tmp_path / "logs")
+        job_scripts.submit_inside(resolve("slurm"), ["true"], tmp_path / "logs")
     lines = sbatch.read_text().splitlines()
     assert "#SBATCH --exclusive" in lines
     assert "#SBATCH -t 24:00:00" in lines
@@ -277,7 +277,7 @@ def test_job_queue__a_job_that_is_refused_in_mid_run_does_not_spoil_the_end(sbat
     told = []
     with (
         dask.config.set({"opticam_dask.look-every": 0.1}),
-        executors.connect("slurm", n_workers=1, log_directory=tmp_path / "logs", tell=told.append) as place,
+        connections.connect("slurm", n_workers=1, log_directory=tmp_path / "logs", tell=told.append) as place,
     ):
         held_runs.until(lambda: sum("SLURM refused a job: sbatch: error: limit reached" in line for line in told) > 1)
         assert place.jobs is not None
@@ -368,13 +368,12 @@ def test_cluster__no_such_batch_system_on_this_machine(capsys, monkeypatch, tmp_
 
 
 def test_import__leaves_ctrl_c_as_it_was():
-    program = (
-        "import signal; from opticam_dask.cluster import job_queues; job_queues._package(); import dask_jobqueue; "
-    )
+    program = "import signal; from opticam_dask.cluster import job_scripts; job_scripts.jobqueue_package(); "
+    program += "import dask_jobqueue; "
     program += "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", program], check=True)
     before = signal.getsignal(signal.SIGINT)
-    job_queues._package()
+    job_scripts.jobqueue_package()
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -383,12 +382,12 @@ def test_import__leaves_ctrl_c_as_it_was():
 
 def test_connect__opens_when_it_is_first_used_and_closes_in_the_end():
     told = []
-    place = executors.connect("local", n_workers=1, tell=told.append)
+    place = connections.connect("local", n_workers=1, tell=told.append)
     assert told == []
     client = place.client
     assert told == [f"Dashboard: {client.dashboard_link}"]
     # what is given back by connect is used as it is, and stays open
-    with executors.connect(place) as same:
+    with connections.connect(place) as same:
         assert same.client is client
     assert client.status == "running"
     place.close()
@@ -399,7 +398,7 @@ def test_cluster__is_kept_until_ctrl_c_for_others_to_use():
     command = [sys.executable, "-m", "opticam_dask.cli", "cluster", "--cluster", "local", "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         line = next(line for line in process.stdout if line.startswith("Scheduler:"))
-        with executors.connect(line.split()[1]) as place:
+        with connections.connect(line.split()[1]) as place:
             place.client.wait_for_workers(1, timeout=120)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130

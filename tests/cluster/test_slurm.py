@@ -20,7 +20,7 @@ import pytest
 from held_runs import until
 
 from opticam_dask import cli
-from opticam_dask.cluster import blocks, executors
+from opticam_dask.cluster import blocks, connections, executors
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.flags import FrameFlag
 from opticam_dask.store import layout
@@ -57,7 +57,7 @@ def _slurm(told, *, options=None, allowed_failures=3, **given):
         "distributed.scheduler.allowed-failures": allowed_failures,
     }
     given = {"n_workers": 2} | given if "adapt" not in given else given
-    with dask.config.set(settings), executors.connect("test", tell=told.append, **given) as place:
+    with dask.config.set(settings), connections.connect("test", tell=told.append, **given) as place:
         yield place
     assert not _jobs()
 

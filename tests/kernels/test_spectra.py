@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_pairs import red_noise_pair
 
-from opticam_dask.kernels.series import spectra
+from opticam_dask.kernels.series import lags, spectra
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what stingray warns of when it is imported is not ours
@@ -48,7 +48,7 @@ def test_cross_spectrum__equals_stingray_but_for_the_sign_of_lags():
         *_stingray_curves(pair), segment_size=64.0, norm="frac", silent=True, power_type="all"
     )
     np.testing.assert_allclose(found.cross.conj(), expected.power)
-    np.testing.assert_allclose(spectra.phase_lag(found)[0], -expected.phase_lag()[0])
+    np.testing.assert_allclose(lags.phase_lag(found)[0], -expected.phase_lag()[0])
 
 
 def test_power_spectrum__has_the_noise_of_its_errors():
@@ -117,42 +117,42 @@ def test_power_spectrum__of_a_clock_with_coarse_ticks_has_the_right_frequencies(
 def test_lag__sign_is_positive_when_the_second_lags():
     first, second = red_noise_pair(5, lag=4.0, errors=(0.01, 0.01))
     found = spectra.cross_spectrum(first, second, 128)
-    phase, error = spectra.phase_lag(found)
+    phase, error = lags.phase_lag(found)
     low = found.frequency < 0.05
-    lag, lag_err = spectra.time_lag(found.frequency, phase, error)
+    lag, lag_err = lags.time_lag(found.frequency, phase, error)
     assert np.median(lag[low]) == pytest.approx(4.0, abs=0.4)
     assert (lag_err[low] < 0.6).all()
-    turned = spectra.measure_lag(second, first, 128, BAND)
+    turned = lags.measure_lag(second, first, 128, BAND)
     assert turned.lag == pytest.approx(-4.0, abs=5 * turned.lag_err)
 
 
 def test_time_lag__is_the_one_nearest_to_what_is_expected():
     frequency = np.array([0.1, 0.2, 0.3])
     phase = np.angle(np.exp(2j * np.pi * frequency * 12.0))
-    lag, _ = spectra.time_lag(frequency, phase, np.ones(3), near=11.0)
+    lag, _ = lags.time_lag(frequency, phase, np.ones(3), near=11.0)
     np.testing.assert_allclose(lag, 12.0)
 
 
 def test_lag__knows_when_the_second_camera_exposes_later():
     first, second = red_noise_pair(6, errors=(0.01, 0.01), late=0.4)
     assert second[0][0] == pytest.approx(first[0][0] + 0.4)
-    found = spectra.measure_lag(first, second, 128, BAND)
+    found = lags.measure_lag(first, second, 128, BAND)
     assert found.lag == pytest.approx(LAG, abs=4 * found.lag_err)
     assert found.lag_err < 0.05
 
 
 def test_lag__of_cameras_that_expose_apart_has_no_bias_of_segments_either():
     fits = [
-        spectra.measure_lag(*red_noise_pair(seed, n=3000, lag=0.0, late=0.4, errors=(0.01, 0.01)), 128, BAND)
+        lags.measure_lag(*red_noise_pair(seed, n=3000, lag=0.0, late=0.4, errors=(0.01, 0.01)), 128, BAND)
         for seed in range(40)
     ]
-    lags = np.array([fit.lag for fit in fits])
-    assert lags.mean() == pytest.approx(0.0, abs=3 * lags.std() / np.sqrt(40))
+    found = np.array([fit.lag for fit in fits])
+    assert found.mean() == pytest.approx(0.0, abs=3 * found.std() / np.sqrt(40))
 
 
 def test_lag__two_pi_wraps_do_not_matter_beyond_half_a_period():
     first, second = red_noise_pair(7, lag=31.0, errors=(0.02, 0.02))  # more than one period of most frequencies
-    found = spectra.measure_lag(first, second, 256, BAND)
+    found = lags.measure_lag(first, second, 256, BAND)
     assert found.lag == pytest.approx(31.0, abs=4 * found.lag_err)
 
 
@@ -161,11 +161,11 @@ def pulls():
     """Lag, coherence and phases of many pairs with gaps, as pulls, for coherent and half incoherent signals."""
     found = {}
     for coherence in (1.0, 0.6):
-        lags, coherences, phases, bounded = [], [], [], []
+        found_lags, coherences, phases, bounded = [], [], [], []
         for seed in range(220):
             first, second = red_noise_pair(seed, coherence=coherence)
-            fit = spectra.measure_lag(first, second, 128, BAND)
-            lags.append((fit.lag - LAG) / fit.lag_err)
+            fit = lags.measure_lag(first, second, 128, BAND)
+            found_lags.append((fit.lag - LAG) / fit.lag_err)
             if seed >= 80:
                 continue
             binned = spectra.rebin_cross(spectra.cross_spectrum(first, second, 128, delay=fit.lag), 0.3)
@@ -173,20 +173,20 @@ def pulls():
             measured = spectra.coherence(binned)
             coherences.append(((measured.unbounded - coherence) / measured.error)[used])
             bounded.append(measured.value[used])
-            phase, error = spectra.phase_lag(binned)
+            phase, error = lags.phase_lag(binned)
             rest = np.angle(np.exp(1j * (phase - 2 * np.pi * binned.frequency * LAG)))
             phases.append((rest / error)[used])
-        found[coherence] = np.array(lags), *map(np.concatenate, (coherences, phases, bounded))
+        found[coherence] = np.array(found_lags), *map(np.concatenate, (coherences, phases, bounded))
     return found
 
 
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
 def test_lag__pulls_have_width_one(pulls, coherence, capsys):
-    lags = pulls[coherence][0]
+    found = pulls[coherence][0]
     with capsys.disabled():
-        print(f"\nlag of {LAG} s, coherence {coherence}: pulls {lags.mean():+.2f}, width {lags.std():.2f}")
-    assert abs(lags.mean()) < 0.2
-    assert 0.9 < lags.std() < 1.1
+        print(f"\nlag of {LAG} s, coherence {coherence}: pulls {found.mean():+.2f}, width {found.std():.2f}")
+    assert abs(found.mean()) < 0.2
+    assert 0.9 < found.std() < 1.1
 
 
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
@@ -222,9 +222,9 @@ def test_phase_lag__of_one_average_tells_nothing():
     first, second = red_noise_pair(9, n=200, gaps=False)
     found = spectra.cross_spectrum(first, second, 200)
     assert np.isnan(spectra.coherence(found).unbounded).all()
-    np.testing.assert_allclose(spectra.phase_lag(found)[1], spectra.UNKNOWN_PHASE_ERR)
+    np.testing.assert_allclose(lags.phase_lag(found)[1], spectra.UNKNOWN_PHASE_ERR)
     with pytest.raises(ValueError, match=r"no lag can be had: no frequency from 0\.6 to 0\.9 Hz is coherent"):
-        spectra.fit_lag(found, (0.6, 0.9))
+        lags.fit_lag(found, (0.6, 0.9))
 
 
 def test_spectra__refuse_what_cannot_be():

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from opticam_dask import AperturePhotometer, Reducer, simulate_observations
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import light_curve_files, results
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
@@ -97,7 +97,7 @@ def test_write_light_curves__are_the_same_from_one_process_and_from_workers(redu
         file.rename(tmp_path / file.name)
     told = _Told()
     # the time limit of a frame is none for the files
-    with executors.connect("local", n_workers=2, frame_timeout=0.001) as executor:
+    with connections.connect("local", n_workers=2, frame_timeout=0.001) as executor:
         light_curve_files.write_light_curves(reduced, "radii", executor, told)
         has_matplotlib = executor.client.run(lambda: "matplotlib" in sys.modules)
     assert list(has_matplotlib.values()) == [False, False]  # workers stay small

@@ -19,7 +19,7 @@ from opticam_dask import (
     simulate_calibration_frames,
     simulate_observations,
 )
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
@@ -32,7 +32,8 @@ from opticam_dask.passes.calibration import Calibration, Detector, find_calibrat
 from opticam_dask.pipeline import driver, master_frames
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.steps.frame_steps import entry_of, load_image
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store import layout
 from opticam_dask.store.store import Store
 
@@ -135,7 +136,7 @@ def test_masters__do_not_depend_on_strips_or_workers(data, reduced, tmp_path, mo
     monkeypatch.setattr(master_frames, "_STRIP_PIXELS", 24 * SHAPE[1] * 7)
     setup = _setup(tmp_path / "out", folders)
     driver.prepare(setup, scan(find_files(frames), setup.instrument))
-    with executors.connect("local", n_workers=2) as executor:
+    with connections.connect("local", n_workers=2) as executor:
         driver.make_masters(setup, executor, Silent())
     for kind in GROUPS:
         for name, values in _master(reduced, kind).items():

@@ -137,7 +137,7 @@ def test_planned_run__numbers_the_units_of_whatever_passes_there_are(tmp_path, m
         name, unit = "survey", "part"
 
     monkeypatch.setattr(planned_run, "PASSES", (OfParts(), Counting()))
-    parts = tuple(planned_run.PlannedPart("1:g", night, night, 3, 9) for night in ("a", "b"))
+    parts = tuple(planned_run.PartOfRun("1:g", night, night, 3, 9) for night in ("a", "b"))
     run = planned_run.PlannedRun(tmp_path, "token", "now", parts, {}, {}, 300.0, "local", 1, 5)
     assert [run.n_units(number) for number in (0, 1)] == [2, 6]
     assert [run.units_per_job(number) for number in (0, 1)] == [1, 5]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from opticam_dask import simulate_observations
-from opticam_dask.cluster import executors
+from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
@@ -54,7 +54,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client():
-    with executors.local_client(2, dashboard=False) as opened:
+    with connections.local_client(2, dashboard=False) as opened:
         yield opened
 
 
@@ -99,7 +99,7 @@ def test_reduction__does_not_depend_on_the_block_size(data, reference, tmp_path,
 def test_reduction__does_not_depend_on_workers_or_scheduler(data, reference, client, tmp_path):
     many = _reduce(data, tmp_path / "two workers", executors.OnCluster(client), frames_per_block=3)
     assert layout.compare(reference, many) == []
-    with executors.local_client(1, dashboard=False) as single:
+    with connections.local_client(1, dashboard=False) as single:
         one = _reduce(data, tmp_path / "one worker", executors.OnCluster(single), frames_per_block=3)
     assert layout.compare(many, one) == []
     files = [{f.relative_to(path): f.read_bytes() for f in path.rglob("c/**/*") if f.is_file()} for path in (many, one)]

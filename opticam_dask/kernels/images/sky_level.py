@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from opticam_dask.kernels.images.background import fill
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Boxes across which a fit is made, and the weight of those that are not next to the middle one.
 _BOXES, _OUTER_WEIGHT = 5, 0.15
@@ -40,8 +41,6 @@ _DEGREES, _DRAWN_NEAR = ((3, 64), (2, 25), (1, 9)), 4.0
 
 #: A sky is no polynomial when it scatters around one by so many times the noise of its boxes.
 _NO_POLYNOMIAL = 3.0
-
-_MAD_TO_SIGMA = 1.4826
 
 
 def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
@@ -106,11 +105,11 @@ def _broad_course(values: np.ndarray, weights: np.ndarray, noise: float) -> np.n
     model = np.median(target)
     for _ in range(2):
         residual = target - model
-        limit = _DRAWN_NEAR * _MAD_TO_SIGMA * np.median(np.abs(residual))
+        limit = _DRAWN_NEAR * MAD_TO_SIGMA * np.median(np.abs(residual))
         drawn = model + np.clip(residual, -limit, limit)
         coefficients = np.linalg.solve(normal, chosen @ (their_weights * drawn))
         model = coefficients @ chosen
-    scatter = _MAD_TO_SIGMA * np.median(np.abs(target - model))
+    scatter = MAD_TO_SIGMA * np.median(np.abs(target - model))
     if scatter > _NO_POLYNOMIAL * noise:
         return np.full(values.shape, np.median(target))
     broad: np.ndarray = (coefficients @ terms).reshape(values.shape)
@@ -132,7 +131,7 @@ def _field_scatter(values: np.ndarray, weights: np.ndarray) -> float:
     mixed = values[1:, 1:] - values[1:, :-1] - values[:-1, 1:] + values[:-1, :-1]
     known = weights > 0.5 * weights.max()
     all_known = known[1:, 1:] & known[1:, :-1] & known[:-1, 1:] & known[:-1, :-1]
-    return float(_MAD_TO_SIGMA * np.median(np.abs(mixed[all_known])) / 2.0) if all_known.any() else 0.0
+    return float(MAD_TO_SIGMA * np.median(np.abs(mixed[all_known])) / 2.0) if all_known.any() else 0.0
 
 
 def _windows(mesh: np.ndarray, n_boxes: int, boxes: np.ndarray | None = None) -> np.ndarray:

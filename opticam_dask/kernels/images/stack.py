@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: Sums are whole numbers of this part of an electron.
 STACK_UNITS_PER_ELECTRON = 1024
 
@@ -30,9 +32,6 @@ _LOOKED_AT = 2.5
 #: The brightness of the groups (cloud, other exposure times) is compared in pixels so many sigma above the sky, where
 #: there are so many of them.
 _BRIGHT, _FEWEST_BRIGHT = 10.0, 20
-
-#: Scatter of a Gaussian in units of the median of its absolute deviations.
-_MAD_TO_SIGMA = 1.4826
 
 _ROWS_AT_ONCE = 64
 
@@ -204,7 +203,7 @@ def _odd_groups(
         0
     ]
     around = np.zeros(shape)
-    around.ravel()[places] = _MAD_TO_SIGMA * np.nan_to_num(spread)
+    around.ravel()[places] = MAD_TO_SIGMA * np.nan_to_num(spread)
     around = ndimage.maximum_filter(around, 3).ravel()[places]
     with np.errstate(invalid="ignore", divide="ignore"):
         sigmas = apart / np.maximum(noise, around)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 Weighting = Literal["sum", "optimal"]
 
 #: Rounds in which levels of stars and of frames are solved for each other, and the change at which that has ended.
@@ -20,8 +22,6 @@ _OFTEN, _SELDOM = 0.9, 0.1
 
 #: Rounds in which stars are brought to one level when they are looked at one by one.
 _LEVELLING_ROUNDS = 4
-
-_TO_SIGMA = 1.4826
 
 #: Apertures are judged by at most so many stars with at least this signal-to-noise ratio; by no fewer stars and frames.
 _TRIAL_STARS, _TRIAL_RATIO, _TRIAL_LEAST, _TRIAL_FRAMES = 20, 30.0, 3, 10
@@ -115,7 +115,7 @@ def _inverse_variances(values: np.ndarray, errors: np.ndarray, known: np.ndarray
 
 
 def _robust_scatter(values: np.ndarray) -> float:
-    return float(_TO_SIGMA * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
+    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
 
 
 @dataclass(frozen=True)

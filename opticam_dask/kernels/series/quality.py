@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: Sources that transparency is measured by: the best so many, each known in at least this share of the frames and
 #: with at least this median signal-to-noise ratio.
 MOST_SOURCES = 30
@@ -34,12 +36,11 @@ _BRIGHTER, _CLEAR_WIDTH, _CLEAR_SIGMAS = 0.05, 0.03, 4.0
 #: The clear sky is looked for in at most so many frames, evenly spaced.
 _CLEAR_FRAMES = 20_000
 
-_MAD_TO_SIGMA = 1.4826
 _MAGNITUDE = 2.5 / np.log(10.0)
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class AllStars:
     """Sources that serve as a standard for the transparency of a night.
 
     Attributes
@@ -60,7 +61,7 @@ class Ensemble:
     weight: np.ndarray
 
 
-def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
+def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> AllStars | None:
     """Mean fluxes and scatter of the sources of a night, together with the transparency of its frames.
 
     The model is ``flux[f, s] = transparency[f] * mean[s]``, fitted in turns: transparency is a weighted mean over
@@ -76,7 +77,7 @@ def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
 
     Returns
     -------
-    Ensemble or None
+    AllStars or None
         None when fewer than two sources can serve.
     """
     flux = np.where(np.isfinite(flux) & (flux_err > 0.0), flux, np.nan)
@@ -97,7 +98,7 @@ def fit_ensemble(flux: np.ndarray, flux_err: np.ndarray) -> Ensemble | None:
         scale = median(common, axis=0)
         mean = median(flux / np.where(common > 0.1 * scale, common, np.nan)[:, np.newaxis], axis=0) * scale
         scatter = _scatter_against_others(flux / mean, error / mean, weight, scatter)
-    return Ensemble(source, mean, scatter, weight)
+    return AllStars(source, mean, scatter, weight)
 
 
 def _choose_sources(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
@@ -112,14 +113,14 @@ def _choose_sources(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray:
     return order[fit[order]][:MOST_SOURCES]
 
 
-def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: Ensemble) -> tuple[np.ndarray, np.ndarray]:
+def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: AllStars) -> tuple[np.ndarray, np.ndarray]:
     """Common factor of the fluxes of the sources in each frame.
 
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, n)
         Of the sources of the ensemble, electrons per second; NaN where a measurement is missing or not to be trusted.
-    ensemble : Ensemble
+    ensemble : AllStars
         The mean light curve of the stars.
 
     Returns
@@ -193,7 +194,7 @@ def _scatter_against_others(
     of_sources = _of_the_others(share**2 * scatter**2)
     expected = error**2 + (of_errors + common**2 * of_sources) / total**2
     residual = relative - common
-    width = _MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
+    width = MAD_TO_SIGMA * median(np.abs(residual - median(residual, axis=0)), axis=0)
     excess = width**2 - median(np.where(np.isfinite(residual), expected, np.nan), axis=0)
     level = median(common, axis=0)
     is_known = np.isfinite(excess) & (np.nan_to_num(level) > 0.0)

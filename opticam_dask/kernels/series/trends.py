@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: Vectors are nearly the same when the condition number of their correlations exceeds this (Belsley, Kuh & Welsch
 #: 1980, Regression Diagnostics: condition indices above 30, which are its square root).
 _MAX_CONDITION = 900.0
 
 #: Vectors with a correlation above this are named.
 _NEARLY_SAME = 0.95
-
-_MAD_TO_SIGMA = 1.4826
 
 #: A vector that changes by less than this share of itself does not change.
 _ROUNDING = 1e-12
@@ -199,7 +199,7 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
     values = flux[known]
     windows = sliding_window_view(values, size)
     centre = np.median(windows, axis=1)
-    scatter = _MAD_TO_SIGMA * np.median(np.abs(windows - centre[:, None]), axis=1)
+    scatter = MAD_TO_SIGMA * np.median(np.abs(windows - centre[:, None]), axis=1)
     nearest = np.clip(np.arange(len(values)) - size // 2, 0, len(windows) - 1)
     noise = np.maximum(flux_err[known], scatter[nearest])
     marked[known] = np.abs(values - centre[nearest]) > n_sigma * noise

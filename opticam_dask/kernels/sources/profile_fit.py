@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
 from opticam_dask.kernels.sources.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
 
@@ -207,12 +208,12 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
     excess = np.where(usable, excess, np.nan)
     with np.errstate(invalid="ignore"):
         middle = _column_medians(excess)
-        spread = 1.4826 * _column_medians(np.abs(excess - middle))
+        spread = MAD_TO_SIGMA * _column_medians(np.abs(excess - middle))
         distance = (excess - middle) ** 2 / (error**2 + spread**2 + _LEAST_SCATTER**2)
     mean = np.sum(np.where(usable, distance, 0.0), axis=1) / np.maximum(np.count_nonzero(usable, axis=1), 1)
     alike = np.where(has_light, 1.0 / (1.0 + mean / _ODD**2) ** 2, 0.0)
     wings = np.sum(np.where(usable, excess - middle, 0.0)[:, 4:], axis=1)[has_light]
-    scatter = 1.4826 * float(np.median(np.abs(wings - np.median(wings)))) / np.sqrt(np.sum(alike))
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(wings - np.median(wings)))) / np.sqrt(np.sum(alike))
     return alike, scatter
 
 

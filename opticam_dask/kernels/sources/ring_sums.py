@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.ndimage import binary_dilation
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, light_at, typical_profile
 
 #: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
@@ -262,7 +263,7 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
         terms = np.zeros(3)
         terms[: len(normal)] = inverse @ (basis @ data)
         away = np.abs(values - terms @ plane)
-        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, 1.4826 * float(np.median(away))))
+        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, MAD_TO_SIGMA * float(np.median(away))))
         if len(now) < _LEAST_SKY:
             return None
         used, kept = kept, now

@@ -118,7 +118,7 @@ class Psf:
 
 
 @dataclass(frozen=True)
-class Stars:
+class KnownStars:
     """Stars that were fitted together.
 
     Attributes
@@ -181,7 +181,7 @@ def look_again(
     least_ratio: float,
     *,
     most: int = 5000,
-) -> Stars | None:
+) -> KnownStars | None:
     """Fit the known stars together and find those that they hide.
 
     Parameters
@@ -200,7 +200,7 @@ def look_again(
 
     Returns
     -------
-    Stars or None
+    KnownStars or None
         None where there is no clean star.
     """
     if not is_clean.any() or not shape.is_known():
@@ -231,7 +231,7 @@ def look_again(
     usual = float(np.median(stack.noise))
     model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
     variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
-    return Stars(xy, flux, error, residual, variance, psf)
+    return KnownStars(xy, flux, error, residual, variance, psf)
 
 
 def _believed(

@@ -1,0 +1,347 @@
+"""Places where blocks run: this process, workers here, job queues or a scheduler that is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+from dask.system import CPU_COUNT
+from distributed.deploy.spec import SpecCluster
+from distributed.deploy.subprocess import SubprocessWorker
+from distributed.system import MEMORY_LIMIT
+
+from opticam_dask.cluster.cluster_settings import (
+    MEMORY_ENVIRONMENT,
+    SINGLE_THREAD_ENVIRONMENT,
+    UPKEEP_SETTINGS,
+    ClusterError,
+    ClusterSettings,
+    job_memory,
+    job_processors,
+    parse_memory,
+    resolve,
+)
+from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, OnCluster, Work
+from opticam_dask.cluster.job_queues import JobQueue
+
+logger = logging.getLogger(__name__)
+
+
+class Connection:
+    """A place where blocks run; opened when first used, closed by :meth:`close` or at the end of a ``with`` block.
+
+    One that was closed, or that could not be opened, is opened anew when it is used again.
+
+    Attributes
+    ----------
+    tell : callable
+        Takes one line for people: the dashboard, what jobs wait for.
+    """
+
+    def __init__(
+        self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
+    ) -> None:
+        self._place = place
+        self._opened = contextlib.ExitStack()
+        self._executor: Executor | None = None
+        self.tell = tell
+
+    def open(self) -> Executor:
+        """The place itself, opened if it is not yet.
+
+        Raises
+        ------
+        ClusterError
+            When no scheduler answers, or no job can be submitted.
+        """
+        if self._executor is None:
+            self._executor = self._opened.enter_context(self._place())
+        return self._executor
+
+    def run(self, work: Sequence[Work]) -> Iterator[Any]:
+        """Run all blocks of all groups; yield each summary once, in any order."""
+        yield from self.open().run(work)
+
+    @property
+    def client(self) -> distributed.Client | None:
+        """Dask client of the cluster; None without one."""
+        return getattr(self.open(), "client", None)
+
+    @property
+    def jobs(self) -> JobQueue | None:
+        """Jobs that the workers run in; None where no batch system started them."""
+        return getattr(self.open(), "jobs", None)
+
+    def close(self) -> None:
+        """Close what was opened here: workers end, jobs are cancelled."""
+        self._executor = None
+        self._opened.close()
+
+    def __enter__(self) -> Connection:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def current_client() -> distributed.Client | None:
+    """The Dask client that the user has connected in this process, if there is one."""
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
+def connect(
+    cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
+    *,
+    n_workers: int | None = None,
+    adapt: str | tuple[int, int] | None = None,
+    cores: int | None = None,
+    memory: str | None = None,
+    walltime: str | None = None,
+    queue: str | None = None,
+    account: str | None = None,
+    job_extra: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    dashboard: bool = True,
+    frame_timeout: float = FRAME_TIMEOUT,
+    log_directory: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Connection:
+    """The place where blocks run, for ``Reducer(client=...)``.
+
+    It is opened when it is first used. What is opened for it is closed by ``close()`` or at the end of a ``with``
+    block; a client that was given stays open.
+
+    Parameters
+    ----------
+    cluster : str or distributed.Client or Connection or ClusterSettings, optional
+        Local (worker processes here), none (this process), slurm, pbs, lsf, sge, oar, htcondor (jobs), a profile of
+        Dask's configuration, or the address or file of a scheduler. ``"none"`` uses no cluster at all; a profile is one
+        of the section ``opticam_dask.clusters`` of Dask's configuration. By default what ``opticam_dask.cluster`` of
+        that configuration says, or ``"local"``.
+    n_workers : int, optional
+        Worker processes; of a local cluster by default one a processor that this process may use.
+    adapt : str or (int, int), optional
+        Least and most workers of a batch system, as many as there is work for.
+    cores : int, optional
+        Cores of a job, a worker on each; by default 1.
+    memory : str, optional
+        Memory of a job, or of a worker on this machine, such as ``"4GiB"``.
+    walltime, queue, account : str, optional
+        Of a job, as the batch system writes them.
+    job_extra : sequence of str
+        A further directive of a job; may be repeated. Such as ``"--constraint=haswell"``.
+    host : str
+        Address that a local scheduler and its dashboard listen on.
+    dashboard : bool
+        Whether a local scheduler serves its dashboard.
+    frame_timeout : float
+        Longest time that a frame may take before it is set aside (0 is no limit), in seconds. The worker that it hangs
+        in is ended. Without a cluster there is no limit.
+    log_directory : path, optional
+        Where the output of jobs goes; by default ``opticam_dask_jobs`` in this directory.
+    tell : callable, optional
+        Takes one line for people; by default the log.
+
+    Returns
+    -------
+    Connection
+
+    Raises
+    ------
+    ValueError
+        When a setting is wrong or has no meaning for this cluster.
+    """
+    if isinstance(cluster, Connection):
+        return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
+    if isinstance(cluster, distributed.Client):
+        executor = OnCluster(cluster, frame_timeout=frame_timeout)
+        return Connection(lambda: contextlib.nullcontext(executor), tell or logger.info)
+    if isinstance(cluster, ClusterSettings):
+        settings = cluster
+    else:
+        of_jobs = {"cores": cores, "walltime": walltime, "queue": queue, "account": account, "job_extra": job_extra}
+        settings = resolve(cluster, n_workers=n_workers, adapt=adapt, memory=memory, **of_jobs)
+
+    def say(line: str) -> None:
+        connection.tell(line)
+
+    place = functools.partial(
+        _place,
+        settings,
+        host=host,
+        dashboard=dashboard,
+        frame_timeout=frame_timeout,
+        log_directory=log_directory,
+        tell=say,
+    )
+    connection = Connection(place, tell or logger.info)
+    return connection
+
+
+@contextlib.contextmanager
+def _place(
+    settings: ClusterSettings,
+    *,
+    host: str,
+    dashboard: bool,
+    frame_timeout: float,
+    log_directory: str | Path | None,
+    tell: Callable[[str], None],
+) -> Iterator[Executor]:
+    """Open what the settings ask for."""
+    if settings.cluster == "none":
+        yield InProcess()
+    elif settings.cluster == "local":
+        limit = parse_memory(settings.memory) if settings.memory else None
+        with local_client(settings.n_workers, host=host, dashboard=dashboard, memory_limit=limit) as client:
+            if dashboard:
+                _tell_dashboard(client, tell)
+            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
+    elif settings.is_batch:
+        with JobQueue(settings, tell, log_directory).opened() as jobs:
+            _tell_dashboard(jobs.client, tell)
+            yield OnCluster(jobs.client, frame_timeout=frame_timeout, jobs=jobs)
+    else:
+        with _remote_client(settings.cluster) as client:
+            _tell_dashboard(client, tell)
+            yield OnCluster(client, frame_timeout=frame_timeout)
+
+
+def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> None:
+    """Where to watch the workers; the scheduler draws nothing without bokeh."""
+    if importlib.util.find_spec("bokeh") is not None and client.dashboard_link:
+        tell(f"Dashboard: {client.dashboard_link}")
+
+
+@contextlib.contextmanager
+def local_client(
+    n_workers: int | None = None,
+    *,
+    host: str = "127.0.0.1",
+    dashboard: bool = True,
+    memory_limit: int | None = None,
+) -> Iterator[distributed.Client]:
+    """Client of a local cluster of single-threaded worker processes, closed at the end.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        By default one worker a processor that this process may use.
+    host : str
+        Address that scheduler, workers and dashboard listen on.
+    dashboard : bool
+        Whether the scheduler serves its dashboard.
+    memory_limit : int, optional
+        Bytes a worker may use; by default an equal share of this machine's memory.
+
+    Yields
+    ------
+    distributed.Client
+    """
+    n_processors = min(CPU_COUNT, job_processors() or CPU_COUNT)
+    n_workers = n_workers or n_processors
+    memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
+    share = memory_limit or int(memory / max(n_workers, n_processors))
+    security = distributed.Security()
+    protocol = "tls://" if security.require_encryption else "tcp://"
+    worker = {
+        "cls": _WorkerProgram,
+        "options": {
+            "worker_class": "distributed.Nanny",
+            "worker_kwargs": {
+                "nthreads": 1,
+                "host": host,
+                "protocol": protocol,
+                "memory_limit": share,
+                "env": SINGLE_THREAD_ENVIRONMENT,
+                "death_timeout": 60,
+                "dashboard": False,
+                "silence_logs": logging.CRITICAL,
+            },
+        },
+    }
+    where = {"host": host, "port": 0, "protocol": protocol, "security": security}
+    shown = {"dashboard": dashboard, "dashboard_address": f"{host}:0"}
+    scheduler = {"cls": distributed.Scheduler, "options": where | shown}
+    # a connection that closes while its last message is sent is no news when a cluster goes down
+    logging.getLogger("distributed.batched").setLevel(logging.ERROR)
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(dask.config.set(_quiet_settings()))
+        local = SpecCluster(
+            workers=dict.fromkeys(range(n_workers), worker),
+            scheduler=scheduler,
+            security=security,
+            name="opticam-dask",
+            silence_logs=logging.CRITICAL,
+        )
+        client = opened.enter_context(distributed.Client(opened.enter_context(local)))
+        client.wait_for_workers(n_workers, timeout=120)
+        logger.info("%d workers, dashboard at %s", n_workers, client.dashboard_link)
+        yield client
+
+
+class _WorkerProgram(SubprocessWorker):
+    """A worker as a program of its own, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
+
+    async def _start(self) -> None:
+        spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            env=_program_environment(),
+            start_new_session=True,
+        )
+
+
+def _program_environment() -> dict[str, str]:
+    """Environment of a worker program: it imports what this process can, and has the same Dask configuration."""
+    before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
+        configuration = dask.config.serialize(dask.config.global_config)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
+    }
+
+
+@contextlib.contextmanager
+def _remote_client(address: str) -> Iterator[distributed.Client]:
+    """Client of a scheduler that is there already; the scheduler stays when the client closes."""
+    where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
+    try:
+        client = distributed.Client(**where, timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {address!r}. Give 'local', 'none', a batch system such as 'slurm', a "
+            "profile of Dask's configuration, an address such as tcp://127.0.0.1:8786, or the path of a scheduler file."
+        ) from error
+    with client:
+        if not client.ncores():
+            logger.warning("the scheduler at %s has no workers yet: waiting for them", address)
+        yield client
+
+
+def _quiet_settings() -> dict[str, Any]:
+    """Settings of a local cluster: no spilling and no pausing (tasks hold nothing that waiting could free)."""
+    return {
+        **UPKEEP_SETTINGS,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.admin.tick.limit": "10s",
+    }
