@@ -48,7 +48,7 @@ _HOME = {
     "generate_observations": "frames.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
-    "match_cameras": "lightcurves.camera_matching",
+    "match_cameras": "passes.camera_matching",
     "observation_truth": "frames.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",

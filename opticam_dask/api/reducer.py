@@ -90,6 +90,17 @@ class Reducer(Plots):
         a cluster.
     break_lock : bool
         Take the output directory over from a run that is surely dead.
+    sources : path, table or sequence of dict, optional
+        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
+        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
+        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
+        added to a reduction that is done: then they alone are measured.
+    sky_catalog : path, optional
+        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
+    wcs : path or sequence of path
+        Plate-solved copies of frames.
+    sky_epoch : float, optional
+        Julian year of the positions of ``sky_catalog``, before its own.
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
@@ -144,6 +155,10 @@ class Reducer(Plots):
         frames_per_block: int | None = None,
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
+        sources: str | Path | Sequence[Any] | None = None,
+        sky_catalog: str | Path | None = None,
+        wcs: str | Path | Sequence[str | Path] = (),
+        sky_epoch: float | None = None,
         target_coord: tuple[float, float] | None = None,
         show_plots: bool = True,
         verbose: bool = True,
@@ -172,6 +187,8 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
+        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -367,6 +384,7 @@ class Reducer(Plots):
         driver.check_parameters(setup)
         with self._session as session:
             setup.store.begin_changes()
+            driver.place_sources(setup, self._console)
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
@@ -473,6 +491,8 @@ class Reducer(Plots):
             frames_per_block=self._frames_per_block,
             calibration=self._calibration,
             image_filter=self._image_filter,
+            sources=self._sources,
+            sky=self._sky,
         )
 
     def _stored_setup(self) -> driver.Setup:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from opticam_dask.pipeline import nights
 from opticam_dask.pipeline.alignment import AlignmentPass
+from opticam_dask.pipeline.catalogs import place_sources
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.photometry import Photometry, live_jobs
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
@@ -46,6 +47,7 @@ __all__ = [
     "finish",
     "live_jobs",
     "make_masters",
+    "place_sources",
     "prepare",
     "stage",
     "stored_parameters",

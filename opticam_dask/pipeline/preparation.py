@@ -65,6 +65,10 @@ def prepare(
     else:
         pending = {"pending": {"new": True}} if begun else {}
         Store.create(setup.out_directory, _root_attributes(setup) | pending)
+    if setup.sources:
+        from opticam_dask.passes.placing import record_sources  # half a second of astropy
+
+        record_sources(setup.store, setup.sources)
     refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
