@@ -6,7 +6,7 @@ import argparse
 import json
 
 from opticam_dask import schema
-from opticam_dask.api import planning
+from opticam_dask.api.jobs import planning
 from opticam_dask.api.repair import repair, stored_instrument
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, FAILED

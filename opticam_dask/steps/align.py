@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.background import measure_sky

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import FrameResult
 

@@ -5,8 +5,8 @@ is a small file that is made exclusively (which NFS since version 3 and every lo
 half minute while the run is alive, and taken over when its owner is known to be dead or has not touched it for five
 minutes. Clocks of different machines are never compared: times are those that the file system gives to files.
 
-A planned run (:mod:`~opticam_dask.api.job_arrays`) owns its directory also while no process of it is alive: its record
-gives no sign of life and never counts as dead, its jobs join it by its token.
+A planned run (:mod:`~opticam_dask.api.jobs.job_arrays`) owns its directory also while no process of it is alive: its
+record gives no sign of life and never counts as dead, its jobs join it by its token.
 
 On an object store the record is made by a conditional put (S3: ``If-None-Match``), and a sign of life is an object of
 the owner's own beside it: to put the record itself again could undo another run's taking over. Where a store knows no

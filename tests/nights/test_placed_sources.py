@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
-from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, SmallNight, add_star, read_out, reduce_frames, write_frame
 
-from opticam_dask import AperturePhotometer, Instrument, PSFPhotometer, Reducer
+from opticam_dask import AperturePhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
 
@@ -62,9 +62,7 @@ def write_nights(directory: Path, keys: tuple[int, ...] = (0, 1, 2), nights: tup
                     wcs.wcs.crpix = wcs.wcs.crpix + [0.31 * index, -0.17 * index]
                     cards = {name: v for name, v in sky_coordinates.wcs_header(wcs).items() if name != "WCSAXES"}
                 file = directory / "frames" / f"c{camera}_n{night}_{index:02d}.fits"
-                write_frame(
-                    file, read_out(electrons, rng), 10.0 * index, STARTS[night], FILTER="gri"[camera], **cards
-                )
+                write_frame(file, read_out(electrons, rng), 10.0 * index, STARTS[night], FILTER="gri"[camera], **cards)
 
 
 def coordinates(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +78,12 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = Table({"name": [f"hidden {i}" for i in range(len(ra))], "ra": ra, "dec": dec})
     table.write(directory / "sources.csv")
     reduce_frames(
-        directory, AperturePhotometer(), PSFPhotometer(), instrument=CAMERAS, sources=directory / "sources.csv", verbose=True,
+        directory,
+        AperturePhotometer(),
+        PSFPhotometer(),
+        instrument=CAMERAS,
+        sources=directory / "sources.csv",
+        verbose=True,
     )
     return directory
 
@@ -96,5 +99,18 @@ def test_hidden_stars_have_the_right_flux_and_errors(placed: Path, key: str) -> 
         flags = curves["flags"].to_numpy()
         flux, error = curves["total"].to_numpy(), curves["total_err"].to_numpy()
         pulls = (flux - FAINT) / error
-        mean = np.average(flux, weights=error**-2, axis=0); e=1 / np.sqrt(np.sum(error**-2, axis=0))
-        print(label, flux.shape, "mean", mean, "pull of mean", (mean - FAINT) / e, "std", pulls.std(), 'all', pulls.mean()*np.sqrt(pulls.size), [hex(np.bitwise_or.reduce(flags.ravel()))])
+        mean = np.average(flux, weights=error**-2, axis=0)
+        e = 1 / np.sqrt(np.sum(error**-2, axis=0))
+        print(
+            label,
+            flux.shape,
+            "mean",
+            mean,
+            "pull of mean",
+            (mean - FAINT) / e,
+            "std",
+            pulls.std(),
+            "all",
+            pulls.mean() * np.sqrt(pulls.size),
+            [hex(np.bitwise_or.reduce(flags.ravel()))],
+        )
