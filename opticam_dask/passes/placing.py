@@ -10,9 +10,10 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.frames.placed_sources import PlacedSource
-from opticam_dask.kernels.images import align, background
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.sources import photometry
-from opticam_dask.kernels.sources.profile import Shape, typical_profile
+from opticam_dask.kernels.sources.profiles.profile import Shape, typical_profile
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.psf_photometer import PSFPhotometer
 from opticam_dask.passes.camera_matching import match_cameras
