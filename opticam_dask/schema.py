@@ -235,6 +235,14 @@ CALIBRATION = (
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),
 )
 
+#: What light curves have beside that where the observer placed sources; computed when it is read.
+UPPER_LIMIT = _float(
+    "upper_limit",
+    _CELL,
+    "electron",
+    "upper limit of the flux, where it is below 3 times its error: the flux, or 0 if that is negative, and 3 errors",
+)
+
 DIFFERENTIAL = (
     _float("mjd_utc", _FRAME, "d", "time of mid-exposure", **_UTC),
     _float("bmjd_tdb", _FRAME, "d", "barycentric time of mid-exposure", **_TDB),

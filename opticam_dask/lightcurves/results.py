@@ -18,6 +18,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
+from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
@@ -201,7 +202,9 @@ def light_curves(
         else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
         (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
         ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
-        catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
+        catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Where the observer placed sources there
+        are ``is_placed`` and ``name`` along ``source``, and ``upper_limit`` beside the flux of every source: 3 sigma,
+        where there is no light. Once a night is measured there are also
         transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
         0 in nights that have none.
 
@@ -215,6 +218,7 @@ def light_curves(
     """
     measured = Store.open(out_directory).camera(key).measured_parts(label)
     merged = _in_time_order(_with_quality(measured, [_open_part(part, label) for part in measured]))
+    merged = with_placed(merged, measured[0].camera)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
@@ -266,7 +270,8 @@ def source_groups(
             loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
-        yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
+        curves = with_placed(_in_time_order(group), measured[0].camera)
+        yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
 
 
 def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:

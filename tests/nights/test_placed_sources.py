@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.table import Table
-from small_nights import FIELD, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, write_frame
 
-from opticam_dask import AperturePhotometer, PSFPhotometer
+from opticam_dask import AperturePhotometer, Instrument, PSFPhotometer, Reducer
+from opticam_dask.cli.parser import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
+from opticam_dask.pipeline.driver import ReductionError
 
 #: Three cameras with filters; the second sees the field mirrored and turned by 30 degrees, the third shifted.
 CAMERAS = {"cameras": {"1": ["g"], "2": ["r"], "3": ["i"]}, "default_filter": None}
 KEYS = ("1:g", "2:r", "3:i")
 STARTS = ("2024-01-01T20:00:00", "2024-01-02T20:00:00", "2024-01-03T20:00:00")
-N_FRAMES, SIZE, SKY = 12, 200, 400.0
+N_FRAMES, SIZE, SKY = 8, 200, 400.0
 MIDDLE = (SIZE - 1) / 2
 #: Stars of peak signal-to-noise ratio 1 in a frame, and something beside the second brightest star.
 HIDDEN = np.array([(75.0, 140.0), (130.0, 110.0), (75.3, 95.6), (125.0, 60.0), (60.4, 75.7)])
 FAINT, FWHM = 490.0, 4.0
-UNUSABLE = np.uint32(SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.NO_TRANSFORM)
+#: The stack shows none of them either.
+FEW = {"catalogs": {"stack_frames": 4}}
 
 
 def on_camera(camera: int, night: int, index: int, xy: np.ndarray) -> np.ndarray:
@@ -59,7 +64,7 @@ def write_nights(directory: Path, keys: tuple[int, ...] = (0, 1, 2), nights: tup
                 cards = {}
                 if camera == 0 and night == 0:
                     wcs = sky_of_reference()
-                    wcs.wcs.crpix = wcs.wcs.crpix + [0.31 * index, -0.17 * index]
+                    wcs.wcs.crpix = wcs.wcs.crpix + np.array([0.31 * index, -0.17 * index])
                     cards = {name: v for name, v in sky_coordinates.wcs_header(wcs).items() if name != "WCSAXES"}
                 file = directory / "frames" / f"c{camera}_n{night}_{index:02d}.fits"
                 write_frame(file, read_out(electrons, rng), 10.0 * index, STARTS[night], FILTER="gri"[camera], **cards)
@@ -74,43 +79,96 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three cameras and nights, with the hidden stars placed by their coordinates from the beginning."""
     directory = tmp_path_factory.mktemp("placed")
     write_nights(directory)
-    ra, dec = coordinates(HIDDEN)
-    table = Table({"name": [f"hidden {i}" for i in range(len(ra))], "ra": ra, "dec": dec})
-    table.write(directory / "sources.csv")
-    reduce_frames(
-        directory,
-        AperturePhotometer(),
-        PSFPhotometer(),
-        instrument=CAMERAS,
-        sources=directory / "sources.csv",
-        verbose=True,
-    )
-    return directory
+    write_sources(directory / "sources.csv", range(len(HIDDEN)))
+    photometers = AperturePhotometer(), PSFPhotometer()
+    reduce_frames(directory, *photometers, instrument=CAMERAS, sources=directory / "sources.csv", **FEW)
+    return directory / "out"
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_hidden_stars_have_the_right_flux_and_errors(placed: Path, key: str) -> None:
-    night = SmallNight(placed / "out", key)
-    catalog = night.catalog
-    rows = np.flatnonzero(catalog["is_placed"].to_numpy())
-    print(key, catalog["source_id"].values, catalog["name"].values, catalog["flux"].values)
-    for label in ("aperture", "psf"):
+def write_sources(file: Path, numbers: Iterable[int]) -> None:
+    chosen = list(numbers)
+    ra, dec = coordinates(HIDDEN[chosen])
+    Table({"name": [f"hidden {i}" for i in chosen], "ra": ra, "dec": dec}).write(file)
+
+
+@pytest.mark.parametrize("label", ["aperture", "psf"])
+def test_hidden_stars_have_the_right_flux_and_errors(placed: Path, label: str) -> None:
+    """In three cameras, over a flip of the telescope, in three nights: fluxes by their errors, limits above them."""
+    pulls = []
+    for key in KEYS:
+        night = SmallNight(placed, key)
+        rows = np.flatnonzero(night.catalog["is_placed"].to_numpy())
+        assert night.catalog["name"].to_numpy()[rows].tolist() == [f"hidden {i}" for i in range(len(HIDDEN))]
+        assert rows.min() == len(night.catalog["x"]) - len(HIDDEN)
         curves = night.curves(label).isel(source=rows)
         flags = curves["flags"].to_numpy()
+        assert np.all(flags & np.uint32(SourceFlag.PLACED))
+        assert np.mean(flags & np.uint32(SourceFlag.NOT_DETECTED) != 0) > 0.95
         flux, error = curves["total"].to_numpy(), curves["total_err"].to_numpy()
-        pulls = (flux - FAINT) / error
-        mean = np.average(flux, weights=error**-2, axis=0)
-        e = 1 / np.sqrt(np.sum(error**-2, axis=0))
-        print(
-            label,
-            flux.shape,
-            "mean",
-            mean,
-            "pull of mean",
-            (mean - FAINT) / e,
-            "std",
-            pulls.std(),
-            "all",
-            pulls.mean() * np.sqrt(pulls.size),
-            [hex(np.bitwise_or.reduce(flags.ravel()))],
+        assert flux.shape == (len(STARTS) * N_FRAMES, len(HIDDEN))
+        mean, mean_error = np.average(flux, weights=error**-2), np.sum(error**-2) ** -0.5
+        assert abs(mean - FAINT) < 3 * mean_error
+        pulls.append((flux - FAINT) / error)
+        is_dark = (curves["flux"] < 3 * curves["flux_err"]).to_numpy()
+        np.testing.assert_array_equal(np.isfinite(curves["upper_limit"]), is_dark)
+        assert (
+            np.mean((curves["upper_limit"] > FAINT / curves.get("aperture_correction", 1.0)).to_numpy()[is_dark]) > 0.98
         )
+    assert 0.9 < np.std(pulls) < 1.1
+
+
+def bits(out: Path) -> dict[str, bytes]:
+    """Files of the measurements and of what is known of the nights."""
+    files = [file for file in (out / "reduction.zarr/1-g").rglob("c/**/*") if file.is_file()]
+    return {str(file.relative_to(out)): file.read_bytes() for file in files if "catalog" not in file.parts}
+
+
+def test_adding_a_source_measures_it_alone(tmp_path: Path, placed: Path) -> None:
+    """To a reduction that is done, by pixels and by coordinates: the others keep their numbers and their bits."""
+    write_nights(tmp_path, keys=(0,))
+    found = reduce_frames(tmp_path, AperturePhotometer(), instrument=CAMERAS, **FEW)
+    before, n_found = bits(found.out), SmallNight(found.out, "1:g").catalog.sizes["source"]
+    x, y = on_reference(found.out, HIDDEN[0])
+    Reducer(
+        found.out, tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT | CAMERAS), client="none",
+        show_plots=False, verbose=False, sources=[{"name": "mine", "x": x, "y": y}],
+    ).photometry()  # fmt: skip
+    once = bits(found.out)
+    assert {name for name in before if "/source_id/" not in name and once[name] != before[name]} == set()
+    write_sources(tmp_path / "more.csv", [1, 2, 3, 4])
+    instrument = tmp_path / "instrument.json"
+    instrument.write_text(json.dumps(INSTRUMENT | CAMERAS))
+    command = ["reduce", str(tmp_path / "frames"), "--out", str(found.out), "--cluster", "none", "--instrument"]
+    assert main([*command, str(instrument), "--stack-frames", "4", "--sources", str(tmp_path / "more.csv")]) == 0
+    twice = bits(found.out)
+    assert {name for name in before if "/source_id/" not in name and twice[name] != before[name]} == set()
+    late, early = SmallNight(found.out, "1:g"), SmallNight(placed, "1:g")
+    assert late.catalog["name"].to_numpy()[n_found:].tolist() == ["mine", *(f"hidden {i}" for i in range(1, 5))]
+    late, early = late.curves(), early.curves()
+    np.testing.assert_array_equal(late["flux"][:, :n_found], early["flux"][:, :n_found])
+    off = (late["flux"] - early["flux"])[:, n_found:] / early["flux_err"][:, n_found:]
+    assert np.abs(off).max() < 0.1
+    assert main(["verify", str(found.out)]) == 0
+
+
+def on_reference(out: Path, xy: np.ndarray) -> tuple[float, float]:
+    """Where a place of the sky is on the reference frame of the first camera."""
+    index = int(SmallNight(out, "1:g").group("reference").attrs["reference_index"])
+    return float(xy[0] + 0.31 * index), float(xy[1] - 0.17 * index)
+
+
+def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A source within reach of one that was found is that one, by its new name; a second place of one name is none."""
+    x, y = on_reference(placed, FIELD[2, :2] + 1.0)
+    options = {
+        "instrument": Instrument.from_json(INSTRUMENT | CAMERAS), "client": "none", "show_plots": False, "prefix": ""
+    }  # fmt: skip
+    n_before = SmallNight(placed, "1:g").catalog.sizes["source"]
+    Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": x, "y": y}], **options).photometry()
+    assert "is source 3, 1.4" in capsys.readouterr().out
+    catalog = SmallNight(placed, "1:g").catalog
+    assert catalog.sizes["source"] == n_before
+    assert catalog["name"].to_numpy()[2] == "mine"
+    elsewhere = Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": 9, "y": 9}], **options)
+    with pytest.raises(ReductionError, match="has this name already"):
+        elsewhere.photometry()
