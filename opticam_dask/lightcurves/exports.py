@@ -218,6 +218,8 @@ def _meta(one: xr.Dataset) -> dict[str, object]:
     """Header of a table: names of at most eight letters, as FITS has them."""
     own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"])}
     meta: dict[str, object] = own | _times_meta(one)
+    if position := one["bmjd_tdb"].attrs.get("position"):
+        meta["TIMEPOS"] = position
     if name := str(one["name"].item() if "name" in one.coords else ""):
         meta["OBJECT"] = name
     if "radius" in one.dims:

@@ -16,9 +16,16 @@ from opticam_dask.store.errors import StoreError
 
 
 def create_part(
-    part: Part, manifest: Mapping[str, np.ndarray], data_root: str, provenance: Mapping[str, Any] | None = None
+    part: Part,
+    manifest: Mapping[str, np.ndarray],
+    data_root: str,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    site: tuple[float, float, float] | None = None,
 ) -> Part:
     """Make all arrays of the part at their full size and write its manifest.
+
+    ``site`` is that of the telescope, where it is known: longitude and latitude (degrees), and height (metres).
 
     The attribute ``complete`` is written last: a part without it is made anew by the next run.
 
@@ -39,6 +46,7 @@ def create_part(
         "n_slots": made.n_slots,
         "data_root": data_root,
         "uid": made.uid,
+        **({} if site is None else {"site": list(site)}),
         "provenance": dict(provenance or {}),
     }
     night = arrays.open_group(part.path, "").create_group(part.group, overwrite=True, attributes=attributes)
