@@ -25,7 +25,7 @@ _HOME = {
     "BaseLocalBackground": "methods.local_backgrounds",
     "BasePhotometer": "methods.photometers",
     "BiasCorrector": "api.correctors",
-    "browse": "display.browser",
+    "browse": "display.browser.server",
     "calibrate": "api.steps.calibrate",
     "calibration_masters": "api.steps.calibrate",
     "catalog": "api.steps.catalog",

@@ -28,7 +28,7 @@ def finish_catalogs(setup: Setup, progress: Progress) -> None:
     if setup.sky is not None:
         from opticam_dask.passes.sky_search import find_sky
 
-        find_sky(setup.path, setup.instrument, setup.sky, progress.tell)
+        find_sky(setup.store, setup.instrument, setup.sky, progress.tell)
     place_sources(setup, progress)
 
 
@@ -80,7 +80,7 @@ def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
     # half a second of astropy: once a camera, never on a worker
     from opticam_dask.passes.sky_search import take_from_header
 
-    take_from_header(setup.path, camera.key, setup.instrument, progress.tell)
+    take_from_header(setup.store, camera.key, setup.instrument, progress.tell)
 
 
 def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
