@@ -120,9 +120,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     """Numbers of the comparison sources; ``"auto"`` stays."""
     if isinstance(comparisons, str) and comparisons == "auto":
         return comparisons
-    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
-    given = [comparisons] if is_one else list(comparisons)
-    return [targets.source_number(out_directory, key, one, radius) for one in given]
+    return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
 def compute_relative(

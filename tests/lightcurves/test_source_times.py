@@ -73,7 +73,7 @@ def test_files_and_relative_curves_have_the_time_of_their_source(night: SmallNig
         assert np.abs(table["BMJD"] - expected[:, row]).max() < 1.3 * MICROSECOND
     curve = opticam.relative_light_curve(night.out, KEY, 8, [1, 2])
     assert np.abs(curve["bmjd_tdb"].to_numpy() - expected[:, 7]).max() < 1.3 * MICROSECOND
-    (file,) = opticam.export_light_curves(night.out, "fits", sources=[8])
+    (file,) = opticam.export_light_curves(night.out, "ecsv", sources=[8])
     table = Table.read(file)
     assert np.abs(table["bmjd_tdb"] - expected[:, 7]).max() < 1.3 * MICROSECOND
     assert table.meta["TIMEPOS"] == "source"

@@ -11,10 +11,12 @@ import pytest
 from astropy.table import Table
 from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, write_frame
 
+import opticam_dask as opticam
 from opticam_dask import AperturePhotometer, Instrument, PSFPhotometer, Reducer
 from opticam_dask.cli.parser import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
+from opticam_dask.lightcurves.targets import source_number
 from opticam_dask.pipeline.driver import ReductionError
 
 #: Three cameras with filters; the second sees the field mirrored and turned by 30 degrees, the third shifted.
@@ -172,3 +174,22 @@ def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pyt
     elsewhere = Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": 9, "y": 9}], **options)
     with pytest.raises(ReductionError, match="has this name already"):
         elsewhere.photometry()
+
+
+def test_placed_sources_are_targets_by_name_and_keep_it_when_the_field_is_found_anew(placed: Path) -> None:
+    """By stars of a catalogue, of which the placed ones are none; coordinates of both are right."""
+    ra, dec = coordinates(FIELD[:, :2])
+    stars = Table({"ra": ra, "dec": dec, "g_mag": -2.5 * np.log10(FIELD[:, 2]), "name": [f"G{i}" for i in range(10)]})
+    stars.write(placed.parent / "stars.csv")
+    for key in KEYS:
+        assert source_number(placed, key, "Hidden 3") == SmallNight(placed, key).catalog["source_id"][-2]
+    found = opticam.find_sky(placed, placed.parent / "stars.csv", pixel_scale=0.8, pointing=(52.5, 20.0), verbose=False)
+    assert set(found) == set(KEYS)
+    for key in KEYS:
+        catalog = SmallNight(placed, key).catalog
+        assert source_number(placed, key, "Hidden 3") == catalog["source_id"][-2]
+        expected = coordinates(HIDDEN)
+        found_places = [catalog[name].to_numpy()[-len(HIDDEN) :] for name in ("ra", "dec")]
+        off = np.array(found_places) - expected
+        assert np.abs(off).max() * 3600 < 0.2
+        assert "G3" in catalog["name"].to_numpy().tolist()
