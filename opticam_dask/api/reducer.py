@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import QTable
 
 from opticam_dask import identities
-from opticam_dask.api import arguments
+from opticam_dask.api import arguments, summaries
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
@@ -22,7 +22,6 @@ from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
@@ -31,7 +30,6 @@ from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
-from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 
 
@@ -462,20 +460,13 @@ class Reducer(Plots):
         return f"<Reducer of {self.instrument.name}: {counts} frames -> {self.out_directory}>"
 
     def _repr_html_(self) -> str:
-        facts: list[tuple[str, object]] = [("instrument", self.instrument.name), ("results", self.out_directory)]
-        rows: list[tuple[object, ...]] = []
-        store = Store.at(self.out_directory)
-        cameras = {camera.key: camera for camera in store.cameras} if store.exists() else {}
-        for key, files in self.camera_files.items():
-            rows.append((key, f"{len(files):,}", *(_so_far(cameras[key]) if key in cameras else ("0", "none", "none"))))
-        columns = ("camera", "frames", "in the store", "sources", "photometry")
-        folds = [
-            Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
-        ]
-        set_aside = self.scan.set_aside
-        if set_aside:
-            folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))
-        return wrap("Reducer", definitions(facts) + table(columns, rows), folds)
+        return summaries.of_reduction(
+            self.out_directory,
+            self.instrument.name,
+            self.camera_files,
+            self.scan.set_aside,
+            identities.describe(ReductionParameters(**self._options)),
+        )
 
     # ---------------------------------------------------------------- inside
 
@@ -500,10 +491,3 @@ class Reducer(Plots):
         if not Store.at(self.out_directory).exists():
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
         return self.setup(driver.stored_parameters(self.out_directory))
-
-
-def _so_far(camera: Camera) -> tuple[str, str, str]:
-    """Frames, sources and photometry labels of a key that are in the store, from its metadata alone."""
-    n_frames = sum(part.n_frames for part in camera.parts)
-    n_sources = str(camera.catalog.array("source_id").shape[0]) if camera.catalog.is_whole else "none"
-    return f"{n_frames:,}", n_sources, ", ".join(camera.labels) or "none"
