@@ -17,6 +17,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
+from opticam_dask.lightcurves.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
@@ -200,10 +201,10 @@ def light_curves(
     -------
     xarray.Dataset
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
-        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
-        (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
-        ``source``. Where the sources are found on the sky, ``bmjd_tdb`` is that of each of them (``(frame, source)``),
-        else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64, UTC, mid-exposure) and
+        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and
+        background (``frame_background`` where the label has a local background of its own) along ``frame``, source_id
+        along ``source``. Where the sources are found on the sky, ``bmjd_tdb`` is that of each of them
+        (``(frame, source)``), else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64, UTC, mid-exposure) and
         ``source``, the number of the source in the catalogue, are indexes: ``sel(source=2)`` is the source whose id
         is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
         ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
@@ -342,12 +343,12 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     """
     camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
-        for name in camera.differential_names
+        name: with_indexes(_with_coordinates(_opened(camera.differential(name)))) for name in camera.differential_names
     }
 
 
-_OF_CURVES = ["mjd_utc", "bmjd_tdb", "night"]
+def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:
+    return curve.set_coords([name for name in ("mjd_utc", "bmjd_tdb", "night", *CONDITIONS) if name in curve])
 
 
 def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
@@ -373,6 +374,7 @@ def _open_part(part: Part, label: str, *, lazily: bool = True) -> xr.Dataset:
     renamed = {
         "frame_flags": "flags",
         "fwhm": "fwhm",
+        "exposure_time": "exposure_time",
         ("frame_background" if "background" in dataset else "background"): "background",
     }
     coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
