@@ -204,8 +204,9 @@ def light_curves(
         else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and
         background (``frame_background`` where the label has a local background of its own) along ``frame``, source_id
         along ``source``. Where the sources are found on the sky, ``bmjd_tdb`` is that of each of them
-        (``(frame, source)``), else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64, UTC, mid-exposure) and
-        ``source``, the number of the source in the catalogue, are indexes: ``sel(source=2)`` is the source whose id
+        (``(frame, source)``), else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64,
+        UTC, mid-exposure) and ``source``, the number of the source in the catalogue, are indexes: ``sel(source=2)`` is
+        the source whose id
         is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
         ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
         there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along
