@@ -201,7 +201,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         if group >= 0:
             stack = stack or PartialStack(job.reference_shape)
             if not result.flags & UNUSABLE:
-                stack.add(resampled(job, result))
+                stack.add(resampled(job.reference_shape, result))
             if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
                 job.write_stack(group, block, stack.total, stack.coverage)
                 stack = None
@@ -215,7 +215,7 @@ def try_frame(job: FirstPass, block: int, index: int) -> None:
     """Do the work of the first pass on one frame of a block; write nothing."""
     result = reduce_frame(job, entry_of(job.read_manifest(block), index))
     if not result.flags & UNUSABLE:
-        resampled(job, result)
+        resampled(job.reference_shape, result)
 
 
 def _lost_frame(reason: str) -> FrameResult:
