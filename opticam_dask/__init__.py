@@ -18,7 +18,7 @@ __version__ = metadata.version("opticam-dask")
 _HOME = {
     "add_sources": "api.steps.catalog",
     "align": "api.steps.align",
-    "Analyzer": "api.analysis",
+    "Analyzer": "api.analysis.analyzer",
     "AperturePhotometer": "methods.photometers",
     "background": "api.steps.background",
     "BaseBackground": "methods.backgrounds",
