@@ -31,7 +31,6 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
-from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 
 class Reducer(Plots):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
+from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 
 def of_reduction(
