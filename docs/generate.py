@@ -202,7 +202,7 @@ _API = (
         (
             "lightcurves.results",
             "lightcurves.differential",
-            "lightcurves.camera_matching",
+            "passes.camera_matching",
             "lightcurves.exports",
             "lightcurves.conversions",
         ),

@@ -53,7 +53,7 @@ _HOME = {
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
-    "match_cameras": "lightcurves.camera_matching",
+    "match_cameras": "passes.camera_matching",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",

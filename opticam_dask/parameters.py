@@ -369,6 +369,11 @@ WATCH: Mapping[str, Parameter] = {
 
 #: Where on the sky the cameras looked.
 SKY: Mapping[str, Parameter] = {
+    "sources": Parameter(
+        "Sources to measure beside those that are found: name, and ra and dec or x and y (CSV, ECSV, FITS, VOTable)",
+        follows="none",
+        metavar="FILE",
+    ),
     "sky_catalog": Parameter(
         "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
         follows="headers",
