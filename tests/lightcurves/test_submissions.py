@@ -24,7 +24,7 @@ from opticam_dask.lightcurves.submission.aavso_extended import make_aavso_extend
 from opticam_dask.lightcurves.submission.ades import make_ades, problems_of_ades
 from opticam_dask.lightcurves.submission.alcdef import make_alcdef, problems_of_alcdef
 from opticam_dask.lightcurves.submission.cds import make_cds, problems_of_cds
-from opticam_dask.lightcurves.submission.places import Places
+from opticam_dask.lightcurves.submission.places import SkyPlaces
 from opticam_dask.lightcurves.submission.transit_tables import make_etd, make_exoclock, problems_of_table
 
 JD, N = 2400000.5, 120
@@ -255,7 +255,7 @@ def test_ades__the_reader_of_the_iau_takes_it_for_submission(with_magnitudes, ob
     n = with_magnitudes.sizes["frame"]
     ra = 273.13 + np.arange(n) * 1e-4
     ra[3] = np.nan
-    places = Places(ra, np.full(n, 40.61), np.full(n, 0.12), np.full(n, 0.15), "gaia_dr2.csv")
+    places = SkyPlaces(ra, np.full(n, 40.61), np.full(n, 0.12), np.full(n, 0.15), "gaia_dr2.csv")
     text = make_ades(with_magnitudes, places, observer, designation="2023 MQ5")
     assert problems_of_ades(text) == []
     psv, xml = tmp_path / "night.psv", tmp_path / "night.xml"

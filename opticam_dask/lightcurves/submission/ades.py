@@ -13,7 +13,7 @@ import xarray as xr
 from astropy.time import Time
 
 from opticam_dask.lightcurves.submission.observer import Observer
-from opticam_dask.lightcurves.submission.places import Places
+from opticam_dask.lightcurves.submission.places import SkyPlaces
 from opticam_dask.lightcurves.submission.rows import JD_OF_MJD, Rows, not_numbers, rows_of
 
 _VERSION = "2022"
@@ -34,7 +34,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 def make_ades(
     curve: xr.Dataset,
-    places: Places,
+    places: SkyPlaces,
     observer: Observer,
     *,
     number: int = 0,
@@ -49,7 +49,7 @@ def make_ades(
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`, of the moving target; with the variable ``magnitude`` those are
         written.
-    places : Places
+    places : SkyPlaces
         Where the target was on the sky in each frame of the light curve.
     observer : Observer
         Needs ``name``, ``mpc`` and the telescope's ``design``, ``aperture`` and ``detector``.
@@ -129,7 +129,7 @@ def _header(observer: Observer) -> list[str]:
     return [*lines, f"! detector {telescope['detector']}"]
 
 
-def _of_row(rows: Rows, row: int, places: Places, frame: int) -> dict[str, str]:
+def _of_row(rows: Rows, row: int, places: SkyPlaces, frame: int) -> dict[str, str]:
     time = Time(rows.jd_utc[row] - JD_OF_MJD, format="mjd", scale="utc")
     time.precision = 3
     found = {

@@ -15,7 +15,7 @@ _TO_SIGMA = 2.3548
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class SkyPlaces:
     """Places on the sky, one a frame of a light curve.
 
     Attributes
@@ -35,7 +35,7 @@ class Places:
     origin: str = ""
 
 
-def places_of(out_directory: str | Path, curve: xr.Dataset) -> Places:
+def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     """Places of the target of a light curve: its place on each frame, on the reference frame, and there on the sky.
 
     Parameters
@@ -47,7 +47,7 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> Places:
 
     Returns
     -------
-    Places
+    SkyPlaces
 
     Raises
     ------
@@ -81,4 +81,4 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> Places:
         # the width of a star over its signal-to-noise ratio (King 1983, PASP 95, 163)
         centroid = curve["fwhm"].to_numpy() / _TO_SIGMA * np.abs(error / flux) * sky_coordinates.scale_of(wcs)
     total = np.hypot(centroid, float(told.get("wcs_rms", np.nan)))
-    return Places(ra, dec, total, total.copy(), str(told.get("wcs_origin", "")))
+    return SkyPlaces(ra, dec, total, total.copy(), str(told.get("wcs_origin", "")))
