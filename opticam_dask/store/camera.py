@@ -47,6 +47,11 @@ def group_name(key: str) -> str:
     return key.replace(":", "-").replace("/", "_")
 
 
+def photometry_group(label: str) -> str:
+    """Name of the group with the photometry of a label, in that of a part."""
+    return f"photometry/{label}"
+
+
 @dataclass(frozen=True)
 class Camera:
     """What the store has of one camera key: its nights, its reference image and its catalogue.
@@ -283,7 +288,7 @@ class Part:
 
     def photometry(self, label: str) -> BlockGroup:
         """Photometry of a label."""
-        return self._blocks(f"photometry/{label}", "photometry", "")
+        return self._blocks(photometry_group(label), "photometry", "")
 
     def records(self, label: str | None = None) -> BlockGroup:
         """What a pass writes a block at a time: photometry of a label, or the frames of the first pass."""
