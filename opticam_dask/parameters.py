@@ -7,14 +7,16 @@ stands here; signatures and docstrings are held to it by a test. What changes a 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 import numbers
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 TransformType = Literal["affine", "translation"]
 
@@ -117,7 +119,7 @@ class Parameter:
         if self.kind in (bool, str):
             return
         wanted = numbers.Integral if self.kind is int else numbers.Real
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(number, bool) or not (isinstance(number, wanted) and self._is_in_range(number)):
                 kind = "a whole number of" if self.kind is int else ""
                 expected = f"{kind} {self.range_text or 'a number'}".strip()
@@ -127,6 +129,42 @@ class Parameter:
         least = -math.inf if self.least is None else self.least
         most = math.inf if self.most is None else self.most
         return least <= number <= most and (self.above is None or number > self.above)
+
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def held_to(
+    *tables: Mapping[str, Parameter],
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Refuse arguments of a function that are out of the range of their parameters, before anything else is done.
+
+    Parameters
+    ----------
+    *tables : dict of Parameter
+        Parameters by name; arguments of other names are taken as they are, as are those that hold several values.
+
+    Returns
+    -------
+    callable
+        Decorator. The function raises ``ValueError`` for a value that is not of the kind or not in the range.
+    """
+    entries = {name: entry for table in tables for name, entry in table.items() if entry.range_text}
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                if name in entries and entries[name].n_values != "+":
+                    entries[name].check(name, value)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def _parameter(sentence: str, **facts: Any) -> Any:

@@ -27,7 +27,7 @@ from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.parameters import ReductionParameters
+from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
@@ -124,6 +124,7 @@ class Reducer(Plots):
         When ``background``, ``finder``, ``image_filter`` or ``aperture_selector`` cannot be called.
     """
 
+    @held_to(REDUCTION, EXECUTION)
     def __init__(
         self,
         out_directory: str | Path,
@@ -267,6 +268,7 @@ class Reducer(Plots):
 
     # ---------------------------------------------------------------- passes
 
+    @held_to(REDUCTION)
     def create_catalogs(
         self,
         max_catalog_sources: int = 100,

@@ -35,6 +35,7 @@ from opticam_dask.cluster.cluster_settings import (
 )
 from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, OnCluster, Work
 from opticam_dask.cluster.job_queues import JobQueue
+from opticam_dask.parameters import CLUSTER, EXECUTION, held_to
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def current_client() -> distributed.Client | None:
         return None
 
 
+@held_to(CLUSTER, EXECUTION)
 def connect(
     cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
     *,

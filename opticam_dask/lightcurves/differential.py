@@ -20,6 +20,8 @@ from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import DIFFERENTIAL
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -44,6 +46,7 @@ _FEW, _TOLD = 3, 12
 _OFTEN = 0.9
 
 
+@held_to(DIFFERENTIAL)
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
@@ -129,6 +132,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
+@held_to(DIFFERENTIAL)
 def compute_relative(
     curves: xr.Dataset,
     target: int,
@@ -177,8 +181,6 @@ def compute_relative(
     targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
-    if weighting not in ("sum", "optimal"):
-        raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
     of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
