@@ -52,6 +52,8 @@ _HOME = {
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
+    "mark": "api.marking",
+    "marks": "lightcurves.curation.marks",
     "match_cameras": "lightcurves.camera_matching",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
@@ -75,6 +77,7 @@ _HOME = {
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
+    "unmark": "api.marking",
     "write_report": "display.report",
 }
 

@@ -59,6 +59,14 @@ class QualityFlag(IntFlag):
     NO_AIRMASS = 1 << 3
 
 
+class Mark(IntFlag):
+    """What an observer says about frames, measurements or comparisons."""
+
+    CLOUD = 1 << 0
+    JUNK = 1 << 1
+    KEEP = 1 << 2
+
+
 FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.REDUCED: "The frame went through this pass (also set when it was set aside).",
     FrameFlag.UNREADABLE: "The pixels could not be read.",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask.api import differential_photometer
+from opticam_dask.api import differential_photometer, marking
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
@@ -17,6 +17,7 @@ from opticam_dask.console import Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.display.report import write_report
 from opticam_dask.lightcurves import differential, exports, targets
+from opticam_dask.lightcurves.curation import marks as curation
 from opticam_dask.store.store import Store
 
 
@@ -102,7 +103,7 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
     """Light curves that were asked for, by camera key."""
     how = {
         name: getattr(options, name)
-        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
+        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers", "without")
     }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
@@ -178,5 +179,49 @@ def browse(options: argparse.Namespace) -> int:
     return DONE
 
 
+def mark(options: argparse.Namespace) -> int:
+    """Mark frames, measurements or comparisons."""
+    how = {name: getattr(options, name) for name in ("key", "frames", "sources", "label", "why", "who")}
+    times = None if options.times is None else (_time(options.times[0]), _time(options.times[1]))
+    numbers = marking.mark(options.out, options.kind, times=times, **how)
+    for line in curation.describe(curation.marks(options.out).loc[numbers]):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def _time(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def unmark(options: argparse.Namespace) -> int:
+    """Take marks back."""
+    marking.unmark(options.out, options.numbers, who=options.who)
+    for line in curation.describe(curation.marks(options.out, undone=True).loc[options.numbers]):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def marks(options: argparse.Namespace) -> int:
+    """List marks."""
+    table = curation.marks(options.out, undone=options.undone)
+    if options.json:
+        answer({"marks": table.reset_index().to_dict("records")})
+    for line in curation.describe(table) or ["no marks"]:
+        Console(prefix="").tell(line)
+    return DONE
+
+
 #: Commands of this module by name.
-COMMANDS = {"lightcurve": lightcurve, "export": export, "plot": plot, "report": report, "browse": browse}
+COMMANDS = {
+    "mark": mark,
+    "unmark": unmark,
+    "marks": marks,
+    "lightcurve": lightcurve,
+    "export": export,
+    "plot": plot,
+    "report": report,
+    "browse": browse,
+}

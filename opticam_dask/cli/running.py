@@ -24,7 +24,7 @@ _MODULES = {
     "sky": "sky",
     "completion": "help.completion",
     **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "fits"),
-    **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
+    **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse", "mark", "unmark", "marks"), "results"),
 }
 
 

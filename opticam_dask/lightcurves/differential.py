@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,10 +13,11 @@ import xarray as xr
 from scipy.stats import chi2
 
 from opticam_dask import locations, schema
-from opticam_dask.flags import SourceFlag
+from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.conditions import conditions_of
+from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
@@ -55,6 +56,7 @@ def relative_light_curve(
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    without: Sequence[Target] = (),
 ) -> xr.Dataset:
     """Differential light curve over all nights.
 
@@ -89,6 +91,8 @@ def relative_light_curve(
         Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
         and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
         is dropped.
+    without : sequence of the same
+        Sources that auto does not choose as comparisons.
 
     Returns
     -------
@@ -107,7 +111,8 @@ def relative_light_curve(
         When there is no such key, label or source; the message names those there are.
     """
     curves = results.light_curves(out_directory, key, label, radius=radius)
-    camera = Store.open(out_directory).camera(key)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
     curve = compute_relative(
         curves,
         targets.source_number(out_directory, key, target, target_radius),
@@ -116,6 +121,8 @@ def relative_light_curve(
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
+        without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
+        marks=Marks.of(store, camera.key, label).comparisons,
     )
     return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
@@ -138,6 +145,8 @@ def compute_relative(
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    without: Sequence[int] = (),
+    marks: Mapping[int, Any] | None = None,
 ) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
@@ -151,8 +160,10 @@ def compute_relative(
         Ids of the comparison sources; ``"auto"`` chooses them.
     weighting : {"sum", "optimal"}
         How the comparison sources are combined.
-    detrend, detrend_without, outliers
+    detrend, detrend_without, outliers, without
         As in :func:`relative_light_curve`.
+    marks : dict, optional
+        Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
 
     Returns
     -------
@@ -170,15 +181,17 @@ def compute_relative(
     known = curves["source_id"].to_numpy().tolist()
     reasons, lines = list[str](), list[str]()
     if isinstance(comparisons, str):
-        chosen, reasons, lines = _choose(curves, target, known)
+        chosen, reasons, lines = _choose(curves, target, _left_out(without, marks or {}))
     else:
+        if without:
+            raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
     missing = [number for number in (target, *chosen) if number not in known]
     if missing:
         raise ValueError(
             f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has {_spans(known)}"
+            f"it has {spans(known)}"
         )
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
@@ -195,7 +208,9 @@ def compute_relative(
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = _describe_trends(fitted)
-    flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
+    bits = _marks_of(members)
+    is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
+    flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
         {
@@ -206,6 +221,8 @@ def compute_relative(
         coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
         | conditions_of(members),
     )
+    if "marks" in curves:
+        dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), curves["marks"].attrs)
     for name in ("key", "label", "radius"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
@@ -273,18 +290,44 @@ class _Choice(NamedTuple):
     lines: list[str]
 
 
-def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> _Choice:
+def _marks_of(curves: xr.Dataset) -> np.ndarray:
+    """Marks of each measurement, uint8 (frame, source)."""
+    shape = (curves.sizes["frame"], curves.sizes["source"])
+    if "marks" not in curves:
+        return np.zeros(shape, dtype=np.uint8)
+    found = curves["marks"].to_numpy()
+    return found if found.ndim == 2 else np.broadcast_to(found[:, np.newaxis], shape)
+
+
+def _left_out(without: Sequence[int], marks: Mapping[int, Any]) -> dict[int, str]:
+    """Sources that are not chosen as comparisons, with the reason."""
+    left_out = {
+        number: f"marked junk by {row.who}, {row.when}{f': {row.why}' if row.why else ''}"
+        for number, row in marks.items()
+        if row.kind == "junk"
+    }
+    return left_out | dict.fromkeys(map(int, without), "left out as asked for")
+
+
+def _choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> _Choice:
     """Comparisons that are fit for a target."""
-    if target not in known:
+    everything = curves["source_id"].to_numpy().tolist()
+    if target not in everything:
         return _Choice([], [], [])
+    if unknown := [number for number in left_out if number not in everything]:
+        raise ValueError(f"no source {', '.join(map(str, unknown))} to be left out; there is {spans(everything)}")
+    known = [number for number in everything if number == target or number not in left_out]
+    curves = curves.isel(source=[everything.index(number) for number in known])
     flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
-    is_flagged = (curves["flags"].to_numpy() & _USELESS) != 0
+    is_kept = (_marks_of(curves) & np.uint8(Mark.KEEP)) != 0
+    is_flagged = ((curves["flags"].to_numpy() & _USELESS) != 0) & ~is_kept
     found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
     groups: dict[str, list[int]] = {}
     for entry in found:
         groups.setdefault(entry.kind, []).append(known[entry.column])
     chosen = groups.pop("chosen", [])
     others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
+    others += [f"source {number} {reason}" for number, reason in left_out.items() if number != target]
     if not chosen:
         raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")
     lines = [f"{len(chosen)} of {len(found)} sources chosen as comparisons: {', '.join(map(str, chosen))}", *others]
@@ -302,7 +345,7 @@ def _some(numbers: Sequence[int]) -> str:
     return told if len(numbers) <= _TOLD else f"{told}, ..."
 
 
-def _spans(numbers: Sequence[int]) -> str:
+def spans(numbers: Sequence[int]) -> str:
     """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
     if not numbers:
         return "no sources"

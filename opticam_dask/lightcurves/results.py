@@ -18,6 +18,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group, xarray_options
@@ -204,7 +205,8 @@ def light_curves(
         along ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
         catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
         transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
-        0 in nights that have none.
+        0 in nights that have none. What observers have marked as cloud or junk has no flux (NaN) and a bit in
+        ``marks`` (:func:`~opticam_dask.mark`).
 
     Raises
     ------
@@ -214,8 +216,10 @@ def light_curves(
         When the store has no such key, label or radius (the message names those it has), or scintillation is asked
         for and not known in any frame.
     """
-    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    store = Store.open(out_directory)
+    measured = store.camera(key).measured_parts(label)
     merged = _in_time_order(_with_quality(measured, [_open_part(part, label) for part in measured]))
+    merged = Marks.of(store, measured[0].key, label).apply(merged)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
@@ -254,7 +258,9 @@ def source_groups(
     store.StoreError, ValueError
         As for :func:`light_curves`.
     """
-    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    store = Store.open(out_directory)
+    measured = store.camera(key).measured_parts(label)
+    marks = Marks.of(store, measured[0].key, label)
     opened = [_open_part(part, label, lazily=False) for part in measured]
     if names is not None:
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
@@ -267,7 +273,8 @@ def source_groups(
             loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
-        yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
+        curves = marks.apply(_in_time_order(group))
+        yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
 
 
 def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:

@@ -8,6 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
     "Fits": ("fit-transit", "fit-eclipse", "fit-sinusoid"),
+    "Curate": ("mark", "unmark", "marks"),
     "Look after a reduction": ("status", "verify", "migrate", "relocate", "remove"),
     "Clusters": ("cluster", "plan", "work", "finish"),
     "Shell": ("completion",),
@@ -36,7 +37,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "remove": ("remove OUT 2024-01-02",),
     "lightcurve": (
         "lightcurve OUT --target 3 --comparisons 1 2",
-        "lightcurve OUT --target 3 --comparisons auto --key 1:g --json",
+        "lightcurve OUT --target 3 --comparisons auto --without 5 9 --key 1:g --json",
         "lightcurve OUT --target 03:30:00 +20:00:00 --comparisons auto",
     ),
     "fit-transit": (
@@ -45,6 +46,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "fit-eclipse": ("fit-eclipse OUT --target 3",),
     "fit-sinusoid": ("fit-sinusoid OUT --target 3 --comparisons 1 2",),
+    "mark": (
+        "mark OUT cloud --key 1:g --times 2024-01-01T22:10 2024-01-01T22:25 --why cirrus",
+        "mark OUT junk --key 1:g --frames 240101g200000012o.fits --sources 3 --why satellite",
+        "mark OUT junk --key 1:g --sources 7 --why 'variable, not to be a comparison'",
+    ),
+    "unmark": ("unmark OUT 2",),
+    "marks": ("marks OUT", "marks OUT --undone --json"),
     "export": ("export OUT --format csv", "export OUT --format fits --key 1:g --sources 1 2 3"),
     "plot": ("plot OUT", "plot OUT noise rms --label optimal"),
     "report": ("report OUT --n-sources 40",),
