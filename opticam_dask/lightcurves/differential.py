@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,11 +204,11 @@ def compute_relative(
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
-        found |= {"reasons": reasons, "choice": lines}
+        found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
-        found["detrend"] = _describe_trends(fitted)
+        found["detrend"] = json.dumps(_describe_trends(fitted))
     bits = _marks_of(members)
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
