@@ -109,6 +109,12 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
 }
 
+MARK_SENTENCES: dict[Mark, str] = {
+    Mark.CLOUD: "An observer says that there was cloud: the flux is left out.",
+    Mark.JUNK: "An observer says that the measurement is no good: the flux is left out.",
+    Mark.KEEP: "An observer says that the measurement is good, whatever else is said of it.",
+}
+
 QUALITY_SENTENCES: dict[QualityFlag, str] = {
     QualityFlag.COMPUTED: "The quality of the frame was computed.",
     QualityFlag.CLOUD: "The frame is darker than the clear sky by more than a tenth and by more than 5 sigma.",
