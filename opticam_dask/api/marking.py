@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from opticam_dask.lightcurves import differential, selection
+from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.curation.marks import COLUMNS, KINDS, marks_of
 from opticam_dask.lightcurves.targets import Target, source_number
 from opticam_dask.store import ownership
@@ -74,23 +74,22 @@ def mark(
     camera = store.camera(key)
     if label and label not in camera.labels:
         raise ValueError(f"no photometry {label!r} of {camera.key}; there is {', '.join(camera.labels) or 'none'}")
-    spans = _spans(camera, frames, times)
+    meant = _spans(camera, frames, times)
     numbers = [source_number(out_directory, camera.key, source) for source in sources]
     there = camera.catalog["source_id"].tolist()
     if unknown := [number for number in numbers if number not in there]:
         raise ValueError(
-            f"no source {', '.join(map(str, unknown))} in the catalogue of {camera.key}; it has "
-            f"{differential.spans(there)}"
+            f"no source {', '.join(map(str, unknown))} in the catalogue of {camera.key}; it has {spans(there)}"
         )
-    if not spans and not numbers:
+    if not meant and not numbers:
         raise ValueError("say what is marked: frames or times, sources, or both")
-    if not spans and kind == "cloud":
+    if not meant and kind == "cloud":
         raise ValueError("a source as a comparison is junk or keep; cloud needs frames or times")
     entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or getpass.getuser()}
     entry |= {"when": _now(), "undone_by": "", "undone_when": ""}
     rows = [
         {**entry, "source_id": number, "mjd_start": start, "mjd_end": end}
-        for start, end in spans or [(np.nan, np.nan)]
+        for start, end in meant or [(np.nan, np.nan)]
         for number in numbers or [0]
     ]
     with ownership.own(out_directory):
@@ -144,7 +143,7 @@ def _spans(camera: Camera, frames: Sequence[str], times: tuple[Any, Any] | None)
     names = [Path(name).name for name in frames]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no frame {', '.join(unknown)} of {camera.key}; the first is {next(iter(known), 'none')}")
-    spans = [(known[name], known[name]) for name in names]
+    found = [(known[name], known[name]) for name in names]
     if times is not None:
         first, last = (selection.as_days(value, "mjd_utc") for value in times)
         start, end = sorted((-np.inf if first is None else first, np.inf if last is None else last))
@@ -153,8 +152,8 @@ def _spans(camera: Camera, frames: Sequence[str], times: tuple[Any, Any] | None)
                 f"no frame of {camera.key} between MJD {start:.6f} and {end:.6f}; there are some from "
                 f"{min(known.values()):.6f} to {max(known.values()):.6f}"
             )
-        spans.append((start, end))
-    return spans
+        found.append((start, end))
+    return found
 
 
 def _write(store: Store, table: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,28 +18,15 @@ from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.conditions import conditions_of
+from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements, spans
 from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
-#: A measurement with one of these is of no use for a comparison.
-_USELESS = np.uint32(
-    SourceFlag.OFF_FRAME
-    | SourceFlag.EDGE
-    | SourceFlag.SATURATED
-    | SourceFlag.NON_LINEAR
-    | SourceFlag.BAD_PIXEL
-    | SourceFlag.BLENDED
-    | SourceFlag.PLACED
-)
-
 #: What a light curve may be detrended against.
 VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
-
-#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
-_FEW, _TOLD = 3, 12
 
 #: Share of the frames in which a source must have a flux to be judged.
 _OFTEN = 0.9
@@ -181,7 +168,7 @@ def compute_relative(
     known = curves["source_id"].to_numpy().tolist()
     reasons, lines = list[str](), list[str]()
     if isinstance(comparisons, str):
-        chosen, reasons, lines = _choose(curves, target, _left_out(without, marks or {}))
+        chosen, reasons, lines = choose(curves, target, left_out_sources(without, marks or {}))
     else:
         if without:
             raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
@@ -209,7 +196,7 @@ def compute_relative(
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = json.dumps(_describe_trends(fitted))
-    bits = _marks_of(members)
+    bits = marks_of_measurements(members)
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
@@ -282,79 +269,6 @@ def _divide(
     mean = ensemble.combine_stars(flux[:, 1:], error[:, 1:], weighting)
     others, others_err = mean.flux[:, None], mean.flux_err[:, None]
     return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
-
-
-class _Choice(NamedTuple):
-    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
-
-    numbers: list[int]
-    reasons: list[str]
-    lines: list[str]
-
-
-def _marks_of(curves: xr.Dataset) -> np.ndarray:
-    """Marks of each measurement, uint8 (frame, source)."""
-    shape = (curves.sizes["frame"], curves.sizes["source"])
-    if "marks" not in curves:
-        return np.zeros(shape, dtype=np.uint8)
-    found = curves["marks"].to_numpy()
-    return found if found.ndim == 2 else np.broadcast_to(found[:, np.newaxis], shape)
-
-
-def _left_out(without: Sequence[int], marks: Mapping[int, Any]) -> dict[int, str]:
-    """Sources that are not chosen as comparisons, with the reason."""
-    left_out = {
-        number: f"marked junk by {row.who}, {row.when}{f': {row.why}' if row.why else ''}"
-        for number, row in marks.items()
-        if row.kind == "junk"
-    }
-    return left_out | dict.fromkeys(map(int, without), "left out as asked for")
-
-
-def _choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> _Choice:
-    """Comparisons that are fit for a target."""
-    everything = curves["source_id"].to_numpy().tolist()
-    if target not in everything:
-        return _Choice([], [], [])
-    if unknown := [number for number in left_out if number not in everything]:
-        raise ValueError(f"no source {', '.join(map(str, unknown))} to be left out; there is {spans(everything)}")
-    known = [number for number in everything if number == target or number not in left_out]
-    curves = curves.isel(source=[everything.index(number) for number in known])
-    flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
-    is_kept = (_marks_of(curves) & np.uint8(Mark.KEEP)) != 0
-    is_flagged = ((curves["flags"].to_numpy() & _USELESS) != 0) & ~is_kept
-    found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
-    groups: dict[str, list[int]] = {}
-    for entry in found:
-        groups.setdefault(entry.kind, []).append(known[entry.column])
-    chosen = groups.pop("chosen", [])
-    others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
-    others += [f"source {number} {reason}" for number, reason in left_out.items() if number != target]
-    if not chosen:
-        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")
-    lines = [f"{len(chosen)} of {len(found)} sources chosen as comparisons: {', '.join(map(str, chosen))}", *others]
-    if len(chosen) < _FEW:
-        lines.append(
-            f"warning: with fewer than {_FEW} comparisons nobody can tell whether one of them varies; "
-            "give --comparisons of your own if others are fit"
-        )
-    return _Choice(chosen, [f"source {known[entry.column]}: {entry.reason}" for entry in found], lines)
-
-
-def _some(numbers: Sequence[int]) -> str:
-    """The first of some numbers."""
-    told = ", ".join(map(str, numbers[:_TOLD]))
-    return told if len(numbers) <= _TOLD else f"{told}, ..."
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
-    if not numbers:
-        return "no sources"
-    ordered = sorted(numbers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:
