@@ -56,6 +56,7 @@ _HOME = {
     "mark": "api.marking",
     "marks": "lightcurves.curation.marks",
     "match_cameras": "passes.camera_matching",
+    "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",
@@ -67,6 +68,7 @@ _HOME = {
     "photometry": "api.steps.measure",
     "provenance": "lightcurves.results",
     "PSFPhotometer": "methods.psf_photometer",
+    "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",
     "reference": "api.steps.align",
@@ -81,6 +83,7 @@ _HOME = {
     "subtract_background": "api.steps.background",
     "unmark": "api.marking",
     "write_report": "display.report",
+    "write_submission": "lightcurves.submission.writing",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

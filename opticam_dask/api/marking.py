@@ -13,7 +13,7 @@ import pandas as pd
 
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.curation.marks import COLUMNS, KINDS, marks_of
-from opticam_dask.lightcurves.targets import Target, source_number
+from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_number
 from opticam_dask.store import ownership
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
@@ -76,11 +76,7 @@ def mark(
         raise ValueError(f"no photometry {label!r} of {camera.key}; there is {', '.join(camera.labels) or 'none'}")
     meant = _spans(camera, frames, times)
     numbers = [source_number(out_directory, camera.key, source) for source in sources]
-    there = camera.catalog["source_id"].tolist()
-    if unknown := [number for number in numbers if number not in there]:
-        raise ValueError(
-            f"no source {', '.join(map(str, unknown))} in the catalogue of {camera.key}; it has {spans(there)}"
-        )
+    rows_of_sources(camera.catalog["source_id"], numbers, camera.key)
     if not meant and not numbers:
         raise ValueError("say what is marked: frames or times, sources, or both")
     if not meant and kind == "cloud":

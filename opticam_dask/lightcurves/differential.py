@@ -18,7 +18,7 @@ from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.conditions import conditions_of
-from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements, spans
+from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
 from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
@@ -174,12 +174,7 @@ def compute_relative(
             raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
-    missing = [number for number in (target, *chosen) if number not in known]
-    if missing:
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has {spans(known)}"
-        )
+    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     if weighting not in ("sum", "optimal"):

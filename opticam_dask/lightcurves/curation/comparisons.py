@@ -10,6 +10,7 @@ import xarray as xr
 
 from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble
+from opticam_dask.lightcurves.targets import rows_of_sources
 
 #: A measurement with one of these is of no use for a comparison.
 _USELESS = np.uint32(
@@ -58,8 +59,7 @@ def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choi
     everything = curves["source_id"].to_numpy().tolist()
     if target not in everything:
         return Choice([], [], [])
-    if unknown := [number for number in left_out if number not in everything]:
-        raise ValueError(f"no source {', '.join(map(str, unknown))} to be left out; there is {spans(everything)}")
+    rows_of_sources(everything, list(left_out), curves.attrs.get("key", "this key"))
     known = [number for number in everything if number == target or number not in left_out]
     curves = curves.isel(source=[everything.index(number) for number in known])
     flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
@@ -87,13 +87,3 @@ def _some(numbers: Sequence[int]) -> str:
     """The first of some numbers."""
     told = ", ".join(map(str, numbers[:_TOLD]))
     return told if len(numbers) <= _TOLD else f"{told}, ..."
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
-    if not numbers:
-        return "no sources"
-    ordered = sorted(numbers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
