@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from opticam_dask.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PREFIX = "[OPTICAM]"
 
@@ -42,18 +43,15 @@ class Console:
             else:
                 print(line, flush=True)  # noqa: T201 - talking to a person is what this module is for
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str = "frames") -> None:
         """Open a bar, or announce the stage."""
         self._stage, self._done, self._total, self._last = stage, 0, total, time.monotonic()
         if not self.verbose or not total:
             return
-        console = RichConsole(file=sys.stdout)
-        if not (console.is_terminal or console.is_jupyter):
-            self.tell(f"{stage}: {total} frames")
+        if not _is_watched():
+            self.tell(f"{stage}: {total} {unit}")
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-        self._bar = Progress(*columns, *times, console=console)
+        self._bar = _new_bar()
         self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
         self._bar.start()
 
@@ -71,6 +69,28 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _is_watched() -> bool:
+    """Whether somebody looks on: a terminal, or the cell of a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+def _new_bar() -> Progress:
+    # a tenth of a second, which output that nobody watches can do without
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+    return Progress(*columns, *times, console=RichConsole(file=sys.stdout))
 
 
 def _encodable(line: str) -> str:

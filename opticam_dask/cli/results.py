@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from opticam_dask.api import differential_photometer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, products
-from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports, targets
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.display import products
+    from opticam_dask.lightcurves import differential, targets
+
     store = Store.open(options.out)
     tell = Console(prefix="").tell
     keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
@@ -57,6 +61,9 @@ def lightcurve(options: argparse.Namespace) -> int:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.lightcurves import differential
+
     how = {
         name: getattr(options, name)
         for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
@@ -72,6 +79,8 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
 def export(options: argparse.Namespace) -> int:
     """Write light curves as tables."""
+    from opticam_dask.lightcurves import exports
+
     files = exports.export_light_curves(
         options.out, options.format, key=options.key, label=options.label, sources=options.sources
     )
@@ -86,6 +95,8 @@ def export(options: argparse.Namespace) -> int:
 def plot(options: argparse.Namespace) -> int:
     """Draw diagnostic plots."""
     tell = Console(prefix="").tell
+    from opticam_dask.display import diagnostics
+
     every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
     chosen = options.kinds or every
     chosen = list(diagnostics.KINDS) if "all" in chosen else chosen
@@ -113,6 +124,8 @@ def plot(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
+    from opticam_dask.display.report import write_report
+
     file = write_report(options.out, n_sources=options.n_sources)
     Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE

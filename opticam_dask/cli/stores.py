@@ -6,47 +6,58 @@ import argparse
 import json
 
 from opticam_dask import schema
-from opticam_dask.api import planning
-from opticam_dask.api.repair import repair
-from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
-from opticam_dask.display import status as progress
-from opticam_dask.lightcurves import results
-from opticam_dask.pipeline import nights
-from opticam_dask.store import integrity, migrations
+from opticam_dask.locations import location
+from opticam_dask.store.ownership import PLANNED_RUN
 from opticam_dask.store.store import Store
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def status(options: argparse.Namespace) -> int:
     """Say what is done and what is to do."""
     tell = Console(prefix="").tell
     if options.provenance or options.files:
+        from opticam_dask.lightcurves import results
+
         for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
         return DONE
-    for line in progress.describe_reduction(options.out, n_problems=options.problems or None):
+    from opticam_dask.display.status import describe_reduction
+
+    for line in describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)
-    for line in planning.describe_run(options.out):
-        tell(line)
+    if (location(options.out) / PLANNED_RUN).is_dir():
+        from opticam_dask.api.planning import describe_run
+
+        for line in describe_run(options.out):
+            tell(line)
     return DONE
 
 
 def verify(options: argparse.Namespace) -> int:
     """Read every chunk, compare with another store, or repair."""
+    from opticam_dask.store import integrity
+
     store = Store.open(options.out)
     tell = Console(prefix="").tell
     if store.version != schema.SCHEMA_VERSION:
         tell(f"Schema version {store.version}: opticam-dask migrate {options.out} brings it up to date.")
     if options.repair:
+        from opticam_dask.api.repair import repair
+        from opticam_dask.cli import options as given
+
         with given.session(options, given.connect(options, options.out)) as session:
             repair(session)
     if options.against is not None:
         lines = integrity.compare(store.path, Store.open(options.against).path)
         good = f"{options.out} and {options.against} hold the same bits."
     else:
+        from opticam_dask.display.status import unfinished
+
         damage = integrity.find_damage(store.path)
-        lines = [str(entry) for entry in damage] or progress.unfinished(store.path)
+        lines = [str(entry) for entry in damage] or unfinished(store.path)
         if damage:
             lines.append(
                 f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
@@ -63,6 +74,9 @@ def verify(options: argparse.Namespace) -> int:
 
 def migrate(options: argparse.Namespace) -> int:
     """Bring a store up to date."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.store import migrations
+
     Store.open(options.out)
     with given.session(options):
         lines = migrations.migrate(options.out)
@@ -73,6 +87,9 @@ def migrate(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove a night."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.pipeline import nights
+
     Store.open(options.out)
     with given.session(options):
         for line in nights.remove_night(options.out, options.night):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,13 +18,17 @@ from opticam_dask.flags import (
     count_flags,
     flag_names,
 )
-from opticam_dask.frames.scanning import Scan, time_gaps
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames.scanning import Scan
 
 
 def describe_scan(scan: Scan) -> list[str]:
     """Cameras, filters, nights, counts, gaps and notes of a scan."""
+    from opticam_dask.frames.scanning import time_gaps  # a reduction is described without tables
+
     lines = []
     for (key, night), rows in scan.table.groupby(["key", "night"]):
         shapes = ", ".join(f"{ny} x {nx}" for ny, nx in sorted(set(zip(rows["ny"], rows["nx"], strict=True))))

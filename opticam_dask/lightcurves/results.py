@@ -7,20 +7,21 @@ import logging
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.cluster import blocks
-from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
-from opticam_dask.store.camera import Part
+from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames import scanning
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ def open_observations(
     ValueError
         When there is no usable frame.
     """
+    from opticam_dask.cluster import blocks
+
     return {
         key: xr.DataArray(
             blocks.lazy_frames(one.files, one.reader, one.shape, one.dtype, frames_per_chunk),
@@ -116,6 +119,8 @@ def observed_cameras(
     data_directory: str | Path | Sequence[str | Path], instrument: Instrument | None = None
 ) -> dict[str, ObservedCamera]:
     """Frames of a directory by camera key, from their headers; see :func:`open_observations`."""
+    from opticam_dask.frames import scanning
+
     instrument = instrument or OPTICAM_MX()
     paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
     scan = scanning.scan(scanning.find_files(paths), instrument)
@@ -213,12 +218,33 @@ def light_curves(
         When the store has no such key, label or radius (the message names those it has), or scintillation is asked
         for and not known in any frame.
     """
+    return _curves(Store.open(out_directory).camera(key).measured_parts(label), label, radius, scintillation)
+
+
+def light_curves_to_read(out_directory: str | Path, key: str, label: str, radius: float | None = None) -> xr.Dataset:
+    """Light curves as :func:`light_curves` gives them, for those who read some of them at once.
+
+    Without Dask where all of them fit into memory with ease: it takes longer to import than a night to read.
+    """
     measured = Store.open(out_directory).camera(key).measured_parts(label)
-    merged = _in_time_order(_with_quality(measured, [_open_part(part, label) for part in measured]))
+    n_bytes = sum(_opened(part.photometry(label), lazily=False).nbytes for part in measured)
+    return _curves(measured, label, radius, lazily=n_bytes > _BYTES_AT_ONCE)
+
+
+def _curves(
+    measured: Sequence[Part],
+    label: str,
+    radius: float | None = None,
+    scintillation: bool = False,
+    *,
+    lazily: bool = True,
+) -> xr.Dataset:
+    nights = [_open_part(part, label, lazily=lazily) for part in measured]
+    merged = _in_time_order(_with_quality(measured, nights, lazily=lazily))
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
-        merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
+        merged = _with_scintillation(merged, f"{measured[0].key} in {measured[0].path}")
     return with_indexes(merged.assign_attrs(key=measured[0].key, label=label))
 
 
@@ -314,9 +340,13 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     store.StoreError
         When there is no store.
     """
-    camera = Store.open(out_directory).camera(key)
+    return kept_curves(Store.open(out_directory).camera(key), lazily=True)
+
+
+def kept_curves(camera: Camera, *, lazily: bool) -> dict[str, xr.Dataset]:
+    """Differential light curves of a camera by name, as Dask arrays if ``lazily``."""
     return {
-        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
+        name: with_indexes(_opened(camera.differential(name), lazily=lazily).set_coords(_OF_CURVES))
         for name in camera.differential_names
     }
 
@@ -363,9 +393,9 @@ _QUALITY_COORDINATES = {
 }
 
 
-def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset], *, lazily: bool) -> list[xr.Dataset]:
     """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
-    opened = [_opened(part.quality) if part.quality.is_whole else None for part in parts]
+    opened = [_opened(part.quality, lazily=lazily) if part.quality.is_whole else None for part in parts]
     if all(entry is None for entry in opened):
         return list(datasets)
     return [
