@@ -9,8 +9,14 @@ from pathlib import Path
 from opticam_dask import locations
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
+<<<<<<< HEAD
 
 # what one command needs is imported there: each of them is to answer at once
+=======
+from opticam_dask.display import status
+from opticam_dask.frames import scanning
+from opticam_dask.frames.simulation import synthetic
+>>>>>>> main
 
 
 def demo(options: argparse.Namespace) -> int:

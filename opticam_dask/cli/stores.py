@@ -1,4 +1,4 @@
-"""Commands about a store: status, verify, migrate, remove."""
+"""Commands about a store: status, verify, migrate, relocate, remove."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def status(options: argparse.Namespace) -> int:
     for line in describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)
     if (location(options.out) / PLANNED_RUN).is_dir():
-        from opticam_dask.api.planning import describe_run
+        from opticam_dask.api.jobs.planning import describe_run
 
         for line in describe_run(options.out):
             tell(line)
@@ -97,5 +97,18 @@ def remove(options: argparse.Namespace) -> int:
     return DONE
 
 
+def relocate(options: argparse.Namespace) -> int:
+    """Tell a store where its frames are now."""
+    from opticam_dask.api.repair import stored_instrument
+    from opticam_dask.cli import options as given
+    from opticam_dask.pipeline import relocation
+
+    instrument = stored_instrument(Store.open(options.out).attributes)
+    with given.session(options):
+        for line in relocation.relocate(options.out, options.data, instrument):
+            Console(prefix="").tell(line)
+    return DONE
+
+
 #: Commands of this module by name.
-COMMANDS = {"status": status, "verify": verify, "migrate": migrate, "remove": remove}
+COMMANDS = {"status": status, "verify": verify, "migrate": migrate, "relocate": relocate, "remove": remove}

@@ -13,10 +13,10 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.matching import match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.parameters import TransformType
-from opticam_dask.steps.align import Alignment, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
+from opticam_dask.steps.align import Aligning, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
 from opticam_dask.steps.detect import detect_frame
 from opticam_dask.steps.frame_steps import BlockSummary, FrameProblem, FrameResult, FrameSteps, entry_of, summarise
 from opticam_dask.steps.records import block_arrays
@@ -157,7 +157,7 @@ def count_matches(transform_type: TransformType, reference: Probe, frame: Probe)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstPass(Alignment):
+class FirstPass(Aligning):
     """What every task of the first pass over one part needs; nothing here grows with the number of frames.
 
     Attributes

@@ -22,7 +22,8 @@ from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.pipeline import alignment, driver, plan, stacks
+from opticam_dask.pipeline import driver, plan
+from opticam_dask.pipeline.stages import alignment, stacks
 from opticam_dask.store import layout
 
 N_FRAMES = 22

@@ -18,10 +18,10 @@ from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer,
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
 from opticam_dask.pipeline import frozen
-from opticam_dask.pipeline.alignment import first_pass_job
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages.alignment import first_pass_job
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
 from opticam_dask.steps.read import is_back

@@ -8,7 +8,7 @@ import numpy as np
 
 from opticam_dask import identities
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog

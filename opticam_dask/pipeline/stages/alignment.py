@@ -9,12 +9,13 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.matching import match
 from opticam_dask.passes import first_pass
-from opticam_dask.pipeline import frozen, stacks
-from opticam_dask.pipeline.catalogs import finish_catalogs
+from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages import stacks
+from opticam_dask.pipeline.stages.catalogs import finish_catalogs
 from opticam_dask.store.camera import Camera, Part
 
 
