@@ -9,14 +9,8 @@ from pathlib import Path
 from opticam_dask import locations
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
-<<<<<<< HEAD
 
 # what one command needs is imported there: each of them is to answer at once
-=======
-from opticam_dask.display import status
-from opticam_dask.frames import scanning
-from opticam_dask.frames.simulation import synthetic
->>>>>>> main
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -34,7 +28,7 @@ def demo(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """Write simulated frames."""
     locations.require_local(options.directory, "generate")
-    from opticam_dask.frames import synthetic
+    from opticam_dask.frames.simulation import synthetic
 
     common = {
         "binning_scale": options.binning_scale,

@@ -1,4 +1,4 @@
-"""Commands that reduce frames at once: reduce and watch."""
+"""The command that reduces frames at once: reduce."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from opticam_dask import locations
-from opticam_dask.api import watch as watching
-from opticam_dask.api.reducer import Reducer
-from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.cluster import job_queues, job_scripts
-from opticam_dask.cluster.cluster_settings import SYSTEMS
+from opticam_dask.cluster.cluster_settings import INSIDE, SYSTEMS
 from opticam_dask.console import Console
-from opticam_dask.display import status
-from opticam_dask.lightcurves import differential
-from opticam_dask.methods.photometers import BasePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes.calibration import KINDS, PLURAL
-from opticam_dask.pipeline.driver import Changes, Setup, check_parameters
-from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.api.reducer import Reducer
+    from opticam_dask.api.session import Session
+    from opticam_dask.methods.photometers import BasePhotometer
 
 
 def reduce(options: argparse.Namespace) -> int:
     """Reduce frames to catalogues and light curves."""
     parameters = given.parameters(options)
+    if is_to_submit(options):
+        given.photometers(options)
+        return submit_inside(options)
+    # the rooms of a reduction take a second or two to import: nobody is to wonder whether anything happens
+    Console(prefix="").tell(f"Reducing {', '.join(options.data)} to {options.out}.")
     photometers = given.photometers(options)
-    if options.inside and not os.environ.get(job_scripts.INSIDE):
-        return _submit_inside(options)
     with given.session(options, given.connect(options, options.out)) as session:
-        return _reduce(options, session, parameters, photometers)
+        return run_reduction(options, session, parameters, photometers)
 
 
-def _reduce(
+def run_reduction(
     options: argparse.Namespace,
     session: Session,
     parameters: ReductionParameters,
     photometers: Sequence[BasePhotometer],
 ) -> int:
+    """Reduce the frames of a command, and say how far the reduction is."""
+    from opticam_dask.display import status
+    from opticam_dask.pipeline.driver import Changes
+
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
@@ -61,6 +62,9 @@ _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays",
 
 def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
     """Reduction of the frames of a command."""
+    from opticam_dask.api.reducer import Reducer
+    from opticam_dask.passes.calibration import KINDS, PLURAL
+
     return Reducer(
         options.out,
         options.data,
@@ -73,8 +77,15 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
     )
 
 
-def _submit_inside(options: argparse.Namespace) -> int:
+def is_to_submit(options: argparse.Namespace) -> bool:
+    """Whether a command is to run as a job of its own, and does not yet."""
+    return bool(options.inside) and not os.environ.get(INSIDE)
+
+
+def submit_inside(options: argparse.Namespace) -> int:
     """Submit this very command as a job."""
+    from opticam_dask.cluster import job_queues, job_scripts
+
     settings = given.settings(options)
     if not settings.is_batch:
         raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
@@ -87,83 +98,5 @@ def _submit_inside(options: argparse.Namespace) -> int:
     return DONE
 
 
-def watch(options: argparse.Namespace) -> int:
-    """Reduce frames as they land, and the night in the end."""
-    for place in (options.out, *options.data):
-        locations.require_local(place, "watch")
-    parameters = given.parameters(options)
-    if options.inside and not os.environ.get(job_scripts.INSIDE):
-        return _submit_inside(options)
-    instrument = given.instrument(options)
-    setup = Setup(
-        Path(options.out),
-        instrument,
-        parameters,
-        frames_per_block=options.frames_per_block,
-        calibration=given.calibration(options, instrument),
-    )
-    photometers = given.photometers(options)
-    photometer = photometers[0]
-    if len(photometer.radii) > 1:
-        raise UsageError("watch follows one aperture: give one --radius")
-    if (options.target is None) != (not options.comparisons):
-        raise UsageError("a light curve needs both --target and --comparisons")
-    _check_watch(options, setup)
-    tell = Console(prefix="").tell
-    how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
-    with given.session(options, given.connect(options, options.out)) as session:
-        live = watching.Watch(options.data, setup, photometer, session.executor.open(), session.progress, **how)
-        tell(f"Watching {', '.join(map(str, options.data))}; live files are in {live.directory.resolve()}.")
-        live.run(idle=options.idle, n_frames=options.n_frames)
-        live.close()
-        tell("The observation is over: reducing it from the beginning.")
-        status_of_reduction = _reduce(options, session, parameters, photometers)
-        for key in live.keys:
-            _final_light_curve(options, live, key)
-    return status_of_reduction
-
-
-def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
-    """Refuse at once what the ordinary reduction would refuse in the end, hours later."""
-    live = (Path(options.out) / watching.WATCH_NAME).resolve()
-    for data in map(Path, options.data):
-        if not data.exists():
-            raise UsageError(f"expected a directory, but there is none at {data}")
-        if data.resolve() == live or live in data.resolve().parents:
-            raise UsageError(f"{data} is where the live files go: choose another --out")
-        for calibration in (path for kind in KINDS for path in getattr(options, PLURAL[kind]) or ()):
-            if data.resolve() in (Path(calibration).resolve(), *Path(calibration).resolve().parents):
-                raise UsageError(f"{calibration} is below {data}, where frames land: keep calibration frames elsewhere")
-    if setup.store.exists() and not options.new:
-        check_parameters(setup)
-        tops = [data.resolve() for data in map(Path, options.data)]
-        parts = [part for camera in setup.store.cameras for part in camera.parts]
-        known = [Path(part.attributes["data_root"]).resolve() for part in parts]
-        is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
-        if known and not (is_same or options.append):
-            raise UsageError(
-                f"{options.out} holds a reduction of other frames (in {known[0]}). Add --append to take these up as "
-                "further nights of the same field, --new to begin again, or use another output directory."
-            )
-
-
-def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: str) -> None:
-    """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
-    label = options.label or given.photometers(options)[0].label
-    final = Store.open(options.out).camera(key).catalog.read_all()
-    wanted = [options.target, *options.comparisons]
-    numbers = live.final_numbers(key, wanted, final)
-    tell = Console(prefix="").tell
-    for number in wanted:
-        if number not in numbers:
-            tell(f"{key}: source {number} of the live catalogue is not in the catalogue.")
-        elif numbers[number] != number:
-            tell(f"{key}: source {number} of the live catalogue is source {numbers[number]} of the catalogue.")
-    if len(numbers) == len(wanted):
-        target, comparisons = numbers[options.target], [numbers[number] for number in options.comparisons]
-        curve = differential.relative_light_curve(options.out, key, target, comparisons, label)
-        tell(f"{key}: {differential.write_relative_light_curve(curve, options.out, f'target_{target}').resolve()}")
-
-
 #: Commands of this module by name.
-COMMANDS = {"reduce": reduce, "watch": watch}
+COMMANDS = {"reduce": reduce}

@@ -11,7 +11,8 @@ from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
     **dict.fromkeys(("demo", "generate", "check"), "frames"),
-    **dict.fromkeys(("reduce", "watch"), "reductions"),
+    "reduce": "reductions",
+    "watch": "watching",
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",

@@ -16,7 +16,6 @@ import xarray as xr
 
 from opticam_dask import identities, locations
 from opticam_dask.display import plotting, products
-from opticam_dask.display.plotting import Figure, Picture
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
@@ -527,7 +526,9 @@ def create_gifs(
     return written
 
 
-def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int) -> Iterator[Picture]:
+def _pictures(
+    out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int
+) -> Iterator[plotting.Picture]:
     """Read and yield the chosen frames of a key one by one, in time order within each part."""
     camera = Store.open(out_directory).camera(key)
     reference, index = _reference(camera)
@@ -550,7 +551,7 @@ def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_fr
             places = align.apply_transform(transforms[number], xy) if usable else np.full(xy.shape, np.nan)
             entry = entry_of(manifest, number)
             title = f"{key}  {Path(entry['file']).name}  ({state})"
-            yield Picture(_pixels(steps, entry), places, radius, title, state)
+            yield plotting.Picture(_pixels(steps, entry), places, radius, title, state)
 
 
 def _pixels(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
@@ -651,7 +652,9 @@ def _aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float
     return axes
 
 
-def _keep(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
+def _keep(
+    figure: plotting.Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool
+) -> list[Path]:
     if show:
         plotting.show_in_notebook(figure)
     if not save:

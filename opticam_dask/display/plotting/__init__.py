@@ -1,8 +1,8 @@
 """Figures from datasets: the only place that imports matplotlib.
 
 Every function returns a ``matplotlib.figure.Figure`` that belongs to no window and no global state; nothing here
-is called by kernels, blocks or the store. Matplotlib is imported when the first function is asked for: most commands draw
-nothing.
+is called by kernels, blocks or the store. Matplotlib is imported when the first function is asked for: most commands
+draw nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
     from opticam_dask.display.plotting.animation import Picture, write_animation
     from opticam_dask.display.plotting.curves import plot_comparisons, plot_relative_light_curve
     from opticam_dask.display.plotting.frames import plot_alignment, plot_background, plot_header_times, plot_quality
