@@ -134,7 +134,7 @@ def report(options: argparse.Namespace) -> int:
 def browse(options: argparse.Namespace) -> int:
     """Serve the browser until Ctrl-C."""
     try:
-        from opticam_dask.display.browser import browse as open_browser  # an extra
+        from opticam_dask.display.browser.server import browse as open_browser  # an extra
     except ImportError as error:
         raise RunError(one_line(error)) from error
     tell = Console(prefix="").tell

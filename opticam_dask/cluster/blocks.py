@@ -1,33 +1,34 @@
-"""Kernels over blocks of frames: the only module that builds Dask graphs and calls ``map_blocks``.
+"""Kernels over blocks of frames: the only module that builds Dask graphs.
 
-Three uses. The pipeline runs a function once per block: each window of blocks is one ``map_blocks`` without an
-array argument, which is exactly one scheduler task a block, and nothing in the graph grows with the number of
-frames. People get a lazy array of frames: one ``map_blocks`` over the paths, one chunk a frame. The steps over such
-an array are one task a chunk each.
+Three uses. The pipeline runs a function once per block: each window of blocks is one array of their numbers that the
+function is mapped over, which is exactly one scheduler task a block, and nothing in the graph grows with the number of
+frames. People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are
+one task a chunk each.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 import cv2
-import dask
-import dask.array as da
 import numpy as np
-from dask.array.core import normalize_chunks
-from dask.base import normalize_token
-from dask.layers import ArrayValuesDep
-from threadpoolctl import ThreadpoolController
 
-from opticam_dask.cluster import watchdog
+from opticam_dask.cluster import tasks
 from opticam_dask.kernels import compiled
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from typing_extensions import TypeIs
+
+    from opticam_dask.cluster.rows import Rows
+
+# Dask is imported where a graph is built. A worker imports this module with the functions that it runs: it would import
+# dask.array with xarray and pandas, which takes as long as a hundred frames.
 
 
 class _Reader(Protocol):
@@ -37,13 +38,6 @@ class _Reader(Protocol):
 
 
 BlockFunction = Callable[[int], Any]
-
-#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
-#: worker has several threads, its blocks take turns.
-_turn = threading.Lock()
-
-#: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.
-_PROCESS = uuid.uuid4().hex
 
 
 def window_of_blocks(
@@ -69,66 +63,38 @@ def window_of_blocks(
     dask.array.Array, shape (n,), one chunk and one task a block
         Object array of the summaries, in the order of ``blocks``.
     """
-    return da.map_blocks(
-        _run_block,
+    import dask.array as da
+    from dask.layers import ArrayValuesDep
+
+    numbers = {(place,): int(block) for place, block in enumerate(blocks)}
+    chunks = ((1,) * len(blocks),)
+    return da.blockwise(
+        tasks.run_block,
+        ("block",),
+        # not map_blocks: for the number of a block it wraps the function in one of dask.array, which every worker
+        # would have to import
+        ArrayValuesDep(chunks, numbers),
+        ("block",),
         # as bytes, unpacked inside the task: a function that a worker cannot import is then an error of the
         # task with a message, not a broken connection
         function=cloudpickle.dumps(function),
-        blocks=tuple(int(block) for block in blocks),
-        # a label of its own for every window: two runs on one scheduler must never share a task by name
-        run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
-        built_by=(_PROCESS, os.getpid()),
+        built_by=(tasks.PROCESS, os.getpid()),
         kernels=compiled.form(),
-        chunks=((1,) * len(blocks),),
+        # a name of its own for every window: two runs on one scheduler must never share a task by name
+        name=f"{name}-{uuid.uuid4().hex}",
         dtype=object,
         meta=np.empty((0,), dtype=object),
-        token=name,
+        align_arrays=False,
     )
 
 
 def window_of_tasks(
-    function: BlockFunction, tasks: Sequence[int], name: str, *, frame_timeout: float = 0.0
+    function: BlockFunction, numbers: Sequence[int], name: str, *, frame_timeout: float = 0.0
 ) -> da.Array:
     """As :func:`window_of_blocks`, for tasks that are about no single frame and take as long as they need."""
     del frame_timeout
-    return window_of_blocks(function, tasks, name)
-
-
-@functools.lru_cache(maxsize=8)
-def _unpack(function: bytes) -> Callable[..., Any]:
-    unpacked: Callable[..., Any] = cloudpickle.loads(function)
-    return unpacked
-
-
-@functools.lru_cache(maxsize=1)
-def _thread_pools(n_modules: int) -> ThreadpoolController:
-    """Libraries of this process that have threads of their own, looked for again when modules were imported.
-
-    Looking takes as long as a small frame.
-    """
-    return ThreadpoolController()
-
-
-def _run_block(
-    function: bytes,
-    blocks: tuple[int, ...],
-    run: str,
-    frame_timeout: float,
-    built_by: tuple[str, int],
-    kernels: str,
-    block_id: tuple[int, ...] = (0,),
-) -> np.ndarray:
-    summary = np.empty(1, dtype=object)
-    run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
-    limit = 0.0 if built_by == (_PROCESS, os.getpid()) else frame_timeout
-    with _turn:
-        compiled.use(kernels)
-        # a matrix product may round differently with another number of threads, and a worker has one core
-        cv2.setNumThreads(1)
-        with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
-            summary[0] = run_block(blocks[block_id[0]])
-    return summary
+    return window_of_blocks(function, numbers, name)
 
 
 def lazy_frames(
@@ -153,6 +119,9 @@ def lazy_frames(
     -------
     dask.array.Array, shape (frame, ny, nx)
     """
+    import dask.array as da
+    from dask.array.core import normalize_chunks
+
     paths = np.array(list(files), dtype=object)
     (chunks,) = normalize_chunks((frames_per_chunk,), shape=(len(paths),))
     return da.blockwise(
@@ -213,12 +182,14 @@ def chunk_records(
     array of object, shape (frame, 1, 1)
     """
     packed = cloudpickle.dumps(function)
-    if not isinstance(images, da.Array):
+    if not is_lazy(images):
         return _run_chunk(images, table, *shared, function=packed)
+    import dask.array as da
+
     rows = _pieces(table, images.chunks[0])
     given: list[Any] = []
     for one in shared:
-        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1, name=f"shared-{uuid.uuid4().hex}")
+        lazy = one if is_lazy(one) else da.from_array(one, chunks=-1, name=f"shared-{uuid.uuid4().hex}")
         # one block along the dimensions of the images is there for all of their blocks
         given += [lazy[np.newaxis, np.newaxis, :], ("frame", "y", "x")]
     return da.blockwise(
@@ -239,22 +210,15 @@ def chunk_records(
     )
 
 
-class _Rows(ArrayValuesDep):
-    """Rows of a table by chunk, with a name of their own: Dask would print all of them to make one."""
-
-
-@normalize_token.register(_Rows)
-def _name_of_rows(_: _Rows) -> str:
-    return uuid.uuid4().hex
-
-
-def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
+def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> Rows:
     """Rows of a table as part of the tasks of their chunks: no task of their own."""
     stops = np.cumsum(chunks).tolist()
     pieces = {
         (number,): table[stop - size : stop] for number, (size, stop) in enumerate(zip(chunks, stops, strict=True))
     }
-    return _Rows((chunks,), pieces)
+    from opticam_dask.cluster.rows import Rows
+
+    return Rows((chunks,), pieces)
 
 
 def _name_of(function: ChunkFunction) -> str:
@@ -264,9 +228,9 @@ def _name_of(function: ChunkFunction) -> str:
 
 def _run_chunk(images: np.ndarray, table: np.ndarray, *shared: Any, function: bytes) -> np.ndarray:
     records = np.empty((len(images), 1, 1), dtype=object)
-    run = _unpack(function)
+    run = tasks.unpacked(function)
     cv2.setNumThreads(1)
-    with _thread_pools(len(sys.modules)).limit(limits=1):
+    with tasks.thread_pools(len(sys.modules)).limit(limits=1):
         for index, record in enumerate(run(images, table, *(np.ravel(one) for one in shared))):
             records[index, 0, 0] = record
     return records
@@ -286,8 +250,10 @@ def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dt
     dtype : dtype
         Of its values.
     """
-    if not isinstance(records, da.Array):
+    if not is_lazy(records):
         return _pick(records, name, shape, np.dtype(dtype))
+    import dask.array as da
+
     axes = tuple(f"axis{number}" for number in range(len(shape)))
     return da.blockwise(
         _pick,
@@ -330,8 +296,11 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
     array of object, shape (1, 1, 1)
     """
     merging, ending = cloudpickle.dumps(merge), cloudpickle.dumps(finish)
-    if not isinstance(records, da.Array):
+    if not is_lazy(records):
         return _finish(_merge([_merge([records], merging)], merging), ending)
+    import dask
+    import dask.array as da
+
     task = dask.delayed(_merge, pure=False)
     level = [task([chunk], merging) for chunk in records.to_delayed().ravel()]
     while len(level) > 1:
@@ -342,21 +311,26 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
 
 def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
     merged = np.empty((1, 1, 1), dtype=object)
-    merged[0, 0, 0] = _unpack(merge)([record for chunk in chunks for record in chunk.ravel() if record is not None])
+    merged[0, 0, 0] = tasks.unpacked(merge)(
+        [record for chunk in chunks for record in chunk.ravel() if record is not None]
+    )
     return merged
 
 
 def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
     finished = np.empty((1, 1, 1), dtype=object)
-    finished[0, 0, 0] = _unpack(finish)(merged[0, 0, 0])
+    finished[0, 0, 0] = tasks.unpacked(finish)(merged[0, 0, 0])
     return finished
 
 
 def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
     """The values of some arrays, with the scheduler that is in charge."""
+    import dask
+
     return tuple(np.asarray(one) for one in dask.compute(*arrays))
 
 
-def is_lazy(values: Any) -> bool:
-    """Whether an array waits to be computed."""
-    return isinstance(values, da.Array)
+def is_lazy(values: Any) -> TypeIs[da.Array]:
+    """Whether an array waits to be computed; who has one has imported ``dask.array``."""
+    known = sys.modules.get("dask.array")
+    return known is not None and isinstance(values, known.Array)

@@ -6,11 +6,12 @@ import contextlib
 import functools
 import importlib.util
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.system import CPU_COUNT
@@ -29,12 +30,17 @@ from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, O
 
 if TYPE_CHECKING:
     import distributed
+    from typing_extensions import TypeIs
 
     from opticam_dask.cluster.job_queues import JobQueue
 
 # distributed is imported where there is a cluster: a quarter of a second
 
 logger = logging.getLogger(__name__)
+
+#: Seconds without work after which workers of a cluster that adapts itself are given back while a run goes on: the
+#: client alone works for so long between two passes of a large night.
+_KEEP_WORKERS = 60.0
 
 
 class Connection:
@@ -170,13 +176,17 @@ def connect(
     if isinstance(cluster, Connection):
         return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
     if _is_client(cluster):
-        executor = OnCluster(cluster, frame_timeout=frame_timeout)
-        return Connection(lambda: contextlib.nullcontext(executor), tell or logger.info)
+        if cluster.asynchronous:
+            raise ValueError(
+                "expected a Client that waits for its results, found one with asynchronous=True: make it with "
+                "Client(...), or give the address of its scheduler"
+            )
+        return Connection(functools.partial(_given_client, cluster, frame_timeout), tell or logger.info)
     if isinstance(cluster, ClusterSettings):
         settings = cluster
     else:
         of_jobs = {"cores": cores, "walltime": walltime, "queue": queue, "account": account, "job_extra": job_extra}
-        settings = resolve(cast("str | None", cluster), n_workers=n_workers, adapt=adapt, memory=memory, **of_jobs)
+        settings = resolve(cluster, n_workers=n_workers, adapt=adapt, memory=memory, **of_jobs)
 
     def say(line: str) -> None:
         connection.tell(line)
@@ -194,10 +204,29 @@ def connect(
     return connection
 
 
-def _is_client(cluster: object) -> TypeGuard[distributed.Client]:
+def _is_client(cluster: object) -> TypeIs[distributed.Client]:
     """Whether a place is a client of Dask; who has one has imported distributed."""
     distributed = sys.modules.get("distributed")
     return distributed is not None and isinstance(cluster, distributed.Client)
+
+
+@contextlib.contextmanager
+def _given_client(client: distributed.Client, frame_timeout: float) -> Iterator[Executor]:
+    """Blocks on a client of the user's, whose workers are kept between the passes while it is in use.
+
+    A cluster that adapts itself gives workers back as soon as nothing is to do for a moment, as between two passes; in
+    a batch system the next ones wait in the queue.
+    """
+    adaptive = getattr(client.cluster, "_adaptive", None)  # only a cluster that was made in this process is known
+    if adaptive is None or not adaptive.interval:
+        yield OnCluster(client, frame_timeout=frame_timeout)
+        return
+    before = adaptive.wait_count
+    adaptive.wait_count = max(before, math.ceil(_KEEP_WORKERS / adaptive.interval))
+    try:
+        yield OnCluster(client, frame_timeout=frame_timeout)
+    finally:
+        adaptive.wait_count = before
 
 
 @contextlib.contextmanager

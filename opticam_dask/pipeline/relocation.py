@@ -73,14 +73,14 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
     return lines
 
 
-class _Place(NamedTuple):
+class _FoundFrames(NamedTuple):
     """Where the frames of a part are: the directory, and the modification times of the files below it."""
 
     root: str
     times: np.ndarray
 
 
-def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _Place | None:
+def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFrames | None:
     """The place of the frames of a part among files; None where none of them is.
 
     Frames of several nights often have the same names, so a directory in which no file is a frame of the part is
@@ -99,7 +99,7 @@ def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _Place | 
             known = _difference(before, rows.loc[path]) if path in rows.index else "there is no such file"
             problems.append(reasons.get(path, known))
         if not any(problems):
-            return _Place(candidate, rows.loc[paths, "file_mtime"].to_numpy(float))
+            return _FoundFrames(candidate, rows.loc[paths, "file_mtime"].to_numpy(float))
         if not all(problems):
             first = next(index for index, problem in enumerate(problems) if problem)
             raise ReductionError(

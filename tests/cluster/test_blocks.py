@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import blocks, tasks
 from opticam_dask.frames.scanning import FakeReader
 
 
@@ -43,17 +43,17 @@ def test_window_of_blocks__libraries_use_one_thread():
 def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatch):
     looked = []
 
-    class Counted(blocks.ThreadpoolController):
+    class Counted(tasks.ThreadpoolController):
         def __init__(self):
             looked.append(len(sys.modules))
             super().__init__()
 
-    blocks._thread_pools.cache_clear()
-    monkeypatch.setattr(blocks, "ThreadpoolController", Counted)
+    tasks.thread_pools.cache_clear()
+    monkeypatch.setattr(tasks, "ThreadpoolController", Counted)
     blocks.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
     first = len(looked)
     blocks.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
-    blocks._thread_pools.cache_clear()
+    tasks.thread_pools.cache_clear()
     assert first == len(looked)
     assert first <= 2  # the first block may import what the second then has
 
@@ -61,9 +61,9 @@ def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatc
 def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monkeypatch):
     window = blocks.window_of_blocks(abs, [1])
     window.compute(scheduler="synchronous")
-    before = blocks._thread_pools(len(sys.modules))
+    before = tasks.thread_pools(len(sys.modules))
     monkeypatch.setitem(sys.modules, "a_module_that_was_imported_since", object())
-    assert blocks._thread_pools(len(sys.modules)) is not before
+    assert tasks.thread_pools(len(sys.modules)) is not before
 
 
 def test_window_of_blocks__two_windows_never_share_a_task():
