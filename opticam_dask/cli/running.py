@@ -7,6 +7,9 @@ import importlib
 from collections.abc import Callable
 
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
+from opticam_dask.console import spoken
+
+__all__ = ["run", "spoken"]
 
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
@@ -16,6 +19,8 @@ _MODULES = {
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
+    "completion": "shells",
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 

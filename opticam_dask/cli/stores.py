@@ -6,8 +6,10 @@ import argparse
 import json
 
 from opticam_dask import schema
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
+from opticam_dask.display import status as progress
 from opticam_dask.locations import location
 from opticam_dask.store.ownership import PLANNED_RUN
 from opticam_dask.store.store import Store
@@ -18,22 +20,31 @@ from opticam_dask.store.store import Store
 def status(options: argparse.Namespace) -> int:
     """Say what is done and what is to do."""
     tell = Console(prefix="").tell
+    if options.json:
+        record = progress.reduction_record(options.out)
+        record["unfinished"] = progress.unfinished(Store.open(options.out).path)
+        answer(record | {"planned_run": _planned_run(options)})
+        return DONE
     if options.provenance or options.files:
         from opticam_dask.lightcurves import results
 
         for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
         return DONE
-    from opticam_dask.display.status import describe_reduction
-
-    for line in describe_reduction(options.out, n_problems=options.problems or None):
+    for line in progress.describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)
-    if (location(options.out) / PLANNED_RUN).is_dir():
-        from opticam_dask.api.jobs.planning import describe_run
-
-        for line in describe_run(options.out):
-            tell(line)
+    for line in _planned_run(options):
+        tell(line)
     return DONE
+
+
+def _planned_run(options: argparse.Namespace) -> list[str]:
+    """Where a planned run of the directory stands; it is rare, and takes all rooms of a reduction to describe."""
+    if not (location(options.out) / PLANNED_RUN).is_dir():
+        return []
+    from opticam_dask.api.jobs.planning import describe_run
+
+    return describe_run(options.out)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -54,10 +65,8 @@ def verify(options: argparse.Namespace) -> int:
         lines = integrity.compare(store.path, Store.open(options.against).path)
         good = f"{options.out} and {options.against} hold the same bits."
     else:
-        from opticam_dask.display.status import unfinished
-
         damage = integrity.find_damage(store.path)
-        lines = [str(entry) for entry in damage] or unfinished(store.path)
+        lines = [str(entry) for entry in damage] or progress.unfinished(store.path)
         if damage:
             lines.append(
                 f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
@@ -65,10 +74,10 @@ def verify(options: argparse.Namespace) -> int:
         elif stray := integrity.stray_files(store.path):
             tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."
-    for line in lines:
+    if options.json:
+        answer({"is_good": not lines, "findings": lines})
+    for line in lines or [good]:
         tell(line)
-    if not lines:
-        tell(good)
     return FAILED if lines else DONE
 
 
