@@ -1,6 +1,7 @@
 """Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store.
 
-Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once.
+Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once. What
+editors and type checkers see of them is in ``__init__.pyi``.
 """
 
 from __future__ import annotations
@@ -11,53 +12,7 @@ from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # for editors and type checkers, which import nothing
-    from opticam_dask.api.analysis import Analyzer
-    from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
-    from opticam_dask.api.differential_photometer import DifferentialPhotometer
-    from opticam_dask.api.reducer import Reducer
-    from opticam_dask.api.sky import find_sky
-    from opticam_dask.api.steps.align import align, reference
-    from opticam_dask.api.steps.background import background, subtract_background
-    from opticam_dask.api.steps.calibrate import calibrate, calibration_masters
-    from opticam_dask.api.steps.catalog import add_sources, catalog, open_catalog
-    from opticam_dask.api.steps.detect import detect
-    from opticam_dask.api.steps.frames import open_frames
-    from opticam_dask.api.steps.measure import photometry
-    from opticam_dask.api.steps.reduce import reduce
-    from opticam_dask.api.steps.relative import relative
-    from opticam_dask.api.steps.stack import stack
-    from opticam_dask.cluster.connections import connect
-    from opticam_dask.display.browser.server import browse
-    from opticam_dask.display.report import write_report
-    from opticam_dask.frames.instruments import OPTICAM_MX, Instrument, generate_instrument_json_template
-    from opticam_dask.frames.scanning import FakeReader, FitsReader, scan
-    from opticam_dask.frames.simulation.simulated_fields import simulate_calibration_frames, simulate_observations
-    from opticam_dask.frames.simulation.synthetic import (
-        generate_flats,
-        generate_gappy_observations,
-        generate_observations,
-        observation_truth,
-    )
-    from opticam_dask.lightcurves.camera_matching import match_cameras
-    from opticam_dask.lightcurves.differential import relative_light_curve
-    from opticam_dask.lightcurves.exports import export_light_curves
-    from opticam_dask.lightcurves.results import (
-        differential_light_curves,
-        light_curves,
-        open_observations,
-        open_reduction,
-        provenance,
-    )
-    from opticam_dask.lightcurves.selection import select
-    from opticam_dask.methods.backgrounds import BaseBackground, DefaultBackground
-    from opticam_dask.methods.finders import DefaultFinder
-    from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground
-    from opticam_dask.methods.photometers import AperturePhotometer, BasePhotometer, OptimalPhotometer
-    from opticam_dask.methods.psf_photometer import PSFPhotometer
-
+from typing import Any
 
 __version__ = metadata.version("opticam-dask")
 

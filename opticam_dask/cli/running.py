@@ -14,9 +14,9 @@ __all__ = ["run", "spoken"]
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
     **dict.fromkeys(("demo", "generate", "check"), "frames"),
-    "reduce": "reductions",
-    "watch": "watching",
-    **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
+    "reduce": "runs.reductions",
+    "watch": "runs.watching",
+    **dict.fromkeys(("plan", "work", "finish", "cluster"), "runs.jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
     "completion": "shells",

@@ -79,12 +79,10 @@ def test_import__of_the_package_imports_none_of_its_rooms():
 
 
 def test_names__that_people_see_are_those_that_editors_see():
-    tree = ast.parse(Path(opticam_dask.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(opticam_dask.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     seen = {
-        alias.asname or alias.name: (node.module or "").removeprefix("opticam_dask.")
-        for guard in tree.body
-        if isinstance(guard, ast.If) and getattr(guard.test, "id", "") == "TYPE_CHECKING"
-        for node in guard.body
+        alias.asname: (node.module or "").removeprefix("opticam_dask.")
+        for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

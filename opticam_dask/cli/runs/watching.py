@@ -9,7 +9,7 @@ from opticam_dask import locations
 from opticam_dask.api import watch as watching
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import UsageError
-from opticam_dask.cli.reductions import is_to_submit, run_reduction, submit_inside
+from opticam_dask.cli.runs.reductions import is_to_submit, run_reduction, submit_inside
 from opticam_dask.console import Console
 from opticam_dask.lightcurves import differential
 from opticam_dask.passes.calibration import KINDS, PLURAL
