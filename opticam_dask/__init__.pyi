@@ -1,6 +1,6 @@
 # The names of __init__.py with their types: tests hold the two together.
 
-from opticam_dask.api.analysis import Analyzer as Analyzer
+from opticam_dask.api.analysis.analyzer import Analyzer as Analyzer
 from opticam_dask.api.correctors import BiasCorrector as BiasCorrector
 from opticam_dask.api.correctors import DarkNoiseCorrector as DarkNoiseCorrector
 from opticam_dask.api.correctors import FlatFieldCorrector as FlatFieldCorrector
@@ -17,9 +17,11 @@ from opticam_dask.api.steps.calibrate import calibration_masters as calibration_
 from opticam_dask.api.steps.catalog import add_sources as add_sources
 from opticam_dask.api.steps.catalog import catalog as catalog
 from opticam_dask.api.steps.catalog import open_catalog as open_catalog
+from opticam_dask.api.steps.coadd import coadd as coadd
 from opticam_dask.api.steps.detect import detect as detect
 from opticam_dask.api.steps.frames import open_frames as open_frames
 from opticam_dask.api.steps.measure import photometry as photometry
+from opticam_dask.api.steps.persist import persist as persist
 from opticam_dask.api.steps.reduce import reduce as reduce
 from opticam_dask.api.steps.relative import relative as relative
 from opticam_dask.api.steps.stack import stack as stack

@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
-from opticam_dask.cli.help_texts import commands_by_group, examples_of
+from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
@@ -115,8 +115,10 @@ def build_parser() -> argparse.ArgumentParser:
 class _GroupedCommands(argparse.RawDescriptionHelpFormatter):
     """Help without the list of commands in the order of the code: they follow in groups."""
 
-    def _format_action(self, action: argparse.Action) -> str:
-        return "" if action.dest == "command" else super()._format_action(action)
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave the commands out."""
+        if action.dest != "command":
+            super().add_argument(action)
 
 
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

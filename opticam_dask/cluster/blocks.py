@@ -1,100 +1,46 @@
-"""Kernels over blocks of frames: the only module that builds Dask graphs.
+"""Lazy arrays of frames, and the steps over them: with ``windows`` the only module that builds Dask graphs.
 
-Three uses. The pipeline runs a function once per block: each window of blocks is one array of their numbers that the
-function is mapped over, which is exactly one scheduler task a block, and nothing in the graph grows with the number of
-frames. People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are
-one task a chunk each.
+People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are one task
+a chunk each. The blocks of a durable run are in :mod:`~opticam_dask.cluster.windows`.
 """
 
 from __future__ import annotations
 
-import os
+import pickle
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import cloudpickle
 import cv2
+import dask
+import dask.array as da
 import numpy as np
+from dask.array.core import normalize_chunks
+from dask.base import normalize_token, tokenize
+from dask.layers import ArrayValuesDep
 
 from opticam_dask.cluster import tasks
-from opticam_dask.kernels import compiled
+from opticam_dask.cluster.windows import window_of_blocks, window_of_tasks
 
-if TYPE_CHECKING:
-    import dask.array as da
-    from typing_extensions import TypeIs
-
-    from opticam_dask.cluster.rows import Rows
-
-# Dask is imported where a graph is built. A worker imports this module with the functions that it runs: it would import
-# dask.array with xarray and pandas, which takes as long as a hundred frames.
+__all__ = [
+    "chunk_records",
+    "computed",
+    "gathered",
+    "is_lazy",
+    "kept",
+    "lazy_frames",
+    "picked",
+    "window_of_blocks",
+    "window_of_tasks",
+]
 
 
 class _Reader(Protocol):
     """What is needed of a reader here (``frames.Reader`` is the documented protocol)."""
 
     def read(self, path: str) -> np.ndarray: ...
-
-
-BlockFunction = Callable[[int], Any]
-
-
-def window_of_blocks(
-    function: BlockFunction, blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
-) -> da.Array:
-    """Build the graph that runs ``function(block)`` for each of ``blocks``.
-
-    Parameters
-    ----------
-    function : callable
-        Takes the number of a block, does its work (the block function writes its own results) and returns a
-        small summary.
-    blocks : sequence of int
-        Numbers of the blocks of this window.
-    name : str
-        What the tasks are called on the dashboard.
-    frame_timeout : float
-        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit. The process that
-        builds the graph is never ended.
-
-    Returns
-    -------
-    dask.array.Array, shape (n,), one chunk and one task a block
-        Object array of the summaries, in the order of ``blocks``.
-    """
-    import dask.array as da
-    from dask.layers import ArrayValuesDep
-
-    numbers = {(place,): int(block) for place, block in enumerate(blocks)}
-    chunks = ((1,) * len(blocks),)
-    return da.blockwise(
-        tasks.run_block,
-        ("block",),
-        # not map_blocks: for the number of a block it wraps the function in one of dask.array, which every worker
-        # would have to import
-        ArrayValuesDep(chunks, numbers),
-        ("block",),
-        # as bytes, unpacked inside the task: a function that a worker cannot import is then an error of the
-        # task with a message, not a broken connection
-        function=cloudpickle.dumps(function),
-        frame_timeout=frame_timeout,
-        built_by=(tasks.PROCESS, os.getpid()),
-        kernels=compiled.form(),
-        # a name of its own for every window: two runs on one scheduler must never share a task by name
-        name=f"{name}-{uuid.uuid4().hex}",
-        dtype=object,
-        meta=np.empty((0,), dtype=object),
-        align_arrays=False,
-    )
-
-
-def window_of_tasks(
-    function: BlockFunction, numbers: Sequence[int], name: str, *, frame_timeout: float = 0.0
-) -> da.Array:
-    """As :func:`window_of_blocks`, for tasks that are about no single frame and take as long as they need."""
-    del frame_timeout
-    return window_of_blocks(function, numbers, name)
 
 
 def lazy_frames(
@@ -119,9 +65,6 @@ def lazy_frames(
     -------
     dask.array.Array, shape (frame, ny, nx)
     """
-    import dask.array as da
-    from dask.array.core import normalize_chunks
-
     paths = np.array(list(files), dtype=object)
     (chunks,) = normalize_chunks((frames_per_chunk,), shape=(len(paths),))
     return da.blockwise(
@@ -162,47 +105,66 @@ _FAN_IN = 8
 
 
 def chunk_records(
-    function: ChunkFunction, images: da.Array | np.ndarray, table: np.ndarray, shared: Sequence[Any] = ()
+    function: ChunkFunction,
+    images: da.Array | np.ndarray,
+    table: np.ndarray,
+    shared: Sequence[Any] = (),
+    *,
+    known: Sequence[Any] = (),
+    counts: tuple[int, ...] | None = None,
 ) -> da.Array | np.ndarray:
     """Run a function on every chunk of frames: one task a chunk, or at once on NumPy.
+
+    The same function on the same frames makes the same tasks, so that what two results need is computed once where
+    they are computed together.
 
     Parameters
     ----------
     function : callable
-        ``function(images, table, *shared)`` gives a record of anything for each frame of the chunk.
+        ``function(images, table, *known, *shared)`` gives a record of anything for each frame of the chunk.
     images : array, shape (frame, ny, nx)
-        In chunks of whole frames.
+        In chunks of whole frames; or records of the frames.
     table : ndarray, shape (frame,)
         What the headers say, a row a frame; every task gets the rows of its chunk.
     shared : sequence of array
         One-dimensional arrays in one chunk that every task needs.
+    known : sequence of array, shape (frame, ...)
+        What is known of each frame; every task gets that of its chunk.
+    counts : tuple of int, optional
+        Records that the function gives for each chunk, where it is not one a frame.
 
     Returns
     -------
     array of object, shape (frame, 1, 1)
     """
     packed = cloudpickle.dumps(function)
-    if not is_lazy(images):
-        return _run_chunk(images, table, *shared, function=packed)
-    import dask.array as da
-
-    rows = _pieces(table, images.chunks[0])
+    if not isinstance(images, da.Array):
+        return _run_chunk(images, table, *known, *shared, function=packed, n_known=len(known))
+    (chunks,) = images.chunks[:1]
     given: list[Any] = []
+    for number, one in enumerate(known):
+        axes = ("frame", *(f"known{number}_{axis}" for axis in range(1, one.ndim)))
+        if isinstance(one, da.Array):
+            given += [one.rechunk({0: chunks}), axes]
+        else:
+            given += [_pieces(one, chunks), ("frame",)]
     for one in shared:
-        lazy = one if is_lazy(one) else da.from_array(one, chunks=-1, name=f"shared-{uuid.uuid4().hex}")
+        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1)
         # one block along the dimensions of the images is there for all of their blocks
         given += [lazy[np.newaxis, np.newaxis, :], ("frame", "y", "x")]
+    inputs = [one.name if isinstance(one, da.Array) else one for one in (images, *known, *shared)]
     return da.blockwise(
         _run_chunk,
         ("frame", "y", "x"),  # a step that lost its dimensions would not be one task with the step before
         images,
         ("frame", "y", "x"),
-        rows,
+        _pieces(table, chunks),
         ("frame",),
         *given,
         function=packed,
-        adjust_chunks={"y": (1,), "x": (1,)},
-        name=f"{_name_of(function)}-{uuid.uuid4().hex}",
+        n_known=len(known),
+        adjust_chunks={"y": (1,), "x": (1,)} | ({} if counts is None else {"frame": counts}),
+        name=f"{_name_of(function)}-{tokenize(packed, inputs, pickle.dumps(table))}",
         dtype=object,
         meta=np.empty((0, 0, 0), dtype=object),
         concatenate=True,
@@ -210,15 +172,22 @@ def chunk_records(
     )
 
 
-def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> Rows:
+class _Rows(ArrayValuesDep):
+    """Rows of a table by chunk, with a name of their own: Dask would print all of them to make one."""
+
+
+@normalize_token.register(_Rows)
+def _name_of_rows(_: _Rows) -> str:
+    return uuid.uuid4().hex
+
+
+def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
     """Rows of a table as part of the tasks of their chunks: no task of their own."""
     stops = np.cumsum(chunks).tolist()
     pieces = {
         (number,): table[stop - size : stop] for number, (size, stop) in enumerate(zip(chunks, stops, strict=True))
     }
-    from opticam_dask.cluster.rows import Rows
-
-    return Rows((chunks,), pieces)
+    return _Rows((chunks,), pieces)
 
 
 def _name_of(function: ChunkFunction) -> str:
@@ -226,13 +195,14 @@ def _name_of(function: ChunkFunction) -> str:
     return str(getattr(function, "name", None) or getattr(function, "__name__", "step"))
 
 
-def _run_chunk(images: np.ndarray, table: np.ndarray, *shared: Any, function: bytes) -> np.ndarray:
-    records = np.empty((len(images), 1, 1), dtype=object)
+def _run_chunk(images: np.ndarray, table: np.ndarray, *given: Any, function: bytes, n_known: int) -> np.ndarray:
     run = tasks.unpacked(function)
     cv2.setNumThreads(1)
     with tasks.thread_pools(len(sys.modules)).limit(limits=1):
-        for index, record in enumerate(run(images, table, *(np.ravel(one) for one in shared))):
-            records[index, 0, 0] = record
+        found = run(images, table, *given[:n_known], *(np.ravel(one) for one in given[n_known:]))
+    records = np.empty((len(found), 1, 1), dtype=object)
+    for index, record in enumerate(found):
+        records[index, 0, 0] = record
     return records
 
 
@@ -250,10 +220,8 @@ def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dt
     dtype : dtype
         Of its values.
     """
-    if not is_lazy(records):
+    if not isinstance(records, da.Array):
         return _pick(records, name, shape, np.dtype(dtype))
-    import dask.array as da
-
     axes = tuple(f"axis{number}" for number in range(len(shape)))
     return da.blockwise(
         _pick,
@@ -264,7 +232,7 @@ def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dt
         shape=tuple(shape),
         dtype_of=np.dtype(dtype),
         new_axes=dict(zip(axes, shape, strict=True)),
-        name=f"{name}-{uuid.uuid4().hex}",
+        name=f"{name}-{tokenize(records.name, name, shape, np.dtype(dtype))}",
         dtype=dtype,
         meta=np.empty((0,) * (1 + len(shape)), dtype=dtype),
         concatenate=True,
@@ -296,11 +264,8 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
     array of object, shape (1, 1, 1)
     """
     merging, ending = cloudpickle.dumps(merge), cloudpickle.dumps(finish)
-    if not is_lazy(records):
+    if not isinstance(records, da.Array):
         return _finish(_merge([_merge([records], merging)], merging), ending)
-    import dask
-    import dask.array as da
-
     task = dask.delayed(_merge, pure=False)
     level = [task([chunk], merging) for chunk in records.to_delayed().ravel()]
     while len(level) > 1:
@@ -325,12 +290,15 @@ def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
 
 def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
     """The values of some arrays, with the scheduler that is in charge."""
-    import dask
-
     return tuple(np.asarray(one) for one in dask.compute(*arrays))
 
 
-def is_lazy(values: Any) -> TypeIs[da.Array]:
-    """Whether an array waits to be computed; who has one has imported ``dask.array``."""
-    known = sys.modules.get("dask.array")
-    return known is not None and isinstance(values, known.Array)
+def kept(*arrays: da.Array | np.ndarray) -> tuple[da.Array | np.ndarray, ...]:
+    """Some arrays, computed once and kept in memory where they are, in their chunks."""
+    persisted: tuple[da.Array | np.ndarray, ...] = dask.persist(*arrays)
+    return persisted
+
+
+def is_lazy(values: Any) -> bool:
+    """Whether an array waits to be computed."""
+    return isinstance(values, da.Array)

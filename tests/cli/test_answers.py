@@ -15,7 +15,7 @@ from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cli.answers import answer
-from opticam_dask.cli.help_texts import EXAMPLES, GROUPS
+from opticam_dask.cli.help.texts import EXAMPLES, GROUPS
 from opticam_dask.cli.parser import build_parser
 from opticam_dask.console import Console
 from opticam_dask.store.store import Store
