@@ -34,13 +34,14 @@ from opticam_dask.frames.instruments import generate_instrument_json_template as
 from opticam_dask.frames.scanning import FakeReader as FakeReader
 from opticam_dask.frames.scanning import FitsReader as FitsReader
 from opticam_dask.frames.scanning import scan as scan
-from opticam_dask.frames.simulation.simulated_fields import simulate_calibration_frames as simulate_calibration_frames
+from opticam_dask.frames.simulation.simulated_detectors import (
+    simulate_calibration_frames as simulate_calibration_frames,
+)
 from opticam_dask.frames.simulation.simulated_fields import simulate_observations as simulate_observations
 from opticam_dask.frames.simulation.synthetic import generate_flats as generate_flats
 from opticam_dask.frames.simulation.synthetic import generate_gappy_observations as generate_gappy_observations
 from opticam_dask.frames.simulation.synthetic import generate_observations as generate_observations
 from opticam_dask.frames.simulation.synthetic import observation_truth as observation_truth
-from opticam_dask.lightcurves.camera_matching import match_cameras as match_cameras
 from opticam_dask.lightcurves.differential import relative_light_curve as relative_light_curve
 from opticam_dask.lightcurves.exports import export_light_curves as export_light_curves
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse as fit_eclipse
@@ -62,6 +63,7 @@ from opticam_dask.methods.photometers import AperturePhotometer as AperturePhoto
 from opticam_dask.methods.photometers import BasePhotometer as BasePhotometer
 from opticam_dask.methods.photometers import OptimalPhotometer as OptimalPhotometer
 from opticam_dask.methods.psf_photometer import PSFPhotometer as PSFPhotometer
+from opticam_dask.passes.camera_matching import match_cameras as match_cameras
 
 __version__: str
 __all__: list[str]

@@ -68,6 +68,10 @@ def prepare(
     else:
         pending = {"pending": {"new": True}} if begun else {}
         Store.create(setup.out_directory, _root_attributes(setup) | pending)
+    if setup.sources:
+        from opticam_dask.passes.placing import record_sources  # half a second of astropy
+
+        record_sources(setup.store, setup.sources)
     refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
@@ -321,7 +325,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": identities.parameters_hash(setup.record())}
-    making.create_part(part, planned.manifest, planned.data_root, provenance)
+    making.create_part(part, planned.manifest, planned.data_root, provenance, site=planned.site)
 
 
 def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:

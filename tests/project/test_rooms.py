@@ -115,9 +115,6 @@ MOST_LINES = 500
 TO_BE_SPLIT = {
     "frames/fits_files.py",
     "frames/instruments.py",
-    "frames/simulation/simulated_fields.py",
-    "kernels/sources/second_look.py",
-    "parameters.py",
 }
 
 
