@@ -64,7 +64,7 @@ _HOME = {
     "OptimalPhotometer": "methods.photometers",
     "persist": "api.steps.persist",
     "photometry": "api.steps.measure",
-    "provenance": "lightcurves.results",
+    "provenance": "store.provenance",
     "PSFPhotometer": "methods.psf_photometer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",

@@ -52,7 +52,6 @@ from opticam_dask.lightcurves.results import differential_light_curves as differ
 from opticam_dask.lightcurves.results import light_curves as light_curves
 from opticam_dask.lightcurves.results import open_observations as open_observations
 from opticam_dask.lightcurves.results import open_reduction as open_reduction
-from opticam_dask.lightcurves.results import provenance as provenance
 from opticam_dask.lightcurves.selection import select as select
 from opticam_dask.methods.backgrounds import BaseBackground as BaseBackground
 from opticam_dask.methods.backgrounds import DefaultBackground as DefaultBackground
@@ -64,6 +63,7 @@ from opticam_dask.methods.photometers import BasePhotometer as BasePhotometer
 from opticam_dask.methods.photometers import OptimalPhotometer as OptimalPhotometer
 from opticam_dask.methods.psf_photometer import PSFPhotometer as PSFPhotometer
 from opticam_dask.passes.camera_matching import match_cameras as match_cameras
+from opticam_dask.store.provenance import provenance as provenance
 
 __version__: str
 __all__: list[str]

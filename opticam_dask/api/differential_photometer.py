@@ -238,7 +238,7 @@ def in_other_cameras(
     dict of Dataset
         By camera key, without the one that is known.
     """
-    from opticam_dask.lightcurves.camera_matching import match_cameras
+    from opticam_dask.passes.camera_matching import match_cameras
 
     curves = {}
     key, label = curve.attrs["key"], curve.attrs["label"]

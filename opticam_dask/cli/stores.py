@@ -12,6 +12,7 @@ from opticam_dask.console import Console
 from opticam_dask.display import status as progress
 from opticam_dask.locations import location
 from opticam_dask.store.ownership import PLANNED_RUN
+from opticam_dask.store.provenance import provenance
 from opticam_dask.store.store import Store
 
 # what one command needs is imported there: each of them is to answer at once
@@ -26,9 +27,7 @@ def status(options: argparse.Namespace) -> int:
         answer(record | {"planned_run": _planned_run(options)})
         return DONE
     if options.provenance or options.files:
-        from opticam_dask.lightcurves import results
-
-        for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
+        for line in json.dumps(provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
         return DONE
     for line in progress.describe_reduction(options.out, n_problems=options.problems or None):

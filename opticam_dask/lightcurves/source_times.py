@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.kernels.series import timing
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SECONDS_PER_DAY = 86400.0
 
