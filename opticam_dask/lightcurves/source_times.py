@@ -121,6 +121,8 @@ def with_source_times(curves: xr.Dataset, clock: SourceClock | None, y: np.ndarr
     y : ndarray, shape (frame, source), optional
         Where the sources are on the frames, where the light curves do not say it.
     """
+    import xarray as xr
+
     if clock is None:
         stamps = curves["bmjd_tdb"]
         return curves.assign_coords(bmjd_tdb=(stamps.dims, stamps.data, stamps.attrs | {"position": OF_POINTING}))
