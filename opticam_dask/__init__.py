@@ -55,6 +55,7 @@ _HOME = {
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
     "match_cameras": "passes.camera_matching",
+    "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",
@@ -66,6 +67,7 @@ _HOME = {
     "photometry": "api.steps.measure",
     "provenance": "store.provenance",
     "PSFPhotometer": "methods.psf_photometer",
+    "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",
     "reference": "api.steps.align",
@@ -79,6 +81,7 @@ _HOME = {
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
     "write_report": "display.report",
+    "write_submission": "lightcurves.submission.writing",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -53,6 +53,9 @@ from opticam_dask.lightcurves.results import light_curves as light_curves
 from opticam_dask.lightcurves.results import open_observations as open_observations
 from opticam_dask.lightcurves.results import open_reduction as open_reduction
 from opticam_dask.lightcurves.selection import select as select
+from opticam_dask.lightcurves.submission.observer import Observer as Observer
+from opticam_dask.lightcurves.submission.observer import read_observer as read_observer
+from opticam_dask.lightcurves.submission.writing import write_submission as write_submission
 from opticam_dask.methods.backgrounds import BaseBackground as BaseBackground
 from opticam_dask.methods.backgrounds import DefaultBackground as DefaultBackground
 from opticam_dask.methods.finders import DefaultFinder as DefaultFinder

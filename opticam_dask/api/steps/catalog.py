@@ -18,9 +18,10 @@ from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.indexes import with_indexes
-from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import star_profiles
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 
 def catalog(
@@ -148,39 +149,38 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     ValueError
         When the reduction has no catalogue of this key, or no star profile of this night.
     """
-    tree = open_reduction(out_directory)
-    name = key.replace(":", "-")
-    if f"{name}/catalog" not in tree.groups and f"/{name}/catalog" not in tree.groups:
-        has = ", ".join(str(one.attrs["key"]) for one in tree.children.values() if "key" in one.attrs)
-        raise ValueError(f"open_catalog expected a camera key with a catalogue, one of {has or 'none'}, got {key!r}")
-    stars, about = tree[f"{name}/reference"].to_dataset(), tree[f"{name}/reference"].attrs
-    parameters = _parameters_of(tree.attrs)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
+    stars, stored = _read(camera.reference), _read(camera.whole_catalog())
+    about, parameters = stars.attrs, _parameters_of(store.attributes)
     facts = [
         about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
     ]
-    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"].load() for one in ("x", "y", "flux")}
+    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"] for one in ("x", "y", "flux")}
     found["reference_facts"] = ("fact", np.array(facts, dtype=float))
     found["reference_index"] = ((), int(about["reference_index"]))
     chosen = {one: parameters[one] for one in ("n_alignment_sources", "transform_type")}
-    real_key = str(tree[name].attrs["key"])
-    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": real_key, **chosen})
-    first = f"{name}/{about['reference_night']}"
-    of_night = first if night is None else f"{name}/{night}"
-    if f"/{of_night}/psf" not in tree.groups:
+    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": camera.key, **chosen})
+    first = camera.part(about["reference_night"])
+    part = first if night is None else camera.part(night)
+    if first is None or part is None or not part.psf.is_whole:
         raise ValueError(
             f"open_catalog expected a night with a star profile, {night or about['reference_night']} has none"
         )
-    profile = tree[f"{of_night}/psf"]
+    profile = part.psf.attributes
     fitted = Profile(
-        profile["coefficient"].to_numpy(),
-        float(profile.attrs.get("pixel_area", 0.0)),
-        float(profile.attrs.get("total_err", 0.0)),
+        part.psf["coefficient"], float(profile.get("pixel_area", 0.0)), float(profile.get("total_err", 0.0))
     )
-    stored = tree[f"{name}/catalog"].to_dataset().load()
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
-    cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
+    rms = first.frames["background_rms"]
+    cat = with_indexes(cat).assign_attrs(
+        key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
+    )
     return ref, _remembering(_with_profile(cat, fitted), stored.attrs.get("source_stages", ()))
+
+
+def _read(group: Group) -> xr.Dataset:
+    return xr.open_dataset(**group.for_xarray).load()
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import Measuring
+from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class MeasureTask(FrameTask):
         """Measurements of each frame, by variable."""
         first = _first_pass_of(records)
         arrays, _ = measure_arrays(self.measuring(self.steps(shared)), _manifest_of(records), first)
-        measured = arrays[f"photometry/{self.LABEL}"]
+        measured = arrays[photometry_group(self.LABEL)]
         return [
             {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), first["flags"], first["fwhm"], strict=True)

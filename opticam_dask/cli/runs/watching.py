@@ -67,7 +67,7 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
     if setup.store.exists() and not options.new:
         check_parameters(setup)
         tops = [data.resolve() for data in map(Path, options.data)]
-        parts = [part for camera in setup.store.cameras for part in camera.parts]
+        parts = setup.store.parts
         known = [Path(part.attributes["data_root"]).resolve() for part in parts]
         is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
         if known and not (is_same or options.append):
