@@ -180,6 +180,8 @@ class MeasureTask(FrameTask):
     with_added : dict, optional
         As ``sources``, with those that were added by position at the end. Only they are measured so: where somebody
         looks for a source changes no other one.
+    profiles : tuple of dict
+        ``profile`` and ``profile_err`` of the nights.
     """
 
     LABEL: ClassVar[str] = "steps"
@@ -188,6 +190,7 @@ class MeasureTask(FrameTask):
     sources: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
     with_added: Mapping[str, Any] | None = None
+    profiles: tuple[Mapping[str, Any], ...] = ()
 
     def measuring(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> Measuring:
         """What it takes to measure some sources, by default those of the catalogue."""
@@ -197,11 +200,21 @@ class MeasureTask(FrameTask):
         return Measuring(steps=steps, photometers=photometers, **sources)
 
     def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
-        """Measurements of each frame, by variable."""
-        manifest, first, steps = _manifest_of(records), _first_pass_of(records), self.steps(shared)
+        """Measurements of each frame, by variable; the table says which ``profile`` its stars have."""
+        steps = self.steps(shared)
+        found: dict[int, dict[str, Any]] = {}
+        for number in np.unique(table["profile"]).tolist():
+            rows = np.flatnonzero(table["profile"] == number)
+            found |= dict(zip(rows.tolist(), self._measured(records[rows], steps, self.profiles[number]), strict=True))
+        return [found[row] for row in range(len(records))]
+
+    def _measured(self, records: np.ndarray, steps: FrameSteps, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Measurements of frames whose stars have one profile."""
+        manifest, first = _manifest_of(records), _first_pass_of(records)
 
         def measure(sources: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-            arrays, _ = measure_arrays(self.measuring(steps, sources), manifest, first)
+            assert sources is not None  # given with the task
+            arrays, _ = measure_arrays(self.measuring(steps, {**sources, **profile}), manifest, first)
             return arrays[f"photometry/{self.LABEL}"]
 
         measured = measure(self.sources)
@@ -209,6 +222,8 @@ class MeasureTask(FrameTask):
             n_known = measured["flux"].shape[1]
             added = measure(self.with_added)
             measured = {name: np.concatenate([v, added[name][:, n_known:]], axis=1) for name, v in measured.items()}
+        # nights whose profile is certain have no error that is common to all of their frames
+        measured.setdefault("flux_err_sys", np.full(measured["flux"].shape, np.nan))
         return [
             {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), first["flags"], first["fwhm"], strict=True)
