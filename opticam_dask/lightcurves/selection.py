@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
+from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
 _UNIX_EPOCH = 40587.0

@@ -47,6 +47,11 @@ def group_name(key: str) -> str:
     return key.replace(":", "-").replace("/", "_")
 
 
+def photometry_group(label: str) -> str:
+    """Name of the group with the photometry of a label, in that of a part."""
+    return f"photometry/{label}"
+
+
 @dataclass(frozen=True)
 class Camera:
     """What the store has of one camera key: its nights, its reference image and its catalogue.
@@ -89,6 +94,17 @@ class Camera:
     def catalog(self) -> Group:
         """Catalogue of the sources."""
         return self._product("catalog")
+
+    @property
+    def source_stages(self) -> tuple[int, ...]:
+        """Number of sources that were found, and of all sources after each time that the observer placed some."""
+        stages = self.catalog.attributes.get("source_stages")
+        return tuple(stages) if stages else (self.catalog.array("source_id").shape[0],)
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found on the stack: the first of the catalogue."""
+        return self.source_stages[0]
 
     def differential(self, name: str) -> Group:
         """A differential light curve that is kept in the store."""
@@ -272,7 +288,7 @@ class Part:
 
     def photometry(self, label: str) -> BlockGroup:
         """Photometry of a label."""
-        return self._blocks(f"photometry/{label}", "photometry", "")
+        return self._blocks(photometry_group(label), "photometry", "")
 
     def records(self, label: str | None = None) -> BlockGroup:
         """What a pass writes a block at a time: photometry of a label, or the frames of the first pass."""
@@ -383,6 +399,25 @@ class Part:
         arrays.each(self.path, write, first)
         for entry in last:
             write(entry)
+
+    def write_columns(self, block: int, label: str, first: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write sources that were added to a label in the frames of one block, the flags last; others stay untouched.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block of frames.
+        label : str
+            Photometry label.
+        first : int
+            Place of the first of these sources along ``source``.
+        values : dict of ndarray, shape (frame, source[, radius])
+            Variables of these sources.
+        """
+        start, stop = self.block_range(block)
+        for name in sorted(values, key=lambda name: name == "flags"):
+            array = arrays.open_zarr_array(self.path, f"{self.photometry(label).name}/{name}")
+            array.write_columns(start, stop, first, values[name])
 
     def _array_of_block(self, group: str, name: str) -> Array:
         is_made_with_part = group in KINDS_OF_PART

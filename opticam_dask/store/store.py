@@ -17,7 +17,7 @@ from typing import Any
 from opticam_dask import locations, schema
 from opticam_dask.locations import location
 from opticam_dask.store import arrays
-from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.errors import NoSuchKey, StoreError
 from opticam_dask.store.groups import Group, finish_removal, read_metadata
 from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
@@ -118,6 +118,11 @@ class Store:
             if "key" in attributes:
                 found.append(Camera(self.path, str(attributes["key"])))
         return found
+
+    @property
+    def parts(self) -> list[Part]:
+        """Parts of all cameras that are whole, camera by camera."""
+        return [part for camera in self.cameras for part in camera.parts]
 
     @property
     def keys(self) -> list[str]:

@@ -20,6 +20,7 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import Measuring
+from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,9 @@ class MeasureTask(FrameTask):
     photometer : Photometer
         Prepared for the catalogue.
     sources : dict
-        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile`` and ``profile_err`` of ``Measuring``.
+        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err`` and ``stages`` of ``Measuring``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
-    with_added : dict, optional
-        As ``sources``, with those that were added by position at the end. Only they are measured so: where somebody
-        looks for a source changes no other one.
     profiles : tuple of dict
         ``profile`` and ``profile_err`` of the nights.
     """
@@ -189,15 +187,13 @@ class MeasureTask(FrameTask):
     photometer: Any = None
     sources: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
-    with_added: Mapping[str, Any] | None = None
     profiles: tuple[Mapping[str, Any], ...] = ()
 
-    def measuring(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> Measuring:
-        """What it takes to measure some sources, by default those of the catalogue."""
+    def measuring(self, steps: FrameSteps, profile: Mapping[str, Any] | None = None) -> Measuring:
+        """What it takes to measure the sources, by default with the star profile of the catalogue."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
-        sources = self.sources if sources is None else sources
-        assert sources is not None  # given with the task
-        return Measuring(steps=steps, photometers=photometers, **sources)
+        assert self.sources is not None  # given with the task
+        return Measuring(steps=steps, photometers=photometers, **{**self.sources, **(profile or {})})
 
     def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Measurements of each frame, by variable; the table says which ``profile`` its stars have."""
@@ -210,18 +206,9 @@ class MeasureTask(FrameTask):
 
     def _measured(self, records: np.ndarray, steps: FrameSteps, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Measurements of frames whose stars have one profile."""
-        manifest, first = _manifest_of(records), _first_pass_of(records)
-
-        def measure(sources: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-            assert sources is not None  # given with the task
-            arrays, _ = measure_arrays(self.measuring(steps, {**sources, **profile}), manifest, first)
-            return arrays[f"photometry/{self.LABEL}"]
-
-        measured = measure(self.sources)
-        if self.with_added is not None:
-            n_known = measured["flux"].shape[1]
-            added = measure(self.with_added)
-            measured = {name: np.concatenate([v, added[name][:, n_known:]], axis=1) for name, v in measured.items()}
+        first = _first_pass_of(records)
+        arrays, _ = measure_arrays(self.measuring(steps, profile), _manifest_of(records), first)
+        measured = arrays[photometry_group(self.LABEL)]
         # nights whose profile is certain have no error that is common to all of their frames
         measured.setdefault("flux_err_sys", np.full(measured["flux"].shape, np.nan))
         return [
