@@ -54,6 +54,7 @@ _HOME = {
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
     "match_cameras": "passes.camera_matching",
+    "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",
@@ -65,6 +66,7 @@ _HOME = {
     "photometry": "api.steps.measure",
     "provenance": "lightcurves.results",
     "PSFPhotometer": "methods.psf_photometer",
+    "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",
     "reference": "api.steps.align",
@@ -78,6 +80,7 @@ _HOME = {
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
     "write_report": "display.report",
+    "write_submission": "lightcurves.submission.writing",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

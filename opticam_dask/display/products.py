@@ -29,10 +29,7 @@ def catalog_table(out_directory: str | Path, key: str) -> QTable:
     ValueError
         When the key has no catalogue.
     """
-    catalog = Store.open(out_directory).camera(key).catalog
-    if not catalog.is_whole:
-        raise ValueError(f"{key} has no catalogue in {out_directory}")
-    arrays = catalog.read_all()
+    arrays = Store.open(out_directory).camera(key).whole_catalog().read_all()
     table = QTable(meta={"key": key})
     for entry in (*schema.CATALOG, *schema.PLACED, *schema.SKY):
         if entry.name not in arrays or entry.dims != ("source",):

@@ -174,12 +174,7 @@ def compute_relative(
     else:
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
-    missing = [number for number in (target, *chosen) if number not in known]
-    if missing:
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has {_spans(known)}"
-        )
+    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     if weighting not in ("sum", "optimal"):
@@ -302,16 +297,6 @@ def _some(numbers: Sequence[int]) -> str:
     """The first of some numbers."""
     told = ", ".join(map(str, numbers[:_TOLD]))
     return told if len(numbers) <= _TOLD else f"{told}, ..."
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
-    if not numbers:
-        return "no sources"
-    ordered = sorted(numbers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from astropy.table import Column, Table
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
 
@@ -132,12 +133,7 @@ def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray
     known = curves["source_id"].to_numpy()
     if sources is None:
         return np.arange(len(known))
-    if missing := sorted(set(sources) - set(known.tolist())):
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs['key']}; "
-            f"it has {len(known)}, from {known.min()} to {known.max()}"
-        )
-    return np.flatnonzero(np.isin(known, list(sources)))
+    return np.unique(rows_of_sources(known, list(sources), curves.attrs["key"]))
 
 
 def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:

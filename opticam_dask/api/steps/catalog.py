@@ -154,9 +154,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     """
     store = Store.open(out_directory)
     camera = store.camera(key)
-    if not camera.catalog.is_whole:
-        raise ValueError(f"{camera.key} has no catalogue in {out_directory} yet")
-    stars, stored = _read(camera.reference), _read(camera.catalog)
+    stars, stored = _read(camera.reference), _read(camera.whole_catalog())
     about, parameters = stars.attrs, _parameters_of(store.attributes)
     facts = [
         about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
