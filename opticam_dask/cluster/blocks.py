@@ -19,6 +19,7 @@ import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
 from dask.base import normalize_token, tokenize
+from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayValuesDep
 
 from opticam_dask.cluster import tasks
@@ -266,12 +267,20 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
     merging, ending = cloudpickle.dumps(merge), cloudpickle.dumps(finish)
     if not isinstance(records, da.Array):
         return _finish(_merge([_merge([records], merging)], merging), ending)
-    task = dask.delayed(_merge, pure=False)
-    level = [task([chunk], merging) for chunk in records.to_delayed().ravel()]
-    while len(level) > 1:
-        level = [task(level[start : start + _FAN_IN], merging) for start in range(0, len(level), _FAN_IN)]
-    whole = dask.delayed(_finish, pure=False)(level[0], ending)
-    return da.from_delayed(whole, shape=(1, 1, 1), dtype=object, meta=np.empty((0, 0, 0), dtype=object))
+    token = tokenize(records.name, merging, ending)
+    graph: dict[Any, Any] = {}
+    groups: list[list[Any]] = [[(records.name, number, 0, 0)] for number in range(records.numblocks[0])]
+    while True:
+        level = [(f"merge-{token}", len(graph) + number) for number in range(len(groups))]
+        graph |= {key: (_merge, group, merging) for key, group in zip(level, groups, strict=True)}
+        if len(level) == 1:
+            break
+        groups = [level[start : start + _FAN_IN] for start in range(0, len(level), _FAN_IN)]
+    name = f"gathered-{token}"
+    graph[name, 0, 0, 0] = (_finish, level[0], ending)
+    # Dask's own annotations do not know that its arrays are collections
+    whole = HighLevelGraph.from_collections(name, graph, dependencies=[records])  # type: ignore[list-item]
+    return da.Array(whole, name, chunks=((1,), (1,), (1,)), dtype=object, meta=np.empty((0, 0, 0), dtype=object))
 
 
 def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
