@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from opticam_dask.api import differential_photometer, marking
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, products
-from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports, targets
-from opticam_dask.lightcurves.curation import marks as curation
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def lightcurve(options: argparse.Namespace) -> int:
@@ -38,6 +37,8 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     ------
     UsageError, ValueError
     """
+    from opticam_dask.lightcurves import targets
+
     store = Store.open(options.out)
     cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
     prefix = options.prefix or f"target_{targets.label_of(options.target)}"
@@ -58,6 +59,10 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
     list of dict
         What was said of each light curve, with its file and plot.
     """
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.display import products
+    from opticam_dask.lightcurves import differential
+
     tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
         record = _curve_record(key, curve)
@@ -100,6 +105,9 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.lightcurves import differential
+
     how = {
         name: getattr(options, name)
         for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers", "without")
@@ -115,6 +123,8 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
 def export(options: argparse.Namespace) -> int:
     """Write light curves as tables."""
+    from opticam_dask.lightcurves import exports
+
     files = exports.export_light_curves(
         options.out, options.format, key=options.key, label=options.label, sources=options.sources
     )
@@ -128,6 +138,8 @@ def export(options: argparse.Namespace) -> int:
 
 def plot(options: argparse.Namespace) -> int:
     """Draw diagnostic plots."""
+    from opticam_dask.display import diagnostics
+
     tell = Console(prefix="").tell
     every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
     chosen = options.kinds or every
@@ -156,6 +168,8 @@ def plot(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
+    from opticam_dask.display.report import write_report
+
     file = write_report(options.out, n_sources=options.n_sources)
     Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE
@@ -178,46 +192,8 @@ def browse(options: argparse.Namespace) -> int:
     return DONE
 
 
-def mark(options: argparse.Namespace) -> int:
-    """Mark frames, measurements or comparisons."""
-    how = {name: getattr(options, name) for name in ("key", "frames", "sources", "label", "why", "who")}
-    times = None if options.times is None else (_time(options.times[0]), _time(options.times[1]))
-    numbers = marking.mark(options.out, options.kind, times=times, **how)
-    for line in curation.describe(curation.marks(options.out).loc[numbers]):
-        Console(prefix="").tell(line)
-    return DONE
-
-
-def _time(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word
-
-
-def unmark(options: argparse.Namespace) -> int:
-    """Take marks back."""
-    marking.unmark(options.out, options.numbers, who=options.who)
-    for line in curation.describe(curation.marks(options.out, undone=True).loc[options.numbers]):
-        Console(prefix="").tell(line)
-    return DONE
-
-
-def marks(options: argparse.Namespace) -> int:
-    """List marks."""
-    table = curation.marks(options.out, undone=options.undone)
-    if options.json:
-        answer({"marks": table.reset_index().to_dict("records")})
-    for line in curation.describe(table) or ["no marks"]:
-        Console(prefix="").tell(line)
-    return DONE
-
-
 #: Commands of this module by name.
 COMMANDS = {
-    "mark": mark,
-    "unmark": unmark,
-    "marks": marks,
     "lightcurve": lightcurve,
     "export": export,
     "plot": plot,

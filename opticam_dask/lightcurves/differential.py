@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import chi2
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import Mark, SourceFlag
@@ -99,7 +98,7 @@ def relative_light_curve(
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
-    curves = results.light_curves(out_directory, key, label, radius=radius)
+    curves = results.light_curves_to_read(out_directory, key, label, radius)
     store = Store.open(out_directory)
     camera = store.camera(key)
     curve = compute_relative(
@@ -403,8 +402,10 @@ def chance_of_variation(curves: xr.Dataset, number: int) -> float:
     float
         From its chi-squared, times the number of sources among which it was chosen; at most 1.
     """
+    from scipy.special import chdtrc  # probability that chi-squared is exceeded
+
     numbers = often_measured(curves)
     one = compute_relative(curves, number, [other for other in numbers if other != number], outliers=np.inf)
     flux, error = one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()
     freedom = np.count_nonzero(np.isfinite(flux)) - 1
-    return min(1.0, len(numbers) * float(chi2.sf(freedom * lightcurve.reduced_chi2(flux, error), freedom)))
+    return min(1.0, len(numbers) * float(chdtrc(freedom, freedom * lightcurve.reduced_chi2(flux, error))))
