@@ -8,6 +8,7 @@ from datetime import date
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from opticam_dask.frames.fits.cards import PlaneTime
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import HeaderValues, as_number
 from opticam_dask.kernels.series.timing import parse_iso, utc_mjd
@@ -61,6 +62,7 @@ def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: Heade
     stamp = _stamp_of(instrument, values)
     if stamp is None:
         return math.nan
+    plane: PlaneTime | None = getattr(values.header, "plane_time", None)
     scale = _scale_of(instrument, stamp, values)
     if scale is None or math.isnan(exposure_time):
         return math.nan
@@ -68,7 +70,8 @@ def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: Heade
     seconds = stamp.seconds
     if scale == "ut1":
         seconds, scale = seconds - _ut1_minus_utc(values), "utc"
-    _hold_against_others(stamp, mark, exposure_time, values)
+    if plane is None:  # other times are those of the whole cube
+        _hold_against_others(stamp, mark, exposure_time, values)
     return utc_mjd(stamp.day, seconds + exposure_time * TO_MIDDLE[mark], scale)
 
 
