@@ -40,7 +40,8 @@ import numpy as np
 from opticam_dask.methods.finders import DefaultFinder
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images.sky.background import default_box_size
-from opticam_dask.steps.frame_steps import FrameResult, FrameSteps, detect_frame
+from opticam_dask.steps.detect import detect_frame
+from opticam_dask.steps.frame_steps import FrameResult, FrameSteps
 
 cv2.setNumThreads(1)
 side, n_slots = int(sys.argv[1]), int(sys.argv[2])

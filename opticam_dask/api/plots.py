@@ -8,8 +8,8 @@ from typing import Any
 
 from opticam_dask.console import Console
 from opticam_dask.display import diagnostics, report
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.passes.second_pass import Photometer
 
 
 class Plots:

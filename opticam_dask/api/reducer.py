@@ -26,10 +26,10 @@ from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store

@@ -10,9 +10,9 @@ from opticam_dask import identities
 from opticam_dask.api.session import Session
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.locations import location
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import Calibration
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import ReductionError, Setup
 from opticam_dask.store import integrity

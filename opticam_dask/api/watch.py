@@ -28,12 +28,14 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
-from opticam_dask.methods.frame_view import Measurement
+from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.passes import first_pass, second_pass
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
 from opticam_dask.pipeline.run import guarded_work
+from opticam_dask.steps.align import reduce_frame
 from opticam_dask.steps.frame_steps import FrameProblem
+from opticam_dask.steps.view import frame_view
 from opticam_dask.store.camera import Camera, group_name
 
 #: Folder of the live files in the output directory.
@@ -71,12 +73,12 @@ def _reduce_live(jobs: Sequence[_LiveJob], entries: Sequence[Mapping[str, Any]],
     job, entry = jobs[index], entries[index]
     if lost:
         return LiveFrame(job.key, entry, None, lost[0])
-    result = first_pass.reduce_frame(job.first, entry)
+    result = reduce_frame(job.first, entry)
     if result.flags & UNUSABLE:
         return LiveFrame(job.key, entry, None, result.message)
     found = {**result.values, **result.meshes, **{name: result.sources[name] for name in ("x", "y", "flux")}}
     try:
-        view = second_pass.frame_view(job.second, entry, found)
+        view = frame_view(job.second, entry, found)
         measured = job.second.photometers[job.label].measure(view)
     except FrameProblem as problem:
         return LiveFrame(job.key, entry, None, problem.message)
@@ -133,7 +135,7 @@ class Watch:
         self,
         paths: Sequence[str | Path],
         setup: Setup,
-        photometer: second_pass.Photometer,
+        photometer: Photometer,
         executor: Executor,
         progress: Progress,
         *,

@@ -25,9 +25,10 @@ from opticam_dask.kernels.images.sky import background
 from opticam_dask.locations import location
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.passes.second_pass import star_form
 from opticam_dask.pipeline import preparation
-from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, load_image
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps
+from opticam_dask.steps.view import star_form
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.camera import Part
 from opticam_dask.store.errors import StoreError

@@ -27,7 +27,8 @@ from opticam_dask.lightcurves import results
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
-from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, load_image
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.store import Store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -162,3 +163,20 @@ class CatalogFacts:
     background_rms: float
     profile: np.ndarray
     trial: TrialFluxes | None = None
+
+
+class Photometer(Protocol):
+    """What is needed of a photometer.
+
+    It may also have ``variables`` (names of ``schema.PHOTOMETRY`` that it measures beyond those of every label),
+    ``radii`` (of a last dimension of its results) and ``prepare(facts)``, which gives the photometer for a catalogue.
+    """
+
+    @property
+    def label(self) -> str:
+        """Name of the result."""
+        ...
+
+    def measure(self, view: FrameView) -> Measurement:
+        """Measure all catalogue sources in one frame."""
+        ...

@@ -8,8 +8,9 @@ from typing import Any
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.methods.frame_view import FrameView
-from opticam_dask.passes.second_pass import SecondPass, frame_view
+from opticam_dask.passes.second_pass import SecondPass
 from opticam_dask.steps.frame_steps import FrameProblem, entry_of
+from opticam_dask.steps.view import Measuring, frame_view
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def try_frame(job: SampleJob, block: int, offset: int) -> None:
 
 
 def measure_frame(
-    second_pass: SecondPass, measure: Callable[[FrameView], Any], entry: Mapping[str, Any], result: Mapping[str, Any]
+    job: Measuring, measure: Callable[[FrameView], Any], entry: Mapping[str, Any], result: Mapping[str, Any]
 ) -> Any:
     """What a function finds in one frame; None where it finds nothing or the frame cannot be read."""
     try:
-        return measure(frame_view(second_pass, entry, result))
+        return measure(frame_view(job, entry, result))
     except FrameProblem:
         return None

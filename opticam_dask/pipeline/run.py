@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.cluster.rescue import rescue_block
-from opticam_dask.passes.second_pass import Photometer
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.pipeline.reduction import Progress, Setup, Silent
 from opticam_dask.steps.frame_steps import BlockSummary
 from opticam_dask.store.camera import Camera, Part

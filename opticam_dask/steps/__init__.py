@@ -1,1 +1,1 @@
-"""How one frame becomes a sky-subtracted image with a list of sources."""
+"""What one frame goes through, a module a step: read, calibrate, background, detect, align, stack, measure."""

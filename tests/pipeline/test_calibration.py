@@ -33,7 +33,8 @@ from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.pipeline.stages import master_frames
-from opticam_dask.steps.frame_steps import entry_of, load_image
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store import layout
 from opticam_dask.store.store import Store
 

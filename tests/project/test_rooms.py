@@ -124,8 +124,6 @@ TO_BE_SPLIT = {
     "kernels/sources/second_look.py",
     "locations.py",
     "parameters.py",
-    "passes/second_pass.py",
-    "steps/frame_steps.py",
 }
 
 

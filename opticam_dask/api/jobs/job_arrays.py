@@ -22,9 +22,9 @@ from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess
 from opticam_dask.display import diagnostics, products
 from opticam_dask.lightcurves import light_curve_files
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration_frames
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver, frozen
 from opticam_dask.pipeline.driver import PASSES, Outcome, Progress, ReductionError, Run, Setup, Silent, WrongParameters
 from opticam_dask.store import ownership

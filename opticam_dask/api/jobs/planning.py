@@ -16,8 +16,8 @@ from opticam_dask.api.jobs.planned_run import MOST_JOBS, PartOfRun, PlannedRun
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import Session
 from opticam_dask.frames.scanning import Scan
+from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import PASSES, Changes, ReductionError, Run, Setup, WrongParameters
 from opticam_dask.store import ownership

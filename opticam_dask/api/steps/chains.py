@@ -19,11 +19,18 @@ from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
 from opticam_dask.kernels.images.stack import PartialStack
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import first_pass, sampled_frames, second_pass, star_profiles
+from opticam_dask.passes import first_pass, sampled_frames, star_profiles
 from opticam_dask.passes.calibration import as_masters
 from opticam_dask.pipeline.reduction import Setup
-from opticam_dask.steps import frame_steps
+from opticam_dask.steps.align import Aligning, reduce_frame
+from opticam_dask.steps.background import subtract_sky
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.detect import detect_sources
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
+from opticam_dask.steps.measure import measure_arrays
+from opticam_dask.steps.records import block_arrays
+from opticam_dask.steps.stack import resampled
+from opticam_dask.steps.view import Measuring
 
 #: How far a chain goes, in order.
 CALIBRATED, SKY, DETECTED, ALIGNED = range(1, 5)
@@ -125,12 +132,12 @@ class FrameTask:
     def _steps(self, shared: Sequence[np.ndarray]) -> FrameSteps:
         return self.chain.steps(shared[: len(self.chain.masters)])
 
-    def job(self, shared: Sequence[np.ndarray]) -> first_pass.FirstPass:
-        """What the first pass needs to align frames."""
+    def alignment(self, shared: Sequence[np.ndarray]) -> Aligning:
+        """What it takes to align frames."""
         x, y, flux, facts = shared[len(self.chain.masters) : len(self.chain.masters) + 4]
         known, chosen = np.isfinite(x), self.chain.parameters
         steps = self._steps(shared)
-        return first_pass.FirstPass(
+        return Aligning(
             steps=steps,
             reference_xy=np.column_stack([x[known], y[known]]),
             reference_flux=flux[known],
@@ -143,12 +150,6 @@ class FrameTask:
             scale_limit=chosen.scale_limit,
             expected_scale=1.0,
             n_alignment_sources=chosen.n_alignment_sources,
-            n_frames=0,
-            frames_per_block=0,
-            stack_frames=chosen.stack_frames,
-            read_manifest=_no_store,
-            write=_no_store,
-            write_stack=_no_store,
         )
 
     def arrays(
@@ -157,7 +158,7 @@ class FrameTask:
         """First-pass arrays of the frames by name, and what was known of each frame."""
         entries, job = entries_of(images, table), None
         if self.chain.depth >= ALIGNED:
-            job, entries = self.job(shared), self.saturated_where_piled(entries, shared)
+            job, entries = self.alignment(shared), self.saturated_where_piled(entries, shared)
         steps = self._steps(shared) if job is None else job.steps
         results = [self.reduced(job, steps, entry) for entry in entries]
         return flat_arrays(steps, results, table), entries
@@ -175,29 +176,25 @@ class FrameTask:
             for entry in entries
         ]
 
-    def reduced(self, job: first_pass.FirstPass | None, steps: FrameSteps, entry: dict[str, Any]) -> FrameResult:
+    def reduced(self, job: Aligning | None, steps: FrameSteps, entry: dict[str, Any]) -> FrameResult:
         """One frame as far as the chain goes."""
         if job is not None:
-            return first_pass.reduce_frame(job, entry)
+            return reduce_frame(job, entry)
         result = FrameResult()
         try:
-            rms_image = frame_steps.subtract_sky(steps, entry, result)
+            rms_image = subtract_sky(steps, entry, result)
             if self.chain.depth >= DETECTED:
-                frame_steps.detect_sources(steps, rms_image, result)
+                detect_sources(steps, rms_image, result)
         except FrameProblem as problem:
             result.flags |= problem.flag
             result.message = problem.message
         return result
 
 
-def _no_store(*_: Any) -> Any:
-    raise AssertionError("steps read and write no store")
-
-
 def _calibrated(steps: FrameSteps, entry: dict[str, Any]) -> dict[str, Any]:
     """Electrons and saturated pixels of one frame; NaN and a flag where it cannot be used."""
     try:
-        image = frame_steps.load_image(steps, entry)
+        image = load_image(steps, entry)
     except FrameProblem as problem:
         nothing = np.full(steps.image_shape, np.nan)
         flags = int(problem.flag | 1) | int(entry["scan_flags"])
@@ -210,7 +207,7 @@ def _calibrated(steps: FrameSteps, entry: dict[str, Any]) -> dict[str, Any]:
 def flat_arrays(steps: FrameSteps, results: list[FrameResult], table: np.ndarray) -> dict[str, np.ndarray]:
     """First-pass arrays of frames by name, as the store has them; of frames where both have a name but sources."""
     manifest = {"scan_flags": table["scan_flags"].astype(np.uint32)}
-    groups = first_pass.block_arrays(steps, results, manifest)
+    groups = block_arrays(steps, results, manifest)
     form = {f"star_{name}": groups["frames"][name] for name in _FORM}
     return groups["frames"] | form | groups.get("background", {}) | groups["sources"]
 
@@ -267,17 +264,17 @@ class StackTask(FrameTask):
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
         """One record of the chunk: sums by group, and what is known of each frame by its index."""
-        job = self.job(shared)
+        job = self.alignment(shared)
         entries = self.saturated_where_piled(entries_of(images, table), shared)
         stacks: dict[int, PartialStack] = {}
         facts = {}
         for entry in entries:
-            result, group = first_pass.reduce_frame(job, entry), int(entry["stack_group"])
+            result, group = reduce_frame(job, entry), int(entry["stack_group"])
             usable = not result.flags & UNUSABLE
             if group >= 0:
                 stack = stacks.setdefault(group, PartialStack(job.reference_shape))
                 if usable:
-                    stack.add(first_pass.resampled(job, result))
+                    stack.add(resampled(job, result))
             facts[int(entry["index"])] = self._facts(job.steps, entry, result, is_stacked=group >= 0 and usable)
         sums = {group: (stack.total, stack.coverage) for group, stack in stacks.items()}
         return [(sums, facts), *[None] * (len(images) - 1)]
@@ -316,7 +313,7 @@ class MeasureTask(FrameTask):
     photometer : Photometer
         Prepared for the catalogue.
     sources : dict
-        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile`` and ``profile_err`` of ``SecondPass``.
+        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile`` and ``profile_err`` of ``Measuring``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
     with_added : dict, optional
@@ -331,19 +328,12 @@ class MeasureTask(FrameTask):
     rows: np.ndarray | None = None
     with_added: Mapping[str, Any] | None = None
 
-    def second_pass(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> second_pass.SecondPass:
-        """What the second pass needs to measure some sources, by default those of the catalogue."""
+    def measuring(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> Measuring:
+        """What it takes to measure some sources, by default those of the catalogue."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
         sources = self.sources if sources is None else sources
         assert sources is not None  # given with the task
-        return second_pass.SecondPass(
-            steps=steps,
-            photometers=photometers,
-            read_manifest=_no_store,
-            read_results=_no_store,
-            write=_no_store,
-            **sources,
-        )
+        return Measuring(steps=steps, photometers=photometers, **sources)
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Measurements of each frame, by variable."""
@@ -351,7 +341,7 @@ class MeasureTask(FrameTask):
         manifest, first, steps = _OfFrames(entries), _of_frame(results), self._steps(shared)
 
         def measure(sources: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-            arrays, _ = second_pass.measure_arrays(self.second_pass(steps, sources), manifest, first)
+            arrays, _ = measure_arrays(self.measuring(steps, sources), manifest, first)
             return arrays[f"photometry/{self.LABEL}"]
 
         measured = measure(self.sources)
@@ -404,12 +394,12 @@ class RingsTask(MeasureTask):
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
         """Index of each frame, its flags, and the sums over its stars."""
         results, entries = self.arrays(images, table, shared)
-        second = self.second_pass(self._steps(shared))
+        job = self.measuring(self._steps(shared))
         measure = star_profiles.star_rings if self.has_profile else star_profiles.first_rings
         found = []
         for entry, result in zip(entries, records_of(_of_frame(results)), strict=True):
             usable = not result["flags"] & np.uint32(UNUSABLE)
-            rings = sampled_frames.measure_frame(second, measure, entry, result) if usable else None
+            rings = sampled_frames.measure_frame(job, measure, entry, result) if usable else None
             found.append({int(entry["index"]): (usable, rings)})
         return found
 

@@ -33,7 +33,8 @@ from opticam_dask.passes.calibration import (
     same_exposure,
 )
 from opticam_dask.pipeline.reduction import Progress, Setup, Silent, WrongParameters, stage
-from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, read_raw
+from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of
+from opticam_dask.steps.read import read_raw
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 from opticam_dask.store.store import Store

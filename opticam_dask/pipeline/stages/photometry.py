@@ -14,16 +14,17 @@ from opticam_dask import identities
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.methods.frame_view import CatalogFacts, FrameView, TrialFluxes
+from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
-from opticam_dask.passes.second_pass import Photometer
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.pipeline.stages.alignment import first_pass_job
-from opticam_dask.steps.frame_steps import entry_of, is_back
+from opticam_dask.steps.frame_steps import entry_of
+from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
+from opticam_dask.steps.read import is_back
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part
 
@@ -254,7 +255,7 @@ def add_labels(
         When a label exists with other parameters.
     """
     source_ids = part.camera.catalog["source_id"]
-    is_common = second_pass.has_common_error(setup.steps_of(part), frozen.read_profile(part).total_err)
+    is_common = has_common_error(setup.steps_of(part), frozen.read_profile(part).total_err)
     chosen = part.camera.catalog.attributes.get("aperture_radii", {})
     for label, photometer in photometers.items():
         record = identities.describe(photometer)
@@ -267,10 +268,10 @@ def add_labels(
         }
         if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:
             attributes["aperture_radius"] = {name: kept[name] for name in ("radius", "radius_unit", "judged_by")}
-        radii = second_pass.measured_radii(photometer)
+        radii = measured_radii(photometer)
         if radii:
             attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
-        variables = second_pass.measured_variables(photometer, has_common_error=is_common)
+        variables = measured_variables(photometer, has_common_error=is_common)
         making.add_photometry(part, label, source_ids, attributes, variables=variables, radii=radii)
 
 

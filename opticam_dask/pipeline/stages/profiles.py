@@ -10,12 +10,13 @@ import numpy as np
 
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
-from opticam_dask.passes import second_pass, star_profiles
+from opticam_dask.passes import star_profiles
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, ReductionError
 from opticam_dask.pipeline.run import Pass, Run
 from opticam_dask.pipeline.stages import photometry, stacks
 from opticam_dask.steps.frame_steps import BlockSummary
+from opticam_dask.steps.measure import UNCERTAIN_TOTAL
 from opticam_dask.store.camera import Camera, Part
 
 #: Total fluxes by the profile of another night are uncertain by at least this part.
@@ -145,7 +146,7 @@ def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> N
             f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
             f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    elif fitted.total_err > second_pass.UNCERTAIN_TOTAL:
+    elif fitted.total_err > UNCERTAIN_TOTAL:
         progress.tell(
             f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
             f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."

@@ -12,9 +12,9 @@ import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.api.steps import chains
-from opticam_dask.api.steps.aligned import median_of
 from opticam_dask.api.steps.chains import Chain
 from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_over
+from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.indexes import with_indexes

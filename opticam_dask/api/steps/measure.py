@@ -1,0 +1,107 @@
+"""Light curves of the sources of a catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.api.steps import chains
+from opticam_dask.api.steps.catalog import sources_of
+from opticam_dask.api.steps.frames import (
+    EVERYTHING,
+    FOUND_ONES,
+    chain_of,
+    placeholders,
+    records_over,
+    require_same_camera,
+)
+from opticam_dask.cluster import blocks
+from opticam_dask.flags import FrameFlag, flag_attributes
+from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.methods.frame_view import CatalogFacts, Photometer
+from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
+
+
+def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = None) -> xr.Dataset:
+    """Light curves of the sources of a catalogue.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of `align`; a part of the frames (``ds.sel(time=...)``) gives the same numbers as all of them.
+    cat : Dataset
+        Of `catalog`; a part of the sources (``cat.sel(source=[2, 3])``) gives the same numbers as all of them.
+    photometer : Photometer, optional
+        By default `AperturePhotometer`.
+
+    Returns
+    -------
+    Dataset
+        ``flux``, ``flux_err``, ``x``, ``y``, ``flags`` and what else the photometer measures, dims (frame, source) or
+        (frame, source, radius); ``time`` and ``source`` are indexes.
+
+    Raises
+    ------
+    ValueError
+        When the frames are not aligned, the catalogue is of another camera or empty, or a radius is to be chosen.
+    """
+    chain = chain_of(ds, chains.ALIGNED, "photometry")
+    photometer = AperturePhotometer() if photometer is None else photometer
+    if "coefficient" not in cat or "source_id" not in cat.variables:
+        raise ValueError("photometry expected a catalogue: use catalog(stack(ds, ref)) first")
+    require_same_camera("photometry", "catalogue", cat, ds)
+    if "source" not in cat.dims:
+        cat = cat.expand_dims("source")
+    if not cat.sizes["source"]:
+        raise ValueError("photometry expected at least one source, the selection is empty")
+    if getattr(photometer, "radius", None) == "best":
+        raise ValueError('photometry expected a radius: "best" is judged by a whole night, which opticam.reduce does')
+    everything = cat.encoding.get(EVERYTHING, cat)
+    found_ones = cat.encoding.get(FOUND_ONES, everything)
+    sources = sources_of(found_ones)
+    facts = CatalogFacts(
+        sources["catalog_flux"], sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"]
+    )
+    prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
+    numbers = everything["source_id"].to_numpy().tolist()
+    rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
+    with_added = None if everything is found_ones else sources_of(everything)
+    task = chains.MeasureTask(chain, "photometry", prepared, sources, rows, with_added)
+    records = records_over(task, ds)
+    radii = measured_radii(photometer)
+    steps = chain.steps(placeholders(ds, chain))
+    is_common = has_common_error(steps, sources["profile_err"])
+    names = (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_common_error=is_common))
+    kind = "photometry_radii" if radii else "photometry"
+    sizes = {"source": len(rows), "radius": len(radii)}
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        entry = schema.variable(kind, name)
+        shape = tuple(sizes[dim] for dim in entry.dims[1:])
+        found[name] = (entry.dims, blocks.picked(records, name, shape, entry.dtype), entry.all_attributes())
+    coords: dict[str, Any] = {
+        name: ("frame", ds[name].to_numpy(), ds[name].attrs) for name in ("mjd_utc", "bmjd_tdb", "night", "file")
+    }
+    coords["source_id"] = ("source", cat["source_id"].to_numpy(), cat["source_id"].attrs)
+    if "name" in cat.coords:
+        coords["name"] = ("source", cat["name"].to_numpy())
+    coords["frame_flags"] = ("frame", blocks.picked(records, "frame_flags", (), np.uint32), _frame_flags())
+    coords["fwhm"] = (
+        "frame",
+        blocks.picked(records, "fwhm", (), float),
+        schema.variable("frames", "fwhm").all_attributes(),
+    )
+    if radii:
+        coords["radius"] = ("radius", np.array(radii), schema.variable(kind, "radius").all_attributes())
+    attributes = {"key": ds.attrs.get("key"), "label": photometer.label}
+    if radii:
+        attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
+    return with_indexes(xr.Dataset(found, coords=coords, attrs=attributes))
+
+
+def _frame_flags() -> dict[str, Any]:
+    return {"units": "1", "long_name": "quality of the frame", **flag_attributes(FrameFlag)}

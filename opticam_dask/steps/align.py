@@ -1,0 +1,180 @@
+"""Aligning one frame: where it lies on the reference frame, and its seeing by the stars of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.images.matching import align, match
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.parameters import TransformType
+from opticam_dask.steps.background import measure_sky
+from opticam_dask.steps.detect import detect_frame, measure_seeing
+from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
+
+#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many, or all.
+_SAME_STAR, _FEWEST_STARS = 1.5, 3
+
+#: A lone source this much narrower (along its short axis) or wider than the stars of the reference frame is a cosmic
+#: ray or a trail.
+_NARROWER, _WIDER = 0.6, 3.0
+
+#: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
+_SWAPPED = 1.2
+
+#: A transform that rests on so many unsaturated stars needs no saturated ones, whose centres are less certain.
+_ENOUGH_STARS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligning:
+    """What it takes to find where a frame lies on the reference frame.
+
+    Attributes
+    ----------
+    steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
+    reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
+        Aligning sources of the reference frame.
+    reference_fwhm, reference_minor_fwhm : float
+        FWHM of its stars, and along their short axis, pixels; NaN when unknown.
+    reference_shape : (int, int)
+        Grid of the stack.
+    transform_type, rotation_limit, translation_limit, scale_limit
+        See :class:`~opticam_dask.parameters.ReductionParameters`.
+    expected_scale : float
+        Reference pixel in units of pixels of the frame (1 for equal binning).
+    n_alignment_sources : int
+        How many of the brightest sources are used to align a frame.
+    """
+
+    steps: FrameSteps
+    reference_xy: np.ndarray
+    reference_flux: np.ndarray
+    reference_fwhm: float
+    reference_minor_fwhm: float
+    reference_shape: tuple[int, int]
+    transform_type: TransformType
+    rotation_limit: float | None
+    translation_limit: float | tuple[float, float] | None
+    scale_limit: float | None
+    expected_scale: float
+    n_alignment_sources: int
+
+
+def reduce_frame(job: Aligning, entry: Mapping[str, Any]) -> FrameResult:
+    """Sky, sources and transform of one frame; a frame that fails keeps what was found before."""
+    result = FrameResult()
+    try:
+        detect_frame(job.steps, entry, result)
+        _align(job, result)
+    except FrameProblem as problem:
+        result.flags |= problem.flag
+        result.message = problem.message
+    measure_sky(result)
+    return result
+
+
+def alignment_sources(result: FrameResult, n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``(n, 2)`` and fluxes ``(n,)`` of the brightest whole stars of a frame.
+
+    Where these are too few, saturated stars come after them; where even those are too few, everything else.
+    """
+    sources = result.sources
+    assert result.is_whole is not None  # told with the sources
+    assert result.is_saturated is not None
+    is_known = np.isfinite(sources["x"]) & np.isfinite(sources["y"])
+    chosen = np.flatnonzero(result.is_whole)
+    if len(chosen) < _ENOUGH_STARS:
+        chosen = np.append(chosen, np.flatnonzero(result.is_saturated))
+    if len(chosen) < _FEWEST_STARS:
+        chosen = np.flatnonzero(is_known)
+    chosen = chosen[:n_sources]
+    return np.column_stack([sources["x"][chosen], sources["y"][chosen]]), sources["flux"][chosen]
+
+
+def _align(job: Aligning, result: FrameResult) -> None:
+    xy, flux = alignment_sources(result, job.n_alignment_sources)
+    try:
+        found = match.find_transform(
+            job.reference_xy,
+            xy,
+            transform_type=job.transform_type,
+            reference_weights=job.reference_flux,
+            frame_weights=flux,
+            expected_scale=job.expected_scale,
+            shift_of_few=True,
+        )
+    except match.AlignmentError as error:
+        raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
+    result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
+    _measure_seeing_of_stars(job, result)
+    if found.n_matched < match.LEAST_FOR_ROTATION:
+        _require_stars(job, result)
+    if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
+        result.flags |= FrameFlag.SWAPPED
+    reason = align.limit_reason(
+        found.transform,
+        rotation_limit=job.rotation_limit,
+        translation_limit=job.translation_limit,
+        scale_limit=job.scale_limit,
+        shape=job.reference_shape,
+        expected_scale=job.expected_scale,
+    )
+    if reason is not None:
+        raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
+
+
+def _require_stars(job: Aligning, result: FrameResult) -> None:
+    """Refuse a shift that rests on one or two sources which do not look like the stars of the reference frame.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    width, minor = float(result.values["fwhm"]), minor_fwhm(result)
+    expected, expected_minor = job.reference_fwhm * job.expected_scale, job.reference_minor_fwhm * job.expected_scale
+    if not may_be_stars((width, minor), (expected, expected_minor)):
+        raise FrameProblem(
+            FrameFlag.NOT_ALIGNED,
+            f"what matches the one or two stars of the reference frame is no star: FWHM {width:.1f} pixels "
+            f"({minor:.1f} along the short axis), {expected:.1f} ({expected_minor:.1f}) on the reference frame",
+        )
+
+
+def may_be_stars(widths: tuple[float, float], stars: tuple[float, float]) -> bool:
+    """Whether sources may be stars, by their FWHM and that along the short axis, and those of stars (pixels)."""
+    return not (widths[1] < _NARROWER * stars[1] or widths[0] > _WIDER * stars[0])
+
+
+def minor_fwhm(result: FrameResult) -> float:
+    """FWHM of the stars of a frame along their short axis, pixels."""
+    return photometry.SIGMA_TO_FWHM * float(result.values["semiminor_sigma"])
+
+
+def _have_swapped(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether two stars have swapped their brightness: one is eclipsed, or the field is turned by half a turn."""
+    if not (np.all(before > 0) and np.all(now > 0)):
+        return False
+    first, second = np.log(before[0] / before[1]), np.log(now[0] / now[1])
+    return bool(first * second < 0 and abs(first - second) > 2.0 * np.log(_SWAPPED))
+
+
+def _measure_seeing_of_stars(job: Aligning, result: FrameResult) -> None:
+    """Measure the seeing on the sources that are on the reference frame as well.
+
+    Hot pixels and cosmic rays, which may be most of what is detected, are not where the transform takes the stars.
+    """
+    predicted = align.apply_transform(result.values["transform"], job.reference_xy)
+    detected = np.column_stack([result.sources["x"], result.sources["y"]])
+    matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
+    if np.count_nonzero(matched >= 0) >= min(_FEWEST_STARS, max(len(predicted), 1)):
+        is_star = np.zeros(len(detected), dtype=bool)
+        is_star[matched[matched >= 0]] = True
+        if result.is_whole is not None and np.any(is_star & result.is_whole):
+            is_star &= result.is_whole
+        measure_seeing(result, is_star)

@@ -1,0 +1,135 @@
+"""The sky of one frame: estimated, taken off, and corrected where no source is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.frame_steps import (
+    Background,
+    FrameProblem,
+    FrameResult,
+    FrameSteps,
+    error_text,
+    no_deprecation_warnings,
+)
+
+#: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
+#: further from brighter ones, up to so much brighter.
+_SKY_FROM, _LEAST_FWHM, _FAINT, _BRIGHT = 2.0, 2.0, 100.0, 700.0
+
+
+@dataclass(frozen=True)
+class Sky:
+    """Sky background of one frame, of a user's own function."""
+
+    image: np.ndarray
+    rms_image: np.ndarray
+    median: float
+    rms_median: float
+
+
+def own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> Sky:
+    """Sky background and its RMS by a user's own function.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    try:
+        with no_deprecation_warnings():
+            found = function(image)
+        sky, rms = np.asarray(found.background, float), np.asarray(found.background_rms, float)
+        medians = float(found.background_median), float(found.background_rms_median)
+    except Exception as error:
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"background: {error_text(error)}") from error
+    if sky.shape != image.shape or rms.shape != image.shape:
+        raise FrameProblem(
+            FrameFlag.STEP_FAILED,
+            f"background: shape {sky.shape} and {rms.shape}, {image.shape} was expected",
+        )
+    return Sky(sky, rms, *medians)
+
+
+def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> np.ndarray | None:
+    """Load a frame and take its sky off; fill ``result`` with the image and the sky.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), or None
+        Background RMS of a user's own function; None where it is the zoom of a mesh.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    image = load_image(steps, entry, for_detection=steps.has_mesh)
+    result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
+    if steps.background is not None:
+        level = own_sky(steps.background, image.electrons)
+        result.values |= {"background": level.median, "background_rms": level.rms_median}
+        result.subtracted = image.electrons - level.image
+        return level.rms_image
+    try:
+        mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
+    except ValueError as error:
+        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
+    result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
+    result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
+    result.subtracted = result.frame.image
+    return None
+
+
+def measure_sky(result: FrameResult) -> None:
+    """Correct the mesh of a frame to the level of the sky away from all detections; fills the meshes of ``result``.
+
+    Its seeing must be final: photometry covers the same disks again.
+    """
+    if result.frame is None:
+        return
+    mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
+    sources = {
+        name: np.append(result.sources.get(name, ()), result.beyond_slots.get(name, ())) for name in ("x", "y", "flux")
+    }
+    disks = source_disks(
+        np.column_stack([sources["x"], sources["y"]]),
+        sources["flux"],
+        background_rms=result.values["background_rms"],
+        fwhm=result.values.get("fwhm", np.nan),
+    )
+    found = subtraction.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
+    level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
+    result.meshes |= {
+        "background_offset_mesh": level - mesh,
+        "background_n_sky": found.number,
+        "background_mean_mesh": found.mean,
+    }
+
+
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
+    """Where sources shine: bright ones further than faint ones.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Sources without a position (NaN) have no disk.
+    flux : ndarray, shape (n,)
+        Electrons; NaN counts as faint.
+    background_rms : float
+        Of the frame, electrons per pixel.
+    fwhm : float
+        Of the frame, in pixels.
+    """
+    known = np.all(np.isfinite(xy), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
+    # the wings of a Moffat star of beta 3 fall with the sixth power
+    reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
+    return subtraction.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)

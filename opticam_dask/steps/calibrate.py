@@ -1,0 +1,120 @@
+"""Calibrating one frame: from the counts of the camera to electrons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.kernels.images.matching import star_choice
+from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, error_text
+from opticam_dask.steps.read import above, read_raw
+
+
+@dataclass(frozen=True)
+class Image:
+    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel.
+
+    ``pile_up`` is the level (ADU) at which its raw pixels pile up; NaN where they do not, or it was not looked for.
+    """
+
+    electrons: np.ndarray
+    saturated: np.ndarray | None
+    cosmic_rays: np.ndarray | None
+    non_linear: np.ndarray | None
+    pile_up: float = float("nan")
+
+
+def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bool = False) -> Image:
+    """Read and calibrate one frame.
+
+    The order is: image filter, bias, dark, gain, flat, bad pixels, cosmic rays, rebinning.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+        How the frames are read, calibrated and searched for sources.
+    entry : mapping
+        Of the manifest.
+    for_detection : bool
+        Single precision where it holds every digit of the pixels: enough for sky and sources. Fluxes are measured in
+        double precision.
+
+    Raises
+    ------
+    FrameProblem
+        When the frame cannot be read, holds nothing, or is saturated.
+    """
+    raw = read_raw(steps, entry)
+    pile_up = star_choice.pile_up(raw) if steps.looks_for_pile_up else float("nan")
+    saturated = above(raw, np.fmin(entry["saturation"], pile_up))
+    non_linear = above(raw, entry["linearity_limit"])
+    if steps.image_filter is not None:
+        raw = _filtered(steps.image_filter, raw)
+    masters = steps.read_masters()
+    electrons = calibrate.to_electrons(
+        raw,
+        gain=entry["gain"],
+        dark_current=entry["dark_current"],
+        exposure_time=entry["exposure_time"],
+        dark_gain=masters.dark_gain,
+        dtype=np.float32 if for_detection and _fits_float32(raw.dtype) else np.float64,
+        **layers_of(masters, raw, entry),
+    )
+    cosmic_rays = None
+    if steps.remove_cosmic_rays:
+        level = entry["saturation"] * entry["gain"]
+        electrons, cosmic_rays = calibrate.remove_cosmic_rays(
+            electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
+        )
+    if steps.rebin_factor == 1:
+        return Image(electrons, saturated, cosmic_rays, non_linear, pile_up)
+    saturated, cosmic_rays, non_linear = (
+        None if mask is None else calibrate.rebin_mask(mask, steps.rebin_factor)
+        for mask in (saturated, cosmic_rays, non_linear)
+    )
+    return Image(calibrate.rebin(electrons, steps.rebin_factor), saturated, cosmic_rays, non_linear, pile_up)
+
+
+def layers_of(masters: Masters, raw: np.ndarray, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Masters for one frame: a pixel may be too hot for a long exposure of a dark sky, and good in others."""
+    names = ("gain", "exposure_time", "read_noise")
+    return masters.layers_of(raw, **{name: float(entry[name]) for name in names})
+
+
+def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:
+    """Master flat in the pixels of the calibrated frame, and its error.
+
+    The response of a rebinned pixel is the mean of its good pixels; NaN where none is good.
+    """
+    masters = steps.read_masters()
+    assert masters.flat is not None  # asked for where there is one
+    assert masters.flat_variance is not None
+    response, variance = masters.flat.astype(float), masters.flat_variance.astype(float)
+    if masters.bad_pixels is not None:
+        response[masters.bad_pixels] = np.nan
+    if steps.rebin_factor > 1:
+        response, variance = calibrate.rebin_response(response, variance, steps.rebin_factor)
+    return response, np.sqrt(variance)
+
+
+def _fits_float32(dtype: np.dtype) -> bool:
+    """Whether float32 holds every pixel of a type exactly."""
+    return np.can_cast(dtype, np.float32)
+
+
+def _filtered(image_filter: Callable[[np.ndarray], np.ndarray], raw: np.ndarray) -> np.ndarray:
+    try:
+        filtered = np.asarray(image_filter(raw))
+    except Exception as error:
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"image filter: {error_text(error)}") from error
+    if filtered.shape != raw.shape:
+        raise FrameProblem(
+            FrameFlag.STEP_FAILED, f"image filter: shape {filtered.shape} came back, {raw.shape} was expected"
+        )
+    return filtered

@@ -1,0 +1,139 @@
+"""The sources of one frame, and its seeing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.images import detect, segments
+from opticam_dask.kernels.images.matching import star_choice
+from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.sources import moments, photometry
+from opticam_dask.kernels.sources.profiles import field_form
+from opticam_dask.methods.finders import DefaultFinder
+from opticam_dask.steps.background import subtract_sky
+from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, error_text, no_deprecation_warnings
+
+#: The seeing of a frame is measured on so many of its brightest sources.
+_SEEING_SOURCES = 30
+
+#: A source is alone when none of this part of its light is within so many times its FWHM. The seeing is that of sources
+#: that are alone, where there are so many of them.
+_ALONE_LIGHT, _ALONE_REACH, _ENOUGH_ALONE = 0.1, 3.0, 3
+
+
+def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
+    """Load, subtract the sky and detect; fill ``result`` as far as it goes.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    detect_sources(steps, subtract_sky(steps, entry, result), result)
+
+
+def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: FrameResult) -> None:
+    """Search a frame without its sky; fill ``result`` with sources and seeing.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+    rms_image : ndarray, shape (ny, nx), or None
+        As :func:`subtract_sky` returns it.
+    result : FrameResult
+        Of :func:`subtract_sky`.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    assert result.subtracted is not None  # the sky is off
+    if result.frame is not None and steps.finds_by_segments:
+        sources, n_sources = _sources_of_segments(steps, result.frame)
+    else:
+        if rms_image is None:
+            rms_mesh = result.meshes["background_rms_mesh"]
+            rms_image = background.zoom_mesh(rms_mesh, result.subtracted.shape, steps.box_size)
+        sources, n_sources = find_sources(steps, result.subtracted, rms_image)
+    _keep_sources(steps, result, sources, n_sources)
+
+
+def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
+    """Detected sources, brightest first and NaN-padded to the slots at least, and how many there are in all.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    try:
+        with no_deprecation_warnings():
+            table = steps.finder(subtracted, steps.threshold * rms)
+        n_sources = 0 if table is None else len(table)
+        sources = detect.source_arrays(table, max(steps.n_slots, n_sources)) if n_sources else {}
+    except Exception as error:
+        raise FrameProblem(FrameFlag.STEP_FAILED, f"finder: {error_text(error)}") from error
+    return sources, n_sources
+
+
+def _sources_of_segments(steps: FrameSteps, frame: subtraction.SubtractedFrame) -> tuple[dict[str, np.ndarray], int]:
+    """As :func:`find_sources`, from the pixels that stand out alone."""
+    assert isinstance(steps.finder, DefaultFinder)
+    found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)
+    n_sources = len(found["x"])
+    missing = np.full(max(0, steps.n_slots - n_sources), np.nan)
+    return {name: np.append(values, missing) for name, values in found.items()}, n_sources
+
+
+def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.ndarray], n_sources: int) -> None:
+    """Put the sources of a frame into its result, with the seeing."""
+    if not n_sources:
+        raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
+    result.sources = {name: values[: steps.n_slots] for name, values in sources.items()}
+    result.beyond_slots = {name: values[steps.n_slots :] for name, values in sources.items()}
+    result.values["n_sources"] = n_sources
+    result.is_whole, result.is_saturated = star_choice.whole_stars(result.sources, result.saturated)
+    measure_seeing(result, result.is_whole)
+
+
+def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
+    """FWHM (median) and mean form of the brightest unsaturated stars of a frame, in pixels and degrees.
+
+    Parameters
+    ----------
+    result : FrameResult
+        With its image and sources; gets the numbers.
+    is_star : ndarray of bool, shape (slot,)
+        Which sources count.
+    """
+    assert result.subtracted is not None  # sources were found on it
+    sources, is_alone = result.sources, is_star & _are_alone(result.sources)
+    chosen = np.flatnonzero(is_alone if np.count_nonzero(is_alone) >= _ENOUGH_ALONE else is_star)[:_SEEING_SOURCES]
+    positions = np.column_stack([sources["x"], sources["y"]])
+    new = np.array([slot for slot in chosen.tolist() if slot not in result.moments], dtype=np.intp)
+    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[new]
+    shapes = moments.source_shapes(result.subtracted, positions[new], sigma)
+    result.moments.update(zip(new.tolist(), shapes.T, strict=True))
+    shapes = np.array([result.moments[slot] for slot in chosen.tolist()]).reshape(-1, 3).T
+    noise = result.values["background_rms"]
+    form = field_form.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
+    result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
+
+
+def _are_alone(sources: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which sources of a frame have no neighbour whose light would add to their width."""
+    xy = np.column_stack([sources["x"], sources["y"]])
+    size = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])
+    is_alone, known = np.zeros(len(xy), dtype=bool), np.flatnonzero(np.isfinite(xy).all(axis=1) & np.isfinite(size))
+    if not len(known):
+        return is_alone
+    reach = _ALONE_REACH * photometry.SIGMA_TO_FWHM * float(np.median(size[known]))
+    flux = sources["flux"][known]
+    is_alone[known] = True
+    for one, other in KDTree(xy[known]).query_pairs(reach, output_type="ndarray").tolist():
+        for star, neighbour in ((one, other), (other, one)):
+            is_alone[known[star]] &= not flux[neighbour] > _ALONE_LIGHT * flux[star]
+    return is_alone

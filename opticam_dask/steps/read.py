@@ -1,0 +1,134 @@
+"""Reading one frame: the pixels of its file, or why they cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.flags import FrameFlag
+from opticam_dask.frames.scanning import FrameError
+from opticam_dask.locations import is_remote, location
+from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps
+
+#: Seconds by which file systems may differ about the modification time of one file.
+_SAME_TIME = 2.0
+
+
+def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
+    """Read one frame and refuse what holds no signal.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+        How the frames are read.
+    entry : mapping
+        Of the manifest; with ``pixels`` where they are in memory already.
+
+    Raises
+    ------
+    FrameProblem
+    FrameLost
+        When not the frame but its whole directory cannot be read.
+    """
+    _require_same_file(entry)
+    raw = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
+    if raw.shape != steps.shape:
+        raise FrameProblem(
+            FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
+        )
+    lowest, highest = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
+    if not (np.isfinite(lowest) or np.isfinite(highest) or np.isfinite(raw).any()):
+        raise FrameProblem(FrameFlag.NO_DATA, "no pixel holds a finite number")
+    level = entry["saturation"]
+    saturated = above(raw, level) if highest >= level else None
+    if saturated is not None and np.count_nonzero(saturated) > raw.size / 2:
+        raise FrameProblem(FrameFlag.SATURATED, f"more than half of the pixels are at or above {level:g} ADU")
+    if lowest == highest:
+        raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
+    return raw
+
+
+def above(raw: np.ndarray, level: float) -> np.ndarray | None:
+    """Pixels at or above a level in ADU; None where no pixel is, or there is no such level (NaN)."""
+    if not np.fmax.reduce(raw, axis=None) >= level:
+        return None
+    if raw.dtype.kind in "iu":  # compared as they are: conversion to floats takes longer than all the rest
+        lowest = np.iinfo(raw.dtype).min
+        level = raw.dtype.type(max(math.ceil(level), lowest))
+    with np.errstate(invalid="ignore"):
+        marked: np.ndarray = raw >= level
+    return marked
+
+
+def _read_file(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return steps.reader.read(entry["file"])
+    except FrameError as error:
+        if isinstance(error.__cause__, OSError):
+            _require_directory(entry["file"])
+        raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
+
+
+def _require_same_file(entry: Mapping[str, Any]) -> None:
+    """Refuse a file that was written again since its header was read: exposure, gain and time are of the old one.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    with contextlib.suppress(OSError):  # a file that is gone: whoever reads it says so
+        if not _is_as_scanned(entry):
+            raise FrameProblem(FrameFlag.FILE_CHANGED, "the file was written again after its header was read")
+
+
+def is_back(entry: Mapping[str, Any]) -> bool:
+    """Whether the file of a frame is there (again), as it was when its header was read."""
+    try:
+        is_there = location(entry["file"]).exists() if is_remote(entry["file"]) else os.access(entry["file"], os.R_OK)
+        return is_there and _is_as_scanned(entry)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_as_scanned(entry: Mapping[str, Any]) -> bool:
+    """Whether a file has the size and time of the scan; True where that takes a request to another machine."""
+    if is_remote(entry["file"]):
+        return True
+    status = os.stat(entry["file"])
+    is_same_time = abs(status.st_mtime - entry["file_mtime"]) <= _SAME_TIME
+    return bool(status.st_size == entry["file_size"] and is_same_time)
+
+
+def _require_directory(file: str) -> None:
+    """Raise when the directory of a file is gone or empty, as when a disk is unmounted: no fault of the frame."""
+    directory = os.path.dirname(file)
+    if is_remote(file):
+        is_there, reason = _is_reachable(directory)
+    else:
+        is_there, reason = _is_filled(directory)
+    if not is_there:
+        raise FrameLost(
+            f"{directory}, which held {os.path.basename(file)}, cannot be read any more ({reason}). "
+            "What was reduced is kept: bring it back and run the same command again to go on. When the frames have "
+            "moved, opticam-dask relocate OUT DATA tells the reduction where they are."
+        )
+
+
+def _is_reachable(url: str) -> tuple[bool, str]:
+    try:
+        return location(url).exists(), "nothing is there"
+    except (OSError, ValueError) as error:
+        return False, getattr(error, "strerror", None) or str(error)
+
+
+def _is_filled(directory: str) -> tuple[bool, str]:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is not None, "is empty"
+    except OSError as error:
+        return False, error.strerror or str(error)
