@@ -26,6 +26,7 @@ from dask.base import normalize_token
 from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
+from opticam_dask import open_files
 from opticam_dask.cluster import watchdog
 from opticam_dask.kernels import compiled
 
@@ -126,7 +127,8 @@ def _run_block(
         compiled.use(kernels)
         # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)
-        with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
+        limits = _thread_pools(len(sys.modules)).limit(limits=1)
+        with limits, watchdog.time_limit(limit), open_files.keep_open():
             summary[0] = run_block(blocks[block_id[0]])
     return summary
 
@@ -175,11 +177,12 @@ def lazy_frames(
 
 def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype) -> np.ndarray:
     images = np.empty((len(paths), *frame_shape), dtype=pixel_type)
-    for index, path in enumerate(paths.ravel()):
-        image = reader.read(path)
-        if image.shape != frame_shape:
-            raise ValueError(f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again.")
-        images[index] = image
+    with open_files.keep_open():
+        for index, path in enumerate(paths.ravel()):
+            image = reader.read(path)
+            if image.shape != frame_shape:
+                raise ValueError(f"{path} has shape {image.shape}, not {frame_shape}: scan the directory again.")
+            images[index] = image
     return images
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from opticam_dask import open_files
 from opticam_dask.frames.fits import layouts, planes
 from opticam_dask.frames.fits.cards import Cards
 from opticam_dask.frames.fits.errors import FrameError, OwnProduct
@@ -206,29 +206,15 @@ class FitsReader:
         name = split_name(str(path))
         with frame_errors(), _open_file(name.file, Choice(self.extension, self.images, self.detector)) as file:
             picture = _picture(file.contents, name)
+            if picture.n_planes and not name.plane:
+                raise FrameError(f"a cube of {picture.n_planes} planes: name one, as in {FrameName(name.file, 0, 1)}")
             pixels = layouts.read(file.source, picture, max(0, name.plane - 1))
             if file.source.is_gzip and not file.is_of_many:
                 read_to_the_end(file.source.stream, picture.n_bytes)
         return pixels
 
-    @staticmethod
-    @contextlib.contextmanager
-    def keep_open() -> Iterator[None]:
-        """Keep a file of many frames open from one to the next of them, in this thread: one open for all of a block."""
-        if getattr(_kept, "is_on", False):
-            yield
-            return
-        _kept.is_on, _kept.file = True, None
-        try:
-            yield
-        finally:
-            _close_kept()
-            _kept.is_on = False
-
 
 # ---------------------------------------------------------------- open files
-
-_kept = threading.local()
 
 
 @dataclass
@@ -249,22 +235,23 @@ class _OpenFile:
 
 @contextlib.contextmanager
 def _open_file(path: str, choice: Choice) -> Iterator[_OpenFile]:
-    is_on = getattr(_kept, "is_on", False)
-    file = _kept.file if is_on else None
+    """A file as long as it is needed; one of many frames until the block is done, or another file is read."""
+    shelf = open_files.shelf()
+    file = None if shelf is None else shelf.file
     if file is None or (file.path, file.choice) != (path, choice):
-        if is_on:
-            _close_kept()
+        if shelf is not None:
+            shelf.clear()
         file = _opened(path, choice)
-        if is_on and file.is_of_many:
-            _kept.file = file
+        if shelf is not None and file.is_of_many:
+            shelf.keep(file)
     try:
         yield file
     except BaseException:
-        if is_on and _kept.file is file:
-            _kept.file = None
+        if shelf is not None:
+            shelf.clear()
         file.close()
         raise
-    if not is_on or _kept.file is not file:
+    if shelf is None or shelf.file is not file:
         file.close()
 
 
@@ -280,12 +267,6 @@ def _opened(path: str, choice: Choice) -> _OpenFile:
             file.close()
             raise
     return file
-
-
-def _close_kept() -> None:
-    file, _kept.file = _kept.file, None
-    if file is not None:
-        file.close()
 
 
 def _picture(contents: Contents, name: FrameName) -> Picture:

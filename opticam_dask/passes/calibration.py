@@ -95,7 +95,7 @@ class CalibrationFrames:
         table = self.table
         is_same = table["key"] == detector.key if self.kind == "flat" else table["camera"] == detector.camera
         is_same &= (table["ny"] == detector.shape[0]) & (table["nx"] == detector.shape[1])
-        found = table[is_same & (table["binning"] == detector.binning)].sort_values("file", kind="stable")
+        found = scanning.in_order_of_names(table[is_same & (table["binning"] == detector.binning)])
         if len(found) < 2:
             few = "none" if not len(found) else f"only {found['file'].iloc[0]}"
             raise CalibrationError(

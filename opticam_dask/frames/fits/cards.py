@@ -83,13 +83,20 @@ def read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple
             else:
                 long_text = ""
         if len(blocks) == most_blocks:
-            raise FrameError(f"expected the END of the header within {_MOST_HEADER_BLOCKS} blocks, found none")
+            raise FrameError(f"expected the END of the header within {MOST_HEADER_BLOCKS} blocks, found none")
         block = stream.read(BLOCK).decode("latin-1")
         blocks.append(block)
     raise FrameError("the header is cut short: it has no END")
 
 
 def integer(header: Mapping[str, Any], keyword: str, default: int | None = None) -> int:
+    """Whole number of a keyword that says how data are stored, at least 0 but for BITPIX.
+
+    Raises
+    ------
+    FrameError
+        When there is none.
+    """
     value = header.get(keyword, default)
     if not isinstance(value, int) or isinstance(value, bool) or (value < 0 and not keyword.endswith("BITPIX")):
         raise FrameError(f"damaged header: expected a whole number in keyword {keyword}, found {shown(value)}")

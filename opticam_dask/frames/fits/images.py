@@ -139,7 +139,7 @@ def describe(hdu: Hdu) -> StoredImage:
     """
     own, axes = hdu.cards, hdu.axes
     if len(axes) < 2 or not all(axes):
-        raise FrameError(f"expected an image in HDU {hdu.number}, found {named(axes)}")
+        raise FrameError(f"expected a 2-D image in HDU {hdu.number}, found {named(axes)}")
     shape = (axes[-2], axes[-1])
     if math.prod(shape) > MOST_PIXELS:
         raise FrameError(f"expected at most {MOST_PIXELS} pixels, found {shape[0]} x {shape[1]}")
@@ -162,7 +162,7 @@ def section_of(cards: Mapping[str, Any], keyword: str, shape: tuple[int, int]) -
     if box is None:
         return None
     x1, x2, y1, y2 = box
-    return (slice(y1 - 1, y2), slice(x1 - 1, x2)) if 1 <= x1 and x2 <= shape[1] and 1 <= y1 and y2 <= shape[0] else None
+    return (slice(y1 - 1, y2), slice(x1 - 1, x2)) if x1 >= 1 and x2 <= shape[1] and y1 >= 1 and y2 <= shape[0] else None
 
 
 def box_of(text: object) -> tuple[int, int, int, int] | None:
@@ -218,7 +218,8 @@ def _check_tiles(header: Mapping[str, Any], axes: tuple[int, ...], image_bytes: 
         raise FrameError(f"expected at most {most_bytes} bytes of compressed data, found {n_bytes}")
     if len(axes) > 2 and n_bytes > _MOST_COMPRESSED_CUBE:
         raise FrameError(
-            f"expected at most {_MOST_COMPRESSED_CUBE} bytes of a compressed cube, found {n_bytes}: uncompress it (funpack)"
+            f"expected at most {_MOST_COMPRESSED_CUBE} bytes of a compressed cube, found {n_bytes}: uncompress it "
+            "(funpack)"
         )
 
 
@@ -359,6 +360,7 @@ def _header_block(cards: list[str]) -> bytes:
 
 
 def data_bytes(header: Mapping[str, Any]) -> int:
+    """Bytes of the data of an HDU (FITS 4.0, eq. 2)."""
     n_axes = integer(header, "NAXIS")
     if not n_axes:
         return 0
@@ -376,6 +378,7 @@ def image_axes(header: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def named(axes: tuple[int, ...]) -> str:
+    """What the axes of an HDU make it, for a message."""
     if not axes or not all(axes):
         return "no image"
     if len(axes) > 4:

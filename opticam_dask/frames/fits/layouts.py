@@ -126,6 +126,7 @@ def contents_of(source: Source, choice: Choice) -> Contents:
     tables = tuple(hdu for hdu in [*seen, *behind] if hdu.cards.get("XTENSION") in ("BINTABLE", "TABLE"))
     primary = seen[0].cards
     pictures = [_with_marks(picture, behind) for picture in _pictures(first, behind, primary, choice)]
+    pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
     return Contents(tuple(pictures), tuple(table for table in tables if table.cards.get("ZIMAGE") is not True))
 
 
@@ -145,8 +146,8 @@ def _each_hdu(source: Source) -> Iterator[Hdu]:
         largest = max(largest, hdu.n_bytes if _can_be_frame(hdu) else 0)
         if source.is_gzip and position > MOST_BEFORE + TIMES_IMAGE * largest:
             raise FrameError(
-                f"expected an image within the first {MOST_BEFORE >> 20} MiB of a gzip stream, but HDU {hdu.number} ends "
-                f"after {position >> 20} MiB"
+                f"expected an image within the first {MOST_BEFORE >> 20} MiB of a gzip stream, but HDU {hdu.number} "
+                f"ends after {position >> 20} MiB"
             )
         source.stream.seek(position)
 
@@ -162,7 +163,7 @@ def _is_wanted(hdu: Hdu, extension: int | str | None) -> bool:
 
 
 def _nothing_found(seen: Sequence[Hdu], extension: int | str | None) -> str:
-    wanted = "an image" if extension is None else f"the image of HDU {extension!r}"
+    wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
     listed = [f"HDU {hdu.number} holds {images.named(hdu.axes)}" for hdu in seen]
     more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
     return f"expected {wanted}, found: {', '.join(listed[:10])}{more}"
@@ -208,9 +209,7 @@ def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> Pictu
     shape = image.shape if section is None else tiles.shape_of(section)
     dtype = image.dtype if bias is None else tiles.as_float(image.dtype)
     saturation = choice.detector.saturation_of(values)
-    header = FitsHeader(
-        values, shape, dtype, hdu.number, named, saturation=saturation, has_overscan=bias is not None
-    )
+    header = FitsHeader(values, shape, dtype, hdu.number, named, saturation=saturation, has_overscan=bias is not None)
     if image.n_planes > _MOST_PLANES:
         raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")
     n_planes = image.n_planes if image.n_planes > 1 else 0
@@ -222,7 +221,9 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> Picture:
     values = joined(group[0].cards, primary)
     parts, shape = tiles.placed(group, primary, choice.detector)
     if math.prod(shape) > images.MOST_PIXELS:
-        raise FrameError(f"expected at most {images.MOST_PIXELS} pixels, found {shape[0]} x {shape[1]} of all amplifiers")
+        raise FrameError(
+            f"expected at most {images.MOST_PIXELS} pixels, found {shape[0]} x {shape[1]} of all amplifiers"
+        )
     if len({part.image.n_planes for part in parts}) > 1:
         raise FrameError("expected equal numbers of planes in all amplifiers or windows of a detector")
     header = FitsHeader(

@@ -1,13 +1,16 @@
 """Names of frames: the path of a file, and which of its images is meant where it holds several.
 
-``night/a.fits`` is the image of a file, ``night/a.fits[3]`` that of its HDU 3, and ``night/a.fits[0,17]`` the 17th plane
-of the cube in its primary HDU.
+``night/a.fits`` is the image of a file, ``night/a.fits[3]`` that of its HDU 3, and ``night/a.fits[0,17]`` the 17th
+plane of the cube in its primary HDU.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 _CHOICE = re.compile(r"(.*)\[(\d{1,9})(?:,(\d{1,9}))?\]", re.DOTALL)
 
@@ -48,3 +51,22 @@ def split_name(name: str) -> FrameName:
 def file_of(name: str) -> str:
     """Path or URL of the file that a frame is in."""
     return split_name(name).file
+
+
+def full_names(
+    files: Iterable[str], extensions: Iterable[int] | None = None, planes: Iterable[int] | None = None
+) -> np.ndarray:
+    """Names of frames from paths, extensions and planes; without these, frames are the images of ordinary files.
+
+    Returns
+    -------
+    ndarray of object, shape (frame,)
+    """
+    paths = list(files)
+    chosen = zip(
+        [0] * len(paths) if extensions is None else map(int, extensions),
+        [0] * len(paths) if planes is None else map(int, planes),
+        strict=True,
+    )
+    named = [str(FrameName(path, *choice)) for path, choice in zip(paths, chosen, strict=True)]
+    return np.array(named, dtype=object)

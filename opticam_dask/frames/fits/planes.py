@@ -48,9 +48,7 @@ class PlaneKeywords:
     step: Keyword = keywords.PLANE_STEP
 
 
-def headers_of(
-    source: Source, picture: Picture, tables: Sequence[Hdu], known: PlaneKeywords
-) -> Iterator[FitsHeader]:
+def headers_of(source: Source, picture: Picture, tables: Sequence[Hdu], known: PlaneKeywords) -> Iterator[FitsHeader]:
     """The header of each plane of a cube, with its time.
 
     Parameters
@@ -79,9 +77,9 @@ def headers_of(
     if times is None:
         step = " or ".join((known.step,) if isinstance(known.step, str) else known.step[:3])
         raise FrameError(
-            f"a cube of {n_planes} planes, and its header does not say when each was taken: expected a table with a row "
-            f"a plane and a column of times, a keyword for each plane (DATE0001, ...), CTYPE3 = 'TIME', or the step "
-            f"from plane to plane ({step}, or plane_step_keyword of the definition)"
+            f"a cube of {n_planes} planes, and its header does not say when each was taken: expected a table with a "
+            f"row a plane and a column of times, a keyword for each plane (DATE0001, ...), CTYPE3 = 'TIME', or the "
+            f"step from plane to plane ({step}, or plane_step_keyword of the definition)"
         )
     return (replace(header, values=_overlaid(header.values, {}, time)) for time in times)
 

@@ -201,9 +201,7 @@ def _whole(group: Sequence[Hdu], name: str) -> int:
     return value
 
 
-def _amplifiers(
-    group: Sequence[Hdu], primary: Cards, detector: Detector
-) -> tuple[tuple[Tile, ...], tuple[int, int]]:
+def _amplifiers(group: Sequence[Hdu], primary: Cards, detector: Detector) -> tuple[tuple[Tile, ...], tuple[int, int]]:
     ends = [_ends(hdu.cards, "DETSEC") or (1, 1, 1, 1) for hdu in group]
     boxes = [_box(one) for one in ends]
     origin = [min(box[axis].start for box in boxes) for axis in (0, 1)]
@@ -261,9 +259,7 @@ def pixel_type(parts: Sequence[Tile], shape: tuple[int, int]) -> np.dtype:
 # ---------------------------------------------------------------- reading
 
 
-def read(
-    source: Source, parts: Sequence[Tile], header: FitsHeader, plane: int, marks: np.ndarray | None
-) -> np.ndarray:
+def read(source: Source, parts: Sequence[Tile], header: FitsHeader, plane: int, marks: np.ndarray | None) -> np.ndarray:
     """Pixels of a frame from the images that it is made of, without their overscan.
 
     A pixel that is saturated stays so: it keeps at least the level of saturation, whatever is taken off.
@@ -283,9 +279,7 @@ def read(
     return frame
 
 
-def _lit_pixels(
-    part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.ndarray | None
-) -> np.ndarray:
+def _lit_pixels(part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.ndarray | None) -> np.ndarray:
     dtype, saturation = header.dtype, header.saturation
     whole = pixels if part.taken is None else pixels[part.taken]
     lit = whole.astype(dtype, copy=False)

@@ -144,6 +144,11 @@ PLANE_TIMES = (
 PLANE_STEP = ("KCT", "KINCYCLE", "CYCLETIM", "TIMEDEL", "TSTEP", "TIMESTEP", "FRAMESTEP", "CADENCE")
 #: Times at the Sun or at the barycentre: no time of an observatory [M: JD-HELIO].
 HELIOCENTRIC = re.compile(r"^(B|H)M?JD|HELIO|BARY|^BJD|^HJD", re.IGNORECASE)
+#: Words of names, and of TREFPOS, that say which of the two.
+FAR_NAMES = (
+    (re.compile(r"^BM?JD|BARYCENT|\bBARY", re.IGNORECASE), "barycentre"),
+    (re.compile(r"^HM?JD|HELIO|\bSUN\b", re.IGNORECASE), "heliocentre"),
+)
 #: Local times, which mean nothing without their zone [M, N].
 LOCAL = frozenset({"LOCALTIM", "DATE-LOC", "TIME-LOC", "LT", "LOCTIME", "DATE-LT", "UTLOCAL"})
 #: Scale that a keyword names itself.
