@@ -29,6 +29,7 @@ from opticam_dask.parameters import (
     WATCH,
     Parameter,
 )
+from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_migrate(commands)
     _add_lightcurve(commands)
+    _add_fits(commands)
     _add_export(commands)
     _add_plot(commands)
     _add_report(commands)
@@ -306,6 +308,19 @@ def _add_lightcurve(commands: Any) -> None:
     parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, DIFFERENTIAL)
+
+
+def _add_fits(commands: Any) -> None:
+    for name, text, table in (
+        ("fit-transit", "Fit a transit to the light curve of a target, of all cameras together.", TRANSIT),
+        ("fit-eclipse", "Fit an eclipse to the light curve of a target, of all cameras together.", ECLIPSE),
+        ("fit-sinusoid", "Fit a sinusoid to the light curve of a target, of all cameras together.", SINUSOID),
+    ):
+        parser = _command(commands, name, text)
+        parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+        _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
+        _options(parser.add_argument_group("the fit"), table)
+        parser.set_defaults(detrend=(), detrend_without=None)
 
 
 def _add_plot(commands: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,19 @@ from opticam_dask.store.store import Store
 
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
+    curves, prefix = asked_for(options)
+    save_curves(options.out, curves, prefix)
+    return DONE
+
+
+def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
+    """Light curves that were asked for, by camera key, and their name.
+
+    Raises
+    ------
+    UsageError, ValueError
+    """
     store = Store.open(options.out)
-    tell = Console(prefix="").tell
     keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
@@ -33,7 +44,12 @@ def lightcurve(options: argparse.Namespace) -> int:
     comparisons: Any = "auto" if is_auto else options.comparisons
     if options.match_cameras and not options.key:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
-    curves = _curves(options, keys, comparisons)
+    return _curves(options, keys, comparisons), prefix
+
+
+def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> None:
+    """Write and draw light curves, keep them in the store, and tell about them."""
+    tell = Console(prefix="").tell
     for key, curve in curves.items():
         for warning in curve.attrs.get("detrend", {}).get("warnings", []):
             tell(f"{key}: {warning}")
@@ -49,10 +65,9 @@ def lightcurve(options: argparse.Namespace) -> int:
             f"{key}: {np.count_nonzero(used)} of {len(flux)} frames, median {np.nanmedian(flux):.5g}, "
             f"scatter {100 * scatter:.2f} %, median error {100 * error:.2f} %"
         )
-        tell(f"  {differential.write_relative_light_curve(curve, options.out, prefix).resolve()}")
-        tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
-    differential_photometer.keep_in_store(options.out, curves.values(), prefix, tell)
-    return DONE
+        tell(f"  {differential.write_relative_light_curve(curve, out_directory, prefix).resolve()}")
+        tell(f"  {products.plot_relative_light_curve(out_directory, {key: curve}, prefix).resolve()}")
+    differential_photometer.keep_in_store(out_directory, curves.values(), prefix, tell)
 
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
@@ -121,7 +136,7 @@ def report(options: argparse.Namespace) -> int:
 def browse(options: argparse.Namespace) -> int:
     """Serve the browser until Ctrl-C."""
     try:
-        from opticam_dask.display.browser import browse as open_browser  # an extra
+        from opticam_dask.display.browser.server import browse as open_browser  # an extra
     except ImportError as error:
         raise RunError(one_line(error)) from error
     tell = Console(prefix="").tell

@@ -24,6 +24,8 @@ _COMPANIONS = _BAD_PIXELS | {
     *("ERR", "ERROR", "ERRORS", "UNCERT", "UNCERTAINTY", "VAR", "VARIANCE", "SIGMA", "STD", "RMS", "WHT", "WEIGHT"),
     *("IVAR", "EXP", "SAMP", "TIME", "BKG", "BACKGROUND", "SKY", "THUMBNAIL", "PREVIEW", "CON", "CTX", "QUAL"),
 }
+#: Keywords of an image that hold for its own pixels alone.
+_OF_PIXELS = frozenset({"CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2"})
 #: Planes of one file; a night of a second at a hundred frames a second is a third of it.
 _MOST_PLANES = 1 << 20
 #: What several images of one file can be (entry ``images`` of an instrument).
@@ -218,7 +220,10 @@ def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> Pictu
 
 def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> Picture:
     """A detector that was read by several amplifiers, or in several windows."""
-    values = joined(group[0].cards, primary)
+    # the world coordinates of one amplifier or window are not those of all
+    own = Cards({key: value for key, value in group[0].cards.items() if key not in _OF_PIXELS})
+    own.text = group[0].cards.text
+    values = joined(own, primary)
     parts, shape = tiles.placed(group, primary, choice.detector)
     if math.prod(shape) > images.MOST_PIXELS:
         raise FrameError(
