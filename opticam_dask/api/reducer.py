@@ -20,6 +20,7 @@ from opticam_dask.cluster.executors import Client
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
@@ -217,7 +218,8 @@ class Reducer(Plots):
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
-            lines = [f"{Path(file).name}: {reason}" for file, reason in self.scan.set_aside[:5]]
+            sentence, others = unknown_camera(self.scan, self.instrument)
+            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
             raise driver.ReductionError(
                 f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
             )

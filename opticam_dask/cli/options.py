@@ -14,6 +14,7 @@ from opticam_dask.cli.exit_codes import UsageError
 from opticam_dask.cluster import connections
 from opticam_dask.cluster.cluster_settings import ClusterSettings, resolve
 from opticam_dask.console import Console
+from opticam_dask.frames.definitions.library import load_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometer_kinds import PHOTOMETERS
@@ -88,7 +89,7 @@ def photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 
 def instrument(options: argparse.Namespace) -> Instrument:
     """What the headers mean."""
-    chosen = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    chosen = OPTICAM_MX() if options.instrument is None else load_instrument(options.instrument)
     if options.extension is None:
         return chosen
     is_number = options.extension.removeprefix("-").isdecimal()

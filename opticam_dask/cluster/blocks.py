@@ -26,8 +26,7 @@ from dask.base import normalize_token
 from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
-from opticam_dask import open_files
-from opticam_dask.cluster import watchdog
+from opticam_dask.cluster import open_files, watchdog
 from opticam_dask.kernels import compiled
 
 

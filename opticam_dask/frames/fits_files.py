@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opticam_dask import open_files
+from opticam_dask.cluster import open_files
 from opticam_dask.frames.fits import layouts, planes
 from opticam_dask.frames.fits.cards import Cards
 from opticam_dask.frames.fits.errors import FrameError, OwnProduct
 from opticam_dask.frames.fits.images import MOST_PIXELS, FitsHeader
-from opticam_dask.frames.fits.layouts import Choice, Contents, Picture
+from opticam_dask.frames.fits.layouts import Choice, Contents, StoredFrame
 from opticam_dask.frames.fits.names import FrameName, file_of, split_name
 from opticam_dask.frames.fits.planes import PlaneKeywords
 from opticam_dask.frames.fits.streams import (
@@ -34,14 +34,14 @@ from opticam_dask.frames.fits.streams import (
     opened,
     read_to_the_end,
 )
-from opticam_dask.frames.fits.tiles import Detector
+from opticam_dask.frames.fits.tiles import Amplifiers
 from opticam_dask.locations import Facts
 
 __all__ = [
     "MOST_PIXELS",
+    "Amplifiers",
     "Cards",
     "Choice",
-    "Detector",
     "FitsHeader",
     "FitsReader",
     "FrameError",
@@ -173,13 +173,13 @@ class FitsReader:
         Number or EXTNAME of the HDU; by default the first that holds an image.
     images : {"frames", "mosaic", "first"}, optional
         What several images of a file are; by default what their headers show.
-    detector : Detector
+    amplifiers : Amplifiers
         How the pixels of amplifiers become those of a frame.
     """
 
     extension: int | str | None = None
     images: str | None = None
-    detector: Detector = field(default_factory=Detector)
+    amplifiers: Amplifiers = field(default_factory=Amplifiers)
 
     def read(self, path: PathLike) -> np.ndarray:
         """Read the pixels of one frame.
@@ -204,7 +204,8 @@ class FitsReader:
             When the file cannot be read or is damaged.
         """
         name = split_name(str(path))
-        with frame_errors(), _open_file(name.file, Choice(self.extension, self.images, self.detector)) as file:
+        choice = Choice(self.extension, self.images, self.amplifiers)
+        with frame_errors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
             picture = _picture(file.contents, name)
             if picture.n_planes and not name.plane:
                 raise FrameError(f"a cube of {picture.n_planes} planes: name one, as in {FrameName(name.file, 0, 1)}")
@@ -234,14 +235,14 @@ class _OpenFile:
 
 
 @contextlib.contextmanager
-def _open_file(path: str, choice: Choice) -> Iterator[_OpenFile]:
+def _open_file(path: str, choice: Choice, *, is_one_of_many: bool) -> Iterator[_OpenFile]:
     """A file as long as it is needed; one of many frames until the block is done, or another file is read."""
     shelf = open_files.shelf()
     file = None if shelf is None else shelf.file
     if file is None or (file.path, file.choice) != (path, choice):
         if shelf is not None:
             shelf.clear()
-        file = _opened(path, choice)
+        file = _opened(path, choice, is_one_of_many=is_one_of_many)
         if shelf is not None and file.is_of_many:
             shelf.keep(file)
     try:
@@ -255,10 +256,10 @@ def _open_file(path: str, choice: Choice) -> Iterator[_OpenFile]:
         file.close()
 
 
-def _opened(path: str, choice: Choice) -> _OpenFile:
+def _opened(path: str, choice: Choice, *, is_one_of_many: bool) -> _OpenFile:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(opened(path, inflate, FRAME_REQUEST))
-        contents = layouts.contents_of(source, choice)
+        contents = layouts.contents_of(source, choice, is_one_of_many=is_one_of_many)
         file = _OpenFile(path, choice, source, contents, stack.pop_all().close)
     if source.is_gzip and file.is_of_many:
         try:
@@ -269,7 +270,7 @@ def _opened(path: str, choice: Choice) -> _OpenFile:
     return file
 
 
-def _picture(contents: Contents, name: FrameName) -> Picture:
+def _picture(contents: Contents, name: FrameName) -> StoredFrame:
     """The picture that a name means."""
     if not name.extension and not name.plane:
         return contents.pictures[0]

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from opticam_dask.frames.fits_files import (
+    Amplifiers,
     Choice,
-    Detector,
     FitsHeader,
     FitsReader,
     FrameError,
@@ -377,7 +377,9 @@ def _scan_file(path: str, instrument: Instrument, listed: Mapping[str, Facts], k
     exposures, others = _exposures(frames, instrument)
     results = [_scan_frame(frame, facts, instrument, kind) for frame in exposures]
     if others:
-        names = ", ".join(frame.own.get("EXTNAME", f"HDU {frame.header.extension}") for frame in others[:3])
+        names = ", ".join(
+            printable(str(frame.own.get("EXTNAME", f"HDU {frame.header.extension}"))) for frame in others[:3]
+        )
         told = (
             f"{len(others)} further image(s) of a file have no time, filter or camera of their own and are left out "
             f"({names}{', ...' * (len(others) > 3)}; images of the definition says what they are)"
@@ -438,13 +440,13 @@ def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kin
 @lru_cache(maxsize=16)
 def choice_of(instrument: Instrument) -> Choice:
     """Which images of a file are frames, and how their amplifiers are read, by a definition."""
-    detector = Detector(
+    amplifiers = Amplifiers(
         takes_overscan_off=instrument.subtract_overscan,
         gain_keyword=instrument.gain_keyword,
         saturation_keyword=instrument.saturation_keyword,
         default_saturation=instrument.default_saturation,
     )
-    return Choice(instrument.extension, instrument.images, detector)
+    return Choice(instrument.extension, instrument.images, amplifiers)
 
 
 @lru_cache(maxsize=16)
@@ -455,7 +457,7 @@ def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
 def reader_of(instrument: Instrument) -> FitsReader:
     """Reader of the frames of an instrument."""
     choice = choice_of(instrument)
-    return FitsReader(choice.extension, choice.images, choice.detector)
+    return FitsReader(choice.extension, choice.images, choice.amplifiers)
 
 
 def in_order_of_names(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
 
 from opticam_dask import Instrument, cli
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
-from opticam_dask.frames.fits_files import Detector
+from opticam_dask.frames.fits_files import Amplifiers
 from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.frames.scanning import FitsReader, find_files, read_header, scan
 from opticam_dask.passes.calibration import CalibrationError, find_calibration_frames
@@ -180,7 +180,7 @@ def test_overscan__is_trimmed_and_told(tmp_path, name):
     assert read_header(tmp_path / name).shape == (10, 12)
     level = data[:, 14:].mean()
     np.testing.assert_array_equal(FitsReader().read(tmp_path / name), data[:10, 2:14] - np.float32(level))
-    as_read = FitsReader(detector=Detector(takes_overscan_off=False)).read(tmp_path / name)
+    as_read = FitsReader(amplifiers=Amplifiers(takes_overscan_off=False)).read(tmp_path / name)
     np.testing.assert_array_equal(as_read, data[:10, 2:14])
     found = scan([tmp_path / name], CAMERA)
     assert found.table[["ny", "nx"]].to_numpy().tolist() == [[10, 12]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from opticam_dask.frames.fits.cards import BLOCK, MOST_HEADER_BLOCKS, Cards, joi
 from opticam_dask.frames.fits.errors import FrameError, OwnProduct
 from opticam_dask.frames.fits.images import FitsHeader, Hdu, StoredImage
 from opticam_dask.frames.fits.streams import MOST_BEFORE, TIMES_IMAGE, Source
-from opticam_dask.frames.fits.tiles import Detector, Tile
+from opticam_dask.frames.fits.tiles import Amplifiers, Tile
 
 #: Names of extensions whose pixels are not 0 where the image's are bad (IRAF, LCO, HST).
 _BAD_PIXELS = frozenset({"BPM", "MASK", "DQ", "BADPIX", "BADPIXELS", "BAD PIXELS", "BAD_PIXELS"})
@@ -33,7 +34,7 @@ IMAGES = ("frames", "mosaic", "first")
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredFrame:
     """One frame of a file, or all planes of one of its cubes.
 
     Attributes
@@ -68,7 +69,7 @@ class Picture:
 class Contents(NamedTuple):
     """What a file holds: its frames, and its tables, where the times of planes may be."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[StoredFrame, ...]
     tables: tuple[Hdu, ...]
 
 
@@ -82,20 +83,21 @@ class Choice:
         Number or EXTNAME of the HDU; by default all that are frames.
     images : {"frames", "mosaic", "first"}, optional
         What several images of a file are; by default what their headers show.
-    detector : Detector
+    amplifiers : Amplifiers
         How the pixels of amplifiers become those of a frame.
     """
 
     extension: int | str | None = None
     images: str | None = None
-    detector: Detector = field(default_factory=Detector)
+    amplifiers: Amplifiers = field(default_factory=Amplifiers)
 
 
-def contents_of(source: Source, choice: Choice) -> Contents:
+def contents_of(source: Source, choice: Choice, *, is_one_of_many: bool = False) -> Contents:
     """Find the frames of a file.
 
     Of an ordinary file only the header of its image is read; others where there is more behind it. A gzip stream is
-    inflated up to the image, and further only where that is a cube or in an extension.
+    inflated up to the image, and further only where that is a cube or in an extension; and so is a remote file fetched
+    whose end is not known, or where one of many frames is asked for (``is_one_of_many``).
 
     Raises
     ------
@@ -121,7 +123,8 @@ def contents_of(source: Source, choice: Choice) -> Contents:
     first = seen[-1]
     is_plain = first.number == 0 and len(first.axes) == 2
     behind: list[Hdu] = []
-    if not (source.is_gzip and (is_plain or choice.extension is not None)):
+    is_endless = source.is_gzip or source.most_bytes == sys.maxsize
+    if is_one_of_many or not (is_endless and (is_plain or choice.extension is not None)):
         with contextlib.suppress(FrameError):  # what follows an image need not be FITS
             behind += hdus
         behind = [hdu for hdu in behind if hdu.start + hdu.n_bytes <= source.most_bytes]
@@ -181,7 +184,7 @@ def _is_own_product(header: Cards) -> bool:
     )
 
 
-def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice) -> Iterator[Picture]:
+def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice) -> Iterator[StoredFrame]:
     others = [hdu for hdu in behind if hdu.is_image and hdu.name not in _COMPANIONS]
     if choice.extension is not None or choice.images == "first":
         yield _single(first, primary, choice, is_only=True)
@@ -201,30 +204,30 @@ def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice)
         yield replace(picture, extension=hdu.number if n_frames > 1 else 0)
 
 
-def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> Picture:
+def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> StoredFrame:
     """An image or cube that is a frame, or whose planes are frames."""
     image = images.describe(hdu)
     # a section in the primary header is that of the first image
     named, section = images.data_section(hdu.cards, primary if is_only else hdu.cards, image.shape)
     values = joined(hdu.cards, primary)
-    bias = choice.detector.overscan_of(values, image.shape, section)
+    bias = choice.amplifiers.overscan_of(values, image.shape, section)
     shape = image.shape if section is None else tiles.shape_of(section)
     dtype = image.dtype if bias is None else tiles.as_float(image.dtype)
-    saturation = choice.detector.saturation_of(values)
+    saturation = choice.amplifiers.saturation_of(values)
     header = FitsHeader(values, shape, dtype, hdu.number, named, saturation=saturation, has_overscan=bias is not None)
     if image.n_planes > _MOST_PLANES:
         raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")
     n_planes = image.n_planes if image.n_planes > 1 else 0
-    return Picture(0, header, hdu.cards, (Tile(image, section, None, bias),), n_planes)
+    return StoredFrame(0, header, hdu.cards, (Tile(image, section, None, bias),), n_planes)
 
 
-def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> Picture:
+def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> StoredFrame:
     """A detector that was read by several amplifiers, or in several windows."""
     # the world coordinates of one amplifier or window are not those of all
     own = Cards({key: value for key, value in group[0].cards.items() if key not in _OF_PIXELS})
     own.text = group[0].cards.text
     values = joined(own, primary)
-    parts, shape = tiles.placed(group, primary, choice.detector)
+    parts, shape = tiles.placed(group, primary, choice.amplifiers)
     if math.prod(shape) > images.MOST_PIXELS:
         raise FrameError(
             f"expected at most {images.MOST_PIXELS} pixels, found {shape[0]} x {shape[1]} of all amplifiers"
@@ -236,14 +239,14 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> Picture:
         shape,
         tiles.pixel_type(parts, shape),
         group[0].number,
-        saturation=choice.detector.saturation_of(values),
+        saturation=choice.amplifiers.saturation_of(values),
         has_overscan=any(part.bias is not None for part in parts),
     )
     n_planes = parts[0].image.n_planes
-    return Picture(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
+    return StoredFrame(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
 
 
-def _with_marks(picture: Picture, behind: Sequence[Hdu]) -> Picture:
+def _with_marks(picture: StoredFrame, behind: Sequence[Hdu]) -> StoredFrame:
     """A picture with the extension behind it that marks its bad pixels, where there is one: of its shape and EXTVER."""
     if len(picture.tiles) > 1:
         return picture
@@ -258,14 +261,14 @@ def _with_marks(picture: Picture, behind: Sequence[Hdu]) -> Picture:
     return picture
 
 
-def read(source: Source, picture: Picture, plane: int) -> np.ndarray:
+def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
     """Pixels of a picture.
 
     Parameters
     ----------
     source : Source
         Open file.
-    picture : Picture
+    picture : StoredFrame
         Of :func:`contents_of`.
     plane : int
         Of a cube, from 0.

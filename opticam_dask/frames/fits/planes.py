@@ -16,7 +16,7 @@ from astropy.io import fits
 from opticam_dask.frames.fits.cards import BLOCK, Cards, PlaneTime
 from opticam_dask.frames.fits.errors import FrameError
 from opticam_dask.frames.fits.images import FitsHeader, Hdu
-from opticam_dask.frames.fits.layouts import Picture
+from opticam_dask.frames.fits.layouts import StoredFrame
 from opticam_dask.frames.fits.streams import Source, fill
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import Keyword, as_number
@@ -48,14 +48,14 @@ class PlaneKeywords:
     step: Keyword = keywords.PLANE_STEP
 
 
-def headers_of(source: Source, picture: Picture, tables: Sequence[Hdu], known: PlaneKeywords) -> Iterator[FitsHeader]:
+def headers_of(source: Source, cube: StoredFrame, tables: Sequence[Hdu], known: PlaneKeywords) -> Iterator[FitsHeader]:
     """The header of each plane of a cube, with its time.
 
     Parameters
     ----------
     source : Source
         Open file.
-    picture : Picture
+    cube : StoredFrame
         The cube.
     tables : sequence of Hdu
         Tables of the file.
@@ -67,7 +67,7 @@ def headers_of(source: Source, picture: Picture, tables: Sequence[Hdu], known: P
     FrameError
         When the header does not say when each plane was taken.
     """
-    n_planes, header = picture.n_planes, picture.header
+    n_planes, header = cube.n_planes, cube.header
     for table in tables:
         if (rows := _rows(source, table, n_planes, known)) is not None:
             return _with_rows(header, rows)
@@ -91,7 +91,7 @@ def _overlaid(values: Cards, own: Mapping[str, Any], time: PlaneTime) -> Cards:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _PlaneRows:
     """Values of each plane by keyword, and which of them is the time."""
 
     columns: Mapping[str, Sequence[Any]]
@@ -99,7 +99,7 @@ class _Rows:
     shared: Mapping[str, Any]
 
 
-def _with_rows(header: FitsHeader, rows: _Rows) -> Iterator[FitsHeader]:
+def _with_rows(header: FitsHeader, rows: _PlaneRows) -> Iterator[FitsHeader]:
     for index, time in enumerate(rows.times):
         own = {**rows.shared, **{name: values[index] for name, values in rows.columns.items()}}
         yield replace(header, values=_overlaid(header.values, own, time))
@@ -108,7 +108,7 @@ def _with_rows(header: FitsHeader, rows: _Rows) -> Iterator[FitsHeader]:
 # ---------------------------------------------------------------- a table
 
 
-def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _Rows | None:
+def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _PlaneRows | None:
     """Rows of a table that has one a plane and a column of times; None for other tables."""
     if table.cards.get("NAXIS2") != n_planes or table.n_bytes > _MOST_TABLE_BYTES:
         return None
@@ -120,7 +120,7 @@ def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _R
             continue
         own = {key.upper(): values for key, values in columns.items() if key != name}
         said = ("TIMESYS", "MJDREF", "TREFPOS")
-        return _Rows(own, times, {key: table.cards[key] for key in said if key in table.cards})
+        return _PlaneRows(own, times, {key: table.cards[key] for key in said if key in table.cards})
     return None
 
 
@@ -175,7 +175,7 @@ def _interval(number: float) -> tuple[float, float]:
 # ---------------------------------------------------------------- keywords of each plane
 
 
-def _numbered(values: Cards, n_planes: int, known: PlaneKeywords) -> _Rows | None:
+def _numbered(values: Cards, n_planes: int, known: PlaneKeywords) -> _PlaneRows | None:
     """Keywords with the number of a plane that hold times, from 0 or from 1; None without."""
     families: dict[str, dict[int, str]] = {}
     for keyword in values:
@@ -191,7 +191,7 @@ def _numbered(values: Cards, n_planes: int, known: PlaneKeywords) -> _Rows | Non
         is_structure = stem in ("NAXIS", "CTYPE", "CRVAL", "CDELT", "CRPIX", "CUNIT") or not stem
         if not is_structure and (times := _stem_times(stem, whole[stem])) is not None:
             own = {_full_name(other): column for other, column in whole.items() if other != stem}
-            return _Rows({name: column for name, column in own.items() if name}, times, {})
+            return _PlaneRows({name: column for name, column in own.items() if name}, times, {})
     return None
 
 

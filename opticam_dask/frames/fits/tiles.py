@@ -54,7 +54,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Detector:
+class Amplifiers:
     """How the pixels of amplifiers become those of a frame.
 
     Attributes
@@ -165,7 +165,7 @@ def _box(ends: tuple[int, int, int, int]) -> Section:
 # ---------------------------------------------------------------- where each goes
 
 
-def placed(group: Sequence[Hdu], primary: Cards, detector: Detector) -> tuple[tuple[Tile, ...], tuple[int, int]]:
+def placed(group: Sequence[Hdu], primary: Cards, amplifiers: Amplifiers) -> tuple[tuple[Tile, ...], tuple[int, int]]:
     """Where the images of a detector go, and the shape ``(ny, nx)`` of all of it.
 
     Raises
@@ -175,7 +175,7 @@ def placed(group: Sequence[Hdu], primary: Cards, detector: Detector) -> tuple[tu
     """
     if _is_window(group[0].cards):
         return _windows(group)
-    return _amplifiers(group, primary, detector)
+    return _amplified(group, primary, amplifiers)
 
 
 def _windows(group: Sequence[Hdu]) -> tuple[tuple[Tile, ...], tuple[int, int]]:
@@ -201,12 +201,14 @@ def _whole(group: Sequence[Hdu], name: str) -> int:
     return value
 
 
-def _amplifiers(group: Sequence[Hdu], primary: Cards, detector: Detector) -> tuple[tuple[Tile, ...], tuple[int, int]]:
+def _amplified(
+    group: Sequence[Hdu], primary: Cards, amplifiers: Amplifiers
+) -> tuple[tuple[Tile, ...], tuple[int, int]]:
     ends = [_ends(hdu.cards, "DETSEC") or (1, 1, 1, 1) for hdu in group]
     boxes = [_box(one) for one in ends]
     origin = [min(box[axis].start for box in boxes) for axis in (0, 1)]
     far = [max(box[axis].stop for box in boxes) for axis in (0, 1)]
-    gains = [detector.gain_of(hdu.cards) for hdu in group]
+    gains = [amplifiers.gain_of(hdu.cards) for hdu in group]
     has_gains = all(gain > 0.0 for gain in gains)
     found, steps = list[Tile](), set[tuple[int, int]]()
     for hdu, box, (x1, x2, y1, y2), gain in zip(group, boxes, ends, gains, strict=True):
@@ -216,7 +218,7 @@ def _amplifiers(group: Sequence[Hdu], primary: Cards, detector: Detector) -> tup
         corner = [(box[axis].start - origin[axis]) // step[axis] for axis in (0, 1)]
         size = image.shape if taken is None else shape_of(taken)
         section = (slice(corner[0], corner[0] + size[0]), slice(corner[1], corner[1] + size[1]))
-        bias = detector.overscan_of(joined(hdu.cards, primary), image.shape, taken)
+        bias = amplifiers.overscan_of(joined(hdu.cards, primary), image.shape, taken)
         factor = gain / gains[0] if has_gains else 1.0
         found.append(Tile(image, taken, Placed(section, (y1 > y2, x1 > x2)), bias, factor))
     if len(steps) != 1:

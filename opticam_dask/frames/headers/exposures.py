@@ -106,13 +106,13 @@ def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str
     names = instrument.image_type_keyword
     for name in (names,) if isinstance(names, str) else names:
         value = values.header.get(name)
-        if isinstance(value, str) and value and (kind := _kind_by_words(value)):
+        if isinstance(value, str) and value and (kind := kind_by_words(value)):
             return kind, name
     return "light", ""
 
 
 @lru_cache(maxsize=256)
-def _kind_by_words(text: str) -> str:
+def kind_by_words(text: str) -> str:
     """Kind of a frame that a text names; empty where it names none."""
     words = text.replace("_", " ")
     found = next((kind for kind, pattern in keywords.KINDS if pattern.search(words)), "")
