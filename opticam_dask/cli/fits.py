@@ -24,6 +24,7 @@ def _command(
     function: Callable[..., xr.Dataset], table: Mapping[str, Parameter]
 ) -> Callable[[argparse.Namespace], int]:
     def command(options: argparse.Namespace) -> int:
+        """Fit the light curve of a target and say what was found."""
         values: dict[str, Any] = {name: getattr(options, name) for name in table}
         for name, entry in table.items():
             for value in values[name] if isinstance(values[name], list) else [values[name]]:

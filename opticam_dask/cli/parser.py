@@ -15,21 +15,20 @@ from importlib import metadata
 from typing import Any
 
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
+from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     SKY,
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -65,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from opticam_dask.cli import running  # takes a second: not for --help
 
+    is_quiet = options.quiet or getattr(options, "json", False)
     try:
-        return running.run(options)
+        with running.spoken(quiet=is_quiet, verbose=options.verbose):
+            return running.run(options)
     except UsageError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return USAGE
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opticam-dask",
         description="Reduce multi-camera fast photometry in parallel: FITS frames to light curves in one Zarr store.",
+        formatter_class=_GroupedCommands,
     )
     parser.add_argument("--version", action="version", version=f"opticam-dask {metadata.version('opticam-dask')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -103,11 +105,30 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_browse(commands)
     _add_show_cluster(commands)
+    _add_completion(commands)
+    sentences = {name: str(entry.description) for name, entry in commands.choices.items()}
+    parser.epilog = commands_by_group(sentences)
     return parser
 
 
+class _GroupedCommands(argparse.RawDescriptionHelpFormatter):
+    """Help without the list of commands in the order of the code: they follow in groups."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave the commands out."""
+        if action.dest != "command":
+            super().add_argument(action)
+
+
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=examples_of(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _options(parser.add_mutually_exclusive_group(), SHOWING, "quiet", "verbose")
     return parser
 
 
@@ -163,6 +184,7 @@ def _add_generate(commands: Any) -> None:
 
 def _add_check(commands: Any) -> None:
     parser = _command(commands, "check", "Say what is there: cameras, filters, counts, gaps, unusable files and why.")
+    _options(parser, SHOWING, "json")
     _add_data(parser)
     _options(parser, SHOWING, "problems")
 
@@ -184,8 +206,7 @@ def _add_instrument(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
-    group = parser.add_argument_group("where on the sky the cameras looked")
-    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
+    _add_sky_files(parser)
     _add_inside(parser)
 
 
@@ -226,6 +247,7 @@ def _add_watch(commands: Any) -> None:
         commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
     )
     _add_reduction(parser)
+    _add_sky_files(parser)
     _add_inside(parser)
     group = parser.add_argument_group("the observation")
     _options(group, WATCH)
@@ -236,9 +258,14 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _options(parser, SKY)
+    _options(parser, SKY, *(name for name in SKY if name != "sources"))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
+
+
+def _add_sky_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where on the sky the cameras looked")
+    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
 
 
 def _add_inside(parser: argparse.ArgumentParser) -> None:
@@ -253,6 +280,7 @@ def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     _add_cluster(parser)
     _options(parser, PHOTOMETRY, "photometer", "forced", "annulus", "radius", "label")
     _options(parser, PHOTOMETRY, "radius_unit", is_known_if_given=True)
+    _options(parser, SKY, "sources")
     _add_calibration(parser)
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     _options(parser, REDUCTION, is_known_if_given=True)
@@ -297,6 +325,7 @@ def _add_relocate(commands: Any) -> None:
 
 def _add_status(commands: Any) -> None:
     parser = _command(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, SHOWING, "problems")
     parser.add_argument("--provenance", action="store_true", help="parameters, versions and inputs as JSON")
@@ -311,6 +340,7 @@ def _add_migrate(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
@@ -321,6 +351,7 @@ def _add_verify(commands: Any) -> None:
 
 def _add_lightcurve(commands: Any) -> None:
     parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, DIFFERENTIAL)
 
@@ -388,3 +419,8 @@ def _add_show_cluster(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
     _add_cluster(parser)
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _command(commands, "completion", "Print a script that completes commands and options in a shell.")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")

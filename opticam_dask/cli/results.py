@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.api import differential_photometer
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
@@ -22,7 +24,9 @@ from opticam_dask.store.store import Store
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
     curves, prefix = asked_for(options)
-    save_curves(options.out, curves, prefix)
+    records = save_curves(options.out, curves, prefix)
+    if options.json:
+        answer({"light_curves": records})
     return DONE
 
 
@@ -47,27 +51,52 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     return _curves(options, keys, comparisons), prefix
 
 
-def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> None:
-    """Write and draw light curves, keep them in the store, and tell about them."""
-    tell = Console(prefix="").tell
+def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:
+    """Write and draw light curves, keep them in the store, and tell about them.
+
+    Returns
+    -------
+    list of dict
+        What was said of each light curve, with its file and plot.
+    """
+    tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
-        for warning in curve.attrs.get("detrend", {}).get("warnings", []):
-            tell(f"{key}: {warning}")
-        for line in curve.attrs.get("choice", []):
-            tell(f"{key}: {line}")
-        flux = curve["relative_flux"].to_numpy()
-        used = np.isfinite(flux)
-        if not used.any():
+        record = _curve_record(key, curve)
+        records.append(record)
+        for note in record["notes"]:
+            tell(f"{key}: {note}")
+        if not record["n_used"]:
             tell(f"{key}: no frame has all of the sources")
             continue
-        scatter, error = np.nanstd(flux) / np.nanmedian(flux), np.nanmedian(curve["relative_flux_err"] / flux)
         tell(
-            f"{key}: {np.count_nonzero(used)} of {len(flux)} frames, median {np.nanmedian(flux):.5g}, "
-            f"scatter {100 * scatter:.2f} %, median error {100 * error:.2f} %"
+            f"{key}: {record['n_used']} of {record['n_frames']} frames, median {record['median']:.5g}, "
+            f"scatter {100 * record['scatter']:.2f} %, median error {100 * record['median_err']:.2f} %"
         )
-        tell(f"  {differential.write_relative_light_curve(curve, out_directory, prefix).resolve()}")
-        tell(f"  {products.plot_relative_light_curve(out_directory, {key: curve}, prefix).resolve()}")
+        record["file"] = differential.write_relative_light_curve(curve, out_directory, prefix).resolve()
+        record["plot"] = products.plot_relative_light_curve(out_directory, {key: curve}, prefix).resolve()
+        tell(f"  {record['file']}")
+        tell(f"  {record['plot']}")
     differential_photometer.keep_in_store(out_directory, curves.values(), prefix, tell)
+    return records
+
+
+def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
+    """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
+    flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
+    is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))
+    record: dict[str, Any] = {
+        "key": key,
+        "target": curve.attrs.get("target"),
+        "comparisons": curve.attrs.get("comparisons"),
+        "n_frames": len(flux),
+        "n_used": int(np.count_nonzero(is_used)),
+        "notes": [*detrended.get("warnings", []), *curve.attrs.get("choice", "").splitlines()],
+    }
+    if record["n_used"]:
+        median = float(np.nanmedian(flux))
+        scatter, typical = float(np.nanstd(flux)) / median, float(np.nanmedian(error / flux))
+        record |= {"median": median, "scatter": scatter, "median_err": typical}
+    return record
 
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:

@@ -35,7 +35,7 @@ from opticam_dask.frames.fits.streams import (
     read_to_the_end,
 )
 from opticam_dask.frames.fits.tiles import Amplifiers
-from opticam_dask.locations import Facts
+from opticam_dask.remote_paths import Facts
 
 __all__ = [
     "MOST_PIXELS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ _USELESS = np.uint32(
     | SourceFlag.NON_LINEAR
     | SourceFlag.BAD_PIXEL
     | SourceFlag.BLENDED
+    | SourceFlag.PLACED
 )
 
 #: What a light curve may be detrended against.
@@ -124,9 +126,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     """Numbers of the comparison sources; ``"auto"`` stays."""
     if isinstance(comparisons, str) and comparisons == "auto":
         return comparisons
-    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
-    given = [comparisons] if is_one else list(comparisons)
-    return [targets.source_number(out_directory, key, one, radius) for one in given]
+    return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
 def compute_relative(
@@ -185,16 +185,17 @@ def compute_relative(
     if weighting not in ("sum", "optimal"):
         raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     relative, relative_err, weights = _divide(flux, error, weighting)
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
-        found |= {"reasons": reasons, "choice": lines}
+        found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
-        found["detrend"] = _describe_trends(fitted)
+        found["detrend"] = json.dumps(_describe_trends(fitted))
     flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
@@ -203,7 +204,7 @@ def compute_relative(
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, curves["flags"].attrs),
         },
-        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
+        coords={name: of_target[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
         | conditions_of(members),
     )
     for name in ("key", "label", "radius"):
@@ -221,7 +222,8 @@ def _fit_trends(
     outliers: float,
 ) -> trends.Trends:
     """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
-    time = members["bmjd_tdb" if np.isfinite(members["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    of_target = members.isel(source=0)
+    time = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
     if unknown := [name for name in names if name not in VECTORS]:
         raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
     vectors = {}

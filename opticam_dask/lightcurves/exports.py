@@ -29,7 +29,7 @@ _UNITS = {"electron": "electron", "pixel": "pix", "electron pixel-1": "electron 
 _OF_FRAME = ("mjd_utc", "bmjd_tdb", "night", "frame_flags")
 _OF_SOURCE = (
     *("flux", "flux_err", "flux_err_sys", "aperture_correction", "background", "background_err"),
-    *("x", "y", "flags"),
+    *("x", "y", "flags", "upper_limit"),
 )
 
 
@@ -218,6 +218,10 @@ def _meta(one: xr.Dataset) -> dict[str, object]:
     """Header of a table: names of at most eight letters, as FITS has them."""
     own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"])}
     meta: dict[str, object] = own | _times_meta(one)
+    if position := one["bmjd_tdb"].attrs.get("position"):
+        meta["TIMEPOS"] = position
+    if name := str(one["name"].item() if "name" in one.coords else ""):
+        meta["OBJECT"] = name
     if "radius" in one.dims:
         meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
     return meta

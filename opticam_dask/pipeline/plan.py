@@ -55,6 +55,7 @@ class PlannedPart:
     data_root: str
     manifest: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    site: tuple[float, float, float] | None = None
 
     @property
     def names(self) -> np.ndarray:
@@ -178,7 +179,16 @@ def _plan_part(
         data_root=data_root,
         manifest=manifest,
         notes=_notes(rows, name, flags, main, scan_flags),
+        site=_common_site(sites),
     )
+
+
+def _common_site(sites: np.ndarray) -> tuple[float, float, float] | None:
+    """Longitude, latitude and height of the telescope; None where they are not known, or not the same in all frames."""
+    if np.isnan(sites).any() or np.any(sites != sites[0]):
+        return None
+    longitude, latitude, height = sites[0].tolist()
+    return longitude, latitude, height
 
 
 def _common_root(files: np.ndarray) -> str:

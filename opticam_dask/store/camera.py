@@ -91,6 +91,17 @@ class Camera:
         """Catalogue of the sources."""
         return self._product("catalog")
 
+    @property
+    def source_stages(self) -> tuple[int, ...]:
+        """Number of sources that were found, and of all sources after each time that the observer placed some."""
+        stages = self.catalog.attributes.get("source_stages")
+        return tuple(stages) if stages else (self.catalog.array("source_id").shape[0],)
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found on the stack: the first of the catalogue."""
+        return self.source_stages[0]
+
     def differential(self, name: str) -> Group:
         """A differential light curve that is kept in the store."""
         return Group(self.path, f"{self.name}/differential/{name}", "differential")
@@ -385,6 +396,25 @@ class Part:
         arrays.each(self.path, write, first)
         for entry in last:
             write(entry)
+
+    def write_columns(self, block: int, label: str, first: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write sources that were added to a label in the frames of one block, the flags last; others stay untouched.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block of frames.
+        label : str
+            Photometry label.
+        first : int
+            Place of the first of these sources along ``source``.
+        values : dict of ndarray, shape (frame, source[, radius])
+            Variables of these sources.
+        """
+        start, stop = self.block_range(block)
+        for name in sorted(values, key=lambda name: name == "flags"):
+            array = arrays.open_zarr_array(self.path, f"{self.photometry(label).name}/{name}")
+            array.write_columns(start, stop, first, values[name])
 
     def _array_of_block(self, group: str, name: str) -> Array:
         is_made_with_part = group in KINDS_OF_PART

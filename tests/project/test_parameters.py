@@ -18,18 +18,16 @@ from opticam_dask.cluster.cluster_settings import ClusterSettings
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     WATCH,
     ReductionParameters,
     parameters_from_mapping,
     read_parameters,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, TRANSIT
 
 #: Tables of what is made of light curves.
 OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID)

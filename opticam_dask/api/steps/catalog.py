@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.api.steps import chains
+from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.chains import Chain
-from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_over
+from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
@@ -81,10 +81,10 @@ def _with_profile(cat: xr.Dataset, fitted: Profile) -> xr.Dataset:
     return cat.assign_attrs(pixel_area=fitted.pixel_area, total_err=fitted.total_err)
 
 
-def _remembering(cat: xr.Dataset) -> xr.Dataset:
+def _remembering(cat: xr.Dataset, stages: Sequence[int] = ()) -> xr.Dataset:
     """A catalogue of which every part knows all sources: neighbours matter also where they are not measured."""
     result = cat.copy()
-    result.encoding = {EVERYTHING: cat}
+    result.encoding = {EVERYTHING: cat} | ({STAGES: tuple(stages)} if stages else {})
     return result
 
 
@@ -98,9 +98,9 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
         if not len(frames):
             break
         sources = sources_of(_with_profile(cat, fitted or gaussian_profile()))
-        task = chains.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
-        records = records_over(task, ds.isel(frame=frames), index=frames)
-        (found,) = blocks.computed(blocks.gathered(records, chains.join, _itself))
+        task = tasks.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
+        records = records_of_aligned(task, ds.isel(frame=frames), index=frames)
+        (found,) = blocks.computed(blocks.gathered(records, tasks.join, _itself))
         rings = {index: rings for index, (_, rings) in found.ravel()[0].items()}
         fitted = star_profiles.fit(rings)
         if fitted is None:
@@ -119,7 +119,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
     fitted = Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))
     return {
         "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
-        "catalog_flux": cat["flux"].to_numpy(),
+        "catalog_flux": np.nan_to_num(cat["flux"].to_numpy()),  # a placed source may have none
         "fwhm": float(cat.attrs["fwhm"]),
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
@@ -180,7 +180,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
     rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
     cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
-    return ref, _remembering(_with_profile(cat, fitted))
+    return ref, _remembering(_with_profile(cat, fitted), stored.attrs.get("source_stages", ()))
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -233,6 +233,8 @@ def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequen
         "is_star": ("source", np.ones(len(places), dtype=bool), cat["is_star"].attrs),
         "source_id": ("source", numbers, cat["source_id"].attrs),
     }
+    if "is_placed" in cat.variables:
+        arrays["is_placed"] = ("source", np.ones(len(places), dtype=bool), cat["is_placed"].attrs)
     new = with_indexes(xr.Dataset(arrays).set_coords("source_id")).assign_coords(
         name=("source", np.array(names, dtype=object))
     )
@@ -246,5 +248,6 @@ def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequen
         return joined.assign({str(v): rest[v] for v in rest.data_vars}).assign_attrs(of.attrs)
 
     whole, part = grown(everything), grown(cat)
-    part.encoding = {EVERYTHING: whole, FOUND_ONES: cat.encoding.get(FOUND_ONES, everything)}
+    stages = (*cat.encoding.get(STAGES, (everything.sizes["source"],)), whole.sizes["source"])
+    part.encoding = {EVERYTHING: whole, STAGES: stages}
     return part

@@ -40,7 +40,8 @@ _RECORDS = ("flags", "fwhm", "background", "n_sources")
 _MOST_CELLS = 25_000_000
 
 #: Flags that only say how a measurement was made, and leave it as good as any other.
-_HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED | SourceFlag.BLENDED
+_HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED
+_HARMLESS |= SourceFlag.BLENDED | SourceFlag.PLACED
 
 
 class NoArray(StoreError):

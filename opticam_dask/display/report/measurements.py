@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _CELLS = 2_000_000
 _SAMPLE = 20_000
 
 #: What does not make a measurement doubtful.
-_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED)
+_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.PLACED)
 
 
 def labels_of(parts: Sequence[Part]) -> list[str]:
@@ -176,6 +177,7 @@ def _about(dataset: xr.Dataset) -> str:
     if "radius" in dataset.attrs:
         words.append(f"radius {dataset.attrs['radius']:g}")
     if fitted := dataset.attrs.get("detrend"):
+        fitted = json.loads(fitted) if isinstance(fitted, str) else fitted  # older versions kept a dictionary
         words.append(f"detrended against {', '.join(fitted.get('coefficients', {}))}")
     return ", ".join(words)
 

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from opticam_dask.frames.fits.cards import BLOCK
 from opticam_dask.frames.fits.errors import FrameError
-from opticam_dask.locations import Facts, RangedFile, is_remote
+from opticam_dask.locations import is_remote
+from opticam_dask.remote_paths import Facts, RangedFile
 
 try:
     from isal import igzip, igzip_lib, isal_zlib
