@@ -158,6 +158,7 @@ _TABLES = (
     ("Fit of a transit", result_parameters.TRANSIT),
     ("Fit of an eclipse", result_parameters.ECLIPSE),
     ("Fit of a sinusoid", result_parameters.SINUSOID),
+    ("Files for archives", result_parameters.SUBMISSION),
     ("Simulated observations", parameters.SIMULATION),
     ("What is shown", result_parameters.SHOWING),
 )
@@ -208,13 +209,15 @@ _API = (
         ),
     ),
     (
-        "Fits",
+        "Fits and files for archives",
         (
             "api.fits",
             "lightcurves.fitting.transits",
             "lightcurves.fitting.eclipses",
             "lightcurves.fitting.sinusoids",
             "lightcurves.fitting.outcome",
+            "lightcurves.submission.observer",
+            "lightcurves.submission.writing",
         ),
     ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),

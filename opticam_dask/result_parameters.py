@@ -186,3 +186,19 @@ SINUSOID: Mapping[str, Parameter] = {
     "baseline": _BASELINE,
     **_SAMPLER,
 }
+
+#: Files for archives.
+SUBMISSION: Mapping[str, Parameter] = {
+    "name": Parameter("Name of a light curve that is kept in the store", follows="the only one", metavar="NAME"),
+    "key": Parameter("Camera key such as 1:g", follows="all cameras that keep the light curve", metavar="KEY"),
+    "observer": Parameter("File with the codes of observer, telescope and bands", metavar="FILE"),
+    "star": Parameter("Name of the star, or of the minor planet", default="", metavar="NAME"),
+    "planet": Parameter("Name of the planet", default="", metavar="NAME"),
+    "number": Parameter("Number of the minor planet; 0 where it has none", default=0, kind=int, least=0, metavar="N"),
+    "designation": Parameter("Provisional designation of the minor planet", default="", metavar="NAME"),
+    "notes": Parameter("Remarks for the archive", default="", metavar="TEXT"),
+    "chart": Parameter("Number of the chart of comparison stars (AAVSO)", default="", metavar="CHART"),
+    "leave_out": Parameter(
+        "Frames with one of these flags are left out", default=("outlier",), n_values="*", metavar="FLAG"
+    ),
+}

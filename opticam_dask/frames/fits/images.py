@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from astropy.io import fits
 
 from opticam_dask.frames.fits.cards import BLOCK, CARD, Cards, integer
 from opticam_dask.frames.fits.errors import FrameError
@@ -313,6 +312,8 @@ def _by_astropy(header: bytes, data: bytes, plane: tuple[int, ...] = ()) -> np.n
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from astropy.io import fits  # half a second, for compressed images alone
+
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 hdu = hdus[-1]
                 return np.asarray(hdu.section[plane] if plane else hdu.data)

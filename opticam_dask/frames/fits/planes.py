@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 
 from opticam_dask.frames.fits.cards import BLOCK, Cards, PlaneTime
 from opticam_dask.frames.fits.errors import FrameError
@@ -126,6 +125,8 @@ def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _P
 
 def _columns(source: Source, table: Hdu) -> dict[str, list[Any]]:
     """Columns of one value a row, by name."""
+    from astropy.io import fits  # half a second, for tables alone
+
     source.stream.seek(table.start)
     data = np.empty(table.n_bytes, dtype=np.uint8)
     fill(source.stream, data)
