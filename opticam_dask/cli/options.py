@@ -107,10 +107,22 @@ def instrument(options: argparse.Namespace) -> Instrument:
     return dataclasses.replace(chosen, extension=extension)
 
 
+def sort_calibration(options: argparse.Namespace, chosen: Instrument) -> None:
+    """Give the frames of ``--calibration`` to the options of their kinds; kinds that have their own option keep it."""
+    from opticam_dask.passes.calibration import PLURAL, sort_by_kind
+
+    directories, options.calibration = options.calibration, None
+    if directories:
+        for kind, files in sort_by_kind(directories, chosen).items():
+            if getattr(options, PLURAL[kind]) is None:
+                setattr(options, PLURAL[kind], files)
+
+
 def calibration(options: argparse.Namespace, chosen: Instrument) -> Calibration | None:
     """Calibration frames that were asked for."""
     from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 
+    sort_calibration(options, chosen)
     given = {kind: getattr(options, PLURAL[kind]) for kind in KINDS}
     found = [find_calibration_frames(kind, paths, chosen) for kind, paths in given.items() if paths]
     return Calibration.of(*found)

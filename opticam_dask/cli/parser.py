@@ -299,6 +299,12 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         help="dark frames; without --biases, exposed as long as the frames",
     )
     group.add_argument("--flats", nargs="+", metavar="DIR", help="flat-field frames, at least two of each camera key")
+    group.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="DIR",
+        help="all kinds of them together, told by IMAGETYP, OBSTYPE, ...",
+    )
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,8 @@ from opticam_dask.frames.fits_files import (
 )
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.contradictions import contradictions
+from opticam_dask.frames.headers.exposures import kind_of
+from opticam_dask.frames.headers.values import HeaderValues
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series.timing import night_of
 from opticam_dask.locations import files_below, is_remote, local_path, location
@@ -457,6 +459,16 @@ def choice_of(instrument: Instrument) -> Choice:
 @lru_cache(maxsize=16)
 def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
     return PlaneKeywords(tuple(_flat(instrument.time_keywords)), instrument.plane_step_keyword)
+
+
+def kind_of_file(path: str, instrument: Instrument) -> str:
+    """What the (first) frame of a file was taken for, as its header says; empty where that does not say it."""
+    try:
+        frames, _ = read_headers(path, choice_of(instrument))
+    except FrameError:
+        return ""
+    kind, source = kind_of(instrument, HeaderValues(frames[0].header.values))
+    return kind if source else ""
 
 
 def reader_of(instrument: Instrument) -> FitsReader:

@@ -133,6 +133,45 @@ def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument
     return CalibrationFrames(kind, table, set_aside)
 
 
+def sort_by_kind(directories: Any, instrument: Instrument) -> dict[Kind, list[str]]:
+    """Files of directories by what their frames were taken for, as IMAGETYP, OBSTYPE and their like say.
+
+    Parameters
+    ----------
+    directories : path or URL, or sequence of them
+        Directories or files with calibration frames of all kinds; others in them, light frames too, are left out.
+    instrument : Instrument
+        What the headers mean.
+
+    Returns
+    -------
+    dict of list of str
+        Files by kind, for those kinds that there are.
+
+    Raises
+    ------
+    CalibrationError
+        When no frame says that it is a bias, dark or flat.
+    FileNotFoundError
+        When a directory does not exist.
+    """
+    files = scanning.find_files(directories)
+    by_kind: dict[Kind, list[str]] = {}
+    for file in files:
+        kind = scanning.kind_of_file(file, instrument)
+        for known in KINDS:
+            if kind == known:
+                by_kind.setdefault(known, []).append(file)
+    if not by_kind:
+        names = instrument.image_type_keyword
+        told = names if isinstance(names, str) else ", ".join(names[:3])
+        raise CalibrationError(
+            f"none of the {len(files)} file(s) given as calibration says that it is a bias, dark or flat ({told}): "
+            "give each kind by itself (biases, darks, flats)"
+        )
+    return {kind: by_kind[kind] for kind in KINDS if kind in by_kind}
+
+
 def _without_exposed_biases(found: scanning.Scan) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     is_exposed = found.table["exposure_time"] > _LONGEST_BIAS
     exposed = [
