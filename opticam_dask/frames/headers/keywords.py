@@ -72,7 +72,6 @@ FILTER = ("FILTER", "FILTNAME", "FILTERID", "FILTERS", "ESO INS FILT1 NAME")
 #: Read noise [R, L, E] and others that a frame can do without.
 READ_NOISE = ("RDNOISE", "READNOIS", "RON", "ESO DET OUT1 RON", "ESO DET CHIP1 RON")
 SATURATION = ("SATLEVEL", "SATURATE")
-LINEARITY = ("LINLIMIT", "MAXLIN")
 DARK_CURRENT = ("DARKCURR",)
 AIRMASS = ("AIRMASS", "SECZ", "ESO TEL AIRM START")
 
@@ -102,7 +101,6 @@ IN_DEGREES = frozenset({"RA_OBS", "RA_DEG", "RADEG", "RA-MNT", "CRVAL1"})
 WITNESSES = (("OBJCTRA", "OBJCTDEC"), ("CRVAL1", "CRVAL2"), ("RA_OBS", "DEC_OBS"), ("RA_DEG", "DEC_DEG"))
 DEGREES_COMMENT = re.compile(r"\bdeg(ree)?s?\b", re.IGNORECASE)
 HOURS_COMMENT = re.compile(r"\bhours?\b|\bhrs?\b|hourangle", re.IGNORECASE)
-HOURS_TEXT = re.compile(r"\bh+:?m+:?s+", re.IGNORECASE)
 
 # ---------------------------------------------------------------- site
 
@@ -135,8 +133,20 @@ MARKS = {
 }  # fmt: skip
 #: Times of day beside a date that stands alone [R, L, E, H, SAAO].
 TIMES_OF_DAY = ("UTC-OBS", "UT-OBS", "UT", "UTSTART", "TIME-OBS", "UTC", "UT-START", "TIME-BEG", "TIME", "EXPSTART")
+#: Columns of a table, or beginnings of numbered keywords, that hold the time of each plane of a cube.
+PLANE_TIMES = (
+    *("DATE-BEG", "DATE-OBS", "MJD-BEG", "MJD-OBS", "MJD-UTC", "MJDUTC", "MJD", "JD-UTC", "JD", "DATE", "TIMESTAMP"),
+    *("TIMSTAMP", "GPSTIME", "UTC", "UT", "DATE-AVG", "MJD-AVG", "MJD-MID", "DATE-END", "MJD-END", "TIME", "ELAPSED"),
+)
+#: Seconds from the beginning of one plane of a cube to that of the next: kinetic cycle of Andor cameras, and others.
+PLANE_STEP = ("KCT", "KINCYCLE", "CYCLETIM", "TIMEDEL", "TSTEP", "TIMESTEP", "FRAMESTEP", "CADENCE")
 #: Times at the Sun or at the barycentre: no time of an observatory [M: JD-HELIO].
 HELIOCENTRIC = re.compile(r"^(B|H)M?JD|HELIO|BARY|^BJD|^HJD", re.IGNORECASE)
+#: Words of names, and of TREFPOS, that say which of the two.
+FAR_NAMES = (
+    (re.compile(r"^BM?JD|BARYCENT|\bBARY", re.IGNORECASE), "barycentre"),
+    (re.compile(r"^HM?JD|HELIO|\bSUN\b", re.IGNORECASE), "heliocentre"),
+)
 #: Local times, which mean nothing without their zone [M, N].
 LOCAL = frozenset({"LOCALTIM", "DATE-LOC", "TIME-LOC", "LT", "LOCTIME", "DATE-LT", "UTLOCAL"})
 #: Scale that a keyword names itself.
