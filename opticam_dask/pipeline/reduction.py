@@ -208,20 +208,30 @@ def _check_rebin(shape: tuple[int, int], factor: int) -> None:
         )
 
 
+#: Frames of which an outcome keeps what was wrong.
+_MOST_PROBLEMS = 1000
+
+
 @dataclass
 class Outcome:
-    """How a pass went, over all keys."""
+    """How a pass went, over all keys; frames with problems are set aside, usable ones may still be unmeasured."""
 
     n_frames: dict[str, int] = field(default_factory=dict)
     n_usable: dict[str, int] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    unmeasured: list[tuple[str, str]] = field(default_factory=list)
+
+    def without_counts(self) -> Outcome:
+        """What was wrong with frames alone."""
+        return Outcome(problems=self.problems, unmeasured=self.unmeasured)
 
     def add(self, key: str, summary: BlockSummary) -> None:
         """Count one block."""
         self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
         self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
-        if len(self.problems) < 1000:
-            self.problems.extend(summary.problems)
+        for mine, theirs in ((self.problems, summary.problems), (self.unmeasured, summary.unmeasured)):
+            if len(mine) < _MOST_PROBLEMS:
+                mine.extend(theirs)
 
     def merge(self, other: Outcome) -> None:
         """Count what another one has counted."""
@@ -229,3 +239,4 @@ class Outcome:
             for key, number in theirs.items():
                 mine[key] = mine.get(key, 0) + number
         self.problems.extend(other.problems)
+        self.unmeasured.extend(other.unmeasured)

@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.passes import first_pass
+from opticam_dask.passes import probes as probing
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
@@ -49,10 +49,10 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
     work: list[Work] = []
     for key, part in candidates.items():
         job = _probe_job(setup, part)
-        run = functools.partial(first_pass.probe_frame, job)
+        run = functools.partial(probing.probe_frame, job)
         try_frame = functools.partial(_try_probe, job)
         work.append(guarded_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
-    probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
+    probes: dict[str, list[probing.Probe]] = {key: [] for key in candidates}
     with stage(progress, "Choosing reference frames", sum(map(len, indices.values()))):
         for key, probe in executor.run(work):
             probes[key].append(probe)
@@ -70,8 +70,8 @@ def _require_nothing_aligned(camera: Camera) -> None:
         )
 
 
-def _try_probe(job: first_pass.ProbeJob, index: int, _: int) -> None:
-    first_pass.probe_frame(job, index)
+def _try_probe(job: probing.ProbeJob, index: int, _: int) -> None:
+    probing.probe_frame(job, index)
 
 
 def _one_frame(_: int) -> int:
@@ -92,8 +92,8 @@ def _reference_part(setup: Setup, camera: Camera) -> Part | None:
     return main[nights[0]] if nights else None
 
 
-def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
-    return first_pass.ProbeJob(
+def _probe_job(setup: Setup, part: Part) -> probing.ProbeJob:
+    return probing.ProbeJob(
         steps=setup.steps_of(part),
         frames_per_block=part.frames_per_block,
         n_alignment_sources=setup.parameters.n_alignment_sources,
@@ -101,10 +101,8 @@ def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
     )
 
 
-def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], progress: Progress) -> None:
-    chosen = first_pass.choose_reference(
-        probes, functools.partial(first_pass.count_matches, setup.parameters.transform_type)
-    )
+def _freeze_reference(setup: Setup, part: Part, probes: list[probing.Probe], progress: Progress) -> None:
+    chosen = probing.choose_reference(probes, functools.partial(probing.count_matches, setup.parameters.transform_type))
     if chosen is None:
         first = min(probes, key=lambda probe: probe.index)
         progress.tell(
@@ -120,7 +118,7 @@ def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], 
         "reference_fwhm": chosen.fwhm,
         "reference_minor_fwhm": chosen.minor_fwhm,
     }
-    piled = first_pass.find_pile_up(probes)
+    piled = probing.find_pile_up(probes)
     if piled is not None:
         given = "none" if np.isnan(piled.saturation) else f"{piled.saturation:g} ADU"
         progress.tell(

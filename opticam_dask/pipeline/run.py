@@ -50,6 +50,8 @@ class Run:
         Where jobs that share the run keep what they find of stars; None where one process does all of it.
     facts : dict
         What the finish of a pass found out for the passes after it, as JSON can hold it.
+    looked_at : set of (str, str)
+        Key and night of the parts of which the run has looked at frames for the first time, beside those of the survey.
     prepared : dict of dict of Photometer
         The photometers as they are for the catalogue of each key, by label, as soon as one was asked for.
     """
@@ -62,6 +64,7 @@ class Run:
     planned: Collection[tuple[str, str]] = ()
     sums: StarSums | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    looked_at: set[tuple[str, str]] = field(default_factory=set)
     prepared: dict[str, dict[str, Photometer]] = field(default_factory=dict)
 
     def check_owner(self) -> None:

@@ -55,6 +55,15 @@ def empty_columns(
     return columns
 
 
+def empty_arrays(job: Measuring, n_frames: int) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays for the measurements of some frames by group (``photometry/<label>``), before any is measured."""
+    is_common = has_common_error(job.steps, job.profile_err)
+    return {
+        f"photometry/{label}": empty_columns(photometer, n_frames, len(job.catalog_xy), has_common_error=is_common)
+        for label, photometer in job.photometers.items()
+    }
+
+
 def measure_arrays(
     job: Measuring,
     manifest: Mapping[str, np.ndarray],
@@ -79,25 +88,26 @@ def measure_arrays(
     messages : list of str
         Why a frame could not be measured; empty where it could.
     """
-    n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
-    is_common = has_common_error(job.steps, job.profile_err)
-    arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
-        for label, photometer in job.photometers.items()
-    }
+    n_frames = len(manifest["file"])
+    arrays = empty_arrays(job, n_frames)
     messages = [""] * n_frames
     usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
         watchdog.still_working()
         if lost and index in lost:
-            _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
-            messages[index] = lost[index]
+            messages[index] = measure_lost(job, lost[index], index, arrays)
             continue
-        messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
+        messages[index] = measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
     return arrays, messages
 
 
-def _measure_frame(
+def measure_lost(job: Measuring, reason: str, index: int, arrays: dict[str, dict[str, np.ndarray]]) -> str:
+    """Mark the frame in row ``index``, which ends the process it is measured in; return why."""
+    _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
+    return reason
+
+
+def measure_frame(
     job: Measuring,
     entry: Mapping[str, Any],
     result: Mapping[str, Any],

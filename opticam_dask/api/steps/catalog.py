@@ -16,6 +16,7 @@ from opticam_dask.api.steps.chains import Chain
 from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_over
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.results import open_reduction
@@ -92,7 +93,8 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
     flags = ds["flags"].data
-    chosen = np.array(star_profiles.choose_frames(np.asarray(blocks.computed(flags)[0])), dtype=int)
+    known = np.asarray(blocks.computed(flags)[0])
+    chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None
     for frames in (np.array(star_profiles.some_of(chosen.tolist()), dtype=int), chosen):
         if not len(frames):
@@ -179,6 +181,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     stored = tree[f"{name}/catalog"].to_dataset().load()
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
     rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
+    rms = rms[stack_selection(len(rms), parameters["stack_frames"])]
     cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
     return ref, _remembering(_with_profile(cat, fitted))
 

@@ -19,7 +19,8 @@ from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
 from opticam_dask.kernels.images.stack import PartialStack
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import first_pass, sampled_frames, star_profiles
+from opticam_dask.passes import probes as probing
+from opticam_dask.passes import sampled_frames, star_profiles
 from opticam_dask.passes.calibration import as_masters
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.steps.align import Alignment, reduce_frame
@@ -170,7 +171,7 @@ class FrameTask:
         level, gain = shared[len(self.chain.masters) + 3][2:4]
         if np.isnan(level):
             return entries
-        piled = first_pass.PileUp(float(level), float(gain), float("nan"), 0)
+        piled = probing.PileUp(float(level), float(gain), float("nan"), 0)
         return [
             entry | {"saturation": float(piled.lowered(np.array(entry["saturation"]), np.array(entry["gain"])))}
             for entry in entries
@@ -229,20 +230,20 @@ class ProbeTask(FrameTask):
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
         """Probes of the frames."""
         entries = entries_of(images, table)
-        job = first_pass.ProbeJob(
+        job = probing.ProbeJob(
             self._steps(shared),
             1,
             self.chain.parameters.n_alignment_sources,
             lambda number: {name: [value] for name, value in entries[number].items()},  # type: ignore[misc]
         )
-        probes = [first_pass.probe_frame(job, number) for number in range(len(entries))]
+        probes = [probing.probe_frame(job, number) for number in range(len(entries))]
         return [replace(probe, index=int(index)) for probe, index in zip(probes, table["index"].tolist(), strict=True)]
 
 
 def probed(probes: list[Any], transform_type: Any, n_alignment_sources: int) -> dict[str, Any]:
     """The reference frame among all probes, as a record; NaN where no frame has a source."""
-    chosen = first_pass.choose_reference(probes, functools.partial(first_pass.count_matches, transform_type))
-    piled = first_pass.find_pile_up(probes)
+    chosen = probing.choose_reference(probes, functools.partial(probing.count_matches, transform_type))
+    piled = probing.find_pile_up(probes)
     record: dict[str, Any] = {
         "reference_facts": [
             np.nan if chosen is None else chosen.fwhm,
