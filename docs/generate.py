@@ -201,7 +201,7 @@ _API = (
         ),
     ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),
-    ("Simulate", ("frames.synthetic", "frames.simulated_fields")),
+    ("Simulate", ("frames.simulation.synthetic", "frames.simulation.simulated_fields")),
 )
 
 
@@ -226,7 +226,7 @@ _WIDTH, _BOX, _GAP, _LETTER = 940, 30, 10, 7.4
 _TITLE = 150  # width of the column with the names of the rooms
 
 #: Subpackages that are several modules on the map; others are one.
-_OPENED = ("kernels.images", "kernels.sources", "kernels.series")
+_OPENED = ("kernels.images", "kernels.sources", "kernels.series", "pipeline.stages")
 
 
 def rooms() -> dict[str, list[str]]:

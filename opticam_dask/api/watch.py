@@ -26,13 +26,13 @@ from opticam_dask.display import plotting
 from opticam_dask.flags import UNUSABLE, SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
 from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
 from opticam_dask.pipeline.run import guarded_work
-from opticam_dask.steps.align import Alignment, reduce_frame
+from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import FrameProblem
 from opticam_dask.steps.view import Measuring, frame_view
 from opticam_dask.store.camera import Camera, group_name
@@ -62,7 +62,7 @@ class _LiveJob:
     """What a task needs to reduce frames of one key that are in no store."""
 
     key: str
-    first: Alignment
+    first: Aligning
     second: Measuring
     label: str
 

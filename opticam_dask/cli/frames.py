@@ -12,7 +12,8 @@ from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
 from opticam_dask.display import status
-from opticam_dask.frames import scanning, synthetic
+from opticam_dask.frames import scanning
+from opticam_dask.frames.simulation import synthetic
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_sky(commands)
     _add_remove(commands)
+    _add_relocate(commands)
     _add_status(commands)
     _add_verify(commands)
     _add_migrate(commands)
@@ -265,6 +266,15 @@ def _add_remove(commands: Any) -> None:
     parser = _command(commands, "remove", "Remove a night from a reduction; its frames are left out from then on.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     parser.add_argument("night", metavar="NIGHT", help="YYYY-MM-DD")
+    _options(parser, EXECUTION, "break_lock")
+
+
+def _add_relocate(commands: Any) -> None:
+    parser = _command(
+        commands, "relocate", "Tell a reduction where its frames are, when they were moved or copied to another place."
+    )
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="directories in which the frames are now")
     _options(parser, EXECUTION, "break_lock")
 
 

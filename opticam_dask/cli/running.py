@@ -17,7 +17,7 @@ _MODULES = {
     **dict.fromkeys(("demo", "generate", "check"), "frames"),
     **dict.fromkeys(("reduce", "watch"), "reductions"),
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
-    **dict.fromkeys(("status", "verify", "migrate", "remove"), "stores"),
+    **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }

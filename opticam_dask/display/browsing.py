@@ -20,7 +20,8 @@ from opticam_dask import schema
 from opticam_dask.display import diagnostics
 from opticam_dask.flags import UNUSABLE, FrameFlag, QualityFlag, SourceFlag, flag_names
 from opticam_dask.frames.scanning import FrameError
-from opticam_dask.kernels.images import align, background
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background
 from opticam_dask.locations import location
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.methods.photometers import AperturePhotometer

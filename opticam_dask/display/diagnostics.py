@@ -20,8 +20,9 @@ from opticam_dask.display.plotting import Figure, Picture
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.kernels.images import align
-from opticam_dask.kernels.sources import growth, moments, noise, photometry
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.sources import moments, noise, photometry
+from opticam_dask.kernels.sources.profiles import growth
 from opticam_dask.lightcurves import results
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.sources import misfit, noise, photometry
-from opticam_dask.kernels.sources.profile import Shape, gaussian_profile
+from opticam_dask.kernels.sources import noise, photometry
+from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles.profile import Shape, gaussian_profile
 from opticam_dask.methods.frame_view import FrameView
 
 #: Where transforms are worse than this part of sigma, a star is looked for from its centroid.

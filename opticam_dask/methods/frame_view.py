@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from opticam_dask.kernels.sources.profile import Shape
+from opticam_dask.kernels.sources.profiles.profile import Shape
 
 #: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
 CutOuts = Callable[[np.ndarray, np.ndarray, int], np.ndarray]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import annulus, joint_fit, misfit, photometry
-from opticam_dask.kernels.sources.profile import TABLE_STEP, Shape, profile_weights
+from opticam_dask.kernels.sources import annulus, joint_fit, photometry
+from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, profile_weights
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground

@@ -16,7 +16,7 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
-from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
+from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import frame_stars, measuring, places
 from opticam_dask.methods.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import joint_fit, misfit, photometry
-from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, profile_weights
+from opticam_dask.kernels.sources import joint_fit, photometry
+from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView, Measurement
 from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer

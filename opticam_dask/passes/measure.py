@@ -16,7 +16,7 @@ import numpy as np
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.passes.survey import lost_frame
-from opticam_dask.steps.align import Alignment, reduce_frame
+from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import BlockSummary, entry_of, summarise
 from opticam_dask.steps.measure import empty_arrays, measure_frame, measure_lost
 from opticam_dask.steps.records import block_arrays, record_of
@@ -32,7 +32,7 @@ class Measure:
 
     Attributes
     ----------
-    alignment : Alignment
+    alignment : Aligning
         What it takes to find out about frames that the survey has not looked at.
     measuring : Measuring or None
         What it takes to measure sources; None where there is no catalogue, or no photometer.
@@ -41,7 +41,7 @@ class Measure:
         name, ``read_records(block)`` all of them by group and name.
     """
 
-    alignment: Alignment
+    alignment: Aligning
     measuring: Measuring | None
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
@@ -87,7 +87,7 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
 
 
 def _find_out(
-    alignment: Alignment, entry: Mapping[str, Any], lost: str | None, records: Arrays, index: int
+    alignment: Aligning, entry: Mapping[str, Any], lost: str | None, records: Arrays, index: int
 ) -> dict[str, Any]:
     """Sky, sources and transform of one frame, put into row ``index`` of the records."""
     found = reduce_frame(alignment, entry) if lost is None else lost_frame(lost)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.matching import match
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.align import alignment_sources, may_be_stars, minor_fwhm
 from opticam_dask.steps.detect import detect_frame

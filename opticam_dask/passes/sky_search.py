@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from opticam_dask.frames import fits_files, sky_coordinates
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.sky_catalogs import SkyCatalog
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.passes import sky_solution
 from opticam_dask.passes.sky_solution import NoSolution, SkySolution
 from opticam_dask.store import layout

@@ -10,7 +10,8 @@ from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.kernels.sources import centroids, photometry, profile, profile_fit, ring_sums
+from opticam_dask.kernels.sources import centroids, photometry
+from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
 #: Frames of a night that are measured, and stars of each, the brightest: with fewer, totals are uncertain by 0.1 %. The

@@ -15,7 +15,7 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.passes import star_profiles
-from opticam_dask.steps.align import Alignment, reduce_frame
+from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import BlockSummary, FrameResult, entry_of, summarise
 from opticam_dask.steps.pixels import KeptPixels, keep_pixels
 from opticam_dask.steps.records import block_arrays, record_of
@@ -24,7 +24,7 @@ from opticam_dask.steps.view import star_form
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey(Alignment):
+class Survey(Aligning):
     """What every task of the survey of one part needs; nothing here grows with the number of frames.
 
     Attributes
@@ -87,7 +87,7 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
     return summarise(block, [r.flags for r in done], [r.message for r in done], manifest["file"][surveyed])
 
 
-def _kept(job: Alignment, entry: Mapping[str, object], result: FrameResult) -> KeptPixels:
+def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> KeptPixels:
     """What is kept of a frame that was surveyed."""
     found = record_of(block_arrays(job.steps, [result], {"scan_flags": np.zeros(1, dtype=np.uint32)}), 0)
     return keep_pixels(job.steps, entry, found, star_form(found, job.steps.image_shape))

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.kernels.images import calibrate
-from opticam_dask.kernels.sources import photometry, profile, ring_sums
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile, ring_sums
 from opticam_dask.steps.background import Sky, sky_of
 from opticam_dask.steps.calibrate import Image, layers_of, load_image
 from opticam_dask.steps.frame_steps import FrameSteps

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.kernels.images import align, background, smooth_zoom
-from opticam_dask.kernels.images import sky as sky_kernel
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, source_disks
 from opticam_dask.steps.calibrate import rebinned_response
@@ -112,16 +113,16 @@ def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: RawPixe
     detected = np.column_stack([result["x"], result["y"]])
     before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
     hidden = source_disks(*_undetected(job, result, fwhm), background_rms=noise, fwhm=fwhm)
-    places = sky_kernel.newly_covered(hidden, before, steps.image_shape)
+    places = subtraction.newly_covered(hidden, before, steps.image_shape)
     if not len(places):
         return level
     electrons, is_saturated = pixels.at(places)
-    is_sky = sky_kernel.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
+    is_sky = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
     if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
-        counted = sky_kernel.uncounted(level, before, grid)
+        counted = subtraction.uncounted(level, before, grid)
     else:
-        counted = sky_kernel.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
-    return sky_kernel.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
+        counted = subtraction.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
+    return subtraction.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
 
 
 def _undetected(job: Measuring, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:

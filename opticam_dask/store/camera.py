@@ -221,6 +221,10 @@ class Part:
         """Attributes of the part."""
         return self._group.attributes
 
+    def update(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of the part."""
+        self._group.update(attributes)
+
     @property
     def _group(self) -> Group:
         return self.camera.part_group(self.night)

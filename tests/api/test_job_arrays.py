@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
-from opticam_dask.api import job_arrays, planned_run, planning, submission
+from opticam_dask.api.jobs import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections
 from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.kernels.sources.profiles.ring_sums import Rings, empty_rings
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.store import layout, ownership
 

@@ -8,7 +8,7 @@ import pytest
 
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import Scan, scan
-from opticam_dask.frames.synthetic import generate_observations
+from opticam_dask.frames.simulation.synthetic import generate_observations
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.store import groups, layout

@@ -21,7 +21,7 @@ from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulat
 from opticam_dask.display import browsing
 from opticam_dask.display.browser import Browser, Page, Views
 from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
 from opticam_dask.store import layout
 

@@ -67,7 +67,7 @@ def test_best_radius__is_chosen_once(night, monkeypatch):
     path = layout.store_path(night.out)
     [part] = layout.parts(path, night.key)
     layout.forget_blocks(path, part, [1], "aperture")
-    monkeypatch.setattr("opticam_dask.pipeline.photometry.choose_radius", None)  # nobody asks
+    monkeypatch.setattr("opticam_dask.pipeline.stages.photometry.choose_radius", None)  # nobody asks
     small_nights.measure_again(night, {"aperture": "best"})
     assert night.curves().attrs["aperture_radius"] == before
     assert np.isfinite(night.curves()["flux"].to_numpy()).all()
@@ -81,7 +81,7 @@ def test_choose_radius__of_few_stars_falls_back_to_the_profile(night):
 
 
 def _gaussian():
-    from opticam_dask.kernels.sources.profile import gaussian_profile
+    from opticam_dask.kernels.sources.profiles.profile import gaussian_profile
 
     return gaussian_profile().table()
 

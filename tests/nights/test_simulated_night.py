@@ -7,7 +7,7 @@ import pytest
 
 from opticam_dask import Reducer, light_curves, open_reduction, simulate_observations
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.align import apply_transform
+from opticam_dask.kernels.images.matching.align import apply_transform
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid
 from opticam_dask.lightcurves import differential
 from opticam_dask.store import layout

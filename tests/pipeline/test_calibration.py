@@ -23,15 +23,16 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
-from opticam_dask.frames.simulated_fields import FieldModel, draw_detector
+from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_detector
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import calibration
 from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
-from opticam_dask.pipeline import driver, master_frames
+from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.pipeline.stages import master_frames
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store import layout

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from opticam_dask import OPTICAM_MX, simulate_observations
-from opticam_dask.api import planned_run
+from opticam_dask.api.jobs import planned_run
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.frames.scanning import find_files, scan

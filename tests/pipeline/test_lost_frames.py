@@ -18,7 +18,8 @@ from opticam_dask.cluster import executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.pipeline import driver, master_frames
+from opticam_dask.pipeline import driver
+from opticam_dask.pipeline.stages import master_frames
 from opticam_dask.store import layout
 
 N_FRAMES, LOST = 10, 4

@@ -22,7 +22,8 @@ from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.pipeline import alignment, driver, plan, stacks
+from opticam_dask.pipeline import driver, plan
+from opticam_dask.pipeline.stages import stacks, survey
 from opticam_dask.store import layout
 
 N_FRAMES = 22
@@ -175,7 +176,7 @@ def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data,
         driver.prepare(setup, scanning.scan(files, setup.instrument))
         driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
         part = layout.parts(setup.path, "1:g")[0]
-        sizes.append(len(cloudpickle.dumps(alignment.first_pass_job(setup, part))))
+        sizes.append(len(cloudpickle.dumps(survey.survey_job(setup, part))))
     assert sizes[1] < sizes[0] + 200
 
 

@@ -119,13 +119,11 @@ TO_BE_SPLIT = {
     "display/diagnostics.py",
     "frames/fits_files.py",
     "frames/instruments.py",
-    "frames/simulated_fields.py",
-    "kernels/images/match.py",
+    "frames/simulation/simulated_fields.py",
+    "kernels/images/matching/match.py",
     "kernels/sources/second_look.py",
     "locations.py",
     "parameters.py",
-    "passes/second_pass.py",
-    "steps/frame_steps.py",
 }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from opticam_dask import schema, simulate_observations
-from opticam_dask.kernels.images.background import default_box_size
-from opticam_dask.kernels.sources.field_form import N_TERMS
+from opticam_dask.kernels.images.sky.background import default_box_size
+from opticam_dask.kernels.sources.profiles.field_form import N_TERMS
 from opticam_dask.pipeline import plan
 from opticam_dask.store import layout
 

@@ -15,7 +15,8 @@ from opticam_dask.api.steps.detect import FOUND
 from opticam_dask.api.steps.frames import chain_of, grown_by, records_over, require_same_camera
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.pipeline import plan, references
+from opticam_dask.pipeline import plan
+from opticam_dask.pipeline.stages import references
 
 _CORRECTED = ("background_offset_mesh", "background_mean_mesh", "background_n_sky")
 

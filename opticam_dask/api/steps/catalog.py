@@ -17,7 +17,7 @@ from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_o
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.passes import catalog as catalog_pass

@@ -23,7 +23,7 @@ from opticam_dask.passes import probes as probing
 from opticam_dask.passes import sampled_frames, star_profiles
 from opticam_dask.passes.calibration import as_masters
 from opticam_dask.pipeline.reduction import Setup
-from opticam_dask.steps.align import Alignment, reduce_frame
+from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.detect import detect_sources
@@ -133,12 +133,12 @@ class FrameTask:
     def _steps(self, shared: Sequence[np.ndarray]) -> FrameSteps:
         return self.chain.steps(shared[: len(self.chain.masters)])
 
-    def alignment(self, shared: Sequence[np.ndarray]) -> Alignment:
+    def alignment(self, shared: Sequence[np.ndarray]) -> Aligning:
         """What it takes to align frames."""
         x, y, flux, facts = shared[len(self.chain.masters) : len(self.chain.masters) + 4]
         known, chosen = np.isfinite(x), self.chain.parameters
         steps = self._steps(shared)
-        return Alignment(
+        return Aligning(
             steps=steps,
             reference_xy=np.column_stack([x[known], y[known]]),
             reference_flux=flux[known],
@@ -177,7 +177,7 @@ class FrameTask:
             for entry in entries
         ]
 
-    def reduced(self, job: Alignment | None, steps: FrameSteps, entry: dict[str, Any]) -> FrameResult:
+    def reduced(self, job: Aligning | None, steps: FrameSteps, entry: dict[str, Any]) -> FrameResult:
         """One frame as far as the chain goes."""
         if job is not None:
             return reduce_frame(job, entry)

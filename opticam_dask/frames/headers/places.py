@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import erfa
 
-from opticam_dask.frames import keywords
-from opticam_dask.frames.header_values import HeaderValues, Keyword, as_angle, as_number
+from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_angle, as_number
 
 #: Two positions of one frame that are further apart contradict each other, degrees: no pointing error is as large.
 _SAME_POINTING = 1.0

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.kernels.sources import noise
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.passes import star_profiles
-from opticam_dask.pipeline import frozen, photometry, stacks
+from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress
 from opticam_dask.pipeline.run import Pass, Run
+from opticam_dask.pipeline.stages import photometry, stacks
 from opticam_dask.steps.frame_steps import BlockSummary
 from opticam_dask.steps.measure import UNCERTAIN_TOTAL
 from opticam_dask.store.camera import Camera, Part

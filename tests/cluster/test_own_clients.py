@@ -1,13 +1,14 @@
-"""A client whose workers have several threads, also in the user's own process: the bits of a run without a cluster."""
+"""Clients of one's own (several threads, this process, adaptive, asynchronous): the bits of no cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import distributed
 import pytest
 
-from opticam_dask import Reducer, simulate_observations
+from opticam_dask import Reducer, connect, simulate_observations
 from opticam_dask.store import layout
 
 
@@ -55,3 +56,37 @@ def test_threads__the_process_of_the_user_is_never_ended(without_cluster):
     ) as client:
         _reduce(without_cluster, "limited", client, frame_timeout=0.001)
     assert differences(without_cluster, "limited") == []
+
+
+def test_adaptive__workers_are_kept_between_the_passes(without_cluster):
+    with (
+        distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        adaptive = cluster.adapt(minimum=0, maximum=1, interval="50ms")
+        usual = adaptive.wait_count
+        with connect(client) as place:
+            _reduce(without_cluster, "adaptive", place)
+            steps = [step["status"] for _, step in adaptive.log]
+        assert steps == ["up"], "one worker was asked for, once"
+        assert adaptive.wait_count == usual
+    assert differences(without_cluster, "adaptive") == []
+
+
+def test_asynchronous_client__is_refused_with_what_to_give(without_cluster):
+    async def reduce():
+        async with distributed.Client(
+            asynchronous=True, processes=False, n_workers=1, dashboard_address=None, set_as_default=False
+        ) as client:
+            with pytest.raises(ValueError, match=r"found one with asynchronous=True: make it with Client\("):
+                _reduce(without_cluster, "asynchronous", client)
+
+    asyncio.run(reduce())
+
+
+def test_running_loop__a_reduction_inside_a_coroutine(without_cluster):
+    async def reduce():
+        _reduce(without_cluster, "loop", None, number_of_processors=1)
+
+    asyncio.run(reduce())
+    assert differences(without_cluster, "loop") == []

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
 
-from opticam_dask.kernels.images import background, sky_level, smooth_zoom
-from opticam_dask.kernels.images.background import spline_taps, strip_weights, zoom_matrix
 from opticam_dask.kernels.images.segments import column_of, row_and_column
+from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom
+from opticam_dask.kernels.images.sky.background import spline_taps, strip_weights, zoom_matrix
 
 #: Pixels further from the mesh are no sky: so many RMS, and electrons more, which the long tail of a sky of less than
 #: an electron needs.
@@ -81,7 +81,7 @@ def subtract_sky(
     image : ndarray of float32 or float64, shape (ny, nx)
         Frame with its sky; overwritten.
     mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
-        See :func:`opticam_dask.kernels.images.background.sky_mesh`.
+        See :func:`opticam_dask.kernels.images.sky.background.sky_mesh`.
     box_size : (int, int)
         Box size ``(ny, nx)`` of the mesh.
     threshold : float
@@ -167,7 +167,7 @@ class SkyPixels:
     mean: np.ndarray
 
     def level(self, rms_mesh: np.ndarray, grid: Grid) -> np.ndarray:
-        """Level of the sky at each box, see :func:`opticam_dask.kernels.images.sky_level.smooth`."""
+        """Level of the sky at each box, see :func:`opticam_dask.kernels.images.sky.sky_level.smooth`."""
         area = grid[1][0] * grid[1][1]
         is_cut = sky_level.box_areas(*grid) <= background.LEAST_SHARE * area
         share = self.number / area * np.where(is_cut, _CUT_WEIGHT, 1.0)

@@ -6,8 +6,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from opticam_dask.api import job_arrays, planned_run
-from opticam_dask.api.planned_run import LAST_PASS, PlannedRun
+from opticam_dask.api.jobs import job_arrays, planned_run
+from opticam_dask.api.jobs.planned_run import LAST_PASS, PlannedRun
 
 
 def slurm_lines(run: PlannedRun, options: Sequence[str] = ()) -> list[str]:

@@ -13,8 +13,8 @@ import functools
 import numpy as np
 
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images.background import b_spline, spline_matrix
 from opticam_dask.kernels.images.segments import row_and_column
+from opticam_dask.kernels.images.sky.background import b_spline, spline_matrix
 
 #: Coefficients that the pixels reach beyond the mesh.
 _BEYOND = 2

@@ -21,9 +21,9 @@ from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
-from opticam_dask.pipeline.stacks import stacked_frames
-from opticam_dask.pipeline.survey import alignment_of, tell_of_alignment
-from opticam_dask.steps.align import Alignment
+from opticam_dask.pipeline.stages.stacks import stacked_frames
+from opticam_dask.pipeline.stages.survey import alignment_of, tell_of_alignment
+from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
 from opticam_dask.steps.pixels import KeptPixels
@@ -175,7 +175,7 @@ def _read_kept(part: Part, index: int) -> KeptPixels | None:
     return None if kept is None else KeptPixels.of(kept)
 
 
-def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Alignment, Measuring]:
+def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning, Measuring]:
     """What tasks need to align and measure frames of a key that are in no store.
 
     Raises

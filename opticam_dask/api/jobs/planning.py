@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from opticam_dask import identities, locations
-from opticam_dask.api import job_arrays, planned_run
-from opticam_dask.api.planned_run import MOST_JOBS, PartOfRun, PlannedRun
+from opticam_dask.api.jobs import job_arrays, planned_run
+from opticam_dask.api.jobs.planned_run import MOST_JOBS, PartOfRun, PlannedRun
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import Session
 from opticam_dask.frames.scanning import Scan

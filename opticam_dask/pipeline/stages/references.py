@@ -11,9 +11,9 @@ from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.passes import probes as probing
 from opticam_dask.pipeline import frozen, plan
-from opticam_dask.pipeline.master_frames import make_masters
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
 from opticam_dask.pipeline.run import Pass, Run, guarded_work
+from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.store.camera import Camera, Part
 
 #: Candidates for the reference frame of a night.

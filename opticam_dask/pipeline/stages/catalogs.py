@@ -8,14 +8,14 @@ import numpy as np
 
 from opticam_dask import identities
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog
 from opticam_dask.pipeline.frozen import piled_up, reference_part
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
-from opticam_dask.pipeline.stacks import stacked_frames
+from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.store.camera import Camera, Part
 
 #: Frames whose detections are held against the catalogue, and the share that is too much to be missing.

@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from opticam_dask.kernels.images.background import fill
+from opticam_dask.kernels.images.sky.background import fill
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Boxes across which a fit is made, and the weight of those that are not next to the middle one.

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
-from opticam_dask.kernels.sources.profile import Shape, elliptical_radius, light_at, typical_profile
+from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_profile
 
 #: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
 #: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost. The annulus has twice the

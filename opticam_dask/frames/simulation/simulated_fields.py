@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask.frames.synthetic import write_frame
-from opticam_dask.kernels.images.align import apply_transform
+from opticam_dask.frames.simulation.synthetic import write_frame
+from opticam_dask.kernels.images.matching.align import apply_transform
 
 _SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opticam_dask.kernels.sources.profile import Shape, profile_weights
+from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
 
 #: A pixel is stray when it is further from the profile than so many of its errors; one next to it, from so many.
 CLIP, GROW = 5.0, 3.0

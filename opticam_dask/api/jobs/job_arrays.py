@@ -1,8 +1,8 @@
 """Reduction of a run by submitted jobs: each does a share of a pass, and one finish a pass what needs all of it.
 
 Passes, driver and bits are those of :func:`~opticam_dask.pipeline.driver.drive`: ``work`` takes the units of its range
-through one pass on workers of its own, ``finish`` finishes it. See :mod:`~opticam_dask.api.planned_run` for what is
-numbered how, and :mod:`~opticam_dask.api.planning` for the beginning.
+through one pass on workers of its own, ``finish`` finishes it. See :mod:`~opticam_dask.api.jobs.planned_run` for what
+is numbered how, and :mod:`~opticam_dask.api.jobs.planning` for the beginning.
 
 What takes long is in units: reading frames. A night's stack and its star profile (up to 320 reads of frames) are units
 of pass 2, because a serial finish would cost 30 nights ten thousand frames, as long as a hundred workers need for the
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from opticam_dask.api import planned_run
-from opticam_dask.api.planned_run import LAST_PASS, PartOfRun, PlannedRun, RunSums
+from opticam_dask.api.jobs import planned_run
+from opticam_dask.api.jobs.planned_run import LAST_PASS, PartOfRun, PlannedRun, RunSums
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess

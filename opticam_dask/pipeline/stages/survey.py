@@ -10,13 +10,14 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.matching import match
 from opticam_dask.passes import survey
-from opticam_dask.pipeline import frozen, stacks
-from opticam_dask.pipeline.catalogs import finish_catalogs
+from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
-from opticam_dask.steps.align import Alignment
+from opticam_dask.pipeline.stages import stacks
+from opticam_dask.pipeline.stages.catalogs import finish_catalogs
+from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.pixels import KeptPixels
 from opticam_dask.store.camera import Camera, Part
 
@@ -105,9 +106,9 @@ def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
         )
 
 
-def alignment_of(setup: Setup, part: Part) -> Alignment:
+def alignment_of(setup: Setup, part: Part) -> Aligning:
     """What it takes to find where frames of a part lie on the reference frame."""
-    return Alignment(**_alignment(setup, part))
+    return Aligning(**_alignment(setup, part))
 
 
 def survey_job(setup: Setup, part: Part) -> survey.Survey:

@@ -3,7 +3,7 @@
 The pointing of a telescope may be wrong by more than the field is wide, so that the stars of the catalogue around it
 are looked through window by window; each window is matched as two frames are. A window of unrelated stars must not be
 taken for the field: the number of windows counts against the chance of a match (see
-`opticam_dask.kernels.images.match`).
+`opticam_dask.kernels.images.matching.match`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 
 #: Expected number of wrong solutions of one field among unrelated stars.
 MAX_CHANCE = 1e-6

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
-from opticam_dask.kernels.sources.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
-from opticam_dask.kernels.sources.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
+from opticam_dask.kernels.sources.profiles.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
+from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
 
 #: A profile is known when so many rings of the core have light, the innermost of them within this radius.
 _LEAST_RINGS, _INNERMOST = 3, 1.2

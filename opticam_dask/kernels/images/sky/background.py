@@ -15,7 +15,7 @@ from scipy.ndimage import spline_filter, zoom
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images.box_statistics import box_statistics
+from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
 LEAST_SHARE = 0.9

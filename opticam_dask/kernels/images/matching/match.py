@@ -19,7 +19,7 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.special import gammaln
 
-from opticam_dask.kernels.images.align import unmoved_transform
+from opticam_dask.kernels.images.matching.align import unmoved_transform
 
 #: Fewest pairs that can tell a match with a rotation from chance: one more than fix it.
 LEAST_FOR_ROTATION = 3
@@ -54,7 +54,7 @@ class AlignmentError(Exception):
 
 
 @dataclass(frozen=True)
-class Alignment:
+class FoundTransform:
     """A transform and the pairs of sources it rests on.
 
     Attributes
@@ -132,7 +132,7 @@ def find_transform(
     shift_of_few: bool = False,
     guess: np.ndarray | None = None,
     max_chance: float = 1e-4,
-) -> Alignment:
+) -> FoundTransform:
     """Find the transform that takes sources of the reference to sources of a frame.
 
     Parameters
@@ -166,7 +166,7 @@ def find_transform(
 
     Returns
     -------
-    Alignment
+    FoundTransform
 
     Raises
     ------
@@ -201,7 +201,7 @@ def find_transform(
         solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance))
     distance = np.abs(_points(problem, solution) - frame[solution.j])
     order = np.argsort(r_index[solution.i])
-    return Alignment(
+    return FoundTransform(
         transform=solution.matrix(),
         n_matched=len(order),
         rms=float(np.sqrt(np.mean(distance**2))),

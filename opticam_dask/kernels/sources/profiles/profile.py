@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.sources.field_form import field_places, field_terms
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.kernels.sources.profiles.field_form import field_places, field_terms
 
 #: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
 #: of a Gaussian of sigma 1. Wings are those of Moffat functions not much wider than the core: anything wider cannot be

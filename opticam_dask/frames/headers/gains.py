@@ -6,8 +6,8 @@ import math
 import re
 from typing import Protocol
 
-from opticam_dask.frames import keywords
-from opticam_dask.frames.header_values import LARGEST_NUMBER, HeaderValues, Keyword, as_number
+from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.values import LARGEST_NUMBER, HeaderValues, Keyword, as_number
 from opticam_dask.text import shown
 
 #: Electrons that a pixel can hold at most, unbinned: the deepest detectors have less than half of it.

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.kernels.sources.profiles.ring_sums import Rings, empty_rings
 from opticam_dask.pipeline.driver import PASSES, ReductionError
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.errors import StoreError

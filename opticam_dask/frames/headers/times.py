@@ -8,8 +8,8 @@ from datetime import date
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from opticam_dask.frames import keywords
-from opticam_dask.frames.header_values import HeaderValues, as_number
+from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.values import HeaderValues, as_number
 from opticam_dask.kernels.series.timing import parse_iso, utc_mjd
 from opticam_dask.text import shown
 
