@@ -323,7 +323,7 @@ class Reducer(Plots):
         for key, (aligned, total) in self._aligned_counts().items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
-        self._tell_problems("Set aside", outcome.problems)
+        self._tell_problems("Set aside", outcome.set_aside)
         for key, catalog in self.catalogs.items():
             tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
 
@@ -373,7 +373,7 @@ class Reducer(Plots):
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
-            self._tell_problems("Set aside", outcome.problems)
+            self._tell_problems("Set aside", outcome.set_aside)
             self._write_light_curves(outcome, list(by_label))
 
     def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:

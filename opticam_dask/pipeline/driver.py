@@ -30,6 +30,7 @@ from opticam_dask.store.ownership import check_owner
 
 __all__ = [
     "PASSES",
+    "TO_CATALOGS",
     "TO_LIGHT_CURVES",
     "Changes",
     "Outcome",
@@ -55,8 +56,8 @@ __all__ = [
 #: All passes of a reduction, in order. A further pass is one more object here.
 PASSES: tuple[Pass, ...] = (References(), SurveyPass(), StarProfiles(), MeasurePass())
 
-#: The passes that photometry of what is surveyed takes. Without photometers all of them end with catalogues.
-TO_LIGHT_CURVES = PASSES[2:]
+#: The passes that end with catalogues, and those that go on from there.
+TO_CATALOGS, TO_LIGHT_CURVES = PASSES[:2], PASSES[2:]
 
 #: Units of some parts; a part may be there with several ranges.
 Chosen = Sequence[tuple[Part, range]]

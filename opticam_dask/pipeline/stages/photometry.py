@@ -68,7 +68,9 @@ class MeasurePass(BlockPass):
         job = measure_job(run, part)
         measure_block = functools.partial(measure.measure_block, job)
         try_frame = functools.partial(measure.try_frame, job)
-        return guarded_work(part.key, "measure", measure_block, todo, try_frame, functools.partial(frames_in, part))
+        n_frames, alone = functools.partial(frames_in, part), replace(job, measuring=None)
+        before = functools.partial(measure.measure_block, alone), functools.partial(measure.try_frame, alone)
+        return guarded_work(part.key, "measure", measure_block, todo, try_frame, n_frames, before)
 
     def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
         """Say how the frames of a part went, once."""
