@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import opticam_dask
-from opticam_dask import flags, parameters, schema
+from opticam_dask import flags, parameters, result_parameters, schema
 from opticam_dask.cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,10 @@ _PLACES = {
     "reference": ("<key>/reference", "the stack of the reference night, and what frames are aligned to"),
     "catalog": ("<key>/catalog", "the sources that are measured"),
     "differential": ("<key>/differential/<name>", "light curves of a target against comparisons"),
+    "fit": (
+        "<key>/differential/<name>/fit",
+        "the fit of a shape to a light curve, perhaps with those of other cameras",
+    ),
     "calibration": ("calibration/...", "master bias, dark and flat"),
     "set_aside": ("set_aside", "files that could not be used at all"),
 }
@@ -151,6 +155,9 @@ _TABLES = (
     ("How a run goes on", {**parameters.EXECUTION, **parameters.CHANGES}),
     ("Live nights", parameters.WATCH),
     ("Differential light curves", parameters.DIFFERENTIAL),
+    ("Fit of a transit", result_parameters.TRANSIT),
+    ("Fit of an eclipse", result_parameters.ECLIPSE),
+    ("Fit of a sinusoid", result_parameters.SINUSOID),
     ("Simulated observations", parameters.SIMULATION),
     ("What is shown", parameters.SHOWING),
 )
@@ -198,6 +205,16 @@ _API = (
             "lightcurves.camera_matching",
             "lightcurves.exports",
             "lightcurves.conversions",
+        ),
+    ),
+    (
+        "Fits",
+        (
+            "api.fits",
+            "lightcurves.fitting.transits",
+            "lightcurves.fitting.eclipses",
+            "lightcurves.fitting.sinusoids",
+            "lightcurves.fitting.outcome",
         ),
     ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),

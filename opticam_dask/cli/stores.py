@@ -9,6 +9,7 @@ from opticam_dask import schema
 from opticam_dask.api.jobs import planning
 from opticam_dask.api.repair import repair, stored_instrument
 from opticam_dask.cli import options as given
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
 from opticam_dask.display import status as progress
@@ -21,6 +22,11 @@ from opticam_dask.store.store import Store
 def status(options: argparse.Namespace) -> int:
     """Say what is done and what is to do."""
     tell = Console(prefix="").tell
+    if options.json:
+        record = progress.reduction_record(options.out)
+        record["unfinished"] = progress.unfinished(Store.open(options.out).path)
+        answer(record | {"planned_run": planning.describe_run(options.out)})
+        return DONE
     if options.provenance or options.files:
         for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
@@ -54,10 +60,10 @@ def verify(options: argparse.Namespace) -> int:
         elif stray := integrity.stray_files(store.path):
             tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."
-    for line in lines:
+    if options.json:
+        answer({"is_good": not lines, "findings": lines})
+    for line in lines or [good]:
         tell(line)
-    if not lines:
-        tell(good)
     return FAILED if lines else DONE
 
 

@@ -56,6 +56,7 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
     if not steps.remove_cosmic_rays:
         return _calibrated(steps, entry, is_single=True)
     # cosmic rays are looked for once, as that takes longer than everything else
+    entry = entry if "memory" in entry else {**entry, "memory": {}}
     image = load_image(steps, entry)
     is_single = steps.image_filter is None and _fits_float32(read_raw(steps, entry).dtype)
     return replace(image, electrons=image.electrons.astype(np.float32)) if is_single else image

@@ -94,6 +94,10 @@ class Camera:
         """A differential light curve that is kept in the store."""
         return Group(self.path, f"{self.name}/differential/{name}", "differential")
 
+    def fit(self, name: str) -> Group:
+        """The fit of a shape to a differential light curve; a new light curve of the name has none."""
+        return Group(self.path, f"{self.name}/differential/{name}/fit", "fit")
+
     @property
     def differential_names(self) -> list[str]:
         """Names of the differential light curves that are kept in the store."""

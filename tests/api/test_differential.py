@@ -26,7 +26,10 @@ from opticam_dask import (
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import camera_matching, conversions, results
 from opticam_dask.lightcurves.differential import compute_relative
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 FIELD = {
     "n_frames": 40, "shape": (160, 176), "n_sources": 8, "filters": ("g", "r", "i"), "flux_range": (3e4, 4e5),
@@ -52,7 +55,7 @@ def reduced(tmp_path_factory):
 
 
 def _numbers_by_brightness(out, key):
-    found = layout.read_product(layout.store_path(out), f"{layout.group_name(key)}/catalog")
+    found = Group(Store.at(out).path, f"{group_name(key)}/catalog").read_all()
     return found["source_id"][np.argsort(-found["flux"])].tolist()
 
 
@@ -67,7 +70,7 @@ def test_match_cameras__finds_every_source(reduced, other, is_mirrored):
     assert found.distance.max() < 0.2
     here = dict(zip(found.source_id.tolist(), found.other_id.tolist(), strict=True))
     catalogues = [
-        layout.read_product(layout.store_path(reduced), f"{key}/catalog") for key in ("1-g", f"{other[0]}-{other[2]}")
+        Group(Store.at(reduced).path, f"{key}/catalog").read_all() for key in ("1-g", f"{other[0]}-{other[2]}")
     ]
     for number, counterpart in here.items():
         x, y = (catalogues[0][name][number - 1] for name in ("x", "y"))
@@ -139,7 +142,7 @@ def test_photometer__finds_target_and_comparisons_in_the_other_cameras(reduced, 
         sine, cosine, level = np.linalg.lstsq(design, flux, rcond=None)[0]
         assert np.hypot(sine, cosine) / level == pytest.approx(0.1, abs=0.02), key
         directory = reduced / "relative_light_curves" / "aperture"
-        group = layout.group_name(key)
+        group = group_name(key)
         assert (directory / f"star_{group}_light_curve.csv").is_file()
         assert (directory / "diag" / f"star_{group}_comparisons.pdf").stat().st_size > 5000
         kept = differential_light_curves(reduced, key)["star"].load()
@@ -154,7 +157,7 @@ def test_photometer__says_which_filters_there_are(reduced):
     photometer = DifferentialPhotometer(reduced, show_plots=False, verbose=False)
     with pytest.raises(ValueError, match=r"there is no such key: .* has 1:g, 2:r, 3:i"):
         photometer.get_relative_light_curve("z", 1, [2])
-    with pytest.raises(layout.StoreError):
+    with pytest.raises(StoreError):
         DifferentialPhotometer(reduced / "nowhere")
 
 

@@ -9,7 +9,8 @@ import distributed
 import pytest
 
 from opticam_dask import Reducer, connect, simulate_observations
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def _reduce(directory, out, client, **options):
 
 
 def differences(directory, out):
-    return layout.compare(layout.require_store(directory / out), layout.require_store(directory / "alone"))
+    return integrity.compare(Store.open(directory / out).path, Store.open(directory / "alone").path)
 
 
 @pytest.mark.parametrize("processes", [False, True], ids=["in this process", "in processes"])

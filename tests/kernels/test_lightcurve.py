@@ -15,7 +15,7 @@ from opticam_dask.lightcurves.differential import (
     relative_light_curve,
     write_relative_light_curve,
 )
-from opticam_dask.store.layout import StoreError
+from opticam_dask.store.errors import StoreError
 
 FLUXES = np.array([9000.0, 6000.0, 5000.0, 4000.0, 1500.0])
 

@@ -13,7 +13,7 @@ from opticam_dask import AperturePhotometer, cli, relative_light_curve
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.methods.frame_view import CatalogFacts
 from opticam_dask.methods.photometers import TRIAL_RADII, best_radius, choose_radius
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 N_FRAMES = 16
 
@@ -64,9 +64,9 @@ def test_best_radius__is_told(night, capsys):
 
 def test_best_radius__is_chosen_once(night, monkeypatch):
     before = night.curves().attrs["aperture_radius"]
-    path = layout.store_path(night.out)
-    [part] = layout.parts(path, night.key)
-    layout.forget_blocks(path, part, [1], "aperture")
+    path = Store.at(night.out).path
+    [part] = Store(path).camera(night.key).parts
+    part.records("aperture").forget([1])
     monkeypatch.setattr("opticam_dask.pipeline.stages.photometry.choose_radius", None)  # nobody asks
     small_nights.measure_again(night, {"aperture": "best"})
     assert night.curves().attrs["aperture_radius"] == before

@@ -114,8 +114,6 @@ MOST_LINES = 500
 #: Modules that are still to be split.
 TO_BE_SPLIT = {
     "api/analysis.py",
-    "display/browser.py",
-    "display/browsing.py",
     "display/diagnostics.py",
     "frames/fits_files.py",
     "frames/instruments.py",

@@ -52,7 +52,7 @@ def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
     # half a second of astropy: once a camera, never on a worker
     from opticam_dask.passes.sky_search import take_from_header
 
-    take_from_header(setup.path, camera.key, setup.instrument, progress.tell)
+    take_from_header(setup.store, camera.key, setup.instrument, progress.tell)
 
 
 def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:

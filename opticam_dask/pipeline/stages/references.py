@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
+from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.parameters import TransformType
 from opticam_dask.passes import probes as probing
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
@@ -17,7 +20,7 @@ from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.store.camera import Camera, Part
 
 #: Candidates for the reference frame of a night.
-N_PROBES = 25
+N_PROBES = 9
 
 
 class References(Pass):
@@ -57,8 +60,22 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
         for key, probe in executor.run(work):
             probes[key].append(probe)
             progress.advance(1)
-    for key, part in candidates.items():
-        _freeze_reference(setup, part, probes[key], progress)
+    in_order = [(key, tuple(sorted(probes[key], key=lambda probe: probe.index))) for key in candidates]
+    choose = functools.partial(_choose, setup.parameters.transform_type, tuple(of_key for _, of_key in in_order))
+    build = functools.partial(blocks.window_of_tasks, choose, name="match-probes")
+    with stage(progress, "Matching candidates", 0):
+        chosen = dict(executor.run([Work(build, range(len(in_order)))]))
+    for number, (key, of_key) in enumerate(in_order):
+        _freeze_reference(candidates[key], of_key, chosen[number], progress)
+
+
+def _choose(
+    transform_type: TransformType, probes: Sequence[Sequence[probing.Probe]], number: int
+) -> tuple[int, probing.Probe | None]:
+    """Task that chooses the reference frame of one camera."""
+    return number, probing.choose_reference(
+        list(probes[number]), functools.partial(probing.count_matches, transform_type)
+    )
 
 
 def _require_nothing_aligned(camera: Camera) -> None:
@@ -101,10 +118,11 @@ def _probe_job(setup: Setup, part: Part) -> probing.ProbeJob:
     )
 
 
-def _freeze_reference(setup: Setup, part: Part, probes: list[probing.Probe], progress: Progress) -> None:
-    chosen = probing.choose_reference(probes, functools.partial(probing.count_matches, setup.parameters.transform_type))
+def _freeze_reference(
+    part: Part, probes: Sequence[probing.Probe], chosen: probing.Probe | None, progress: Progress
+) -> None:
     if chosen is None:
-        first = min(probes, key=lambda probe: probe.index)
+        first = probes[0]
         progress.tell(
             f"{part.key}: no source in any of {len(probes)} candidate frames ({first.message}). "
             "A lower threshold or n_pixels may help."
