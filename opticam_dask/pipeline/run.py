@@ -79,6 +79,8 @@ class Pass:
 
     Attributes
     ----------
+    word : str
+        What it is called in commands.
     name : str
         What it makes, in a few words.
     title : str
@@ -87,6 +89,7 @@ class Pass:
         What is shared out among workers and jobs: blocks of frames, or parts (a camera key and night each).
     """
 
+    word: ClassVar[str]
     name: ClassVar[str]
     title: ClassVar[str] = ""
     unit: ClassVar[Literal["block", "part"] | None] = None

@@ -39,7 +39,8 @@ class MeasurePass(BlockPass):
     Without photometers, which may come later, it is the sky, sources and transforms of all frames.
     """
 
-    name = "sky, sources and transforms of all other frames; photometry"
+    word = "measure"
+    name = "photometry"
     title = "Measuring frames"
 
     def is_ready(self, run: Run, camera: Camera) -> bool:

@@ -29,6 +29,7 @@ class StarProfiles(Pass):
     A night of which the survey has not come to its end waits: its profile must not depend on how far a run came.
     """
 
+    word = "profile"
     name = "stacks and star profiles"
     title = "Measuring star profiles"
     unit = "part"

@@ -26,6 +26,7 @@ N_PROBES = 9
 class References(Pass):
     """Calibration masters and reference frames that are not there yet."""
 
+    word = "reference"
     name = "calibration masters and reference frames"
 
     def finish(self, run: Run) -> None:

@@ -25,8 +25,9 @@ from opticam_dask.store.camera import Camera, Part
 class SurveyPass(BlockPass):
     """Sky, sources and transform of the frames that are stacked; stacks and catalogues of what is new."""
 
-    name = "sky, sources and transforms of the frames that are stacked"
-    title = "Surveying frames"
+    word = "survey"
+    name = "sky, sources and transforms"
+    title = "Aligning frames"
 
     def is_ready(self, run: Run, camera: Camera) -> bool:
         """Whether a camera has a reference frame."""
