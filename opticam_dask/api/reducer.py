@@ -22,7 +22,6 @@ from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
@@ -33,6 +32,7 @@ from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
+from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 
 class Reducer(Plots):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,14 +83,14 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
 def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
     """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
     flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
-    is_used = np.isfinite(flux)
+    is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))
     record: dict[str, Any] = {
         "key": key,
         "target": curve.attrs.get("target"),
         "comparisons": curve.attrs.get("comparisons"),
         "n_frames": len(flux),
         "n_used": int(np.count_nonzero(is_used)),
-        "notes": [*curve.attrs.get("detrend", {}).get("warnings", []), *curve.attrs.get("choice", [])],
+        "notes": [*detrended.get("warnings", []), *curve.attrs.get("choice", "").splitlines()],
     }
     if record["n_used"]:
         median = float(np.nanmedian(flux))

@@ -146,8 +146,7 @@ def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) 
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:
-    with locations.replacing(file) as temporary:
-        plotting.save_figure(figure, temporary)
+    plotting.save_figure(figure, file)
     if show:
         plotting.show_in_notebook(figure)
     return file

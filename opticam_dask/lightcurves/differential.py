@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,11 +191,11 @@ def compute_relative(
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
-        found |= {"reasons": reasons, "choice": lines}
+        found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
-        found["detrend"] = _describe_trends(fitted)
+        found["detrend"] = json.dumps(_describe_trends(fitted))
     flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(

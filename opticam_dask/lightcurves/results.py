@@ -317,8 +317,20 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     """
     camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(_with_coordinates(_opened(camera.differential(name)))) for name in camera.differential_names
+        name: with_indexes(_with_plain_attributes(_with_coordinates(_opened(camera.differential(name)))))
+        for name in camera.differential_names
     }
+
+
+def _with_plain_attributes(curve: xr.Dataset) -> xr.Dataset:
+    """A kept curve whose attributes every format can hold; older versions kept a dictionary and lists of lines."""
+    found = dict(curve.attrs)
+    if isinstance(found.get("detrend"), dict):
+        found["detrend"] = json.dumps(found["detrend"])
+    for name in ("reasons", "choice"):
+        if isinstance(found.get(name), list):
+            found[name] = "\n".join(found[name])
+    return curve.drop_attrs(deep=False).assign_attrs(found)
 
 
 def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:

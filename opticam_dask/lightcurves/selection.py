@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
+from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
 _UNIX_EPOCH = 40587.0
@@ -283,6 +283,14 @@ class OpticamAccessor:
     def align(self, *given: Any, **options: Any) -> xr.Dataset:
         """Where each frame lies on the reference frame; see :func:`~opticam_dask.align`."""
         return opticam_dask.align(self._dataset, *given, **options)
+
+    def persist(self) -> xr.Dataset:
+        """Results of the steps, computed once and kept; see :func:`~opticam_dask.persist`."""
+        return opticam_dask.persist(self._dataset)
+
+    def coadd(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sums of a few frames each; see :func:`~opticam_dask.coadd`."""
+        return opticam_dask.coadd(self._dataset, *given, **options)
 
     def stack(self, *given: Any, **options: Any) -> xr.Dataset:
         """Mean of the aligned frames; see :func:`~opticam_dask.stack`."""

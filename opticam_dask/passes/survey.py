@@ -72,7 +72,7 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
         result = lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry)
         stack = stack or PartialStack(job.reference_shape)
         if not result.flags & UNUSABLE:
-            stack.add(resampled(job, result))
+            stack.add(resampled(job.reference_shape, result))
             if start + index in candidates:
                 job.keep(start + index, _kept(job, entry, result))
         if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
@@ -101,7 +101,7 @@ def try_frame(job: Survey, block: int, index: int) -> None:
     entry = entry_of(job.read_manifest(block), index) | {"memory": {}}
     result = reduce_frame(job, entry)
     if not result.flags & UNUSABLE:
-        resampled(job, result)
+        resampled(job.reference_shape, result)
         _kept(job, entry, result)
 
 

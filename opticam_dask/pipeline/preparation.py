@@ -20,10 +20,11 @@ import pandas as pd
 from opticam_dask import identities
 from opticam_dask.frames import scanning
 from opticam_dask.kernels import compiled
-from opticam_dask.locations import facts_of, is_remote
+from opticam_dask.locations import is_remote
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.remote_paths import facts_of
 from opticam_dask.store import making
 from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError

@@ -74,6 +74,8 @@ def sky_of(steps: FrameSteps, entry: Mapping[str, Any], image: Image) -> Sky:
 def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> np.ndarray | None:
     """Load a frame and take its sky off; fill ``result`` with the image and the sky.
 
+    Where the meshes of the frame are in ``result`` already, they are taken as they are.
+
     Returns
     -------
     ndarray, shape (ny, nx), or None
@@ -90,15 +92,21 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
         result.values |= {"background": level.median, "background_rms": level.rms_median}
         result.subtracted = image.electrons - level.image
         return level.rms_image
-    try:
-        mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
-    except ValueError as error:
-        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    if not result.meshes:
+        result.meshes = _meshes(steps, image.electrons)
+    mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
-    result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
     result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
     result.subtracted = result.frame.image
     return None
+
+
+def _meshes(steps: FrameSteps, electrons: np.ndarray) -> dict[str, np.ndarray]:
+    try:
+        mesh, rms_mesh = background.sky_mesh(electrons, steps.box_size)
+    except ValueError as error:
+        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    return {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
 
 
 def measure_sky(result: FrameResult) -> None:

@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from opticam_dask import locations, schema
+from opticam_dask import locations, remote_paths, schema
 from opticam_dask.store.chunk_files import open_chunks
 
 #: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
@@ -235,7 +235,7 @@ def _zarr_store(path: Path) -> Any:
     """What Zarr opens: a directory, or whatever fsspec reaches by the URL."""
     if not locations.is_remote(path):
         return zarr.storage.LocalStore(path)
-    options = locations.storage_options(path)
+    options = remote_paths.storage_options(path)
 
     async def opened() -> Any:
         return zarr.storage.FsspecStore.from_url(str(path), storage_options=options)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import locations, schema
+from opticam_dask import locations, remote_paths, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.store.arrays import Array, create_arrays, each, open_array, open_group, open_zarr_array
 from opticam_dask.store.errors import StoreError, clear_errors
@@ -261,5 +261,5 @@ def remove_stray(file: Path) -> None:
 
 def xarray_options(path: Path) -> dict[str, Any]:
     """What xarray needs to open a store: nothing more for a directory, no cached listings for a URL."""
-    remote = {"storage_options": locations.storage_options(path)} if locations.is_remote(path) else {}
+    remote = {"storage_options": remote_paths.storage_options(path)} if locations.is_remote(path) else {}
     return {"engine": "zarr", **remote}

@@ -26,10 +26,10 @@ from opticam_dask import (
 )
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 from opticam_dask.frames import scanning
-from opticam_dask.html_summaries import escape, sparkline, table
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.selection import decode_flags, meanings
 from opticam_dask.lightcurves.xarray_backend import OpticamBackend
+from opticam_dask.text import escape, sparkline, table
 
 FRAMES = 4
 NIGHTS = ("2024-01-01", "2024-01-02", "2024-01-04")

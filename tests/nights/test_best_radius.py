@@ -119,7 +119,7 @@ def test_comparisons__are_told_in_a_few_lines_and_few_of_them_with_a_warning(nig
     curves["flags"][:, 3:] |= np.uint32(128)
     from opticam_dask.lightcurves.differential import compute_relative
 
-    lines = compute_relative(curves, 1, "auto").attrs["choice"]
+    lines = compute_relative(curves, 1, "auto").attrs["choice"].splitlines()
     assert lines[0].startswith("2 of 9 sources chosen")
     assert "7 often flagged: 4, 5, 6, 7, 8, 9, 10" in lines
     assert lines[-1].startswith("warning: with fewer than 3 comparisons")

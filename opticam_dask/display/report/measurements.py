@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -176,6 +177,7 @@ def _about(dataset: xr.Dataset) -> str:
     if "radius" in dataset.attrs:
         words.append(f"radius {dataset.attrs['radius']:g}")
     if fitted := dataset.attrs.get("detrend"):
+        fitted = json.loads(fitted) if isinstance(fitted, str) else fitted  # older versions kept a dictionary
         words.append(f"detrended against {', '.join(fitted.get('coefficients', {}))}")
     return ", ".join(words)
 
