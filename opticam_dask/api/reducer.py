@@ -26,7 +26,6 @@ from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
@@ -364,7 +363,7 @@ class Reducer(Plots):
         store.StoreError
             When the label is there with other parameters.
         """
-        by_label = _by_label(photometer, label)
+        by_label = arguments.photometers_by_label(photometer, label)
         setup = self._stored_setup()
         driver.check_parameters(setup)
         driver.require_catalog(setup)
@@ -417,7 +416,7 @@ class Reducer(Plots):
         """
         with self._session:
             setup = self.setup(parameters or ReductionParameters(**self._options))
-            by_label = _by_label(photometer, label)
+            by_label = arguments.photometers_by_label(photometer, label)
             outcome = self._drive(setup, changes or driver.Changes(), by_label)
             driver.require_catalog(setup)
             self._write_light_curves(outcome, list(by_label))
@@ -494,21 +493,6 @@ class Reducer(Plots):
 
 #: So many frames are told of, by name.
 _MOST_TOLD = 20
-
-
-def _by_label(photometer: Photometer | Sequence[Photometer] | None, label: str | None) -> dict[str, Photometer]:
-    """Photometers by their labels.
-
-    Raises
-    ------
-    ValueError
-        When a label is no name, or several photometers would have one.
-    """
-    chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-    labels = [arguments.check_label(label or entry.label) for entry in chosen]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
-    return dict(zip(labels, chosen, strict=True))
 
 
 def _so_far(camera: Camera) -> tuple[str, str, str]:
