@@ -396,9 +396,7 @@ class Reducer(Plots):
         parameters: ReductionParameters | None = None,
         changes: driver.Changes | None = None,
     ) -> None:
-        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
-
-        The numbers are the same, with one read of a frame less.
+        """Make catalogues and light curves: :meth:`create_catalogs` and :meth:`photometry`, with fewer reads of frames.
 
         Parameters
         ----------
