@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
+
+if TYPE_CHECKING:  # they know astropy, which takes half a second
+    from opticam_dask.frames.placed_sources import PlacedSource
+    from opticam_dask.passes.sky_search import SkyQuery
 
 
 def check_label(label: str) -> str:
@@ -85,3 +89,33 @@ def photometers_by_label(
     if len(set(labels)) < len(labels):
         raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
     return dict(zip(labels, chosen, strict=True))
+
+
+def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
+    """Sources of the observer, from a file, a table or a list.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+    """
+    from opticam_dask.frames.placed_sources import read_sources
+
+    return read_sources(given)
+
+
+def sky_query(
+    sky_catalog: str | Path | None, wcs: str | Path | Sequence[str | Path], epoch: float | None
+) -> SkyQuery | None:
+    """What is known of the sky; None where nothing was given.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+    """
+    files = [wcs] if isinstance(wcs, (str, Path)) else list(wcs)
+    if sky_catalog is None and not files:
+        return None
+    from opticam_dask.frames.sky_catalogs import read_sky_catalog
+    from opticam_dask.passes.sky_search import SkyQuery
+
+    return SkyQuery(None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch), files)

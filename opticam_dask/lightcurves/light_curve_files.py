@@ -9,8 +9,7 @@ and no line passes through the client.
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask import locations
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.groups import Group
@@ -89,8 +88,8 @@ def write_light_curves(
     return directory
 
 
-def _work(function: blocks.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(blocks.window_of_tasks, function, name=name), range(n_tasks))
+def _work(function: windows.BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(functools.partial(windows.window_of_tasks, function, name=name), range(n_tasks))
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,8 @@ class _Job:
     of_frames : tuple of str
         Variables of the whole frame, the same for all its sources.
     source_ids : ndarray of int
+    clocks : tuple of SourceClock, optional
+        Of each part, where sources have times of their own.
     pieces : tuple of _Piece
         Frames whose lines one task writes.
     groups : tuple of range
@@ -146,6 +147,7 @@ class _Job:
     source_ids: np.ndarray
     pieces: tuple[_Piece, ...]
     groups: tuple[range, ...]
+    clocks: tuple[SourceClock, ...] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -157,10 +159,10 @@ class _Job:
         Before the lines stands where those of each source end, in bytes.
         """
         piece, n_sources = self.pieces[number], len(self.source_ids)
-        columns = {_TIMES[self.time_name]: np.tile(self._read(piece, self.time_name), n_sources)}
+        columns = {_TIMES[self.time_name]: self._times(piece, n_sources)}
         for name in self.headings:
             columns |= self._columns(name, self._read(piece, name), n_sources)
-        text = _as_csv(pd.DataFrame(columns), header=False)
+        text = _as_csv(zip(*map(_cells, columns.values()), strict=True))
         line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
         file = self._piece_file(number)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +175,7 @@ class _Job:
         """Put the files of some sources together from their pieces; return how many files."""
         chosen = self.groups[number]
         names = [heading for headings in self.headings.values() for heading in headings]
-        header = _as_csv(pd.DataFrame(columns=[_TIMES[self.time_name], *names]), header=True)
+        header = _as_csv([[_TIMES[self.time_name], *names]])
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             streams = [opened.enter_context(_replaced(self.directory / self._file_name(place))) for place in chosen]
@@ -190,6 +192,18 @@ class _Job:
         groups = [part.records(None if name in self.of_frames else self.label) for part in self.parts]
         values = np.concatenate([groups[part].read(name, start, stop) for part, start, stop in piece.ranges])
         return values if piece.order is None else values[piece.order]
+
+    def _times(self, piece: _Piece, n_sources: int) -> np.ndarray:
+        """Times of the frames of a piece, source after source."""
+        if self.clocks is None:
+            return np.tile(self._read(piece, self.time_name), n_sources)
+        found = []
+        for part, start, stop in piece.ranges:
+            group, clock = self.parts[part].photometry(self.label), self.clocks[part]
+            y = group.read("y", start, stop) if clock.row_time else None
+            found.append(clock.times(group.read("mjd_utc", start, stop), group.read("bmjd_tdb", start, stop), y))
+        values = np.concatenate(found)
+        return (values if piece.order is None else values[piece.order]).T.ravel()
 
     def _columns(self, name: str, values: np.ndarray, n_sources: int) -> dict[str, np.ndarray]:
         """Columns of a variable, source after source; with several radii one for each."""
@@ -220,19 +234,26 @@ def _replaced(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _as_csv(table: pd.DataFrame, *, header: bool) -> bytes:
-    text = io.BytesIO()
-    table.to_csv(text, mode="wb", index=False, header=header, lineterminator="\n")
-    return text.getvalue()
+def _cells(column: np.ndarray) -> list[str]:
+    """Numbers as text: as many digits as tell them apart, nothing for NaN."""
+    return np.where(np.isnan(column), "", column.astype(str)).tolist()
+
+
+def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    # pandas writes the same bytes, but every worker would have to import it for this
+    return "".join(f"{','.join(row)}\n" for row in rows).encode()
 
 
 def _job(camera: Camera, label: str, directory: Path) -> _Job:
     parts = camera.measured_parts(label)
     groups = [part.photometry(label) for part in parts]
+    source_ids, clocks = groups[0]["source_id"], clocks_of(parts)
+    if clocks is not None:
+        clocks = [clock.of_columns(slice(len(source_ids))) for clock in clocks]
     has_bmjd = any(np.isfinite(group["bmjd_tdb"]).any() for group in groups)
+    has_bmjd |= clocks is not None and bool(np.isfinite(clocks[0].ra).any())
     own = _headings(groups[0])
     headings = {name: own.get(name, (name,)) for name in _VARIABLES if name in own or name == "background"}
-    source_ids = groups[0]["source_id"]
     per_block = parts[0].frames_per_block
     per_piece = per_block * max(1, _MEASUREMENTS // (per_block * max(1, len(source_ids))))
     return _Job(
@@ -248,6 +269,7 @@ def _job(camera: Camera, label: str, directory: Path) -> _Job:
         groups=tuple(
             range(start, min(start + _SOURCES, len(source_ids))) for start in range(0, len(source_ids), _SOURCES)
         ),
+        clocks=tuple(clocks) if clocks is not None and has_bmjd else None,
     )
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.cluster import watchdog
-from opticam_dask.flags import UNUSABLE, FrameFlag
+from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.passes.survey import lost_frame
 from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import BlockSummary, entry_of, summarise
-from opticam_dask.steps.measure import empty_arrays, measure_frame, measure_lost
+from opticam_dask.steps.measure import empty_arrays, mark_placed, measure_frame, measure_lost
 from opticam_dask.steps.records import block_arrays, record_of
 from opticam_dask.steps.view import Measuring, frame_view
+from opticam_dask.store.camera import photometry_group
 
 #: Arrays of a block by group and variable.
 Arrays = dict[str, dict[str, np.ndarray]]
@@ -36,9 +37,11 @@ class Measure:
         What it takes to find out about frames that the survey has not looked at.
     measuring : Measuring or None
         What it takes to measure sources; None where there is no catalogue, or no photometer.
-    read_manifest, read_results, read_records, write : callable
+    read_manifest, read_results, read_records, read_flags, write, write_columns : callable
         Bound functions of the store. ``read_results(block)`` gives what measuring needs of the records of the block by
-        name, ``read_records(block)`` all of them by group and name.
+        name, ``read_records(block)`` all of them by group and name; ``read_flags(label, block)`` the flags of the
+        measurements that are there; ``write_columns(block, label, first, arrays)`` writes the sources from the one at
+        place ``first`` on.
     """
 
     alignment: Aligning
@@ -46,7 +49,9 @@ class Measure:
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
     read_records: Callable[[int], Arrays]
+    read_flags: Callable[[str, int], np.ndarray]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
+    write_columns: Callable[[int, str, int, Mapping[str, np.ndarray]], None]
 
 
 def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -68,6 +73,7 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
     is_new = results["flags"] == 0
     records = job.read_records(block) if is_new.any() else {}
     columns: Arrays = {} if job.measuring is None else empty_arrays(job.measuring, n_frames)
+    begin = {} if is_new.any() else _first_unmeasured(job, block)
     messages, unmeasured = [""] * n_frames, [""] * n_frames
     flags = [FrameFlag(int(value)) for value in results["flags"]]
     for index in range(n_frames):
@@ -81,9 +87,35 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
         if index in lost:
             unmeasured[index] = measure_lost(job.measuring, lost[index], index, columns)
         else:
-            unmeasured[index] = measure_frame(job.measuring, entry, result, index, columns)
-    job.write(block, records | columns)
+            unmeasured[index] = measure_frame(job.measuring, entry, result, index, columns, begin)
+    if job.measuring is not None:
+        mark_placed(job.measuring, columns)
+    _write(job, block, records, columns, begin)
     return summarise(block, flags, messages, manifest["file"], unmeasured)
+
+
+def _write(job: Measure, block: int, records: Arrays, columns: Arrays, begin: Mapping[str, int]) -> None:
+    """Write what was found out and measured; of labels that lack some sources alone, those."""
+    added = {photometry_group(label): (label, first) for label, first in begin.items() if first}
+    job.write(block, records | {group: values for group, values in columns.items() if group not in added})
+    for group, (label, first) in added.items():
+        job.write_columns(block, label, first, {name: values[:, first:] for name, values in columns[group].items()})
+
+
+def _first_unmeasured(job: Measure, block: int) -> dict[str, int]:
+    """Place of the first source that a label lacks in a block, by label; 0 when all are to be measured."""
+    stages, labels = ((), ()) if job.measuring is None else (job.measuring.stages, tuple(job.measuring.photometers))
+    if len(stages) < 2:
+        return dict.fromkeys(labels, 0)
+    found = {}
+    for label in labels:
+        flags = job.read_flags(label, block)
+        of_source = flags.reshape(*flags.shape[:2], -1)
+        n_done = int(np.count_nonzero(np.cumprod(np.all(of_source != 0, axis=(0, 2)))))
+        if np.any(of_source & np.uint32(SourceFlag.FRAME_LOST)):  # the file may be there again
+            n_done = 0
+        found[label] = max((stage for stage in stages[:-1] if stage <= n_done), default=0)
+    return found
 
 
 def _find_out(

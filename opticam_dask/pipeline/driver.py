@@ -20,6 +20,7 @@ from opticam_dask.pipeline.reduction import (
     stage,
 )
 from opticam_dask.pipeline.run import Pass, Run
+from opticam_dask.pipeline.stages.catalogs import place_sources
 from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.pipeline.stages.photometry import MeasurePass, live_jobs
 from opticam_dask.pipeline.stages.profiles import StarProfiles
@@ -46,6 +47,7 @@ __all__ = [
     "finish",
     "live_jobs",
     "make_masters",
+    "place_sources",
     "prepare",
     "require_catalog",
     "stage",

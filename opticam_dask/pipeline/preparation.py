@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask import identities
 from opticam_dask.frames import scanning
@@ -29,6 +28,9 @@ from opticam_dask.store import making
 from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PACKAGES = (
     *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
@@ -66,6 +68,10 @@ def prepare(
     else:
         pending = {"pending": {"new": True}} if begun else {}
         Store.create(setup.out_directory, _root_attributes(setup) | pending)
+    if setup.sources:
+        from opticam_dask.passes.placing import record_sources  # half a second of astropy
+
+        record_sources(setup.store, setup.sources)
     refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
@@ -319,7 +325,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": identities.parameters_hash(setup.record())}
-    making.create_part(part, planned.manifest, planned.data_root, provenance)
+    making.create_part(part, planned.manifest, planned.data_root, provenance, site=planned.site)
 
 
 def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Measuring:
         Relative error of the total light by the profile, common to all fluxes.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+    stages : tuple of int
+        Number of sources that were found, and of all sources after each time that the observer placed some; empty when
+        all were found. Sources are measured together with those of their stage and of the stages before, so that where
+        somebody looks for a source changes no other one.
     """
 
     steps: FrameSteps
@@ -49,6 +53,19 @@ class Measuring:
     profile: np.ndarray
     whole_frames: bool = False
     profile_err: float = 0.0
+    stages: tuple[int, ...] = ()
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found; those behind them were placed."""
+        return self.stages[0] if self.stages else len(self.catalog_xy)
+
+    def at_stage(self, stage: int) -> Self:
+        """The same with the sources of a stage and of the stages before."""
+        n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
+        if n_sources == len(self.catalog_xy):
+            return self
+        return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
 
 
 def frame_view(

@@ -83,6 +83,14 @@ class ZarrArray:
         """Write entries ``start`` to ``stop``."""
         self.array[start:stop] = values
 
+    def write_columns(self, start: int, stop: int, first: int, values: np.ndarray) -> None:
+        """Write columns from ``first`` on of the entries ``start`` to ``stop``."""
+        self.array[start:stop, first : first + values.shape[1]] = values
+
+    def widen(self, n_columns: int) -> None:
+        """Make room for further columns: the chunks that are there stay as they are."""
+        self.array.resize((self.array.shape[0], n_columns, *self.array.shape[2:]))
+
     def write_whole(self, values: np.ndarray) -> None:
         """Write all entries, whatever is on disk."""
         self.array[...] = values

@@ -199,8 +199,12 @@ class BlockGroup(Group):
     def forget(self, blocks: Iterable[int]) -> None:
         """Mark blocks as not done."""
         flags = open_zarr_array(self.path, f"{self.name}/flags")
+        of_block: dict[int, list[tuple[int, ...]]] = {}
+        for index in flags.chunks():
+            of_block.setdefault(index[0], []).append(index)
         for block in blocks:
-            flags.remove_chunk((block, *(0,) * (len(flags.shape) - 1)))
+            for index in of_block[block]:
+                flags.remove_chunk(index)
 
     def open_block(self, name: str) -> Array:
         """An array for the blocks of this process.

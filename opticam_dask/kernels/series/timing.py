@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import erfa
 import numpy as np
-from astropy import constants
-from astropy import units as u
-from astropy.coordinates import GCRS, ICRS, EarthLocation, solar_system_ephemeris
-from astropy.time import Time
-from astropy.utils import iers
+
+if TYPE_CHECKING:
+    from astropy.coordinates import EarthLocation
+    from astropy.time import Time
 
 #: Proleptic Gregorian ordinal of MJD 0 (1858-11-17).
 _MJD_ZERO = 678576
@@ -220,30 +220,77 @@ def barycentric_mjd(
     ValueError
         When the site is not given.
     """
+    site = _checked_site(longitude, latitude, height)
+    mjd, ra, dec = np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in (mjd_utc, ra, dec)))
+    result = np.full(mjd.shape, np.nan)
+    good = np.isfinite(mjd) & np.isfinite(ra) & np.isfinite(dec)
+    if not good.any():
+        return result
+    tt, position, tdb_minus_tt = _observer(mjd[good], site)
+    delay = (position * _directions(ra[good], dec[good])).sum(axis=1)
+    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
+    return result
+
+
+def barycentric_mjd_of_sources(
+    mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray, longitude: float, latitude: float, height: float
+) -> np.ndarray:
+    """The same as :func:`barycentric_mjd` for each of some sources at each time.
+
+    Parameters
+    ----------
+    mjd_utc : ndarray, shape (n,)
+    ra, dec : ndarray, shape (m,)
+    longitude, latitude, height
+        As for :func:`barycentric_mjd`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, m)
+    """
+    site = _checked_site(longitude, latitude, height)
+    result = np.full((len(mjd_utc), len(ra)), np.nan)
+    good = np.isfinite(mjd_utc)
+    if not good.any():
+        return result
+    tt, position, tdb_minus_tt = _observer(np.asarray(mjd_utc, dtype=np.float64)[good], site)
+    delay = (position[:, None] * _directions(ra, dec)).sum(axis=2)
+    result[good] = (tt.jd1 - 2400000.5)[:, None] + (tt.jd2[:, None] + (tdb_minus_tt[:, None] + delay) / 86400.0)
+    return result
+
+
+def _checked_site(longitude: float, latitude: float, height: float) -> np.ndarray:
     site = np.array([longitude, latitude, height], dtype=np.float64)
     if not np.isfinite(site).all():
         raise ValueError(
             "barycentric times need the longitude, latitude and height of the observatory; found "
             f"{longitude}, {latitude}, {height}. Give the instrument a site."
         )
-    mjd, ra, dec = np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in (mjd_utc, ra, dec)))
-    result = np.full(mjd.shape, np.nan)
-    good = np.isfinite(mjd) & np.isfinite(ra) & np.isfinite(dec)
-    if not good.any():
-        return result
-    lon, lat = np.deg2rad(ra[good]), np.deg2rad(dec[good])
-    direction = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return site
+
+
+def _directions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Unit vectors to places of the sky (degrees), shape (n, 3)."""
+    lon, lat = np.deg2rad(ra), np.deg2rad(dec)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, np.ndarray]:
+    """Times in TT, and there the barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds."""
+    # half a second of astropy, which nobody needs who only reads headers
+    from astropy.coordinates import EarthLocation
+    from astropy.time import Time
+
     with _bundled_tables():
-        tt = Time(mjd[good], format="mjd", scale="utc").tt
-        position, tdb_minus_tt = _interpolate_observer(tt, EarthLocation.from_geodetic(*site))
-    delay = (position * direction).sum(axis=1)
-    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
-    return result
+        tt = Time(mjd_utc, format="mjd", scale="utc").tt
+        return tt, *_interpolate_observer(tt, EarthLocation.from_geodetic(*site))
 
 
 @contextmanager
 def _bundled_tables() -> Iterator[None]:
     """Let astropy use the Earth rotation table it came with, at any date: no download, no error, no warning."""
+    from astropy.utils import iers
+
     with (
         iers.conf.set_temp("auto_download", False),
         iers.conf.set_temp("auto_max_age", None),
@@ -256,6 +303,8 @@ def _bundled_tables() -> Iterator[None]:
 
 def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray, np.ndarray]:
     """Barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds, at times in TT."""
+    from astropy.time import Time
+
     scaled = (tt.jd1 - 2400000.5) * _NODES_PER_DAY + tt.jd2 * _NODES_PER_DAY
     first = np.floor(scaled).astype(np.int64) - 1
     nodes, index = np.unique(first[:, np.newaxis] + np.arange(4), return_inverse=True)
@@ -274,6 +323,10 @@ def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray
 
 def _observer_at(times: Time) -> np.ndarray:
     """Barycentric x, y, z of the observer in light seconds, and TDB - TT in seconds: shape (n, 4)."""
+    from astropy import constants
+    from astropy import units as u
+    from astropy.coordinates import GCRS, ICRS, solar_system_ephemeris
+
     geocentric = times.location.get_itrs(obstime=times).transform_to(GCRS(obstime=times))
     with solar_system_ephemeris.set("builtin"):
         position = geocentric.transform_to(ICRS()).cartesian.xyz.to_value(u.m).T

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import identities
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
@@ -107,7 +107,9 @@ def measure_job(run: Run, part: Part) -> measure.Measure:
         read_manifest=_manifest_of(part),
         read_results=part.results,
         read_records=part.block_records,
+        read_flags=functools.partial(_flags_of_block, part),
         write=part.write_block,
+        write_columns=part.write_columns,
     )
 
 
@@ -129,10 +131,13 @@ def _blocks_back(run: Run, part: Part) -> set[int]:
 def measuring_of(
     setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
 ) -> Measuring:
-    """What it takes to measure frames of a part with photometers that are prepared for its key."""
+    """What it takes to measure frames of a part with photometers that are prepared for its key.
+
+    Without photometers, it is for samples of frames, which look at the sources that were found.
+    """
     catalog = part.camera.catalog
     found, fitted = catalog.read_all(), frozen.read_profile(part)
-    return Measuring(
+    job = Measuring(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
@@ -141,7 +146,14 @@ def measuring_of(
         profile_err=fitted.total_err,
         fwhm=float(catalog.attributes["fwhm"]),
         whole_frames=whole_frames,
+        stages=part.camera.source_stages,
     )
+    return job if photometers else replace(job.at_stage(0), stages=())
+
+
+def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
+    """Flags of the measurements of a label in a block."""
+    return part.photometry(label).read("flags", *part.block_range(block))
 
 
 def measure_sample(
@@ -246,7 +258,7 @@ def catalog_facts(setup: Setup, camera: Camera, background_rms: float | None = N
         rms = reference.frames["background_rms"][stacked_frames(setup, reference)]
         background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
     return CatalogFacts(
-        flux=camera.catalog["flux"],
+        flux=camera.catalog["flux"][: camera.n_found],
         fwhm=float(camera.catalog.attributes["fwhm"]),
         background_rms=background_rms,
         profile=frozen.read_profile(reference).table(),
@@ -352,7 +364,7 @@ def measure_quality(run: Run) -> None:
     if not todo:
         return
     measure_part = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
-    build = functools.partial(blocks.window_of_tasks, measure_part, name="quality")
+    build = functools.partial(windows.window_of_tasks, measure_part, name="quality")
     with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
         for number, found in run.executor.run([Work(build, range(len(todo)))]):
             run.check_owner()
