@@ -17,7 +17,6 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
@@ -337,7 +336,7 @@ class Reducer(Plots):
 
     def _report_alignment(self, outcome: driver.Outcome) -> None:
         tell = self._console.tell
-        for key, (aligned, total) in self._aligned_counts().items():
+        for key, (aligned, total) in summaries.aligned_counts(Store.open(self.out_directory)).items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
         self._tell_problems("Set aside", outcome.set_aside)
@@ -349,15 +348,6 @@ class Reducer(Plots):
             self._console.tell(f"{what}: {Path(file).name}: {message}")
         if len(problems) > _MOST_TOLD:
             self._console.tell(f"... and {len(problems) - _MOST_TOLD} more: opticam-dask status {self.out_directory}")
-
-    def _aligned_counts(self) -> dict[str, tuple[int, int]]:
-        """Frames that are aligned and frames that were reduced, of each key."""
-        counts = {}
-        for camera in Store.open(self.out_directory).cameras:
-            flags = [part.frames["flags"] for part in camera.parts]
-            reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
-            counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
-        return counts
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None

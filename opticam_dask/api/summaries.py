@@ -1,4 +1,4 @@
-"""What a notebook shows of a reduction."""
+"""What a notebook shows of a reduction, and what a run says of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from opticam_dask.flags import UNUSABLE
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, counted, definitions, table, wrap
@@ -51,3 +54,13 @@ def _so_far(camera: Camera) -> tuple[str, str, str]:
     n_frames = sum(part.n_frames for part in camera.parts)
     n_sources = str(camera.catalog.array("source_id").shape[0]) if camera.catalog.is_whole else "none"
     return f"{n_frames:,}", n_sources, ", ".join(camera.labels) or "none"
+
+
+def aligned_counts(store: Store) -> dict[str, tuple[int, int]]:
+    """Frames that are aligned and frames that were reduced, of each key."""
+    counts = {}
+    for camera in store.cameras:
+        flags = [part.frames["flags"] for part in camera.parts]
+        reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
+        counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
+    return counts
