@@ -17,6 +17,7 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
+from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
@@ -24,7 +25,7 @@ from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes.calibration import PLURAL, Calibration
+from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
 
@@ -71,6 +72,9 @@ class Reducer(Plots):
     biases, darks, flats : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
+    calibration : path or sequence of path, optional
+        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
+        ...). A kind that is given by itself is not taken from there.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -144,6 +148,7 @@ class Reducer(Plots):
         biases: str | Path | Sequence[str | Path] | None = None,
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
+        calibration: str | Path | Sequence[str | Path] | None = None,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -180,10 +185,11 @@ class Reducer(Plots):
         self.out_directory = session.out_directory
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
+        by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
         self._correctors = (
-            arguments.corrector(BiasCorrector, biases, bias_corrector),
-            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector),
-            arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
+            arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
+            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
+            arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
         self._sources = () if sources is None else arguments.placed_sources(sources)
@@ -233,7 +239,8 @@ class Reducer(Plots):
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
-            lines = [f"{Path(file).name}: {reason}" for file, reason in self.scan.set_aside[:5]]
+            sentence, others = unknown_camera(self.scan, self.instrument)
+            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
             raise driver.ReductionError(
                 f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
             )
@@ -339,15 +346,9 @@ class Reducer(Plots):
         for key, (aligned, total) in summaries.aligned_counts(Store.open(self.out_directory)).items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
-        self._tell_problems("Set aside", outcome.set_aside)
+        summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
         for key, catalog in self.catalogs.items():
             tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
-
-    def _tell_problems(self, what: str, problems: Sequence[tuple[str, str]]) -> None:
-        for file, message in problems[:_MOST_TOLD]:
-            self._console.tell(f"{what}: {Path(file).name}: {message}")
-        if len(problems) > _MOST_TOLD:
-            self._console.tell(f"... and {len(problems) - _MOST_TOLD} more: opticam-dask status {self.out_directory}")
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
@@ -381,7 +382,7 @@ class Reducer(Plots):
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
-            self._tell_problems("Set aside", outcome.set_aside)
+            summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
             self._write_light_curves(outcome, list(by_label))
 
     def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:
@@ -391,7 +392,7 @@ class Reducer(Plots):
                 light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
                 for name in labels
             ]
-        self._tell_problems("Not measured", outcome.unmeasured)
+        summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
             if Store.at(self.out_directory).measured_keys(name):
@@ -491,7 +492,3 @@ class Reducer(Plots):
         if not Store.at(self.out_directory).exists():
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
         return self.setup(driver.stored_parameters(self.out_directory))
-
-
-#: So many frames are told of, by name.
-_MOST_TOLD = 20

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from opticam_dask.console import Console
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, counted, definitions, table, wrap
+
+#: So many frames are told of, by name.
+_MOST_TOLD = 20
 
 
 def of_reduction(
@@ -64,3 +68,11 @@ def aligned_counts(store: Store) -> dict[str, tuple[int, int]]:
         reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
         counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
     return counts
+
+
+def tell_of_frames(console: Console, what: str, problems: Sequence[tuple[str, str]], out_directory: Path) -> None:
+    """Say what is wrong with some frames, by name; of many, with the first ones."""
+    for file, message in problems[:_MOST_TOLD]:
+        console.tell(f"{what}: {Path(file).name}: {message}")
+    if len(problems) > _MOST_TOLD:
+        console.tell(f"... and {len(problems) - _MOST_TOLD} more: opticam-dask status {out_directory}")
