@@ -195,7 +195,7 @@ def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tupl
         n_brighter = int(np.count_nonzero(border_flux > flux[0]))
         compared = f", brighter than all of the {len(flux)} in the catalogue" if n_brighter else ""
         said.append(
-            f"{len(border_flux)} source(s) of the stack reach into the border of the field and are left out, the "
+            f"{len(border_flux)} source(s) of the stack lie in the border of the field and are left out, the "
             f"brightest of {border_flux[0]:.4g} electrons{compared}; a smaller border_width (--border-width) keeps "
             "them."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from opticam_dask.kernels.images import align, background, calibrate, smooth_zoom
 from opticam_dask.kernels.images import sky as sky_kernel
 from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, own_sky, source_disks
 from opticam_dask.steps.calibrate import layers_of, load_image, rebinned_response
@@ -68,7 +69,7 @@ def frame_view(job: Measuring, entry: Mapping[str, Any], result: Mapping[str, An
     response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
-    return FrameView(
+    view = FrameView(
         predicted_xy=align.apply_transform(transform, job.catalog_xy),
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
         detected_flux=result["flux"][known],
@@ -91,6 +92,7 @@ def frame_view(job: Measuring, entry: Mapping[str, Any], result: Mapping[str, An
         profile=job.profile,
         catalog_flux=job.catalog_flux,
     )
+    return blended_forms.in_separate_stars(view)
 
 
 def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:
