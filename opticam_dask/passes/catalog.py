@@ -11,6 +11,7 @@ from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import align, background, detect, star_choice
+from opticam_dask.kernels.images.stack import mean_rms
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.passes.companions import with_companions
 from opticam_dask.steps.frame_steps import FrameSteps
@@ -69,8 +70,8 @@ class StackedNight:
         Mean of the aligned frames, electrons; NaN where no frame contributes.
     coverage : ndarray of int, shape (ny, nx)
         Number of frames in each pixel.
-    frame_rms : ndarray, shape (frame,)
-        Background RMS of the frames, electrons.
+    frame_rms : ndarray, shape (stacked,)
+        Background RMS of the frames in the stack, electrons.
     seeing : float
         Median FWHM of the frames, in pixels; NaN when unknown.
     transforms : ndarray, shape (stacked, 3, 3)
@@ -145,7 +146,7 @@ def make_catalog(
         raise NoCatalog("no frame could be aligned, so there is no stack.")
     seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
     pixels = np.where(seen, night.image.astype(float), np.nan)
-    noise = np.nanmedian(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
+    noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
     try:
         mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)

@@ -32,8 +32,8 @@ _LEFT_OF_NEIGHBOUR, _MATTERS, _LEAST_MASK, _MOST_MASK = 0.05, 0.3, 2.5, 9.0
 #: Stars nearer than so many sigma to an edge of the frame are not measured.
 _LEAST_MARGIN = 4.5
 
-#: The light of a neighbour disturbs the profile of a star from fewer sigma away than this.
-_DISTURBS = 14.0
+#: The light of a neighbour disturbs the profile of a star, or its sky, from fewer sigma away than this.
+_DISTURBS = ring_sums.REACH + ring_sums.SKY_REACH
 
 #: A star is fit to be measured when its light is so many times the noise within one FWHM.
 _LEAST_RATIO = 30.0

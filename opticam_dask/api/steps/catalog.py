@@ -55,7 +55,8 @@ def catalog(
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
     image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
-    night = catalog_pass.StackedNight(image, coverage, rms, float(facts[0]), known, float(facts[1]), float(facts[2]))
+    seeing, saturation, sharpest, stack_rms = (float(fact) for fact in facts)
+    night = catalog_pass.StackedNight(image, coverage, np.array([stack_rms]), seeing, known, saturation, sharpest)
     steps = chain.setup.steps(chain.shape, chain.binning)
     try:
         found = catalog_pass.make_catalog(night, steps, chain.parameters.max_catalog_sources, aperture_selector)

@@ -44,9 +44,6 @@ _MOST_WEIGHT = 10.0
 #: The light of two good stars may differ by this part of their light in one ring.
 _LEAST_SCATTER = 5e-4
 
-#: What is left of the light of neighbours, which are taken off, makes totals uncertain by this part of it.
-_OF_NEIGHBOURS = 0.03
-
 #: What one star alone may have that others do not, relative to its light.
 _ALONE = 0.005
 
@@ -149,9 +146,7 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
         alike, scatter = _likeness(rings, model, scales)
     assert fitted is not None
     assert mean is not None
-    counts = modest * alike
-    disturbed = _OF_NEIGHBOURS * float(counts @ rings.disturbed) / max(float(counts @ rings.star_weight), 1e-300)
-    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean), disturbed]))
+    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean)]))
     return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
 
 

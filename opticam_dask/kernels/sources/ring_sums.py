@@ -61,7 +61,7 @@ _ROUND_FROM, _STANDS_OUT, _UNEVEN, _AROUND = 3.0, 5.0, 0.5, 1.5
 _BRIGHTEST = 5000.0
 
 #: A star whose neighbours have this part of its light counts half of what it would without them.
-_DISTURBED = 0.02
+_DISTURBED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +89,6 @@ class Rings:
         Variance by the photons of a light of 1, relative to that by the sky, times the weight.
     star_weight : ndarray, shape (n,)
         Weight of the star's pixels.
-    disturbed : ndarray, shape (n,)
-        Light of the neighbours of the star relative to its own, times the weight.
     """
 
     star: np.ndarray
@@ -103,7 +101,6 @@ class Rings:
     pixel_area: np.ndarray
     photons: np.ndarray
     star_weight: np.ndarray
-    disturbed: np.ndarray
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
@@ -111,9 +108,9 @@ def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
-    pixel_area, photons, star_weight, disturbed = (np.zeros(n) for _ in range(4))
-    sky, n_images = np.zeros((n, N_SKY_RINGS)), np.zeros(n, np.int64)
-    return Rings(star, n_images, signal, weight, radius, square, sky, pixel_area, photons, star_weight, disturbed)
+    pixel_area, photons, star_weight = (np.zeros(n) for _ in range(3))
+    sky = np.zeros((n, N_SKY_RINGS))
+    return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, pixel_area, photons, star_weight)
 
 
 def add_rings(found: Iterable[Rings]) -> Rings:
@@ -196,11 +193,9 @@ def measure_rings(
     # a star whose core belongs to its neighbours has no light to measure anything by
     stamps = [(index, stamp, sky) for index, stamp, sky in stamps if stamp.flux(sky.at(stamp), table / area[index]) > 0]
     bend = _bend_of_sky([(stamp, sky, table / area[index]) for index, stamp, sky in stamps])
-    if disturbed is not None:
-        found.disturbed[:] = disturbed
+    trust = np.ones(len(xy)) if disturbed is None else 1.0 / (1.0 + (disturbed / _DISTURBED) ** 2)
     for index, stamp, sky in stamps:
-        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]))
-    found.disturbed[:] *= found.star_weight
+        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]), float(trust[index]))
     return found
 
 
@@ -354,9 +349,9 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarra
 
 
 def _sort_pixels(
-    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float
+    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float, trust: float
 ) -> None:
-    """Add the pixels of one star to its sums."""
+    """Add the pixels of one star to its sums; it counts ``trust`` of what it would without neighbours."""
     level = sky.at(stamp)
     if bend.any():
         bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
@@ -370,7 +365,8 @@ def _sort_pixels(
     ring = (rho / RING).astype(np.intp)
     ratio = flux / stamp.noise
     # frames count alike whatever their seeing: the profile is to be right for the mean of them
-    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2) / (1.0 + (found.disturbed[index] / _DISTURBED) ** 2)
+    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
+    weight *= trust
     light = (stamp.electrons - level)[inside] * (weight * area / flux)
     found.n_images[index] += 1
     found.signal[index] += np.bincount(ring, light, minlength=N_RINGS)
