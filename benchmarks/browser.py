@@ -26,7 +26,10 @@ from opticam_dask import OPTICAM_MX, AperturePhotometer, Reducer, schema
 from opticam_dask.frames.scanning import Scan, scan
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout
+from opticam_dask.store import making
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 FRAMES_PER_NIGHT = 5000
 KEY, LABEL = "1:g", "aperture"
@@ -68,8 +71,8 @@ def make_store(
     out.mkdir()
     setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(), frames_per_block=frames_per_block)
     driver.prepare(setup, Scan(_table(files, n_frames), [], []))
-    _copy(layout.store_path(few), setup.path)
-    layout.finish_changes(setup.path)
+    _copy(Store.at(few).path, setup.path)
+    Store(setup.path).finish_changes()
     return out
 
 
@@ -87,23 +90,21 @@ def _table(files: list[Path], n_frames: int) -> pd.DataFrame:
 
 def _copy(source: Path, target: Path) -> None:
     """Write what was found in a few frames into the many, with noise and a slow wave in the fluxes."""
-    group = layout.group_name(KEY)
-    (few,) = layout.parts(source, KEY)
+    group = group_name(KEY)
+    (few,) = Store(source).camera(KEY).parts
     for name in ("reference", "catalog"):
-        attributes = layout.read_attributes(source, f"{group}/{name}")
-        layout.write_product(
-            target, f"{group}/{name}", name, layout.read_product(source, f"{group}/{name}"), attributes
-        )
+        attributes = Group(source, f"{group}/{name}").attributes
+        Group(target, f"{group}/{name}", name).write(Group(source, f"{group}/{name}").read_all(), attributes)
     found = {
         kind: {name.rpartition("/")[2]: np.asarray(array) for name, array in _arrays(source, f"{few.group}/{kind}")}
         for kind in ("frames", "background", f"photometry/{LABEL}")
     }
-    label = layout.read_attributes(source, f"{few.group}/photometry/{LABEL}")
+    label = Group(source, f"{few.group}/photometry/{LABEL}").attributes
     planned = {entry.name for entry in schema.MANIFEST} | {"source_id"}
     rng = np.random.default_rng(0)
-    for part in layout.parts(target, KEY):
+    for part in Store(target).camera(KEY).parts:
         source_ids = found[f"photometry/{LABEL}"]["source_id"]
-        layout.add_photometry(target, part, LABEL, source_ids, label, variables=["aperture_correction", "profile_chi2"])
+        making.add_photometry(part, LABEL, source_ids, label, variables=["aperture_correction", "profile_chi2"])
         for block in range(part.n_blocks):
             index = np.arange(*part.block_range(block))
             arrays = {
@@ -113,11 +114,11 @@ def _copy(source: Path, target: Path) -> None:
             wave = 1.0 + 0.05 * np.sin(index / 300.0)[:, None]
             flux = arrays[f"photometry/{LABEL}"]["flux"]
             arrays[f"photometry/{LABEL}"]["flux"] = flux * wave * rng.normal(1.0, 0.005, flux.shape)
-            layout.write_block(target, part, block, arrays)
+            part.write_block(block, arrays)
 
 
 def _arrays(path: Path, group: str) -> list[tuple[str, np.ndarray]]:
-    found = layout.read_product(path, group)
+    found = Group(path, group).read_all()
     return list(found.items())
 
 
@@ -162,7 +163,7 @@ def look(out: Path) -> dict[str, float]:
 
 
 def _n_frames(out: Path) -> int:
-    return sum(part.n_frames for part in layout.parts(layout.store_path(out), KEY))
+    return sum(part.n_frames for part in Store.at(out).camera(KEY).parts)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
@@ -185,7 +186,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, str]]:
                 make_store(directory, n_frames, (side, side), chosen.sources)
                 (directory / "made.json").write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
             found = look(out)
-            parts = layout.parts(layout.store_path(out), KEY)
+            parts = Store.at(out).camera(KEY).parts
         rows.append(
             {
                 "frame": f"{side} x {side}",

@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits
 import numpy as np
 from opticam_dask.methods.finders import DefaultFinder
 from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.kernels.images.background import default_box_size
+from opticam_dask.kernels.images.sky.background import default_box_size
 from opticam_dask.steps.detect import detect_frame
 from opticam_dask.steps.frame_steps import FrameResult, FrameSteps
 

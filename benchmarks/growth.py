@@ -100,10 +100,10 @@ def measure(n_frames: int) -> dict[str, float]:
 
 def _n_blocks(out: Path) -> int:
     """Tasks of both passes: one a block."""
-    from opticam_dask.store import layout
+    from opticam_dask.store.store import Store
 
-    path = layout.require_store(out)
-    return 2 * sum(part.n_blocks for key in layout.keys(path) for part in layout.parts(path, key))
+    path = Store.open(out).path
+    return 2 * sum(part.n_blocks for camera in Store(path).cameras for part in camera.parts)
 
 
 def _slope(name: str, found: dict[str, float], before: dict[str, float] | None) -> float:

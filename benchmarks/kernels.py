@@ -18,7 +18,9 @@ from skimage.transform import AffineTransform, warp
 from threadpoolctl import threadpool_limits
 
 from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.kernels.images import align, background, detect, segments, sky
+from opticam_dask.kernels.images import detect, segments
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background, subtraction
 
 THRESHOLD = 5.0
 
@@ -31,14 +33,14 @@ def measure(side: int, n_sources: int, n_runs: int) -> list[dict[str, str]]:
     image, single = raw.astype(float), raw.astype(np.float32)
     box = background.default_box_size(image.shape)
     mesh, rms_mesh = background.sky_mesh(single, box)
-    frame = sky.subtract_sky(single.copy(), mesh, rms_mesh, box, THRESHOLD)
+    frame = subtraction.subtract_sky(single.copy(), mesh, rms_mesh, box, THRESHOLD)
     subtracted, level = frame.image.astype(float), THRESHOLD * float(np.median(rms_mesh))
     transform = np.array([[1.0, -1e-4, 1.3], [1e-4, 1.0, -0.8], [0.0, 0.0, 1.0]])
     n_pixels, border = 8, side // 16
 
     def sky_and_subtract() -> None:
         found = background.sky_mesh(single, box)
-        sky.subtract_sky(single.copy(), *found, box, THRESHOLD)
+        subtraction.subtract_sky(single.copy(), *found, box, THRESHOLD)
 
     def photutils_sky() -> None:
         found = Background2D(image, box)

@@ -60,7 +60,7 @@ def plan(n_frames: int) -> dict[str, float]:
     from opticam_dask.frames.scanning import Scan
     from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
-    from opticam_dask.store import layout
+    from opticam_dask.store.store import Store
 
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -69,8 +69,8 @@ def plan(n_frames: int) -> dict[str, float]:
         setup.out_directory.mkdir()
         start, began = time.perf_counter(), time.process_time()
         driver.prepare(setup, found)
-        parts = layout.parts(setup.path, "1:g")
-        n_blocks = sum(int(np.count_nonzero(~layout.done_blocks(setup.path, part))) for part in parts)
+        parts = Store(setup.path).camera("1:g").parts
+        n_blocks = sum(int(np.count_nonzero(~part.records().done())) for part in parts)
         seconds, processor = time.perf_counter() - start, time.process_time() - began
         files = sum(len(names) for _, _, names in os.walk(setup.path))
         start = time.perf_counter()
@@ -132,7 +132,7 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
     from opticam_dask.frames.scanning import Scan
     from opticam_dask.parameters import ReductionParameters
     from opticam_dask.pipeline import driver
-    from opticam_dask.store import layout
+    from opticam_dask.store.store import Store
 
     with tempfile.TemporaryDirectory() as name, processes.cluster(2) as running:
         directory = Path(name)
@@ -146,7 +146,7 @@ def run_some(n_frames: int, n_run: int) -> dict[str, float]:
         driver.drive(driver.Run(setup, executor), driver.PASSES[:1])
         moments.append(time.perf_counter())
         running.begin()
-        some = _SomeBlocks(executor, n_run, layout.parts(setup.path, "1:g")[0].frames_per_block)
+        some = _SomeBlocks(executor, n_run, Store(setup.path).camera("1:g").parts[0].frames_per_block)
         with contextlib.suppress(_Enough):
             driver.drive(driver.Run(setup, some), driver.PASSES[1:2])
         moments += [some.first, time.perf_counter()]

@@ -33,7 +33,8 @@ from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import integrity, ownership
+from opticam_dask.store.store import Store
 
 #: Small blocks: what a kill costs is the blocks under way.
 FRAMES_PER_BLOCK = 8
@@ -163,7 +164,7 @@ def _unbroken_run(options):
 
 
 def _judge(directory, unbroken, n_reads, n_frames, n_kills, seconds):
-    differences = layout.compare(layout.store_path(unbroken), layout.store_path(directory / "out"))
+    differences = integrity.compare(Store.at(unbroken).path, Store.at(directory / "out").path)
     redone = (directory / "reads").stat().st_size / n_reads - 1.0
     print(f"python {platform.python_version()}, dask {metadata.version('dask')}, {os.cpu_count()} cores")
     print(f"{n_frames} frames, {n_kills} kills survived in {seconds:.0f} s, {100 * redone:.2f} % of the reads redone")

@@ -1,6 +1,8 @@
 """Cost of the steps against the durable run on the same frames, processor time of one process, in one call.
 
-python benchmarks/steps.py --size 512 --frames 96
+python benchmarks/steps.py --size 512 --frames 16 80
+
+The cost of a frame is the slope between both numbers of frames: imports, reference frame and star profile are in both.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import dask
@@ -20,8 +23,8 @@ def by_steps(frames: Path) -> int:
     """Light curves by the steps; the number of fluxes."""
     ds = opticam.detect(opticam.background(opticam.calibrate(opticam.open_frames(frames, key="1:g"))))
     ref = opticam.reference(ds).load()
-    ds = opticam.align(ds, ref)
-    return opticam.photometry(ds, opticam.catalog(opticam.stack(ds, ref)))["flux"].compute().size
+    ds = opticam.persist(opticam.align(ds, ref))
+    return int(opticam.photometry(ds, opticam.catalog(opticam.stack(ds, ref)))["flux"].compute().size)
 
 
 def by_the_durable_run(frames: Path, out: Path) -> int:
@@ -29,25 +32,47 @@ def by_the_durable_run(frames: Path, out: Path) -> int:
     reducer = opticam.Reducer(out, frames, client="none", show_plots=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(opticam.AperturePhotometer())
-    return opticam.light_curves(out, "1:g")["flux"].size
+    return int(opticam.light_curves(out, "1:g")["flux"].size)
 
 
-def main() -> None:
-    """Time both, the durable run first: what is imported for it is there for both."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def seconds(run: Callable[[], int]) -> tuple[float, int]:
+    """Processor time of a run, and what it gives."""
+    start = time.process_time()
+    given = run()
+    return time.process_time() - start, given
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
+    """Time both, one after the other for each number of frames; the first run, which imports, is not counted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="side of a frame, pixels")
-    parser.add_argument("--frames", type=int, default=96)
-    chosen = parser.parse_args()
+    parser.add_argument("--frames", type=int, nargs=2, default=(16, 80), help="two numbers of frames")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each, of which the fastest counts")
+    chosen = parser.parse_args(arguments)
+    took: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
-        frames = Path(folder, "frames")
-        write_frames(frames, (chosen.size, chosen.size), 100, chosen.frames)
-        took = []
-        for run in (lambda: by_the_durable_run(frames, Path(folder, "out")), lambda: by_steps(frames)):
-            start = time.process_time()
-            n_fluxes = run()
-            took.append(time.process_time() - start)
-            print(f"{n_fluxes} fluxes, {took[-1]:.1f} s, {1e3 * took[-1] / chosen.frames:.0f} ms a frame")
-        print(f"steps cost {took[1] / took[0]:.2f} of the durable run")
+        few = Path(folder, "warm")
+        write_frames(few, (chosen.size, chosen.size), 100, 6)
+        by_the_durable_run(few, Path(folder, "warm_out"))
+        by_steps(few)
+        for number in chosen.frames:
+            frames = Path(folder, f"frames{number}")
+            write_frames(frames, (chosen.size, chosen.size), 100, number)
+            for turn in range(chosen.rounds):
+                out = Path(folder, f"out{number}_{turn}")
+                durable, n_durable = seconds(lambda out=out, frames=frames: by_the_durable_run(frames, out))  # type: ignore[misc]
+                steps, n_steps = seconds(lambda frames=frames: by_steps(frames))  # type: ignore[misc]
+                assert n_steps == n_durable, "both measure the same sources"
+                for name, value in (("durable", durable), ("steps", steps)):
+                    took[name, number] = min(value, took.get((name, number), value))
+    first, last = chosen.frames
+    slopes = {name: (took[name, last] - took[name, first]) / (last - first) for name in ("durable", "steps")}
+    for name, slope in slopes.items():
+        ends = ", ".join(f"{took[name, number]:.1f} s for {number}" for number in (first, last))
+        print(f"{name}: {1e3 * slope:.1f} ms a frame; {ends}")
+    ratio, whole = slopes["steps"] / slopes["durable"], took["steps", last] / took["durable", last]
+    print(f"steps cost {ratio:.2f} of the durable run a frame, {whole:.2f} of the whole run of {last} frames")
+    return {"ratio of slopes": ratio, "ratio": whole}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.frame_steps import BlockSummary
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.store import Store
 
 #: Numbers of frames for the slopes, by side: whole blocks, and enough that what is done once a night is the same in
 #: both (plots have pixels instead of paths from 2000 points on).
@@ -105,8 +106,8 @@ def reduce_frames(directory: Path, out: Path, running: processes.Cluster) -> dic
         products.plot_header_times(out, times)
 
     def measure_quality_again() -> None:
-        for key in layout.keys(setup.path):
-            for part in layout.parts(setup.path, key):
+        for key in Store(setup.path).keys:
+            for part in Store(setup.path).camera(key).parts:
                 part.quality.remove()
         driver.PASSES[-1].finish(run)
 

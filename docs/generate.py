@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import opticam_dask
-from opticam_dask import flags, parameters, schema
+from opticam_dask import flags, parameters, result_parameters, schema
 from opticam_dask.cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,10 @@ _PLACES = {
     "reference": ("<key>/reference", "the stack of the reference night, and what frames are aligned to"),
     "catalog": ("<key>/catalog", "the sources that are measured"),
     "differential": ("<key>/differential/<name>", "light curves of a target against comparisons"),
+    "fit": (
+        "<key>/differential/<name>/fit",
+        "the fit of a shape to a light curve, perhaps with those of other cameras",
+    ),
     "calibration": ("calibration/...", "master bias, dark and flat"),
     "set_aside": ("set_aside", "files that could not be used at all"),
 }
@@ -151,6 +155,9 @@ _TABLES = (
     ("How a run goes on", {**parameters.EXECUTION, **parameters.CHANGES}),
     ("Live nights", parameters.WATCH),
     ("Differential light curves", parameters.DIFFERENTIAL),
+    ("Fit of a transit", result_parameters.TRANSIT),
+    ("Fit of an eclipse", result_parameters.ECLIPSE),
+    ("Fit of a sinusoid", result_parameters.SINUSOID),
     ("Simulated observations", parameters.SIMULATION),
     ("What is shown", parameters.SHOWING),
 )
@@ -200,8 +207,18 @@ _API = (
             "lightcurves.conversions",
         ),
     ),
+    (
+        "Fits",
+        (
+            "api.fits",
+            "lightcurves.fitting.transits",
+            "lightcurves.fitting.eclipses",
+            "lightcurves.fitting.sinusoids",
+            "lightcurves.fitting.outcome",
+        ),
+    ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),
-    ("Simulate", ("frames.synthetic", "frames.simulated_fields")),
+    ("Simulate", ("frames.simulation.synthetic", "frames.simulation.simulated_fields")),
 )
 
 
@@ -226,7 +243,7 @@ _WIDTH, _BOX, _GAP, _LETTER = 940, 30, 10, 7.4
 _TITLE = 150  # width of the column with the names of the rooms
 
 #: Subpackages that are several modules on the map; others are one.
-_OPENED = ("kernels.images", "kernels.sources", "kernels.series")
+_OPENED = ("kernels.images", "kernels.sources", "kernels.series", "pipeline.stages")
 
 
 def rooms() -> dict[str, list[str]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from typing import ClassVar
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,8 +20,11 @@ PREFIX = "[OPTICAM]"
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+logger = logging.getLogger(__name__)
+
+
 class Console:
-    """Progress for people.
+    """Progress for people; every line goes to the log as well.
 
     Parameters
     ----------
@@ -25,16 +32,24 @@ class Console:
         Say nothing at all when False.
     prefix : str
         What every line starts with.
+
+    Attributes
+    ----------
+    is_quiet : bool
+        Of all consoles of this process: say nothing, whatever ``verbose`` is (:func:`spoken`).
     """
 
+    is_quiet: ClassVar[bool] = False
+
     def __init__(self, verbose: bool = True, prefix: str = PREFIX) -> None:
-        self.verbose = verbose
+        self.verbose = verbose and not Console.is_quiet
         self.prefix = prefix
         self._bar: Progress | None = None
         self._stage, self._done, self._total, self._last = "", 0, 0, 0.0
 
     def tell(self, message: str) -> None:
         """Print one line; what is not printable in it, as names of files may hold it, is escaped."""
+        logger.info(message)
         if self.verbose:
             line = _encodable(printable(f"{self.prefix} {message}" if self.prefix else message))
             if self._bar is not None:
@@ -45,12 +60,13 @@ class Console:
     def begin(self, stage: str, total: int) -> None:
         """Open a bar, or announce the stage."""
         self._stage, self._done, self._total, self._last = stage, 0, total, time.monotonic()
-        if not self.verbose or not total:
+        if not total:
             return
         console = RichConsole(file=sys.stdout)
-        if not (console.is_terminal or console.is_jupyter):
+        if not self.verbose or not (console.is_terminal or console.is_jupyter):
             self.tell(f"{stage}: {total} frames")
             return
+        logger.info("%s: %d frames", stage, total)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
         self._bar = Progress(*columns, *times, console=console)
@@ -71,6 +87,40 @@ class Console:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+@contextlib.contextmanager
+def spoken(*, quiet: bool, verbose: bool) -> Iterator[None]:
+    """How much a command says while the block runs.
+
+    Parameters
+    ----------
+    quiet : bool
+        No console says anything.
+    verbose : bool
+        The log goes to the standard error as well, with times, also that of the cluster.
+    """
+    before, Console.is_quiet = Console.is_quiet, quiet
+    shown = [_shown(name) for name in ("opticam_dask", "distributed", "dask_jobqueue")] if verbose else []
+    try:
+        yield
+    finally:
+        Console.is_quiet = before
+        for logger_of, handler, level in shown:
+            logger_of.removeHandler(handler)
+            logger_of.setLevel(level)
+
+
+def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
+    """Show a log on the standard error: the logger, what shows it, and the level that the logger had."""
+    # one handler each: a cluster on this machine silences those of its own logger
+    logger_of, handler = logging.getLogger(name), logging.StreamHandler()
+    level = logger_of.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda record: record.name != __name__)  # lines of the console are shown already
+    logger_of.addHandler(handler)
+    logger_of.setLevel(logging.INFO)
+    return logger_of, handler, level
 
 
 def _encodable(line: str) -> str:

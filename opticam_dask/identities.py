@@ -18,14 +18,11 @@ _BEFORE_ROOMS = {
         "backgrounds finders frame_view local_backgrounds measuring photometer_kinds photometers psf_photometer",
     ),
     "opticam_dask.api": ("opticam_dask", "correctors"),
-    "opticam_dask.kernels.images": (
-        "opticam_dask.kernels",
-        "align background box_statistics calibrate detect masters match segments sky stack",
-    ),
-    "opticam_dask.kernels.sources": (
-        "opticam_dask.kernels",
-        "annulus growth joint_fit noise photometry profile",
-    ),
+    "opticam_dask.kernels.images": ("opticam_dask.kernels", "calibrate detect masters segments stack"),
+    "opticam_dask.kernels.images.matching": ("opticam_dask.kernels", "align match"),
+    "opticam_dask.kernels.images.sky": ("opticam_dask.kernels", "background box_statistics"),
+    "opticam_dask.kernels.sources": ("opticam_dask.kernels", "annulus joint_fit noise photometry"),
+    "opticam_dask.kernels.sources.profiles": ("opticam_dask.kernels", "growth profile"),
     "opticam_dask.kernels.series": (
         "opticam_dask.kernels",
         "airmass correlation ensemble folding lightcurve periodograms quality spectra timing trends",
@@ -35,7 +32,7 @@ _BEFORE_ROOMS = {
 #: parameters compare equal and a run of then goes on.
 _STORED_MODULES = {
     f"{room}.{name}": f"{before}.{name}" for room, (before, names) in _BEFORE_ROOMS.items() for name in names.split()
-}
+} | {"opticam_dask.kernels.images.sky.subtraction": "opticam_dask.kernels.sky"}
 #: Former name of a module, which may stand in a pickle -> its name now.
 NAMES_NOW = {before: now for now, before in _STORED_MODULES.items()} | {
     "opticam_dask.config": "opticam_dask.parameters",

@@ -484,6 +484,9 @@ SHOWING: Mapping[str, Parameter] = {
         "Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
     ),
     "label": DIFFERENTIAL["label"],
+    "json": Parameter("Answer with one JSON object instead of lines", default=False, kind=bool),
+    "quiet": Parameter("Say nothing but errors", default=False, kind=bool),
+    "verbose": Parameter("Show the log with its times as well, also that of the cluster", default=False, kind=bool),
 }
 
 

@@ -237,6 +237,33 @@ DIFFERENTIAL = (
     _float("relative_flux", _FRAME, "1", "flux of the target divided by that of the comparisons"),
     _float("relative_flux_err", _FRAME, "1", "1-sigma error of the relative flux"),
     Variable("flags", _FRAME, "uint32", "1", "what happened to target and comparisons", 0, {}, SourceFlag),
+    _float("exposure_time", _FRAME, "s", "exposure time"),
+    _float("airmass", _FRAME, "1", "airmass at mid-exposure"),
+    _float("fwhm", _FRAME, "pixel", "median full width at half maximum of the bright sources"),
+    _float("background", _FRAME, "electron pixel-1", "sky background: median of the mesh"),
+    _float("transparency", _FRAME, "1", "common factor of the fluxes of the sources; the median of the night is 1"),
+    _float("ellipticity", _FRAME, "1", "1 - b / a of the mean moments of the bright sources"),
+    _float("x", _FRAME, "pixel", "x of the target on the frame"),
+    _float("y", _FRAME, "pixel", "y of the target on the frame"),
+)
+
+#: Fit of a shape to one or several differential light curves, kept with each of them.
+_POINT = ("point",)
+FIT = (
+    _text("parameter", ("parameter",), "name of the parameter"),
+    _text("unit", ("parameter",), "unit of the parameter"),
+    _float("value", ("parameter",), "1", "median of the posterior, in the unit of the parameter"),
+    _float("error_minus", ("parameter",), "1", "from the 16th percentile of the posterior to the median"),
+    _float("error_plus", ("parameter",), "1", "from the median of the posterior to the 84th percentile"),
+    _float("samples", ("sample", "parameter"), "1", "samples of the posterior"),
+    _float("bjd", _POINT, "d", "Barycentric Julian Date, TDB, mid-exposure"),
+    _text("key", _POINT, "camera key"),
+    _text("night", _POINT, "night"),
+    _float("relative_flux", _POINT, "1", "flux of the target divided by that of the comparisons and by the baseline"),
+    _float("relative_flux_err", _POINT, "1", "1-sigma error of the flux with excess scatter and red noise"),
+    _float("model", _POINT, "1", "flux of the fitted shape, 1 outside"),
+    _float("baseline", _POINT, "1", "fitted baseline, in the unit of the differential light curve"),
+    Variable("is_fitted", _POINT, "bool", "1", "whether the frame was fitted: outliers were not", False),
 )
 
 _ENTRY = ("entry",)
@@ -259,6 +286,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "quality": QUALITY,
     "calibration": CALIBRATION,
     "differential": DIFFERENTIAL,
+    "fit": FIT,
     "set_aside": SET_ASIDE,
 }
 

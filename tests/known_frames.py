@@ -7,7 +7,8 @@ import functools
 import numpy as np
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels.sources import moments, photometry, profile, profile_fit, ring_sums
+from opticam_dask.kernels.sources import moments, photometry
+from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
 #: Electrons per pixel.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def _curve_html(curve: xr.Dataset) -> str:
     if len(known):
         middle = float(np.median(known))
         facts += [("median", f"{middle:.6g}"), ("scatter", f"{100 * float(np.std(known)) / abs(middle):.3g} %")]
-    facts += [(name, json.dumps(curve.attrs[name])) for name in ("weighting", "detrend") if curve.attrs.get(name)]
+    facts += [(name, str(curve.attrs[name])) for name in ("weighting", "detrend") if curve.attrs.get(name)]
     return definitions(facts) + sparkline(flux)
 
 
@@ -175,7 +174,7 @@ class DifferentialPhotometer:
         if match_other_cameras:
             curves |= in_other_cameras(self.out_directory, first, options, self._console.tell)
         for camera, curve in curves.items():
-            for line in curve.attrs.get("choice", []):
+            for line in curve.attrs.get("choice", "").splitlines():
                 self._console.tell(f"{camera}: {line}")
             file = differential.write_relative_light_curve(curve, self.out_directory, name)
             self._console.tell(f"{camera}: light curve saved to {file.resolve()}.")

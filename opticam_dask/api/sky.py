@@ -10,7 +10,8 @@ from opticam_dask.api.repair import stored_instrument
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.frames.sky_catalogs import read_sky_catalog
 from opticam_dask.passes import sky_search
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import ownership
+from opticam_dask.store.store import Store
 
 
 def find_sky(
@@ -64,16 +65,14 @@ def find_sky(
     ValueError
         For a file that is no catalogue of stars, or a copy that is of no frame.
     """
-    path = layout.require_store(out_directory)
+    store = Store.open(out_directory)
+    chosen = None if keys is None else [store.camera(key).key for key in keys]
     given = [wcs] if isinstance(wcs, (str, Path)) else list(wcs)
-    known = layout.keys(path)
-    if unknown := [key for key in keys or () if key not in known]:
-        raise ValueError(f"no camera {', '.join(unknown)} in {out_directory}; it has {', '.join(known)}")
     stars = None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch)
     query = sky_search.SkyQuery(stars, given, pixel_scale, pointing)
-    instrument = stored_instrument(layout.read_attributes(path))
+    instrument = stored_instrument(store.attributes)
     with ownership.own(out_directory):
-        layout.begin_changes(path)
-        found = sky_search.find_sky(path, instrument, query, Console(verbose, prefix).tell, keys)
-        layout.finish_changes(path)
+        store.begin_changes()
+        found = sky_search.find_sky(store, instrument, query, Console(verbose, prefix).tell, chosen)
+        store.finish_changes()
     return {key: solution.attributes for key, solution in found.items()}

@@ -26,7 +26,7 @@ from opticam_dask.display import plotting
 from opticam_dask.flags import UNUSABLE, SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
 from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.passes import first_pass, second_pass

@@ -13,7 +13,7 @@ from opticam_dask.api.reducer import Reducer
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import Console
 from opticam_dask.display import products, report
-from opticam_dask.frames import synthetic
+from opticam_dask.frames.simulation import synthetic
 from opticam_dask.kernels.series.lightcurve import Peak, fit_sinusoid, lomb_scargle_peak
 from opticam_dask.lightcurves import differential, results
 from opticam_dask.store.camera import Camera

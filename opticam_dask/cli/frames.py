@@ -9,10 +9,12 @@ from pathlib import Path
 from opticam_dask import locations
 from opticam_dask.cli import demo as demonstration
 from opticam_dask.cli import options as given
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
 from opticam_dask.display import status
-from opticam_dask.frames import scanning, synthetic
+from opticam_dask.frames import scanning
+from opticam_dask.frames.simulation import synthetic
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -46,6 +48,8 @@ def check(options: argparse.Namespace) -> int:
     """Say what is there."""
     instrument = given.instrument(options)
     found = scanning.scan(scanning.find_files(options.data), instrument)
+    if options.json:
+        answer({"instrument": instrument.name, **status.scan_record(found)})
     tell = Console(prefix="").tell
     tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
     for line in status.describe_scan(found):

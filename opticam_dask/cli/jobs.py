@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from opticam_dask import locations
-from opticam_dask.api import job_arrays, planned_run, planning, submission
+from opticam_dask.api.jobs import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
+from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
@@ -29,6 +30,7 @@ from opticam_dask.parameters import (
     WATCH,
     Parameter,
 )
+from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -64,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from opticam_dask.cli import running  # takes a second: not for --help
 
+    is_quiet = options.quiet or getattr(options, "json", False)
     try:
-        return running.run(options)
+        with running.spoken(quiet=is_quiet, verbose=options.verbose):
+            return running.run(options)
     except UsageError as error:
         print(f"opticam-dask {options.command}: {error}", file=sys.stderr)
         return USAGE
@@ -79,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opticam-dask",
         description="Reduce multi-camera fast photometry in parallel: FITS frames to light curves in one Zarr store.",
+        formatter_class=_GroupedCommands,
     )
     parser.add_argument("--version", action="version", version=f"opticam-dask {metadata.version('opticam-dask')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -90,20 +95,41 @@ def build_parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_sky(commands)
     _add_remove(commands)
+    _add_relocate(commands)
     _add_status(commands)
     _add_verify(commands)
     _add_migrate(commands)
     _add_lightcurve(commands)
+    _add_fits(commands)
     _add_export(commands)
     _add_plot(commands)
     _add_report(commands)
     _add_browse(commands)
     _add_show_cluster(commands)
+    _add_completion(commands)
+    sentences = {name: str(entry.description) for name, entry in commands.choices.items()}
+    parser.epilog = commands_by_group(sentences)
     return parser
 
 
+class _GroupedCommands(argparse.RawDescriptionHelpFormatter):
+    """Help without the list of commands in the order of the code: they follow in groups."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave the commands out."""
+        if action.dest != "command":
+            super().add_argument(action)
+
+
 def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=examples_of(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _options(parser.add_mutually_exclusive_group(), SHOWING, "quiet", "verbose")
     return parser
 
 
@@ -159,6 +185,7 @@ def _add_generate(commands: Any) -> None:
 
 def _add_check(commands: Any) -> None:
     parser = _command(commands, "check", "Say what is there: cameras, filters, counts, gaps, unusable files and why.")
+    _options(parser, SHOWING, "json")
     _add_data(parser)
     _options(parser, SHOWING, "problems")
 
@@ -268,8 +295,18 @@ def _add_remove(commands: Any) -> None:
     _options(parser, EXECUTION, "break_lock")
 
 
+def _add_relocate(commands: Any) -> None:
+    parser = _command(
+        commands, "relocate", "Tell a reduction where its frames are, when they were moved or copied to another place."
+    )
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="directories in which the frames are now")
+    _options(parser, EXECUTION, "break_lock")
+
+
 def _add_status(commands: Any) -> None:
     parser = _command(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, SHOWING, "problems")
     parser.add_argument("--provenance", action="store_true", help="parameters, versions and inputs as JSON")
@@ -284,6 +321,7 @@ def _add_migrate(commands: Any) -> None:
 
 def _add_verify(commands: Any) -> None:
     parser = _command(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
@@ -294,8 +332,22 @@ def _add_verify(commands: Any) -> None:
 
 def _add_lightcurve(commands: Any) -> None:
     parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
+    _options(parser, SHOWING, "json")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, DIFFERENTIAL)
+
+
+def _add_fits(commands: Any) -> None:
+    for name, text, table in (
+        ("fit-transit", "Fit a transit to the light curve of a target, of all cameras together.", TRANSIT),
+        ("fit-eclipse", "Fit an eclipse to the light curve of a target, of all cameras together.", ECLIPSE),
+        ("fit-sinusoid", "Fit a sinusoid to the light curve of a target, of all cameras together.", SINUSOID),
+    ):
+        parser = _command(commands, name, text)
+        parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+        _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
+        _options(parser.add_argument_group("the fit"), table)
+        parser.set_defaults(detrend=(), detrend_without=None)
 
 
 def _add_plot(commands: Any) -> None:
@@ -348,3 +400,8 @@ def _add_show_cluster(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
     _add_cluster(parser)
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _command(commands, "completion", "Print a script that completes commands and options in a shell.")
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")

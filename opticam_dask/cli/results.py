@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from opticam_dask.api import differential_photometer
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
@@ -21,8 +23,21 @@ from opticam_dask.store.store import Store
 
 def lightcurve(options: argparse.Namespace) -> int:
     """Write differential light curves."""
+    curves, prefix = asked_for(options)
+    records = save_curves(options.out, curves, prefix)
+    if options.json:
+        answer({"light_curves": records})
+    return DONE
+
+
+def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
+    """Light curves that were asked for, by camera key, and their name.
+
+    Raises
+    ------
+    UsageError, ValueError
+    """
     store = Store.open(options.out)
-    tell = Console(prefix="").tell
     keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
     if not keys:
         raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
@@ -33,26 +48,55 @@ def lightcurve(options: argparse.Namespace) -> int:
     comparisons: Any = "auto" if is_auto else options.comparisons
     if options.match_cameras and not options.key:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
-    curves = _curves(options, keys, comparisons)
+    return _curves(options, keys, comparisons), prefix
+
+
+def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:
+    """Write and draw light curves, keep them in the store, and tell about them.
+
+    Returns
+    -------
+    list of dict
+        What was said of each light curve, with its file and plot.
+    """
+    tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
-        for warning in curve.attrs.get("detrend", {}).get("warnings", []):
-            tell(f"{key}: {warning}")
-        for line in curve.attrs.get("choice", []):
-            tell(f"{key}: {line}")
-        flux = curve["relative_flux"].to_numpy()
-        used = np.isfinite(flux)
-        if not used.any():
+        record = _curve_record(key, curve)
+        records.append(record)
+        for note in record["notes"]:
+            tell(f"{key}: {note}")
+        if not record["n_used"]:
             tell(f"{key}: no frame has all of the sources")
             continue
-        scatter, error = np.nanstd(flux) / np.nanmedian(flux), np.nanmedian(curve["relative_flux_err"] / flux)
         tell(
-            f"{key}: {np.count_nonzero(used)} of {len(flux)} frames, median {np.nanmedian(flux):.5g}, "
-            f"scatter {100 * scatter:.2f} %, median error {100 * error:.2f} %"
+            f"{key}: {record['n_used']} of {record['n_frames']} frames, median {record['median']:.5g}, "
+            f"scatter {100 * record['scatter']:.2f} %, median error {100 * record['median_err']:.2f} %"
         )
-        tell(f"  {differential.write_relative_light_curve(curve, options.out, prefix).resolve()}")
-        tell(f"  {products.plot_relative_light_curve(options.out, {key: curve}, prefix).resolve()}")
-    differential_photometer.keep_in_store(options.out, curves.values(), prefix, tell)
-    return DONE
+        record["file"] = differential.write_relative_light_curve(curve, out_directory, prefix).resolve()
+        record["plot"] = products.plot_relative_light_curve(out_directory, {key: curve}, prefix).resolve()
+        tell(f"  {record['file']}")
+        tell(f"  {record['plot']}")
+    differential_photometer.keep_in_store(out_directory, curves.values(), prefix, tell)
+    return records
+
+
+def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
+    """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
+    flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
+    is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))
+    record: dict[str, Any] = {
+        "key": key,
+        "target": curve.attrs.get("target"),
+        "comparisons": curve.attrs.get("comparisons"),
+        "n_frames": len(flux),
+        "n_used": int(np.count_nonzero(is_used)),
+        "notes": [*detrended.get("warnings", []), *curve.attrs.get("choice", "").splitlines()],
+    }
+    if record["n_used"]:
+        median = float(np.nanmedian(flux))
+        scatter, typical = float(np.nanstd(flux)) / median, float(np.nanmedian(error / flux))
+        record |= {"median": median, "scatter": scatter, "median_err": typical}
+    return record
 
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
@@ -121,7 +165,7 @@ def report(options: argparse.Namespace) -> int:
 def browse(options: argparse.Namespace) -> int:
     """Serve the browser until Ctrl-C."""
     try:
-        from opticam_dask.display.browser import browse as open_browser  # an extra
+        from opticam_dask.display.browser.server import browse as open_browser  # an extra
     except ImportError as error:
         raise RunError(one_line(error)) from error
     tell = Console(prefix="").tell

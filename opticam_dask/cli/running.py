@@ -8,17 +8,22 @@ from collections.abc import Callable
 
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
 from opticam_dask.cluster.cluster_settings import ClusterError
+from opticam_dask.console import spoken
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, OwnershipLost
+
+__all__ = ["run", "spoken"]
 
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
     **dict.fromkeys(("demo", "generate", "check"), "frames"),
     **dict.fromkeys(("reduce", "watch"), "reductions"),
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
-    **dict.fromkeys(("status", "verify", "migrate", "remove"), "stores"),
+    **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
+    "completion": "help.completion",
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 

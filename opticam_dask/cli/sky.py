@@ -9,12 +9,12 @@ from opticam_dask.api.sky import find_sky
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.frames.sky_catalogs import place_of
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 
 def sky(options: argparse.Namespace) -> int:
     """Find the sources of a reduction on the sky."""
-    layout.require_store(options.out)
+    Store.open(options.out)
     pointing = place_of(*options.pointing) if options.pointing else None
     with given.session(options):
         found = find_by_files(options, pixel_scale=options.pixel_scale, pointing=pointing, keys=options.key)

@@ -1,4 +1,4 @@
-"""Commands about a store: status, verify, migrate, remove."""
+"""Commands about a store: status, verify, migrate, relocate, remove."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import json
 
 from opticam_dask import schema
-from opticam_dask.api import planning
-from opticam_dask.api.repair import repair
+from opticam_dask.api.jobs import planning
+from opticam_dask.api.repair import repair, stored_instrument
 from opticam_dask.cli import options as given
+from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
 from opticam_dask.display import status as progress
 from opticam_dask.lightcurves import results
-from opticam_dask.pipeline import nights
+from opticam_dask.pipeline import nights, relocation
 from opticam_dask.store import integrity, migrations
 from opticam_dask.store.store import Store
 
@@ -21,6 +22,11 @@ from opticam_dask.store.store import Store
 def status(options: argparse.Namespace) -> int:
     """Say what is done and what is to do."""
     tell = Console(prefix="").tell
+    if options.json:
+        record = progress.reduction_record(options.out)
+        record["unfinished"] = progress.unfinished(Store.open(options.out).path)
+        answer(record | {"planned_run": planning.describe_run(options.out)})
+        return DONE
     if options.provenance or options.files:
         for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
@@ -54,10 +60,10 @@ def verify(options: argparse.Namespace) -> int:
         elif stray := integrity.stray_files(store.path):
             tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."
-    for line in lines:
+    if options.json:
+        answer({"is_good": not lines, "findings": lines})
+    for line in lines or [good]:
         tell(line)
-    if not lines:
-        tell(good)
     return FAILED if lines else DONE
 
 
@@ -80,5 +86,14 @@ def remove(options: argparse.Namespace) -> int:
     return DONE
 
 
+def relocate(options: argparse.Namespace) -> int:
+    """Tell a store where its frames are now."""
+    instrument = stored_instrument(Store.open(options.out).attributes)
+    with given.session(options):
+        for line in relocation.relocate(options.out, options.data, instrument):
+            Console(prefix="").tell(line)
+    return DONE
+
+
 #: Commands of this module by name.
-COMMANDS = {"status": status, "verify": verify, "migrate": migrate, "remove": remove}
+COMMANDS = {"status": status, "verify": verify, "migrate": migrate, "relocate": relocate, "remove": remove}

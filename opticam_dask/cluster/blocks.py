@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import sys
 import threading
 import uuid
@@ -22,7 +23,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
-from dask.base import normalize_token
+from dask.base import normalize_token, tokenize
 from dask.layers import ArrayValuesDep
 from threadpoolctl import ThreadpoolController
 
@@ -193,20 +194,33 @@ _FAN_IN = 8
 
 
 def chunk_records(
-    function: ChunkFunction, images: da.Array | np.ndarray, table: np.ndarray, shared: Sequence[Any] = ()
+    function: ChunkFunction,
+    images: da.Array | np.ndarray,
+    table: np.ndarray,
+    shared: Sequence[Any] = (),
+    *,
+    known: Sequence[Any] = (),
+    counts: tuple[int, ...] | None = None,
 ) -> da.Array | np.ndarray:
     """Run a function on every chunk of frames: one task a chunk, or at once on NumPy.
+
+    The same function on the same frames makes the same tasks, so that what two results need is computed once where
+    they are computed together.
 
     Parameters
     ----------
     function : callable
-        ``function(images, table, *shared)`` gives a record of anything for each frame of the chunk.
+        ``function(images, table, *known, *shared)`` gives a record of anything for each frame of the chunk.
     images : array, shape (frame, ny, nx)
-        In chunks of whole frames.
+        In chunks of whole frames; or records of the frames.
     table : ndarray, shape (frame,)
         What the headers say, a row a frame; every task gets the rows of its chunk.
     shared : sequence of array
         One-dimensional arrays in one chunk that every task needs.
+    known : sequence of array, shape (frame, ...)
+        What is known of each frame; every task gets that of its chunk.
+    counts : tuple of int, optional
+        Records that the function gives for each chunk, where it is not one a frame.
 
     Returns
     -------
@@ -214,24 +228,32 @@ def chunk_records(
     """
     packed = cloudpickle.dumps(function)
     if not isinstance(images, da.Array):
-        return _run_chunk(images, table, *shared, function=packed)
-    rows = _pieces(table, images.chunks[0])
+        return _run_chunk(images, table, *known, *shared, function=packed, n_known=len(known))
+    (chunks,) = images.chunks[:1]
     given: list[Any] = []
+    for number, one in enumerate(known):
+        axes = ("frame", *(f"known{number}_{axis}" for axis in range(1, one.ndim)))
+        if isinstance(one, da.Array):
+            given += [one.rechunk({0: chunks}), axes]
+        else:
+            given += [_pieces(one, chunks), ("frame",)]
     for one in shared:
-        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1, name=f"shared-{uuid.uuid4().hex}")
+        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1)
         # one block along the dimensions of the images is there for all of their blocks
         given += [lazy[np.newaxis, np.newaxis, :], ("frame", "y", "x")]
+    inputs = [one.name if isinstance(one, da.Array) else one for one in (images, *known, *shared)]
     return da.blockwise(
         _run_chunk,
         ("frame", "y", "x"),  # a step that lost its dimensions would not be one task with the step before
         images,
         ("frame", "y", "x"),
-        rows,
+        _pieces(table, chunks),
         ("frame",),
         *given,
         function=packed,
-        adjust_chunks={"y": (1,), "x": (1,)},
-        name=f"{_name_of(function)}-{uuid.uuid4().hex}",
+        n_known=len(known),
+        adjust_chunks={"y": (1,), "x": (1,)} | ({} if counts is None else {"frame": counts}),
+        name=f"{_name_of(function)}-{tokenize(packed, inputs, pickle.dumps(table))}",
         dtype=object,
         meta=np.empty((0, 0, 0), dtype=object),
         concatenate=True,
@@ -262,13 +284,14 @@ def _name_of(function: ChunkFunction) -> str:
     return str(getattr(function, "name", None) or getattr(function, "__name__", "step"))
 
 
-def _run_chunk(images: np.ndarray, table: np.ndarray, *shared: Any, function: bytes) -> np.ndarray:
-    records = np.empty((len(images), 1, 1), dtype=object)
+def _run_chunk(images: np.ndarray, table: np.ndarray, *given: Any, function: bytes, n_known: int) -> np.ndarray:
     run = _unpack(function)
     cv2.setNumThreads(1)
     with _thread_pools(len(sys.modules)).limit(limits=1):
-        for index, record in enumerate(run(images, table, *(np.ravel(one) for one in shared))):
-            records[index, 0, 0] = record
+        found = run(images, table, *given[:n_known], *(np.ravel(one) for one in given[n_known:]))
+    records = np.empty((len(found), 1, 1), dtype=object)
+    for index, record in enumerate(found):
+        records[index, 0, 0] = record
     return records
 
 
@@ -298,7 +321,7 @@ def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dt
         shape=tuple(shape),
         dtype_of=np.dtype(dtype),
         new_axes=dict(zip(axes, shape, strict=True)),
-        name=f"{name}-{uuid.uuid4().hex}",
+        name=f"{name}-{tokenize(records.name, name, shape, np.dtype(dtype))}",
         dtype=dtype,
         meta=np.empty((0,) * (1 + len(shape)), dtype=dtype),
         concatenate=True,
@@ -355,6 +378,12 @@ def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
 def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
     """The values of some arrays, with the scheduler that is in charge."""
     return tuple(np.asarray(one) for one in dask.compute(*arrays))
+
+
+def kept(*arrays: da.Array | np.ndarray) -> tuple[da.Array | np.ndarray, ...]:
+    """Some arrays, computed once and kept in memory where they are, in their chunks."""
+    persisted: tuple[da.Array | np.ndarray, ...] = dask.persist(*arrays)
+    return persisted
 
 
 def is_lazy(values: Any) -> bool:

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,10 @@ from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, O
 from opticam_dask.cluster.job_queues import JobQueue
 
 logger = logging.getLogger(__name__)
+
+#: Seconds without work after which workers of a cluster that adapts itself are given back while a run goes on: the
+#: client alone works for so long between two passes of a large night.
+_KEEP_WORKERS = 60.0
 
 
 class Connection:
@@ -169,8 +174,12 @@ def connect(
     if isinstance(cluster, Connection):
         return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
     if isinstance(cluster, distributed.Client):
-        executor = OnCluster(cluster, frame_timeout=frame_timeout)
-        return Connection(lambda: contextlib.nullcontext(executor), tell or logger.info)
+        if cluster.asynchronous:
+            raise ValueError(
+                "expected a Client that waits for its results, found one with asynchronous=True: make it with "
+                "Client(...), or give the address of its scheduler"
+            )
+        return Connection(functools.partial(_given_client, cluster, frame_timeout), tell or logger.info)
     if isinstance(cluster, ClusterSettings):
         settings = cluster
     else:
@@ -191,6 +200,25 @@ def connect(
     )
     connection = Connection(place, tell or logger.info)
     return connection
+
+
+@contextlib.contextmanager
+def _given_client(client: distributed.Client, frame_timeout: float) -> Iterator[Executor]:
+    """Blocks on a client of the user's, whose workers are kept between the passes while it is in use.
+
+    A cluster that adapts itself gives workers back as soon as nothing is to do for a moment, as between two passes; in
+    a batch system the next ones wait in the queue.
+    """
+    adaptive = getattr(client.cluster, "_adaptive", None)  # only a cluster that was made in this process is known
+    if adaptive is None or not adaptive.interval:
+        yield OnCluster(client, frame_timeout=frame_timeout)
+        return
+    before = adaptive.wait_count
+    adaptive.wait_count = max(before, math.ceil(_KEEP_WORKERS / adaptive.interval))
+    try:
+        yield OnCluster(client, frame_timeout=frame_timeout)
+    finally:
+        adaptive.wait_count = before
 
 
 @contextlib.contextmanager

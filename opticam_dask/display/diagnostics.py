@@ -20,8 +20,10 @@ from opticam_dask.display.plotting import Figure, Picture
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.kernels.images import align
-from opticam_dask.kernels.sources import growth, moments, noise, photometry
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.sources import moments, noise, photometry
+from opticam_dask.kernels.sources.profiles import growth
 from opticam_dask.lightcurves import results
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
@@ -39,7 +41,6 @@ _GROWTH_REACH, _GROWTH_STEP = 4.0, 0.5
 #: Stamps of profiles reach so many FWHM to each side.
 _STAMP_REACH = 2.5
 #: Scatter of a normal distribution from its median absolute deviation.
-_MAD_TO_SIGMA = 1.4826
 _MODEL_FLUXES = 200
 
 
@@ -89,7 +90,7 @@ def _growth(out_directory: str | Path, key: str, catalogue: xr.Dataset, label: s
     radii = np.linspace(reach, 0.0, max(int(np.ceil(reach / _GROWTH_STEP)), 12), endpoint=False)[::-1]
     centre = float(np.nanmedian(image))
     # of a stack the scatter of the sky says how well a pixel is known; stars are few enough not to matter
-    spread = _MAD_TO_SIGMA * float(np.nanmedian(np.abs(image - centre)))
+    spread = MAD_TO_SIGMA * float(np.nanmedian(np.abs(image - centre)))
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     flux, error = growth.growth_curve(image, xy, radii, variance=spread**2)
     record = _photometer_record(out_directory, key, label)
@@ -318,7 +319,7 @@ def source_statistics(curves: xr.Dataset) -> xr.Dataset:
         middle = _median(flux)
         enough = np.count_nonzero(np.isfinite(flux)) >= 3
         columns["median_flux"].append(middle)
-        columns["scatter"].append(_MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
+        columns["scatter"].append(MAD_TO_SIGMA * _median(np.abs(flux - middle)) if enough else np.nan)
         columns["median_error"].append(_median(error))
     return xr.Dataset(
         {name: ("source", np.array(values, dtype=float)) for name, values in columns.items()},

@@ -110,6 +110,12 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
     return _save(plotting.plot_comparisons(members.assign_attrs(key=key)), file, show)
 
 
+def plot_fit(out_directory: str | Path, fit: xr.Dataset, name: str, *, show: bool = False) -> Path:
+    """Write ``fits/<name>_<shape>.pdf``: the light curves without their baselines, the model, and what is left."""
+    file = file_in(out_directory, "fits", f"{name}_{fit.attrs['shape']}.pdf")
+    return _save(plotting.plot_fit(fit), file, show)
+
+
 def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
     """Records of all frames of a key, in time order, without the file names.
 

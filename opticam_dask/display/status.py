@@ -1,10 +1,12 @@
-"""What a directory holds and how far a reduction is, as lines for a person."""
+"""What a directory holds and how far a reduction is: records for programs, and lines for people made of them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,27 +24,90 @@ from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
 
+def scan_record(scan: Scan) -> dict[str, Any]:
+    """What a scan found, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
+    frames = [
+        {
+            "key": key,
+            "night": night,
+            "n_frames": len(rows),
+            "shapes": [[int(ny), int(nx)] for ny, nx in sorted(set(zip(rows["ny"], rows["nx"], strict=True)))],
+            "binnings": sorted(set(rows["binning"].tolist())),
+            "exposure_times": sorted(set(rows["exposure_time"].tolist())),
+            "mjd_utc": [float(rows["mjd_utc"].min()), float(rows["mjd_utc"].max())],
+        }
+        for (key, night), rows in scan.table.groupby(["key", "night"])
+    ]
+    names = ("key", "before", "after", "gap", "median_step")
+    repeated = {str(key): int(rows["mjd_utc"].duplicated(keep=False).sum()) for key, rows in scan.table.groupby("key")}
+    return {
+        "n_usable": len(scan.table),
+        "n_set_aside": len(scan.set_aside),
+        "frames": frames,
+        "gaps": [dict(zip(names, gap, strict=True)) for gap in time_gaps(scan.table)],
+        "repeated_times": {key: count for key, count in repeated.items() if count},
+        "notes": list(scan.warnings),
+        "set_aside": [{"file": file, "reason": reason} for file, reason in scan.set_aside],
+    }
+
+
 def describe_scan(scan: Scan) -> list[str]:
     """Cameras, filters, nights, counts, gaps and notes of a scan."""
-    lines = []
-    for (key, night), rows in scan.table.groupby(["key", "night"]):
-        shapes = ", ".join(f"{ny} x {nx}" for ny, nx in sorted(set(zip(rows["ny"], rows["nx"], strict=True))))
-        binnings = ", ".join(f"{n}x{n}" for n in sorted(set(rows["binning"])))
-        exposures = ", ".join(f"{t:g}" for t in sorted(set(rows["exposure_time"])))
+    record, lines = scan_record(scan), []
+    for part in record["frames"]:
+        shapes = ", ".join(f"{ny} x {nx}" for ny, nx in part["shapes"])
+        binnings = ", ".join(f"{n}x{n}" for n in part["binnings"])
+        exposures = ", ".join(f"{t:g}" for t in part["exposure_times"])
+        first, last = part["mjd_utc"]
         lines.append(
-            f"{key} {night}: {len(rows)} frames of {shapes} pixels, binning {binnings}, exposure {exposures} s, "
-            f"MJD (UTC) {rows['mjd_utc'].min():.6f} to {rows['mjd_utc'].max():.6f}"
+            f"{part['key']} {part['night']}: {part['n_frames']} frames of {shapes} pixels, binning {binnings}, "
+            f"exposure {exposures} s, MJD (UTC) {first:.6f} to {last:.6f}"
         )
-    for key, before, after, gap, median in time_gaps(scan.table):
+    for gap in record["gaps"]:
         lines.append(
-            f"{key}: gap of {gap:.1f} s between {os.path.basename(before)} and {os.path.basename(after)} "
-            f"(the median step is {median:.2f} s)"
+            f"{gap['key']}: gap of {gap['gap']:.1f} s between {os.path.basename(gap['before'])} and "
+            f"{os.path.basename(gap['after'])} (the median step is {gap['median_step']:.2f} s)"
         )
-    for key, rows in scan.table.groupby("key"):
-        if n_repeated := int(rows["mjd_utc"].duplicated(keep=False).sum()):
-            lines.append(f"{key}: {n_repeated} frames share their time stamp with another frame")
-    lines.extend(f"note: {message}" for message in scan.warnings)
+    for key, count in record["repeated_times"].items():
+        lines.append(f"{key}: {count} frames share their time stamp with another frame")
+    lines.extend(f"note: {message}" for message in record["notes"])
     return lines
+
+
+def reduction_record(out_directory: str | Path) -> dict[str, Any]:
+    """How far a reduction is, as JSON can hold it.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+
+    Returns
+    -------
+    dict
+        ``schema_version``, ``instrument``, ``parameters``, ``cameras`` (each with its catalogue and its ``parts``, and
+        these with counts of frames, flags and blocks), and ``problems``: every file that was set aside or flagged, with
+        the reason.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    """
+    store = Store.open(out_directory)
+    problems = []
+    for part in (part for camera in store.cameras for part in camera.parts):
+        problems += [*flagged_frames(part), *lost_frames(part)]
+    if store.set_aside.is_whole:
+        listed = store.set_aside.read_all()
+        problems += zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True)
+    return {
+        "schema_version": store.version,
+        "instrument": store.attributes.get("instrument"),
+        "parameters": json.loads(store.attributes["parameters"]),
+        "cameras": [_camera_record(camera) for camera in store.cameras],
+        "problems": [{"file": file, "reason": reason} for file, reason in problems],
+    }
 
 
 def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -> list[str]:
@@ -60,62 +125,84 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     store.StoreError
         When there is no store.
     """
-    store = Store.open(out_directory)
-    lines, problems = [], []
-    for camera in store.cameras:
+    record, lines = reduction_record(out_directory), []
+    for camera in record["cameras"]:
         lines.append(_describe_camera(camera))
-        for part in camera.parts:
+        for part in camera["parts"]:
             lines.extend(_describe_part(part))
-            problems.extend(flagged_frames(part))
-            problems.extend(lost_frames(part))
-    if store.set_aside.is_whole:
-        listed = store.set_aside.read_all()
-        problems.extend(zip(listed["file"].tolist(), listed["reason"].tolist(), strict=True))
-    if problems:
+    if problems := record["problems"]:
         lines.append(f"{len(problems)} file(s) set aside or flagged:")
         shown = problems if n_problems is None else problems[:n_problems]
-        lines.extend(f"  {file}: {reason}" for file, reason in shown)
+        lines.extend(f"  {problem['file']}: {problem['reason']}" for problem in shown)
         if len(shown) < len(problems):
             lines.append(
                 f"  ... and {len(problems) - len(shown)} more (opticam-dask status {out_directory} --problems 0)"
             )
-    lines.append(_describe_parameters(store))
+    lines.append(_describe_parameters(record["parameters"] | {"instrument": record["instrument"]}))
     return lines
 
 
-def _describe_camera(camera: Camera) -> str:
-    if not camera.catalog.is_whole:
-        return f"{camera.key}: no catalogue"
-    n_sources = len(camera.catalog["source_id"])
-    fwhm = camera.catalog.attributes["fwhm"]
-    reference = camera.reference.attributes
+def _camera_record(camera: Camera) -> dict[str, Any]:
+    record: dict[str, Any] = {"key": camera.key, "catalog": None, "parts": [_part_record(p) for p in camera.parts]}
+    if camera.catalog.is_whole:
+        reference = camera.reference.attributes
+        record["catalog"] = {
+            "n_sources": len(camera.catalog["source_id"]),
+            "fwhm": float(camera.catalog.attributes["fwhm"]),
+            "reference_file": reference["reference_file"],
+            "reference_night": reference["reference_night"],
+        }
+    return record
+
+
+def _describe_camera(record: Mapping[str, Any]) -> str:
+    if (catalog := record["catalog"]) is None:
+        return f"{record['key']}: no catalogue"
     return (
-        f"{camera.key}: {n_sources} source(s) in the catalogue, FWHM {fwhm:.2f} pixels, "
-        f"reference frame {reference['reference_file']} of {reference['reference_night']}"
+        f"{record['key']}: {catalog['n_sources']} source(s) in the catalogue, FWHM {catalog['fwhm']:.2f} pixels, "
+        f"reference frame {catalog['reference_file']} of {catalog['reference_night']}"
     )
 
 
-def _describe_part(part: Part) -> list[str]:
+def _part_record(part: Part) -> dict[str, Any]:
     flags = part.frames["flags"]
-    n_done, n_usable = (
-        int(np.count_nonzero(flags)),
-        int(np.count_nonzero((flags != 0) & (flags & np.uint32(UNUSABLE) == 0))),
-    )
+    n_done = int(np.count_nonzero(flags))
+    n_usable = int(np.count_nonzero((flags != 0) & (flags & np.uint32(UNUSABLE) == 0)))
+    counts = {name: count for name, count in count_flags(flags, FrameFlag).items() if name != "reduced"}
+    return {
+        "night": part.night,
+        "n_frames": part.n_frames,
+        "n_done": n_done,
+        "n_aligned": n_usable,
+        "n_set_aside": n_done - n_usable,
+        "flags": counts,
+        "n_blocks": part.n_blocks,
+        "photometry": {label: _label_record(part, label) for label in part.labels},
+    }
+
+
+def _label_record(part: Part, label: str) -> dict[str, Any]:
+    group = part.photometry(label)
+    return {
+        "n_blocks_done": int(group.done().sum()),
+        "aperture_radius": group.attributes.get("aperture_radius"),
+        "n_frames_lost": len(group.lost_frames()),
+    }
+
+
+def _describe_part(record: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"  {part.night}: {part.n_frames} frames, {n_done} done, {part.n_frames - n_done} to do, "
-        f"{n_usable} aligned, {n_done - n_usable} set aside"
+        f"  {record['night']}: {record['n_frames']} frames, {record['n_done']} done, "
+        f"{record['n_frames'] - record['n_done']} to do, {record['n_aligned']} aligned, "
+        f"{record['n_set_aside']} set aside"
     ]
-    counts = count_flags(flags, FrameFlag)
-    for name, count in counts.items():
-        if name != "reduced":
-            lines.append(f"    {count} {name}: {FRAME_SENTENCES[FrameFlag[name.upper()]]}")
-    for label in part.labels:
-        group = part.photometry(label)
-        done = group.done()
-        lines.append(f"    photometry {label}: {int(done.sum())} of {part.n_blocks} blocks done")
-        if radius := group.attributes.get("aperture_radius"):
+    for name, count in record["flags"].items():
+        lines.append(f"    {count} {name}: {FRAME_SENTENCES[FrameFlag[name.upper()]]}")
+    for label, found in record["photometry"].items():
+        lines.append(f"    photometry {label}: {found['n_blocks_done']} of {record['n_blocks']} blocks done")
+        if radius := found["aperture_radius"]:
             lines.append(f"    photometry {label}: radius {radius['radius']:g} FWHM, judged by {radius['judged_by']}")
-        if n_lost := len(group.lost_frames()):
+        if n_lost := found["n_frames_lost"]:
             sentence = SOURCE_SENTENCES[SourceFlag.FRAME_LOST]
             lines.append(f"    photometry {label}: {n_lost} frame_lost: {sentence}")
     return lines
@@ -154,10 +241,7 @@ def lost_frames(part: Part) -> list[tuple[str, str]]:
     ]
 
 
-def _describe_parameters(store: Store) -> str:
-    attributes = store.attributes
-    record = json.loads(attributes["parameters"])
-    record["instrument"] = attributes.get("instrument")
+def _describe_parameters(record: Mapping[str, Any]) -> str:
     return "parameters: " + ", ".join(
         f"{name} {_value(value)}" for name, value in record.items() if value is not None and name != "class"
     )

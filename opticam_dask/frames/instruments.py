@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from opticam_dask.frames import keywords
-from opticam_dask.frames.header_gains import gain_of
-from opticam_dask.frames.header_places import position_of, site_of
-from opticam_dask.frames.header_times import TO_MIDDLE, mid_exposure_of
-from opticam_dask.frames.header_values import HeaderValues, Keyword, as_number
+from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.gains import gain_of
+from opticam_dask.frames.headers.places import position_of, site_of
+from opticam_dask.frames.headers.times import TO_MIDDLE, mid_exposure_of
+from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
 from opticam_dask.kernels.series.timing import TIME_SCALES
 from opticam_dask.text import shown
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from opticam_dask.frames.contradictions import contradictions
 from opticam_dask.frames.fits_files import (
     FitsHeader,
     FitsReader,
@@ -28,6 +27,7 @@ from opticam_dask.frames.fits_files import (
     read_header,
     read_header_and_facts,
 )
+from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series.timing import night_of
 from opticam_dask.locations import Facts, facts_of, files_below, is_remote, local_path, location

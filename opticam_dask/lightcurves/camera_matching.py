@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.store.store import Store
 
 #: Sources of two cameras are one when they are so many typical FWHM of the other camera apart, and at least so many

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
+from opticam_dask.lightcurves.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
@@ -93,10 +95,12 @@ def relative_light_curve(
     -------
     xarray.Dataset
         Dim ``frame``; variables ``relative_flux``, ``relative_flux_err`` and ``flags`` (of target and comparisons
-        together); coordinates mjd_utc, bmjd_tdb and night; attributes ``comparisons``, ``weights`` and, when they were
-        chosen, ``reasons``: what was found out about each source, and ``choice``: the same in a few lines; with trends
-        ``detrend``: their coefficients (relative change of the flux for one standard deviation of the vector),
-        ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and ``warnings``.
+        together); coordinates mjd_utc, bmjd_tdb and night, and as far as they are known exposure_time, airmass, fwhm,
+        background, transparency, ellipticity, and x and y of the target; attributes ``filter``, ``binning``,
+        ``comparisons``, ``weights`` and, when they were chosen, ``reasons``: what was found out about each source, and
+        ``choice``: the same in a few lines; with trends ``detrend``: their coefficients (relative change of the flux
+        for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and
+        ``warnings``.
 
     Raises
     ------
@@ -104,7 +108,8 @@ def relative_light_curve(
         When there is no such key, label or source; the message names those there are.
     """
     curves = results.light_curves(out_directory, key, label, radius=radius)
-    return compute_relative(
+    camera = Store.open(out_directory).camera(key)
+    curve = compute_relative(
         curves,
         targets.source_number(out_directory, key, target, target_radius),
         _numbers(out_directory, key, comparisons, target_radius),
@@ -113,6 +118,7 @@ def relative_light_curve(
         detrend_without=detrend_without,
         outliers=outliers,
     )
+    return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
 
 def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: float) -> Any:
@@ -185,11 +191,11 @@ def compute_relative(
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
-        found |= {"reasons": reasons, "choice": lines}
+        found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
-        found["detrend"] = _describe_trends(fitted)
+        found["detrend"] = json.dumps(_describe_trends(fitted))
     flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
@@ -198,7 +204,8 @@ def compute_relative(
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, curves["flags"].attrs),
         },
-        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords},
+        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
+        | conditions_of(members),
     )
     for name in ("key", "label", "radius"):
         if name in curves.attrs:

@@ -17,6 +17,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
+from opticam_dask.lightcurves.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group, xarray_options
@@ -198,9 +199,9 @@ def light_curves(
     -------
     xarray.Dataset
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
-        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm and background
-        (``frame_background`` where the label has a local background of its own) along ``frame``, source_id along
-        ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
+        else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and
+        background (``frame_background`` where the label has a local background of its own) along ``frame``, source_id
+        along ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
         catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
         transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
         0 in nights that have none.
@@ -316,12 +317,24 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     """
     camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(_opened(camera.differential(name)).set_coords(_OF_CURVES))
+        name: with_indexes(_with_plain_attributes(_with_coordinates(_opened(camera.differential(name)))))
         for name in camera.differential_names
     }
 
 
-_OF_CURVES = ["mjd_utc", "bmjd_tdb", "night"]
+def _with_plain_attributes(curve: xr.Dataset) -> xr.Dataset:
+    """A kept curve whose attributes every format can hold; older versions kept a dictionary and lists of lines."""
+    found = dict(curve.attrs)
+    if isinstance(found.get("detrend"), dict):
+        found["detrend"] = json.dumps(found["detrend"])
+    for name in ("reasons", "choice"):
+        if isinstance(found.get(name), list):
+            found[name] = "\n".join(found[name])
+    return curve.drop_attrs(deep=False).assign_attrs(found)
+
+
+def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:
+    return curve.set_coords([name for name in ("mjd_utc", "bmjd_tdb", "night", *CONDITIONS) if name in curve])
 
 
 def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
@@ -347,6 +360,7 @@ def _open_part(part: Part, label: str, *, lazily: bool = True) -> xr.Dataset:
     renamed = {
         "frame_flags": "flags",
         "fwhm": "fwhm",
+        "exposure_time": "exposure_time",
         ("frame_background" if "background" in dataset else "background"): "background",
     }
     coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}

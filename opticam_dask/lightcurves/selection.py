@@ -284,6 +284,14 @@ class OpticamAccessor:
         """Where each frame lies on the reference frame; see :func:`~opticam_dask.align`."""
         return opticam_dask.align(self._dataset, *given, **options)
 
+    def persist(self) -> xr.Dataset:
+        """Results of the steps, computed once and kept; see :func:`~opticam_dask.persist`."""
+        return opticam_dask.persist(self._dataset)
+
+    def coadd(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sums of a few frames each; see :func:`~opticam_dask.coadd`."""
+        return opticam_dask.coadd(self._dataset, *given, **options)
+
     def stack(self, *given: Any, **options: Any) -> xr.Dataset:
         """Mean of the aligned frames; see :func:`~opticam_dask.stack`."""
         return opticam_dask.stack(self._dataset, *given, **options)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 from opticam_dask.text import shown
 
 #: A source is meant when it lies within this of a place, arcseconds: as good as coordinates found by eye.
@@ -69,13 +69,10 @@ def label_of(target: Target) -> str:
 
 
 def _catalog(out_directory: str | Path, key: str) -> dict[str, np.ndarray]:
-    path = layout.require_store(out_directory)
-    group = f"{layout.group_name(key)}/catalog"
-    if not layout.has_product(path, group):
-        raise ValueError(
-            f"{key} has no catalogue in {out_directory}; there are those of {', '.join(layout.keys(path))}"
-        )
-    catalog = layout.read_product(path, group)
+    group = Store.open(out_directory).camera(key).catalog
+    if not group.is_whole:
+        raise ValueError(f"{key} has no catalogue in {out_directory} yet")
+    catalog = group.read_all()
     if "ra" not in catalog:
         raise ValueError(
             f"it is not known where on the sky {key} looked: opticam-dask sky {out_directory} finds out, by stars of a "

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from opticam_dask.kernels.sources import field_form, joint_fit, moments, photometry
-from opticam_dask.kernels.sources.profile import Shape, profile_weights, typical_profile
+from opticam_dask.kernels.sources import joint_fit, moments, photometry
+from opticam_dask.kernels.sources.profiles import field_form
+from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_profile
 from opticam_dask.methods import places
 from opticam_dask.methods.frame_view import FrameView
 
@@ -22,7 +23,7 @@ _MANY, _DISTURBED = 0.2, 0.5
 _LEFT = 0.04
 
 #: Stars within so many FWHM of each other are fitted together; form and fits have arrived after so many rounds.
-_REACH, _ROUNDS = 3.0, 4
+_REACH, _ROUNDS = 3.0, 2
 
 #: Stars nearer than so many sigma to an edge of the frame do not count.
 _MARGIN = 4.0
@@ -74,7 +75,8 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
     # one profile for all rounds of a reduction, so that all mean the same by the width of a star
     plain = replace(view, profile=typical_profile().table(), known={})
     sigma = fwhm / photometry.SIGMA_TO_FWHM
-    shape, found = Shape(sigma, sigma, 0.0), None
+    is_known = view.stars is not None and view.stars.is_known()
+    shape, found = replace(view.stars, change=None) if is_known else Shape(sigma, sigma, 0.0), None
     for _ in range(_ROUNDS if groups else 1):
         alone, places_of = _without_others(plain, chosen, cutouts, corners, groups, shape)
         axes = moments.adaptive_moments(alone, *corners, places_of, np.full(len(chosen), shape.sigma))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import annulus, joint_fit, misfit, photometry
-from opticam_dask.kernels.sources.profile import TABLE_STEP, Shape, profile_weights
+from opticam_dask.kernels.sources import annulus, joint_fit, photometry
+from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, profile_weights
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
@@ -187,7 +188,7 @@ def read_stars(
     own, foreign = _model_light(pixels.electrons, light, judged, neighbours)
     if np.ndim(foreign):
         judged &= foreign < _DROWNED * np.abs(own) + pixels.rms
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors = misfit.pixel_errors(own, foreign, pixels.rms, response, usual)
     with np.errstate(invalid="ignore"):
         deviation = (pixels.electrons - own - foreign) / errors
@@ -258,7 +259,7 @@ def _look_again(
     expected = np.asarray(view.predicted_xy, dtype=float)[suspects]
     start = expected if view.position_error < frame_stars.SHARP * shape.sigma else stars.xy[suspects]
     response = None if view.response_at is None else view.response_at(*corners, size)
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
 
     def fit_those(chosen: np.ndarray, model_error: float, unlike: np.ndarray | None) -> misfit.StarFit:
         return misfit.fit_stars(

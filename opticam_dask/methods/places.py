@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import centroids, joint_fit, misfit, photometry
-from opticam_dask.kernels.sources.profile import TABLE_STEP, Shape, elliptical_radius, profile_weights
+from opticam_dask.kernels.sources import centroids, joint_fit, photometry
+from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, elliptical_radius, profile_weights
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
@@ -268,7 +269,7 @@ def stray_in_group(
         tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
         return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
 
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors, is_stray = judge(usual)
     if is_stray.any():
         size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3

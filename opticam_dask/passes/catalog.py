@@ -10,7 +10,9 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import align, background, detect, star_choice
+from opticam_dask.kernels.images import detect
+from opticam_dask.kernels.images.matching import align, star_choice
+from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.stack import mean_rms
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.passes.companions import with_companions

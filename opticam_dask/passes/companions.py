@@ -8,7 +8,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.sources import moments, photometry, profile, second_look
+from opticam_dask.kernels.sources import moments, photometry, second_look
+from opticam_dask.kernels.sources.profiles import profile
 
 #: A new star has a signal-to-noise ratio of so many times the threshold of the pixels: 8 with the usual threshold.
 _LEAST_RATIO = 1.6

@@ -13,10 +13,10 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images import match
+from opticam_dask.kernels.images.matching import match
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.parameters import TransformType
-from opticam_dask.steps.align import Alignment, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
+from opticam_dask.steps.align import Aligning, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
 from opticam_dask.steps.detect import detect_frame
 from opticam_dask.steps.frame_steps import BlockSummary, FrameProblem, FrameResult, FrameSteps, entry_of, summarise
 from opticam_dask.steps.records import block_arrays
@@ -157,7 +157,7 @@ def count_matches(transform_type: TransformType, reference: Probe, frame: Probe)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstPass(Alignment):
+class FirstPass(Aligning):
     """What every task of the first pass over one part needs; nothing here grows with the number of frames.
 
     Attributes
@@ -201,7 +201,7 @@ def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = No
         if group >= 0:
             stack = stack or PartialStack(job.reference_shape)
             if not result.flags & UNUSABLE:
-                stack.add(resampled(job, result))
+                stack.add(resampled(job.reference_shape, result))
             if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
                 job.write_stack(group, block, stack.total, stack.coverage)
                 stack = None
@@ -215,7 +215,7 @@ def try_frame(job: FirstPass, block: int, index: int) -> None:
     """Do the work of the first pass on one frame of a block; write nothing."""
     result = reduce_frame(job, entry_of(job.read_manifest(block), index))
     if not result.flags & UNUSABLE:
-        resampled(job, result)
+        resampled(job.reference_shape, result)
 
 
 def _lost_frame(reason: str) -> FrameResult:

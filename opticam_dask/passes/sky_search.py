@@ -14,10 +14,11 @@ from astropy.wcs import WCS
 from opticam_dask.frames import fits_files, sky_coordinates
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.sky_catalogs import SkyCatalog
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.passes import sky_solution
 from opticam_dask.passes.sky_solution import NoSolution, SkySolution
-from opticam_dask.store import layout
+from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.store import Store
 
 #: Keywords of the arcseconds of a pixel of the file.
 _SCALE_KEYWORDS = ("PIXSCALE", "SECPIX", "SECPIX1", "PIXELSCL", "CCDSCALE", "SCALE")
@@ -48,32 +49,40 @@ class SkyQuery:
 
 
 @dataclass(frozen=True, eq=False)
-class _Camera:
-    """A camera key with a catalogue, and what its reference frame says of the sky."""
+class _SkyView:
+    """A camera of the store with a catalogue, and what its reference frame says of the sky."""
 
-    path: Path
-    key: str
+    camera: Camera
     instrument: Instrument
     rebin_factor: int
-    part: layout.Part
+    part: Part
     catalog: dict[str, np.ndarray]
     reference: int
     mjd: float
     pointing: tuple[float, float]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Of the frames as they are reduced, ``(ny, nx)``."""
-        return self.part.shape[0] // self.rebin_factor, self.part.shape[1] // self.rebin_factor
+    def key(self) -> str:
+        """Camera key such as ``1:g``."""
+        return self.camera.key
 
     @property
-    def group(self) -> str:
-        """Of the catalogue in the store."""
-        return f"{layout.group_name(self.key)}/catalog"
+    def shape(self) -> tuple[int, int]:
+        """Shape ``(ny, nx)`` of the frames as they are reduced."""
+        return self.part.shape[0] // self.rebin_factor, self.part.shape[1] // self.rebin_factor
+
+    def keep(self, solution: SkySolution) -> None:
+        """Write the coordinates beside the catalogue in the store."""
+        self.camera.catalog.extend(solution.arrays)
+        self.camera.catalog.update(solution.attributes)
 
 
 def find_sky(
-    path: Path, instrument: Instrument, query: SkyQuery, tell: Callable[[str], None], keys: Sequence[str] | None = None
+    store: Store,
+    instrument: Instrument,
+    query: SkyQuery,
+    tell: Callable[[str], None],
+    keys: Sequence[str] | None = None,
 ) -> dict[str, SkySolution]:
     """Find the coordinates of the catalogues, and write them into the store.
 
@@ -82,8 +91,8 @@ def find_sky(
 
     Parameters
     ----------
-    path : path
-        The store.
+    store : Store
+        The store of the reduction.
     instrument : Instrument
         What the headers mean.
     query : SkyQuery
@@ -103,10 +112,11 @@ def find_sky(
     ValueError
         For a plate-solved copy that is of no frame of the reduction, or has no world coordinates.
     """
-    cameras = [_camera(path, key, instrument) for key in keys or layout.keys(path) if _has_catalog(path, key)]
+    chosen = [store.camera(key) for key in keys] if keys else store.cameras
+    cameras = [_view_of(store, camera, instrument) for camera in chosen if camera.catalog.is_whole]
     given = _given_wcs(cameras, query.wcs_files)
     found: dict[str, SkySolution] = {}
-    lost: list[tuple[_Camera, str]] = []
+    lost: list[tuple[_SkyView, str]] = []
     for camera in cameras:
         try:
             found[camera.key] = _solve(camera, query, given.get(camera.key))
@@ -120,53 +130,42 @@ def find_sky(
             found[camera.key] = helped
     for camera in cameras:
         if camera.key in found:
-            layout.extend_product(path, camera.group, "catalog", found[camera.key].arrays)
-            layout.update_attributes(path, camera.group, found[camera.key].attributes)
+            camera.keep(found[camera.key])
             tell(f"{camera.key}: {found[camera.key].sentence}")
     return found
 
 
-def take_from_header(path: Path, key: str, instrument: Instrument, tell: Callable[[str], None]) -> None:
+def take_from_header(store: Store, key: str, instrument: Instrument, tell: Callable[[str], None]) -> None:
     """Coordinates of a new catalogue from the header of its reference frame, where that has any."""
-    camera = _camera(path, key, instrument)
+    camera = _view_of(store, store.camera(key), instrument)
     found = _of_header(camera)
     if found is None:
         return
     solution = sky_solution.from_wcs(_reduced(camera, found), camera.catalog, _origin(camera))
-    layout.extend_product(path, camera.group, "catalog", solution.arrays)
-    layout.update_attributes(path, camera.group, solution.attributes)
+    camera.keep(solution)
     tell(f"{key}: {solution.sentence}")
 
 
-def _has_catalog(path: Path, key: str) -> bool:
-    return layout.has_product(path, f"{layout.group_name(key)}/catalog")
-
-
-def _camera(path: Path, key: str, instrument: Instrument) -> _Camera:
-    group = layout.group_name(key)
-    attributes = layout.read_attributes(path, f"{group}/reference")
-    part = layout.open_part(path, key, attributes["reference_night"])
+def _view_of(store: Store, camera: Camera, instrument: Instrument) -> _SkyView:
+    attributes = camera.reference.attributes
+    part = camera.part(attributes["reference_night"])
     assert part is not None  # a reference frame is of a night that is there
-    record = json.loads(layout.read_attributes(path)["parameters"])
+    record = json.loads(store.attributes["parameters"])
     index = int(attributes["reference_index"])
-    mjd, ra, dec = (
-        float(layout.read_array(path, f"{part.group}/frames", name, index, index + 1)[0])
-        for name in ("mjd_utc", "ra", "dec")
-    )
-    return _Camera(
-        path=path,
-        key=key,
+    mjd, ra, dec = (float(part.frames.read(name, index, index + 1)[0]) for name in ("mjd_utc", "ra", "dec"))
+    return _SkyView(
+        camera=camera,
         instrument=instrument,
         rebin_factor=int(record.get("rebin_factor", 1)),
         part=part,
-        catalog=layout.read_product(path, f"{group}/catalog"),
+        catalog=camera.catalog.read_all(),
         reference=index,
         mjd=mjd,
         pointing=(ra, dec),
     )
 
 
-def _solve(camera: _Camera, query: SkyQuery, given: tuple[WCS, str] | None) -> SkySolution:
+def _solve(camera: _SkyView, query: SkyQuery, given: tuple[WCS, str] | None) -> SkySolution:
     """Solution of one camera by what it has itself.
 
     Raises
@@ -184,7 +183,7 @@ def _solve(camera: _Camera, query: SkyQuery, given: tuple[WCS, str] | None) -> S
 
 
 def _by_stars(
-    camera: _Camera, query: SkyQuery, sky: SkyCatalog, pointing: tuple[float, float], wcs: WCS | None
+    camera: _SkyView, query: SkyQuery, sky: SkyCatalog, pointing: tuple[float, float], wcs: WCS | None
 ) -> SkySolution:
     if not np.isfinite(pointing).all():
         raise NoSolution("no pointing is known (--pointing RA DEC gives it)")
@@ -196,7 +195,7 @@ def _by_stars(
 
 
 def _solve_by_others(
-    camera: _Camera, query: SkyQuery, solved: Mapping[str, tuple[_Camera, SkySolution]]
+    camera: _SkyView, query: SkyQuery, solved: Mapping[str, tuple[_SkyView, SkySolution]]
 ) -> SkySolution | None:
     """Solution by the sources of another camera, which looked at the same stars; None where it does not match."""
     for key, (other, solution) in solved.items():
@@ -224,7 +223,7 @@ def _solve_by_others(
     return None
 
 
-def _pixel_scale(camera: _Camera, wcs: WCS | None) -> float:
+def _pixel_scale(camera: _SkyView, wcs: WCS | None) -> float:
     """Arcseconds of a reduced pixel, by header or instrument; NaN when unknown."""
     if wcs is not None:
         return sky_coordinates.scale_of(wcs)
@@ -241,7 +240,7 @@ def _pixel_scale(camera: _Camera, wcs: WCS | None) -> float:
     return of_instrument * camera.rebin_factor
 
 
-def _middle_of(wcs: WCS | None, camera: _Camera) -> tuple[float, float] | None:
+def _middle_of(wcs: WCS | None, camera: _SkyView) -> tuple[float, float] | None:
     if wcs is None:
         return None
     ny, nx = camera.shape
@@ -252,17 +251,16 @@ def _middle_of(wcs: WCS | None, camera: _Camera) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- headers and plate-solved copies
 
 
-def _file_of(camera: _Camera, index: int) -> Path:
-    name = layout.read_array(camera.path, f"{camera.part.group}/frames", "file", index, index + 1)[0]
-    root = layout.read_attributes(camera.path, camera.part.group)["data_root"]
-    return Path(root) / str(name)
+def _file_of(camera: _SkyView, index: int) -> Path:
+    name = camera.part.frames.read("file", index, index + 1)[0]
+    return Path(camera.part.attributes["data_root"]) / str(name)
 
 
-def _origin(camera: _Camera) -> str:
+def _origin(camera: _SkyView) -> str:
     return f"the header of {_file_of(camera, camera.reference).name}"
 
 
-def _read_header(camera: _Camera) -> fits_files.FitsHeader | None:
+def _read_header(camera: _SkyView) -> fits_files.FitsHeader | None:
     """Header of the reference frame; None where the file is gone: coordinates are not worth a failed reduction."""
     try:
         return fits_files.read_header(_file_of(camera, camera.reference), camera.instrument.extension)
@@ -270,13 +268,13 @@ def _read_header(camera: _Camera) -> fits_files.FitsHeader | None:
         return None
 
 
-def _of_header(camera: _Camera) -> tuple[WCS, str] | None:
+def _of_header(camera: _SkyView) -> tuple[WCS, str] | None:
     header = _read_header(camera)
     wcs = None if header is None else sky_coordinates.wcs_of_header(header.values)
     return None if header is None or wcs is None else (wcs, header.section)
 
 
-def _reduced(camera: _Camera, found: tuple[WCS, str]) -> WCS:
+def _reduced(camera: _SkyView, found: tuple[WCS, str]) -> WCS:
     wcs, section = found
     first = (0, 0)
     if section:
@@ -285,7 +283,7 @@ def _reduced(camera: _Camera, found: tuple[WCS, str]) -> WCS:
     return sky_coordinates.reduced_pixels(wcs, first, camera.rebin_factor)
 
 
-def _given_wcs(cameras: Sequence[_Camera], files: Sequence[str | Path]) -> dict[str, tuple[WCS, str]]:
+def _given_wcs(cameras: Sequence[_SkyView], files: Sequence[str | Path]) -> dict[str, tuple[WCS, str]]:
     """World coordinates of reference frames by plate-solved copies of frames, by camera key."""
     found = {}
     for file in files:
@@ -307,7 +305,7 @@ def _given_wcs(cameras: Sequence[_Camera], files: Sequence[str | Path]) -> dict[
     return found
 
 
-def _frame_of_copy(cameras: Sequence[_Camera], file: Path) -> tuple[_Camera, np.ndarray]:
+def _frame_of_copy(cameras: Sequence[_SkyView], file: Path) -> tuple[_SkyView, np.ndarray]:
     """Camera, and transform from the reference, of the frame that a file is a copy of: by its name.
 
     Raises
@@ -316,9 +314,9 @@ def _frame_of_copy(cameras: Sequence[_Camera], file: Path) -> tuple[_Camera, np.
     """
     stem = _stem(file.name)
     for camera in cameras:
-        names = layout.read_array(camera.path, f"{camera.part.group}/frames", "file")
+        names = camera.part.frames.read("file")
         for index in (i for i, name in enumerate(names) if _stem(Path(str(name)).name) == stem):
-            transform = layout.read_array(camera.path, f"{camera.part.group}/frames", "transform", index, index + 1)[0]
+            transform = camera.part.frames.read("transform", index, index + 1)[0]
             if np.isfinite(transform).all():
                 return camera, transform
     raise ValueError(

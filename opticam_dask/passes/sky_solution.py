@@ -11,8 +11,8 @@ from astropy.wcs import WCS, Sip
 
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.frames.sky_catalogs import SkyCatalog
-from opticam_dask.kernels.images import sky_match
-from opticam_dask.kernels.images.match import AlignmentError
+from opticam_dask.kernels.images.matching import sky_match
+from opticam_dask.kernels.images.matching.match import AlignmentError
 
 #: The pointing is trusted to this, degrees.
 REACH = 10.0 / 60.0

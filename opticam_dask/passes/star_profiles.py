@@ -9,7 +9,8 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.sources import centroids, photometry, profile, profile_fit, ring_sums
+from opticam_dask.kernels.sources import centroids, photometry
+from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
 #: Frames of a night that are measured, and stars of each, the brightest: with fewer, totals are uncertain by 0.1 %. The
@@ -83,6 +84,9 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     hit = view.cosmic_rays_at(x0, y0, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
+    neighbours = _neighbours(view, shape, xy)
+    foreign, is_foreign = _foreign_light(view, shape, neighbours, start, rms, x0, y0)
+    cutouts = cutouts - foreign
     inner = photometry.inner_windows(cutouts, 2 * int(np.ceil(4.0 * shape.semimajor_sigma)) + 5)
     margin = (size - inner.shape[1]) // 2
     centres, converged = centroids.windowed_centroids(inner, x0 + margin, y0 + margin, start, shape.sigma)
@@ -95,9 +99,8 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     if not len(best):
         return None
     cutouts, rms, x0, y0, chosen = cutouts[best], rms[best], x0[best], y0[best], chosen[best]
-    neighbours = _neighbours(view, shape, xy)
-    foreign, is_foreign = _foreign_light(view, shape, neighbours, xy[chosen], rms, x0, y0)
-    with_sky = cutouts - foreign if view.level_at is None else cutouts - foreign + view.level_at(x0, y0, size)
+    is_foreign = is_foreign[best]
+    with_sky = cutouts if view.level_at is None else cutouts + view.level_at(x0, y0, size)
     return ring_sums.measure_rings(
         with_sky,
         rms,

@@ -8,11 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opticam_dask.pipeline import nights
-from opticam_dask.pipeline.alignment import AlignmentPass
-from opticam_dask.pipeline.master_frames import make_masters
-from opticam_dask.pipeline.photometry import Photometry, live_jobs
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
-from opticam_dask.pipeline.profiles import StarProfiles
 from opticam_dask.pipeline.reduction import (
     Changes,
     Outcome,
@@ -23,8 +19,12 @@ from opticam_dask.pipeline.reduction import (
     WrongParameters,
     stage,
 )
-from opticam_dask.pipeline.references import References
 from opticam_dask.pipeline.run import Pass, Run
+from opticam_dask.pipeline.stages.alignment import AlignmentPass
+from opticam_dask.pipeline.stages.master_frames import make_masters
+from opticam_dask.pipeline.stages.photometry import Photometry, live_jobs
+from opticam_dask.pipeline.stages.profiles import StarProfiles
+from opticam_dask.pipeline.stages.references import References
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 

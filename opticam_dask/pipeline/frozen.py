@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline.reduction import ReductionError, Setup
 from opticam_dask.store.camera import Camera, Part

@@ -232,7 +232,8 @@ def _check_files(setup: Setup, scan: scanning.Scan, changes: Changes) -> None:
         raise ReductionError(
             f"{setup.out_directory} holds a reduction of {len(known)} other frames (the first is {min(known)}), and "
             f"none of the {len(table)} given now. Add --append to take these up as further nights of the same field, "
-            "--new to begin again, or use another output directory."
+            "--new to begin again, or use another output directory. When the frames have moved, opticam-dask relocate "
+            "OUT DATA tells the reduction where they are."
         )
 
 
@@ -297,7 +298,8 @@ def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, floa
     if moved:
         raise ReductionError(
             f"{len(moved)} file(s) were reduced before from another place: {moved[0][0]} is {moved[0][1]}. "
-            "Give the directory that was given before, --new to begin again, or another output directory."
+            "Give the directory that was given before, --new to begin again, or another output directory. When the "
+            "frames have moved, opticam-dask relocate OUT DATA tells the reduction where they are."
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from opticam_dask import identities
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.kernels.images import background as background_kernel
+from opticam_dask.kernels.images.sky import background as background_kernel
 from opticam_dask.methods.finders import default_finder
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import Calibration, Detector

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images import align, match
+from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.background import measure_sky
@@ -31,7 +31,7 @@ _ENOUGH_STARS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alignment:
+class Aligning:
     """What it takes to find where a frame lies on the reference frame.
 
     Attributes
@@ -39,7 +39,7 @@ class Alignment:
     steps : FrameSteps
         How the frames are read, calibrated and searched for sources.
     reference_xy, reference_flux : ndarray, shape (n, 2) and (n,)
-        Alignment sources of the reference frame.
+        Aligning sources of the reference frame.
     reference_fwhm, reference_minor_fwhm : float
         FWHM of its stars, and along their short axis, pixels; NaN when unknown.
     reference_shape : (int, int)
@@ -66,7 +66,7 @@ class Alignment:
     n_alignment_sources: int
 
 
-def reduce_frame(job: Alignment, entry: Mapping[str, Any]) -> FrameResult:
+def reduce_frame(job: Aligning, entry: Mapping[str, Any]) -> FrameResult:
     """Sky, sources and transform of one frame; a frame that fails keeps what was found before."""
     result = FrameResult()
     try:
@@ -97,7 +97,7 @@ def alignment_sources(result: FrameResult, n_sources: int) -> tuple[np.ndarray, 
     return np.column_stack([sources["x"][chosen], sources["y"][chosen]]), sources["flux"][chosen]
 
 
-def _align(job: Alignment, result: FrameResult) -> None:
+def _align(job: Aligning, result: FrameResult) -> None:
     xy, flux = alignment_sources(result, job.n_alignment_sources)
     try:
         found = match.find_transform(
@@ -129,7 +129,7 @@ def _align(job: Alignment, result: FrameResult) -> None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
 
 
-def _require_stars(job: Alignment, result: FrameResult) -> None:
+def _require_stars(job: Aligning, result: FrameResult) -> None:
     """Refuse a shift that rests on one or two sources which do not look like the stars of the reference frame.
 
     Raises
@@ -164,7 +164,7 @@ def _have_swapped(before: np.ndarray, now: np.ndarray) -> bool:
     return bool(first * second < 0 and abs(first - second) > 2.0 * np.log(_SWAPPED))
 
 
-def _measure_seeing_of_stars(job: Alignment, result: FrameResult) -> None:
+def _measure_seeing_of_stars(job: Aligning, result: FrameResult) -> None:
     """Measure the seeing on the sources that are on the reference frame as well.
 
     Hot pixels and cosmic rays, which may be most of what is detected, are not where the transform takes the stars.

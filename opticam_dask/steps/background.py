@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images import background, sky
+from opticam_dask.kernels.images.sky import background, subtraction
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import (
     Background,
@@ -60,6 +60,8 @@ def own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> 
 def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> np.ndarray | None:
     """Load a frame and take its sky off; fill ``result`` with the image and the sky.
 
+    Where the meshes of the frame are in ``result`` already, they are taken as they are.
+
     Returns
     -------
     ndarray, shape (ny, nx), or None
@@ -76,15 +78,21 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
         result.values |= {"background": level.median, "background_rms": level.rms_median}
         result.subtracted = image.electrons - level.image
         return level.rms_image
-    try:
-        mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
-    except ValueError as error:
-        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    if not result.meshes:
+        result.meshes = _meshes(steps, image.electrons)
+    mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
-    result.meshes = {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
-    result.frame = sky.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
+    result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
     result.subtracted = result.frame.image
     return None
+
+
+def _meshes(steps: FrameSteps, electrons: np.ndarray) -> dict[str, np.ndarray]:
+    try:
+        mesh, rms_mesh = background.sky_mesh(electrons, steps.box_size)
+    except ValueError as error:
+        raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
+    return {"background_mesh": mesh, "background_rms_mesh": rms_mesh}
 
 
 def measure_sky(result: FrameResult) -> None:
@@ -104,7 +112,7 @@ def measure_sky(result: FrameResult) -> None:
         background_rms=result.values["background_rms"],
         fwhm=result.values.get("fwhm", np.nan),
     )
-    found = sky.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
+    found = subtraction.count_sky(result.frame, mesh, rms_mesh, disks, result.saturated)
     level = found.level(rms_mesh, (result.frame.image.shape, result.frame.box_size))
     result.meshes |= {
         "background_offset_mesh": level - mesh,
@@ -113,7 +121,7 @@ def measure_sky(result: FrameResult) -> None:
     }
 
 
-def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> sky.Disks:
+def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
     """Where sources shine: bright ones further than faint ones.
 
     Parameters
@@ -132,4 +140,4 @@ def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwh
         relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
     # the wings of a Moffat star of beta 3 fall with the sixth power
     reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
-    return sky.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)
+    return subtraction.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images import calibrate, star_choice
+from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.kernels.images.matching import star_choice
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, error_text
 from opticam_dask.steps.read import above, read_raw
 

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images import background, detect, segments, sky, star_choice
-from opticam_dask.kernels.sources import field_form, moments, photometry
+from opticam_dask.kernels.images import detect, segments
+from opticam_dask.kernels.images.matching import star_choice
+from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.sources import moments, photometry
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.methods.finders import DefaultFinder
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, error_text, no_deprecation_warnings
@@ -71,7 +74,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
     return sources, n_sources
 
 
-def _sources_of_segments(steps: FrameSteps, frame: sky.SubtractedFrame) -> tuple[dict[str, np.ndarray], int]:
+def _sources_of_segments(steps: FrameSteps, frame: subtraction.SubtractedFrame) -> tuple[dict[str, np.ndarray], int]:
     """As :func:`find_sources`, from the pixels that stand out alone."""
     assert isinstance(steps.finder, DefaultFinder)
     found = segments.find_sources(frame.image, frame.flagged, steps.finder.n_pixels, steps.finder.border_width)

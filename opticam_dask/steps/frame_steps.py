@@ -19,8 +19,8 @@ from astropy.utils.exceptions import AstropyDeprecationWarning
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
 from opticam_dask.frames.scanning import Reader
-from opticam_dask.kernels.images import sky
 from opticam_dask.kernels.images.masters import Masters
+from opticam_dask.kernels.images.sky import subtraction
 from opticam_dask.methods.finders import DefaultFinder
 
 
@@ -140,7 +140,7 @@ class FrameResult:
     subtracted: np.ndarray | None = None
     saturated: np.ndarray | None = None
     #: the frame without its sky, where the sky is a mesh; and detections for which there is no slot
-    frame: sky.SubtractedFrame | None = None
+    frame: subtraction.SubtractedFrame | None = None
     beyond_slots: dict[str, np.ndarray] = field(default_factory=dict)
     #: which sources are whole stars, and which are saturated, by slot
     is_whole: np.ndarray | None = None

@@ -114,7 +114,8 @@ def _require_directory(file: str) -> None:
     if not is_there:
         raise FrameLost(
             f"{directory}, which held {os.path.basename(file)}, cannot be read any more ({reason}). "
-            "What was reduced is kept: bring it back and run the same command again to go on."
+            "What was reduced is kept: bring it back and run the same command again to go on. When the frames have "
+            "moved, opticam-dask relocate OUT DATA tells the reduction where they are."
         )
 
 

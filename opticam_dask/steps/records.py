@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from opticam_dask.kernels.sources import field_form
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.steps.frame_steps import FrameResult, FrameSteps
 
 #: Numbers that a frame has, or NaN.

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.kernels.images import align, background, calibrate, smooth_zoom
-from opticam_dask.kernels.images import sky as sky_kernel
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, own_sky, source_disks
@@ -37,6 +39,8 @@ class Measuring:
         Table of the night's star profile.
     profile_err : float
         Relative error of the total light by the profile, common to all fluxes.
+    sampling : ndarray, optional
+        ``sampling.sampling_errors`` of that profile; None where it is not one of the night's stars.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
     """
@@ -49,6 +53,7 @@ class Measuring:
     profile: np.ndarray
     whole_frames: bool = False
     profile_err: float = 0.0
+    sampling: np.ndarray | None = None
 
 
 def frame_view(job: Measuring, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
@@ -90,6 +95,7 @@ def frame_view(job: Measuring, entry: Mapping[str, Any], result: Mapping[str, An
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=star_form(result, steps.image_shape),
         profile=job.profile,
+        sampling=job.sampling,
         catalog_flux=job.catalog_flux,
     )
     return blended_forms.in_separate_stars(view)
@@ -109,16 +115,16 @@ def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: _RawPix
     detected = np.column_stack([result["x"], result["y"]])
     before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
     hidden = source_disks(*_undetected(job, result, fwhm), background_rms=noise, fwhm=fwhm)
-    places = sky_kernel.newly_covered(hidden, before, steps.image_shape)
+    places = subtraction.newly_covered(hidden, before, steps.image_shape)
     if not len(places):
         return level
     electrons, is_saturated = pixels.at(places)
-    is_sky = sky_kernel.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
+    is_sky = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
     if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
-        counted = sky_kernel.uncounted(level, before, grid)
+        counted = subtraction.uncounted(level, before, grid)
     else:
-        counted = sky_kernel.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
-    return sky_kernel.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
+        counted = subtraction.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
+    return subtraction.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
 
 
 def _undetected(job: Measuring, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:

@@ -94,6 +94,10 @@ class Camera:
         """A differential light curve that is kept in the store."""
         return Group(self.path, f"{self.name}/differential/{name}", "differential")
 
+    def fit(self, name: str) -> Group:
+        """The fit of a shape to a differential light curve; a new light curve of the name has none."""
+        return Group(self.path, f"{self.name}/differential/{name}/fit", "fit")
+
     @property
     def differential_names(self) -> list[str]:
         """Names of the differential light curves that are kept in the store."""
@@ -220,6 +224,10 @@ class Part:
     def attributes(self) -> dict[str, Any]:
         """Attributes of the part."""
         return self._group.attributes
+
+    def update(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of the part."""
+        self._group.update(attributes)
 
     @property
     def _group(self) -> Group:

@@ -5,8 +5,8 @@ is a small file that is made exclusively (which NFS since version 3 and every lo
 half minute while the run is alive, and taken over when its owner is known to be dead or has not touched it for five
 minutes. Clocks of different machines are never compared: times are those that the file system gives to files.
 
-A planned run (:mod:`~opticam_dask.api.job_arrays`) owns its directory also while no process of it is alive: its record
-gives no sign of life and never counts as dead, its jobs join it by its token.
+A planned run (:mod:`~opticam_dask.api.jobs.job_arrays`) owns its directory also while no process of it is alive: its
+record gives no sign of life and never counts as dead, its jobs join it by its token.
 
 On an object store the record is made by a conditional put (S3: ``If-None-Match``), and a sign of life is an object of
 the owner's own beside it: to put the record itself again could undo another run's taking over. Where a store knows no
@@ -292,7 +292,7 @@ def _record(token: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "boot": _boot(),
         "pid": os.getpid(),
-        "process_started": psutil.Process().create_time(),
+        "process_started": _start_of(os.getpid()),
         "user": _user(),
         "command": " ".join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -323,6 +323,9 @@ def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
     if _is_same_machine(found):  # whoever slept with the whole machine gave no sign of life, but is not dead
         return None if _is_alive(found) else "its process has ended"
     age = _age_of_owner(path, found)
+    if age < -HEARTBEAT and not locations.is_remote(path):
+        # touched before the clock of the file system was put back: from now on it has to give signs of life again
+        os.utime(path)
     return f"no sign of life for {age:.0f} s" if age > STALE else None
 
 
@@ -332,10 +335,27 @@ def _is_same_machine(found: dict[str, Any]) -> bool:
 
 
 def _is_alive(found: dict[str, Any]) -> bool:
+    """Whether the process of a record of this machine runs: not one that has its number now, nor what is left of it."""
     try:
-        return abs(psutil.Process(int(found["pid"])).create_time() - float(found["process_started"])) < 1.0
-    except (psutil.Error, KeyError, TypeError, ValueError):
+        number = int(found["pid"])
+        is_over = psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+        return not is_over and _start_of(number) == found["process_started"]
+    except (psutil.Error, OSError, KeyError, TypeError, ValueError):
         return False
+
+
+def _start_of(number: int) -> str:
+    """When a process of this machine began, whatever the clock of the machine was set to since then.
+
+    Linux counts ticks from the start of the machine (field 22 of ``/proc/PID/stat``, see proc(5)); the time of day
+    that is made of them moves with the clock.
+    """
+    try:
+        # the name of the program, in parentheses, may hold anything
+        fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return f"{fields[19]} ticks"
+    except OSError:
+        return f"{psutil.Process(number).create_time():.2f} s"
 
 
 def _age_of_owner(path: Path, found: dict[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import subprocess
 import sys
 import warnings
@@ -26,7 +27,10 @@ from opticam_dask import (
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import camera_matching, conversions, results
 from opticam_dask.lightcurves.differential import compute_relative
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 FIELD = {
     "n_frames": 40, "shape": (160, 176), "n_sources": 8, "filters": ("g", "r", "i"), "flux_range": (3e4, 4e5),
@@ -52,7 +56,7 @@ def reduced(tmp_path_factory):
 
 
 def _numbers_by_brightness(out, key):
-    found = layout.read_product(layout.store_path(out), f"{layout.group_name(key)}/catalog")
+    found = Group(Store.at(out).path, f"{group_name(key)}/catalog").read_all()
     return found["source_id"][np.argsort(-found["flux"])].tolist()
 
 
@@ -67,7 +71,7 @@ def test_match_cameras__finds_every_source(reduced, other, is_mirrored):
     assert found.distance.max() < 0.2
     here = dict(zip(found.source_id.tolist(), found.other_id.tolist(), strict=True))
     catalogues = [
-        layout.read_product(layout.store_path(reduced), f"{key}/catalog") for key in ("1-g", f"{other[0]}-{other[2]}")
+        Group(Store.at(reduced).path, f"{key}/catalog").read_all() for key in ("1-g", f"{other[0]}-{other[2]}")
     ]
     for number, counterpart in here.items():
         x, y = (catalogues[0][name][number - 1] for name in ("x", "y"))
@@ -139,7 +143,7 @@ def test_photometer__finds_target_and_comparisons_in_the_other_cameras(reduced, 
         sine, cosine, level = np.linalg.lstsq(design, flux, rcond=None)[0]
         assert np.hypot(sine, cosine) / level == pytest.approx(0.1, abs=0.02), key
         directory = reduced / "relative_light_curves" / "aperture"
-        group = layout.group_name(key)
+        group = group_name(key)
         assert (directory / f"star_{group}_light_curve.csv").is_file()
         assert (directory / "diag" / f"star_{group}_comparisons.pdf").stat().st_size > 5000
         kept = differential_light_curves(reduced, key)["star"].load()
@@ -154,7 +158,7 @@ def test_photometer__says_which_filters_there_are(reduced):
     photometer = DifferentialPhotometer(reduced, show_plots=False, verbose=False)
     with pytest.raises(ValueError, match=r"there is no such key: .* has 1:g, 2:r, 3:i"):
         photometer.get_relative_light_curve("z", 1, [2])
-    with pytest.raises(layout.StoreError):
+    with pytest.raises(StoreError):
         DifferentialPhotometer(reduced / "nowhere")
 
 
@@ -191,7 +195,7 @@ def test_detrend__takes_a_planted_trend_off(reduced):
     curves["flux_err"][:, 0] *= 1.0 + 0.05 * scaled
     plain = compute_relative(curves, 1, [2, 4])
     found = compute_relative(curves, 1, [2, 4], detrend=["airmass", "fwhm"])
-    told = found.attrs["detrend"]
+    told = json.loads(found.attrs["detrend"])
     assert told["coefficients"]["airmass"] == pytest.approx(0.05, abs=5 * told["errors"]["airmass"])
     assert told["degrees_of_freedom"] == 40 - 3
     assert float(plain["relative_flux"].std() / plain["relative_flux"].mean()) > 0.04
@@ -204,7 +208,7 @@ def test_detrend__knows_the_vectors_of_a_reduction(reduced):
     names = ["airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time"]
     for name in names:
         curve = relative_light_curve(reduced, "1:g", 1, [2, 4], detrend=[name])
-        assert list(curve.attrs["detrend"]["coefficients"]) == [name]
+        assert list(json.loads(curve.attrs["detrend"])["coefficients"]) == [name]
     together = relative_light_curve(reduced, "1:g", 1, [2, 4], detrend=["airmass", "time"])
     assert np.isfinite(together["relative_flux"]).all()
     with pytest.raises(ValueError, match=r"is detrended against airmass, fwhm, .* got colour"):

@@ -19,14 +19,17 @@ import numpy as np
 import pytest
 
 from opticam_dask import OPTICAM_MX, cli, simulate_calibration_frames, simulate_observations
-from opticam_dask.api import job_arrays, planned_run, planning, submission
+from opticam_dask.api.jobs import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections
 from opticam_dask.console import Console
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.sources.ring_sums import Rings, empty_rings
+from opticam_dask.kernels.sources.profiles.ring_sums import Rings, empty_rings
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.store import layout, ownership
+from opticam_dask.store import integrity, ownership
+from opticam_dask.store.groups import Group
+from opticam_dask.store.scratch import SCRATCH_NAME
+from opticam_dask.store.store import Store
 
 FIELD = {
     "shape": (96, 112), "n_sources": 6, "filters": ("g", "r", "i"), "lags": (0.0, 0.0, 0.0), "flux_range": (4e4, 4e5),
@@ -151,7 +154,7 @@ def test_same_bits_as_reduce__jobs_at_the_same_time_and_in_any_order(begun, redu
     _require_same(begun, reduced, capsys)
     # the directory is free, nothing is left over, and a job that is submitted once more does no harm
     assert not (begun / ownership.OWNER_NAME).exists()
-    assert not (begun / layout.SCRATCH_NAME).exists()
+    assert not (begun / SCRATCH_NAME).exists()
     assert _here("work", begun, 3) == 0
     assert _here("finish", begun, 3) == 0
     assert "finished already" in capsys.readouterr().out
@@ -183,7 +186,7 @@ def test_reduce_goes_on_from_a_planned_run_that_is_given_up(data, begun, reduced
     assert "belongs to a run of job arrays" in error
     assert "--break-lock" in error
     assert cli.main([*arguments, "--break-lock"]) == 0
-    assert layout.compare(layout.store_path(begun), layout.store_path(reduced)) == []
+    assert integrity.compare(Store.at(begun).path, Store.at(reduced).path) == []
     # jobs that are still in the queue find that out
     assert _here("work", begun, 1) == 1
     assert "another run has taken over" in capsys.readouterr().err
@@ -217,7 +220,7 @@ def test_work__killed_and_run_again(begun, reduced):
     _end(process, -signal.SIGKILL)
     assert 0 < len(job_arrays.missing_blocks(planned_run.read(begun), 1)) < N_BLOCKS
     _go_on(begun)
-    assert layout.compare(layout.store_path(begun), layout.store_path(reduced)) == []
+    assert integrity.compare(Store.at(begun).path, Store.at(reduced).path) == []
 
 
 HOOK = """
@@ -236,8 +239,8 @@ def _harm(out, index):
     hook = Path(out).parent / "hook"
     hook.mkdir(exist_ok=True)
     (hook / "sitecustomize.py").write_text(HOOK)
-    part = layout.parts(layout.store_path(out), "1:g")[0]
-    file = layout.read_manifest(layout.store_path(out), part)["file"][index]
+    part = Store.at(out).camera("1:g").parts[0]
+    file = part.manifest()["file"][index]
     path = os.pathsep.join([str(hook), os.environ.get("PYTHONPATH", "")])
     return {"TEST_DEADLY_FILE": file, "PYTHONPATH": path}
 
@@ -247,8 +250,8 @@ def test_work__a_frame_that_kills_its_process_is_set_aside_by_name(begun):
     output = _end(_start("work", begun, 1, "--blocks", "0:3", cluster="local", **environment))
     name = os.path.basename(environment["TEST_DEADLY_FILE"])
     assert f"Set aside: {name}: ended the process it was worked on in (signal 9)" in output
-    part = layout.parts(layout.store_path(begun), "1:g")[0]
-    flags = layout.read_array(layout.store_path(begun), f"{part.group}/frames", "flags")[:12]
+    part = Store.open(begun).camera("1:g").parts[0]
+    flags = Group(Store.at(begun).path, f"{part.group}/frames").read("flags")[:12]
     assert np.flatnonzero(flags & np.uint32(FrameFlag.WORKER_LOST)).tolist() == [6]
     assert np.all(flags & np.uint32(FrameFlag.REDUCED))
 
@@ -378,16 +381,16 @@ def test_plan__nothing_is_left(data, reduced, tmp_path, capsys):
 def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_path, capsys):
     out = shutil.copytree(reduced, tmp_path / "out")
     # as a run of job arrays leaves it that is given up before its last finish
-    path = layout.store_path(out)
-    parts = [part for key in layout.keys(path) for part in layout.parts(path, key)]
+    path = Store.at(out).path
+    parts = [part for camera in Store(path).cameras for part in camera.parts]
     for part in parts:
         part.quality.remove()
-    layout.drop_consolidated(path)
+    Store(path).drop_consolidated()
     shutil.rmtree(out / "lcs")
     shutil.copytree(freshly_planned / "planned_run", out / "planned_run")
     assert cli.main(["plan", *_options(data, out)]) == 0
     assert "Everything is done already" in capsys.readouterr().out
-    assert layout.is_consolidated(path)
+    assert Store(path).is_consolidated
     assert not (out / "planned_run").exists()
     _require_same(out, reduced, capsys)
     # what is whole is left alone
@@ -395,7 +398,7 @@ def test_plan__the_end_is_all_that_is_left(data, reduced, freshly_planned, tmp_p
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")}
     assert cli.main(["plan", *_options(data, out)]) == 0
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.csv")} == before
-    assert layout.is_consolidated(path)
+    assert Store(path).is_consolidated
 
 
 def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path, capsys):
@@ -406,8 +409,8 @@ def test_plan__a_label_with_other_parameters_is_refused(data, reduced, tmp_path,
         assert cli.main(["plan", *arguments, "--radius", "6"]) == 2
         error = capsys.readouterr().err
         assert re.search(r"photometry 'aperture_annulus' of 1:g .* other parameters .*--label NAME", error)
-    assert layout.compare(layout.store_path(out), layout.store_path(reduced)) == []
-    assert layout.is_consolidated(layout.store_path(out))
+    assert integrity.compare(Store.at(out).path, Store.at(reduced).path) == []
+    assert Store.at(out).is_consolidated
 
 
 def test_status__a_run_that_another_took_over_and_finished(reduced, freshly_planned, planned, tmp_path, capsys):
@@ -467,8 +470,8 @@ def test_work__a_night_of_pass_2_is_done_by_one_job_at_a_time(begun, capsys):
     assert "another job works on 1:g 2024-01-01: it was left to that one" in line
     assert "of 0 frames" not in said.out
     assert job_arrays.missing_blocks(run, 2) == [1, 2, 3, 4, 5]
-    part = layout.open_part(layout.store_path(begun), "1:g", "2024-01-01")
-    assert layout.partial_stack_path(layout.store_path(begun), part.group, "level-0-0-000000").is_file()
+    part = Store.open(begun).camera("1:g").part("2024-01-01")
+    assert part.partial_stack_file("level-0-0-000000").is_file()
     (place / ownership.OWNER_NAME).unlink()
     assert _here("work", begun, 2, "--blocks", "1") == 0
     assert "Pass 2: 9 frames done." in capsys.readouterr().out
@@ -483,7 +486,7 @@ def test_plan__a_further_night_is_all_that_jobs_work_on(data, reduced, tmp_path)
     assert {part.night for part in planned_run.read(planned).parts} == {"2024-01-04"}
     _go_on(planned, 0)
     assert cli.main(["reduce", *arguments[1], "--cluster", "none"]) == 0
-    assert layout.compare(layout.store_path(planned), layout.store_path(other)) == []
+    assert integrity.compare(Store.at(planned).path, Store.at(other).path) == []
 
 
 def test_plan__planned_again_is_refused_until_the_lock_is_broken(data, planned, capsys):

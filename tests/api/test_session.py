@@ -15,7 +15,7 @@ from opticam_dask.cluster.executors import InProcess
 from opticam_dask.cluster.interruption import Interrupted, interruptible, raise_if_interrupted
 from opticam_dask.console import Console
 from opticam_dask.store import ownership
-from opticam_dask.store.layout import StoreError
+from opticam_dask.store.errors import StoreError
 
 
 class Place:

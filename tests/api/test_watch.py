@@ -17,7 +17,9 @@ import pytest
 
 from opticam_dask import cli, light_curves, relative_light_curve, simulate_observations
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.store import STORE_NAME
 
 N_FRAMES = 14
 FIELD = {
@@ -77,13 +79,13 @@ def test_watch__equals_the_batch_run_and_follows_the_target(staged, tmp_path, wh
     assert "Traceback" not in done.stdout + done.stderr
 
     assert cli.main(["reduce", str(data), "--out", str(batch), *OPTIONS, "--cluster", "none"]) == 0
-    assert layout.compare(batch / layout.STORE_NAME, out / layout.STORE_NAME) == []
-    assert not (out / "watch" / layout.STORE_NAME).exists()
+    assert integrity.compare(batch / STORE_NAME, out / STORE_NAME) == []
+    assert not (out / "watch" / STORE_NAME).exists()
 
     broken = sorted(file.name for file in staged.iterdir())[9]
     assert f"waiting for {broken}: cut short" in done.stdout
     for key in ("1:g", "2:r"):
-        group = layout.group_name(key)
+        group = group_name(key)
         rows = _rows(out / "watch" / f"{group}_fluxes.csv")
         # every usable frame once; a frame that was read too early would be there as NaN
         assert sorted(row["file"] for row in rows) == sorted(

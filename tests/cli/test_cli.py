@@ -12,7 +12,7 @@ import pytest
 from astropy.io import fits
 
 from opticam_dask import light_curves, simulate_observations
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 COMMAND = [sys.executable, "-m", "opticam_dask.cli"]
 N_GOOD = 12
@@ -123,9 +123,9 @@ def test_check__counts_and_names_what_is_wrong(good, tmp_path):
 
 def test_reduce__again_changes_nothing_and_says_so(good, reduced):
     out, _ = reduced
-    before = {path: path.read_bytes() for path in layout.store_path(out).rglob("c/**/*") if path.is_file()}
+    before = {path: path.read_bytes() for path in Store.at(out).path.rglob("c/**/*") if path.is_file()}
     _run("reduce", good, "--out", out, *OPTIONS)
-    after = {path: path.read_bytes() for path in layout.store_path(out).rglob("c/**/*") if path.is_file()}
+    after = {path: path.read_bytes() for path in Store.at(out).path.rglob("c/**/*") if path.is_file()}
     assert before == after
 
 
@@ -162,9 +162,7 @@ def test_verify__whole_store_and_comparison(good, reduced, tmp_path):
     other = tmp_path / "other"
     _run("reduce", good, "--out", other, *OPTIONS, "--frames-per-block", 8)
     assert "same bits" in _run("verify", out, "--against", other)
-    chunk = next(
-        path for path in (layout.store_path(other) / "1-g/2023-12-31/sources/x/c").rglob("*") if path.is_file()
-    )
+    chunk = next(path for path in (Store.at(other).path / "1-g/2023-12-31/sources/x/c").rglob("*") if path.is_file())
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(bytes(data))

@@ -11,7 +11,7 @@ import xarray as xr
 from opticam_dask.cli import demo
 from opticam_dask.cluster import connections
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames import synthetic
+from opticam_dask.frames.simulation import synthetic
 
 KEYS, SIMULATED = ("1:g", "2:r", "3:i"), 2
 

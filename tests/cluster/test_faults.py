@@ -27,7 +27,9 @@ from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 N_FRAMES, PER_BLOCK = 24, 8
 MEMORY = 600_000_000
@@ -111,8 +113,8 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     is_lost[13] = True
     assert np.array_equal(np.isnan(curves["flux"].to_numpy()).all(axis=1), is_lost)
     assert np.isfinite(curves["flux"].to_numpy()[~is_lost]).all()
-    part = layout.parts(setup.path, "1:g")[0]
-    flags = layout.read_array(setup.path, f"{part.group}/frames", "flags")
+    part = Store(setup.path).camera("1:g").parts[0]
+    flags = Group(setup.path, f"{part.group}/frames").read("flags")
     assert np.array_equal(flags & np.uint32(FrameFlag.WORKER_LOST) != 0, is_lost)
     tries = collections.Counter(log.read_text().split())[poisoned]
     assert tries < 20
@@ -139,9 +141,9 @@ def test_poisoned_frame__in_the_second_pass_is_set_aside_too(data, tmp_path):
         driver.Run(setup, executors.InProcess(), photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES
     )
     whole = results.light_curves(tmp_path / "out", "1:g").load()
-    part = layout.parts(setup.path, "1:g")[0]
-    transform = layout.read_array(setup.path, f"{part.group}/frames", "transform")[5]
-    catalog = layout.read_product(setup.path, "1-g/catalog")
+    part = Store(setup.path).camera("1:g").parts[0]
+    transform = Group(setup.path, f"{part.group}/frames").read("transform")[5]
+    catalog = Group(setup.path, "1-g/catalog").read_all()
     x = float((transform @ [catalog["x"][0], catalog["y"][0], 1.0])[0])
     with connections.local_client(1, dashboard=False) as client:
         photometers = {"poisoned": PoisonedPhotometer(x, "poisoned")}
@@ -206,7 +208,7 @@ def test_vanished_directory__stops_the_run_and_costs_no_frame(data, tmp_path, le
     _reduce(setup, copied, executors.InProcess())
     whole = _setup(tmp_path / "whole")
     _reduce(whole, copied, executors.InProcess())
-    assert layout.compare(whole.path, setup.path) == []
+    assert integrity.compare(whole.path, setup.path) == []
 
 
 def test_vanished_file__costs_its_frame_alone(data, tmp_path):

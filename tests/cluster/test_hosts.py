@@ -14,7 +14,8 @@ import pytest
 
 from opticam_dask import cli
 from opticam_dask.cluster import connections
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.store import Store
 
 SCHEDULER, CLIENT, LOST, KEPT = range(1, 5)
 
@@ -110,7 +111,7 @@ def test_hosts__a_cable_cut_in_mid_run(network, tmp_path):
         held_runs.until(lambda: f"Remove worker addr: tcp://10.99.7.{LOST}:" in scheduler_says.read_text())
         hold.unlink()
         assert client.wait(timeout=200) == 0, (tmp_path / f"host{CLIENT}").read_text()
-    assert layout.compare(layout.require_store(alone), layout.require_store(out)) == []
+    assert integrity.compare(Store.open(alone).path, Store.open(out).path) == []
 
 
 def _end(process):

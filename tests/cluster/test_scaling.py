@@ -8,10 +8,13 @@ import pytest
 
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import Scan, scan
-from opticam_dask.frames.synthetic import generate_observations
+from opticam_dask.frames.simulation.synthetic import generate_observations
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import groups, layout
+from opticam_dask.store import groups
+from opticam_dask.store.camera import group_name
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 PER_NIGHT = 12
 
@@ -35,11 +38,11 @@ def _planned(out, row, n_nights):
     out.mkdir()
     setup = driver.Setup(out, OPTICAM_MX(), ReductionParameters(barycenter=False))
     driver.prepare(setup, Scan(rows, [], []))
-    (key,) = layout.keys(setup.path)
-    part = layout.parts(setup.path, key)[0]
+    (key,) = Store(setup.path).keys
+    part = Store(setup.path).camera(key).parts[0]
     arrays = {f"alignment_{name}": np.arange(3.0) for name in ("x", "y", "flux")}
-    group = f"{layout.group_name(key)}/reference"
-    layout.write_product(setup.path, group, "reference", arrays, {"reference_night": part.night, "reference_fwhm": 4.0})
+    group = f"{group_name(key)}/reference"
+    Group(setup.path, group, "reference").write(arrays, {"reference_night": part.night, "reference_fwhm": 4.0})
     return setup
 
 

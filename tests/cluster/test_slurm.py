@@ -23,7 +23,9 @@ from opticam_dask import cli
 from opticam_dask.cluster import blocks, connections, executors
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.flags import FrameFlag
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 # workers in jobs cannot import this file: what is defined here goes to them with its code
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -44,7 +46,7 @@ def data(tmp_path_factory):
 def without_cluster(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("without")
     assert cli.main(["reduce", str(data), "--out", str(out), *held_runs.OPTIONS, "--cluster", "none"]) == 0
-    return layout.require_store(out)
+    return Store.open(out).path
 
 
 @contextlib.contextmanager
@@ -158,7 +160,7 @@ def test_reduce__command_line_has_the_same_bits(data, without_cluster, tmp_path)
         "reduce", data, "--out", tmp_path, *held_runs.OPTIONS, "--cluster", "slurm", "--workers", 2, "--memory", "1GiB"
     )
     assert "SLURM: 2 jobs of 1 worker submitted." in text
-    assert layout.compare(without_cluster, layout.require_store(tmp_path)) == []
+    assert integrity.compare(without_cluster, Store.open(tmp_path).path) == []
     assert not _jobs()
     assert sorted(file.suffix for file in (tmp_path / "jobs").iterdir()) == [".err", ".err", ".out", ".out"]
 
@@ -181,7 +183,7 @@ def test_reduce__a_job_cancelled_and_one_at_its_walltime(data, without_cluster, 
     with _slurm(told, **how) as place, _beside(interfere):
         outcome = held_runs.reduce(data, tmp_path, place, held_runs.Reader(str(tmp_path / "reads"), hold=str(hold)))
     assert list(outcome.problems) == []
-    assert layout.compare(without_cluster, layout.require_store(tmp_path)) == []
+    assert integrity.compare(without_cluster, Store.open(tmp_path).path) == []
 
 
 @contextlib.contextmanager
@@ -205,8 +207,8 @@ def test_reduce__job_killed_by_slurm_for_its_memory(data, tmp_path):
     [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == greedy
     assert "more memory than a worker has" in message
-    path = layout.require_store(tmp_path)
-    flags = layout.read_array(path, f"{layout.parts(path, '1:g')[0].group}/frames", "flags")
+    path = Store.open(tmp_path).path
+    flags = Group(path, f"{Store(path).camera('1:g').parts[0].group}/frames").read("flags")
     assert np.flatnonzero(flags & np.uint32(FrameFlag.WORKER_LOST)).tolist() == [13]
     assert any("job ended" in line for line in told)
 
@@ -229,7 +231,7 @@ def test_reduce__client_killed_and_submitted_again(data, without_cluster, tmp_pa
     hold.unlink()
     until(lambda: not _jobs())  # workers do not outlive their scheduler
     reduce_on_slurm(data, tmp_path, "")
-    assert layout.compare(without_cluster, layout.require_store(tmp_path)) == []
+    assert integrity.compare(without_cluster, Store.open(tmp_path).path) == []
 
 
 def test_reduce__scheduler_inside_a_job(data, without_cluster, tmp_path):
@@ -243,7 +245,7 @@ def test_reduce__scheduler_inside_a_job(data, without_cluster, tmp_path):
     until(lambda: subprocess.run(state, capture_output=True, text=True).stdout.strip() == "COMPLETED", 200)
     log = (tmp_path / "jobs" / f"opticam-dask-run-{number}.out").read_text()
     assert "SLURM: 2 jobs of 1 worker submitted." in log
-    assert layout.compare(without_cluster, layout.require_store(tmp_path)) == []
+    assert integrity.compare(without_cluster, Store.open(tmp_path).path) == []
 
 
 def test_reduce__a_job_that_is_refused(data, tmp_path):

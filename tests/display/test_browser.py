@@ -18,12 +18,16 @@ import pytest
 from bokeh.document import Document
 
 from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulate_observations
-from opticam_dask.display import browsing
-from opticam_dask.display.browser import Browser, Page, Views
-from opticam_dask.display.browsing import CameraView, envelope, nearest, shade, shrink, spread_order
-from opticam_dask.kernels.images import align
+from opticam_dask.display.browser import camera_view, frame_picture
+from opticam_dask.display.browser.camera_view import CameraView, Views
+from opticam_dask.display.browser.frame_picture import read_frame
+from opticam_dask.display.browser.page import Page
+from opticam_dask.display.browser.screen import envelope, nearest, shade, shrink, spread_order
+from opticam_dask.display.browser.server import Browser
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
-from opticam_dask.store import layout
+from opticam_dask.store.arrays import open_zarr_array
+from opticam_dask.store.store import Store
 
 FRAMES = 6
 NIGHTS = ("2024-01-01", "2024-01-03")
@@ -84,7 +88,7 @@ def test_light_curve__is_that_of_the_dataset_over_all_nights(out):
 
 
 def test_light_curve__of_a_run_too_large_for_memory_is_read_source_by_source(out, monkeypatch):
-    monkeypatch.setattr(browsing, "_MOST_CELLS", 5)
+    monkeypatch.setattr(camera_view, "_MOST_CELLS", 5)
     view = CameraView(out, "1:g", LABEL)
     for source_id in (3, 1):
         view.choose(source_id)
@@ -121,8 +125,10 @@ def test_load__reads_every_block_once_and_those_of_a_shown_source_at_once_for_al
 
 def test_page__its_first_picture_reads_one_frame_and_no_light_curve(out, monkeypatch):
     files = []
-    read = browsing.load_image
-    monkeypatch.setattr(browsing, "load_image", lambda steps, entry: files.append(entry["file"]) or read(steps, entry))
+    read = frame_picture.load_image
+    monkeypatch.setattr(
+        frame_picture, "load_image", lambda steps, entry: files.append(entry["file"]) or read(steps, entry)
+    )
     page = Page(Views(out), "1:g", LABEL)
     assert len(files) == 1
     # every block is still to be read
@@ -132,7 +138,7 @@ def test_page__its_first_picture_reads_one_frame_and_no_light_curve(out, monkeyp
 def test_frame__apertures_are_those_of_the_measurement(out):
     view = CameraView(out, "1:g", LABEL)
     for index in (0, 3, 8):
-        picture = view.frame(index)
+        picture = read_frame(view, index)
         part, number = view.locate(index)
         assert part.night == NIGHTS[index // FRAMES]
         assert picture.mjd_utc == view.mjd_utc[index]
@@ -148,7 +154,7 @@ def test_frame__apertures_are_those_of_the_measurement(out):
 
 def test_frame__the_sum_inside_the_drawn_aperture_is_the_flux_in_the_store(out):
     view = CameraView(out, "1:g", "two")
-    picture = view.frame(4)
+    picture = read_frame(view, 4)
     stored = light_curves(out, "1:g", "two")["flux"].to_numpy()[4]
     rows, columns = np.indices(picture.image.shape)
     for source, (x, y) in enumerate(picture.xy):
@@ -160,7 +166,7 @@ def test_frame__the_sum_inside_the_drawn_aperture_is_the_flux_in_the_store(out):
 
 def test_frame__that_was_set_aside_is_shown_as_read_with_the_reason(out):
     view = CameraView(out, "1:g", LABEL)
-    picture = view.frame(BLANK)
+    picture = read_frame(view, BLANK)
     assert "constant" in picture.flags
     assert "all pixels are 7" in picture.message
     assert "as it was read" in picture.problem
@@ -172,7 +178,7 @@ def test_frame__that_was_set_aside_is_shown_as_read_with_the_reason(out):
 
 
 def test_frame__whose_file_is_gone_says_so_and_keeps_its_measurements(out):
-    picture = CameraView(out, "1:g", LABEL).frame(GONE)
+    picture = read_frame(CameraView(out, "1:g", LABEL), GONE)
     assert picture.image is None
     assert "is gone" in picture.problem
     assert Path(picture.file).name in picture.problem
@@ -183,7 +189,7 @@ def test_frame__beyond_the_last_is_refused(out):
     view = CameraView(out, "1:g", LABEL)
     for index in (-1, 2 * FRAMES):
         with pytest.raises(IndexError, match="frames 0 to 11"):
-            view.frame(index)
+            read_frame(view, index)
 
 
 @pytest.mark.parametrize(
@@ -216,10 +222,10 @@ def test_camera__without_photometry_shows_frames_and_predicted_positions(tmp_pat
 
 def test_page__of_a_damaged_store_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    part = layout.parts(tmp_path / "reduction.zarr", "1:g")[0]
+    part = Store(tmp_path / "reduction.zarr").camera("1:g").parts[0]
     for name in (f"photometry/{LABEL}/flux", "frames/transform"):
-        index = (0,) * len(layout.open_array(tmp_path / "reduction.zarr", f"{part.group}/{name}").shape)
-        layout.chunk_file(tmp_path / "reduction.zarr", f"{part.group}/{name}", index).write_bytes(b"nothing of use" * 9)
+        array = open_zarr_array(tmp_path / "reduction.zarr", f"{part.group}/{name}")
+        array.chunk_file((0,) * len(array.shape)).write_bytes(b"nothing of use" * 9)
     page = Page(Views(tmp_path), "1:g", LABEL)
     while page.view.n_todo:
         page._read_some()
@@ -248,7 +254,7 @@ def test_page__of_a_store_of_an_older_version_shows_what_it_has(tmp_path):
 
 def test_page__of_a_store_that_has_lost_an_array_goes_on_and_says_what_to_do(out, tmp_path):
     shutil.copytree(out / "reduction.zarr", tmp_path / "reduction.zarr")
-    parts = layout.parts(tmp_path / "reduction.zarr", "1:g")
+    parts = Store(tmp_path / "reduction.zarr").camera("1:g").parts
     shutil.rmtree(tmp_path / "reduction.zarr" / parts[0].group / "frames" / "n_sources")
     (tmp_path / "reduction.zarr" / parts[1].group / "photometry" / LABEL / "flux" / "zarr.json").write_text("{}")
     page = Page(Views(tmp_path), "1:g", LABEL)
@@ -381,7 +387,7 @@ def test_browser__shows_itself_in_a_notebook_with_escaped_names(out, tmp_path):
 def test_browser__pages_of_one_browser_choose_for_themselves(out, monkeypatch):
     pages = []
     monkeypatch.setattr(Page, "add_to", lambda page, document: pages.append(page))
-    monkeypatch.setattr(browsing, "_MOST_CELLS", 5)
+    monkeypatch.setattr(camera_view, "_MOST_CELLS", 5)
     with Browser(out, label="two") as browser:
         for _ in range(2):
             browser._add_page(Document())

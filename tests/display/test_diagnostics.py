@@ -13,7 +13,8 @@ from scipy.special import erf
 from opticam_dask import Reducer, cli, simulate_observations
 from opticam_dask.display import diagnostics, plotting
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.sources import growth, noise
+from opticam_dask.kernels.sources import noise
+from opticam_dask.kernels.sources.profiles import growth
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.store.store import Store

@@ -19,7 +19,8 @@ from opticam_dask.display.report.gathering import gather
 from opticam_dask.display.report.page import number
 from opticam_dask.flags import FrameFlag
 from opticam_dask.lightcurves.differential import keep_relative_light_curve
-from opticam_dask.store import layout
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 FRAMES = 10
 EVIL = "<img src=x onerror=alert(1)>"
@@ -207,7 +208,7 @@ def test_report__says_what_was_reduced_how_and_what_was_set_aside(reduced, page_
     assert {"summary", "conditions", "field", "curves", "noise", "profile", "set-aside", "provenance", "files"} <= {
         attributes.get("id") for _, attributes in reader.elements
     }
-    attributes = layout.read_attributes(layout.require_store(reduced))
+    attributes = Store.open(reduced).attributes
     for words in ("2023-12-31", "2024-01-03", "1:g", "2:r", attributes["parameters_hash"], "no sources", "numpy"):
         assert words.lower() in text.lower()
     assert "bytes" in text  # the truncated frame, and the reason
@@ -231,9 +232,9 @@ def test_report__names_from_outside_cannot_run(reduced, tmp_path, visit):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
     evil = "</script><script>alert(2)</script>{{ 7*7 }}\udcff\x1b[31m"
-    path = layout.require_store(out)
-    layout.drop_consolidated(path)
-    layout.update_attributes(path, "", {"instrument": evil.replace("\udcff", "")})
+    path = Store.open(out).path
+    Store(path).drop_consolidated()
+    Store(path).update({"instrument": evil.replace("\udcff", "")})
     (out / "diag" / f"{EVIL} #?&.pdf").write_bytes(b"")
     file = write_report(out)
     text = file.read_text(encoding="utf-8")
@@ -258,21 +259,21 @@ def test_report__names_from_outside_cannot_run(reduced, tmp_path, visit):
 def test_report__of_a_reduction_that_is_not_done(reduced, tmp_path, visit):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
-    path = layout.require_store(out)
-    layout.drop_consolidated(path)
-    night = layout.parts(path, "1:g")[1]
-    layout.forget_blocks(path, night, range(night.n_blocks))
-    layout.forget_blocks(path, layout.parts(path, "2:r")[0], [0], "aperture")
+    path = Store.open(out).path
+    Store(path).drop_consolidated()
+    night = Store(path).camera("1:g").parts[1]
+    night.records().forget(range(night.n_blocks))
+    Store(path).camera("2:r").parts[0].records("aperture").forget([0])
     for group in ("1-g/2023-12-31/photometry", "1-g/2023-12-31/quality", "2-r/reference", "2-r/differential"):
-        layout.remove_group(path, group)
+        Group(path, group).remove()
     page = visit(write_report(out))
     assert page.wrong == []
     assert "not finished" in page.inner_text("#summary")
     for group in ("1-g/catalog", "2-r/catalog", "1-g/differential"):
-        layout.remove_group(path, group)
-    for part in (part for key in layout.keys(path) for part in layout.parts(path, key)):
-        layout.remove_group(path, f"{part.group}/photometry")
-        layout.remove_group(path, f"{part.group}/psf")
+        Group(path, group).remove()
+    for part in (part for camera in Store(path).cameras for part in camera.parts):
+        Group(path, f"{part.group}/photometry").remove()
+        Group(path, f"{part.group}/psf").remove()
     page = visit(write_report(out))
     assert page.wrong == []
     assert "no source catalogue yet" in page.inner_text("#summary")
@@ -301,11 +302,11 @@ def test_report__from_the_command_line_embeds_as_many_sources_as_asked_for(reduc
 def test_gather__marks_frames_that_were_set_aside(reduced, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(reduced, out)
-    path = layout.require_store(out)
-    part = layout.parts(path, "1:g")[0]
-    flags = layout.read_array(path, f"{part.group}/frames", "flags")
+    path = Store.open(out).path
+    part = Store(path).camera("1:g").parts[0]
+    flags = Group(path, f"{part.group}/frames").read("flags")
     flags[2] |= np.uint32(FrameFlag.NOT_ALIGNED)
-    layout.write_again(path, f"{part.group}/frames", "flags", flags)
+    Group(path, f"{part.group}/frames").array("flags").write_whole(flags)
     report = gather(out, 5)
     night = next(one for one in report.nights if one.key == "1:g" and one.night == part.night)
     assert night.n_set_aside == np.count_nonzero(flags & ~np.uint32(1) & ~np.uint32(FrameFlag.NO_POSITION))
@@ -321,12 +322,12 @@ def copied(reduced, tmp_path):
 
 
 def test_curves__of_which_a_night_has_no_barycentric_times_are_in_utc(copied):
-    path = layout.require_store(copied)
-    night = layout.parts(path, "1:g")[1]
+    path = Store.open(copied).path
+    night = Store(path).camera("1:g").parts[1]
     unknown = np.full(FRAMES, np.nan)
-    layout.write_again(path, f"{night.group}/photometry/aperture", "bmjd_tdb", unknown)
-    kept = layout.read_array(path, "1-g/differential/variable", "bmjd_tdb")
-    layout.write_again(path, "1-g/differential/variable", "bmjd_tdb", np.concatenate([kept[:-FRAMES], unknown]))
+    Group(path, f"{night.group}/photometry/aperture").array("bmjd_tdb").write_whole(unknown)
+    kept = Group(path, "1-g/differential/variable").read("bmjd_tdb")
+    Group(path, "1-g/differential/variable").array("bmjd_tdb").write_whole(np.concatenate([kept[:-FRAMES], unknown]))
     report = gather(copied, 5)
     for curve in (*report.curves, *report.relative):
         assert curve.has_bmjd == (curve.key == "2:r")

@@ -11,7 +11,7 @@ from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
 
 from opticam_dask import Instrument, cli
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
-from opticam_dask.frames.contradictions import contradictions
+from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.frames.scanning import FitsReader, find_files, read_header, scan
 from opticam_dask.passes.calibration import CalibrationError, find_calibration_frames
 

@@ -11,10 +11,11 @@ from astropy.io import fits
 from photutils.aperture import CircularAperture, aperture_photometry
 from scipy.ndimage import label
 
-from opticam_dask.frames import scanning, simulated_fields, synthetic
+from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.frames.simulated_fields import FieldModel, draw_frame, field_truth, simulate_observations
-from opticam_dask.kernels.images.align import apply_transform, rotation_of
+from opticam_dask.frames.simulation import simulated_fields, synthetic
+from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_frame, field_truth, simulate_observations
+from opticam_dask.kernels.images.matching.align import apply_transform, rotation_of
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.finders import DefaultFinder
 

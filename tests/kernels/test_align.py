@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from opticam_dask.kernels.images import align, match
-from opticam_dask.kernels.images.match import AlignmentError, find_transform
+from opticam_dask.kernels.images.matching import align, match
+from opticam_dask.kernels.images.matching.match import AlignmentError, find_transform
 
 SIZE = 512
 

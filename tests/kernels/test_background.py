@@ -10,7 +10,7 @@ import pytest
 from photutils.background import Background2D
 
 from opticam_dask import DefaultBackground
-from opticam_dask.kernels.images import background, sky
+from opticam_dask.kernels.images.sky import background, subtraction
 
 
 def _field(shape, seed=0, n_stars=30):
@@ -306,7 +306,7 @@ def test_subtract_sky__is_the_frame_minus_the_zoomed_mesh(shape, box, dtype):
     mesh, rms_mesh = background.sky_mesh(image, box)
     expected = image - background.zoom_mesh(mesh, shape, box)
     threshold = 3.0 * background.zoom_mesh(rms_mesh, shape, box)
-    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, box, 3.0)
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, box, 3.0)
     np.testing.assert_allclose(frame.image, expected, rtol=1e-6, atol=1e-9 if dtype is np.float64 else 2e-3)
     assert frame.image.dtype == dtype
     with np.errstate(invalid="ignore"):
@@ -329,10 +329,10 @@ def test_count_sky__is_the_mean_over_pixels_counted_one_by_one():
     image = _field((200, 260), n_stars=25).astype(np.float32)
     image[100, 50] = np.nan
     mesh, rms_mesh = background.sky_mesh(image, (20, 26))
-    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, (20, 26), 5.0)
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (20, 26), 5.0)
     xy = np.array([[30.2, 40.7], [32.0, 44.0], [259.3, 0.0], [-4.0, 100.0], [130.0, 250.0]])
     radius = np.array([9.0, 12.3, 7.0, 6.5, 3.0])
-    found = sky.count_sky(frame, mesh, rms_mesh, sky.Disks(xy, radius))
+    found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(xy, radius))
     rows, columns = np.indices(image.shape)
     counts = np.abs(frame.image) < 5.0 * background.zoom_mesh(rms_mesh, image.shape, (20, 26)) + 3.0
     for (x, y), reach in zip(xy, radius, strict=True):
@@ -356,8 +356,8 @@ def _poisson_sky(seed, shape=(320, 360), level=200.0, slope=0.0):
 
 def _corrected(image, box, xy, radius):
     mesh, rms_mesh = background.sky_mesh(image, box)
-    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
-    found = sky.count_sky(frame, mesh, rms_mesh, sky.Disks(xy, radius))
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
+    found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(xy, radius))
     level = found.level(rms_mesh, (image.shape, box))
     return mesh, level - mesh, background.zoom_mesh(rms_mesh, image.shape, box)
 
@@ -400,14 +400,14 @@ def test_taken_out__leaves_a_sky_without_what_a_faint_star_adds():
         image, _ = _poisson_sky(seed)
         image[87:94, 97:104] += flux / 49.0
         mesh, rms_mesh = background.sky_mesh(image, (16, 16))
-        frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
-        found = sky.count_sky(frame, mesh, rms_mesh, sky.Disks(np.empty((0, 2)), np.empty(0)))
+        frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
+        found = subtraction.count_sky(frame, mesh, rms_mesh, subtraction.Disks(np.empty((0, 2)), np.empty(0)))
         level = found.level(rms_mesh, grid)
-        hidden, nothing = sky.Disks(xy, np.array([6.0])), sky.Disks(np.empty((0, 2)), np.empty(0))
-        places = sky.newly_covered(hidden, nothing, image.shape)
+        hidden, nothing = subtraction.Disks(xy, np.array([6.0])), subtraction.Disks(np.empty((0, 2)), np.empty(0))
+        places = subtraction.newly_covered(hidden, nothing, image.shape)
         electrons = image.ravel()[places]
-        counted = sky.was_sky(electrons, mesh, rms_mesh, level, grid, places)
-        clean = sky.taken_out(found, level, places[counted], electrons[counted], grid)
+        counted = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places)
+        clean = subtraction.taken_out(found, level, places[counted], electrons[counted], grid)
         deviations.append([m[5, 6] - 200.0 for m in (level, clean.level(rms_mesh, grid))])
     with_star, without = np.mean(deviations, axis=0)
     assert with_star > 0.25
@@ -419,18 +419,18 @@ def test_taken_out__equals_what_was_never_counted():
     image[80:100, 90:110] += 300.0
     image[200, 130] = np.nan
     mesh, rms_mesh = background.sky_mesh(image, (16, 16))
-    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
     grid = image.shape, (16, 16)
-    seen = sky.Disks(np.array([[100.0, 90.0]]), np.array([14.0]))
-    hidden = sky.Disks(np.array([[120.0, 95.0], [131.0, 199.0], [359.5, 10.0]]), np.array([9.0, 12.0, 8.0]))
-    both = sky.Disks(np.concatenate([seen.xy, hidden.xy]), np.concatenate([seen.radius, hidden.radius]))
-    expected = sky.count_sky(frame, mesh, rms_mesh, both)
-    found = sky.count_sky(frame, mesh, rms_mesh, seen)
+    seen = subtraction.Disks(np.array([[100.0, 90.0]]), np.array([14.0]))
+    hidden = subtraction.Disks(np.array([[120.0, 95.0], [131.0, 199.0], [359.5, 10.0]]), np.array([9.0, 12.0, 8.0]))
+    both = subtraction.Disks(np.concatenate([seen.xy, hidden.xy]), np.concatenate([seen.radius, hidden.radius]))
+    expected = subtraction.count_sky(frame, mesh, rms_mesh, both)
+    found = subtraction.count_sky(frame, mesh, rms_mesh, seen)
     level = found.level(rms_mesh, grid)
-    places = sky.newly_covered(hidden, seen, image.shape)
+    places = subtraction.newly_covered(hidden, seen, image.shape)
     electrons = image.ravel()[places]
-    counted = sky.was_sky(electrons, mesh, rms_mesh, level, grid, places)
-    after = sky.taken_out(found, level, places[counted], electrons[counted], grid)
+    counted = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places)
+    after = subtraction.taken_out(found, level, places[counted], electrons[counted], grid)
     np.testing.assert_array_equal(after.number, expected.number)
     # both find the middle of a box from its pixels, along the slope of the mesh or of the level
     np.testing.assert_allclose(after.level(rms_mesh, grid), expected.level(rms_mesh, grid), atol=0.1)

@@ -11,9 +11,10 @@ import pytest
 
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels import compiled
-from opticam_dask.kernels.images import background, calibrate, smooth_zoom
-from opticam_dask.kernels.images.box_statistics import box_statistics
-from opticam_dask.kernels.sources import profile
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images.sky import background, smooth_zoom
+from opticam_dask.kernels.images.sky.box_statistics import box_statistics
+from opticam_dask.kernels.sources.profiles import profile
 
 needs_compiled = pytest.mark.skipif(
     compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"

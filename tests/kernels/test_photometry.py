@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
 
-from opticam_dask.kernels.sources import centroids, field_form, moments, noise, photometry
+from opticam_dask.kernels.sources import centroids, moments, noise, photometry
+from opticam_dask.kernels.sources.profiles import field_form
 
 
 def _field_shape(image, xy, rough, noise, **options):

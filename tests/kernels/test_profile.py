@@ -7,8 +7,9 @@ import pytest
 from astropy.table import QTable
 from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
 
-from opticam_dask.frames.simulated_fields import _add_star
-from opticam_dask.kernels.sources import field_form, joint_fit, moments, photometry, profile, profile_fit, ring_sums
+from opticam_dask.frames.simulation.simulated_fields import _add_star
+from opticam_dask.kernels.sources import joint_fit, moments, photometry
+from opticam_dask.kernels.sources.profiles import field_form, profile, profile_fit, ring_sums
 from opticam_dask.passes import star_profiles
 
 SKY_RMS = 10.0

@@ -8,19 +8,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels.images import background, sky, sky_level, smooth_zoom
+from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom, subtraction
 
 BOX, SHAPE, LEVEL = (16, 16), (208, 240), 100.0
 ROWS, COLUMNS = np.indices(SHAPE)
-NOTHING = sky.Disks(np.empty((0, 2)), np.empty(0))
+NOTHING = subtraction.Disks(np.empty((0, 2)), np.empty(0))
 
 
 def _level(image, box=BOX, disks=NOTHING, saturated=None):
     """Level of the sky at every pixel of a frame."""
     image = image.astype(np.float32)
     mesh, rms_mesh = background.sky_mesh(image, box)
-    frame = sky.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
-    level = sky.count_sky(frame, mesh, rms_mesh, disks, saturated).level(rms_mesh, (image.shape, box))
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
+    level = subtraction.count_sky(frame, mesh, rms_mesh, disks, saturated).level(rms_mesh, (image.shape, box))
     side = max(image.shape)
     return smooth_zoom.windows(level, image.shape, box, np.zeros(1, int), np.zeros(1, int), side)[
         0, : image.shape[0], : image.shape[1]

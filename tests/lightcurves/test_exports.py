@@ -14,7 +14,8 @@ from astropy.table import Table
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer, Reducer, cli, light_curves, simulate_observations
 from opticam_dask.lightcurves.exports import export_light_curves
-from opticam_dask.store import layout
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,10 @@ def test_export__several_radii_in_a_csv_are_columns_each(out):
 
 def test_export__of_a_camera_has_the_labels_of_that_camera(out, tmp_path):
     copied = shutil.copytree(out, tmp_path / "out")
-    path = layout.require_store(copied)
-    layout.drop_consolidated(path)
-    for part in layout.parts(path, "1:g"):
-        layout.remove_group(path, f"{part.group}/photometry/optimal")
+    path = Store.open(copied).path
+    Store(path).drop_consolidated()
+    for part in Store(path).camera("1:g").parts:
+        Group(path, f"{part.group}/photometry/optimal").remove()
     files = export_light_curves(copied, "csv", key="1-g")
     assert {file.parent.name for file in files} == {"aperture", "radii"}
     assert {file.name[:3] for file in files} == {"1-g"}

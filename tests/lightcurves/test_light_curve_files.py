@@ -16,8 +16,9 @@ from opticam_dask.cluster import connections
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import light_curve_files, results
 from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
-from opticam_dask.store import chunk_files, layout
-from opticam_dask.store.camera import Camera
+from opticam_dask.store import chunk_files
+from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.scratch import SCRATCH_NAME
 from opticam_dask.store.store import Store
 
 FIELD = {
@@ -81,14 +82,14 @@ def test_write_light_curves__files_are_the_light_curves_in_time_order(reduced, l
     n_files = 0
     for key in ("1:g", "2:r"):
         curves = results.light_curves(reduced, key, label)
-        assert len(layout.parts(layout.store_path(reduced), key)) == 3
+        assert len(Store.at(reduced).camera(key).parts) == 3
         assert np.all(np.diff(curves["mjd_utc"].to_numpy()) > 0)
         for source in range(curves.sizes["source"]):
             number, expected = _expected(reduced, key, label, source)
-            assert (folder / f"{layout.group_name(key)}_source_{number}.csv").read_text() == expected
+            assert (folder / f"{group_name(key)}_source_{number}.csv").read_text() == expected
             n_files += 1
     assert len(list(folder.iterdir())) == n_files
-    assert not (reduced / layout.SCRATCH_NAME).exists()
+    assert not (reduced / SCRATCH_NAME).exists()
 
 
 def test_write_light_curves__are_the_same_from_one_process_and_from_workers(reduced, tmp_path, in_small_pieces):
@@ -154,7 +155,7 @@ def test_write_light_curves__a_file_that_cannot_be_written_leaves_the_old_one(re
     with pytest.raises(OSError, match="no space"):
         light_curve_files.write_light_curves(reduced, "aperture")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert not (reduced / layout.SCRATCH_NAME).exists()
+    assert not (reduced / SCRATCH_NAME).exists()
 
 
 def test_write_light_curves__times_are_utc_where_no_barycentric_one_is_known(tmp_path):

@@ -9,7 +9,8 @@ from small_nights import SIGMA_TO_FWHM, add_star
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.sources import moments, profile
+from opticam_dask.kernels.sources import moments
+from opticam_dask.kernels.sources.profiles import profile
 
 FLUXES = np.array([3e4, 6e4, 1e5, 4e5])
 PHOTOMETERS = [

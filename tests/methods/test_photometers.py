@@ -11,8 +11,10 @@ import pytest
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, identities
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.images import background, calibrate
-from opticam_dask.kernels.sources import photometry, profile
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView
 from opticam_dask.methods.photometer_kinds import photometer_from_record
 

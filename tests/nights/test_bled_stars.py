@@ -17,7 +17,7 @@ from small_nights import (
 
 from opticam_dask import AperturePhotometer, Instrument, Reducer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.images.star_choice import mode, pile_up, whole_stars
+from opticam_dask.kernels.images.matching.star_choice import mode, pile_up, whole_stars
 
 SIGMA = 1.5
 BLED = ((150, 200), (300, 420), (460, 130))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_nights import add_star
 
-from opticam_dask.kernels.sources import field_form, moments, profile
+from opticam_dask.kernels.sources import moments
+from opticam_dask.kernels.sources.profiles import field_form, profile
 
 SIDE, SKY = 400, 100.0
 

@@ -7,7 +7,7 @@ import pytest
 from small_nights import KEY, NIGHT, add_star, read_out, reduce_frames, write_frame
 
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images.match import AlignmentError, find_transform
+from opticam_dask.kernels.images.matching.match import AlignmentError, find_transform
 from opticam_dask.pipeline import frozen
 
 TWO = np.array([[45.0, 50.3], [80.2, 70.6]])

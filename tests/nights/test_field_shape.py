@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask.kernels.sources import field_form, moments
+from opticam_dask.kernels.sources import moments
+from opticam_dask.kernels.sources.profiles import field_form
 
 SKY = 100.0
 

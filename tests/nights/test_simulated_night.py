@@ -7,10 +7,10 @@ import pytest
 
 from opticam_dask import Reducer, light_curves, open_reduction, simulate_observations
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.align import apply_transform
+from opticam_dask.kernels.images.matching.align import apply_transform
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid
 from opticam_dask.lightcurves import differential
-from opticam_dask.store import layout
+from opticam_dask.store.camera import group_name
 
 FILTERS, KEYS, LAGS = ("g", "r"), ("1:g", "2:r"), (0.0, 1.2)
 FREQUENCY, VARIABLE, FWHM, BETA, SKY, READ_NOISE = 0.02, 3, 3.5, 3.0, 200.0, 1.3
@@ -66,7 +66,7 @@ def _catalogue_of_truth(out, truth, key):
 @pytest.mark.parametrize("key", KEYS)
 def test_night__every_frame_is_used(night, key):
     out, _ = night
-    frames = open_reduction(out)[f"{layout.group_name(key)}/2023-12-31/frames"]
+    frames = open_reduction(out)[f"{group_name(key)}/2023-12-31/frames"]
     assert frames.sizes["frame"] == 300
     assert np.count_nonzero(frames["flags"].to_numpy() & np.uint32(UNUSABLE)) == 0
 
@@ -75,8 +75,8 @@ def test_night__every_frame_is_used(night, key):
 def test_night__tracking_is_better_than_a_tenth_of_a_pixel(night, key):
     out, truth = night
     tree = open_reduction(out)
-    catalogue = tree[f"{layout.group_name(key)}/catalog"]
-    transforms = tree[f"{layout.group_name(key)}/2023-12-31/frames/transform"].to_numpy()
+    catalogue = tree[f"{group_name(key)}/catalog"]
+    transforms = tree[f"{group_name(key)}/2023-12-31/frames/transform"].to_numpy()
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     predicted = np.array([apply_transform(matrix, xy) for matrix in transforms])
     for true, number in _catalogue_of_truth(out, truth, key).items():

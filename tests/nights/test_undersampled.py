@@ -16,7 +16,7 @@ from opticam_dask import (
     simulate_observations,
 )
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames.synthetic import generate_observations, observation_truth
+from opticam_dask.frames.simulation.synthetic import generate_observations, observation_truth
 from opticam_dask.kernels.sources import centroids, moments, noise, photometry
 
 SIGMA, SIZE = 0.75, 41

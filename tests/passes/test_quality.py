@@ -17,7 +17,9 @@ from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
 from opticam_dask.passes import quality as quality_of_nights
 from opticam_dask.passes.quality import measure_quality
-from opticam_dask.store import chunk_files, layout
+from opticam_dask.store import chunk_files, integrity
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import STORE_NAME, Store
 
 N_FRAMES = 1500
 
@@ -255,7 +257,7 @@ def reduce_night(frames, out, *photometers, **options):
     reducer.create_catalogs()
     for photometer in photometers or (AperturePhotometer(),):
         reducer.photometry(photometer)
-    return out / layout.STORE_NAME
+    return out / STORE_NAME
 
 
 @pytest.fixture(scope="module")
@@ -310,9 +312,9 @@ def test_product__does_not_depend_on_blocks_or_on_what_was_measured_before(reduc
     names = [entry.name for entry in schema.QUALITY]
     for store_path in (other, compact):
         for name in names:
-            found = layout.read_array(store_path, "1-g/2023-12-31/quality", name)
-            np.testing.assert_array_equal(found, layout.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
-    assert layout.read_attributes(compact, "1-g/2023-12-31/quality")["label"] == "aperture"
+            found = Group(store_path, "1-g/2023-12-31/quality").read(name)
+            np.testing.assert_array_equal(found, Group(path, "1-g/2023-12-31/quality").read(name), err_msg=name)
+    assert Group(compact, "1-g/2023-12-31/quality").attributes["label"] == "aperture"
 
 
 def test_product__each_chunk_is_read_once(reduced, monkeypatch):
@@ -323,17 +325,17 @@ def test_product__each_chunk_is_read_once(reduced, monkeypatch):
         "_read_chunk",
         lambda array, chunk: read.append((array.directory, chunk)) or content(array, chunk),
     )
-    (part,) = layout.parts(path, "1:g")
+    (part,) = Store(path).camera("1:g").parts
     found = measure_quality(part, OPTICAM_MX(), "aperture")
     assert len(read) == len(set(read))
     assert sum(directory.endswith("/aperture/flux") for directory, _ in read) == part.n_blocks
     for name, values in found.arrays.items():
-        np.testing.assert_array_equal(values, layout.read_array(path, "1-g/2023-12-31/quality", name), err_msg=name)
+        np.testing.assert_array_equal(values, Group(path, "1-g/2023-12-31/quality").read(name), err_msg=name)
 
 
 def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypatch):
     _, path, _ = reduced
-    (part,) = layout.parts(path, "1:g")
+    (part,) = Store(path).camera("1:g").parts
     whole = measure_quality(part, OPTICAM_MX(), "aperture").arrays
     monkeypatch.setattr(quality_of_nights, "_CELLS", part.n_frames * _n_sources(path, part) // 2)
     some = measure_quality(part, OPTICAM_MX(), "aperture").arrays
@@ -344,15 +346,15 @@ def test_product__of_a_long_night_rests_on_some_of_its_frames(reduced, monkeypat
 
 
 def _n_sources(path, part):
-    return len(layout.read_array(path, f"{part.group}/photometry/aperture", "source_id"))
+    return len(Group(path, f"{part.group}/photometry/aperture").read("source_id"))
 
 
 def test_product__is_made_again_where_it_was_lost(reduced, tmp_path):
     frames, path, _ = reduced
     shutil.copytree(path.parent, tmp_path / "out")
-    layout.remove_group(tmp_path / "out" / layout.STORE_NAME, "1-g/2023-12-31/quality")
+    Group(tmp_path / "out" / STORE_NAME, "1-g/2023-12-31/quality").remove()
     again = reduce_night(frames, tmp_path / "out")
-    assert layout.compare(path, again) == []
+    assert integrity.compare(path, again) == []
 
 
 def test_product__without_position_there_is_no_airmass(tmp_path):

@@ -23,18 +23,20 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
-from opticam_dask.frames.simulated_fields import FieldModel, draw_detector
+from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_detector
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import calibration
 from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
-from opticam_dask.pipeline import driver, master_frames
+from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.pipeline.stages import master_frames
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
-from opticam_dask.store import layout
+from opticam_dask.store import integrity
+from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
 
 SHAPE, GAIN = (120, 136), 2.0
@@ -67,7 +69,7 @@ def _reduce(out, frames, **options):
     reducer = _reducer(out, frames, **options)
     reducer.create_catalogs()
     reducer.photometry()
-    return layout.store_path(out)
+    return Store.at(out).path
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def _setup(out, folders, kinds=("bias", "dark", "flat"), **options):
 
 
 def _master(path, kind):
-    return layout.read_product(path, f"calibration/{GROUPS[kind]}")
+    return Group(path, f"calibration/{GROUPS[kind]}").read_all()
 
 
 # ---------------------------------------------------------------- masters
@@ -168,7 +170,7 @@ def test_masters__frames_that_are_no_use_are_left_out_and_named(data, tmp_path):
     assert files[3].name in left_out[0]
     assert "at or above 65535" in left_out[0]
     assert [file for file, _ in setup.calibration.frames["flat"].set_aside] == [str(files[5])]
-    flat = layout.read_attributes(setup.path, f"calibration/{GROUPS['flat']}")
+    flat = Group(setup.path, f"calibration/{GROUPS['flat']}").attributes
     assert flat["n_frames"] == 22
     assert not {files[3].name, files[5].name} & {entry["file"] for entry in flat["files"]}
 
@@ -184,8 +186,8 @@ def test_frame__is_the_sky_within_its_noise(tmp_path):
     setup = _setup(tmp_path / "out", folders)
     driver.prepare(setup, scan(find_files(tmp_path / "frames"), setup.instrument))
     driver.make_masters(setup, executors.InProcess(), Silent())
-    part = layout.parts(setup.path, "1:g")[0]
-    steps, manifest = setup.steps_of(part), layout.read_manifest(setup.path, part)
+    part = Store(setup.path).camera("1:g").parts[0]
+    steps, manifest = setup.steps_of(part), part.manifest()
     masters = steps.read_masters()
     bias, dark = _master(setup.path, "bias"), _master(setup.path, "dark")
     pulls = []
@@ -245,7 +247,7 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, tmp_path)
             driver.TO_LIGHT_CURVES,
         )
         paths.append(setup.path)
-    assert layout.compare(*paths) == []
+    assert integrity.compare(*paths) == []
 
 
 def test_reduction__bad_pixels_are_flagged_and_made_up_for(reduced):
@@ -263,28 +265,28 @@ def test_reduction__bad_pixels_are_flagged_and_made_up_for(reduced):
 def test_resume__same_calibration_goes_on_and_masters_are_not_made_again(data, reduced, tmp_path):
     frames, _, folders = data
     shutil.copytree(reduced.parent, tmp_path / "out")
-    path = layout.store_path(tmp_path / "out")
+    path = Store.at(tmp_path / "out").path
     before = {file: file.stat().st_mtime_ns for file in (path / "calibration").rglob("c/*/*")}
     assert before
     _reduce(tmp_path / "out", frames, **_options(folders))
-    assert layout.compare(reduced, path) == []
+    assert integrity.compare(reduced, path) == []
     assert {file: file.stat().st_mtime_ns for file in (path / "calibration").rglob("c/*/*")} == before
 
 
 def test_resume__a_master_that_was_lost_is_made_again(data, reduced, tmp_path):
     frames, _, folders = data
     shutil.copytree(reduced.parent, tmp_path / "out")
-    path = layout.store_path(tmp_path / "out")
-    layout.remove_group(path, f"calibration/{GROUPS['flat']}")
+    path = Store.at(tmp_path / "out").path
+    Group(path, f"calibration/{GROUPS['flat']}").remove()
     _reduce(tmp_path / "out", frames, **_options(folders))
-    assert layout.compare(reduced, path) == []
+    assert integrity.compare(reduced, path) == []
 
 
 def test_verify__a_damaged_master_is_found_and_made_again_from_its_frames(data, reduced, tmp_path, capsys):
     frames, _, folders = data
     out = tmp_path / "out"
     shutil.copytree(reduced.parent, out)
-    chunk = layout.store_path(out) / f"calibration/{GROUPS['flat']}/flat/c/0/0"
+    chunk = Store.at(out).path / f"calibration/{GROUPS['flat']}/flat/c/0/0"
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 16
     chunk.write_bytes(content)
@@ -293,7 +295,7 @@ def test_verify__a_damaged_master_is_found_and_made_again_from_its_frames(data, 
     assert cli.main(["verify", str(out), "--repair", "--cluster", "none"]) == 2
     assert "give the flats again (--flats)" in capsys.readouterr().err
     _reduce(out, frames, **_options(folders))
-    assert layout.compare(reduced, layout.store_path(out)) == []
+    assert integrity.compare(reduced, Store.at(out).path) == []
 
 
 def test_resume__other_calibration_is_refused(data, reduced, tmp_path):
@@ -312,9 +314,7 @@ def test_photometry__with_other_calibration_than_the_first_pass_is_refused(data,
     shutil.copytree(reduced.parent, tmp_path / "out")
     with pytest.raises(WrongParameters, match="flats"):
         _reducer(tmp_path / "out", frames).photometry(label="again")
-    assert layout.photometry_labels(layout.store_path(tmp_path / "out"), layout.parts(reduced, "1:g")[0]) == [
-        "aperture"
-    ]
+    assert Store(reduced).camera("1:g").parts[0].labels == ["aperture"]
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -388,10 +388,10 @@ def test_image_filter__comes_first_and_is_part_of_the_parameters(data, tmp_path)
         return np.repeat(raw[::2], 2, axis=0)
 
     path = _reduce(tmp_path / "out", frames, image_filter=doubled_rows)
-    part = layout.parts(path, "1:g")[0]
+    part = Store(path).camera("1:g").parts[0]
     reducer = _reducer(tmp_path / "out", frames, image_filter=doubled_rows)
     steps = reducer._stored_setup().steps_of(part)
-    entry = entry_of(layout.read_manifest(path, part), 0)
+    entry = entry_of(part.manifest(), 0)
     raw = fits.getdata(entry["file"])
     expected = calibrate.to_electrons(doubled_rows(raw), gain=GAIN, dark_current=2.0, exposure_time=5.0)
     np.testing.assert_array_equal(load_image(steps, entry).electrons, expected)
@@ -438,9 +438,9 @@ def test_correctors__alone_give_what_the_reduction_gives(data, reduced):
     image, variance = bias.correct(raw, "1:g")
     image, dark_variance = dark.correct(image, "1:g", 5.0)
     image, flat_variance = flat.correct(image, "1:g")
-    part = layout.parts(reduced, "1:g")[0]
+    part = Store(reduced).camera("1:g").parts[0]
     setup = _setup(reduced.parent, folders)
-    expected = load_image(setup.steps_of(part), entry_of(layout.read_manifest(reduced, part), 0)).electrons
+    expected = load_image(setup.steps_of(part), entry_of(part.manifest(), 0)).electrons
     np.testing.assert_allclose(image * GAIN, expected, rtol=1e-6, atol=2e-4)  # masters in the store have 24 bits
     for found in (variance, dark_variance, flat_variance):
         assert np.nanmin(found) >= 0

@@ -7,7 +7,7 @@ import functools
 import pytest
 
 from opticam_dask import OPTICAM_MX, simulate_observations
-from opticam_dask.api import planned_run
+from opticam_dask.api.jobs import planned_run
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.frames.scanning import find_files, scan
@@ -15,7 +15,7 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.run import BlockPass, Pass
 from opticam_dask.steps.frame_steps import BlockSummary
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 #: Frames of a camera, and of a block: three blocks, the last of which is not full.
 N_FRAMES, PER_BLOCK = 10, 4
@@ -105,8 +105,8 @@ def test_drive__does_what_is_undone_of_each_pass_and_finishes_it_before_the_next
 
 def test_drive__the_share_of_a_job_is_those_units_alone_and_no_finish(run):
     one = Counting()
-    [green] = layout.parts(run.setup.path, "1:g")
-    [red] = layout.parts(run.setup.path, "2:r")
+    [green] = Store(run.setup.path).camera("1:g").parts
+    [red] = Store(run.setup.path).camera("2:r").parts
     driver.drive(run, [one], [(green, range(1, 3)), (red, range(1))])
     assert one.calls == [("work", "1:g", [1, 2]), ("work", "2:r", [0])]
     assert [units for _, units in driver.undone(run, one)] == [[0], [1, 2]]

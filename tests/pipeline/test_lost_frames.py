@@ -18,8 +18,10 @@ from opticam_dask.cluster import executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.pipeline import driver, master_frames
-from opticam_dask.store import layout
+from opticam_dask.pipeline import driver
+from opticam_dask.pipeline.stages import master_frames
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 N_FRAMES, LOST = 10, 4
 
@@ -44,10 +46,10 @@ def copy(night, tmp_path):
     """A copy of frames and store without the optimal photometry, for a test to spoil."""
     shutil.copytree(night / "frames", tmp_path / "frames")
     shutil.copytree(night / "out", tmp_path / "out")
-    path = layout.store_path(tmp_path / "out")
-    [part] = layout.parts(path, small_nights.KEY)
-    layout.update_attributes(path, part.group, {"data_root": str(tmp_path / "frames")})
-    layout.remove_group(path, f"{part.group}/photometry/optimal")
+    path = Store.at(tmp_path / "out").path
+    [part] = Store(path).camera(small_nights.KEY).parts
+    Group(path, part.group).update({"data_root": str(tmp_path / "frames")})
+    Group(path, f"{part.group}/photometry/optimal").remove()
     return tmp_path
 
 
@@ -81,7 +83,7 @@ HARM = {
 
 def _measure(directory, label="optimal", photometer=None):
     setup = stored_setup(directory / "out")
-    layout.begin_changes(setup.path)
+    Store(setup.path).begin_changes()
     outcome = driver.drive(
         driver.Run(setup, executors.InProcess(), photometers={label: photometer or OptimalPhotometer()}),
         driver.TO_LIGHT_CURVES,
@@ -127,12 +129,12 @@ def test_lost_frame__is_in_the_status_and_is_measured_when_its_file_is_back(nigh
 
 
 def test_lost_frame__of_the_usual_label_gets_its_transparency_when_it_is_back(night, copy):
-    path = layout.store_path(copy / "out")
-    [part] = layout.parts(path, small_nights.KEY)
+    path = Store.at(copy / "out").path
+    [part] = Store(path).camera(small_nights.KEY).parts
     gone = copy / f"frames/f{LOST:03d}.fits"
     gone.rename(copy / "away")
-    layout.forget_blocks(path, part, range(part.n_blocks), "aperture")
-    layout.remove_group(path, f"{part.group}/quality")
+    part.records("aperture").forget(range(part.n_blocks))
+    Group(path, f"{part.group}/quality").remove()
     _measure(copy, "aperture", AperturePhotometer())
     whole = small_nights.SmallNight(night / "out").group("2024-01-01/quality")["transparency"].to_numpy()
     holed = small_nights.SmallNight(copy / "out").group("2024-01-01/quality")["transparency"].to_numpy()
@@ -145,12 +147,12 @@ def test_lost_frame__of_the_usual_label_gets_its_transparency_when_it_is_back(ni
 
 
 def test_frame_lost_before_the_star_profile__costs_its_frame(copy):
-    path = layout.store_path(copy / "out")
-    [part] = layout.parts(path, small_nights.KEY)
-    layout.remove_group(path, f"{part.group}/psf")
+    path = Store.at(copy / "out").path
+    [part] = Store(path).camera(small_nights.KEY).parts
+    Group(path, f"{part.group}/psf").remove()
     _vanish(copy / f"frames/f{LOST:03d}.fits")
     assert len(_measure(copy).problems) == 1
-    assert layout.read_attributes(path, f"{part.group}/psf")["n_frames"] == N_FRAMES - 1
+    assert Group(path, f"{part.group}/psf").attributes["n_frames"] == N_FRAMES - 1
     flux = small_nights.SmallNight(copy / "out").curves("optimal")["flux"].to_numpy()
     assert np.isfinite(flux).all(axis=1).sum() == N_FRAMES - 1
 

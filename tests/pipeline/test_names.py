@@ -9,7 +9,7 @@ from astropy.io import fits
 
 from opticam_dask import Instrument, Reducer, simulate_observations
 from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.store import layout
+from opticam_dask.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_names__that_are_one_directory_are_refused_before_a_store_is_made(data, 
     name_filters(data, *names)
     with pytest.raises(ReductionError, match=f"1:{names[0]}|1:{names[1]}"):
         reducer(data, tmp_path / "out").create_catalogs()
-    assert not layout.exists(tmp_path / "out")
+    assert not Store.at(tmp_path / "out").exists()
 
 
 def test_names__of_a_later_night_are_held_against_the_store(data, tmp_path):
@@ -49,4 +49,4 @@ def test_names__of_a_later_night_are_held_against_the_store(data, tmp_path):
     name_filters(data, "H_a")
     with pytest.raises(ReductionError, match=r"1:H/a and 1:H_a would be one group 1-H_a"):
         reducer(data, tmp_path / "out").create_catalogs()
-    assert layout.keys(layout.require_store(tmp_path / "out")) == ["1:H/a"]
+    assert Store.open(tmp_path / "out").keys == ["1:H/a"]

@@ -16,14 +16,16 @@ from opticam_dask.display import status
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver, nights
 from opticam_dask.pipeline.driver import Changes
-from opticam_dask.store import layout
-from opticam_dask.store.store import Store
+from opticam_dask.store import integrity
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import STORE_NAME, Store
 
 N_FRAMES, SHAPE = 8, (96, 112)
 NIGHTS = ("2023-12-31", "2024-01-01", "2024-01-03")
@@ -106,7 +108,7 @@ def test_nights_one_by_one_equal_all_at_once(data, together, tmp_path):
     _reduce(tmp_path, data / NIGHTS[0])
     _reduce(tmp_path, data / NIGHTS[1], append=True)
     path, _ = _reduce(tmp_path, data)
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
     curves = results.light_curves(tmp_path, "2:r").load()
     assert curves.sizes["frame"] == 3 * N_FRAMES
     assert sorted(set(curves["night"].to_numpy())) == list(NIGHTS)
@@ -119,8 +121,8 @@ def test_nights_one_by_one_equal_all_at_once(data, together, tmp_path):
 
 
 def test_a_turned_night_is_aligned(together):
-    part = next(part for part in layout.parts(together, "1:g") if part.night == NIGHTS[2])
-    transforms = layout.read_array(together, f"{part.group}/frames", "transform")
+    part = next(part for part in Store(together).camera("1:g").parts if part.night == NIGHTS[2])
+    transforms = Group(together, f"{part.group}/frames").read("transform")
     rotations = np.array([align.rotation_of(matrix) for matrix in transforms])
     np.testing.assert_allclose(np.abs(rotations), [0.0] + [180.0] * (N_FRAMES - 1), atol=0.5)
 
@@ -143,12 +145,12 @@ def test_redo__a_night_is_reduced_again_from_the_files_of_now(data, together, tm
     with pytest.raises(driver.ReductionError, match=rf"1 file\(s\) changed .*--redo {NIGHTS[1]}"):
         _reduce(out, copied)
     path, _ = _reduce(out, copied, redo=(NIGHTS[1],))
-    part = next(part for part in layout.parts(path, "1:g") if part.night == NIGHTS[1])
-    flags = layout.read_array(path, f"{part.group}/frames", "flags")
+    part = next(part for part in Store(path).camera("1:g").parts if part.night == NIGHTS[1])
+    flags = Group(path, f"{part.group}/frames").read("flags")
     assert (flags & np.uint32(FrameFlag.CONSTANT) != 0).tolist() == [True] + [False] * (N_FRAMES - 1)
     for group in ("1-g/catalog", f"1-g/{NIGHTS[0]}/photometry/aperture", f"2-r/{NIGHTS[1]}/photometry/aperture"):
-        for name, before in layout.read_product(together, group).items():
-            np.testing.assert_array_equal(before, layout.read_product(path, group)[name])
+        for name, before in Group(together, group).read_all().items():
+            np.testing.assert_array_equal(before, Group(path, group).read_all()[name])
     assert Store(path).attributes.get("pending", {}) == {}
 
 
@@ -163,7 +165,7 @@ def test_redo__the_same_command_goes_on_after_a_crash(data, together, copy, nigh
     # of 4 blocks in the first pass, 4 blocks in each of two rounds for the star profiles,
     # 4 blocks in the second pass and 2 parts whose quality is measured, the crash came after n + 1
     assert 1000 - counted.n_left == 18 - (n_blocks + 1)
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
     assert Store(path).attributes.get("pending", {}) == {}
 
 
@@ -176,15 +178,15 @@ def test_redo__a_late_part_is_taken_up_into_its_night(data, together, tmp_path):
     _reduce(out, early)
     late.rename(hidden)
     path, _ = _reduce(out, early)
-    assert f"{NIGHTS[1]}.2" in [part.night for part in layout.parts(path, "1:g")]
+    assert f"{NIGHTS[1]}.2" in [part.night for part in Store(path).camera("1:g").parts]
     path, _ = _reduce(out, early, redo=(NIGHTS[1],))
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
 
 
 def test_redo__a_night_without_frames_is_refused_before_anything_is_removed(data, together, copy):
     with pytest.raises(driver.WrongParameters, match=r"2024-02-02 .*no frame.*2023-12-31"):
         _reduce(copy, data, redo=("2024-02-02",))
-    assert layout.compare(together, copy / layout.STORE_NAME) == []
+    assert integrity.compare(together, copy / STORE_NAME) == []
 
 
 def test_remove__a_night_stays_away_until_it_is_redone(data, together, copy):
@@ -194,7 +196,7 @@ def test_remove__a_night_stays_away_until_it_is_redone(data, together, copy):
     assert f"16 frame(s) of removed nights are left out ({NIGHTS[1]})" in told
     assert sorted(set(results.light_curves(copy, "1:g")["night"].to_numpy())) == [NIGHTS[0], NIGHTS[2]]
     path, _ = _reduce(copy, data, redo=(NIGHTS[1],))
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
 
 
 def test_remove__the_reference_night_and_unknown_nights_are_refused(together, copy):
@@ -202,7 +204,7 @@ def test_remove__the_reference_night_and_unknown_nights_are_refused(together, co
         nights.remove_night(copy, NIGHTS[0])
     with pytest.raises(driver.ReductionError, match="no night 2030-01-01: 2023-12-31, 2024-01-01, 2024-01-03"):
         nights.remove_night(copy, "2030-01-01")
-    assert layout.compare(together, copy / layout.STORE_NAME) == []
+    assert integrity.compare(together, copy / STORE_NAME) == []
 
 
 def test_new__begins_again_and_keeps_the_old_store(data, together, copy):
@@ -211,7 +213,7 @@ def test_new__begins_again_and_keeps_the_old_store(data, together, copy):
     with pytest.raises(KeyboardInterrupt):
         _reduce(copy, data, parameters={"threshold": 6.0}, new=True, executor=_Crash(20))
     path, _ = _reduce(copy, data, parameters={"threshold": 6.0}, new=True)
-    assert layout.compare(together, copy / "reduction.old-1.zarr") == []
+    assert integrity.compare(together, copy / "reduction.old-1.zarr") == []
     assert not (copy / "reduction.old-2.zarr").exists()
     assert Store(path).attributes.get("pending", {}) == {}
     assert driver.stored_parameters(copy).threshold == 6.0
@@ -223,14 +225,14 @@ def test_new__begins_again_and_keeps_the_old_store(data, together, copy):
 def test_rebuild_reference__an_earlier_night_becomes_the_reference(data, together, tmp_path, n_blocks):
     _reduce(tmp_path, data / NIGHTS[1])
     path, _ = _reduce(tmp_path, data)
-    assert layout.read_attributes(path, "1-g")["reference_night"] == NIGHTS[1]
+    assert Group(path, "1-g").attributes["reference_night"] == NIGHTS[1]
     with pytest.raises(driver.ReductionError, match=r"--rebuild-reference .* 16 frame\(s\).*Give all"):
         _reduce(tmp_path, data / NIGHTS[0], data / NIGHTS[1], rebuild_reference=True)
     with pytest.raises(KeyboardInterrupt):
         _reduce(tmp_path, data, rebuild_reference=True, executor=_Crash(n_blocks))
     path, _ = _reduce(tmp_path, data, rebuild_reference=True)
-    assert layout.read_attributes(path, "1-g")["reference_night"] == NIGHTS[0]
-    assert layout.compare(together, path) == []
+    assert Group(path, "1-g").attributes["reference_night"] == NIGHTS[0]
+    assert integrity.compare(together, path) == []
 
 
 def _rebinned(source, target):
@@ -249,10 +251,10 @@ def test_other_binning_and_exposure_time__are_handled(data, tmp_path):
     _rebinned(data / NIGHTS[1], tmp_path / "binned")
     _reduce(tmp_path / "out", data / NIGHTS[0])
     path, _ = _reduce(tmp_path / "out", tmp_path / "binned", append=True)
-    part = next(part for part in layout.parts(path, "1:g") if part.night == NIGHTS[1])
-    flags = layout.read_array(path, f"{part.group}/frames", "flags")
+    part = next(part for part in Store(path).camera("1:g").parts if part.night == NIGHTS[1])
+    flags = Group(path, f"{part.group}/frames").read("flags")
     assert np.all(flags & np.uint32(UNUSABLE) == 0)
-    transforms = layout.read_array(path, f"{part.group}/frames", "transform")
+    transforms = Group(path, f"{part.group}/frames").read("transform")
     np.testing.assert_allclose([align.scale_of(matrix) for matrix in transforms], 0.5, atol=0.02)
     curves = results.light_curves(tmp_path / "out", "1:g").load()
     flux, err = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
@@ -272,8 +274,8 @@ def test_another_field__is_told_as_such_and_spoils_nothing(data, together, tmp_p
     assert "1:g 2024-01-05: none of 8 frames can be used (8 not_aligned)" in told
     assert "another field than 2023-12-31" in told
     for group in ("1-g/catalog", f"1-g/{NIGHTS[1]}/photometry/aperture"):
-        for name, before in layout.read_product(together, group).items():
-            np.testing.assert_array_equal(before, layout.read_product(path, group)[name])
+        for name, before in Group(together, group).read_all().items():
+            np.testing.assert_array_equal(before, Group(path, group).read_all()[name])
 
 
 def test_a_night_that_does_not_fit_the_parameters__is_refused_alone(data, tmp_path):
@@ -285,7 +287,7 @@ def test_a_night_that_does_not_fit_the_parameters__is_refused_alone(data, tmp_pa
     path, told = _reduce(tmp_path / "out", data / NIGHTS[0], odd, parameters={"rebin_factor": 2})
     assert f"Set aside: 3 frame(s) of 1:g {NIGHTS[1]}, the first is {odd}" in told
     assert "rebin_factor must divide the frame" in told
-    assert [part.night for part in layout.parts(path, "1:g")] == [NIGHTS[0]]
+    assert [part.night for part in Store(path).camera("1:g").parts] == [NIGHTS[0]]
     lines = "\n".join(status.describe_reduction(tmp_path / "out"))
     assert lines.count("rebin_factor must divide") == 3
 
@@ -297,7 +299,7 @@ def test_command_line__remove_and_redo(data, together, copy, capsys):
     assert cli.main(["remove", str(copy), NIGHTS[1]]) == 1
     assert "has no night 2024-01-01" in capsys.readouterr().err
     assert cli.main(["reduce", str(data), "--out", str(copy), *options, "--redo", NIGHTS[1]]) == 0
-    assert layout.compare(together, copy / layout.STORE_NAME) == []
+    assert integrity.compare(together, copy / STORE_NAME) == []
     capsys.readouterr()
     assert cli.main(["reduce", str(data), "--out", str(copy), *options, "--redo", "2030-01-01"]) == 2
     assert "no frame of it is among those given" in capsys.readouterr().err
@@ -305,14 +307,14 @@ def test_command_line__remove_and_redo(data, together, copy, capsys):
 
 def test_redo__a_camera_that_is_not_given_keeps_its_night(data, together, copy):
     path, _ = _reduce(copy, *sorted((data / NIGHTS[0]).glob("*g2*")), redo=(NIGHTS[0],))
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
 
 
 def test_redo__copies_are_refused_before_anything_is_removed(data, together, tmp_path, copy):
     shutil.copytree(data, tmp_path / "copies", copy_function=shutil.copy2)
     with pytest.raises(driver.ReductionError, match="were reduced before from another place"):
         _reduce(copy, tmp_path / "copies", redo=(NIGHTS[1],))
-    assert layout.compare(together, copy / layout.STORE_NAME) == []
+    assert integrity.compare(together, copy / STORE_NAME) == []
 
 
 def test_redo__again_and_again(data, tmp_path):
@@ -329,7 +331,7 @@ def test_redo__again_and_again(data, tmp_path):
         _reduce(tmp_path / "out", copied, redo=(NIGHTS[0],), executor=_Crash(1))
     os.utime(file, (4, 4))
     path, _ = _reduce(tmp_path / "out", copied, redo=(NIGHTS[0],))
-    assert 4.0 in layout.read_array(path, f"1-g/{NIGHTS[0]}/frames", "file_mtime")
+    assert 4.0 in Group(path, f"1-g/{NIGHTS[0]}/frames").read("file_mtime")
 
 
 def test_new__with_other_parameters_than_an_interrupted_one(data, copy):
@@ -343,16 +345,16 @@ def test_new__with_other_parameters_than_an_interrupted_one(data, copy):
 def test_a_link_to_the_frames_is_no_copy(data, together, tmp_path, copy):
     (tmp_path / "link").symlink_to(data)
     path, _ = _reduce(copy, tmp_path / "link")
-    assert layout.compare(together, path) == []
+    assert integrity.compare(together, path) == []
 
 
 def test_a_task_of_a_run_that_was_taken_over_writes_nothing(data, together, copy):
-    part = layout.parts(copy / layout.STORE_NAME, "1:g")[1]
+    part = Store(copy / STORE_NAME).camera("1:g").parts[1]
     _reduce(copy, data, redo=(NIGHTS[1],))
     arrays = {"frames": {"fwhm": np.zeros(4)}}
-    with pytest.raises(layout.StoreError, match="made anew by another run"):
-        layout.write_block(copy / layout.STORE_NAME, part, 0, arrays)
-    assert layout.compare(together, copy / layout.STORE_NAME) == []
+    with pytest.raises(StoreError, match="made anew by another run"):
+        part.write_block(0, arrays)
+    assert integrity.compare(together, copy / STORE_NAME) == []
 
 
 @pytest.mark.parametrize("label", ["a/b", "../x", ".hidden"])

@@ -22,8 +22,13 @@ from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.pipeline import alignment, driver, plan, stacks
-from opticam_dask.store import layout
+from opticam_dask.pipeline import driver, plan
+from opticam_dask.pipeline.stages import alignment, stacks
+from opticam_dask.store import integrity
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.scratch import SCRATCH_NAME
+from opticam_dask.store.store import STORE_NAME, Store
 
 N_FRAMES = 22
 PHOTOMETERS = {"aperture": AperturePhotometer(), "forced_aperture": AperturePhotometer(forced=True)}
@@ -93,22 +98,22 @@ def test_reduction__is_complete(reference):
 @pytest.mark.parametrize("frames_per_block", [1, 5, 7, 100])
 def test_reduction__does_not_depend_on_the_block_size(data, reference, tmp_path, frames_per_block):
     path = _reduce(data, tmp_path, executors.InProcess(), frames_per_block=frames_per_block)
-    assert layout.compare(reference, path) == []
+    assert integrity.compare(reference, path) == []
 
 
 def test_reduction__does_not_depend_on_workers_or_scheduler(data, reference, client, tmp_path):
     many = _reduce(data, tmp_path / "two workers", executors.OnCluster(client), frames_per_block=3)
-    assert layout.compare(reference, many) == []
+    assert integrity.compare(reference, many) == []
     with connections.local_client(1, dashboard=False) as single:
         one = _reduce(data, tmp_path / "one worker", executors.OnCluster(single), frames_per_block=3)
-    assert layout.compare(many, one) == []
+    assert integrity.compare(many, one) == []
     files = [{f.relative_to(path): f.read_bytes() for f in path.rglob("c/**/*") if f.is_file()} for path in (many, one)]
     assert files[0] == files[1]
 
 
 def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, reference, tmp_path):
     path = _reduce(data, tmp_path, executors.InProcess(), whole_frames=True)
-    assert layout.compare(reference, path) == []
+    assert integrity.compare(reference, path) == []
 
 
 def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
@@ -174,7 +179,7 @@ def test_reduction__size_of_a_task_does_not_grow_with_the_number_of_frames(data,
         setup = _setup(tmp_path / str(number))
         driver.prepare(setup, scanning.scan(files, setup.instrument))
         driver.drive(driver.Run(setup, executors.InProcess()), driver.PASSES[:1])
-        part = layout.parts(setup.path, "1:g")[0]
+        part = Store(setup.path).camera("1:g").parts[0]
         sizes.append(len(cloudpickle.dumps(alignment.first_pass_job(setup, part))))
     assert sizes[1] < sizes[0] + 200
 
@@ -201,7 +206,7 @@ def test_reduction__interrupted_run_goes_on_where_it_stopped(data, reference, tm
     with pytest.raises(KeyboardInterrupt):
         driver.drive(driver.Run(setup, StopsHalfWay(), photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
     path = _reduce(data, tmp_path / "out", executors.InProcess(), **options)
-    assert layout.compare(reference, path) == []
+    assert integrity.compare(reference, path) == []
     log.unlink()
     _reduce(data, tmp_path / "out", executors.InProcess(), **options)
     assert not log.exists()
@@ -219,9 +224,9 @@ def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         driver.drive(driver.Run(setup, StopsBeforeTheStack()), driver.PASSES[1:2])
-    shutil.rmtree(tmp_path / layout.SCRATCH_NAME)
+    shutil.rmtree(tmp_path / SCRATCH_NAME)
     path = _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
-    assert layout.compare(reference, path) == []
+    assert integrity.compare(reference, path) == []
 
 
 def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, reference, tmp_path, monkeypatch):
@@ -229,12 +234,12 @@ def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, referen
         patch.setattr(stacks, "finish_stack", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
-    damaged = sorted((tmp_path / layout.SCRATCH_NAME).rglob("level-0-*.npy"))[0]
+    damaged = sorted((tmp_path / SCRATCH_NAME).rglob("level-0-*.npy"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    with pytest.raises(layout.StoreError, match=r"is damaged .* Delete it and run the same command again"):
+    with pytest.raises(StoreError, match=r"is damaged .* Delete it and run the same command again"):
         _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
     damaged.unlink()
-    assert layout.compare(reference, _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)) == []
+    assert integrity.compare(reference, _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)) == []
 
 
 def _interrupt(*_):
@@ -259,9 +264,9 @@ def test_prepare__changed_file_is_refused_by_name(data, tmp_path):
 
 
 def test_measure_frames__same_label_with_another_aperture_is_refused(data, reference, tmp_path):
-    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
+    shutil.copytree(reference, tmp_path / STORE_NAME)
     setup = _setup(tmp_path)
-    with pytest.raises(layout.StoreError, match="--label NAME"):
+    with pytest.raises(StoreError, match="--label NAME"):
         driver.drive(
             driver.Run(setup, executors.InProcess(), photometers={"aperture": AperturePhotometer(radius=4.0)}),
             driver.TO_LIGHT_CURVES,
@@ -289,7 +294,7 @@ def test_second_night__is_appended_and_the_catalogue_stays(data, reference, tmp_
     steady = curves["flux"].to_numpy()[:, 0]
     assert abs(np.median(steady[-5:]) / np.median(steady[:-5]) - 1.0) < 0.02
     for group in ("1-g/catalog", "1-g/reference", "1-g/2023-12-31/photometry/aperture"):
-        before, now = layout.read_product(reference, group), layout.read_product(path, group)
+        before, now = Group(reference, group).read_all(), Group(path, group).read_all()
         for name in before:
             np.testing.assert_array_equal(before[name], now[name])
 
@@ -357,14 +362,14 @@ def test_prepare__copies_of_reduced_frames_are_refused(data, reference, tmp_path
 
 
 def test_extend_product__the_frozen_part_is_not_touched(reference, tmp_path):
-    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
-    path = tmp_path / layout.STORE_NAME
+    shutil.copytree(reference, tmp_path / STORE_NAME)
+    path = tmp_path / STORE_NAME
     kept = path / "1-g/reference/alignment_x"
     before = {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
-    stack = layout.read_product(path, "1-g/2023-12-31/stack")
-    layout.extend_product(path, "1-g/reference", "reference", stack)
+    stack = Group(path, "1-g/2023-12-31/stack").read_all()
+    Group(path, "1-g/reference", "reference").extend(stack)
     assert before == {file: file.stat().st_mtime_ns for file in kept.rglob("*") if file.is_file()}
-    assert layout.compare(reference, path) == []
+    assert integrity.compare(reference, path) == []
 
 
 @dataclass(frozen=True)
@@ -376,7 +381,7 @@ class FailingPhotometer:
 
 
 def test_measure_frames__a_failing_photometer_spoils_only_its_own_result(data, reference, tmp_path):
-    shutil.copytree(reference, tmp_path / layout.STORE_NAME)
+    shutil.copytree(reference, tmp_path / STORE_NAME)
     setup = _setup(tmp_path)
     both = {"failing": FailingPhotometer(), "again": AperturePhotometer()}
     outcome = driver.drive(driver.Run(setup, executors.InProcess(), photometers=both), driver.TO_LIGHT_CURVES)

@@ -31,7 +31,8 @@ from opticam_dask.display import products
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader, FrameError, read_header
 from opticam_dask.pipeline import driver
-from opticam_dask.store import layout
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 from opticam_dask.text import printable, shown
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bad-input.md"
@@ -403,7 +404,7 @@ def _(directory):
 
 
 def chosen_extension_is_recorded(out, names):
-    record = json.loads(layout.read_attributes(layout.require_store(out))["parameters"])
+    record = json.loads(Store.open(out).attributes["parameters"])
     assert "SCI2" in json.dumps(record["instrument"])
 
 
@@ -664,12 +665,12 @@ def run(capsys, *arguments, code=0):
 
 def frames_of(out):
     """Frames of the store in the order of time: name -> flags, flux and other values."""
-    path = layout.require_store(out)
+    path = Store.open(out).path
     frames = {}
-    for part in layout.parts(path, "1:g"):
-        manifest = layout.read_manifest(path, part)
-        values = layout.read_array(path, f"{part.group}/frames", "flags")
-        flux = layout.read_array(path, f"{part.group}/photometry/aperture", "flux")
+    for part in Store(path).camera("1:g").parts:
+        manifest = part.manifest()
+        values = Group(path, f"{part.group}/frames").read("flags")
+        flux = Group(path, f"{part.group}/photometry/aperture").read("flux")
         for index, file in enumerate(manifest["file"]):
             entry = {name: manifest[name][index] for name in ("airmass", "saturation", "dec")}
             frames[Path(file).name] = entry | {
@@ -714,14 +715,14 @@ def check_good_frames(out, good, case):
 
 
 def check_nothing_is_dropped(out, names):
-    set_aside = layout.read_product(layout.require_store(out), "set_aside")["file"].tolist()
+    set_aside = Group(Store.open(out).path, "set_aside").read_all()["file"].tolist()
     listed = [*frames_of(out), *map(os.path.basename, set_aside)]
     assert sorted(listed) == sorted(map(os.path.basename, names))
 
 
 def check_kept(out, names, seen, kept, status):
-    path = layout.require_store(out)
-    listed = layout.read_product(path, "set_aside")
+    path = Store.open(out).path
+    listed = Group(path, "set_aside").read_all()
     reasons = {Path(file).name: reason for file, reason in zip(listed["file"], listed["reason"], strict=True)}
     frames = frames_of(out)
     expected = re.findall("`(.*?)`", kept)

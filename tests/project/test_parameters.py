@@ -29,6 +29,10 @@ from opticam_dask.parameters import (
     parameters_from_mapping,
     read_parameters,
 )
+from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+
+#: Tables of what is made of light curves.
+OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,9 @@ CALLS = (
     (opticam.connect, (CLUSTER, EXECUTION), ()),
     (ClusterSettings, (CLUSTER,), ("cluster",)),  # what it follows from was looked at when settings are made
     (opticam.relative_light_curve, (DIFFERENTIAL,), ("key",)),  # a light curve is of one camera
+    (opticam.fit_transit, (TRANSIT,), ()),
+    (opticam.fit_eclipse, (ECLIPSE,), ()),
+    (opticam.fit_sinusoid, (SINUSOID,), ()),
     (opticam.generate_observations, (SIMULATION,), ()),
     (opticam.generate_flats, (SIMULATION,), ()),
     (opticam.generate_gappy_observations, (SIMULATION,), ("n_images",)),  # as in the opticam package
@@ -156,6 +163,9 @@ def test_command_line__has_every_parameter_with_its_meaning_default_and_choices(
         ("reduce", (REDUCTION, PHOTOMETRY, EXECUTION, CHANGES, CLUSTER)),
         ("watch", (REDUCTION, WATCH)),
         ("lightcurve", (DIFFERENTIAL,)),
+        ("fit-transit", (FITTED_CURVES, TRANSIT)),
+        ("fit-eclipse", (FITTED_CURVES, ECLIPSE)),
+        ("fit-sinusoid", (FITTED_CURVES, SINUSOID)),
         ("generate", (SIMULATION,)),
         ("plot", ({name: SHOWING[name] for name in ("label", "targets")},)),
         ("report", ({"n_sources": SHOWING["n_sources"]},)),
@@ -178,7 +188,18 @@ def test_configuration_file__takes_every_parameter_of_a_reduction():
 
 
 def test_every_parameter__has_a_sentence_and_a_default_in_its_range():
-    for table in (REDUCTION, PHOTOMETRY, EXECUTION, CHANGES, CLUSTER, WATCH, DIFFERENTIAL, SIMULATION, SHOWING):
+    for table in (
+        REDUCTION,
+        PHOTOMETRY,
+        EXECUTION,
+        CHANGES,
+        CLUSTER,
+        WATCH,
+        DIFFERENTIAL,
+        SIMULATION,
+        SHOWING,
+        *OF_RESULTS,
+    ):
         for name, entry in table.items():
             assert entry.sentence[0].isupper(), name
             assert not entry.sentence.endswith("."), name

@@ -114,18 +114,14 @@ MOST_LINES = 500
 #: Modules that are still to be split.
 TO_BE_SPLIT = {
     "api/analysis.py",
-    "display/browser.py",
-    "display/browsing.py",
     "display/diagnostics.py",
     "frames/fits_files.py",
     "frames/instruments.py",
-    "frames/simulated_fields.py",
-    "kernels/images/match.py",
+    "frames/simulation/simulated_fields.py",
+    "kernels/images/matching/match.py",
     "kernels/sources/second_look.py",
     "locations.py",
     "parameters.py",
-    "passes/second_pass.py",
-    "steps/frame_steps.py",
 }
 
 

@@ -21,8 +21,11 @@ from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import arrays, integrity, layout
-from opticam_dask.store.store import Store
+from opticam_dask.store import arrays, integrity
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.scratch import read_partial_stack
+from opticam_dask.store.store import STORE_NAME, Store
 
 N_FRAMES, PER_BLOCK = 10, 4
 DATA = Path(__file__).parents[1] / "data"
@@ -58,8 +61,8 @@ def whole(data, tmp_path_factory):
 
 @pytest.fixture
 def path(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / layout.STORE_NAME)
-    return tmp_path / layout.STORE_NAME
+    shutil.copytree(whole, tmp_path / STORE_NAME)
+    return tmp_path / STORE_NAME
 
 
 def _command(capsys, *arguments, code):
@@ -105,9 +108,9 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
         if harm == "lost" and name.endswith("/flags") and "quality" not in name:
             # flags that are gone say that the block is not done: it is made again without being asked
             assert found == []
-            part = layout.parts(path, "1:g")[0]
+            part = Store(path).camera("1:g").parts[0]
             label = name.split("/")[3] if "photometry" in name else None
-            assert not layout.done_blocks(path, part, label)[-1]
+            assert not part.records(label).done()[-1]
         else:
             assert [damage.where.split(",")[0] for damage in found] == [name]
             assert found[0].reason == "the chunk is missing" if harm == "lost" else "damaged" in found[0].reason
@@ -117,7 +120,7 @@ def test_damage__of_any_array_is_found_and_named(whole, path, harm):
 
 
 def _parts(path):
-    return {part.group: part for key in layout.keys(path) for part in layout.parts(path, key)}
+    return {part.group: part for camera in Store(path).cameras for part in camera.parts}
 
 
 def _is_repairable(name):
@@ -141,7 +144,7 @@ def test_repair__makes_the_same_bits_again(data, whole, path, capsys, harm):
     told = _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=0)
     assert "is whole." in told
     assert integrity.stray_files(path) == []
-    assert layout.compare(whole, path) == []
+    assert integrity.compare(whole, path) == []
     assert not (path.parent / "owner.json").exists()
 
 
@@ -152,7 +155,7 @@ def test_repair__redoes_only_the_damaged_block(data, whole, path):
     _flip_a_bit(path / "1-g/2023-12-31/sources/x/c/1/0")
     assert cli.main(["verify", str(path.parent), "--repair", "--cluster", "none"]) == 0
     assert before == [file.stat().st_mtime_ns for file in kept]
-    assert layout.compare(whole, path) == []
+    assert integrity.compare(whole, path) == []
 
 
 @pytest.mark.parametrize("name", ["frames/file", "frames/mjd_utc"])
@@ -166,7 +169,7 @@ def test_repair__a_damaged_manifest_needs_the_frames(data, whole, path, capsys, 
     assert (
         cli.main(["reduce", *map(str, [data, "--out", path.parent, *options, "--radius", 6, "--label", "wide"])]) == 0
     )
-    assert layout.compare(whole, path) == []
+    assert integrity.compare(whole, path) == []
 
 
 @pytest.mark.parametrize(
@@ -194,14 +197,14 @@ def test_damaged_metadata__can_be_left_behind_by_beginning_again(data, whole, pa
     command = ["reduce", str(data), "--out", str(path.parent), *options]
     assert cli.main([*command, "--new"]) == 0
     assert cli.main([*command, "--radius", "6", "--label", "wide"]) == 0
-    assert layout.compare(whole, path) == []
+    assert integrity.compare(whole, path) == []
 
 
 def test_interrupted_removal__is_no_part_of_the_store(data, whole, path):
     shutil.copytree(path / "1-g/2023-12-31/stack", path / "1-g/.2024-01-01.0123.removed")
     (path / "1-g/.2024-01-01.0123.removed/image/c/0/0").unlink()
     assert integrity.find_damage(path) == []
-    assert layout.compare(whole, path) == []
+    assert integrity.compare(whole, path) == []
     assert cli.main(["verify", str(path.parent), "--repair", "--cluster", "none"]) == 0
     assert not (path / "1-g/.2024-01-01.0123.removed").exists()
 
@@ -229,7 +232,7 @@ def test_lost_groups__are_found(data, whole, path, capsys, lost, words):
     code = 0 if is_repairable else 1
     _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=code)
     if is_repairable:
-        assert layout.compare(whole, path) == []
+        assert integrity.compare(whole, path) == []
 
 
 def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, path, capsys):
@@ -240,7 +243,7 @@ def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, pa
     for _ in range(2):
         told = _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=1)
         assert "--rebuild-reference" in told
-    assert not layout.has_product(path, "1-g/catalog")
+    assert not Group(path, "1-g/catalog").is_whole
 
 
 def test_damaged_array__reduce_names_it(data, path, capsys):
@@ -264,7 +267,7 @@ def old(tmp_path):
 
 
 def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_path):
-    before = {name: array.read() for name, array in arrays.all_arrays(old / layout.STORE_NAME).items()}
+    before = {name: array.read() for name, array in arrays.all_arrays(old / STORE_NAME).items()}
     told = _command(capsys, "migrate", old, code=0)
     assert [line.partition(":")[0] for line in told.splitlines()] == [
         "1.0 -> 1.1",
@@ -272,7 +275,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
         "1.2 -> 1.3",
         "1.3 -> 1.4",
     ]
-    after = arrays.all_arrays(old / layout.STORE_NAME)
+    after = arrays.all_arrays(old / STORE_NAME)
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
@@ -284,7 +287,7 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
     assert all(np.isnan(after[name].read()).all() or not after[name].read().any() for name in added)
     for name, values in before.items():
         np.testing.assert_array_equal(values, after[name].read())
-    assert integrity.find_damage(old / layout.STORE_NAME) == []
+    assert integrity.find_damage(old / STORE_NAME) == []
     assert "photometry aperture: 1 of 3 blocks are not done" in _command(capsys, "verify", old, code=1)
     assert "present version" in _command(capsys, "migrate", old, code=0)
     assert repair.stored_setup(old).instrument == OPTICAM_MX()  # refuses parameters that are not those of the store
@@ -311,7 +314,7 @@ def test_old_version__is_read_but_not_written(old, capsys):
 
 @pytest.mark.parametrize("version", ["1.9", "2.0"])
 def test_unknown_version__is_refused(path, capsys, version):
-    layout.update_attributes(path, "", {"schema_version": version})
+    Store(path).update({"schema_version": version})
     for command in ("status", "verify", "migrate"):
         assert "Update opticam-dask" in _command(capsys, command, path.parent, code=2)
 
@@ -332,8 +335,8 @@ def test_provenance__says_where_everything_comes_from(data, path, capsys):
 
 
 def test_prepare__tells_other_versions(data, path):
-    versions = dict(layout.read_attributes(path)["packages"], numpy="1.0.0")
-    layout.update_attributes(path, "", {"packages": versions})
+    versions = dict(Store(path).attributes["packages"], numpy="1.0.0")
+    Store(path).update({"packages": versions})
     notes = []
     setup = driver.Setup(path.parent, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=3))
     progress = type("Notes", (driver.Silent,), {"tell": lambda self, line: notes.append(line)})()
@@ -381,5 +384,5 @@ def test_a_pickle_among_the_partial_stacks__is_not_opened(tmp_path):
     file = tmp_path / "level-0-000000.npy"
     with file.open("wb") as stream:
         np.save(stream, np.array([_Bomb()], dtype=object))
-    with pytest.raises(layout.StoreError, match="allow_pickle"):
-        layout.read_partial_stack(file)
+    with pytest.raises(StoreError, match="allow_pickle"):
+        read_partial_stack(file)

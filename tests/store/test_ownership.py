@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from opticam_dask.store import ownership
@@ -73,7 +74,7 @@ def test_own__a_killed_owner_on_this_machine_is_taken_over_at_once(tmp_path, oth
 
 
 def test_own__a_new_process_with_the_number_of_the_dead_one_is_not_the_owner(tmp_path, other):
-    _rewrite(tmp_path / OWNER_NAME, process_started=1.0)
+    _rewrite(tmp_path / OWNER_NAME, process_started="1 ticks")
     with own(tmp_path):
         pass
 
@@ -92,6 +93,34 @@ def test_own__an_owner_elsewhere_is_dead_after_five_minutes_without_a_sign_of_li
 def test_own__an_owner_on_this_machine_that_lives_is_not_dead_however_long_it_slept(tmp_path, other):
     _make_older(tmp_path / OWNER_NAME, 3600)
     with pytest.raises(OwnedError), own(tmp_path):
+        pass
+
+
+def test_own__an_owner_on_this_machine_that_lives_is_not_dead_when_the_clock_was_set(tmp_path, other, monkeypatch):
+    # the clock of this machine cannot be set here: as psutil tells it, every process began two minutes later
+    began = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: began(process) + 120.0)
+    with pytest.raises(OwnedError), own(tmp_path):
+        pass
+
+
+def test_own__a_killed_owner_that_its_parent_has_not_waited_for_is_dead(tmp_path, other):
+    other.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its number is still taken
+    assert psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE
+    with own(tmp_path):
+        pass
+
+
+def test_own__an_owner_elsewhere_that_was_touched_in_the_future_is_dead_five_minutes_later(tmp_path, other):
+    record = tmp_path / OWNER_NAME
+    _rewrite(record, host="another")
+    _make_older(record, -86400)
+    with pytest.raises(OwnedError), own(tmp_path):
+        pass
+    assert abs(record.stat().st_mtime - time.time()) < 10
+    _make_older(record, 310)
+    with own(tmp_path):
         pass
 
 
@@ -205,7 +234,7 @@ def planned(tmp_path):
 
 
 def test_planned_run__owns_its_directory_while_no_process_of_it_lives(planned):
-    _rewrite(planned / OWNER_NAME, process_started=1.0)
+    _rewrite(planned / OWNER_NAME, process_started="1 ticks")
     _make_older(planned / OWNER_NAME, 1e7)
     with pytest.raises(OwnedError, match=r"run of job arrays .* opticam-dask status .* --break-lock"), own(planned):
         pass

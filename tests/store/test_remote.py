@@ -29,7 +29,9 @@ from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import arrays, layout, ownership
+from opticam_dask.store import arrays, integrity, ownership
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 try:
     import s3fs  # noqa: F401 - what makes fsspec know s3://
@@ -291,10 +293,8 @@ def test_errors__a_server_that_does_not_answer(monkeypatch, capsys):
 
 
 def test_reduce__bucket_to_bucket_is_the_local_reduction_bit_for_bit(reduced, local_store):
-    assert _but_for_times(layout.compare(layout.store_path(reduced), local_store)) == []
-    attributes = layout.read_attributes(
-        layout.store_path(reduced), layout.parts(layout.store_path(reduced), "1:g")[0].group
-    )
+    assert _but_for_times(integrity.compare(Store.at(reduced).path, local_store)) == []
+    attributes = Group(Store.at(reduced).path, Store.at(reduced).camera("1:g").parts[0].group).attributes
     assert attributes["data_root"].startswith("s3://")
 
 
@@ -347,39 +347,37 @@ def test_reduce__new_is_refused(reduced, remote_data, capsys):
 def test_write_block__the_flags_are_put_last(bucket, requests, local_store):
     """In a bucket as on disk: whoever sees the flags of a block sees all of it."""
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy/reduction.zarr/", recursive=True)
-    path = layout.store_path(f"s3://{bucket}/copy")
-    [part] = layout.parts(path, "1:g")
-    values = {
-        entry: layout.read_array(path, f"{part.group}/frames", entry, 0, 2) for entry in ("flags", "fwhm", "message")
-    }
+    path = Store.at(f"s3://{bucket}/copy").path
+    [part] = Store(path).camera("1:g").parts
+    values = {entry: Group(path, f"{part.group}/frames").read(entry, 0, 2) for entry in ("flags", "fwhm", "message")}
     with requests.counted() as lines:
-        layout.write_block(path, part, 0, {"frames": values})
+        part.write_block(0, {"frames": values})
     puts = [url for kind, url in lines if kind == "PUT"]
     assert len(puts) == 3
     assert "frames/flags/c/0" in puts[-1]
-    assert _but_for_times(layout.compare(path, local_store)) == []
+    assert _but_for_times(integrity.compare(path, local_store)) == []
 
 
 def test_block__of_arrays_that_are_open_only_chunks_are_asked_for(bucket, requests, local_store):
     """What docs/storage.md says about requests."""
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy3/reduction.zarr/", recursive=True)
-    path = layout.store_path(f"s3://{bucket}/copy3")
-    [part] = layout.parts(path, "1:g")
+    path = Store.at(f"s3://{bucket}/copy3").path
+    [part] = Store(path).camera("1:g").parts
 
     def chunks_asked_for(function):
-        function(path, part, 0)
+        function(0)
         with requests.counted() as lines:
-            function(path, part, 1)
+            function(1)
         others = [url for _, url in lines if "/c/" not in url]
         assert len(others) <= 1  # the attributes of the night
         return len(lines) - len(others)
 
-    assert chunks_asked_for(layout.read_manifest) == len(schema.MANIFEST) == 15
-    assert chunks_asked_for(layout.read_results) == 18
+    assert chunks_asked_for(part.manifest) == len(schema.MANIFEST) == 15
+    assert chunks_asked_for(part.results) == 18
 
 
 def test_store__all_threads_have_one_client(bucket):
-    path, meeting = layout.store_path(f"s3://{bucket}/run"), threading.Barrier(4)
+    path, meeting = Store.at(f"s3://{bucket}/run").path, threading.Barrier(4)
 
     def client(_):
         meeting.wait(60)
@@ -390,16 +388,16 @@ def test_store__all_threads_have_one_client(bucket):
 
 
 def test_redo__a_removal_that_was_interrupted_is_finished(bucket, data, local_store, monkeypatch):
-    path = layout.store_path(f"s3://{bucket}/copy2")
+    path = Store.at(f"s3://{bucket}/copy2").path
     fsspec.filesystem("s3").put(f"{local_store}/", f"{bucket}/copy2/reduction.zarr/", recursive=True)
-    [part] = layout.parts(path, "1:g")
+    [part] = Store(path).camera("1:g").parts
     monkeypatch.setattr(locations, "remove_tree", lambda place: (_ for _ in ()).throw(OSError("the network is gone")))
     with pytest.raises(OSError, match="network"):
-        layout.remove_group(path, part.group)
+        Group(path, part.group).remove()
     monkeypatch.undo()
-    assert layout.parts(path, "1:g") == []  # not half of one
-    layout.begin_changes(path)
-    assert layout.part_names(path, "1:g") == []
+    assert Store(path).camera("1:g").parts == []  # not half of one
+    Store(path).begin_changes()
+    assert Store(path).camera("1:g").part_names == []
     assert list(path.rglob(".*.removed")) == []
 
 
@@ -474,8 +472,8 @@ def test_memory__frames_and_store(data, local_store):
     fsspec.filesystem("memory").put(f"{data}/", "/in/", recursive=True)
     try:
         path = _reduce("memory://out", "memory://in")
-        assert _but_for_times(layout.compare(path, local_store)) == []
+        assert _but_for_times(integrity.compare(path, local_store)) == []
         redone = _reduce("memory://out", "memory://in", redo=("2023-12-31",))
-        assert _but_for_times(layout.compare(redone, local_store)) == []
+        assert _but_for_times(integrity.compare(redone, local_store)) == []
     finally:
         fsspec.filesystem("memory").store.clear()

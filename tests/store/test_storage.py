@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from opticam_dask import schema, simulate_observations
-from opticam_dask.kernels.images.background import default_box_size
-from opticam_dask.kernels.sources.field_form import N_TERMS
+from opticam_dask.kernels.images.sky.background import default_box_size
+from opticam_dask.kernels.sources.profiles.field_form import N_TERMS
 from opticam_dask.pipeline import plan
-from opticam_dask.store import layout
+from opticam_dask.store.scratch import SCRATCH_NAME
+from opticam_dask.store.store import STORE_NAME
 
 FIELD = {
     "shape": (96, 112), "n_sources": 6, "filters": ("g",), "flux_range": (4e3, 1e5), "fwhm": 3.0,
@@ -133,7 +134,7 @@ def test_files__of_a_block_are_as_many_as_documented(operations):
     _, outs = operations
     written = [{} for _ in outs]
     for out, found in zip(outs, written, strict=True):
-        for file in (out / layout.STORE_NAME).rglob("*"):
+        for file in (out / STORE_NAME).rglob("*"):
             if file.is_file() and "/c/" in file.as_posix():
                 group = file.as_posix().partition("/1-g/2023-12-31/")[2].split("/")[0]
                 found[group] = found.get(group, 0) + 1
@@ -141,7 +142,7 @@ def test_files__of_a_block_are_as_many_as_documented(operations):
     groups = {"frames": 13, "background": 5, "sources": 6, "photometry": 7}
     assert {group: (written[1][group] - written[0][group]) / n_more for group in groups} == groups
     assert written[2] == written[1]
-    assert not [file for file in (outs[0] / layout.SCRATCH_NAME).rglob("*") if file.is_file()]
+    assert not [file for file in (outs[0] / SCRATCH_NAME).rglob("*") if file.is_file()]
 
 
 # ---------------------------------------------------------------- the table of the documentation
@@ -206,7 +207,7 @@ def test_table__of_the_documentation_is_that_of_the_schema():
 def test_chunks__on_disk_are_no_larger_than_the_table_says(operations):
     """The table is an upper limit of what real chunks take, but for the header of the codec and the checksum."""
     _, outs = operations
-    part = outs[1] / layout.STORE_NAME / "1-g/2023-12-31"
+    part = outs[1] / STORE_NAME / "1-g/2023-12-31"
     expected = _chunk_bytes("frames", 96, RUNS[1][1])
     for name in ("fwhm", "transform", "flags"):
         found = {file.stat().st_size for file in (part / "frames" / name / "c").rglob("*") if file.is_file()}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import opticam_dask as opticam
 from opticam_dask import identities
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline.reduction import Setup
 

@@ -9,17 +9,12 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.api.steps import chains
-from opticam_dask.api.steps.background import MESHES
-from opticam_dask.api.steps.detect import FOUND
+from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.frames import chain_of, grown_by, records_over, require_same_camera
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.pipeline import plan, references
-
-_CORRECTED = ("background_offset_mesh", "background_mean_mesh", "background_n_sky")
-
-_ALIGNED = ("transform", "transform_rms", "n_matched")
+from opticam_dask.pipeline import plan
+from opticam_dask.pipeline.stages import references
 
 
 def reference(
@@ -67,9 +62,9 @@ def reference(
     else:
         raise ValueError(f"reference expected a frame of the {n_frames} there are, got {frame}")
     parameters = {"n_alignment_sources": n_alignment_sources, "transform_type": transform_type}
-    task = chains.ProbeTask(chain.further(chains.DETECTED, parameters=parameters), "probe")
+    task = tasks.ProbeTask(chain.further(chains.DETECTED, parameters=parameters), "probe")
     records = records_over(task, ds.isel(frame=chosen), index=chosen)
-    finish = functools.partial(chains.probed, transform_type=transform_type, n_alignment_sources=n_alignment_sources)
+    finish = functools.partial(tasks.probed, transform_type=transform_type, n_alignment_sources=n_alignment_sources)
     record = blocks.gathered(records, _flat, finish)
     dim = ("alignment_source",)
     found: dict[str, Any] = {}
@@ -115,7 +110,7 @@ def align(
     -------
     Dataset
         ``transform`` (frame, row, column), reference to frame; ``transform_rms``, ``n_matched``, ``flags``, ``fwhm``
-        of the stars of the reference frame, and what the sky mesh leaves behind.
+        and form (``star_...``, ``form_terms``) of the stars of the reference frame, and what the mesh leaves behind.
 
     Raises
     ------
@@ -137,7 +132,4 @@ def align(
     ds = ds.assign(
         {name: ref[name].variable for name in ("alignment_x", "alignment_y", "alignment_flux", "reference_facts")}
     )
-    names = (*_ALIGNED, *FOUND, "flags", "message", *(entry.name for entry in schema.SOURCES))
-    if chain.setup.background is None:
-        names = (*names, *MESHES, *_CORRECTED)
-    return grown_by(ds, chain, "align", names, merge)
+    return grown_by(ds, chain, "align", chain.survey_names, merge)

@@ -87,7 +87,7 @@ def subtract_background(ds: xr.Dataset) -> xr.DataArray:
 
 class _Subtracted(FrameTask):
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
-        steps = self._steps(shared)
+        steps = self.steps(shared)
         found = []
         for entry in chains.entries_of(images, table):
             result = self.reduced(None, steps, entry)

@@ -17,7 +17,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
 from opticam_dask.passes.calibration import Calibration, find_calibration_frames, same_exposure
-from opticam_dask.pipeline import master_frames
+from opticam_dask.pipeline.stages import master_frames
 
 
 def calibrate(

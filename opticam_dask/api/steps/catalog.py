@@ -11,12 +11,13 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.api.steps import chains
+from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.chains import Chain
-from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_over
+from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_of_aligned
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
-from opticam_dask.kernels.sources.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.passes import catalog as catalog_pass
@@ -99,9 +100,9 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
         if not len(frames):
             break
         sources = sources_of(_with_profile(cat, fitted or gaussian_profile()))
-        task = chains.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
-        records = records_over(task, ds.isel(frame=frames), index=frames)
-        (found,) = blocks.computed(blocks.gathered(records, chains.join, _itself))
+        task = tasks.RingsTask(chain, "profile", sources=sources, has_profile=fitted is not None)
+        records = records_of_aligned(task, ds.isel(frame=frames), index=frames)
+        (found,) = blocks.computed(blocks.gathered(records, tasks.join, _itself))
         rings = {index: rings for index, (_, rings) in found.ravel()[0].items()}
         fitted = star_profiles.fit(rings)
         if fitted is None:
@@ -124,6 +125,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
         "fwhm": float(cat.attrs["fwhm"]),
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
+        "sampling": sampling_errors(fitted),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,11 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import Chain, FrameTask
+from opticam_dask.api.steps.tasks import AlignTask, KnownTask
 from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.pipeline import plan
 
@@ -205,28 +208,59 @@ def _table(dataset: xr.Dataset, **more: np.ndarray) -> np.ndarray:
     return table
 
 
-def _shared(dataset: xr.Dataset, chain: Chain, reference: xr.Dataset | None) -> list[Any]:
+def _shared(dataset: xr.Dataset, chain: Chain, depth: int) -> list[Any]:
     """What every task needs beside its frames: masters, and the stars of the reference frame."""
     given = [dataset[f"master_{name}"].data.reshape(-1) for name in chain.masters]
-    if chain.depth >= chains.ALIGNED or reference is not None:
-        source = dataset if reference is None else reference
-        given += [source[f"alignment_{name}"].data for name in ("x", "y", "flux")] + [source["reference_facts"].data]
+    if depth >= chains.ALIGNED:
+        given += [dataset[f"alignment_{name}"].data for name in ("x", "y", "flux")] + [dataset["reference_facts"].data]
     return given
 
 
-def records_over(task: FrameTask, dataset: xr.Dataset, reference: xr.Dataset | None = None, **more: np.ndarray) -> Any:
-    """Records of all frames of a dataset."""
+def records_over(
+    task: FrameTask,
+    dataset: xr.Dataset,
+    known: Sequence[str] = (),
+    counts: tuple[int, ...] | None = None,
+    **more: np.ndarray,
+) -> Any:
+    """Records of all frames of a dataset; the task gets the named variables of its frames.
+
+    ``counts`` are the records of each chunk where they are not one a frame.
+    """
     pixels = dataset["raw" if "raw" in dataset else "image"].data
-    return blocks.chunk_records(task, pixels, _table(dataset, **more), _shared(dataset, task.chain, reference))
+    given = [dataset[name].data for name in known]
+    shared = _shared(dataset, task.chain, task.chain.depth)
+    return blocks.chunk_records(task, pixels, _table(dataset, **more), shared, known=given, counts=counts)
+
+
+def surveyed(dataset: xr.Dataset) -> Any:
+    """Records of aligned frames, from which they are stacked and measured: computed, unless they are known."""
+    chain: Chain = dataset.encoding[CHAIN]
+    names = chain.survey_names
+    if chain.is_known and set(names) <= set(dataset.variables):
+        return records_over(KnownTask(chain, "aligned", names), dataset, names)
+    return records_over(AlignTask(chain, "align"), dataset)
+
+
+def records_of_aligned(task: FrameTask, dataset: xr.Dataset, **more: np.ndarray) -> Any:
+    """Records that a task makes of those of aligned frames; it gets a row of ``more`` for each of them."""
+    rows = {"index": np.arange(dataset.sizes["frame"])} | more
+    table = np.empty(dataset.sizes["frame"], dtype=[(name, values.dtype) for name, values in rows.items()])
+    for name, values in rows.items():
+        table[name] = values
+    return blocks.chunk_records(task, surveyed(dataset), table, _shared(dataset, task.chain, chains.CALIBRATED))
 
 
 def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps: Any) -> dict[str, Any]:
     """Variables of the records, as the schema describes them."""
     found = {}
     for name in names:
-        group = next(g for g in ("sources", "frames", "background") if name in {e.name for e in schema.GROUPS[g]})
-        entry = schema.variable(group, name)
-        sizes = {"slot": steps.n_slots, "row": 3, "column": 3}
+        # the form of the frame's stars has the names of that of each source
+        groups = ("frames",) if name.startswith("star_") else ("sources", "frames", "background")
+        stored = name.removeprefix("star_")
+        group = next(one for one in groups if stored in {entry.name for entry in schema.GROUPS[one]})
+        entry = schema.variable(group, stored)
+        sizes = {"slot": steps.n_slots, "row": 3, "column": 3, "moment": 3, "term": field_form.N_TERMS}
         if steps.mesh_shape is not None:
             sizes |= dict(zip(("mesh_y", "mesh_x"), steps.mesh_shape, strict=True))
         shape = tuple(sizes[dim] for dim in entry.dims[1:])
@@ -246,7 +280,9 @@ def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bo
 def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merge: bool) -> xr.Dataset:
     """A dataset with the variables of one more step, which is the last of the chain."""
     steps = chain.steps(placeholders(ds, chain))
-    records = records_over(FrameTask(chain, name), ds)
+    records = records_over((AlignTask if chain.depth >= chains.ALIGNED else FrameTask)(chain, name), ds)
+    if chain.depth >= chains.ALIGNED and not blocks.is_lazy(records):
+        chain = replace(chain, is_known=True)
     return added(ds, variables_of(ds, records, names, steps), chain, merge)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.api.steps import chains
+from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.catalog import sources_of
 from opticam_dask.api.steps.frames import (
     EVERYTHING,
     FOUND_ONES,
     chain_of,
     placeholders,
-    records_over,
+    records_of_aligned,
     require_same_camera,
 )
 from opticam_dask.cluster import blocks
@@ -70,8 +70,8 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
     with_added = None if everything is found_ones else sources_of(everything)
-    task = chains.MeasureTask(chain, "photometry", prepared, sources, rows, with_added)
-    records = records_over(task, ds)
+    task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows, with_added)
+    records = records_of_aligned(task, ds)
     radii = measured_radii(photometer)
     steps = chain.steps(placeholders(ds, chain))
     is_common = has_common_error(steps, sources["profile_err"])
@@ -84,7 +84,8 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
         shape = tuple(sizes[dim] for dim in entry.dims[1:])
         found[name] = (entry.dims, blocks.picked(records, name, shape, entry.dtype), entry.all_attributes())
     coords: dict[str, Any] = {
-        name: ("frame", ds[name].to_numpy(), ds[name].attrs) for name in ("mjd_utc", "bmjd_tdb", "night", "file")
+        name: ("frame", ds[name].to_numpy(), ds[name].attrs)
+        for name in ("mjd_utc", "bmjd_tdb", "night", "file", "exposure_time")
     }
     coords["source_id"] = ("source", cat["source_id"].to_numpy(), cat["source_id"].attrs)
     if "name" in cat.coords:

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.api.steps import chains
-from opticam_dask.api.steps.frames import CHAIN, chain_of, placeholders, records_over, require_same_camera
+from opticam_dask.api.steps import chains, tasks
+from opticam_dask.api.steps.frames import CHAIN, chain_of, placeholders, records_of_aligned, require_same_camera
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
@@ -42,12 +42,10 @@ def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 
     if ref is not None:
         require_same_camera("stack", "reference", ref, ds)
     n_frames = ds.sizes["frame"]
-    index = np.arange(n_frames)
-    task = chains.StackTask(chain.further(chains.ALIGNED, parameters={"stack_frames": stack_frames}), "stack")
     groups = stack_groups(0, n_frames, n_frames, stack_frames)
-    records = records_over(task, ds, index=index, stack_group=groups)
+    records = records_of_aligned(tasks.StackTask(chain, "stack"), ds, stack_group=groups)
     shape = chain.steps(placeholders(ds, chain)).image_shape
-    record = blocks.gathered(records, chains.add_stacks, functools.partial(_stacked, shape=shape))
+    record = blocks.gathered(records, tasks.add_stacks, functools.partial(_stacked, shape=shape))
     n_stacked = len(stack_selection(n_frames, stack_frames))
     found: dict[str, Any] = {}
     for name in ("image", "coverage"):
@@ -59,7 +57,9 @@ def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 
         ("stack_facts", ("stack_fact",), (4,)),
     ):
         found[name] = (dims, blocks.picked(record, name, sizes, float)[0])
-    dataset = xr.Dataset(found, coords={"stack_fact": ["seeing", "saturation", "sharpest", "rms"]}, attrs=dict(ds.attrs))
+    dataset = xr.Dataset(
+        found, coords={"stack_fact": ["seeing", "saturation", "sharpest", "rms"]}, attrs=dict(ds.attrs)
+    )
     dataset.encoding = {CHAIN: chain, "opticam_frames": ds}
     return dataset
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from opticam_dask.display.plotting.animation import Picture, write_animation
 from opticam_dask.display.plotting.curves import plot_comparisons, plot_relative_light_curve
+from opticam_dask.display.plotting.fits import plot_fit
 from opticam_dask.display.plotting.frames import plot_alignment, plot_background, plot_header_times, plot_quality
 from opticam_dask.display.plotting.images import plot_background_meshes, plot_catalogs
 from opticam_dask.display.plotting.noise import plot_noise, plot_rms_vs_flux, plot_snrs
@@ -36,6 +37,7 @@ __all__ = [
     "plot_comparisons",
     "plot_correlations",
     "plot_cross_spectra",
+    "plot_fit",
     "plot_folded",
     "plot_growth_curves",
     "plot_header_times",

@@ -20,6 +20,7 @@ from opticam_dask.display.plotting.style import (
 )
 from opticam_dask.display.plotting.times import best_axis, time_panels
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.series.lightcurve import relative_flux
 
 #: Flares and eclipses are meant to be seen: only what is much further out than all else stays outside.
@@ -123,7 +124,7 @@ def _draw_ratio(
         return
     values, errors = ratio / median, np.abs(ratio_err / median)
     _points(axes, known, since, values, errors, color=colour, ms=2.5)
-    scatter = 1.4826 * float(np.median(np.abs(values[known] - 1.0)))
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(values[known] - 1.0)))
     expected = float(np.median(errors[known]))
     axes.set_title(
         f"{name}: scatter {100 * scatter:.2f} %, expected {100 * expected:.2f} %", fontsize="small", loc="left"

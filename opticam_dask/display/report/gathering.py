@@ -24,7 +24,7 @@ from opticam_dask.display.report.records import (
 )
 from opticam_dask.display.report.thinning import clock_of, column_of, frames_per_point
 from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag, count_flags
-from opticam_dask.kernels.images import align
+from opticam_dask.kernels.images.matching import align
 from opticam_dask.lightcurves import results
 from opticam_dask.locations import location
 from opticam_dask.store.camera import Camera, Part

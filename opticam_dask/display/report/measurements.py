@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from opticam_dask.display import diagnostics
 from opticam_dask.display.report.records import Count, Curves, RelativeCurve, Statistics
 from opticam_dask.display.report.thinning import Clock, Column, clock_of, column_of, frames_per_point, joined
 from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
 from opticam_dask.store.camera import Part
@@ -25,7 +27,6 @@ _CELLS = 2_000_000
 #: Frames that the statistics of the sources are made from.
 _SAMPLE = 20_000
 
-_MAD_TO_SIGMA = 1.4826
 #: What does not make a measurement doubtful.
 _HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED)
 
@@ -165,7 +166,7 @@ def _relative_curve(key: str, name: str, dataset: xr.Dataset, n_points: int) -> 
         nights=found,
         n_used=int(used.sum()),
         n_frames=len(flux),
-        scatter=_MAD_TO_SIGMA * float(np.median(np.abs(flux[used] - middle))) / middle if used.any() else np.nan,
+        scatter=MAD_TO_SIGMA * float(np.median(np.abs(flux[used] - middle))) / middle if used.any() else np.nan,
         error=float(np.nanmedian(relative_error)) if used.any() else np.nan,
         median=middle,
     )
@@ -176,6 +177,7 @@ def _about(dataset: xr.Dataset) -> str:
     if "radius" in dataset.attrs:
         words.append(f"radius {dataset.attrs['radius']:g}")
     if fitted := dataset.attrs.get("detrend"):
+        fitted = json.loads(fitted) if isinstance(fitted, str) else fitted  # older versions kept a dictionary
         words.append(f"detrended against {', '.join(fitted.get('coefficients', {}))}")
     return ", ".join(words)
 

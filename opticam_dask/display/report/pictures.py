@@ -7,10 +7,11 @@ import io
 import numpy as np
 from PIL import Image
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: A chart has at most so many pixels along its longer side; larger images are averaged.
 LONGEST_SIDE = 1000
 
-_MAD_TO_SIGMA = 1.4826
 #: Pixels below the sky by this many times its scatter are white.
 _BELOW = 1.5
 
@@ -59,7 +60,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
     if not len(known):
         return np.full(image.shape, 255, dtype=np.uint8)
     sky = float(np.median(known))
-    rms = _MAD_TO_SIGMA * float(np.median(np.abs(known - sky))) or float(np.std(known)) or 1.0
+    rms = MAD_TO_SIGMA * float(np.median(np.abs(known - sky))) or float(np.std(known)) or 1.0
     low = sky - _BELOW * rms
     high = max(float(np.percentile(known, 99.9)), sky + 10.0 * rms)
     scaled = np.arcsinh(np.clip(np.nan_to_num(image, nan=low) - low, 0.0, high - low) / (3.0 * rms))

@@ -9,8 +9,8 @@ import numpy as np
 from opticam_dask.kernels.series.spectra import (
     UNKNOWN_PHASE_ERR,
     CrossSpectrum,
-    _debiased,
     cross_spectrum,
+    debiased,
     frequency_groups,
     rebin_cross,
     sampling_step,
@@ -40,7 +40,7 @@ def phase_lag(spectrum: CrossSpectrum) -> tuple[np.ndarray, np.ndarray]:
     (Bendat & Piersol 2010, section 9.2; Nowak et al. 1999, ApJ 510, 874; Ingram 2019). It is never above that of a
     phase of which nothing is known, ``pi / sqrt(3)``.
     """
-    squared = _debiased(spectrum)
+    squared = debiased(spectrum)
     with np.errstate(divide="ignore", invalid="ignore"):
         raw = squared / (spectrum.power1 * spectrum.power2)
         error = np.sqrt(np.maximum(1.0 - raw, 0.0) / (2.0 * raw * spectrum.n_averaged))
@@ -145,14 +145,14 @@ def _groups_of_neighbours(spectrum: CrossSpectrum, near: float) -> tuple[CrossSp
 def _smooth_modulus(spectrum: CrossSpectrum, near: float) -> np.ndarray:
     """Modulus of the cross spectrum of neighbouring frequencies."""
     grouped, groups = _groups_of_neighbours(spectrum, near)
-    return np.sqrt(np.maximum(_debiased(grouped), 0.0))[groups]
+    return np.sqrt(np.maximum(debiased(grouped), 0.0))[groups]
 
 
 def _phase_information(spectrum: CrossSpectrum, near: float) -> np.ndarray:
     """Inverse variance of the phase at each frequency, from the coherence of neighbouring frequencies."""
     grouped, groups = _groups_of_neighbours(spectrum, near)
     with np.errstate(divide="ignore", invalid="ignore"):
-        raw = np.clip(_debiased(grouped) / (grouped.power1 * grouped.power2), 0.0, 1.0 - 1e-12)
+        raw = np.clip(debiased(grouped) / (grouped.power1 * grouped.power2), 0.0, 1.0 - 1e-12)
         # a coherence below its own scatter is that of chance
         raw = np.where(raw * grouped.n_averaged > 1.0, raw, 0.0)
     return 2.0 * spectrum.n_averaged * (raw / (1.0 - raw))[groups]

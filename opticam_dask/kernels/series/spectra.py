@@ -413,7 +413,7 @@ def _group_mean(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.bincount(groups, values) / np.bincount(groups)
 
 
-def _debiased(spectrum: CrossSpectrum) -> np.ndarray:
+def debiased(spectrum: CrossSpectrum) -> np.ndarray:
     """Squared modulus of the mean cross power without what chance adds to it.
 
     ``E|C|^2 = G + (P1 P2 - G) / M`` with ``G`` the squared modulus of the expected cross power (Ingram 2019, MNRAS
@@ -448,7 +448,7 @@ def coherence(spectrum: CrossSpectrum) -> Coherence:
     signal1, signal2 = spectrum.power1 - spectrum.noise1, spectrum.power2 - spectrum.noise2
     n = spectrum.n_averaged
     with np.errstate(divide="ignore", invalid="ignore"):
-        unbounded = _debiased(spectrum) / (signal1 * signal2)
+        unbounded = debiased(spectrum) / (signal1 * signal2)
         unbounded = np.where((signal1 > 0) & (signal2 > 0), unbounded, np.nan)
         value = np.clip(unbounded, 0.0, 1.0)
         ratio1, ratio2 = spectrum.power1 / signal1, spectrum.power2 / signal2

@@ -18,8 +18,9 @@ from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import background
-from opticam_dask.kernels.sources import photometry, profile, ring_sums
+from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile, ring_sums
 
 #: Pixels up to so many sigma from a star are fitted; the light of a faint star is taken off up to so many sigma, that
 #: of one whose wings are above the noise further.

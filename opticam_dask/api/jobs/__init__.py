@@ -1,0 +1,1 @@
+"""A reduction in parts, for the job arrays of a cluster: plan it, work on a range of it, finish it."""

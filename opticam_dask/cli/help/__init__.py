@@ -1,0 +1,1 @@
+"""What is shown beside the options of a command: groups, examples, completion in a shell."""

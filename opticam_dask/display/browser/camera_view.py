@@ -1,0 +1,384 @@
+"""One camera of a reduction as the browser shows it: catalogue and light curves, read only where somebody looks.
+
+Numbers of frames are those of ``light_curves(out_directory, key, label)``: all nights of a camera in time order, frames
+without a time at the end. Numbers a frame and fluxes come in block by block, blocks spread over the whole run first, so
+that a light curve is there as a whole long before all of it is read; what was read is kept in single precision.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import schema
+from opticam_dask.display import diagnostics
+from opticam_dask.display.browser.screen import spread_order
+from opticam_dask.flags import UNUSABLE, QualityFlag, SourceFlag, flag_names
+from opticam_dask.locations import location
+from opticam_dask.pipeline import preparation
+from opticam_dask.steps.frame_steps import FrameSteps
+from opticam_dask.store.arrays import Array
+from opticam_dask.store.camera import Part
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
+
+#: Numbers a frame that can be shown below the light curve, and what they are called.
+STRIPS: dict[str, str] = {
+    "fwhm": "FWHM (pixel)",
+    "background": "sky (electron / pixel)",
+    "n_sources": "detected sources",
+    "transparency": "transparency",
+}
+_RECORDS = ("flags", "fwhm", "background", "n_sources")
+
+#: Fluxes of all sources are kept when they are no more than so many numbers; else those of one source.
+_MOST_CELLS = 25_000_000
+
+#: Flags that only say how a measurement was made, and leave it as good as any other.
+_HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED | SourceFlag.BLENDED
+
+
+class NoArray(StoreError):
+    """The store has no such array: it is of an older version, or damaged."""
+
+
+@dataclass
+class _Columns:
+    """Fluxes and flags of the sources that are kept, in time order, as far as they were read."""
+
+    rows: np.ndarray
+    flux: np.ndarray
+    flags: np.ndarray
+    todo: list[tuple[int, int]]
+
+
+@dataclass
+class CameraView:
+    """One camera of a reduction as the browser shows it.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    key : str
+        Camera key such as ``1:g`` (``1-g`` works as well).
+    label : str, optional
+        Photometry label; by default ``aperture``, or the first there is.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    ValueError
+        When there is no such key or label, or no frame.
+    """
+
+    out_directory: Path
+    key: str
+    label: str | None = None
+    radius: int = 0
+    #: Chunks of arrays along frame that were read so far.
+    n_reads: int = field(default=0, init=False)
+    #: What could not be read of the store; empty when all is well.
+    damage: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        self.out_directory = location(self.out_directory)
+        self.camera = Store.open(self.out_directory).camera(self.key)
+        self.key = self.camera.key
+        self.parts = self.camera.parts
+        if not sum(part.n_frames for part in self.parts):
+            raise ValueError(f"{self.key} has no frame in {self.out_directory}")
+        self._labels_of = [part.labels for part in self.parts]
+        self.labels = sorted({name for names in self._labels_of for name in names})
+        self.label = _known_label(self.labels, self.label, f"{self.key} in {self.out_directory}")
+        self._open = {}
+        self._read_times()
+        self._read_catalogue()
+        self.photometer = self._read_photometer()
+        self.records = {name: _empty(name, self.n_frames) for name in _RECORDS}
+        self.records |= self._read_quality()
+        self._records_todo = self._all_blocks()
+        self._columns: _Columns | None = None
+        self._steps: dict[str, FrameSteps] = {}
+
+    _open: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
+
+    # ---------------------------------------------------------------- what is known at once
+
+    def _read_times(self) -> None:
+        counts = [part.n_frames for part in self.parts]
+        self.n_frames = sum(counts)
+        self._begins = np.cumsum([0, *counts])
+        mjd = np.concatenate([self.read(part.frames, "mjd_utc") for part in self.parts])
+        self._order = np.argsort(mjd, kind="stable")
+        self._rank = np.empty(self.n_frames, dtype=np.intp)
+        self._rank[self._order] = np.arange(self.n_frames)
+        self.mjd_utc = mjd[self._order]
+        self.nights = sorted({part.night.split(".")[0] for part in self.parts})
+        codes = [self.nights.index(part.night.split(".")[0]) for part in self.parts]
+        self.night_codes = np.repeat(np.array(codes, dtype=np.int32), counts)[self._order]
+
+    def _read_catalogue(self) -> None:
+        catalog, reference = self.camera.catalog, self.camera.reference
+        self.catalog: dict[str, np.ndarray] = {}
+        self.image: np.ndarray | None = None
+        self.fwhm = np.nan
+        self.reference = 0
+        if catalog.is_whole:
+            self.catalog = catalog.read_all()
+            self.fwhm = float(catalog.attributes.get("fwhm", np.nan))
+        if reference.is_whole:
+            self.image = reference["image"]
+            attributes = reference.attributes
+            for begin, part in zip(self._begins, self.parts, strict=False):
+                if part.night == attributes["reference_night"]:
+                    self.reference = int(self._rank[begin + int(attributes["reference_index"])])
+        self.source_ids = self.catalog.get("source_id", np.empty(0, dtype=int)).astype(int)
+        self.positions = np.column_stack([self.catalog.get(name, np.empty(0)) for name in ("x", "y")])
+
+    def _read_photometer(self) -> dict[str, Any]:
+        """Record of the photometer that was used, with its best aperture chosen."""
+        for part, labels in zip(self.parts, self._labels_of, strict=True):
+            if self.label in labels:
+                attributes = part.photometry(self.label).attributes
+                self.radii = [float(value) for value in attributes.get("radii", [])]
+                return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
+        self.radii = []
+        return {}
+
+    def _read_quality(self) -> dict[str, np.ndarray]:
+        found = {name: np.full(self.n_frames, np.nan) for name in ("transparency", "airmass")}
+        found["quality_flags"] = np.zeros(self.n_frames, dtype=np.uint32)
+        for begin, part in zip(self._begins, self.parts, strict=False):
+            rows = self._rank[begin : begin + part.n_frames]
+            if not part.quality.is_whole:
+                continue
+            for name, values in found.items():
+                values[rows] = part.quality["flags" if name == "quality_flags" else name]
+        return found
+
+    # ---------------------------------------------------------------- what comes in block by block
+
+    def _all_blocks(self) -> list[tuple[int, int]]:
+        """Blocks of all parts (part, block), last to be read first, so that few of them cover the whole run."""
+        blocks = [(number, block) for number, part in enumerate(self.parts) for block in range(part.n_blocks)]
+        return [blocks[index] for index in spread_order(len(blocks))[::-1]]
+
+    def choose(self, source_id: int) -> None:
+        """Make the light curve of a source the one that is read.
+
+        Raises
+        ------
+        ValueError
+            When the catalogue has no such source.
+        """
+        row = self._row(source_id)
+        if self._columns is not None and row in self._columns.rows:
+            return
+        n_sources = len(self.source_ids)
+        rows = np.arange(n_sources) if self.n_frames * n_sources <= _MOST_CELLS else np.array([row])
+        shape = (self.n_frames, len(rows))
+        todo = self._all_blocks() if self.label is not None else []
+        self._columns = _Columns(rows, np.full(shape, np.nan, np.float32), np.zeros(shape, np.uint32), todo)
+
+    def set_radius(self, radius: int) -> None:
+        """Take another of the radii that were measured."""
+        if radius != self.radius:
+            self.radius, self._columns = radius, None
+
+    def _row(self, source_id: int) -> int:
+        found = np.flatnonzero(self.source_ids == source_id)
+        if not len(found):
+            has = f"1 to {self.source_ids.max()}" if len(self.source_ids) else "no source"
+            raise ValueError(f"{self.key} has no source {source_id} in its catalogue; it has {has}")
+        return int(found[0])
+
+    @property
+    def n_todo(self) -> int:
+        """Blocks that are still to be read for what is shown."""
+        return len(self._records_todo) + (len(self._columns.todo) if self._columns is not None else 0)
+
+    def load(self, n_blocks: int = 1) -> bool:
+        """Read some more blocks; say whether any is left. What is damaged is passed over, and told in ``damage``."""
+        for _ in range(n_blocks):
+            if not self.n_todo:
+                return False
+            try:
+                self._load_one()
+            except StoreError as error:
+                self.damage = str(error)
+        return self.n_todo > 0
+
+    def _load_one(self) -> None:
+        """Read the next block of what there is more of to read."""
+        columns = self._columns
+        if columns is not None and columns.todo and len(columns.todo) >= len(self._records_todo):
+            self._load_fluxes(columns, *columns.todo.pop())
+        else:
+            self._load_records(*self._records_todo.pop())
+
+    def _load_records(self, number: int, block: int) -> None:
+        part, rows, span = self._block(number, block)
+        for name in _RECORDS:
+            self.records[name][rows] = self.read(part.frames, name, *span)
+
+    def _load_fluxes(self, columns: _Columns, number: int, block: int) -> None:
+        if self.label not in self._labels_of[number]:
+            return
+        part, rows, span = self._block(number, block)
+        for name, target in (("flux", columns.flux), ("flags", columns.flags)):
+            values = self.read(part.photometry(self.label), name, *span)
+            values = values[..., self.radius] if values.ndim == 3 else values
+            target[rows] = values[:, columns.rows]
+
+    def _block(self, number: int, block: int) -> tuple[Part, np.ndarray, tuple[int, int]]:
+        part = self.parts[number]
+        start, stop = part.block_range(block)
+        begin = self._begins[number]
+        return part, self._rank[begin + start : begin + stop], (start, stop)
+
+    def read(self, group: Group, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Part of an array, which stays open: to open it takes as long as to read a chunk."""
+        name, array = f"{group.name}/{name}", name
+        told = f"opticam-dask verify {self.out_directory} says what is to be done."
+        try:
+            if name not in self._open:
+                self._open[name] = group.array(array)
+            self.n_reads += 1
+            return self._open[name].read(start, stop)
+        except FileNotFoundError as error:
+            raise NoArray(f"{name} of {group.path} is gone. {told}") from error
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what codecs and parsers raise
+            raise StoreError(f"{name} of {group.path} is damaged. {told}") from error
+
+    def light_curve(self, source_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flux and flags of a source in every frame, as far as they were read.
+
+        Returns
+        -------
+        flux : ndarray of float32, shape (frame,)
+            Electrons; NaN where there is none, or it was not read yet.
+        flags : ndarray of uint32, shape (frame,)
+            Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
+        """
+        self.choose(source_id)
+        assert self._columns is not None  # it was chosen
+        column = int(np.flatnonzero(self._columns.rows == self._row(source_id))[0])
+        return self._columns.flux[:, column], self._columns.flags[:, column]
+
+    def relative_light_curve(self, source_id: int, n_comparisons: int = 5) -> np.ndarray:
+        """Flux of a source over the summed flux of the brightest other sources, for a first look.
+
+        NaN where not all of them are known. Where only one source is kept in memory it is divided by the transparency.
+        """
+        flux, _ = self.light_curve(source_id)
+        assert self._columns is not None  # it was chosen
+        others = [row for row in self._columns.rows.tolist() if row != self._row(source_id)][:n_comparisons]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if len(self._columns.rows) == 1:
+                return flux / self.records["transparency"].astype(np.float32)
+            return np.asarray(flux / np.sum(self._columns.flux[:, others], axis=1))
+
+    def is_doubtful(self, source_id: int) -> np.ndarray:
+        """Frames in which a measurement has a flag that matters, or clouds were seen."""
+        _, flags = self.light_curve(source_id)
+        harmful = np.uint32(~int(_HARMLESS) & 0xFFFFFFFF)
+        cloudy = self.records["quality_flags"] & np.uint32(QualityFlag.CLOUD)
+        return np.asarray(((flags & harmful) != 0) | (cloudy != 0))
+
+    def is_set_aside(self) -> np.ndarray:
+        """Frames that have no photometry, as far as they were read."""
+        return np.asarray((self.records["flags"] & np.uint32(UNUSABLE)) != 0)
+
+    def locate(self, index: int) -> tuple[Part, int]:
+        """Part of a frame, and its number in it.
+
+        Raises
+        ------
+        IndexError
+            When there is no such frame.
+        """
+        if not 0 <= index < self.n_frames:
+            raise IndexError(f"{self.key} has frames 0 to {self.n_frames - 1}, got {index}")
+        where = int(self._order[index])
+        number = int(np.searchsorted(self._begins, where, side="right")) - 1
+        return self.parts[number], where - int(self._begins[number])
+
+    def source_flags(self, index: int, source_id: int) -> list[str]:
+        """Names of the flags of one measurement, as far as it was read."""
+        return flag_names(int(self.light_curve(source_id)[1][index]), SourceFlag)
+
+    def steps_of(self, part: Part) -> FrameSteps:
+        """How frames of a part were calibrated."""
+        if part.night not in self._steps:
+            cosmic_rays = preparation.stored_parameters(self.out_directory).remove_cosmic_rays
+            steps = diagnostics.display_steps(self.out_directory, part)
+            self._steps[part.night] = replace(steps, remove_cosmic_rays=cosmic_rays)
+        return self._steps[part.night]
+
+    def has_photometry(self, part: Part) -> bool:
+        """Whether a part has photometry of the label that is shown."""
+        return self.label in self._labels_of[self.parts.index(part)]
+
+    def read_one(self, group: Group, name: str, number: int, otherwise: Any = np.nan) -> Any:
+        """One value of an array; ``otherwise`` where a store of an older version has no such array."""
+        try:
+            return self.read(group, name, number, number + 1)[0]
+        except NoArray:
+            return otherwise
+
+
+def open_cameras(out_directory: str | Path) -> list[str]:
+    """Camera keys that have frames.
+
+    Raises
+    ------
+    store.StoreError
+        When there is no store.
+    ValueError
+        When no camera has a frame.
+    """
+    found = [camera.key for camera in Store.open(out_directory).cameras if camera.parts]
+    if not found:
+        raise ValueError(f"no camera has a frame in {out_directory}: reduce its frames first")
+    return found
+
+
+def _known_label(labels: list[str], label: str | None, where: str) -> str | None:
+    if label is None:
+        return "aperture" if "aperture" in labels else labels[0] if labels else None
+    if label not in labels:
+        raise ValueError(f"no photometry {label!r} of {where}; it has {', '.join(labels) or 'none'}")
+    return label
+
+
+def _empty(name: str, n_frames: int) -> np.ndarray:
+    entry = schema.variable("frames", name)
+    if name == "n_sources":
+        return np.full(n_frames, np.nan)
+    return np.full(n_frames, entry.fill, dtype=entry.dtype)
+
+
+class Views:
+    """Cameras of one reduction that are open, for one page: what it has chosen is theirs."""
+
+    def __init__(self, out_directory: str | Path) -> None:
+        self.out_directory = location(out_directory)
+        self.keys = open_cameras(out_directory)
+        self._open: dict[tuple[str, str | None], CameraView] = {}
+
+    def get(self, key: str, label: str | None = None) -> CameraView:
+        """One camera with one photometry label, which stays open."""
+        if (key, label) not in self._open:
+            self._open[key, label] = CameraView(self.out_directory, key, label)
+        return self._open[key, label]
+
+    def forget(self) -> None:
+        """Open everything anew, as for a reduction that goes on."""
+        self._open.clear()

@@ -1,0 +1,1 @@
+"""What the headers of FITS files say: keywords, values, times, places on the sky, gains, and where they disagree."""

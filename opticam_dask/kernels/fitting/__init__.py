@@ -1,0 +1,1 @@
+"""Models of transits, eclipses and sinusoids, and their fit to light curves with a linear baseline."""

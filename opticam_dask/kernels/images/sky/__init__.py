@@ -1,0 +1,1 @@
+"""The sky background of one frame: measured in boxes, smoothed, and subtracted."""

@@ -1,0 +1,404 @@
+"""The sky is taken off a frame in one pass, which also finds the pixels that stand out, and the local mean of the rest.
+
+Frames are worked on in strips of one row of boxes, which stay in the cache of the processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
+
+from opticam_dask.kernels.images.segments import column_of, row_and_column
+from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom
+from opticam_dask.kernels.images.sky.background import spline_taps, strip_weights, zoom_matrix
+
+#: Pixels further from the mesh are no sky: so many RMS, and electrons more, which the long tail of a sky of less than
+#: an electron needs.
+_CLIP, _TAIL = 5.0, 3.0
+
+#: Scatter of a box of the mesh around the true sky, in units of the RMS over the root of its pixels.
+_BOX_SCATTER = 0.9
+
+#: Boxes that the far edges cut have their middle elsewhere: they count so much.
+_CUT_WEIGHT = 0.3
+
+#: Where spline coefficients of a mesh are so many RMS away from its smooth course, the zoomed mesh is not the sky.
+_RIPPLE = 1.0
+
+#: Shape of a frame and of the boxes of its mesh, ``(ny, nx)`` each.
+Grid = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Disks:
+    """Where sources shine.
+
+    Attributes
+    ----------
+    xy : ndarray, shape (n, 2)
+    radius : ndarray, shape (n,)
+        In pixels.
+    """
+
+    xy: np.ndarray
+    radius: np.ndarray
+
+
+@dataclass(frozen=True)
+class SubtractedFrame:
+    """A frame without its sky, and what stands out of it.
+
+    Attributes
+    ----------
+    image : ndarray, shape (ny, nx)
+        Frame minus sky.
+    flagged : ndarray of int, shape (n,)
+        Places, in the flattened frame and ascending, of the pixels above the threshold.
+    deviant : ndarray of int, shape (n,)
+        Places of the pixels that are no sky, or not finite.
+    box_sums, sky_sums : ndarray, shape (mesh_y, mesh_x)
+        Sum over the pixels of each box but those that are not finite; sum of the sky that was subtracted from all.
+    box_size : (int, int)
+    """
+
+    image: np.ndarray
+    flagged: np.ndarray
+    deviant: np.ndarray
+    box_sums: np.ndarray
+    sky_sums: np.ndarray
+    box_size: tuple[int, int]
+
+
+def subtract_sky(
+    image: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, box_size: tuple[int, int], threshold: float
+) -> SubtractedFrame:
+    """Subtract the zoomed mesh from a frame and list the pixels above ``threshold`` times the zoomed RMS.
+
+    Parameters
+    ----------
+    image : ndarray of float32 or float64, shape (ny, nx)
+        Frame with its sky; overwritten.
+    mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
+        See :func:`opticam_dask.kernels.images.sky.background.sky_mesh`.
+    box_size : (int, int)
+        Box size ``(ny, nx)`` of the mesh.
+    threshold : float
+        In units of the RMS.
+
+    Returns
+    -------
+    SubtractedFrame
+        Its image is ``image - zoom_mesh(mesh, ...)`` in the precision of the image: for float32, 16-bit frames and
+        gains of some electrons, the rounding is below 0.01 electron.
+    """
+    (ny, nx), box_y = image.shape, box_size[0]
+    columns = np.arange(0, nx, box_size[1])
+    wide, weights = (_widened(mesh, nx, box_size[1]).astype(image.dtype), strip_weights(box_y).astype(image.dtype))
+    wide = np.pad(wide, ((2, 2), (0, 0)), mode="symmetric")
+    low, high = image.dtype.type(mesh.min()), image.dtype.type(mesh.max())
+    # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely below
+    least = image.dtype.type(min(threshold * rms_mesh.min(), _sky_limit(rms_mesh.min())))
+    sums, sky_sums, candidates = np.empty(mesh.shape), np.empty(mesh.shape), []
+    for row, start in enumerate(range(0, ny, box_y)):
+        strip = image[start : start + box_y]
+        knots = wide[row : row + 5]
+        sky = weights[: len(strip)] @ knots
+        if knots.min() < low or knots.max() > high:  # a spline stays between its coefficients
+            np.clip(sky, low, high, out=sky)
+            sky_by_column = sky.sum(axis=0)
+        else:
+            sky_by_column = weights[: len(strip)].sum(axis=0, dtype=float) @ knots
+        strip -= sky
+        sky_sums[row] = np.add.reduceat(sky_by_column, columns, dtype=float)
+        is_candidate = np.less(np.abs(strip, out=sky), least)
+        np.logical_not(is_candidate, out=is_candidate)  # so that NaN is one
+        candidates.append(np.flatnonzero(is_candidate) + start * nx)
+        by_column = strip.sum(axis=0)
+        if not np.isfinite(by_column).all():
+            by_column = np.where(np.isfinite(strip), strip, 0.0).sum(axis=0)
+        sums[row] = np.add.reduceat(by_column, columns, dtype=float)
+    places = np.concatenate(candidates)
+    values = image.ravel()[places].astype(float)
+    rms = _zoomed_at(rms_mesh, image.shape, box_size, places)
+    with np.errstate(invalid="ignore"):
+        flagged, is_sky = values > threshold * rms, np.abs(values) < _sky_limit(rms)
+    return SubtractedFrame(image, places[flagged], places[~is_sky], sums, sky_sums, box_size)
+
+
+def _sky_limit(rms: np.ndarray | float) -> np.ndarray | float:
+    """How far from the mesh pixels are sky, electrons."""
+    return _CLIP * rms + _TAIL
+
+
+def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
+    """Mesh zoomed along x, as coefficients of the spline along y; shape (mesh_y, nx)."""
+    widened: np.ndarray = (
+        spline_filter1d(mesh, order=3, axis=0, mode="reflect") @ zoom_matrix(nx, mesh.shape[1], box_x).T
+    )
+    return widened
+
+
+def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], places: np.ndarray) -> np.ndarray:
+    """Zoomed mesh at places of the flattened frame."""
+    wide = _widened(mesh, shape[1], box_size[1])
+    knots, weights = spline_taps(mesh.shape[0], shape[0], box_size[0])
+    row, column = row_and_column(places, shape[1])
+    zoomed = np.zeros(len(places))
+    for tap in range(4):
+        zoomed += weights[tap][row] * wide[knots[tap][row], column]
+    return np.clip(zoomed, mesh.min(), mesh.max())
+
+
+@dataclass(frozen=True)
+class SkyPixels:
+    """The pixels of a frame that are sky, box by box.
+
+    Attributes
+    ----------
+    number : ndarray of int, shape (mesh_y, mesh_x)
+        How many there are.
+    mean : ndarray, shape (mesh_y, mesh_x)
+        Their mean, corrected for where they are in the box; of no meaning where there are none.
+    """
+
+    number: np.ndarray
+    mean: np.ndarray
+
+    def level(self, rms_mesh: np.ndarray, grid: Grid) -> np.ndarray:
+        """Level of the sky at each box, see :func:`opticam_dask.kernels.images.sky.sky_level.smooth`."""
+        area = grid[1][0] * grid[1][1]
+        is_cut = sky_level.box_areas(*grid) <= background.LEAST_SHARE * area
+        share = self.number / area * np.where(is_cut, _CUT_WEIGHT, 1.0)
+        return sky_level.smooth(self.mean, share, _typical(rms_mesh) / np.sqrt(area))
+
+
+def count_sky(
+    frame: SubtractedFrame,
+    mesh: np.ndarray,
+    rms_mesh: np.ndarray,
+    disks: Disks,
+    saturated: np.ndarray | None = None,
+) -> SkyPixels:
+    """Count the sky pixels of each box, and take their mean.
+
+    SExtractor's mode estimate takes the sky of few electrons, whose distribution is skewed, for lower than its mean by
+    ``2.5 / 6`` electron, whatever the level (the median of a Poisson distribution lies 1/6 below its mean); and boxes
+    with a star in them come out higher than others. In an aperture of 50 pixels half an electron is a fifth of the
+    noise. What a flux needs is the mean of the pixels themselves.
+
+    Parameters
+    ----------
+    frame : SubtractedFrame
+    mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
+        The sky that was subtracted, and its scatter.
+    disks : Disks
+        Round all sources: their pixels are no sky.
+    saturated : ndarray of bool, shape (ny, nx), optional
+        Pixels that are no sky either.
+    """
+    grid = frame.image.shape, frame.box_size
+    areas, pixels = sky_level.box_areas(*grid), frame.image.ravel()
+    deviant = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
+    start, stop = _disk_spans(disks, grid[0])
+    alone = deviant[~_is_within(deviant, start, stop)]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
+    length, box = stop - start, _box_of(start, grid)
+    values = pixels[_expanded(start, stop)].astype(float)
+    values = np.where(np.isfinite(values), values, 0.0)
+    light = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
+    number = areas - np.bincount(box, weights=length, minlength=mesh.size).astype(np.int64).reshape(mesh.shape)
+    excess = frame.box_sums - np.bincount(box, weights=light, minlength=mesh.size).reshape(mesh.shape)
+    residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
+    sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
+    of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
+    if max(_bend(mesh), of_many.max()) <= _RIPPLE * _typical(rms_mesh):
+        return sky
+    invalid = deviant[~np.isfinite(pixels[deviant])]
+    if saturated is not None:
+        invalid = np.union1d(invalid, np.flatnonzero(saturated))
+    return _recounted(sky, frame, mesh, rms_mesh, start, stop, invalid)
+
+
+def _recounted(
+    sky: SkyPixels,
+    frame: SubtractedFrame,
+    mesh: np.ndarray,
+    rms_mesh: np.ndarray,
+    start: np.ndarray,
+    stop: np.ndarray,
+    invalid: np.ndarray,
+) -> SkyPixels:
+    """Sky pixels, counted again where the zoomed mesh is not the sky: what is near the course of the box is sky there.
+
+    ``start`` and ``stop`` are the stretches that were not counted, ``invalid`` the pixels without a value.
+    """
+    grid, pixels = (frame.image.shape, frame.box_size), frame.image.ravel()
+    area, areas = frame.box_size[0] * frame.box_size[1], sky_level.box_areas(*grid)
+    valid = areas - np.bincount(_box_of(invalid, grid), minlength=mesh.size).reshape(mesh.shape)
+    valid = np.where(areas > background.LEAST_SHARE * area, valid, 0)  # the mesh has no value of its own in others
+    course = sky_level.smooth(mesh, valid / area, _BOX_SCATTER * _typical(rms_mesh) / np.sqrt(area))
+    is_rippled = _rippled(mesh, rms_mesh, course)
+    rows, columns = (np.arange(size) // box for size, box in zip(*grid, strict=True))
+    places = np.flatnonzero(is_rippled[rows[:, None], columns])
+    box = _box_of(places, grid)
+    above = pixels[places] + _zoomed_at(mesh, *grid, places) - course.ravel()[box]
+    # of the stretches that were not counted only those count now that are no more than a deviant pixel
+    is_disk = stop - start > 1
+    with np.errstate(invalid="ignore"):
+        is_sky = np.abs(above) < _sky_limit(_typical(rms_mesh))
+    is_sky &= ~_is_within(places, start[is_disk], stop[is_disk]) & ~np.isin(places, invalid)
+    number = np.bincount(box[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    excess = np.bincount(box[is_sky], weights=above[is_sky], minlength=mesh.size).reshape(mesh.shape)
+    mean = course + excess / np.maximum(number, 1)
+    return SkyPixels(np.where(is_rippled, number, sky.number), np.where(is_rippled, mean, sky.mean))
+
+
+def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
+    """Sky pixels of a frame of which only the level of the sky is known: all that are not in ``disks``."""
+    start, stop = _cut_at_boxes(*_disk_spans(disks, grid[0]), grid[0][1], grid[1][1])
+    taken = np.bincount(_box_of(start, grid), weights=stop - start, minlength=level.size)
+    number = sky_level.box_areas(*grid) - taken.astype(np.int64).reshape(level.shape)
+    return SkyPixels(number, smooth_zoom.box_means(level, grid[1]))
+
+
+def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
+    """Sky without some of the pixels that were counted.
+
+    Parameters
+    ----------
+    sky : SkyPixels
+    level : ndarray, shape (mesh_y, mesh_x)
+        Level of the sky with these pixels, which tells its slopes.
+    places : ndarray of int, shape (n,)
+        In the flattened frame.
+    electrons : ndarray, shape (n,)
+        The pixels with their sky.
+    grid : ((int, int), (int, int))
+        Shape of the frame and of its boxes.
+    """
+    above = electrons - smooth_zoom.at_places(level, *grid, places)
+    box = _box_of(places, grid)
+    number = sky.number - np.bincount(box, minlength=level.size).reshape(level.shape)
+    middle = smooth_zoom.box_means(level, grid[1])
+    excess = sky.number * (sky.mean - middle)
+    excess -= np.bincount(box, weights=above, minlength=level.size).reshape(level.shape)
+    return SkyPixels(number, middle + excess / np.maximum(number, 1))
+
+
+def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.ndarray:
+    """Places in the flattened frame of the pixels of disks that were not in the disks before."""
+    places = _expanded(*_disk_spans(disks, shape))
+    return places[~_is_within(places, *_disk_spans(before, shape))]
+
+
+def was_sky(
+    electrons: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, level: np.ndarray, grid: Grid, places: np.ndarray
+) -> np.ndarray:
+    """Whether pixels at places of the flattened frame were near enough to the sky to be counted by `count_sky`."""
+    away = np.abs(electrons - _zoomed_at(mesh, *grid, places))
+    is_rippled = _rippled(mesh, rms_mesh, level)
+    with np.errstate(invalid="ignore"):
+        near = away < _sky_limit(rms_mesh.min())
+        unsure = np.flatnonzero(~near & np.isfinite(away))
+        near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
+        if is_rippled.any():
+            there = np.flatnonzero(is_rippled.ravel()[_box_of(places, grid)])
+            away = np.abs(electrons[there] - level.ravel()[_box_of(places[there], grid)])
+            near[there] = away < _sky_limit(_typical(rms_mesh))
+    return near
+
+
+def _typical(rms_mesh: np.ndarray) -> float:
+    """Scatter of a pixel of the sky in most boxes."""
+    return float(np.median(rms_mesh))
+
+
+def _at_middles(means: np.ndarray, grid: Grid) -> np.ndarray:
+    """Means over boxes at the middles of whole boxes: those that the far edges cut go on as their neighbours do."""
+    moved = means.copy()
+    for axis, (size, box) in enumerate(zip(*grid, strict=True)):
+        missing = -size % box
+        if missing and means.shape[axis] > 2:
+            along = np.moveaxis(moved, axis, 0)
+            along[-1] += 0.5 * missing / box * (along[-2] - along[-3])
+    return moved
+
+
+def _bend(mesh: np.ndarray) -> float:
+    """How much a mesh bends from box to box where it bends most."""
+    return max(float(np.abs(np.diff(mesh, 2, axis=axis)).max(initial=0.0)) for axis in (0, 1))
+
+
+def _rippled(mesh: np.ndarray, rms_mesh: np.ndarray, course: np.ndarray) -> np.ndarray:
+    """Boxes in which the zoomed mesh is not the sky: near them is an edge or a wild box, around which a spline ripples.
+
+    There the level of the box itself, without a slope, tells which pixels are sky.
+    """
+    limit = _RIPPLE * _typical(rms_mesh)
+    if max(_bend(mesh), np.abs(mesh - course).max()) <= limit:
+        return np.zeros(mesh.shape, dtype=bool)
+    ripples = np.abs(spline_filter(mesh, order=3, mode="reflect") - course) > limit
+    wide: np.ndarray = binary_dilation(ripples, np.ones((5, 5), dtype=bool))
+    return wide
+
+
+def _is_within(places: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Whether places are in one of the stretches, which are ascending and apart from each other."""
+    if not len(start):
+        return np.zeros(len(places), dtype=bool)
+    index = np.searchsorted(start, places, side="right") - 1
+    within: np.ndarray = (index >= 0) & (places < stop[index])
+    return within
+
+
+def _box_of(places: np.ndarray, grid: Grid) -> np.ndarray:
+    """Number of the box that each place of the flattened frame lies in."""
+    (_, nx), (box_y, box_x) = grid
+    row, column = row_and_column(places, nx)
+    box: np.ndarray = row // box_y * -(-nx // box_x) + column // box_x
+    return box
+
+
+def _cut_at_boxes(start: np.ndarray, stop: np.ndarray, nx: int, box_x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of one row each, cut where a box ends."""
+    row, first = row_and_column(start, nx)
+    last = first + (stop - start) - 1
+    n_pieces = last // box_x - first // box_x + 1
+    of = np.repeat(np.arange(len(start)), n_pieces)
+    edge = (first // box_x)[of] + np.arange(len(of)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)
+    begin = (row * nx)[of]
+    return begin + np.maximum(first[of], edge * box_x), begin + np.minimum(last[of] + 1, (edge + 1) * box_x)
+
+
+def _disk_spans(disks: Disks, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Stretches of rows, in the flattened frame and apart from each other, that make up all disks.
+
+    A pixel belongs to a disk when its centre does.
+    """
+    (ny, nx), xy, radius = shape, disks.xy, disks.radius
+    reach = np.floor(radius).astype(int) + 1
+    n_rows = 2 * reach + 1
+    source = np.repeat(np.arange(len(xy)), n_rows)
+    step = np.arange(n_rows.sum()) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) - reach[source]
+    y = np.rint(xy[source, 1]).astype(int) + step
+    half_squared = radius[source] ** 2 - (y - xy[source, 1]) ** 2
+    half = np.sqrt(np.maximum(half_squared, 0.0))
+    left = np.maximum(np.ceil(xy[source, 0] - half).astype(int), 0)
+    right = np.minimum(np.floor(xy[source, 0] + half).astype(int) + 1, nx)
+    inside = (half_squared >= 0) & (y >= 0) & (y < ny) & (left < right)
+    start, stop = (y * nx + left)[inside], (y * nx + right)[inside]
+    order = np.argsort(start, kind="stable")
+    start, furthest = start[order], np.maximum.accumulate(stop[order])
+    # a stretch that begins before the end of all earlier ones goes on with them, but not from one row into the next
+    is_new = np.ones(len(start), dtype=bool)
+    is_new[1:] = (start[1:] > furthest[:-1]) | ((start[1:] == furthest[:-1]) & (column_of(start[1:], nx) == 0))
+    is_last = np.append(is_new[1:], True)[: len(start)]
+    return start[is_new], furthest[is_last]
+
+
+def _expanded(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """All whole numbers of half-open stretches that do not overlap, ascending."""
+    length = stop - start
+    return np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)

@@ -1,0 +1,393 @@
+"""Which pixels of a star do not belong to it: they are held against the star profile of the frame.
+
+The error of a pixel is that of its photons and of the sky, and what the profile may be wrong by, which grows with the
+light. A star that does not fit at first is fitted again, with its place and its width free and without the pixels that
+stand out, before any pixel of it is called stray: a badly guided frame, or a profile that is not quite right, makes no
+stray pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
+
+#: A pixel is stray when it is further from the profile than so many of its errors; one next to it, from so many.
+CLIP, GROW = 5.0, 3.0
+
+#: A star is looked at again when one of its pixels is further off than so many errors, or when the sum of squares is
+#: further above its mean than so many times its scatter.
+_SUSPECT, _SUSPECT_SUM = 4.2, 4.0
+
+#: A star does not fit its profile when the sum of squares is so many times its scatter above its mean.
+_NO_STAR = 6.0
+
+#: Counts are skewed: a pixel that is CLIP errors above its mean is as rare as with Gaussian noise when it is so many
+#: electrons higher still (Cornish & Fisher 1938: ``(CLIP^2 - 1) / 6`` times the skewness times the error).
+_SKEW = (CLIP**2 - 1.0) / 6.0
+
+#: What the profile of well sampled stars gets wrong, as a part of the light in a pixel; and so much of the light of
+#: neighbours, whose places are known to some hundredths of a pixel.
+_MODEL_ERROR, _FOREIGN_ERROR = 0.005, 0.03
+
+#: The relative error of an undersampled star's pixel is so many times that of its flux.
+_OF_PIXEL = 4.0
+
+#: What stars deviate from a profile is measured where they have more than this part of their brightest pixel's light.
+_CORE = 0.1
+
+#: Median of the size of a Gaussian of scatter 1, and of its square.
+_MEDIAN_SIZE, _MEDIAN_SQUARE = 0.6745, 0.4549
+
+#: Fewer stars than this do not tell what is the same for all; nor do squares of less than so many times the noise's,
+#: which the median of a dozen stars scatters to.
+_LEAST_STARS, _MORE_THAN_NOISE = 5, 2.0
+
+#: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
+_WIDTH_ERROR = 0.02
+
+#: Steps (pixels) for the slopes of the profile, and how far a fit may move a star in one of its iterations.
+_STEP, _LONGEST, _ITERATIONS = 0.25, 1.0, 5
+
+
+def usual_error(flux_error: float) -> float:
+    """What a profile gets wrong in a pixel, relative to its light, where stars give no cause to think that it is more.
+
+    Parameters
+    ----------
+    flux_error : float
+        Relative error of the fluxes of undersampled stars (``noise.sampling_error``).
+    """
+    return float(np.hypot(_MODEL_ERROR, _OF_PIXEL * flux_error))
+
+
+def pixel_errors(
+    own: np.ndarray,
+    foreign: np.ndarray | float,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    model_error: float,
+    unlike: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """1-sigma errors of pixels about the profile, electrons.
+
+    Parameters
+    ----------
+    own, foreign : ndarray, shape (n, size, size)
+        Electrons of the star and of its neighbours, from the profile.
+    rms : ndarray, shape (n, size, size)
+        Background RMS.
+    response : ndarray, shape (n, size, size), optional
+        Master flat, see ``noise.aperture_variance``.
+    model_error : float
+        What the profile gets wrong in a pixel, relative to its light.
+    unlike : ndarray, shape (n, size, size), optional
+        What the frame's stars are unlike the profile by at each place in their windows, electrons (1 sigma).
+
+    Returns
+    -------
+    ndarray, shape (n, size, size)
+    """
+    photons = np.maximum(own + foreign, 0.0)
+    variance = (model_error * own) ** 2 + rms**2 + np.square(unlike)
+    variance += photons if response is None else photons / response
+    if np.ndim(foreign):
+        variance += (_FOREIGN_ERROR * foreign) ** 2
+    errors: np.ndarray = np.sqrt(variance)
+    return errors
+
+
+def fit_fluxes_alone(electrons: np.ndarray, light: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Flux of each star by least squares with equal weights on its own pixels; 0 where it has none."""
+    shares = np.where(used, light, 0.0)
+    weight = np.einsum("nij,nij->n", shares, shares)
+    signal = np.einsum("nij,nij->n", shares, np.where(used, electrons, 0.0))
+    flux: np.ndarray = signal / np.where(weight > 0, weight, 1.0)
+    return flux
+
+
+def reduced_chi2(deviation: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Mean square of the deviations (in errors) over the used pixels, less one for the flux; NaN below two pixels."""
+    n_pixels = np.count_nonzero(used, axis=(1, 2))
+    total = np.sum(np.where(used, deviation, 0.0) ** 2, axis=(1, 2))
+    return np.where(n_pixels > 1, total / np.maximum(n_pixels - 1, 1), np.nan)
+
+
+def are_suspect(deviation: np.ndarray, errors: np.ndarray, used: np.ndarray, chi2: np.ndarray) -> np.ndarray:
+    """Stars that do not fit the profile as they are, shape (n,)."""
+    above = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
+    too_much = _too_large(chi2, used, _SUSPECT_SUM)
+    suspect: np.ndarray = (np.max(above, axis=(1, 2), initial=0.0) > _SUSPECT) | too_much
+    return suspect
+
+
+def _too_large(chi2: np.ndarray, used: np.ndarray, n_sigma: float) -> np.ndarray:
+    """Whether reduced chi-squares are further above 1 than their scatter allows."""
+    freedom = np.maximum(np.count_nonzero(used, axis=(1, 2)) - 1, 1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(chi2 > 1.0 + n_sigma * np.sqrt(2.0 / freedom))
+
+
+@dataclass(frozen=True, eq=False)
+class StarFit:
+    """Stars fitted one by one, without the pixels that are not theirs.
+
+    Attributes
+    ----------
+    xy : ndarray, shape (n, 2)
+    is_stray : ndarray of bool, shape (n, size, size)
+    deviation : ndarray, shape (n, size, size)
+        Pixels minus what was fitted, in errors.
+    is_no_star : ndarray of bool, shape (n,)
+        What is left does not fit either.
+    model_error : ndarray, shape (n,)
+        What the core of each star deviates from the profile beyond its noise, relative to the light (1 sigma).
+    flux : ndarray, shape (n,)
+        Electrons.
+    errors : ndarray, shape (n, size, size)
+        1-sigma errors of the pixels, electrons.
+    """
+
+    xy: np.ndarray
+    is_stray: np.ndarray
+    deviation: np.ndarray
+    is_no_star: np.ndarray
+    model_error: np.ndarray
+    flux: np.ndarray
+    errors: np.ndarray
+
+    def with_rows(self, rows: np.ndarray, other: StarFit) -> StarFit:
+        """The same, with the stars ``rows`` as they are in another fit."""
+        mixed = {}
+        for name, values in vars(self).items():
+            mixed[name] = values.copy()
+            mixed[name][rows] = getattr(other, name)
+        return StarFit(**mixed)
+
+
+def fit_stars(
+    electrons: np.ndarray,
+    rms: np.ndarray,
+    is_good: np.ndarray,
+    foreign: np.ndarray,
+    response: np.ndarray | None,
+    corners: tuple[np.ndarray, np.ndarray],
+    expected_xy: np.ndarray,
+    start_xy: np.ndarray,
+    table: np.ndarray,
+    shape: Shape,
+    *,
+    position_error: float,
+    model_error: float,
+    unlike: np.ndarray | None = None,
+) -> StarFit:
+    """Fit flux, place and width of each star to the pixels that are its own.
+
+    Weighted linear least squares about the last solution; in each iteration the pixels that stand out are found anew.
+
+    Parameters
+    ----------
+    electrons, rms : ndarray, shape (n, size, size)
+    is_good : ndarray of bool, shape (n, size, size)
+        Pixels that may be used: near the star, with data, not saturated.
+    foreign : ndarray, shape (n, size, size)
+        Electrons of neighbours.
+    response : ndarray, shape (n, size, size), optional
+    corners : tuple of ndarray
+        ``x0, y0`` of the windows.
+    expected_xy, start_xy : ndarray, shape (n, 2)
+        Where the stars are expected, and where they are looked for at first.
+    table, shape
+        As for ``profile.profile_weights``.
+    position_error : float
+        How far a star may be from where it is expected, in pixels (1 sigma along an axis).
+    model_error : float
+        As for :func:`pixel_errors`.
+    unlike : ndarray, shape (size, size), optional
+        What the frame's stars are unlike the profile by, relative to their flux (:func:`typical_misfit`).
+    """
+    size, xy = electrons.shape[1], np.array(start_xy, dtype=float)
+    near = is_good
+    own = np.where(near, electrons - foreign, 0.0)
+    widening = np.zeros(len(xy))
+    light, slopes = _templates(table, xy, corners, size, shape)
+    flux = _median_flux(own, light, near)
+    for _ in range(_ITERATIONS):
+        errors, deviation, model = _residuals(
+            own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
+        )
+        is_stray = find_stray(deviation, errors, near, typical_deviation(deviation, model, near))
+        design = np.concatenate([light[:, None], slopes * flux[:, None, None, None]], axis=1)
+        weights = np.where(near & ~is_stray, 1.0 / errors**2, 0.0)
+        prior = np.zeros((len(xy), 4))
+        prior[:, 1:3], prior[:, 3] = 1.0 / position_error**2, 1.0 / _WIDTH_ERROR**2
+        # the place is held to where the star was expected, not to where the last step ended
+        pull = np.column_stack([np.zeros(len(xy)), prior[:, 1:3] * (expected_xy - xy), np.zeros(len(xy))])
+        solution = _solve(design, own, weights, prior, pull)
+        flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
+        xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
+        light, slopes = _templates(table, xy, corners, size, shape)
+    errors, deviation, model = _residuals(
+        own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
+    )
+    is_stray = find_stray(deviation, errors, near)
+    kept = near & ~is_stray
+    is_no_star = _too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
+    of_core = _typical_error(deviation * errors, errors, model, near)
+    return StarFit(xy, is_stray, deviation, is_no_star, of_core, flux, errors)
+
+
+def typical_misfit(fit: StarFit) -> np.ndarray:
+    """What stars are unlike the profile by at each place in their windows, relative to their flux, beyond their noise.
+
+    The form of a frame's stars need not be an ellipse: a badly guided frame has them with tails and corners. What is
+    the same for most stars of the frame is theirs; what only a few have (tracks, hot pixels, neighbours) is not.
+
+    Parameters
+    ----------
+    fit : StarFit
+        Of several stars; the lower median over them counts.
+
+    Returns
+    -------
+    ndarray, shape (size, size)
+        1 sigma; 0 where noise explains the deviations.
+    """
+    is_bright = fit.flux > 0
+    if np.count_nonzero(is_bright) < _LEAST_STARS:
+        return np.zeros(fit.errors.shape[1:])
+    relative = fit.errors[is_bright] / fit.flux[is_bright, None, None]
+    middle = (len(relative) - 1) // 2
+    squares = np.sort((fit.deviation[is_bright] * relative) ** 2, axis=0)[middle] / _MEDIAN_SQUARE
+    noise = np.sort(relative**2, axis=0)[middle]
+    return np.sqrt(np.where(squares > _MORE_THAN_NOISE * noise, squares, 0.0))
+
+
+def _templates(
+    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, shape: Shape
+) -> tuple[np.ndarray, np.ndarray]:
+    """Light (n, size, size), and its change with x, y and the logarithm of the width (n, 3, size, size)."""
+    light = profile_weights(table, xy, *corners, size, shape)
+    slopes = position_slopes(table, xy, corners, size, shape)
+    offsets = np.arange(size)
+    dx = (corners[0][:, None] + offsets - xy[:, 0, None])[:, None, :]
+    dy = (corners[1][:, None] + offsets - xy[:, 1, None])[:, :, None]
+    wider = dx * slopes[:, 0] + dy * slopes[:, 1] - 2.0 * light
+    return light, np.concatenate([slopes, wider[:, None]], axis=1)
+
+
+def position_slopes(
+    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, shape: Shape
+) -> np.ndarray:
+    """Change of the light in each pixel with the star's x and y, per pixel, shape (n, 2, size, size)."""
+    slopes = []
+    for step in ([_STEP, 0.0], [0.0, _STEP]):
+        after = profile_weights(table, xy + np.array(step), *corners, size, shape)
+        before = profile_weights(table, xy - np.array(step), *corners, size, shape)
+        slopes.append((after - before) / (2.0 * _STEP))
+    return np.stack(slopes, axis=1)
+
+
+def _median_flux(own: np.ndarray, light: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Flux from the median of pixel over light in the core, which a few stray pixels do not move."""
+    core = near & (light > 0.3 * np.max(np.where(near, light, 0.0), axis=(1, 2), keepdims=True)) & (light > 0)
+    ratio = np.where(core, own / np.where(core, light, 1.0), np.nan)
+    flat = np.sort(ratio.reshape(len(ratio), -1), axis=1)  # NaN last
+    count = np.count_nonzero(core, axis=(1, 2))
+    rows = np.arange(len(flat))
+    middle = 0.5 * (flat[rows, np.maximum(count - 1, 0) // 2] + flat[rows, count // 2 - (count == flat.shape[1])])
+    return np.where(count > 0, middle, 0.0)
+
+
+def _residuals(
+    own: np.ndarray,
+    foreign: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    near: np.ndarray,
+    flux: np.ndarray,
+    widening: np.ndarray,
+    light: np.ndarray,
+    slopes: np.ndarray,
+    model_error: float,
+    unlike: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors of the pixels, deviations in these errors, and the model of the star."""
+    model = flux[:, None, None] * (light + widening[:, None, None] * slopes[:, 2])
+    by_form = 0.0 if unlike is None else flux[:, None, None] * unlike
+    errors = np.where(near, pixel_errors(model, foreign, rms, response, model_error, by_form), 1.0)
+    deviation = np.where(near, (own - model) / errors, 0.0)
+    return errors, deviation, model
+
+
+def find_stray(
+    deviation: np.ndarray, errors: np.ndarray, used: np.ndarray, tolerance: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """Pixels too far from the profile, and those next to them that stand out as well.
+
+    Parameters
+    ----------
+    deviation, errors : ndarray, shape (n, size, size)
+        Pixels minus the profile in their errors, and these errors in electrons.
+    used : ndarray of bool, shape (n, size, size)
+    tolerance : float or ndarray, shape (n,)
+        Factor of the limits, for fits that have not arrived yet (:func:`typical_deviation`).
+
+    Returns
+    -------
+    ndarray of bool, shape (n, size, size)
+    """
+    tolerance = np.reshape(tolerance, (-1, 1, 1))
+    size = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
+    is_stray = size > CLIP * tolerance
+    if not is_stray.any():
+        return is_stray
+    is_next = np.zeros_like(is_stray)
+    padded = np.pad(is_stray, ((0, 0), (1, 1), (1, 1)))
+    n_rows, n_columns = is_stray.shape[1:]
+    for row in range(3):
+        for column in range(3):
+            is_next |= padded[:, row : row + n_rows, column : column + n_columns]
+    return is_stray | (is_next & (size > GROW * tolerance))
+
+
+def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Typical size of the deviations in the cores of stars, 1 for those of Gaussian noise; at least 1, shape (n,)."""
+    brightest = np.max(np.where(used, own, 0.0), axis=(1, 2), keepdims=True)
+    core = used & (own > _CORE * brightest) & (own > 0)
+    sizes = np.sort(np.where(core, np.abs(deviation), np.inf).reshape(len(core), -1), axis=1)
+    count = np.count_nonzero(core, axis=(1, 2))
+    middle = sizes[np.arange(len(sizes)), np.maximum(count - 1, 0) // 2]
+    typical: np.ndarray = np.where(count > 0, np.maximum(np.where(count > 0, middle, 0.0) / _MEDIAN_SIZE, 1.0), 1.0)
+    return typical
+
+
+def _typical_error(residual: np.ndarray, errors: np.ndarray, own: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Median deviation of the core's pixels relative to their light, less that by noise; 0 for what has no light."""
+    brightest = np.max(np.where(near, own, 0.0), axis=(1, 2), keepdims=True)
+    core = near & (own > _CORE * brightest) & (own > 0)
+    relative = np.where(core, own, 1.0)
+    noise = np.where(core, (errors / relative) ** 2, np.nan)
+    squares = np.where(core, (residual / relative) ** 2, np.nan)
+    found = np.zeros(len(own))
+    for index in np.flatnonzero(np.any(core, axis=(1, 2))):
+        beyond = np.nanmedian(squares[index]) / _MEDIAN_SQUARE - np.nanmedian(noise[index])
+        found[index] = np.sqrt(max(beyond, 0.0))
+    return found
+
+
+def _solve(design: np.ndarray, own: np.ndarray, weights: np.ndarray, prior: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """Weighted least squares for each star, shape (n, k); a parameter that nothing determines is 0."""
+    n, k = design.shape[:2]
+    columns, weighted = design.reshape(n, k, -1), weights.reshape(n, 1, -1)
+    normal = np.einsum("nip,njp->nij", columns * weighted, columns)
+    right = np.einsum("nip,np->ni", columns * weighted, own.reshape(n, -1)) + pull
+    index = np.arange(k)
+    normal[:, index, index] += prior
+    scale = np.sqrt(np.where(normal[:, index, index] > 0, normal[:, index, index], 1.0))
+    normal = normal / scale[:, :, None] / scale[:, None, :]
+    normal[:, index, index] = np.maximum(normal[:, index, index], 1e-9) + 1e-12
+    solution: np.ndarray = np.linalg.solve(normal, (right / scale)[:, :, None])[:, :, 0] / scale
+    return solution

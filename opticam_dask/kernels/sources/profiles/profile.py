@@ -1,0 +1,273 @@
+"""The empirical profile of a night's stars, evaluated on the pixels of a cut-out.
+
+The profile is a function of the elliptical radius ``rho`` in units of the width (sigma of the adaptive moments) of a
+frame's stars, so that one profile serves all frames of a night while the seeing changes. It is the *effective* profile
+of Anderson & King (2000, PASP 112, 1360): its value at the centre of a pixel is the share of the star's light that the
+pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, with
+coefficients of at least zero, whose total light, wings included, is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from opticam_dask.kernels import compiled
+from opticam_dask.kernels.sources.moments import axes_of, moments_of
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.kernels.sources.profiles.field_form import field_places, field_terms
+
+#: Slopes of the Moffat functions that a profile is made of (infinity is a Gaussian), and their FWHM in units of that
+#: of a Gaussian of sigma 1. Wings are those of Moffat functions not much wider than the core: anything wider cannot be
+#: told from an error of the sky.
+SLOPES = (2.5, 3.0, 3.5, 4.5, 7.0, np.inf, 2.6, 2.7, 2.8, 2.9, 3.15, 3.3, 3.75, 4.0, 5.5)
+
+_WIDTHS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4)
+
+_WIDEST_GAUSSIAN = 1.2
+
+COMPONENTS = np.array([(b, w) for b in SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
+
+N_COMPONENTS = len(COMPONENTS)
+
+#: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
+TABLE_STEP, _EDGE = 0.01, 30.0
+
+_GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
+
+
+#: No star's variance along an axis differs from that of the mean star by more than this part: beyond the outermost
+#: stars a paraboloid may be anything.
+_LARGEST_CHANGE = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class FormChange:
+    """How the second moments of stars change over a frame.
+
+    Attributes
+    ----------
+    terms : ndarray, shape (3, 6)
+        Coefficients of ``field_form.field_terms`` for the moments xx, yy and xy, square pixels.
+    frame : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    """
+
+    terms: np.ndarray
+    frame: tuple[int, int]
+
+    def at(self, xy: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Difference (3, n) to the moments (3, 1) of the mean star at places (n, 2); 0 for NaN places."""
+        xx, yy, both = np.einsum("mt,nt->mn", self.terms, field_terms(*field_places(xy, self.frame)))
+        determinant = mean[0] * mean[1] - mean[2] ** 2
+        half_trace = 0.5 * (mean[1] * xx + mean[0] * yy - 2.0 * mean[2] * both) / determinant
+        product = (xx * yy - both**2) / determinant
+        # the larger relative change along an axis: eigenvalues of the change in units of the mean
+        largest = np.abs(half_trace) + np.sqrt(np.maximum(half_trace**2 - product, 0.0))
+        change: np.ndarray = np.stack([xx, yy, both]) / np.maximum(largest / _LARGEST_CHANGE, 1.0)
+        return change
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size and form of the stars of one frame.
+
+    Attributes
+    ----------
+    semimajor_sigma, semiminor_sigma : float
+        Pixels, as the pixels sample them.
+    orientation : float
+        Angle of the major axis from the x axis, counter-clockwise, in radians.
+    change : FormChange, optional
+        How stars elsewhere on the frame differ from the mean star; None where all are alike.
+    """
+
+    semimajor_sigma: float
+    semiminor_sigma: float
+    orientation: float
+    change: FormChange | None = field(default=None, compare=False)
+
+    def axes_at(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | tuple[float, float, float]:
+        """Sigma along the axes (pixels) and angle (radians) of stars at places (n, 2); numbers where all are alike."""
+        if self.change is None:
+            return self.semimajor_sigma, self.semiminor_sigma, self.orientation
+        mean = moments_of(*np.array([[self.semimajor_sigma], [self.semiminor_sigma], [self.orientation]]))
+        return axes_of(mean + self.change.at(xy, mean))
+
+    def area_at(self, xy: np.ndarray) -> np.ndarray:
+        """Product of the axes of stars at places (n, 2), in square pixels, shape (n,)."""
+        semimajor, semiminor, _ = self.axes_at(xy)
+        return np.broadcast_to(np.asarray(semimajor * semiminor), len(xy))
+
+    def each_at(self, xy: np.ndarray) -> list[Shape]:
+        """Shape of the star at each of the places (n, 2), the same over the whole frame."""
+        axes = [np.broadcast_to(values, len(xy)).tolist() for values in self.axes_at(xy)]
+        return [Shape(*values) for values in zip(*axes, strict=True)]
+
+    @property
+    def area(self) -> float:
+        """Product of the axes in square pixels."""
+        return self.semimajor_sigma * self.semiminor_sigma
+
+    @property
+    def sigma(self) -> float:
+        """Sigma of a round star of equal area, in pixels."""
+        return float(np.sqrt(self.area))
+
+    def is_known(self) -> bool:
+        """Whether the numbers describe stars."""
+        return bool(np.isfinite(self.area + self.orientation) and self.semiminor_sigma > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Light per unit of area at elliptical radius ``rho``, both in units of sigma; the total light is 1.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n_components,)
+        Share of the light in each Gaussian or Moffat function.
+    pixel_area : float
+        Area of a pixel in units of sigma squared; 0 for functions that are not widened by the pixels.
+    total_err : float
+        1-sigma error of the total light relative to the light in the core, common to all stars and frames.
+    """
+
+    coefficients: np.ndarray
+    pixel_area: float = 0.0
+    total_err: float = 0.0
+
+    def at(self, rho: np.ndarray) -> np.ndarray:
+        """Light per unit of area at any radii."""
+        used = np.flatnonzero(self.coefficients)
+        value: np.ndarray = components(rho, used, self.pixel_area) @ self.coefficients[used]
+        return value
+
+    def table(self) -> np.ndarray:
+        """Light per unit of area at multiples of 0.01 sigma, 0 beyond 30."""
+        table = self.at(_GRID)
+        table[-1] = 0.0
+        return table
+
+
+#: Total light by a Gaussian lacks 14 to 29 % of that of Moffat functions of slopes 4 to 2.5.
+GAUSSIAN_ERROR = 0.25
+
+
+def gaussian_profile() -> Profile:
+    """Profile for a night of which nothing is known."""
+    return Profile(np.all((np.inf, 1.0) == COMPONENTS, axis=1).astype(float), 0.0, GAUSSIAN_ERROR)
+
+
+def typical_profile() -> Profile:
+    """What stars look like from the ground, Moffat functions of slope 3, to begin with."""
+    return Profile(np.all(COMPONENTS == (3.0, 0.85), axis=1).astype(float))
+
+
+def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:
+    """Components at radii ``rho``, each with a total light of 1; shape (..., component).
+
+    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``.
+    """
+    columns = []
+    for slope, width in COMPONENTS[list(chosen)]:
+        if np.isinf(slope):
+            u = (rho / width) ** 2
+            value = np.exp(-0.5 * u) / (2.0 * np.pi * width**2)
+            curvature = value * (u - 2.0) / width**2
+        else:
+            alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
+            u = rho**2 / alpha2
+            value = (slope - 1.0) / (np.pi * alpha2) * (1.0 + u) ** -slope
+            curvature = 4.0 * slope / alpha2 * value * (slope * u - 1.0) / (1.0 + u) ** 2
+        columns.append(value + pixel_area / 24.0 * curvature)
+    return np.stack(columns, axis=-1)
+
+
+def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape) -> np.ndarray:
+    """Elliptical radius of the pixels of cut-outs, in units of sigma.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Centres on the frame.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners of the cut-outs.
+    size : int
+        Side of the square cut-outs in pixels.
+    shape : Shape
+        Width, elongation and orientation of the stars of the frame; where these change over it, each star has those of
+        its place.
+
+    Returns
+    -------
+    ndarray, shape (n, size, size)
+    """
+    offsets = np.arange(size)
+    dx = (np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None])[:, None, :]
+    dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
+    semimajor, semiminor, angle = (_for_windows(values) for values in shape.axes_at(xy))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    radius: np.ndarray
+    if compiled.native is not None:
+        forms = np.empty((len(dx), 4))
+        for column, values in enumerate((cosine, sine, semimajor, semiminor)):
+            forms[:, column] = np.ravel(values)
+        radius = np.empty((len(dx), size, size))
+        compiled.native.elliptical_radius(
+            np.ascontiguousarray(dx[:, 0]), np.ascontiguousarray(dy[:, :, 0]), forms, radius
+        )
+        return radius
+    along = (dx * cosine + dy * sine) / semimajor
+    across = (dy * cosine - dx * sine) / semiminor
+    radius = np.sqrt(along**2 + across**2)
+    return radius
+
+
+def _for_windows(values: np.ndarray | float) -> np.ndarray | float:
+    """A number, or one for each window as it multiplies windows (n, size, size)."""
+    return values[:, None, None] if isinstance(values, np.ndarray) and values.ndim else values
+
+
+def profile_weights(
+    table: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape
+) -> np.ndarray:
+    """Share of a star's light in each pixel of its cut-out.
+
+    Parameters
+    ----------
+    table : ndarray
+        :meth:`Profile.table`.
+    xy, x0, y0, size, shape
+        As for :func:`elliptical_radius`; a NaN position gives zeros.
+
+    Returns
+    -------
+    ndarray, shape (n, size, size)
+    """
+    area = shape.area if shape.change is None else shape.area_at(xy)[:, None, None]
+    light: np.ndarray = light_at(table, elliptical_radius(xy, x0, y0, size, shape)) / area
+    return light
+
+
+def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
+    if compiled.native is not None:
+        radii = np.ascontiguousarray(radius, dtype=float)
+        found = np.empty(radii.shape)
+        compiled.native.light_at(
+            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), _EDGE, TABLE_STEP
+        )
+        return found
+    rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
+    # the table is even: linear interpolation by index is exact to 1e-5 of the peak
+    below = rho.astype(np.intp)
+    light: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
+    return light
+
+
+def table_radius(index: np.ndarray) -> np.ndarray:
+    """Radii in units of sigma that entries of :meth:`Profile.table` belong to."""
+    return TABLE_STEP * np.minimum(index, len(_GRID) - 1)

@@ -1,0 +1,264 @@
+"""The profile that fits the rings of a night's stars.
+
+It is a sum of Gaussians and of Moffat functions that have one slope, or slopes that the measurement cannot tell apart:
+in any other mixture the wings that nobody can see would follow the noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.sources.profiles.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
+from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
+
+#: A profile is known when so many rings of the core have light, the innermost of them within this radius.
+_LEAST_RINGS, _INNERMOST = 3, 1.2
+
+#: No sum of such functions is a star to better than this part of the light in a ring.
+_MODEL_ERROR = 3e-4
+
+#: The light of a ring differs from the fit when it does by so many times its error.
+_BY_NOISE = 3.0
+
+
+def light_in_sky(fitted: Profile, sky: np.ndarray) -> float:
+    """Light per unit of area that a star sheds on its own sky, from the part of the sky in each of its rings."""
+    return float(sky @ fitted.at((np.arange(N_SKY_RINGS) + 0.5) * SKY_RING))
+
+
+#: Radii that part the rings in which stars are compared with each other.
+_COMPARED = (0.0, 0.7, 1.2, 1.7, 2.2, 2.8, 3.5, 4.5, 6.0)
+
+#: Stars that differ from the others by this many times their scatter count a quarter; so many rounds settle it. Two
+#: stars tell nothing about which of them is the odd one.
+_ODD, _ROUNDS, _LEAST_STARS = 2.5, 4, 3
+
+#: No star counts more than so many times as much as the middle one.
+_MOST_WEIGHT = 10.0
+
+#: The light of two good stars may differ by this part of their light in one ring.
+_LEAST_SCATTER = 5e-4
+
+#: What one star alone may have that others do not, relative to its light.
+_ALONE = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class MeanRings:
+    """Mean light of the stars of a night in rings.
+
+    Attributes
+    ----------
+    light, error, radius, spread : ndarray, shape (ring,)
+        Light per unit of area relative to a star's light, its error (infinite in empty rings), mean radius and scatter
+        of the radii of the pixels.
+    sky : ndarray, shape (sky ring,)
+        Part of the sky that lies in each ring.
+    pixel_area : float
+        In units of sigma squared.
+    """
+
+    light: np.ndarray
+    error: np.ndarray
+    radius: np.ndarray
+    spread: np.ndarray
+    sky: np.ndarray
+    pixel_area: float
+
+    @property
+    def has_data(self) -> np.ndarray:
+        """Which rings are not empty."""
+        return np.isfinite(self.error)
+
+
+def mean_rings(rings: Rings, counts: np.ndarray, scales: np.ndarray) -> MeanRings | None:
+    """Mean of the stars.
+
+    Parameters
+    ----------
+    rings : Rings
+        Sums over the pixels of the stars, in rings.
+    counts : ndarray, shape (n,)
+        How much each star counts, relative to its weight.
+    scales : ndarray, shape (n,)
+        Light of each star in units of that by which it was normalised.
+
+    Returns
+    -------
+    MeanRings or None
+        None where no star has light.
+    """
+    factor = counts * scales**2
+    of_stars = float(np.sum(factor * rings.star_weight))
+    if not of_stars > 0:
+        return None
+    weight = factor @ rings.weight
+    pixel_area = float(np.sum(factor * rings.pixel_area)) / of_stars
+    known = weight > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        light = np.where(known, (counts * scales) @ rings.signal / weight, 0.0)
+        radius = np.where(known, factor @ rings.radius / weight, (np.arange(N_RINGS) + 0.5) * RING)
+        square = np.where(known, factor @ rings.square / weight, radius**2)
+        # stars that count less than their weight leave the noise as it would be with the others alone
+        variance = (counts**2 * scales**2) @ rings.weight / (weight * pixel_area) ** 2
+        photons = np.sum(factor * rings.photons * scales) / of_stars
+        variance = variance * (1.0 + np.maximum(light, 0.0) * photons)
+    error = np.where(known, np.sqrt(variance), np.inf)
+    spread = np.sqrt(np.maximum(square - radius**2, 0.0))
+    sky = factor @ rings.sky / of_stars
+    return MeanRings(light, error, radius, spread, sky, pixel_area)
+
+
+def fit_profile(rings: Rings) -> Profile | None:
+    """Fit a profile to the stars of a night; stars that are not like the others (doubles, galaxies) count little.
+
+    Parameters
+    ----------
+    rings : Rings
+        Sums over the pixels of the stars, in rings.
+
+    Returns
+    -------
+    Profile or None
+        None where the rings with light do not say how the core of a star looks.
+    """
+    return fit_stars(rings)[0]
+
+
+def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarray]:
+    """As :func:`fit_profile`, with the mean light that was fitted and how much each star counts (0 to 1)."""
+    usual = np.median(rings.star_weight[rings.star_weight > 0]) if np.any(rings.star_weight > 0) else 1.0
+    modest = 1.0 / (1.0 + rings.star_weight / (_MOST_WEIGHT * usual))
+    alike, scales = (rings.star_weight > 0).astype(float), np.ones(len(rings.star))
+    fitted, mean, scatter = None, None, _ALONE
+    for _ in range(_ROUNDS):
+        mean = mean_rings(rings, modest * alike, scales)
+        fitted = None if mean is None else _fit_mean(mean)
+        if fitted is None:
+            return None, None, alike
+        model = _light_in_rings(fitted, rings)
+        scales = _scales_of(rings, model)
+        alike, scatter = _likeness(rings, model, scales)
+    assert fitted is not None
+    assert mean is not None
+    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean)]))
+    return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
+
+
+def _misplaced(fitted: Profile, mean: MeanRings) -> float:
+    """Share of the light that the fit puts into other rings than the stars do, beyond the noise of the rings.
+
+    Stars that are no sum of functions with their peak in the middle, such as the rings of a defocused telescope, are
+    not fitted; how much of their light an aperture holds is then as uncertain as this.
+    """
+    chosen = mean.has_data
+    area = 2.0 * np.pi * mean.radius[chosen] * RING
+    measured = mean.light[chosen] + light_in_sky(fitted, mean.sky)
+    expected = fitted.at(mean.radius[chosen])
+    scale = np.sum(area * expected) / np.sum(area * measured)
+    beyond = np.abs(scale * measured - expected) - _BY_NOISE * scale * mean.error[chosen]
+    return float(np.sum(area * np.maximum(beyond, 0.0)))
+
+
+def _light_in_rings(fitted: Profile, rings: Rings) -> np.ndarray:
+    """What the profile says about the rings of each star, shape (n, ring)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        radius = np.where(rings.weight > 0, rings.radius / rings.weight, 0.0)
+        square = np.where(rings.weight > 0, rings.square / rings.weight, 0.0)
+        sky = rings.sky / rings.star_weight[:, None]
+    spread = np.sqrt(np.maximum(square - radius**2, 0.0))
+    light = 0.5 * (fitted.at(radius + spread) + fitted.at(np.abs(radius - spread)))
+    middles = (np.arange(N_SKY_RINGS) + 0.5) * SKY_RING
+    return light - np.nan_to_num(sky) @ fitted.at(middles)[:, None]
+
+
+def _scales_of(rings: Rings, model: np.ndarray) -> np.ndarray:
+    """Light of each star, in units of that by which it was normalised, from its core."""
+    n_core = round(CORE / RING)
+    core, weight = model[:, :n_core], rings.weight[:, :n_core]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scales = np.sum(rings.signal[:, :n_core] * core, axis=1) / np.sum(weight * core**2, axis=1)
+    return np.where(np.isfinite(scales) & (scales > 0), scales, 1.0)
+
+
+def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, float]:
+    """How much each star is like the others (0 to 1), and what their scatter makes uncertain of the total light."""
+    has_light = rings.star_weight > 0
+    edges = np.round(np.array(_COMPARED) / RING).astype(int)
+    area = 2.0 * np.pi * (np.arange(N_RINGS) + 0.5) * RING * RING
+    columns = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for first, last in itertools.pairwise(edges):
+            chosen = slice(first, last)
+            weight = np.sum(rings.weight[:, chosen], axis=1)
+            light = np.sum(rings.signal[:, chosen], axis=1) / scales - np.sum((rings.weight * model)[:, chosen], axis=1)
+            photons = 1.0 + rings.photons / rings.star_weight * np.mean(model[:, chosen], axis=1).clip(0.0)
+            noise = np.sqrt(photons / weight) * rings.star_weight / (rings.pixel_area * scales)
+            columns.append(np.sum(area[chosen]) * np.stack([light / weight, noise]))
+    excess, error = np.stack(columns, axis=-1)
+    usable = np.isfinite(excess) & np.isfinite(error) & has_light[:, None]
+    alike = has_light.astype(float)
+    if np.count_nonzero(has_light) < _LEAST_STARS:
+        return alike, _ALONE
+    excess = np.where(usable, excess, np.nan)
+    with np.errstate(invalid="ignore"):
+        middle = _column_medians(excess)
+        spread = MAD_TO_SIGMA * _column_medians(np.abs(excess - middle))
+        distance = (excess - middle) ** 2 / (error**2 + spread**2 + _LEAST_SCATTER**2)
+    mean = np.sum(np.where(usable, distance, 0.0), axis=1) / np.maximum(np.count_nonzero(usable, axis=1), 1)
+    alike = np.where(has_light, 1.0 / (1.0 + mean / _ODD**2) ** 2, 0.0)
+    wings = np.sum(np.where(usable, excess - middle, 0.0)[:, 4:], axis=1)[has_light]
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(wings - np.median(wings)))) / np.sqrt(np.sum(alike))
+    return alike, scatter
+
+
+def _column_medians(values: np.ndarray) -> np.ndarray:
+    """Median of each column without NaN; 0 for columns of nothing else."""
+    return np.array([np.median(known) if len(known := column[np.isfinite(column)]) else 0.0 for column in values.T])
+
+
+def _fit_mean(mean: MeanRings) -> Profile | None:
+    """Fit sums of components to mean rings (non-negative least squares)."""
+    has_data = mean.has_data
+    core = has_data & (mean.radius < CORE)
+    if np.count_nonzero(core) < _LEAST_RINGS or mean.radius[core].min() > _INNERMOST:
+        return None
+    measured = mean.light[has_data]
+    error = np.hypot(mean.error[has_data], _MODEL_ERROR * measured)
+    design = _ring_means(mean)[has_data] / error[:, None]
+    fits, misfits = [], []
+    for slope in SLOPES:
+        chosen = np.flatnonzero((COMPONENTS[:, 0] == slope) | np.isinf(COMPONENTS[:, 0]))
+        found, residual = nnls(design[:, chosen], measured / error)
+        if found.sum() > 0:
+            coefficients = np.zeros(N_COMPONENTS)
+            coefficients[chosen] = found
+            fits.append(coefficients)
+            misfits.append(residual**2)
+    if not fits:
+        return None
+    # where no sum of components fits within the noise, none is much better than another
+    reduced = max(1.0, min(misfits) / len(measured))
+    likelihood = np.exp(-0.5 * (np.array(misfits) - min(misfits)) / reduced)
+    totals = np.sum(fits, axis=1)
+    total = np.average(totals, weights=likelihood)
+    total_err = np.sqrt(np.average((totals / total - 1.0) ** 2, weights=likelihood))
+    shares = np.array(fits) / totals[:, None]
+    return Profile(np.average(shares, axis=0, weights=likelihood), mean.pixel_area, float(total_err))
+
+
+def _ring_means(mean: MeanRings) -> np.ndarray:
+    """Mean of each component over each ring, less that over the sky; shape (ring, component)."""
+    everything = range(N_COMPONENTS)
+    # the mean over pixels of a smooth function is that of its values one standard deviation to either side
+    outer, inner = mean.radius + mean.spread, np.abs(mean.radius - mean.spread)
+    means = 0.5 * (components(outer, everything, mean.pixel_area) + components(inner, everything, mean.pixel_area))
+    # the light of the star in its own sky was taken off
+    middles = (np.arange(N_SKY_RINGS) + 0.5) * SKY_RING
+    beyond: np.ndarray = means - mean.sky @ components(middles, everything, mean.pixel_area)
+    return beyond

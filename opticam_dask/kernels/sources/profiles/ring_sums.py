@@ -1,0 +1,379 @@
+"""The light of a night's stars in rings, star by star, from which their profile is fitted.
+
+Each star is normalised by its light in the core; its sky is a plane through the pixels of an annulus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_profile
+
+#: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
+#: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost. The annulus has twice the
+#: area of what is inside: an error of the sky moves the total light by several times what it adds to the rings.
+REACH, RING, SKY_REACH = 10.0, 0.1, 17.0
+
+N_RINGS = round(REACH / RING)
+
+#: Width of the rings in which the light of a star in its own sky is counted.
+SKY_RING = 0.5
+
+N_SKY_RINGS = round(SKY_REACH / SKY_RING)
+
+#: A star is normalised by its light within this radius.
+CORE = 2.5
+
+#: Where a read-out window leaves too little of that annulus, the sky begins nearer to the star: there must be this part
+#: of the pixels inside, and so many in all. The light that the star has there is part of the fit.
+_NEARER_SKIES, _LEAST_PART, _LEAST_SKY = (10.0, 8.0, 6.5, 5.0), 0.5, 60
+
+#: Pixels of the sky that are so many times the scatter from the plane do not count; the plane has arrived after so many
+#: steps. A level without slope serves where the error of a plane at the star is this many times that of a level.
+_SKY_CLIP, _SKY_STEPS, _SLOPE_COST = 4.0, 5, 2.0
+
+#: The plane has arrived when no more than this part of its pixels come or go.
+_FEW_CHANGE = 1e-3
+
+#: The bend of the sky is from one pixel in so many: it is the same for all stars.
+_BEND_STEP = 4
+
+#: Determinants and condition numbers of places on a line.
+_FLAT = 1e-6
+
+#: What is added to the squares of places, so that those on a line have a plane as well.
+_RIDGE = 1e-9
+
+#: A bend of the sky counts as far as its chi-square per coefficient is above this.
+_DOUBT = 2.0
+
+#: Beyond this radius pixels that stand out from their ring by so many times the noise, and by this part of its light,
+#: belong to something else, with everything within this radius of them.
+_ROUND_FROM, _STANDS_OUT, _UNEVEN, _AROUND = 3.0, 5.0, 0.5, 1.5
+
+#: Stars count with the square of their signal-to-noise ratio up to about this ratio of core to background RMS, so that
+#: what is wrong with the surroundings of the brightest does not decide.
+_BRIGHTEST = 5000.0
+
+#: A star whose neighbours have this part of its light counts half of what it would without them.
+_DISTURBED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Rings:
+    """Sums over the pixels of stars in rings of the elliptical radius, star by star.
+
+    Sums of such sums over frames are sums as well.
+
+    Attributes
+    ----------
+    star : ndarray of int, shape (n,)
+        Which star of the catalogue it is.
+    n_images : ndarray of int, shape (n,)
+        How many images of the star were added.
+    signal, weight : ndarray, shape (n, ring)
+        The ratio is the light per unit of area, relative to the light of the star; the weight is its inverse variance
+        by the sky for pixels of an area of 1.
+    radius, square : ndarray, shape (n, ring)
+        Weight times radius, and weight times radius squared.
+    sky : ndarray, shape (n, sky ring)
+        How much the light in each ring of half a sigma has to do with the sky that was taken off, times the weight.
+    pixel_area : ndarray, shape (n,)
+        Area of a pixel in units of sigma squared, times the weight.
+    photons : ndarray, shape (n,)
+        Variance by the photons of a light of 1, relative to that by the sky, times the weight.
+    star_weight : ndarray, shape (n,)
+        Weight of the star's pixels.
+    """
+
+    star: np.ndarray
+    n_images: np.ndarray
+    signal: np.ndarray
+    weight: np.ndarray
+    radius: np.ndarray
+    square: np.ndarray
+    sky: np.ndarray
+    pixel_area: np.ndarray
+    photons: np.ndarray
+    star_weight: np.ndarray
+
+
+def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
+    """No light yet of the given stars."""
+    star = np.asarray(stars, dtype=np.int64)
+    n = len(star)
+    signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
+    pixel_area, photons, star_weight = (np.zeros(n) for _ in range(3))
+    sky = np.zeros((n, N_SKY_RINGS))
+    return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, pixel_area, photons, star_weight)
+
+
+def add_rings(found: Iterable[Rings]) -> Rings:
+    """Sums of several frames, star by star, added in the order in which they are given."""
+    everything = list(found)
+    stars = np.unique(np.concatenate([rings.star for rings in everything])) if everything else np.empty(0, np.int64)
+    total = empty_rings(stars)
+    for rings in everything:
+        rows = np.searchsorted(stars, rings.star)
+        for field in fields(Rings)[1:]:
+            np.add.at(getattr(total, field.name), rows, getattr(rings, field.name))
+    return total
+
+
+def measure_rings(
+    cutouts: np.ndarray,
+    rms: np.ndarray,
+    xy: np.ndarray,
+    x0: np.ndarray,
+    y0: np.ndarray,
+    shape: Shape,
+    foreign: np.ndarray | None = None,
+    *,
+    stars: np.ndarray | None = None,
+    table: np.ndarray | None = None,
+    disturbed: np.ndarray | None = None,
+) -> Rings:
+    """Sort the pixels of the stars of one frame into rings.
+
+    The sky of a star is a plane through the pixels of an annulus, all with the same weight, so that a sky which rises
+    from one side to the other tilts no wings.
+
+    Parameters
+    ----------
+    cutouts, rms : ndarray, shape (n, size, size)
+        Electrons with the sky in them and background RMS, to 17 sigma around each star; NaN pixels do not count.
+    xy : ndarray, shape (n, 2)
+        Centres on the frame.
+    x0, y0 : ndarray of int, shape (n,)
+        Lower corners.
+    shape : Shape
+        Of the frame's stars.
+    foreign : ndarray of bool, shape (n, size, size), optional
+        Pixels that another source shines on: they do not count.
+    stars : ndarray of int, shape (n,), optional
+        Which stars of the catalogue they are; 0, 1, 2, ... by default.
+    table : ndarray, optional
+        Profile by which the light of a star is measured (:meth:`Profile.table`); by default that of
+        :func:`typical_profile`.
+    disturbed : ndarray, shape (n,), optional
+        Light of the neighbours of each star relative to its own; the more of it the less a star counts.
+
+    Returns
+    -------
+    Rings
+        Stars without enough sky around them, or without light, have sums of zero.
+    """
+    size = cutouts.shape[1]
+    table = typical_profile().table() if table is None else table
+    rho = elliptical_radius(xy, x0, y0, size, shape)
+    usable = np.isfinite(cutouts) & (rms > 0) & (rho < SKY_REACH)
+    if foreign is not None:
+        usable &= ~foreign
+    places = (np.arange(size) + np.stack([x0, y0])[..., None] - xy.T[..., None]) / (SKY_REACH * shape.semimajor_sigma)
+    found = empty_rings(np.arange(len(xy)) if stars is None else stars)
+    stamps: list[tuple[int, _Stamp, _Sky]] = []
+    for index in range(len(xy)):
+        noise = float(rms[index, size // 2, size // 2])
+        stamp = _stamp(cutouts[index], noise, rho[index], usable[index], *places[:, index])
+        sky = None if stamp is None else _fit_sky(stamp)
+        if stamp is None or sky is None:
+            continue
+        is_other = _stands_out(stamp, sky, usable[index], rho[index], _AROUND * shape.semiminor_sigma)
+        if is_other is not None:
+            stamp = _stamp(cutouts[index], noise, rho[index], is_other, *places[:, index])
+            sky = None if stamp is None else _fit_sky(stamp)
+        if stamp is not None and sky is not None:
+            stamps.append((index, stamp, sky))
+    area = shape.area_at(xy)
+    # a star whose core belongs to its neighbours has no light to measure anything by
+    stamps = [(index, stamp, sky) for index, stamp, sky in stamps if stamp.flux(sky.at(stamp), table / area[index]) > 0]
+    bend = _bend_of_sky([(stamp, sky, table / area[index]) for index, stamp, sky in stamps])
+    trust = np.ones(len(xy)) if disturbed is None else 1.0 / (1.0 + (disturbed / _DISTURBED) ** 2)
+    for index, stamp, sky in stamps:
+        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]), float(trust[index]))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Stamp:
+    """Pixels of one star that count, in one row: electrons, radius, and place in units of 17 sigma.
+
+    ``sky_ring`` is the ring of half a sigma that each lies in.
+    """
+
+    electrons: np.ndarray
+    radius: np.ndarray
+    sky_ring: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
+    noise: float
+
+    def flux(self, sky: np.ndarray, table: np.ndarray) -> float:
+        """Light of the star from its core, by the profile."""
+        core = np.flatnonzero(self.radius < CORE)
+        share = light_at(table, self.radius[core])
+        whole = float(np.sum(share**2))
+        return float(np.sum((self.electrons[core] - sky[core]) * share)) / whole if whole > 0 else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class _Sky:
+    """Sky of one star: coefficients of 1, u and v, the pixels they are from, and the weight of each at the star."""
+
+    terms: np.ndarray
+    beyond: np.ndarray
+    weight: np.ndarray
+
+    def at(self, stamp: _Stamp) -> np.ndarray:
+        """Sky on the pixels of the stamp."""
+        return self.terms[0] + self.terms[1] * stamp.u + self.terms[2] * stamp.v
+
+
+def _stamp(
+    window: np.ndarray, noise: float, radius: np.ndarray, usable: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> _Stamp | None:
+    """Pixels of a window that count; None where there are too few."""
+    places = np.flatnonzero(usable)
+    if len(places) < _LEAST_SKY or not noise > 0:
+        return None
+    rho = radius.ravel()[places]
+    rows, columns = np.divmod(places, usable.shape[1])
+    return _Stamp(window.ravel()[places], rho, (rho / SKY_RING).astype(np.intp), u[columns], v[rows], noise)
+
+
+def _fit_sky(stamp: _Stamp) -> _Sky | None:
+    """Sky around a star, a plane where there are pixels on all its sides; None where there are too few."""
+    inside_of = np.cumsum(np.bincount(stamp.sky_ring, minlength=N_SKY_RINGS))
+    for start in _NEARER_SKIES:
+        first = round(start / SKY_RING)
+        n_inside, n_beyond = inside_of[first - 1], inside_of[-1] - inside_of[first - 1]
+        if n_beyond >= max(_LEAST_SKY, _LEAST_PART * n_inside):
+            break
+    if n_beyond < _LEAST_SKY:
+        return None
+    is_beyond = stamp.sky_ring >= first
+    beyond = np.flatnonzero(is_beyond)
+    plane = np.array([np.ones(len(beyond)), stamp.u[beyond], stamp.v[beyond]])
+    place = np.array([1.0, 0.0, 0.0])
+    if n_inside:
+        place[1:] = np.mean(stamp.u[~is_beyond]), np.mean(stamp.v[~is_beyond])
+    values, kept = stamp.electrons[beyond], np.arange(len(beyond))
+    for _ in range(_SKY_STEPS):
+        basis, data = (plane, values) if len(kept) == len(values) else (plane[:, kept], values[kept])
+        normal = basis @ basis.T
+        if not _is_plane_known(normal, place):
+            basis, normal = basis[:1], normal[:1, :1]
+        inverse = np.linalg.inv(normal)
+        terms = np.zeros(3)
+        terms[: len(normal)] = inverse @ (basis @ data)
+        away = np.abs(values - terms @ plane)
+        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, MAD_TO_SIGMA * float(np.median(away))))
+        if len(now) < _LEAST_SKY:
+            return None
+        used, kept = kept, now
+        if abs(len(now) - len(used)) <= _FEW_CHANGE * len(values):
+            break
+    share = (place[: len(normal)] @ inverse) @ basis
+    return _Sky(terms, beyond[used], share / np.sum(share))
+
+
+def _is_plane_known(normal: np.ndarray, place: np.ndarray) -> bool:
+    """Whether there are pixels on all sides of the star; else a plane would be a guess.
+
+    The error of the plane at the star is compared with that of a level.
+    """
+    determinant = np.linalg.det(normal / normal[0, 0])
+    if not determinant > _FLAT:
+        return False
+    return bool(place @ np.linalg.inv(normal) @ place * normal[0, 0] < _SLOPE_COST**2)
+
+
+def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray, around: float) -> np.ndarray | None:
+    """Usable pixels without those of something else than the star; None where there is nothing else.
+
+    Such are neighbours that nobody knows of, cosmic rays and trails.
+    """
+    outside = stamp.radius >= _ROUND_FROM
+    ring, values = stamp.sky_ring[outside], (stamp.electrons - sky.at(stamp))[outside]
+    out = np.zeros(len(values), dtype=bool)
+    for _ in range(3):
+        count = np.bincount(ring[~out], minlength=N_SKY_RINGS)
+        light = np.maximum(np.bincount(ring[~out], values[~out], minlength=N_SKY_RINGS) / np.maximum(count, 1), 0.0)
+        limit = (1.0 + _UNEVEN) * light + _STANDS_OUT * np.sqrt(stamp.noise**2 + light)
+        now = values > limit[ring]
+        if np.array_equal(now, out):
+            break
+        out = now
+    if not out.any():
+        return None
+    found = np.zeros(usable.shape, dtype=bool)
+    rows, columns = np.nonzero(usable)
+    found[rows[outside][out], columns[outside][out]] = True
+    reach = int(np.ceil(around))
+    steps = np.arange(-reach, reach + 1)
+    found = binary_dilation(found, steps[:, None] ** 2 + steps[None, :] ** 2 <= around**2)
+    rest: np.ndarray = usable & ~(found & (radius >= _ROUND_FROM))
+    return rest
+
+
+def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarray:
+    """Curvature of the sky of a frame, from what its planes leave around all stars together.
+
+    Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
+    James & Stein 1961), so that a frame whose sky does not bend pays nothing for it.
+    """
+    normal, right = np.zeros((3, 3)), np.zeros(3)
+    for stamp, sky, table in stamps:
+        some = sky.beyond[::_BEND_STEP]
+        u, v, level = stamp.u[some], stamp.v[some], sky.at(stamp)
+        # the wings of the star bend as well
+        wings = max(stamp.flux(level, table), 0.0) * light_at(table, stamp.radius[some])
+        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, stamp.electrons[some] - level[some] - wings])
+        products = rows @ rows.T
+        # what a plane takes up says nothing
+        plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3:])
+        left = products[3:, 3:] - products[3:, :3] @ plane
+        normal += left[:3, :3] / stamp.noise**2
+        right += left[:3, 3] / stamp.noise**2
+    if not stamps or np.linalg.cond(normal) > 1.0 / _FLAT:
+        return np.zeros(3)
+    bend = np.linalg.solve(normal, right)
+    significance = float(bend @ right) / len(bend)
+    shrunk: np.ndarray = bend * max(0.0, 1.0 - _DOUBT / max(significance, 1e-9))
+    return shrunk
+
+
+def _sort_pixels(
+    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float, trust: float
+) -> None:
+    """Add the pixels of one star to its sums; it counts ``trust`` of what it would without neighbours."""
+    level = sky.at(stamp)
+    if bend.any():
+        bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
+        # the plane has taken off what the bend is beyond
+        level += bent - float(sky.weight @ bent[sky.beyond])
+    flux = stamp.flux(level, table)
+    if not (np.isfinite(flux) and flux > 0):
+        return
+    inside = stamp.radius < REACH
+    rho = stamp.radius[inside]
+    ring = (rho / RING).astype(np.intp)
+    ratio = flux / stamp.noise
+    # frames count alike whatever their seeing: the profile is to be right for the mean of them
+    weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
+    weight *= trust
+    light = (stamp.electrons - level)[inside] * (weight * area / flux)
+    found.n_images[index] += 1
+    found.signal[index] += np.bincount(ring, light, minlength=N_RINGS)
+    found.weight[index] += weight * np.bincount(ring, minlength=N_RINGS)
+    found.radius[index] += weight * np.bincount(ring, rho, minlength=N_RINGS)
+    found.square[index] += weight * np.bincount(ring, rho**2, minlength=N_RINGS)
+    found.sky[index] += weight * np.bincount(stamp.sky_ring[sky.beyond], sky.weight, minlength=N_SKY_RINGS)
+    found.pixel_area[index] += weight / area
+    found.photons[index] += weight * flux / (area * stamp.noise**2)
+    found.star_weight[index] += weight

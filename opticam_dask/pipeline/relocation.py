@@ -1,0 +1,139 @@
+"""Frames that were moved or copied to another place: the store is told where they are now."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from opticam_dask.frames import scanning
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.locations import PathLike
+from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.store.camera import Part
+from opticam_dask.store.store import Store
+
+#: Mid-exposure times that differ by less are equal, days (a microsecond): both were read from the same header.
+_SAME_TIME = 1e-6 / 86400.0
+
+
+def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], instrument: Instrument) -> list[str]:
+    """Tell a store where its frames are after they were moved or copied to another directory, disk or host.
+
+    A part (camera key and night) is found again when all its frames are below one directory of ``data``, by the same
+    names as before, with the same sizes, times and exposure times. Modification times may differ, as they do in copies.
+    What was reduced stays as it is.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    data : path or URL, or sequence of them
+        Where the frames are now.
+    instrument : Instrument
+        What the headers mean.
+
+    Returns
+    -------
+    list of str
+        What was found where, a line each.
+
+    Raises
+    ------
+    ReductionError
+        When no part is found there, some frames of a part are missing, or files are not what was reduced; nothing is
+        changed then.
+    FileNotFoundError
+        When a directory does not exist.
+    """
+    store = Store.open(out_directory)
+    store.require_present_version()
+    files = scanning.find_files(data)
+    parts = [part for camera in store.cameras for part in camera.parts]
+    found = {part: place for part in parts if (place := _find(part, files, instrument)) is not None}
+    if not found:
+        before = sorted({str(part.attributes["data_root"]) for part in parts})
+        raise ReductionError(
+            f"none of the {len(parts)} part(s) of {out_directory} is among the {len(files)} FITS file(s) given. "
+            f"Expected the frames that were below {', '.join(before)}, by the same names."
+        )
+    store.begin_changes()
+    lines = []
+    for part in parts:
+        if part not in found:
+            lines.append(f"{part.key} {part.night}: not found; it stays at {part.attributes['data_root']}.")
+            continue
+        part.frames.array("file_mtime").write_whole(found[part].times)
+        part.update({"data_root": found[part].root})
+        lines.append(f"{part.key} {part.night}: {part.n_frames} frames, now below {found[part].root}.")
+    store.finish_changes()
+    return lines
+
+
+class _FoundFrames(NamedTuple):
+    """Where the frames of a part are: the directory, and the modification times of the files below it."""
+
+    root: str
+    times: np.ndarray
+
+
+def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFrames | None:
+    """The place of the frames of a part among files; None where none of them is.
+
+    Frames of several nights often have the same names, so a directory in which no file is a frame of the part is
+    another night's. Of several copies, the one whose path resembles the old one most is taken.
+    """
+    manifest = part.manifest()
+    root = str(part.attributes["data_root"])
+    names = [str(file).removeprefix(root).lstrip("/") for file in manifest["file"]]
+    for candidate in _candidates(names, files, root):
+        paths = [f"{candidate}/{name}" for name in names]
+        scan = scanning.scan(sorted(set(paths).intersection(files)), instrument)
+        rows, reasons = scan.table.set_index("file"), dict(scan.set_aside)
+        problems = []
+        for index, path in enumerate(paths):
+            before = {name: manifest[name][index] for name in ("file_size", "mjd_utc", "exposure_time")}
+            known = _difference(before, rows.loc[path]) if path in rows.index else "there is no such file"
+            problems.append(reasons.get(path, known))
+        if not any(problems):
+            return _FoundFrames(candidate, rows.loc[paths, "file_mtime"].to_numpy(float))
+        if not all(problems):
+            first = next(index for index, problem in enumerate(problems) if problem)
+            raise ReductionError(
+                f"{part.key} {part.night}: {problems.count('')} of {len(names)} frames are below {candidate}, but "
+                f"{names[first]} is not as it was reduced: {problems[first]}."
+            )
+    return None
+
+
+def _candidates(names: Sequence[str], files: Sequence[str], old: str) -> list[str]:
+    """Directories below which files of these names are: most of them first, then what resembles the old path most."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_name[file.rpartition("/")[2]].append(file)
+    counts: dict[str, int] = defaultdict(int)
+    for name in names:
+        for file in by_name[name.rpartition("/")[2]]:
+            if file.endswith(f"/{name}"):
+                counts[file[: -len(name) - 1]] += 1
+    return sorted(counts, key=lambda root: (-counts[root], -_common_tail(old, root), root))
+
+
+def _common_tail(one: str, other: str) -> int:
+    """Number of last directories that two paths have in common."""
+    pairs = list(zip(reversed(one.split("/")), reversed(other.split("/")), strict=False))
+    return next((count for count, (left, right) in enumerate(pairs) if left != right), len(pairs))
+
+
+def _difference(before: Mapping[str, float], now: Mapping[str, float]) -> str:
+    """In what a file differs from the frame that was reduced; nothing when it is the same."""
+    if before["file_size"] != now["file_size"]:
+        return f"it has {now['file_size']} bytes, that frame had {before['file_size']}"
+    if not abs(before["mjd_utc"] - now["mjd_utc"]) < _SAME_TIME:
+        return f"it was exposed at MJD {now['mjd_utc']:.8f}, that frame at {before['mjd_utc']:.8f}"
+    if before["exposure_time"] != now["exposure_time"]:
+        return f"it was exposed for {now['exposure_time']:g} s, that frame for {before['exposure_time']:g} s"
+    return ""

@@ -1,0 +1,1 @@
+"""The stages of a reduction, one a module: calibration frames, alignment, stacks, catalogues, profiles, photometry."""

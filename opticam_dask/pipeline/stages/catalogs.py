@@ -1,0 +1,142 @@
+"""The catalogue of a camera key: made from the stack of the reference night, once, and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from opticam_dask import identities
+from opticam_dask.flags import UNUSABLE
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.passes import catalog
+from opticam_dask.pipeline.frozen import piled_up, reference_part
+from opticam_dask.pipeline.preparation import versions
+from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
+from opticam_dask.store.camera import Camera, Part
+
+#: Frames whose detections are held against the catalogue, and the share that is too much to be missing.
+_COMPARED, _MOST = 9, 0.5
+
+
+def finish_catalogs(setup: Setup, progress: Progress) -> None:
+    """Make the catalogue of every key that has none."""
+    for camera in setup.store.cameras:
+        _finish_catalog(setup, camera, progress)
+
+
+def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
+    """Detect the catalogue on the stack of the reference night, once."""
+    if camera.catalog.is_whole or not camera.reference.is_whole:
+        return
+    part = reference_part(camera)
+    stack = part.stack.read_all()
+    night = _stacked_night(setup, part, stack)
+    steps, limit = setup.steps(part.shape, part.binning), setup.parameters.max_catalog_sources
+    try:
+        found = catalog.make_catalog(night, steps, limit, setup.aperture_selector)
+    except catalog.NoCatalog as error:
+        progress.tell(f"{camera.key}: {error}")
+        return
+    _keep_checksum(camera, catalog.checksum(found.arrays))
+    camera.reference.extend(stack)
+    warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
+    for line in (*warnings, *found.left_out):
+        progress.tell(f"{camera.key}: {line}")
+    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
+    provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
+    camera.catalog.write(found.arrays, attributes | provenance)
+    # half a second of astropy: once a camera, never on a worker
+    from opticam_dask.passes.sky_search import take_from_header
+
+    take_from_header(setup.store, camera.key, setup.instrument, progress.tell)
+
+
+def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
+    """Stack of a part with the noise, seeing, transforms and saturation of its frames."""
+    noise, widths, minor, sky = (
+        part.frames[name] for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
+    )
+    level, gain = (part.frames[name] for name in ("saturation", "gain"))
+    piled = piled_up(part)
+    level = level if piled is None else piled.lowered(level, gain)
+    stacked = _stacked(setup, part)
+    return catalog.StackedNight(
+        stack["image"],
+        stack["coverage"],
+        noise[stacked],
+        _median(widths),
+        _transforms(part, stacked),
+        _median(level * gain * setup.parameters.rebin_factor**2 - sky),
+        SIGMA_TO_FWHM * _median(minor),
+    )
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _stacked(setup: Setup, part: Part) -> np.ndarray:
+    """Indices of the usable frames that are in the stack of a part."""
+    transforms, flags = (part.frames[name] for name in ("transform", "flags"))
+    chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
+    stacked: np.ndarray = chosen[usable]
+    return stacked
+
+
+def _transforms(part: Part, frames: np.ndarray) -> np.ndarray:
+    """Transforms of some frames of a part, shape (frame, 3, 3)."""
+    transforms: np.ndarray = part.frames["transform"][frames]
+    return transforms
+
+
+def _missing_sources(setup: Setup, part: Part, found: catalog.Catalog, shape: tuple[int, int]) -> tuple[str, ...]:
+    """Tell where catalogue and frames do not show the same stars."""
+    frames = _stacked(setup, part)
+    frames = frames[stack_selection(len(frames), _COMPARED)] if len(frames) else frames
+    border = getattr(setup.steps(part.shape, part.binning).finder, "border_width", 0)
+    detections = []
+    for frame, transform in zip(frames.tolist(), _transforms(part, frames), strict=True):
+        x, y = (part.sources.read(name, frame, frame + 1)[0] for name in ("x", "y"))
+        xy = align.apply_transform(align.invert_transform(transform), np.column_stack([x, y])[np.isfinite(x)])
+        inside = np.all((xy > border) & (xy < np.array(shape[::-1]) - 1 - border), axis=1)
+        detections.append(xy[inside])
+    catalog_xy = np.column_stack([found.arrays["x"], found.arrays["y"]])
+    limit = setup.parameters.max_catalog_sources
+    of_frames, of_catalog = catalog.missing_sources(catalog_xy, detections, found.fwhm, limit)
+    where = f"of {part.night} ({len(detections)} frames looked at)"
+    warnings = []
+    if of_frames > _MOST:
+        warnings.append(
+            f"{100 * of_frames:.0f} % of the brightest detections in the frames {where} are not in the catalogue of "
+            f"{len(catalog_xy)} sources. Frames that are not well aligned smear their stars, and hot pixels do not "
+            "move with the field: look at cat/catalogs.pdf; other n_alignment_sources or darks may help."
+        )
+    if of_catalog > _MOST:
+        warnings.append(
+            f"{100 * of_catalog:.0f} % of the brightest sources of the catalogue are not among the detections in the "
+            f"frames {where}: they may be no stars. Look at cat/catalogs.pdf; a higher threshold or another "
+            "reference_night may help."
+        )
+    return tuple(warnings)
+
+
+def _keep_checksum(camera: Camera, checksum: str) -> None:
+    """Freeze the catalogue: one that is made again must be the same.
+
+    Raises
+    ------
+    ReductionError
+        When it is not.
+    """
+    before = camera.attributes.get("catalog_checksum")
+    if before not in (None, checksum):
+        raise ReductionError(
+            f"the catalogue of {camera.key} was lost and comes out differently now: its reference night was reduced "
+            "again from other frames since. Reduce with --rebuild-reference, so that all nights belong to one "
+            "catalogue."
+        )
+    camera.update({"catalog_checksum": checksum})

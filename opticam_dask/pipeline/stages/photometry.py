@@ -1,0 +1,309 @@
+"""Pass 3: photometry of every source in every frame, all photometers on one read of a frame; quality of the nights."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from opticam_dask import identities
+from opticam_dask.cluster import blocks
+from opticam_dask.cluster.executors import Work
+from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
+from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
+from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
+from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
+from opticam_dask.pipeline import frozen
+from opticam_dask.pipeline.preparation import versions
+from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
+from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages.alignment import first_pass_job
+from opticam_dask.steps.frame_steps import entry_of
+from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
+from opticam_dask.steps.read import is_back
+from opticam_dask.store import making
+from opticam_dask.store.camera import Camera, Part
+
+
+class Photometry(BlockPass):
+    """Second pass over every block of which a photometer has not measured the sources."""
+
+    name = "photometry"
+    title = "Performing photometry"
+
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a catalogue."""
+        return camera.catalog.is_whole
+
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
+        """Blocks that the first pass has done and the photometry of a label has not.
+
+        In a whole part, also those with frames whose files were gone when they were measured and are there again.
+        """
+        if not part.psf.is_whole:
+            return []
+        chosen = range(part.n_blocks) if among is None else among
+        is_reduced = part.frames.done(chosen)
+        done = np.ones(len(chosen), dtype=bool)
+        for label in run.photometers:
+            done &= part.photometry(label).done(chosen)
+        todo = (chosen.start + np.flatnonzero(is_reduced & ~done)).tolist()
+        return todo if among is not None else sorted({*todo, *_blocks_back(run, part)})
+
+    def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
+        """Tasks of the second pass."""
+        job = second_pass_job(run.setup, part, prepared_for(run, part.camera), whole_frames=run.whole_frames)
+        measure = functools.partial(second_pass.measure_block, job)
+        try_frame = functools.partial(second_pass.try_frame, job)
+        return guarded_work(part.key, "measure", measure, todo, try_frame, functools.partial(frames_in, part))
+
+    def finish(self, run: Run) -> None:
+        """Measure the quality of the nights."""
+        measure_quality(run)
+
+
+def _blocks_back(run: Run, part: Part) -> set[int]:
+    """Blocks with frames whose files were gone when a label was measured, and are there again."""
+    found: set[int] = set()
+    for label in run.photometers:
+        for index in part.photometry(label).lost_frames().tolist():
+            block, offset = divmod(index, part.frames_per_block)
+            if block not in found and is_back(entry_of(part.manifest(block), offset)):
+                found.add(block)
+    return found
+
+
+def second_pass_job(
+    setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
+) -> second_pass.SecondPass:
+    """What a task needs to measure blocks of a part with photometers that are prepared for its key."""
+    catalog = part.camera.catalog
+    found, fitted = catalog.read_all(), frozen.read_profile(part)
+    return second_pass.SecondPass(
+        steps=setup.steps_of(part),
+        photometers=dict(photometers),
+        catalog_xy=np.column_stack([found["x"], found["y"]]),
+        catalog_flux=found["flux"],
+        profile=fitted.table(),
+        profile_err=fitted.total_err,
+        sampling=sampling_errors(fitted),
+        fwhm=float(catalog.attributes["fwhm"]),
+        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
+        read_results=part.results,
+        write=part.write_block,
+        whole_frames=whole_frames,
+    )
+
+
+def measure_sample(
+    run: Run,
+    part: Part,
+    name: str,
+    second: second_pass.SecondPass,
+    measure: Callable[[FrameView], Any],
+    frames: Sequence[int],
+) -> dict[int, Any]:
+    """What a function finds in some frames of a part, by frame; None where a frame cannot be read."""
+    job = sampled_frames.SampleJob(second, measure, tuple(frames), part.frames_per_block)
+    measure_block = functools.partial(sampled_frames.measure_block, job)
+    try_frame = functools.partial(sampled_frames.try_frame, job)
+    todo = sorted({index // part.frames_per_block for index in frames})
+    work = guarded_work(part.key, name, measure_block, todo, try_frame, functools.partial(frames_in, part))
+    found: dict[int, Any] = {}
+    for _, some in run.executor.run([work]):
+        found.update(some)
+        run.progress.advance(len(some))
+    return found
+
+
+def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[first_pass.FirstPass, second_pass.SecondPass]:
+    """What tasks need for both passes on frames of a key that are in no store.
+
+    Raises
+    ------
+    ReductionError
+        When the key has no catalogue.
+    """
+    camera = setup.store.camera(key)
+    if not camera.catalog.is_whole:
+        raise ReductionError(frozen.no_catalog(setup))
+    part = frozen.reference_part(camera)
+    photometers = prepare_photometers(catalog_facts(camera), {photometer.label: photometer})
+    return first_pass_job(setup, part), second_pass_job(setup, part, photometers)
+
+
+# ---------------------------------------------------------------- photometers as they are for one camera
+
+
+def prepared_for(run: Run, camera: Camera) -> dict[str, Photometer]:
+    """Photometers of a run for the catalogue of a camera; what a label has chosen once is what it has from then on.
+
+    The best radius of an aperture is judged by some frames of the reference night, which are measured here.
+    """
+    key = camera.key
+    if key not in run.prepared:
+        known = run.facts.setdefault("background_rms", {})  # reading it takes as many files as a night has blocks
+        facts = catalog_facts(camera, known.get(key))
+        known[key] = facts.background_rms
+        run.prepared[key] = {
+            label: _with_radius(run, camera, label, photometer, facts)
+            if isinstance(photometer, AperturePhotometer) and photometer.radius == "best"
+            else prepare_photometers(facts, {label: photometer})[label]
+            for label, photometer in run.photometers.items()
+        }
+    return run.prepared[key]
+
+
+def _with_radius(
+    run: Run, camera: Camera, label: str, photometer: AperturePhotometer, facts: CatalogFacts
+) -> Photometer:
+    """Aperture photometer with the best radius for the catalogue of a camera."""
+    radius = _chosen_radius(camera, label, photometer)
+    if radius is None:
+        choice = choose_radius(replace(facts, trial=_try_apertures(run, camera, photometer)))
+        radius = choice.radius
+        run.progress.tell(_keep_radius(camera, label, photometer, choice, facts.fwhm))
+    return replace(photometer, radius=radius, radius_unit="reference_fwhm")
+
+
+def catalog_facts(camera: Camera, background_rms: float | None = None) -> CatalogFacts:
+    """What photometers are prepared with: the same for all nights of a key.
+
+    Parameters
+    ----------
+    camera : Camera
+        The camera in the store.
+    background_rms : float, optional
+        Median over the frames of the reference night, where it is known already: reading it takes as many files as
+        that night has blocks.
+    """
+    reference = frozen.reference_part(camera)
+    if background_rms is None:
+        rms = reference.frames["background_rms"]
+        background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
+    return CatalogFacts(
+        flux=camera.catalog["flux"],
+        fwhm=float(camera.catalog.attributes["fwhm"]),
+        background_rms=background_rms,
+        profile=frozen.read_profile(reference).table(),
+    )
+
+
+def prepare_photometers(facts: CatalogFacts, photometers: Mapping[str, Photometer]) -> dict[str, Photometer]:
+    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
+    return {
+        label: photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
+        for label, photometer in photometers.items()
+    }
+
+
+def _chosen_radius(camera: Camera, label: str, photometer: AperturePhotometer) -> float | None:
+    """Radius that a label has already, in FWHM of the catalogue."""
+    own = identities.parameters_json(identities.describe(photometer))
+    kept = camera.catalog.attributes.get("aperture_radii", {}).get(label)
+    if kept is not None and kept["parameters"] == own:
+        return float(kept["radius"])
+    for part in camera.parts:  # of a store that was begun before choices were kept
+        present = part.photometry(label).attributes
+        if present.get("complete") and present["parameters"] == own:
+            return float(json.loads(present["prepared"])["radius"])
+    return None
+
+
+def _keep_radius(camera: Camera, label: str, photometer: AperturePhotometer, choice: RadiusChoice, fwhm: float) -> str:
+    """Keep the radius that was chosen for a label beside the catalogue; return what to tell of it."""
+    kept = dict(camera.catalog.attributes.get("aperture_radii", {}))
+    kept[label] = {
+        "radius": choice.radius,
+        "radius_unit": "reference_fwhm",
+        "judged_by": choice.judged_by,
+        "parameters": identities.parameters_json(identities.describe(photometer)),
+    }
+    camera.catalog.update({"aperture_radii": kept})
+    size = f"{choice.radius:g} FWHM ({choice.radius * fwhm:.2f} pixels)"
+    return f"{camera.key}: photometry {label} has a radius of {size}, judged by {choice.judged_by}."
+
+
+def _try_apertures(run: Run, camera: Camera, photometer: AperturePhotometer) -> TrialFluxes | None:
+    """Fluxes in apertures of several sizes in some frames of the reference night."""
+    setup = run.setup
+    part = frozen.reference_part(camera)
+    flags = part.frames["flags"]
+    frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
+    second = second_pass_job(setup, part, {})
+    several = replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm")
+    with stage(run.progress, "Trying apertures", len(frames)):
+        measure = functools.partial(aperture_trial.measure_apertures, several)
+        found = measure_sample(run, part, "apertures", second, measure, frames)
+    return aperture_trial.collect(found)
+
+
+def add_labels(
+    setup: Setup,
+    part: Part,
+    photometers: Mapping[str, Photometer],
+    prepared: Mapping[str, Photometer],
+) -> None:
+    """Make the arrays of the photometry of a part, as far as they are not there.
+
+    Raises
+    ------
+    store.StoreError
+        When a label exists with other parameters.
+    """
+    source_ids = part.camera.catalog["source_id"]
+    is_common = has_common_error(setup.steps_of(part), frozen.read_profile(part).total_err)
+    chosen = part.camera.catalog.attributes.get("aperture_radii", {})
+    for label, photometer in photometers.items():
+        record = identities.describe(photometer)
+        attributes = {
+            "label": label,
+            "parameters": identities.parameters_json(record),
+            "parameters_hash": identities.parameters_hash({"photometer": record, "reduction": setup.record()}),
+            "prepared": identities.parameters_json(prepared[label]),
+            "provenance": versions(),
+        }
+        if (kept := chosen.get(label)) and kept["parameters"] == attributes["parameters"]:
+            attributes["aperture_radius"] = {name: kept[name] for name in ("radius", "radius_unit", "judged_by")}
+        radii = measured_radii(photometer)
+        if radii:
+            attributes["radius_unit"] = getattr(photometer, "radius_unit", "pixel")
+        variables = measured_variables(photometer, has_common_error=is_common)
+        making.add_photometry(part, label, source_ids, attributes, variables=variables, radii=radii)
+
+
+# ---------------------------------------------------------------- quality of the nights
+
+
+def measure_quality(run: Run) -> None:
+    """Transparency, clouds, airmass and scintillation of every part whose photometry is done and that has none yet.
+
+    They are made anew when the label that they are to be made from changes, see
+    :mod:`~opticam_dask.passes.quality`. A part is one task.
+    """
+    setup = run.setup
+    todo = [
+        (part, label) for part in frozen.parts_with_catalog(setup) if (label := quality.wanted_label(part)) is not None
+    ]
+    if not todo:
+        return
+    measure = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
+    build = functools.partial(blocks.window_of_tasks, measure, name="quality")
+    with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
+        for number, found in run.executor.run([Work(build, range(len(todo)))]):
+            run.check_owner()
+            part, _ = todo[number]
+            part.quality.write(found.arrays, found.attributes)
+            run.progress.advance(part.n_frames)
+
+
+def _measure_quality_of(
+    instrument: Instrument, todo: Sequence[tuple[Part, str]], number: int
+) -> tuple[int, quality.Found]:
+    part, label = todo[number]
+    return number, quality.measure_quality(part, instrument, label)

@@ -1,0 +1,163 @@
+"""Pass 2: the stack and the star profile of every night, and the photometers and arrays that the photometry needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.kernels.sources import noise
+from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
+from opticam_dask.passes import star_profiles
+from opticam_dask.pipeline import frozen
+from opticam_dask.pipeline.reduction import Progress, ReductionError
+from opticam_dask.pipeline.run import Pass, Run
+from opticam_dask.pipeline.stages import photometry, stacks
+from opticam_dask.steps.frame_steps import BlockSummary
+from opticam_dask.steps.measure import UNCERTAIN_TOTAL
+from opticam_dask.store.camera import Camera, Part
+
+#: Total fluxes by the profile of another night are uncertain by at least this part.
+_OTHER_NIGHT = 0.05
+
+
+class StarProfiles(Pass):
+    """Star profile of every night that has none, from some of its frames.
+
+    A night that the first pass has not been through to its end waits: its profile must not depend on how far a run
+    came.
+    """
+
+    name = "stacks and star profiles"
+    title = "Measuring star profiles"
+    unit = "part"
+
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a catalogue; of a run that jobs share, nights without one are stacked here as well."""
+        if run.sums is not None:
+            return camera.reference.is_whole
+        return camera.catalog.is_whole
+
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
+        """The part itself, when it has no profile, or, of a run that jobs share, no stack."""
+        if run.sums is None:
+            is_due = not part.psf.is_whole and bool(part.frames.done().all())
+        else:
+            has_stack = part.stack.is_whole
+            is_due = (part.key, part.night) not in run.sums and (not has_stack or _is_measurable(part))
+        return [0] if is_due else []
+
+    def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
+        """Frames of both rounds."""
+        return sum(map(len, profile_frames(part))) if todo and _is_measurable(part) else 0
+
+    def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
+        """Measure one part after the other, each on all workers."""
+        for part in (part for part, some in todo if some):
+            if run.sums is not None:
+                stacks.finish_stack(run.setup, part, run.executor)
+            found = measure_stars(run, part) if _is_measurable(part) else {}
+            run.check_owner()
+            if run.sums is None:
+                write_profile(part, found, run.progress)
+            else:
+                run.sums[part.key, part.night] = found
+            yield part.key, BlockSummary(0, part.n_frames, 0, {}, ())
+
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
+        """Write what jobs have found of the stars of a part."""
+        name = part.key, part.night
+        if run.sums is not None and name in run.sums and _is_measurable(part):
+            write_profile(part, run.sums[name], run.progress)
+
+    def finish(self, run: Run) -> None:
+        """Prepare the photometers and make the arrays that they fill.
+
+        Raises
+        ------
+        ReductionError
+            When no key has a catalogue.
+        store.StoreError
+            When a label exists with other parameters.
+        """
+        if not run.photometers:
+            return
+        if not (parts := frozen.parts_with_catalog(run.setup)):
+            raise ReductionError(frozen.no_catalog(run.setup))
+        for part in parts:
+            if run.planned and (part.key, part.night) not in run.planned:
+                continue
+            if part.psf.is_whole:
+                photometry.add_labels(run.setup, part, run.photometers, photometry.prepared_for(run, part.camera))
+            else:
+                run.progress.tell(
+                    f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs)."
+                )
+
+
+def _is_measurable(part: Part) -> bool:
+    """Whether a part has no profile yet and a catalogue whose stars could give one."""
+    return part.camera.catalog.is_whole and not part.psf.is_whole
+
+
+def profile_frames(part: Part) -> tuple[list[int], list[int]]:
+    """Frames of a part that its profile is measured in: those of the first round, and of the second."""
+    frames = star_profiles.choose_frames(part.frames["flags"])
+    return star_profiles.some_of(frames), frames
+
+
+def measure_stars(run: Run, part: Part) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
+    first, frames = profile_frames(part)
+    fitted = star_profiles.fit(_profile_round(run, part, first, None))
+    return {} if fitted is None else _profile_round(run, part, frames, fitted)
+
+
+def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
+    """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
+    second = photometry.second_pass_job(run.setup, part, {})
+    if fitted is None:
+        return photometry.measure_sample(run, part, "profile", second, star_profiles.first_rings, frames)
+    second = replace(second, profile=fitted.table(), sampling=sampling_errors(fitted))
+    return photometry.measure_sample(run, part, "profile", second, star_profiles.star_rings, frames)
+
+
+def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> None:
+    """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
+    fitted, source = star_profiles.fit(found), part.night
+    fwhm = part.frames["fwhm"]
+    if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < noise.UNDERSAMPLED:
+        progress.tell(
+            f"{part.key} {part.night}: stars are only {np.nanmedian(fwhm):.1f} pixels wide (FWHM); below "
+            f"{noise.UNDERSAMPLED:g} apertures are more precise than optimal and PSF photometry, and all errors "
+            "allow for what the star profile cannot know."
+        )
+    if fitted is None:
+        reference = frozen.reference_part(part.camera)
+        if reference.night != part.night and reference.psf.is_whole:
+            known = frozen.read_profile(reference)
+            fitted, source = replace(known, total_err=max(known.total_err, _OTHER_NIGHT)), reference.night
+        else:
+            fitted, source = gaussian_profile(), "gaussian"
+        progress.tell(
+            f"{part.key} {part.night}: too few bright stars to measure their profile; "
+            f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
+            f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
+        )
+    elif fitted.total_err > UNCERTAIN_TOTAL:
+        progress.tell(
+            f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
+            f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
+        )
+    attributes = {
+        "n_frames": sum(rings is not None for rings in found.values()),
+        "n_stars": sum(int(rings.n_images.sum()) for rings in found.values() if rings is not None),
+        "source": source,
+        "pixel_area": fitted.pixel_area,
+        "total_err": fitted.total_err,
+    }
+    arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
+    part.psf.write(arrays, attributes)
