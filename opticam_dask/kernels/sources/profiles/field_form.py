@@ -22,13 +22,16 @@ _DOUBT_REACH, _WIDENING, _DOUBTED = 3.0, 5.0, 0.05
 _MOMENT_ERROR = 2.0
 
 #: A star whose moments are so many sigma from those of the others counts half of what it would; the mean has
-#: arrived after so many steps.
-_FORM_REACH, _FORM_STEPS = 3.0, 12
+#: arrived after so many steps, or when it changes by less than this part of the size of a star.
+_FORM_REACH, _FORM_STEPS, _AT_REST = 3.0, 12, 1e-6
 
 #: A star has an unseen companion when it is more elongated than the others by more than so many errors, and than stars
 #: differ by (relative to the variance of a star); so much of what that adds is left as doubt. More than so much is no
 #: companion that nobody sees. So few stars do not tell.
-_ELONGATED, _ALIKE, _STILL_LONGER, _LONGEST, _FEW = 4.0, 0.03, 0.3, 1.5, 3
+_ELONGATED, _ALIKE, _STILL_LONGER, _LONGEST, _FEW = 4.0, 0.03, 0.3, 3.0, 3
+
+#: Rounds in which companions are taken off, at most, and the relative change of the mean that ends them.
+_ROUNDS, _SETTLED = 8, 2e-4
 
 #: Number of terms of a plane, and of all terms of a change over the field.
 _PLANE, N_TERMS = 3, 6
@@ -139,9 +142,15 @@ def form_of_stars(
     stars = _Stars(field_places(xy[usable], frame), moments[:, usable], error[usable], doubt[usable])
     mean = _mean_moments(stars)
     terms = _change_over_field(stars, mean)
-    single = _without_companions(stars, mean[:, None] + terms @ field_terms(*stars.uv).T)
-    if single is not stars:
+    single, change = stars, terms @ field_terms(*stars.uv).T
+    for _ in range(_ROUNDS):
+        single, before = _without_companions(stars, mean[:, None] + change), mean
+        if single is stars:
+            break
         mean = _mean_moments(single)
+        if np.abs(mean - before).max() < _SETTLED * (mean[0] + mean[1]):
+            break
+    if single is not stars:
         terms = _change_over_field(single, mean)
     fwhm = _typical_fwhm(single.moments, single.trust)
     major, minor, theta = axes_of(mean)
@@ -176,10 +185,12 @@ def _without_companions(stars: _Stars, expected: np.ndarray) -> _Stars:
     away = (stars.moments - expected) / size
     along, across = away[0] - away[1], 2.0 * away[2]
     longer = np.hypot(along, across)
+    # a star that is shorter than expected has no companion: what is expected is too long
+    added = np.minimum(longer, np.maximum(0.5 * (away[0] + away[1] + longer), 0.0))
     # two or three stars do not tell which of them is the odd one
     tells = np.clip((len(longer) - _FEW) / _FEW, 0.0, 1.0)
     usual = _ALIKE**2 + (_ELONGATED * stars.noise) ** 2
-    excess = tells * np.sqrt(np.maximum(longer**2 - usual, 0.0))
+    excess = tells * np.sqrt(np.maximum(added**2 - usual, 0.0))
     if not excess.any():
         return stars
     longer = np.maximum(longer, _ALIKE)
@@ -293,8 +304,10 @@ def _robust_fit(
         beyond = freedom * (distance / _MEDIAN_DISTANCE) ** 2 - error**2
         variance = error**2 + max(float(_weighted_median(beyond[None], trust)[0]), _LEAST_SPREAD**2)
         weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
-        inverse = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight))
+        inverse, before = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight)), coefficients
         coefficients = np.einsum("mn,n,nt,tu->mu", moments, weight, design, inverse)
+        if np.abs(coefficients - before).max() < _AT_REST * size:
+            break
     return _Fit(coefficients, weight, size)
 
 
