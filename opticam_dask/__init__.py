@@ -18,7 +18,7 @@ __version__ = metadata.version("opticam-dask")
 _HOME = {
     "add_sources": "api.steps.catalog",
     "align": "api.steps.align",
-    "Analyzer": "api.analysis",
+    "Analyzer": "api.analysis.analyzer",
     "AperturePhotometer": "methods.photometers",
     "background": "api.steps.background",
     "BaseBackground": "methods.backgrounds",
@@ -53,7 +53,8 @@ _HOME = {
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
-    "match_cameras": "lightcurves.camera_matching",
+    "match_cameras": "passes.camera_matching",
+    "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",
@@ -65,6 +66,7 @@ _HOME = {
     "photometry": "api.steps.measure",
     "provenance": "lightcurves.results",
     "PSFPhotometer": "methods.psf_photometer",
+    "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",
     "reference": "api.steps.align",
@@ -73,11 +75,12 @@ _HOME = {
     "save_fit": "api.fits",
     "scan": "frames.scanning",
     "select": "lightcurves.selection",
-    "simulate_calibration_frames": "frames.simulation.simulated_fields",
+    "simulate_calibration_frames": "frames.simulation.simulated_detectors",
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
     "write_report": "display.report",
+    "write_submission": "lightcurves.submission.writing",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

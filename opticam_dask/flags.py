@@ -48,6 +48,7 @@ class SourceFlag(IntFlag):
     OUTLIER = 1 << 13
     CONTAMINATED = 1 << 14
     FRAME_LOST = 1 << 15
+    PLACED = 1 << 16
 
 
 class QualityFlag(IntFlag):
@@ -99,6 +100,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     ),
     SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
     SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
+    SourceFlag.PLACED: "The observer put the source there: measured at its place, whether there is light or not.",
 }
 
 QUALITY_SENTENCES: dict[QualityFlag, str] = {

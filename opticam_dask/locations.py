@@ -1,59 +1,38 @@
 """Paths of files and directories: on this machine, or anywhere that fsspec reaches by a URL (``s3://bucket/run``).
 
-A local place is a ``pathlib.Path`` and takes the way it always took: nothing of fsspec is imported for it. A remote one
-is a :class:`RemotePath`, which offers the part of ``Path`` that this package uses, so that the same code serves both.
-What differs on an object store is here and nowhere else: an object is put whole and at once (readers see the old one or
-the new one), there are no directories to make, and nothing can be renamed.
-
-Credentials and endpoints come the fsspec way, from its own configuration and environment (``FSSPEC_S3_ENDPOINT_URL``,
-``~/.config/fsspec``, ``AWS_*``), never through this package.
+A local place is a ``pathlib.Path``, and nothing of fsspec is imported for it. A remote one is a
+:class:`~opticam_dask.remote_paths.RemotePath`, which offers the part of ``Path`` that this package uses, so that the
+same code serves both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import io
 import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from pathlib import Path
+from typing import BinaryIO, cast
 
-PathLike = str | os.PathLike[str]
+from opticam_dask.remote_paths import (
+    Facts,
+    LocationError,
+    PathLike,
+    RangedFile,
+    RemotePath,
+    as_os_errors,
+    facts_in,
+    file_system_of,
+    names_below,
+)
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 _LOCAL = ("file://", "local://")
-
-#: Listings are never taken from a cache: other processes write meanwhile.
-_OPTIONS: dict[str, Any] = {"use_listings_cache": False}
-
-#: One request a read: with more, the size of an object is asked for before it is read. Objects here are small.
-_OF_S3 = {"max_concurrency": 1}
-
-#: What pip installs for a kind of URL.
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-
-#: Where file systems keep the time of the last change.
-_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-
-
-class LocationError(ValueError):
-    """A place cannot be used as asked; the message says why and what to do."""
-
-
-class Facts(NamedTuple):
-    """Size in bytes and time of the last change (seconds since 1970, 0 where it is not known) of a file."""
-
-    size: int
-    mtime: float
 
 
 def is_remote(place: object) -> bool:
@@ -134,161 +113,6 @@ def require_local(place: PathLike, what: str) -> None:
         raise LocationError(f"{what} needs a directory of this machine, got {place}")
 
 
-def storage_options(place: PathLike | RemotePath) -> dict[str, Any]:
-    """Options for whatever opens a remote place itself, beside those of fsspec's configuration."""
-    return {**_OPTIONS, **(_OF_S3 if str(place).startswith(("s3://", "s3a://")) else {})}
-
-
-@dataclass(frozen=True, order=True)
-class RemotePath:
-    """A file or directory that fsspec reaches; the part of ``pathlib.Path`` that is used for stores and products.
-
-    Attributes
-    ----------
-    url : str
-        Without a slash at its end.
-    kind : str
-        ``file`` or ``directory`` where a listing has just said so; asked for otherwise.
-    """
-
-    url: str
-    kind: str = field(default="", compare=False, repr=False)
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __truediv__(self, name: str) -> RemotePath:
-        words = [word for word in str(name).split("/") if word]
-        return RemotePath("/".join([self.url, *words])) if words else self
-
-    def joinpath(self, *names: str) -> RemotePath:
-        """The place of this name below."""
-        return self / "/".join(names)
-
-    @property
-    def name(self) -> str:
-        """Last word of the URL."""
-        return self.url.rpartition("/")[2]
-
-    @property
-    def stem(self) -> str:
-        """Name without its suffix."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """Suffix of the name, with its dot."""
-        return PurePosixPath(self.name).suffix
-
-    @property
-    def parent(self) -> RemotePath:
-        """The directory it is in; a bucket is its own."""
-        above = self.url.rpartition("/")[0]
-        return self if above.endswith("/") else RemotePath(above)
-
-    def with_name(self, name: str) -> RemotePath:
-        """Another name in the same directory."""
-        return self.parent / name
-
-    def relative_to(self, other: object) -> PurePosixPath:
-        """Path from a directory above."""
-        return PurePosixPath(self.url).relative_to(PurePosixPath(str(other)))
-
-    def resolve(self) -> RemotePath:
-        """The same place: there are no links."""
-        return self
-
-    def exists(self) -> bool:
-        """Whether there is such a file or directory."""
-        return self.kind != "" or self._kind() != ""
-
-    def is_file(self) -> bool:
-        """Whether it is a file."""
-        return (self.kind or self._kind()) == "file"
-
-    def is_dir(self) -> bool:
-        """Whether anything is below it."""
-        return (self.kind or self._kind()) == "directory"
-
-    def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
-        """Do nothing but look whether the place can be reached: directories come with the files in them.
-
-        Raises
-        ------
-        OSError
-            When it cannot, or there is no such bucket.
-        """
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            bucket = path.lstrip("/").partition("/")[0]
-            if path.partition("/")[0] == bucket and not fs.exists(bucket):
-                raise FileNotFoundError(errno.ENOENT, f"there is no bucket {bucket}", self.url)
-
-    def iterdir(self) -> Iterator[RemotePath]:
-        """What is in the directory; nothing where there is none."""
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            try:
-                found = fs.ls(path, detail=True)
-            except (FileNotFoundError, NotADirectoryError):
-                return
-        for entry in found:
-            name = entry["name"].rstrip("/").rpartition("/")[2]
-            if entry["name"].strip("/") != path.strip("/"):
-                yield RemotePath(f"{self.url}/{name}", entry["type"])
-
-    def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """What matches a pattern, one word of it a directory."""
-        first, _, rest = pattern.partition("/")
-        for entry in self.iterdir():
-            if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):
-                continue
-            if not rest:
-                yield entry
-            elif entry.is_dir():
-                yield from entry.glob(rest)
-
-    def rglob(self, pattern: str) -> Iterator[RemotePath]:
-        """Files below whose name matches."""
-        for relative in _names_below(self.url):
-            if fnmatch.fnmatchcase(relative.rpartition("/")[2], pattern):
-                yield RemotePath(f"{self.url}/{relative}", "file")
-
-    def read_bytes(self) -> bytes:
-        """Content of the file."""
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            return bytes(fs.cat_file(path))
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Content of the file as text."""
-        return self.read_bytes().decode(encoding)
-
-    def write_bytes(self, content: bytes) -> None:
-        """Put the file, whole and at once."""
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            fs.pipe_file(path, content)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the file."""
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            try:
-                fs.rm_file(path)
-            except FileNotFoundError:
-                if not missing_ok:
-                    raise
-
-    def _kind(self) -> str:
-        fs, path = _resolve(self.url)
-        with _errors(self.url):
-            try:
-                return str(fs.info(path)["type"])
-            except FileNotFoundError:
-                return ""
-
-
 # ---------------------------------------------------------------- the same for both kinds of place
 
 
@@ -310,12 +134,12 @@ def replacing(place: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="opticam-dask-") as folder:
             temporary = Path(folder) / place.name
             yield temporary
-            fs, path = _resolve(place.url)
-            with _errors(place.url):
+            fs, path = file_system_of(place.url)
+            with as_os_errors(place.url):
                 fs.put_file(str(temporary), path)
         return
     # processes of two machines may have the same number
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}{place.suffix}")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial{place.suffix}")
     try:
         yield temporary
         os.replace(temporary, place)
@@ -329,9 +153,8 @@ def write_text(place: Path, text: str) -> None:
     if isinstance(place, RemotePath):
         place.write_bytes(text.encode())
         return
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, place)
+    with replacing(place) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def open_binary(place: Path, *, at_least: int | None = None) -> BinaryIO:
@@ -353,8 +176,8 @@ def remove_tree(place: Path) -> None:
         if place.exists():
             shutil.rmtree(place)
         return
-    fs, path = _resolve(place.url)
-    with _errors(place.url), contextlib.suppress(FileNotFoundError):
+    fs, path = file_system_of(place.url)
+    with as_os_errors(place.url), contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
 
 
@@ -362,7 +185,7 @@ def walk(place: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every directory from ``place`` on with the names of its files; none whose name starts with a dot."""
     if isinstance(place, RemotePath):
         by_folder: dict[str, list[str]] = {}
-        for relative in _names_below(place.url):
+        for relative in names_below(place.url):
             folder, _, name = relative.rpartition("/")
             if not any(word.startswith(".") for word in folder.split("/")):
                 by_folder.setdefault(folder, []).append(name)
@@ -374,36 +197,6 @@ def walk(place: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(above), files
 
 
-def create_remote(place: RemotePath, text: str) -> bool:
-    """Put a file unless there is one; return whether it was put.
-
-    Where the store knows conditional writes (S3: ``If-None-Match``) exactly one of several writers succeeds. Elsewhere
-    the file is looked for, put, and read back a moment later: of two writers in the same moment the later one wins,
-    and both know it, unless one needs longer than that moment for its own put.
-    """
-    fs, path = _resolve(place.url)
-    with _errors(place.url):
-        try:
-            fs.pipe_file(path, text.encode(), mode="create")
-            return True
-        except FileExistsError:
-            return False
-        except (NotImplementedError, TypeError, ValueError):
-            pass
-        except OSError as error:
-            # the condition failed, or another writer's put is under way
-            if error.errno in (errno.EEXIST, errno.EBUSY) or re.search("PreconditionFailed|Conflict", str(error)):
-                return False
-            if not re.search("[Pp]re-conditions", str(error)):
-                raise
-            return False
-        if fs.exists(path):
-            return False
-        fs.pipe_file(path, text.encode())
-        time.sleep(1.0)
-        return bool(fs.cat_file(path) == text.encode())
-
-
 def modified(place: Path) -> float:
     """Time of the last change by the clock of the place, in seconds.
 
@@ -413,9 +206,9 @@ def modified(place: Path) -> float:
     """
     if not isinstance(place, RemotePath):
         return place.stat().st_mtime
-    fs, path = _resolve(place.url)
-    with _errors(place.url):
-        return _facts(fs.info(path)).mtime
+    fs, path = file_system_of(place.url)
+    with as_os_errors(place.url):
+        return facts_in(fs.info(path)).mtime
 
 
 # ---------------------------------------------------------------- input: frames in remote directories
@@ -434,112 +227,15 @@ def files_below(url: str) -> dict[str, Facts]:
         When the place cannot be reached.
     """
     url = str(location(url))
-    fs, path = _resolve(url)
-    with _errors(url):
+    fs, path = file_system_of(url)
+    with as_os_errors(url):
         found = fs.find(path, detail=True)
         if not found and not fs.exists(path):
             raise FileNotFoundError(errno.ENOENT, f"there is none at {url}", url)
         return {
-            url + name[len(path) :] if name.startswith(path) else f"{url}/{name}": _facts(entry)
+            url + name[len(path) :] if name.startswith(path) else f"{url}/{name}": facts_in(entry)
             for name, entry in found.items()
         }
-
-
-def facts_of(urls: Iterable[str]) -> dict[str, Facts]:
-    """Size and time of remote files: one listing a directory, not one request a file.
-
-    Returns
-    -------
-    dict of Facts
-        Without those that are not there.
-    """
-    by_folder: dict[str, list[str]] = {}
-    for url in urls:
-        by_folder.setdefault(url.rpartition("/")[0], []).append(url)
-    known: dict[str, Facts] = {}
-    for folder, members in by_folder.items():
-        wanted = {url.rpartition("/")[2]: url for url in members}
-        fs, path = _resolve(folder)
-        with _errors(folder), contextlib.suppress(FileNotFoundError):
-            entries = fs.ls(path, detail=True) if len(members) > 1 else [fs.info(_resolve(members[0])[1])]
-            for entry in entries:
-                known_as = wanted.get(entry["name"].rpartition("/")[2])
-                if known_as is not None and entry["type"] == "file":
-                    known[known_as] = _facts(entry)
-    return known
-
-
-class RangedFile(io.RawIOBase):
-    """Bytes of a remote file, fetched in ranges as they are asked for.
-
-    Parameters
-    ----------
-    url : str
-        The URL.
-    at_least : int
-        Bytes of one request, so that a header, or a whole frame, is one request.
-    size : int, optional
-        Of the file, where it is known.
-    """
-
-    def __init__(self, url: str, at_least: int, size: int | None = None) -> None:
-        self.url, self.at_least, self.size = url, at_least, size
-        self._fs, self._path = _resolve(url)
-        self._start, self._bytes = 0, b""
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Whether it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Whether the position can be changed."""
-        return True
-
-    def tell(self) -> int:
-        """Position in the file."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Change the position; nothing is fetched."""
-        if whence == os.SEEK_END:
-            if self.size is None:
-                raise io.UnsupportedOperation("the end of the file is not known")
-            offset += self.size
-        self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, as far as the file goes."""
-        view = memoryview(buffer).cast("B")
-        n_read = 0
-        while n_read < len(view):
-            offset = self._position - self._start
-            if not 0 <= offset < len(self._bytes):
-                self._fetch(max(self.at_least, len(view) - n_read))
-                offset = 0
-                if not self._bytes:
-                    break
-            piece = self._bytes[offset : offset + len(view) - n_read]
-            view[n_read : n_read + len(piece)] = piece
-            n_read += len(piece)
-            self._position += len(piece)
-        return n_read
-
-    def _fetch(self, n_bytes: int) -> None:
-        start = self._position
-        stop = start + n_bytes if self.size is None else min(start + n_bytes, self.size)
-        self._start, self._bytes = start, b""
-        if stop <= start:
-            return
-        with _errors(self.url):
-            try:
-                self._bytes = bytes(self._fs.cat_file(self._path, start=start, end=stop))
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # the range begins at the end of the file, or behind it
-                    raise
-        if len(self._bytes) < stop - start:
-            self.size = start + len(self._bytes)
 
 
 def common_root(files: Iterable[str]) -> str:
@@ -552,57 +248,3 @@ def common_root(files: Iterable[str]) -> str:
         shared.append(words[0])
     # of a URL the scheme, an empty word and the bucket
     return "/".join(shared) if len(shared) > 2 else ""
-
-
-# ---------------------------------------------------------------- inside
-
-
-def _names_below(url: str) -> list[str]:
-    fs, path = _resolve(url)
-    with _errors(url):
-        return sorted(name[len(path) :].lstrip("/") for name in fs.find(path) if name.startswith(path))
-
-
-def _resolve(url: str) -> tuple[Any, str]:
-    """File system and path in it."""
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(url, **storage_options(url))
-    except ImportError as error:
-        scheme = url.partition("://")[0]
-        package = _PACKAGES.get(scheme)
-        advice = f"pip install {package}" if package else str(error)
-        raise LocationError(f"{url} cannot be opened without another package: {advice}") from error
-    except ValueError as error:
-        raise LocationError(f"{url} cannot be opened: {error}") from error
-    return fs, str(path).rstrip("/") or "/"
-
-
-@contextlib.contextmanager
-def _errors(url: str) -> Iterator[None]:
-    """Whatever a remote place answers with as an ``OSError`` that names the URL."""
-    try:
-        yield
-    except (LocationError, FileExistsError):
-        raise
-    except (FileNotFoundError, PermissionError) as error:
-        if error.filename is not None and error.strerror:
-            raise
-        number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
-        reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"access is denied ({_short(error)})"
-        raise type(error)(number, reason, url) from error
-    except Exception as error:  # clients of object stores raise whatever their libraries do
-        number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-        raise OSError(number, f"it cannot be reached or read ({_short(error)})", url) from error
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-
-
-def _facts(entry: dict[str, Any]) -> Facts:
-    found = next((entry[name] for name in _TIMES if entry.get(name) is not None), 0.0)
-    if isinstance(found, str):
-        found = datetime.fromisoformat(found)
-    return Facts(int(entry.get("size") or 0), found.timestamp() if isinstance(found, datetime) else float(found))

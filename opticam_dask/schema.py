@@ -160,13 +160,18 @@ CATALOG = (
     ),
 )
 
+#: What a catalogue has beside that when the observer placed sources: they follow those that were found.
+PLACED = (
+    Variable("is_placed", _SOURCE, "bool", "1", "whether the observer placed the source; others were found", False),
+)
+
 #: What a catalogue has beside that once it is known where on the sky its camera looked.
 SKY = (
     _float("ra", _SOURCE, "deg", "right ascension (ICRS)"),
     _float("dec", _SOURCE, "deg", "declination (ICRS)"),
     _float("ra_err", _SOURCE, "arcsec", "1-sigma error along right ascension; NaN where the header gave the place"),
     _float("dec_err", _SOURCE, "arcsec", "1-sigma error along declination; NaN where the header gave the place"),
-    _text("name", _SOURCE, "name in the sky catalogue; empty when no star of it is the source"),
+    _text("name", _SOURCE, "name that the observer gave, or of the star of the sky catalogue; empty without one"),
     _float("magnitude", ("source", "band"), "mag", "magnitude in the sky catalogue"),
     _text("band", ("band",), "name of the magnitude in the sky catalogue"),
 )
@@ -230,6 +235,14 @@ CALIBRATION = (
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),
 )
 
+#: What light curves have beside that where the observer placed sources; computed when it is read.
+UPPER_LIMIT = _float(
+    "upper_limit",
+    _CELL,
+    "electron",
+    "upper limit of the flux, where it is below 3 times its error: the flux, or 0 if that is negative, and 3 errors",
+)
+
 DIFFERENTIAL = (
     _float("mjd_utc", _FRAME, "d", "time of mid-exposure", **_UTC),
     _float("bmjd_tdb", _FRAME, "d", "barycentric time of mid-exposure", **_TDB),
@@ -279,7 +292,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "sources": SOURCES,
     "stack": STACK,
     "reference": REFERENCE,
-    "catalog": CATALOG + SKY,
+    "catalog": CATALOG + PLACED + SKY,
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,

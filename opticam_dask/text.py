@@ -1,8 +1,22 @@
-"""Text for people: one line, with nothing in it that a terminal would obey."""
+"""Text for people: lines with nothing in them that a terminal would obey, and summaries as HTML for notebooks."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+#: A value in a message is cut at so many characters.
 _LONGEST_VALUE = 80
+#: Rows that a table of a summary shows at most.
+MOST_ROWS = 50
+#: Style of a summary, readable on light and dark pages.
+_STYLE = (
+    "font-family:sans-serif;font-size:13px;line-height:1.5;border:1px solid rgba(128,128,128,.4);border-radius:4px;"
+    "padding:6px 12px;display:inline-block;max-width:100%;overflow-x:auto"
+)
 
 
 def printable(text: str) -> str:
@@ -41,3 +55,94 @@ def shown(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
+
+
+# ---------------------------------------------------------------- summaries as HTML, escaped, with parts that fold
+
+
+class Fold(NamedTuple):
+    """A part that can be folded: its heading, its HTML, and whether it is unfolded at first."""
+
+    heading: str
+    body: str
+    is_open: bool = False
+
+
+def escape(text: object) -> str:
+    """Text as HTML shows it, with nothing in it that a browser would obey."""
+    return html.escape(printable(str(text)), quote=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 night``, ``2 nights``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def wrap(heading: str, body: str, folds: Iterable[Fold] = ()) -> str:
+    """Box with a heading, HTML, and parts that fold.
+
+    Parameters
+    ----------
+    heading : str
+        Plain text.
+    body : str
+        HTML.
+    folds : iterable of Fold
+        Parts that fold.
+    """
+    parts = "".join(
+        f"<details{' open' if fold.is_open else ''}><summary>{escape(fold.heading)}</summary>{fold.body}</details>"
+        for fold in folds
+    )
+    return f'<div style="{_STYLE}"><strong>{escape(heading)}</strong>{body}{parts}</div>'
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Table of plain texts; of many rows the first ones, and how many there are beside them."""
+    cell = 'style="text-align:left;padding:1px 14px 1px 0;vertical-align:top"'
+    head = "".join(f"<th {cell}>{escape(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td {cell}>{escape(value)}</td>" for value in row) + "</tr>" for row in rows[:MOST_ROWS]
+    )
+    more = f"<p>... and {len(rows) - MOST_ROWS:,} more</p>" if len(rows) > MOST_ROWS else ""
+    return f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+
+
+def definitions(pairs: Iterable[tuple[str, object]]) -> str:
+    """Names and values, one pair a line."""
+    cell = 'style="text-align:left;padding:1px 14px 1px 0"'
+    rows = "".join(
+        f'<tr><td {cell}><span style="opacity:.65">{escape(name)}</span></td><td {cell}>{escape(value)}</td></tr>'
+        for name, value in pairs
+    )
+    return f'<table style="border-collapse:collapse">{rows}</table>'
+
+
+def sparkline(values: np.ndarray, width: int = 420, height: int = 60, n_columns: int = 140) -> str:
+    """Small picture of a series as SVG: the range of the values in each of some columns.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        What is not finite is left out.
+    width, height : int
+        In pixels.
+    n_columns : int
+        Number of columns of the picture.
+    """
+    columns = np.array_split(np.asarray(values, dtype=float), min(n_columns, max(1, len(values))))
+    ranges = [(column, part[np.isfinite(part)]) for column, part in enumerate(columns)]
+    known = [(column, part.min(), part.max()) for column, part in ranges if len(part)]
+    if not known:
+        return ""
+    low, high = min(part[1] for part in known), max(part[2] for part in known)
+    scale = (height - 4) / ((high - low) or 1.0)
+    step = width / len(columns)
+    lines = "".join(
+        f"M{(column + 0.5) * step:.1f} {height - 1 - (top - low) * scale:.1f}V{height - 3 - (bottom - low) * scale:.1f}"
+        for column, bottom, top in known
+    )
+    return (
+        f'<svg width="{width}" height="{height}" role="img" aria-label="series">'
+        f'<path d="{lines}" stroke="currentColor" stroke-width="{max(step * 0.6, 1):.1f}" fill="none"/></svg>'
+    )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
+
+if TYPE_CHECKING:  # they know astropy, which takes half a second
+    from opticam_dask.frames.placed_sources import PlacedSource
+    from opticam_dask.passes.sky_search import SkyQuery
 
 
 def check_label(label: str) -> str:
@@ -66,3 +70,33 @@ def paths(*directories: Any) -> list[str | Path]:
     if not found:
         raise ValueError("data_directory is missing: give the directory that holds the frames")
     return found
+
+
+def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
+    """Sources of the observer, from a file, a table or a list.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+    """
+    from opticam_dask.frames.placed_sources import read_sources
+
+    return read_sources(given)
+
+
+def sky_query(
+    sky_catalog: str | Path | None, wcs: str | Path | Sequence[str | Path], epoch: float | None
+) -> SkyQuery | None:
+    """What is known of the sky; None where nothing was given.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+    """
+    files = [wcs] if isinstance(wcs, (str, Path)) else list(wcs)
+    if sky_catalog is None and not files:
+        return None
+    from opticam_dask.frames.sky_catalogs import read_sky_catalog
+    from opticam_dask.passes.sky_search import SkyQuery
+
+    return SkyQuery(None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch), files)

@@ -10,16 +10,16 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from opticam_dask.api.analysis import Analyzer
+from opticam_dask.api.analysis.analyzer import Analyzer
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import products
-from opticam_dask.html_summaries import Fold, definitions, sparkline, table, wrap
 from opticam_dask.lightcurves import conversions, differential, targets
-from opticam_dask.lightcurves.camera_matching import match_cameras
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.locations import location
+from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.store import ownership
 from opticam_dask.store.store import Store
+from opticam_dask.text import Fold, definitions, sparkline, table, wrap
 
 Comparisons = Target | Sequence[Target] | Literal["auto"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.table import QTable
 
 from opticam_dask import identities
-from opticam_dask.api import arguments
+from opticam_dask.api import arguments, summaries
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
@@ -22,7 +22,6 @@ from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
-from opticam_dask.html_summaries import Fold, counted, definitions, table, wrap
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
@@ -31,7 +30,6 @@ from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
-from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 
 
@@ -90,6 +88,17 @@ class Reducer(Plots):
         a cluster.
     break_lock : bool
         Take the output directory over from a run that is surely dead.
+    sources : path, table or sequence of dict, optional
+        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
+        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
+        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
+        added to a reduction that is done: then they alone are measured.
+    sky_catalog : path, optional
+        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
+    wcs : path or sequence of path
+        Plate-solved copies of frames.
+    sky_epoch : float, optional
+        Julian year of the positions of ``sky_catalog``, before its own.
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
@@ -144,6 +153,10 @@ class Reducer(Plots):
         frames_per_block: int | None = None,
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
+        sources: str | Path | Sequence[Any] | None = None,
+        sky_catalog: str | Path | None = None,
+        wcs: str | Path | Sequence[str | Path] = (),
+        sky_epoch: float | None = None,
         target_coord: tuple[float, float] | None = None,
         show_plots: bool = True,
         verbose: bool = True,
@@ -172,6 +185,8 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
+        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
@@ -367,6 +382,7 @@ class Reducer(Plots):
         driver.check_parameters(setup)
         with self._session as session:
             setup.store.begin_changes()
+            driver.place_sources(setup, self._console)
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
@@ -444,20 +460,13 @@ class Reducer(Plots):
         return f"<Reducer of {self.instrument.name}: {counts} frames -> {self.out_directory}>"
 
     def _repr_html_(self) -> str:
-        facts: list[tuple[str, object]] = [("instrument", self.instrument.name), ("results", self.out_directory)]
-        rows: list[tuple[object, ...]] = []
-        store = Store.at(self.out_directory)
-        cameras = {camera.key: camera for camera in store.cameras} if store.exists() else {}
-        for key, files in self.camera_files.items():
-            rows.append((key, f"{len(files):,}", *(_so_far(cameras[key]) if key in cameras else ("0", "none", "none"))))
-        columns = ("camera", "frames", "in the store", "sources", "photometry")
-        folds = [
-            Fold("parameters", definitions(sorted(identities.describe(ReductionParameters(**self._options)).items())))
-        ]
-        set_aside = self.scan.set_aside
-        if set_aside:
-            folds.append(Fold(f"{counted(len(set_aside), 'file')} set aside", table(("file", "why"), set_aside)))
-        return wrap("Reducer", definitions(facts) + table(columns, rows), folds)
+        return summaries.of_reduction(
+            self.out_directory,
+            self.instrument.name,
+            self.camera_files,
+            self.scan.set_aside,
+            identities.describe(ReductionParameters(**self._options)),
+        )
 
     # ---------------------------------------------------------------- inside
 
@@ -473,6 +482,8 @@ class Reducer(Plots):
             frames_per_block=self._frames_per_block,
             calibration=self._calibration,
             image_filter=self._image_filter,
+            sources=self._sources,
+            sky=self._sky,
         )
 
     def _stored_setup(self) -> driver.Setup:
@@ -480,10 +491,3 @@ class Reducer(Plots):
         if not Store.at(self.out_directory).exists():
             raise driver.ReductionError(f"{self.out_directory} has no catalogue yet: run create_catalogs() first.")
         return self.setup(driver.stored_parameters(self.out_directory))
-
-
-def _so_far(camera: Camera) -> tuple[str, str, str]:
-    """Frames, sources and photometry labels of a key that are in the store, from its metadata alone."""
-    n_frames = sum(part.n_frames for part in camera.parts)
-    n_sources = str(camera.catalog.array("source_id").shape[0]) if camera.catalog.is_whole else "none"
-    return f"{n_frames:,}", n_sources, ", ".join(camera.labels) or "none"

@@ -8,7 +8,9 @@ from typing import Any
 
 from opticam_dask.api.repair import stored_instrument
 from opticam_dask.console import PREFIX, Console
+from opticam_dask.display import products
 from opticam_dask.frames.sky_catalogs import read_sky_catalog
+from opticam_dask.lightcurves.light_curve_files import write_light_curves
 from opticam_dask.passes import sky_search
 from opticam_dask.store import ownership
 from opticam_dask.store.store import Store
@@ -75,4 +77,8 @@ def find_sky(
         store.begin_changes()
         found = sky_search.find_sky(store, instrument, query, Console(verbose, prefix).tell, chosen)
         store.finish_changes()
+        if found:
+            products.write_catalogs(out_directory)
+            for label in sorted({label for camera in store.cameras for label in camera.labels}):
+                write_light_curves(out_directory, label)  # their times are those of the sources now
     return {key: solution.attributes for key, solution in found.items()}

@@ -20,17 +20,15 @@ from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     SKY,
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, SUBMISSION, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -193,8 +191,7 @@ def _add_check(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
-    group = parser.add_argument_group("where on the sky the cameras looked")
-    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
+    _add_sky_files(parser)
     _add_inside(parser)
 
 
@@ -235,6 +232,7 @@ def _add_watch(commands: Any) -> None:
         commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
     )
     _add_reduction(parser)
+    _add_sky_files(parser)
     _add_inside(parser)
     group = parser.add_argument_group("the observation")
     _options(group, WATCH)
@@ -245,9 +243,14 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _options(parser, SKY)
+    _options(parser, SKY, *(name for name in SKY if name != "sources"))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
+
+
+def _add_sky_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where on the sky the cameras looked")
+    _options(group, SKY, "sky_catalog", "sky_epoch", "wcs")
 
 
 def _add_inside(parser: argparse.ArgumentParser) -> None:
@@ -262,6 +265,7 @@ def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     _add_cluster(parser)
     _options(parser, PHOTOMETRY, "photometer", "forced", "annulus", "radius", "label")
     _options(parser, PHOTOMETRY, "radius_unit", is_known_if_given=True)
+    _options(parser, SKY, "sources")
     _add_calibration(parser)
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     _options(parser, REDUCTION, is_known_if_given=True)
@@ -348,6 +352,11 @@ def _add_fits(commands: Any) -> None:
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
+    parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]
+    parser.add_argument("--format", choices=archives, required=True, help="of the archive")
+    _options(parser, SUBMISSION)
 
 
 def _add_plot(commands: Any) -> None:

@@ -46,10 +46,6 @@ def _reduce(
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
-    if getattr(options, "sky_catalog", None) or getattr(options, "wcs", None):
-        from opticam_dask.cli.sky import find_by_files  # half a second of astropy: not for every reduction
-
-        find_by_files(options)
     for line in status.describe_reduction(options.out, n_problems=5):
         Console(prefix="").tell(line)
     return DONE
@@ -57,6 +53,10 @@ def _reduce(
 
 #: Parameters of the reduction that the constructor of ``Reducer`` takes.
 _CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+
+
+#: Where on the sky the cameras looked.
+_SKY = ("sky_catalog", "sky_epoch", "wcs")
 
 
 def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
@@ -68,6 +68,8 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         session=session,
         frames_per_block=options.frames_per_block,
         show_plots=False,
+        sources=options.sources,
+        **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},
         **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
     )
@@ -137,7 +139,7 @@ def _check_watch(options: argparse.Namespace, setup: Setup) -> None:
     if setup.store.exists() and not options.new:
         check_parameters(setup)
         tops = [data.resolve() for data in map(Path, options.data)]
-        parts = [part for camera in setup.store.cameras for part in camera.parts]
+        parts = setup.store.parts
         known = [Path(part.attributes["data_root"]).resolve() for part in parts]
         is_same = any(root == top or top in root.parents or root in top.parents for root in known for top in tops)
         if known and not (is_same or options.append):

@@ -38,9 +38,7 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     UsageError, ValueError
     """
     store = Store.open(options.out)
-    keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
-    if not keys:
-        raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
+    cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
     prefix = options.prefix or f"target_{targets.label_of(options.target)}"
     is_auto = "auto" in options.comparisons
     if is_auto and len(options.comparisons) > 1:
@@ -48,7 +46,7 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     comparisons: Any = "auto" if is_auto else options.comparisons
     if options.match_cameras and not options.key:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
-    return _curves(options, keys, comparisons), prefix
+    return _curves(options, [camera.key for camera in cameras], comparisons), prefix
 
 
 def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:

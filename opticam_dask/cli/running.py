@@ -23,7 +23,7 @@ _MODULES = {
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
     "completion": "help.completion",
-    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "fits"),
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from opticam_dask.api.sky import find_sky
 from opticam_dask.cli import options as given
@@ -17,13 +16,17 @@ def sky(options: argparse.Namespace) -> int:
     Store.open(options.out)
     pointing = place_of(*options.pointing) if options.pointing else None
     with given.session(options):
-        found = find_by_files(options, pixel_scale=options.pixel_scale, pointing=pointing, keys=options.key)
+        found = find_sky(
+            options.out,
+            options.sky_catalog,
+            wcs=options.wcs,
+            pixel_scale=options.pixel_scale,
+            pointing=pointing,
+            epoch=options.sky_epoch,
+            keys=options.key,
+            prefix="",
+        )
     return DONE if found else FAILED
-
-
-def find_by_files(options: argparse.Namespace, **more: Any) -> dict[str, dict[str, Any]]:
-    """Find them by the sky catalogue and the plate-solved frames of a command."""
-    return find_sky(options.out, options.sky_catalog, wcs=options.wcs, epoch=options.sky_epoch, prefix="", **more)
 
 
 COMMANDS = {"sky": sky}

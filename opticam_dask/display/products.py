@@ -29,17 +29,19 @@ def catalog_table(out_directory: str | Path, key: str) -> QTable:
     ValueError
         When the key has no catalogue.
     """
-    catalog = Store.open(out_directory).camera(key).catalog
-    if not catalog.is_whole:
-        raise ValueError(f"{key} has no catalogue in {out_directory}")
-    arrays = catalog.read_all()
+    arrays = Store.open(out_directory).camera(key).whole_catalog().read_all()
     table = QTable(meta={"key": key})
-    for entry in schema.CATALOG:
-        table[entry.name] = arrays[entry.name]
+    for entry in (*schema.CATALOG, *schema.PLACED, *schema.SKY):
+        if entry.name not in arrays or entry.dims != ("source",):
+            continue
+        values = arrays[entry.name]
+        table[entry.name] = values.astype(str) if entry.dtype == "str" else values
         table[entry.name].info.description = entry.long_name
-        if entry.units not in ("1", "electron"):
+        if entry.units != "1":
             table[entry.name].unit = entry.units.replace("pixel", "pix")
-    table["flux"].unit = "electron"
+    for column, band in enumerate(arrays.get("band", ())):
+        table[f"magnitude_{band}"] = arrays["magnitude"][:, column]
+        table[f"magnitude_{band}"].unit = "mag"
     return table
 
 
@@ -146,8 +148,7 @@ def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) 
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:
-    with locations.replacing(file) as temporary:
-        plotting.save_figure(figure, temporary)
+    plotting.save_figure(figure, file)
     if show:
         plotting.show_in_notebook(figure)
     return file

@@ -96,7 +96,7 @@ def reduction_record(out_directory: str | Path) -> dict[str, Any]:
     """
     store = Store.open(out_directory)
     problems = []
-    for part in (part for camera in store.cameras for part in camera.parts):
+    for part in store.parts:
         problems += [*flagged_frames(part), *lost_frames(part)]
     if store.set_aside.is_whole:
         listed = store.set_aside.read_all()

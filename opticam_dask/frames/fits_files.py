@@ -26,7 +26,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from astropy.io import fits
 
-from opticam_dask.locations import Facts, RangedFile, is_remote
+from opticam_dask.locations import is_remote
+from opticam_dask.remote_paths import Facts, RangedFile
 from opticam_dask.text import shown
 
 try:

@@ -154,6 +154,12 @@ class Instrument:
     latitude: float | None = _entry("Latitude of the telescope, degrees north.", default=None)
     height: float | None = _entry("Height of the telescope above sea level, m; 0 when null.", default=None)
     diameter: float | None = _entry("Diameter of the main mirror, m.", default=None)
+    row_time: float = _entry(
+        "Seconds from the exposure of a row of the image to that of the next (rolling shutter): the time of a frame is "
+        "that of its first row, and sources have that of theirs. 0 when all rows are exposed at once.",
+        is_later=True,
+        default=0.0,
+    )
     scintillation_coefficient: float = _entry(
         "Coefficient of the scintillation at the site, m^(2/3) s^(1/2) (Osborn et al. 2015).", default=1.5
     )

@@ -30,7 +30,8 @@ from opticam_dask.frames.fits_files import (
 from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series.timing import night_of
-from opticam_dask.locations import Facts, facts_of, files_below, is_remote, local_path, location
+from opticam_dask.locations import files_below, is_remote, local_path, location
+from opticam_dask.remote_paths import Facts, facts_of
 from opticam_dask.text import printable
 
 __all__ = [

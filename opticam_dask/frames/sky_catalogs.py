@@ -17,12 +17,12 @@ from astropy.table import Table
 from opticam_dask.text import shown
 
 #: Names of columns, in lower case without ``_``, the first that is there counts.
-_RA = ("ra", "raicrs", "radeg", "raj2000", "alphaj2000", "rightascension", "raepoch2000")
-_DEC = ("dec", "deicrs", "decicrs", "dedeg", "decdeg", "decj2000", "dej2000", "deltaj2000", "declination", "de")
+RA = ("ra", "raicrs", "radeg", "raj2000", "alphaj2000", "rightascension", "raepoch2000")
+DEC = ("dec", "deicrs", "decicrs", "dedeg", "decdeg", "decj2000", "dej2000", "deltaj2000", "declination", "de")
 _PM_RA = ("pmra", "pmracosdec", "pmrastar", "propermotionra", "mualpha")
 _PM_DEC = ("pmdec", "pmde", "propermotiondec", "mudelta")
 _EPOCH = ("epoch", "refepoch", "epochyr")
-_NAME = ("name", "mainid", "id", "designation", "sourceid", "objid", "identifier", "source", "star", "gaia", "target")
+NAME = ("name", "mainid", "id", "designation", "sourceid", "objid", "identifier", "source", "star", "gaia", "target")
 _MAGNITUDE = re.compile(r"^(?!e_|.*(err|error|sigma))(.*mag(nitude)?|mag_?.*|[ugrizyubvjhk]'?|bp|rp)$", re.IGNORECASE)
 #: What surrounds the name of a band in the names of columns.
 _BAND_AFFIXES = re.compile(r"phot_|_?mean|_?mag(nitude)?_?", re.IGNORECASE)
@@ -135,7 +135,7 @@ def from_table(table: Table, origin: str, epoch: float | None = None) -> SkyCata
     ------
     ValueError
     """
-    ra_name, dec_name = find_column(table, _RA), find_column(table, _DEC)
+    ra_name, dec_name = find_column(table, RA), find_column(table, DEC)
     if ra_name is None or dec_name is None:
         raise ValueError(f"{origin}: expected columns ra and dec, found {shown(', '.join(table.colnames))}")
     ra, dec = angles(table[ra_name], u.hourangle), angles(table[dec_name], u.deg)
@@ -150,7 +150,7 @@ def from_table(table: Table, origin: str, epoch: float | None = None) -> SkyCata
                 f"{origin} has proper motions but no epoch: expected a column ref_epoch of Julian years (or sky_epoch)"
             )
         years = np.full(len(table), 2000.0)
-    name = find_column(table, _NAME)
+    name = find_column(table, NAME)
     names = np.array(["" if value is np.ma.masked else str(value).strip() for value in table[name]] if name else [""])
     return SkyCatalog(
         ra=ra[good] % 360.0,

@@ -31,6 +31,7 @@ _USELESS = np.uint32(
     | SourceFlag.NON_LINEAR
     | SourceFlag.BAD_PIXEL
     | SourceFlag.BLENDED
+    | SourceFlag.PLACED
 )
 
 #: What a light curve may be detrended against.
@@ -125,9 +126,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     """Numbers of the comparison sources; ``"auto"`` stays."""
     if isinstance(comparisons, str) and comparisons == "auto":
         return comparisons
-    is_one = isinstance(comparisons, (int, np.integer, str)) or hasattr(comparisons, "icrs")
-    given = [comparisons] if is_one else list(comparisons)
-    return [targets.source_number(out_directory, key, one, radius) for one in given]
+    return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
 def compute_relative(
@@ -175,17 +174,13 @@ def compute_relative(
     else:
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
-    missing = [number for number in (target, *chosen) if number not in known]
-    if missing:
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has {_spans(known)}"
-        )
+    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     if weighting not in ("sum", "optimal"):
         raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     relative, relative_err, weights = _divide(flux, error, weighting)
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
@@ -204,7 +199,7 @@ def compute_relative(
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, curves["flags"].attrs),
         },
-        coords={name: curves[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
+        coords={name: of_target[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
         | conditions_of(members),
     )
     for name in ("key", "label", "radius"):
@@ -222,7 +217,8 @@ def _fit_trends(
     outliers: float,
 ) -> trends.Trends:
     """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
-    time = members["bmjd_tdb" if np.isfinite(members["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    of_target = members.isel(source=0)
+    time = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
     if unknown := [name for name in names if name not in VECTORS]:
         raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
     vectors = {}
@@ -301,16 +297,6 @@ def _some(numbers: Sequence[int]) -> str:
     """The first of some numbers."""
     told = ", ".join(map(str, numbers[:_TOLD]))
     return told if len(numbers) <= _TOLD else f"{told}, ..."
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
-    if not numbers:
-        return "no sources"
-    ordered = sorted(numbers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:

@@ -14,6 +14,7 @@ from astropy.table import Column, Table
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
 
@@ -29,7 +30,7 @@ _UNITS = {"electron": "electron", "pixel": "pix", "electron pixel-1": "electron 
 _OF_FRAME = ("mjd_utc", "bmjd_tdb", "night", "frame_flags")
 _OF_SOURCE = (
     *("flux", "flux_err", "flux_err_sys", "aperture_correction", "background", "background_err"),
-    *("x", "y", "flags"),
+    *("x", "y", "flags", "upper_limit"),
 )
 
 
@@ -132,12 +133,7 @@ def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray
     known = curves["source_id"].to_numpy()
     if sources is None:
         return np.arange(len(known))
-    if missing := sorted(set(sources) - set(known.tolist())):
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs['key']}; "
-            f"it has {len(known)}, from {known.min()} to {known.max()}"
-        )
-    return np.flatnonzero(np.isin(known, list(sources)))
+    return np.unique(rows_of_sources(known, list(sources), curves.attrs["key"]))
 
 
 def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:
@@ -218,6 +214,10 @@ def _meta(one: xr.Dataset) -> dict[str, object]:
     """Header of a table: names of at most eight letters, as FITS has them."""
     own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"])}
     meta: dict[str, object] = own | _times_meta(one)
+    if position := one["bmjd_tdb"].attrs.get("position"):
+        meta["TIMEPOS"] = position
+    if name := str(one["name"].item() if "name" in one.coords else ""):
+        meta["OBJECT"] = name
     if "radius" in one.dims:
         meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
     return meta

@@ -24,6 +24,7 @@ from opticam_dask import locations
 from opticam_dask.cluster import blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.groups import Group
@@ -130,6 +131,8 @@ class _Job:
     of_frames : tuple of str
         Variables of the whole frame, the same for all its sources.
     source_ids : ndarray of int
+    clocks : tuple of SourceClock, optional
+        Of each part, where sources have times of their own.
     pieces : tuple of _Piece
         Frames whose lines one task writes.
     groups : tuple of range
@@ -146,6 +149,7 @@ class _Job:
     source_ids: np.ndarray
     pieces: tuple[_Piece, ...]
     groups: tuple[range, ...]
+    clocks: tuple[SourceClock, ...] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -157,7 +161,7 @@ class _Job:
         Before the lines stands where those of each source end, in bytes.
         """
         piece, n_sources = self.pieces[number], len(self.source_ids)
-        columns = {_TIMES[self.time_name]: np.tile(self._read(piece, self.time_name), n_sources)}
+        columns = {_TIMES[self.time_name]: self._times(piece, n_sources)}
         for name in self.headings:
             columns |= self._columns(name, self._read(piece, name), n_sources)
         text = _as_csv(pd.DataFrame(columns), header=False)
@@ -190,6 +194,18 @@ class _Job:
         groups = [part.records(None if name in self.of_frames else self.label) for part in self.parts]
         values = np.concatenate([groups[part].read(name, start, stop) for part, start, stop in piece.ranges])
         return values if piece.order is None else values[piece.order]
+
+    def _times(self, piece: _Piece, n_sources: int) -> np.ndarray:
+        """Times of the frames of a piece, source after source."""
+        if self.clocks is None:
+            return np.tile(self._read(piece, self.time_name), n_sources)
+        found = []
+        for part, start, stop in piece.ranges:
+            group, clock = self.parts[part].photometry(self.label), self.clocks[part]
+            y = group.read("y", start, stop) if clock.row_time else None
+            found.append(clock.times(group.read("mjd_utc", start, stop), group.read("bmjd_tdb", start, stop), y))
+        values = np.concatenate(found)
+        return (values if piece.order is None else values[piece.order]).T.ravel()
 
     def _columns(self, name: str, values: np.ndarray, n_sources: int) -> dict[str, np.ndarray]:
         """Columns of a variable, source after source; with several radii one for each."""
@@ -229,10 +245,13 @@ def _as_csv(table: pd.DataFrame, *, header: bool) -> bytes:
 def _job(camera: Camera, label: str, directory: Path) -> _Job:
     parts = camera.measured_parts(label)
     groups = [part.photometry(label) for part in parts]
+    source_ids, clocks = groups[0]["source_id"], clocks_of(parts)
+    if clocks is not None:
+        clocks = [clock.of_columns(slice(len(source_ids))) for clock in clocks]
     has_bmjd = any(np.isfinite(group["bmjd_tdb"]).any() for group in groups)
+    has_bmjd |= clocks is not None and bool(np.isfinite(clocks[0].ra).any())
     own = _headings(groups[0])
     headings = {name: own.get(name, (name,)) for name in _VARIABLES if name in own or name == "background"}
-    source_ids = groups[0]["source_id"]
     per_block = parts[0].frames_per_block
     per_piece = per_block * max(1, _MEASUREMENTS // (per_block * max(1, len(source_ids))))
     return _Job(
@@ -248,6 +267,7 @@ def _job(camera: Camera, label: str, directory: Path) -> _Job:
         groups=tuple(
             range(start, min(start + _SOURCES, len(source_ids))) for start in range(0, len(source_ids), _SOURCES)
         ),
+        clocks=tuple(clocks) if clocks is not None and has_bmjd else None,
     )
 
 

@@ -19,6 +19,8 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
+from opticam_dask.lightcurves.placed import with_placed
+from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
 from opticam_dask.store.camera import Part
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
@@ -201,10 +203,14 @@ def light_curves(
         Dims ``(frame, source)``, with several radii also ``radius``; variables flux, flux_err, x, y, flags, and what
         else the photometer measured; coordinates mjd_utc, bmjd_tdb, night, frame_flags, fwhm, exposure_time and
         background (``frame_background`` where the label has a local background of its own) along ``frame``, source_id
-        along ``source``. ``time`` (datetime64, UTC, mid-exposure) and ``source``, the number of the source in the
-        catalogue, are indexes: ``sel(source=2)`` is the source whose id is 2. Once a night is measured there are also
-        transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along ``frame``; NaN and
-        0 in nights that have none.
+        along ``source``. Where the sources are found on the sky, ``bmjd_tdb`` is that of each of them
+        (``(frame, source)``), else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64,
+        UTC, mid-exposure) and ``source``, the number of the source in the catalogue, are indexes: ``sel(source=2)`` is
+        the source whose id
+        is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
+        ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
+        there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along
+        ``frame``; NaN and 0 in nights that have none.
 
     Raises
     ------
@@ -215,7 +221,9 @@ def light_curves(
         for and not known in any frame.
     """
     measured = Store.open(out_directory).camera(key).measured_parts(label)
-    merged = _in_time_order(_with_quality(measured, [_open_part(part, label) for part in measured]))
+    opened = [_open_part(part, label) for part in measured]
+    merged = _in_time_order(_with_quality(measured, _at_source_times(opened, measured, label)))
+    merged = with_placed(merged, measured[0].camera)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
@@ -267,7 +275,9 @@ def source_groups(
             loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
             for part, one in zip(measured, opened, strict=True)
         ]
-        yield with_indexes(_in_time_order(group).assign_attrs(key=measured[0].key, label=label))
+        group = _at_source_times(group, measured, label, chosen)
+        curves = with_placed(_in_time_order(group), measured[0].camera)
+        yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
 
 
 def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:
@@ -287,6 +297,23 @@ def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = sl
         for name, variable in opened.data_vars.items()
     }
     return opened.assign({name: (opened[name].dims, values[name], opened[name].attrs) for name in values})
+
+
+def _at_source_times(
+    datasets: Sequence[xr.Dataset], parts: Sequence[Part], label: str, columns: slice | np.ndarray = slice(None)
+) -> list[xr.Dataset]:
+    """Light curves of parts with the barycentric times of their sources, which are in some ``columns``."""
+    clocks = clocks_of(parts)
+    if clocks is None:
+        return [with_source_times(one, None) for one in datasets]
+    rows = np.arange(parts[0].camera.catalog.array("source_id").shape[0])[columns]
+    found = []
+    for one, part, clock in zip(datasets, parts, clocks, strict=True):
+        own = clock.of_columns(rows[: one.sizes["source"]])
+        is_needed = clock.row_time and "y" not in one
+        y = part.photometry(label).read("y", columns=columns) if is_needed else None
+        found.append(with_source_times(one, own, y))
+    return found
 
 
 def _in_time_order(nights: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -32,8 +32,8 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
     key : str
         Camera key such as ``1:g``.
     target : int, str, (float, float) or SkyCoord
-        Number of the catalogue; name of the sky catalogue; right ascension and declination (ICRS), degrees, or as
-        text (``"05:34:31.9 +22:00:52"``); or a place of astropy's, in any frame.
+        Number of the catalogue; name that the observer gave or of the sky catalogue; right ascension and declination
+        (ICRS), degrees, or as text (``"05:34:31.9 +22:00:52"``); or a place of astropy's, in any frame.
     radius : float
         The source must be within this of the place, arcseconds.
 
@@ -52,11 +52,50 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
         return int(target)
     if isinstance(target, str) and target.strip().isdecimal():
         return int(target)
-    catalog = _catalog(out_directory, key)
     place = _as_place(target)
+    catalog = _catalog(out_directory, key, "name" if place is None else "ra")
     if place is None:
         return _by_name(catalog, key, str(target).strip())
     return _by_place(catalog, key, place, radius)
+
+
+def source_numbers(out_directory: str | Path, key: str, given: Any, radius: float = RADIUS) -> list[int]:
+    """Numbers of the sources that are meant by one target or a sequence of them, as for :func:`source_number`.
+
+    ``(RA, Dec)`` is one target only as a pair of floats or a place of astropy's; in a sequence a place may be text.
+    """
+    is_pair = isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, float) for one in given)
+    is_one = isinstance(given, (int, np.integer, str)) or hasattr(given, "icrs") or is_pair
+    return [source_number(out_directory, key, one, radius) for one in ([given] if is_one else given)]
+
+
+def rows_of_sources(known: Sequence[int] | np.ndarray, wanted: Sequence[int], key: str) -> np.ndarray:
+    """Rows of a catalogue that hold some sources.
+
+    Parameters
+    ----------
+    known : sequence of int
+        Numbers of the sources of the catalogue.
+    wanted : sequence of int
+        Numbers of those that are meant.
+    key : str
+        Camera key of the catalogue, for the message.
+
+    Returns
+    -------
+    ndarray of int, shape (len(wanted),)
+
+    Raises
+    ------
+    ValueError
+        When one is not in the catalogue; the message says which numbers are.
+    """
+    row_of = {int(number): row for row, number in enumerate(known)}
+    if missing := [int(number) for number in wanted if int(number) not in row_of]:
+        raise ValueError(
+            f"no source {', '.join(map(str, missing))} in the catalogue of {key}; it has {_spans(sorted(row_of))}"
+        )
+    return np.array([row_of[int(number)] for number in wanted], dtype=int)
 
 
 def label_of(target: Target) -> str:
@@ -68,12 +107,10 @@ def label_of(target: Target) -> str:
     return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in joined)
 
 
-def _catalog(out_directory: str | Path, key: str) -> dict[str, np.ndarray]:
-    group = Store.open(out_directory).camera(key).catalog
-    if not group.is_whole:
-        raise ValueError(f"{key} has no catalogue in {out_directory} yet")
-    catalog = group.read_all()
-    if "ra" not in catalog:
+def _catalog(out_directory: str | Path, key: str, needed: str) -> dict[str, np.ndarray]:
+    """Catalogue of a camera that has a variable: names, or coordinates."""
+    catalog = Store.open(out_directory).camera(key).whole_catalog().read_all()
+    if needed not in catalog:
         raise ValueError(
             f"it is not known where on the sky {key} looked: opticam-dask sky {out_directory} finds out, by stars of a "
             "catalogue (--sky-catalog FILE) or a plate-solved frame (--wcs FILE); or give the number of the source"
@@ -131,3 +168,13 @@ def _by_name(catalog: Mapping[str, np.ndarray], key: str, name: str) -> int:
 
 def _plain(name: str) -> str:
     return "".join(name.lower().split())
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
+    if not numbers:
+        return "no sources"
+    ordered = sorted(numbers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))

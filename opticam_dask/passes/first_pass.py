@@ -13,7 +13,7 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images.matching import match
+from opticam_dask.kernels.images.matching import match, problem
 from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.align import Aligning, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
@@ -149,7 +149,7 @@ def count_matches(transform_type: TransformType, reference: Probe, frame: Probe)
         )
     except match.AlignmentError:
         return 0
-    if found.n_matched < match.LEAST_FOR_ROTATION:
+    if found.n_matched < problem.LEAST_FOR_ROTATION:
         one, other = ((probe.fwhm, probe.minor_fwhm) for probe in (reference, frame))
         if not (may_be_stars(one, other) and may_be_stars(other, one)):
             return 0

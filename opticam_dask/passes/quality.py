@@ -180,7 +180,7 @@ class _Photometry:
             part=part,
             group=group,
             radius=len(radii) // 2 if radii else None,
-            n_sources=len(group["source_id"]),
+            n_sources=min(len(group["source_id"]), part.camera.n_found),
             has_correction="aperture_correction" in attributes.get("variables", ()),
             seconds=_seconds(exposure_time),
         )
@@ -193,7 +193,7 @@ class _Photometry:
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Values of some frames, shape (frame, source)."""
-        values = self.group.read(name, start, stop)
+        values = self.group.read(name, start, stop, slice(0, self.n_sources))
         return values if self.radius is None else values[..., self.radius]
 
     def rates(self, start: int, stop: int) -> _Rates:

@@ -56,7 +56,7 @@ class _SkyView:
     instrument: Instrument
     rebin_factor: int
     part: Part
-    catalog: dict[str, np.ndarray]
+    catalog: dict[str, np.ndarray]  # of the sources that were found
     reference: int
     mjd: float
     pointing: tuple[float, float]
@@ -72,9 +72,22 @@ class _SkyView:
         return self.part.shape[0] // self.rebin_factor, self.part.shape[1] // self.rebin_factor
 
     def keep(self, solution: SkySolution) -> None:
-        """Write the coordinates beside the catalogue in the store."""
-        self.camera.catalog.extend(solution.arrays)
-        self.camera.catalog.update(solution.attributes)
+        """Write the coordinates beside the catalogue in the store; sources of the observer keep their names."""
+        group, n_found = self.camera.catalog, self.camera.n_found
+        every = {name: group[name] for name in ("source_id", "x", "y", "name") if name in group}
+        wcs = sky_coordinates.read_wcs(solution.attributes["wcs"])
+        placed = sky_solution.from_wcs(wcs, {name: every[name][n_found:] for name in ("x", "y")}, "").arrays
+        arrays = {}
+        for name, values in solution.arrays.items():
+            if name != "band":
+                unknown = np.full((len(placed["ra"]), *values.shape[1:]), np.nan)
+                values = np.concatenate([values, placed.get(name, unknown)])
+            arrays[name] = values
+        if "name" in every:
+            is_named = np.isin(every["source_id"], list(group.attributes.get("placed", {}).values()))
+            arrays["name"] = np.where(is_named, every["name"], arrays["name"])
+        group.extend(arrays)
+        group.update(solution.attributes)
 
 
 def find_sky(
@@ -158,7 +171,7 @@ def _view_of(store: Store, camera: Camera, instrument: Instrument) -> _SkyView:
         instrument=instrument,
         rebin_factor=int(record.get("rebin_factor", 1)),
         part=part,
-        catalog=camera.catalog.read_all(),
+        catalog={name: values[: camera.n_found] for name, values in camera.catalog.read_all().items()},
         reference=index,
         mjd=mjd,
         pointing=(ra, dec),

@@ -21,6 +21,7 @@ from opticam_dask.pipeline.reduction import (
 )
 from opticam_dask.pipeline.run import Pass, Run
 from opticam_dask.pipeline.stages.alignment import AlignmentPass
+from opticam_dask.pipeline.stages.catalogs import place_sources
 from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.pipeline.stages.photometry import Photometry, live_jobs
 from opticam_dask.pipeline.stages.profiles import StarProfiles
@@ -46,6 +47,7 @@ __all__ = [
     "finish",
     "live_jobs",
     "make_masters",
+    "place_sources",
     "prepare",
     "stage",
     "stored_parameters",

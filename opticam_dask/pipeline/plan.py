@@ -54,6 +54,7 @@ class PlannedPart:
     data_root: str
     manifest: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    site: tuple[float, float, float] | None = None
 
 
 def credible_nights(n_frames: Mapping[str, int]) -> list[str]:
@@ -147,7 +148,8 @@ def _plan_part(
     manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
     if target_coord is not None:
         manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
-    manifest["bmjd_tdb"] = _barycentric(manifest, _sites(rows, instrument), barycenter)
+    sites = _sites(rows, instrument)
+    manifest["bmjd_tdb"] = _barycentric(manifest, sites, barycenter)
     scan_flags = np.full(len(rows), int(flags), dtype=np.uint32)
     scan_flags[_is_repeated(rows["mjd_utc"].to_numpy())] |= np.uint32(FrameFlag.SUSPECT_TIME)
     if barycenter:
@@ -164,7 +166,16 @@ def _plan_part(
         data_root=data_root,
         manifest=manifest,
         notes=_notes(rows, name, flags, main, scan_flags),
+        site=_common_site(sites),
     )
+
+
+def _common_site(sites: np.ndarray) -> tuple[float, float, float] | None:
+    """Longitude, latitude and height of the telescope; None where they are not known, or not the same in all frames."""
+    if np.isnan(sites).any() or np.any(sites != sites[0]):
+        return None
+    longitude, latitude, height = sites[0].tolist()
+    return longitude, latitude, height
 
 
 def _common_root(files: np.ndarray) -> str:

@@ -20,10 +20,11 @@ import pandas as pd
 from opticam_dask import identities
 from opticam_dask.frames import scanning
 from opticam_dask.kernels import compiled
-from opticam_dask.locations import facts_of, is_remote
+from opticam_dask.locations import is_remote
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
+from opticam_dask.remote_paths import facts_of
 from opticam_dask.store import making
 from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError
@@ -65,6 +66,10 @@ def prepare(
     else:
         pending = {"pending": {"new": True}} if begun else {}
         Store.create(setup.out_directory, _root_attributes(setup) | pending)
+    if setup.sources:
+        from opticam_dask.passes.placing import record_sources  # half a second of astropy
+
+        record_sources(setup.store, setup.sources)
     refused = _add_parts(setup, _new_rows(setup, scan, progress), progress)
     _write_set_aside(setup, scan, refused)
 
@@ -318,7 +323,7 @@ def _add_planned(setup: Setup, planned: plan.PlannedPart) -> None:
         uid=uuid.uuid4().hex,
     )
     provenance = versions() | {"parameters_hash": identities.parameters_hash(setup.record())}
-    making.create_part(part, planned.manifest, planned.data_root, provenance)
+    making.create_part(part, planned.manifest, planned.data_root, provenance, site=planned.site)
 
 
 def _write_set_aside(setup: Setup, scan: scanning.Scan, refused: Sequence[tuple[str, str]]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from opticam_dask.steps.frame_steps import BlockSummary, FrameSteps
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
 from opticam_dask.text import printable
+
+if TYPE_CHECKING:  # they know astropy, which takes half a second
+    from opticam_dask.frames.placed_sources import PlacedSource
+    from opticam_dask.passes.sky_search import SkyQuery
 
 
 class ReductionError(Exception):
@@ -129,6 +133,10 @@ class Setup:
         Bias, dark and flat frames.
     image_filter : callable, optional
         ``array -> array`` on raw frames (ADU), before anything else.
+    sources : tuple of PlacedSource
+        What is measured beside the sources that are found. No parameter: they may be added at any time.
+    sky : SkyQuery, optional
+        Stars and plate-solved frames by which new catalogues are found on the sky.
     """
 
     out_directory: Path
@@ -141,6 +149,8 @@ class Setup:
     frames_per_block: int | None = None
     calibration: Calibration | None = None
     image_filter: Callable[[np.ndarray], np.ndarray] | None = None
+    sources: tuple[PlacedSource, ...] = ()
+    sky: SkyQuery | None = None
 
     @property
     def path(self) -> Path:

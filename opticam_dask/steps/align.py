@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
-from opticam_dask.kernels.images.matching import align, match
+from opticam_dask.kernels.images.matching import align, match, problem
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.background import measure_sky
@@ -113,7 +113,7 @@ def _align(job: Aligning, result: FrameResult) -> None:
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
     _measure_seeing_of_stars(job, result)
-    if found.n_matched < match.LEAST_FOR_ROTATION:
+    if found.n_matched < problem.LEAST_FOR_ROTATION:
         _require_stars(job, result)
     if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
         result.flags |= FrameFlag.SWAPPED

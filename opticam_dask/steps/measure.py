@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
-from opticam_dask.methods.frame_view import Photometer
+from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, error_text
-from opticam_dask.steps.view import Measuring, frame_view
+from opticam_dask.steps.view import Measuring, frame_view, open_pixels
+from opticam_dask.store.camera import photometry_group
 
 
 def measured_variables(photometer: Photometer, *, has_common_error: bool = False) -> tuple[str, ...]:
@@ -60,17 +63,20 @@ def measure_arrays(
     manifest: Mapping[str, np.ndarray],
     results: Mapping[str, np.ndarray],
     lost: Mapping[int, str] | None = None,
+    begin: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Photometry of some frames; nothing is written.
 
     Parameters
     ----------
-    job : SecondPass
+    job : Measuring
         What the second pass needs to know of the part.
     manifest, results : dict of ndarray, shape (frame, ...)
         What the headers and the first pass say about the frames.
     lost : dict of str, optional
         As for :func:`measure_block`.
+    begin : dict of int, optional
+        Place of the first source that is measured, by label: the beginning of a stage; by default all are.
 
     Returns
     -------
@@ -82,7 +88,7 @@ def measure_arrays(
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
+        photometry_group(label): empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
         for label, photometer in job.photometers.items()
     }
     messages = [""] * n_frames
@@ -93,7 +99,10 @@ def measure_arrays(
             _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
             messages[index] = lost[index]
             continue
-        messages[index] = _measure_frame(job, entry_of(manifest, index), entry_of(results, index), index, arrays)
+        entry, result = entry_of(manifest, index), entry_of(results, index)
+        messages[index] = _measure_frame(job, entry, result, index, arrays, begin or {})
+    for columns in arrays.values():
+        columns["flags"][:, job.n_found :] |= np.uint32(SourceFlag.PLACED)
     return arrays, messages
 
 
@@ -103,31 +112,49 @@ def _measure_frame(
     result: Mapping[str, Any],
     index: int,
     arrays: dict[str, dict[str, np.ndarray]],
+    begin: Mapping[str, int],
 ) -> str:
     """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
-    try:
-        view = frame_view(job, entry, result)
-    except FrameProblem as problem:
-        is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
-        _flag_row(arrays, list(job.photometers), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
-        return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
-    messages = []
-    for label, photometer in job.photometers.items():
-        columns = arrays[f"photometry/{label}"]
-        try:
-            measured = photometer.measure(view)
-        except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
-            _flag_row(arrays, [label], index)
-            messages.append(f"photometer {label}: {error_text(error)}")
+    messages: dict[str, None] = {}
+    pixels = None
+    for stage, (first, last) in enumerate(pairwise((0, *(job.stages or (len(job.catalog_xy),))))):
+        wanted = {label: photometer for label, photometer in job.photometers.items() if begin.get(label, 0) <= first}
+        if not wanted:
             continue
-        for name in set(columns) - {"flags"}:
-            values = getattr(measured, name)
-            columns[name][index] = np.nan if values is None else values
-        if job.profile_err > UNCERTAIN_TOTAL:
-            of_profile = job.profile_err * np.abs(columns["flux"][index])
-            columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
-        columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32) | np.uint32(SourceFlag.REDUCED)
+        try:
+            pixels = pixels or open_pixels(job, entry)
+            view = frame_view(job.at_stage(stage), entry, result, pixels)
+        except FrameProblem as problem:
+            is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
+            _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
+            return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
+        for label, photometer in wanted.items():
+            columns = {name: values[:, first:last] for name, values in arrays[photometry_group(label)].items()}
+            try:
+                measured = (_forced(photometer) if stage else photometer).measure(view)
+            except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
+                columns["flags"][index] = int(SourceFlag.REDUCED | SourceFlag.STEP_FAILED)
+                messages[f"photometer {label}: {error_text(error)}"] = None
+                continue
+            _keep(job, measured, columns, index, slice(first, last))
     return "; ".join(messages)
+
+
+def _keep(job: Measuring, measured: Measurement, columns: dict[str, np.ndarray], index: int, sources: slice) -> None:
+    """Put what was measured of some sources of a frame into row ``index`` of their columns."""
+    for name in set(columns) - {"flags"}:
+        values = getattr(measured, name)
+        columns[name][index] = np.nan if values is None else np.asarray(values)[sources]
+    if job.profile_err > UNCERTAIN_TOTAL:
+        of_profile = job.profile_err * np.abs(columns["flux"][index])
+        columns["flux_err_sys"][index] = np.hypot(np.nan_to_num(columns["flux_err_sys"][index]), of_profile)
+    columns["flags"][index] = np.asarray(measured.flags, dtype=np.uint32)[sources] | np.uint32(SourceFlag.REDUCED)
+
+
+def _forced(photometer: Photometer) -> Photometer:
+    """A photometer that stays at the predicted places, which is how placed sources are measured."""
+    has_choice = is_dataclass(photometer) and hasattr(photometer, "forced")
+    return replace(photometer, forced=True) if has_choice else photometer  # type: ignore[type-var]  # a dataclass
 
 
 #: What helps against a file that is gone or changed since the first pass.
@@ -139,4 +166,4 @@ def _flag_row(
 ) -> None:
     """Mark the frame in row ``index`` as one in which the second pass failed."""
     for label in labels:
-        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | flag)
+        arrays[photometry_group(label)]["flags"][index] = int(SourceFlag.REDUCED | flag)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -43,6 +43,10 @@ class Measuring:
         ``sampling.sampling_errors`` of that profile; None where it is not one of the night's stars.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+    stages : tuple of int
+        Number of sources that were found, and of all sources after each time that the observer placed some; empty when
+        all were found. Sources are measured together with those of their stage and of the stages before, so that where
+        somebody looks for a source changes no other one.
     """
 
     steps: FrameSteps
@@ -54,16 +58,40 @@ class Measuring:
     whole_frames: bool = False
     profile_err: float = 0.0
     sampling: np.ndarray | None = None
+    stages: tuple[int, ...] = ()
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found; those behind them were placed."""
+        return self.stages[0] if self.stages else len(self.catalog_xy)
+
+    def at_stage(self, stage: int) -> Self:
+        """The same with the sources of a stage and of the stages before."""
+        n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
+        if n_sources == len(self.catalog_xy):
+            return self
+        return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
 
 
-def frame_view(job: Measuring, entry: Mapping[str, Any], result: Mapping[str, Any]) -> FrameView:
+def open_pixels(job: Measuring, entry: Mapping[str, Any]) -> _RawPixels | _ImagePixels:
+    """Pixels of a frame: those of the raw frame where cut-outs are enough."""
+    is_raw = job.steps.is_local and not job.whole_frames
+    return _RawPixels(job.steps, entry) if is_raw else _ImagePixels(job.steps, entry)
+
+
+def frame_view(
+    job: Measuring,
+    entry: Mapping[str, Any],
+    result: Mapping[str, Any],
+    pixels: _RawPixels | _ImagePixels | None = None,
+) -> FrameView:
     """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
 
     The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
     is a user's own function, whose image is not the zoom of a mesh.
     """
     steps = job.steps
-    pixels = _RawPixels(steps, entry) if steps.is_local and not job.whole_frames else _ImagePixels(steps, entry)
+    pixels = pixels or open_pixels(job, entry)
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
         sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)

@@ -19,7 +19,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
-from opticam_dask import locations, schema
+from opticam_dask import locations, remote_paths, schema
 from opticam_dask.store.chunk_files import open_chunks
 
 #: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
@@ -82,6 +82,14 @@ class ZarrArray:
     def write(self, start: int, stop: int, values: np.ndarray) -> None:
         """Write entries ``start`` to ``stop``."""
         self.array[start:stop] = values
+
+    def write_columns(self, start: int, stop: int, first: int, values: np.ndarray) -> None:
+        """Write columns from ``first`` on of the entries ``start`` to ``stop``."""
+        self.array[start:stop, first : first + values.shape[1]] = values
+
+    def widen(self, n_columns: int) -> None:
+        """Make room for further columns: the chunks that are there stay as they are."""
+        self.array.resize((self.array.shape[0], n_columns, *self.array.shape[2:]))
 
     def write_whole(self, values: np.ndarray) -> None:
         """Write all entries, whatever is on disk."""
@@ -235,7 +243,7 @@ def _zarr_store(path: Path) -> Any:
     """What Zarr opens: a directory, or whatever fsspec reaches by the URL."""
     if not locations.is_remote(path):
         return zarr.storage.LocalStore(path)
-    options = locations.storage_options(path)
+    options = remote_paths.storage_options(path)
 
     async def opened() -> Any:
         return zarr.storage.FsspecStore.from_url(str(path), storage_options=options)

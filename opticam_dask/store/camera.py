@@ -18,7 +18,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
-from opticam_dask.store.errors import NoSuchLabel, StoreError
+from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
 from opticam_dask.store.scratch import remove_scratch, scratch_folder
 
@@ -45,6 +45,11 @@ _RESULTS = {
 def group_name(key: str) -> str:
     """Name of a key in groups and files: ``1:g`` becomes ``1-g``."""
     return key.replace(":", "-").replace("/", "_")
+
+
+def photometry_group(label: str) -> str:
+    """Name of the group with the photometry of a label, in that of a part."""
+    return f"photometry/{label}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,28 @@ class Camera:
     def catalog(self) -> Group:
         """Catalogue of the sources."""
         return self._product("catalog")
+
+    @property
+    def source_stages(self) -> tuple[int, ...]:
+        """Number of sources that were found, and of all sources after each time that the observer placed some."""
+        stages = self.catalog.attributes.get("source_stages")
+        return tuple(stages) if stages else (self.catalog.array("source_id").shape[0],)
+
+    @property
+    def n_found(self) -> int:
+        """Number of sources that were found on the stack: the first of the catalogue."""
+        return self.source_stages[0]
+
+    def whole_catalog(self) -> Group:
+        """Catalogue of the sources, which must be there.
+
+        Raises
+        ------
+        NoCatalogYet
+        """
+        if not self.catalog.is_whole:
+            raise NoCatalogYet(f"{self.key} has no catalogue in {self.path.parent} yet")
+        return self.catalog
 
     def differential(self, name: str) -> Group:
         """A differential light curve that is kept in the store."""
@@ -167,8 +194,8 @@ class Camera:
         labels = {part: part.labels for part in self.parts}
         if measured := [part for part, names in labels.items() if label in names]:
             return measured
-        has = sorted({name for names in labels.values() for name in names})
-        raise NoSuchLabel(f"no photometry {label!r} of {self.key} in {self.path.parent}; it has {has or 'none'}")
+        has = (name for names in labels.values() for name in names)
+        raise NoSuchLabel(label, f"{self.key} in {self.path.parent}", has)
 
 
 @dataclass(frozen=True)
@@ -272,7 +299,7 @@ class Part:
 
     def photometry(self, label: str) -> BlockGroup:
         """Photometry of a label."""
-        return self._blocks(f"photometry/{label}", "photometry", "")
+        return self._blocks(photometry_group(label), "photometry", "")
 
     def records(self, label: str | None = None) -> BlockGroup:
         """What a pass writes a block at a time: photometry of a label, or the frames of the first pass."""
@@ -383,6 +410,25 @@ class Part:
         arrays.each(self.path, write, first)
         for entry in last:
             write(entry)
+
+    def write_columns(self, block: int, label: str, first: int, values: Mapping[str, np.ndarray]) -> None:
+        """Write sources that were added to a label in the frames of one block, the flags last; others stay untouched.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block of frames.
+        label : str
+            Photometry label.
+        first : int
+            Place of the first of these sources along ``source``.
+        values : dict of ndarray, shape (frame, source[, radius])
+            Variables of these sources.
+        """
+        start, stop = self.block_range(block)
+        for name in sorted(values, key=lambda name: name == "flags"):
+            array = arrays.open_zarr_array(self.path, f"{self.photometry(label).name}/{name}")
+            array.write_columns(start, stop, first, values[name])
 
     def _array_of_block(self, group: str, name: str) -> Array:
         is_made_with_part = group in KINDS_OF_PART

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask import locations, schema
+from opticam_dask import locations, remote_paths, schema
 from opticam_dask.flags import SourceFlag
 from opticam_dask.store.arrays import Array, create_arrays, each, open_array, open_group, open_zarr_array
 from opticam_dask.store.errors import StoreError, clear_errors
@@ -199,8 +199,12 @@ class BlockGroup(Group):
     def forget(self, blocks: Iterable[int]) -> None:
         """Mark blocks as not done."""
         flags = open_zarr_array(self.path, f"{self.name}/flags")
+        of_block: dict[int, list[tuple[int, ...]]] = {}
+        for index in flags.chunks():
+            of_block.setdefault(index[0], []).append(index)
         for block in blocks:
-            flags.remove_chunk((block, *(0,) * (len(flags.shape) - 1)))
+            for index in of_block[block]:
+                flags.remove_chunk(index)
 
     def open_block(self, name: str) -> Array:
         """An array for the blocks of this process.
@@ -261,5 +265,5 @@ def remove_stray(file: Path) -> None:
 
 def xarray_options(path: Path) -> dict[str, Any]:
     """What xarray needs to open a store: nothing more for a directory, no cached listings for a URL."""
-    remote = {"storage_options": locations.storage_options(path)} if locations.is_remote(path) else {}
+    remote = {"storage_options": remote_paths.storage_options(path)} if locations.is_remote(path) else {}
     return {"engine": "zarr", **remote}

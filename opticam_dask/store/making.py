@@ -16,9 +16,16 @@ from opticam_dask.store.errors import StoreError
 
 
 def create_part(
-    part: Part, manifest: Mapping[str, np.ndarray], data_root: str, provenance: Mapping[str, Any] | None = None
+    part: Part,
+    manifest: Mapping[str, np.ndarray],
+    data_root: str,
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    site: tuple[float, float, float] | None = None,
 ) -> Part:
     """Make all arrays of the part at their full size and write its manifest.
+
+    ``site`` is that of the telescope, where it is known: longitude and latitude (degrees), and height (metres).
 
     The attribute ``complete`` is written last: a part without it is made anew by the next run.
 
@@ -39,6 +46,7 @@ def create_part(
         "n_slots": made.n_slots,
         "data_root": data_root,
         "uid": made.uid,
+        **({} if site is None else {"site": list(site)}),
         "provenance": dict(provenance or {}),
     }
     night = arrays.open_group(part.path, "").create_group(part.group, overwrite=True, attributes=attributes)
@@ -68,7 +76,7 @@ def add_photometry(
     variables: Sequence[str] = (),
     radii: Sequence[float] = (),
 ) -> None:
-    """Make the arrays of a photometry label, unless they are there with the same attributes.
+    """Make the arrays of a photometry label, unless they are there; sources that were placed since get room in them.
 
     Parameters
     ----------
@@ -99,6 +107,7 @@ def add_photometry(
                 f"({present['parameters']} before, {attributes['parameters']} now). "
                 "Give this variant a name of its own with --label NAME."
             )
+        _widen_label(part, label, source_ids)
         return
     kind = "photometry_radii" if radii else "photometry"
     names = [*schema.ALWAYS_MEASURED, *variables, *schema.COORDINATES[kind]]
@@ -116,13 +125,33 @@ def add_photometry(
     group.update({"complete": True})
 
 
+def _widen_label(part: Part, label: str, source_ids: np.ndarray) -> None:
+    """Make room in a label for the sources that were added to the catalogue since; flags, that tell so, come last."""
+    group = part.photometry(label)
+    if group.array("flags").shape[1] >= len(source_ids):
+        return
+    attributes = group.attributes
+    radii = attributes.get("radii", [])
+    kind = "photometry_radii" if radii else "photometry"
+    _create_label(part, arrays.open_group(part.path, part.group), label, ["source_id"], len(source_ids), radii)
+    group.array("source_id").write_whole(source_ids)
+    names = [name for name in _names_of_label(part, label) if "source" in schema.variable(kind, name).dims]
+    for name in sorted(set(names) - {"source_id"}, key=lambda name: (name == "flags", name)):
+        arrays.open_zarr_array(part.path, f"{group.name}/{name}").widen(len(source_ids))
+
+
+def _names_of_label(part: Part, label: str) -> list[str]:
+    """Variables of a label; labels of older versions do not say which they have."""
+    names = part.photometry(label).attributes.get("variables")
+    return names or [one.name for one in schema.PHOTOMETRY if one.name in part.photometry(label)]
+
+
 def add_to_label(part: Part, label: str, name: str) -> None:
     """Make an array of a label that an older version did not have, without values, unless it is there."""
     group = part.photometry(label)
     night = arrays.open_group(part.path, part.group)
     attributes = group.attributes
-    known = [entry.name for entry in schema.PHOTOMETRY]
-    variables = attributes.get("variables") or [one for one in known if f"photometry/{label}/{one}" in night]
+    variables = _names_of_label(part, label)
     if name in variables:
         return
     if f"photometry/{label}/{name}" not in night:

@@ -33,7 +33,7 @@ from typing import Any
 
 import psutil
 
-from opticam_dask import locations
+from opticam_dask import locations, remote_paths
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def hand_over(owner: Owner, token: str) -> None:
     OwnershipLost
     """
     owner.check()
-    os.replace(_temporary(owner.path, _record(token) | {"is_planned": True, "meaning": _MEANING}), owner.path)
+    _write(owner.path, _record(token) | {"is_planned": True, "meaning": _MEANING})
 
 
 @contextlib.contextmanager
@@ -268,11 +268,9 @@ def _take_over(owner: Owner, dead: str, found: dict[str, Any]) -> None:
         now = _read(owner.path)
         if now is not None and str(now.get("token", "unknown")) != dead:
             raise OwnedError(_refusal(owner.path, now))
+        _write(owner.path, _record(owner.token))
         if locations.is_remote(owner.path):
-            locations.write_text(owner.path, json.dumps(_record(owner.token), indent=2))
             _sign_of_life(owner.path, dead).unlink(missing_ok=True)
-        else:
-            os.replace(_temporary(owner.path, _record(owner.token)), owner.path)
     finally:
         claim.unlink(missing_ok=True)
 
@@ -406,9 +404,10 @@ def _create(path: Path, record: dict[str, Any]) -> bool:
     OSError
         When the directory cannot be written.
     """
-    if isinstance(path, locations.RemotePath):
-        return locations.create_remote(path, json.dumps(record, indent=2))
-    temporary = _temporary(path, record)
+    if isinstance(path, remote_paths.RemotePath):
+        return remote_paths.create_remote(path, _text(record))
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    temporary.write_text(_text(record), encoding="utf-8")
     try:
         # a link appears whole or not at all, fails where the name is taken, and does so on NFS too
         os.link(temporary, path)
@@ -432,10 +431,12 @@ def _create_without_links(path: Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def _temporary(path: Path, record: dict[str, Any]) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    return temporary
+def _write(path: Path, record: dict[str, Any]) -> None:
+    locations.write_text(path, _text(record))
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

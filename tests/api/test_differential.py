@@ -25,8 +25,9 @@ from opticam_dask import (
     simulate_observations,
 )
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves import camera_matching, conversions, results
+from opticam_dask.lightcurves import conversions, results
 from opticam_dask.lightcurves.differential import compute_relative
+from opticam_dask.passes import camera_matching
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.groups import Group

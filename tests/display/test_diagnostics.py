@@ -12,6 +12,7 @@ from scipy.special import erf
 
 from opticam_dask import Reducer, cli, simulate_observations
 from opticam_dask.display import diagnostics, plotting
+from opticam_dask.display.diagnostics import frames, inputs, sources
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profiles import growth
@@ -180,7 +181,7 @@ def test_noise_plots__any_number_of_keys_and_sources(tmp_path, n_keys, n_sources
 
 @pytest.mark.parametrize(("n_frames", "n_chosen", "keep"), [(100, 10, 37), (5, 10, 2), (7, 0, 3), (1000, 1, 999)])
 def test_evenly_spaced__holds_the_reference(n_frames, n_chosen, keep):
-    chosen = diagnostics.evenly_spaced(n_frames, n_chosen, keep)
+    chosen = frames.evenly_spaced(n_frames, n_chosen, keep)
     assert keep in chosen
     assert len(chosen) == min(n_frames, n_chosen or n_frames)
     assert np.all(np.diff(chosen) > 0)
@@ -191,7 +192,7 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
     axes = kept["1-g_growth_curves.pdf"].axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     assert set(lines) == {"5", "2", "aperture"}
-    assert lines["aperture"].get_xdata()[0] == pytest.approx(diagnostics._typical_fwhm(reduced.out_directory, "1:g"))
+    assert lines["aperture"].get_xdata()[0] == pytest.approx(inputs.typical_fwhm(reduced.out_directory, "1:g"))
     assert lines["2"].get_ydata().max() == pytest.approx(100.0)
     # Moffat star of beta 3: 1 - (1 + (r / alpha)^2)^-2 of all light, against the light within 4 FWHM
     radius, percent = lines["2"].get_data()
@@ -206,7 +207,7 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
 def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
     curves = diagnostics.statistics_of_sources(reduced.out_directory, "aperture")["1:g"]
     model = diagnostics.noise_model(reduced.out_directory, "1:g", "aperture", curves)
-    area = np.pi * diagnostics._typical_fwhm(reduced.out_directory, "1:g") ** 2
+    area = np.pi * inputs.typical_fwhm(reduced.out_directory, "1:g") ** 2
     # 200 electrons of sky, whatever the bias; read-out of the header is that of the instrument
     np.testing.assert_allclose(model["sky"], np.sqrt(200.0 * area), rtol=0.03)
     np.testing.assert_allclose(model["source"], np.sqrt(model["flux"]))
@@ -264,15 +265,15 @@ def test_plot_apertures__lie_on_the_stars(reduced, kept):
 
 def test_annulus_radii__from_the_record_of_a_photometer():
     record = {"radius": None, "local_background_estimator": {"r_in_scale": 5.0, "r_out_scale": 7.5}}
-    np.testing.assert_allclose(diagnostics.annulus_radii(record, 2.3548), (5.0, 7.5), rtol=1e-4)
-    assert diagnostics.annulus_radii({"radius": 3.0}, 4.0) is None
-    assert diagnostics.aperture_axes({"radius": None}, 4.0) == (4.0, 4.0, 0.0)
-    assert diagnostics.aperture_axes({"forced": True}, 4.0) is None
+    np.testing.assert_allclose(sources.annulus_radii(record, 2.3548), (5.0, 7.5), rtol=1e-4)
+    assert sources.annulus_radii({"radius": 3.0}, 4.0) is None
+    assert sources.aperture_axes({"radius": None}, 4.0) == (4.0, 4.0, 0.0)
+    assert sources.aperture_axes({"forced": True}, 4.0) is None
 
 
 def test_plot_background_meshes__images_are_the_stored_meshes(reduced, kept):
     diagnostics.plot_background_meshes(reduced.out_directory)
-    part, index = diagnostics._reference(Store.open(reduced.out_directory).camera("1:g"))
+    part, index = inputs.reference_frame(Store.open(reduced.out_directory).camera("1:g"))
     mesh = part.background.read("background_mesh", index, index + 1)[0]
     np.testing.assert_array_equal(kept["background_meshes.pdf"].axes[1].images[0].get_array(), mesh)
 
@@ -345,8 +346,8 @@ def test_write_animation__a_frame_without_pixels_is_drawn_and_none_is_refused(tm
 
 
 def test_create_gifs__circles_follow_the_stars_and_one_frame_is_the_reference(reduced):
-    catalogue = diagnostics._catalogues(reduced.out_directory)["1:g"]
-    pictures = list(diagnostics._pictures(reduced.out_directory, "1:g", catalogue, 4))
+    catalogue = inputs.catalogues(reduced.out_directory)["1:g"]
+    pictures = list(frames._pictures(reduced.out_directory, "1:g", catalogue, 4))
     assert len(pictures) == 4
     assert sorted(picture.state for picture in pictures) == ["aligned"] * 3 + ["reference"]
     assert np.ptp([picture.xy[0, 0] for picture in pictures]) > 3

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from opticam_dask.kernels.images.matching import align, match
+from opticam_dask.kernels.images.matching import align, triangles
 from opticam_dask.kernels.images.matching.match import AlignmentError, find_transform
 
 SIZE = 512
@@ -452,7 +452,7 @@ def test_find_transform__arguments_that_mean_nothing(arguments, text):
 def test_find_transform__shape_of_triangles_does_not_depend_on_corner_order():
     """The machinery of the general search: every order of three corners names the same triangle."""
     points = np.array([10 + 20j, 300 + 40j, 150 + 260j])
-    shapes = [match._triangles(points[list(order)], 0.0)[1] for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0))]
+    shapes = [triangles._triangles(points[list(order)], 0.0)[1] for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0))]
     either = [sorted([complex(np.round(s[0], 9)), complex(np.round(1 - s[0], 9))], key=repr) for s in shapes]
     assert either[0] == either[1] == either[2]
 

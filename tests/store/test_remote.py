@@ -19,7 +19,7 @@ import xarray as xr
 from astropy.io import fits
 
 import opticam_dask
-from opticam_dask import cli, locations, schema, simulate_observations
+from opticam_dask import cli, locations, remote_paths, schema, simulate_observations
 from opticam_dask.cluster import executors
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits_files import FitsReader, FrameError, read_header
@@ -241,7 +241,7 @@ def test_open_observations__are_lazy_and_equal(data, remote_data):
 
 def test_file_urls__are_the_local_paths(data):
     assert scanning.find_files(f"file://{data}") == scanning.find_files(data)
-    with pytest.raises(locations.LocationError, match="file:///path"):
+    with pytest.raises(remote_paths.LocationError, match="file:///path"):
         scanning.find_files("file://host/data")
 
 
@@ -460,7 +460,7 @@ def test_own__a_sign_of_life_counts(bucket, monkeypatch):
 def test_own__of_many_who_put_at_once_one_succeeds(bucket):
     place = locations.location(f"s3://{bucket}/race/owner.json")
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda number: locations.create_remote(place, str(number)), range(8)))
+        won = list(pool.map(lambda number: remote_paths.create_remote(place, str(number)), range(8)))
     assert won.count(True) == 1
     assert place.read_text() == str(won.index(True))
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-import os
 import shlex
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from opticam_dask import locations
 from opticam_dask.kernels.sources.profiles.ring_sums import Rings, empty_rings
 from opticam_dask.pipeline.driver import PASSES, ReductionError
 from opticam_dask.store.camera import group_name
@@ -219,9 +218,8 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
     """Write a file that is there whole or not at all, and that shows damage."""
     file.parent.mkdir(parents=True, exist_ok=True)
     body = json.dumps(content, indent=1)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_text(json.dumps({"content": json.loads(body), "sha256": _digest(body)}, indent=1), encoding="utf-8")
-    os.replace(temporary, file)
+    whole = {"content": json.loads(body), "sha256": _digest(body)}
+    locations.write_text(file, json.dumps(whole, indent=1))
 
 
 def _read(file: Path, advice: str) -> dict[str, Any]:
@@ -271,10 +269,8 @@ class RunSums:
         }
         arrays |= {f.name: np.concatenate([getattr(rings, f.name) for rings in everything]) for f in fields(Rings)}
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-        with temporary.open("wb") as stream:
+        with locations.replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)
-        os.replace(temporary, file)
 
     def __getitem__(self, part: tuple[str, str]) -> dict[int, Rings | None]:
         """What is kept of a part; raises ``ReductionError`` when the file is damaged."""

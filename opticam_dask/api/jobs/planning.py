@@ -167,7 +167,7 @@ def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
 
 
 def _all_parts(setup: Setup) -> list[Part]:
-    return [part for camera in setup.store.cameras for part in camera.parts]
+    return setup.store.parts
 
 
 def _is_done(part: Part, labels: Sequence[str]) -> bool:

@@ -13,15 +13,16 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.chains import Chain
-from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, FOUND_ONES, chain_of, logger, records_of_aligned
+from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
-from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import star_profiles
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 
 def catalog(
@@ -83,10 +84,10 @@ def _with_profile(cat: xr.Dataset, fitted: Profile) -> xr.Dataset:
     return cat.assign_attrs(pixel_area=fitted.pixel_area, total_err=fitted.total_err)
 
 
-def _remembering(cat: xr.Dataset) -> xr.Dataset:
+def _remembering(cat: xr.Dataset, stages: Sequence[int] = ()) -> xr.Dataset:
     """A catalogue of which every part knows all sources: neighbours matter also where they are not measured."""
     result = cat.copy()
-    result.encoding = {EVERYTHING: cat}
+    result.encoding = {EVERYTHING: cat} | ({STAGES: tuple(stages)} if stages else {})
     return result
 
 
@@ -121,7 +122,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
     fitted = Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))
     return {
         "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
-        "catalog_flux": cat["flux"].to_numpy(),
+        "catalog_flux": np.nan_to_num(cat["flux"].to_numpy()),  # a placed source may have none
         "fwhm": float(cat.attrs["fwhm"]),
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
@@ -151,39 +152,38 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     ValueError
         When the reduction has no catalogue of this key, or no star profile of this night.
     """
-    tree = open_reduction(out_directory)
-    name = key.replace(":", "-")
-    if f"{name}/catalog" not in tree.groups and f"/{name}/catalog" not in tree.groups:
-        has = ", ".join(str(one.attrs["key"]) for one in tree.children.values() if "key" in one.attrs)
-        raise ValueError(f"open_catalog expected a camera key with a catalogue, one of {has or 'none'}, got {key!r}")
-    stars, about = tree[f"{name}/reference"].to_dataset(), tree[f"{name}/reference"].attrs
-    parameters = _parameters_of(tree.attrs)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
+    stars, stored = _read(camera.reference), _read(camera.whole_catalog())
+    about, parameters = stars.attrs, _parameters_of(store.attributes)
     facts = [
         about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
     ]
-    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"].load() for one in ("x", "y", "flux")}
+    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"] for one in ("x", "y", "flux")}
     found["reference_facts"] = ("fact", np.array(facts, dtype=float))
     found["reference_index"] = ((), int(about["reference_index"]))
     chosen = {one: parameters[one] for one in ("n_alignment_sources", "transform_type")}
-    real_key = str(tree[name].attrs["key"])
-    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": real_key, **chosen})
-    first = f"{name}/{about['reference_night']}"
-    of_night = first if night is None else f"{name}/{night}"
-    if f"/{of_night}/psf" not in tree.groups:
+    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": camera.key, **chosen})
+    first = camera.part(about["reference_night"])
+    part = first if night is None else camera.part(night)
+    if first is None or part is None or not part.psf.is_whole:
         raise ValueError(
             f"open_catalog expected a night with a star profile, {night or about['reference_night']} has none"
         )
-    profile = tree[f"{of_night}/psf"]
+    profile = part.psf.attributes
     fitted = Profile(
-        profile["coefficient"].to_numpy(),
-        float(profile.attrs.get("pixel_area", 0.0)),
-        float(profile.attrs.get("total_err", 0.0)),
+        part.psf["coefficient"], float(profile.get("pixel_area", 0.0)), float(profile.get("total_err", 0.0))
     )
-    stored = tree[f"{name}/catalog"].to_dataset().load()
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
-    cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
-    return ref, _remembering(_with_profile(cat, fitted))
+    rms = first.frames["background_rms"]
+    cat = with_indexes(cat).assign_attrs(
+        key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
+    )
+    return ref, _remembering(_with_profile(cat, fitted), stored.attrs.get("source_stages", ()))
+
+
+def _read(group: Group) -> xr.Dataset:
+    return xr.open_dataset(**group.for_xarray).load()
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
@@ -236,6 +236,8 @@ def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequen
         "is_star": ("source", np.ones(len(places), dtype=bool), cat["is_star"].attrs),
         "source_id": ("source", numbers, cat["source_id"].attrs),
     }
+    if "is_placed" in cat.variables:
+        arrays["is_placed"] = ("source", np.ones(len(places), dtype=bool), cat["is_placed"].attrs)
     new = with_indexes(xr.Dataset(arrays).set_coords("source_id")).assign_coords(
         name=("source", np.array(names, dtype=object))
     )
@@ -249,5 +251,6 @@ def add_sources(cat: xr.Dataset, xy: Sequence[tuple[float, float]], name: Sequen
         return joined.assign({str(v): rest[v] for v in rest.data_vars}).assign_attrs(of.attrs)
 
     whole, part = grown(everything), grown(cat)
-    part.encoding = {EVERYTHING: whole, FOUND_ONES: cat.encoding.get(FOUND_ONES, everything)}
+    stages = (*cat.encoding.get(STAGES, (everything.sizes["source"],)), whole.sizes["source"])
+    part.encoding = {EVERYTHING: whole, STAGES: stages}
     return part

@@ -30,7 +30,7 @@ _HEADERS: dict[str, Any] = {
 }
 
 #: Where a dataset keeps the chain of its frames, and a catalogue all of its sources: not in what is written to disk.
-CHAIN, EVERYTHING, FOUND_ONES = "opticam_chain", "opticam_catalog", "opticam_found"
+CHAIN, EVERYTHING, STAGES = "opticam_chain", "opticam_catalog", "opticam_stages"
 
 
 def open_frames(

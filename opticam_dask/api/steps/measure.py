@@ -12,7 +12,7 @@ from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.catalog import sources_of
 from opticam_dask.api.steps.frames import (
     EVERYTHING,
-    FOUND_ONES,
+    STAGES,
     chain_of,
     placeholders,
     records_of_aligned,
@@ -61,16 +61,14 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     if getattr(photometer, "radius", None) == "best":
         raise ValueError('photometry expected a radius: "best" is judged by a whole night, which opticam.reduce does')
     everything = cat.encoding.get(EVERYTHING, cat)
-    found_ones = cat.encoding.get(FOUND_ONES, everything)
-    sources = sources_of(found_ones)
-    facts = CatalogFacts(
-        sources["catalog_flux"], sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"]
-    )
+    stages = cat.encoding.get(STAGES, (everything.sizes["source"],))
+    sources = sources_of(everything) | {"stages": stages}
+    found_flux = sources["catalog_flux"][: stages[0]]
+    facts = CatalogFacts(found_flux, sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"])
     prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
-    with_added = None if everything is found_ones else sources_of(everything)
-    task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows, with_added)
+    task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows)
     records = records_of_aligned(task, ds)
     radii = measured_radii(photometer)
     steps = chain.steps(placeholders(ds, chain))

@@ -20,6 +20,7 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import Measuring
+from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,10 @@ class MeasureTask(FrameTask):
     photometer : Photometer
         Prepared for the catalogue.
     sources : dict
-        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err`` and ``sampling`` of ``Measuring``.
+        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err``, ``sampling`` and ``stages`` of
+        ``Measuring``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
-    with_added : dict, optional
-        As ``sources``, with those that were added by position at the end. Only they are measured so: where somebody
-        looks for a source changes no other one.
     """
 
     LABEL: ClassVar[str] = "steps"
@@ -187,28 +186,18 @@ class MeasureTask(FrameTask):
     photometer: Any = None
     sources: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
-    with_added: Mapping[str, Any] | None = None
 
-    def measuring(self, steps: FrameSteps, sources: Mapping[str, Any] | None = None) -> Measuring:
-        """What it takes to measure some sources, by default those of the catalogue."""
+    def measuring(self, steps: FrameSteps) -> Measuring:
+        """What it takes to measure the sources."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
-        sources = self.sources if sources is None else sources
-        assert sources is not None  # given with the task
-        return Measuring(steps=steps, photometers=photometers, **sources)
+        assert self.sources is not None  # given with the task
+        return Measuring(steps=steps, photometers=photometers, **self.sources)
 
     def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Measurements of each frame, by variable."""
-        manifest, first, steps = _manifest_of(records), _first_pass_of(records), self.steps(shared)
-
-        def measure(sources: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-            arrays, _ = measure_arrays(self.measuring(steps, sources), manifest, first)
-            return arrays[f"photometry/{self.LABEL}"]
-
-        measured = measure(self.sources)
-        if self.with_added is not None:
-            n_known = measured["flux"].shape[1]
-            added = measure(self.with_added)
-            measured = {name: np.concatenate([v, added[name][:, n_known:]], axis=1) for name, v in measured.items()}
+        first = _first_pass_of(records)
+        arrays, _ = measure_arrays(self.measuring(self.steps(shared)), _manifest_of(records), first)
+        measured = arrays[photometry_group(self.LABEL)]
         return [
             {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), first["flags"], first["fwhm"], strict=True)

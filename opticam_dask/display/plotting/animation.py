@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from opticam_dask import locations
 from opticam_dask.display.plotting.images import show_stretched
 
 #: Pixels of the pictures: wide enough to see a shift, small enough for hundreds of them.
@@ -70,15 +70,13 @@ def write_animation(pictures: Iterable[Picture], path: str | Path, *, millisecon
     ValueError
         When there is no picture.
     """
-    file = Path(path)
+    file = locations.location(path)
     drawn = [_as_image(draw_picture(picture)) for picture in pictures]
     if not drawn:
         raise ValueError(f"expected at least one frame to animate in {file.name}, got none")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.gif")
-    drawn[0].save(
-        temporary, format="GIF", save_all=True, append_images=drawn[1:], duration=milliseconds, loop=0, optimize=False
-    )
-    os.replace(temporary, file)
+    moving = {"save_all": True, "append_images": drawn[1:], "duration": milliseconds, "loop": 0, "optimize": False}
+    with locations.replacing(file) as temporary:
+        drawn[0].save(temporary, format="GIF", **moving)
     return file
 
 

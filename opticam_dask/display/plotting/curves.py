@@ -90,7 +90,7 @@ def plot_comparisons(members: xr.Dataset) -> Figure:
         raise ValueError("expected a target and at least one comparison, got no comparison")
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     shown = range(1, min(len(numbers), _MOST_COMPARISONS + 1))
-    axis = best_axis({str(members.attrs.get("key", "")): members})
+    axis = best_axis({str(members.attrs.get("key", "")): members.isel(source=0)})
     since = next(iter(axis.since.values()))
     figure = new_figure(rows=len(shown), columns=2, width=5.0, height=1.8)
     panels = figure.subplots(len(shown), 2, squeeze=False, sharex=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+
+from opticam_dask import locations
 
 #: Told apart with any kind of colour vision (Okabe & Ito 2008; Tol 2021), and in grey by their lightness.
 _FILTER_COLOURS = {"u": "#56B4E9", "g": "#009E73", "r": "#D55E00", "i": "#882255", "z": "#332288"}
@@ -105,7 +106,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     figure : Figure
         The figure.
     path : path
-        Path of the store.
+        The file, here or by a URL.
 
     Returns
     -------
@@ -117,13 +118,12 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     ValueError
         For another suffix.
     """
-    file = Path(path)
+    file = locations.location(path)
     suffix = file.suffix.lower()
     if suffix not in _METADATA:
         raise ValueError(f"figures are written as .pdf or .png, got {file.name}")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}{suffix}")
-    figure.savefig(temporary, dpi=150, metadata=_METADATA[suffix])
-    os.replace(temporary, file)
+    with locations.replacing(file) as temporary:
+        figure.savefig(temporary, dpi=150, metadata=_METADATA[suffix])
     return file
 
 
@@ -135,7 +135,7 @@ def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
     figures : iterable of Figure
         The figures, a page each.
     path : path
-        Path of the store.
+        The file, here or by a URL.
 
     Returns
     -------
@@ -147,14 +147,12 @@ def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
     ValueError
         For another suffix than ``.pdf``.
     """
-    file = Path(path)
+    file = locations.location(path)
     if file.suffix.lower() != ".pdf":
         raise ValueError(f"pages are written to a .pdf, got {file.name}")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.pdf")
-    with PdfPages(temporary, metadata=_METADATA[".pdf"]) as pages:
+    with locations.replacing(file) as temporary, PdfPages(temporary, metadata=_METADATA[".pdf"]) as pages:
         for figure in figures:
             pages.savefig(figure, dpi=150)
-    os.replace(temporary, file)
     return file
 
 

@@ -28,7 +28,7 @@ _CELLS = 2_000_000
 _SAMPLE = 20_000
 
 #: What does not make a measurement doubtful.
-_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED)
+_HARMLESS = np.uint32(SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.PLACED)
 
 
 def labels_of(parts: Sequence[Part]) -> list[str]:

@@ -7,7 +7,6 @@ cameras. More general fields come from :func:`simulate_observations`.
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 from astropy.io import fits
+
+from opticam_dask import locations
 
 Noise = Literal["independent", "opticam"]
 
@@ -344,11 +345,9 @@ def write_frame(path: Path, image: np.ndarray, header: Mapping[str, Any]) -> Non
     document = fits.PrimaryHDU(image)
     for keyword, value in header.items():
         document.header[keyword] = value
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("wb") as stream:
+    with locations.replacing(path) as temporary, temporary.open("wb") as stream:
         if path.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=stream, mtime=0) as packed:
                 document.writeto(packed)
         else:
             document.writeto(stream)
-    os.replace(temporary, path)

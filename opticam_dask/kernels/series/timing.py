@@ -220,25 +220,66 @@ def barycentric_mjd(
     ValueError
         When the site is not given.
     """
+    site = _checked_site(longitude, latitude, height)
+    mjd, ra, dec = np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in (mjd_utc, ra, dec)))
+    result = np.full(mjd.shape, np.nan)
+    good = np.isfinite(mjd) & np.isfinite(ra) & np.isfinite(dec)
+    if not good.any():
+        return result
+    tt, position, tdb_minus_tt = _observer(mjd[good], site)
+    delay = (position * _directions(ra[good], dec[good])).sum(axis=1)
+    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
+    return result
+
+
+def barycentric_mjd_of_sources(
+    mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray, longitude: float, latitude: float, height: float
+) -> np.ndarray:
+    """The same as :func:`barycentric_mjd` for each of some sources at each time.
+
+    Parameters
+    ----------
+    mjd_utc : ndarray, shape (n,)
+    ra, dec : ndarray, shape (m,)
+    longitude, latitude, height
+        As for :func:`barycentric_mjd`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, m)
+    """
+    site = _checked_site(longitude, latitude, height)
+    result = np.full((len(mjd_utc), len(ra)), np.nan)
+    good = np.isfinite(mjd_utc)
+    if not good.any():
+        return result
+    tt, position, tdb_minus_tt = _observer(np.asarray(mjd_utc, dtype=np.float64)[good], site)
+    delay = (position[:, None] * _directions(ra, dec)).sum(axis=2)
+    result[good] = (tt.jd1 - 2400000.5)[:, None] + (tt.jd2[:, None] + (tdb_minus_tt[:, None] + delay) / 86400.0)
+    return result
+
+
+def _checked_site(longitude: float, latitude: float, height: float) -> np.ndarray:
     site = np.array([longitude, latitude, height], dtype=np.float64)
     if not np.isfinite(site).all():
         raise ValueError(
             "barycentric times need the longitude, latitude and height of the observatory; found "
             f"{longitude}, {latitude}, {height}. Give the instrument a site."
         )
-    mjd, ra, dec = np.broadcast_arrays(*(np.asarray(array, dtype=np.float64) for array in (mjd_utc, ra, dec)))
-    result = np.full(mjd.shape, np.nan)
-    good = np.isfinite(mjd) & np.isfinite(ra) & np.isfinite(dec)
-    if not good.any():
-        return result
-    lon, lat = np.deg2rad(ra[good]), np.deg2rad(dec[good])
-    direction = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    return site
+
+
+def _directions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Unit vectors to places of the sky (degrees), shape (n, 3)."""
+    lon, lat = np.deg2rad(ra), np.deg2rad(dec)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
+def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, np.ndarray]:
+    """Times in TT, and there the barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds."""
     with _bundled_tables():
-        tt = Time(mjd[good], format="mjd", scale="utc").tt
-        position, tdb_minus_tt = _interpolate_observer(tt, EarthLocation.from_geodetic(*site))
-    delay = (position * direction).sum(axis=1)
-    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
-    return result
+        tt = Time(mjd_utc, format="mjd", scale="utc").tt
+        return tt, *_interpolate_observer(tt, EarthLocation.from_geodetic(*site))
 
 
 @contextmanager

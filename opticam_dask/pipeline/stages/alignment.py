@@ -9,7 +9,7 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images.matching import match
+from opticam_dask.kernels.images.matching import problem
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
@@ -78,7 +78,7 @@ def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
     if setup.parameters.transform_type == "translation":
         return
     n_matched = part.frames["n_matched"]
-    n_few = int(np.count_nonzero(is_usable & (n_matched < match.LEAST_FOR_ROTATION)))
+    n_few = int(np.count_nonzero(is_usable & (n_matched < problem.LEAST_FOR_ROTATION)))
     if n_few:
         n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
         swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."

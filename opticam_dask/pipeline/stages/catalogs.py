@@ -22,9 +22,38 @@ _COMPARED, _MOST = 9, 0.5
 
 
 def finish_catalogs(setup: Setup, progress: Progress) -> None:
-    """Make the catalogue of every key that has none."""
+    """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer."""
     for camera in setup.store.cameras:
         _finish_catalog(setup, camera, progress)
+    if setup.sky is not None:
+        from opticam_dask.passes.sky_search import find_sky
+
+        find_sky(setup.store, setup.instrument, setup.sky, progress.tell)
+    place_sources(setup, progress)
+
+
+def place_sources(setup: Setup, progress: Progress) -> None:
+    """Append to the catalogues what the observer places, as far as they do not have it.
+
+    Raises
+    ------
+    ReductionError
+        When a source has the name of another one, or is on the frame of a camera that is not there.
+    """
+    if not setup.sources and not setup.store.attributes.get("placed_sources"):
+        return
+    # half a second of astropy: only where sources are placed
+    from opticam_dask.passes import placing
+
+    def box_size(camera: Camera) -> tuple[int, int]:
+        part = reference_part(camera)
+        return setup.steps(part.shape, part.binning).box_size
+
+    try:
+        placing.record_sources(setup.store, setup.sources)
+        placing.place_sources(setup.store, box_size, progress.tell)
+    except ValueError as error:
+        raise ReductionError(str(error)) from error
 
 
 def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:

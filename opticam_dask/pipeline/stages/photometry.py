@@ -81,10 +81,14 @@ def _blocks_back(run: Run, part: Part) -> set[int]:
 def second_pass_job(
     setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
 ) -> second_pass.SecondPass:
-    """What a task needs to measure blocks of a part with photometers that are prepared for its key."""
+    """What a task needs to measure blocks of a part with photometers that are prepared for its key.
+
+    Without photometers, it is for samples of frames, which look at the sources that were found.
+    """
     catalog = part.camera.catalog
     found, fitted = catalog.read_all(), frozen.read_profile(part)
-    return second_pass.SecondPass(
+    stages = part.camera.source_stages
+    job = second_pass.SecondPass(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
@@ -97,7 +101,16 @@ def second_pass_job(
         read_results=part.results,
         write=part.write_block,
         whole_frames=whole_frames,
+        stages=stages,
+        read_flags=functools.partial(_flags_of_block, part),
+        write_columns=part.write_columns,
     )
+    return job if photometers else replace(job.at_stage(0), stages=())
+
+
+def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
+    """Flags of the measurements of a label in a block."""
+    return part.photometry(label).read("flags", *part.block_range(block))
 
 
 def measure_sample(
@@ -187,7 +200,7 @@ def catalog_facts(camera: Camera, background_rms: float | None = None) -> Catalo
         rms = reference.frames["background_rms"]
         background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
     return CatalogFacts(
-        flux=camera.catalog["flux"],
+        flux=camera.catalog["flux"][: camera.n_found],
         fwhm=float(camera.catalog.attributes["fwhm"]),
         background_rms=background_rms,
         profile=frozen.read_profile(reference).table(),

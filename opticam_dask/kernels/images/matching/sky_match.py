@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images.matching import align, match
+from opticam_dask.kernels.images.matching import align, match, problem
 
 #: Expected number of wrong solutions of one field among unrelated stars.
 MAX_CHANCE = 1e-6
@@ -153,7 +153,7 @@ def find_on_sky(
         radius += reach / scale if len(centres) == 1 else 0.0
         for centre in centres:
             inside = np.sort(np.array(list(tree.query_ball_point(centre, radius)), dtype=int))[:_BRIGHTEST]
-            if min(len(inside), int(is_used.sum())) < match.LEAST_FOR_ROTATION:
+            if min(len(inside), int(is_used.sum())) < problem.LEAST_FOR_ROTATION:
                 continue
             try:
                 found = match.find_transform(
@@ -238,9 +238,9 @@ def fit_plane(
     at, before, fit = align.apply_transform(to_plane, xy), None, None
     for step in range(_ROUNDS):
         pairs, distance = _pairs(at / scale, plane / scale, tolerance * (2.0 if step == 0 else 1.0))
-        if fit is not None and len(pairs) > 2 * match.LEAST_FOR_ROTATION:
+        if fit is not None and len(pairs) > 2 * problem.LEAST_FOR_ROTATION:
             pairs = pairs[distance < max(_CLIP * fit.scatter, 0.3)]
-        if len(pairs) < match.LEAST_FOR_ROTATION:
+        if len(pairs) < problem.LEAST_FOR_ROTATION:
             raise match.AlignmentError(f"only {len(pairs)} stars of the catalogue are where the match puts them")
         fit = _best_fit(xy, plane, pairs, centre, scale)
         if before is not None and np.array_equal(pairs, before):

@@ -106,6 +106,11 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
             "Give the numbers of the sources for each camera (--key)."
         ) from error
     transform, pairs, distance = _refine(found.transform, xy, other_xy, tolerance)
+    placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
+    if len(placed) and len(others):
+        more, apart = _pair(align.apply_transform(transform, placed), others, tolerance)
+        behind = np.array([len(xy), len(other_xy)])
+        pairs, distance = np.concatenate([pairs, more + behind]), np.append(distance, apart)
     ids, other_ids = catalogues[key]["source_id"], catalogues[other]["source_id"]
     return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
 
@@ -126,11 +131,12 @@ def _refine(
 
 
 def _read_catalogue(store: Store, key: str) -> dict[str, np.ndarray]:
-    catalog = store.camera(key).catalog
-    if not catalog.is_whole:
-        raise ValueError(f"there is no catalogue of {key}")
-    found = catalog.read_all()
-    return {"xy": np.column_stack([found["x"], found["y"]]), "flux": found["flux"], "source_id": found["source_id"]}
+    """Sources that were found, and those that were placed, with the numbers of both."""
+    camera = store.camera(key)
+    catalogue, n_found = camera.whole_catalog().read_all(), camera.n_found
+    xy = np.column_stack([catalogue["x"], catalogue["y"]])
+    found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found]}
+    return found | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}
 
 
 def _fwhm(store: Store, key: str) -> float:

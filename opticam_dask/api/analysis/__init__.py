@@ -1,0 +1,1 @@
+"""Timing analyses of differential light curves: spectra, periodograms, folding, correlations and lags."""

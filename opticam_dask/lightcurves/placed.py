@@ -1,0 +1,42 @@
+"""What light curves say of sources that the observer placed: which they are, and how much light there may be."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask import schema
+from opticam_dask.store.camera import Camera
+
+#: Below so many errors a flux is no detection, and its upper limit lies so many errors above it.
+_SIGMAS = 3.0
+
+
+def with_placed(curves: xr.Dataset, camera: Camera) -> xr.Dataset:
+    """Light curves with names, with which of the sources were placed, and with upper limits of their fluxes.
+
+    Parameters
+    ----------
+    curves : Dataset
+        With ``flux`` and ``flux_err`` and the coordinate ``source_id`` along ``source``.
+    camera : Camera
+        Whose they are.
+
+    Returns
+    -------
+    Dataset
+        As it was where no source was placed.
+    """
+    catalog = camera.catalog
+    if "is_placed" not in catalog or "source" not in curves.dims:
+        return curves
+    rows = np.searchsorted(catalog["source_id"], curves["source_id"].to_numpy())
+    is_placed, name = (schema.variable("catalog", one).all_attributes() for one in ("is_placed", "name"))
+    curves = curves.assign_coords(
+        is_placed=("source", catalog["is_placed"][rows], is_placed), name=("source", catalog["name"][rows], name)
+    )
+    if not {"flux", "flux_err"} <= set(curves.data_vars):
+        return curves
+    flux, error = curves["flux"], curves["flux_err"]
+    limit = xr.where(flux < _SIGMAS * error, flux.clip(min=0.0) + _SIGMAS * error, np.nan)
+    return curves.assign(upper_limit=limit.transpose(*flux.dims).assign_attrs(schema.UPPER_LIMIT.all_attributes()))

@@ -1,0 +1,290 @@
+"""Put sources of the observer behind those of the catalogues that were found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from opticam_dask import schema
+from opticam_dask.frames import sky_coordinates
+from opticam_dask.frames.placed_sources import PlacedSource
+from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles.profile import Shape, typical_profile
+from opticam_dask.methods.frame_view import FrameView
+from opticam_dask.methods.psf_photometer import PSFPhotometer
+from opticam_dask.passes.camera_matching import match_cameras
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.store import Store
+
+#: A placed source is one that was found when they are nearer than this part of the FWHM, and at least so many pixels.
+_SAME_SOURCE, _LEAST_APART = 0.75, 2.0
+
+#: Two placed sources are one when they are nearer than this, in pixels.
+_SAME_PLACE = 0.5
+
+#: Sources of the catalogue are where the stack has them to this, in pixels.
+_ON_STACK = 0.1
+
+#: Attribute of the store: every source that the observer placed, in this order.
+RECORD = "placed_sources"
+
+
+def record_sources(store: Store, given: Sequence[PlacedSource]) -> None:
+    """Keep sources in the store, to be placed as soon as there are catalogues; those it has already stay as they are.
+
+    Raises
+    ------
+    ValueError
+        When a source has the name of another one that is elsewhere.
+    """
+    known = recorded_sources(store)
+    new: list[PlacedSource] = []
+    for source in given:
+        if any(source.is_same(other) for other in known):
+            continue
+        if source.name and any(source.name == other.name for other in known):
+            other = next(other for other in known if other.name == source.name)
+            raise ValueError(f"{source.words} cannot be placed: {other.words} has this name already")
+        new.append(source)
+    if new:
+        store.update({RECORD: [source.record() for source in (*known, *new)]})
+
+
+def recorded_sources(store: Store) -> tuple[PlacedSource, ...]:
+    """Sources that are to be in the catalogues, in the order in which they were given."""
+    return tuple(PlacedSource(**record) for record in store.attributes.get(RECORD, ()))
+
+
+def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
+    """Append the recorded sources to the catalogues, as far as they are not there and it is known where they are.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    box_size : callable
+        Boxes of the sky mesh of the reference night of a camera.
+    tell : callable
+        Hears what was done.
+
+    Raises
+    ------
+    ValueError
+        For a source on the reference frame of a camera that the store has not.
+    """
+    given = recorded_sources(store)
+    if not given:
+        return
+    cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
+    finder = _Finder(store, cameras)
+    for camera in cameras:
+        before = camera.catalog.attributes.get("placed", {})
+        todo = [(number, source) for number, source in enumerate(given) if str(number) not in before]
+        if todo:
+            _place_in(camera, todo, finder, box_size(camera), tell)
+
+
+@dataclass
+class _Finder:
+    """Where sources are on the reference frames of cameras."""
+
+    store: Store
+    cameras: Sequence[Camera]
+    transforms: dict[tuple[str, str], np.ndarray | None] = field(default_factory=dict)
+
+    def pixels(self, camera: Camera, source: PlacedSource) -> np.ndarray | None:
+        """Place on the reference frame of a camera; None where nobody knows."""
+        keys = [one.key for one in self.cameras]
+        if source.is_on_sky:
+            origins = [camera, *(one for one in self.cameras if one != camera)]
+            return self._first(camera, [(one, _on_frame(one, source.ra, source.dec)) for one in origins])
+        if source.key and source.key not in keys:
+            raise ValueError(f"{source.words} is on the frame of {source.key}; there are {', '.join(keys)}")
+        origin = self.cameras[keys.index(source.key)] if source.key else self.cameras[0]
+        xy = np.array([source.x, source.y])
+        wcs = origin.catalog.attributes.get("wcs")
+        if origin != camera and wcs is not None:
+            ra, dec = sky_coordinates.icrs_of_pixels(sky_coordinates.read_wcs(wcs), xy[:1], xy[1:])
+            if (there := _on_frame(camera, float(ra[0]), float(dec[0]))) is not None:
+                return there
+        return self._first(camera, [(origin, xy)])
+
+    def _first(self, camera: Camera, places: Sequence[tuple[Camera, np.ndarray | None]]) -> np.ndarray | None:
+        """Place in a camera by its place in others, of the first that leads there."""
+        for origin, xy in places:
+            transform = None if xy is None else self._transform(origin, camera)
+            if xy is not None and transform is not None:
+                return align.apply_transform(transform, xy[None])[0]
+        return None
+
+    def _transform(self, origin: Camera, camera: Camera) -> np.ndarray | None:
+        pair = origin.key, camera.key
+        if pair not in self.transforms:
+            try:
+                found = match_cameras(self.store.path.parent, *pair).transform if origin != camera else np.eye(3)
+            except ValueError:
+                found = None
+            self.transforms[pair] = found
+        return self.transforms[pair]
+
+
+def _on_frame(camera: Camera, ra: float, dec: float) -> np.ndarray | None:
+    cards = camera.catalog.attributes.get("wcs")
+    if cards is None:
+        return None
+    xy = np.concatenate(sky_coordinates.pixels_of_icrs(sky_coordinates.read_wcs(cards), ra, dec))
+    return xy if np.isfinite(xy).all() else None
+
+
+def _place_in(
+    camera: Camera,
+    todo: Sequence[tuple[int, PlacedSource]],
+    finder: _Finder,
+    box_size: tuple[int, int],
+    tell: Callable[[str], None],
+) -> None:
+    """Append sources to one catalogue, or tell which of its sources they are."""
+    arrays, attributes, n_found = camera.catalog.read_all(), camera.catalog.attributes, camera.n_found
+    fwhm = float(np.nan_to_num(attributes["fwhm"]))
+    names = arrays.get("name", np.full(len(arrays["x"]), "", dtype=object)).astype(object)
+    places = np.column_stack([arrays["x"], arrays["y"]])
+    reach = np.where(np.arange(len(places)) < n_found, max(_SAME_SOURCE * fwhm, _LEAST_APART), _SAME_PLACE)
+    known, new = dict(attributes.get("placed", {})), list[tuple[int, PlacedSource, np.ndarray]]()
+    start = int(arrays["source_id"].max()) + 1 if len(places) else 1
+    for number, source in todo:
+        xy = finder.pixels(camera, source)
+        if xy is None:
+            tell(
+                f"{camera.key}: {source.words} cannot be placed: it is not known where on the sky the camera looked, "
+                "nor does its catalogue match that of one that knows (opticam-dask sky finds out)."
+            )
+            continue
+        away = np.hypot(*(places - xy).T)
+        if len(away) and np.any(away < reach):
+            row = int(np.argmin(np.where(away < reach, away, np.inf)))
+            known[str(number)] = int(arrays["source_id"][row])
+            names[row] = source.name or names[row]
+            tell(f"{camera.key}: {source.words} is source {known[str(number)]}, {away[row]:.2f} pixels away.")
+            continue
+        known[str(number)] = start + len(new)
+        new.append((number, source, xy))
+    if not len(known) > len(attributes.get("placed", {})):
+        return
+    arrays["name"] = names
+    if new:
+        arrays = _extended(camera, arrays, new, start, box_size)
+        stages = [*camera.source_stages, len(arrays["x"])]
+        attributes |= {"source_stages": stages}
+        last = start + len(new) - 1
+        numbers = f"source {start}" if last == start else f"sources {start} to {last}"
+        tell(f"{camera.key}: {len(new)} placed as {numbers}.")
+    camera.catalog.write(arrays, attributes | {"placed": known})
+
+
+def _extended(
+    camera: Camera,
+    arrays: dict[str, np.ndarray],
+    new: Sequence[tuple[int, PlacedSource, np.ndarray]],
+    start: int,
+    box_size: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    """Arrays of a catalogue with further sources at its end."""
+    xy = np.array([place for _, _, place in new])
+    n_before = len(arrays["x"])
+    every = np.concatenate([np.column_stack([arrays["x"], arrays["y"]]), xy])
+    fwhm = float(camera.catalog.attributes["fwhm"])
+    stack = camera.reference
+    flux = flux_on_stack(stack["image"], every, n_before, fwhm, box_size)
+    more = placed_rows(xy, start, flux)
+    more |= {"name": np.array([source.name for _, source, _ in new], dtype=object)}
+    if "wcs" in camera.catalog.attributes:
+        wcs = sky_coordinates.read_wcs(camera.catalog.attributes["wcs"])
+        more |= dict(zip(("ra", "dec"), sky_coordinates.icrs_of_pixels(wcs, *xy.T), strict=True))
+    arrays.setdefault("is_placed", np.zeros(n_before, dtype=bool))
+    for name, values in arrays.items():
+        entry = schema.variable("catalog", name)
+        if entry.dims[0] != "source":
+            continue
+        unknown = np.full((len(new), *values.shape[1:]), entry.fill, dtype=values.dtype)
+        arrays[name] = np.concatenate([values, more.get(name, unknown)])
+    return arrays
+
+
+def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.ndarray]:
+    """What a catalogue holds of sources that were placed; their form is not known.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        On the reference frame.
+    start : int
+        Number of the first of them.
+    flux : ndarray, shape (n,)
+        Electrons.
+    """
+    return {
+        "source_id": np.arange(start, start + len(xy), dtype=np.int32),
+        "x": xy[:, 0],
+        "y": xy[:, 1],
+        "flux": flux,
+        "is_star": np.ones(len(xy), dtype=bool),
+        "is_placed": np.ones(len(xy), dtype=bool),
+    }
+
+
+def flux_on_stack(
+    image: np.ndarray, xy: np.ndarray, n_before: int, fwhm: float, box_size: tuple[int, int]
+) -> np.ndarray:
+    """Light of placed sources on the stack by a usual star profile, fitted together with that of their neighbours.
+
+    It tells how much a source disturbs others and how far it shines, so that it need not be precise.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        The stack, electrons; NaN where no frame contributes.
+    xy : ndarray, shape (n, 2)
+        Sources of the catalogue, then the new ones.
+    n_before : int
+        Number of the former.
+    fwhm : float
+        Of the stars on the stack, in pixels.
+    box_size : (int, int)
+        Of the sky mesh.
+
+    Returns
+    -------
+    ndarray, shape (n - n_before,)
+        Electrons; 0 where there is none or nothing is known.
+    """
+    pixels = image.astype(float)
+    try:
+        mesh, rms_mesh = background.sky_mesh(pixels, box_size)
+    except ValueError:  # stars everywhere
+        return np.zeros(len(xy) - n_before)
+    pixels -= background.zoom_mesh(mesh, pixels.shape, box_size)
+    rms = float(np.nanmedian(rms_mesh))
+    sigma = fwhm / photometry.SIGMA_TO_FWHM
+    view = FrameView(
+        predicted_xy=xy,
+        detected_xy=xy[:n_before],
+        detected_flux=np.ones(n_before),
+        scale=1.0,
+        rotation=0.0,
+        fwhm=fwhm,
+        frame_fwhm=fwhm,
+        position_error=_ON_STACK,
+        shape=(pixels.shape[0], pixels.shape[1]),
+        cutouts_at=lambda x0, y0, size: photometry.cut_out(pixels, x0, y0, size),
+        rms_at=lambda x0, y0, size: np.full((len(x0), size, size), rms),
+        saturated_at=lambda x0, y0, size: np.zeros((len(x0), size, size), dtype=bool),
+        cosmic_rays_at=lambda x0, y0, size: None,
+        stars=Shape(sigma, sigma, 0.0),
+        profile=typical_profile().table(),
+    )
+    flux = PSFPhotometer(forced=True).measure(view).flux[n_before:]
+    return np.maximum(np.nan_to_num(flux), 0.0)

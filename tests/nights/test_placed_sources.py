@@ -1,0 +1,195 @@
+"""Sources that the observer places: measured where nothing is ever detected, without a change to any other source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, write_frame
+
+import opticam_dask as opticam
+from opticam_dask import AperturePhotometer, Instrument, PSFPhotometer, Reducer
+from opticam_dask.cli.parser import main
+from opticam_dask.flags import SourceFlag
+from opticam_dask.frames import sky_coordinates
+from opticam_dask.lightcurves.targets import source_number
+from opticam_dask.pipeline.driver import ReductionError
+
+#: Three cameras with filters; the second sees the field mirrored and turned by 30 degrees, the third shifted.
+CAMERAS = {"cameras": {"1": ["g"], "2": ["r"], "3": ["i"]}, "default_filter": None}
+KEYS = ("1:g", "2:r", "3:i")
+STARTS = ("2024-01-01T20:00:00", "2024-01-02T20:00:00", "2024-01-03T20:00:00")
+N_FRAMES, SIZE, SKY = 8, 200, 400.0
+MIDDLE = (SIZE - 1) / 2
+#: Stars of peak signal-to-noise ratio 1 in a frame, and something beside the second brightest star.
+HIDDEN = np.array([(75.0, 140.0), (130.0, 110.0), (75.3, 95.6), (125.0, 60.0), (60.4, 75.7)])
+FAINT, FWHM = 490.0, 4.0
+#: The stack shows none of them either.
+FEW = {"catalogs": {"stack_frames": 4}}
+
+
+def on_camera(camera: int, night: int, index: int, xy: np.ndarray) -> np.ndarray:
+    """Where places of the sky (pixels of the first camera) are on a frame; the telescope flips in the second night."""
+    away = xy - MIDDLE
+    if camera == 1:
+        cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+        away = (away * [-1.0, 1.0]) @ np.array([[cos, sin], [-sin, cos]])
+    elif camera == 2:
+        away = 0.97 * away + [4.0, -3.0]
+    if night == 1:
+        away = -away
+    return away + MIDDLE + [0.31 * index + night, -0.17 * index]
+
+
+def sky_of_reference() -> sky_coordinates.WCS:
+    """World coordinates of places of the sky."""
+    wcs = sky_coordinates.tangent_wcs(52.5, 20.0)
+    wcs.wcs.crpix, wcs.wcs.cd = [MIDDLE + 1, MIDDLE + 1], 0.8 / 3600 * np.array([[-0.8, 0.6], [0.6, 0.8]])
+    wcs.wcs.set()
+    return wcs
+
+
+def write_nights(directory: Path, keys: tuple[int, ...] = (0, 1, 2), nights: tuple[int, ...] = (0, 1, 2)) -> None:
+    rng = np.random.default_rng(20)
+    for camera in keys:
+        for night in nights:
+            for index in range(N_FRAMES):
+                electrons = np.full((SIZE, SIZE), SKY)
+                for (x, y), flux in zip(on_camera(camera, night, index, FIELD[:, :2]), FIELD[:, 2], strict=True):
+                    add_star(electrons, x, y, flux, FWHM)
+                for x, y in on_camera(camera, night, index, HIDDEN):
+                    add_star(electrons, x, y, FAINT, FWHM)
+                cards = {}
+                if camera == 0 and night == 0:
+                    wcs = sky_of_reference()
+                    wcs.wcs.crpix = wcs.wcs.crpix + np.array([0.31 * index, -0.17 * index])
+                    cards = {name: v for name, v in sky_coordinates.wcs_header(wcs).items() if name != "WCSAXES"}
+                file = directory / "frames" / f"c{camera}_n{night}_{index:02d}.fits"
+                write_frame(file, read_out(electrons, rng), 10.0 * index, STARTS[night], FILTER="gri"[camera], **cards)
+
+
+def coordinates(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return sky_coordinates.icrs_of_pixels(sky_of_reference(), *xy.T)
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cameras and nights, with the hidden stars placed by their coordinates from the beginning."""
+    directory = tmp_path_factory.mktemp("placed")
+    write_nights(directory)
+    write_sources(directory / "sources.csv", range(len(HIDDEN)))
+    photometers = AperturePhotometer(), PSFPhotometer()
+    reduce_frames(directory, *photometers, instrument=CAMERAS, sources=directory / "sources.csv", **FEW)
+    return directory / "out"
+
+
+def write_sources(file: Path, numbers: Iterable[int]) -> None:
+    chosen = list(numbers)
+    ra, dec = coordinates(HIDDEN[chosen])
+    Table({"name": [f"hidden {i}" for i in chosen], "ra": ra, "dec": dec}).write(file)
+
+
+@pytest.mark.parametrize("label", ["aperture", "psf"])
+def test_hidden_stars_have_the_right_flux_and_errors(placed: Path, label: str) -> None:
+    """In three cameras, over a flip of the telescope, in three nights: fluxes by their errors, limits above them."""
+    pulls = []
+    for key in KEYS:
+        night = SmallNight(placed, key)
+        rows = np.flatnonzero(night.catalog["is_placed"].to_numpy())
+        assert night.catalog["name"].to_numpy()[rows].tolist() == [f"hidden {i}" for i in range(len(HIDDEN))]
+        assert rows.min() == len(night.catalog["x"]) - len(HIDDEN)
+        curves = night.curves(label).isel(source=rows)
+        flags = curves["flags"].to_numpy()
+        assert np.all(flags & np.uint32(SourceFlag.PLACED))
+        assert np.mean(flags & np.uint32(SourceFlag.NOT_DETECTED) != 0) > 0.95
+        flux, error = curves["total"].to_numpy(), curves["total_err"].to_numpy()
+        assert flux.shape == (len(STARTS) * N_FRAMES, len(HIDDEN))
+        mean, mean_error = np.average(flux, weights=error**-2), np.sum(error**-2) ** -0.5
+        assert abs(mean - FAINT) < 3 * mean_error
+        pulls.append((flux - FAINT) / error)
+        is_dark = (curves["flux"] < 3 * curves["flux_err"]).to_numpy()
+        np.testing.assert_array_equal(np.isfinite(curves["upper_limit"]), is_dark)
+        assert (
+            np.mean((curves["upper_limit"] > FAINT / curves.get("aperture_correction", 1.0)).to_numpy()[is_dark]) > 0.98
+        )
+    assert 0.9 < np.std(pulls) < 1.1
+
+
+def bits(out: Path) -> dict[str, bytes]:
+    """Files of the measurements and of what is known of the nights."""
+    files = [file for file in (out / "reduction.zarr/1-g").rglob("c/**/*") if file.is_file()]
+    return {str(file.relative_to(out)): file.read_bytes() for file in files if "catalog" not in file.parts}
+
+
+def test_adding_a_source_measures_it_alone(tmp_path: Path, placed: Path) -> None:
+    """To a reduction that is done, by pixels and by coordinates: the others keep their numbers and their bits."""
+    write_nights(tmp_path, keys=(0,))
+    found = reduce_frames(tmp_path, AperturePhotometer(), instrument=CAMERAS, **FEW)
+    before, n_found = bits(found.out), SmallNight(found.out, "1:g").catalog.sizes["source"]
+    x, y = on_reference(found.out, HIDDEN[0])
+    Reducer(
+        found.out, tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT | CAMERAS), client="none",
+        show_plots=False, verbose=False, sources=[{"name": "mine", "x": x, "y": y}],
+    ).photometry()  # fmt: skip
+    once = bits(found.out)
+    assert {name for name in before if "/source_id/" not in name and once[name] != before[name]} == set()
+    write_sources(tmp_path / "more.csv", [1, 2, 3, 4])
+    instrument = tmp_path / "instrument.json"
+    instrument.write_text(json.dumps(INSTRUMENT | CAMERAS))
+    command = ["reduce", str(tmp_path / "frames"), "--out", str(found.out), "--cluster", "none", "--instrument"]
+    assert main([*command, str(instrument), "--stack-frames", "4", "--sources", str(tmp_path / "more.csv")]) == 0
+    twice = bits(found.out)
+    assert {name for name in before if "/source_id/" not in name and twice[name] != before[name]} == set()
+    late, early = SmallNight(found.out, "1:g"), SmallNight(placed, "1:g")
+    assert late.catalog["name"].to_numpy()[n_found:].tolist() == ["mine", *(f"hidden {i}" for i in range(1, 5))]
+    late, early = late.curves(), early.curves()
+    np.testing.assert_array_equal(late["flux"][:, :n_found], early["flux"][:, :n_found])
+    off = (late["flux"] - early["flux"])[:, n_found:] / early["flux_err"][:, n_found:]
+    assert np.abs(off).max() < 0.1
+    assert main(["verify", str(found.out)]) == 0
+
+
+def on_reference(out: Path, xy: np.ndarray) -> tuple[float, float]:
+    """Where a place of the sky is on the reference frame of the first camera."""
+    index = int(SmallNight(out, "1:g").group("reference").attrs["reference_index"])
+    return float(xy[0] + 0.31 * index), float(xy[1] - 0.17 * index)
+
+
+def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A source within reach of one that was found is that one, by its new name; a second place of one name is none."""
+    x, y = on_reference(placed, FIELD[2, :2] + 1.0)
+    options = {
+        "instrument": Instrument.from_json(INSTRUMENT | CAMERAS), "client": "none", "show_plots": False, "prefix": ""
+    }  # fmt: skip
+    n_before = SmallNight(placed, "1:g").catalog.sizes["source"]
+    Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": x, "y": y}], **options).photometry()
+    assert "is source 3, 1.4" in capsys.readouterr().out
+    catalog = SmallNight(placed, "1:g").catalog
+    assert catalog.sizes["source"] == n_before
+    assert catalog["name"].to_numpy()[2] == "mine"
+    elsewhere = Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": 9, "y": 9}], **options)
+    with pytest.raises(ReductionError, match="has this name already"):
+        elsewhere.photometry()
+
+
+def test_placed_sources_are_targets_by_name_and_keep_it_when_the_field_is_found_anew(placed: Path) -> None:
+    """By stars of a catalogue, of which the placed ones are none; coordinates of both are right."""
+    ra, dec = coordinates(FIELD[:, :2])
+    stars = Table({"ra": ra, "dec": dec, "g_mag": -2.5 * np.log10(FIELD[:, 2]), "name": [f"G{i}" for i in range(10)]})
+    stars.write(placed.parent / "stars.csv")
+    for key in KEYS:
+        assert source_number(placed, key, "Hidden 3") == SmallNight(placed, key).catalog["source_id"][-2]
+    found = opticam.find_sky(placed, placed.parent / "stars.csv", pixel_scale=0.8, pointing=(52.5, 20.0), verbose=False)
+    assert set(found) == set(KEYS)
+    for key in KEYS:
+        catalog = SmallNight(placed, key).catalog
+        assert source_number(placed, key, "Hidden 3") == catalog["source_id"][-2]
+        expected = coordinates(HIDDEN)
+        found_places = [catalog[name].to_numpy()[-len(HIDDEN) :] for name in ("ra", "dec")]
+        off = np.array(found_places) - expected
+        assert np.abs(off).max() * 3600 < 0.2
+        assert "G3" in catalog["name"].to_numpy().tolist()
