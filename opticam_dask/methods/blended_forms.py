@@ -9,7 +9,7 @@ import numpy as np
 from opticam_dask.kernels.sources import joint_fit, moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_profile
-from opticam_dask.methods import places
+from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView
 
 #: So many stars give the form of a frame, the brightest first.
@@ -35,13 +35,14 @@ def in_separate_stars(view: FrameView) -> FrameView:
     Stars that no single frame tells apart are one wide source to whoever looks at the frame alone; the catalogue knows
     better. Whether a form is measured again depends on the catalogue alone, so that it is the same in all frames.
     """
-    if view.catalog_flux is None or not np.isfinite(view.fwhm * view.scale):
+    flux, fwhm = view.catalog_flux, view.fwhm * view.scale
+    if flux is None or not np.isfinite(fwhm):
         return view
-    xy, flux, fwhm = np.asarray(view.predicted_xy, dtype=float), view.catalog_flux, view.fwhm * view.scale
+    xy = np.asarray(view.predicted_xy, dtype=float)
     doubt = field_form.neighbour_doubt(xy, flux, fwhm)
     if np.mean(doubt[np.argsort(-flux, kind="stable")[:_STARS]] > _DISTURBED) <= _MANY:
         return view
-    chosen = _choose_stars(view, xy, doubt, fwhm)
+    chosen = _choose_stars(view, flux, doubt, fwhm)
     found = _measured_form(view, chosen, doubt, fwhm) if len(chosen) else None
     if found is None:
         return view
@@ -50,44 +51,42 @@ def in_separate_stars(view: FrameView) -> FrameView:
     return replace(view, stars=shape, frame_fwhm=found.fwhm) if shape.is_known() else view
 
 
-def _choose_stars(view: FrameView, xy: np.ndarray, doubt: np.ndarray, fwhm: float) -> np.ndarray:
+def _choose_stars(view: FrameView, flux: np.ndarray, doubt: np.ndarray, fwhm: float) -> np.ndarray:
     """The brightest and least disturbed sources whose cores are on the frame and not saturated."""
+    xy = np.asarray(view.predicted_xy, dtype=float)
     margin = np.min(np.concatenate([xy, np.array(view.shape[::-1]) - 1.0 - xy], axis=1), axis=1)
     inside = np.flatnonzero(margin > _MARGIN * fwhm / photometry.SIGMA_TO_FWHM)
     size = field_form.CORE_SIZE
     saturated = np.any(view.saturated_at(*photometry.origins(xy[inside], size), size), axis=(1, 2))
     inside = inside[~saturated]
-    uncertain = np.hypot(field_form.moment_errors(view.catalog_flux[inside], 0.0), _LEFT * doubt[inside])
+    uncertain = np.hypot(field_form.moment_errors(flux[inside], 0.0), _LEFT * doubt[inside])
     return np.sort(inside[np.argsort(uncertain, kind="stable")[:_STARS]])
 
 
 def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm: float) -> field_form.FieldShape | None:
-    """Form of some sources of the catalogue without the light of the others."""
-    xy = np.asarray(view.predicted_xy, dtype=float)
-    size = 2 * moments.reach_of(np.array([fwhm / photometry.SIGMA_TO_FWHM]))[0] + 1
+    """Form of some sources of the catalogue without the light of the others; None where no moments converge."""
+    xy, sigma = np.asarray(view.predicted_xy, dtype=float), fwhm / photometry.SIGMA_TO_FWHM
+    size = 2 * int(moments.reach_of(np.array([sigma]))[0]) + 1
     corners = photometry.origins(xy[chosen], size)
-    cutouts = view.cutouts_at(*corners, size)
-    hit = view.cosmic_rays_at(*corners, size)
+    cutouts, hit = view.cutouts_at(*corners, size), view.cosmic_rays_at(*corners, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
     noise = float(np.nanmedian(view.rms_at(*corners, 1)))
-    groups = [g for g in joint_fit.group_sources(xy, _REACH * fwhm) if np.isin(g, chosen).any()]
+    groups = [group for group in joint_fit.group_sources(xy, _REACH * fwhm) if np.isin(group, chosen).any()]
     # one profile for all rounds of a reduction, so that all mean the same by the width of a star
-    plain = replace(view, profile=typical_profile().table(), known={})
-    sigma = fwhm / photometry.SIGMA_TO_FWHM
-    is_known = view.stars is not None and view.stars.is_known()
-    shape, found = replace(view.stars, change=None) if is_known else Shape(sigma, sigma, 0.0), None
-    for _ in range(_ROUNDS if groups else 1):
-        alone, places_of = _without_others(plain, chosen, cutouts, corners, groups, shape)
-        axes = moments.adaptive_moments(alone, *corners, places_of, np.full(len(chosen), shape.sigma))
-        middle = (size - field_form.CORE_SIZE) // 2
-        core = alone[:, middle : middle + field_form.CORE_SIZE, middle : middle + field_form.CORE_SIZE]
-        error = field_form.moment_errors(np.nansum(core, axis=(1, 2)), noise)
-        known = axes[3]
+    table = typical_profile().table()
+    plain = replace(view, profile=table, known={})
+    shape, found = frame_stars.star_shape(view, sigma), None
+    inner = slice((size - field_form.CORE_SIZE) // 2, (size + field_form.CORE_SIZE) // 2)
+    for _ in range(_ROUNDS):
+        alone, places_of = _without_others(plain, table, chosen, cutouts, corners, groups, shape)
+        *axes, known = moments.adaptive_moments(alone, *corners, places_of, shape.sigma)
         if not known.any():
             return None
+        error = field_form.moment_errors(np.nansum(alone[:, inner, inner], axis=(1, 2)), noise)
+        left = _LEFT * doubt[chosen]
         found = field_form.form_of_stars(
-            places_of[known], np.array(axes[:3])[:, known], error[known], view.shape, _LEFT * doubt[chosen][known]
+            places_of[known], np.array(axes)[:, known], error[known], view.shape, left[known]
         )
         shape = Shape(found.semimajor_sigma, found.semiminor_sigma, found.orientation)
         if not shape.is_known():
@@ -97,6 +96,7 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
 
 def _without_others(
     view: FrameView,
+    table: np.ndarray,
     chosen: np.ndarray,
     cutouts: np.ndarray,
     corners: tuple[np.ndarray, np.ndarray],
@@ -110,8 +110,8 @@ def _without_others(
         place, flux = places.fit_group(view, xy[members], shape)
         for row in np.flatnonzero(np.isin(chosen, members)):
             others = members != chosen[row]
-            corner = [np.repeat(c[row], np.count_nonzero(others)) for c in corners]
-            light = profile_weights(view.profile, place[others], *corner, size, shape)
+            x0, y0 = (np.repeat(corner[row], np.count_nonzero(others)) for corner in corners)
+            light = profile_weights(table, place[others], x0, y0, size, shape)
             alone[row] -= np.tensordot(np.nan_to_num(flux[others]), light, axes=1)
             at[row] = place[~others][0]
     return alone, at

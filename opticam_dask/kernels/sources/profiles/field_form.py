@@ -103,12 +103,12 @@ def field_shape(
     known = np.isfinite(shapes[1])
     if saturated is not None:
         known &= ~np.any(photometry.cut_out(saturated, x0, y0, CORE_SIZE) > 0, axis=(1, 2))
-    doubts = np.broadcast_to(doubt, len(xy))[known]
-    return form_of_stars(xy[known], shapes[:, known], moment_errors(light[known], noise), image.shape, doubts)
+    doubts, frame = np.broadcast_to(doubt, len(xy))[known], (image.shape[0], image.shape[1])
+    return form_of_stars(xy[known], shapes[:, known], moment_errors(light[known], noise), frame, doubts)
 
 
 def form_of_stars(
-    xy: np.ndarray, shapes: np.ndarray, error: np.ndarray, frame: tuple[int, ...], doubt: np.ndarray
+    xy: np.ndarray, shapes: np.ndarray, error: np.ndarray, frame: tuple[int, int], doubt: np.ndarray
 ) -> FieldShape:
     """FWHM and mean form of stars whose shapes are known.
 
