@@ -1,6 +1,7 @@
 """Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store.
 
-Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once.
+Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once. What
+editors and type checkers see of them is in ``__init__.pyi``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _HOME = {
     "OptimalPhotometer": "methods.photometers",
     "persist": "api.steps.persist",
     "photometry": "api.steps.measure",
-    "provenance": "lightcurves.results",
+    "provenance": "store.provenance",
     "PSFPhotometer": "methods.psf_photometer",
     "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",

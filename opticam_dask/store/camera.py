@@ -18,7 +18,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
-from opticam_dask.store.errors import NoSuchLabel, StoreError
+from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
 from opticam_dask.store.scratch import remove_scratch, scratch_folder
 
@@ -106,6 +106,17 @@ class Camera:
         """Number of sources that were found on the stack: the first of the catalogue."""
         return self.source_stages[0]
 
+    def whole_catalog(self) -> Group:
+        """Catalogue of the sources, which must be there.
+
+        Raises
+        ------
+        NoCatalogYet
+        """
+        if not self.catalog.is_whole:
+            raise NoCatalogYet(f"{self.key} has no catalogue in {self.path.parent} yet")
+        return self.catalog
+
     def differential(self, name: str) -> Group:
         """A differential light curve that is kept in the store."""
         return Group(self.path, f"{self.name}/differential/{name}", "differential")
@@ -183,8 +194,8 @@ class Camera:
         labels = {part: part.labels for part in self.parts}
         if measured := [part for part, names in labels.items() if label in names]:
             return measured
-        has = sorted({name for names in labels.values() for name in names})
-        raise NoSuchLabel(f"no photometry {label!r} of {self.key} in {self.path.parent}; it has {has or 'none'}")
+        has = (name for names in labels.values() for name in names)
+        raise NoSuchLabel(label, f"{self.key} in {self.path.parent}", has)
 
 
 @dataclass(frozen=True)
