@@ -31,6 +31,7 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         default="sum",
         choices=("sum", "optimal"),
     ),
+    "shared_trends": Parameter("Take off trends that the comparisons share, by SysRem", default=False, kind=bool),
     "detrend": Parameter(
         "Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
         default=(),
@@ -81,7 +82,10 @@ FITTED_CURVES: Mapping[str, Parameter] = {
     **{name: DIFFERENTIAL[name] for name in ("target", "target_radius")},
     "comparisons": replace(DIFFERENTIAL["comparisons"], is_required=False, default=("auto",)),
     "weighting": replace(DIFFERENTIAL["weighting"], default="optimal"),
-    **{name: DIFFERENTIAL[name] for name in ("outliers", "match_cameras", "label", "radius", "key", "prefix")},
+    **{
+        name: DIFFERENTIAL[name]
+        for name in ("shared_trends", "outliers", "match_cameras", "label", "radius", "key", "prefix")
+    },
 }
 
 _BASELINE = Parameter(

@@ -11,8 +11,6 @@ from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 #: Share of a normal distribution within one and two sigma.
 ONE_SIGMA, TWO_SIGMA = 0.682689, 0.954500
 
-_TO_SIGMA = 1.4826
-
 
 @dataclass(frozen=True)
 class Coverage:

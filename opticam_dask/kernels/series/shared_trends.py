@@ -22,7 +22,10 @@ _RUNS = 6
 _EXPLAINED = 1.4
 
 #: Places where a dip that is protected may begin and end, evenly spaced over the frames.
-_EDGES = 100
+_EDGES = 250
+
+#: Frames beyond the number of effects that a dip is looked for in.
+_FEWEST_FRAMES = 10
 
 #: Gain in chi-square from which a dip is believed.
 _BELIEVED = 25.0
@@ -216,7 +219,7 @@ def coefficients_beside_a_dip(
     if use is not None:
         chosen &= use
     rows = np.flatnonzero(chosen)
-    if not effects.shape[1] or len(rows) < effects.shape[1] + _EDGES // 2:
+    if not effects.shape[1] or len(rows) < effects.shape[1] + _FEWEST_FRAMES:
         return plain
     weight = error[rows] ** -2.0
     design = np.column_stack([np.ones(len(rows)), effects[rows]])
