@@ -54,6 +54,8 @@ _HOME = {
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
+    "mark": "api.marking",
+    "marks": "lightcurves.curation.marks",
     "match_cameras": "passes.camera_matching",
     "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
@@ -80,6 +82,7 @@ _HOME = {
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
+    "unmark": "api.marking",
     "write_report": "display.report",
     "write_submission": "lightcurves.submission.writing",
 }

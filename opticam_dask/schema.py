@@ -285,6 +285,24 @@ SET_ASIDE = (
     _text("reason", _ENTRY, "why it was set aside"),
 )
 
+_MARK = ("mark",)
+
+#: What observers say; a mark covers the frames of a span of time, or without one a source as a comparison.
+MARKS = (
+    _count("number", _MARK, "number of the mark"),
+    _text("kind", _MARK, "cloud, junk or keep"),
+    _text("key", _MARK, "camera key"),
+    _count("source_id", _MARK, "number of the source in the catalogue; 0 for all sources"),
+    _text("label", _MARK, "photometry label; empty for all"),
+    _float("mjd_start", _MARK, "d", "Modified Julian Date, UTC, mid-exposure of the first frame", **_UTC),
+    _float("mjd_end", _MARK, "d", "Modified Julian Date, UTC, mid-exposure of the last frame", **_UTC),
+    _text("who", _MARK, "who says so"),
+    _text("when", _MARK, "when it was said, UTC"),
+    _text("why", _MARK, "the reason"),
+    _text("undone_by", _MARK, "who took it back; empty when it holds"),
+    _text("undone_when", _MARK, "when it was taken back, UTC"),
+)
+
 #: What each kind of group holds.
 GROUPS: dict[str, tuple[Variable, ...]] = {
     "frames": MANIFEST + FRAMES,
@@ -301,6 +319,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "differential": DIFFERENTIAL,
     "fit": FIT,
     "set_aside": SET_ASIDE,
+    "marks": MARKS,
 }
 
 #: Variables that xarray should show as coordinates.

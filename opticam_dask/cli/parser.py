@@ -28,7 +28,16 @@ from opticam_dask.parameters import (
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, SUBMISSION, TRANSIT
+from opticam_dask.result_parameters import (
+    DIFFERENTIAL,
+    ECLIPSE,
+    FITTED_CURVES,
+    MARKS,
+    SHOWING,
+    SINUSOID,
+    SUBMISSION,
+    TRANSIT,
+)
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -102,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_plot(commands)
     _add_report(commands)
+    _add_marks(commands)
     _add_browse(commands)
     _add_show_cluster(commands)
     _add_completion(commands)
@@ -379,6 +389,21 @@ def _add_report(commands: Any) -> None:
     parser = _command(commands, "report", "Write OUT/report.html: all about a reduction on one page, without network.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, SHOWING, "n_sources")
+
+
+def _add_marks(commands: Any) -> None:
+    parser = _command(commands, "mark", "Mark frames, measurements or comparisons as cloud, junk, or to be kept.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("kind", choices=MARKS["kind"].choices, help=MARKS["kind"].help)
+    _options(parser, MARKS, *(name for name in MARKS if name != "kind"))
+    parser = _command(commands, "unmark", "Take marks back; they stay on the list of those that were taken back.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("numbers", type=int, nargs="+", metavar="NUMBER", help="numbers of the marks")
+    _options(parser, MARKS, "who")
+    parser = _command(commands, "marks", "List the marks of a reduction: what, who, when and why.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--undone", action="store_true", help="those that were taken back as well")
+    _options(parser, SHOWING, "json")
 
 
 def _add_export(commands: Any) -> None:

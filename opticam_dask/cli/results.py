@@ -116,7 +116,16 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
     how = {
         name: getattr(options, name)
-        for name in ("radius", "target_radius", "weighting", "shared_trends", "detrend", "detrend_without", "outliers")
+        for name in (
+            "radius",
+            "target_radius",
+            "weighting",
+            "shared_trends",
+            "detrend",
+            "detrend_without",
+            "outliers",
+            "without",
+        )
     }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
@@ -199,4 +208,10 @@ def browse(options: argparse.Namespace) -> int:
 
 
 #: Commands of this module by name.
-COMMANDS = {"lightcurve": lightcurve, "export": export, "plot": plot, "report": report, "browse": browse}
+COMMANDS = {
+    "lightcurve": lightcurve,
+    "export": export,
+    "plot": plot,
+    "report": report,
+    "browse": browse,
+}

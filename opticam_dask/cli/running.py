@@ -22,6 +22,7 @@ _MODULES = {
     "completion": "help.completion",
     **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
+    **dict.fromkeys(("mark", "unmark", "marks"), "marks"),
 }
 
 
