@@ -86,7 +86,7 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
 
 def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
     """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
-    from opticam_dask.lightcurves.comparison_stars import describe_coverage
+    from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 
     flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
     is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))

@@ -16,10 +16,10 @@ from opticam_dask import locations, schema
 from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
-from opticam_dask.lightcurves.comparison_stars import coverage_card, without_shared_trends
-from opticam_dask.lightcurves.conditions import conditions_of
 from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
 from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.comparison_stars import coverage_card, without_shared_trends
+from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from opticam_dask.lightcurves.comparison_stars import coverage_card, describe_coverage
 from opticam_dask.lightcurves.differential import compute_relative
+from opticam_dask.lightcurves.field.comparison_stars import coverage_card, describe_coverage
 
 
 def _curves(amplitude=0.006, claimed=1.0, n_frames=100, n_stars=13):

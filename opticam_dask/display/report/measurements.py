@@ -16,7 +16,7 @@ from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
-from opticam_dask.lightcurves.comparison_stars import describe_coverage
+from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 from opticam_dask.store.camera import Part
 
 #: Points of all light curves of a page together; each has at most and at least so many.

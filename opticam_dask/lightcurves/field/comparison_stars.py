@@ -11,7 +11,7 @@ import xarray as xr
 from opticam_dask.kernels.series import ensemble, shared_trends
 from opticam_dask.kernels.series.coverage import coverage_of
 from opticam_dask.kernels.series.lightcurve import relative_flux
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: Fewer comparisons than this share nothing that could be told from themselves.
 _FEWEST_SHARING = 4
