@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_check(commands)
+    _add_instrument(commands)
     _add_reduce(commands)
     _add_job_arrays(commands)
     _add_watch(commands)
@@ -198,6 +199,20 @@ def _add_check(commands: Any) -> None:
     _options(parser, SHOWING, "problems")
 
 
+def _add_instrument(commands: Any) -> None:
+    parser = _command(commands, "instrument", "Definitions of cameras: propose one from headers, try one.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    one = _command(actions, "guess", "Read headers and propose a definition: what was found, and what is missing.")
+    one.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+    one.add_argument("--to", metavar="FILE", help="write the definition to this file, which must not be there")
+    one = _command(actions, "template", "Write a definition with every entry and what it means, to be filled in.")
+    one.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where instrument_template.json goes")
+    one = _command(actions, "check", "Say what frames a definition makes of files, and each reason why not once.")
+    one.add_argument("definition", metavar="FILE", help="JSON file, or the name of a known definition")
+    one.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+    _command(actions, "list", "Name the definitions that are known: shipped ones, and one's own.")
+
+
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
@@ -294,6 +309,12 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         help="dark frames; without --biases, exposed as long as the frames",
     )
     group.add_argument("--flats", nargs="+", metavar="DIR", help="flat-field frames, at least two of each camera key")
+    group.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="DIR",
+        help="all kinds of them together, told by IMAGETYP, OBSTYPE, ...",
+    )
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:
@@ -417,7 +438,7 @@ def _add_export(commands: Any) -> None:
 
 def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     parser.add_argument("data", nargs=n_data, metavar="DATA", help="directories (with all below them) or files")
-    parser.add_argument("--instrument", metavar="FILE", help="JSON definition of the instrument (OPTICAM_MX)")
+    parser.add_argument("--instrument", metavar="FILE", help="JSON definition, or the name of a known one (OPTICAM_MX)")
     parser.add_argument(
         "--extension", metavar="N|NAME", help="HDU of the image: number from 0 or EXTNAME (the first image of a file)"
     )

@@ -140,7 +140,7 @@ def observed_cameras(
         attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
         found[str(key)] = ObservedCamera(
             files=main["file"].tolist(),
-            reader=scanning.FitsReader(instrument.extension),
+            reader=scanning.reader_of(instrument),
             shape=(int(shape[0]), int(shape[1])),
             dtype=_common_type(main["dtype"]),
             coordinates={
