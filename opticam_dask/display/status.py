@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,17 @@ from opticam_dask.flags import (
     count_flags,
     flag_names,
 )
-from opticam_dask.frames.scanning import Scan, time_gaps
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames.scanning import Scan
 
 
 def scan_record(scan: Scan) -> dict[str, Any]:
     """What a scan found, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
+    from opticam_dask.frames.scanning import time_gaps  # a reduction is described without tables
+
     frames = [
         {
             "key": key,
