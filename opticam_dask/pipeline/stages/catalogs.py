@@ -87,18 +87,17 @@ def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
 def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
     """Stack of a part with the noise, seeing, transforms and saturation of the frames that are stacked."""
     chosen = stacked_frames(setup, part)
-    noise, widths, minor, sky = (
-        part.frames[name][chosen] for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
-    )
+    widths, minor, sky = (part.frames[name][chosen] for name in ("fwhm", "semiminor_sigma", "background"))
     level, gain = (part.frames[name][chosen] for name in ("saturation", "gain"))
     piled = piled_up(part)
     level = level if piled is None else piled.lowered(level, gain)
+    stacked = _stacked(setup, part)
     return catalog.StackedNight(
         stack["image"],
         stack["coverage"],
-        noise,
+        part.frames["background_rms"][stacked],
         _median(widths),
-        _transforms(part, _stacked(setup, part)),
+        _transforms(part, stacked),
         _median(level * gain * setup.parameters.rebin_factor**2 - sky),
         SIGMA_TO_FWHM * _median(minor),
     )

@@ -14,6 +14,7 @@ from opticam_dask import identities
 from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, measure, quality, sampled_frames, star_profiles
@@ -144,6 +145,7 @@ def measuring_of(
         catalog_flux=found["flux"],
         profile=fitted.table(),
         profile_err=fitted.total_err,
+        sampling=sampling_errors(fitted),
         fwhm=float(catalog.attributes["fwhm"]),
         whole_frames=whole_frames,
         stages=part.camera.source_stages,
