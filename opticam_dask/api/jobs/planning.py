@@ -84,14 +84,7 @@ def plan(
     if cluster not in ("local", "none"):
         raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
     _require_known(setup, photometers)
-    changes = changes or Changes()
-    is_there = setup.store.exists() and not changes.new
-    if is_there and not (changes.redo or changes.rebuild_reference):
-        driver.check_parameters(setup)  # what is refused leaves the store as it is
-        _require_same_photometry(setup, photometers)
-    was_ended = is_there and _was_ended(setup)
-    driver.prepare(setup, scan, session.progress, changes)
-    _require_same_photometry(setup, photometers)
+    was_ended = _prepare(setup, scan, photometers, session, changes or Changes())
     todo = [part for part in _all_parts(setup) if not _is_done(part, list(photometers))]
     if not todo:
         everything = Run(setup, session.executor, session.progress, photometers)
@@ -117,6 +110,20 @@ def plan(
     planned_run.save(run)
     ownership.hand_over(session.owner, run.token)
     return run
+
+
+def _prepare(
+    setup: Setup, scan: Scan, photometers: Mapping[str, Photometer], session: Session, changes: Changes
+) -> bool:
+    """Make or take up the store; say whether the run before was ended with all its files."""
+    is_there = setup.store.exists() and not changes.new
+    if is_there and not (changes.redo or changes.rebuild_reference):
+        driver.check_parameters(setup)  # what is refused leaves the store as it is
+        _require_same_photometry(setup, photometers)
+    was_ended = is_there and _was_ended(setup)
+    driver.prepare(setup, scan, session.progress, changes)
+    _require_same_photometry(setup, photometers)
+    return was_ended
 
 
 def _absolute(path: str) -> str:
