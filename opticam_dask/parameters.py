@@ -374,6 +374,13 @@ SKY: Mapping[str, Parameter] = {
         follows="none",
         metavar="FILE",
     ),
+    "moving": Parameter(
+        "Ephemerides of what moves: time, ra and dec, or two places alone; it has the name of its file",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
     "sky_catalog": Parameter(
         "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
         follows="headers",

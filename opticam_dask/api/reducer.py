@@ -93,6 +93,9 @@ class Reducer(Plots):
         ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
         :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
         added to a reduction that is done: then they alone are measured.
+    moving : path or sequence of path, optional
+        Ephemerides of something that moves: time, ``ra`` and ``dec``, or the first and last place alone
+        (:func:`~opticam_dask.frames.placed_sources.read_track`). It is a placed source with the name of its file.
     sky_catalog : path, optional
         Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
     wcs : path or sequence of path
@@ -154,6 +157,7 @@ class Reducer(Plots):
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
         sources: str | Path | Sequence[Any] | None = None,
+        moving: str | Path | Sequence[str | Path] = (),
         sky_catalog: str | Path | None = None,
         wcs: str | Path | Sequence[str | Path] = (),
         sky_epoch: float | None = None,
@@ -185,7 +189,7 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
         )
         self._frames_per_block = frames_per_block
-        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sources = arguments.placed_sources(sources, moving)
         self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,

@@ -245,7 +245,7 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _options(parser, SKY, *(name for name in SKY if name != "sources"))
+    _options(parser, SKY, *(name for name in SKY if name not in ("sources", "moving")))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
 
@@ -267,7 +267,7 @@ def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     _add_cluster(parser)
     _options(parser, PHOTOMETRY, "photometer", "forced", "annulus", "radius", "label")
     _options(parser, PHOTOMETRY, "radius_unit", is_known_if_given=True)
-    _options(parser, SKY, "sources")
+    _options(parser, SKY, "sources", "moving")
     _add_calibration(parser)
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     _options(parser, REDUCTION, is_known_if_given=True)

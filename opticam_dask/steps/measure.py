@@ -122,7 +122,7 @@ def _measure_frame(
             continue
         try:
             pixels = pixels or open_pixels(job, entry)
-            view = frame_view(job.at_stage(stage), entry, result, pixels)
+            view = frame_view(job.at_stage(stage, entry["mjd_utc"]), entry, result, pixels)
         except FrameProblem as problem:
             is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
             _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)

@@ -22,9 +22,11 @@ from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.pipeline.stages.alignment import first_pass_job
+from opticam_dask.pipeline.stages.borrowing import find_borrowed, write_borrowed
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
 from opticam_dask.steps.read import is_back
+from opticam_dask.steps.view import Track
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part
 
@@ -62,8 +64,20 @@ class Photometry(BlockPass):
         return guarded_work(part.key, "measure", measure, todo, try_frame, functools.partial(frames_in, part))
 
     def finish(self, run: Run) -> None:
-        """Measure the quality of the nights."""
+        """Measure the frames that borrow their transform from other cameras, and the quality of the nights."""
+        borrow_transforms(run)
         measure_quality(run)
+
+
+def borrow_transforms(run: Run) -> None:
+    """Give frames with too few stars the transforms of other cameras, and measure the blocks that they are in."""
+    todo = [(found.part, write_borrowed(found, run.progress)) for found in list(find_borrowed(run.setup))]
+    if not todo or not run.photometers:
+        return
+    measuring = Photometry()
+    with stage(run.progress, "Measuring frames that borrow", sum(measuring.n_frames(run, *one) for one in todo)):
+        for _ in measuring.work(run, todo):
+            run.check_owner()
 
 
 def _blocks_back(run: Run, part: Part) -> set[int]:
@@ -86,7 +100,6 @@ def second_pass_job(
     """
     catalog = part.camera.catalog
     found, fitted = catalog.read_all(), frozen.read_profile(part)
-    stages = part.camera.source_stages
     job = second_pass.SecondPass(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
@@ -99,11 +112,22 @@ def second_pass_job(
         read_results=part.results,
         write=part.write_block,
         whole_frames=whole_frames,
-        stages=stages,
+        stages=part.camera.source_stages,
+        tracks=_tracks(part.camera),
         read_flags=functools.partial(_flags_of_block, part),
         write_columns=part.write_columns,
     )
-    return job if photometers else replace(job.at_stage(0), stages=())
+    return job if photometers else replace(job.at_stage(0), stages=(), tracks=())
+
+
+def _tracks(camera: Camera) -> tuple[Track, ...]:
+    """Sources of the catalogue that move."""
+    known = camera.catalog.attributes.get("tracks", {})
+    rows = {int(number): row for row, number in enumerate(camera.catalog["source_id"])} if known else {}
+    return tuple(
+        Track(rows[int(number)], np.array(one["places"]), np.array(one["around"]).reshape(-1, 4).astype(float))
+        for number, one in known.items()
+    )
 
 
 def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
