@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opticam_dask.frames.simulation.simulated_fields import FieldModel, expected_electrons, field_truth
+from opticam_dask.frames.simulation.field_model import FieldModel
+from opticam_dask.frames.simulation.simulated_fields import expected_electrons, field_truth
 from opticam_dask.frames.simulation.synthetic import write_frame
 
 RESULTS = Path(__file__).with_name("results.md")

@@ -154,12 +154,13 @@ _TABLES = (
     ("Where blocks run", parameters.CLUSTER),
     ("How a run goes on", {**parameters.EXECUTION, **parameters.CHANGES}),
     ("Live nights", parameters.WATCH),
-    ("Differential light curves", parameters.DIFFERENTIAL),
+    ("Differential light curves", result_parameters.DIFFERENTIAL),
     ("Fit of a transit", result_parameters.TRANSIT),
     ("Fit of an eclipse", result_parameters.ECLIPSE),
     ("Fit of a sinusoid", result_parameters.SINUSOID),
+    ("Files for archives", result_parameters.SUBMISSION),
     ("Simulated observations", parameters.SIMULATION),
-    ("What is shown", parameters.SHOWING),
+    ("What is shown", result_parameters.SHOWING),
 )
 
 
@@ -208,17 +209,22 @@ _API = (
         ),
     ),
     (
-        "Fits",
+        "Fits and files for archives",
         (
             "api.fits",
             "lightcurves.fitting.transits",
             "lightcurves.fitting.eclipses",
             "lightcurves.fitting.sinusoids",
             "lightcurves.fitting.outcome",
+            "lightcurves.submission.observer",
+            "lightcurves.submission.writing",
         ),
     ),
     ("Frames and instruments", ("frames.scanning", "frames.instruments")),
-    ("Simulate", ("frames.simulation.synthetic", "frames.simulation.simulated_fields")),
+    (
+        "Simulate",
+        ("frames.simulation.synthetic", "frames.simulation.simulated_fields", "frames.simulation.simulated_detectors"),
+    ),
 )
 
 

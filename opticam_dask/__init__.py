@@ -1,6 +1,7 @@
 """Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store.
 
-Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once.
+Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once. What
+editors and type checkers see of them is in ``__init__.pyi``.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ _HOME = {
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
     "match_cameras": "passes.camera_matching",
+    "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
     "open_catalog": "api.steps.catalog",
     "open_frames": "api.steps.frames",
@@ -63,8 +65,9 @@ _HOME = {
     "OptimalPhotometer": "methods.photometers",
     "persist": "api.steps.persist",
     "photometry": "api.steps.measure",
-    "provenance": "lightcurves.results",
+    "provenance": "store.provenance",
     "PSFPhotometer": "methods.psf_photometer",
+    "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
     "Reducer": "api.reducer",
     "reference": "api.steps.align",
@@ -73,11 +76,12 @@ _HOME = {
     "save_fit": "api.fits",
     "scan": "frames.scanning",
     "select": "lightcurves.selection",
-    "simulate_calibration_frames": "frames.simulation.simulated_fields",
+    "simulate_calibration_frames": "frames.simulation.simulated_detectors",
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
     "write_report": "display.report",
+    "write_submission": "lightcurves.submission.writing",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -1,11 +1,80 @@
-"""Parameters of what is made of light curves: fits, magnitudes and files for archives."""
+"""Parameters of what is made of fluxes and shown of them: light curves, fits, magnitudes, files for archives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from opticam_dask.parameters import DIFFERENTIAL, Parameter
+from opticam_dask.parameters import Parameter
+
+#: A light curve of a target against comparison sources.
+DIFFERENTIAL: Mapping[str, Parameter] = {
+    "target": Parameter(
+        "Number of the target in the catalogue, name, or RA and Dec",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+        is_required=True,
+    ),
+    "target_radius": Parameter(
+        "The source must be within this of the place", default=3.0, kind=float, unit="arcseconds", metavar="ARCSEC"
+    ),
+    "comparisons": Parameter(
+        "Numbers or names of the comparison sources, or auto",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+        is_required=True,
+    ),
+    "weighting": Parameter(
+        "Comparisons are weighted by their light, or by their errors and scatter",
+        default="sum",
+        choices=("sum", "optimal"),
+    ),
+    "detrend": Parameter(
+        "Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
+        default=(),
+        n_values="+",
+        metavar="VECTOR",
+    ),
+    "detrend_without": Parameter(
+        "Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one",
+        kind=float,
+        n_values=2,
+        metavar=("START", "END"),
+    ),
+    "outliers": Parameter(
+        "Flag fluxes that are further from their neighbours",
+        default=5.0,
+        kind=float,
+        unit="sigma",
+        above=0,
+        metavar="K",
+    ),
+    "match_cameras": Parameter("Find target and comparisons of --key in all cameras", default=False, kind=bool),
+    "label": Parameter("Photometry label", default="aperture", metavar="L"),
+    "radius": Parameter("One of the radii of a label that has several", kind=float, metavar="R"),
+    "key": Parameter("Camera key such as 1:g", follows="all cameras", metavar="KEY"),
+    "prefix": Parameter("Name of the result", follows="target_ID", metavar="NAME"),
+}
+
+#: What is shown of a reduction.
+SHOWING: Mapping[str, Parameter] = {
+    "problems": Parameter("Unusable files that are listed; 0 lists all", default=20, kind=int, least=0, metavar="N"),
+    "n_sources": Parameter(
+        "Sources of each camera with a light curve, the brightest first", default=20, kind=int, least=0, metavar="N"
+    ),
+    "port": Parameter(
+        "Port on the loopback interface; 0 is a free one", default=0, kind=int, least=0, most=65535, metavar="N"
+    ),
+    "targets": Parameter(
+        "Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
+    ),
+    "label": DIFFERENTIAL["label"],
+    "json": Parameter("Answer with one JSON object instead of lines", default=False, kind=bool),
+    "quiet": Parameter("Say nothing but errors", default=False, kind=bool),
+    "verbose": Parameter("Show the log with its times as well, also that of the cluster", default=False, kind=bool),
+}
 
 #: Light curves that a fit is made to.
 FITTED_CURVES: Mapping[str, Parameter] = {
@@ -116,4 +185,20 @@ SINUSOID: Mapping[str, Parameter] = {
     "depths": _DEPTHS,
     "baseline": _BASELINE,
     **_SAMPLER,
+}
+
+#: Files for archives.
+SUBMISSION: Mapping[str, Parameter] = {
+    "name": Parameter("Name of a light curve that is kept in the store", follows="the only one", metavar="NAME"),
+    "key": Parameter("Camera key such as 1:g", follows="all cameras that keep the light curve", metavar="KEY"),
+    "observer": Parameter("File with the codes of observer, telescope and bands", metavar="FILE"),
+    "star": Parameter("Name of the star, or of the minor planet", default="", metavar="NAME"),
+    "planet": Parameter("Name of the planet", default="", metavar="NAME"),
+    "number": Parameter("Number of the minor planet; 0 where it has none", default=0, kind=int, least=0, metavar="N"),
+    "designation": Parameter("Provisional designation of the minor planet", default="", metavar="NAME"),
+    "notes": Parameter("Remarks for the archive", default="", metavar="TEXT"),
+    "chart": Parameter("Number of the chart of comparison stars (AAVSO)", default="", metavar="CHART"),
+    "leave_out": Parameter(
+        "Frames with one of these flags are left out", default=("outlier",), n_values="*", metavar="FLAG"
+    ),
 }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.table import QTable
 
 from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
@@ -16,7 +15,6 @@ from opticam_dask.api.plots import Plots
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
-from opticam_dask.cluster.executors import Client
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
@@ -31,6 +29,11 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from opticam_dask.cluster.executors import Client
 
 
 class Reducer(Plots):

@@ -97,7 +97,7 @@ def stored_instrument(attributes: dict[str, Any]) -> Instrument:
 def _photometers(setup: Setup) -> dict[str, Photometer]:
     """Photometer of each label that has blocks to measure."""
     found: dict[str, Photometer] = {}
-    for part in (part for camera in setup.store.cameras for part in camera.parts):
+    for part in setup.store.parts:
         for label in part.labels:
             if label not in found and not part.photometry(label).done().all():
                 found[label] = _stored_photometer(label, part.photometry(label).attributes)

@@ -36,7 +36,7 @@ from opticam_dask.pipeline.run import guarded_work
 from opticam_dask.steps.align import reduce_frame
 from opticam_dask.steps.frame_steps import FrameProblem
 from opticam_dask.steps.view import frame_view
-from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.camera import group_name
 
 #: Folder of the live files in the output directory.
 WATCH_NAME = "watch"
@@ -218,7 +218,8 @@ class Watch:
                 del self._early[key]
                 self._reduce(rows)
             else:
-                Camera(self.setup.path, key).remove()
+                for camera in (one for one in self.setup.store.cameras if one.key == key):
+                    camera.remove()
                 self._needed[key] = len(rows) + self.n_first
 
     def _make_catalog(self, key: str, rows: pd.DataFrame) -> bool:

@@ -1,4 +1,4 @@
-"""Commands that fit light curves: fit-transit, fit-eclipse, fit-sinusoid."""
+"""Commands that make results of light curves: fit-transit, fit-eclipse, fit-sinusoid, submit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse
 from opticam_dask.lightcurves.fitting.outcome import describe
 from opticam_dask.lightcurves.fitting.sinusoids import fit_sinusoid
 from opticam_dask.lightcurves.fitting.transits import fit_transit
+from opticam_dask.lightcurves.submission.writing import write_submission
 from opticam_dask.parameters import Parameter
-from opticam_dask.result_parameters import ECLIPSE, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import ECLIPSE, SINUSOID, SUBMISSION, TRANSIT
 
 
 def _command(
@@ -47,9 +48,19 @@ def _command(
     return command
 
 
+def submit(options: argparse.Namespace) -> int:
+    """Write files for an archive."""
+    values = {name: getattr(options, name) for name in SUBMISSION}
+    values["leave_out"] = tuple(values["leave_out"])
+    for file in write_submission(options.out, options.format, **values):
+        Console(prefix="").tell(f"Keeps the rules of {options.format}: {file.resolve()}")
+    return DONE
+
+
 #: Commands of this module by name.
 COMMANDS = {
     "fit-transit": _command(fit_transit, TRANSIT),
     "fit-eclipse": _command(fit_eclipse, ECLIPSE),
     "fit-sinusoid": _command(fit_sinusoid, SINUSOID),
+    "submit": submit,
 }

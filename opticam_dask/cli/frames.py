@@ -7,19 +7,20 @@ import contextlib
 from pathlib import Path
 
 from opticam_dask import locations
-from opticam_dask.cli import demo as demonstration
-from opticam_dask.cli import options as given
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
-from opticam_dask.display import status
-from opticam_dask.frames import scanning
-from opticam_dask.frames.simulation import synthetic
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def demo(options: argparse.Namespace) -> int:
     """Simulate, reduce and plot."""
     locations.require_local(options.directory, "demo")
+    Console(prefix="").tell(f"Demonstration in {Path(options.directory).resolve()}.")
+    from opticam_dask.cli import demo as demonstration
+    from opticam_dask.cli import options as given
+
     with contextlib.closing(given.connect(options, Path(options.directory) / "reduced")) as place:
         demonstration.run_demo(options.directory, options.n_images, client=place)
     return DONE
@@ -28,6 +29,8 @@ def demo(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """Write simulated frames."""
     locations.require_local(options.directory, "generate")
+    from opticam_dask.frames.simulation import synthetic
+
     common = {
         "binning_scale": options.binning_scale,
         "overwrite": options.overwrite,
@@ -46,6 +49,10 @@ def generate(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Say what is there."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.display import status
+    from opticam_dask.frames import scanning
+
     instrument = given.instrument(options)
     found = scanning.scan(scanning.find_files(options.data), instrument)
     if options.json:

@@ -20,17 +20,15 @@ from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     SKY,
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, SUBMISSION, TRANSIT
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -354,6 +352,11 @@ def _add_fits(commands: Any) -> None:
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
+    parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]
+    parser.add_argument("--format", choices=archives, required=True, help="of the archive")
+    _options(parser, SUBMISSION)
 
 
 def _add_plot(commands: Any) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from opticam_dask.api import differential_photometer
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, products
-from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports, targets
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def lightcurve(options: argparse.Namespace) -> int:
@@ -37,10 +37,10 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     ------
     UsageError, ValueError
     """
+    from opticam_dask.lightcurves import targets
+
     store = Store.open(options.out)
-    keys = [store.camera(options.key).key] if options.key else store.measured_keys(options.label)
-    if not keys:
-        raise ValueError(f"no camera key of {options.out} has photometry {options.label!r}")
+    cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
     prefix = options.prefix or f"target_{targets.label_of(options.target)}"
     is_auto = "auto" in options.comparisons
     if is_auto and len(options.comparisons) > 1:
@@ -48,7 +48,7 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     comparisons: Any = "auto" if is_auto else options.comparisons
     if options.match_cameras and not options.key:
         raise UsageError("--match-cameras needs the camera that the numbers belong to (--key)")
-    return _curves(options, keys, comparisons), prefix
+    return _curves(options, [camera.key for camera in cameras], comparisons), prefix
 
 
 def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:
@@ -59,6 +59,10 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
     list of dict
         What was said of each light curve, with its file and plot.
     """
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.display import products
+    from opticam_dask.lightcurves import differential
+
     tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
         record = _curve_record(key, curve)
@@ -101,6 +105,9 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.lightcurves import differential
+
     how = {
         name: getattr(options, name)
         for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
@@ -116,6 +123,8 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
 def export(options: argparse.Namespace) -> int:
     """Write light curves as tables."""
+    from opticam_dask.lightcurves import exports
+
     files = exports.export_light_curves(
         options.out, options.format, key=options.key, label=options.label, sources=options.sources
     )
@@ -129,6 +138,8 @@ def export(options: argparse.Namespace) -> int:
 
 def plot(options: argparse.Namespace) -> int:
     """Draw diagnostic plots."""
+    from opticam_dask.display import diagnostics
+
     tell = Console(prefix="").tell
     every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
     chosen = options.kinds or every
@@ -157,6 +168,8 @@ def plot(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
+    from opticam_dask.display.report import write_report
+
     file = write_report(options.out, n_sources=options.n_sources)
     Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE

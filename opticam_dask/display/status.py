@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,17 @@ from opticam_dask.flags import (
     count_flags,
     flag_names,
 )
-from opticam_dask.frames.scanning import Scan, time_gaps
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames.scanning import Scan
 
 
 def scan_record(scan: Scan) -> dict[str, Any]:
     """What a scan found, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
+    from opticam_dask.frames.scanning import time_gaps  # a reduction is described without tables
+
     frames = [
         {
             "key": key,
@@ -96,7 +100,7 @@ def reduction_record(out_directory: str | Path) -> dict[str, Any]:
     """
     store = Store.open(out_directory)
     problems = []
-    for part in (part for camera in store.cameras for part in camera.parts):
+    for part in store.parts:
         problems += [*flagged_frames(part), *lost_frames(part)]
     if store.set_aside.is_whole:
         listed = store.set_aside.read_all()

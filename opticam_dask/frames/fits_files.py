@@ -24,7 +24,6 @@ from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
-from astropy.io import fits
 
 from opticam_dask.locations import is_remote
 from opticam_dask.remote_paths import Facts, RangedFile
@@ -553,6 +552,8 @@ def _by_astropy(image: _Image, data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            from astropy.io import fits  # half a second, for compressed images alone
+
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 pixels = np.asarray(hdus[0 if image.text.startswith("SIMPLE") else 1].data)
     except Exception as error:  # on damaged files astropy raises whatever comes up

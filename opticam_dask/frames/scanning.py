@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask.frames.fits_files import (
     FitsHeader,
@@ -33,6 +32,9 @@ from opticam_dask.kernels.series.timing import night_of
 from opticam_dask.locations import files_below, is_remote, local_path, location
 from opticam_dask.remote_paths import Facts, facts_of
 from opticam_dask.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "FakeReader",
@@ -247,6 +249,8 @@ def scan(
     -------
     Scan
     """
+    import pandas as pd
+
     files = list(dict.fromkeys(str(path) if is_remote(path) else os.path.abspath(path) for path in paths))
     listed = facts_of(remote) if (remote := [file for file in files if is_remote(file)]) else {}
     n_threads = (32 if remote else 8) if n_threads is None else n_threads
@@ -387,4 +391,6 @@ def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:
 def _as_table(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
     data = {name: np.array(values, dtype=_COLUMNS[name]) for name, values in zip(_COLUMNS, columns, strict=True)}
+    import pandas as pd  # a third of a second, which reading headers does not need
+
     return pd.DataFrame(data)

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import chi2
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import SourceFlag
@@ -108,7 +107,7 @@ def relative_light_curve(
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
-    curves = results.light_curves(out_directory, key, label, radius=radius)
+    curves = results.light_curves_to_read(out_directory, key, label, radius)
     camera = Store.open(out_directory).camera(key)
     curve = compute_relative(
         curves,
@@ -174,12 +173,7 @@ def compute_relative(
     else:
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
-    missing = [number for number in (target, *chosen) if number not in known]
-    if missing:
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs.get('key', 'this key')}; "
-            f"it has {_spans(known)}"
-        )
+    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     if weighting not in ("sum", "optimal"):
@@ -302,16 +296,6 @@ def _some(numbers: Sequence[int]) -> str:
     """The first of some numbers."""
     told = ", ".join(map(str, numbers[:_TOLD]))
     return told if len(numbers) <= _TOLD else f"{told}, ..."
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
-    if not numbers:
-        return "no sources"
-    ordered = sorted(numbers)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
-        return f"{ordered[0]} to {ordered[-1]}"
-    return ", ".join(map(str, ordered))
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:
@@ -451,8 +435,10 @@ def chance_of_variation(curves: xr.Dataset, number: int) -> float:
     float
         From its chi-squared, times the number of sources among which it was chosen; at most 1.
     """
+    from scipy.special import chdtrc  # probability that chi-squared is exceeded
+
     numbers = often_measured(curves)
     one = compute_relative(curves, number, [other for other in numbers if other != number], outliers=np.inf)
     flux, error = one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()
     freedom = np.count_nonzero(np.isfinite(flux)) - 1
-    return min(1.0, len(numbers) * float(chi2.sf(freedom * lightcurve.reduced_chi2(flux, error), freedom)))
+    return min(1.0, len(numbers) * float(chdtrc(freedom, freedom * lightcurve.reduced_chi2(flux, error))))

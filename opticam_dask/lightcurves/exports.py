@@ -14,6 +14,7 @@ from astropy.table import Column, Table
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
 
@@ -77,7 +78,7 @@ def export_light_curves(
         # without any, the first camera says which labels it has
         measured = [camera.key for camera in cameras if name in camera.labels]
         for measured_key in measured or [camera.key for camera in cameras]:
-            columns = _columns_of(results.light_curves(out_directory, measured_key, name), sources)
+            columns = _columns_of(results.light_curves_to_read(out_directory, measured_key, name), sources)
             directory = locations.folder_in(out_directory, "export", name)
             for curves in results.source_groups(out_directory, measured_key, name, columns=columns):
                 written += _export(curves, directory, form)
@@ -108,7 +109,7 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
     """
     written = []
     for camera in _cameras(Store.open(out_directory), key):
-        for name, curve in results.differential_light_curves(out_directory, camera.key).items():
+        for name, curve in results.kept_curves(camera, lazily=False).items():
             file = locations.file_in(out_directory, "export", "differential", f"{camera.name}_{name}.{form}")
             _replace(_differential_table(curve.load()), file, form)
             written.append(file)
@@ -132,12 +133,7 @@ def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray
     known = curves["source_id"].to_numpy()
     if sources is None:
         return np.arange(len(known))
-    if missing := sorted(set(sources) - set(known.tolist())):
-        raise ValueError(
-            f"no source {', '.join(map(str, missing))} in the catalogue of {curves.attrs['key']}; "
-            f"it has {len(known)}, from {known.min()} to {known.max()}"
-        )
-    return np.flatnonzero(np.isin(known, list(sources)))
+    return np.unique(rows_of_sources(known, list(sources), curves.attrs["key"]))
 
 
 def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:

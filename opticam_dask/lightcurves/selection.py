@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
@@ -178,12 +179,8 @@ def _rows_of(dataset: xr.Dataset, source: int | Sequence[int]) -> int | list[int
     """Where sources are along the dimension ``source``."""
     if "source" not in dataset.dims:
         raise ValueError("the dataset has no dimension source to choose from")
-    known = dataset["source_id"].to_numpy().tolist()
     wanted = [int(source)] if isinstance(source, (int, np.integer)) else [int(number) for number in source]
-    if unknown := [number for number in wanted if number not in known]:
-        has = f"{min(known)} to {max(known)}" if known else "no source"
-        raise ValueError(f"no source {', '.join(map(str, unknown))}; there are {has}")
-    rows = [known.index(number) for number in wanted]
+    rows = rows_of_sources(dataset["source_id"].to_numpy(), wanted, dataset.attrs.get("key", "this key")).tolist()
     return rows[0] if isinstance(source, (int, np.integer)) else rows
 
 

@@ -69,6 +69,35 @@ def source_numbers(out_directory: str | Path, key: str, given: Any, radius: floa
     return [source_number(out_directory, key, one, radius) for one in ([given] if is_one else given)]
 
 
+def rows_of_sources(known: Sequence[int] | np.ndarray, wanted: Sequence[int], key: str) -> np.ndarray:
+    """Rows of a catalogue that hold some sources.
+
+    Parameters
+    ----------
+    known : sequence of int
+        Numbers of the sources of the catalogue.
+    wanted : sequence of int
+        Numbers of those that are meant.
+    key : str
+        Camera key of the catalogue, for the message.
+
+    Returns
+    -------
+    ndarray of int, shape (len(wanted),)
+
+    Raises
+    ------
+    ValueError
+        When one is not in the catalogue; the message says which numbers are.
+    """
+    row_of = {int(number): row for row, number in enumerate(known)}
+    if missing := [int(number) for number in wanted if int(number) not in row_of]:
+        raise ValueError(
+            f"no source {', '.join(map(str, missing))} in the catalogue of {key}; it has {_spans(sorted(row_of))}"
+        )
+    return np.array([row_of[int(number)] for number in wanted], dtype=int)
+
+
 def label_of(target: Target) -> str:
     """What a target is called in the name of a file."""
     if hasattr(target, "icrs"):
@@ -80,10 +109,7 @@ def label_of(target: Target) -> str:
 
 def _catalog(out_directory: str | Path, key: str, needed: str) -> dict[str, np.ndarray]:
     """Catalogue of a camera that has a variable: names, or coordinates."""
-    group = Store.open(out_directory).camera(key).catalog
-    if not group.is_whole:
-        raise ValueError(f"{key} has no catalogue in {out_directory} yet")
-    catalog = group.read_all()
+    catalog = Store.open(out_directory).camera(key).whole_catalog().read_all()
     if needed not in catalog:
         raise ValueError(
             f"it is not known where on the sky {key} looked: opticam-dask sky {out_directory} finds out, by stars of a "
@@ -142,3 +168,13 @@ def _by_name(catalog: Mapping[str, np.ndarray], key: str, name: str) -> int:
 
 def _plain(name: str) -> str:
     return "".join(name.lower().split())
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """Numbers of the sources there are, as a person would say it: consecutive ones as ``1 to 15``."""
+    if not numbers:
+        return "no sources"
+    ordered = sorted(numbers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))

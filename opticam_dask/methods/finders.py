@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.table import QTable
 
 from opticam_dask.kernels.images import detect
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 
 @dataclass(frozen=True, init=False)

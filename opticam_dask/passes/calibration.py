@@ -10,16 +10,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images.masters import HotPixels, Masters
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["bias", "dark", "flat"]
 KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")

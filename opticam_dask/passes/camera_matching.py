@@ -132,10 +132,8 @@ def _refine(
 
 def _read_catalogue(store: Store, key: str) -> dict[str, np.ndarray]:
     """Sources that were found, and those that were placed, with the numbers of both."""
-    catalog = store.camera(key).catalog
-    if not catalog.is_whole:
-        raise ValueError(f"there is no catalogue of {key}")
-    catalogue, n_found = catalog.read_all(), store.camera(key).n_found
+    camera = store.camera(key)
+    catalogue, n_found = camera.whole_catalog().read_all(), camera.n_found
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found]}
     return found | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.sources import moments, photometry, second_look
+from opticam_dask.kernels.sources import moments, photometry, second_look, stack_psf
 from opticam_dask.kernels.sources.profiles import profile
 
 #: A new star has a signal-to-noise ratio of so many times the threshold of the pixels: 8 with the usual threshold.
@@ -100,7 +100,7 @@ def with_companions(
     shape = _shape_of(pixels, xy[is_clean], fwhm)
     if shape is None:
         return found, is_whole
-    looked_at = second_look.Stack(np.where(covered, np.nan, pixels), noise, coverage)
+    looked_at = stack_psf.Stack(np.where(covered, np.nan, pixels), noise, coverage)
     stars = second_look.look_again(
         looked_at, xy[fitted], found["flux"][fitted], is_clean[fitted], shape, _LEAST_RATIO * threshold, most=_MOST
     )

@@ -296,7 +296,8 @@ class _Trail:
         pixels, _ = _subtracted(camera.reference["image"], box_size)
         if pixels is None or not len(self.known):
             return faintest
-        is_trail = np.isin(np.arange(n_found), [row for row, x, _, _ in around if x is None])
+        trail = np.array([row for row, x, *_ in around if x is None], dtype=float)
+        is_trail = np.isin(np.arange(n_found), trail)
         stars = np.column_stack([arrays["x"], arrays["y"]])[:n_found][~is_trail]
         is_free = KDTree(stars).query(self.known)[0] > 4.0 * fwhm if len(stars) else np.ones(len(self.known), bool)
         rows, columns = np.indices(pixels.shape)

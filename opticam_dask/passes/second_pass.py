@@ -16,6 +16,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.steps.frame_steps import BlockSummary, entry_of, summarise
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.view import Measuring, frame_view
+from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def measure_block(job: SecondPass, block: int, lost: Mapping[int, str] | None = 
     for label, first in begin.items():
         if first:
             assert job.write_columns is not None  # whoever reads what is there can write beside it
-            added = {name: values[:, first:] for name, values in arrays[f"photometry/{label}"].items()}
+            added = {name: values[:, first:] for name, values in arrays[photometry_group(label)].items()}
             job.write_columns(block, label, first, added)
     flags = [FrameFlag.STEP_FAILED if message else FrameFlag.REDUCED for message in messages]
     return summarise(block, flags, messages, manifest["file"])

@@ -128,7 +128,7 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
         When there is no such night, or it is the reference night.
     """
     store = Store.open(out_directory)
-    parts = [part for camera in store.cameras for part in camera.parts]
+    parts = store.parts
     chosen = [part for part in parts if key in (None, part.key) and _date(part.night) == night]
     if not chosen:
         there = sorted({_date(part.night) for part in parts})

@@ -6,14 +6,17 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series import timing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Raw pixels of one block, in bytes: about a second of work on one core.
 _BLOCK_BYTES = 1 << 25

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask import identities
 from opticam_dask.frames import scanning
@@ -29,6 +28,9 @@ from opticam_dask.store import making
 from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PACKAGES = (
     *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),

@@ -52,7 +52,7 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
     store = Store.open(out_directory)
     store.require_present_version()
     files = scanning.find_files(data)
-    parts = [part for camera in store.cameras for part in camera.parts]
+    parts = store.parts
     found = {part: place for part in parts if (place := _find(part, files, instrument)) is not None}
     if not found:
         before = sorted({str(part.attributes["data_root"]) for part in parts})

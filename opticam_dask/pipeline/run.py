@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.cluster.rescue import rescue_block
 from opticam_dask.methods.frame_view import Photometer
@@ -168,9 +168,9 @@ def guarded_work(
 
     def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
         function = functools.partial(rescue_block, n_frames, try_frame, tagged, frame_timeout)
-        return blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
+        return windows.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
 
-    return Work(functools.partial(blocks.window_of_blocks, tagged, name=name), todo, rescue)
+    return Work(functools.partial(windows.window_of_blocks, tagged, name=name), todo, rescue)
 
 
 def _tagged(tag: Any, run: Callable[..., Any], block: int, *lost: Any) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, error_text
 from opticam_dask.steps.view import Measuring, frame_view, open_pixels
+from opticam_dask.store.camera import photometry_group
 
 
 def measured_variables(photometer: Photometer, *, has_common_error: bool = False) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def measure_arrays(
     n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
     is_common = has_common_error(job.steps, job.profile_err)
     arrays = {
-        f"photometry/{label}": empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
+        photometry_group(label): empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
         for label, photometer in job.photometers.items()
     }
     messages = [""] * n_frames
@@ -128,7 +129,7 @@ def _measure_frame(
             _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)
             return f"{problem.message} {_WHEN_LOST}" if is_lost else problem.message
         for label, photometer in wanted.items():
-            columns = {name: values[:, first:last] for name, values in arrays[f"photometry/{label}"].items()}
+            columns = {name: values[:, first:last] for name, values in arrays[photometry_group(label)].items()}
             try:
                 measured = (_forced(photometer) if stage else photometer).measure(view)
             except Exception as error:  # noqa: BLE001 - a user's photometer may raise anything; one bad frame must not stop the night
@@ -165,4 +166,4 @@ def _flag_row(
 ) -> None:
     """Mark the frame in row ``index`` as one in which the second pass failed."""
     for label in labels:
-        arrays[f"photometry/{label}"]["flags"][index] = int(SourceFlag.REDUCED | flag)
+        arrays[photometry_group(label)]["flags"][index] = int(SourceFlag.REDUCED | flag)

@@ -18,7 +18,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
-from opticam_dask.store.errors import NoSuchLabel, StoreError
+from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
 from opticam_dask.store.scratch import remove_scratch, scratch_folder
 
@@ -45,6 +45,11 @@ _RESULTS = {
 def group_name(key: str) -> str:
     """Name of a key in groups and files: ``1:g`` becomes ``1-g``."""
     return key.replace(":", "-").replace("/", "_")
+
+
+def photometry_group(label: str) -> str:
+    """Name of the group with the photometry of a label, in that of a part."""
+    return f"photometry/{label}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,17 @@ class Camera:
     def n_found(self) -> int:
         """Number of sources that were found on the stack: the first of the catalogue."""
         return self.source_stages[0]
+
+    def whole_catalog(self) -> Group:
+        """Catalogue of the sources, which must be there.
+
+        Raises
+        ------
+        NoCatalogYet
+        """
+        if not self.catalog.is_whole:
+            raise NoCatalogYet(f"{self.key} has no catalogue in {self.path.parent} yet")
+        return self.catalog
 
     def differential(self, name: str) -> Group:
         """A differential light curve that is kept in the store."""
@@ -178,8 +194,8 @@ class Camera:
         labels = {part: part.labels for part in self.parts}
         if measured := [part for part, names in labels.items() if label in names]:
             return measured
-        has = sorted({name for names in labels.values() for name in names})
-        raise NoSuchLabel(f"no photometry {label!r} of {self.key} in {self.path.parent}; it has {has or 'none'}")
+        has = (name for names in labels.values() for name in names)
+        raise NoSuchLabel(label, f"{self.key} in {self.path.parent}", has)
 
 
 @dataclass(frozen=True)
@@ -283,7 +299,7 @@ class Part:
 
     def photometry(self, label: str) -> BlockGroup:
         """Photometry of a label."""
-        return self._blocks(f"photometry/{label}", "photometry", "")
+        return self._blocks(photometry_group(label), "photometry", "")
 
     def records(self, label: str | None = None) -> BlockGroup:
         """What a pass writes a block at a time: photometry of a label, or the frames of the first pass."""

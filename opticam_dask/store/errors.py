@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -16,7 +16,24 @@ class NoSuchKey(StoreError, ValueError):
 
 
 class NoSuchLabel(StoreError, ValueError):
-    """The camera has no photometry of this label; the message names those it has."""
+    """There is no photometry of a label.
+
+    Parameters
+    ----------
+    label : str
+        The label.
+    where : str
+        What was looked through.
+    known : iterable of str
+        Labels that it has.
+    """
+
+    def __init__(self, label: str, where: str, known: Iterable[str]) -> None:
+        super().__init__(f"no photometry {label!r} of {where}; it has {', '.join(sorted(set(known))) or 'none'}")
+
+
+class NoCatalogYet(StoreError, ValueError):
+    """The camera has no catalogue of sources yet."""
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ def find_damage(path: str | Path) -> list[Damage]:
 
 
 def _parts_of(store: Store) -> dict[str, Part]:
-    return {part.group: part for camera in store.cameras for part in camera.parts}
+    return {part.group: part for part in store.parts}
 
 
 def stray_files(path: str | Path) -> list[Path]:

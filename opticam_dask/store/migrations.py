@@ -54,7 +54,7 @@ def _complete_instrument(store: Store) -> None:
 
 
 def _labelled(store: Store) -> list[tuple[Part, str]]:
-    return [(part, label) for camera in store.cameras for part in camera.parts for label in part.labels]
+    return [(part, label) for part in store.parts for label in part.labels]
 
 
 def _to_1_3(store: Store) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from opticam_dask import locations, schema
 from opticam_dask.locations import location
 from opticam_dask.store import arrays
-from opticam_dask.store.camera import Camera, group_name
-from opticam_dask.store.errors import NoSuchKey, StoreError
+from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.errors import NoSuchKey, NoSuchLabel, StoreError
 from opticam_dask.store.groups import Group, finish_removal, read_metadata
 from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
 
@@ -120,6 +120,11 @@ class Store:
         return found
 
     @property
+    def parts(self) -> list[Part]:
+        """Parts of all cameras that are whole, camera by camera."""
+        return [part for camera in self.cameras for part in camera.parts]
+
+    @property
     def keys(self) -> list[str]:
         """Camera keys of the store, in the order of their names."""
         return [camera.key for camera in self.cameras]
@@ -158,6 +163,19 @@ class Store:
     def master(self, name: str) -> Group:
         """A master of calibration frames, by its name (``passes.calibration`` gives it)."""
         return Group(self.path, f"calibration/{name}", "calibration")
+
+    def measured_cameras(self, label: str) -> list[Camera]:
+        """Cameras that have photometry of this label.
+
+        Raises
+        ------
+        NoSuchLabel
+            When there is none; the message names the labels of the store.
+        """
+        labels = {camera: camera.labels for camera in self.cameras}
+        if found := [camera for camera, names in labels.items() if label in names]:
+            return found
+        raise NoSuchLabel(label, f"any camera in {self.path.parent}", itertools.chain.from_iterable(labels.values()))
 
     def measured_keys(self, label: str) -> list[str]:
         """Camera keys that have photometry of this label."""

@@ -14,7 +14,8 @@ from scipy.ndimage import label
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.simulation import simulated_fields, synthetic
-from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_frame, field_truth, simulate_observations
+from opticam_dask.frames.simulation.field_model import FieldModel
+from opticam_dask.frames.simulation.simulated_fields import draw_frame, field_truth, simulate_observations
 from opticam_dask.kernels.images.matching.align import apply_transform, rotation_of
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.finders import DefaultFinder

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from opticam_dask import DefaultFinder
-from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_frame, field_truth
+from opticam_dask.frames.simulation.field_model import FieldModel
+from opticam_dask.frames.simulation.simulated_fields import draw_frame, field_truth
 from opticam_dask.kernels.images import detect, segments
 
 NOISE = 14.5

@@ -12,11 +12,13 @@ from opticam_dask import (
     AperturePhotometer,
     Instrument,
     Reducer,
+    fits_in_store,
     light_curves,
     match_cameras,
     open_reduction,
     relative_light_curve,
 )
+from opticam_dask.cli import main
 from opticam_dask.flags import UNUSABLE
 
 MICROOBSERVATORY = Path(__file__).parents[2] / "notebooks" / "microobservatory.json"
@@ -35,6 +37,7 @@ def transit(real_data, tmp_path_factory):
     reducer = Reducer(out, real_data / "hat-p-32", instrument=instrument, show_plots=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(AperturePhotometer(radius=1.6, radius_unit="frame_fwhm"))
+    reducer.photometry(AperturePhotometer(radius=2.0, radius_unit="frame_fwhm"), label="wide")
     return out
 
 
@@ -79,6 +82,37 @@ def test_transit__is_seen_with_the_right_depth_and_time(transit, capsys):
     assert abs(time - PUBLISHED_TIME) < 0.002
     assert abs(time - PREDICTED_TIME) < 0.002
     assert scatter < 0.0053
+
+
+def test_transit__is_fitted_and_sent_by_a_command_each(transit, tmp_path, capsys):
+    curves = light_curves(transit, "1:Clear").load()
+    distance = np.hypot(curves["x"][0] - TARGET[0], curves["y"][0] - TARGET[1]).to_numpy()
+    target = str(int(np.nanargmin(distance)) + 1)
+    codes = tmp_path / "observer.toml"
+    codes.write_text('[observer]\nname = "A. Observer"\naavso = "OBSA"\n[bands]\nClear = "CV"\n')
+    # orbit and limb darkening are those of Hartman et al. 2011 and Claret & Bloemen 2011 for a clear filter
+    fit = ["fit-transit", str(transit), "--target", target, "--label", "wide", "--period", "2.1500082"]
+    fit += ["--a-over-rs", "6.05", "0.03", "--inclination", "88.9", "0.4", "--limb-darkening", "0.32", "0.28"]
+    assert main([*fit, "--prefix", "hat_p_32", "--n-steps", "400"]) == 0
+    send = ["submit", str(transit), "--format", "aavso-exoplanet", "--name", "hat_p_32", "--observer", str(codes)]
+    assert main([*send, "--star", "HAT-P-32"]) == 0
+    found = fits_in_store(transit, "1:Clear")["hat_p_32"]
+    value = dict(zip(found["parameter"].to_numpy(), found["value"].to_numpy(), strict=True))
+    error = dict(zip(found["parameter"].to_numpy(), found["error_plus"].to_numpy(), strict=True))
+    with capsys.disabled():
+        print(
+            f"\nHAT-P-32 b by fit-transit: BJD(TDB) {value['mid_time']:.5f} +- {error['mid_time']:.5f}, depth "
+            f"{value['depth']:.2f} +- {error['depth']:.2f} %"
+        )
+    assert abs(value["mid_time"] - PREDICTED_TIME) < 0.001
+    assert error["mid_time"] < 0.002
+    assert abs(value["depth"] - PUBLISHED_DEPTH) < error["depth"]
+    assert abs(value["depth"] - LITERATURE_DEPTH) < error["depth"]
+    lines = (transit / "submissions" / "hat_p_32_1-Clear_aavso-exoplanet.txt").read_text().splitlines()
+    rows = np.array([[float(word) for word in line.split(",")] for line in lines if not line.startswith("#")])
+    assert rows.shape == (142, 6)
+    assert "#DATE_TYPE=BJD_TDB" in lines
+    assert np.median(rows[:20, 1]) == pytest.approx(1.0, abs=0.01)
 
 
 def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_path):

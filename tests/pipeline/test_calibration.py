@@ -23,7 +23,8 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import find_files, scan
-from opticam_dask.frames.simulation.simulated_fields import FieldModel, draw_detector
+from opticam_dask.frames.simulation.field_model import FieldModel
+from opticam_dask.frames.simulation.simulated_detectors import draw_detector
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
 from opticam_dask.parameters import ReductionParameters

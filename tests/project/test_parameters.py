@@ -18,21 +18,27 @@ from opticam_dask.cluster.cluster_settings import ClusterSettings
 from opticam_dask.parameters import (
     CHANGES,
     CLUSTER,
-    DIFFERENTIAL,
     EXECUTION,
     PHOTOMETRY,
     REDUCTION,
-    SHOWING,
     SIMULATION,
     WATCH,
     ReductionParameters,
     parameters_from_mapping,
     read_parameters,
 )
-from opticam_dask.result_parameters import ECLIPSE, FITTED_CURVES, SINUSOID, TRANSIT
+from opticam_dask.result_parameters import (
+    DIFFERENTIAL,
+    ECLIPSE,
+    FITTED_CURVES,
+    SHOWING,
+    SINUSOID,
+    SUBMISSION,
+    TRANSIT,
+)
 
 #: Tables of what is made of light curves.
-OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID)
+OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID, SUBMISSION)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,7 @@ CALLS = (
     (opticam.fit_transit, (TRANSIT,), ()),
     (opticam.fit_eclipse, (ECLIPSE,), ()),
     (opticam.fit_sinusoid, (SINUSOID,), ()),
+    (opticam.write_submission, (SUBMISSION,), ()),
     (opticam.generate_observations, (SIMULATION,), ()),
     (opticam.generate_flats, (SIMULATION,), ()),
     (opticam.generate_gappy_observations, (SIMULATION,), ("n_images",)),  # as in the opticam package
@@ -166,6 +173,7 @@ def test_command_line__has_every_parameter_with_its_meaning_default_and_choices(
         ("fit-transit", (FITTED_CURVES, TRANSIT)),
         ("fit-eclipse", (FITTED_CURVES, ECLIPSE)),
         ("fit-sinusoid", (FITTED_CURVES, SINUSOID)),
+        ("submit", (SUBMISSION,)),
         ("generate", (SIMULATION,)),
         ("plot", ({name: SHOWING[name] for name in ("label", "targets")},)),
         ("report", ({"n_sources": SHOWING["n_sources"]},)),

@@ -28,7 +28,7 @@ from opticam_dask.passes.calibration import KINDS, Calibration, find_calibration
 from opticam_dask.pipeline import driver, frozen
 from opticam_dask.pipeline.driver import PASSES, Outcome, Progress, ReductionError, Run, Setup, Silent, WrongParameters
 from opticam_dask.store import ownership
-from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.store import Store
 
 
@@ -177,7 +177,7 @@ def _merged(chosen: Iterable[range]) -> list[range]:
 
 
 def _open(setup: Setup, planned: PartOfRun) -> Part:
-    part = Camera(setup.path, planned.key).part(planned.night)
+    part = next((part for part in setup.store.parts if (part.key, part.night) == (planned.key, planned.night)), None)
     if part is None or part.uid != planned.uid:
         raise ReductionError(
             f"{planned.key} {planned.night} was removed or made anew since the run was planned: plan it again "

@@ -97,7 +97,7 @@ def plan(
         everything = Run(setup, session.executor, session.progress, photometers)
         PASSES[-1].finish(everything)
         job_arrays.end(everything, writes=not was_ended)
-        shutil.rmtree(setup.out_directory / planned_run.DIRECTORY_NAME, ignore_errors=True)
+        shutil.rmtree(setup.out_directory / ownership.PLANNED_RUN, ignore_errors=True)
         return None
     n_blocks = sum(part.n_blocks for part in todo)
     default = max(_LEAST_BLOCKS * n_workers, -(-n_blocks // MOST_JOBS))
@@ -167,7 +167,7 @@ def _require_known(setup: Setup, photometers: Mapping[str, Photometer]) -> None:
 
 
 def _all_parts(setup: Setup) -> list[Part]:
-    return [part for camera in setup.store.cameras for part in camera.parts]
+    return setup.store.parts
 
 
 def _is_done(part: Part, labels: Sequence[str]) -> bool:

@@ -18,9 +18,12 @@ from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.lightcurves.indexes import with_indexes
-from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import star_profiles
+from opticam_dask.pipeline import frozen
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.groups import Group
+from opticam_dask.store.store import Store
 
 
 def catalog(
@@ -136,7 +139,8 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     key : str
         Camera key such as ``1:g``.
     night : str, optional
-        Part whose star profile is used; by default the reference night.
+        Night whose star profile is used for all frames; by default each night has its own, and frames of other nights
+        that of the reference night.
 
     Returns
     -------
@@ -148,39 +152,80 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     ValueError
         When the reduction has no catalogue of this key, or no star profile of this night.
     """
-    tree = open_reduction(out_directory)
-    name = key.replace(":", "-")
-    if f"{name}/catalog" not in tree.groups and f"/{name}/catalog" not in tree.groups:
-        has = ", ".join(str(one.attrs["key"]) for one in tree.children.values() if "key" in one.attrs)
-        raise ValueError(f"open_catalog expected a camera key with a catalogue, one of {has or 'none'}, got {key!r}")
-    stars, about = tree[f"{name}/reference"].to_dataset(), tree[f"{name}/reference"].attrs
-    parameters = _parameters_of(tree.attrs)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
+    stars, stored = _read(camera.reference), _read(camera.whole_catalog())
+    about, parameters = stars.attrs, _parameters_of(store.attributes)
     facts = [
         about.get(one, np.nan) for one in ("reference_fwhm", "reference_minor_fwhm", "pile_up_adu", "pile_up_gain")
     ]
-    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"].load() for one in ("x", "y", "flux")}
+    found: dict[str, Any] = {f"alignment_{one}": stars[f"alignment_{one}"] for one in ("x", "y", "flux")}
     found["reference_facts"] = ("fact", np.array(facts, dtype=float))
     found["reference_index"] = ((), int(about["reference_index"]))
     chosen = {one: parameters[one] for one in ("n_alignment_sources", "transform_type")}
-    real_key = str(tree[name].attrs["key"])
-    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": real_key, **chosen})
-    first = f"{name}/{about['reference_night']}"
-    of_night = first if night is None else f"{name}/{night}"
-    if f"/{of_night}/psf" not in tree.groups:
+    ref = xr.Dataset(found, coords={"fact": list(chains.REFERENCE_FACTS)}, attrs={"key": camera.key, **chosen})
+    profiles = _stored_profiles(camera)
+    chosen_night = night or str(about["reference_night"])
+    first = camera.part(about["reference_night"])
+    if first is None or chosen_night not in profiles:
         raise ValueError(
-            f"open_catalog expected a night with a star profile, {night or about['reference_night']} has none"
+            f"open_catalog expected a night with a star profile, one of {', '.join(profiles) or 'none'}, "
+            f"got {chosen_night}"
         )
-    profile = tree[f"{of_night}/psf"]
-    fitted = Profile(
-        profile["coefficient"].to_numpy(),
-        float(profile.attrs.get("pixel_area", 0.0)),
-        float(profile.attrs.get("total_err", 0.0)),
-    )
-    stored = tree[f"{name}/catalog"].to_dataset().load()
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = tree[f"{first}/frames"]["background_rms"].to_numpy()
-    cat = with_indexes(cat).assign_attrs(key=real_key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms))
-    return ref, _remembering(_with_profile(cat, fitted), stored.attrs.get("source_stages", ()))
+    rms = first.frames["background_rms"]
+    cat = with_indexes(cat).assign_attrs(
+        key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
+    )
+    cat = _with_profile(cat, profiles[chosen_night])
+    if night is None and len(profiles) > 1:
+        cat = cat.assign(_of_nights(profiles))
+    return ref, _remembering(cat, stored.attrs.get("source_stages", ()))
+
+
+def _read(group: Group) -> xr.Dataset:
+    return xr.open_dataset(**group.for_xarray).load()
+
+
+def _stored_profiles(camera: Camera) -> dict[str, Profile]:
+    """Star profile of each night of a camera of a reduction, by its date."""
+    found: dict[str, Profile] = {}
+    for part in camera.parts:
+        if part.psf.is_whole:
+            # frames that came late are a further part of their night, such as 2024-01-01.2
+            found.setdefault(part.night.split(".")[0], frozen.read_profile(part))
+    return found
+
+
+def _of_nights(profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    """Variables of a catalogue that hold the star profile of each night."""
+    entry, dim = schema.variable("psf", "coefficient"), "profile_night"
+    return {
+        dim: (dim, list(profiles)),
+        "night_coefficient": (
+            (dim, *entry.dims),
+            np.array([one.coefficients for one in profiles.values()]),
+            entry.all_attributes(),
+        ),
+        "night_pixel_area": (dim, [one.pixel_area for one in profiles.values()]),
+        "night_total_err": (dim, [one.total_err for one in profiles.values()]),
+    }
+
+
+def profiles_of(cat: xr.Dataset, nights: np.ndarray) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
+    """Star profiles of a catalogue, as the second pass takes them, and which one each of some frames has.
+
+    Frames of nights without one have that of the reference night, the first.
+    """
+    fitted = [Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))]
+    number = np.zeros(len(nights), dtype=np.int64)
+    if "profile_night" in cat.dims:
+        for index, night in enumerate(cat["profile_night"].to_numpy().astype(str).tolist()):
+            of_night = cat.isel(profile_night=index)
+            area, error = (float(of_night[f"night_{one}"]) for one in ("pixel_area", "total_err"))
+            fitted.append(Profile(of_night["night_coefficient"].to_numpy(), area, error))
+            number[nights == night] = index + 1
+    return tuple({"profile": one.table(), "profile_err": one.total_err} for one in fitted), number
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
-from opticam_dask.api.steps.catalog import sources_of
+from opticam_dask.api.steps.catalog import profiles_of, sources_of
 from opticam_dask.api.steps.frames import (
     EVERYTHING,
     STAGES,
@@ -68,11 +68,12 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
-    task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows)
-    records = records_of_aligned(task, ds)
+    profiles, number = profiles_of(everything, ds["night"].to_numpy().astype(str))
+    task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows, profiles)
+    records = records_of_aligned(task, ds, profile=number)
     radii = measured_radii(photometer)
     steps = chain.steps(placeholders(ds, chain))
-    is_common = has_common_error(steps, sources["profile_err"])
+    is_common = any(has_common_error(steps, profiles[one]["profile_err"]) for one in set(number.tolist()))
     names = (*schema.ALWAYS_MEASURED, *measured_variables(photometer, has_common_error=is_common))
     kind = "photometry_radii" if radii else "photometry"
     sizes = {"source": len(rows), "radius": len(radii)}

@@ -20,6 +20,7 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import Measuring
+from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class MeasureTask(FrameTask):
         ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err`` and ``stages`` of ``Measuring``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
+    profiles : tuple of dict
+        ``profile`` and ``profile_err`` of the nights.
     """
 
     LABEL: ClassVar[str] = "steps"
@@ -184,18 +187,30 @@ class MeasureTask(FrameTask):
     photometer: Any = None
     sources: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
+    profiles: tuple[Mapping[str, Any], ...] = ()
 
-    def measuring(self, steps: FrameSteps) -> Measuring:
-        """What it takes to measure the sources."""
+    def measuring(self, steps: FrameSteps, profile: Mapping[str, Any] | None = None) -> Measuring:
+        """What it takes to measure the sources, by default with the star profile of the catalogue."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
         assert self.sources is not None  # given with the task
-        return Measuring(steps=steps, photometers=photometers, **self.sources)
+        return Measuring(steps=steps, photometers=photometers, **{**self.sources, **(profile or {})})
 
     def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
-        """Measurements of each frame, by variable."""
+        """Measurements of each frame, by variable; the table says which ``profile`` its stars have."""
+        steps = self.steps(shared)
+        found: dict[int, dict[str, Any]] = {}
+        for number in np.unique(table["profile"]).tolist():
+            rows = np.flatnonzero(table["profile"] == number)
+            found |= dict(zip(rows.tolist(), self._measured(records[rows], steps, self.profiles[number]), strict=True))
+        return [found[row] for row in range(len(records))]
+
+    def _measured(self, records: np.ndarray, steps: FrameSteps, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Measurements of frames whose stars have one profile."""
         first = _first_pass_of(records)
-        arrays, _ = measure_arrays(self.measuring(self.steps(shared)), _manifest_of(records), first)
-        measured = arrays[f"photometry/{self.LABEL}"]
+        arrays, _ = measure_arrays(self.measuring(steps, profile), _manifest_of(records), first)
+        measured = arrays[photometry_group(self.LABEL)]
+        # nights whose profile is certain have no error that is common to all of their frames
+        measured.setdefault("flux_err_sys", np.full(measured["flux"].shape, np.nan))
         return [
             {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), first["flags"], first["fwhm"], strict=True)

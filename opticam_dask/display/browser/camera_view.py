@@ -18,12 +18,13 @@ from opticam_dask import schema
 from opticam_dask.display import diagnostics
 from opticam_dask.display.browser.screen import spread_order
 from opticam_dask.flags import UNUSABLE, QualityFlag, SourceFlag, flag_names
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.locations import location
 from opticam_dask.pipeline import preparation
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.camera import Part
-from opticam_dask.store.errors import StoreError
+from opticam_dask.store.errors import NoSuchLabel, StoreError
 from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
 
@@ -194,11 +195,7 @@ class CameraView:
             self.radius, self._columns = radius, None
 
     def _row(self, source_id: int) -> int:
-        found = np.flatnonzero(self.source_ids == source_id)
-        if not len(found):
-            has = f"1 to {self.source_ids.max()}" if len(self.source_ids) else "no source"
-            raise ValueError(f"{self.key} has no source {source_id} in its catalogue; it has {has}")
-        return int(found[0])
+        return int(rows_of_sources(self.source_ids, [source_id], self.key)[0])
 
     @property
     def n_todo(self) -> int:
@@ -355,7 +352,7 @@ def _known_label(labels: list[str], label: str | None, where: str) -> str | None
     if label is None:
         return "aperture" if "aperture" in labels else labels[0] if labels else None
     if label not in labels:
-        raise ValueError(f"no photometry {label!r} of {where}; it has {', '.join(labels) or 'none'}")
+        raise NoSuchLabel(label, where, labels)
     return label
 
 

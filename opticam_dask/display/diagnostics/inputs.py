@@ -13,9 +13,9 @@ import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting import Figure
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
@@ -55,11 +55,7 @@ def chosen_rows(key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray
     if wanted is None:
         return np.arange(len(numbers))
     ids = [int(wanted)] if isinstance(wanted, (int, np.integer)) else [int(one) for one in wanted]
-    row_of = {int(number): row for row, number in enumerate(numbers)}
-    if unknown := [number for number in ids if number not in row_of]:
-        has = f"1 to {numbers.max()}" if len(numbers) else "no source"
-        raise ValueError(f"{key} has no source {', '.join(map(str, unknown))} in its catalogue; it has {has}")
-    return np.array([row_of[number] for number in ids], dtype=int)
+    return rows_of_sources(numbers, ids, key)
 
 
 def stack_of(out_directory: str | Path, key: str) -> np.ndarray:
@@ -109,7 +105,9 @@ def photometer_record(out_directory: str | Path, key: str, label: str) -> dict[s
     return None
 
 
-def keep_figure(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
+def keep_figure(
+    figure: plotting.Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool
+) -> list[Path]:
     """Show a figure in a notebook, save it under a name below the output directory, or both; return the file."""
     if show:
         plotting.show_in_notebook(figure)

@@ -142,11 +142,6 @@ def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr
 
     Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
     """
-    cameras = Store.open(out_directory).cameras
-    measured = [camera for camera in cameras if label in camera.labels]
-    if not measured:
-        known = sorted({name for camera in cameras for name in camera.labels})
-        raise ValueError(f"no photometry {label!r} in {out_directory}; it has {', '.join(known) or 'none'}")
     names = ("flux", "flux_err")
     return {
         camera.key: xr.concat(
@@ -156,7 +151,7 @@ def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr
             ],
             dim="source",
         )
-        for camera in measured
+        for camera in Store.open(out_directory).measured_cameras(label)
     }
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import photutils
-from astropy.table import QTable
-from photutils.segmentation import SegmentationImage, SourceCatalog, SourceFinder
-from photutils.utils.exceptions import NoDetectionsWarning
 
 from opticam_dask.kernels.images.segments import Segments, connected, join_parts
 
-_NEW_NAMES = int(photutils.__version__.split(".")[0]) >= 3
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 #: Names a column may have (photutils 3, photutils 2, plain), by the name it has here.
 _COLUMNS = {
@@ -62,6 +59,10 @@ def segment_sources(
         Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
         holds the fluxes of the sources that were left out for the border, ``border_flux``, brightest first.
     """
+    # with scipy.signal and scipy.stats, which no frame needs: two seconds
+    from photutils.segmentation import SegmentationImage, SourceCatalog
+    from photutils.utils.exceptions import NoDetectionsWarning
+
     bad = ~np.isfinite(image)
     if mask is not None:
         bad |= mask
@@ -104,13 +105,19 @@ def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _empty_table() -> QTable:
     """Make the table of an image without sources: that of an image with one, less its row."""
+    from photutils.segmentation import SegmentationImage, SourceCatalog
+
     image = np.zeros((5, 5))
     image[1:4, 1:4] = 1.0
     return SourceCatalog(image, SegmentationImage((image > 0).astype(int))).to_table()[:0]
 
 
 def _finder(n_pixels: int, connectivity: int, n_levels: int, contrast: float) -> Any:
-    names = ("n_pixels", "n_levels", "n_processes") if _NEW_NAMES else ("npixels", "nlevels", "nproc")
+    import photutils
+    from photutils.segmentation import SourceFinder
+
+    is_new = int(photutils.__version__.split(".")[0]) >= 3
+    names = ("n_pixels", "n_levels", "n_processes") if is_new else ("npixels", "nlevels", "nproc")
     options = dict(zip(names, (n_pixels, n_levels, 1), strict=True))
     return SourceFinder(**options, connectivity=connectivity, contrast=contrast, mode="exponential", progress_bar=False)
 

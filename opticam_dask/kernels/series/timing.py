@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import erfa
 import numpy as np
-from astropy import constants
-from astropy import units as u
-from astropy.coordinates import GCRS, ICRS, EarthLocation, solar_system_ephemeris
-from astropy.time import Time
-from astropy.utils import iers
+
+if TYPE_CHECKING:
+    from astropy.coordinates import EarthLocation
+    from astropy.time import Time
 
 #: Proleptic Gregorian ordinal of MJD 0 (1858-11-17).
 _MJD_ZERO = 678576
@@ -277,6 +277,10 @@ def _directions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, np.ndarray]:
     """Times in TT, and there the barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds."""
+    # half a second of astropy, which nobody needs who only reads headers
+    from astropy.coordinates import EarthLocation
+    from astropy.time import Time
+
     with _bundled_tables():
         tt = Time(mjd_utc, format="mjd", scale="utc").tt
         return tt, *_interpolate_observer(tt, EarthLocation.from_geodetic(*site))
@@ -285,6 +289,8 @@ def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, 
 @contextmanager
 def _bundled_tables() -> Iterator[None]:
     """Let astropy use the Earth rotation table it came with, at any date: no download, no error, no warning."""
+    from astropy.utils import iers
+
     with (
         iers.conf.set_temp("auto_download", False),
         iers.conf.set_temp("auto_max_age", None),
@@ -297,6 +303,8 @@ def _bundled_tables() -> Iterator[None]:
 
 def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray, np.ndarray]:
     """Barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds, at times in TT."""
+    from astropy.time import Time
+
     scaled = (tt.jd1 - 2400000.5) * _NODES_PER_DAY + tt.jd2 * _NODES_PER_DAY
     first = np.floor(scaled).astype(np.int64) - 1
     nodes, index = np.unique(first[:, np.newaxis] + np.arange(4), return_inverse=True)
@@ -315,6 +323,10 @@ def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray
 
 def _observer_at(times: Time) -> np.ndarray:
     """Barycentric x, y, z of the observer in light seconds, and TDB - TT in seconds: shape (n, 4)."""
+    from astropy import constants
+    from astropy import units as u
+    from astropy.coordinates import GCRS, ICRS, solar_system_ephemeris
+
     geocentric = times.location.get_itrs(obstime=times).transform_to(GCRS(obstime=times))
     with solar_system_ephemeris.set("builtin"):
         position = geocentric.transform_to(ICRS()).cartesian.xyz.to_value(u.m).T

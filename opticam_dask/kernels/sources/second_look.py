@@ -9,23 +9,23 @@ what was taken off, and of what the profile may be wrong by there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
-from scipy.optimize import nnls
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.sources import photometry
-from opticam_dask.kernels.sources.profiles import profile, ring_sums
+from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.kernels.sources.stack_psf import NEAR_REACH, Psf, Stack, measured_psf
 
-#: Pixels up to so many sigma from a star are fitted; the light of a faint star is taken off up to so many sigma, that
-#: of one whose wings are above the noise further.
-_FIT_REACH, _NEAR_REACH = 2.4, 6.0
-_REACHES = (_NEAR_REACH, 10.0, 16.0)
+#: Pixels up to so many sigma from a star are fitted.
+_FIT_REACH = 2.4
+#: that of one whose wings are above the noise further.
+_REACHES = (NEAR_REACH, 10.0, 16.0)
 
 #: Pixels of windows that are worked on at once.
 _AT_ONCE = 2**20
@@ -33,89 +33,30 @@ _AT_ONCE = 2**20
 #: A star's wings are above the noise where they are this part of it in a pixel.
 _ABOVE_NOISE = 0.3
 
-#: The profile comes from so many of the brightest stars.
-_PROFILE_STARS = 40
+#: So many times new stars are searched for: each time the brighter of a group are found.
+_ROUNDS = 5
+#: Steps of each fit.
+_STEPS = 3
+#: A step moves a star by this part of sigma at most.
+_LONGEST_STEP = 0.5
 
-#: Its wings are measured up to so many sigma.
-_PROFILE_REACH = 8.0
+#: New stars of one round are so many FWHM apart,
+_APART = 2.0
+#: and from all others this part of the FWHM.
+_LEAST_APART = 0.6
 
-#: What any profile may be wrong by: a part of itself in the core and in the wings, and of its peak in the core.
-_CORE_ERROR, _WING_ERROR, _PEAK_ERROR = 0.005, 0.1, 0.001
-
-#: No sum of smooth functions is a star to better than this part of the light in a ring.
-_RING_ERROR = 1e-3
-
-#: The deviations from a radial profile fade within this part of the grid that they are measured on, from its edge.
-_FADES = 4.0
-
-#: Rounds of searching, and steps of each fit; a step moves a star by this part of sigma at most.
-_ROUNDS, _STEPS, _LONGEST_STEP = 5, 3, 0.5
-
-#: New stars of one round are so many FWHM apart, and from all others this part of the FWHM.
-_APART, _LEAST_APART = 2.0, 0.6
-
-#: Light is no star when a window half or twice as wide as a star shows it so many times more significantly.
-_SHARPER, _BROADER = 1.15, 1.25
+#: Light is no star when a window half as wide as a star shows it so many times more significantly,
+_SHARPER = 1.15
+#: or one twice as wide so many times.
+_BROADER = 1.25
 
 #: Light must stand out of this part of the scatter around it, which in crowded fields is that of stars not yet found.
 _SCATTER = 0.7
 
-#: The sky left behind is that of boxes of so many FWHM, and no fewer pixels.
-_SKY_BOX, _LEAST_BOX = 4.0, 12
-
-
-@dataclass(frozen=True)
-class Stack:
-    """What is looked at.
-
-    Attributes
-    ----------
-    image : ndarray, shape (ny, nx)
-        Sky-subtracted mean of the frames, electrons; NaN where no star is looked for.
-    noise : ndarray, shape (ny, nx)
-        1-sigma error of a pixel without the photons of stars, electrons.
-    coverage : ndarray, shape (ny, nx)
-        Number of frames.
-    """
-
-    image: np.ndarray
-    noise: np.ndarray
-    coverage: np.ndarray
-
-
-@dataclass(frozen=True)
-class Psf:
-    """Profile of the stack's stars: a radial one, and by how much the pixels of its stars differ from it."""
-
-    table: np.ndarray
-    shape: profile.Shape
-    correction: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
-    scatter: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
-
-    def light(self, xy: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Share of the light in the pixels around each star, and the corners of these windows."""
-        size = 2 * half + 1
-        x0, y0 = photometry.origins(xy, size)
-        return self.light_in(xy, x0, y0, size), x0, y0
-
-    def light_in(self, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        """Share of the light in the pixels of given windows."""
-        light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)
-        if len(self.correction) > 1:
-            light += _looked_up(self.correction, xy, x0, y0, size)
-        return light
-
-    def error(self, xy: np.ndarray, half: int) -> np.ndarray:
-        """What the share of the light in each pixel may be wrong by."""
-        size = 2 * half + 1
-        x0, y0 = photometry.origins(xy, size)
-        light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)
-        in_core = light > self.table[round(50 * _NEAR_REACH)] / self.shape.area
-        error = np.where(in_core, _CORE_ERROR, _WING_ERROR) * light
-        error += _PEAK_ERROR * np.sqrt(light * self.table[0] / self.shape.area) * in_core
-        if len(self.scatter) > 1:
-            error = np.hypot(error, _looked_up(self.scatter, xy, x0, y0, size))
-        return error
+#: The sky left behind is that of boxes of so many FWHM,
+_SKY_BOX = 4.0
+#: and no fewer pixels to a side.
+_LEAST_BOX = 12
 
 
 @dataclass(frozen=True)
@@ -151,26 +92,6 @@ class KnownStars:
         squares = photometry.cut_out(self.residual**2 / self.variance, x0, y0, 2 * half + 1)
         mean: np.ndarray = np.nanmean(squares, axis=(1, 2))
         return mean
-
-
-def _looked_up(values: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    """Values of a grid of offsets from a star (its middle is the star) in windows, interpolated linearly; 0 beyond."""
-    margin = size + 1
-    padded, half = np.pad(values, margin), len(values) // 2
-    start, part = [], []
-    for corner, centre in ((x0, xy[:, 0]), (y0, xy[:, 1])):
-        first = corner - centre + half
-        whole = np.floor(first)
-        part.append((first - whole)[:, None, None])
-        start.append(np.clip(whole.astype(int) + margin, 0, len(padded) - size - 1))
-    columns = (start[0][:, None] + np.arange(size))[:, None, :]
-    rows = (start[1][:, None] + np.arange(size))[:, :, None]
-    (fx, fy), flat, width = part, padded.ravel(), len(padded)
-    places = rows * width + columns
-    upper = (1.0 - fx) * flat[places] + fx * flat[places + 1]
-    lower = (1.0 - fx) * flat[places + width] + fx * flat[places + width + 1]
-    found: np.ndarray = (1.0 - fy) * upper + fy * lower
-    return found
 
 
 def look_again(
@@ -210,7 +131,7 @@ def look_again(
     sky = np.zeros_like(stack.image)
     for _ in range(2):
         xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
-        psf = _measured(psf, stack, residual, xy, flux, error, is_clean)
+        psf = measured_psf(psf, stack, residual, xy, flux, error, is_clean)
     xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
     for _ in range(_ROUNDS):
         sky, scatter = _left_behind(residual + sky, shape)
@@ -223,7 +144,7 @@ def look_again(
         xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
         kept = _believed(xy, flux, error, n_known, shape, least_ratio)
         xy, flux, is_clean = xy[kept], flux[kept], is_clean[kept]
-        psf = _measured(psf, stack, residual, xy, flux, error[kept], is_clean)
+        psf = measured_psf(psf, stack, residual, xy, flux, error[kept], is_clean)
         xy, flux, error, residual = _fit(stack, sky, psf, xy, flux, n_steps=1)
     xy, flux, error, residual = _fit(stack, sky, psf, xy, flux)
     kept = _believed(xy, flux, error, n_known, shape, least_ratio)
@@ -347,108 +268,6 @@ def _errors(factor: object, n: int) -> np.ndarray:
         unit[3 * some, some - start] = 1.0
         errors[some] = np.sqrt(np.maximum(factor.solve(unit)[3 * some, some - start], 0.0))  # type: ignore[attr-defined]
     return errors
-
-
-def _measured(
-    psf: Psf,
-    stack: Stack,
-    residual: np.ndarray,
-    xy: np.ndarray,
-    flux: np.ndarray,
-    error: np.ndarray,
-    is_clean: np.ndarray,
-) -> Psf:
-    """Profile of the clean stars, without their neighbours, and its scatter from star to star."""
-    ratio = np.where(is_clean & (flux > 0), flux / np.maximum(error, 1e-30), 0.0)
-    chosen = np.argsort(-ratio, kind="stable")[:_PROFILE_STARS]
-    chosen = chosen[ratio[chosen] > 0]
-    if not len(chosen):
-        return psf
-    sigma = psf.shape.semimajor_sigma
-    half = int(np.ceil(_PROFILE_REACH * sigma))
-    size, places = 2 * half + 1, xy[chosen]
-    light, x0, y0 = psf.light(places, half)
-    share = (photometry.cut_out(residual, x0, y0, size) / flux[chosen, None, None]) + light
-    noise = photometry.cut_out(stack.noise, x0, y0, size)
-    coverage = np.maximum(photometry.cut_out(stack.coverage.astype(float), x0, y0, size), 1.0)
-    variance = noise**2 + np.maximum(light * flux[chosen, None, None], 0.0) / coverage
-    weight = flux[chosen, None, None] ** 2 / variance
-    rho = profile.elliptical_radius(places, x0, y0, size, psf.shape)
-    # stars count alike where the profile, not the noise, decides
-    weight = 1.0 / (1.0 / weight + (_CORE_ERROR * light) ** 2)
-    is_good = np.isfinite(share) & np.isfinite(weight) & (rho < ring_sums.REACH)
-    ring = (rho[is_good] * ring_sums.N_RINGS / ring_sums.REACH).astype(int)
-    signal = np.bincount(ring, (share * weight)[is_good] * psf.shape.area, minlength=ring_sums.N_RINGS)
-    fitted = _radial(signal, np.bincount(ring, weight[is_good], minlength=ring_sums.N_RINGS), 1.0 / psf.shape.area)
-    table, total = (psf.table, 1.0) if fitted is None else fitted
-    new = replace(psf, table=table, correction=np.zeros((1, 1)))
-    correction, scatter = _deviations(new, share / total, weight * total**2, places, x0, y0)
-    return replace(new, correction=_centred(correction, new), scatter=scatter)
-
-
-def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> tuple[np.ndarray, float] | None:
-    """Table of the sum of Gaussians and Moffat functions that fits the light in rings, and its total light.
-
-    The table is that of a total of 1. None where there is no light.
-    """
-    known = weight > 0
-    radius = (np.flatnonzero(known) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
-    if not known.any():
-        return None
-    light = signal[known] / weight[known]
-    error = np.sqrt(1.0 / weight[known] + (_RING_ERROR * light) ** 2)
-    one = np.eye(profile.N_COMPONENTS)
-    functions = np.column_stack([profile.Profile(row, pixel_area).at(radius) for row in one])
-    found, _ = nnls(functions / error[:, None], light / error)
-    total = float(found.sum())
-    return (profile.Profile(found / total, pixel_area).table(), total) if total > 0 else None
-
-
-def _deviations(
-    psf: Psf, share: np.ndarray, weight: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean deviation of the stars' pixels from a radial profile on a grid of offsets, and the scatter about it."""
-    size = share.shape[1]
-    reach = int(np.ceil(_NEAR_REACH * psf.shape.semimajor_sigma))
-    light = profile.profile_weights(psf.table, xy, x0, y0, size, psf.shape)
-    dx = (x0[:, None] + np.arange(size) - xy[:, 0, None])[:, None, :]
-    dy = (y0[:, None] + np.arange(size) - xy[:, 1, None])[:, :, None]
-    column, row = (np.rint(np.broadcast_to(d, share.shape)).astype(int) + reach for d in (dx, dy))
-    width = 2 * reach + 1
-    used = (column >= 0) & (column < width) & (row >= 0) & (row < width) & np.isfinite(share) & np.isfinite(weight)
-    cell, w, d = (row * width + column)[used], weight[used], (share - light)[used]
-
-    def binned(values: np.ndarray) -> np.ndarray:
-        grid: np.ndarray = np.bincount(cell, values, minlength=width**2).reshape(width, width)
-        return gaussian_filter(grid, 0.6, mode="constant")
-
-    total = np.maximum(binned(w), 1e-300)
-    mean = binned(w * d) / total
-    # what few stars say may be about themselves; at the edge of the grid there is no step
-    n_stars, offsets = len(xy), np.arange(width) - reach
-    distance = np.hypot(offsets, offsets[:, None]) / reach
-    mean *= n_stars / (n_stars + 3.0) * np.clip(_FADES * (1.0 - distance), 0.0, 1.0)
-    left = d - mean.ravel()[cell]
-    excess = np.maximum(binned(w * left**2) / total - binned(np.ones_like(w)) / total, 0.0)
-    scatter = np.sqrt(excess + mean**2 / n_stars)
-    return mean, scatter
-
-
-def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:
-    """Deviations without what moves the centroid of the profile in a Gaussian window, which is where a star is.
-
-    Otherwise profile and places could move against each other from one round to the next.
-    """
-    half = len(correction) // 2
-    middle = np.full((1, 2), float(half))
-    light = psf.light(middle, half)[0]
-    offsets = np.arange(-half, half + 1.0)
-    window = np.exp(-0.5 * np.hypot(offsets, offsets[:, None]) ** 2 / psf.shape.sigma**2)
-    for axis, offset in ((1, offsets[None, :]), (0, offsets[:, None])):
-        slope = np.gradient(light[0], axis=axis)
-        moment = np.sum(window * offset * slope)
-        correction = correction - np.sum(window * offset * correction) / moment * slope
-    return correction
 
 
 def _left_behind(residual: np.ndarray, shape: profile.Shape) -> tuple[np.ndarray, np.ndarray]:

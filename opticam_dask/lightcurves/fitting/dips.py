@@ -18,6 +18,9 @@ _TRIED_TIMES, _TRIED_NEAR = 60, 21
 #: Dips that a fit begins with, one after the other.
 _MOST_DIPS = 5
 
+#: Share of itself that a diagonal is made larger by, so that vectors may be the same.
+_RIDGE = 1e-9
+
 #: Depth where the search begins when there is no dip.
 _SHALLOW = 1e-4
 
@@ -90,7 +93,8 @@ def _gain_of_box(series: Sequence[FitSeries], middle: float, period: float, dura
         if not 0 < box.sum() < len(box):
             continue
         design = np.column_stack([np.ones(len(box)), own.vectors, -box]) / own.flux_err[:, None]
-        normal = design.T @ design + 1e-12 * np.eye(design.shape[1])
+        normal = design.T @ design
+        normal += _RIDGE * np.diag(np.diag(normal))
         found = np.linalg.solve(normal, design.T @ (own.flux / own.flux_err))
         variance = np.linalg.inv(normal)[-1, -1]
         if found[-1] > 0 and found[0] > 0:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
@@ -90,7 +90,7 @@ def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[in
             inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
             levels[group] += 1
             merge = functools.partial(first_pass.merge_stacks, job)
-            build = functools.partial(blocks.window_of_blocks, merge, name="merge-stacks")
+            build = functools.partial(windows.window_of_blocks, merge, name="merge-stacks")
             work.append(Work(build, list(inputs[group])))
         for _ in executor.run(work):
             pass

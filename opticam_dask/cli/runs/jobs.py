@@ -14,7 +14,7 @@ from opticam_dask.api.jobs import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.cli.reductions import reducer
+from opticam_dask.cli.runs.reductions import reducer
 from opticam_dask.cluster import connections, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS
 from opticam_dask.cluster.interruption import raise_if_interrupted

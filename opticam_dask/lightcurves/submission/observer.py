@@ -1,0 +1,137 @@
+"""Who observed, with what, and the codes of archives for observer, site and bands: one small file."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Codes of bands by archive, for the usual names of filters, in lower case; the file goes before them.
+#: AAVSO: aavso.org/filters; ADES: minorplanetcenter.net/iau/info/ADESFieldValues.html; ALCDEF 2.2, Table 3.
+_USUAL: Mapping[str, Mapping[str, str]] = {
+    "aavso": {
+        **{name: f"S{name.upper()}" for name in "ugriz"},
+        **{"clear": "CV", "c": "CV", "open": "CV", "l": "CV", "cbb": "CBB"},
+    },
+    "ades": {**{name: f"S{name}" for name in "ugriz"}, **{"clear": "C", "c": "C", "open": "C", "l": "C"}},
+    "alcdef": {**{name: f"S{name.upper()}" for name in "ugriz"}, **{"clear": "C", "c": "C", "open": "C", "l": "C"}},
+}
+
+#: Names that are their own codes in all archives, in this case only: Johnson and Cousins, not Sloan.
+_JOHNSON = ("U", "B", "V", "R", "I")
+
+_TABLES = ("observer", "telescope", "bands")
+_OBSERVER = ("name", "aavso", "secondary", "mpc", "contact", "site", "measurer", "submitter")
+_TELESCOPE = ("design", "aperture", "detector", "f_ratio", "name")
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Codes and names that files for archives need.
+
+    Attributes
+    ----------
+    name : str
+        Of the observer, initials first: ``A. Observer``.
+    aavso, mpc : str
+        Observer code of the AAVSO, code of the site at the Minor Planet Center.
+    secondary : tuple of str
+        AAVSO codes of other observers.
+    contact, site, measurer, submitter : str
+        Address, name of the site, and who measured and submits (the observer, where it is not told).
+    telescope : dict
+        ``design``, ``aperture`` (metres), ``detector`` (``CCD`` or ``CMO``), ``f_ratio``, ``name``.
+    bands : dict
+        Codes of filters: one for all archives, or by archive (``aavso``, ``ades``, ``alcdef``).
+    """
+
+    name: str = ""
+    aavso: str = ""
+    mpc: str = ""
+    secondary: tuple[str, ...] = ()
+    contact: str = ""
+    site: str = ""
+    measurer: str = ""
+    submitter: str = ""
+    telescope: Mapping[str, Any] = field(default_factory=dict)
+    bands: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+
+    def band(self, filter_name: str, archive: str) -> str:
+        """Code of a filter in the words of an archive.
+
+        Raises
+        ------
+        ValueError
+            When neither the file nor the usual names have it.
+        """
+        told = self.bands.get(filter_name)
+        if isinstance(told, Mapping):
+            told = told.get(archive)
+        if told:
+            return told
+        if filter_name in _JOHNSON:
+            return filter_name
+        if filter_name.lower() in _USUAL[archive]:
+            return _USUAL[archive][filter_name.lower()]
+        raise ValueError(
+            f"no {archive} code is known for the filter {filter_name!r}: give it in the file of the observer, as in\n"
+            f'[bands]\n"{filter_name}" = {{ {archive} = "..." }}'
+        )
+
+    def needed(self, *names: str) -> None:
+        """Refuse a file that does not tell what a format needs.
+
+        Raises
+        ------
+        ValueError
+        """
+        if missing := [name for name in names if not getattr(self, name)]:
+            raise ValueError(f"the file of the observer must tell {', '.join(missing)} in its table [observer]")
+
+
+def read_observer(path: str | Path) -> Observer:
+    """Read an observer file: TOML, YAML or JSON with the tables ``observer``, ``telescope`` and ``bands``.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    Observer
+
+    Raises
+    ------
+    ValueError
+        When it cannot be read, or has names that mean nothing.
+    FileNotFoundError
+        When there is no such file.
+    """
+    path = Path(path)
+    values = _parsed(path, path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold the tables {', '.join(_TABLES)}")
+    own, telescope, bands = (values.get(name) or {} for name in _TABLES)
+    for table, known in ((values, _TABLES), (own, _OBSERVER), (telescope, _TELESCOPE)):
+        if unknown := sorted(set(table) - set(known)):
+            raise ValueError(f"{path}: {', '.join(unknown)} is not known; known are {', '.join(known)}")
+    texts = {name: str(value) for name, value in own.items() if name != "secondary"}
+    others = own.get("secondary", ())
+    others = (others,) if isinstance(others, str) else tuple(map(str, others))
+    return Observer(**texts, secondary=others, telescope=telescope, bands=bands)
+
+
+def _parsed(path: Path, text: str) -> Any:
+    import yaml  # type: ignore[import-untyped]  # dask brings it
+
+    try:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return yaml.safe_load(text)
+        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as {path.suffix or 'TOML'}: {reason}") from error

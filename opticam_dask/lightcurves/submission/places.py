@@ -1,0 +1,84 @@
+"""Where the target of a light curve was on the sky in each frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask.frames import sky_coordinates
+from opticam_dask.store.store import Store
+
+_TO_SIGMA = 2.3548
+
+
+@dataclass(frozen=True, eq=False)
+class SkyPlaces:
+    """Places on the sky, one a frame of a light curve.
+
+    Attributes
+    ----------
+    ra, dec : ndarray, shape (frame,)
+        ICRS, degrees; NaN where not known.
+    ra_err, dec_err : ndarray, shape (frame,)
+        1-sigma errors, arcseconds: of the centroid and of the solution of the field; NaN where not known.
+    origin : str
+        What the solution of the field was made with.
+    """
+
+    ra: np.ndarray
+    dec: np.ndarray
+    ra_err: np.ndarray
+    dec_err: np.ndarray
+    origin: str = ""
+
+
+def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
+    """Places of the target of a light curve: its place on each frame, on the reference frame, and there on the sky.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of the reduction.
+    curve : Dataset
+        From :func:`~opticam_dask.relative_light_curve`, with ``x`` and ``y`` of the target.
+
+    Returns
+    -------
+    SkyPlaces
+
+    Raises
+    ------
+    ValueError
+        When it is not known where on the sky the camera looked.
+    """
+    camera = Store.open(out_directory).camera(curve.attrs["key"])
+    told = camera.catalog.attributes
+    if "wcs" not in told:
+        raise ValueError(
+            f"it is not known where on the sky {camera.key} looked: opticam-dask sky {out_directory} finds out"
+        )
+    parts = camera.measured_parts(curve.attrs["label"])
+    times = np.concatenate([part.frames["mjd_utc"] for part in parts])
+    transforms = np.concatenate([part.frames["transform"] for part in parts])
+    order = np.argsort(times, kind="stable")
+    transforms = transforms[order]
+    if len(transforms) != curve.sizes["frame"]:
+        raise ValueError("the light curve does not have the frames of the reduction as it is now: make it again")
+    x, y = curve["x"].to_numpy(), curve["y"].to_numpy()
+    reference = np.full((len(x), 2), np.nan)
+    known = np.isfinite(transforms).all(axis=(1, 2)) & np.isfinite(x) & np.isfinite(y)
+    if known.any():
+        on_frame = np.column_stack([x, y, np.ones(len(x))])[known]
+        reference[known] = np.linalg.solve(transforms[known], on_frame[..., None])[:, :2, 0]
+    wcs = sky_coordinates.read_wcs(told["wcs"])
+    ra, dec = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    ra[known], dec[known] = sky_coordinates.icrs_of_pixels(wcs, reference[known, 0], reference[known, 1])
+    flux, error = curve["relative_flux"].to_numpy(), curve["relative_flux_err"].to_numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # the width of a star over its signal-to-noise ratio (King 1983, PASP 95, 163)
+        centroid = curve["fwhm"].to_numpy() / _TO_SIGMA * np.abs(error / flux) * sky_coordinates.scale_of(wcs)
+    total = np.hypot(centroid, float(told.get("wcs_rms", np.nan)))
+    return SkyPlaces(ra, dec, total, total.copy(), str(told.get("wcs_origin", "")))

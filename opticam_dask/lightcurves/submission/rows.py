@@ -1,0 +1,131 @@
+"""Rows of a light curve for an archive: what is left out is left out of every column, and no number is NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves.conditions import CONDITIONS
+
+#: Julian Date of the zero of MJD.
+JD_OF_MJD = 2400000.5
+
+#: What stands for a number that is not known, in the formats of the AAVSO.
+UNKNOWN = "na"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a light curve.
+
+    Attributes
+    ----------
+    jd_utc, bjd_tdb : ndarray, shape (row,)
+        Julian Dates of mid-exposure; NaN where not known.
+    flux, flux_err : ndarray, shape (row,)
+        Relative flux, finite and positive; its error, NaN where not known.
+    columns : dict of ndarray, shape (row,)
+        Conditions and magnitudes by name; NaN where not known.
+    n_left_out : int
+        Frames that are no rows.
+    """
+
+    jd_utc: np.ndarray
+    bjd_tdb: np.ndarray
+    flux: np.ndarray
+    flux_err: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    n_left_out: int
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+
+def rows_of(
+    curve: xr.Dataset,
+    *,
+    time: str = "mjd_utc",
+    leave_out: Sequence[str] = ("outlier",),
+    needs_error: bool = False,
+    keep_faint: bool = False,
+) -> Rows:
+    """Rows of a differential light curve in time order.
+
+    Parameters
+    ----------
+    curve : Dataset
+        From :func:`~opticam_dask.relative_light_curve`.
+    time : {"mjd_utc", "bmjd_tdb"}
+        A frame without this time is no row.
+    leave_out : sequence of str
+        Frames with one of these flags (names of ``SourceFlag``) are no rows.
+    needs_error : bool
+        A frame whose error is not known is no row; else it is one, without an error.
+    keep_faint : bool
+        A frame in which the target has an upper limit only (variable ``magnitude_limit``) is a row.
+
+    Raises
+    ------
+    ValueError
+        When a flag is not known, or no row is left.
+    """
+    flux, error = curve["relative_flux"].to_numpy(), curve["relative_flux_err"].to_numpy()
+    known = np.isfinite(error) & (error > 0)
+    use = np.isfinite(curve[time].to_numpy()) & np.isfinite(flux) & (flux > 0)
+    if keep_faint and "magnitude_limit" in curve:
+        use |= np.isfinite(curve[time].to_numpy()) & np.isfinite(curve["magnitude_limit"].to_numpy())
+    if needs_error:
+        use &= known
+    use &= (curve["flags"].to_numpy() & _mask(leave_out)) == 0
+    if not use.any():
+        raise ValueError(f"no frame of the light curve has a flux and {time}, so there is nothing to send")
+    rows = np.flatnonzero(use)
+    rows = rows[np.argsort(curve[time].to_numpy()[rows], kind="stable")]
+    names = [*CONDITIONS, "magnitude", "magnitude_err", "magnitude_limit"]
+    return Rows(
+        jd_utc=curve["mjd_utc"].to_numpy()[rows] + JD_OF_MJD,
+        bjd_tdb=curve["bmjd_tdb"].to_numpy()[rows] + JD_OF_MJD,
+        flux=flux[rows],
+        flux_err=np.where(known, error, np.nan)[rows],
+        columns={name: curve[name].to_numpy().astype(float)[rows] for name in names if name in curve.variables},
+        n_left_out=len(flux) - len(rows),
+    )
+
+
+def _mask(names: Sequence[str]) -> np.uint32:
+    mask = SourceFlag(0)
+    for name in names:
+        try:
+            mask |= SourceFlag[name.upper()]
+        except KeyError:
+            known = ", ".join(str(flag.name).lower() for flag in SourceFlag)
+            raise ValueError(f"there is no flag {name!r}; there are {known}") from None
+    return np.uint32(mask)
+
+
+def number(value: float, digits: int, unknown: str = UNKNOWN) -> str:
+    """A number with so many decimals; what is not finite is no number."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else unknown
+
+
+def not_numbers(fields: Sequence[str], allowed: Sequence[str] = (UNKNOWN,)) -> list[str]:
+    """Fields that a format would read as numbers and that are none."""
+    return [text for text in fields if text not in allowed and not _is_number(text)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def software() -> str:
+    """Name and version of this package, as archives want them."""
+    from opticam_dask import __version__
+
+    return f"opticam_dask {__version__}"
