@@ -248,7 +248,7 @@ class _Trail:
     def neighbours(self, arrays: Mapping[str, np.ndarray], camera: Camera) -> list[list[float | None]]:
         """Row, x, y and flux of the sources that lie on the trail, by frames in which it is elsewhere.
 
-        What is not detected in such frames is the trail itself, and has no place.
+        What should be detected in such frames and is not is the trail itself, and has no place.
         """
         n_found = camera.n_found
         fwhm = max(float(np.nan_to_num(camera.catalog.attributes["fwhm"])), _LEAST_APART)
@@ -258,6 +258,7 @@ class _Trail:
         on_it = np.flatnonzero(KDTree(self.known).query(xy)[0] < 2.0 * fwhm)
         frames = np.unique(np.linspace(0, self.part.n_frames - 1, _FRAMES_OF_TRAIL).round().astype(int))
         detected = [self._detections(int(frame)) for frame in frames] if len(on_it) else []
+        faintest = float(np.median([stars[:, 2].min() for stars in detected if len(stars)] or [0.0]))
         found = []
         for row in on_it.tolist():
             is_away = np.hypot(*(self.xy[frames] - xy[row]).T) > 2.0 * fwhm
@@ -270,6 +271,9 @@ class _Trail:
             if not n_away:  # it hardly moves: the catalogue is all there is
                 continue
             is_star = len(seen) >= _LEAST_SEEN * n_away
+            in_middle = np.hypot(*(self.known.mean(axis=0) - xy[row])) < _SAME_SOURCE * fwhm
+            if not is_star and not in_middle and arrays["flux"][row] < faintest:  # too faint for a frame
+                continue
             place = np.median(seen, axis=0).tolist() if is_star else [None, None, 0.0]
             found.append([row, *place])
         return found

