@@ -387,7 +387,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the tables")
     parser.add_argument("--label", metavar="L", help="photometry label (all of them)")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
-    parser.add_argument("--sources", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+    parser.add_argument("--sources", nargs="+", metavar="ID", help="numbers, names or places of sources (all)")
 
 
 def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
