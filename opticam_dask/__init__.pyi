@@ -28,6 +28,9 @@ from opticam_dask.api.steps.stack import stack as stack
 from opticam_dask.cluster.connections import connect as connect
 from opticam_dask.display.browser.server import browse as browse
 from opticam_dask.display.report import write_report as write_report
+from opticam_dask.frames.definitions.library import known_instruments as known_instruments
+from opticam_dask.frames.definitions.library import load_instrument as load_instrument
+from opticam_dask.frames.guessing.sampling import guess_instrument as guess_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX as OPTICAM_MX
 from opticam_dask.frames.instruments import Instrument as Instrument
 from opticam_dask.frames.instruments import generate_instrument_json_template as generate_instrument_json_template
@@ -70,3 +73,6 @@ from opticam_dask.store.provenance import provenance as provenance
 
 __version__: str
 __all__: list[str]
+from opticam_dask.api.marking import mark as mark
+from opticam_dask.api.marking import unmark as unmark
+from opticam_dask.lightcurves.curation.marks import marks as marks

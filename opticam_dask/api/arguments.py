@@ -37,9 +37,12 @@ def as_instrument(instrument: Instrument | type[Instrument] | None, extension: i
     return chosen if extension is None else replace(chosen, extension=extension)
 
 
-def corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
-    """Corrector that was given, or one for the directories that were."""
+def corrector(
+    kind: type[Corrector], directories: Any, given: Corrector | None, otherwise: Sequence[str] | None = None
+) -> Corrector | None:
+    """Corrector that was given, or one for the directories that were, or for the files of this kind among others."""
     if given is None:
+        directories = otherwise if directories is None else directories
         return None if directories is None else kind(data_directory=directories)
     if directories is not None:
         raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")

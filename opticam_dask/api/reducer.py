@@ -18,6 +18,7 @@ from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
@@ -26,7 +27,7 @@ from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes.calibration import PLURAL, Calibration
+from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
 
@@ -73,6 +74,9 @@ class Reducer(Plots):
     biases, darks, flats : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
+    calibration : path or sequence of path, optional
+        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
+        ...). A kind that is given by itself is not taken from there.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -149,6 +153,7 @@ class Reducer(Plots):
         biases: str | Path | Sequence[str | Path] | None = None,
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
+        calibration: str | Path | Sequence[str | Path] | None = None,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -186,10 +191,11 @@ class Reducer(Plots):
         self.out_directory = session.out_directory
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
+        by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
         self._correctors = (
-            arguments.corrector(BiasCorrector, biases, bias_corrector),
-            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector),
-            arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
+            arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
+            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
+            arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
         self._sources = arguments.placed_sources(sources, moving)
@@ -239,7 +245,8 @@ class Reducer(Plots):
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
-            lines = [f"{Path(file).name}: {reason}" for file, reason in self.scan.set_aside[:5]]
+            sentence, others = unknown_camera(self.scan, self.instrument)
+            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
             raise driver.ReductionError(
                 f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
             )

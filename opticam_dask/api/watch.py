@@ -358,6 +358,7 @@ class Watch:
 
 
 def _entries(planned: plan.PlannedPart) -> Iterator[dict[str, Any]]:
-    for index in range(len(planned.manifest["file"])):
+    names = planned.names
+    for index in range(len(names)):
         entry = {name: values[index] for name, values in planned.manifest.items()}
-        yield {**entry, "file": os.path.join(planned.data_root, entry["file"])}
+        yield {**entry, "file": names[index]}

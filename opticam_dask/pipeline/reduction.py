@@ -198,7 +198,7 @@ class Setup:
         usual = default_finder(image_shape, binning, rebin, self.instrument.source_pixels)
         finder = self.finder or usual.replace(n_pixels=chosen.n_pixels, border_width=chosen.border_width)
         return FrameSteps(
-            reader=self.reader or scanning.FitsReader(self.instrument.extension),
+            reader=self.reader or scanning.reader_of(self.instrument),
             shape=shape,
             rebin_factor=rebin,
             remove_cosmic_rays=chosen.remove_cosmic_rays,

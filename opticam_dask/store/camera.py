@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema
+from opticam_dask.frames.fits.names import full_names
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
@@ -348,7 +349,7 @@ class Part:
     # ------------------------------------------------------------ blocks
 
     def manifest(self, block: int | None = None) -> dict[str, np.ndarray]:
-        """Manifest of the part, or of one block of it; ``file`` is made absolute.
+        """Manifest of the part, or of one block of it; ``file`` is the name of the frame, with an absolute path.
 
         Returns
         -------
@@ -361,7 +362,8 @@ class Part:
         names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
         found = self._read([("frames", name) for name in names], start, stop)
         data_root = self.attributes["data_root"]
-        found["file"] = np.array([os.path.join(data_root, name) for name in found["file"]], dtype=object)
+        files = [os.path.join(data_root, name) for name in found["file"]]
+        found["file"] = full_names(files, found.get("extension"), found.get("plane"))
         return found
 
     def results(self, block: int) -> dict[str, np.ndarray]:
