@@ -65,6 +65,25 @@ def recorded_sources(store: Store) -> tuple[PlacedSource, ...]:
     return tuple(PlacedSource.of_record(record) for record in store.attributes.get(RECORD, ()))
 
 
+def keep_places(store: Store, tell: Callable[[str], None]) -> None:
+    """Give sources on reference frames that are chosen anew their places on the sky; those that have none are told."""
+    cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
+    kept = []
+    for source in recorded_sources(store):
+        origin = next((one for one in cameras if one.key == source.key), cameras[0] if cameras else None)
+        wcs = None if origin is None else origin.catalog.attributes.get("wcs")
+        if source.is_on_sky:
+            kept.append(source)
+        elif wcs is None:
+            tell(f"{source.words} is not placed again: the reference frame is chosen anew, give its place on that.")
+        else:
+            place = sky_coordinates.icrs_of_pixels(
+                sky_coordinates.read_wcs(wcs), np.array([source.x]), np.array([source.y])
+            )
+            kept.append(PlacedSource(name=source.name, ra=float(place[0][0]), dec=float(place[1][0])))
+    store.update({RECORD: [source.record() for source in kept]})
+
+
 def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
     """Append the recorded sources to the catalogues, as far as they are not there and it is known where they are.
 
@@ -248,7 +267,7 @@ class _Trail:
     def neighbours(self, arrays: Mapping[str, np.ndarray], camera: Camera) -> list[list[float | None]]:
         """Row, x, y and flux of the sources that lie on the trail, by frames in which it is elsewhere.
 
-        What should be detected in such frames and is not is the trail itself, and has no place.
+        What is seen in none of them, and is no star or is in the middle of the trail, is the trail and has no place.
         """
         n_found = camera.n_found
         fwhm = max(float(np.nan_to_num(camera.catalog.attributes["fwhm"])), _LEAST_APART)
@@ -258,7 +277,6 @@ class _Trail:
         on_it = np.flatnonzero(KDTree(self.known).query(xy)[0] < 2.0 * fwhm)
         frames = np.unique(np.linspace(0, self.part.n_frames - 1, _FRAMES_OF_TRAIL).round().astype(int))
         detected = [self._detections(int(frame)) for frame in frames] if len(on_it) else []
-        faintest = float(np.median([stars[:, 2].min() for stars in detected if len(stars)] or [0.0]))
         found = []
         for row in on_it.tolist():
             is_away = np.hypot(*(self.xy[frames] - xy[row]).T) > 2.0 * fwhm
@@ -272,7 +290,7 @@ class _Trail:
                 continue
             is_star = len(seen) >= _LEAST_SEEN * n_away
             in_middle = np.hypot(*(self.known.mean(axis=0) - xy[row])) < _SAME_SOURCE * fwhm
-            if not is_star and not in_middle and arrays["flux"][row] < faintest:  # too faint for a frame
+            if not is_star and not in_middle and arrays["is_star"][row]:  # a star that is too faint for a frame
                 continue
             place = np.median(seen, axis=0).tolist() if is_star else [None, None, 0.0]
             found.append([row, *place])

@@ -15,7 +15,7 @@ from opticam_dask.lightcurves.targets import source_number
 
 N_FRAMES, SIZE, SKY, FWHM, CADENCE = 64, 200, 400.0, 4.0, 60.0
 #: It moves by 20 pixels and comes to a faint star in the end.
-PATH, STAR = np.array([[62.0, 93.0], [75.0, 108.2]]), (74.4, 107.5, 5e3)
+PATH, STAR = np.array([[62.0, 93.0], [75.0, 108.2]]), (74.4, 107.5, 8e3)
 FLUX, AMPLITUDE, PERIOD = 2e4, 0.15, 700.0
 
 
