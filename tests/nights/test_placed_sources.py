@@ -200,9 +200,8 @@ def test_places_on_the_sky_are_kept_when_the_reference_frame_is_chosen_anew(tmp_
     write_nights(tmp_path, keys=(2,), nights=(0,))
     ra, dec = coordinates(FIELD[:, :2])
     Table({"ra": ra, "dec": dec, "g_mag": -2.5 * np.log10(FIELD[:, 2])}).write(tmp_path / "stars.csv")
-    options = {
-        "instrument": Instrument.from_json(INSTRUMENT | CAMERAS), "client": "none", "show_plots": False, "verbose": False
-    }  # fmt: skip
+    camera = Instrument.from_json(INSTRUMENT | CAMERAS)
+    options = {"instrument": camera, "client": "none", "show_plots": False, "verbose": False}
     out = tmp_path / "out"
     Reducer(out, tmp_path / "frames", **options).create_catalogs(stack_frames=4)
     assert set(opticam.find_sky(out, tmp_path / "stars.csv", pixel_scale=0.82, verbose=False)) == {"3:i"}
