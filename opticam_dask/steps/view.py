@@ -15,6 +15,7 @@ from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
 from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, own_sky, source_disks
 from opticam_dask.steps.calibrate import layers_of, load_image, rebinned_response
@@ -62,6 +63,8 @@ class Measuring:
         Table of the night's star profile.
     profile_err : float
         Relative error of the total light by the profile, common to all fluxes.
+    sampling : ndarray, optional
+        ``sampling.sampling_errors`` of that profile; None where it is not one of the night's stars.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
     stages : tuple of int
@@ -80,6 +83,7 @@ class Measuring:
     profile: np.ndarray
     whole_frames: bool = False
     profile_err: float = 0.0
+    sampling: np.ndarray | None = None
     stages: tuple[int, ...] = ()
     tracks: tuple[Track, ...] = ()
 
@@ -133,7 +137,7 @@ def frame_view(
     response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
-    return FrameView(
+    view = FrameView(
         predicted_xy=align.apply_transform(transform, job.catalog_xy),
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
         detected_flux=result["flux"][known],
@@ -154,8 +158,10 @@ def frame_view(
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=star_form(result, steps.image_shape),
         profile=job.profile,
+        sampling=job.sampling,
         catalog_flux=job.catalog_flux,
     )
+    return blended_forms.in_separate_stars(view)
 
 
 def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:

@@ -17,6 +17,7 @@ from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, l
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import star_profiles
@@ -58,7 +59,8 @@ def catalog(
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
     image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
-    night = catalog_pass.StackedNight(image, coverage, rms, float(facts[0]), known, float(facts[1]), float(facts[2]))
+    seeing, saturation, sharpest, stack_rms = (float(fact) for fact in facts)
+    night = catalog_pass.StackedNight(image, coverage, np.array([stack_rms]), seeing, known, saturation, sharpest)
     steps = chain.setup.steps(chain.shape, chain.binning)
     try:
         found = catalog_pass.make_catalog(night, steps, chain.parameters.max_catalog_sources, aperture_selector)
@@ -126,6 +128,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
         "fwhm": float(cat.attrs["fwhm"]),
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
+        "sampling": sampling_errors(fitted),
     }
 
 

@@ -175,7 +175,8 @@ class MeasureTask(FrameTask):
     photometer : Photometer
         Prepared for the catalogue.
     sources : dict
-        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err`` and ``stages`` of ``Measuring``.
+        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err``, ``sampling`` and ``stages`` of
+        ``Measuring``.
     rows : ndarray of int
         Sources of the catalogue that are wanted.
     profiles : tuple of dict

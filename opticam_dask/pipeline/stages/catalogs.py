@@ -91,12 +91,13 @@ def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) ->
     level, gain = (part.frames[name] for name in ("saturation", "gain"))
     piled = piled_up(part)
     level = level if piled is None else piled.lowered(level, gain)
+    stacked = _stacked(setup, part)
     return catalog.StackedNight(
         stack["image"],
         stack["coverage"],
-        noise,
+        noise[stacked],
         _median(widths),
-        _transforms(part, _stacked(setup, part)),
+        _transforms(part, stacked),
         _median(level * gain * setup.parameters.rebin_factor**2 - sky),
         SIGMA_TO_FWHM * _median(minor),
     )

@@ -14,6 +14,7 @@ from opticam_dask import identities
 from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
 from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
@@ -107,6 +108,7 @@ def second_pass_job(
         catalog_flux=found["flux"],
         profile=fitted.table(),
         profile_err=fitted.total_err,
+        sampling=sampling_errors(fitted),
         fwhm=float(catalog.attributes["fwhm"]),
         read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
         read_results=part.results,

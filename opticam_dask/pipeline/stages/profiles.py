@@ -10,6 +10,7 @@ import numpy as np
 
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.passes import star_profiles
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, ReductionError
@@ -120,7 +121,7 @@ def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile 
     second = photometry.second_pass_job(run.setup, part, {})
     if fitted is None:
         return photometry.measure_sample(run, part, "profile", second, star_profiles.first_rings, frames)
-    second = replace(second, profile=fitted.table())
+    second = replace(second, profile=fitted.table(), sampling=sampling_errors(fitted))
     return photometry.measure_sample(run, part, "profile", second, star_profiles.star_rings, frames)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
+from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
 from opticam_dask.passes import first_pass
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.store.camera import Part
@@ -98,10 +98,10 @@ def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[in
 
 
 def _rms_of_groups(setup: Setup, part: Part) -> np.ndarray:
-    """Median background RMS of the frames of each group of the stack, electrons; 0 for a group without frames."""
+    """Background RMS of the frames of each group of the stack, electrons; 0 for a group without frames."""
     rms = part.frames["background_rms"]
     flags = part.frames["flags"]
     selected, groups = _frames_of_groups(setup, part)
     is_known = np.isfinite(rms[selected]) & ((flags[selected] & np.uint32(UNUSABLE)) == 0)
     of_groups = [rms[selected[is_known & (groups == group)]] for group in np.unique(groups)]
-    return np.array([np.median(some) if len(some) else 0.0 for some in of_groups])
+    return np.array([mean_rms(some) for some in of_groups])
