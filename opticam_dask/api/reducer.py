@@ -96,19 +96,12 @@ class Reducer(Plots):
     break_lock : bool
         Take the output directory over from a run that is surely dead.
     sources : path, table or sequence of dict, optional
-        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
-        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
-        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
-        added to a reduction that is done: then they alone are measured.
+        Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
+        to a reduction that is done, they alone are measured.
     moving : path or sequence of path, optional
-        Ephemerides of something that moves: time, ``ra`` and ``dec``, or the first and last place alone
-        (:func:`~opticam_dask.frames.placed_sources.read_track`). It is a placed source with the name of its file.
-    sky_catalog : path, optional
-        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
-    wcs : path or sequence of path
-        Plate-solved copies of frames.
-    sky_epoch : float, optional
-        Julian year of the positions of ``sky_catalog``, before its own.
+        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+    sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
+        Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.

@@ -96,7 +96,7 @@ def _borrowed(setup: Setup, part: Part, others: Sequence[Camera]) -> Borrowed | 
     counted = part.frames["n_sources"][(flags != 0) & (wrong & ~_TOO_FEW == 0)]
     if not due.any() or np.median(counted) > _FEW_SOURCES:
         return None
-    stars = _Stars.of(part)
+    stars = _TrackedStars.of(part)
     found = [one for other in others if (one := _by_camera(setup, part, other, stars)) is not None]
     if not found:
         return None
@@ -113,7 +113,7 @@ def _borrowed(setup: Setup, part: Part, others: Sequence[Camera]) -> Borrowed | 
 
 
 @dataclass(frozen=True, eq=False)
-class _Stars:
+class _TrackedStars:
     """Sources of the catalogue of a part's camera, and what its frames detect.
 
     Attributes
@@ -131,7 +131,7 @@ class _Stars:
     reach: float
 
     @classmethod
-    def of(cls, part: Part) -> _Stars:
+    def of(cls, part: Part) -> _TrackedStars:
         catalog, n_found = part.camera.catalog, part.camera.n_found
         xy = np.column_stack([catalog["x"][:n_found], catalog["y"][:n_found]])
         reach = max(_LEAST_REACH, _REACH * float(np.nan_to_num(catalog.attributes["fwhm"])))
@@ -162,7 +162,7 @@ class _OfCamera(NamedTuple):
     error: np.ndarray
 
 
-def _by_camera(setup: Setup, part: Part, other: Camera, stars: _Stars) -> _OfCamera | None:
+def _by_camera(setup: Setup, part: Part, other: Camera, stars: _TrackedStars) -> _OfCamera | None:
     """Transforms of all frames of a part by one other camera; None where the two cannot be matched."""
     try:
         between = match_cameras(setup.out_directory, part.key, other.key).transform
