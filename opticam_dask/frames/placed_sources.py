@@ -213,7 +213,7 @@ def _days(column: Any) -> np.ndarray:
     found = np.full(len(column), np.nan)
     for row, text in enumerate(np.asarray(column).tolist()):
         try:
-            found[row] = timing.mjd_from_iso([str(text).strip().replace(" ", "T")])[0]
+            found[row] = timing.utc_mjd(*timing.parse_iso(str(text).strip().replace(" ", "T")))
         except ValueError:
             continue
     return found

@@ -16,6 +16,7 @@ from opticam_dask.api.steps.chains import Chain
 from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
@@ -97,7 +98,8 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
     flags = ds["flags"].data
-    chosen = np.array(star_profiles.choose_frames(np.asarray(blocks.computed(flags)[0])), dtype=int)
+    known = np.asarray(blocks.computed(flags)[0])
+    chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None
     for frames in (np.array(star_profiles.some_of(chosen.tolist()), dtype=int), chosen):
         if not len(frames):
@@ -176,7 +178,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
             f"got {chosen_night}"
         )
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = first.frames["background_rms"]
+    rms = first.frames["background_rms"][stack_selection(first.n_frames, parameters["stack_frames"])]
     cat = with_indexes(cat).assign_attrs(
         key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
     )
