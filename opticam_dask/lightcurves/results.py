@@ -18,7 +18,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.conditions import CONDITIONS
-from opticam_dask.lightcurves.indexes import times_of, with_indexes
+from opticam_dask.lightcurves.indexes import times_of, with_indexes, with_plain_attributes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
 from opticam_dask.store.camera import Part
@@ -228,7 +228,7 @@ def light_curves(
         merged = _at_radius(merged, radius, label)
     if scintillation:
         merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
-    return with_indexes(merged.assign_attrs(key=measured[0].key, label=label))
+    return with_indexes(with_plain_attributes(merged.assign_attrs(key=measured[0].key, label=label)))
 
 
 def source_groups(
@@ -344,20 +344,9 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     """
     camera = Store.open(out_directory).camera(key)
     return {
-        name: with_indexes(_with_plain_attributes(_with_coordinates(_opened(camera.differential(name)))))
+        name: with_indexes(with_plain_attributes(_with_coordinates(_opened(camera.differential(name)))))
         for name in camera.differential_names
     }
-
-
-def _with_plain_attributes(curve: xr.Dataset) -> xr.Dataset:
-    """A kept curve whose attributes every format can hold; older versions kept a dictionary and lists of lines."""
-    found = dict(curve.attrs)
-    if isinstance(found.get("detrend"), dict):
-        found["detrend"] = json.dumps(found["detrend"])
-    for name in ("reasons", "choice"):
-        if isinstance(found.get(name), list):
-            found[name] = "\n".join(found[name])
-    return curve.drop_attrs(deep=False).assign_attrs(found)
 
 
 def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:
