@@ -1,6 +1,7 @@
 """Dask-parallel reduction of multi-camera fast photometry: FITS frames to light curves in one Zarr store.
 
-Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once.
+Names are imported when they are first used, so that ``import opticam_dask`` and the command line start at once. What
+editors and type checkers see of them is in ``__init__.pyi``.
 """
 
 from __future__ import annotations
@@ -50,9 +51,14 @@ _HOME = {
     "generate_flats": "frames.simulation.synthetic",
     "generate_gappy_observations": "frames.simulation.synthetic",
     "generate_instrument_json_template": "frames.instruments",
+    "guess_instrument": "frames.guessing.sampling",
+    "known_instruments": "frames.definitions.library",
+    "load_instrument": "frames.definitions.library",
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
+    "mark": "api.marking",
+    "marks": "lightcurves.curation.marks",
     "match_cameras": "passes.camera_matching",
     "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",
@@ -64,7 +70,7 @@ _HOME = {
     "OptimalPhotometer": "methods.photometers",
     "persist": "api.steps.persist",
     "photometry": "api.steps.measure",
-    "provenance": "lightcurves.results",
+    "provenance": "store.provenance",
     "PSFPhotometer": "methods.psf_photometer",
     "read_observer": "lightcurves.submission.observer",
     "reduce": "api.steps.reduce",
@@ -79,6 +85,7 @@ _HOME = {
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
+    "unmark": "api.marking",
     "write_report": "display.report",
     "write_submission": "lightcurves.submission.writing",
 }

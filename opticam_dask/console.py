@@ -7,12 +7,12 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from typing import ClassVar
-
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, ClassVar
 
 from opticam_dask.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PREFIX = "[OPTICAM]"
 
@@ -57,19 +57,16 @@ class Console:
             else:
                 print(line, flush=True)  # noqa: T201 - talking to a person is what this module is for
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str = "frames") -> None:
         """Open a bar, or announce the stage."""
         self._stage, self._done, self._total, self._last = stage, 0, total, time.monotonic()
         if not total:
             return
-        console = RichConsole(file=sys.stdout)
-        if not self.verbose or not (console.is_terminal or console.is_jupyter):
-            self.tell(f"{stage}: {total} frames")
+        if not self.verbose or not _is_watched():
+            self.tell(f"{stage}: {total} {unit}")
             return
-        logger.info("%s: %d frames", stage, total)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-        self._bar = Progress(*columns, *times, console=console)
+        logger.info("%s: %d %s", stage, total, unit)
+        self._bar = _new_bar()
         self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
         self._bar.start()
 
@@ -121,6 +118,28 @@ def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
     logger_of.addHandler(handler)
     logger_of.setLevel(logging.INFO)
     return logger_of, handler, level
+
+
+def _is_watched() -> bool:
+    """Whether somebody looks on: a terminal, or the cell of a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+def _new_bar() -> Progress:
+    # a tenth of a second, which output that nobody watches can do without
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+    return Progress(*columns, *times, console=RichConsole(file=sys.stdout))
 
 
 def _encodable(line: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 #: A value in a message is cut at so many characters.
 _LONGEST_VALUE = 80
@@ -130,6 +131,8 @@ def sparkline(values: np.ndarray, width: int = 420, height: int = 60, n_columns:
     n_columns : int
         Number of columns of the picture.
     """
+    import numpy as np  # not for the help of a command
+
     columns = np.array_split(np.asarray(values, dtype=float), min(n_columns, max(1, len(values))))
     ranges = [(column, part[np.isfinite(part)]) for column, part in enumerate(columns)]
     known = [(column, part.min(), part.max()) for column, part in ranges if len(part)]

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from opticam_dask.api.analysis.analyzer import Analyzer
 from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import products
-from opticam_dask.lightcurves import conversions, differential, targets
+from opticam_dask.lightcurves import differential, targets
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.locations import location
-from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.store import ownership
 from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, definitions, sparkline, table, wrap
+
+if TYPE_CHECKING:
+    from opticam_dask.api.analysis.analyzer import Analyzer
 
 Comparisons = Target | Sequence[Target] | Literal["auto"]
 
@@ -49,18 +49,26 @@ class DifferentialLightCurves(Mapping[str, xr.Dataset]):
 
     def to_analyzer(self, out_directory: str | Path | None = None, **options: Any) -> Analyzer:
         """:class:`~opticam_dask.Analyzer` of these light curves; with an output directory its plots are saved there."""
+        from opticam_dask.api.analysis.analyzer import Analyzer  # a second
+
         return Analyzer(out_directory, light_curves=self.curves, **options)
 
     def to_timeseries(self) -> dict[str, Any]:
         """Astropy ``TimeSeries`` by camera key."""
+        from opticam_dask.lightcurves import conversions
+
         return {key: conversions.to_timeseries(curve) for key, curve in self.curves.items()}
 
     def to_lightkurve(self) -> dict[str, Any]:
         """``lightkurve.LightCurve`` by camera key."""
+        from opticam_dask.lightcurves import conversions
+
         return {key: conversions.to_lightkurve(curve) for key, curve in self.curves.items()}
 
     def to_stingray(self) -> dict[str, Any]:
         """``stingray.Lightcurve`` by camera key, in seconds."""
+        from opticam_dask.lightcurves import conversions
+
         return {key: conversions.to_stingray(curve) for key, curve in self.curves.items()}
 
 
@@ -167,6 +175,8 @@ class DifferentialPhotometer:
         ValueError
             When there is no such filter, label or source; the message names those there are.
         """
+        from opticam_dask.display import products
+
         key = self._key_of(filter_name)
         name = prefix or f"target_{targets.label_of(target)}"
         first = differential.relative_light_curve(self.out_directory, key, target, comparisons, phot_label, **options)
@@ -228,6 +238,8 @@ def in_other_cameras(
     dict of Dataset
         By camera key, without the one that is known.
     """
+    from opticam_dask.passes.camera_matching import match_cameras
+
     curves = {}
     key, label = curve.attrs["key"], curve.attrs["label"]
     wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]

@@ -7,19 +7,20 @@ import contextlib
 from pathlib import Path
 
 from opticam_dask import locations
-from opticam_dask.cli import demo as demonstration
-from opticam_dask.cli import options as given
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
-from opticam_dask.display import status
-from opticam_dask.frames import scanning
-from opticam_dask.frames.simulation import synthetic
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def demo(options: argparse.Namespace) -> int:
     """Simulate, reduce and plot."""
     locations.require_local(options.directory, "demo")
+    Console(prefix="").tell(f"Demonstration in {Path(options.directory).resolve()}.")
+    from opticam_dask.cli import demo as demonstration
+    from opticam_dask.cli import options as given
+
     with contextlib.closing(given.connect(options, Path(options.directory) / "reduced")) as place:
         demonstration.run_demo(options.directory, options.n_images, client=place)
     return DONE
@@ -28,6 +29,8 @@ def demo(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """Write simulated frames."""
     locations.require_local(options.directory, "generate")
+    from opticam_dask.frames.simulation import synthetic
+
     common = {
         "binning_scale": options.binning_scale,
         "overwrite": options.overwrite,
@@ -46,6 +49,11 @@ def generate(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Say what is there."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.display import status
+    from opticam_dask.frames import scanning
+    from opticam_dask.frames.guessing.unknown import unknown_camera
+
     instrument = given.instrument(options)
     found = scanning.scan(scanning.find_files(options.data), instrument)
     if options.json:
@@ -54,11 +62,14 @@ def check(options: argparse.Namespace) -> int:
     tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
     for line in status.describe_scan(found):
         tell(line)
-    shown = found.set_aside if options.problems == 0 else found.set_aside[: options.problems]
+    sentence, set_aside = unknown_camera(found, instrument)
+    if sentence:
+        tell(sentence)
+    shown = set_aside if options.problems == 0 else set_aside[: options.problems]
     for file, reason in shown:
         tell(f"  set aside: {file}: {reason}")
-    if len(shown) < len(found.set_aside):
-        tell(f"  ... and {len(found.set_aside) - len(shown)} more (--problems 0 lists all)")
+    if len(shown) < len(set_aside):
+        tell(f"  ... and {len(set_aside) - len(shown)} more (--problems 0 lists all)")
     return DONE if len(found.table) else FAILED
 
 

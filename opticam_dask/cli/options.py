@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opticam_dask import locations
-from opticam_dask.api.arguments import check_label
-from opticam_dask.api.session import Session
 from opticam_dask.cli.exit_codes import UsageError
-from opticam_dask.cluster import connections
-from opticam_dask.cluster.cluster_settings import ClusterSettings, resolve
 from opticam_dask.console import Console
+from opticam_dask.frames.definitions.library import load_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
-from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
-from opticam_dask.methods.photometer_kinds import PHOTOMETERS
-from opticam_dask.methods.photometers import BasePhotometer
 from opticam_dask.parameters import ReductionParameters, parameter_names, parameters_from_mapping, read_parameters
-from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
+
+if TYPE_CHECKING:
+    from opticam_dask.api.session import Session
+    from opticam_dask.cluster.cluster_settings import ClusterSettings
+    from opticam_dask.cluster.connections import Connection
+    from opticam_dask.methods.photometers import BasePhotometer
+    from opticam_dask.passes.calibration import Calibration
 
 #: Options that say where blocks run, as ``cluster_settings.resolve`` names them.
 PLACE = ("cluster", "n_workers", "adapt", "cores", "memory", "walltime", "queue", "account", "job_extra")
@@ -27,17 +27,24 @@ PLACE = ("cluster", "n_workers", "adapt", "cores", "memory", "walltime", "queue"
 
 def settings(options: argparse.Namespace) -> ClusterSettings:
     """Where blocks run."""
+    from opticam_dask.cluster.cluster_settings import resolve
+
     return resolve(**{name: getattr(options, name) for name in PLACE})
 
 
-def connect(options: argparse.Namespace, out: str | Path) -> connections.Connection:
+def connect(options: argparse.Namespace, out: str | Path) -> Connection:
     """The place where the blocks of a command run; it is opened when the first block does."""
+    from opticam_dask.cluster import connections
+
     tell = Console(prefix="").tell
     return connections.connect(settings(options), log_directory=job_logs(out), tell=tell, **frame_timeout(options))
 
 
-def session(options: argparse.Namespace, place: connections.Connection | None = None) -> Session:
+def session(options: argparse.Namespace, place: Connection | None = None) -> Session:
     """Hold on the output directory of a command; without a place, blocks run in this process."""
+    from opticam_dask.api.session import Session
+    from opticam_dask.cluster import connections
+
     place = place or connections.connect("none")
     return Session(options.out, place, Console(prefix=""), break_lock=options.break_lock)
 
@@ -65,6 +72,10 @@ def parameters(options: argparse.Namespace) -> ReductionParameters:
 
 def photometers(options: argparse.Namespace) -> list[BasePhotometer]:
     """Photometers that were asked for."""
+    from opticam_dask.api.arguments import check_label
+    from opticam_dask.methods.local_backgrounds import DefaultLocalBackground
+    from opticam_dask.methods.photometer_kinds import PHOTOMETERS
+
     names = list(dict.fromkeys(options.photometer))
     if options.label is not None and len(names) > 1:
         raise UsageError(f"--label names one photometer, but {len(names)} were asked for")
@@ -88,7 +99,7 @@ def photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 
 def instrument(options: argparse.Namespace) -> Instrument:
     """What the headers mean."""
-    chosen = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    chosen = OPTICAM_MX() if options.instrument is None else load_instrument(options.instrument)
     if options.extension is None:
         return chosen
     is_number = options.extension.removeprefix("-").isdecimal()
@@ -96,8 +107,22 @@ def instrument(options: argparse.Namespace) -> Instrument:
     return dataclasses.replace(chosen, extension=extension)
 
 
+def sort_calibration(options: argparse.Namespace, chosen: Instrument) -> None:
+    """Give the frames of ``--calibration`` to the options of their kinds; kinds that have their own option keep it."""
+    from opticam_dask.passes.calibration import PLURAL, sort_by_kind
+
+    directories, options.calibration = options.calibration, None
+    if directories:
+        for kind, files in sort_by_kind(directories, chosen).items():
+            if getattr(options, PLURAL[kind]) is None:
+                setattr(options, PLURAL[kind], files)
+
+
 def calibration(options: argparse.Namespace, chosen: Instrument) -> Calibration | None:
     """Calibration frames that were asked for."""
+    from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
+
+    sort_calibration(options, chosen)
     given = {kind: getattr(options, PLURAL[kind]) for kind in KINDS}
     found = [find_calibration_frames(kind, paths, chosen) for kind, paths in given.items() if paths]
     return Calibration.of(*found)

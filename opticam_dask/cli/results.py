@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from opticam_dask.api import differential_photometer
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, products
-from opticam_dask.display.report import write_report
-from opticam_dask.lightcurves import differential, exports, targets
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def lightcurve(options: argparse.Namespace) -> int:
@@ -37,6 +37,8 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     ------
     UsageError, ValueError
     """
+    from opticam_dask.lightcurves import targets
+
     store = Store.open(options.out)
     cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
     prefix = options.prefix or f"target_{targets.label_of(options.target)}"
@@ -57,6 +59,10 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
     list of dict
         What was said of each light curve, with its file and plot.
     """
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.display import products
+    from opticam_dask.lightcurves import differential
+
     tell, records = Console(prefix="").tell, []
     for key, curve in curves.items():
         record = _curve_record(key, curve)
@@ -80,6 +86,8 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
 
 def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
     """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
+    from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
+
     flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
     is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))
     record: dict[str, Any] = {
@@ -88,7 +96,11 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
         "comparisons": curve.attrs.get("comparisons"),
         "n_frames": len(flux),
         "n_used": int(np.count_nonzero(is_used)),
-        "notes": [*detrended.get("warnings", []), *curve.attrs.get("choice", "").splitlines()],
+        "notes": [
+            *detrended.get("warnings", []),
+            *curve.attrs.get("choice", "").splitlines(),
+            *describe_coverage(curve.attrs),
+        ],
     }
     if record["n_used"]:
         median = float(np.nanmedian(flux))
@@ -99,9 +111,21 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
 
 def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
     """Light curves that were asked for, by camera key."""
+    from opticam_dask.api import differential_photometer
+    from opticam_dask.lightcurves import differential
+
     how = {
         name: getattr(options, name)
-        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
+        for name in (
+            "radius",
+            "target_radius",
+            "weighting",
+            "shared_trends",
+            "detrend",
+            "detrend_without",
+            "outliers",
+            "without",
+        )
     }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
@@ -114,6 +138,8 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
 def export(options: argparse.Namespace) -> int:
     """Write light curves as tables."""
+    from opticam_dask.lightcurves import exports
+
     files = exports.export_light_curves(
         options.out, options.format, key=options.key, label=options.label, sources=options.sources
     )
@@ -127,6 +153,8 @@ def export(options: argparse.Namespace) -> int:
 
 def plot(options: argparse.Namespace) -> int:
     """Draw diagnostic plots."""
+    from opticam_dask.display import diagnostics
+
     tell = Console(prefix="").tell
     every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
     chosen = options.kinds or every
@@ -155,6 +183,8 @@ def plot(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
+    from opticam_dask.display.report import write_report
+
     file = write_report(options.out, n_sources=options.n_sources)
     Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE
@@ -178,4 +208,10 @@ def browse(options: argparse.Namespace) -> int:
 
 
 #: Commands of this module by name.
-COMMANDS = {"lightcurve": lightcurve, "export": export, "plot": plot, "report": report, "browse": browse}
+COMMANDS = {
+    "lightcurve": lightcurve,
+    "export": export,
+    "plot": plot,
+    "report": report,
+    "browse": browse,
+}

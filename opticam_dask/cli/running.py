@@ -7,24 +7,23 @@ import importlib
 from collections.abc import Callable
 
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
-from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.console import spoken
-from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.store.errors import StoreError
-from opticam_dask.store.ownership import OwnedError, OwnershipLost
 
 __all__ = ["run", "spoken"]
 
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
     **dict.fromkeys(("demo", "generate", "check"), "frames"),
-    **dict.fromkeys(("reduce", "watch"), "reductions"),
-    **dict.fromkeys(("plan", "work", "finish", "cluster"), "jobs"),
+    "reduce": "runs.reductions",
+    "watch": "runs.watching",
+    **dict.fromkeys(("plan", "work", "finish", "cluster"), "runs.jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
+    "instrument": "instruments",
     "completion": "help.completion",
     **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
+    **dict.fromkeys(("mark", "unmark", "marks"), "marks"),
 }
 
 
@@ -39,7 +38,24 @@ def run(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = module.COMMANDS[options.command]
     try:
         return command(options)
-    except (StoreError, ValueError, TypeError, FileNotFoundError, NotADirectoryError) as error:
+    except _wrong_usage() as error:
         raise UsageError(one_line(error)) from error
-    except (ReductionError, ClusterError, OwnedError, OwnershipLost, OSError) as error:
+    except _impossible() as error:
         raise RunError(one_line(error)) from error
+
+
+# Python asks for these when something has failed, and not before: a command that goes well need not import all rooms.
+
+
+def _wrong_usage() -> tuple[type[Exception], ...]:
+    from opticam_dask.store.errors import StoreError
+
+    return StoreError, ValueError, TypeError, FileNotFoundError, NotADirectoryError
+
+
+def _impossible() -> tuple[type[Exception], ...]:
+    from opticam_dask.cluster.cluster_settings import ClusterError
+    from opticam_dask.pipeline.reduction import ReductionError
+    from opticam_dask.store.ownership import OwnedError, OwnershipLost
+
+    return ReductionError, ClusterError, OwnedError, OwnershipLost, OSError

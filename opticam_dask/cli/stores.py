@@ -6,17 +6,16 @@ import argparse
 import json
 
 from opticam_dask import schema
-from opticam_dask.api.jobs import planning
-from opticam_dask.api.repair import repair, stored_instrument
-from opticam_dask.cli import options as given
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
 from opticam_dask.console import Console
 from opticam_dask.display import status as progress
-from opticam_dask.lightcurves import results
-from opticam_dask.pipeline import nights, relocation
-from opticam_dask.store import integrity, migrations
+from opticam_dask.locations import location
+from opticam_dask.store.ownership import PLANNED_RUN
+from opticam_dask.store.provenance import provenance
 from opticam_dask.store.store import Store
+
+# what one command needs is imported there: each of them is to answer at once
 
 
 def status(options: argparse.Namespace) -> int:
@@ -25,26 +24,40 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         record = progress.reduction_record(options.out)
         record["unfinished"] = progress.unfinished(Store.open(options.out).path)
-        answer(record | {"planned_run": planning.describe_run(options.out)})
+        answer(record | {"planned_run": _planned_run(options)})
         return DONE
     if options.provenance or options.files:
-        for line in json.dumps(results.provenance(options.out, files=options.files), indent=2).splitlines():
+        for line in json.dumps(provenance(options.out, files=options.files), indent=2).splitlines():
             tell(line)
         return DONE
     for line in progress.describe_reduction(options.out, n_problems=options.problems or None):
         tell(line)
-    for line in planning.describe_run(options.out):
+    for line in _planned_run(options):
         tell(line)
     return DONE
 
 
+def _planned_run(options: argparse.Namespace) -> list[str]:
+    """Where a planned run of the directory stands; it is rare, and takes all rooms of a reduction to describe."""
+    if not (location(options.out) / PLANNED_RUN).is_dir():
+        return []
+    from opticam_dask.api.jobs.planning import describe_run
+
+    return describe_run(options.out)
+
+
 def verify(options: argparse.Namespace) -> int:
     """Read every chunk, compare with another store, or repair."""
+    from opticam_dask.store import integrity
+
     store = Store.open(options.out)
     tell = Console(prefix="").tell
     if store.version != schema.SCHEMA_VERSION:
         tell(f"Schema version {store.version}: opticam-dask migrate {options.out} brings it up to date.")
     if options.repair:
+        from opticam_dask.api.repair import repair
+        from opticam_dask.cli import options as given
+
         with given.session(options, given.connect(options, options.out)) as session:
             repair(session)
     if options.against is not None:
@@ -69,6 +82,9 @@ def verify(options: argparse.Namespace) -> int:
 
 def migrate(options: argparse.Namespace) -> int:
     """Bring a store up to date."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.store import migrations
+
     Store.open(options.out)
     with given.session(options):
         lines = migrations.migrate(options.out)
@@ -79,6 +95,9 @@ def migrate(options: argparse.Namespace) -> int:
 
 def remove(options: argparse.Namespace) -> int:
     """Remove a night."""
+    from opticam_dask.cli import options as given
+    from opticam_dask.pipeline import nights
+
     Store.open(options.out)
     with given.session(options):
         for line in nights.remove_night(options.out, options.night):
@@ -88,6 +107,10 @@ def remove(options: argparse.Namespace) -> int:
 
 def relocate(options: argparse.Namespace) -> int:
     """Tell a store where its frames are now."""
+    from opticam_dask.api.repair import stored_instrument
+    from opticam_dask.cli import options as given
+    from opticam_dask.pipeline import relocation
+
     instrument = stored_instrument(Store.open(options.out).attributes)
     with given.session(options):
         for line in relocation.relocate(options.out, options.data, instrument):

@@ -1,18 +1,13 @@
-"""Kernels over blocks of frames: the only module that builds Dask graphs and calls ``map_blocks``.
+"""Lazy arrays of frames, and the steps over them: with ``windows`` the only module that builds Dask graphs.
 
-Three uses. The pipeline runs a function once per block: each window of blocks is one ``map_blocks`` without an
-array argument, which is exactly one scheduler task a block, and nothing in the graph grows with the number of
-frames. People get a lazy array of frames: one ``map_blocks`` over the paths, one chunk a frame. The steps over such
-an array are one task a chunk each.
+People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are one task
+a chunk each. The blocks of a durable run are in :mod:`~opticam_dask.cluster.windows`.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import pickle
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -26,111 +21,27 @@ from dask.array.core import normalize_chunks
 from dask.base import normalize_token, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayValuesDep
-from threadpoolctl import ThreadpoolController
 
-from opticam_dask.cluster import watchdog
-from opticam_dask.kernels import compiled
+from opticam_dask.cluster import open_files, tasks
+from opticam_dask.cluster.windows import window_of_blocks, window_of_tasks
+
+__all__ = [
+    "chunk_records",
+    "computed",
+    "gathered",
+    "is_lazy",
+    "kept",
+    "lazy_frames",
+    "picked",
+    "window_of_blocks",
+    "window_of_tasks",
+]
 
 
 class _Reader(Protocol):
     """What is needed of a reader here (``frames.Reader`` is the documented protocol)."""
 
     def read(self, path: str) -> np.ndarray: ...
-
-
-BlockFunction = Callable[[int], Any]
-
-#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
-#: worker has several threads, its blocks take turns.
-_turn = threading.Lock()
-
-#: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.
-_PROCESS = uuid.uuid4().hex
-
-
-def window_of_blocks(
-    function: BlockFunction, blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
-) -> da.Array:
-    """Build the graph that runs ``function(block)`` for each of ``blocks``.
-
-    Parameters
-    ----------
-    function : callable
-        Takes the number of a block, does its work (the block function writes its own results) and returns a
-        small summary.
-    blocks : sequence of int
-        Numbers of the blocks of this window.
-    name : str
-        What the tasks are called on the dashboard.
-    frame_timeout : float
-        Seconds after which a frame that does not end ends the process it runs in; 0 is no limit. The process that
-        builds the graph is never ended.
-
-    Returns
-    -------
-    dask.array.Array, shape (n,), one chunk and one task a block
-        Object array of the summaries, in the order of ``blocks``.
-    """
-    return da.map_blocks(
-        _run_block,
-        # as bytes, unpacked inside the task: a function that a worker cannot import is then an error of the
-        # task with a message, not a broken connection
-        function=cloudpickle.dumps(function),
-        blocks=tuple(int(block) for block in blocks),
-        # a label of its own for every window: two runs on one scheduler must never share a task by name
-        run=uuid.uuid4().hex,
-        frame_timeout=frame_timeout,
-        built_by=(_PROCESS, os.getpid()),
-        kernels=compiled.form(),
-        chunks=((1,) * len(blocks),),
-        dtype=object,
-        meta=np.empty((0,), dtype=object),
-        token=name,
-    )
-
-
-def window_of_tasks(
-    function: BlockFunction, tasks: Sequence[int], name: str, *, frame_timeout: float = 0.0
-) -> da.Array:
-    """As :func:`window_of_blocks`, for tasks that are about no single frame and take as long as they need."""
-    del frame_timeout
-    return window_of_blocks(function, tasks, name)
-
-
-@functools.lru_cache(maxsize=8)
-def _unpack(function: bytes) -> Callable[..., Any]:
-    unpacked: Callable[..., Any] = cloudpickle.loads(function)
-    return unpacked
-
-
-@functools.lru_cache(maxsize=1)
-def _thread_pools(n_modules: int) -> ThreadpoolController:
-    """Libraries of this process that have threads of their own, looked for again when modules were imported.
-
-    Looking takes as long as a small frame.
-    """
-    return ThreadpoolController()
-
-
-def _run_block(
-    function: bytes,
-    blocks: tuple[int, ...],
-    run: str,
-    frame_timeout: float,
-    built_by: tuple[str, int],
-    kernels: str,
-    block_id: tuple[int, ...] = (0,),
-) -> np.ndarray:
-    summary = np.empty(1, dtype=object)
-    run_block = _unpack(function)  # imports what it needs, which no frame is to blame for
-    limit = 0.0 if built_by == (_PROCESS, os.getpid()) else frame_timeout
-    with _turn:
-        compiled.use(kernels)
-        # a matrix product may round differently with another number of threads, and a worker has one core
-        cv2.setNumThreads(1)
-        with _thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
-            summary[0] = run_block(blocks[block_id[0]])
-    return summary
 
 
 def lazy_frames(
@@ -177,11 +88,12 @@ def lazy_frames(
 
 def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype) -> np.ndarray:
     images = np.empty((len(paths), *frame_shape), dtype=pixel_type)
-    for index, path in enumerate(paths.ravel()):
-        image = reader.read(path)
-        if image.shape != frame_shape:
-            raise ValueError(f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again.")
-        images[index] = image
+    with open_files.keep_open():
+        for index, path in enumerate(paths.ravel()):
+            image = reader.read(path)
+            if image.shape != frame_shape:
+                raise ValueError(f"{path} has shape {image.shape}, not {frame_shape}: scan the directory again.")
+            images[index] = image
     return images
 
 
@@ -286,9 +198,9 @@ def _name_of(function: ChunkFunction) -> str:
 
 
 def _run_chunk(images: np.ndarray, table: np.ndarray, *given: Any, function: bytes, n_known: int) -> np.ndarray:
-    run = _unpack(function)
+    run = tasks.unpacked(function)
     cv2.setNumThreads(1)
-    with _thread_pools(len(sys.modules)).limit(limits=1):
+    with tasks.thread_pools(len(sys.modules)).limit(limits=1):
         found = run(images, table, *given[:n_known], *(np.ravel(one) for one in given[n_known:]))
     records = np.empty((len(found), 1, 1), dtype=object)
     for index, record in enumerate(found):
@@ -374,13 +286,15 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
 
 def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
     merged = np.empty((1, 1, 1), dtype=object)
-    merged[0, 0, 0] = _unpack(merge)([record for chunk in chunks for record in chunk.ravel() if record is not None])
+    merged[0, 0, 0] = tasks.unpacked(merge)(
+        [record for chunk in chunks for record in chunk.ravel() if record is not None]
+    )
     return merged
 
 
 def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
     finished = np.empty((1, 1, 1), dtype=object)
-    finished[0, 0, 0] = _unpack(finish)(merged[0, 0, 0])
+    finished[0, 0, 0] = tasks.unpacked(finish)(merged[0, 0, 0])
     return finished
 
 

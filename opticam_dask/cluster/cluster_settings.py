@@ -56,6 +56,10 @@ UPKEEP_SETTINGS = {
 }
 
 
+#: Set in the job that runs the scheduler.
+INSIDE = "OPTICAM_DASK_INSIDE"
+
+
 class ClusterError(Exception):
     """Workers cannot be had or were lost; the message says why and what to do."""
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import importlib.util
-import json
 import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
-import distributed
 from dask.system import CPU_COUNT
-from distributed.deploy.spec import SpecCluster
-from distributed.deploy.subprocess import SubprocessWorker
-from distributed.system import MEMORY_LIMIT
 
 from opticam_dask.cluster.cluster_settings import (
-    MEMORY_ENVIRONMENT,
     SINGLE_THREAD_ENVIRONMENT,
     UPKEEP_SETTINGS,
     ClusterError,
@@ -34,7 +27,14 @@ from opticam_dask.cluster.cluster_settings import (
     resolve,
 )
 from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, OnCluster, Work
-from opticam_dask.cluster.job_queues import JobQueue
+
+if TYPE_CHECKING:
+    import distributed
+    from typing_extensions import TypeIs
+
+    from opticam_dask.cluster.job_queues import JobQueue
+
+# distributed is imported where there is a cluster: a quarter of a second
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class Connection:
 
 def current_client() -> distributed.Client | None:
     """The Dask client that the user has connected in this process, if there is one."""
+    import distributed
+
     try:
         return distributed.default_client()
     except ValueError:
@@ -173,7 +175,7 @@ def connect(
     """
     if isinstance(cluster, Connection):
         return Connection(lambda: contextlib.nullcontext(cluster), cluster.tell)
-    if isinstance(cluster, distributed.Client):
+    if _is_client(cluster):
         if cluster.asynchronous:
             raise ValueError(
                 "expected a Client that waits for its results, found one with asynchronous=True: make it with "
@@ -200,6 +202,12 @@ def connect(
     )
     connection = Connection(place, tell or logger.info)
     return connection
+
+
+def _is_client(cluster: object) -> TypeIs[distributed.Client]:
+    """Whether a place is a client of Dask; who has one has imported distributed."""
+    distributed = sys.modules.get("distributed")
+    return distributed is not None and isinstance(cluster, distributed.Client)
 
 
 @contextlib.contextmanager
@@ -241,6 +249,8 @@ def _place(
                 _tell_dashboard(client, tell)
             yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
     elif settings.is_batch:
+        from opticam_dask.cluster.job_queues import JobQueue
+
         with JobQueue(settings, tell, log_directory).opened() as jobs:
             _tell_dashboard(jobs.client, tell)
             yield OnCluster(jobs.client, frame_timeout=frame_timeout, jobs=jobs)
@@ -281,6 +291,12 @@ def local_client(
     ------
     distributed.Client
     """
+    import distributed
+    from distributed.deploy.spec import SpecCluster
+    from distributed.system import MEMORY_LIMIT
+
+    from opticam_dask.cluster.worker_programs import WorkerProgram
+
     n_processors = min(CPU_COUNT, job_processors() or CPU_COUNT)
     n_workers = n_workers or n_processors
     memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
@@ -288,7 +304,7 @@ def local_client(
     security = distributed.Security()
     protocol = "tls://" if security.require_encryption else "tcp://"
     worker = {
-        "cls": _WorkerProgram,
+        "cls": WorkerProgram,
         "options": {
             "worker_class": "distributed.Nanny",
             "worker_kwargs": {
@@ -323,33 +339,11 @@ def local_client(
         yield client
 
 
-class _WorkerProgram(SubprocessWorker):
-    """A worker as a program of its own, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
-
-    async def _start(self) -> None:
-        spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
-            env=_program_environment(),
-            start_new_session=True,
-        )
-
-
-def _program_environment() -> dict[str, str]:
-    """Environment of a worker program: it imports what this process can, and has the same Dask configuration."""
-    before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
-        configuration = dask.config.serialize(dask.config.global_config)
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
-    }
-
-
 @contextlib.contextmanager
 def _remote_client(address: str) -> Iterator[distributed.Client]:
     """Client of a scheduler that is there already; the scheduler stays when the client closes."""
+    import distributed
+
     where = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
     try:
         client = distributed.Client(**where, timeout=10)

@@ -1,6 +1,6 @@
 """Where blocks run: in this process, on local workers, in jobs of a batch system, or on a scheduler that is there.
 
-With ``job_queues`` the only module that imports distributed. Workers are separate processes of one thread each,
+Workers are separate processes of one thread each,
 started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``
 guard and a notebook or a test behaves the same. Scheduler and dashboard listen on the loopback interface unless told
 otherwise.
@@ -13,26 +13,25 @@ import logging
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import dask.array as da
-import distributed
-
-from opticam_dask.cluster.cluster_settings import (
-    ClusterError,
-)
+from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.cluster.interruption import raise_if_interrupted
-from opticam_dask.cluster.job_queues import JobQueue
 from opticam_dask.parameters import EXECUTION
+
+if TYPE_CHECKING:
+    import distributed
+    from distributed import Client  # noqa: F401 - by the name that other modules may use
+
+    from opticam_dask.cluster.job_queues import JobQueue
+
+# distributed is imported where there is a cluster: a quarter of a second
 
 logger = logging.getLogger(__name__)
 
-#: A connection to a Dask scheduler, by the name that other modules may use.
-Client = distributed.Client
-
-#: Builds the graph of one window of blocks (``blocks.window_of_blocks`` with its function bound); called with the
+#: Builds the graph of one window of blocks (``windows.window_of_blocks`` with its function bound); called with the
 #: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
-WindowBuilder = Callable[..., da.Array]
+WindowBuilder = Callable[..., Any]
 
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
@@ -189,6 +188,8 @@ class OnCluster:
                 future.cancel()
 
     def _submit(self, tasks: Sequence[_Task]) -> list[distributed.Future]:
+        import distributed
+
         window = tasks[0].build([task.block for task in tasks], frame_timeout=self.frame_timeout)
         worker = tasks[0].worker
         where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
@@ -213,6 +214,8 @@ class OnCluster:
 
     def _next_try(self, task: _Task, error: Exception) -> _Task:
         """How a block that failed runs next: where it could not read or write, on another worker each time."""
+        import distributed
+
         is_killed = isinstance(error, distributed.KilledWorker)
         worker = getattr(getattr(error, "last_worker", None), "name", "")
         if is_killed and self.jobs is not None and self.jobs.ended_from_outside(str(worker)):
@@ -279,6 +282,8 @@ def _outcome(future: distributed.Future) -> tuple[Any, Exception | None]:
     A worker may die between the end of a block and the fetching of its summary; the block then runs again, and may
     fail this time.
     """
+    import distributed
+
     try:
         return future.result()[0], None
     except distributed.CancelledError as error:
@@ -300,6 +305,8 @@ def _next_try(task: _Task, error: Exception) -> _Task:
     Exception
         The error itself, when another try is of no use.
     """
+    import distributed
+
     n_failures = task.n_failures + 1
     if isinstance(error, distributed.KilledWorker):
         if n_failures >= _MOST_KILLED:
@@ -325,6 +332,8 @@ def _windows(work: Sequence[Work], size: Callable[[], int]) -> Iterator[tuple[Wo
 
 def worker_memory_limit() -> int | None:
     """Bytes that the worker this runs on may use; None outside a worker or without a limit."""
+    import distributed
+
     try:
         return distributed.get_worker().memory_manager.memory_limit
     except ValueError:

@@ -22,6 +22,7 @@ from distributed.core import Status
 from distributed.deploy.spec import ProcessInterface
 
 from opticam_dask.cluster.cluster_settings import (
+    INSIDE,
     MEMORY_ENVIRONMENT,
     SINGLE_THREAD_ENVIRONMENT,
     SYSTEMS,
@@ -46,9 +47,6 @@ _ACCOUNT = {"slurm": "account", "pbs": "account", "lsf": "project", "sge": "proj
 
 #: What the job of the scheduler does without: settings that belong to workers.
 _OF_WORKERS = "export DASK_DISTRIBUTED__WORKER__MEMORY__"
-
-#: Set in the job that runs the scheduler.
-INSIDE = "OPTICAM_DASK_INSIDE"
 
 
 def jobqueue_package() -> Any:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from astropy.table import QTable
 
 from opticam_dask import locations, schema
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting import Figure
 from opticam_dask.lightcurves import results
 from opticam_dask.locations import file_in
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+    from opticam_dask.display.plotting import Figure
 
 #: What the plots of frames show.
 _PLOTTED = ("mjd_utc", "bmjd_tdb", "background", "background_rms", "transform", "transform_rms", "fwhm", "flags")
@@ -29,6 +33,8 @@ def catalog_table(out_directory: str | Path, key: str) -> QTable:
     ValueError
         When the key has no catalogue.
     """
+    from astropy.table import QTable
+
     arrays = Store.open(out_directory).camera(key).whole_catalog().read_all()
     table = QTable(meta={"key": key})
     for entry in (*schema.CATALOG, *schema.PLACED, *schema.SKY):

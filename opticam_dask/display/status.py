@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,17 @@ from opticam_dask.flags import (
     count_flags,
     flag_names,
 )
-from opticam_dask.frames.scanning import Scan, time_gaps
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames.scanning import Scan
 
 
 def scan_record(scan: Scan) -> dict[str, Any]:
     """What a scan found, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
+    from opticam_dask.frames.scanning import time_gaps  # a reduction is described without tables
+
     frames = [
         {
             "key": key,
@@ -128,6 +132,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     record, lines = reduction_record(out_directory), []
     for camera in record["cameras"]:
         lines.append(_describe_camera(camera))
+        lines.extend(f"  warning: {line}" for line in (camera["catalog"] or {}).get("warnings", ()))
         for part in camera["parts"]:
             lines.extend(_describe_part(part))
     if problems := record["problems"]:
@@ -149,6 +154,7 @@ def _camera_record(camera: Camera) -> dict[str, Any]:
         record["catalog"] = {
             "n_sources": len(camera.catalog["source_id"]),
             "fwhm": float(camera.catalog.attributes["fwhm"]),
+            "warnings": list(camera.catalog.attributes.get("warnings", ())),  # not in older stores
             "reference_file": reference["reference_file"],
             "reference_night": reference["reference_night"],
         }

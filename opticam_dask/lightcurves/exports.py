@@ -78,7 +78,7 @@ def export_light_curves(
         # without any, the first camera says which labels it has
         measured = [camera.key for camera in cameras if name in camera.labels]
         for measured_key in measured or [camera.key for camera in cameras]:
-            columns = _columns_of(results.light_curves(out_directory, measured_key, name), sources)
+            columns = _columns_of(results.light_curves_to_read(out_directory, measured_key, name), sources)
             directory = locations.folder_in(out_directory, "export", name)
             for curves in results.source_groups(out_directory, measured_key, name, columns=columns):
                 written += _export(curves, directory, form)
@@ -109,7 +109,7 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
     """
     written = []
     for camera in _cameras(Store.open(out_directory), key):
-        for name, curve in results.differential_light_curves(out_directory, camera.key).items():
+        for name, curve in results.kept_curves(camera, lazily=False).items():
             file = locations.file_in(out_directory, "export", "differential", f"{camera.name}_{name}.{form}")
             _replace(_differential_table(curve.load()), file, form)
             written.append(file)

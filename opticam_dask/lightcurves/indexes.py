@@ -71,7 +71,12 @@ def with_plain_attributes(dataset: xr.Dataset) -> xr.Dataset:
     Dataset
         ``to_netcdf`` and ``to_zarr`` write it.
     """
-    return dataset.drop_attrs(deep=False).assign_attrs({name: _plain(value) for name, value in dataset.attrs.items()})
+    found = {_NAMES.get(str(name), str(name)): _plain(value) for name, value in dataset.attrs.items()}
+    return dataset.drop_attrs(deep=False).assign_attrs(found)
+
+
+#: Names that the writer of netCDF 3 files needs for itself.
+_NAMES = {"variables": "measured_variables", "dimensions": "measured_dimensions"}
 
 
 def _plain(value: Any) -> Any:

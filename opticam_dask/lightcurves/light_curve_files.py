@@ -9,8 +9,7 @@ and no line passes through the client.
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from opticam_dask import locations
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
@@ -90,8 +88,8 @@ def write_light_curves(
     return directory
 
 
-def _work(function: blocks.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(blocks.window_of_tasks, function, name=name), range(n_tasks))
+def _work(function: windows.BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(functools.partial(windows.window_of_tasks, function, name=name), range(n_tasks))
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class _Job:
         columns = {_TIMES[self.time_name]: self._times(piece, n_sources)}
         for name in self.headings:
             columns |= self._columns(name, self._read(piece, name), n_sources)
-        text = _as_csv(pd.DataFrame(columns), header=False)
+        text = _as_csv(zip(*map(_cells, columns.values()), strict=True))
         line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
         file = self._piece_file(number)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +175,7 @@ class _Job:
         """Put the files of some sources together from their pieces; return how many files."""
         chosen = self.groups[number]
         names = [heading for headings in self.headings.values() for heading in headings]
-        header = _as_csv(pd.DataFrame(columns=[_TIMES[self.time_name], *names]), header=True)
+        header = _as_csv([[_TIMES[self.time_name], *names]])
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             streams = [opened.enter_context(_replaced(self.directory / self._file_name(place))) for place in chosen]
@@ -236,10 +234,14 @@ def _replaced(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _as_csv(table: pd.DataFrame, *, header: bool) -> bytes:
-    text = io.BytesIO()
-    table.to_csv(text, mode="wb", index=False, header=header, lineterminator="\n")
-    return text.getvalue()
+def _cells(column: np.ndarray) -> list[str]:
+    """Numbers as text: as many digits as tell them apart, nothing for NaN."""
+    return np.where(np.isnan(column), "", column.astype(str)).tolist()
+
+
+def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    # pandas writes the same bytes, but every worker would have to import it for this
+    return "".join(f"{','.join(row)}\n" for row in rows).encode()
 
 
 def _job(camera: Camera, label: str, directory: Path) -> _Job:

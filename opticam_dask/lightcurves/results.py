@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.cluster import blocks
-from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes, with_plain_attributes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
-from opticam_dask.store.camera import Part
+from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from opticam_dask.frames import scanning
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ def open_observations(
     ValueError
         When there is no usable frame.
     """
+    from opticam_dask.cluster import blocks
+
     return {
         key: xr.DataArray(
             blocks.lazy_frames(one.files, one.reader, one.shape, one.dtype, frames_per_chunk),
@@ -119,6 +122,8 @@ def observed_cameras(
     data_directory: str | Path | Sequence[str | Path], instrument: Instrument | None = None
 ) -> dict[str, ObservedCamera]:
     """Frames of a directory by camera key, from their headers; see :func:`open_observations`."""
+    from opticam_dask.frames import scanning
+
     instrument = instrument or OPTICAM_MX()
     paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
     scan = scanning.scan(scanning.find_files(paths), instrument)
@@ -134,7 +139,7 @@ def observed_cameras(
         attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
         found[str(key)] = ObservedCamera(
             files=main["file"].tolist(),
-            reader=scanning.FitsReader(instrument.extension),
+            reader=scanning.reader_of(instrument),
             shape=(int(shape[0]), int(shape[1])),
             dtype=_common_type(main["dtype"]),
             coordinates={
@@ -210,7 +215,8 @@ def light_curves(
         is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
         ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
         there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along
-        ``frame``; NaN and 0 in nights that have none.
+        ``frame``; NaN and 0 in nights that have none. What observers have marked as cloud or junk has no flux (NaN) and
+        a bit in ``marks`` (:func:`~opticam_dask.mark`).
 
     Raises
     ------
@@ -220,14 +226,35 @@ def light_curves(
         When the store has no such key, label or radius (the message names those it has), or scintillation is asked
         for and not known in any frame.
     """
+    return _curves(Store.open(out_directory).camera(key).measured_parts(label), label, radius, scintillation)
+
+
+def light_curves_to_read(out_directory: str | Path, key: str, label: str, radius: float | None = None) -> xr.Dataset:
+    """Light curves as :func:`light_curves` gives them, for those who read some of them at once.
+
+    Without Dask where all of them fit into memory with ease: it takes longer to import than a night to read.
+    """
     measured = Store.open(out_directory).camera(key).measured_parts(label)
-    opened = [_open_part(part, label) for part in measured]
-    merged = _in_time_order(_with_quality(measured, _at_source_times(opened, measured, label)))
+    n_bytes = sum(_opened(part.photometry(label), lazily=False).nbytes for part in measured)
+    return _curves(measured, label, radius, lazily=n_bytes > _BYTES_AT_ONCE)
+
+
+def _curves(
+    measured: Sequence[Part],
+    label: str,
+    radius: float | None = None,
+    scintillation: bool = False,
+    *,
+    lazily: bool = True,
+) -> xr.Dataset:
+    nights = [_open_part(part, label, lazily=lazily) for part in measured]
+    merged = _in_time_order(_with_quality(measured, _at_source_times(nights, measured, label), lazily=lazily))
+    merged = Marks.of(Store(measured[0].path), measured[0].key, label).apply(merged)
     merged = with_placed(merged, measured[0].camera)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
     if scintillation:
-        merged = _with_scintillation(merged, f"{measured[0].key} in {out_directory}")
+        merged = _with_scintillation(merged, f"{measured[0].key} in {measured[0].path}")
     return with_indexes(with_plain_attributes(merged.assign_attrs(key=measured[0].key, label=label)))
 
 
@@ -262,7 +289,9 @@ def source_groups(
     store.StoreError, ValueError
         As for :func:`light_curves`.
     """
-    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    store = Store.open(out_directory)
+    measured = store.camera(key).measured_parts(label)
+    marks = Marks.of(store, measured[0].key, label)
     opened = [_open_part(part, label, lazily=False) for part in measured]
     if names is not None:
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
@@ -276,7 +305,7 @@ def source_groups(
             for part, one in zip(measured, opened, strict=True)
         ]
         group = _at_source_times(group, measured, label, chosen)
-        curves = with_placed(_in_time_order(group), measured[0].camera)
+        curves = with_placed(marks.apply(_in_time_order(group)), measured[0].camera)
         yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
 
 
@@ -342,9 +371,13 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     store.StoreError
         When there is no store.
     """
-    camera = Store.open(out_directory).camera(key)
+    return kept_curves(Store.open(out_directory).camera(key), lazily=True)
+
+
+def kept_curves(camera: Camera, *, lazily: bool) -> dict[str, xr.Dataset]:
+    """Differential light curves of a camera by name, as Dask arrays if ``lazily``."""
     return {
-        name: with_indexes(with_plain_attributes(_with_coordinates(_opened(camera.differential(name)))))
+        name: with_indexes(with_plain_attributes(_with_coordinates(_opened(camera.differential(name), lazily=lazily))))
         for name in camera.differential_names
     }
 
@@ -393,9 +426,9 @@ _QUALITY_COORDINATES = {
 }
 
 
-def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset], *, lazily: bool) -> list[xr.Dataset]:
     """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
-    opened = [_opened(part.quality) if part.quality.is_whole else None for part in parts]
+    opened = [_opened(part.quality, lazily=lazily) if part.quality.is_whole else None for part in parts]
     if all(entry is None for entry in opened):
         return list(datasets)
     return [
@@ -421,63 +454,3 @@ def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:
     error = xr.apply_ufunc(np.hypot, curves["flux_err"], curves["scintillation"] * curves["flux"], dask="allowed")
     attributes = curves["flux_err"].attrs | {"long_name": "1-sigma error of the flux, with the expected scintillation"}
     return curves.assign(flux_err=error.transpose(*curves["flux_err"].dims).assign_attrs(attributes))
-
-
-def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, Any]:
-    """Where every result comes from: parameters, versions, and the frames that went in.
-
-    Parameters
-    ----------
-    out_directory : path
-        Output directory of a reduction.
-    files : bool
-        List every frame with its size in bytes and its modification time.
-
-    Returns
-    -------
-    dict
-        ``parameters``, ``instrument``, ``versions`` and ``created`` of the store; ``nights`` by key and part, each with
-        ``data_root``, ``n_files``, ``bytes``, first and last ``mjd_utc``, the versions that read it, and those of each
-        photometry label.
-
-    Raises
-    ------
-    store.StoreError
-        When there is no store.
-    """
-    store = Store.open(out_directory)
-    attributes = store.attributes
-    return {
-        "parameters": json.loads(attributes["parameters"]),
-        "parameters_hash": attributes["parameters_hash"],
-        "schema_version": attributes["schema_version"],
-        "instrument": attributes.get("instrument_definition", attributes["instrument"]),
-        "versions": {name: attributes[name] for name in ("opticam_dask_version", "python", "packages")},
-        "created": attributes["created"],
-        "nights": {
-            camera.key: {part.night: _provenance_of_part(part, files) for part in camera.parts}
-            for camera in store.cameras
-        },
-    }
-
-
-def _provenance_of_part(part: Part, files: bool) -> dict[str, Any]:
-    manifest, attributes = part.manifest(), part.attributes
-    labels = {label: part.photometry(label).attributes for label in part.labels}
-    record = {
-        "data_root": attributes["data_root"],
-        "n_files": part.n_frames,
-        "bytes": int(manifest["file_size"].sum()),
-        "mjd_utc": [float(manifest["mjd_utc"].min()), float(manifest["mjd_utc"].max())],
-        "versions": attributes.get("provenance", {}),
-        "photometry": {
-            label: {"parameters": json.loads(found["parameters"]), "versions": found.get("provenance", {})}
-            for label, found in labels.items()
-        },
-    }
-    if files:
-        facts = (manifest[name].tolist() for name in ("file", "file_size", "file_mtime"))
-        record["files"] = [
-            {"file": file, "bytes": size, "modified": modified} for file, size, modified in zip(*facts, strict=True)
-        ]
-    return record

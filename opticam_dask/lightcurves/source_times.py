@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.kernels.series import timing
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SECONDS_PER_DAY = 86400.0
 
@@ -119,6 +121,8 @@ def with_source_times(curves: xr.Dataset, clock: SourceClock | None, y: np.ndarr
     y : ndarray, shape (frame, source), optional
         Where the sources are on the frames, where the light curves do not say it.
     """
+    import xarray as xr
+
     if clock is None:
         stamps = curves["bmjd_tdb"]
         return curves.assign_coords(bmjd_tdb=(stamps.dims, stamps.data, stamps.attrs | {"position": OF_POINTING}))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from photutils.background import Background2D
+
+if TYPE_CHECKING:
+    from photutils.background import Background2D
 
 
 def _is_size(size: object) -> bool:
@@ -59,4 +61,6 @@ class DefaultBackground(BaseBackground):
 
     def __call__(self, image: np.ndarray) -> Background2D:
         """Estimate the background of an image ``(ny, nx)``."""
+        from photutils.background import Background2D  # a second, and the reduction has a mesh of its own
+
         return Background2D(np.asarray(image), self.box_size)

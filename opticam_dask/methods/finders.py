@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.table import QTable
 
 from opticam_dask.kernels.images import detect
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 
 @dataclass(frozen=True, init=False)
@@ -19,7 +22,7 @@ class DefaultFinder:
     n_pixels : int
         Least number of connected pixels of a source (``npixels`` works as well).
     border_width : int
-        Sources with a pixel in this border are left out.
+        Sources whose centre lies in this border are left out.
 
     Raises
     ------

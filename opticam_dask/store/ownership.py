@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 #: Name of the record in the output directory.
 OWNER_NAME = "owner.json"
 
+#: Name of the directory there that holds the record of a planned run.
+PLANNED_RUN = "planned_run"
+
 #: Seconds between two signs of life, and without one until a run counts as dead.
 HEARTBEAT, STALE = 30.0, 300.0
 

@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 
-from opticam_dask.cluster import blocks
+from opticam_dask.cluster import blocks, tasks, windows
 from opticam_dask.frames.scanning import FakeReader
 
 
@@ -28,7 +28,7 @@ def _refuse(dsk, keys, **kwargs):
 
 
 def test_window_of_blocks__one_task_a_block_and_results_in_order():
-    window = blocks.window_of_blocks(lambda block: block * block, [3, 5, 9])
+    window = windows.window_of_blocks(lambda block: block * block, [3, 5, 9])
     assert len(dask.optimize(window)[0].__dask_graph__()) == 3
     assert window.compute(scheduler="synchronous").tolist() == [9, 25, 81]
 
@@ -36,38 +36,38 @@ def test_window_of_blocks__one_task_a_block_and_results_in_order():
 def test_window_of_blocks__libraries_use_one_thread():
     from threadpoolctl import threadpool_info
 
-    window = blocks.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
+    window = windows.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
     assert set(window.compute(scheduler="synchronous")[0]) == {1}
 
 
 def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatch):
     looked = []
 
-    class Counted(blocks.ThreadpoolController):
+    class Counted(tasks.ThreadpoolController):
         def __init__(self):
             looked.append(len(sys.modules))
             super().__init__()
 
-    blocks._thread_pools.cache_clear()
-    monkeypatch.setattr(blocks, "ThreadpoolController", Counted)
-    blocks.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
+    tasks.thread_pools.cache_clear()
+    monkeypatch.setattr(tasks, "ThreadpoolController", Counted)
+    windows.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
     first = len(looked)
-    blocks.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
-    blocks._thread_pools.cache_clear()
+    windows.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
+    tasks.thread_pools.cache_clear()
     assert first == len(looked)
     assert first <= 2  # the first block may import what the second then has
 
 
 def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monkeypatch):
-    window = blocks.window_of_blocks(abs, [1])
+    window = windows.window_of_blocks(abs, [1])
     window.compute(scheduler="synchronous")
-    before = blocks._thread_pools(len(sys.modules))
+    before = tasks.thread_pools(len(sys.modules))
     monkeypatch.setitem(sys.modules, "a_module_that_was_imported_since", object())
-    assert blocks._thread_pools(len(sys.modules)) is not before
+    assert tasks.thread_pools(len(sys.modules)) is not before
 
 
 def test_window_of_blocks__two_windows_never_share_a_task():
-    first, second = (blocks.window_of_blocks(abs, [1, 2]) for _ in range(2))
+    first, second = (windows.window_of_blocks(abs, [1, 2]) for _ in range(2))
     assert not set(first.__dask_graph__()) & set(second.__dask_graph__())
 
 

@@ -17,7 +17,6 @@ from astropy.units import Quantity
 from opticam_dask import locations
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting import Figure
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import folding, periodograms, spectra
 from opticam_dask.kernels.series.timing import good_time_intervals
@@ -149,7 +148,7 @@ class AnalysedCurves:
         self._curves = binned
         return self
 
-    def plot_light_curves(self, show_gtis: bool = False) -> Figure:
+    def plot_light_curves(self, show_gtis: bool = False) -> plotting.Figure:
         """Plot the light curves, and their good time intervals."""
         intervals = self.good_time_intervals if show_gtis else None
         figure = plotting.plot_timing_light_curves(self.light_curves, intervals)
@@ -195,7 +194,7 @@ class AnalysedCurves:
         self,
         found: dict[str, xr.Dataset],
         name: str,
-        draw: Callable[[Mapping[str, xr.Dataset]], Figure],
+        draw: Callable[[Mapping[str, xr.Dataset]], plotting.Figure],
         *,
         plot: bool = True,
     ) -> TimingResults:
@@ -204,7 +203,7 @@ class AnalysedCurves:
             self._keep(results.plot(), name)
         return results
 
-    def _keep(self, figure: Figure, name: str) -> None:
+    def _keep(self, figure: plotting.Figure, name: str) -> None:
         """Save a plot as ``plots/<prefix>_<label>_<name>.pdf``, and show it."""
         if self.out_directory is not None:
             parts = [part for part in (self.prefix, self.phot_label, name) if part]

@@ -9,7 +9,6 @@ from astropy.time import Time
 
 from opticam_dask.api.analysis.curves import AnalysedCurves, Seconds, positive, seconds
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting import Figure
 from opticam_dask.kernels.series import folding
 from opticam_dask.lightcurves.timing_results import (
     TimingResults,
@@ -89,7 +88,7 @@ class PhaseAnalyses(AnalysedCurves):
                 attrs={"key": key, "period": length, "reference_mjd": curve.reference_mjd},
             )
 
-        def draw(data: Mapping[str, xr.Dataset]) -> Figure:
+        def draw(data: Mapping[str, xr.Dataset]) -> plotting.Figure:
             return plotting.plot_folded(data, subplot=subplot, sharey=sharey)
 
         return self._finish(found, f"P={length:.4f}s_phase_bin", draw, plot=plot)

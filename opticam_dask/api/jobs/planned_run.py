@@ -28,9 +28,7 @@ from opticam_dask.kernels.sources.profiles.ring_sums import Rings, empty_rings
 from opticam_dask.pipeline.driver import PASSES, ReductionError
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.errors import StoreError
-
-#: Name of the directory that holds the record, beside the store.
-DIRECTORY_NAME = "planned_run"
+from opticam_dask.store.ownership import PLANNED_RUN
 
 #: Number of the last pass.
 LAST_PASS = len(PASSES) - 1
@@ -94,7 +92,7 @@ class PlannedRun:
     @property
     def directory(self) -> Path:
         """Where the files of the run are."""
-        return self.out_directory / DIRECTORY_NAME
+        return self.out_directory / PLANNED_RUN
 
     @property
     def out(self) -> str:
@@ -187,7 +185,7 @@ def read(out_directory: str | Path) -> PlannedRun:
     run = find(out_directory)
     if run is None:
         raise StoreError(
-            f"{out_directory} holds no planned run (no {DIRECTORY_NAME}/plan.json). Run opticam-dask plan DATA --out "
+            f"{out_directory} holds no planned run (no {PLANNED_RUN}/plan.json). Run opticam-dask plan DATA --out "
             f"{out_directory} first."
         )
     return run
@@ -201,7 +199,7 @@ def find(out_directory: str | Path) -> PlannedRun | None:
     store.StoreError
         When it is damaged.
     """
-    file = Path(out_directory) / DIRECTORY_NAME / "plan.json"
+    file = Path(out_directory) / PLANNED_RUN / "plan.json"
     if not file.is_file():
         return None
     again = "plan again with --break-lock: opticam-dask plan DATA --out OUT --break-lock; what was reduced is kept"

@@ -97,7 +97,7 @@ def plan(
         everything = Run(setup, session.executor, session.progress, photometers)
         PASSES[-1].finish(everything)
         job_arrays.end(everything, writes=not was_ended)
-        shutil.rmtree(setup.out_directory / planned_run.DIRECTORY_NAME, ignore_errors=True)
+        shutil.rmtree(setup.out_directory / ownership.PLANNED_RUN, ignore_errors=True)
         return None
     n_blocks = sum(part.n_blocks for part in todo)
     default = max(_LEAST_BLOCKS * n_workers, -(-n_blocks // MOST_JOBS))

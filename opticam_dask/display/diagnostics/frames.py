@@ -18,7 +18,6 @@ from opticam_dask.display.diagnostics.inputs import (
     reference_frame,
     typical_fwhm,
 )
-from opticam_dask.display.plotting import Picture
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.steps.calibrate import load_image
@@ -108,7 +107,9 @@ def create_gifs(
     return written
 
 
-def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int) -> Iterator[Picture]:
+def _pictures(
+    out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int
+) -> Iterator[plotting.Picture]:
     """Read and yield the chosen frames of a key one by one, in time order within each part."""
     camera = Store.open(out_directory).camera(key)
     reference, index = reference_frame(camera)
@@ -131,7 +132,7 @@ def _pictures(out_directory: str | Path, key: str, catalogue: xr.Dataset, max_fr
             places = align.apply_transform(transforms[number], xy) if usable else np.full(xy.shape, np.nan)
             entry = entry_of(manifest, number)
             title = f"{key}  {Path(entry['file']).name}  ({state})"
-            yield Picture(_pixels(steps, entry), places, radius, title, state)
+            yield plotting.Picture(_pixels(steps, entry), places, radius, title, state)
 
 
 def _pixels(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:

@@ -13,7 +13,6 @@ import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting import Figure
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.lightcurves.targets import rows_of_sources
@@ -106,7 +105,9 @@ def photometer_record(out_directory: str | Path, key: str, label: str) -> dict[s
     return None
 
 
-def keep_figure(figure: Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool) -> list[Path]:
+def keep_figure(
+    figure: plotting.Figure, out_directory: str | Path, names: Sequence[str], save: bool, show: bool
+) -> list[Path]:
     """Show a figure in a notebook, save it under a name below the output directory, or both; return the file."""
     if show:
         plotting.show_in_notebook(figure)

@@ -25,9 +25,9 @@ from opticam_dask.display.report.records import (
 from opticam_dask.display.report.thinning import clock_of, column_of, frames_per_point
 from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag, count_flags
 from opticam_dask.kernels.images.matching import align
-from opticam_dask.lightcurves import results
 from opticam_dask.locations import location
 from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.provenance import provenance
 from opticam_dask.store.store import Store
 
 #: Points of one quantity of one key, over all nights.
@@ -77,7 +77,7 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
         instrument=str(attributes.get("instrument", "")),
         keys=keys,
         pixel_scales=_pixel_scales(attributes, cameras, rebin),
-        provenance=results.provenance(out_directory),
+        provenance=provenance(out_directory),
         nights=[_summary(part) for key in keys for part in parts[key]],
         conditions=[entry for key in keys for entry in _conditions(parts[key], rebin)],
         fields=[field for camera in cameras if (field := _field(camera)) is not None],
@@ -241,6 +241,7 @@ def _field(camera: Camera) -> Field | None:
         reference_file=str(about["reference_file"]),
         reference_night=str(about["reference_night"]),
         catalog={entry.name: catalog[entry.name] for entry in schema.CATALOG},
+        warnings=[str(line) for line in catalog.attributes.get("warnings", ())],  # not in older stores
     )
 
 

@@ -6,9 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Frames of a night that point further from the middle of the others, degrees.
 _SAME_POINTING = 1.0

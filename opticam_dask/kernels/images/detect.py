@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import photutils
-from astropy.table import QTable
-from photutils.segmentation import SegmentationImage, SourceCatalog, SourceFinder
-from photutils.utils.exceptions import NoDetectionsWarning
 
-from opticam_dask.kernels.images.segments import Segments, connected, join_parts
+from opticam_dask.kernels.images.segments import Segments, connected, join_parts, within_border
 
-_NEW_NAMES = int(photutils.__version__.split(".")[0]) >= 3
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 #: Names a column may have (photutils 3, photutils 2, plain), by the name it has here.
 _COLUMNS = {
@@ -50,7 +47,7 @@ def segment_sources(
     n_pixels : int
         Least number of connected pixels.
     border_width : int
-        Sources with a pixel in this border are left out.
+        Sources whose centre lies in this border are left out.
     connectivity, n_levels, contrast
         As in photutils' ``SourceFinder``.
     mask : ndarray of bool, shape (ny, nx), optional
@@ -62,6 +59,10 @@ def segment_sources(
         Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
         holds the fluxes of the sources that were left out for the border, ``border_flux``, brightest first.
     """
+    # with scipy.signal and scipy.stats, which no frame needs: two seconds
+    from photutils.segmentation import SegmentationImage, SourceCatalog
+    from photutils.utils.exceptions import NoDetectionsWarning
+
     bad = ~np.isfinite(image)
     if mask is not None:
         bad |= mask
@@ -75,21 +76,26 @@ def segment_sources(
         segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
     if segments is not None:
         segments = SegmentationImage(_without_parts(data, segments.data))
-    border_flux = np.empty(0)
-    if segments is not None and border_width:
-        flux = np.bincount(segments.data.ravel(), weights=data.ravel())[1:]
-        before = segments.labels
-        segments.remove_border_labels(border_width, partial_overlap=True)
-        border_flux = np.sort(flux[np.setdiff1d(before, segments.labels) - 1])[::-1]
-        if len(segments.labels):
-            segments.relabel_consecutive()
     if segments is None or not len(segments.labels):
         table = _empty_table()
     else:
         table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
         table = table[np.argsort(-np.asarray(table["segment_flux"]), kind="stable")]
+    is_inside = _are_inside(table, data.shape, border_width)
+    border_flux = np.asarray(table["segment_flux"], dtype=float)[~is_inside]
+    table = table[is_inside]
     table.meta["border_flux"] = border_flux
     return table
+
+
+def _are_inside(table: QTable, shape: tuple[int, int], border_width: int) -> np.ndarray:
+    """Which sources have their centre inside a border."""
+    inside = np.ones(len(table), dtype=bool)
+    for name, size in (("x", shape[1]), ("y", shape[0])):
+        centre = _column(table, _COLUMNS[name])
+        if centre is not None:
+            inside &= within_border(centre, size, border_width)
+    return inside
 
 
 def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -104,13 +110,19 @@ def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _empty_table() -> QTable:
     """Make the table of an image without sources: that of an image with one, less its row."""
+    from photutils.segmentation import SegmentationImage, SourceCatalog
+
     image = np.zeros((5, 5))
     image[1:4, 1:4] = 1.0
     return SourceCatalog(image, SegmentationImage((image > 0).astype(int))).to_table()[:0]
 
 
 def _finder(n_pixels: int, connectivity: int, n_levels: int, contrast: float) -> Any:
-    names = ("n_pixels", "n_levels", "n_processes") if _NEW_NAMES else ("npixels", "nlevels", "nproc")
+    import photutils
+    from photutils.segmentation import SourceFinder
+
+    is_new = int(photutils.__version__.split(".")[0]) >= 3
+    names = ("n_pixels", "n_levels", "n_processes") if is_new else ("npixels", "nlevels", "nproc")
     options = dict(zip(names, (n_pixels, n_levels, 1), strict=True))
     return SourceFinder(**options, connectivity=connectivity, contrast=contrast, mode="exponential", progress_bar=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri  # chi-squared that is exceeded with some probability
 
 #: From the median absolute deviation to the standard deviation of a normal distribution.
 _SIGMA_PER_MAD = 1.482602218505602
@@ -242,7 +242,7 @@ def find_hot_pixels(
         expected = np.nanmedian(spread[finite]) + of_photons
         freedom = len(times) - 2
         with np.errstate(invalid="ignore"):
-            is_unstable = finite & (expected > 0) & (spread > expected * chi2.isf(_BY_CHANCE, freedom) / freedom)
+            is_unstable = finite & (expected > 0) & (spread > expected * chdtri(freedom, _BY_CHANCE) / freedom)
         excess[is_unstable] = ((spread - expected) * np.mean(times) ** 2)[is_unstable]
         hot |= is_unstable
     return hot, excess

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import erfa
 import numpy as np
-from astropy.utils import iers
 
 #: TT - UTC in days, to a minute: precession, nutation and aberration change by less than 0.0002 arcsec in it.
 _TT_MINUS_UTC = 69.0 / 86400.0
@@ -97,6 +96,8 @@ def _intermediate_place(times: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> t
 
 def _ut1_minus_utc(times: np.ndarray) -> np.ndarray:
     """UT1 - UTC in days from the table that comes with astropy; 0 outside of its range."""
+    from astropy.utils import iers  # half a second
+
     seconds, status = iers.IERS_B.open().ut1_utc(_MJD_ZERO, times, return_status=True)
     known = (status != iers.TIME_BEFORE_IERS_RANGE) & (status != iers.TIME_BEYOND_IERS_RANGE)
     days: np.ndarray = np.where(known, seconds.to_value("s"), 0.0) / 86400.0

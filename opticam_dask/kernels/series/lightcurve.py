@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.timeseries import LombScargle
+
+if TYPE_CHECKING:
+    from astropy.timeseries import LombScargle
 
 #: Steps of a periodogram in units of 1 / (length of the series): ten points across a peak.
 _FREQUENCY_STEP = 0.1
@@ -181,6 +184,8 @@ def lomb_scargle_peak(
         raise ValueError("a periodogram needs times and fluxes that differ, got the same one at every point")
     span = float(times.max())
     low, high = _frequency_range(times, minimum_frequency, maximum_frequency)
+    from astropy.timeseries import LombScargle  # half a second
+
     periodogram = LombScargle(times, flux[used], flux_err[used])
     best = _highest(periodogram, low, high, _FREQUENCY_STEP / span)
     start, stop = max(low, best - _FREQUENCY_STEP / span), min(high, best + _FREQUENCY_STEP / span)

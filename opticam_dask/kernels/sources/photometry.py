@@ -7,7 +7,6 @@ result for one source does not depend on which others are measured with it.
 from __future__ import annotations
 
 import numpy as np
-from photutils.geometry import circular_overlap_grid, elliptical_overlap_grid
 from scipy.spatial import KDTree
 
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -79,6 +78,8 @@ def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
     -------
     ndarray, shape (n, size, size)
     """
+    from photutils.geometry import circular_overlap_grid  # a second, which only what measures needs
+
     weights = np.zeros((len(xy), size, size))
     for index in range(len(xy)):
         left, right, low, high = _edges(xy[index], x0[index], y0[index], size)
@@ -105,6 +106,8 @@ def elliptical_weights(
     -------
     ndarray, shape (n, size, size)
     """
+    from photutils.geometry import elliptical_overlap_grid
+
     weights = np.zeros((len(xy), size, size))
     for index in range(len(xy)):
         left, right, low, high = _edges(xy[index], x0[index], y0[index], size)

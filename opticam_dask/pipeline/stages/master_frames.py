@@ -11,14 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from opticam_dask import schema
-from opticam_dask.cluster import blocks, watchdog
+from opticam_dask.cluster import watchdog, windows
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import calibrate
@@ -38,6 +36,10 @@ from opticam_dask.steps.read import read_raw
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 #: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
 _STRIP_PIXELS = 4_000_000
@@ -227,7 +229,7 @@ def combine_frames(
 
 
 def _run(executor: Executor, function: Callable[[int], Any], n_tasks: int) -> Iterator[Any]:
-    build = functools.partial(blocks.window_of_blocks, function, name="masters")
+    build = functools.partial(windows.window_of_blocks, function, name="masters")
     return executor.run([Work(build, range(n_tasks))])
 
 
@@ -464,6 +466,8 @@ def make_dataset(
         name: (("y", "x"), values, schema.variable("calibration", name).all_attributes())
         for name, values in arrays.items()
     }
+    import xarray as xr
+
     return xr.Dataset(variables, attrs=about)
 
 

@@ -1,92 +1,20 @@
-"""Commands that reduce frames at once: reduce and watch."""
+"""The command that reduces frames as they land: watch."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from opticam_dask import locations
 from opticam_dask.api import watch as watching
-from opticam_dask.api.reducer import Reducer
-from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
-from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.cluster import job_queues, job_scripts
-from opticam_dask.cluster.cluster_settings import SYSTEMS
+from opticam_dask.cli.exit_codes import UsageError
+from opticam_dask.cli.runs.reductions import is_to_submit, run_reduction, submit_inside
 from opticam_dask.console import Console
-from opticam_dask.display import status
 from opticam_dask.lightcurves import differential
-from opticam_dask.methods.photometers import BasePhotometer
-from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import KINDS, PLURAL
-from opticam_dask.pipeline.driver import Changes, Setup, check_parameters
+from opticam_dask.pipeline.driver import Setup, check_parameters
 from opticam_dask.store.store import Store
-
-
-def reduce(options: argparse.Namespace) -> int:
-    """Reduce frames to catalogues and light curves."""
-    parameters = given.parameters(options)
-    photometers = given.photometers(options)
-    if options.inside and not os.environ.get(job_scripts.INSIDE):
-        return _submit_inside(options)
-    with given.session(options, given.connect(options, options.out)) as session:
-        return _reduce(options, session, parameters, photometers)
-
-
-def _reduce(
-    options: argparse.Namespace,
-    session: Session,
-    parameters: ReductionParameters,
-    photometers: Sequence[BasePhotometer],
-) -> int:
-    changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
-    reduction = reducer(options, parameters, session)
-    reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
-    for line in status.describe_reduction(options.out, n_problems=5):
-        Console(prefix="").tell(line)
-    return DONE
-
-
-#: Parameters of the reduction that the constructor of ``Reducer`` takes.
-_CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
-
-
-#: Where on the sky the cameras looked.
-_SKY = ("sky_catalog", "sky_epoch", "wcs")
-
-
-def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
-    """Reduction of the frames of a command."""
-    return Reducer(
-        options.out,
-        options.data,
-        instrument=given.instrument(options),
-        session=session,
-        frames_per_block=options.frames_per_block,
-        show_plots=False,
-        sources=options.sources,
-        **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},
-        **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
-        **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
-    )
-
-
-def _submit_inside(options: argparse.Namespace) -> int:
-    """Submit this very command as a job."""
-    settings = given.settings(options)
-    if not settings.is_batch:
-        raise UsageError(f"--inside needs a batch system ({', '.join(SYSTEMS)}), got {settings.cluster!r}")
-    job_queues.JobQueue(settings)  # refuses now what the job would refuse
-    command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
-    _, lines = job_scripts.submit_inside(settings, command, given.job_logs(options.out))
-    for line in lines:
-        Console(prefix="").tell(line)
-    Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
-    return DONE
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -94,8 +22,8 @@ def watch(options: argparse.Namespace) -> int:
     for place in (options.out, *options.data):
         locations.require_local(place, "watch")
     parameters = given.parameters(options)
-    if options.inside and not os.environ.get(job_scripts.INSIDE):
-        return _submit_inside(options)
+    if is_to_submit(options):
+        return submit_inside(options)
     instrument = given.instrument(options)
     setup = Setup(
         Path(options.out),
@@ -119,7 +47,7 @@ def watch(options: argparse.Namespace) -> int:
         live.run(idle=options.idle, n_frames=options.n_frames)
         live.close()
         tell("The observation is over: reducing it from the beginning.")
-        status_of_reduction = _reduce(options, session, parameters, photometers)
+        status_of_reduction = run_reduction(options, session, parameters, photometers)
         for key in live.keys:
             _final_light_curve(options, live, key)
     return status_of_reduction
@@ -168,4 +96,4 @@ def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: s
 
 
 #: Commands of this module by name.
-COMMANDS = {"reduce": reduce, "watch": watch}
+COMMANDS = {"watch": watch}

@@ -1,0 +1,80 @@
+"""What a task does on a worker around the function it runs: threads of libraries, kernels, the time limit of a frame.
+
+Nothing of Dask is imported here. A worker would import ``dask.array`` with xarray and pandas, which takes as long as a
+hundred frames.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import cv2
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from opticam_dask.cluster import open_files, watchdog
+from opticam_dask.kernels import compiled
+
+#: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
+#: worker has several threads, its blocks take turns.
+_turn = threading.Lock()
+
+#: Name of this process; a worker of ``Client(processes=False)`` runs in the process that built the graph.
+PROCESS = uuid.uuid4().hex
+
+
+@functools.lru_cache(maxsize=8)
+def unpacked(function: bytes) -> Callable[..., Any]:
+    """Function that was pickled; what it needs is imported here."""
+    found: Callable[..., Any] = cloudpickle.loads(function)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def thread_pools(n_modules: int) -> ThreadpoolController:
+    """Libraries of this process that have threads of their own, looked for again when modules were imported.
+
+    Looking takes as long as a small frame.
+    """
+    return ThreadpoolController()
+
+
+def run_block(block: int, function: bytes, frame_timeout: float, built_by: tuple[str, int], kernels: str) -> np.ndarray:
+    """Run a function on one block.
+
+    Parameters
+    ----------
+    block : int
+        Number of the block.
+    function : bytes
+        Pickled function of it.
+    frame_timeout : float
+        Seconds after which a frame that does not end ends this process; 0 is no limit.
+    built_by : (str, int)
+        Name and number of the process that built the graph, which is never ended.
+    kernels : str
+        Form of the kernels.
+
+    Returns
+    -------
+    ndarray of object, shape (1,)
+        What the function returned.
+    """
+    summary = np.empty(1, dtype=object)
+    run = unpacked(function)  # imports what it needs, which no frame is to blame for
+    limit = 0.0 if built_by == (PROCESS, os.getpid()) else frame_timeout
+    with _turn:
+        compiled.use(kernels)
+        # a matrix product may round differently with another number of threads, and a worker has one core
+        cv2.setNumThreads(1)
+        limits = thread_pools(len(sys.modules)).limit(limits=1)
+        with limits, watchdog.time_limit(limit), open_files.keep_open():
+            summary[0] = run(block)
+    return summary

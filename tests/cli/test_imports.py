@@ -1,0 +1,123 @@
+"""What a command and a worker import: modules are counted, not seconds."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+
+import opticam_dask
+from opticam_dask import Instrument, Reducer
+from opticam_dask.cluster import connections
+
+#: Packages that take long to import, and the room that needs each of them.
+HEAVY = {
+    *("photutils", "matplotlib", "scipy.stats", "scipy.signal", "distributed", "dask.array", "xarray", "pandas"),
+    *("astropy.io.fits", "astropy.coordinates", "astropy.table", "cv2", "rich", "bokeh", "zarr", "numpy"),
+}
+
+_RUN = """
+import json, sys
+from opticam_dask.cli.parser import main
+try:
+    main({arguments!r})
+except SystemExit:
+    pass
+print("MODULES", json.dumps(sorted(sys.modules)))
+"""
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the modules that a process has imported at the end of some code."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.rpartition("MODULES")[2]))
+
+
+def modules_of(*arguments: object) -> set[str]:
+    """Names of the modules that a command imports."""
+    return modules_after(_RUN.format(arguments=[str(one) for one in arguments]))
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("imports")
+    rng = np.random.default_rng(5)
+    for frame in range(4):
+        image = np.full((200, 200), 50.0)
+        for x, y, flux in FIELD:
+            add_star(image, x, y, flux)
+        write_frame(directory / "frames" / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
+    (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
+    with connections.connect("local", n_workers=1) as place:
+        reducer = Reducer(
+            directory / "out",
+            directory / "frames",
+            instrument=Instrument.from_json(INSTRUMENT),
+            client=place,
+            show_plots=False,
+            verbose=False,
+        )
+        reducer.create_catalogs()
+        reducer.photometry()
+        [on_worker] = place.client.run(lambda: list(sys.modules)).values()
+    return directory, set(on_worker)
+
+
+@pytest.mark.parametrize("command", ["", "reduce"])
+def test_help__imports_no_package_at_all(command):
+    assert not modules_of(*command.split(), "--help") & HEAVY
+
+
+def test_import__of_the_package_imports_none_of_its_rooms():
+    found = modules_after("import json, sys, opticam_dask; print('MODULES', json.dumps(sorted(sys.modules)))")
+    assert not found & HEAVY
+    assert {name for name in found if name.startswith("opticam_dask")} == {"opticam_dask"}
+
+
+def test_names__that_people_see_are_those_that_editors_see():
+    tree = ast.parse(Path(opticam_dask.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    seen = {
+        alias.asname: (node.module or "").removeprefix("opticam_dask.")
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == opticam_dask._HOME
+
+
+def test_status_and_verify__import_the_store_alone(night):
+    directory, _ = night
+    for command in ("status", "verify"):
+        assert modules_of(command, directory / "out") & HEAVY == {"numpy", "zarr"}
+
+
+def test_check__imports_tables_but_nothing_of_astropy(night):
+    directory, _ = night
+    found = modules_of("check", directory / "frames", "--instrument", directory / "camera.json")
+    assert found & HEAVY == {"numpy", "pandas", "zarr"}
+    assert "astropy" not in found
+
+
+def test_lightcurve__imports_what_draws_but_no_cluster_and_no_photometry(night):
+    directory, _ = night
+    found = modules_of("lightcurve", directory / "out", "--target", 2, "--comparisons", 1, 3)
+    # dask.array by way of xarray
+    assert found & HEAVY <= {"numpy", "pandas", "xarray", "zarr", "matplotlib", "dask.array"}
+    assert not {name for name in found if name.startswith(("opticam_dask.passes", "opticam_dask.pipeline"))}
+
+
+def test_export__imports_no_cluster_and_draws_nothing(night):
+    directory, _ = night
+    found = modules_of("export", directory / "out", "--format", "csv")
+    assert not found & {"distributed", "matplotlib", "photutils", "scipy.stats", "scipy.signal"}
+
+
+def test_worker__imports_what_its_tasks_use(night):
+    _, found = night
+    assert "opticam_dask.passes.survey" in found
+    assert not found & {"matplotlib", "bokeh", "rich", "pandas", "xarray", "dask.array", "scipy.stats", "scipy.signal"}
+    assert not {name for name in found if name.startswith(("opticam_dask.display", "opticam_dask.api"))}
