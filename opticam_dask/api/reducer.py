@@ -77,6 +77,8 @@ class Reducer(Plots):
     calibration : path or sequence of path, optional
         Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
         ...). A kind that is given by itself is not taken from there.
+    flats_of_other_filters : bool
+        Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -151,6 +153,7 @@ class Reducer(Plots):
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
+        flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -201,6 +204,7 @@ class Reducer(Plots):
             "barycenter": barycenter,
             "rebin_factor": rebin_factor,
             "remove_cosmic_rays": remove_cosmic_rays,
+            "flats_of_other_filters": flats_of_other_filters,
             "target_coord": target_coord,
         }
         if isinstance(background, DefaultBackground):
