@@ -18,7 +18,7 @@ from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.frames.guessing.unknown import unknown_camera
+from opticam_dask.frames.guessing.unknown import no_usable_frame
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
@@ -75,8 +75,7 @@ class Reducer(Plots):
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
     calibration : path or sequence of path, optional
-        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
-        ...). A kind that is given by itself is not taken from there.
+        Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
     flats_of_other_filters : bool
         Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
@@ -245,11 +244,7 @@ class Reducer(Plots):
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
-            sentence, others = unknown_camera(self.scan, self.instrument)
-            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
-            raise driver.ReductionError(
-                f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
-            )
+            raise driver.ReductionError(no_usable_frame(self.scan, self.instrument))
         tell(f"{self.instrument.name} successfully passed all checks.")
         for message in self.scan.warnings:
             tell(f"Note: {message}")
