@@ -173,9 +173,7 @@ class Reducer(Plots):
         prefix: str = PREFIX,
         session: Session | None = None,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.instrument = arguments.as_instrument(instrument, extension)
