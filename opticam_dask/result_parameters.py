@@ -31,6 +31,7 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         default="sum",
         choices=("sum", "optimal"),
     ),
+    "shared_trends": Parameter("Take off trends that the comparisons share, by SysRem", default=False, kind=bool),
     "detrend": Parameter(
         "Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
         default=(),
@@ -98,7 +99,7 @@ FITTED_CURVES: Mapping[str, Parameter] = {
     "weighting": replace(DIFFERENTIAL["weighting"], default="optimal"),
     **{
         name: DIFFERENTIAL[name]
-        for name in ("outliers", "without", "match_cameras", "label", "radius", "key", "prefix")
+        for name in ("shared_trends", "outliers", "without", "match_cameras", "label", "radius", "key", "prefix")
     },
 }
 

@@ -13,6 +13,8 @@ import numpy as np
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
+from opticam_dask.methods.photometers import AperturePhotometer
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
     from opticam_dask.frames.placed_sources import PlacedSource
@@ -85,6 +87,23 @@ def paths(*directories: Any) -> list[str | Path]:
     if not found:
         raise ValueError("data_directory is missing: give the directory that holds the frames")
     return found
+
+
+def photometers_by_label(
+    photometer: Photometer | Sequence[Photometer] | None, label: str | None
+) -> dict[str, Photometer]:
+    """Photometers by their labels; without any the usual one, an aperture.
+
+    Raises
+    ------
+    ValueError
+        When a label is no name, or several photometers would have one.
+    """
+    chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
+    labels = [check_label(label or entry.label) for entry in chosen]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
+    return dict(zip(labels, chosen, strict=True))
 
 
 def placed_sources(given: Any) -> tuple[PlacedSource, ...]:

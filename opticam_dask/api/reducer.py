@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-from opticam_dask.flags import UNUSABLE
 from opticam_dask.frames.guessing.unknown import no_usable_frame
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
@@ -25,7 +24,6 @@ from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
@@ -322,41 +320,32 @@ class Reducer(Plots):
         if box_size is not None:
             options["box_size"] = box_size
         setup = self.setup(ReductionParameters(**{**self._options, **options}))
-        self._create_catalogs(setup, driver.Changes(new, append, tuple(redo), rebuild_reference))
+        self._drive(setup, driver.Changes(new, append, tuple(redo), rebuild_reference), {})
 
-    def _create_catalogs(self, setup: driver.Setup, changes: driver.Changes, *, is_last: bool = True) -> None:
+    def _drive(
+        self, setup: driver.Setup, changes: driver.Changes, photometers: Mapping[str, Photometer]
+    ) -> driver.Outcome:
+        """All passes, then what people get to see of frames and catalogues."""
         with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
             self._console.tell("Creating source catalogs.")
-            run = driver.Run(setup, session.executor, self._console)
-            outcome = driver.drive(run, driver.TO_CATALOGS)
-            driver.finish(setup, is_last=is_last)
+            outcome = driver.drive(driver.Run(setup, session.executor, self._console, photometers))
+            driver.finish(setup)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
         for file in products.plot_frames(self.out_directory, show=self.show_plots):
             self._announce(file)
+        return outcome
 
     def _report_alignment(self, outcome: driver.Outcome) -> None:
         tell = self._console.tell
-        for key, (aligned, total) in self._aligned_counts().items():
+        for key, (aligned, total) in summaries.aligned_counts(Store.open(self.out_directory)).items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
-        for file, message in outcome.problems[:20]:
-            tell(f"Set aside: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
         for key, catalog in self.catalogs.items():
             tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
-
-    def _aligned_counts(self) -> dict[str, tuple[int, int]]:
-        """Frames that are aligned and frames that were reduced, of each key."""
-        counts = {}
-        for camera in Store.open(self.out_directory).cameras:
-            flags = [part.frames["flags"] for part in camera.parts]
-            reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
-            counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
-        return counts
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
@@ -380,30 +369,30 @@ class Reducer(Plots):
         store.StoreError
             When the label is there with other parameters.
         """
-        chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-        labels = [arguments.check_label(label or entry.label) for entry in chosen]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
-        by_label = dict(zip(labels, chosen, strict=True))
+        by_label = arguments.photometers_by_label(photometer, label)
         setup = self._stored_setup()
         driver.check_parameters(setup)
+        driver.require_catalog(setup)
         with self._session as session:
             setup.store.begin_changes()
             driver.place_sources(setup, self._console)
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
+            summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
+            self._write_light_curves(outcome, list(by_label))
+
+    def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:
+        """Files and diagrams of what was measured."""
+        with self._session as session:
             folders = [
                 light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
                 for name in labels
             ]
-        for file, message in outcome.problems[:20]:
-            self._console.tell(f"Not measured: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
-            if setup.store.measured_keys(name):
+            if Store.at(self.out_directory).measured_keys(name):
                 self._plot(diagnostics.plot_rms_vs_flux, label=name)
 
     def reduce(
@@ -414,7 +403,7 @@ class Reducer(Plots):
         parameters: ReductionParameters | None = None,
         changes: driver.Changes | None = None,
     ) -> None:
-        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
+        """Make catalogues and light curves: :meth:`create_catalogs` and :meth:`photometry`, with fewer reads of frames.
 
         Parameters
         ----------
@@ -432,8 +421,10 @@ class Reducer(Plots):
         """
         with self._session:
             setup = self.setup(parameters or ReductionParameters(**self._options))
-            self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
-            self.photometry(photometer, label=label)
+            by_label = arguments.photometers_by_label(photometer, label)
+            outcome = self._drive(setup, changes or driver.Changes(), by_label)
+            driver.require_catalog(setup)
+            self._write_light_curves(outcome, list(by_label))
 
     # ---------------------------------------------------------------- what was found
 

@@ -244,7 +244,13 @@ def _add_job_arrays(commands: Any) -> None:
 
 def _add_pass(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
-    parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
+    parser.add_argument(
+        "--pass",
+        required=True,
+        metavar="N|NAME",
+        dest="number",
+        help="0 to 3, or reference, survey, profile, measure",
+    )
     parser.add_argument(
         "--cluster", choices=["local", "none"], help="worker processes here, or this process (as planned)"
     )

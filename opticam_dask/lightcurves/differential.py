@@ -16,9 +16,10 @@ from opticam_dask import locations, schema
 from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
-from opticam_dask.lightcurves.conditions import conditions_of
 from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
 from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.comparison_stars import coverage_card, without_shared_trends
+from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
@@ -41,6 +42,7 @@ def relative_light_curve(
     radius: float | None = None,
     target_radius: float = targets.RADIUS,
     weighting: ensemble.Weighting = "sum",
+    shared_trends: bool = False,
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
@@ -69,6 +71,10 @@ def relative_light_curve(
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
         missing in a frame makes no jump (:mod:`opticam_dask.kernels.series.ensemble`).
+    shared_trends : bool
+        Take off trends that the comparisons share, by SysRem. Night by night, in numbers that cross-validation chooses;
+        levels of nights stay, a dip of the target is not taken for a trend
+        (:mod:`opticam_dask.kernels.series.shared_trends`).
     detrend : sequence of str
         Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time. A trend can eat a
         signal that looks like it.
@@ -89,9 +95,10 @@ def relative_light_curve(
         together); coordinates mjd_utc, bmjd_tdb and night, and as far as they are known exposure_time, airmass, fwhm,
         background, transparency, ellipticity, and x and y of the target; attributes ``filter``, ``binning``,
         ``comparisons``, ``weights`` and, when they were chosen, ``reasons``: what was found out about each source, and
-        ``choice``: the same in a few lines; with trends ``detrend``: their coefficients (relative change of the flux
-        for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and
-        ``warnings``.
+        ``choice``: the same in a few lines; ``coverage_...``: how often the errors of the comparisons hold against each
+        other; with shared trends ``n_shared_trends_<night>``; with trends ``detrend``: their coefficients (relative
+        change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
+        ``reduced_chi2`` and ``warnings``.
 
     Raises
     ------
@@ -106,12 +113,17 @@ def relative_light_curve(
         targets.source_number(out_directory, key, target, target_radius),
         _numbers(out_directory, key, comparisons, target_radius),
         weighting,
+        shared_trends=shared_trends,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
         without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
         marks=Marks.of(store, camera.key, label).comparisons,
     )
+    known = curves["source_id"].to_numpy().tolist()
+    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
+    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
+    curve = curve.assign_attrs(coverage_card(members))
     return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
 
@@ -128,6 +140,7 @@ def compute_relative(
     comparisons: int | Sequence[int] | Literal["auto"],
     weighting: ensemble.Weighting = "sum",
     *,
+    shared_trends: bool = False,
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
@@ -146,7 +159,7 @@ def compute_relative(
         Ids of the comparison sources; ``"auto"`` chooses them.
     weighting : {"sum", "optimal"}
         How the comparison sources are combined.
-    detrend, detrend_without, outliers, without
+    shared_trends, detrend, detrend_without, outliers, without
         As in :func:`relative_light_curve`.
     marks : dict, optional
         Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
@@ -186,6 +199,10 @@ def compute_relative(
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
         found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    if shared_trends:
+        corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
+        relative, relative_err = corrected.flux, corrected.flux_err
+        found |= {f"n_shared_trends_{night}": number for night, number in corrected.n_trends.items()}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
@@ -221,7 +238,7 @@ def _fit_trends(
 ) -> trends.Trends:
     """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
     of_target = members.isel(source=0)
-    time = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    time = _time_of(of_target)
     if unknown := [name for name in names if name not in VECTORS]:
         raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
     vectors = {}
@@ -236,9 +253,24 @@ def _fit_trends(
         if name not in vectors or not np.isfinite(vectors[name]).any():
             raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
     use = ~trends.find_outliers(relative, relative_err, outliers)
-    if without is not None:
-        use &= ~((time >= min(without)) & (time <= max(without)))
+    outside = _outside(of_target, without)
+    if outside is not None:
+        use &= outside
     return trends.fit_trends(relative, relative_err, vectors, use)
+
+
+def _time_of(of_target: xr.Dataset) -> np.ndarray:
+    """Barycentric time where any is known, else UTC."""
+    times: np.ndarray = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    return times
+
+
+def _outside(of_target: xr.Dataset, without: tuple[float, float] | None) -> np.ndarray | None:
+    """Frames that are not within the times that trends are not fitted to; None where there are no such times."""
+    if without is None:
+        return None
+    time = _time_of(of_target)
+    return ~((time >= min(without)) & (time <= max(without)))
 
 
 def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.conditions import CONDITIONS
 from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times

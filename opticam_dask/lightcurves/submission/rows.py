@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: Julian Date of the zero of MJD.
 JD_OF_MJD = 2400000.5
