@@ -1,4 +1,4 @@
-"""Parameters of what is made of fluxes and shown of them: light curves, fits, magnitudes, files for archives."""
+"""Parameters of what is made of a reduction: sources on the sky, light curves, fits, magnitudes, files for archives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,48 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from opticam_dask.parameters import Parameter
+
+#: Where on the sky the cameras looked.
+SKY: Mapping[str, Parameter] = {
+    "sources": Parameter(
+        "Sources to measure beside those that are found: name, and ra and dec or x and y (CSV, ECSV, FITS, VOTable)",
+        follows="none",
+        metavar="FILE",
+    ),
+    "sky_catalog": Parameter(
+        "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
+        follows="headers",
+        kind=str,
+        metavar="FILE",
+    ),
+    "sky_epoch": Parameter(
+        "Epoch of the sky catalogue's positions, Julian years",
+        follows="its column ref_epoch",
+        kind=float,
+        metavar="YEAR",
+    ),
+    "wcs": Parameter(
+        "Plate-solved copies of aligned frames, under the names of those frames",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
+    "pointing": Parameter(
+        "RA and Dec that the telescope pointed to, degrees or 05:34:31 -05:23:28",
+        follows="headers",
+        kind=str,
+        n_values=2,
+        metavar=("RA", "DEC"),
+    ),
+    "pixel_scale": Parameter(
+        "Scale of the reduced pixels, to 5 per cent",
+        follows="header or instrument",
+        kind=float,
+        unit="arcseconds",
+        metavar="ARCSEC",
+    ),
+}
 
 #: A light curve of a target against comparison sources.
 DIFFERENTIAL: Mapping[str, Parameter] = {

@@ -12,19 +12,23 @@ from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
+from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
+<<<<<<< HEAD
 from opticam_dask.frames.guessing.unknown import no_usable_frame
+=======
+>>>>>>> main
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
+from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.parameters import ReductionParameters
+from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
 from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
@@ -130,6 +134,7 @@ class Reducer(Plots):
         When ``background``, ``finder``, ``image_filter`` or ``aperture_selector`` cannot be called.
     """
 
+    @held_to(REDUCTION, EXECUTION)
     def __init__(
         self,
         out_directory: str | Path,
@@ -237,6 +242,7 @@ class Reducer(Plots):
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:
+<<<<<<< HEAD
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
@@ -257,6 +263,10 @@ class Reducer(Plots):
                 f"Large time gap in {key} between {Path(before).name} and {Path(after).name} "
                 f"({gap:.1f} s; the median step is {median:.1f} s)."
             )
+=======
+        tell_scan(self.scan, self.instrument, self._console.tell)
+        table = self.scan.table
+>>>>>>> main
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
         self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
 
@@ -272,6 +282,7 @@ class Reducer(Plots):
 
     # ---------------------------------------------------------------- passes
 
+    @held_to(REDUCTION)
     def create_catalogs(
         self,
         max_catalog_sources: int = 100,

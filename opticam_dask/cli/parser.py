@@ -17,17 +17,7 @@ from typing import Any
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-from opticam_dask.parameters import (
-    CHANGES,
-    CLUSTER,
-    EXECUTION,
-    PHOTOMETRY,
-    REDUCTION,
-    SIMULATION,
-    SKY,
-    WATCH,
-    Parameter,
-)
+from opticam_dask.parameters import CHANGES, CLUSTER, EXECUTION, PHOTOMETRY, REDUCTION, SIMULATION, WATCH, Parameter
 from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
@@ -35,6 +25,7 @@ from opticam_dask.result_parameters import (
     MARKS,
     SHOWING,
     SINUSOID,
+    SKY,
     SUBMISSION,
     TRANSIT,
 )

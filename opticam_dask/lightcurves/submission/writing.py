@@ -22,6 +22,8 @@ from opticam_dask.lightcurves.submission import (
 )
 from opticam_dask.lightcurves.submission.observer import Observer, read_observer
 from opticam_dask.lightcurves.submission.places import places_of
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import SUBMISSION
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -140,6 +142,7 @@ FORMATS: dict[str, _Format] = {
 }
 
 
+@held_to(SUBMISSION)
 def write_submission(
     out_directory: str | Path,
     archive: Archive,
