@@ -131,10 +131,6 @@ class Parameter:
         return least <= number <= most and (self.above is None or number > self.above)
 
 
-<<<<<<< HEAD
-def _parameter(sentence: str, *, is_later: bool = False, **facts: Any) -> Any:
-    """A field of a record; stores of before one that ``is_later`` go on, as long as it has its default."""
-=======
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -171,9 +167,8 @@ def held_to(
     return decorate
 
 
-def _parameter(sentence: str, **facts: Any) -> Any:
-    """A field of a record of parameters."""
->>>>>>> main
+def _parameter(sentence: str, *, is_later: bool = False, **facts: Any) -> Any:
+    """A field of a record; stores of before one that ``is_later`` go on, as long as it has its default."""
     entry = Parameter(sentence, **facts)
     return field(default=entry.default, metadata={"parameter": entry, "is_later": is_later})
 

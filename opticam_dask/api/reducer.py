@@ -18,10 +18,6 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-<<<<<<< HEAD
-from opticam_dask.frames.guessing.unknown import no_usable_frame
-=======
->>>>>>> main
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
@@ -242,31 +238,8 @@ class Reducer(Plots):
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:
-<<<<<<< HEAD
-        table, tell = self.scan.table, self._console.tell
-        tell(f"Checking instrument {self.instrument.name}.")
-        if not len(table):
-            raise driver.ReductionError(no_usable_frame(self.scan, self.instrument))
-        tell(f"{self.instrument.name} successfully passed all checks.")
-        for message in self.scan.warnings:
-            tell(f"Note: {message}")
-        binnings = sorted(set(table["binning"].tolist()))
-        tell(f"Binning: {', '.join(f'{n}x{n}' for n in binnings)}")
-        counts = table.groupby("key").size()
-        tell(f"Filters: {', '.join(counts.index)}")
-        for key, count in counts.items():
-            tell(f"{count} {key} images.")
-        for file, reason in self.scan.set_aside:
-            tell(f"Set aside: {Path(file).name}: {reason}")
-        for key, before, after, gap, median in time_gaps(table):
-            tell(
-                f"Large time gap in {key} between {Path(before).name} and {Path(after).name} "
-                f"({gap:.1f} s; the median step is {median:.1f} s)."
-            )
-=======
         tell_scan(self.scan, self.instrument, self._console.tell)
         table = self.scan.table
->>>>>>> main
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
         self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from opticam_dask.frames.definitions.library import recognised
@@ -46,13 +45,6 @@ def unknown_camera(scan: Scan, instrument: Instrument) -> tuple[str, list[tuple[
         "opticam-dask instrument guess DATA proposes a definition."
     )
     return sentence, others
-
-
-def no_usable_frame(scan: Scan, instrument: Instrument) -> str:
-    """Why there is nothing to reduce: the camera is not known, or the first few reasons why files are set aside."""
-    sentence, others = unknown_camera(scan, instrument)
-    lines = [sentence] * bool(sentence) + [f"{os.path.basename(file)}: {reason}" for file, reason in others[:5]]
-    return f"no usable frame among {len(scan.set_aside)} file(s). {'; '.join(lines)}"
 
 
 def _origin(name: str) -> tuple[str, str]:
