@@ -248,6 +248,24 @@ SINUSOID: Mapping[str, Parameter] = {
     **_SAMPLER,
 }
 
+#: Magnitudes of a catalogue.
+MAGNITUDES: Mapping[str, Parameter] = {
+    **{name: DIFFERENTIAL[name] for name in ("target", "target_radius")},
+    "band": Parameter("Band of the sky catalogue", follows="that of the filter's name", metavar="BAND"),
+    "colour": Parameter(
+        "Two bands whose difference is the colour of a colour term",
+        default=(),
+        follows="no colour term",
+        n_values=2,
+        metavar=("BAND", "BAND"),
+    ),
+    "target_colour": Parameter("Colour of the target", follows="that of the catalogue", kind=float, metavar="MAG"),
+    "limit_sigma": Parameter(
+        "A flux below so many sigma is an upper limit", default=3.0, kind=float, above=0, metavar="K"
+    ),
+    **{name: DIFFERENTIAL[name] for name in ("label", "radius", "key", "prefix")},
+}
+
 #: Files for archives.
 SUBMISSION: Mapping[str, Parameter] = {
     "name": Parameter("Name of a light curve that is kept in the store", follows="the only one", metavar="NAME"),
@@ -260,6 +278,9 @@ SUBMISSION: Mapping[str, Parameter] = {
     "notes": Parameter("Remarks for the archive", default="", metavar="TEXT"),
     "chart": Parameter("Number of the chart of comparison stars (AAVSO)", default="", metavar="CHART"),
     "leave_out": Parameter(
-        "Frames with one of these flags are left out", default=("outlier",), n_values="*", metavar="FLAG"
+        "Frames with one of these flags are left out",
+        follows="outlier for transits, else none",
+        n_values="*",
+        metavar="FLAG",
     ),
 }

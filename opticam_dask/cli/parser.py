@@ -22,6 +22,7 @@ from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
     FITTED_CURVES,
+    MAGNITUDES,
     MARKS,
     SHOWING,
     SINUSOID,
@@ -380,6 +381,9 @@ def _add_fits(commands: Any) -> None:
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
+    parser = _command(commands, "magnitudes", "Light curve of a target in the magnitudes of a sky catalogue.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _options(parser, MAGNITUDES)
     parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]

@@ -31,6 +31,7 @@ from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
     FITTED_CURVES,
+    MAGNITUDES,
     SHOWING,
     SINUSOID,
     SUBMISSION,
@@ -38,7 +39,7 @@ from opticam_dask.result_parameters import (
 )
 
 #: Tables of what is made of light curves.
-OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID, SUBMISSION)
+OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID, MAGNITUDES, SUBMISSION)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ CALLS = (
     (opticam.fit_transit, (TRANSIT,), ()),
     (opticam.fit_eclipse, (ECLIPSE,), ()),
     (opticam.fit_sinusoid, (SINUSOID,), ()),
+    (opticam.magnitudes, (MAGNITUDES,), ("key",)),
     (opticam.write_submission, (SUBMISSION,), ()),
     (opticam.generate_observations, (SIMULATION,), ()),
     (opticam.generate_flats, (SIMULATION,), ()),
@@ -200,6 +202,7 @@ def test_command_line__has_every_parameter_with_its_meaning_default_and_choices(
         ("fit-transit", (FITTED_CURVES, TRANSIT)),
         ("fit-eclipse", (FITTED_CURVES, ECLIPSE)),
         ("fit-sinusoid", (FITTED_CURVES, SINUSOID)),
+        ("magnitudes", (MAGNITUDES,)),
         ("submit", (SUBMISSION,)),
         ("generate", (SIMULATION,)),
         ("plot", ({name: SHOWING[name] for name in ("label", "targets")},)),
