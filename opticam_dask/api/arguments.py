@@ -13,6 +13,8 @@ import numpy as np
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
+from opticam_dask.methods.photometers import AperturePhotometer
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
     from opticam_dask.frames.placed_sources import PlacedSource
@@ -29,6 +31,18 @@ def check_label(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
         raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
     return label
+
+
+def require_callables(**given: Any) -> None:
+    """Refuse what is neither None nor can be called.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
 
 
 def as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
@@ -73,6 +87,23 @@ def paths(*directories: Any) -> list[str | Path]:
     if not found:
         raise ValueError("data_directory is missing: give the directory that holds the frames")
     return found
+
+
+def photometers_by_label(
+    photometer: Photometer | Sequence[Photometer] | None, label: str | None
+) -> dict[str, Photometer]:
+    """Photometers by their labels; without any the usual one, an aperture.
+
+    Raises
+    ------
+    ValueError
+        When a label is no name, or several photometers would have one.
+    """
+    chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
+    labels = [check_label(label or entry.label) for entry in chosen]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
+    return dict(zip(labels, chosen, strict=True))
 
 
 def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
