@@ -33,6 +33,18 @@ def check_label(label: str) -> str:
     return label
 
 
+def require_callables(**given: Any) -> None:
+    """Refuse what is neither None nor can be called.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+
+
 def as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
     """The instrument, with its image in another extension where one is given."""
     chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument
@@ -94,16 +106,19 @@ def photometers_by_label(
     return dict(zip(labels, chosen, strict=True))
 
 
-def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
-    """Sources of the observer, from a file, a table or a list.
+def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -> tuple[PlacedSource, ...]:
+    """Sources of the observer, from a file, a table or a list, and those that move, from files.
 
     Raises
     ------
     ValueError, FileNotFoundError
     """
-    from opticam_dask.frames.placed_sources import read_sources
+    files = [moving] if isinstance(moving, (str, Path)) else list(moving or ())
+    if given is None and not files:
+        return ()
+    from opticam_dask.frames.placed_sources import read_sources, read_track
 
-    return read_sources(given)
+    return (*read_sources(given), *map(read_track, files))
 
 
 def sky_query(

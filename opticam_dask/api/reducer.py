@@ -73,8 +73,9 @@ class Reducer(Plots):
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
     calibration : path or sequence of path, optional
-        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
-        ...). A kind that is given by itself is not taken from there.
+        Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
+    flats_of_other_filters : bool
+        Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -94,16 +95,12 @@ class Reducer(Plots):
     break_lock : bool
         Take the output directory over from a run that is surely dead.
     sources : path, table or sequence of dict, optional
-        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
-        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
-        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
-        added to a reduction that is done: then they alone are measured.
-    sky_catalog : path, optional
-        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
-    wcs : path or sequence of path
-        Plate-solved copies of frames.
-    sky_epoch : float, optional
-        Julian year of the positions of ``sky_catalog``, before its own.
+        Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
+        to a reduction that is done, they alone are measured.
+    moving : path or sequence of path, optional
+        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+    sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
+        Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
@@ -150,6 +147,7 @@ class Reducer(Plots):
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
+        flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -161,6 +159,7 @@ class Reducer(Plots):
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
         sources: str | Path | Sequence[Any] | None = None,
+        moving: str | Path | Sequence[str | Path] = (),
         sky_catalog: str | Path | None = None,
         wcs: str | Path | Sequence[str | Path] = (),
         sky_epoch: float | None = None,
@@ -170,9 +169,7 @@ class Reducer(Plots):
         prefix: str = PREFIX,
         session: Session | None = None,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.instrument = arguments.as_instrument(instrument, extension)
@@ -193,13 +190,14 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
-        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sources = arguments.placed_sources(sources, moving)
         self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
             "rebin_factor": rebin_factor,
             "remove_cosmic_rays": remove_cosmic_rays,
+            "flats_of_other_filters": flats_of_other_filters,
             "target_coord": target_coord,
         }
         if isinstance(background, DefaultBackground):
