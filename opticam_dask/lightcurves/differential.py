@@ -77,7 +77,7 @@ def relative_light_curve(
     shared_trends : bool
         Take off trends that the comparisons share, by SysRem. Night by night, in numbers that cross-validation chooses;
         levels of nights stay, a dip of the target is not taken for a trend
-        (:mod:`opticam_dask.kernels.series.shared_trends`).
+        (:mod:`opticam_dask.kernels.series.comparisons.shared_trends`).
     detrend : sequence of str
         Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time. A trend can eat a
         signal that looks like it.

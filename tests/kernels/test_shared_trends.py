@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from opticam_dask.kernels.series import shared_trends
-from opticam_dask.kernels.series.coverage import coverage_of
+from opticam_dask.kernels.series.comparisons import shared_trends
+from opticam_dask.kernels.series.comparisons.coverage import coverage_of
 
 N_FRAMES, N_STARS, NOISE = 150, 24, 0.002
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opticam_dask.kernels.series.zero_points import fit_zero_point
+from opticam_dask.kernels.series.comparisons.zero_points import fit_zero_point
 
 ZERO, TERM = 24.3, 0.08
 

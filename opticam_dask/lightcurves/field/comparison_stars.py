@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from opticam_dask.kernels.series import ensemble, shared_trends
-from opticam_dask.kernels.series.coverage import coverage_of
+from opticam_dask.kernels.series import ensemble
+from opticam_dask.kernels.series.comparisons import shared_trends
+from opticam_dask.kernels.series.comparisons.coverage import coverage_of
 from opticam_dask.kernels.series.lightcurve import relative_flux
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
 

@@ -13,7 +13,7 @@ from astropy.table import QTable
 from opticam_dask import locations
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
-from opticam_dask.kernels.series.zero_points import ZeroPoint, fit_zero_point
+from opticam_dask.kernels.series.comparisons.zero_points import ZeroPoint, fit_zero_point
 from opticam_dask.lightcurves import differential, results, targets
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import Camera, group_name
