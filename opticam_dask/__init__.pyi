@@ -73,6 +73,6 @@ from opticam_dask.store.provenance import provenance as provenance
 
 __version__: str
 __all__: list[str]
-from opticam_dask.api.marking import mark as mark
-from opticam_dask.api.marking import unmark as unmark
+from opticam_dask.lightcurves.curation.marking import mark as mark
+from opticam_dask.lightcurves.curation.marking import unmark as unmark
 from opticam_dask.lightcurves.curation.marks import marks as marks
