@@ -114,6 +114,9 @@ class Reducer(Plots):
     session : Session, optional
         Hold on the output directory that is open already, with where blocks run and who is told; by default each
         method opens one of its own.
+    parameters : ReductionParameters, optional
+        All parameters that :meth:`reduce` will be given, for a reduction that goes on: they are held against those of
+        the store before any header is read.
 
     Raises
     ------
@@ -165,6 +168,7 @@ class Reducer(Plots):
         verbose: bool = True,
         prefix: str = PREFIX,
         session: Session | None = None,
+        parameters: ReductionParameters | None = None,
     ) -> None:
         for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
             if value is not None and not callable(value):
@@ -200,12 +204,19 @@ class Reducer(Plots):
         if isinstance(background, DefaultBackground):
             self._options["box_size"] = background.box_size
         ReductionParameters(**self._options)
+        self._calibration: Calibration | None = None
+        self._check_early(parameters)
         self._make_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
     # ---------------------------------------------------------------- what was found in the headers
+
+    def _check_early(self, parameters: ReductionParameters | None) -> None:
+        """Refuse a store of other parameters before any header is read; with calibration frames they tell first."""
+        if parameters is not None and not any(self._correctors) and Store.at(self.out_directory).exists():
+            driver.check_parameters(self.setup(parameters))
 
     def _make_directory(self) -> None:
         if is_remote(self.out_directory) or self.out_directory.is_dir():
@@ -216,10 +227,10 @@ class Reducer(Plots):
         self._console.tell(f"{self.out_directory} created.")
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
-        with driver.stage(self._console, "Scanning data directory", 0):
-            calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
-            files = [file for file in find_files(paths) if file not in calibration]
-            return scan(files, self.instrument)
+        calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
+        files = [file for file in find_files(paths) if file not in calibration]
+        with self._console.stage("Reading headers", len(files), "files"):
+            return scan(files, self.instrument, progress=self._console.reach)
 
     def _find_calibration_frames(self) -> Calibration | None:
         found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
@@ -342,8 +353,9 @@ class Reducer(Plots):
             tell(f"Set aside: {Path(file).name}: {message}")
         if len(outcome.problems) > 20:
             tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
-        for key, catalog in self.catalogs.items():
-            tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
+        for camera in Store.open(self.out_directory).cameras:
+            if camera.catalog.is_whole:
+                tell(f"{camera.key}: {len(camera.catalog['source_id'])} source(s) in the catalogue.")
 
     def _aligned_counts(self) -> dict[str, tuple[int, int]]:
         """Frames that are aligned and frames that were reduced, of each key."""

@@ -56,6 +56,7 @@ class Session:
     ) -> None:
         self.out_directory = location(out_directory)
         self.executor, self.progress = executor, progress
+        executor.progress = progress
         self._break_lock, self._token = break_lock, token
         self._depth = 0
 

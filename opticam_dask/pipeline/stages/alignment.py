@@ -54,6 +54,8 @@ class AlignmentPass(BlockPass):
 
     def finish(self, run: Run) -> None:
         """Make the catalogue of every key that has none."""
+        if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
+            run.progress.tell("Making catalogues of the stacks ...")
         finish_catalogs(run.setup, run.progress)
 
     def dead_end(self, run: Run) -> str:
