@@ -277,7 +277,7 @@ class Trial:
         from opticam_dask.frames.scanning import FitsReader, FrameError, read_header, scan
 
         found = scan([self.file], instrument, n_threads=1)
-        assert len(found.table) + len(found.set_aside) == 1
+        assert len(found.table) + len(found.set_aside) >= 1
         if len(found.table):
             names = ["mjd_utc", "exposure_time", "gain", "dark_current", "binning"]
             mjd, *numbers = (float(found.table[name].to_numpy()[0]) for name in names)

@@ -47,6 +47,7 @@ _PLACES = {
         "the fit of a shape to a light curve, perhaps with those of other cameras",
     ),
     "calibration": ("calibration/...", "master bias, dark and flat"),
+    "marks": ("marks", "what observers say about frames, measurements and comparisons"),
     "set_aside": ("set_aside", "files that could not be used at all"),
 }
 
@@ -54,6 +55,7 @@ _FLAG_TYPES: tuple[tuple[type[IntFlag], str, dict[Any, str]], ...] = (
     (flags.FrameFlag, "Frames: `frames/flags`", flags.FRAME_SENTENCES),
     (flags.SourceFlag, "Measurements: `photometry/<label>/flags`", flags.SOURCE_SENTENCES),
     (flags.QualityFlag, "Quality: `quality/flags`", flags.QUALITY_SENTENCES),
+    (flags.Mark, "Marks: `marks` of light curves", flags.MARK_SENTENCES),
 )
 
 

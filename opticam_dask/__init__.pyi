@@ -6,6 +6,8 @@ from opticam_dask.api.correctors import DarkNoiseCorrector as DarkNoiseCorrector
 from opticam_dask.api.correctors import FlatFieldCorrector as FlatFieldCorrector
 from opticam_dask.api.differential_photometer import DifferentialPhotometer as DifferentialPhotometer
 from opticam_dask.api.fits import save_fit as save_fit
+from opticam_dask.api.marking import mark as mark
+from opticam_dask.api.marking import unmark as unmark
 from opticam_dask.api.reducer import Reducer as Reducer
 from opticam_dask.api.sky import find_sky as find_sky
 from opticam_dask.api.steps.align import align as align
@@ -28,6 +30,9 @@ from opticam_dask.api.steps.stack import stack as stack
 from opticam_dask.cluster.connections import connect as connect
 from opticam_dask.display.browser.server import browse as browse
 from opticam_dask.display.report import write_report as write_report
+from opticam_dask.frames.definitions.library import known_instruments as known_instruments
+from opticam_dask.frames.definitions.library import load_instrument as load_instrument
+from opticam_dask.frames.guessing.sampling import guess_instrument as guess_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX as OPTICAM_MX
 from opticam_dask.frames.instruments import Instrument as Instrument
 from opticam_dask.frames.instruments import generate_instrument_json_template as generate_instrument_json_template
@@ -42,6 +47,7 @@ from opticam_dask.frames.simulation.synthetic import generate_flats as generate_
 from opticam_dask.frames.simulation.synthetic import generate_gappy_observations as generate_gappy_observations
 from opticam_dask.frames.simulation.synthetic import generate_observations as generate_observations
 from opticam_dask.frames.simulation.synthetic import observation_truth as observation_truth
+from opticam_dask.lightcurves.curation.marks import marks as marks
 from opticam_dask.lightcurves.differential import relative_light_curve as relative_light_curve
 from opticam_dask.lightcurves.exports import export_light_curves as export_light_curves
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse as fit_eclipse

@@ -60,6 +60,14 @@ class QualityFlag(IntFlag):
     NO_AIRMASS = 1 << 3
 
 
+class Mark(IntFlag):
+    """What an observer says about frames, measurements or comparisons."""
+
+    CLOUD = 1 << 0
+    JUNK = 1 << 1
+    KEEP = 1 << 2
+
+
 FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.REDUCED: "The frame went through this pass (also set when it was set aside).",
     FrameFlag.UNREADABLE: "The pixels could not be read.",
@@ -101,6 +109,12 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.OUTLIER: "Of light curves: the flux stands out from those before and after.",
     SourceFlag.FRAME_LOST: "The file is gone, unreadable or another one since the frame was aligned: no flux.",
     SourceFlag.PLACED: "The observer put the source there: measured at its place, whether there is light or not.",
+}
+
+MARK_SENTENCES: dict[Mark, str] = {
+    Mark.CLOUD: "An observer says that there was cloud: the flux is left out.",
+    Mark.JUNK: "An observer says that the measurement is no good: the flux is left out.",
+    Mark.KEEP: "An observer says that the measurement is good, whatever else is said of it.",
 }
 
 QUALITY_SENTENCES: dict[QualityFlag, str] = {

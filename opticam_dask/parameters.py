@@ -186,7 +186,7 @@ class ReductionParameters:
         metavar="N",
     )
     border_width: int | None = _parameter(
-        "Sources that touch this border are left out",
+        "Sources whose centre lies in this border are left out",
         follows="1/16 of the shorter side of the frame",
         kind=int,
         unit="pixels",

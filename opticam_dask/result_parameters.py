@@ -31,6 +31,7 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         default="sum",
         choices=("sum", "optimal"),
     ),
+    "shared_trends": Parameter("Take off trends that the comparisons share, by SysRem", default=False, kind=bool),
     "detrend": Parameter(
         "Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time",
         default=(),
@@ -51,11 +52,26 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         above=0,
         metavar="K",
     ),
+    "without": Parameter(
+        "Sources that auto does not choose as comparisons", default=(), kind=str, n_values="+", metavar="ID"
+    ),
     "match_cameras": Parameter("Find target and comparisons of --key in all cameras", default=False, kind=bool),
     "label": Parameter("Photometry label", default="aperture", metavar="L"),
     "radius": Parameter("One of the radii of a label that has several", kind=float, metavar="R"),
     "key": Parameter("Camera key such as 1:g", follows="all cameras", metavar="KEY"),
     "prefix": Parameter("Name of the result", follows="target_ID", metavar="NAME"),
+}
+
+#: What observers say about frames, measurements and comparisons.
+MARKS: Mapping[str, Parameter] = {
+    "kind": Parameter("What is the matter", choices=("cloud", "junk", "keep"), is_required=True),
+    "key": Parameter("Camera key such as 1:g", metavar="KEY", is_required=True),
+    "frames": Parameter("Names of the files of frames", default=(), n_values="+", metavar="FILE"),
+    "times": Parameter("Frames between these times, MJD or dates, UTC", n_values=2, metavar=("START", "END")),
+    "sources": Parameter("Sources that are meant", default=(), follows="all sources", n_values="+", metavar="ID"),
+    "label": Parameter("Photometry label", default="", follows="all labels", metavar="L"),
+    "why": Parameter("Reason", default="", metavar="TEXT"),
+    "who": Parameter("Who says so", default="", follows="the name of the user", metavar="NAME"),
 }
 
 #: What is shown of a reduction.
@@ -81,7 +97,10 @@ FITTED_CURVES: Mapping[str, Parameter] = {
     **{name: DIFFERENTIAL[name] for name in ("target", "target_radius")},
     "comparisons": replace(DIFFERENTIAL["comparisons"], is_required=False, default=("auto",)),
     "weighting": replace(DIFFERENTIAL["weighting"], default="optimal"),
-    **{name: DIFFERENTIAL[name] for name in ("outliers", "match_cameras", "label", "radius", "key", "prefix")},
+    **{
+        name: DIFFERENTIAL[name]
+        for name in ("shared_trends", "outliers", "without", "match_cameras", "label", "radius", "key", "prefix")
+    },
 }
 
 _BASELINE = Parameter(

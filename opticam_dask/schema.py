@@ -15,7 +15,7 @@ import numpy as np
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
 #: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -26,10 +26,11 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
     "1.2": {"frames": ("linearity_limit", "ra", "dec")},
     "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
     "1.4": {"frames": ("form_terms",)},
+    "1.5": {"frames": ("extension", "plane")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -75,6 +76,8 @@ _MESH, _SLOT, _CELL = ("frame", "mesh_y", "mesh_x"), ("frame", "slot"), ("frame"
 
 MANIFEST = (
     _text("file", _FRAME, "path of the frame, relative to the attribute data_root"),
+    _count("extension", _FRAME, "HDU of the frame where its file holds several images, from 0; 0 for ordinary files"),
+    _count("plane", _FRAME, "plane of a cube, from 1; 0 for an image that is no cube"),
     Variable("file_size", _FRAME, "int64", "byte", "size of the file when it was scanned", 0),
     _float("file_mtime", _FRAME, "s", "modification time of the file when it was scanned (Unix time)"),
     _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
@@ -285,6 +288,24 @@ SET_ASIDE = (
     _text("reason", _ENTRY, "why it was set aside"),
 )
 
+_MARK = ("mark",)
+
+#: What observers say; a mark covers the frames of a span of time, or without one a source as a comparison.
+MARKS = (
+    _count("number", _MARK, "number of the mark"),
+    _text("kind", _MARK, "cloud, junk or keep"),
+    _text("key", _MARK, "camera key"),
+    _count("source_id", _MARK, "number of the source in the catalogue; 0 for all sources"),
+    _text("label", _MARK, "photometry label; empty for all"),
+    _float("mjd_start", _MARK, "d", "Modified Julian Date, UTC, mid-exposure of the first frame", **_UTC),
+    _float("mjd_end", _MARK, "d", "Modified Julian Date, UTC, mid-exposure of the last frame", **_UTC),
+    _text("who", _MARK, "who says so"),
+    _text("when", _MARK, "when it was said, UTC"),
+    _text("why", _MARK, "the reason"),
+    _text("undone_by", _MARK, "who took it back; empty when it holds"),
+    _text("undone_when", _MARK, "when it was taken back, UTC"),
+)
+
 #: What each kind of group holds.
 GROUPS: dict[str, tuple[Variable, ...]] = {
     "frames": MANIFEST + FRAMES,
@@ -301,6 +322,7 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "differential": DIFFERENTIAL,
     "fit": FIT,
     "set_aside": SET_ASIDE,
+    "marks": MARKS,
 }
 
 #: Variables that xarray should show as coordinates.

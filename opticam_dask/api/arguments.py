@@ -13,6 +13,8 @@ import numpy as np
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
+from opticam_dask.methods.photometers import AperturePhotometer
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
     from opticam_dask.frames.placed_sources import PlacedSource
@@ -37,9 +39,12 @@ def as_instrument(instrument: Instrument | type[Instrument] | None, extension: i
     return chosen if extension is None else replace(chosen, extension=extension)
 
 
-def corrector(kind: type[Corrector], directories: Any, given: Corrector | None) -> Corrector | None:
-    """Corrector that was given, or one for the directories that were."""
+def corrector(
+    kind: type[Corrector], directories: Any, given: Corrector | None, otherwise: Sequence[str] | None = None
+) -> Corrector | None:
+    """Corrector that was given, or one for the directories that were, or for the files of this kind among others."""
     if given is None:
+        directories = otherwise if directories is None else directories
         return None if directories is None else kind(data_directory=directories)
     if directories is not None:
         raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
@@ -70,6 +75,23 @@ def paths(*directories: Any) -> list[str | Path]:
     if not found:
         raise ValueError("data_directory is missing: give the directory that holds the frames")
     return found
+
+
+def photometers_by_label(
+    photometer: Photometer | Sequence[Photometer] | None, label: str | None
+) -> dict[str, Photometer]:
+    """Photometers by their labels; without any the usual one, an aperture.
+
+    Raises
+    ------
+    ValueError
+        When a label is no name, or several photometers would have one.
+    """
+    chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
+    labels = [check_label(label or entry.label) for entry in chosen]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
+    return dict(zip(labels, chosen, strict=True))
 
 
 def placed_sources(given: Any) -> tuple[PlacedSource, ...]:

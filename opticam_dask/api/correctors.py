@@ -14,7 +14,7 @@ import numpy as np
 
 from opticam_dask.cluster.executors import InProcess
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
-from opticam_dask.frames.scanning import FitsReader
+from opticam_dask.frames.scanning import reader_of
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.passes.calibration import (
     PLURAL,
@@ -211,7 +211,7 @@ def _is_one(exposure_times: Sequence[float]) -> bool:
 def _reading_steps(instrument: Instrument, shape: tuple[int, int], masters: Masters) -> FrameSteps:
     """Steps that only read frames."""
     return FrameSteps(
-        reader=FitsReader(instrument.extension),
+        reader=reader_of(instrument),
         shape=shape,
         rebin_factor=1,
         remove_cosmic_rays=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,15 @@ from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-from opticam_dask.flags import UNUSABLE
+from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes.calibration import PLURAL, Calibration
+from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
 
@@ -73,6 +72,9 @@ class Reducer(Plots):
     biases, darks, flats : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
+    calibration : path or sequence of path, optional
+        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
+        ...). A kind that is given by itself is not taken from there.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -149,6 +151,7 @@ class Reducer(Plots):
         biases: str | Path | Sequence[str | Path] | None = None,
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
+        calibration: str | Path | Sequence[str | Path] | None = None,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -186,10 +189,11 @@ class Reducer(Plots):
         self.out_directory = session.out_directory
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
+        by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
         self._correctors = (
-            arguments.corrector(BiasCorrector, biases, bias_corrector),
-            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector),
-            arguments.corrector(FlatFieldCorrector, flats, flat_corrector),
+            arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
+            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
+            arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
         self._sources = () if sources is None else arguments.placed_sources(sources)
@@ -246,7 +250,8 @@ class Reducer(Plots):
         table, tell = self.scan.table, self._console.tell
         tell(f"Checking instrument {self.instrument.name}.")
         if not len(table):
-            lines = [f"{Path(file).name}: {reason}" for file, reason in self.scan.set_aside[:5]]
+            sentence, others = unknown_camera(self.scan, self.instrument)
+            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
             raise driver.ReductionError(
                 f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
             )
@@ -329,42 +334,33 @@ class Reducer(Plots):
         if box_size is not None:
             options["box_size"] = box_size
         setup = self.setup(ReductionParameters(**{**self._options, **options}))
-        self._create_catalogs(setup, driver.Changes(new, append, tuple(redo), rebuild_reference))
+        self._drive(setup, driver.Changes(new, append, tuple(redo), rebuild_reference), {})
 
-    def _create_catalogs(self, setup: driver.Setup, changes: driver.Changes, *, is_last: bool = True) -> None:
+    def _drive(
+        self, setup: driver.Setup, changes: driver.Changes, photometers: Mapping[str, Photometer]
+    ) -> driver.Outcome:
+        """All passes, then what people get to see of frames and catalogues."""
         with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
             self._console.tell("Creating source catalogs.")
-            run = driver.Run(setup, session.executor, self._console)
-            outcome = driver.drive(run, driver.TO_CATALOGS)
-            driver.finish(setup, is_last=is_last)
+            outcome = driver.drive(driver.Run(setup, session.executor, self._console, photometers))
+            driver.finish(setup)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
         for file in products.plot_frames(self.out_directory, show=self.show_plots):
             self._announce(file)
+        return outcome
 
     def _report_alignment(self, outcome: driver.Outcome) -> None:
         tell = self._console.tell
-        for key, (aligned, total) in self._aligned_counts().items():
+        for key, (aligned, total) in summaries.aligned_counts(Store.open(self.out_directory)).items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
-        for file, message in outcome.problems[:20]:
-            tell(f"Set aside: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
         for camera in Store.open(self.out_directory).cameras:
             if camera.catalog.is_whole:
                 tell(f"{camera.key}: {len(camera.catalog['source_id'])} source(s) in the catalogue.")
-
-    def _aligned_counts(self) -> dict[str, tuple[int, int]]:
-        """Frames that are aligned and frames that were reduced, of each key."""
-        counts = {}
-        for camera in Store.open(self.out_directory).cameras:
-            flags = [part.frames["flags"] for part in camera.parts]
-            reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
-            counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
-        return counts
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
@@ -388,31 +384,31 @@ class Reducer(Plots):
         store.StoreError
             When the label is there with other parameters.
         """
-        chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-        labels = [arguments.check_label(label or entry.label) for entry in chosen]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
-        by_label = dict(zip(labels, chosen, strict=True))
+        by_label = arguments.photometers_by_label(photometer, label)
         setup = self._stored_setup()
         driver.check_parameters(setup)
+        driver.require_catalog(setup)
         with self._session as session:
             setup.store.begin_changes()
             driver.place_sources(setup, self._console)
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
+            summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
+            self._write_light_curves(outcome, list(by_label))
+
+    def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:
+        """Files and diagrams of what was measured."""
+        with self._session as session:
             folders = [
                 light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
                 for name in labels
             ]
-        for file, message in outcome.problems[:20]:
-            self._console.tell(f"Not measured: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
-            if setup.store.measured_keys(name):
-                self._plot(diagnostics.plot_rms_vs_flux, label=name)
+            if Store.at(self.out_directory).measured_keys(name):
+                self._plot(diagnostics.plot_rms_vs_flux, label=name, if_changed=True)
 
     def reduce(
         self,
@@ -422,7 +418,7 @@ class Reducer(Plots):
         parameters: ReductionParameters | None = None,
         changes: driver.Changes | None = None,
     ) -> None:
-        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
+        """Make catalogues and light curves: :meth:`create_catalogs` and :meth:`photometry`, with fewer reads of frames.
 
         Parameters
         ----------
@@ -440,8 +436,10 @@ class Reducer(Plots):
         """
         with self._session:
             setup = self.setup(parameters or ReductionParameters(**self._options))
-            self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
-            self.photometry(photometer, label=label)
+            by_label = arguments.photometers_by_label(photometer, label)
+            outcome = self._drive(setup, changes or driver.Changes(), by_label)
+            driver.require_catalog(setup)
+            self._write_light_curves(outcome, list(by_label))
 
     # ---------------------------------------------------------------- what was found
 

@@ -52,6 +52,7 @@ def check(options: argparse.Namespace) -> int:
     from opticam_dask.cli import options as given
     from opticam_dask.display import status
     from opticam_dask.frames import scanning
+    from opticam_dask.frames.guessing.unknown import unknown_camera
 
     instrument = given.instrument(options)
     found = scanning.scan(scanning.find_files(options.data), instrument)
@@ -61,11 +62,14 @@ def check(options: argparse.Namespace) -> int:
     tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
     for line in status.describe_scan(found):
         tell(line)
-    shown = found.set_aside if options.problems == 0 else found.set_aside[: options.problems]
+    sentence, set_aside = unknown_camera(found, instrument)
+    if sentence:
+        tell(sentence)
+    shown = set_aside if options.problems == 0 else set_aside[: options.problems]
     for file, reason in shown:
         tell(f"  set aside: {file}: {reason}")
-    if len(shown) < len(found.set_aside):
-        tell(f"  ... and {len(found.set_aside) - len(shown)} more (--problems 0 lists all)")
+    if len(shown) < len(set_aside):
+        tell(f"  ... and {len(set_aside) - len(shown)} more (--problems 0 lists all)")
     return DONE if len(found.table) else FAILED
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opticam_dask import locations
 from opticam_dask.cli.exit_codes import UsageError
 from opticam_dask.console import Console
+from opticam_dask.frames.definitions.library import load_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.parameters import ReductionParameters, parameter_names, parameters_from_mapping, read_parameters
 
@@ -98,7 +99,7 @@ def photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 
 def instrument(options: argparse.Namespace) -> Instrument:
     """What the headers mean."""
-    chosen = OPTICAM_MX() if options.instrument is None else Instrument.from_json(options.instrument)
+    chosen = OPTICAM_MX() if options.instrument is None else load_instrument(options.instrument)
     if options.extension is None:
         return chosen
     is_number = options.extension.removeprefix("-").isdecimal()
@@ -106,10 +107,22 @@ def instrument(options: argparse.Namespace) -> Instrument:
     return dataclasses.replace(chosen, extension=extension)
 
 
+def sort_calibration(options: argparse.Namespace, chosen: Instrument) -> None:
+    """Give the frames of ``--calibration`` to the options of their kinds; kinds that have their own option keep it."""
+    from opticam_dask.passes.calibration import PLURAL, sort_by_kind
+
+    directories, options.calibration = options.calibration, None
+    if directories:
+        for kind, files in sort_by_kind(directories, chosen).items():
+            if getattr(options, PLURAL[kind]) is None:
+                setattr(options, PLURAL[kind], files)
+
+
 def calibration(options: argparse.Namespace, chosen: Instrument) -> Calibration | None:
     """Calibration frames that were asked for."""
     from opticam_dask.passes.calibration import KINDS, PLURAL, Calibration, find_calibration_frames
 
+    sort_calibration(options, chosen)
     given = {kind: getattr(options, PLURAL[kind]) for kind in KINDS}
     found = [find_calibration_frames(kind, paths, chosen) for kind, paths in given.items() if paths]
     return Calibration.of(*found)

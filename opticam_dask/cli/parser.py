@@ -28,7 +28,16 @@ from opticam_dask.parameters import (
     WATCH,
     Parameter,
 )
-from opticam_dask.result_parameters import DIFFERENTIAL, ECLIPSE, FITTED_CURVES, SHOWING, SINUSOID, SUBMISSION, TRANSIT
+from opticam_dask.result_parameters import (
+    DIFFERENTIAL,
+    ECLIPSE,
+    FITTED_CURVES,
+    MARKS,
+    SHOWING,
+    SINUSOID,
+    SUBMISSION,
+    TRANSIT,
+)
 
 #: Declinations as text.
 _SOUTHERN = re.compile(r"-\d+[:d°]\d")
@@ -88,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_generate(commands)
     _add_check(commands)
+    _add_instrument(commands)
     _add_reduce(commands)
     _add_job_arrays(commands)
     _add_watch(commands)
@@ -102,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_plot(commands)
     _add_report(commands)
+    _add_marks(commands)
     _add_browse(commands)
     _add_show_cluster(commands)
     _add_completion(commands)
@@ -188,6 +199,20 @@ def _add_check(commands: Any) -> None:
     _options(parser, SHOWING, "problems")
 
 
+def _add_instrument(commands: Any) -> None:
+    parser = _command(commands, "instrument", "Definitions of cameras: propose one from headers, try one.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    one = _command(actions, "guess", "Read headers and propose a definition: what was found, and what is missing.")
+    one.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+    one.add_argument("--to", metavar="FILE", help="write the definition to this file, which must not be there")
+    one = _command(actions, "template", "Write a definition with every entry and what it means, to be filled in.")
+    one.add_argument("directory", nargs="?", default=".", metavar="DIR", help="where instrument_template.json goes")
+    one = _command(actions, "check", "Say what frames a definition makes of files, and each reason why not once.")
+    one.add_argument("definition", metavar="FILE", help="JSON file, or the name of a known definition")
+    one.add_argument("data", nargs="+", metavar="DATA", help="directories (with all below them) or files")
+    _command(actions, "list", "Name the definitions that are known: shipped ones, and one's own.")
+
+
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
@@ -219,7 +244,13 @@ def _add_job_arrays(commands: Any) -> None:
 
 def _add_pass(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
-    parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
+    parser.add_argument(
+        "--pass",
+        required=True,
+        metavar="N|NAME",
+        dest="number",
+        help="0 to 3, or reference, survey, profile, measure",
+    )
     parser.add_argument(
         "--cluster", choices=["local", "none"], help="worker processes here, or this process (as planned)"
     )
@@ -284,6 +315,12 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
         help="dark frames; without --biases, exposed as long as the frames",
     )
     group.add_argument("--flats", nargs="+", metavar="DIR", help="flat-field frames, at least two of each camera key")
+    group.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="DIR",
+        help="all kinds of them together, told by IMAGETYP, OBSTYPE, ...",
+    )
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:
@@ -381,6 +418,21 @@ def _add_report(commands: Any) -> None:
     _options(parser, SHOWING, "n_sources")
 
 
+def _add_marks(commands: Any) -> None:
+    parser = _command(commands, "mark", "Mark frames, measurements or comparisons as cloud, junk, or to be kept.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("kind", choices=MARKS["kind"].choices, help=MARKS["kind"].help)
+    _options(parser, MARKS, *(name for name in MARKS if name != "kind"))
+    parser = _command(commands, "unmark", "Take marks back; they stay on the list of those that were taken back.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("numbers", type=int, nargs="+", metavar="NUMBER", help="numbers of the marks")
+    _options(parser, MARKS, "who")
+    parser = _command(commands, "marks", "List the marks of a reduction: what, who, when and why.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser.add_argument("--undone", action="store_true", help="those that were taken back as well")
+    _options(parser, SHOWING, "json")
+
+
 def _add_export(commands: Any) -> None:
     parser = _command(commands, "export", "Light curves as tables for other programs, a file a source.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
@@ -392,7 +444,7 @@ def _add_export(commands: Any) -> None:
 
 def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     parser.add_argument("data", nargs=n_data, metavar="DATA", help="directories (with all below them) or files")
-    parser.add_argument("--instrument", metavar="FILE", help="JSON definition of the instrument (OPTICAM_MX)")
+    parser.add_argument("--instrument", metavar="FILE", help="JSON definition, or the name of a known one (OPTICAM_MX)")
     parser.add_argument(
         "--extension", metavar="N|NAME", help="HDU of the image: number from 0 or EXTNAME (the first image of a file)"
     )

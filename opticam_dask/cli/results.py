@@ -86,6 +86,8 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
 
 def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
     """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
+    from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
+
     flux, error = (curve[name].to_numpy() for name in ("relative_flux", "relative_flux_err"))
     is_used, detrended = np.isfinite(flux), json.loads(curve.attrs.get("detrend", "{}"))
     record: dict[str, Any] = {
@@ -94,7 +96,11 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
         "comparisons": curve.attrs.get("comparisons"),
         "n_frames": len(flux),
         "n_used": int(np.count_nonzero(is_used)),
-        "notes": [*detrended.get("warnings", []), *curve.attrs.get("choice", "").splitlines()],
+        "notes": [
+            *detrended.get("warnings", []),
+            *curve.attrs.get("choice", "").splitlines(),
+            *describe_coverage(curve.attrs),
+        ],
     }
     if record["n_used"]:
         median = float(np.nanmedian(flux))
@@ -110,7 +116,16 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
     how = {
         name: getattr(options, name)
-        for name in ("radius", "target_radius", "weighting", "detrend", "detrend_without", "outliers")
+        for name in (
+            "radius",
+            "target_radius",
+            "weighting",
+            "shared_trends",
+            "detrend",
+            "detrend_without",
+            "outliers",
+            "without",
+        )
     }
     curves = {
         key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
@@ -193,4 +208,10 @@ def browse(options: argparse.Namespace) -> int:
 
 
 #: Commands of this module by name.
-COMMANDS = {"lightcurve": lightcurve, "export": export, "plot": plot, "report": report, "browse": browse}
+COMMANDS = {
+    "lightcurve": lightcurve,
+    "export": export,
+    "plot": plot,
+    "report": report,
+    "browse": browse,
+}

@@ -19,9 +19,11 @@ _MODULES = {
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "runs.jobs"),
     **dict.fromkeys(("status", "verify", "migrate", "relocate", "remove"), "stores"),
     "sky": "sky",
+    "instrument": "instruments",
     "completion": "help.completion",
     **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
+    **dict.fromkeys(("mark", "unmark", "marks"), "marks"),
 }
 
 

@@ -22,7 +22,7 @@ from dask.base import normalize_token, tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayValuesDep
 
-from opticam_dask.cluster import tasks
+from opticam_dask.cluster import open_files, tasks
 from opticam_dask.cluster.windows import window_of_blocks, window_of_tasks
 
 __all__ = [
@@ -88,11 +88,12 @@ def lazy_frames(
 
 def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype) -> np.ndarray:
     images = np.empty((len(paths), *frame_shape), dtype=pixel_type)
-    for index, path in enumerate(paths.ravel()):
-        image = reader.read(path)
-        if image.shape != frame_shape:
-            raise ValueError(f"{path} has shape {image.shape}, {frame_shape} was expected: scan the directory again.")
-        images[index] = image
+    with open_files.keep_open():
+        for index, path in enumerate(paths.ravel()):
+            image = reader.read(path)
+            if image.shape != frame_shape:
+                raise ValueError(f"{path} has shape {image.shape}, not {frame_shape}: scan the directory again.")
+            images[index] = image
     return images
 
 

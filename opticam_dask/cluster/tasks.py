@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from opticam_dask.cluster import watchdog
+from opticam_dask.cluster import open_files, watchdog
 from opticam_dask.kernels import compiled
 
 #: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
@@ -74,6 +74,7 @@ def run_block(block: int, function: bytes, frame_timeout: float, built_by: tuple
         compiled.use(kernels)
         # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)
-        with thread_pools(len(sys.modules)).limit(limits=1), watchdog.time_limit(limit):
+        limits = thread_pools(len(sys.modules)).limit(limits=1)
+        with limits, watchdog.time_limit(limit), open_files.keep_open():
             summary[0] = run(block)
     return summary

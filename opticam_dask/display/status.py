@@ -132,6 +132,7 @@ def describe_reduction(out_directory: str | Path, n_problems: int | None = 20) -
     record, lines = reduction_record(out_directory), []
     for camera in record["cameras"]:
         lines.append(_describe_camera(camera))
+        lines.extend(f"  warning: {line}" for line in (camera["catalog"] or {}).get("warnings", ()))
         for part in camera["parts"]:
             lines.extend(_describe_part(part))
     if problems := record["problems"]:
@@ -153,6 +154,7 @@ def _camera_record(camera: Camera) -> dict[str, Any]:
         record["catalog"] = {
             "n_sources": len(camera.catalog["source_id"]),
             "fwhm": float(camera.catalog.attributes["fwhm"]),
+            "warnings": list(camera.catalog.attributes.get("warnings", ())),  # not in older stores
             "reference_file": reference["reference_file"],
             "reference_night": reference["reference_night"],
         }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from opticam_dask.frames.fits_files import FitsReader, FrameError, OwnProduct, read_header
+from opticam_dask.frames.fits_files import Choice, FitsReader, FrameError, FrameName, OwnProduct, read_headers
 from opticam_dask.frames.scanning import find_files
 
 #: Seconds without growth after which a file that is not whole is mentioned.
@@ -25,11 +25,11 @@ def incomplete_reason(file: str, extension: int | str | None = None) -> str | No
         HDU of the image.
     """
     try:
-        read_header(file, extension)
+        read_headers(file, Choice(extension))
         with open(file, "rb") as stream:
             is_gzip = stream.read(2) == b"\x1f\x8b"
         if is_gzip:  # only its end says whether it is all there
-            FitsReader(extension).read(file)
+            FitsReader(extension).read(str(FrameName(file)))
     except OwnProduct:  # there is nothing to wait for
         return None
     except FrameError as error:

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.cameras import camera_of, filter_of
+from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of
 from opticam_dask.frames.headers.gains import gain_of
 from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.times import TO_MIDDLE, mid_exposure_of
-from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
-from opticam_dask.kernels.series.timing import TIME_SCALES
-from opticam_dask.text import shown
+from opticam_dask.frames.headers.values import HeaderValues, Keyword
+from opticam_dask.kernels.series.timing import FAR_PLACES, TIME_SCALES
 
 TEMPLATE_NAME = "instrument_template.json"
-
-_LONGEST_EXPOSURE = 86400.0
-_LARGEST_BINNING = 1024
-_LONGEST_FILTER = 64  # the name of a filter is part of names of files
-#: Exposure times in two keywords that differ by more than this share, and this many seconds, contradict each other.
-_SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
 
 
 def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
@@ -61,6 +54,10 @@ class FrameHeader:
         What the frame was taken for; light where the header does not say, and ``kind_source`` is empty then.
     kind_source : str
         Keyword that says so.
+    time_reference : {"", "heliocentre", "barycentre"}
+        Where ``mjd_utc`` is the time of: of the telescope, if empty.
+    is_time_suspect : bool
+        Whether the header says that its time is not to be trusted.
     problems : tuple of str
         Why the frame cannot be used; empty for a good frame.
     warnings : tuple of str
@@ -87,6 +84,8 @@ class FrameHeader:
     height: float
     kind: str = "light"
     kind_source: str = ""
+    time_reference: str = ""
+    is_time_suspect: bool = False
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -120,6 +119,21 @@ class Instrument:
     time_scale: str | None = _entry(
         f"Scale of the time: {', '.join(TIME_SCALES)}; null for what TIMESYS of the header says, or else utc.",
         default=None,
+    )
+    time_reference: Literal["observatory", "heliocentre", "barycentre"] | None = _entry(
+        "Where times are given for: observatory, heliocentre (HJD) or barycentre (BJD); null for the observatory, and "
+        "keywords such as HJD and BJD are not believed then.",
+        default=None,
+        is_later=True,
+    )
+    time_flag_keyword: Keyword = _entry(
+        "Keyword that is false where the time of a frame is not to be trusted.", default="GOODTIME", is_later=True
+    )
+    data_flag_keyword: Keyword = _entry(
+        "Keyword that is false where a frame holds no data.", default="DSTATUS", is_later=True
+    )
+    plane_step_keyword: Keyword = _entry(
+        "Keyword of the time from one plane of a cube to the next, s.", default=keywords.PLANE_STEP, is_later=True
     )
     filter_keyword: Keyword = _entry("Keyword of the filter.", default=keywords.FILTER)
     exposure_time_keyword: Keyword = _entry("... of the exposure time, s.", default=keywords.EXPOSURE)
@@ -168,7 +182,18 @@ class Instrument:
     )
     source_pixels: int = _entry("Least number of connected unbinned pixels of a source.", default=128)
     extension: int | str | None = _entry(
-        "HDU of the image: its number, its EXTNAME, or null for the first image of a file.", default=None
+        "HDU of the image: its number, its EXTNAME, or null for what the file shows.", default=None
+    )
+    images: Literal["frames", "mosaic", "first"] | None = _entry(
+        "What several images of a file are: frames, mosaic (amplifiers or windows of one detector), first (the first "
+        "one is the frame); null for what their headers show.",
+        default=None,
+        is_later=True,
+    )
+    subtract_overscan: bool = _entry(
+        "Whether the level of the overscan (BIASSEC) is subtracted where the image is trimmed.",
+        default=True,
+        is_later=True,
     )
 
     def __post_init__(self) -> None:
@@ -202,16 +227,18 @@ class Instrument:
         FrameHeader
         """
         values = HeaderValues(header)
-        filter_name = _filter_of(self, values)
-        camera = _camera_of(self, filter_name, values) if filter_name else ""
-        binning = _binning_of(self, values)
-        exposure_time = _exposure_time_of(self, values)
+        filter_name = filter_of(self, values)
+        camera = camera_of(self, filter_name, values) if filter_name else ""
+        binning = binning_of(self, values)
+        exposure_time = exposure_time_of(self, values)
         gain = gain_of(self, values, binning)
-        dark_current = _dark_current_of(self, values)
-        mjd_utc = mid_exposure_of(self, exposure_time, values)
+        dark_current = dark_current_of(self, values)
+        mjd_utc, time_reference = mid_exposure_of(self, exposure_time, values)
         ra, dec = position_of(self, values)
         longitude, latitude, height = site_of(self, values)
-        kind, kind_source = _kind_of(self, values)
+        kind, kind_source = kind_of(self, values)
+        if _is_false(values.find(self.data_flag_keyword)[1]):
+            values.problems.append(f"{values.find(self.data_flag_keyword)[0]} says that the frame holds no data")
         return FrameHeader(
             camera=camera,
             filter=filter_name,
@@ -233,6 +260,8 @@ class Instrument:
             height=height,
             kind=kind,
             kind_source=kind_source,
+            time_reference=time_reference,
+            is_time_suspect=_is_false(values.find(self.time_flag_keyword)[1]),
             problems=tuple(values.problems),
             warnings=tuple(values.warnings),
         )
@@ -376,6 +405,11 @@ def _faults(instrument: Instrument) -> list[str]:
         (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
         (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
         ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
+        (one.images in (None, "frames", "mosaic", "first"), "images must be frames, mosaic or first"),
+        (
+            one.time_reference in (None, "observatory", *FAR_PLACES),
+            f"time_reference must be observatory, {' or '.join(FAR_PLACES)}",
+        ),
         (_is_extension(one.extension), "extension must be the number of an HDU, counted from 0, or its name"),
         (-180 <= (one.longitude or 0) <= 360, "longitude must be within -180 to 360 degrees"),
         (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
@@ -387,6 +421,10 @@ def _faults(instrument: Instrument) -> list[str]:
         (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
     ]
     return [sentence for holds, sentence in checks if not holds]
+
+
+def _is_false(value: Any) -> bool:
+    return value is False or (isinstance(value, str) and value.strip().upper() in ("F", "FALSE"))
 
 
 def _is_keyword(value: Any) -> bool:
@@ -401,119 +439,3 @@ def _is_extension(value: Any) -> bool:
 
 def _is_way(value: Any) -> bool:
     return _is_keyword(value) and (isinstance(value, str) or len(value) == 2)
-
-
-def _filter_of(instrument: Instrument, values: HeaderValues) -> str:
-    name, value = values.find(instrument.filter_keyword)
-    if value is None and instrument.default_filter is None:
-        values.report_missing("filter", name)
-        return ""
-    filter_name = str(instrument.default_filter if value is None else value)
-    if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
-        values.problems.append(
-            f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
-        )
-        return ""
-    return filter_name
-
-
-def _camera_of(instrument: Instrument, filter_name: str, values: HeaderValues) -> str:
-    """Camera that the header names, else the one that has the filter, else the only one."""
-    _, named = values.find(instrument.camera_keyword)
-    if named is not None and str(named) in instrument.cameras:
-        return str(named)
-    having = [camera for camera, filters in instrument.cameras.items() if filter_name in filters]
-    if not having and len(instrument.cameras) == 1:
-        having = list(instrument.cameras)
-    if len(having) == 1:
-        return having[0]
-    known = "; ".join(f"{camera}: {', '.join(filters)}" for camera, filters in instrument.cameras.items())
-    values.problems.append(
-        f"filter: expected in keyword {values.find(instrument.filter_keyword)[0]} a filter of one camera of "
-        f"{instrument.name} ({known}), found {shown(filter_name)}"
-    )
-    return ""
-
-
-def _binning_of(instrument: Instrument, values: HeaderValues) -> int:
-    """Binning, which must be equal along both axes; 0 when it is not known."""
-    name, value = values.find(instrument.binning_keyword)
-    if value is None:
-        if instrument.default_binning is None:
-            values.report_missing("binning", name)
-        return instrument.default_binning or 0
-    other = keywords.SECOND_AXIS.get(name)
-    if other is not None and (along_y := values.header.get(other)) is not None:
-        name, value = f"{name} and {other}", f"{value}x{along_y}"
-    factor = _common_factor(str(value))
-    if not factor:
-        values.problems.append(
-            f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
-        )
-    return factor
-
-
-@lru_cache(maxsize=1024)
-def _common_factor(text: str) -> int:
-    """Binning of both axes; 0 where they differ or are no such numbers."""
-    factors = {as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
-    factor = factors.pop()
-    is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
-    return int(factor) if is_binning else 0
-
-
-def _dark_current_of(instrument: Instrument, values: HeaderValues) -> float:
-    keywords, default = instrument.dark_current_keyword, instrument.default_dark_current
-    name, value = values.find(keywords)
-    if value is None and default is None:
-        values.warnings.append(f"keyword {name} is missing or empty: the dark current is taken as 0")
-        return 0.0
-    return values.number("dark_current", keywords, default, "at least 0")
-
-
-def _exposure_time_of(instrument: Instrument, values: HeaderValues) -> float:
-    """Exposure time in seconds; NaN and a problem when it is not known."""
-    name, value = values.find(instrument.exposure_time_keyword)
-    keyword = instrument.exposure_time_keyword if value is None else name
-    exposure_time = values.number("exposure_time", keyword, None, "at least 0", math.inf)
-    exposure_time *= _seconds_in(name, values)
-    if exposure_time > _LONGEST_EXPOSURE:
-        values.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
-        return math.nan
-    for other in ("EXPTIME", "EXPOSURE"):
-        if other == name or other not in values.header:
-            continue
-        second = values.number_of(other) * _seconds_in(other, values)
-        if abs(second - exposure_time) > max(_SAME_SECONDS, _SAME_EXPOSURE * exposure_time):
-            values.warn(f"the exposure times in {name} and {other} are not the same: that in {name} is used")
-    return exposure_time
-
-
-def _seconds_in(name: str, values: HeaderValues) -> float:
-    """Seconds in the unit of an exposure time: that of its keyword, or that its comment names."""
-    if name in keywords.SECONDS:
-        return keywords.SECONDS[name]
-    return _seconds_by_comment(values.comment(name))
-
-
-@lru_cache(maxsize=256)
-def _seconds_by_comment(comment: str) -> float:
-    return next((seconds for words, seconds in keywords.SECONDS_IN_COMMENT if words.search(comment)), 1.0)
-
-
-def _kind_of(instrument: Instrument, values: HeaderValues) -> tuple[str, str]:
-    """What a frame was taken for, and the keyword that says so: the first whose words are known."""
-    names = instrument.image_type_keyword
-    for name in (names,) if isinstance(names, str) else names:
-        value = values.header.get(name)
-        if isinstance(value, str) and value and (kind := _kind_by_words(value)):
-            return kind, name
-    return "light", ""
-
-
-@lru_cache(maxsize=256)
-def _kind_by_words(text: str) -> str:
-    """Kind of a frame that a text names; empty where it names none."""
-    words = text.replace("_", " ")
-    found = next((kind for kind, pattern in keywords.KINDS if pattern.search(words)), "")
-    return found or ("light" if keywords.LIGHT.search(words) else "")

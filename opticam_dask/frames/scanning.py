@@ -11,22 +11,30 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from opticam_dask.frames.fits_files import (
+    Amplifiers,
+    Choice,
     FitsHeader,
     FitsReader,
     FrameError,
+    FrameHere,
     OwnProduct,
     PathLike,
+    PlaneKeywords,
+    file_of,
     read_header,
-    read_header_and_facts,
+    read_headers,
 )
+from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.contradictions import contradictions
+from opticam_dask.frames.headers.exposures import kind_of
+from opticam_dask.frames.headers.values import HeaderValues
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series.timing import night_of
 from opticam_dask.locations import files_below, is_remote, local_path, location
@@ -44,14 +52,16 @@ __all__ = [
     "Reader",
     "Scan",
     "find_files",
+    "in_order_of_names",
     "read_header",
+    "reader_of",
     "scan",
     "time_gaps",
 ]
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"\.(fits|fit|fts)(\.(gz|fz))?$", re.IGNORECASE)
+_NAME = re.compile(r"\.(fits|fit|fts|hcm)(\.(gz|fz))?$", re.IGNORECASE)
 
 #: A directory that holds this one is the output directory of a reduction; what it makes there beside light curves and
 #: plots, and may hold FITS files, is never looked into.
@@ -62,6 +72,7 @@ _TRIMMED = (
     "the image is trimmed to {}; the level of an overscan is not subtracted: it is part of the sky background, and of "
     "the biases where flats are given"
 )
+_OVERSCAN = "the level of the overscan (BIASSEC) is subtracted"
 
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
@@ -72,8 +83,9 @@ _FROM_HEADER |= dict.fromkeys(("mjd_utc", "exposure_time", "gain", "dark_current
 _FROM_HEADER |= dict.fromkeys(("saturation", "linearity_limit", "airmass", "ra", "dec"), "float64")
 _FROM_HEADER |= {"binning": "int64", "pixel_scale": "float64"}
 _FROM_HEADER |= dict.fromkeys(("longitude", "latitude", "height"), "float64")
+_FROM_HEADER |= {"time_reference": "object", "is_time_suspect": "bool"}
 _COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64", **_FROM_HEADER}
-_COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object"}
+_COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object", "extension": "int64", "plane": "int64"}
 
 
 class Reader(Protocol):
@@ -91,9 +103,9 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
     ----------
     paths : path or URL, or sequence of them
         Directories or files, of this machine or of any place that fsspec knows (``s3://bucket/directory``).
-        A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit`` or ``.fts``,
-        also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there, and what
-        reductions have made: the store, exported tables, live files.
+        A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit``, ``.fts`` or
+        ``.hcm``, also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there, and
+        what reductions have made: the store, exported tables, live files.
 
     Returns
     -------
@@ -205,9 +217,10 @@ class Scan:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per usable frame, sorted by key, time and file.
+        One row per usable frame, sorted by key, time and file. ``file`` is the name of the frame: the path of its file,
+        with extension and plane behind it where the file holds several (``cube.fits[0,17]``).
     set_aside : list of (str, str)
-        Files that are not usable, each with the reason.
+        Files, and frames of files of many, that are not usable, each with the reason.
     warnings : list of str
         What is missing but can be done without, each with a count and an example.
     """
@@ -251,20 +264,20 @@ def scan(
     """
     import pandas as pd
 
-    files = list(dict.fromkeys(str(path) if is_remote(path) else os.path.abspath(path) for path in paths))
+    files = sorted({str(path) if is_remote(path) else os.path.abspath(path) for path in paths})
     listed = facts_of(remote) if (remote := [file for file in files if is_remote(file)]) else {}
     n_threads = (32 if remote else 8) if n_threads is None else n_threads
     if n_threads < 1:
         raise ValueError(f"n_threads must be at least 1, found {n_threads}")
-    extension = instrument.extension if reader_extension is None else reader_extension
+    if reader_extension is not None:
+        instrument = replace(instrument, extension=reader_extension)
     size = 16 if len(files) < 4096 else 256
     batches = [files[start : start + size] for start in range(0, len(files), size)]
     tables, rows, set_aside, n_done = [_as_table([])], list[tuple[Any, ...]](), list[tuple[str, str]](), 0
     warned: dict[str, tuple[int, str]] = {}
 
     def scan_batch(batch: list[str]) -> list[_Result]:
-        found = [_scan_file(file, instrument, extension, listed, kind) for file in batch]
-        return [result for result in found if result is not None]
+        return [result for file in batch for result in _scan_file(file, instrument, listed, kind)]
 
     for batch, results in zip(batches, _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)), strict=True):
         rows += [result.row for result in results if result.row]
@@ -284,9 +297,10 @@ def scan(
     longitudes = table["longitude"].to_numpy()
     nights = night_of(table["mjd_utc"].to_numpy(), _usual(longitudes, instrument.longitude)).astype(object)
     table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
-    table = table.sort_values(["key", "mjd_utc", "file"], kind="stable", ignore_index=True)
-    notes = [f"{text} ({count} of {len(files)} files, e.g. {file})" for text, (count, file) in warned.items()]
-    return Scan(table, sorted(set_aside), notes + contradictions(table))
+    table = table.sort_values(["key", "mjd_utc"], kind="stable", ignore_index=True)  # rows are in the order of names
+    n_frames = max(len(files), len(table))
+    notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in warned.items()]
+    return Scan(table, set_aside, notes + contradictions(table))
 
 
 def _usual(values: np.ndarray, otherwise: float | None) -> float | None:
@@ -354,32 +368,119 @@ class _Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def _scan_file(
-    path: str, instrument: Instrument, extension: int | str | None, listed: Mapping[str, Facts], kind: str
-) -> _Result | None:
-    """What one file is; None for what this program has made."""
+def _scan_file(path: str, instrument: Instrument, listed: Mapping[str, Facts], kind: str) -> list[_Result]:
+    """What the frames of one file are; nothing for what this program has made."""
     try:
         path.encode()
     except UnicodeEncodeError:
-        return _Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")
+        return [_Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")]
     try:
         listed_facts = _remote_facts(path, listed) if is_remote(path) else None
-        header, facts = read_header_and_facts(path, extension, listed=listed_facts)
+        frames, facts = read_headers(path, choice_of(instrument), _plane_keywords(instrument), listed=listed_facts)
     except OwnProduct:
-        return None
+        return []
     except FrameError as error:
-        return _Result(path, reason=error.reason)
+        return [_Result(path, reason=error.reason)]
+    exposures, others = _exposures(frames, instrument)
+    results = [_scan_frame(frame, facts, instrument, kind) for frame in exposures]
+    if others:
+        names = ", ".join(
+            printable(str(frame.own.get("EXTNAME", f"HDU {frame.header.extension}"))) for frame in others[:3]
+        )
+        told = (
+            f"{len(others)} further image(s) of a file have no time, filter or camera of their own and are left out "
+            f"({names}{', ...' * (len(others) > 3)}; images of the definition says what they are)"
+        )
+        results[0] = results[0]._replace(warnings=(*results[0].warnings, told))
+    return results
+
+
+def _exposures(frames: list[FrameHere], instrument: Instrument) -> tuple[list[FrameHere], list[FrameHere]]:
+    """Frames of a file, and its further images whose own headers do not tell them from the first."""
+    if len(frames) == 1 or instrument.images is not None:
+        return frames, []
+    own = _telling_keywords(instrument)
+    is_frame = [not own.isdisjoint(frame.own) if frame.name.plane == 0 else True for frame in frames]
+    if not any(is_frame) or (frames[0].name.plane == 0 and not any(frame.name.plane for frame in frames)):
+        is_frame[0] = True  # its time is in the primary header
+    pairs = list(zip(frames, is_frame, strict=True))
+    return [frame for frame, is_one in pairs if is_one], [frame for frame, is_one in pairs if not is_one]
+
+
+@lru_cache(maxsize=16)
+def _telling_keywords(instrument: Instrument) -> frozenset[str]:
+    """Keywords that tell one exposure of a file from another: of times, filters and cameras."""
+    ways = instrument.time_keywords, instrument.filter_keyword, instrument.camera_keyword
+    return frozenset(_flat(ways)) | keywords.MARKS.keys() | {"DATE-OBS", "MJD-OBS", "CCD", *keywords.FILTER}
+
+
+def _flat(words: Any) -> Iterator[str]:
+    if isinstance(words, str):
+        yield words
+    else:
+        for word in words:
+            yield from _flat(word)
+
+
+def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kind: str) -> _Result:
+    name, header = str(frame_here.name), frame_here.header
     frame = instrument.interpret(header.values)
     if frame.kind_source and frame.kind != kind:
         reason = f"a {frame.kind} frame by {frame.kind_source}"
-        return _Result(path, reason=reason, warnings=(f"{reason}, not a {kind} frame: set aside",))
-    if frame.problems:
-        return _Result(path, reason="; ".join(frame.problems))
-    interpreted = [getattr(frame, name) for name in _FROM_HEADER]
-    row = (path, *facts, *interpreted, *header.shape, header.dtype.name)
-    trimmed = (_TRIMMED.format(header.section),) if header.section else ()
-    marked = (f"pixels that the extension {header.bad_pixels} marks are bad",) if header.bad_pixels else ()
-    return _Result(path, row=row, warnings=frame.warnings + trimmed + marked)
+        return _Result(name, reason=reason, warnings=(f"{reason}, not a {kind} frame: set aside",))
+    if frame_here.problem or frame.problems:
+        return _Result(name, reason=frame_here.problem or "; ".join(frame.problems))
+    interpreted = [getattr(frame, column) for column in _FROM_HEADER]
+    row = (name, *facts, *interpreted, *header.shape, header.dtype.name, *frame_here.name[1:])
+    told = []
+    if header.has_overscan:
+        told.append(_OVERSCAN)
+    elif header.section:
+        told.append(_TRIMMED.format(header.section))
+    if header.bad_pixels:
+        told.append(f"pixels that the extension {header.bad_pixels} marks are bad")
+    if frame.is_time_suspect:
+        told.append(f"{instrument.time_flag_keyword} says that the time is not to be trusted")
+    return _Result(name, row=row, warnings=(*frame.warnings, *told))
+
+
+@lru_cache(maxsize=16)
+def choice_of(instrument: Instrument) -> Choice:
+    """Which images of a file are frames, and how their amplifiers are read, by a definition."""
+    amplifiers = Amplifiers(
+        takes_overscan_off=instrument.subtract_overscan,
+        gain_keyword=instrument.gain_keyword,
+        saturation_keyword=instrument.saturation_keyword,
+        default_saturation=instrument.default_saturation,
+    )
+    return Choice(instrument.extension, instrument.images, amplifiers)
+
+
+@lru_cache(maxsize=16)
+def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
+    return PlaneKeywords(tuple(_flat(instrument.time_keywords)), instrument.plane_step_keyword)
+
+
+def kind_of_file(path: str, instrument: Instrument) -> str:
+    """What the (first) frame of a file was taken for, as its header says; empty where that does not say it."""
+    try:
+        frames, _ = read_headers(path, choice_of(instrument))
+    except FrameError:
+        return ""
+    kind, source = kind_of(instrument, HeaderValues(frames[0].header.values))
+    return kind if source else ""
+
+
+def reader_of(instrument: Instrument) -> FitsReader:
+    """Reader of the frames of an instrument."""
+    choice = choice_of(instrument)
+    return FitsReader(choice.extension, choice.images, choice.amplifiers)
+
+
+def in_order_of_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table of frames by file, extension and plane."""
+    files = np.array([file_of(name) for name in table["file"]], dtype=str)
+    return table.iloc[np.lexsort((table["plane"], table["extension"], files))]
 
 
 def _remote_facts(url: str, listed: Mapping[str, Facts]) -> Facts:

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from opticam_dask import locations, schema
-from opticam_dask.flags import SourceFlag
+from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
-from opticam_dask.lightcurves.conditions import conditions_of
+from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
+from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.comparison_stars import coverage_card, without_shared_trends
+from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
-#: A measurement with one of these is of no use for a comparison.
-_USELESS = np.uint32(
-    SourceFlag.OFF_FRAME
-    | SourceFlag.EDGE
-    | SourceFlag.SATURATED
-    | SourceFlag.NON_LINEAR
-    | SourceFlag.BAD_PIXEL
-    | SourceFlag.BLENDED
-    | SourceFlag.PLACED
-)
-
 #: What a light curve may be detrended against.
 VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
-
-#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
-_FEW, _TOLD = 3, 12
 
 #: Share of the frames in which a source must have a flux to be judged.
 _OFTEN = 0.9
@@ -53,9 +42,11 @@ def relative_light_curve(
     radius: float | None = None,
     target_radius: float = targets.RADIUS,
     weighting: ensemble.Weighting = "sum",
+    shared_trends: bool = False,
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    without: Sequence[Target] = (),
 ) -> xr.Dataset:
     """Differential light curve over all nights.
 
@@ -80,6 +71,10 @@ def relative_light_curve(
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
         missing in a frame makes no jump (:mod:`opticam_dask.kernels.series.ensemble`).
+    shared_trends : bool
+        Take off trends that the comparisons share, by SysRem. Night by night, in numbers that cross-validation chooses;
+        levels of nights stay, a dip of the target is not taken for a trend
+        (:mod:`opticam_dask.kernels.series.shared_trends`).
     detrend : sequence of str
         Take off linear trends with airmass, fwhm, background, x, y, ellipticity, transparency, time. A trend can eat a
         signal that looks like it.
@@ -90,6 +85,8 @@ def relative_light_curve(
         Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
         and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
         is dropped.
+    without : sequence of the same
+        Sources that auto does not choose as comparisons.
 
     Returns
     -------
@@ -98,9 +95,10 @@ def relative_light_curve(
         together); coordinates mjd_utc, bmjd_tdb and night, and as far as they are known exposure_time, airmass, fwhm,
         background, transparency, ellipticity, and x and y of the target; attributes ``filter``, ``binning``,
         ``comparisons``, ``weights`` and, when they were chosen, ``reasons``: what was found out about each source, and
-        ``choice``: the same in a few lines; with trends ``detrend``: their coefficients (relative change of the flux
-        for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``, ``reduced_chi2`` and
-        ``warnings``.
+        ``choice``: the same in a few lines; ``coverage_...``: how often the errors of the comparisons hold against each
+        other; with shared trends ``n_shared_trends_<night>``; with trends ``detrend``: their coefficients (relative
+        change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
+        ``reduced_chi2`` and ``warnings``.
 
     Raises
     ------
@@ -108,16 +106,24 @@ def relative_light_curve(
         When there is no such key, label or source; the message names those there are.
     """
     curves = results.light_curves_to_read(out_directory, key, label, radius)
-    camera = Store.open(out_directory).camera(key)
+    store = Store.open(out_directory)
+    camera = store.camera(key)
     curve = compute_relative(
         curves,
         targets.source_number(out_directory, key, target, target_radius),
         _numbers(out_directory, key, comparisons, target_radius),
         weighting,
+        shared_trends=shared_trends,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
+        without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
+        marks=Marks.of(store, camera.key, label).comparisons,
     )
+    known = curves["source_id"].to_numpy().tolist()
+    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
+    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
+    curve = curve.assign_attrs(coverage_card(members))
     return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
 
@@ -134,9 +140,12 @@ def compute_relative(
     comparisons: int | Sequence[int] | Literal["auto"],
     weighting: ensemble.Weighting = "sum",
     *,
+    shared_trends: bool = False,
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    without: Sequence[int] = (),
+    marks: Mapping[int, Any] | None = None,
 ) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
@@ -150,8 +159,10 @@ def compute_relative(
         Ids of the comparison sources; ``"auto"`` chooses them.
     weighting : {"sum", "optimal"}
         How the comparison sources are combined.
-    detrend, detrend_without, outliers
+    shared_trends, detrend, detrend_without, outliers, without
         As in :func:`relative_light_curve`.
+    marks : dict, optional
+        Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
 
     Returns
     -------
@@ -169,8 +180,10 @@ def compute_relative(
     known = curves["source_id"].to_numpy().tolist()
     reasons, lines = list[str](), list[str]()
     if isinstance(comparisons, str):
-        chosen, reasons, lines = _choose(curves, target, known)
+        chosen, reasons, lines = choose(curves, target, left_out_sources(without, marks or {}))
     else:
+        if without:
+            raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
         chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
     chosen = [int(number) for number in chosen]
     targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
@@ -186,11 +199,17 @@ def compute_relative(
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
         found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    if shared_trends:
+        corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
+        relative, relative_err = corrected.flux, corrected.flux_err
+        found |= {f"n_shared_trends_{night}": number for night, number in corrected.n_trends.items()}
     if detrend:
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = json.dumps(_describe_trends(fitted))
-    flags[trends.find_outliers(relative, relative_err, outliers)] |= np.uint32(SourceFlag.OUTLIER)
+    bits = marks_of_measurements(members)
+    is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
+    flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
     dataset = xr.Dataset(
         {
@@ -201,6 +220,8 @@ def compute_relative(
         coords={name: of_target[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
         | conditions_of(members),
     )
+    if "marks" in curves:
+        dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), curves["marks"].attrs)
     for name in ("key", "label", "radius"):
         if name in curves.attrs:
             dataset.attrs[name] = curves.attrs[name]
@@ -217,7 +238,7 @@ def _fit_trends(
 ) -> trends.Trends:
     """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
     of_target = members.isel(source=0)
-    time = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    time = _time_of(of_target)
     if unknown := [name for name in names if name not in VECTORS]:
         raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
     vectors = {}
@@ -232,9 +253,24 @@ def _fit_trends(
         if name not in vectors or not np.isfinite(vectors[name]).any():
             raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
     use = ~trends.find_outliers(relative, relative_err, outliers)
-    if without is not None:
-        use &= ~((time >= min(without)) & (time <= max(without)))
+    outside = _outside(of_target, without)
+    if outside is not None:
+        use &= outside
     return trends.fit_trends(relative, relative_err, vectors, use)
+
+
+def _time_of(of_target: xr.Dataset) -> np.ndarray:
+    """Barycentric time where any is known, else UTC."""
+    times: np.ndarray = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
+    return times
+
+
+def _outside(of_target: xr.Dataset, without: tuple[float, float] | None) -> np.ndarray | None:
+    """Frames that are not within the times that trends are not fitted to; None where there are no such times."""
+    if without is None:
+        return None
+    time = _time_of(of_target)
+    return ~((time >= min(without)) & (time <= max(without)))
 
 
 def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:
@@ -259,43 +295,6 @@ def _divide(
     mean = ensemble.combine_stars(flux[:, 1:], error[:, 1:], weighting)
     others, others_err = mean.flux[:, None], mean.flux_err[:, None]
     return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
-
-
-class _Choice(NamedTuple):
-    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
-
-    numbers: list[int]
-    reasons: list[str]
-    lines: list[str]
-
-
-def _choose(curves: xr.Dataset, target: int, known: Sequence[int]) -> _Choice:
-    """Comparisons that are fit for a target."""
-    if target not in known:
-        return _Choice([], [], [])
-    flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
-    is_flagged = (curves["flags"].to_numpy() & _USELESS) != 0
-    found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
-    groups: dict[str, list[int]] = {}
-    for entry in found:
-        groups.setdefault(entry.kind, []).append(known[entry.column])
-    chosen = groups.pop("chosen", [])
-    others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
-    if not chosen:
-        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")
-    lines = [f"{len(chosen)} of {len(found)} sources chosen as comparisons: {', '.join(map(str, chosen))}", *others]
-    if len(chosen) < _FEW:
-        lines.append(
-            f"warning: with fewer than {_FEW} comparisons nobody can tell whether one of them varies; "
-            "give --comparisons of your own if others are fit"
-        )
-    return _Choice(chosen, [f"source {known[entry.column]}: {entry.reason}" for entry in found], lines)
-
-
-def _some(numbers: Sequence[int]) -> str:
-    """The first of some numbers."""
-    told = ", ".join(map(str, numbers[:_TOLD]))
-    return told if len(numbers) <= _TOLD else f"{told}, ..."
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:

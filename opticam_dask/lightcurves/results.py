@@ -15,7 +15,8 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import times_of, with_indexes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
@@ -139,7 +140,7 @@ def observed_cameras(
         attributes |= {"binning": int(first["binning"]), "instrument": instrument.name}
         found[str(key)] = ObservedCamera(
             files=main["file"].tolist(),
-            reader=scanning.FitsReader(instrument.extension),
+            reader=scanning.reader_of(instrument),
             shape=(int(shape[0]), int(shape[1])),
             dtype=_common_type(main["dtype"]),
             coordinates={
@@ -215,7 +216,8 @@ def light_curves(
         is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
         ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
         there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along
-        ``frame``; NaN and 0 in nights that have none.
+        ``frame``; NaN and 0 in nights that have none. What observers have marked as cloud or junk has no flux (NaN) and
+        a bit in ``marks`` (:func:`~opticam_dask.mark`).
 
     Raises
     ------
@@ -248,6 +250,7 @@ def _curves(
 ) -> xr.Dataset:
     nights = [_open_part(part, label, lazily=lazily) for part in measured]
     merged = _in_time_order(_with_quality(measured, _at_source_times(nights, measured, label), lazily=lazily))
+    merged = Marks.of(Store(measured[0].path), measured[0].key, label).apply(merged)
     merged = with_placed(merged, measured[0].camera)
     if radius is not None:
         merged = _at_radius(merged, radius, label)
@@ -287,7 +290,9 @@ def source_groups(
     store.StoreError, ValueError
         As for :func:`light_curves`.
     """
-    measured = Store.open(out_directory).camera(key).measured_parts(label)
+    store = Store.open(out_directory)
+    measured = store.camera(key).measured_parts(label)
+    marks = Marks.of(store, measured[0].key, label)
     opened = [_open_part(part, label, lazily=False) for part in measured]
     if names is not None:
         opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
@@ -301,7 +306,7 @@ def source_groups(
             for part, one in zip(measured, opened, strict=True)
         ]
         group = _at_source_times(group, measured, label, chosen)
-        curves = with_placed(_in_time_order(group), measured[0].camera)
+        curves = with_placed(marks.apply(_in_time_order(group)), measured[0].camera)
         yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
 
 

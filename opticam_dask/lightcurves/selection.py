@@ -145,7 +145,7 @@ def _is_within(dataset: xr.Dataset, limits: tuple[TimeLike, TimeLike], name: str
         raise ValueError(f"the dataset has no time {name!r}")
     if len(limits) != 2:
         raise ValueError(f"time must be (start, end), got {limits!r}")
-    first, last = (_as_days(value, name) for value in limits)
+    first, last = (as_days(value, name) for value in limits)
     times = dataset[name].to_numpy()
     # a time that is not known compares as false
     inside = np.isfinite(times)
@@ -156,7 +156,7 @@ def _is_within(dataset: xr.Dataset, limits: tuple[TimeLike, TimeLike], name: str
     return inside
 
 
-def _as_days(value: TimeLike, name: str) -> float | None:
+def as_days(value: TimeLike, name: str) -> float | None:
     """Limit of a range of time as days, None where there is none."""
     if value is None:
         return None

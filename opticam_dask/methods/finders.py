@@ -22,7 +22,7 @@ class DefaultFinder:
     n_pixels : int
         Least number of connected pixels of a source (``npixels`` works as well).
     border_width : int
-        Sources with a pixel in this border are left out.
+        Sources whose centre lies in this border are left out.
 
     Raises
     ------

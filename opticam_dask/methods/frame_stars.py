@@ -8,6 +8,7 @@ from scipy.spatial import KDTree
 from opticam_dask.kernels.sources import noise, photometry
 from opticam_dask.kernels.sources.profiles import misfit
 from opticam_dask.kernels.sources.profiles.profile import Shape, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import SAMPLED_AT
 from opticam_dask.methods.frame_view import FrameView
 
 #: Where transforms are worse than this part of sigma, a star is looked for from its centroid.
@@ -33,9 +34,15 @@ def star_shape(view: FrameView, sigma: float) -> Shape:
     return view.stars if view.stars is not None and view.stars.is_known() else Shape(sigma, sigma, 0.0)
 
 
-def sampling_error(shape: Shape) -> float:
-    """Relative error of fluxes where pixels are as large as the stars; 0 where they are not."""
-    return noise.sampling_error(photometry.SIGMA_TO_FWHM * shape.sigma)
+def sampling_error(view: FrameView, shape: Shape) -> float:
+    """Relative error of fluxes where pixels are as large as the stars; 0 where they are not.
+
+    By the night's own profile where that is known.
+    """
+    fwhm = photometry.SIGMA_TO_FWHM * shape.sigma
+    if view.sampling is None or not np.isfinite(fwhm):
+        return noise.sampling_error(fwhm)
+    return float(np.interp(fwhm, SAMPLED_AT, view.sampling))
 
 
 def profile_table(view: FrameView) -> np.ndarray:
@@ -79,7 +86,7 @@ def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.
         Twice what most stars deviate by at each place in their windows, relative to their flux.
     """
     if size not in view.known:
-        usual = misfit.usual_error(sampling_error(shape))
+        usual = misfit.usual_error(sampling_error(view, shape))
         fit = _fit_standards(view, shape, size)
         errors = np.zeros(1) if fit is None else np.sort(fit.model_error)
         around = np.zeros((size, size)) if fit is None else 2.0 * misfit.typical_misfit(fit)
@@ -115,5 +122,5 @@ def _fit_standards(view: FrameView, shape: Shape, size: int) -> misfit.StarFit |
         profile_table(view),
         shape,
         position_error=SHARP * shape.sigma,
-        model_error=misfit.usual_error(sampling_error(shape)),
+        model_error=misfit.usual_error(sampling_error(view, shape)),
     )

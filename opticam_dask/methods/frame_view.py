@@ -56,6 +56,9 @@ class FrameView:
         Size and form of the frame's stars, in its pixels.
     profile : ndarray, optional
         Table of the night's star profile (``kernels.profile.Profile.table``).
+    sampling : ndarray, optional
+        Relative error of fluxes by that profile where pixels are as large as the stars, at the FWHM of
+        ``kernels.sources.profiles.sampling.SAMPLED_AT``.
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
     known : dict
@@ -82,6 +85,7 @@ class FrameView:
     sky_error: float = 0.0
     stars: Shape | None = None
     profile: np.ndarray | None = None
+    sampling: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
     known: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
 

@@ -188,7 +188,7 @@ def read_stars(
     own, foreign = _model_light(pixels.electrons, light, judged, neighbours)
     if np.ndim(foreign):
         judged &= foreign < _DROWNED * np.abs(own) + pixels.rms
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors = misfit.pixel_errors(own, foreign, pixels.rms, response, usual)
     with np.errstate(invalid="ignore"):
         deviation = (pixels.electrons - own - foreign) / errors
@@ -259,7 +259,7 @@ def _look_again(
     expected = np.asarray(view.predicted_xy, dtype=float)[suspects]
     start = expected if view.position_error < frame_stars.SHARP * shape.sigma else stars.xy[suspects]
     response = None if view.response_at is None else view.response_at(*corners, size)
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
 
     def fit_those(chosen: np.ndarray, model_error: float, unlike: np.ndarray | None) -> misfit.StarFit:
         return misfit.fit_stars(

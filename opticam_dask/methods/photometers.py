@@ -289,7 +289,7 @@ class AperturePhotometer(BasePhotometer):
         variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
         if light is not None:
-            variance += (_OF_APERTURE * frame_stars.sampling_error(shape) * np.nan_to_num(flux)) ** 2
+            variance += (_OF_APERTURE * frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         systematic = np.zeros(len(xy))
         if view.response_at is not None and view.response_error_at is not None:
@@ -465,7 +465,7 @@ class OptimalPhotometer(BasePhotometer):
         model = np.maximum(flux, 0.0)[:, None, None] * light
         variance = noise.weighted_variance(weights, model, pixels.rms, response)
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
-        variance += (frame_stars.sampling_error(shape) * np.nan_to_num(flux)) ** 2
+        variance += (frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
         systematic = None
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)

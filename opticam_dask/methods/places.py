@@ -163,10 +163,19 @@ def _dragged_groups(view: FrameView, places: Places, sigma: float, shape: Shape)
 def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: np.ndarray, shape: Shape) -> None:
     """Put the places of a group of sources where a joint fit finds them, or where the transform does."""
     predicted = np.asarray(view.predicted_xy, dtype=float)[members]
+    place, _ = fit_group(view, predicted, shape)
+    believed = np.hypot(*(place - predicted).T) < BELIEVED * view.position_error + REALLY_MOVED
+    xy[members] = np.where(believed[:, None], place, predicted)
+    flags[members] &= ~np.uint32(SourceFlag.NOT_RECENTRED)
+    flags[members[~believed]] |= np.uint32(SourceFlag.NOT_RECENTRED)
+
+
+def fit_group(view: FrameView, predicted: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Places (n, 2) and fluxes (n,) of sources that overlap, fitted together from where they are expected."""
     group = read_group(view, predicted, shape)
     table = frame_stars.profile_table(view)
     place, response = predicted.copy(), group.response
-    corners = np.repeat(group.x0, len(members)), np.repeat(group.y0, len(members))
+    corners = np.repeat(group.x0, len(place)), np.repeat(group.y0, len(place))
     light = profile_weights(table, place, *corners, group.size, shape)
     flux = joint_fit.fit_fluxes(light, group.electrons, group.rms, group.is_good, response, 0.0)[0]
     for _ in range(_PLACE_STEPS):
@@ -179,10 +188,7 @@ def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: n
         )
         place = place + np.clip(step, -shape.sigma, shape.sigma)
         light = profile_weights(table, place, *corners, group.size, shape)
-    believed = np.hypot(*(place - predicted).T) < BELIEVED * view.position_error + REALLY_MOVED
-    xy[members] = np.where(believed[:, None], place, predicted)
-    flags[members] &= ~np.uint32(SourceFlag.NOT_RECENTRED)
-    flags[members[~believed]] |= np.uint32(SourceFlag.NOT_RECENTRED)
+    return place, flux
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +269,7 @@ def stray_in_group(
         tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
         return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
 
-    usual = misfit.usual_error(frame_stars.sampling_error(shape))
+    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors, is_stray = judge(usual)
     if is_stray.any():
         size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3

@@ -58,7 +58,7 @@ class PSFPhotometer(OptimalPhotometer):
         xy = np.column_stack([alone.x, alone.y])
         flux, error, flags = alone.flux.copy(), alone.flux_err.copy(), alone.flags.copy()
         reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
-        misfit_error = frame_stars.sampling_error(shape)
+        misfit_error = frame_stars.sampling_error(view, shape)
         for members in joint_fit.group_sources(xy, reach):
             flux[members], error[members], is_hit = self._fit_group(view, xy[members], alone, members, shape)
             error[members] = np.hypot(error[members], misfit_error * flux[members])

@@ -97,7 +97,7 @@ class CalibrationFrames:
         table = self.table
         is_same = table["key"] == detector.key if self.kind == "flat" else table["camera"] == detector.camera
         is_same &= (table["ny"] == detector.shape[0]) & (table["nx"] == detector.shape[1])
-        found = table[is_same & (table["binning"] == detector.binning)].sort_values("file", kind="stable")
+        found = scanning.in_order_of_names(table[is_same & (table["binning"] == detector.binning)])
         if len(found) < 2:
             few = "none" if not len(found) else f"only {found['file'].iloc[0]}"
             raise CalibrationError(
@@ -131,6 +131,45 @@ def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument
         reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in set_aside[:3])
         raise CalibrationError(f"no usable {kind} frame among {len(set_aside)} file(s). {reasons}".strip())
     return CalibrationFrames(kind, table, set_aside)
+
+
+def sort_by_kind(directories: Any, instrument: Instrument) -> dict[Kind, list[str]]:
+    """Files of directories by what their frames were taken for, as IMAGETYP, OBSTYPE and their like say.
+
+    Parameters
+    ----------
+    directories : path or URL, or sequence of them
+        Directories or files with calibration frames of all kinds; others in them, light frames too, are left out.
+    instrument : Instrument
+        What the headers mean.
+
+    Returns
+    -------
+    dict of list of str
+        Files by kind, for those kinds that there are.
+
+    Raises
+    ------
+    CalibrationError
+        When no frame says that it is a bias, dark or flat.
+    FileNotFoundError
+        When a directory does not exist.
+    """
+    files = scanning.find_files(directories)
+    by_kind: dict[Kind, list[str]] = {}
+    for file in files:
+        kind = scanning.kind_of_file(file, instrument)
+        for known in KINDS:
+            if kind == known:
+                by_kind.setdefault(known, []).append(file)
+    if not by_kind:
+        names = instrument.image_type_keyword
+        told = names if isinstance(names, str) else ", ".join(names[:3])
+        raise CalibrationError(
+            f"none of the {len(files)} file(s) given as calibration says that it is a bias, dark or flat ({told}): "
+            "give each kind by itself (biases, darks, flats)"
+        )
+    return {kind: by_kind[kind] for kind in KINDS if kind in by_kind}
 
 
 def _without_exposed_biases(found: scanning.Scan) -> tuple[pd.DataFrame, list[tuple[str, str]]]:

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from opticam_dask.kernels.images import detect
 from opticam_dask.kernels.images.matching import align, star_choice
 from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.images.stack import mean_rms
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.passes.companions import with_companions
 from opticam_dask.steps.frame_steps import FrameSteps
@@ -71,8 +72,8 @@ class StackedNight:
         Mean of the aligned frames, electrons; NaN where no frame contributes.
     coverage : ndarray of int, shape (ny, nx)
         Number of frames in each pixel.
-    frame_rms : ndarray, shape (frame,)
-        Background RMS of the frames, electrons.
+    frame_rms : ndarray, shape (stacked,)
+        Background RMS of the frames in the stack, electrons.
     seeing : float
         Median FWHM of the frames, in pixels; NaN when unknown.
     transforms : ndarray, shape (stacked, 3, 3)
@@ -147,7 +148,7 @@ def make_catalog(
         raise NoCatalog("no frame could be aligned, so there is no stack.")
     seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
     pixels = np.where(seen, night.image.astype(float), np.nan)
-    noise = np.nanmedian(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
+    noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
     try:
         mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
@@ -197,7 +198,7 @@ def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tupl
         n_brighter = int(np.count_nonzero(border_flux > flux[0]))
         compared = f", brighter than all of the {len(flux)} in the catalogue" if n_brighter else ""
         said.append(
-            f"{len(border_flux)} source(s) of the stack reach into the border of the field and are left out, the "
+            f"{len(border_flux)} source(s) of the stack lie in the border of the field and are left out, the "
             f"brightest of {border_flux[0]:.4g} electrons{compared}; a smaller border_width (--border-width) keeps "
             "them."
         )

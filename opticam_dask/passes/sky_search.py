@@ -12,6 +12,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from opticam_dask.frames import fits_files, sky_coordinates
+from opticam_dask.frames.fits.names import FrameName
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.sky_catalogs import SkyCatalog
 from opticam_dask.kernels.images.matching import align
@@ -264,19 +265,21 @@ def _middle_of(wcs: WCS | None, camera: _SkyView) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- headers and plate-solved copies
 
 
-def _file_of(camera: _SkyView, index: int) -> Path:
-    name = camera.part.frames.read("file", index, index + 1)[0]
-    return Path(camera.part.attributes["data_root"]) / str(name)
+def _name_of(camera: _SkyView, index: int) -> FrameName:
+    file, extension, plane = (
+        camera.part.frames.read(name, index, index + 1)[0] for name in ("file", "extension", "plane")
+    )
+    return FrameName(f"{camera.part.attributes['data_root']}/{file}", int(extension), int(plane))
 
 
 def _origin(camera: _SkyView) -> str:
-    return f"the header of {_file_of(camera, camera.reference).name}"
+    return f"the header of {Path(str(_name_of(camera, camera.reference))).name}"
 
 
 def _read_header(camera: _SkyView) -> fits_files.FitsHeader | None:
     """Header of the reference frame; None where the file is gone: coordinates are not worth a failed reduction."""
     try:
-        return fits_files.read_header(_file_of(camera, camera.reference), camera.instrument.extension)
+        return fits_files.read_header(str(_name_of(camera, camera.reference)), camera.instrument.extension)
     except (fits_files.FrameError, OSError):
         return None
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
@@ -33,21 +34,42 @@ _LEFT_OF_NEIGHBOUR, _MATTERS, _LEAST_MASK, _MOST_MASK = 0.05, 0.3, 2.5, 9.0
 #: Stars nearer than so many sigma to an edge of the frame are not measured.
 _LEAST_MARGIN = 4.5
 
+#: The light of a neighbour disturbs the profile of a star, or its sky, from fewer sigma away than this.
+_DISTURBS = ring_sums.REACH + ring_sums.SKY_REACH
+
 #: A star is fit to be measured when its light is so many times the noise within one FWHM.
 _LEAST_RATIO = 30.0
 
 
-def choose_frames(flags: np.ndarray, n_frames: int = N_FRAMES) -> list[int]:
-    """Usable frames of a part, evenly spaced.
+def candidates(n_frames: int, stack_frames: int) -> np.ndarray:
+    """Frames of a part that may be measured for its profile, from their number alone: some of those that are stacked.
+
+    Parameters
+    ----------
+    n_frames : int
+        Of the part.
+    stack_frames : int
+        At most so many are stacked; 0 for all.
+    """
+    stacked = stack_selection(n_frames, stack_frames)
+    chosen: np.ndarray = stacked[stack_selection(len(stacked), N_FRAMES)]
+    return chosen
+
+
+def choose_frames(flags: np.ndarray, stack_frames: int, n_frames: int = N_FRAMES) -> list[int]:
+    """Usable frames of a part that is surveyed, evenly spaced.
 
     Parameters
     ----------
     flags : ndarray of uint32, shape (frame,)
         Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
+    stack_frames : int
+        At most so many are stacked; 0 for all.
     n_frames : int
         At most so many.
     """
-    usable = np.flatnonzero((flags != 0) & ((flags & np.uint32(UNUSABLE)) == 0))
+    chosen = candidates(len(flags), stack_frames)
+    usable = chosen[(flags[chosen] != 0) & ((flags[chosen] & np.uint32(UNUSABLE)) == 0)]
     if len(usable) <= n_frames:
         return usable.tolist()
     return usable[np.linspace(0, len(usable) - 1, n_frames).round().astype(int)].tolist()
@@ -81,6 +103,9 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     hit = view.cosmic_rays_at(x0, y0, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
+    neighbours = _neighbours(view, shape, xy)
+    foreign, is_foreign = _foreign_light(view, shape, neighbours, start, rms, x0, y0)
+    cutouts = cutouts - foreign
     inner = photometry.inner_windows(cutouts, 2 * int(np.ceil(4.0 * shape.semimajor_sigma)) + 5)
     margin = (size - inner.shape[1]) // 2
     centres, converged = centroids.windowed_centroids(inner, x0 + margin, y0 + margin, start, shape.sigma)
@@ -93,12 +118,34 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     if not len(best):
         return None
     cutouts, rms, x0, y0, chosen = cutouts[best], rms[best], x0[best], y0[best], chosen[best]
-    neighbours = _neighbours(view, shape, xy)
-    foreign, is_foreign = _foreign_light(view, shape, neighbours, xy[chosen], rms, x0, y0)
-    with_sky = cutouts - foreign if view.level_at is None else cutouts - foreign + view.level_at(x0, y0, size)
+    is_foreign = is_foreign[best]
+    with_sky = cutouts if view.level_at is None else cutouts + view.level_at(x0, y0, size)
     return ring_sums.measure_rings(
-        with_sky, rms, centres[best], x0, y0, shape, is_foreign, stars=chosen, table=view.profile
+        with_sky,
+        rms,
+        centres[best],
+        x0,
+        y0,
+        shape,
+        is_foreign,
+        stars=chosen,
+        table=view.profile,
+        disturbed=_light_of_neighbours(neighbours, xy[chosen], shape),
     )
+
+
+def _light_of_neighbours(neighbours: _Neighbours, stars: np.ndarray, shape: profile.Shape) -> np.ndarray:
+    """Light of the neighbours of stars relative to their own, the less of it the further away they are; shape (n,)."""
+    reach = _DISTURBS * shape.semimajor_sigma
+    light = np.zeros(len(stars))
+    for row, star in enumerate(stars):
+        away = np.hypot(*(neighbours.xy - star).T)
+        own = np.max(neighbours.flux[away < shape.semiminor_sigma], initial=0.0)
+        nearness = 1.0 - (away / reach) ** 2
+        others = (away >= shape.semiminor_sigma) & (nearness > 0)
+        if own > 0:
+            light[row] = np.sum(nearness[others] ** 2 * neighbours.flux[others]) / own
+    return light
 
 
 def _choose_stars(xy: np.ndarray, frame: tuple[int, int], shape: profile.Shape) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import FrameFlag
+from opticam_dask.frames.fits.names import file_of, full_names
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series import timing
 
@@ -58,6 +59,12 @@ class PlannedPart:
     manifest: dict[str, np.ndarray]
     notes: tuple[str, ...]
     site: tuple[float, float, float] | None = None
+
+    @property
+    def names(self) -> np.ndarray:
+        """Names of the frames, with absolute paths."""
+        files = [os.path.join(self.data_root, file) for file in self.manifest["file"]]
+        return full_names(files, self.manifest["extension"], self.manifest["plane"])
 
 
 def credible_nights(n_frames: Mapping[str, int]) -> list[str]:
@@ -122,7 +129,7 @@ def plan_parts(
                 flags = FrameFlag(0) if rank == 0 else FrameFlag.OTHER_SHAPE
                 if night not in credible:
                     flags |= FrameFlag.SUSPECT_TIME
-                ordered = group.sort_values(["mjd_utc", "file"], kind="stable")
+                ordered = group.sort_values("mjd_utc", kind="stable")
                 planned.append(_plan_part(ordered, name, flags, groups[0], instrument, barycenter, target_coord))
     return planned
 
@@ -145,16 +152,22 @@ def _plan_part(
 ) -> PlannedPart:
     first = rows.iloc[0]
     shape = (int(first["ny"]), int(first["nx"]))
-    files = rows["file"].to_numpy(dtype=object)
+    files = np.array([file_of(name) for name in rows["file"]], dtype=object)
     data_root = _common_root(files)
-    manifest = {column: rows[column].to_numpy() for column in _TABLE_COLUMNS}
+    manifest = {column: rows[column].to_numpy(copy=True) for column in _TABLE_COLUMNS}
     manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
     if target_coord is not None:
         manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
     sites = _sites(rows, instrument)
+    given = _given_barycentric(rows, manifest, sites)
     manifest["bmjd_tdb"] = _barycentric(manifest, sites, barycenter)
+    if barycenter:
+        manifest["bmjd_tdb"] = np.where(np.isnan(given), manifest["bmjd_tdb"], given)
     scan_flags = np.full(len(rows), int(flags), dtype=np.uint32)
+    scan_flags[_is_far(rows) & np.isnan(manifest["ra"] + manifest["dec"])] |= np.uint32(FrameFlag.SUSPECT_TIME)
     scan_flags[_is_repeated(rows["mjd_utc"].to_numpy())] |= np.uint32(FrameFlag.SUSPECT_TIME)
+    if "is_time_suspect" in rows:  # as the header says
+        scan_flags[rows["is_time_suspect"].to_numpy(dtype=bool)] |= np.uint32(FrameFlag.SUSPECT_TIME)
     if barycenter:
         scan_flags[np.isnan(manifest["bmjd_tdb"])] |= np.uint32(FrameFlag.NO_POSITION)
     manifest["scan_flags"] = scan_flags
@@ -213,6 +226,32 @@ def _barycentric(manifest: Mapping[str, np.ndarray], sites: np.ndarray, barycent
         is_here = (sites == site).all(axis=1)
         times[is_here] = timing.barycentric_mjd(mjd_utc[is_here], ra[is_here], dec[is_here], *site)
     return times
+
+
+def _is_far(rows: pd.DataFrame) -> np.ndarray:
+    """Frames whose headers give the time at the Sun or at the barycentre."""
+    return (
+        (rows["time_reference"] != "").to_numpy(dtype=bool) if "time_reference" in rows else np.zeros(len(rows), bool)
+    )
+
+
+def _given_barycentric(rows: pd.DataFrame, manifest: dict[str, np.ndarray], sites: np.ndarray) -> np.ndarray:
+    """Barycentric times that headers give, MJD (TDB); NaN for others.
+
+    From the times at the Sun and the barycentre, what light took to get there is taken off: ``mjd_utc`` of the manifest
+    is that of the telescope then, as far as position and site are known.
+    """
+    given = np.full(len(rows), np.nan)
+    for place in timing.FAR_PLACES if _is_far(rows).any() else ():
+        is_here = (rows["time_reference"] == place).to_numpy(dtype=bool)
+        if place == "barycentre":
+            given[is_here] = timing.utc_to_tdb(manifest["mjd_utc"][is_here])
+        known = is_here & np.isfinite(sites).all(axis=1) & np.isfinite(manifest["ra"] + manifest["dec"])
+        for site in np.unique(sites[known], axis=0):
+            chosen = known & (sites == site).all(axis=1)
+            far, ra, dec = (manifest[name][chosen].astype(float) for name in ("mjd_utc", "ra", "dec"))
+            manifest["mjd_utc"][chosen] = timing.at_telescope(far, ra, dec, *site, place=place)
+    return given
 
 
 def _is_repeated(times: np.ndarray) -> np.ndarray:

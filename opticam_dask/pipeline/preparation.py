@@ -18,6 +18,7 @@ import numpy as np
 
 from opticam_dask import identities
 from opticam_dask.frames import scanning
+from opticam_dask.frames.fits.names import file_of
 from opticam_dask.kernels import compiled
 from opticam_dask.locations import is_remote
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
@@ -92,7 +93,7 @@ def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tu
         except WrongParameters as error:
             if planned is largest and not any(taken.values()):
                 raise
-            files = [os.path.join(planned.data_root, name) for name in planned.manifest["file"]]
+            files = planned.names.tolist()
             refused += [(file, str(error)) for file in files]
             progress.tell(
                 f"Set aside: {len(files)} frame(s) of {planned.key} {planned.night}, the first is {files[0]}: {error}"
@@ -204,10 +205,16 @@ def _under_known_names(setup: Setup, scan: scanning.Scan) -> scanning.Scan:
     names = []
     for file, facts in zip(scan.table["file"], _facts(scan.table), strict=True):
         other = by_facts.get((os.path.basename(file), *facts), file)
-        is_same = other != file and not is_remote(file) and os.path.exists(other) and os.path.samefile(file, other)
+        is_same = other != file and not is_remote(file) and _is_same_file(other, file)
         names.append(other if is_same else file)
     table = scan.table.assign(file=np.array(names, dtype=object))
     return scanning.Scan(table, scan.set_aside, scan.warnings)
+
+
+def _is_same_file(known: str, given: str) -> bool:
+    """Whether the files of two frames of this machine are one."""
+    known_file, given_file = file_of(known), file_of(given)
+    return os.path.exists(known_file) and os.path.samefile(known_file, given_file)
 
 
 def _safely_known(setup: Setup) -> dict[str, tuple[int, float]]:
@@ -253,8 +260,9 @@ def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
 def _refuse_other_place(setup: Setup, table: pd.DataFrame) -> None:
     """Refuse copies of the frames of a night that is to be reduced again, while the originals are there."""
     known = _safely_known(setup)
-    remote = facts_of([file for file in known if is_remote(file)])
-    originals = {file: facts for file, facts in known.items() if file in remote or os.path.exists(file)}
+    files = {name: file_of(name) for name in known}
+    remote = facts_of([file for file in files.values() if is_remote(file)])
+    originals = {name: facts for name, facts in known.items() if files[name] in remote or os.path.exists(files[name])}
     _refuse_moved_files(table, originals)
 
 

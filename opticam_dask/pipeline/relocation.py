@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opticam_dask.frames import scanning
+from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.locations import PathLike
 from opticam_dask.pipeline.reduction import ReductionError
@@ -89,9 +90,9 @@ def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFra
     manifest = part.manifest()
     root = str(part.attributes["data_root"])
     names = [str(file).removeprefix(root).lstrip("/") for file in manifest["file"]]
-    for candidate in _candidates(names, files, root):
+    for candidate in _candidates([file_of(name) for name in names], files, root):
         paths = [f"{candidate}/{name}" for name in names]
-        scan = scanning.scan(sorted(set(paths).intersection(files)), instrument)
+        scan = scanning.scan(sorted({file_of(path) for path in paths}.intersection(files)), instrument)
         rows, reasons = scan.table.set_index("file"), dict(scan.set_aside)
         problems = []
         for index, path in enumerate(paths):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images import detect, segments
@@ -18,12 +17,8 @@ from opticam_dask.methods.finders import DefaultFinder
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, error_text, no_deprecation_warnings
 
-#: The seeing of a frame is measured on so many of its brightest sources.
+#: The seeing of a frame is measured on so many of its sources, the brightest without neighbours first.
 _SEEING_SOURCES = 30
-
-#: A source is alone when none of this part of its light is within so many times its FWHM. The seeing is that of sources
-#: that are alone, where there are so many of them.
-_ALONE_LIGHT, _ALONE_REACH, _ENOUGH_ALONE = 0.1, 3.0, 3
 
 
 def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
@@ -102,6 +97,8 @@ def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.
 def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
     """FWHM (median) and mean form of the brightest unsaturated stars of a frame, in pixels and degrees.
 
+    Stars with neighbours count less, the more light these have and the nearer they are.
+
     Parameters
     ----------
     result : FrameResult
@@ -110,30 +107,19 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
         Which sources count.
     """
     assert result.subtracted is not None  # sources were found on it
-    sources, is_alone = result.sources, is_star & _are_alone(result.sources)
-    chosen = np.flatnonzero(is_alone if np.count_nonzero(is_alone) >= _ENOUGH_ALONE else is_star)[:_SEEING_SOURCES]
+    sources, noise = result.sources, result.values["background_rms"]
     positions = np.column_stack([sources["x"], sources["y"]])
+    rough = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])
+    typical = float(np.median(rough[np.isfinite(rough)])) if np.isfinite(rough).any() else float("nan")
+    doubt = field_form.neighbour_doubt(positions, sources["flux"], photometry.SIGMA_TO_FWHM * typical)
+    uncertain = np.hypot(field_form.moment_errors(sources["flux"], noise), doubt)
+    chosen = np.flatnonzero(is_star)
+    chosen = np.sort(chosen[np.argsort(uncertain[chosen], kind="stable")[:_SEEING_SOURCES]])
     new = np.array([slot for slot in chosen.tolist() if slot not in result.moments], dtype=np.intp)
-    sigma = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])[new]
-    shapes = moments.source_shapes(result.subtracted, positions[new], sigma)
+    shapes = moments.source_shapes(result.subtracted, positions[new], rough[new])
     result.moments.update(zip(new.tolist(), shapes.T, strict=True))
     shapes = np.array([result.moments[slot] for slot in chosen.tolist()]).reshape(-1, 3).T
-    noise = result.values["background_rms"]
-    form = field_form.field_shape(result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated)
+    form = field_form.field_shape(
+        result.subtracted, positions[chosen], shapes, noise, saturated=result.saturated, doubt=doubt[chosen]
+    )
     result.values |= form._asdict() | {"orientation": float(np.rad2deg(form.orientation))}
-
-
-def _are_alone(sources: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which sources of a frame have no neighbour whose light would add to their width."""
-    xy = np.column_stack([sources["x"], sources["y"]])
-    size = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])
-    is_alone, known = np.zeros(len(xy), dtype=bool), np.flatnonzero(np.isfinite(xy).all(axis=1) & np.isfinite(size))
-    if not len(known):
-        return is_alone
-    reach = _ALONE_REACH * photometry.SIGMA_TO_FWHM * float(np.median(size[known]))
-    flux = sources["flux"][known]
-    is_alone[known] = True
-    for one, other in KDTree(xy[known]).query_pairs(reach, output_type="ndarray").tolist():
-        for star, neighbour in ((one, other), (other, one)):
-            is_alone[known[star]] &= not flux[neighbour] > _ALONE_LIGHT * flux[star]
-    return is_alone

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
+from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.locations import is_remote, location
-from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps
+from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, remembered
 
 #: Seconds by which file systems may differ about the modification time of one file.
 _SAME_TIME = 2.0
@@ -27,7 +28,8 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     steps : FrameSteps
         How the frames are read.
     entry : mapping
-        Of the manifest; with ``pixels`` where they are in memory already.
+        Of the manifest; with ``pixels`` where they are in memory already. A frame with a memory (see
+        :func:`~opticam_dask.steps.frame_steps.remembered`) is read once.
 
     Raises
     ------
@@ -35,8 +37,13 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     FrameLost
         When not the frame but its whole directory cannot be read.
     """
+    raw: np.ndarray = remembered(entry, "raw", lambda: _read_checked(steps, entry))
+    return raw
+
+
+def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     _require_same_file(entry)
-    raw = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
+    raw: np.ndarray = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
     if raw.shape != steps.shape:
         raise FrameProblem(
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
@@ -70,7 +77,7 @@ def _read_file(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
         return steps.reader.read(entry["file"])
     except FrameError as error:
         if isinstance(error.__cause__, OSError):
-            _require_directory(entry["file"])
+            _require_directory(file_of(entry["file"]))
         raise FrameProblem(FrameFlag.UNREADABLE, error.reason) from error
 
 
@@ -88,8 +95,9 @@ def _require_same_file(entry: Mapping[str, Any]) -> None:
 
 def is_back(entry: Mapping[str, Any]) -> bool:
     """Whether the file of a frame is there (again), as it was when its header was read."""
+    file = file_of(entry["file"])
     try:
-        is_there = location(entry["file"]).exists() if is_remote(entry["file"]) else os.access(entry["file"], os.R_OK)
+        is_there = location(file).exists() if is_remote(file) else os.access(file, os.R_OK)
         return is_there and _is_as_scanned(entry)
     except (OSError, ValueError):
         return False
@@ -99,7 +107,7 @@ def _is_as_scanned(entry: Mapping[str, Any]) -> bool:
     """Whether a file has the size and time of the scan; True where that takes a request to another machine."""
     if is_remote(entry["file"]):
         return True
-    status = os.stat(entry["file"])
+    status = os.stat(file_of(entry["file"]))
     is_same_time = abs(status.st_mtime - entry["file_mtime"]) <= _SAME_TIME
     return bool(status.st_size == entry["file_size"] and is_same_time)
 

@@ -8,16 +8,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
-from opticam_dask.steps.background import Sky, own_sky, source_disks
-from opticam_dask.steps.calibrate import layers_of, load_image, rebinned_response
+from opticam_dask.steps.background import Sky, source_disks
+from opticam_dask.steps.calibrate import rebinned_response
 from opticam_dask.steps.frame_steps import FrameSteps
-from opticam_dask.steps.read import read_raw
+from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Measuring:
         Table of the night's star profile.
     profile_err : float
         Relative error of the total light by the profile, common to all fluxes.
+    sampling : ndarray, optional
+        ``sampling.sampling_errors`` of that profile; None where it is not one of the night's stars.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
     stages : tuple of int
@@ -54,6 +56,7 @@ class Measuring:
     profile: np.ndarray
     whole_frames: bool = False
     profile_err: float = 0.0
+    sampling: np.ndarray | None = None
     stages: tuple[int, ...] = ()
 
     @property
@@ -69,36 +72,30 @@ class Measuring:
         return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
 
 
-def open_pixels(job: Measuring, entry: Mapping[str, Any]) -> _RawPixels | _ImagePixels:
-    """Pixels of a frame: those of the raw frame where cut-outs are enough."""
-    is_raw = job.steps.is_local and not job.whole_frames
-    return _RawPixels(job.steps, entry) if is_raw else _ImagePixels(job.steps, entry)
-
-
 def frame_view(
     job: Measuring,
     entry: Mapping[str, Any],
     result: Mapping[str, Any],
-    pixels: _RawPixels | _ImagePixels | None = None,
+    pixels: RawPixels | ImagePixels | None = None,
 ) -> FrameView:
     """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
 
     The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
-    is a user's own function, whose image is not the zoom of a mesh.
+    is a user's own function, whose image is not the zoom of a mesh. Pixels are read unless they are given.
     """
     steps = job.steps
-    pixels = pixels or open_pixels(job, entry)
+    pixels = read_pixels(steps, entry, whole_frames=job.whole_frames) if pixels is None else pixels
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
         sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)
     else:
-        assert isinstance(pixels, _ImagePixels)  # an own background is never local
-        assert steps.background is not None  # there is no mesh
-        sky = _ImageSky(own_sky(steps.background, pixels.image.electrons))
+        assert isinstance(pixels, ImagePixels)  # an own background is never local
+        assert pixels.sky is not None  # there is no mesh
+        sky = _ImageSky(pixels.sky)
     response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
-    return FrameView(
+    view = FrameView(
         predicted_xy=align.apply_transform(transform, job.catalog_xy),
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
         detected_flux=result["flux"][known],
@@ -119,11 +116,13 @@ def frame_view(
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=star_form(result, steps.image_shape),
         profile=job.profile,
+        sampling=job.sampling,
         catalog_flux=job.catalog_flux,
     )
+    return blended_forms.in_separate_stars(view)
 
 
-def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:
+def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: RawPixels | ImagePixels) -> np.ndarray:
     """Sky mesh whose mean is right where the sources are.
 
     Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
@@ -207,80 +206,6 @@ def _position_error(transform_rms: float, n_matched: int) -> float:
     return float(np.clip(per_axis, _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR))
 
 
-class _RawPixels:
-    """Cut-outs of a raw frame, calibrated one by one: enough when every step is local."""
-
-    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
-        self.raw = read_raw(steps, entry)
-        self.entry = entry
-        masters = steps.read_masters()
-        self.masters, self.dark_gain = layers_of(masters, self.raw, entry), masters.dark_gain
-
-    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
-        if "bad_pixels" in masters:
-            masters["bad_pixels"] = masters["bad_pixels"] == 1
-        return self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
-
-    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("saturation", x0, y0, size)
-
-    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("linearity_limit", x0, y0, size)
-
-    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Electrons, and which are saturated, at places of the flattened frame."""
-        raw = np.take(self.raw, places)
-        masters = {name: np.take(values, places) for name, values in self.masters.items()}
-        if "bad_pixels" in masters:
-            masters["bad_pixels"] = masters["bad_pixels"] == 1
-        with np.errstate(invalid="ignore"):
-            return self._calibrated(raw, masters), raw >= self.entry["saturation"]
-
-    def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
-        return calibrate.to_electrons(
-            raw,
-            gain=self.entry["gain"],
-            dark_current=self.entry["dark_current"],
-            exposure_time=self.entry["exposure_time"],
-            dark_gain=self.dark_gain,
-            dtype=np.float64,
-            **masters,
-        )
-
-    def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
-
-    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        return None
-
-
-class _ImagePixels:
-    """Cut-outs of a frame that was calibrated as a whole."""
-
-    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
-        self.image = load_image(steps, entry)
-
-    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return photometry.cut_out(self.image.electrons, x0, y0, size)
-
-    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Electrons, and which are saturated, at places of the flattened frame."""
-        saturated = self.image.saturated
-        is_saturated = np.zeros(len(places), dtype=bool) if saturated is None else np.take(saturated, places)
-        return np.take(self.image.electrons, places), is_saturated
-
-    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return _mask_cutouts(self.image.saturated, x0, y0, size)
-
-    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return _mask_cutouts(self.image.non_linear, x0, y0, size)
-
-    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
-
-
 class _Response:
     """Cut-outs of the master flat by which frames were divided, and of its error, in rebinned pixels.
 
@@ -333,9 +258,3 @@ class _ImageSky:
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return photometry.cut_out(self.sky.rms_image, x0, y0, size)
-
-
-def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    if mask is None:
-        return np.zeros((len(x0), size, size), dtype=bool)
-    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema
+from opticam_dask.frames.fits.names import full_names
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
-from opticam_dask.store.scratch import remove_scratch, scratch_folder
+from opticam_dask.store.scratch import read_arrays, remove_scratch, scratch_folder, write_arrays
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
 KINDS_OF_PART = ("frames", "sources", "background")
@@ -335,10 +336,25 @@ class Part:
 
     def partial_stack_file(self, name: str) -> Path:
         """Where a partial stack is kept, beside the store and never in it."""
-        return scratch_folder(self.path, self.group, f"{name}.npy")
+        return scratch_folder(self.path, self.group, "sums", f"{name}.npy")
 
     def remove_partial_stacks(self) -> None:
         """Remove the partial stacks of a part whose stack is whole."""
+        remove_scratch(self.path, f"{self.group}/sums")
+
+    def _kept_file(self, index: int) -> Path:
+        return scratch_folder(self.path, self.group, "kept", f"{index:08d}.npy")
+
+    def keep(self, index: int, kept: Mapping[str, np.ndarray]) -> None:
+        """Keep some arrays about a frame until :meth:`remove_kept`, beside the store and never in it."""
+        write_arrays(self._kept_file(index), kept)
+
+    def kept(self, index: int) -> dict[str, np.ndarray] | None:
+        """What is kept of a frame; None where there is nothing, or nothing that is whole."""
+        return read_arrays(self._kept_file(index))
+
+    def remove_kept(self) -> None:
+        """Remove what is kept of frames."""
         remove_scratch(self.path, self.group)
 
     def remove(self) -> None:
@@ -348,7 +364,7 @@ class Part:
     # ------------------------------------------------------------ blocks
 
     def manifest(self, block: int | None = None) -> dict[str, np.ndarray]:
-        """Manifest of the part, or of one block of it; ``file`` is made absolute.
+        """Manifest of the part, or of one block of it; ``file`` is the name of the frame, with an absolute path.
 
         Returns
         -------
@@ -361,13 +377,24 @@ class Part:
         names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
         found = self._read([("frames", name) for name in names], start, stop)
         data_root = self.attributes["data_root"]
-        found["file"] = np.array([os.path.join(data_root, name) for name in found["file"]], dtype=object)
+        files = [os.path.join(data_root, name) for name in found["file"]]
+        found["file"] = full_names(files, found.get("extension"), found.get("plane"))
         return found
 
     def results(self, block: int) -> dict[str, np.ndarray]:
         """What measuring needs of the first pass: flags, transforms, sky mesh and detected positions of a block."""
         kinds = [kind for kind in _RESULTS if kind != "background" or self.mesh_shape is not None]
         return self._read([(kind, name) for kind in kinds for name in _RESULTS[kind]], *self.block_range(block))
+
+    def block_records(self, block: int) -> dict[str, dict[str, np.ndarray]]:
+        """Everything that the passes before photometry write about the frames of a block, by group and name."""
+        kinds = [kind for kind in KINDS_OF_PART if kind != "background" or self.mesh_shape is not None]
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for kind in kinds:
+            names = [entry.name for entry in (schema.FRAMES if kind == "frames" else schema.GROUPS[kind])]
+            values = self._read([(kind, name) for name in names], *self.block_range(block))
+            found[kind] = {name: np.array(array) for name, array in values.items()}
+        return found
 
     def _read(self, wanted: Sequence[tuple[str, str]], start: int, stop: int) -> dict[str, np.ndarray]:
         groups = {kind: self._blocks(kind, kind, self.uid) for kind, _ in wanted}

@@ -265,6 +265,8 @@ def _describe_product(place: _Place, where: str, reason: str) -> Damage:
         return Damage(where, reason, "the master, by the same opticam-dask reduce with its calibration frames", remove)
     if "/differential/" in place.group:
         return Damage(where, reason, "the light curve, by what made it (DifferentialPhotometer)", remove)
+    if place.group == "marks":
+        return Damage(where, reason, "nothing can: the marks of observers are to be made again", remove)
     if place.group == "set_aside":
         return Damage(where, reason, "the list of files set aside, by the next opticam-dask reduce", remove)
     return Damage(where, reason, _all_anew(place.store))

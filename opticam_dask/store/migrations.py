@@ -72,6 +72,11 @@ def _to_1_4(store: Store) -> None:
     integrity.write_missing_chunks(store)
 
 
+def _to_1_5(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.5")
+    integrity.write_missing_chunks(store)
+
+
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
@@ -97,6 +102,7 @@ MIGRATIONS: dict[str, Migration] = {
         "the change of the form of stars over each frame is there, without values; a catalogue may hold coordinates on "
         "the sky (opticam-dask sky finds them)",
     ),
+    "1.4": Migration("1.5", _to_1_5, "the extension and plane of each frame are there: 0, the image of its file"),
 }
 
 

@@ -160,6 +160,11 @@ class Store:
         """Files that could not be used at all."""
         return Group(self.path, "set_aside", "set_aside")
 
+    @property
+    def marks(self) -> Group:
+        """What observers said about frames, measurements and comparisons."""
+        return Group(self.path, "marks", "marks")
+
     def master(self, name: str) -> Group:
         """A master of calibration frames, by its name (``passes.calibration`` gives it)."""
         return Group(self.path, f"calibration/{name}", "calibration")

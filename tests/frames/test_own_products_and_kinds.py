@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
 
 from opticam_dask import Instrument, cli
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
+from opticam_dask.frames.fits_files import Amplifiers
 from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.frames.scanning import FitsReader, find_files, read_header, scan
 from opticam_dask.passes.calibration import CalibrationError, find_calibration_frames
@@ -176,9 +178,14 @@ def test_overscan__is_trimmed_and_told(tmp_path, name):
     hdus = [fits.PrimaryHDU(), tiled] if "fz" in name else [fits.PrimaryHDU(data, header)]
     fits.HDUList(hdus).writeto(tmp_path / name)
     assert read_header(tmp_path / name).shape == (10, 12)
-    np.testing.assert_array_equal(FitsReader().read(tmp_path / name), data[:10, 2:14])
+    level = data[:, 14:].mean()
+    np.testing.assert_array_equal(FitsReader().read(tmp_path / name), data[:10, 2:14] - np.float32(level))
+    as_read = FitsReader(amplifiers=Amplifiers(takes_overscan_off=False)).read(tmp_path / name)
+    np.testing.assert_array_equal(as_read, data[:10, 2:14])
     found = scan([tmp_path / name], CAMERA)
     assert found.table[["ny", "nx"]].to_numpy().tolist() == [[10, 12]]
+    assert any("the level of the overscan (BIASSEC) is subtracted" in w for w in found.warnings)
+    found = scan([tmp_path / name], replace(CAMERA, subtract_overscan=False))
     assert any(
         "trimmed to TRIMSEC [3:14,1:10]; the level of an overscan is not subtracted" in w for w in found.warnings
     )

@@ -27,7 +27,7 @@ def test_left_out__the_brightest_star_at_the_border_and_the_faintest(tmp_path, c
     write_night(tmp_path, [*STARS, BRIGHTEST])
     night, said = said_of(tmp_path, capsys, max_catalog_sources=3)
     assert night.catalog.sizes["source"] == 3
-    line = said[said.index("1 source(s) of the stack reach into the border") :]
+    line = said[said.index("1 source(s) of the stack lie in the border") :]
     flux = float(line[line.index("the brightest of ") + 17 :].split()[0])
     assert flux == pytest.approx(BRIGHTEST[2], rel=0.15)
     assert "brighter than all of the 3 in the catalogue; a smaller border_width (--border-width) keeps them" in line

@@ -13,22 +13,8 @@ regimes = importlib.import_module("regimes")
 
 N_FRAMES = 12
 
-#: Where a photometer is still wrong without saying so; who mends it has to take it out here.
-NOT_YET = {
-    "pairs at 1.2 FWHM": "frames do not tell the stars of half of the field apart, so that their seeing is too wide",
-    "pairs at 2 FWHM": "errors of PSF fluxes are too small by a third",
-    "FWHM 1.2": "pixels as wide as the stars: errors are too small by half",
-}
 
-
-def _cases():
-    for regime in regimes.REGIMES:
-        reason = NOT_YET.get(regime.name)
-        marks = [] if reason is None else [pytest.mark.xfail(strict=True, reason=reason)]
-        yield pytest.param(regime, id=regime.name, marks=marks)
-
-
-@pytest.mark.parametrize("regime", list(_cases()))
+@pytest.mark.parametrize("regime", regimes.REGIMES, ids=lambda regime: regime.name)
 def test_regimes__right_or_told(regime):
     cells = regimes.measure(regime, N_FRAMES)
     wrong = {label: (cell.verdict(), cell) for label, cell in cells.items() if cell.verdict().startswith("not fit")}

@@ -373,7 +373,7 @@ def _(directory):
     return []
 
 
-@case("cube")
+@case("cube that does not say when its planes were taken")
 def _(directory):
     return [spoil(directory, "cube.fits", np.stack([pixels(directory)] * 3))]
 
@@ -394,10 +394,10 @@ def write_extensions(directory, name, source):
     return fits.HDUList([fits.PrimaryHDU(header=header), table, *images]), directory / name
 
 
-@case("several extensions")
+@case("several extensions, of which only the first has a time")
 def _(directory):
     hdus, path = write_extensions(directory, "several.fits", good_frames(directory)[0])
-    for hdu in (hdus[0], hdus[2], hdus[3]):
+    for hdu in (hdus[0], hdus[2]):  # the second image has no time of its own
         hdu.header["UT"] = stamp(1)
     hdus.writeto(path)
     return [path.name]

@@ -30,7 +30,11 @@ def test_workflow__tests_every_version_of_python_from_the_oldest_that_is_allowed
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflow__names_files_that_are_there_and_may_write_nothing(path):
     text = path.read_text(encoding="utf-8")
-    assert _read(path)["permissions"] == {"contents": "read"}
+    workflow = _read(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    # a release is published by a token of its own, without write access to the repository
+    assert {job.get("permissions", {}).get("id-token") for job in workflow["jobs"].values()} <= {None, "write"}
+    assert all("contents" not in job.get("permissions", {}) for job in workflow["jobs"].values())
     for name in re.findall(r"tests/[\w/]+(?:\.py)?|\.ci/\w+", text):
         assert (ROOT / name).exists(), name
 
@@ -53,3 +57,37 @@ def test_site__is_built_from_the_configuration_that_is_there():
 def test_package__carries_its_type_information():
     assert (ROOT / "opticam_dask" / "py.typed").exists()
     assert "py.typed" in PROJECT["tool"]["setuptools"]["package-data"]["opticam_dask"]
+
+
+#: Packages that conda-forge has under another name.
+_CONDA_NAMES = {
+    "astropy": ("astropy-base",),
+    "dask": ("dask-core", "distributed"),
+    "isal": ("python-isal",),
+    "matplotlib": ("matplotlib-base",),
+    "opencv-python-headless": ("py-opencv",),
+}
+
+
+def test_conda_recipe__has_the_version_and_the_requirements_of_the_project():
+    recipe = _read("conda/recipe.yaml")
+    assert recipe["context"]["version"] == PROJECT["project"]["version"]
+    expected = {"python"}
+    for requirement in PROJECT["project"]["dependencies"]:
+        name, bound = re.fullmatch(r"([\w-]+)(?:\[[\w,]+\])?(>=[\d.]+)", requirement).groups()
+        expected |= {f"{conda} {bound}" for conda in _CONDA_NAMES.get(name, (name,))}
+    assert set(recipe["requirements"]["run"]) == expected
+    setuptools = PROJECT["build-system"]["requires"][0]
+    assert setuptools.replace(">=", " >=") in recipe["requirements"]["host"]
+    (script,) = recipe["build"]["python"]["entry_points"]
+    assert script == f"opticam-dask = {PROJECT['project']['scripts']['opticam-dask']}"
+
+
+def test_release__builds_one_wheel_for_all_versions_and_tries_what_it_publishes():
+    jobs = _read(".github/workflows/release.yml")["jobs"]
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
+    (build,) = [step for step in jobs["wheels"]["steps"] if "cibuildwheel" in step.get("uses", "")]
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=3.")
+    assert build["env"]["CIBW_BUILD"] == f"cp3{oldest}-*"
+    for job in ("sdist", "wheels"):
+        assert "opticam-dask demo" in str(jobs[job]["steps"])

@@ -16,7 +16,9 @@ from opticam_dask.api.steps.chains import Chain
 from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.passes import catalog as catalog_pass
 from opticam_dask.passes import star_profiles
@@ -58,7 +60,8 @@ def catalog(
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
     image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
-    night = catalog_pass.StackedNight(image, coverage, rms, float(facts[0]), known, float(facts[1]), float(facts[2]))
+    seeing, saturation, sharpest, stack_rms = (float(fact) for fact in facts)
+    night = catalog_pass.StackedNight(image, coverage, np.array([stack_rms]), seeing, known, saturation, sharpest)
     steps = chain.setup.steps(chain.shape, chain.binning)
     try:
         found = catalog_pass.make_catalog(night, steps, chain.parameters.max_catalog_sources, aperture_selector)
@@ -95,7 +98,8 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
     flags = ds["flags"].data
-    chosen = np.array(star_profiles.choose_frames(np.asarray(blocks.computed(flags)[0])), dtype=int)
+    known = np.asarray(blocks.computed(flags)[0])
+    chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None
     for frames in (np.array(star_profiles.some_of(chosen.tolist()), dtype=int), chosen):
         if not len(frames):
@@ -126,6 +130,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
         "fwhm": float(cat.attrs["fwhm"]),
         "profile": fitted.table(),
         "profile_err": fitted.total_err,
+        "sampling": sampling_errors(fitted),
     }
 
 
@@ -173,7 +178,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
             f"got {chosen_night}"
         )
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = first.frames["background_rms"]
+    rms = first.frames["background_rms"][stack_selection(first.n_frames, parameters["stack_frames"])]
     cat = with_indexes(cat).assign_attrs(
         key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
     )

@@ -89,8 +89,8 @@ def open_frames(
     if n_others := len(table) - sum(len(part.manifest["file"]) for part in parts):
         logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
     manifest = {name: np.concatenate([part.manifest[name] for part in parts]) for name in _HEADERS if name != "file"}
-    files = [f"{part.data_root}/{name}" if part.data_root else name for part in parts for name in part.manifest["file"]]
-    manifest["file"] = np.array(files, dtype=object)
+    manifest["file"] = np.concatenate([part.names for part in parts])
+    files = manifest["file"].tolist()
     night = np.concatenate([np.full(len(p.manifest["file"]), p.night.split(".")[0], dtype=object) for p in parts])
     coordinates = {
         name: ("frame", manifest[name], schema.variable("frames", name).all_attributes()) for name in _HEADERS
@@ -98,7 +98,7 @@ def open_frames(
     coordinates["night"] = ("frame", night, {"long_name": "night: date of its evening"})
     dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
     size = plan.frames_per_block(main.shape, dtype) if chunks == "auto" else chunks
-    reader = _BlankWhereUnreadable(scanning.FitsReader(instrument.extension), main.shape)
+    reader = _BlankWhereUnreadable(scanning.reader_of(instrument), main.shape)
     images = blocks.lazy_frames(files, reader, main.shape, dtype, size or len(files))
     (image,) = (images,) if size else blocks.computed(images)
     attributes = {"units": "adu", "long_name": "frames as they were read"}

@@ -28,7 +28,7 @@ def relative(
     comparisons : int or sequence of int or "auto"
         Ids of the comparisons.
     **options
-        ``weighting``, ``detrend``, ``detrend_without``, ``outliers`` as of
+        ``weighting``, ``detrend``, ``detrend_without``, ``outliers``, ``without`` as of
         :func:`~opticam_dask.relative_light_curve`.
 
     Returns

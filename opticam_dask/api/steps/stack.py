@@ -12,7 +12,7 @@ from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.frames import CHAIN, chain_of, placeholders, records_of_aligned, require_same_camera
 from opticam_dask.cluster import blocks
-from opticam_dask.kernels.images.stack import combine_groups, stack_groups, stack_selection
+from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
 
@@ -54,10 +54,12 @@ def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 
     for name, dims, sizes in (
         ("frame_rms", ("frame",), (n_frames,)),
         ("transform", ("stacked", "row", "column"), (n_stacked, 3, 3)),
-        ("stack_facts", ("stack_fact",), (3,)),
+        ("stack_facts", ("stack_fact",), (4,)),
     ):
         found[name] = (dims, blocks.picked(record, name, sizes, float)[0])
-    dataset = xr.Dataset(found, coords={"stack_fact": ["seeing", "saturation", "sharpest"]}, attrs=dict(ds.attrs))
+    dataset = xr.Dataset(
+        found, coords={"stack_fact": ["seeing", "saturation", "sharpest", "rms"]}, attrs=dict(ds.attrs)
+    )
     dataset.encoding = {CHAIN: chain, "opticam_frames": ds}
     return dataset
 
@@ -65,22 +67,26 @@ def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 
 def _stacked(merged: Any, shape: tuple[int, int]) -> dict[str, Any]:
     """Stack of the sums of its groups, and what its frames say about it."""
     sums, facts = merged
-    frames = [facts[index] for index in sorted(facts)]
+    every = [facts[index] for index in sorted(facts)]
+    frames = [one for one in every if one["group"] >= 0]
     of_groups = {
         group: [f["background_rms"] for f in frames if f["group"] == group and f["is_stacked"]] for group in sums
     }
-    rms = np.array([np.median(of_groups[group]) if of_groups[group] else 0.0 for group in sorted(sums)])
+    rms = np.array([mean_rms(np.array(of_groups[group])) for group in sorted(sums)])
     image, coverage = combine_groups([sums[group] for group in sorted(sums)], rms)
     used = [f for f in frames if f["is_stacked"] and np.isfinite(f["transform"]).all()]
-    transform = np.full((sum(f["group"] >= 0 for f in frames), 3, 3), np.nan)
+    transform = np.full((len(frames), 3, 3), np.nan)
     transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
     median = {name: median_of(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
+    of_stacked = mean_rms(np.array([f["background_rms"] for f in used]))
     return {
         "image": image,
         "coverage": coverage,
-        "frame_rms": np.array([f["background_rms"] for f in frames]),
+        "frame_rms": np.array([f["background_rms"] if f["group"] >= 0 else np.nan for f in every]),
         "transform": transform,
-        "stack_facts": np.array([median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"]]),
+        "stack_facts": np.array(
+            [median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"], of_stacked]
+        ),
     }
 
 

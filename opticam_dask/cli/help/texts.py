@@ -7,6 +7,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "First steps": ("demo", "generate", "check"),
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
+    "Curate": ("mark", "unmark", "marks"),
     "Fits and archives": ("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"),
     "Look after a reduction": ("status", "verify", "migrate", "relocate", "remove"),
     "Clusters": ("cluster", "plan", "work", "finish"),
@@ -36,7 +37,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "remove": ("remove OUT 2024-01-02",),
     "lightcurve": (
         "lightcurve OUT --target 3 --comparisons 1 2",
-        "lightcurve OUT --target 3 --comparisons auto --key 1:g --json",
+        "lightcurve OUT --target 3 --comparisons auto --without 5 9 --key 1:g --json",
         "lightcurve OUT --target 03:30:00 +20:00:00 --comparisons auto",
     ),
     "fit-transit": (
@@ -45,6 +46,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "fit-eclipse": ("fit-eclipse OUT --target 3",),
     "fit-sinusoid": ("fit-sinusoid OUT --target 3 --comparisons 1 2",),
+    "mark": (
+        "mark OUT cloud --key 1:g --times 2024-01-01T22:10 2024-01-01T22:25 --why cirrus",
+        "mark OUT junk --key 1:g --frames 240101g200000012o.fits --sources 3 --why satellite",
+        "mark OUT junk --key 1:g --sources 7 --why 'variable, not to be a comparison'",
+    ),
+    "unmark": ("unmark OUT 2",),
+    "marks": ("marks OUT", "marks OUT --undone --json"),
     "submit": (
         "submit OUT --format aavso-exoplanet --name hat_p_32 --observer observer.toml --star HAT-P-32",
         "submit OUT --format etd",

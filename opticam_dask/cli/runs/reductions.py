@@ -68,10 +68,12 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
     from opticam_dask.api.reducer import Reducer
     from opticam_dask.passes.calibration import KINDS, PLURAL
 
+    instrument = given.instrument(options)
+    given.sort_calibration(options, instrument)
     return Reducer(
         options.out,
         options.data,
-        instrument=given.instrument(options),
+        instrument=instrument,
         session=session,
         frames_per_block=options.frames_per_block,
         show_plots=False,

@@ -12,6 +12,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.display.browser.camera_view import CameraView
 from opticam_dask.flags import FrameFlag, QualityFlag, flag_names
+from opticam_dask.frames.fits.names import FrameName, file_of
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background
@@ -123,13 +124,13 @@ def read_frame(view: CameraView, index: int, *, subtract_sky: bool = True) -> Fr
 def _entry(view: CameraView, part: Part, number: int) -> dict[str, Any]:
     """Manifest of one frame."""
     entry = {one.name: view.read_one(part.frames, one.name, number, otherwise=one.fill) for one in schema.MANIFEST}
-    root = part.attributes["data_root"]
-    entry["file"] = os.path.join(root, str(entry["file"]))
+    file = os.path.join(part.attributes["data_root"], str(entry["file"]))
+    entry["file"] = str(FrameName(file, int(entry["extension"]), int(entry["plane"])))
     return entry
 
 
 def _pixels(view: CameraView, part: Part, entry: Mapping[str, Any]) -> tuple[np.ndarray | None, str]:
-    if "://" not in entry["file"] and not os.path.exists(entry["file"]):
+    if "://" not in entry["file"] and not os.path.exists(file_of(entry["file"])):
         return None, (
             f"{entry['file']} is gone. What was measured on it is in the store, but its pixels cannot be shown: "
             "bring the file back to see it."

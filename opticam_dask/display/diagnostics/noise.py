@@ -40,9 +40,16 @@ def plot_snrs(
 
 
 def plot_rms_vs_flux(
-    out_directory: str | Path, label: str = "aperture", *, save: bool = True, show: bool = False
+    out_directory: str | Path,
+    label: str = "aperture",
+    *,
+    save: bool = True,
+    show: bool = False,
+    if_changed: bool = False,
 ) -> list[Path]:
     """Write ``diag/<label>_rms_vs_flux.pdf``: robust scatter of every source against its median flux.
+
+    With ``if_changed`` a file that shows the same already is left as it is.
 
     Raises
     ------
@@ -50,10 +57,11 @@ def plot_rms_vs_flux(
         When no camera has photometry of this label.
     """
     statistics = statistics_of_sources(out_directory, label)
-    if not save:
-        return keep_figure(plotting.plot_rms_vs_flux(statistics), out_directory, (), save, show)
-    file = locations.file_in(out_directory, "diag", f"{label}_rms_vs_flux.pdf")
-    return [keep_drawn(file, lambda shown: plotting.plot_rms_vs_flux(shown), statistics, show=show)]
+    if save and if_changed:
+        file = locations.file_in(out_directory, "diag", f"{label}_rms_vs_flux.pdf")
+        return [keep_drawn(file, lambda shown: plotting.plot_rms_vs_flux(shown), statistics, show=show)]
+    figure = plotting.plot_rms_vs_flux(statistics)
+    return keep_figure(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
 
 
 def plot_noise(

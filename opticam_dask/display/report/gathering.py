@@ -241,6 +241,7 @@ def _field(camera: Camera) -> Field | None:
         reference_file=str(about["reference_file"]),
         reference_night=str(about["reference_night"]),
         catalog={entry.name: catalog[entry.name] for entry in schema.CATALOG},
+        warnings=[str(line) for line in catalog.attributes.get("warnings", ())],  # not in older stores
     )
 
 

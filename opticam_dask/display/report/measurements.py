@@ -16,6 +16,7 @@ from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 from opticam_dask.store.camera import Part
 
 #: Points of all light curves of a page together; each has at most and at least so many.
@@ -179,6 +180,10 @@ def _about(dataset: xr.Dataset) -> str:
     if fitted := dataset.attrs.get("detrend"):
         fitted = json.loads(fitted) if isinstance(fitted, str) else fitted  # older versions kept a dictionary
         words.append(f"detrended against {', '.join(fitted.get('coefficients', {}))}")
+    shared = sum(value for name, value in dataset.attrs.items() if str(name).startswith("n_shared_trends_"))
+    if shared:
+        words.append(f"{shared} trend(s) that comparisons share taken off")
+    words += describe_coverage(dataset.attrs)
     return ", ".join(words)
 
 

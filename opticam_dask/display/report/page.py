@@ -267,6 +267,7 @@ def _field_view(report: Report, field: Field) -> dict[str, Any]:
         "radius": round(radius, 2),
         "circles": circles,
         "n_sources": n_sources,
+        "warnings": list(field.warnings),
         "stamps": _stamps(field, named),
         "rows": _catalogue_rows(report, field, named),
     }

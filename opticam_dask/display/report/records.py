@@ -110,7 +110,7 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """Reference image and catalogue of a key."""
+    """Reference image and catalogue of a key, and what was told when the catalogue was made."""
 
     key: str
     image: np.ndarray
@@ -119,6 +119,7 @@ class Field:
     reference_file: str
     reference_night: str
     catalog: Mapping[str, np.ndarray]
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)

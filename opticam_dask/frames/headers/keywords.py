@@ -135,8 +135,20 @@ MARKS = {
 }  # fmt: skip
 #: Times of day beside a date that stands alone [R, L, E, H, SAAO].
 TIMES_OF_DAY = ("UTC-OBS", "UT-OBS", "UT", "UTSTART", "TIME-OBS", "UTC", "UT-START", "TIME-BEG", "TIME", "EXPSTART")
+#: Columns of a table, or beginnings of numbered keywords, that hold the time of each plane of a cube.
+PLANE_TIMES = (
+    *("DATE-BEG", "DATE-OBS", "MJD-BEG", "MJD-OBS", "MJD-UTC", "MJDUTC", "MJD", "JD-UTC", "JD", "DATE", "TIMESTAMP"),
+    *("TIMSTAMP", "GPSTIME", "UTC", "UT", "DATE-AVG", "MJD-AVG", "MJD-MID", "DATE-END", "MJD-END", "TIME", "ELAPSED"),
+)
+#: Seconds from the beginning of one plane of a cube to that of the next: kinetic cycle of Andor cameras, and others.
+PLANE_STEP = ("KCT", "KINCYCLE", "CYCLETIM", "TIMEDEL", "TSTEP", "TIMESTEP", "FRAMESTEP", "CADENCE")
 #: Times at the Sun or at the barycentre: no time of an observatory [M: JD-HELIO].
 HELIOCENTRIC = re.compile(r"^(B|H)M?JD|HELIO|BARY|^BJD|^HJD", re.IGNORECASE)
+#: Words of names, and of TREFPOS, that say which of the two.
+FAR_NAMES = (
+    (re.compile(r"^BM?JD|BARYCENT|\bBARY", re.IGNORECASE), "barycentre"),
+    (re.compile(r"^HM?JD|HELIO|\bSUN\b", re.IGNORECASE), "heliocentre"),
+)
 #: Local times, which mean nothing without their zone [M, N].
 LOCAL = frozenset({"LOCALTIM", "DATE-LOC", "TIME-LOC", "LT", "LOCTIME", "DATE-LT", "UTLOCAL"})
 #: Scale that a keyword names itself.

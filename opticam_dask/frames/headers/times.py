@@ -8,9 +8,10 @@ from datetime import date
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from opticam_dask.frames.fits.cards import PlaneTime
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import HeaderValues, as_number
-from opticam_dask.kernels.series.timing import parse_iso, utc_mjd
+from opticam_dask.kernels.series.timing import FAR_PLACES, parse_iso, utc_mjd
 from opticam_dask.text import shown
 
 MJD_1970, MJD_2100 = 40587, 88069
@@ -41,6 +42,8 @@ class TimeEntries(Protocol):
     def time_marks(self) -> str: ...  # noqa: D102
     @property
     def time_scale(self) -> str | None: ...  # noqa: D102
+    @property
+    def time_reference(self) -> str | None: ...  # noqa: D102
 
 
 class _DateAlone(ValueError):
@@ -56,23 +59,61 @@ class _TimeStamp(NamedTuple):
     rounding: float  # s
 
 
-def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: HeaderValues) -> float:
-    """MJD (UTC) of the middle of the exposure, by the first way of the instrument that gives a time; else NaN."""
+def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: HeaderValues) -> tuple[float, str]:
+    """MJD (UTC) of the middle of the exposure, by the first way of the instrument that gives a time; else NaN.
+
+    Beside it the place that the time is for: heliocentre or barycentre, or empty for the telescope. Such a time is
+    expressed in UTC; what light took to get there is taken off where the position of the target is known.
+    """
     stamp = _stamp_of(instrument, values)
     if stamp is None:
-        return math.nan
+        return math.nan, ""
+    plane: PlaneTime | None = getattr(values.header, "plane_time", None)
     scale = _scale_of(instrument, stamp, values)
     if scale is None or math.isnan(exposure_time):
-        return math.nan
+        return math.nan, ""
     mark = _mark_of(instrument, stamp, values)
     seconds = stamp.seconds
     if scale == "ut1":
         seconds, scale = seconds - _ut1_minus_utc(values), "utc"
-    _hold_against_others(stamp, mark, exposure_time, values)
-    return utc_mjd(stamp.day, seconds + exposure_time * TO_MIDDLE[mark], scale)
+    place = _place_of(instrument, stamp, values)
+    if plane is None and not place:  # other times are those of the whole cube
+        _hold_against_others(stamp, mark, exposure_time, values)
+    return utc_mjd(stamp.day, seconds + exposure_time * TO_MIDDLE[mark], scale), place
+
+
+def _place_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) -> str:
+    """Place that a time is for, where the definition believes in it; what a header says goes before that."""
+    if instrument.time_reference not in FAR_PLACES:
+        return ""
+    by_name = next((place for words, place in keywords.FAR_NAMES if words.search(stamp.names[-1])), "")
+    reference = str(values.header.get("TREFPOS", ""))
+    by_header = next((place for words, place in keywords.FAR_NAMES if words.search(reference)), "")
+    if not by_name and not by_header and keywords.MARKS.get(stamp.names[-1]) is not None:
+        return ""  # DATE-BEG and its kin are times of the telescope
+    return by_name or by_header or str(instrument.time_reference)
 
 
 def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | None:
+    """The time of a header; of a plane of a cube its own, or that of the header and what is to be added to it."""
+    plane: PlaneTime | None = getattr(values.header, "plane_time", None)
+    if plane is not None and plane.value is not None:
+        try:
+            return _read(instrument, [(plane.name, plane.value)], values)
+        except ValueError as error:
+            values.problems.append(f"time: {plane.name} of the plane: {error}")
+            return None
+    stamp = _stamp_of_header(instrument, values)
+    if stamp is None or plane is None:
+        return stamp
+    if (mark := keywords.MARKS.get(stamp.names[-1], "start")) != "start":
+        names = stamp.names[-1]
+        values.problems.append(f"time: {names} is the {mark} of the cube: expected the time of its first plane")
+        return None
+    return stamp._replace(seconds=stamp.seconds + plane.offset)
+
+
+def _stamp_of_header(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | None:
     reasons: list[str] = []
     unreadable: list[str] = []
     dates_alone: list[str] = []
@@ -83,7 +124,7 @@ def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | Non
             reasons.append(f"{label} is missing or empty")
             continue
         try:
-            stamp = _read([(name, value) for name, value in found if value is not None], values)
+            stamp = _read(instrument, [(name, value) for name, value in found if value is not None], values)
         except _DateAlone as error:
             reasons.append(f"{label}: {error}")
             dates_alone.append(label)
@@ -96,20 +137,20 @@ def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | Non
             values.warn(f"no date and time in {', '.join(unreadable)}: {label} is used")
         return stamp
     for label in dates_alone:
-        if (completed := _with_time_of_day(label, values)) is not None:
+        if (completed := _with_time_of_day(instrument, label, values)) is not None:
             return completed
     values.problems.append("time: expected a date and time from 1970 to 2100; " + "; ".join(reasons))
     return None
 
 
-def _with_time_of_day(date_name: str, values: HeaderValues) -> _TimeStamp | None:
+def _with_time_of_day(instrument: TimeEntries, date_name: str, values: HeaderValues) -> _TimeStamp | None:
     """A date that stands alone, with the time of day that the header has under one of the usual names."""
     for name in keywords.TIMES_OF_DAY:
         time = values.header.get(name)
         if name == date_name or not isinstance(time, str) or not _TIME_OF_DAY.match(time):
             continue
         try:
-            stamp = _read([(date_name, values.header[date_name]), (name, time)], values)
+            stamp = _read(instrument, [(date_name, values.header[date_name]), (name, time)], values)
         except ValueError:
             continue
         values.warn(f"{date_name} is a date without a time of day: {date_name} + {name} is used")
@@ -117,14 +158,15 @@ def _with_time_of_day(date_name: str, values: HeaderValues) -> _TimeStamp | None
     return None
 
 
-def _read(found: list[tuple[str, str | float]], values: HeaderValues) -> _TimeStamp:
+def _read(instrument: TimeEntries, found: list[tuple[str, str | float]], values: HeaderValues) -> _TimeStamp:
     names = tuple(name for name, _ in found)
+    is_near = instrument.time_reference not in FAR_PLACES
     for name in names:
-        if _is_heliocentric(name):
-            raise ValueError(f"{name} is a time at the Sun or the barycentre, not at the telescope")
+        if is_near and _is_heliocentric(name):
+            raise ValueError(f"{name} is a time at the Sun or the barycentre, not at the telescope (time_reference)")
         if name in keywords.LOCAL and not _ZONE.search(str(found[-1][1])):
             raise ValueError(f"{name} is local time, of an unknown zone")
-    if (reference := values.header.get("TREFPOS")) and keywords.FAR_REFERENCE.search(str(reference)):
+    if is_near and (reference := values.header.get("TREFPOS")) and keywords.FAR_REFERENCE.search(str(reference)):
         raise ValueError(f"its TREFPOS is {shown(reference)}, not the telescope")
     day, seconds, rounding = _split_time([value for _, value in found])
     return _TimeStamp(names, day, seconds, rounding)

@@ -11,11 +11,10 @@ from scipy.optimize import least_squares
 
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.fitting.shapes import required
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Points further than this from the first fit, in units of the larger of error and robust scatter, are not fitted.
 _OUTLIERS = 5.0
-
-_TO_SIGMA = 1.4826
 
 #: Coefficients of the baseline are expected within this of 0, relative to the flux, for one standard deviation of
 #: their vector: wide enough for any baseline, and vectors that are alike cannot run away.
@@ -259,7 +258,7 @@ class _JointFit:
         if is_robust:
             # errors that are too small must not make all points outliers
             first = self.residuals(inside)
-            scale = max(1.0, _TO_SIGMA * float(np.median(np.abs(first - np.median(first)))))
+            scale = max(1.0, MAD_TO_SIGMA * float(np.median(np.abs(first - np.median(first)))))
 
         def with_prior(values: np.ndarray) -> np.ndarray:
             prior = min(0.0, self.log_prior(values)) if np.isfinite(self.log_prior(values)) else -1e6
@@ -281,7 +280,7 @@ class _JointFit:
         used = []
         for place in range(len(self.series)):
             residual = self.solve(place, values)[1]
-            scatter = max(1.0, _TO_SIGMA * float(np.median(np.abs(residual - np.median(residual)))))
+            scatter = max(1.0, MAD_TO_SIGMA * float(np.median(np.abs(residual - np.median(residual)))))
             used.append(np.abs(residual) <= _OUTLIERS * scatter)
         return used
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opticam_dask.kernels.images.segments import Segments, connected, join_parts
+from opticam_dask.kernels.images.segments import Segments, connected, join_parts, within_border
 
 if TYPE_CHECKING:
     from astropy.table import QTable
@@ -47,7 +47,7 @@ def segment_sources(
     n_pixels : int
         Least number of connected pixels.
     border_width : int
-        Sources with a pixel in this border are left out.
+        Sources whose centre lies in this border are left out.
     connectivity, n_levels, contrast
         As in photutils' ``SourceFinder``.
     mask : ndarray of bool, shape (ny, nx), optional
@@ -76,21 +76,26 @@ def segment_sources(
         segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
     if segments is not None:
         segments = SegmentationImage(_without_parts(data, segments.data))
-    border_flux = np.empty(0)
-    if segments is not None and border_width:
-        flux = np.bincount(segments.data.ravel(), weights=data.ravel())[1:]
-        before = segments.labels
-        segments.remove_border_labels(border_width, partial_overlap=True)
-        border_flux = np.sort(flux[np.setdiff1d(before, segments.labels) - 1])[::-1]
-        if len(segments.labels):
-            segments.relabel_consecutive()
     if segments is None or not len(segments.labels):
         table = _empty_table()
     else:
         table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
         table = table[np.argsort(-np.asarray(table["segment_flux"]), kind="stable")]
+    is_inside = _are_inside(table, data.shape, border_width)
+    border_flux = np.asarray(table["segment_flux"], dtype=float)[~is_inside]
+    table = table[is_inside]
     table.meta["border_flux"] = border_flux
     return table
+
+
+def _are_inside(table: QTable, shape: tuple[int, int], border_width: int) -> np.ndarray:
+    """Which sources have their centre inside a border."""
+    inside = np.ones(len(table), dtype=bool)
+    for name, size in (("x", shape[1]), ("y", shape[0])):
+        centre = _column(table, _COLUMNS[name])
+        if centre is not None:
+            inside &= within_border(centre, size, border_width)
+    return inside
 
 
 def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

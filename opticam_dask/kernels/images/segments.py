@@ -93,7 +93,7 @@ def find_sources(
     n_pixels : int
         Least number of connected pixels of a source.
     border_width : int
-        Sources with a pixel in this border are left out.
+        Sources whose centre lies in this border are left out.
     n_levels, contrast
         Of the deblending, as in photutils' ``SourceFinder``.
 
@@ -108,9 +108,9 @@ def find_sources(
     segments = Segments(flagged, values, labels, n_labels)
     segments = segments.chosen(np.bincount(labels, minlength=n_labels) >= n_pixels)
     segments = deblend(segments, image, n_pixels, n_levels=n_levels, contrast=contrast)
-    if border_width:
-        segments = segments.chosen(~_touches_border(segments, shape, border_width))
-    return _source_list(segments, shape[1])
+    found = _source_list(segments, shape[1])
+    inside = within_border(found["x"], shape[1], border_width) & within_border(found["y"], shape[0], border_width)
+    return found if inside.all() else {name: values[inside] for name, values in found.items()}
 
 
 def connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, int]:
@@ -389,13 +389,13 @@ def _level_above(height: np.ndarray, lowest: np.ndarray, highest: np.ndarray, n_
     return np.where(step <= n_levels, np.maximum(level, height), np.inf)
 
 
-def _touches_border(segments: Segments, shape: tuple[int, int], width: int) -> np.ndarray:
-    """Which segments have a pixel in the border."""
-    y, x = row_and_column(segments.pixels, shape[1])
-    outside = (x < width) | (x >= shape[1] - width) | (y < width) | (y >= shape[0] - width)
-    touches = np.zeros(segments.n_labels, dtype=bool)
-    touches[segments.labels[outside]] = True
-    return touches
+def within_border(centre: np.ndarray, size: int, width: int) -> np.ndarray:
+    """Whether centres (n,) along an axis of ``size`` pixels lie inside a border so many pixels wide.
+
+    The centre decides, not the segment: the wings of a bright star reach far.
+    """
+    inside: np.ndarray = (centre > width - 0.5) & (centre < size - width - 0.5)
+    return inside
 
 
 def _source_list(segments: Segments, nx: int) -> dict[str, np.ndarray]:

@@ -98,6 +98,15 @@ def stack_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
         return (total / (coverage * float(STACK_UNITS_PER_ELECTRON))).astype(np.float32)
 
 
+def mean_rms(rms: np.ndarray) -> float:
+    """Background RMS of frames (n,) as it counts in their plain mean: root mean square, 0 without frames.
+
+    A noisy frame counts with its whole variance.
+    """
+    known = rms[np.isfinite(rms)]
+    return float(np.sqrt(np.mean(np.square(known)))) if len(known) else 0.0
+
+
 def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the frames of all groups, without what only a few of the groups show.
 

@@ -24,6 +24,8 @@ _MJD_ZERO = 678576
 #: from TT (IAU resolutions 2000 B1.9 and 2006 B3).
 _TAI_MINUS_SCALE = {"tai": 0.0, "gps": 19.0, "tt": -32.184, "tdb": -32.184, "tcg": -32.184, "tcb": -32.184}
 TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
+#: Places that times may be given for instead of the telescope.
+FAR_PLACES = ("heliocentre", "barycentre")
 #: MJD (TT) of 1977-01-01 00:00:32.184, when TT, TCG and TCB were the same, and their rates since.
 _MJD_1977 = 43144.0003725
 _RATE_TCG, _RATE_TCB = 6.969290134e-10, 1.550519768e-8
@@ -284,6 +286,63 @@ def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, 
     with _bundled_tables():
         tt = Time(mjd_utc, format="mjd", scale="utc").tt
         return tt, *_interpolate_observer(tt, EarthLocation.from_geodetic(*site))
+
+
+def utc_to_tdb(mjd_utc: np.ndarray) -> np.ndarray:
+    """MJD (TDB, at the geocentre) of MJD (UTC): of a time that is not that of a telescope."""
+    from astropy.time import Time
+
+    result = np.full(np.shape(mjd_utc), np.nan)
+    good = np.isfinite(mjd_utc)
+    with _bundled_tables():
+        tt = Time(np.asarray(mjd_utc)[good], format="mjd", scale="utc").tt
+    mjd_tt = (tt.jd1 - 2400000.5) + tt.jd2
+    ahead = np.array([_ahead_of_tt(float(mjd), "tdb") for mjd in mjd_tt.ravel()]).reshape(mjd_tt.shape)
+    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + ahead / 86400.0)
+    return result
+
+
+def at_telescope(
+    mjd_utc: np.ndarray,
+    ra: np.ndarray,
+    dec: np.ndarray,
+    longitude: float,
+    latitude: float,
+    height: float,
+    *,
+    place: str,
+) -> np.ndarray:
+    """MJD (UTC) at which light was at the telescope, from when it was at the Sun or at the barycentre.
+
+    Parameters
+    ----------
+    mjd_utc : ndarray, shape (n,)
+        Times at ``place``, expressed in UTC.
+    ra, dec : ndarray, shape (n,)
+        Position (ICRS) of the source, degrees.
+    longitude, latitude, height : float
+        Of the telescope: degrees, degrees and metres.
+    place : {"heliocentre", "barycentre"}
+        Where the times are for.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+    """
+    from astropy.coordinates import EarthLocation, SkyCoord
+    from astropy.time import Time
+
+    site = EarthLocation.from_geodetic(longitude, latitude, height)
+    direction = SkyCoord(ra, dec, unit="deg")
+    kind = "heliocentric" if place == "heliocentre" else "barycentric"
+    found = np.asarray(mjd_utc, dtype=np.float64)
+    with _bundled_tables():
+        for _ in range(3):  # light takes 500 s at most, in which the Earth moves by 0.05 light seconds
+            time = Time(found, format="mjd", scale="utc", location=site)
+            found = np.asarray(
+                mjd_utc - time.light_travel_time(direction, kind=kind, ephemeris="builtin").to_value("day")
+            )
+    return found
 
 
 @contextmanager

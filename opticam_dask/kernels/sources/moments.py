@@ -215,8 +215,7 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.nd
         where the moments do not converge.
     """
     start = np.clip(np.where(np.isfinite(sigma) & (sigma > 0), sigma, 1.5), 0.8, _LARGEST_SIGMA)
-    # a few sizes of cut-outs, each the smallest that is large enough: no source depends on how wide the others are
-    reach = _REACHES[np.searchsorted(_REACHES, _WIDTH_REACH * start)]
+    reach = reach_of(start)
     shapes = np.full((3, len(xy)), np.nan)
     for half in np.unique(reach).tolist():
         chosen, size = reach == half, 2 * half + 1
@@ -224,6 +223,15 @@ def source_shapes(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> np.nd
         cutouts = photometry.cut_out(image, x0, y0, size)
         shapes[:, chosen] = adaptive_moments(cutouts, x0, y0, xy[chosen], start[chosen])[:3]
     return shapes
+
+
+def reach_of(sigma: np.ndarray) -> np.ndarray:
+    """Pixels on each side of sources (n,) of a sigma of at most 12 pixels that their widths are measured in.
+
+    They are one of a few, each the smallest that is large enough: no source depends on how wide the others are.
+    """
+    reach: np.ndarray = _REACHES[np.searchsorted(_REACHES, _WIDTH_REACH * sigma)]
+    return reach
 
 
 def source_widths(image: np.ndarray, xy: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

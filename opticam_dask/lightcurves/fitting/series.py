@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.kernels.fitting.posterior import Series
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: What a baseline may depend on.
 VECTORS = (*(name for name in CONDITIONS if name != "exposure_time"), "time")

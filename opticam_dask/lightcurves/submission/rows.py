@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.lightcurves.conditions import CONDITIONS
+from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: Julian Date of the zero of MJD.
 JD_OF_MJD = 2400000.5
@@ -126,6 +127,4 @@ def _is_number(text: str) -> bool:
 
 def software() -> str:
     """Name and version of this package, as archives want them."""
-    from opticam_dask import __version__
-
-    return f"opticam_dask {__version__}"
+    return f"opticam_dask {metadata.version('opticam-dask')}"

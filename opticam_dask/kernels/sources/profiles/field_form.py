@@ -5,19 +5,33 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 
 #: The light of a star is judged in a square of so many pixels.
-_CORE_SIZE = 5
+CORE_SIZE = 5
+
+#: Neighbours widen a star up to so many FWHM away, and by so many times their relative light: the window in which its
+#: moments are measured widens with it. A star whose moments they may have changed by this part counts half of what it
+#: would in the median of the widths.
+_DOUBT_REACH, _WIDENING, _DOUBTED = 3.0, 5.0, 0.05
 
 #: Noise of a second moment relative to the variance of the star, times the signal-to-noise ratio of its core.
 _MOMENT_ERROR = 2.0
 
 #: A star whose moments are so many sigma from those of the others counts half of what it would; the mean has
-#: arrived after so many steps.
-_FORM_REACH, _FORM_STEPS = 3.0, 12
+#: arrived after so many steps, or when it changes by less than this part of the size of a star.
+_FORM_REACH, _FORM_STEPS, _AT_REST = 3.0, 12, 1e-6
+
+#: A star has an unseen companion when it is more elongated than the others by more than so many errors, and than stars
+#: differ by (relative to the variance of a star); so much of what that adds is left as doubt. More than so much is no
+#: companion that nobody sees. So few stars do not tell.
+_ELONGATED, _ALIKE, _STILL_LONGER, _LONGEST, _FEW = 4.0, 0.03, 0.3, 3.0, 3
+
+#: Rounds in which companions are taken off, at most, and the relative change of the mean that ends them.
+_ROUNDS, _SETTLED = 8, 2e-4
 
 #: Number of terms of a plane, and of all terms of a change over the field.
 _PLANE, N_TERMS = 3, 6
@@ -60,6 +74,7 @@ def field_shape(
     noise: float,
     *,
     saturated: np.ndarray | None = None,
+    doubt: np.ndarray | float = 0.0,
 ) -> FieldShape:
     """FWHM and mean form of the stars of a frame.
 
@@ -75,6 +90,41 @@ def field_shape(
         Background RMS in electrons, which decides how much a faint star counts.
     saturated : ndarray of bool, shape (ny, nx), optional
         Sources with a saturated pixel in their core do not count.
+    doubt : float or ndarray, shape (n,)
+        As for :func:`form_of_stars`.
+
+    Returns
+    -------
+    FieldShape
+        As of :func:`form_of_stars`.
+    """
+    x0, y0 = photometry.origins(xy, CORE_SIZE)
+    light = np.nansum(photometry.cut_out(image, x0, y0, CORE_SIZE), axis=(1, 2))
+    known = np.isfinite(shapes[1])
+    if saturated is not None:
+        known &= ~np.any(photometry.cut_out(saturated, x0, y0, CORE_SIZE) > 0, axis=(1, 2))
+    doubts, frame = np.broadcast_to(doubt, len(xy))[known], (image.shape[0], image.shape[1])
+    return form_of_stars(xy[known], shapes[:, known], moment_errors(light[known], noise), frame, doubts)
+
+
+def form_of_stars(
+    xy: np.ndarray, shapes: np.ndarray, error: np.ndarray, frame: tuple[int, int], doubt: np.ndarray
+) -> FieldShape:
+    """FWHM and mean form of stars whose shapes are known.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Positions in pixels.
+    shapes : ndarray, shape (3, n)
+        As for :func:`field_shape`, finite.
+    error : ndarray, shape (n,)
+        :func:`moment_errors`.
+    frame : (int, int)
+        Shape ``(ny, nx)`` of the frame.
+    doubt : ndarray, shape (n,)
+        What neighbours may have changed the moments of each star by, relative (:func:`neighbour_doubt`). The more of
+        it the less a star counts, without a jump: where all stars have neighbours, all count.
 
     Returns
     -------
@@ -83,31 +133,148 @@ def field_shape(
         their mean second moments, weighted by their noise and by how far they are from those of the others, and the
         terms say how the moments change over the frame.
     """
-    semimajor, semiminor, angle = shapes
     nan, unknown = float("nan"), np.full((3, N_TERMS), np.nan)
-    x0, y0 = photometry.origins(xy, _CORE_SIZE)
-    core = np.nansum(photometry.cut_out(image, x0, y0, _CORE_SIZE), axis=(1, 2))
-    known = np.isfinite(semiminor)
-    if saturated is not None:
-        known &= ~np.any(photometry.cut_out(saturated, x0, y0, _CORE_SIZE) > 0, axis=(1, 2))
-    if not known.any():
+    if not len(xy):
         return FieldShape(nan, nan, nan, nan, unknown)
-    fwhm = float(np.median(photometry.SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)[known]))
-    light = np.maximum(core[known], 0.0)
-    with np.errstate(divide="ignore"):
-        error = _MOMENT_ERROR * np.sqrt(light + (_CORE_SIZE * noise) ** 2) / light
-    moments = moments_of(semimajor[known], semiminor[known], angle[known])
-    usable = np.isfinite(error)
+    moments, usable = moments_of(*shapes), np.isfinite(error)
     if not usable.any():
-        return FieldShape(fwhm, nan, nan, nan, unknown)
-    mean = _mean_moments(moments[:, usable], error[usable])
-    places = field_places(xy[known][usable], image.shape)
-    terms = _change_over_field(places, moments[:, usable], error[usable], mean)
+        return FieldShape(_typical_fwhm(moments, _trust(doubt)), nan, nan, nan, unknown)
+    stars = _Stars(field_places(xy[usable], frame), moments[:, usable], error[usable], doubt[usable])
+    mean = _mean_moments(stars)
+    terms = _change_over_field(stars, mean)
+    single, change = stars, terms @ field_terms(*stars.uv).T
+    for _ in range(_ROUNDS):
+        single, before = _without_companions(stars, mean[:, None] + change), mean
+        if single is stars:
+            break
+        mean = _mean_moments(single)
+        if np.abs(mean - before).max() < _SETTLED * (mean[0] + mean[1]):
+            break
+    if single is not stars:
+        terms = _change_over_field(single, mean)
+    fwhm = _typical_fwhm(single.moments, single.trust)
     major, minor, theta = axes_of(mean)
     return FieldShape(fwhm, float(major), float(minor), float(theta), terms)
 
 
-def _robust_fit(design: np.ndarray, moments: np.ndarray, error: np.ndarray, start: np.ndarray) -> _Fit:
+def _typical_fwhm(moments: np.ndarray, trust: np.ndarray) -> float:
+    """Median FWHM of stars, pixels, from their moments (3, n) and how much each counts."""
+    widths = photometry.SIGMA_TO_FWHM * np.sqrt((moments[0] + moments[1]) / 2.0)
+    return float(_weighted_median(widths[None], trust)[0])
+
+
+def _trust(doubt: np.ndarray) -> np.ndarray:
+    """How much stars count whose moments neighbours may have changed; 1 without neighbours."""
+    return 1.0 / (1.0 + (doubt / _DOUBTED) ** 2)
+
+
+def _without_companions(stars: _Stars, expected: np.ndarray) -> _Stars:
+    """Stars without what companions that nobody sees add to their moments.
+
+    A companion makes a star longer in one direction and leaves its width as it is. So what a star is more elongated
+    than the others, beyond its noise and what stars differ by, is taken off along that direction, and part of it stays
+    as doubt. Where no star is, the result is ``stars``.
+
+    Parameters
+    ----------
+    stars : _Stars
+    expected : ndarray, shape (3, n)
+        Moments of a star at the place of each.
+    """
+    size = 0.5 * float(np.mean(expected[0] + expected[1]))
+    away = (stars.moments - expected) / size
+    along, across = away[0] - away[1], 2.0 * away[2]
+    longer = np.hypot(along, across)
+    # a star that is shorter than expected has no companion: what is expected is too long
+    added = np.minimum(longer, np.maximum(0.5 * (away[0] + away[1] + longer), 0.0))
+    # two or three stars do not tell which of them is the odd one
+    tells = np.clip((len(longer) - _FEW) / _FEW, 0.0, 1.0)
+    usual = _ALIKE**2 + (_ELONGATED * stars.noise) ** 2
+    excess = tells * np.sqrt(np.maximum(added**2 - usual, 0.0))
+    if not excess.any():
+        return stars
+    longer = np.maximum(longer, _ALIKE)
+    direction = 0.5 * np.stack([1.0 + along / longer, 1.0 - along / longer, across / longer])
+    moments = stars.moments - np.minimum(excess, _LONGEST) * size * direction
+    return stars._replace(moments=moments, doubt=np.hypot(stars.doubt, _STILL_LONGER * excess))
+
+
+def moment_errors(light: np.ndarray, noise: float) -> np.ndarray:
+    """1-sigma error of the second moments of stars by their noise, relative to the variance of a star.
+
+    Parameters
+    ----------
+    light : ndarray, shape (n,)
+        Electrons of each star in the 5 x 5 pixels around its centre.
+    noise : float
+        Background RMS, electrons.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Infinite where there is no light.
+    """
+    light = np.maximum(light, 0.0)
+    with np.errstate(divide="ignore"):
+        error: np.ndarray = _MOMENT_ERROR * np.sqrt(light + (CORE_SIZE * noise) ** 2) / light
+    return error
+
+
+def neighbour_doubt(xy: np.ndarray, flux: np.ndarray, fwhm: float) -> np.ndarray:
+    """What the neighbours of stars may change their second moments by, relative to these.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (n, 2)
+        Positions in pixels; NaN for no star.
+    flux : ndarray, shape (n,)
+        Electrons.
+    fwhm : float
+        Of the stars, pixels.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Sum over the neighbours within 3 FWHM of their light relative to the star's; the further they are the less.
+    """
+    doubt, known = np.zeros(len(xy)), np.flatnonzero(np.isfinite(xy).all(axis=1) & (flux > 0))
+    reach = _DOUBT_REACH * fwhm
+    if len(known) < 2 or not reach > 0:
+        return doubt
+    pairs = KDTree(xy[known]).query_pairs(reach, output_type="ndarray")
+    for star, other in ((known[pairs[:, 0]], known[pairs[:, 1]]), (known[pairs[:, 1]], known[pairs[:, 0]])):
+        nearness = 1.0 - (np.hypot(*(xy[star] - xy[other]).T) / reach) ** 2
+        np.add.at(doubt, star, _WIDENING * nearness**2 * flux[other] / flux[star])
+    return doubt
+
+
+class _Stars(NamedTuple):
+    """Places (2, n), moments (3, n), and relative errors of these by noise and by neighbours (n,)."""
+
+    uv: np.ndarray
+    moments: np.ndarray
+    noise: np.ndarray
+    doubt: np.ndarray
+
+    @property
+    def trust(self) -> np.ndarray:
+        """How much each star counts for medians."""
+        return _trust(self.doubt)
+
+    @property
+    def error(self) -> np.ndarray:
+        """Relative error of the moments."""
+        return np.hypot(self.noise, self.doubt)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Weights in which the brighter half of the stars without neighbours are alike."""
+        return 1.0 / (np.maximum(self.noise, np.median(self.noise)) ** 2 + self.doubt**2)
+
+
+def _robust_fit(
+    design: np.ndarray, moments: np.ndarray, error: np.ndarray, trust: np.ndarray, start: np.ndarray
+) -> _Fit:
     """Fit the moments of the stars of a frame so that no single star decides.
 
     A star counts with the inverse of its variance: that of its own noise, and that by which stars differ from the fit
@@ -122,6 +289,8 @@ def _robust_fit(design: np.ndarray, moments: np.ndarray, error: np.ndarray, star
         Covariances (xx, yy, xy) in square pixels.
     error : ndarray, shape (n,)
         1-sigma error of a moment relative to the variance of a star.
+    trust : ndarray, shape (n,)
+        How much the star says about the spread, 1 for one without neighbours.
     start : ndarray, shape (3, term)
         Coefficients to begin with.
     """
@@ -132,11 +301,13 @@ def _robust_fit(design: np.ndarray, moments: np.ndarray, error: np.ndarray, star
         size = 0.5 * float(np.mean(expected[0] + expected[1]))
         distance = np.sqrt(np.sum((moments - expected) ** 2, axis=0) / len(moments)) / size
         # the median of noise and spread together is 0.89 of their sigma, with three moments
-        spread = np.sqrt(np.maximum(np.median(freedom * (distance / _MEDIAN_DISTANCE) ** 2 - error**2), 0.0))
-        variance = error**2 + max(spread, _LEAST_SPREAD) ** 2
+        beyond = freedom * (distance / _MEDIAN_DISTANCE) ** 2 - error**2
+        variance = error**2 + max(float(_weighted_median(beyond[None], trust)[0]), _LEAST_SPREAD**2)
         weight = 1.0 / (variance * (1.0 + distance**2 / (_FORM_REACH**2 * variance)))
-        inverse = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight))
+        inverse, before = np.linalg.inv(np.einsum("nt,nu,n->tu", design, design, weight)), coefficients
         coefficients = np.einsum("mn,n,nt,tu->mu", moments, weight, design, inverse)
+        if np.abs(coefficients - before).max() < _AT_REST * size:
+            break
     return _Fit(coefficients, weight, size)
 
 
@@ -163,13 +334,14 @@ class _Fit(NamedTuple):
         return float(np.min(squares)) / (len(moments) * values.shape[1])
 
 
-def _mean_moments(moments: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _mean_moments(stars: _Stars) -> np.ndarray:
     """Mean moments (3,) of stars."""
-    start = _weighted_median(moments, 1.0 / np.maximum(error, np.median(error)) ** 2)
-    return _robust_fit(np.ones((len(error), 1)), moments, error, start[:, None]).coefficients[:, 0]
+    start = _weighted_median(stars.moments, stars.counts)[:, None]
+    design = np.ones((len(stars.noise), 1))
+    return _robust_fit(design, stars.moments, stars.error, stars.trust, start).coefficients[:, 0]
 
 
-def _change_over_field(uv: np.ndarray, moments: np.ndarray, error: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _change_over_field(stars: _Stars, mean: np.ndarray) -> np.ndarray:
     """How the moments of stars change over a frame, from those of the mean star: coefficients of :func:`field_terms`.
 
     A plane, and a paraboloid, each as far as its terms are significant and there are stars enough for them, so that
@@ -177,10 +349,7 @@ def _change_over_field(uv: np.ndarray, moments: np.ndarray, error: np.ndarray, m
 
     Parameters
     ----------
-    uv : ndarray, shape (2, n)
-        Places from -1 to 1 across the frame.
-    moments, error
-        As for :func:`_robust_fit`.
+    stars : _Stars
     mean : ndarray, shape (3,)
         Moments of the mean star.
 
@@ -188,19 +357,18 @@ def _change_over_field(uv: np.ndarray, moments: np.ndarray, error: np.ndarray, m
     -------
     ndarray, shape (3, 6)
     """
-    found = np.zeros((3, N_TERMS))
-    counts = 1.0 / np.maximum(error, np.median(error)) ** 2
+    found, counts = np.zeros((3, N_TERMS)), stars.counts
     n_stars = float(np.sum(counts) ** 2 / np.sum(counts**2))
-    terms, start = field_terms(*uv), np.zeros((3, N_TERMS))
+    terms, start = field_terms(*stars.uv), np.zeros((3, N_TERMS))
     start[:, 0] = mean
     for first, n_terms in ((1, _PLANE), (_PLANE, N_TERMS)):
         enough = np.clip((n_stars - n_terms - 1.0) / (n_terms - 1.0), 0.0, 1.0)
         design = terms[:, :n_terms]
         if enough == 0.0 or np.linalg.cond(design) > _WORST_PLACES:
             break
-        fit = _robust_fit(design, moments, error, start[:, :n_terms])
+        fit = _robust_fit(design, stars.moments, stars.error, stars.trust, start[:, :n_terms])
         start[:, :n_terms] = fit.coefficients
-        doubt = _INSIGNIFICANT / max(fit.significance(design, moments, slice(first, n_terms)), _INSIGNIFICANT)
+        doubt = _INSIGNIFICANT / max(fit.significance(design, stars.moments, slice(first, n_terms)), _INSIGNIFICANT)
         part = enough * (1.0 - doubt**2)
         found *= 1.0 - part
         found[:, :n_terms] += part * (fit.coefficients - np.eye(1, n_terms) * mean[:, None])

@@ -60,6 +60,9 @@ _ROUND_FROM, _STANDS_OUT, _UNEVEN, _AROUND = 3.0, 5.0, 0.5, 1.5
 #: what is wrong with the surroundings of the brightest does not decide.
 _BRIGHTEST = 5000.0
 
+#: A star whose neighbours have this part of its light counts half of what it would without them.
+_DISTURBED = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Rings:
@@ -133,6 +136,7 @@ def measure_rings(
     *,
     stars: np.ndarray | None = None,
     table: np.ndarray | None = None,
+    disturbed: np.ndarray | None = None,
 ) -> Rings:
     """Sort the pixels of the stars of one frame into rings.
 
@@ -156,6 +160,8 @@ def measure_rings(
     table : ndarray, optional
         Profile by which the light of a star is measured (:meth:`Profile.table`); by default that of
         :func:`typical_profile`.
+    disturbed : ndarray, shape (n,), optional
+        Light of the neighbours of each star relative to its own; the more of it the less a star counts.
 
     Returns
     -------
@@ -184,9 +190,12 @@ def measure_rings(
         if stamp is not None and sky is not None:
             stamps.append((index, stamp, sky))
     area = shape.area_at(xy)
+    # a star whose core belongs to its neighbours has no light to measure anything by
+    stamps = [(index, stamp, sky) for index, stamp, sky in stamps if stamp.flux(sky.at(stamp), table / area[index]) > 0]
     bend = _bend_of_sky([(stamp, sky, table / area[index]) for index, stamp, sky in stamps])
+    trust = np.ones(len(xy)) if disturbed is None else 1.0 / (1.0 + (disturbed / _DISTURBED) ** 2)
     for index, stamp, sky in stamps:
-        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]))
+        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]), float(trust[index]))
     return found
 
 
@@ -340,9 +349,9 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarra
 
 
 def _sort_pixels(
-    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float
+    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float, trust: float
 ) -> None:
-    """Add the pixels of one star to its sums."""
+    """Add the pixels of one star to its sums; it counts ``trust`` of what it would without neighbours."""
     level = sky.at(stamp)
     if bend.any():
         bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
@@ -357,6 +366,7 @@ def _sort_pixels(
     ratio = flux / stamp.noise
     # frames count alike whatever their seeing: the profile is to be right for the mean of them
     weight = ratio**2 / (1.0 + (ratio / _BRIGHTEST) ** 2)
+    weight *= trust
     light = (stamp.electrons - level)[inside] * (weight * area / flux)
     found.n_images[index] += 1
     found.signal[index] += np.bincount(ring, light, minlength=N_RINGS)

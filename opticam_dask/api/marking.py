@@ -1,0 +1,159 @@
+"""Put marks on frames, measurements and comparisons of a reduction, and take them back."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from opticam_dask.lightcurves import selection
+from opticam_dask.lightcurves.curation.marks import COLUMNS, KINDS, marks_of
+from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_number
+from opticam_dask.store import ownership
+from opticam_dask.store.camera import Camera
+from opticam_dask.store.store import Store
+
+
+def mark(
+    out_directory: str | Path,
+    kind: Literal["cloud", "junk", "keep"],
+    key: str,
+    *,
+    frames: Sequence[str] = (),
+    times: tuple[Any, Any] | None = None,
+    sources: Sequence[Target] = (),
+    label: str = "",
+    why: str = "",
+    who: str = "",
+) -> list[int]:
+    """Mark frames, measurements or comparisons.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    kind : {"cloud", "junk", "keep"}
+        What is the matter. Fluxes that are cloud or junk are left out of light curves, exports and everything that is
+        made of them, unless they are marked keep as well. What is marked keep is used although a program finds fault
+        with it (outliers, comparisons).
+    key : str
+        Camera key such as ``1:g``.
+    frames : sequence of str
+        Names of the files of frames.
+    times : (start, end), optional
+        Frames between these times, both included: MJD (UTC, mid-exposure), datetime64 or ISO text.
+    sources : sequence of int, str, (float, float) or SkyCoord
+        Sources that are meant; by default all. Without frames and times: these sources as comparisons.
+    label : str
+        Photometry label; by default all.
+    why, who : str
+        Reason, and who says so; by default the name of the user.
+
+    Returns
+    -------
+    list of int
+        Numbers of the new marks.
+
+    Raises
+    ------
+    ValueError
+        When there is no such frame or source, no frame in that time, or nothing is said to be marked.
+    store.StoreError
+        When there is no store.
+    ownership.OwnedError
+        While a run works on the store.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"a mark is one of {', '.join(KINDS)}, got {kind!r}")
+    store = Store.open(out_directory)
+    camera = store.camera(key)
+    if label and label not in camera.labels:
+        raise ValueError(f"no photometry {label!r} of {camera.key}; there is {', '.join(camera.labels) or 'none'}")
+    meant = _spans(camera, frames, times)
+    numbers = [source_number(out_directory, camera.key, source) for source in sources]
+    rows_of_sources(camera.catalog["source_id"], numbers, camera.key)
+    if not meant and not numbers:
+        raise ValueError("say what is marked: frames or times, sources, or both")
+    if not meant and kind == "cloud":
+        raise ValueError("a source as a comparison is junk or keep; cloud needs frames or times")
+    entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or getpass.getuser()}
+    entry |= {"when": _now(), "undone_by": "", "undone_when": ""}
+    rows = [
+        {**entry, "source_id": number, "mjd_start": start, "mjd_end": end}
+        for start, end in meant or [(np.nan, np.nan)]
+        for number in numbers or [0]
+    ]
+    with ownership.own(out_directory):
+        before = marks_of(store, undone=True)
+        first = int(before.index.max()) + 1 if len(before) else 1
+        added = pd.DataFrame(rows, index=pd.RangeIndex(first, first + len(rows), name="number"))
+        _write(store, pd.concat([before, added[before.columns]]) if len(before) else added)
+    return added.index.tolist()
+
+
+def unmark(out_directory: str | Path, numbers: Sequence[int], *, who: str = "") -> None:
+    """Take marks back; they stay on the list of :func:`marks` with ``undone=True``.
+
+    Parameters
+    ----------
+    out_directory : path
+        Output directory of a reduction.
+    numbers : sequence of int
+        Numbers of the marks.
+    who : str
+        Who takes them back; by default the name of the user.
+
+    Raises
+    ------
+    ValueError
+        When a number is not that of a mark.
+    ownership.OwnedError
+        While a run works on the store.
+    """
+    store = Store.open(out_directory)
+    with ownership.own(out_directory):
+        table = marks_of(store, undone=True)
+        there = table.index[table["undone_when"] == ""].tolist()
+        if unknown := [number for number in numbers if number not in there]:
+            raise ValueError(f"no mark {', '.join(map(str, unknown))}; there is {', '.join(map(str, there)) or 'none'}")
+        table.loc[list(numbers), ["undone_by", "undone_when"]] = [who or getpass.getuser(), _now()]
+        _write(store, table)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _spans(camera: Camera, frames: Sequence[str], times: tuple[Any, Any] | None) -> list[tuple[float, float]]:
+    """Spans of time that are meant, in MJD."""
+    known = {
+        Path(str(file)).name: float(mjd)
+        for part in camera.parts
+        for file, mjd in zip(part.frames["file"].tolist(), part.frames["mjd_utc"].tolist(), strict=True)
+    }
+    names = [Path(name).name for name in frames]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"no frame {', '.join(unknown)} of {camera.key}; the first is {next(iter(known), 'none')}")
+    found = [(known[name], known[name]) for name in names]
+    if times is not None:
+        first, last = (selection.as_days(value, "mjd_utc") for value in times)
+        start, end = sorted((-np.inf if first is None else first, np.inf if last is None else last))
+        if not any(start <= mjd <= end for mjd in known.values()):
+            raise ValueError(
+                f"no frame of {camera.key} between MJD {start:.6f} and {end:.6f}; there are some from "
+                f"{min(known.values()):.6f} to {max(known.values()):.6f}"
+            )
+        found.append((start, end))
+    return found
+
+
+def _write(store: Store, table: pd.DataFrame) -> None:
+    arrays = {name: values.to_numpy() for name, values in table.reset_index()[list(COLUMNS)].items()}
+    store.begin_changes()
+    store.marks.write(arrays, {"long_name": "marks of observers"})
+    store.finish_changes()

@@ -1,0 +1,80 @@
+"""The command about definitions of cameras: guess, template, check, list."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from opticam_dask.cli.exit_codes import DONE, FAILED, RunError
+from opticam_dask.console import Console
+from opticam_dask.display import status
+from opticam_dask.frames import scanning
+from opticam_dask.frames.definitions.library import known_instruments, load_instrument
+from opticam_dask.frames.guessing.sampling import guess_instrument
+from opticam_dask.frames.guessing.unknown import unknown_camera
+from opticam_dask.frames.instruments import generate_instrument_json_template
+
+
+def instrument(options: argparse.Namespace) -> int:
+    """Do what was asked for about definitions."""
+    return _ACTIONS[options.action](options)
+
+
+def _guess(options: argparse.Namespace) -> int:
+    """Read headers and propose a definition."""
+    tell = Console(prefix="").tell
+    guess = guess_instrument(options.data)
+    for line in guess.lines():
+        tell(line)
+    text = guess.to_json()
+    if options.to is None:
+        tell("The definition (--to FILE writes it):")
+        for line in text.splitlines():
+            tell(line)
+        return DONE
+    path = Path(options.to)
+    if path.exists():
+        raise RunError(f"{path} is there already: it may have been filled in")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    tell(f"The definition is in {path}: fill in what is missing, then opticam-dask instrument check {path} DATA.")
+    return DONE
+
+
+def _template(options: argparse.Namespace) -> int:
+    """Write a definition to be filled in."""
+    path = generate_instrument_json_template(options.directory)
+    Console(prefix="").tell(f"The template is {path}.")
+    return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Say what frames a definition makes of files."""
+    tell = Console(prefix="").tell
+    chosen = load_instrument(options.definition)
+    found = scanning.scan(scanning.find_files(options.data), chosen)
+    tell(f"Instrument {chosen.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
+    for line in status.describe_scan(found):
+        tell(line)
+    sentence, others = unknown_camera(found, chosen)
+    reasons: dict[str, list[str]] = {}
+    for file, reason in found.set_aside if sentence else others:
+        reasons.setdefault(reason, []).append(file)
+    for reason, files in reasons.items():
+        tell(f"  set aside: {len(files)} file(s), e.g. {files[0]}: {reason}")
+    return DONE if len(found.table) else FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    """Name the definitions that are known."""
+    del options
+    for name, one in known_instruments().items():
+        cameras = ", ".join(one.cameras)
+        Console(prefix="").tell(f"{name}: {one.name}, camera {cameras}")
+    return DONE
+
+
+_ACTIONS = {"guess": _guess, "template": _template, "check": _check, "list": _list}
+
+#: Commands of this module by name.
+COMMANDS = {"instrument": instrument}

@@ -1,0 +1,50 @@
+"""Commands about what observers say: mark, unmark, marks."""
+
+from __future__ import annotations
+
+import argparse
+
+from opticam_dask.api import marking
+from opticam_dask.cli.answers import answer
+from opticam_dask.cli.exit_codes import DONE
+from opticam_dask.console import Console
+from opticam_dask.lightcurves.curation import marks as curation
+
+
+def mark(options: argparse.Namespace) -> int:
+    """Mark frames, measurements or comparisons."""
+    how = {name: getattr(options, name) for name in ("key", "frames", "sources", "label", "why", "who")}
+    times = None if options.times is None else (_time(options.times[0]), _time(options.times[1]))
+    numbers = marking.mark(options.out, options.kind, times=times, **how)
+    for line in curation.describe(curation.marks(options.out).loc[numbers]):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def _time(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def unmark(options: argparse.Namespace) -> int:
+    """Take marks back."""
+    marking.unmark(options.out, options.numbers, who=options.who)
+    for line in curation.describe(curation.marks(options.out, undone=True).loc[options.numbers]):
+        Console(prefix="").tell(line)
+    return DONE
+
+
+def marks(options: argparse.Namespace) -> int:
+    """List marks."""
+    table = curation.marks(options.out, undone=options.undone)
+    if options.json:
+        answer({"marks": table.reset_index().to_dict("records")})
+    for line in curation.describe(table) or ["no marks"]:
+        Console(prefix="").tell(line)
+    return DONE
+
+
+#: Commands of this module by name.
+COMMANDS = {"mark": mark, "unmark": unmark, "marks": marks}

@@ -1,0 +1,1 @@
+"""Bytes of FITS files: headers, images, and which frames a file holds."""

@@ -1,0 +1,21 @@
+"""What can be wrong with a file that should hold frames."""
+
+from __future__ import annotations
+
+
+class FrameError(Exception):
+    """A file cannot be used as a frame.
+
+    Attributes
+    ----------
+    reason : str
+        What was expected and what was found. The error that led to it, if any, is the ``__cause__``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class OwnProduct(FrameError):
+    """A file is a table that this program has exported: it is no frame, and nothing is wrong with it."""

@@ -1,0 +1,289 @@
+"""Which frames a file holds: one, the planes of a cube, an image an exposure or camera, amplifiers, windows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from opticam_dask.frames.fits import images, tiles
+from opticam_dask.frames.fits.cards import BLOCK, MOST_HEADER_BLOCKS, Cards, joined, read_cards
+from opticam_dask.frames.fits.errors import FrameError, OwnProduct
+from opticam_dask.frames.fits.images import FitsHeader, Hdu, StoredImage
+from opticam_dask.frames.fits.streams import MOST_BEFORE, TIMES_IMAGE, Source
+from opticam_dask.frames.fits.tiles import Amplifiers, Tile
+
+#: Names of extensions whose pixels are not 0 where the image's are bad (IRAF, LCO, HST).
+_BAD_PIXELS = frozenset({"BPM", "MASK", "DQ", "BADPIX", "BADPIXELS", "BAD PIXELS", "BAD_PIXELS"})
+#: Names of extensions that go with an image and are no frames: its errors, weights, or sky (IRAF, LCO, HST, ESO).
+_COMPANIONS = _BAD_PIXELS | {
+    *("ERR", "ERROR", "ERRORS", "UNCERT", "UNCERTAINTY", "VAR", "VARIANCE", "SIGMA", "STD", "RMS", "WHT", "WEIGHT"),
+    *("IVAR", "EXP", "SAMP", "TIME", "BKG", "BACKGROUND", "SKY", "THUMBNAIL", "PREVIEW", "CON", "CTX", "QUAL"),
+}
+#: Keywords of an image that hold for its own pixels alone.
+_OF_PIXELS = frozenset({"CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2"})
+#: Planes of one file; a night of a second at a hundred frames a second is a third of it.
+_MOST_PLANES = 1 << 20
+#: What several images of one file can be (entry ``images`` of an instrument).
+IMAGES = ("frames", "mosaic", "first")
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """One frame of a file, or all planes of one of its cubes.
+
+    Attributes
+    ----------
+    extension : int
+        Number of the HDU where it is one of several of its file, else 0.
+    header : FitsHeader
+        Its header.
+    own : Cards
+        The part of its header that it does not share with other images of the file.
+    tiles : tuple of Tile
+        Stored images that it is made of.
+    n_planes : int
+        Planes of a cube; 0 for an image.
+    marks : StoredImage, optional
+        Image whose pixels are not 0 where those of the picture are bad.
+    """
+
+    extension: int
+    header: FitsHeader
+    own: Cards
+    tiles: tuple[Tile, ...]
+    n_planes: int = 0
+    marks: StoredImage | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its pixels as stored."""
+        return sum(tile.image.hdu.n_bytes for tile in self.tiles)
+
+
+class Contents(NamedTuple):
+    """What a file holds: its frames, and its tables, where the times of planes may be."""
+
+    pictures: tuple[StoredFrame, ...]
+    tables: tuple[Hdu, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images of a file are its frames, and how their amplifiers are read.
+
+    Attributes
+    ----------
+    extension : int or str, optional
+        Number or EXTNAME of the HDU; by default all that are frames.
+    images : {"frames", "mosaic", "first"}, optional
+        What several images of a file are; by default what their headers show.
+    amplifiers : Amplifiers
+        How the pixels of amplifiers become those of a frame.
+    """
+
+    extension: int | str | None = None
+    images: str | None = None
+    amplifiers: Amplifiers = field(default_factory=Amplifiers)
+
+
+def contents_of(source: Source, choice: Choice, *, is_one_of_many: bool = False) -> Contents:
+    """Find the frames of a file.
+
+    Of an ordinary file only the header of its image is read; others where there is more behind it. A gzip stream is
+    inflated up to the image, and further only where that is a cube or in an extension; and so is a remote file fetched
+    whose end is not known, or where one of many frames is asked for (``is_one_of_many``).
+
+    Raises
+    ------
+    FrameError
+        When the file is not FITS, is cut short, or holds no image there.
+    OwnProduct
+        When the file is a table that this program has exported.
+    """
+    hdus = _each_hdu(source)
+    seen: list[Hdu] = []
+    for hdu in hdus:
+        seen.append(hdu)
+        if _is_wanted(hdu, choice.extension):
+            images.describe(hdu)  # raises for what cannot be a frame
+            if hdu.start + hdu.n_bytes > source.most_bytes:
+                found = max(0, source.most_bytes - hdu.start)
+                raise FrameError(f"cut short: {hdu.n_bytes} bytes of data expected, {found} found")
+            break
+        if _is_own_product(hdu.cards):
+            raise OwnProduct("a light curve that this program has exported")
+    else:
+        raise FrameError(_nothing_found(seen, choice.extension))
+    first = seen[-1]
+    is_plain = first.number == 0 and len(first.axes) == 2
+    behind: list[Hdu] = []
+    is_endless = source.is_gzip or source.most_bytes == sys.maxsize
+    if is_one_of_many or not (is_endless and (is_plain or choice.extension is not None)):
+        with contextlib.suppress(FrameError):  # what follows an image need not be FITS
+            behind += hdus
+        behind = [hdu for hdu in behind if hdu.start + hdu.n_bytes <= source.most_bytes]
+    tables = tuple(hdu for hdu in [*seen, *behind] if hdu.cards.get("XTENSION") in ("BINTABLE", "TABLE"))
+    primary = seen[0].cards
+    pictures = [_with_marks(picture, behind) for picture in _pictures(first, behind, primary, choice)]
+    pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
+    return Contents(tuple(pictures), tuple(table for table in tables if table.cards.get("ZIMAGE") is not True))
+
+
+def _each_hdu(source: Source) -> Iterator[Hdu]:
+    """HDU after HDU; the header of the next one is read when it is asked for."""
+    number, position, n_blocks, largest = 0, 0, 0, 0
+    while n_blocks < MOST_HEADER_BLOCKS:
+        own, text = read_cards(source.stream, is_primary=number == 0, most_blocks=MOST_HEADER_BLOCKS - n_blocks)
+        if not own:
+            return
+        n_blocks += len(text) // BLOCK
+        hdu = Hdu(number, own, images.image_axes(own), position + len(text), images.data_bytes(own))
+        yield hdu
+        number, position = number + 1, hdu.end
+        if position + BLOCK > source.most_bytes:
+            return
+        largest = max(largest, hdu.n_bytes if _can_be_frame(hdu) else 0)
+        if source.is_gzip and position > MOST_BEFORE + TIMES_IMAGE * largest:
+            raise FrameError(
+                f"expected an image within the first {MOST_BEFORE >> 20} MiB of a gzip stream, but HDU {hdu.number} "
+                f"ends after {position >> 20} MiB"
+            )
+        source.stream.seek(position)
+
+
+def _can_be_frame(hdu: Hdu) -> bool:
+    return hdu.is_image and math.prod(hdu.axes[-2:]) <= images.MOST_PIXELS
+
+
+def _is_wanted(hdu: Hdu, extension: int | str | None) -> bool:
+    if extension is None:
+        return hdu.is_image
+    return hdu.name == extension.strip().upper() if isinstance(extension, str) else hdu.number == extension
+
+
+def _nothing_found(seen: Sequence[Hdu], extension: int | str | None) -> str:
+    wanted = "a 2-D image" if extension is None else f"the image of HDU {extension!r}"
+    listed = [f"HDU {hdu.number} holds {images.named(hdu.axes)}" for hdu in seen]
+    more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return f"expected {wanted}, found: {', '.join(listed[:10])}{more}"
+
+
+def _is_own_product(header: Cards) -> bool:
+    """Whether an HDU is a table of a light curve as this program exports it (``exports``), by its own cards."""
+    return (
+        header.get("XTENSION") == "BINTABLE"
+        and header.get("TIMECOL") in ("mjd_utc", "bmjd_tdb")
+        and "LABEL" in header
+        and "CAMERA" in header
+    )
+
+
+def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice) -> Iterator[StoredFrame]:
+    others = [hdu for hdu in behind if hdu.is_image and hdu.name not in _COMPANIONS]
+    if choice.extension is not None or choice.images == "first":
+        yield _single(first, primary, choice, is_only=True)
+        return
+    all_images = [first, *others]
+    groups = [] if choice.images == "frames" else tiles.groups(all_images, is_told=choice.images == "mosaic")
+    in_groups = {hdu.number: group for group in groups for hdu in group}
+    n_frames = len(groups) + len(all_images) - len(in_groups)
+    for hdu in all_images:
+        group = in_groups.get(hdu.number)
+        if group is None:
+            picture = _single(hdu, primary, choice, is_only=hdu is first)
+        elif group[0] is hdu:
+            picture = _assembled(group, primary, choice)
+        else:
+            continue
+        yield replace(picture, extension=hdu.number if n_frames > 1 else 0)
+
+
+def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> StoredFrame:
+    """An image or cube that is a frame, or whose planes are frames."""
+    image = images.describe(hdu)
+    # a section in the primary header is that of the first image
+    named, section = images.data_section(hdu.cards, primary if is_only else hdu.cards, image.shape)
+    values = joined(hdu.cards, primary)
+    bias = choice.amplifiers.overscan_of(values, image.shape, section)
+    shape = image.shape if section is None else tiles.shape_of(section)
+    dtype = image.dtype if bias is None else tiles.as_float(image.dtype)
+    saturation = choice.amplifiers.saturation_of(values)
+    header = FitsHeader(values, shape, dtype, hdu.number, named, saturation=saturation, has_overscan=bias is not None)
+    if image.n_planes > _MOST_PLANES:
+        raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")
+    n_planes = image.n_planes if image.n_planes > 1 else 0
+    return StoredFrame(0, header, hdu.cards, (Tile(image, section, None, bias),), n_planes)
+
+
+def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> StoredFrame:
+    """A detector that was read by several amplifiers, or in several windows."""
+    # the world coordinates of one amplifier or window are not those of all
+    own = Cards({key: value for key, value in group[0].cards.items() if key not in _OF_PIXELS})
+    own.text = group[0].cards.text
+    values = joined(own, primary)
+    parts, shape = tiles.placed(group, primary, choice.amplifiers)
+    if math.prod(shape) > images.MOST_PIXELS:
+        raise FrameError(
+            f"expected at most {images.MOST_PIXELS} pixels, found {shape[0]} x {shape[1]} of all amplifiers"
+        )
+    if len({part.image.n_planes for part in parts}) > 1:
+        raise FrameError("expected equal numbers of planes in all amplifiers or windows of a detector")
+    header = FitsHeader(
+        values,
+        shape,
+        tiles.pixel_type(parts, shape),
+        group[0].number,
+        saturation=choice.amplifiers.saturation_of(values),
+        has_overscan=any(part.bias is not None for part in parts),
+    )
+    n_planes = parts[0].image.n_planes
+    return StoredFrame(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
+
+
+def _with_marks(picture: StoredFrame, behind: Sequence[Hdu]) -> StoredFrame:
+    """A picture with the extension behind it that marks its bad pixels, where there is one: of its shape and EXTVER."""
+    if len(picture.tiles) > 1:
+        return picture
+    stored = picture.tiles[0].image
+    version = stored.hdu.cards.get("EXTVER", 1)
+    for hdu in behind:
+        is_behind = hdu.number > stored.hdu.number and hdu.name in _BAD_PIXELS
+        if is_behind and hdu.axes in (stored.shape, stored.hdu.axes) and hdu.cards.get("EXTVER", 1) == version:
+            name = str(hdu.cards["EXTNAME"]).strip()
+            header = replace(picture.header, dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
+            return replace(picture, header=header, marks=images.describe(hdu))
+    return picture
+
+
+def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
+    """Pixels of a picture.
+
+    Parameters
+    ----------
+    source : Source
+        Open file.
+    picture : StoredFrame
+        Of :func:`contents_of`.
+    plane : int
+        Of a cube, from 0.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx)
+        Without overscan; NaN where pixels are bad or were not read.
+
+    Raises
+    ------
+    FrameError
+        When bytes are missing or damaged.
+    """
+    marks = None
+    if picture.marks is not None:
+        marks = images.read_plane(source, picture.marks, plane if picture.marks.n_planes > 1 else 0) != 0
+    return tiles.read(source, picture.tiles, picture.header, plane, marks)

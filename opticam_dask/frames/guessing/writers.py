@@ -1,0 +1,61 @@
+"""Programs and observatories that write headers: how to know them, and what all of their frames have in common.
+
+Sources: N.I.N.A., "FITS keywords" of its manual; SharpCap, user manual, "FITS header"; MaxIm DL, "Standard FITS header
+keywords"; ACP, "FITS header"; LCO, "BANZAI data products"; ESO, "Data interface control document"; NOIRLab, "FITS
+keyword dictionary"; SAAO, instrument manuals of SHOC and STE; POCS of PANOPTES; HiPERCAM pipeline, "hcm file format".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Writer(NamedTuple):
+    """Who writes headers.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    signs : tuple of (str, pattern)
+        Keywords and what one of them holds in its frames.
+    marks : str
+        What its times mark: start, middle, end, or empty where that is not documented.
+    """
+
+    name: str
+    signs: tuple[tuple[str, re.Pattern[str]], ...]
+    marks: str = "start"
+
+
+def _signs(*pairs: tuple[str, str]) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((keyword, re.compile(words, re.IGNORECASE)) for keyword, words in pairs)
+
+
+#: The first whose sign is there counts: ACP drives MaxIm, which signs as well.
+WRITERS = (
+    Writer("HiPERCAM, ULTRACAM or ULTRASPEC", _signs(("HIPERCAM", r"^M?CCD$")), "middle"),
+    Writer("MUFFIN (OPTICAM)", _signs(("CREATOR", r"^MUFFIN"), ("INSTRUME", r"^OPTICAM"))),
+    Writer("N.I.N.A.", _signs(("SWCREATE", r"n\.?i\.?n\.?a"), ("CREATOR", r"n\.?i\.?n\.?a\."))),
+    Writer("SharpCap", _signs(("SWCREATE", "sharpcap"), ("CREATOR", "sharpcap"), ("PROGRAM", "sharpcap"))),
+    Writer("ACP", _signs(("TELESCOP", "^ACP->"), ("SWCREATE", r"\bACP\b"), ("CREATOR", r"\bACP\b"))),
+    Writer("MaxIm DL", _signs(("SWCREATE", "maxim"), ("SWMODIFY", "maxim"), ("PROGRAM", "maxim"))),
+    Writer("LCO", _signs(("ORIGIN", r"^LCO(GT)?\b"), ("TELID", r"^[0-9]m[0-9]"))),
+    Writer("ESO", _signs(("ORIGIN", r"^ESO\b"), ("ESO DET ID", r"."), ("ESO OBS ID", r"."))),
+    Writer("NOIRLab", _signs(("OBSERVAT", r"^(CTIO|KPNO|NOAO|NOIRLab|Gemini)"), ("ORIGIN", "NOAO|NOIRLab"))),
+    Writer("SAAO", _signs(("OBSERVAT", "^SAAO"), ("TELESCOP", "^SAAO"), ("INSTRUME", "^SHOC"), ("ORIGIN", "^SAAO"))),
+    Writer("PANOPTES", _signs(("CREATOR", "^POCS"), ("ORIGIN", "PANOPTES"))),
+    Writer("MicroObservatory", _signs(("CREATOR", "^MicroObservatory"))),
+)
+
+
+def writer_of(header: Mapping[str, Any]) -> Writer | None:
+    """Who wrote a header; None where it is none of those that are known."""
+    for writer in WRITERS:
+        for keyword, words in writer.signs:
+            value = header.get(keyword)
+            if value is not None and words.search(str(value).strip()):
+                return writer
+    return None

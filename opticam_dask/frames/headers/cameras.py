@@ -1,0 +1,66 @@
+"""Which camera took a frame, and through which filter, from one header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from opticam_dask.frames.headers.values import HeaderValues, Keyword
+from opticam_dask.text import shown
+
+_LONGEST_FILTER = 64  # the name of a filter is part of names of files
+
+
+class CameraEntries(Protocol):
+    """Entries of an instrument that matter here."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - described in `Instrument`
+    @property
+    def cameras(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
+    @property
+    def camera_keyword(self) -> Keyword: ...  # noqa: D102
+    @property
+    def filter_keyword(self) -> Keyword: ...  # noqa: D102
+    @property
+    def default_filter(self) -> str | None: ...  # noqa: D102
+
+
+def filter_of(instrument: CameraEntries, values: HeaderValues) -> str:
+    """Filter by the header, else the only one of the camera that the header names, else the default; empty without."""
+    name, value = values.find(instrument.filter_keyword)
+    if value is None:
+        filters = instrument.cameras.get(_named_camera(instrument, values), ())
+        value = filters[0] if len(filters) == 1 else instrument.default_filter
+    if value is None:
+        values.report_missing("filter", name)
+        return ""
+    filter_name = str(value)
+    if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
+        values.problems.append(
+            f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
+        )
+        return ""
+    return filter_name
+
+
+def camera_of(instrument: CameraEntries, filter_name: str, values: HeaderValues) -> str:
+    """Camera that the header names, else the one that has the filter, else the only one."""
+    if (named := _named_camera(instrument, values)) in instrument.cameras:
+        return named
+    having = [camera for camera, filters in instrument.cameras.items() if filter_name in filters]
+    if not having and len(instrument.cameras) == 1:
+        having = list(instrument.cameras)
+    if len(having) == 1:
+        return having[0]
+    known = "; ".join(f"{camera}: {', '.join(filters)}" for camera, filters in instrument.cameras.items())
+    values.problems.append(
+        f"filter: expected in keyword {values.find(instrument.filter_keyword)[0]} a filter of one camera of "
+        f"{instrument.name} ({known}), found {shown(filter_name)}"
+    )
+    return ""
+
+
+def _named_camera(instrument: CameraEntries, values: HeaderValues) -> str:
+    value = values.find(instrument.camera_keyword)[1]
+    return "" if value is None else str(value)

@@ -1,0 +1,119 @@
+"""How a frame was exposed and read, and what for: exposure time, binning, dark current and kind of one header."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+from typing import Protocol
+
+from opticam_dask.frames.headers import keywords
+from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
+from opticam_dask.text import shown
+
+_LONGEST_EXPOSURE = 86400.0
+_LARGEST_BINNING = 1024
+#: Exposure times in two keywords that differ by more than this share, and this many seconds, contradict each other.
+_SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
+
+
+class ExposureEntries(Protocol):
+    """Entries of an instrument that matter here."""
+
+    @property
+    def exposure_time_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
+    @property
+    def binning_keyword(self) -> Keyword: ...  # noqa: D102
+    @property
+    def default_binning(self) -> int | None: ...  # noqa: D102
+    @property
+    def dark_current_keyword(self) -> Keyword: ...  # noqa: D102
+    @property
+    def default_dark_current(self) -> float | None: ...  # noqa: D102
+    @property
+    def image_type_keyword(self) -> Keyword: ...  # noqa: D102
+
+
+def binning_of(instrument: ExposureEntries, values: HeaderValues) -> int:
+    """Binning, which must be equal along both axes; 0 when it is not known."""
+    name, value = values.find(instrument.binning_keyword)
+    if value is None:
+        if instrument.default_binning is None:
+            values.report_missing("binning", name)
+        return instrument.default_binning or 0
+    other = keywords.SECOND_AXIS.get(name)
+    if other is not None and (along_y := values.header.get(other)) is not None:
+        name, value = f"{name} and {other}", f"{value}x{along_y}"
+    factor = _common_factor(str(value))
+    if not factor:
+        values.problems.append(
+            f"binning: expected one whole number for both axes (such as 2x2) in keyword {name}, found {shown(value)}"
+        )
+    return factor
+
+
+@lru_cache(maxsize=1024)
+def _common_factor(text: str) -> int:
+    """Binning of both axes; 0 where they differ or are no such numbers."""
+    factors = {as_number(part) for part in re.split(r"\s*[xX,*]\s*|\s+", text)}
+    factor = factors.pop()
+    is_binning = not factors and 1.0 <= factor <= _LARGEST_BINNING and factor.is_integer()
+    return int(factor) if is_binning else 0
+
+
+def dark_current_of(instrument: ExposureEntries, values: HeaderValues) -> float:
+    """Dark current in electrons per pixel and second; 0 where nobody says it."""
+    names, default = instrument.dark_current_keyword, instrument.default_dark_current
+    name, value = values.find(names)
+    if value is None and default is None:
+        values.warnings.append(f"keyword {name} is missing or empty: the dark current is taken as 0")
+        return 0.0
+    return values.number("dark_current", names, default, "at least 0")
+
+
+def exposure_time_of(instrument: ExposureEntries, values: HeaderValues) -> float:
+    """Exposure time in seconds; NaN and a problem when it is not known."""
+    name, value = values.find(instrument.exposure_time_keyword)
+    keyword = instrument.exposure_time_keyword if value is None else name
+    exposure_time = values.number("exposure_time", keyword, None, "at least 0", math.inf)
+    exposure_time *= _seconds_in(name, values)
+    if exposure_time > _LONGEST_EXPOSURE:
+        values.problems.append(f"exposure_time: expected at most a day, found {exposure_time:g} s")
+        return math.nan
+    for other in ("EXPTIME", "EXPOSURE"):
+        if other == name or other not in values.header:
+            continue
+        second = values.number_of(other) * _seconds_in(other, values)
+        if abs(second - exposure_time) > max(_SAME_SECONDS, _SAME_EXPOSURE * exposure_time):
+            values.warn(f"the exposure times in {name} and {other} are not the same: that in {name} is used")
+    return exposure_time
+
+
+def _seconds_in(name: str, values: HeaderValues) -> float:
+    """Seconds in the unit of an exposure time: that of its keyword, or that its comment names."""
+    if name in keywords.SECONDS:
+        return keywords.SECONDS[name]
+    return _seconds_by_comment(values.comment(name))
+
+
+@lru_cache(maxsize=256)
+def _seconds_by_comment(comment: str) -> float:
+    return next((seconds for words, seconds in keywords.SECONDS_IN_COMMENT if words.search(comment)), 1.0)
+
+
+def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str]:
+    """What a frame was taken for, and the keyword that says so: the first whose words are known."""
+    names = instrument.image_type_keyword
+    for name in (names,) if isinstance(names, str) else names:
+        value = values.header.get(name)
+        if isinstance(value, str) and value and (kind := kind_by_words(value)):
+            return kind, name
+    return "light", ""
+
+
+@lru_cache(maxsize=256)
+def kind_by_words(text: str) -> str:
+    """Kind of a frame that a text names; empty where it names none."""
+    words = text.replace("_", " ")
+    found = next((kind for kind, pattern in keywords.KINDS if pattern.search(words)), "")
+    return found or ("light" if keywords.LIGHT.search(words) else "")

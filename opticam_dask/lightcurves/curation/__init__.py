@@ -1,0 +1,1 @@
+"""What observers say about measurements: marks beside the flags of the store."""

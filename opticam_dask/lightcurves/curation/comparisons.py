@@ -1,0 +1,89 @@
+"""Comparison sources that are fit for a target: what they do themselves, and what the observer says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from opticam_dask.flags import Mark, SourceFlag
+from opticam_dask.kernels.series import ensemble
+from opticam_dask.lightcurves.targets import rows_of_sources
+
+#: A measurement with one of these is of no use for a comparison.
+_USELESS = np.uint32(
+    SourceFlag.OFF_FRAME
+    | SourceFlag.EDGE
+    | SourceFlag.SATURATED
+    | SourceFlag.NON_LINEAR
+    | SourceFlag.BAD_PIXEL
+    | SourceFlag.BLENDED
+    | SourceFlag.PLACED
+)
+
+#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
+_FEW, _TOLD = 3, 12
+
+
+class Choice(NamedTuple):
+    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
+
+    numbers: list[int]
+    reasons: list[str]
+    lines: list[str]
+
+
+def marks_of_measurements(curves: xr.Dataset) -> np.ndarray:
+    """Marks of each measurement, uint8 (frame, source)."""
+    shape = (curves.sizes["frame"], curves.sizes["source"])
+    if "marks" not in curves:
+        return np.zeros(shape, dtype=np.uint8)
+    found = curves["marks"].to_numpy()
+    return found if found.ndim == 2 else np.broadcast_to(found[:, np.newaxis], shape)
+
+
+def left_out_sources(without: Sequence[int], marks: Mapping[int, Any]) -> dict[int, str]:
+    """Sources that are not chosen as comparisons, with the reason."""
+    left_out = {
+        number: f"marked junk by {row.who}, {row.when}{f': {row.why}' if row.why else ''}"
+        for number, row in marks.items()
+        if row.kind == "junk"
+    }
+    return left_out | dict.fromkeys(map(int, without), "left out as asked for")
+
+
+def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choice:
+    """Comparisons that are fit for a target."""
+    everything = curves["source_id"].to_numpy().tolist()
+    if target not in everything:
+        return Choice([], [], [])
+    rows_of_sources(everything, list(left_out), curves.attrs.get("key", "this key"))
+    known = [number for number in everything if number == target or number not in left_out]
+    curves = curves.isel(source=[everything.index(number) for number in known])
+    flux, error = curves["flux"].to_numpy(), curves["flux_err"].to_numpy()
+    is_kept = (marks_of_measurements(curves) & np.uint8(Mark.KEEP)) != 0
+    is_flagged = ((curves["flags"].to_numpy() & _USELESS) != 0) & ~is_kept
+    found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
+    groups: dict[str, list[int]] = {}
+    for entry in found:
+        groups.setdefault(entry.kind, []).append(known[entry.column])
+    chosen = groups.pop("chosen", [])
+    others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
+    others += [f"source {number} {reason}" for number, reason in left_out.items() if number != target]
+    if not chosen:
+        raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")
+    lines = [f"{len(chosen)} of {len(found)} sources chosen as comparisons: {', '.join(map(str, chosen))}", *others]
+    if len(chosen) < _FEW:
+        lines.append(
+            f"warning: with fewer than {_FEW} comparisons nobody can tell whether one of them varies; "
+            "give --comparisons of your own if others are fit"
+        )
+    return Choice(chosen, [f"source {known[entry.column]}: {entry.reason}" for entry in found], lines)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    """The first of some numbers."""
+    told = ", ".join(map(str, numbers[:_TOLD]))
+    return told if len(numbers) <= _TOLD else f"{told}, ..."

@@ -1,0 +1,1 @@
+"""What the frames and the other stars of a field say of a light curve: conditions, comparisons, magnitudes."""

@@ -1,0 +1,63 @@
+"""Calibration frames of all kinds in one directory are sorted by what their headers say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_nights import INSTRUMENT, write_frame
+
+from opticam_dask import Instrument, Reducer, cli
+from opticam_dask.cli import options as given
+from opticam_dask.cli.parser import build_parser
+from opticam_dask.passes.calibration import CalibrationError, sort_by_kind
+
+CAMERA = Instrument.from_json(INSTRUMENT)
+KINDS = {"Bias Frame": "bias", "DARK": "dark", "sky flat": "flat", "object": "light"}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Frames of all kinds, some of which do not say what they are."""
+    for number in range(3):
+        for word, kind in KINDS.items():
+            exposure = 0.0 if kind == "bias" else 5.0
+            pixels = np.full((40, 40), 100 + number, "u2")
+            pixels[0, 0] = 90
+            write_frame(tmp_path / "all" / f"{kind}{number}.fits", pixels, number, IMAGETYP=word, EXPTIME=exposure)
+    write_frame(tmp_path / "all" / "silent.fits", np.full((40, 40), 7, "u2"), 9.0)
+    return tmp_path / "all"
+
+
+def test_sort__by_what_headers_say(mixed):
+    found = sort_by_kind(mixed, CAMERA)
+    expected = {kind: [str(mixed / f"{kind}{number}.fits") for number in range(3)] for kind in ("bias", "dark", "flat")}
+    assert found == expected
+    with pytest.raises(CalibrationError, match=r"none of the 1 file\(s\) given as calibration says that it is a bias"):
+        sort_by_kind(mixed / "silent.fits", CAMERA)
+
+
+def test_reducer__takes_them_and_what_is_given_by_itself_goes_first(mixed, tmp_path):
+    def records(**calibration):
+        reducer = Reducer(
+            tmp_path / "out", mixed, instrument=CAMERA, client="none", show_plots=False, verbose=False, **calibration
+        )
+        return reducer._calibration.records
+
+    apart = {
+        f"{kind}{'es' if kind == 'bias' else 's'}": sort_by_kind(mixed, CAMERA)[kind]
+        for kind in ("bias", "dark", "flat")
+    }
+    assert records(calibration=mixed) == records(**apart)
+    own = records(calibration=mixed, flats=[mixed / "flat0.fits", mixed / "flat1.fits"])
+    assert (own["flat"]["n_files"], own["bias"]["n_files"]) == (2, 3)
+
+
+def test_command__takes_them(mixed, tmp_path):
+    words = ["reduce", str(mixed), "--out", str(tmp_path / "out"), "--calibration", str(mixed)]
+    options = build_parser().parse_args(words)
+    given.sort_calibration(options, CAMERA)
+    assert [len(files) for files in (options.biases, options.darks, options.flats)] == [3, 3, 3]
+    assert (
+        cli.main(["reduce", str(mixed), "--out", str(tmp_path / "no"), "--calibration", str(mixed / "silent.fits")])
+        == 2
+    )
