@@ -21,7 +21,6 @@ from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
 from opticam_dask.lightcurves import light_curve_files
-from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.parameters import ReductionParameters
@@ -210,7 +209,7 @@ class Reducer(Plots):
         ReductionParameters(**self._options)
         self._calibration: Calibration | None = None
         self._check_early(parameters)
-        self._make_directory()
+        session.announce_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
@@ -221,14 +220,6 @@ class Reducer(Plots):
         """Refuse a store of other parameters before any header is read; with calibration frames they tell first."""
         if parameters is not None and not any(self._correctors) and Store.at(self.out_directory).exists():
             driver.check_parameters(self.setup(parameters))
-
-    def _make_directory(self) -> None:
-        if is_remote(self.out_directory) or self.out_directory.is_dir():
-            self._session.make_directory()  # an object store must be reachable
-            return
-        self._console.tell(f"{self.out_directory} not found, attempting to create ...")
-        self._session.make_directory()
-        self._console.tell(f"{self.out_directory} created.")
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
         calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
