@@ -74,7 +74,7 @@ def commands(frames: Path, out: Path, demo: Path, n_demo: int) -> dict[str, tupl
     """Arguments of each command by its name in the table, in the order in which they run."""
     night = ("reduce", frames, "--out", out, "--workers", 2)
     return {
-        "--help": ("--help",),
+        "help": ("--help",),
         "check": ("check", frames),
         "reduce, two workers": night,
         "reduce, nothing to do": night,
@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Cost]:
     parser.add_argument("--binning", type=int, default=4, help="of 2048 x 2048 pixels")
     parser.add_argument("--demo", type=int, default=100, help="frames of each camera in the demonstration")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the median counts")
+    parser.add_argument("--commands", nargs="+", help="names of the table that are run (all of them)")
     parser.add_argument("--record", action="store_true", help="put the table into results.md")
     chosen = parser.parse_args(arguments)
     adopt()
@@ -105,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Cost]:
             place = Path(folder, f"round{number}")
             place.mkdir()
             for name, given in commands(frames, place / "out", place / "demo", chosen.demo).items():
+                if chosen.commands and name.partition(",")[0] not in chosen.commands:
+                    continue
                 found.setdefault(name, []).append(cost_of(*given))
             shutil.rmtree(place)
     medians = {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in found.items()}
