@@ -59,10 +59,10 @@ def test_reduce__speaks_first_and_shows_every_stage_to_its_end(reduced):
     directory, _, lines = reduced
     assert lines[0].startswith(f"Reducing {directory / 'frames'}")  # before anything of size is imported
     # every bar is seen empty, or as soon as something of it is done, and ends full
-    seen = {match[1]: [] for line in lines if (match := re.match(r"(\D+?) [━╸╺]", line))}
+    seen: dict[str, list[tuple[int, int]]] = {}
     for line in lines:
-        if match := re.match(r"(\D+?) [━╸╺]+ (\d+)/(\d+)", line):
-            seen[match[1]].append((int(match[2]), int(match[3])))
+        if match := re.match(r"(\D+?) +[━╸╺]+ +(\d+)/(\d+)", line):
+            seen.setdefault(match[1], []).append((int(match[2]), int(match[3])))
     assert {"Reading headers", "Starting"} < seen.keys()
     assert len(seen) >= 4, seen
     for stage, steps in seen.items():
