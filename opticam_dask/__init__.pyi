@@ -50,6 +50,7 @@ from opticam_dask.frames.simulation.synthetic import observation_truth as observ
 from opticam_dask.lightcurves.curation.marks import marks as marks
 from opticam_dask.lightcurves.differential import relative_light_curve as relative_light_curve
 from opticam_dask.lightcurves.exports import export_light_curves as export_light_curves
+from opticam_dask.lightcurves.field.magnitudes import magnitudes as magnitudes
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse as fit_eclipse
 from opticam_dask.lightcurves.fitting.outcome import fits_in_store as fits_in_store
 from opticam_dask.lightcurves.fitting.sinusoids import fit_sinusoid as fit_sinusoid

@@ -261,6 +261,10 @@ DIFFERENTIAL = (
     _float("ellipticity", _FRAME, "1", "1 - b / a of the mean moments of the bright sources"),
     _float("x", _FRAME, "pixel", "x of the target on the frame"),
     _float("y", _FRAME, "pixel", "y of the target on the frame"),
+    _float("magnitude", _FRAME, "mag", "magnitude in the band of the attribute magnitude_band; NaN below the limit"),
+    _float("magnitude_err", _FRAME, "mag", "1-sigma error of the magnitude, with that of the zero point"),
+    _float("magnitude_err_sys", _FRAME, "mag", "1-sigma error of the zero point of the night"),
+    _float("magnitude_limit", _FRAME, "mag", "upper limit of the brightness"),
 )
 
 #: Fit of a shape to one or several differential light curves, kept with each of them.

@@ -12,18 +12,18 @@ from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
+from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
+from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.parameters import ReductionParameters
+from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
 from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
@@ -72,8 +72,9 @@ class Reducer(Plots):
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
     calibration : path or sequence of path, optional
-        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
-        ...). A kind that is given by itself is not taken from there.
+        Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
+    flats_of_other_filters : bool
+        Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -131,6 +132,7 @@ class Reducer(Plots):
         When ``background``, ``finder``, ``image_filter`` or ``aperture_selector`` cannot be called.
     """
 
+    @held_to(REDUCTION, EXECUTION)
     def __init__(
         self,
         out_directory: str | Path,
@@ -151,6 +153,7 @@ class Reducer(Plots):
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
+        flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -172,9 +175,7 @@ class Reducer(Plots):
         session: Session | None = None,
         parameters: ReductionParameters | None = None,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.instrument = arguments.as_instrument(instrument, extension)
@@ -202,6 +203,7 @@ class Reducer(Plots):
             "barycenter": barycenter,
             "rebin_factor": rebin_factor,
             "remove_cosmic_rays": remove_cosmic_rays,
+            "flats_of_other_filters": flats_of_other_filters,
             "target_coord": target_coord,
         }
         if isinstance(background, DefaultBackground):
@@ -238,30 +240,8 @@ class Reducer(Plots):
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:
-        table, tell = self.scan.table, self._console.tell
-        tell(f"Checking instrument {self.instrument.name}.")
-        if not len(table):
-            sentence, others = unknown_camera(self.scan, self.instrument)
-            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
-            raise driver.ReductionError(
-                f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
-            )
-        tell(f"{self.instrument.name} successfully passed all checks.")
-        for message in self.scan.warnings:
-            tell(f"Note: {message}")
-        binnings = sorted(set(table["binning"].tolist()))
-        tell(f"Binning: {', '.join(f'{n}x{n}' for n in binnings)}")
-        counts = table.groupby("key").size()
-        tell(f"Filters: {', '.join(counts.index)}")
-        for key, count in counts.items():
-            tell(f"{count} {key} images.")
-        for file, reason in self.scan.set_aside:
-            tell(f"Set aside: {Path(file).name}: {reason}")
-        for key, before, after, gap, median in time_gaps(table):
-            tell(
-                f"Large time gap in {key} between {Path(before).name} and {Path(after).name} "
-                f"({gap:.1f} s; the median step is {median:.1f} s)."
-            )
+        tell_scan(self.scan, self.instrument, self._console.tell)
+        table = self.scan.table
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
         self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
 
@@ -277,6 +257,7 @@ class Reducer(Plots):
 
     # ---------------------------------------------------------------- passes
 
+    @held_to(REDUCTION)
     def create_catalogs(
         self,
         max_catalog_sources: int = 100,

@@ -29,6 +29,7 @@ from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
 from opticam_dask.methods.frame_view import Measurement, Photometer
+from opticam_dask.parameters import WATCH, held_to
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
 from opticam_dask.pipeline.run import guarded_work
@@ -131,6 +132,7 @@ class Watch:
         of fewer frames.
     """
 
+    @held_to(WATCH)
     def __init__(
         self,
         paths: Sequence[str | Path],

@@ -17,24 +17,16 @@ from typing import Any
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-from opticam_dask.parameters import (
-    CHANGES,
-    CLUSTER,
-    EXECUTION,
-    PHOTOMETRY,
-    REDUCTION,
-    SIMULATION,
-    SKY,
-    WATCH,
-    Parameter,
-)
+from opticam_dask.parameters import CHANGES, CLUSTER, EXECUTION, PHOTOMETRY, REDUCTION, SIMULATION, WATCH, Parameter
 from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
     FITTED_CURVES,
+    MAGNITUDES,
     MARKS,
     SHOWING,
     SINUSOID,
+    SKY,
     SUBMISSION,
     TRANSIT,
 )
@@ -389,6 +381,9 @@ def _add_fits(commands: Any) -> None:
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
+    parser = _command(commands, "magnitudes", "Light curve of a target in the magnitudes of a sky catalogue.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _options(parser, MAGNITUDES)
     parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]

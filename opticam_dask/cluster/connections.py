@@ -27,6 +27,7 @@ from opticam_dask.cluster.cluster_settings import (
     resolve,
 )
 from opticam_dask.cluster.executors import FRAME_TIMEOUT, START_TIMEOUT, Executor, InProcess, OnCluster, Work
+from opticam_dask.parameters import CLUSTER, EXECUTION, held_to
 
 if TYPE_CHECKING:
     import distributed
@@ -125,6 +126,7 @@ def current_client() -> distributed.Client | None:
         return None
 
 
+@held_to(CLUSTER, EXECUTION)
 def connect(
     cluster: str | distributed.Client | Connection | ClusterSettings | None = None,
     *,

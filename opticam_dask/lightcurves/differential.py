@@ -22,6 +22,8 @@ from opticam_dask.lightcurves.field.comparison_stars import coverage_card, witho
 from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import DIFFERENTIAL
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -32,6 +34,7 @@ VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparen
 _OFTEN = 0.9
 
 
+@held_to(DIFFERENTIAL)
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
@@ -134,6 +137,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
+@held_to(DIFFERENTIAL)
 def compute_relative(
     curves: xr.Dataset,
     target: int,
@@ -189,8 +193,6 @@ def compute_relative(
     targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
-    if weighting not in ("sum", "optimal"):
-        raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
     of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()

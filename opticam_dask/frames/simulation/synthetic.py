@@ -19,6 +19,7 @@ from astropy.io import fits
 
 from opticam_dask import locations
 from opticam_dask.console import Console
+from opticam_dask.parameters import SIMULATION, held_to
 
 Noise = Literal["independent", "opticam"]
 
@@ -42,6 +43,7 @@ _FLAT_LEVEL, _FLAT_RMS = 10_000.0, 100.0
 _KINDS = {"shot": 0, "sky": 1, "flat": 2}
 
 
+@held_to(SIMULATION)
 def generate_observations(
     out_directory: str | Path,
     n_images: int = 100,
@@ -95,6 +97,7 @@ def generate_observations(
     )
 
 
+@held_to(SIMULATION)
 def generate_gappy_observations(
     out_directory: str | Path,
     n_images: int = 1000,
@@ -111,6 +114,7 @@ def generate_gappy_observations(
     _generate(out_directory, kept, circular_aperture, binning_scale, overwrite, noise, seed, compress)
 
 
+@held_to(SIMULATION)
 def generate_flats(
     out_directory: str | Path,
     n_flats: int = 5,
