@@ -6,6 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -38,6 +39,15 @@ def remove_empty_scratch(path: Path) -> None:
         scratch.rmdir()
 
 
+def _opened(file: Path) -> BinaryIO:
+    """A file to write; its folder, which most files find there, is made when it is not."""
+    try:
+        return file.open("wb")
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("wb")
+
+
 @contextlib.contextmanager
 def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
     """A file to which the arrays of one frame after the other are appended; a reader sees all of it or nothing.
@@ -48,9 +58,7 @@ def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], 
         ``append(index, arrays)``. Arrays lie one after the other in NumPy's format, with their names and checksums: an
         archive (.npz) of them takes up to four times as long to write.
     """
-    if not locations.is_remote(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+    with locations.replacing(file) as temporary, _opened(temporary) as stream:
 
         def append(index: int, arrays: Mapping[str, np.ndarray]) -> None:
             for array in (np.array([str(index), *arrays]), *arrays.values(), _checksums(*arrays.values())):
@@ -76,10 +84,8 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
     The file holds the two arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
     takes up to four times as long to write.
     """
-    if not locations.is_remote(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     arrays = _compact(total), _compact(coverage)
-    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+    with locations.replacing(file) as temporary, _opened(temporary) as stream:
         for array in (*arrays, _checksums(*arrays)):
             np.save(stream, array)
 
