@@ -167,10 +167,10 @@ def held_to(
     return decorate
 
 
-def _parameter(sentence: str, **facts: Any) -> Any:
-    """A field of a record of parameters."""
+def _parameter(sentence: str, *, is_later: bool = False, **facts: Any) -> Any:
+    """A field of a record; stores of before one that ``is_later`` go on, as long as it has its default."""
     entry = Parameter(sentence, **facts)
-    return field(default=entry.default, metadata={"parameter": entry})
+    return field(default=entry.default, metadata={"parameter": entry, "is_later": is_later})
 
 
 def _documented(record: type) -> type:
@@ -296,6 +296,13 @@ class ReductionParameters:
         unit="degrees",
         n_values=2,
         metavar=("RA", "DEC"),
+    )
+
+    flats_of_other_filters: bool = _parameter(
+        "Take the flats of another filter of the camera where a camera key has none of its own",
+        default=False,
+        kind=bool,
+        is_later=True,
     )
 
     def __post_init__(self) -> None:

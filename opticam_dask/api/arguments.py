@@ -33,6 +33,18 @@ def check_label(label: str) -> str:
     return label
 
 
+def require_callables(**given: Any) -> None:
+    """Refuse what is neither None nor can be called.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+
+
 def as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
     """The instrument, with its image in another extension where one is given."""
     chosen = OPTICAM_MX() if instrument is None else instrument() if isinstance(instrument, type) else instrument

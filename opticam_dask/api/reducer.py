@@ -73,8 +73,9 @@ class Reducer(Plots):
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
     calibration : path or sequence of path, optional
-        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
-        ...). A kind that is given by itself is not taken from there.
+        Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
+    flats_of_other_filters : bool
+        Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -150,6 +151,7 @@ class Reducer(Plots):
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
+        flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -170,9 +172,7 @@ class Reducer(Plots):
         prefix: str = PREFIX,
         session: Session | None = None,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.instrument = arguments.as_instrument(instrument, extension)
@@ -200,6 +200,7 @@ class Reducer(Plots):
             "barycenter": barycenter,
             "rebin_factor": rebin_factor,
             "remove_cosmic_rays": remove_cosmic_rays,
+            "flats_of_other_filters": flats_of_other_filters,
             "target_coord": target_coord,
         }
         if isinstance(background, DefaultBackground):

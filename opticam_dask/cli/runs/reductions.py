@@ -53,7 +53,14 @@ def run_reduction(
 
 
 #: Parameters of the reduction that the constructor of ``Reducer`` takes.
-_CONSTRUCTOR = ("threshold", "barycenter", "rebin_factor", "remove_cosmic_rays", "target_coord")
+_CONSTRUCTOR = (
+    "threshold",
+    "barycenter",
+    "rebin_factor",
+    "remove_cosmic_rays",
+    "target_coord",
+    "flats_of_other_filters",
+)
 
 
 #: Where on the sky the cameras looked.
