@@ -82,6 +82,7 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         frames_per_block=options.frames_per_block,
         show_plots=False,
         sources=options.sources,
+        moving=options.moving,
         **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},
         **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
