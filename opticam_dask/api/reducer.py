@@ -94,16 +94,12 @@ class Reducer(Plots):
     break_lock : bool
         Take the output directory over from a run that is surely dead.
     sources : path, table or sequence of dict, optional
-        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
-        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
-        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
-        added to a reduction that is done: then they alone are measured.
-    sky_catalog : path, optional
-        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
-    wcs : path or sequence of path
-        Plate-solved copies of frames.
-    sky_epoch : float, optional
-        Julian year of the positions of ``sky_catalog``, before its own.
+        Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
+        to a reduction that is done, they alone are measured.
+    moving : path or sequence of path, optional
+        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+    sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
+        Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
@@ -165,6 +161,7 @@ class Reducer(Plots):
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
         sources: str | Path | Sequence[Any] | None = None,
+        moving: str | Path | Sequence[str | Path] = (),
         sky_catalog: str | Path | None = None,
         wcs: str | Path | Sequence[str | Path] = (),
         sky_epoch: float | None = None,
@@ -196,7 +193,7 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
-        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sources = arguments.placed_sources(sources, moving)
         self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,

@@ -86,6 +86,7 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         show_plots=False,
         parameters=None if options.new else parameters,
         sources=options.sources,
+        moving=options.moving,
         **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},
         **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
