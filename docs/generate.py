@@ -160,6 +160,7 @@ _TABLES = (
     ("Fit of a transit", result_parameters.TRANSIT),
     ("Fit of an eclipse", result_parameters.ECLIPSE),
     ("Fit of a sinusoid", result_parameters.SINUSOID),
+    ("Magnitudes", result_parameters.MAGNITUDES),
     ("Files for archives", result_parameters.SUBMISSION),
     ("Simulated observations", parameters.SIMULATION),
     ("What is shown", result_parameters.SHOWING),
@@ -205,6 +206,7 @@ _API = (
         (
             "lightcurves.results",
             "lightcurves.differential",
+            "lightcurves.field.magnitudes",
             "passes.camera_matching",
             "lightcurves.exports",
             "lightcurves.conversions",

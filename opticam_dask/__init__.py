@@ -59,6 +59,7 @@ _HOME = {
     "light_curves": "lightcurves.results",
     "mark": "lightcurves.curation.marking",
     "marks": "lightcurves.curation.marks",
+    "magnitudes": "lightcurves.field.magnitudes",
     "match_cameras": "passes.camera_matching",
     "Observer": "lightcurves.submission.observer",
     "observation_truth": "frames.simulation.synthetic",

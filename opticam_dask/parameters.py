@@ -7,14 +7,16 @@ stands here; signatures and docstrings are held to it by a test. What changes a 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 import numbers
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 TransformType = Literal["affine", "translation"]
 
@@ -117,7 +119,7 @@ class Parameter:
         if self.kind in (bool, str):
             return
         wanted = numbers.Integral if self.kind is int else numbers.Real
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(number, bool) or not (isinstance(number, wanted) and self._is_in_range(number)):
                 kind = "a whole number of" if self.kind is int else ""
                 expected = f"{kind} {self.range_text or 'a number'}".strip()
@@ -129,10 +131,46 @@ class Parameter:
         return least <= number <= most and (self.above is None or number > self.above)
 
 
-def _parameter(sentence: str, **facts: Any) -> Any:
-    """A field of a record of parameters."""
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def held_to(
+    *tables: Mapping[str, Parameter],
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Refuse arguments of a function that are out of the range of their parameters, before anything else is done.
+
+    Parameters
+    ----------
+    *tables : dict of Parameter
+        Parameters by name; arguments of other names are taken as they are, as are those that hold several values.
+
+    Returns
+    -------
+    callable
+        Decorator. The function raises ``ValueError`` for a value that is not of the kind or not in the range.
+    """
+    entries = {name: entry for table in tables for name, entry in table.items() if entry.range_text}
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                if name in entries and entries[name].n_values != "+":
+                    entries[name].check(name, value)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _parameter(sentence: str, *, is_later: bool = False, **facts: Any) -> Any:
+    """A field of a record; stores of before one that ``is_later`` go on, as long as it has its default."""
     entry = Parameter(sentence, **facts)
-    return field(default=entry.default, metadata={"parameter": entry})
+    return field(default=entry.default, metadata={"parameter": entry, "is_later": is_later})
 
 
 def _documented(record: type) -> type:
@@ -260,6 +298,13 @@ class ReductionParameters:
         metavar=("RA", "DEC"),
     )
 
+    flats_of_other_filters: bool = _parameter(
+        "Take the flats of another filter of the camera where a camera key has none of its own",
+        default=False,
+        kind=bool,
+        is_later=True,
+    )
+
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
@@ -364,48 +409,6 @@ WATCH: Mapping[str, Parameter] = {
     "n_frames": Parameter("End after so many frames", follows=NO_LIMIT, kind=int, metavar="N"),
     "patience": Parameter(
         "Wait so long for a file that does not grow", default=60.0, kind=float, unit="seconds", metavar="S"
-    ),
-}
-
-#: Where on the sky the cameras looked.
-SKY: Mapping[str, Parameter] = {
-    "sources": Parameter(
-        "Sources to measure beside those that are found: name, and ra and dec or x and y (CSV, ECSV, FITS, VOTable)",
-        follows="none",
-        metavar="FILE",
-    ),
-    "sky_catalog": Parameter(
-        "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
-        follows="headers",
-        kind=str,
-        metavar="FILE",
-    ),
-    "sky_epoch": Parameter(
-        "Epoch of the sky catalogue's positions, Julian years",
-        follows="its column ref_epoch",
-        kind=float,
-        metavar="YEAR",
-    ),
-    "wcs": Parameter(
-        "Plate-solved copies of aligned frames, under the names of those frames",
-        default=(),
-        kind=str,
-        n_values="+",
-        metavar="FILE",
-    ),
-    "pointing": Parameter(
-        "RA and Dec that the telescope pointed to, degrees or 05:34:31 -05:23:28",
-        follows="headers",
-        kind=str,
-        n_values=2,
-        metavar=("RA", "DEC"),
-    ),
-    "pixel_scale": Parameter(
-        "Scale of the reduced pixels, to 5 per cent",
-        follows="header or instrument",
-        kind=float,
-        unit="arcseconds",
-        metavar="ARCSEC",
     ),
 }
 

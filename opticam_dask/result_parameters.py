@@ -1,4 +1,4 @@
-"""Parameters of what is made of fluxes and shown of them: light curves, fits, magnitudes, files for archives."""
+"""Parameters of what is made of a reduction: sources on the sky, light curves, fits, magnitudes, files for archives."""
 
 from __future__ import annotations
 
@@ -6,6 +6,55 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from opticam_dask.parameters import Parameter
+
+#: Where on the sky the cameras looked.
+SKY: Mapping[str, Parameter] = {
+    "sources": Parameter(
+        "Sources to measure beside those that are found: name, and ra and dec or x and y (CSV, ECSV, FITS, VOTable)",
+        follows="none",
+        metavar="FILE",
+    ),
+    "moving": Parameter(
+        "Ephemerides of what moves: time, ra and dec, or two places alone; it has the name of its file",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
+    "sky_catalog": Parameter(
+        "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
+        follows="headers",
+        kind=str,
+        metavar="FILE",
+    ),
+    "sky_epoch": Parameter(
+        "Epoch of the sky catalogue's positions, Julian years",
+        follows="its column ref_epoch",
+        kind=float,
+        metavar="YEAR",
+    ),
+    "wcs": Parameter(
+        "Plate-solved copies of aligned frames, under the names of those frames",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
+    "pointing": Parameter(
+        "RA and Dec that the telescope pointed to, degrees or 05:34:31 -05:23:28",
+        follows="headers",
+        kind=str,
+        n_values=2,
+        metavar=("RA", "DEC"),
+    ),
+    "pixel_scale": Parameter(
+        "Scale of the reduced pixels, to 5 per cent",
+        follows="header or instrument",
+        kind=float,
+        unit="arcseconds",
+        metavar="ARCSEC",
+    ),
+}
 
 #: A light curve of a target against comparison sources.
 DIFFERENTIAL: Mapping[str, Parameter] = {
@@ -84,7 +133,10 @@ SHOWING: Mapping[str, Parameter] = {
         "Port on the loopback interface; 0 is a free one", default=0, kind=int, least=0, most=65535, metavar="N"
     ),
     "targets": Parameter(
-        "Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
+        "Numbers of sources in the catalogue, names, or places as one word",
+        follows="all sources",
+        n_values="+",
+        metavar="ID",
     ),
     "label": DIFFERENTIAL["label"],
     "json": Parameter("Answer with one JSON object instead of lines", default=False, kind=bool),
@@ -206,6 +258,24 @@ SINUSOID: Mapping[str, Parameter] = {
     **_SAMPLER,
 }
 
+#: Magnitudes of a catalogue.
+MAGNITUDES: Mapping[str, Parameter] = {
+    **{name: DIFFERENTIAL[name] for name in ("target", "target_radius")},
+    "band": Parameter("Band of the sky catalogue", follows="that of the filter's name", metavar="BAND"),
+    "colour": Parameter(
+        "Two bands whose difference is the colour of a colour term",
+        default=(),
+        follows="no colour term",
+        n_values=2,
+        metavar=("BAND", "BAND"),
+    ),
+    "target_colour": Parameter("Colour of the target", follows="that of the catalogue", kind=float, metavar="MAG"),
+    "limit_sigma": Parameter(
+        "A flux below so many sigma is an upper limit", default=3.0, kind=float, above=0, metavar="K"
+    ),
+    **{name: DIFFERENTIAL[name] for name in ("label", "radius", "key", "prefix")},
+}
+
 #: Files for archives.
 SUBMISSION: Mapping[str, Parameter] = {
     "name": Parameter("Name of a light curve that is kept in the store", follows="the only one", metavar="NAME"),
@@ -218,6 +288,9 @@ SUBMISSION: Mapping[str, Parameter] = {
     "notes": Parameter("Remarks for the archive", default="", metavar="TEXT"),
     "chart": Parameter("Number of the chart of comparison stars (AAVSO)", default="", metavar="CHART"),
     "leave_out": Parameter(
-        "Frames with one of these flags are left out", default=("outlier",), n_values="*", metavar="FLAG"
+        "Frames with one of these flags are left out",
+        follows="outlier for transits, else none",
+        n_values="*",
+        metavar="FLAG",
     ),
 }

@@ -111,7 +111,12 @@ FRAMES = (
     _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
     _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
     _float("transform", ("frame", "row", "column"), "1", "3x3 matrix: reference (x, y, 1) to frame pixel"),
-    _float("transform_rms", _FRAME, "pixel", "rms distance of the matched sources from the transform"),
+    _float(
+        "transform_rms",
+        _FRAME,
+        "pixel",
+        "rms distance of the matched sources from the transform; error if borrowed",
+    ),
     _text("message", _FRAME, "why the frame was set aside; empty when it was not"),
     Variable("flags", _FRAME, "uint32", "1", "quality of the frame", 0, {}, FrameFlag),
 )
@@ -261,6 +266,10 @@ DIFFERENTIAL = (
     _float("ellipticity", _FRAME, "1", "1 - b / a of the mean moments of the bright sources"),
     _float("x", _FRAME, "pixel", "x of the target on the frame"),
     _float("y", _FRAME, "pixel", "y of the target on the frame"),
+    _float("magnitude", _FRAME, "mag", "magnitude in the band of the attribute magnitude_band; NaN below the limit"),
+    _float("magnitude_err", _FRAME, "mag", "1-sigma error of the magnitude, with that of the zero point"),
+    _float("magnitude_err_sys", _FRAME, "mag", "1-sigma error of the zero point of the night"),
+    _float("magnitude_limit", _FRAME, "mag", "upper limit of the brightness"),
 )
 
 #: Fit of a shape to one or several differential light curves, kept with each of them.

@@ -13,6 +13,8 @@ import numpy as np
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.methods.backgrounds import DefaultBackground
+from opticam_dask.methods.frame_view import Photometer
+from opticam_dask.methods.photometers import AperturePhotometer
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
     from opticam_dask.frames.placed_sources import PlacedSource
@@ -29,6 +31,18 @@ def check_label(label: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
         raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
     return label
+
+
+def require_callables(**given: Any) -> None:
+    """Refuse what is neither None nor can be called.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
 
 
 def as_instrument(instrument: Instrument | type[Instrument] | None, extension: int | str | None) -> Instrument:
@@ -75,16 +89,36 @@ def paths(*directories: Any) -> list[str | Path]:
     return found
 
 
-def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
-    """Sources of the observer, from a file, a table or a list.
+def photometers_by_label(
+    photometer: Photometer | Sequence[Photometer] | None, label: str | None
+) -> dict[str, Photometer]:
+    """Photometers by their labels; without any the usual one, an aperture.
+
+    Raises
+    ------
+    ValueError
+        When a label is no name, or several photometers would have one.
+    """
+    chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
+    labels = [check_label(label or entry.label) for entry in chosen]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
+    return dict(zip(labels, chosen, strict=True))
+
+
+def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -> tuple[PlacedSource, ...]:
+    """Sources of the observer, from a file, a table or a list, and those that move, from files.
 
     Raises
     ------
     ValueError, FileNotFoundError
     """
-    from opticam_dask.frames.placed_sources import read_sources
+    files = [moving] if isinstance(moving, (str, Path)) else list(moving or ())
+    if given is None and not files:
+        return ()
+    from opticam_dask.frames.placed_sources import read_sources, read_track
 
-    return read_sources(given)
+    return (*read_sources(given), *map(read_track, files))
 
 
 def sky_query(

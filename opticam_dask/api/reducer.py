@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +12,18 @@ from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
 from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
 from opticam_dask.api.plots import Plots
+from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.display import diagnostics, products
-from opticam_dask.flags import UNUSABLE
-from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.frames.scanning import Scan, find_files, scan, time_gaps
+from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
-from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
-from opticam_dask.methods.photometers import AperturePhotometer
-from opticam_dask.parameters import ReductionParameters
+from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
 from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
@@ -75,8 +72,9 @@ class Reducer(Plots):
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
         them and kept in the store.
     calibration : path or sequence of path, optional
-        Directories of calibration frames of all kinds together, sorted by what their headers say (IMAGETYP, OBSTYPE,
-        ...). A kind that is given by itself is not taken from there.
+        Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
+    flats_of_other_filters : bool
+        Take the flats of another filter of the camera where a camera key has none of its own.
     bias_corrector, dark_corrector, flat_corrector : BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, optional
         The same as objects.
     image_filter : callable, optional
@@ -96,16 +94,12 @@ class Reducer(Plots):
     break_lock : bool
         Take the output directory over from a run that is surely dead.
     sources : path, table or sequence of dict, optional
-        Sources that are measured beside those that are found, whether there is light or not: ``name``, and ``ra`` and
-        ``dec`` or ``x`` and ``y`` (of the reference frame of the camera ``key``, by default the first); see
-        :func:`~opticam_dask.frames.placed_sources.read_sources`. They follow the others in the catalogue. They may be
-        added to a reduction that is done: then they alone are measured.
-    sky_catalog : path, optional
-        Stars around the field, by which new catalogues are found on the sky (see :func:`find_sky`).
-    wcs : path or sequence of path
-        Plate-solved copies of frames.
-    sky_epoch : float, optional
-        Julian year of the positions of ``sky_catalog``, before its own.
+        Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
+        to a reduction that is done, they alone are measured.
+    moving : path or sequence of path, optional
+        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+    sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
+        Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
@@ -118,6 +112,9 @@ class Reducer(Plots):
     session : Session, optional
         Hold on the output directory that is open already, with where blocks run and who is told; by default each
         method opens one of its own.
+    parameters : ReductionParameters, optional
+        All parameters that :meth:`reduce` will be given, for a reduction that goes on: they are held against those of
+        the store before any header is read.
 
     Raises
     ------
@@ -131,6 +128,7 @@ class Reducer(Plots):
         When ``background``, ``finder``, ``image_filter`` or ``aperture_selector`` cannot be called.
     """
 
+    @held_to(REDUCTION, EXECUTION)
     def __init__(
         self,
         out_directory: str | Path,
@@ -151,6 +149,7 @@ class Reducer(Plots):
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
+        flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
         flat_corrector: FlatFieldCorrector | None = None,
@@ -162,6 +161,7 @@ class Reducer(Plots):
         frame_timeout: float = executors.FRAME_TIMEOUT,
         break_lock: bool = False,
         sources: str | Path | Sequence[Any] | None = None,
+        moving: str | Path | Sequence[str | Path] = (),
         sky_catalog: str | Path | None = None,
         wcs: str | Path | Sequence[str | Path] = (),
         sky_epoch: float | None = None,
@@ -170,10 +170,9 @@ class Reducer(Plots):
         verbose: bool = True,
         prefix: str = PREFIX,
         session: Session | None = None,
+        parameters: ReductionParameters | None = None,
     ) -> None:
-        for name, value in (("background", background), ("finder", finder), ("image_filter", image_filter)):
-            if value is not None and not callable(value):
-                raise TypeError(f"{name} must be a callable or None, got {type(value).__name__}")
+        arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
         self.instrument = arguments.as_instrument(instrument, extension)
@@ -194,38 +193,38 @@ class Reducer(Plots):
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
         )
         self._frames_per_block = frames_per_block
-        self._sources = () if sources is None else arguments.placed_sources(sources)
+        self._sources = arguments.placed_sources(sources, moving)
         self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
         self._options: dict[str, Any] = {
             "threshold": threshold,
             "barycenter": barycenter,
             "rebin_factor": rebin_factor,
             "remove_cosmic_rays": remove_cosmic_rays,
+            "flats_of_other_filters": flats_of_other_filters,
             "target_coord": target_coord,
         }
         if isinstance(background, DefaultBackground):
             self._options["box_size"] = background.box_size
         ReductionParameters(**self._options)
-        self._make_directory()
+        self._calibration: Calibration | None = None
+        self._check_early(parameters)
+        session.announce_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
     # ---------------------------------------------------------------- what was found in the headers
 
-    def _make_directory(self) -> None:
-        if is_remote(self.out_directory) or self.out_directory.is_dir():
-            self._session.make_directory()  # an object store must be reachable
-            return
-        self._console.tell(f"{self.out_directory} not found, attempting to create ...")
-        self._session.make_directory()
-        self._console.tell(f"{self.out_directory} created.")
+    def _check_early(self, parameters: ReductionParameters | None) -> None:
+        """Refuse a store of other parameters before any header is read; with calibration frames they tell first."""
+        if parameters is not None and not any(self._correctors) and Store.at(self.out_directory).exists():
+            driver.check_parameters(self.setup(parameters))
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
-        with driver.stage(self._console, "Scanning data directory", 0):
-            calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
-            files = [file for file in find_files(paths) if file not in calibration]
-            return scan(files, self.instrument)
+        calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
+        files = [file for file in find_files(paths) if file not in calibration]
+        with self._console.stage("Reading headers", len(files), "files"):
+            return scan(files, self.instrument, progress=self._console.reach)
 
     def _find_calibration_frames(self) -> Calibration | None:
         found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
@@ -238,30 +237,8 @@ class Reducer(Plots):
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:
-        table, tell = self.scan.table, self._console.tell
-        tell(f"Checking instrument {self.instrument.name}.")
-        if not len(table):
-            sentence, others = unknown_camera(self.scan, self.instrument)
-            lines = [sentence] * bool(sentence) + [f"{Path(file).name}: {reason}" for file, reason in others[:5]]
-            raise driver.ReductionError(
-                f"no usable frame among {len(self.scan.set_aside)} file(s). " + "; ".join(lines)
-            )
-        tell(f"{self.instrument.name} successfully passed all checks.")
-        for message in self.scan.warnings:
-            tell(f"Note: {message}")
-        binnings = sorted(set(table["binning"].tolist()))
-        tell(f"Binning: {', '.join(f'{n}x{n}' for n in binnings)}")
-        counts = table.groupby("key").size()
-        tell(f"Filters: {', '.join(counts.index)}")
-        for key, count in counts.items():
-            tell(f"{count} {key} images.")
-        for file, reason in self.scan.set_aside:
-            tell(f"Set aside: {Path(file).name}: {reason}")
-        for key, before, after, gap, median in time_gaps(table):
-            tell(
-                f"Large time gap in {key} between {Path(before).name} and {Path(after).name} "
-                f"({gap:.1f} s; the median step is {median:.1f} s)."
-            )
+        tell_scan(self.scan, self.instrument, self._console.tell)
+        table = self.scan.table
         times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
         self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
 
@@ -277,6 +254,7 @@ class Reducer(Plots):
 
     # ---------------------------------------------------------------- passes
 
+    @held_to(REDUCTION)
     def create_catalogs(
         self,
         max_catalog_sources: int = 100,
@@ -325,41 +303,33 @@ class Reducer(Plots):
         if box_size is not None:
             options["box_size"] = box_size
         setup = self.setup(ReductionParameters(**{**self._options, **options}))
-        self._create_catalogs(setup, driver.Changes(new, append, tuple(redo), rebuild_reference))
+        self._drive(setup, driver.Changes(new, append, tuple(redo), rebuild_reference), {})
 
-    def _create_catalogs(self, setup: driver.Setup, changes: driver.Changes, *, is_last: bool = True) -> None:
+    def _drive(
+        self, setup: driver.Setup, changes: driver.Changes, photometers: Mapping[str, Photometer]
+    ) -> driver.Outcome:
+        """All passes, then what people get to see of frames and catalogues."""
         with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
             self._console.tell("Creating source catalogs.")
-            run = driver.Run(setup, session.executor, self._console)
-            outcome = driver.drive(run, driver.TO_CATALOGS)
-            driver.finish(setup, is_last=is_last)
+            outcome = driver.drive(driver.Run(setup, session.executor, self._console, photometers))
+            driver.finish(setup)
         self._report_alignment(outcome)
         products.write_catalogs(self.out_directory)
         self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
         for file in products.plot_frames(self.out_directory, show=self.show_plots):
             self._announce(file)
+        return outcome
 
     def _report_alignment(self, outcome: driver.Outcome) -> None:
         tell = self._console.tell
-        for key, (aligned, total) in self._aligned_counts().items():
+        for key, (aligned, total) in summaries.aligned_counts(Store.open(self.out_directory)).items():
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
-        for file, message in outcome.problems[:20]:
-            tell(f"Set aside: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
-        for key, catalog in self.catalogs.items():
-            tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
-
-    def _aligned_counts(self) -> dict[str, tuple[int, int]]:
-        """Frames that are aligned and frames that were reduced, of each key."""
-        counts = {}
+        summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
         for camera in Store.open(self.out_directory).cameras:
-            flags = [part.frames["flags"] for part in camera.parts]
-            reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
-            counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
-        return counts
+            if camera.catalog.is_whole:
+                tell(f"{camera.key}: {len(camera.catalog['source_id'])} source(s) in the catalogue.")
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
@@ -383,31 +353,31 @@ class Reducer(Plots):
         store.StoreError
             When the label is there with other parameters.
         """
-        chosen = [photometer or AperturePhotometer()] if not isinstance(photometer, Sequence) else list(photometer)
-        labels = [arguments.check_label(label or entry.label) for entry in chosen]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"several photometers would have one label: {', '.join(labels)}")
-        by_label = dict(zip(labels, chosen, strict=True))
+        by_label = arguments.photometers_by_label(photometer, label)
         setup = self._stored_setup()
         driver.check_parameters(setup)
+        driver.require_catalog(setup)
         with self._session as session:
             setup.store.begin_changes()
             driver.place_sources(setup, self._console)
             run = driver.Run(setup, session.executor, self._console, by_label)
             outcome = driver.drive(run, driver.TO_LIGHT_CURVES)
             driver.finish(setup)
+            summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
+            self._write_light_curves(outcome, list(by_label))
+
+    def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:
+        """Files and diagrams of what was measured."""
+        with self._session as session:
             folders = [
                 light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
                 for name in labels
             ]
-        for file, message in outcome.problems[:20]:
-            self._console.tell(f"Not measured: {Path(file).name}: {message}")
-        if len(outcome.problems) > 20:
-            self._console.tell(f"... and {len(outcome.problems) - 20} more: opticam-dask status {self.out_directory}")
+        summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
-            if setup.store.measured_keys(name):
-                self._plot(diagnostics.plot_rms_vs_flux, label=name)
+            if Store.at(self.out_directory).measured_keys(name):
+                self._plot(diagnostics.plot_rms_vs_flux, label=name, if_changed=True)
 
     def reduce(
         self,
@@ -417,7 +387,7 @@ class Reducer(Plots):
         parameters: ReductionParameters | None = None,
         changes: driver.Changes | None = None,
     ) -> None:
-        """Make the catalogues and measure their sources: :meth:`create_catalogs` and :meth:`photometry` in one.
+        """Make catalogues and light curves: :meth:`create_catalogs` and :meth:`photometry`, with fewer reads of frames.
 
         Parameters
         ----------
@@ -435,8 +405,10 @@ class Reducer(Plots):
         """
         with self._session:
             setup = self.setup(parameters or ReductionParameters(**self._options))
-            self._create_catalogs(setup, changes or driver.Changes(), is_last=False)
-            self.photometry(photometer, label=label)
+            by_label = arguments.photometers_by_label(photometer, label)
+            outcome = self._drive(setup, changes or driver.Changes(), by_label)
+            driver.require_catalog(setup)
+            self._write_light_curves(outcome, list(by_label))
 
     # ---------------------------------------------------------------- what was found
 

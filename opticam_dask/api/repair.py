@@ -46,7 +46,7 @@ def repair(session: Session) -> None:
     for file in integrity.stray_files(store.path):
         remove_stray(file)
     run = driver.Run(stored_setup(session.out_directory), session.executor, progress)
-    driver.drive(run, driver.TO_CATALOGS)
+    driver.drive(run)
     for entry in damage:
         if entry.restore is not None:
             entry.restore()

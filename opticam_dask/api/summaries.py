@@ -1,4 +1,4 @@
-"""What a notebook shows of a reduction."""
+"""What a notebook shows of a reduction, and what a run says of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from opticam_dask.console import Console
+from opticam_dask.flags import UNUSABLE
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, counted, definitions, table, wrap
+
+#: So many frames are told of, by name.
+_MOST_TOLD = 20
 
 
 def of_reduction(
@@ -51,3 +58,21 @@ def _so_far(camera: Camera) -> tuple[str, str, str]:
     n_frames = sum(part.n_frames for part in camera.parts)
     n_sources = str(camera.catalog.array("source_id").shape[0]) if camera.catalog.is_whole else "none"
     return f"{n_frames:,}", n_sources, ", ".join(camera.labels) or "none"
+
+
+def aligned_counts(store: Store) -> dict[str, tuple[int, int]]:
+    """Frames that are aligned and frames that were reduced, of each key."""
+    counts = {}
+    for camera in store.cameras:
+        flags = [part.frames["flags"] for part in camera.parts]
+        reduced = np.concatenate([values[values != 0] for values in flags] or [np.empty(0, np.uint32)])
+        counts[camera.key] = int(np.count_nonzero(reduced & np.uint32(UNUSABLE) == 0)), len(reduced)
+    return counts
+
+
+def tell_of_frames(console: Console, what: str, problems: Sequence[tuple[str, str]], out_directory: Path) -> None:
+    """Say what is wrong with some frames, by name; of many, with the first ones."""
+    for file, message in problems[:_MOST_TOLD]:
+        console.tell(f"{what}: {Path(file).name}: {message}")
+    if len(problems) > _MOST_TOLD:
+        console.tell(f"... and {len(problems) - _MOST_TOLD} more: opticam-dask status {out_directory}")

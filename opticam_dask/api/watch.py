@@ -29,13 +29,13 @@ from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
 from opticam_dask.methods.frame_view import Measurement, Photometer
-from opticam_dask.passes import first_pass, second_pass
+from opticam_dask.parameters import WATCH, held_to
 from opticam_dask.pipeline import driver, plan
 from opticam_dask.pipeline.driver import Changes, Progress, ReductionError, Setup
 from opticam_dask.pipeline.run import guarded_work
-from opticam_dask.steps.align import reduce_frame
+from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import FrameProblem
-from opticam_dask.steps.view import frame_view
+from opticam_dask.steps.view import Measuring, frame_view
 from opticam_dask.store.camera import group_name
 
 #: Folder of the live files in the output directory.
@@ -63,22 +63,23 @@ class _LiveJob:
     """What a task needs to reduce frames of one key that are in no store."""
 
     key: str
-    first: first_pass.FirstPass
-    second: second_pass.SecondPass
+    first: Aligning
+    second: Measuring
     label: str
 
 
 def _reduce_live(jobs: Sequence[_LiveJob], entries: Sequence[Mapping[str, Any]], index: int, lost: Any = None) -> Any:
-    """Both passes on one frame; nothing is written."""
+    """Everything about one frame, which is read once; nothing is written."""
     job, entry = jobs[index], entries[index]
     if lost:
         return LiveFrame(job.key, entry, None, lost[0])
-    result = reduce_frame(job.first, entry)
+    in_memory = {**entry, "memory": {}}
+    result = reduce_frame(job.first, in_memory)
     if result.flags & UNUSABLE:
         return LiveFrame(job.key, entry, None, result.message)
     found = {**result.values, **result.meshes, **{name: result.sources[name] for name in ("x", "y", "flux")}}
     try:
-        view = frame_view(job.second, entry, found)
+        view = frame_view(job.second, in_memory, found)
         measured = job.second.photometers[job.label].measure(view)
     except FrameProblem as problem:
         return LiveFrame(job.key, entry, None, problem.message)
@@ -131,6 +132,7 @@ class Watch:
         of fewer frames.
     """
 
+    @held_to(WATCH)
     def __init__(
         self,
         paths: Sequence[str | Path],
@@ -227,7 +229,7 @@ class Watch:
         scan = scanning.Scan(rows, [], [])
         try:
             driver.prepare(self.setup, scan, self.progress, Changes(append=True))
-            driver.drive(driver.Run(self.setup, self.executor, self.progress), driver.TO_CATALOGS)
+            driver.drive(driver.Run(self.setup, self.executor, self.progress))
             job = driver.live_jobs(self.setup, key, self.photometer)
         except ReductionError as error:
             self.progress.tell(f"{key}: no live light curve yet: {error}")

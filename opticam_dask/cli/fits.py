@@ -1,4 +1,4 @@
-"""Commands that make results of light curves: fit-transit, fit-eclipse, fit-sinusoid, submit."""
+"""Commands that make results of light curves: fit-transit, fit-eclipse, fit-sinusoid, magnitudes, submit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 import xarray as xr
 
 from opticam_dask.api import fits
+from opticam_dask.api.differential_photometer import keep_in_store
 from opticam_dask.cli.exit_codes import DONE, RunError, one_line
 from opticam_dask.cli.results import asked_for, save_curves
 from opticam_dask.console import Console
+from opticam_dask.lightcurves import targets
+from opticam_dask.lightcurves.field.magnitudes import describe_magnitudes, magnitudes, write_magnitudes
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse
 from opticam_dask.lightcurves.fitting.outcome import describe
 from opticam_dask.lightcurves.fitting.sinusoids import fit_sinusoid
 from opticam_dask.lightcurves.fitting.transits import fit_transit
 from opticam_dask.lightcurves.submission.writing import write_submission
 from opticam_dask.parameters import Parameter
-from opticam_dask.result_parameters import ECLIPSE, SINUSOID, SUBMISSION, TRANSIT
+from opticam_dask.result_parameters import ECLIPSE, MAGNITUDES, SINUSOID, SUBMISSION, TRANSIT
+from opticam_dask.store.store import Store
 
 
 def _command(
@@ -48,10 +52,28 @@ def _command(
     return command
 
 
+def calibrate_magnitudes(options: argparse.Namespace) -> int:
+    """Write light curves in magnitudes."""
+    store = Store.open(options.out)
+    cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
+    prefix = options.prefix or f"target_{targets.label_of(options.target)}"
+    names = [name for name in MAGNITUDES if name not in ("key", "prefix", "target")]
+    for name in ("target_colour", "limit_sigma"):
+        MAGNITUDES[name].check(name, getattr(options, name))
+    how = {name: getattr(options, name) for name in names}
+    curves = [magnitudes(options.out, camera.key, options.target, **how) for camera in cameras]
+    tell = Console(prefix="").tell
+    for curve in curves:
+        for line in describe_magnitudes(curve):
+            tell(f"{curve.attrs['key']}: {line}")
+        tell(f"  {write_magnitudes(curve, options.out, prefix).resolve()}")
+    keep_in_store(options.out, curves, prefix, tell)
+    return DONE
+
+
 def submit(options: argparse.Namespace) -> int:
     """Write files for an archive."""
     values = {name: getattr(options, name) for name in SUBMISSION}
-    values["leave_out"] = tuple(values["leave_out"])
     for file in write_submission(options.out, options.format, **values):
         Console(prefix="").tell(f"Keeps the rules of {options.format}: {file.resolve()}")
     return DONE
@@ -62,5 +84,6 @@ COMMANDS = {
     "fit-transit": _command(fit_transit, TRANSIT),
     "fit-eclipse": _command(fit_eclipse, ECLIPSE),
     "fit-sinusoid": _command(fit_sinusoid, SINUSOID),
+    "magnitudes": calibrate_magnitudes,
     "submit": submit,
 }

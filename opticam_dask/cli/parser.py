@@ -17,24 +17,16 @@ from typing import Any
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-from opticam_dask.parameters import (
-    CHANGES,
-    CLUSTER,
-    EXECUTION,
-    PHOTOMETRY,
-    REDUCTION,
-    SIMULATION,
-    SKY,
-    WATCH,
-    Parameter,
-)
+from opticam_dask.parameters import CHANGES, CLUSTER, EXECUTION, PHOTOMETRY, REDUCTION, SIMULATION, WATCH, Parameter
 from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
     FITTED_CURVES,
+    MAGNITUDES,
     MARKS,
     SHOWING,
     SINUSOID,
+    SKY,
     SUBMISSION,
     TRANSIT,
 )
@@ -244,7 +236,13 @@ def _add_job_arrays(commands: Any) -> None:
 
 def _add_pass(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="output directory of a planned run")
-    parser.add_argument("--pass", type=int, required=True, metavar="N", dest="number", help="0 to 3")
+    parser.add_argument(
+        "--pass",
+        required=True,
+        metavar="N|NAME",
+        dest="number",
+        help="0 to 3, or reference, survey, profile, measure",
+    )
     parser.add_argument(
         "--cluster", choices=["local", "none"], help="worker processes here, or this process (as planned)"
     )
@@ -268,7 +266,7 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _options(parser, SKY, *(name for name in SKY if name != "sources"))
+    _options(parser, SKY, *(name for name in SKY if name not in ("sources", "moving")))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
 
@@ -290,7 +288,7 @@ def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     _add_cluster(parser)
     _options(parser, PHOTOMETRY, "photometer", "forced", "annulus", "radius", "label")
     _options(parser, PHOTOMETRY, "radius_unit", is_known_if_given=True)
-    _options(parser, SKY, "sources")
+    _options(parser, SKY, "sources", "moving")
     _add_calibration(parser)
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     _options(parser, REDUCTION, is_known_if_given=True)
@@ -383,6 +381,9 @@ def _add_fits(commands: Any) -> None:
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
+    parser = _command(commands, "magnitudes", "Light curve of a target in the magnitudes of a sky catalogue.")
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    _options(parser, MAGNITUDES)
     parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]
@@ -433,7 +434,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the tables")
     parser.add_argument("--label", metavar="L", help="photometry label (all of them)")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
-    parser.add_argument("--sources", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+    parser.add_argument("--sources", nargs="+", metavar="ID", help="numbers, names or places of sources (all)")
 
 
 def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:

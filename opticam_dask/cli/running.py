@@ -21,7 +21,7 @@ _MODULES = {
     "sky": "sky",
     "instrument": "instruments",
     "completion": "help.completion",
-    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"), "fits"),
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid", "magnitudes", "submit"), "fits"),
     **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "results"),
     **dict.fromkeys(("mark", "unmark", "marks"), "marks"),
 }

@@ -16,6 +16,8 @@ from typing import Any
 import dask
 from dask.utils import parse_bytes
 
+from opticam_dask.parameters import CLUSTER
+
 #: Batch systems, by the name that dask-jobqueue and ``--cluster`` use.
 SYSTEMS = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor"}
 
@@ -115,6 +117,10 @@ class ClusterSettings:
     job_extra: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     inside: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("n_workers", "cores"):
+            CLUSTER[name].check(name, getattr(self, name))
 
     @property
     def is_batch(self) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from opticam_dask.frames.fits_files import Choice, FitsReader, FrameError, FrameName, OwnProduct, read_headers
+from opticam_dask.frames.fits_files import FitsReader, FrameError, FrameName, ImageChoice, OwnProduct, read_headers
 from opticam_dask.frames.scanning import find_files
 
 #: Seconds without growth after which a file that is not whole is mentioned.
@@ -25,7 +25,7 @@ def incomplete_reason(file: str, extension: int | str | None = None) -> str | No
         HDU of the image.
     """
     try:
-        read_headers(file, Choice(extension))
+        read_headers(file, ImageChoice(extension))
         with open(file, "rb") as stream:
             is_gzip = stream.read(2) == b"\x1f\x8b"
         if is_gzip:  # only its end says whether it is all there

@@ -21,7 +21,7 @@ from opticam_dask.frames.fits import layouts, planes
 from opticam_dask.frames.fits.cards import Cards
 from opticam_dask.frames.fits.errors import FrameError, OwnProduct
 from opticam_dask.frames.fits.images import MOST_PIXELS, FitsHeader
-from opticam_dask.frames.fits.layouts import Choice, Contents, StoredFrame
+from opticam_dask.frames.fits.layouts import Contents, ImageChoice, StoredFrame
 from opticam_dask.frames.fits.names import FrameName, file_of, split_name
 from opticam_dask.frames.fits.planes import PlaneKeywords
 from opticam_dask.frames.fits.streams import (
@@ -41,12 +41,12 @@ __all__ = [
     "MOST_PIXELS",
     "Amplifiers",
     "Cards",
-    "Choice",
     "FitsHeader",
     "FitsReader",
     "FrameError",
     "FrameHere",
     "FrameName",
+    "ImageChoice",
     "OwnProduct",
     "PathLike",
     "PlaneKeywords",
@@ -83,7 +83,7 @@ def read_header(path: PathLike, extension: int | str | None = None, *, size: int
     """
     name = split_name(str(path))
     with opened(name.file, gzip.open, HEADER_REQUEST, size) as source:
-        return _picture(layouts.contents_of(source, Choice(extension)), name).header
+        return _picture(layouts.contents_of(source, ImageChoice(extension)), name).header
 
 
 class FrameHere(NamedTuple):
@@ -109,7 +109,7 @@ class FrameHere(NamedTuple):
 
 def read_headers(
     path: str,
-    choice: Choice | None = None,
+    choice: ImageChoice | None = None,
     plane_keywords: PlaneKeywords | None = None,
     *,
     listed: Facts | None = None,
@@ -122,7 +122,7 @@ def read_headers(
     ----------
     path : path or URL
         FITS file.
-    choice : Choice, optional
+    choice : ImageChoice, optional
         Which images are frames.
     plane_keywords : PlaneKeywords, optional
         What tells the times of the planes of a cube.
@@ -143,7 +143,7 @@ def read_headers(
         When the file is a table that this program has exported.
     """
     with opened(path, gzip.open, HEADER_REQUEST, None if listed is None else listed.size) as source:
-        contents = layouts.contents_of(source, choice or Choice())
+        contents = layouts.contents_of(source, choice or ImageChoice())
         frames = list(_frames(path, source, contents, plane_keywords or PlaneKeywords()))
         return frames, listed or source.facts or Facts(0, 0.0)
 
@@ -204,7 +204,7 @@ class FitsReader:
             When the file cannot be read or is damaged.
         """
         name = split_name(str(path))
-        choice = Choice(self.extension, self.images, self.amplifiers)
+        choice = ImageChoice(self.extension, self.images, self.amplifiers)
         with frame_errors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
             picture = _picture(file.contents, name)
             if picture.n_planes and not name.plane:
@@ -223,7 +223,7 @@ class _OpenFile:
     """A file with what it holds."""
 
     path: str
-    choice: Choice
+    choice: ImageChoice
     source: Source
     contents: Contents
     close: Callable[[], Any]
@@ -235,7 +235,7 @@ class _OpenFile:
 
 
 @contextlib.contextmanager
-def _open_file(path: str, choice: Choice, *, is_one_of_many: bool) -> Iterator[_OpenFile]:
+def _open_file(path: str, choice: ImageChoice, *, is_one_of_many: bool) -> Iterator[_OpenFile]:
     """A file as long as it is needed; one of many frames until the block is done, or another file is read."""
     shelf = open_files.shelf()
     file = None if shelf is None else shelf.file
@@ -256,7 +256,7 @@ def _open_file(path: str, choice: Choice, *, is_one_of_many: bool) -> Iterator[_
         file.close()
 
 
-def _opened(path: str, choice: Choice, *, is_one_of_many: bool) -> _OpenFile:
+def _opened(path: str, choice: ImageChoice, *, is_one_of_many: bool) -> _OpenFile:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(opened(path, inflate, FRAME_REQUEST))
         contents = layouts.contents_of(source, choice, is_one_of_many=is_one_of_many)

@@ -19,11 +19,11 @@ import numpy as np
 
 from opticam_dask.frames.fits_files import (
     Amplifiers,
-    Choice,
     FitsHeader,
     FitsReader,
     FrameError,
     FrameHere,
+    ImageChoice,
     OwnProduct,
     PathLike,
     PlaneKeywords,
@@ -445,7 +445,7 @@ def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kin
 
 
 @lru_cache(maxsize=16)
-def choice_of(instrument: Instrument) -> Choice:
+def choice_of(instrument: Instrument) -> ImageChoice:
     """Which images of a file are frames, and how their amplifiers are read, by a definition."""
     amplifiers = Amplifiers(
         takes_overscan_off=instrument.subtract_overscan,
@@ -453,7 +453,7 @@ def choice_of(instrument: Instrument) -> Choice:
         saturation_keyword=instrument.saturation_keyword,
         default_saturation=instrument.default_saturation,
     )
-    return Choice(instrument.extension, instrument.images, amplifiers)
+    return ImageChoice(instrument.extension, instrument.images, amplifiers)
 
 
 @lru_cache(maxsize=16)

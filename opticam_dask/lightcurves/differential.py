@@ -22,6 +22,8 @@ from opticam_dask.lightcurves.field.comparison_stars import coverage_card, witho
 from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import DIFFERENTIAL
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -32,6 +34,7 @@ VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparen
 _OFTEN = 0.9
 
 
+@held_to(DIFFERENTIAL)
 def relative_light_curve(
     out_directory: str | Path,
     key: str,
@@ -117,13 +120,10 @@ def relative_light_curve(
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
+        coverage=True,
         without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
         marks=Marks.of(store, camera.key, label).comparisons,
     )
-    known = curves["source_id"].to_numpy().tolist()
-    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
-    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
-    curve = curve.assign_attrs(coverage_card(members))
     return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
 
@@ -134,6 +134,7 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
+@held_to(DIFFERENTIAL)
 def compute_relative(
     curves: xr.Dataset,
     target: int,
@@ -144,6 +145,7 @@ def compute_relative(
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    coverage: bool = False,
     without: Sequence[int] = (),
     marks: Mapping[int, Any] | None = None,
 ) -> xr.Dataset:
@@ -161,6 +163,8 @@ def compute_relative(
         How the comparison sources are combined.
     shared_trends, detrend, detrend_without, outliers, without
         As in :func:`relative_light_curve`.
+    coverage : bool
+        Tell how often the errors of the comparisons hold against each other, in the attributes.
     marks : dict, optional
         Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
 
@@ -189,9 +193,9 @@ def compute_relative(
     targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
-    if weighting not in ("sum", "optimal"):
-        raise ValueError(f'weighting must be "sum" or "optimal", got {weighting!r}')
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    # they are needed more than once: chunks are read once
+    members = members.assign({name: members[name].load() for name in ("flux", "flux_err", "flags")})
     of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     relative, relative_err, weights = _divide(flux, error, weighting)
@@ -199,6 +203,8 @@ def compute_relative(
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
         found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    if coverage:
+        found |= coverage_card(members)
     if shared_trends:
         corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
         relative, relative_err = corrected.flux, corrected.flux_err

@@ -20,6 +20,7 @@ from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radi
 from opticam_dask.methods import frame_stars, measuring, places
 from opticam_dask.methods.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
+from opticam_dask.parameters import PHOTOMETRY
 
 __all__ = [
     "AperturePhotometer",
@@ -189,8 +190,7 @@ class AperturePhotometer(BasePhotometer):
             object.__setattr__(self, "radius", tuple(float(value) for value in self.radius))
         if isinstance(self.radius, str) and self.radius != "best":
             raise ValueError(f'radius must be a number, several numbers or "best", got {self.radius!r}')
-        if self.radius_unit not in ("pixel", "reference_fwhm", "frame_fwhm"):
-            raise ValueError(f'radius_unit must be "pixel", "reference_fwhm" or "frame_fwhm", got {self.radius_unit!r}')
+        PHOTOMETRY["radius_unit"].check("radius_unit", self.radius_unit)
         if self.radius == ():
             raise ValueError("radius must have at least one value")
         given = self.radius if isinstance(self.radius, tuple) else (self.radius,)

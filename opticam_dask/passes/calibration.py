@@ -86,8 +86,11 @@ class CalibrationFrames:
         digest = hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
         return {"n_files": len(rows), "digest": digest}
 
-    def select(self, detector: Detector) -> pd.DataFrame:
+    def select(self, detector: Detector, *, of_other_filters: bool = False) -> pd.DataFrame:
         """Frames that fit a camera key, in the order of their names.
+
+        Flats are those of its filter; with ``of_other_filters``, where there are none, those of the filter of the
+        camera of which there are most.
 
         Raises
         ------
@@ -95,9 +98,15 @@ class CalibrationFrames:
             With fewer than two.
         """
         table = self.table
-        is_same = table["key"] == detector.key if self.kind == "flat" else table["camera"] == detector.camera
+        is_same = (table["camera"] == detector.camera) & (table["binning"] == detector.binning)
         is_same &= (table["ny"] == detector.shape[0]) & (table["nx"] == detector.shape[1])
-        found = scanning.in_order_of_names(table[is_same & (table["binning"] == detector.binning)])
+        key = detector.key
+        if self.kind == "flat":
+            counts = table["key"][is_same].value_counts().sort_index()
+            if of_other_filters and len(counts) and key not in counts:
+                key = str(counts.idxmax())
+            is_same &= table["key"] == key
+        found = scanning.in_order_of_names(table[is_same])
         if len(found) < 2:
             few = "none" if not len(found) else f"only {found['file'].iloc[0]}"
             raise CalibrationError(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
@@ -40,17 +41,35 @@ _DISTURBS = ring_sums.REACH + ring_sums.SKY_REACH
 _LEAST_RATIO = 30.0
 
 
-def choose_frames(flags: np.ndarray, n_frames: int = N_FRAMES) -> list[int]:
-    """Usable frames of a part, evenly spaced.
+def candidates(n_frames: int, stack_frames: int) -> np.ndarray:
+    """Frames of a part that may be measured for its profile, from their number alone: some of those that are stacked.
+
+    Parameters
+    ----------
+    n_frames : int
+        Of the part.
+    stack_frames : int
+        At most so many are stacked; 0 for all.
+    """
+    stacked = stack_selection(n_frames, stack_frames)
+    chosen: np.ndarray = stacked[stack_selection(len(stacked), N_FRAMES)]
+    return chosen
+
+
+def choose_frames(flags: np.ndarray, stack_frames: int, n_frames: int = N_FRAMES) -> list[int]:
+    """Usable frames of a part that is surveyed, evenly spaced.
 
     Parameters
     ----------
     flags : ndarray of uint32, shape (frame,)
         Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
+    stack_frames : int
+        At most so many are stacked; 0 for all.
     n_frames : int
         At most so many.
     """
-    usable = np.flatnonzero((flags != 0) & ((flags & np.uint32(UNUSABLE)) == 0))
+    chosen = candidates(len(flags), stack_frames)
+    usable = chosen[(flags[chosen] != 0) & ((flags[chosen] & np.uint32(UNUSABLE)) == 0)]
     if len(usable) <= n_frames:
         return usable.tolist()
     return usable[np.linspace(0, len(usable) - 1, n_frames).round().astype(int)].tolist()

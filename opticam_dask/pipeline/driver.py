@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from opticam_dask.pipeline import nights
+from opticam_dask.pipeline import frozen, nights
 from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
 from opticam_dask.pipeline.reduction import (
     Changes,
@@ -20,12 +20,12 @@ from opticam_dask.pipeline.reduction import (
     stage,
 )
 from opticam_dask.pipeline.run import Pass, Run
-from opticam_dask.pipeline.stages.alignment import AlignmentPass
 from opticam_dask.pipeline.stages.catalogs import place_sources
 from opticam_dask.pipeline.stages.master_frames import make_masters
-from opticam_dask.pipeline.stages.photometry import Photometry, live_jobs
+from opticam_dask.pipeline.stages.photometry import MeasurePass, live_jobs
 from opticam_dask.pipeline.stages.profiles import StarProfiles
 from opticam_dask.pipeline.stages.references import References
+from opticam_dask.pipeline.stages.survey import SurveyPass
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 
@@ -49,13 +49,14 @@ __all__ = [
     "make_masters",
     "place_sources",
     "prepare",
+    "require_catalog",
     "stage",
     "stored_parameters",
     "undone",
 ]
 
 #: All passes of a reduction, in order. A further pass is one more object here.
-PASSES: tuple[Pass, ...] = (References(), AlignmentPass(), StarProfiles(), Photometry())
+PASSES: tuple[Pass, ...] = (References(), SurveyPass(), StarProfiles(), MeasurePass())
 
 #: The passes that end with catalogues, and those that go on from there.
 TO_CATALOGS, TO_LIGHT_CURVES = PASSES[:2], PASSES[2:]
@@ -79,7 +80,7 @@ def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = Non
     Returns
     -------
     Outcome
-        How the last of the passes went.
+        How many frames the last of the passes went over, and what was wrong with frames in any of them.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def drive(run: Run, passes: Sequence[Pass] = PASSES, chosen: Chosen | None = Non
     outcome = Outcome()
     for one in passes:
         todo = undone(run, one, chosen)
-        outcome = Outcome()
+        outcome = outcome.without_counts()
         with stage(run.progress, one.title, sum(one.n_frames(run, part, units) for part, units in todo)):
             for key, summary in one.work(run, todo):
                 run.check_owner()
@@ -111,17 +112,19 @@ def undone(run: Run, one: Pass, chosen: Chosen | None = None) -> list[tuple[Part
     return [(part, one.undone(run, part, among)) for part, among in chosen if part.camera in ready]
 
 
-def finish(setup: Setup, *, is_last: bool = True) -> None:
-    """Close a run: nothing pending, consolidated metadata, no scratch files.
+def require_catalog(setup: Setup) -> None:
+    """Refuse photometry where no camera has a catalogue.
 
-    Parameters
-    ----------
-    setup : Setup
-        Settings of the reduction.
-    is_last : bool
-        False when the same command goes on with photometry: what it was asked to make again stays on record.
+    Raises
+    ------
+    ReductionError
     """
+    if not frozen.parts_with_catalog(setup):
+        raise ReductionError(frozen.no_catalog(setup))
+
+
+def finish(setup: Setup) -> None:
+    """Close a run: nothing pending, consolidated metadata, no scratch files."""
     check_owner(setup.out_directory)
-    if is_last:
-        nights.settle(setup.store)
+    nights.settle(setup.store)
     setup.store.finish_changes()

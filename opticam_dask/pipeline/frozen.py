@@ -8,7 +8,7 @@ import numpy as np
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
-from opticam_dask.passes import first_pass
+from opticam_dask.passes.probes import PileUp
 from opticam_dask.pipeline.reduction import ReductionError, Setup
 from opticam_dask.store.camera import Camera, Part
 
@@ -58,6 +58,7 @@ def no_catalog(setup: Setup) -> str:
     if not parts:
         return "no catalogue: no camera has a detected source. A lower threshold may help."
     flags = np.concatenate([part.frames["flags"] for part in parts])
+    flags = flags[flags != 0]
     if np.any((flags & np.uint32(UNUSABLE)) == 0):
         return "no catalogue: the stack of the aligned frames shows no star. A lower threshold or n_pixels may help."
     advice = " With few stars in a frame, --transform-type translation asks for less."
@@ -65,16 +66,16 @@ def no_catalog(setup: Setup) -> str:
     return f"no catalogue: none of {len(flags)} frames can be used ({reasons(flags)}).{'' if is_asked else advice}"
 
 
-def piled_up(part: Part) -> first_pass.PileUp | None:
+def piled_up(part: Part) -> PileUp | None:
     """Level at which pixels pile up, as the reference night of a key shows it, for parts of its binning."""
     known = part.camera.reference.attributes
     if "pile_up_adu" not in known or reference_part(part.camera).binning != part.binning:
         return None
     level, gain, n_frames = (known[f"pile_up_{name}"] for name in ("adu", "gain", "n_frames"))
-    return first_pass.PileUp(float(level), float(gain), float("nan"), int(n_frames))
+    return PileUp(float(level), float(gain), float("nan"), int(n_frames))
 
 
-def read_manifest(part: Part, piled: first_pass.PileUp | None, block: int) -> dict[str, np.ndarray]:
+def read_manifest(part: Part, piled: PileUp | None, block: int) -> dict[str, np.ndarray]:
     """Manifest of a block, with the saturation that its pixels show."""
     arrays = part.manifest(block)
     if piled is not None:

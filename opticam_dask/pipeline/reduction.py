@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -218,24 +218,50 @@ def _check_rebin(shape: tuple[int, int], factor: int) -> None:
         )
 
 
+#: Frames of which an outcome keeps what was wrong.
+_MOST_PROBLEMS = 1000
+
+
 @dataclass
 class Outcome:
-    """How a pass went, over all keys."""
+    """How a pass went, over all keys.
+
+    Attributes
+    ----------
+    n_frames, n_usable : dict of int
+        Frames that the pass went over, and those of them that are not set aside.
+    set_aside, unmeasured : list of (str, str)
+        Frames that cannot be used, and usable ones that could not be measured, with the reason.
+    """
 
     n_frames: dict[str, int] = field(default_factory=dict)
     n_usable: dict[str, int] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    unmeasured: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong with frames."""
+        return self.set_aside + self.unmeasured
+
+    def without_counts(self) -> Outcome:
+        """What is wrong with frames alone."""
+        return Outcome(set_aside=self.set_aside, unmeasured=self.unmeasured)
 
     def add(self, key: str, summary: BlockSummary) -> None:
         """Count one block."""
         self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
         self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
-        if len(self.problems) < 1000:
-            self.problems.extend(summary.problems)
+        self._tell(summary.problems, summary.unmeasured)
 
     def merge(self, other: Outcome) -> None:
         """Count what another one has counted."""
         for mine, theirs in ((self.n_frames, other.n_frames), (self.n_usable, other.n_usable)):
             for key, number in theirs.items():
                 mine[key] = mine.get(key, 0) + number
-        self.problems.extend(other.problems)
+        self._tell(other.set_aside, other.unmeasured)
+
+    def _tell(self, set_aside: Iterable[tuple[str, str]], unmeasured: Iterable[tuple[str, str]]) -> None:
+        for mine, theirs in ((self.set_aside, set_aside), (self.unmeasured, unmeasured)):
+            if len(mine) < _MOST_PROBLEMS:
+                mine.extend(theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 from opticam_dask.cluster import windows
@@ -50,6 +50,8 @@ class Run:
         Where jobs that share the run keep what they find of stars; None where one process does all of it.
     facts : dict
         What the finish of a pass found out for the passes after it, as JSON can hold it.
+    looked_at : set of (str, str)
+        Key and night of the parts of which the run has looked at frames for the first time, beside those of the survey.
     prepared : dict of dict of Photometer
         The photometers as they are for the catalogue of each key, by label, as soon as one was asked for.
     """
@@ -62,6 +64,7 @@ class Run:
     planned: Collection[tuple[str, str]] = ()
     sums: StarSums | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    looked_at: set[tuple[str, str]] = field(default_factory=set)
     prepared: dict[str, dict[str, Photometer]] = field(default_factory=dict)
 
     def check_owner(self) -> None:
@@ -76,6 +79,8 @@ class Pass:
 
     Attributes
     ----------
+    word : str
+        What it is called in commands.
     name : str
         What it makes, in a few words.
     title : str
@@ -84,6 +89,7 @@ class Pass:
         What is shared out among workers and jobs: blocks of frames, or parts (a camera key and night each).
     """
 
+    word: ClassVar[str]
     name: ClassVar[str]
     title: ClassVar[str] = ""
     unit: ClassVar[Literal["block", "part"] | None] = None
@@ -148,6 +154,7 @@ def guarded_work(
     todo: Sequence[int],
     try_frame: Callable[[int, int], Any],
     n_frames: Callable[[int], int],
+    before: tuple[Callable[..., Any], Callable[[int, int], Any]] | None = None,
 ) -> Work:
     """Blocks of one key to run, with a rescue for those that kill their workers; summaries come back with the key.
 
@@ -163,14 +170,28 @@ def guarded_work(
         ``try_frame(block, index)`` does the work on one frame and writes nothing.
     n_frames : callable
         ``n_frames(block)``.
+    before : (callable, callable), optional
+        ``run`` and ``try_frame`` of what ``run`` does first: a block that is rescued does it by itself, so that a frame
+        is blamed for what it has done.
     """
     tagged = functools.partial(_tagged, key, run)
+    steps = [(run, try_frame)] if before is None else [before, (run, try_frame)]
 
     def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
-        function = functools.partial(rescue_block, n_frames, try_frame, tagged, frame_timeout)
+        function = functools.partial(_rescue, key, steps, n_frames, frame_timeout)
         return windows.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
 
     return Work(functools.partial(windows.window_of_blocks, tagged, name=name), todo, rescue)
+
+
+def _rescue(
+    tag: Any, steps: Sequence[tuple[Any, Any]], n_frames: Callable[[int], int], frame_timeout: float, block: int
+) -> tuple[Any, Any]:
+    """Rescue a block, step by step; the summary of the last step with the problems of all."""
+    summaries = [rescue_block(n_frames, try_frame, run, frame_timeout, block) for run, try_frame in steps]
+    *before, last = summaries
+    problems = tuple(problem for one in before for problem in one.problems)
+    return tag, replace(last, problems=problems + last.problems) if problems else last
 
 
 def _tagged(tag: Any, run: Callable[..., Any], block: int, *lost: Any) -> tuple[Any, Any]:

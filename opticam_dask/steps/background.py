@@ -10,7 +10,7 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.sky import background, subtraction
-from opticam_dask.steps.calibrate import load_image
+from opticam_dask.steps.calibrate import Image, load_image
 from opticam_dask.steps.frame_steps import (
     Background,
     FrameProblem,
@@ -18,6 +18,7 @@ from opticam_dask.steps.frame_steps import (
     FrameSteps,
     error_text,
     no_deprecation_warnings,
+    remembered,
 )
 
 #: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
@@ -57,6 +58,19 @@ def own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> 
     return Sky(sky, rms, *medians)
 
 
+def sky_of(steps: FrameSteps, entry: Mapping[str, Any], image: Image) -> Sky:
+    """Sky of a frame by the user's own function, which is called once where the frame has a memory.
+
+    Raises
+    ------
+    FrameProblem
+    """
+    assert steps.background is not None  # the function
+    function = steps.background
+    sky: Sky = remembered(entry, "sky", lambda: own_sky(function, image.electrons))
+    return sky
+
+
 def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> np.ndarray | None:
     """Load a frame and take its sky off; fill ``result`` with the image and the sky.
 
@@ -74,7 +88,7 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     image = load_image(steps, entry, for_detection=steps.has_mesh)
     result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
     if steps.background is not None:
-        level = own_sky(steps.background, image.electrons)
+        level = sky_of(steps, entry, image)
         result.values |= {"background": level.median, "background_rms": level.rms_median}
         result.subtracted = image.electrons - level.image
         return level.rms_image

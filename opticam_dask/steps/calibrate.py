@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.kernels.images.matching import star_choice
-from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, error_text
+from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, error_text, remembered
 from opticam_dask.steps.read import above, read_raw
 
 
@@ -50,6 +50,19 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
     FrameProblem
         When the frame cannot be read, holds nothing, or is saturated.
     """
+    if not for_detection:
+        image: Image = remembered(entry, "image", lambda: _calibrated(steps, entry, is_single=False))
+        return image
+    if not steps.remove_cosmic_rays:
+        return _calibrated(steps, entry, is_single=True)
+    # cosmic rays are looked for once, as that takes longer than everything else
+    entry = entry if "memory" in entry else {**entry, "memory": {}}
+    image = load_image(steps, entry)
+    is_single = steps.image_filter is None and _fits_float32(read_raw(steps, entry).dtype)
+    return replace(image, electrons=image.electrons.astype(np.float32)) if is_single else image
+
+
+def _calibrated(steps: FrameSteps, entry: Mapping[str, Any], *, is_single: bool) -> Image:
     raw = read_raw(steps, entry)
     pile_up = star_choice.pile_up(raw) if steps.looks_for_pile_up else float("nan")
     saturated = above(raw, np.fmin(entry["saturation"], pile_up))
@@ -63,7 +76,7 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
         dark_current=entry["dark_current"],
         exposure_time=entry["exposure_time"],
         dark_gain=masters.dark_gain,
-        dtype=np.float32 if for_detection and _fits_float32(raw.dtype) else np.float64,
+        dtype=np.float32 if is_single and _fits_float32(raw.dtype) else np.float64,
         **layers_of(masters, raw, entry),
     )
     cosmic_rays = None

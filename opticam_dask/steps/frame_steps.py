@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -148,16 +148,24 @@ class FrameResult:
     #: semimajor_sigma, semiminor_sigma and orientation (radians) of the sources whose moments were measured, by slot
     moments: dict[int, np.ndarray] = field(default_factory=dict)
 
+    def without_pixels(self) -> FrameResult:
+        """What of the result is stored: a block of frames is in memory at once, their pixels are not."""
+        return replace(self, subtracted=None, saturated=None, frame=None, is_whole=None, is_saturated=None)
+
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """The small thing a task returns: how it went, and what to tell the user."""
+    """The small thing a task returns: how it went, and what to tell the user.
+
+    Frames have problems when they are set aside; usable ones may still be unmeasured.
+    """
 
     block: int
     n_frames: int
     n_usable: int
     flag_counts: dict[str, int]
     problems: tuple[tuple[str, str], ...]
+    unmeasured: tuple[tuple[str, str], ...] = ()
 
 
 @contextlib.contextmanager
@@ -174,16 +182,39 @@ def error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def remembered(entry: Mapping[str, Any], name: str, make: Callable[[], Any]) -> Any:
+    """Something about a frame that several steps need, made once where the frame has a ``memory``, else each time.
+
+    Parameters
+    ----------
+    entry : mapping
+        Of the manifest; with ``memory`` (an empty dict at first) where steps that follow each other share it.
+    name : str
+        What it is.
+    make : callable
+        Makes it.
+    """
+    memory = entry.get("memory")
+    if memory is None:
+        return make()
+    if name not in memory:
+        memory[name] = make()
+    return memory[name]
+
+
 def entry_of(arrays: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
     """Values of one frame from arrays over the frames of a block."""
     return {name: values[index] for name, values in arrays.items()}
 
 
-def summarise(block: int, flags: list[FrameFlag], messages: list[str], files: np.ndarray) -> BlockSummary:
+def summarise(
+    block: int, flags: list[FrameFlag], messages: list[str], files: np.ndarray, unmeasured: Sequence[str] = ()
+) -> BlockSummary:
     """Count the flags of a block and collect its messages."""
     counts: Counter[str] = Counter()
     for value in flags:
         counts.update(flag_names(int(value), FrameFlag))
     problems = [(str(file), message) for file, message in zip(files, messages, strict=True) if message]
+    failed = [(str(file), message) for file, message in zip(files, unmeasured, strict=bool(unmeasured)) if message]
     n_usable = sum(not value & UNUSABLE for value in flags)
-    return BlockSummary(block, len(flags), n_usable, dict(counts), tuple(problems))
+    return BlockSummary(block, len(flags), n_usable, dict(counts), tuple(problems), tuple(failed))

@@ -14,7 +14,8 @@ from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of, error_text
-from opticam_dask.steps.view import Measuring, frame_view, open_pixels
+from opticam_dask.steps.pixels import read_pixels
+from opticam_dask.steps.view import Measuring, frame_view
 from opticam_dask.store.camera import photometry_group
 
 
@@ -58,6 +59,21 @@ def empty_columns(
     return columns
 
 
+def empty_arrays(job: Measuring, n_frames: int) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays for the measurements of some frames by group (``photometry/<label>``), before any is measured."""
+    is_common = has_common_error(job.steps, job.profile_err)
+    return {
+        photometry_group(label): empty_columns(photometer, n_frames, len(job.catalog_xy), has_common_error=is_common)
+        for label, photometer in job.photometers.items()
+    }
+
+
+def mark_placed(job: Measuring, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    """Flag the measurements of sources that were placed."""
+    for columns in arrays.values():
+        columns["flags"][:, job.n_found :] |= np.uint32(SourceFlag.PLACED)
+
+
 def measure_arrays(
     job: Measuring,
     manifest: Mapping[str, np.ndarray],
@@ -85,45 +101,45 @@ def measure_arrays(
     messages : list of str
         Why a frame could not be measured; empty where it could.
     """
-    n_frames, n_sources = len(manifest["file"]), len(job.catalog_xy)
-    is_common = has_common_error(job.steps, job.profile_err)
-    arrays = {
-        photometry_group(label): empty_columns(photometer, n_frames, n_sources, has_common_error=is_common)
-        for label, photometer in job.photometers.items()
-    }
+    n_frames = len(manifest["file"])
+    arrays = empty_arrays(job, n_frames)
     messages = [""] * n_frames
     usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
         watchdog.still_working()
         if lost and index in lost:
-            _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
-            messages[index] = lost[index]
+            messages[index] = measure_lost(job, lost[index], index, arrays)
             continue
         entry, result = entry_of(manifest, index), entry_of(results, index)
-        messages[index] = _measure_frame(job, entry, result, index, arrays, begin or {})
-    for columns in arrays.values():
-        columns["flags"][:, job.n_found :] |= np.uint32(SourceFlag.PLACED)
+        messages[index] = measure_frame(job, entry, result, index, arrays, begin)
+    mark_placed(job, arrays)
     return arrays, messages
 
 
-def _measure_frame(
+def measure_lost(job: Measuring, reason: str, index: int, arrays: dict[str, dict[str, np.ndarray]]) -> str:
+    """Mark the frame in row ``index``, which ends the process it is measured in; return why."""
+    _flag_row(arrays, list(job.photometers), index, SourceFlag.WORKER_LOST)
+    return reason
+
+
+def measure_frame(
     job: Measuring,
     entry: Mapping[str, Any],
     result: Mapping[str, Any],
     index: int,
     arrays: dict[str, dict[str, np.ndarray]],
-    begin: Mapping[str, int],
+    begin: Mapping[str, int] | None = None,
 ) -> str:
     """Measure one frame into row ``index``; return why it could not be measured, or nothing."""
     messages: dict[str, None] = {}
-    pixels = None
+    begin, pixels = begin or {}, None
     for stage, (first, last) in enumerate(pairwise((0, *(job.stages or (len(job.catalog_xy),))))):
         wanted = {label: photometer for label, photometer in job.photometers.items() if begin.get(label, 0) <= first}
         if not wanted:
             continue
         try:
-            pixels = pixels or open_pixels(job, entry)
-            view = frame_view(job.at_stage(stage), entry, result, pixels)
+            pixels = pixels or read_pixels(job.steps, entry, whole_frames=job.whole_frames)
+            view = frame_view(job.at_stage(stage, entry["mjd_utc"]), entry, result, pixels)
         except FrameProblem as problem:
             is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
             _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)

@@ -14,7 +14,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.scanning import FrameError
 from opticam_dask.locations import is_remote, location
-from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps
+from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, remembered
 
 #: Seconds by which file systems may differ about the modification time of one file.
 _SAME_TIME = 2.0
@@ -28,7 +28,8 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     steps : FrameSteps
         How the frames are read.
     entry : mapping
-        Of the manifest; with ``pixels`` where they are in memory already.
+        Of the manifest; with ``pixels`` where they are in memory already. A frame with a memory (see
+        :func:`~opticam_dask.steps.frame_steps.remembered`) is read once.
 
     Raises
     ------
@@ -36,8 +37,13 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     FrameLost
         When not the frame but its whole directory cannot be read.
     """
+    raw: np.ndarray = remembered(entry, "raw", lambda: _read_checked(steps, entry))
+    return raw
+
+
+def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     _require_same_file(entry)
-    raw = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
+    raw: np.ndarray = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
     if raw.shape != steps.shape:
         raise FrameProblem(
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +53,10 @@ def block_arrays(
             [result.meshes.get("background_n_sky", nowhere) for result in results], dtype=np.int32
         )
     return arrays
+
+
+def record_of(arrays: Mapping[str, Mapping[str, np.ndarray]], index: int) -> dict[str, Any]:
+    """What measuring needs to know of one frame, by name: the form is that of the frame's stars."""
+    sources = {name: arrays["sources"][name] for name in ("x", "y", "flux")}
+    every = sources | dict(arrays.get("background", {})) | dict(arrays["frames"])
+    return {name: values[index] for name, values in every.items()}

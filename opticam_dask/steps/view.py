@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from opticam_dask.kernels.images import calibrate
+from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
-from opticam_dask.steps.background import Sky, own_sky, source_disks
-from opticam_dask.steps.calibrate import layers_of, load_image, rebinned_response
+from opticam_dask.steps.background import Sky, source_disks
+from opticam_dask.steps.calibrate import rebinned_response
 from opticam_dask.steps.frame_steps import FrameSteps
-from opticam_dask.steps.read import read_raw
+from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
+
+#: Where a source is put that is not to be seen: far from any frame.
+_NOWHERE = -1e5
+
+
+class Track(NamedTuple):
+    """Something that moves over the reference frame.
+
+    Attributes
+    ----------
+    row : int
+        Its place in the catalogue.
+    places : ndarray, shape (m, 3)
+        MJD (UTC), x and y.
+    around : ndarray, shape (k, 4)
+        Row, x, y and flux of the sources that lie on the trail that it left on the stack, as they are without it. A
+        place is NaN where there is but the trail.
+    """
+
+    row: int
+    places: np.ndarray
+    around: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +70,8 @@ class Measuring:
         Number of sources that were found, and of all sources after each time that the observer placed some; empty when
         all were found. Sources are measured together with those of their stage and of the stages before, so that where
         somebody looks for a source changes no other one.
+    tracks : tuple of Track
+        Placed sources that move.
     """
 
     steps: FrameSteps
@@ -59,46 +84,49 @@ class Measuring:
     profile_err: float = 0.0
     sampling: np.ndarray | None = None
     stages: tuple[int, ...] = ()
+    tracks: tuple[Track, ...] = ()
 
     @property
     def n_found(self) -> int:
         """Number of sources that were found; those behind them were placed."""
         return self.stages[0] if self.stages else len(self.catalog_xy)
 
-    def at_stage(self, stage: int) -> Self:
-        """The same with the sources of a stage and of the stages before."""
+    def at_stage(self, stage: int, mjd_utc: float = np.nan) -> Self:
+        """The same with the sources of a stage and of the stages before, where they are at a moment."""
         n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
-        if n_sources == len(self.catalog_xy):
+        if n_sources == len(self.catalog_xy) and not self.tracks:
             return self
-        return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
-
-
-def open_pixels(job: Measuring, entry: Mapping[str, Any]) -> _RawPixels | _ImagePixels:
-    """Pixels of a frame: those of the raw frame where cut-outs are enough."""
-    is_raw = job.steps.is_local and not job.whole_frames
-    return _RawPixels(job.steps, entry) if is_raw else _ImagePixels(job.steps, entry)
+        xy, flux = self.catalog_xy[:n_sources].copy(), self.catalog_flux[:n_sources].copy()
+        for track in self.tracks:
+            if track.row < n_sources:
+                xy[track.row] = np.nan_to_num(places_on_track(np.array([mjd_utc]), track.places)[0], nan=_NOWHERE)
+            if (self.stages[stage - 1] if stage else 0) <= track.row < n_sources:
+                rows = track.around[:, 0].astype(int)
+                xy[rows] = np.nan_to_num(track.around[:, 1:3], nan=_NOWHERE)
+                flux[rows] = track.around[:, 3]
+        return replace(self, catalog_xy=xy, catalog_flux=flux)
 
 
 def frame_view(
     job: Measuring,
     entry: Mapping[str, Any],
     result: Mapping[str, Any],
-    pixels: _RawPixels | _ImagePixels | None = None,
+    pixels: RawPixels | ImagePixels | None = None,
 ) -> FrameView:
     """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
 
     The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
-    is a user's own function, whose image is not the zoom of a mesh.
+    is a user's own function, whose image is not the zoom of a mesh. Pixels are read unless they are given.
     """
     steps = job.steps
-    pixels = pixels or open_pixels(job, entry)
+    pixels = read_pixels(steps, entry, whole_frames=job.whole_frames) if pixels is None else pixels
     sky: _MeshSky | _ImageSky
     if steps.has_mesh:
         sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)
     else:
-        assert isinstance(pixels, _ImagePixels)  # an own background is never local
-        assert steps.background is not None  # there is no mesh
-        sky = _ImageSky(own_sky(steps.background, pixels.image.electrons))
+        assert isinstance(pixels, ImagePixels)  # an own background is never local
+        assert pixels.sky is not None  # there is no mesh
+        sky = _ImageSky(pixels.sky)
     response = _Response(steps) if steps.has_flat else None
     transform = result["transform"]
     known = np.isfinite(result["x"])
@@ -110,7 +138,7 @@ def frame_view(
         rotation=align.rotation_of(transform),
         fwhm=job.fwhm,
         frame_fwhm=float(result["fwhm"]),
-        position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
+        position_error=_position_error(result),
         shape=steps.image_shape,
         cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
         rms_at=sky.rms,
@@ -129,7 +157,7 @@ def frame_view(
     return blended_forms.in_separate_stars(view)
 
 
-def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: _RawPixels | _ImagePixels) -> np.ndarray:
+def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: RawPixels | ImagePixels) -> np.ndarray:
     """Sky mesh whose mean is right where the sources are.
 
     Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
@@ -202,89 +230,20 @@ def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -
 _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
 
 
-def _position_error(transform_rms: float, n_matched: int) -> float:
+def _position_error(result: Mapping[str, Any]) -> float:
     """Error along one axis of a position that a transform predicts, from the residuals of its ``n_matched`` pairs.
 
-    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing.
+    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing. What a
+    frame has borrowed from other cameras has its error in place of the residuals.
     """
-    if n_matched <= 2 or not np.isfinite(transform_rms):
+    rms, n_matched = float(result["transform_rms"]), int(result["n_matched"])
+    if result.get("flags", 0) & np.uint32(FrameFlag.BORROWED):
+        per_axis = rms / np.sqrt(2.0)
+    else:
+        per_axis = rms * np.sqrt(n_matched / (2.0 * (n_matched - 2))) if n_matched > 2 else np.nan
+    if not np.isfinite(per_axis):
         return _LARGEST_POSITION_ERROR
-    per_axis = transform_rms * np.sqrt(n_matched / (2.0 * (n_matched - 2)))
     return float(np.clip(per_axis, _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR))
-
-
-class _RawPixels:
-    """Cut-outs of a raw frame, calibrated one by one: enough when every step is local."""
-
-    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
-        self.raw = read_raw(steps, entry)
-        self.entry = entry
-        masters = steps.read_masters()
-        self.masters, self.dark_gain = layers_of(masters, self.raw, entry), masters.dark_gain
-
-    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
-        if "bad_pixels" in masters:
-            masters["bad_pixels"] = masters["bad_pixels"] == 1
-        return self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
-
-    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("saturation", x0, y0, size)
-
-    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._above("linearity_limit", x0, y0, size)
-
-    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Electrons, and which are saturated, at places of the flattened frame."""
-        raw = np.take(self.raw, places)
-        masters = {name: np.take(values, places) for name, values in self.masters.items()}
-        if "bad_pixels" in masters:
-            masters["bad_pixels"] = masters["bad_pixels"] == 1
-        with np.errstate(invalid="ignore"):
-            return self._calibrated(raw, masters), raw >= self.entry["saturation"]
-
-    def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
-        return calibrate.to_electrons(
-            raw,
-            gain=self.entry["gain"],
-            dark_current=self.entry["dark_current"],
-            exposure_time=self.entry["exposure_time"],
-            dark_gain=self.dark_gain,
-            dtype=np.float64,
-            **masters,
-        )
-
-    def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
-
-    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        return None
-
-
-class _ImagePixels:
-    """Cut-outs of a frame that was calibrated as a whole."""
-
-    def __init__(self, steps: FrameSteps, entry: Mapping[str, Any]) -> None:
-        self.image = load_image(steps, entry)
-
-    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return photometry.cut_out(self.image.electrons, x0, y0, size)
-
-    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Electrons, and which are saturated, at places of the flattened frame."""
-        saturated = self.image.saturated
-        is_saturated = np.zeros(len(places), dtype=bool) if saturated is None else np.take(saturated, places)
-        return np.take(self.image.electrons, places), is_saturated
-
-    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return _mask_cutouts(self.image.saturated, x0, y0, size)
-
-    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return _mask_cutouts(self.image.non_linear, x0, y0, size)
-
-    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
 
 
 class _Response:
@@ -339,9 +298,3 @@ class _ImageSky:
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return photometry.cut_out(self.sky.rms_image, x0, y0, size)
-
-
-def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    if mask is None:
-        return np.zeros((len(x0), size, size), dtype=bool)
-    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0

@@ -8,7 +8,8 @@ counts as reduced when its flags say so.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
-from opticam_dask.store.scratch import remove_scratch, scratch_folder
+from opticam_dask.store.scratch import appending, read_appended, remove_scratch, scratch_folder
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
 KINDS_OF_PART = ("frames", "sources", "background")
@@ -336,10 +337,28 @@ class Part:
 
     def partial_stack_file(self, name: str) -> Path:
         """Where a partial stack is kept, beside the store and never in it."""
-        return scratch_folder(self.path, self.group, f"{name}.npy")
+        return scratch_folder(self.path, self.group, "sums", f"{name}.npy")
 
     def remove_partial_stacks(self) -> None:
         """Remove the partial stacks of a part whose stack is whole."""
+        remove_scratch(self.path, f"{self.group}/sums")
+
+    def _kept_file(self, block: int) -> Path:
+        return scratch_folder(self.path, self.group, "kept", f"{block:06d}.npy")
+
+    def keeping(self, block: int) -> AbstractContextManager[Callable[[int, Mapping[str, np.ndarray]], None]]:
+        """Where arrays about frames of a block are kept until :meth:`remove_kept`, beside the store and never in it.
+
+        A context in which ``keep(index, arrays)`` takes those of one frame, in the order of the frames.
+        """
+        return appending(self._kept_file(block))
+
+    def kept(self, block: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """What is kept of the frames of a block, in their order, as far as it is whole."""
+        return read_appended(self._kept_file(block))
+
+    def remove_kept(self) -> None:
+        """Remove what is kept of frames."""
         remove_scratch(self.path, self.group)
 
     def remove(self) -> None:
@@ -370,6 +389,16 @@ class Part:
         """What measuring needs of the first pass: flags, transforms, sky mesh and detected positions of a block."""
         kinds = [kind for kind in _RESULTS if kind != "background" or self.mesh_shape is not None]
         return self._read([(kind, name) for kind in kinds for name in _RESULTS[kind]], *self.block_range(block))
+
+    def block_records(self, block: int) -> dict[str, dict[str, np.ndarray]]:
+        """Everything that the passes before photometry write about the frames of a block, by group and name."""
+        kinds = [kind for kind in KINDS_OF_PART if kind != "background" or self.mesh_shape is not None]
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for kind in kinds:
+            names = [entry.name for entry in (schema.FRAMES if kind == "frames" else schema.GROUPS[kind])]
+            values = self._read([(kind, name) for name in names], *self.block_range(block))
+            found[kind] = {name: np.array(array) for name, array in values.items()}
+        return found
 
     def _read(self, wanted: Sequence[tuple[str, str]], start: int, stop: int) -> dict[str, np.ndarray]:
         groups = {kind: self._blocks(kind, kind, self.uid) for kind, _ in wanted}

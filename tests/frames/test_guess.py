@@ -112,6 +112,17 @@ def test_guess__of_days(tmp_path, keyword, value, scale, reference):
     assert (guess.definition.get("time_scale"), guess.definition.get("time_reference")) == (scale, reference)
 
 
+def test_guess__of_extensions_that_are_cameras(tmp_path):
+    for number in range(3):
+        shared = {"DATE-OBS": f"2024-01-01T20:00:0{number}", "EXPTIME": 0.5, "GAIN": 1.5, "BINNING": "1x1"}
+        images = [fits.ImageHDU(np.ones((8, 9), "u2"), name=name) for name in ("BLUE", "RED")]
+        fits.HDUList([fits.PrimaryHDU(None, fits.Header(shared)), *images]).writeto(tmp_path / f"{number}.fits")
+    guess = guess_instrument(tmp_path)
+    assert guess.definition["cameras"] == {"BLUE": ["BLUE"], "RED": ["RED"]}
+    found = scan(find_files(tmp_path), guess.instrument)
+    assert found.table.groupby("key").size().to_dict() == {"BLUE:BLUE": 3, "RED:RED": 3}
+
+
 # ---------------------------------------------------------------- real frames
 
 

@@ -249,22 +249,6 @@ def test_zoom_mesh_windows__bits_do_not_depend_on_the_window():
             np.testing.assert_allclose(inside, whole[rows, columns].ravel(), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "box"), [((203, 317), (20, 32)), ((40, 90), (40, 9)), ((64, 64), (64, 64))])
-def test_zoom_mesh_window__bits_do_not_depend_on_the_window(shape, box):
-    rng = np.random.default_rng(1)
-    mesh = rng.normal(100.0, 5.0, (-(-shape[0] // box[0]), -(-shape[1] // box[1])))
-    whole = background.zoom_mesh_window(mesh, shape, box, 0, shape[0], 0, shape[1])
-    np.testing.assert_allclose(whole, background.zoom_mesh(mesh, shape, box), rtol=1e-12)
-    padded = np.pad(whole, 20, constant_values=np.nan)
-    for _ in range(30):
-        y0, x0 = rng.integers(-20, shape[0]), rng.integers(-20, shape[1])
-        y1, x1 = y0 + rng.integers(1, 20), x0 + rng.integers(1, 20)
-        window = background.zoom_mesh_window(mesh, shape, box, y0, y1, x0, x1)
-        np.testing.assert_array_equal(window, padded[y0 + 20 : y1 + 20, x0 + 20 : x1 + 20])
-        square = background.zoom_mesh_windows(mesh, shape, box, np.array([3, y0]), np.array([5, x0]), 7)[1]
-        np.testing.assert_array_equal(square, background.zoom_mesh_window(mesh, shape, box, y0, y0 + 7, x0, x0 + 7))
-
-
 def test_default_background__is_photutils_and_equals_the_mesh():
     image = _field((256, 256))
     found = DefaultBackground(box_size=32)(image)

@@ -17,18 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opticam_dask.kernels.series.airmass import airmass
-from opticam_dask.kernels.series.timing import (
-    barycentric_mjd,
-    good_time_intervals,
-    mjd_from_iso,
-    night_of,
-    parse_iso,
-    utc_mjd,
-)
+from opticam_dask.kernels.series.timing import barycentric_mjd, good_time_intervals, night_of, parse_iso, utc_mjd
 
 SITE = (-115.463611, 31.044167, 2790.0)
 MICROSECOND = 1e-6 / 86400.0
+
+
 #: A float64 MJD of this century resolves 0.63 microseconds.
+def mjd_from_iso(strings):
+    return np.array([utc_mjd(*parse_iso(text)) for text in strings])
+
+
 RESOLUTION = np.spacing(60000.0)
 
 

@@ -9,7 +9,7 @@ from small_nights import INSTRUMENT, write_frame
 from opticam_dask import Instrument, Reducer, cli
 from opticam_dask.cli import options as given
 from opticam_dask.cli.parser import build_parser
-from opticam_dask.passes.calibration import CalibrationError, sort_by_kind
+from opticam_dask.passes.calibration import CalibrationError, Detector, find_calibration_frames, sort_by_kind
 
 CAMERA = Instrument.from_json(INSTRUMENT)
 KINDS = {"Bias Frame": "bias", "DARK": "dark", "sky flat": "flat", "object": "light"}
@@ -61,3 +61,16 @@ def test_command__takes_them(mixed, tmp_path):
         cli.main(["reduce", str(mixed), "--out", str(tmp_path / "no"), "--calibration", str(mixed / "silent.fits")])
         == 2
     )
+
+
+def test_flats__of_another_filter_are_taken_only_when_asked_for(tmp_path):
+    camera = Instrument.from_json(INSTRUMENT | {"cameras": {"1": ["V", "R"]}})
+    for number in range(5):
+        filter_name = "R" if number < 3 else "B"
+        write_frame(tmp_path / f"{number}.fits", np.full((40, 40), 9 + number, "u2"), number, FILTER=filter_name)
+    flats = find_calibration_frames("flat", tmp_path, camera)
+    wanted = Detector("1:V", (40, 40), 1)
+    with pytest.raises(CalibrationError, match=r"at least two flat frames of 1:V .* are needed, found none"):
+        flats.select(wanted)
+    assert flats.select(wanted, of_other_filters=True)["filter"].tolist() == ["R"] * 3
+    assert flats.select(Detector("1:B", (40, 40), 1), of_other_filters=True)["filter"].tolist() == ["B"] * 2

@@ -31,6 +31,7 @@ from opticam_dask.result_parameters import (
     DIFFERENTIAL,
     ECLIPSE,
     FITTED_CURVES,
+    MAGNITUDES,
     SHOWING,
     SINUSOID,
     SUBMISSION,
@@ -38,7 +39,7 @@ from opticam_dask.result_parameters import (
 )
 
 #: Tables of what is made of light curves.
-OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID, SUBMISSION)
+OF_RESULTS = (FITTED_CURVES, TRANSIT, ECLIPSE, SINUSOID, MAGNITUDES, SUBMISSION)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ CALLS = (
     (opticam.fit_transit, (TRANSIT,), ()),
     (opticam.fit_eclipse, (ECLIPSE,), ()),
     (opticam.fit_sinusoid, (SINUSOID,), ()),
+    (opticam.magnitudes, (MAGNITUDES,), ("key",)),
     (opticam.write_submission, (SUBMISSION,), ()),
     (opticam.generate_observations, (SIMULATION,), ()),
     (opticam.generate_flats, (SIMULATION,), ()),
@@ -164,6 +166,33 @@ def test_signatures_and_docstrings__say_what_stands_in_parameters(call, paramete
         )
 
 
+def _out_of_range(entry):
+    """A value that no parameter of this range may have."""
+    if entry.choices:
+        return "nothing of the kind"
+    if entry.above is not None:
+        return entry.kind(entry.above)
+    return entry.kind(entry.least - 1) if entry.least is not None else entry.kind(entry.most + 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "entry"),
+    [
+        pytest.param(call, parameter.name, entry, id=f"{call.__qualname__}-{parameter.name}")
+        for call, parameter, entry, _ in (one.values for one in _held())
+        if entry.range_text and entry.n_values != "+"
+    ],
+)
+def test_calls__refuse_values_out_of_range_before_anything_else_is_done(call, name, entry):
+    others = {
+        one.name: None
+        for one in inspect.signature(call).parameters.values()
+        if one.default is one.empty and one.name != name and one.kind is one.POSITIONAL_OR_KEYWORD
+    }
+    with pytest.raises(ValueError, match=rf"^{name} must be "):
+        call(**others, **{name: _out_of_range(entry)})
+
+
 def test_command_line__has_every_parameter_with_its_meaning_default_and_choices():
     parsers = next(action for action in build_parser()._actions if action.dest == "command").choices
     places = (
@@ -173,6 +202,7 @@ def test_command_line__has_every_parameter_with_its_meaning_default_and_choices(
         ("fit-transit", (FITTED_CURVES, TRANSIT)),
         ("fit-eclipse", (FITTED_CURVES, ECLIPSE)),
         ("fit-sinusoid", (FITTED_CURVES, SINUSOID)),
+        ("magnitudes", (MAGNITUDES,)),
         ("submit", (SUBMISSION,)),
         ("generate", (SIMULATION,)),
         ("plot", ({name: SHOWING[name] for name in ("label", "targets")},)),

@@ -129,16 +129,11 @@ def test_paths_in_the_store__are_spelled_by_its_room_alone():
 
 #: A module is read from top to bottom in one sitting.
 MOST_LINES = 500
-#: Modules that are still to be split.
-TO_BE_SPLIT = {
-    "frames/fits_files.py",
-    "frames/instruments.py",
-}
 
 
-def test_modules__are_short_but_for_those_that_are_still_to_be_split():
+def test_modules__are_short():
     lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert {name for name, length in lengths.items() if length > MOST_LINES} <= TO_BE_SPLIT
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
 def test_classes__have_names_of_their_own():

@@ -332,10 +332,31 @@ def _write_products(out: Path, labels: Sequence[str], executor: Executor, progre
 # ---------------------------------------------------------------- inside
 
 
+def pass_number(text: str) -> int:
+    """Number of a pass from what a command calls it: the number or a word.
+
+    Raises
+    ------
+    WrongParameters
+        When there is no such pass.
+    """
+    words = [one.word for one in PASSES]
+    if text in words:
+        return words.index(text)
+    if not text.strip().lstrip("-").isdecimal():
+        raise _no_such_pass(text)
+    _check_pass(int(text))
+    return int(text)
+
+
 def _check_pass(number: int) -> None:
     if not 0 <= number <= LAST_PASS:
-        names = ", ".join(f"{index} ({one.name})" for index, one in enumerate(PASSES))
-        raise WrongParameters(f"a pass is one of {names}, got {number}.")
+        raise _no_such_pass(number)
+
+
+def _no_such_pass(given: object) -> WrongParameters:
+    names = ", ".join(f"{index} ({one.name})" for index, one in enumerate(PASSES))
+    return WrongParameters(f"a pass is one of {names}, got {given}.")
 
 
 def _require_finished(run: PlannedRun, number: int) -> None:

@@ -13,9 +13,19 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.chains import Chain
-from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
+from opticam_dask.api.steps.frames import (
+    CHAIN,
+    EVERYTHING,
+    STAGES,
+    chain_of,
+    logger,
+    records_of_aligned,
+    reference_star,
+    require_same_camera,
+)
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
+from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
@@ -55,7 +65,11 @@ def catalog(
     chain = deep.encoding.get(CHAIN)
     if "coverage" not in deep or not isinstance(chain, Chain):
         raise ValueError("catalog expected a stack that was not stored in between: use stack(ds, ref) first")
-    frames = deep.encoding.get("opticam_frames") if frames is None else frames
+    stacked = deep.encoding.get("opticam_frames")
+    frames = stacked if frames is None else frames
+    if frames is not None:
+        chain_of(frames, chains.ALIGNED, "catalog")
+        require_same_camera("catalog", "set of frames", frames, deep)
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
     image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
@@ -75,6 +89,8 @@ def catalog(
     }
     dataset = xr.Dataset(arrays, attrs={"key": deep.attrs.get("key"), "fwhm": found.fwhm, "fwhm_units": "pixel"})
     dataset = dataset.set_coords("source_id").assign_attrs(background_rms=median_of(rms))
+    if stacked is not None and (star := reference_star(stacked)) is not None:
+        dataset = dataset.assign_attrs(reference_star=star)
     dataset = with_indexes(dataset)
     fitted = gaussian_profile() if frames is None else _fit_profile(frames, dataset)
     return _remembering(_with_profile(dataset, fitted))
@@ -97,7 +113,8 @@ def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
     flags = ds["flags"].data
-    chosen = np.array(star_profiles.choose_frames(np.asarray(blocks.computed(flags)[0])), dtype=int)
+    known = np.asarray(blocks.computed(flags)[0])
+    chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None
     for frames in (np.array(star_profiles.some_of(chosen.tolist()), dtype=int), chosen):
         if not len(frames):
@@ -176,11 +193,11 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
             f"got {chosen_night}"
         )
     cat = xr.Dataset({one: stored[one].variable for one in stored.variables}).set_coords("source_id")
-    rms = first.frames["background_rms"]
+    rms = first.frames["background_rms"][stack_selection(first.n_frames, parameters["stack_frames"])]
     cat = with_indexes(cat).assign_attrs(
         key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
     )
-    cat = _with_profile(cat, profiles[chosen_night])
+    cat = _with_profile(cat, profiles[chosen_night]).assign_attrs(reference_star=reference_star(ref))
     if night is None and len(profiles) > 1:
         cat = cat.assign(_of_nights(profiles))
     return ref, _remembering(cat, stored.attrs.get("source_stages", ()))

@@ -18,7 +18,7 @@ from opticam_dask import schema
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import first_pass
+from opticam_dask.passes import probes as probing
 from opticam_dask.passes.calibration import as_masters
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.steps.align import Aligning, reduce_frame
@@ -199,7 +199,7 @@ class FrameTask:
         level, gain = shared[len(self.chain.masters) + 3][2:4]
         if np.isnan(level) or self.chain.is_coadded:  # the pixels of a sum pile up nowhere
             return entries
-        piled = first_pass.PileUp(float(level), float(gain), float("nan"), 0)
+        piled = probing.PileUp(float(level), float(gain), float("nan"), 0)
         return [
             entry | {"saturation": float(piled.lowered(np.array(entry["saturation"]), np.array(entry["gain"])))}
             for entry in entries

@@ -67,21 +67,22 @@ def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 
 def _stacked(merged: Any, shape: tuple[int, int]) -> dict[str, Any]:
     """Stack of the sums of its groups, and what its frames say about it."""
     sums, facts = merged
-    frames = [facts[index] for index in sorted(facts)]
+    every = [facts[index] for index in sorted(facts)]
+    frames = [one for one in every if one["group"] >= 0]
     of_groups = {
         group: [f["background_rms"] for f in frames if f["group"] == group and f["is_stacked"]] for group in sums
     }
     rms = np.array([mean_rms(np.array(of_groups[group])) for group in sorted(sums)])
     image, coverage = combine_groups([sums[group] for group in sorted(sums)], rms)
     used = [f for f in frames if f["is_stacked"] and np.isfinite(f["transform"]).all()]
-    transform = np.full((sum(f["group"] >= 0 for f in frames), 3, 3), np.nan)
+    transform = np.full((len(frames), 3, 3), np.nan)
     transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
     median = {name: median_of(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
     of_stacked = mean_rms(np.array([f["background_rms"] for f in used]))
     return {
         "image": image,
         "coverage": coverage,
-        "frame_rms": np.array([f["background_rms"] for f in frames]),
+        "frame_rms": np.array([f["background_rms"] if f["group"] >= 0 else np.nan for f in every]),
         "transform": transform,
         "stack_facts": np.array(
             [median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"], of_stacked]

@@ -13,7 +13,8 @@ from opticam_dask.api.steps.chains import ENTRY, FORM, FrameTask, entries_of, re
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.coadd import ShiftedSum
 from opticam_dask.kernels.images.stack import PartialStack
-from opticam_dask.passes import first_pass, sampled_frames, star_profiles
+from opticam_dask.passes import probes as probing
+from opticam_dask.passes import sampled_frames, star_profiles
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
@@ -62,20 +63,20 @@ class ProbeTask(FrameTask):
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
         """Probes of the frames."""
         entries = entries_of(images, table)
-        job = first_pass.ProbeJob(
+        job = probing.ProbeJob(
             self.steps(shared),
             1,
             self.chain.parameters.n_alignment_sources,
             lambda number: {name: [value] for name, value in entries[number].items()},  # type: ignore[misc]
         )
-        probes = [first_pass.probe_frame(job, number) for number in range(len(entries))]
+        probes = [probing.probe_frame(job, number) for number in range(len(entries))]
         return [replace(probe, index=int(index)) for probe, index in zip(probes, table["index"].tolist(), strict=True)]
 
 
 def probed(probes: list[Any], transform_type: Any, n_alignment_sources: int) -> dict[str, Any]:
     """The reference frame among all probes, as a record; NaN where no frame has a source."""
-    chosen = first_pass.choose_reference(probes, functools.partial(first_pass.count_matches, transform_type))
-    piled = first_pass.find_pile_up(probes)
+    chosen = probing.choose_reference(probes, functools.partial(probing.count_matches, transform_type))
+    piled = probing.find_pile_up(probes)
     record: dict[str, Any] = {
         "reference_facts": [
             np.nan if chosen is None else chosen.fwhm,

@@ -8,7 +8,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
     "Curate": ("mark", "unmark", "marks"),
-    "Fits and archives": ("fit-transit", "fit-eclipse", "fit-sinusoid", "submit"),
+    "Fits and archives": ("magnitudes", "fit-transit", "fit-eclipse", "fit-sinusoid", "submit"),
     "Look after a reduction": ("status", "verify", "migrate", "relocate", "remove"),
     "Clusters": ("cluster", "plan", "work", "finish"),
     "Shell": ("completion",),
@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "unmark": ("unmark OUT 2",),
     "marks": ("marks OUT", "marks OUT --undone --json"),
+    "magnitudes": ("magnitudes OUT --target 3", "magnitudes OUT --target 3 --key 1:g --band g --colour g r"),
     "submit": (
         "submit OUT --format aavso-exoplanet --name hat_p_32 --observer observer.toml --star HAT-P-32",
         "submit OUT --format etd",

@@ -83,27 +83,29 @@ def _refuse_what_only_planning_takes(options: argparse.Namespace) -> None:
 def work(options: argparse.Namespace) -> int:
     """Do a share of a pass of a planned run."""
     run, console = planned_run.read(options.out), Console(prefix="")
+    number = job_arrays.pass_number(options.number)
     job_arrays.require_plan(run, options.plan)
     chosen = planned_run.parse_ranges(options.blocks) if options.blocks is not None else None
     if options.job is not None:
-        chosen = job_arrays.ranges_of_job(run, options.number, options.job, options.blocks_per_job)
-    outcome = job_arrays.work(run, options.number, chosen, _session_of_job(options, run, console))
+        chosen = job_arrays.ranges_of_job(run, number, options.job, options.blocks_per_job)
+    outcome = job_arrays.work(run, number, chosen, _session_of_job(options, run, console))
     if not outcome.n_frames:
         console.tell("These blocks are done already.")
         return DONE
     for file, message in outcome.problems:
         console.tell(f"Set aside: {Path(file).name}: {message}")
-    console.tell(f"Pass {options.number}: {sum(outcome.n_frames.values())} frames done.")
+    console.tell(f"Pass {number}: {sum(outcome.n_frames.values())} frames done.")
     return DONE
 
 
 def finish(options: argparse.Namespace) -> int:
     """Finish a pass of a planned run."""
     run, console = planned_run.read(options.out), Console(prefix="")
+    number = job_arrays.pass_number(options.number)
     job_arrays.require_plan(run, options.plan)
     session = _session_of_job(options, run, console)
-    lines = job_arrays.finish(run, options.number, session, break_lock=options.break_lock)
-    for line in lines or [f"Pass {options.number} is finished already."]:
+    lines = job_arrays.finish(run, number, session, break_lock=options.break_lock)
+    for line in lines or [f"Pass {number} is finished already."]:
         console.tell(line)
     return DONE
 

@@ -26,6 +26,8 @@ from tornado.ioloop import IOLoop
 from opticam_dask.display.browser.camera_view import Views
 from opticam_dask.display.browser.page import Page
 from opticam_dask.locations import location
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import SHOWING
 from opticam_dask.text import printable
 
 # a page that is closed while it is sent something is nothing to warn of
@@ -173,6 +175,7 @@ class Browser:
         )
 
 
+@held_to(SHOWING)
 def browse(out_directory: str | Path, key: str | None = None, label: str | None = None, *, port: int = 0) -> Browser:
     """Browse frames, apertures and light curves of a reduction, in a notebook or on a page of its own.
 

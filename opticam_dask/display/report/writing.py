@@ -7,10 +7,13 @@ from pathlib import Path
 from opticam_dask.display.report.gathering import gather
 from opticam_dask.display.report.page import render
 from opticam_dask.locations import location, replacing
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import SHOWING
 
 REPORT_NAME = "report.html"
 
 
+@held_to(SHOWING)
 def write_report(out_directory: str | Path, *, n_sources: int = 20) -> Path:
     """Write ``report.html``: one page about a reduction, which needs no other file and no network.
 
@@ -38,8 +41,6 @@ def write_report(out_directory: str | Path, *, n_sources: int = 20) -> Path:
     ValueError
         When ``n_sources`` is negative.
     """
-    if n_sources < 0:
-        raise ValueError(f"n_sources must be at least 0, got {n_sources}")
     text = render(gather(out_directory, n_sources))
     file = location(out_directory) / REPORT_NAME
     with replacing(file) as temporary:

@@ -74,7 +74,7 @@ class Contents(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ImageChoice:
     """Which images of a file are its frames, and how their amplifiers are read.
 
     Attributes
@@ -92,7 +92,7 @@ class Choice:
     amplifiers: Amplifiers = field(default_factory=Amplifiers)
 
 
-def contents_of(source: Source, choice: Choice, *, is_one_of_many: bool = False) -> Contents:
+def contents_of(source: Source, choice: ImageChoice, *, is_one_of_many: bool = False) -> Contents:
     """Find the frames of a file.
 
     Of an ordinary file only the header of its image is read; others where there is more behind it. A gzip stream is
@@ -184,7 +184,7 @@ def _is_own_product(header: Cards) -> bool:
     )
 
 
-def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice) -> Iterator[StoredFrame]:
+def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Iterator[StoredFrame]:
     others = [hdu for hdu in behind if hdu.is_image and hdu.name not in _COMPANIONS]
     if choice.extension is not None or choice.images == "first":
         yield _single(first, primary, choice, is_only=True)
@@ -204,7 +204,7 @@ def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: Choice)
         yield replace(picture, extension=hdu.number if n_frames > 1 else 0)
 
 
-def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> StoredFrame:
+def _single(hdu: Hdu, primary: Cards, choice: ImageChoice, *, is_only: bool) -> StoredFrame:
     """An image or cube that is a frame, or whose planes are frames."""
     image = images.describe(hdu)
     # a section in the primary header is that of the first image
@@ -221,7 +221,7 @@ def _single(hdu: Hdu, primary: Cards, choice: Choice, *, is_only: bool) -> Store
     return StoredFrame(0, header, hdu.cards, (Tile(image, section, None, bias),), n_planes)
 
 
-def _assembled(group: Sequence[Hdu], primary: Cards, choice: Choice) -> StoredFrame:
+def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> StoredFrame:
     """A detector that was read by several amplifiers, or in several windows."""
     # the world coordinates of one amplifier or window are not those of all
     own = Cards({key: value for key, value in group[0].cards.items() if key not in _OF_PIXELS})

@@ -18,8 +18,21 @@ Way = str | tuple[str, str]
 
 #: Single keywords that may hold a whole time, the most trusted first.
 _WHOLE = (
-    *("DATE-BEG", "DATE-OBS", "GPSSTART", "GPSTIME", "MJD-BEG", "TIMSTAMP", "UT-OBS", "UT", "UTC", "UTC-OBS", "DATE"),
-    *("UTSTART", "UT-START", "FRAME", "DATE_OBS", "DATEOBS", "MJDUTC", "MJD_UTC", "MJD-OBS", "MJD", "JD_UTC", "JD"),
+    *(
+        "DATE-BEG",
+        "DATE-OBS",
+        "GPSSTART",
+        "GPSTIME",
+        "MJD-BEG",
+        "MJDUTC",
+        "TIMSTAMP",
+        "UT-OBS",
+        "UT",
+        "UTC",
+        "UTC-OBS",
+        "DATE",
+    ),
+    *("UTSTART", "UT-START", "FRAME", "DATE_OBS", "DATEOBS", "MJD_UTC", "MJD-OBS", "MJD", "JD_UTC", "JD"),
     *("DATE-AVG", "MJD-AVG", "DATE-END", "MJD-END", "EXPSTART", "TIMESTMP"),
 )
 #: Dates and days that need a time of day beside them.
@@ -84,6 +97,10 @@ def find_clock(headers: Sequence[Mapping[str, Any]], writer: Writer | None) -> F
     writer : Writer or None
         Who wrote them.
     """
+    plane = getattr(headers[0], "plane_time", None)
+    if plane is not None and plane.value is not None:  # the planes of a cube have theirs
+        clock = _clock(headers, (plane.name,), writer, None)
+        return clock._replace(example=f"{plane.name} = {plane.value} of each plane")
     fine, coarse = list[Way](), list[Way]()
     pairs: list[Way] = [(date, time) for date in _DATES for time in _TIMES if date != time]
     for way in [*_WHOLE, *pairs]:

@@ -19,7 +19,19 @@ from opticam_dask.frames.instruments import Instrument
 from opticam_dask.text import shown
 
 #: Keywords that may tell one camera of several from another.
-_CAMERAS = ("CCD", "CAMERA", "CAMNAME", "CAMID", "CAM_ID", "CCDNAME", "DETECTOR", "DETNAM", "SERIALN", "INSTRUME")
+_CAMERAS = (
+    "CCD",
+    "CAMERA",
+    "CAMNAME",
+    "CAMID",
+    "CAM_ID",
+    "CCDNAME",
+    "DETECTOR",
+    "DETNAM",
+    "SERIALN",
+    "INSTRUME",
+    "EXTNAME",
+)
 _EXPOSURES = (*keywords.EXPOSURE, "ITIME", "INTTIME", "TEXPTIME", "EXPTIM", "EXP-TIME", "ESO DET WIN1 DIT1")
 _FILTERS = (*keywords.FILTER, "FILTER1", "FILTERA", "WFFBAND", "FILTNAM", "FILT", "BAND", "ESO INS FILT1 ID")
 #: Arcseconds per pixel as delivered.
@@ -203,7 +215,13 @@ def _cameras(guess: Guess, headers: Sequence[Mapping[str, Any]]) -> None:
         guess.missing.append('the filter: taken as "none" (default_filter)')
     for name in _CAMERAS:
         values = [str(header.get(name, "")).strip() for header in headers]
-        if len(set(values)) > 1 and all(values):
+        # extensions that are exposures are numbered through, those that are cameras come again in every file
+        is_told = all(values) and (name != "EXTNAME" or min(map(values.count, values)) > 1)
+        if len(set(values)) > 1 and is_told:
+            if not filters:
+                seen, definition["filter_keyword"] = values, []
+                definition.pop("default_filter")
+                guess.missing[-1] = f"the filters: named as the cameras in {name} (cameras)"
             cameras = {
                 one: sorted({f for f, v in zip(seen, values, strict=True) if v == one and f}) for one in set(values)
             }

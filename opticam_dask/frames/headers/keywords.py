@@ -72,7 +72,6 @@ FILTER = ("FILTER", "FILTNAME", "FILTERID", "FILTERS", "ESO INS FILT1 NAME")
 #: Read noise [R, L, E] and others that a frame can do without.
 READ_NOISE = ("RDNOISE", "READNOIS", "RON", "ESO DET OUT1 RON", "ESO DET CHIP1 RON")
 SATURATION = ("SATLEVEL", "SATURATE")
-LINEARITY = ("LINLIMIT", "MAXLIN")
 DARK_CURRENT = ("DARKCURR",)
 AIRMASS = ("AIRMASS", "SECZ", "ESO TEL AIRM START")
 
@@ -102,7 +101,6 @@ IN_DEGREES = frozenset({"RA_OBS", "RA_DEG", "RADEG", "RA-MNT", "CRVAL1"})
 WITNESSES = (("OBJCTRA", "OBJCTDEC"), ("CRVAL1", "CRVAL2"), ("RA_OBS", "DEC_OBS"), ("RA_DEG", "DEC_DEG"))
 DEGREES_COMMENT = re.compile(r"\bdeg(ree)?s?\b", re.IGNORECASE)
 HOURS_COMMENT = re.compile(r"\bhours?\b|\bhrs?\b|hourangle", re.IGNORECASE)
-HOURS_TEXT = re.compile(r"\bh+:?m+:?s+", re.IGNORECASE)
 
 # ---------------------------------------------------------------- site
 

@@ -20,8 +20,10 @@ _OUTLIERS = 5.0
 #: their vector: wide enough for any baseline, and vectors that are alike cannot run away.
 _WIDEST_COEFFICIENT = 1.0
 
-#: Walkers for each parameter, and no fewer than this in all.
-_WALKERS_A_PARAMETER, _FEWEST_WALKERS = 6, 24
+#: Walkers for each parameter,
+_WALKERS_A_PARAMETER = 6
+#: and no fewer than this in all.
+_FEWEST_WALKERS = 24
 
 #: First share of a chain that is left out.
 _BURN_IN = 1.0 / 3.0

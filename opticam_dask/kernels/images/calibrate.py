@@ -7,8 +7,12 @@ import numpy as np
 
 from opticam_dask.kernels import compiled
 
-#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) with the usual detection limits.
-_SIGCLIP, _SIGFRAC, _OBJLIM = 4.5, 0.3, 5.0
+#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), with the usual limits: a cosmic ray is so many sigma,
+_SIGCLIP = 4.5
+#: its neighbours are this part of that,
+_SIGFRAC = 0.3
+#: and it stands out of the light of stars by so much.
+_OBJLIM = 5.0
 
 #: Rounds of searching and cleaning.
 _ROUNDS = 4

@@ -25,8 +25,10 @@ _FEWEST_DARKS = 3
 _MOST_NOISE = 1.0
 #: The noise of the sky is taken from so many rows of a frame.
 _NOISE_ROWS = 32
-#: Responses outside this range tell of dead or hot pixels, or of dust that covers them.
-_LEAST_RESPONSE, _MOST_RESPONSE = 0.2, 5.0
+#: Responses below this tell of dead pixels, or of dust that covers them,
+_LEAST_RESPONSE = 0.2
+#: those above of hot ones.
+_MOST_RESPONSE = 5.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,15 +23,18 @@ N_GROUPS = 8
 #: With fewer groups that see a pixel nobody can tell which one is odd.
 _FEWEST_GROUPS = 3
 
-#: A group is odd in a pixel when it is so many sigma from the median of the groups; beside such a pixel, so many.
-_ODD, _ODD_BESIDE = 5.0, 2.5
+#: A group is odd in a pixel when it is so many sigma from the median of the groups,
+_ODD = 5.0
+#: and beside such a pixel when it is so many.
+_ODD_BESIDE = 2.5
 
 #: Only pixels in which a group is so many sigma from the mean of all are looked at.
 _LOOKED_AT = 2.5
 
-#: The brightness of the groups (cloud, other exposure times) is compared in pixels so many sigma above the sky, where
-#: there are so many of them.
-_BRIGHT, _FEWEST_BRIGHT = 10.0, 20
+#: The brightness of the groups (cloud, other exposure times) is compared in pixels so many sigma above the sky,
+_BRIGHT = 10.0
+#: where there are so many of them.
+_FEWEST_BRIGHT = 20
 
 _ROWS_AT_ONCE = 64
 

@@ -10,8 +10,12 @@ _TT_MINUS_UTC = 69.0 / 86400.0
 
 _MJD_ZERO = 2400000.5
 
-#: Standard atmosphere (ICAO): pressure in hPa and temperature in K at sea level, lapse rate in K per metre.
-_PRESSURE, _TEMPERATURE, _LAPSE = 1013.25, 288.15, 0.0065
+#: Pressure at sea level of the standard atmosphere (ICAO), hPa.
+_PRESSURE = 1013.25
+#: Its temperature at sea level, K.
+_TEMPERATURE = 288.15
+#: Its lapse rate, K per metre.
+_LAPSE = 0.0065
 
 
 def airmass(

@@ -11,20 +11,30 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 Weighting = Literal["sum", "optimal"]
 
-#: Rounds in which levels of stars and of frames are solved for each other, and the change at which that has ended.
-_ROUNDS, _AT_REST = 50, 1e-10
+#: Levels of stars and of frames are solved for each other in so many rounds at most,
+_ROUNDS = 50
+#: or until they change by less than this part.
+_AT_REST = 1e-10
 
 #: A candidate whose scatter is so many times its expected error varies.
 _VARIABLE = 1.5
 
-#: A candidate needs a flux in this share of the frames, and may be flagged in no more than the other share.
-_OFTEN, _SELDOM = 0.9, 0.1
+#: A candidate needs a flux in this share of the frames,
+_OFTEN = 0.9
+#: and may be flagged in no more than this share.
+_SELDOM = 0.1
 
 #: Rounds in which stars are brought to one level when they are looked at one by one.
 _LEVELLING_ROUNDS = 4
 
-#: Apertures are judged by at most so many stars with at least this signal-to-noise ratio; by no fewer stars and frames.
-_TRIAL_STARS, _TRIAL_RATIO, _TRIAL_LEAST, _TRIAL_FRAMES = 20, 30.0, 3, 10
+#: Apertures are judged by at most so many stars,
+_TRIAL_STARS = 20
+#: each with at least this signal-to-noise ratio;
+_TRIAL_RATIO = 30.0
+#: by no fewer stars,
+_TRIAL_LEAST = 3
+#: and by no fewer frames.
+_TRIAL_FRAMES = 10
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,10 @@ from opticam_dask.kernels.series.spectra import sampling_step
 LombScargleNorm = Literal["frac", "abs", "standard"]
 FalseAlarm = Literal["baluev", "davies", "naive", "bootstrap"]
 
-#: Frequencies of a default grid per independent frequency, and at most.
-_PER_PEAK, _MAX_FREQUENCIES = 10, 2_000_000
+#: Frequencies of a default grid per independent frequency,
+_PER_PEAK = 10
+#: and at most in all.
+_MAX_FREQUENCIES = 2_000_000
 
 
 @dataclass(frozen=True)

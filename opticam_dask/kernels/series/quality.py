@@ -19,19 +19,27 @@ LEAST_SOURCES = 2
 #: Rounds of the two-way fit: it settles in three or four.
 _ROUNDS = 8
 
-#: A measurement this many sigma from what the other sources say is left out (cosmic rays, flares), at most
-#: so many in a frame.
-_OUTLIER, _MOST_OUTLIERS = 6.0, 5
+#: A measurement this many sigma from what the other sources say is left out (cosmic rays, flares),
+_OUTLIER = 6.0
+#: at most so many in a frame.
+_MOST_OUTLIERS = 5
 
-#: A frame is clouded when it is darker than a clear one by more than this share, and by so many sigma.
-CLOUD_DEPTH, CLOUD_SIGMAS = 0.1, 5.0
+#: A frame is clouded when it is darker than a clear one by more than this share,
+CLOUD_DEPTH = 0.1
+#: and by so many sigma.
+CLOUD_SIGMAS = 5.0
 
-#: Extinction is looked for up to this many magnitudes per airmass (0.5 to 0.6 in u at a good site).
-_MOST_EXTINCTION, _EXTINCTION_STEP = 0.8, 0.01
+#: Extinction is looked for up to this many magnitudes per airmass (0.5 to 0.6 in u at a good site),
+_MOST_EXTINCTION = 0.8
+#: in steps of this many.
+_EXTINCTION_STEP = 0.01
 
-#: At most this share of the frames may be brighter than the clear sky, and frames so near to it (magnitudes, or sigma)
-#: belong to it.
-_BRIGHTER, _CLEAR_WIDTH, _CLEAR_SIGMAS = 0.05, 0.03, 4.0
+#: At most this share of the frames may be brighter than the clear sky.
+_BRIGHTER = 0.05
+#: Frames within so many magnitudes of it,
+_CLEAR_WIDTH = 0.03
+#: or so many sigma, belong to it.
+_CLEAR_SIGMAS = 4.0
 
 #: The clear sky is looked for in at most so many frames, evenly spaced.
 _CLEAR_FRAMES = 20_000

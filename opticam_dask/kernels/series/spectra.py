@@ -12,8 +12,10 @@ import numpy as np
 
 Norm = Literal["frac", "abs", "leahy", "none"]
 
-#: A step may differ from the usual step by this share of it, and two cameras' steps by the smaller one.
-_STEP_TOLERANCE, _EQUAL_STEPS = 0.1, 0.01
+#: A step may differ from the usual step by this share of it.
+_STEP_TOLERANCE = 0.1
+#: The usual steps of two cameras may differ by this share of the smaller one.
+_EQUAL_STEPS = 0.01
 
 
 #: Standard deviation of a phase that nothing is known about.

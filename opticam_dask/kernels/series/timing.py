@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from functools import lru_cache
@@ -162,28 +162,6 @@ def _ahead_of_tt(mjd: float, scale: str) -> float:
     anomaly = math.radians(357.53 + 0.98560028 * (mjd - 51544.5))
     periodic = 0.001658 * math.sin(anomaly) + 0.000014 * math.sin(2.0 * anomaly)
     return periodic + (_RATE_TCB * since - _TDB_AT_1977 if scale == "tcb" else 0.0)
-
-
-def mjd_from_iso(strings: Iterable[str]) -> np.ndarray:
-    """MJD (UTC) of ISO date-times.
-
-    Parameters
-    ----------
-    strings : iterable of str
-        Date-times as `parse_iso` reads them: ``T`` or a blank between date and time, trailing blanks, leap
-        seconds (``23:59:60.5``) and numeric offsets are all right.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Days. One float64 resolves 0.6 microseconds.
-
-    Raises
-    ------
-    ValueError
-        For the first string that is no date-time.
-    """
-    return np.array([utc_mjd(*parse_iso(text)) for text in strings], dtype=np.float64)
 
 
 def barycentric_mjd(

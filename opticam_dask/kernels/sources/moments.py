@@ -9,7 +9,9 @@ import numpy as np
 from opticam_dask.kernels.sources import photometry, windows
 
 #: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
-_WIDTH_REACH, _LARGEST_SIGMA = 6.0, 12.0
+_WIDTH_REACH = 6.0
+#: They are made for stars up to this sigma, pixels.
+_LARGEST_SIGMA = 12.0
 _REACHES = np.array([11, 20, 40, 72])
 
 #: A relative change of a covariance below which the iteration has arrived.

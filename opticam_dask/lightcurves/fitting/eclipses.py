@@ -12,6 +12,8 @@ from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries, fit_input
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import ECLIPSE
 
 #: Durations that the search begins with, as shares of the length of the data.
 _TRIED_DURATIONS = (0.02, 0.05, 0.1, 0.2, 0.35)
@@ -26,6 +28,7 @@ _FIRST_INGRESS = 0.25
 _LEAST_INGRESS = 1e-3
 
 
+@held_to(ECLIPSE)
 def fit_eclipse(
     curves: xr.Dataset | Mapping[str, xr.Dataset],
     *,

@@ -14,11 +14,14 @@ from opticam_dask.kernels.series.lightcurve import lomb_scargle_peak
 from opticam_dask.lightcurves.fitting.dips import Depths, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries, fit_input
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import SINUSOID
 
 #: The red noise is looked for on this share of a period.
 _QUARTER = 0.25
 
 
+@held_to(SINUSOID)
 def fit_sinusoid(
     curves: xr.Dataset | Mapping[str, xr.Dataset],
     *,
@@ -61,8 +64,6 @@ def fit_sinusoid(
     ImportError
         When the extra ``fits`` is not installed.
     """
-    if period is not None and not period > 0:
-        raise ValueError(f"the period must be a number of days above 0, got {period}")
     given = fit_input(curves, baseline)
     names, places = names_by_camera("amplitude", given, depths)
     times = np.concatenate([one.series.time for one in given.series])

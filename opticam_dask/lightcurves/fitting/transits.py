@@ -13,6 +13,8 @@ from opticam_dask.kernels.fitting.posterior import Curve, FreeValue, fit_shape
 from opticam_dask.lightcurves.fitting.dips import Depths, find_dips, names_by_camera
 from opticam_dask.lightcurves.fitting.outcome import outcome
 from opticam_dask.lightcurves.fitting.series import FitInput, fit_input
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import TRANSIT
 from opticam_dask.store.camera import group_name
 
 #: A value, or a value with its 1-sigma error.
@@ -39,6 +41,7 @@ class _Orbit(NamedTuple):
     inclination: tuple[float, float] | None
 
 
+@held_to(TRANSIT)
 def fit_transit(
     curves: xr.Dataset | Mapping[str, xr.Dataset],
     period: float,
@@ -104,8 +107,6 @@ def fit_transit(
     ImportError
         When the extra ``fits`` is not installed.
     """
-    if not period > 0:
-        raise ValueError(f"the period must be a number of days above 0, got {period}")
     orbit = _Orbit(period, _known("a_over_rs", a_over_rs, _ORBITS), _known("inclination", inclination, (0.0, 90.0)))
     given = fit_input(curves, baseline)
     names, places = names_by_camera("radius_ratio", given, depths)

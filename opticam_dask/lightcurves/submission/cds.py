@@ -13,10 +13,9 @@ import xarray as xr
 
 from opticam_dask.lightcurves.submission.rows import Rows, rows_of
 
+#: Lines between the parts of a description, as wide as archives allow.
 _RULE = "=" * 80
 _THIN = "-" * 80
-
-_WIDTH = 80
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,8 @@ from opticam_dask.lightcurves.submission import (
 )
 from opticam_dask.lightcurves.submission.observer import Observer, read_observer
 from opticam_dask.lightcurves.submission.places import places_of
+from opticam_dask.parameters import held_to
+from opticam_dask.result_parameters import SUBMISSION
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
@@ -63,9 +65,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class _Format:
-    """Ending of the files, what makes one, and what finds its problems."""
+    """Ending of the files, flags of frames that are left out, what makes a file, and what finds its problems."""
 
     ending: str
+    leave_out: tuple[str, ...]
     make: Callable[[str | Path, str, xr.Dataset, Submission], str]
     problems: Callable[[str], list[str]]
 
@@ -122,24 +125,27 @@ def _cds(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submiss
 
 
 FORMATS: dict[str, _Format] = {
-    "aavso-exoplanet": _Format("txt", _exoplanet, aavso_exoplanet.problems_of_aavso_exoplanet),
-    "aavso-extended": _Format("txt", _extended, aavso_extended.problems_of_aavso_extended),
+    "aavso-exoplanet": _Format("txt", ("outlier",), _exoplanet, aavso_exoplanet.problems_of_aavso_exoplanet),
+    "aavso-extended": _Format("txt", (), _extended, aavso_extended.problems_of_aavso_extended),
     "exoclock": _Format(
         "txt",
+        ("outlier",),
         lambda out, name, curve, about: transit_tables.make_exoclock(curve, leave_out=about.leave_out),
         transit_tables.problems_of_table,
     ),
     "etd": _Format(
         "txt",
+        ("outlier",),
         lambda out, name, curve, about: transit_tables.make_etd(curve, leave_out=about.leave_out),
         transit_tables.problems_of_table,
     ),
-    "alcdef": _Format("alcdef", _alcdef, alcdef.problems_of_alcdef),
-    "ades": _Format("psv", _ades, ades.problems_of_ades),
-    "cds": _Format("dat", _cds, cds.problems_of_cds),
+    "alcdef": _Format("alcdef", (), _alcdef, alcdef.problems_of_alcdef),
+    "ades": _Format("psv", (), _ades, ades.problems_of_ades),
+    "cds": _Format("dat", (), _cds, cds.problems_of_cds),
 }
 
 
+@held_to(SUBMISSION)
 def write_submission(
     out_directory: str | Path,
     archive: Archive,
@@ -153,7 +159,7 @@ def write_submission(
     designation: str = "",
     notes: str = "",
     chart: str = "",
-    leave_out: tuple[str, ...] = ("outlier",),
+    leave_out: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write ``submissions/<name>_<key>_<archive>.<ending>``, one file a camera, once the archive's rules are kept.
 
@@ -181,8 +187,9 @@ def write_submission(
         Remarks for the archive.
     chart : str
         Number of the chart of comparison stars (AAVSO).
-    leave_out : tuple of str
-        Frames with one of these flags are left out.
+    leave_out : sequence of str, optional
+        Frames with one of these flags are left out. By default outliers of transits: where a star varies they are its
+        own.
 
     Returns
     -------
@@ -199,8 +206,9 @@ def write_submission(
         raise ValueError(f"archive must be {', '.join(FORMATS)}, got {archive!r}")
     if not isinstance(observer, Observer):
         observer = Observer() if observer is None else read_observer(observer)
-    about = Submission(observer, star, planet, number, designation, notes, chart, tuple(leave_out))
     form = FORMATS[archive]
+    left_out = form.leave_out if leave_out is None else tuple(leave_out)
+    about = Submission(observer, star, planet, number, designation, notes, chart, left_out)
     texts = {}
     for curve_key, curve_name, curve in _chosen(out_directory, name, key):
         text = form.make(out_directory, curve_name, curve.load(), about)

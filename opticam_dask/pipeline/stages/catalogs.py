@@ -15,6 +15,7 @@ from opticam_dask.passes import catalog
 from opticam_dask.pipeline.frozen import piled_up, reference_part
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
+from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.store.camera import Camera, Part
 
 #: Frames whose detections are held against the catalogue, and the share that is too much to be missing.
@@ -84,18 +85,17 @@ def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
 
 
 def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) -> catalog.StackedNight:
-    """Stack of a part with the noise, seeing, transforms and saturation of its frames."""
-    noise, widths, minor, sky = (
-        part.frames[name] for name in ("background_rms", "fwhm", "semiminor_sigma", "background")
-    )
-    level, gain = (part.frames[name] for name in ("saturation", "gain"))
+    """Stack of a part with the noise, seeing, transforms and saturation of the frames that are stacked."""
+    chosen = stacked_frames(setup, part)
+    widths, minor, sky = (part.frames[name][chosen] for name in ("fwhm", "semiminor_sigma", "background"))
+    level, gain = (part.frames[name][chosen] for name in ("saturation", "gain"))
     piled = piled_up(part)
     level = level if piled is None else piled.lowered(level, gain)
     stacked = _stacked(setup, part)
     return catalog.StackedNight(
         stack["image"],
         stack["coverage"],
-        noise[stacked],
+        part.frames["background_rms"][stacked],
         _median(widths),
         _transforms(part, stacked),
         _median(level * gain * setup.parameters.rebin_factor**2 - sky),
@@ -110,7 +110,7 @@ def _median(values: np.ndarray) -> float:
 def _stacked(setup: Setup, part: Part) -> np.ndarray:
     """Indices of the usable frames that are in the stack of a part."""
     transforms, flags = (part.frames[name] for name in ("transform", "flags"))
-    chosen = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    chosen = stacked_frames(setup, part)
     usable = ((flags[chosen] & np.uint32(UNUSABLE)) == 0) & np.isfinite(transforms[chosen]).all(axis=(1, 2))
     stacked: np.ndarray = chosen[usable]
     return stacked

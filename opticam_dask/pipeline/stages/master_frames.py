@@ -343,7 +343,7 @@ def _choose(setup: Setup, kind: Kind, detector: Detector, exposure_time: float) 
         raise CalibrationError(
             f"the master {kind} of {detector} is not in the store: give the {PLURAL[kind]} again (--{PLURAL[kind]})."
         )
-    table = found.select(detector)
+    table = found.select(detector, of_other_filters=setup.parameters.flats_of_other_filters)
     if "bias" in setup.calibration.kinds or kind == "bias":
         return table
     if kind == "dark":
@@ -411,7 +411,9 @@ def _make_master(
         else:
             attributes["exposure_time"] = float(files["exposure_time"].iloc[0])
     setup.store.master(group).write(arrays, attributes)
-    progress.tell(f"Master {kind} of {detector}: {len(files)} frames.")
+    keys = sorted(set(files["key"]))
+    other = f" of {', '.join(keys)}" if kind == "flat" and keys != [detector.key] else ""
+    progress.tell(f"Master {kind} of {detector}: {len(files)} frames{other}.")
 
 
 def make_dataset(

@@ -17,54 +17,117 @@ from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView, Photometer, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer, RadiusChoice, choose_radius
-from opticam_dask.passes import aperture_trial, first_pass, quality, sampled_frames, second_pass, star_profiles
+from opticam_dask.passes import aperture_trial, measure, quality, sampled_frames, star_profiles
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
-from opticam_dask.pipeline.stages.alignment import first_pass_job
+from opticam_dask.pipeline.stages.borrowing import find_borrowed, write_borrowed
+from opticam_dask.pipeline.stages.stacks import stacked_frames
+from opticam_dask.pipeline.stages.survey import alignment_of, tell_of_alignment
+from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
 from opticam_dask.steps.read import is_back
+from opticam_dask.steps.view import Measuring, Track
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part
 
 
-class Photometry(BlockPass):
-    """Second pass over every block of which a photometer has not measured the sources."""
+class MeasurePass(BlockPass):
+    """Every block of which frames were not looked at, or of which a photometer has not measured the sources.
 
+    Without photometers, which may come later, it is the sky, sources and transforms of all frames.
+    """
+
+    word = "measure"
     name = "photometry"
-    title = "Performing photometry"
+    title = "Measuring frames"
 
     def is_ready(self, run: Run, camera: Camera) -> bool:
-        """Whether a camera has a catalogue."""
-        return camera.catalog.is_whole
+        """Whether a camera has a reference frame."""
+        return camera.reference.is_whole
 
     def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
-        """Blocks that the first pass has done and the photometry of a label has not.
+        """Blocks with frames that were not looked at, and those that a label has not measured.
 
         In a whole part, also those with frames whose files were gone when they were measured and are there again.
         """
-        if not part.psf.is_whole:
-            return []
         chosen = range(part.n_blocks) if among is None else among
-        is_reduced = part.frames.done(chosen)
-        done = np.ones(len(chosen), dtype=bool)
-        for label in run.photometers:
+        if not _is_surveyed(part):
+            return []
+        done = part.frames.done(chosen)
+        labels = run.photometers if part.psf.is_whole else ()
+        for label in labels:
             done &= part.photometry(label).done(chosen)
-        todo = (chosen.start + np.flatnonzero(is_reduced & ~done)).tolist()
-        return todo if among is not None else sorted({*todo, *_blocks_back(run, part)})
+        todo = (chosen.start + np.flatnonzero(~done)).tolist()
+        return todo if among is not None or not labels else sorted({*todo, *_blocks_back(run, part)})
 
     def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
-        """Tasks of the second pass."""
-        job = second_pass_job(run.setup, part, prepared_for(run, part.camera), whole_frames=run.whole_frames)
-        measure = functools.partial(second_pass.measure_block, job)
-        try_frame = functools.partial(second_pass.try_frame, job)
-        return guarded_work(part.key, "measure", measure, todo, try_frame, functools.partial(frames_in, part))
+        """Tasks that measure blocks."""
+        if not part.frames.done().all():
+            run.looked_at.add((part.key, part.night))
+        job = measure_job(run, part)
+        measure_block = functools.partial(measure.measure_block, job)
+        try_frame = functools.partial(measure.try_frame, job)
+        n_frames, alone = functools.partial(frames_in, part), replace(job, measuring=None)
+        before = functools.partial(measure.measure_block, alone), functools.partial(measure.try_frame, alone)
+        return guarded_work(part.key, "measure", measure_block, todo, try_frame, n_frames, before)
+
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
+        """Say how the frames of a part went, once."""
+        is_shared = is_new and bool(run.planned)  # by jobs, which say nothing
+        if (part.key, part.night) in run.looked_at or (is_shared and not _was_surveyed_whole(run.setup, part)):
+            tell_of_alignment(run.setup, part, run.progress)
 
     def finish(self, run: Run) -> None:
-        """Measure the quality of the nights."""
-        measure_quality(run)
+        """Measure the frames that borrow their transform from other cameras, and the quality of the nights."""
+        borrow_transforms(run)
+        if run.photometers:
+            measure_quality(run)
+
+
+def _is_surveyed(part: Part) -> bool:
+    """Whether a part has a stack, and a star profile where there is a catalogue."""
+    return part.stack.is_whole and (part.psf.is_whole or not part.camera.catalog.is_whole)
+
+
+def _was_surveyed_whole(setup: Setup, part: Part) -> bool:
+    """Whether all frames of a part are stacked."""
+    return len(stacked_frames(setup, part)) == part.n_frames
+
+
+def measure_job(run: Run, part: Part) -> measure.Measure:
+    """What a task needs to measure blocks of a part."""
+    measuring = None
+    if run.photometers and part.psf.is_whole:
+        photometers = prepared_for(run, part.camera)
+        measuring = measuring_of(run.setup, part, photometers, whole_frames=run.whole_frames)
+    return measure.Measure(
+        alignment=alignment_of(run.setup, part),
+        measuring=measuring,
+        read_manifest=_manifest_of(part),
+        read_results=part.results,
+        read_records=part.block_records,
+        read_flags=functools.partial(_flags_of_block, part),
+        write=part.write_block,
+        write_columns=part.write_columns,
+    )
+
+
+def _manifest_of(part: Part) -> Callable[[int], Mapping[str, np.ndarray]]:
+    return functools.partial(frozen.read_manifest, part, frozen.piled_up(part))
+
+
+def borrow_transforms(run: Run) -> None:
+    """Give frames with too few stars the transforms of other cameras, and measure the blocks that they are in."""
+    todo = [(found.part, write_borrowed(found, run.progress)) for found in list(find_borrowed(run.setup))]
+    if not todo or not run.photometers:
+        return
+    measuring = MeasurePass()
+    with stage(run.progress, "Measuring frames that borrow", sum(measuring.n_frames(run, *one) for one in todo)):
+        for _ in measuring.work(run, todo):
+            run.check_owner()
 
 
 def _blocks_back(run: Run, part: Part) -> set[int]:
@@ -78,17 +141,16 @@ def _blocks_back(run: Run, part: Part) -> set[int]:
     return found
 
 
-def second_pass_job(
+def measuring_of(
     setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
-) -> second_pass.SecondPass:
-    """What a task needs to measure blocks of a part with photometers that are prepared for its key.
+) -> Measuring:
+    """What it takes to measure frames of a part with photometers that are prepared for its key.
 
     Without photometers, it is for samples of frames, which look at the sources that were found.
     """
     catalog = part.camera.catalog
     found, fitted = catalog.read_all(), frozen.read_profile(part)
-    stages = part.camera.source_stages
-    job = second_pass.SecondPass(
+    job = Measuring(
         steps=setup.steps_of(part),
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
@@ -97,15 +159,21 @@ def second_pass_job(
         profile_err=fitted.total_err,
         sampling=sampling_errors(fitted),
         fwhm=float(catalog.attributes["fwhm"]),
-        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
-        read_results=part.results,
-        write=part.write_block,
         whole_frames=whole_frames,
-        stages=stages,
-        read_flags=functools.partial(_flags_of_block, part),
-        write_columns=part.write_columns,
+        stages=part.camera.source_stages,
+        tracks=_tracks(part.camera),
     )
-    return job if photometers else replace(job.at_stage(0), stages=())
+    return job if photometers else replace(job.at_stage(0), stages=(), tracks=())
+
+
+def _tracks(camera: Camera) -> tuple[Track, ...]:
+    """Sources of the catalogue that move."""
+    known = camera.catalog.attributes.get("tracks", {})
+    rows = {int(number): row for row, number in enumerate(camera.catalog["source_id"])} if known else {}
+    return tuple(
+        Track(rows[int(number)], np.array(one["places"]), np.array(one["around"]).reshape(-1, 4).astype(float))
+        for number, one in known.items()
+    )
 
 
 def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
@@ -117,12 +185,20 @@ def measure_sample(
     run: Run,
     part: Part,
     name: str,
-    second: second_pass.SecondPass,
-    measure: Callable[[FrameView], Any],
+    measuring: Measuring,
+    measure_view: Callable[[FrameView], Any],
     frames: Sequence[int],
 ) -> dict[int, Any]:
     """What a function finds in some frames of a part, by frame; None where a frame cannot be read."""
-    job = sampled_frames.SampleJob(second, measure, tuple(frames), part.frames_per_block)
+    job = sampled_frames.SampleJob(
+        measuring=measuring,
+        measure=measure_view,
+        frames=tuple(frames),
+        frames_per_block=part.frames_per_block,
+        read_manifest=_manifest_of(part),
+        read_results=part.results,
+        read_kept=part.kept,
+    )
     measure_block = functools.partial(sampled_frames.measure_block, job)
     try_frame = functools.partial(sampled_frames.try_frame, job)
     todo = sorted({index // part.frames_per_block for index in frames})
@@ -134,8 +210,8 @@ def measure_sample(
     return found
 
 
-def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[first_pass.FirstPass, second_pass.SecondPass]:
-    """What tasks need for both passes on frames of a key that are in no store.
+def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning, Measuring]:
+    """What tasks need to align and measure frames of a key that are in no store.
 
     Raises
     ------
@@ -146,8 +222,8 @@ def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[first_pas
     if not camera.catalog.is_whole:
         raise ReductionError(frozen.no_catalog(setup))
     part = frozen.reference_part(camera)
-    photometers = prepare_photometers(catalog_facts(camera), {photometer.label: photometer})
-    return first_pass_job(setup, part), second_pass_job(setup, part, photometers)
+    photometers = prepare_photometers(catalog_facts(setup, camera), {photometer.label: photometer})
+    return alignment_of(setup, part), measuring_of(setup, part, photometers)
 
 
 # ---------------------------------------------------------------- photometers as they are for one camera
@@ -161,7 +237,7 @@ def prepared_for(run: Run, camera: Camera) -> dict[str, Photometer]:
     key = camera.key
     if key not in run.prepared:
         known = run.facts.setdefault("background_rms", {})  # reading it takes as many files as a night has blocks
-        facts = catalog_facts(camera, known.get(key))
+        facts = catalog_facts(run.setup, camera, known.get(key))
         known[key] = facts.background_rms
         run.prepared[key] = {
             label: _with_radius(run, camera, label, photometer, facts)
@@ -184,20 +260,22 @@ def _with_radius(
     return replace(photometer, radius=radius, radius_unit="reference_fwhm")
 
 
-def catalog_facts(camera: Camera, background_rms: float | None = None) -> CatalogFacts:
+def catalog_facts(setup: Setup, camera: Camera, background_rms: float | None = None) -> CatalogFacts:
     """What photometers are prepared with: the same for all nights of a key.
 
     Parameters
     ----------
+    setup : Setup
+        What is reduced.
     camera : Camera
         The camera in the store.
     background_rms : float, optional
-        Median over the frames of the reference night, where it is known already: reading it takes as many files as
-        that night has blocks.
+        Median over the frames of the reference night that are stacked, where it is known already: reading it takes as
+        many files as that night has blocks.
     """
     reference = frozen.reference_part(camera)
     if background_rms is None:
-        rms = reference.frames["background_rms"]
+        rms = reference.frames["background_rms"][stacked_frames(setup, reference)]
         background_rms = float(np.nanmedian(rms)) if np.isfinite(rms).any() else float("nan")
     return CatalogFacts(
         flux=camera.catalog["flux"][: camera.n_found],
@@ -247,12 +325,12 @@ def _try_apertures(run: Run, camera: Camera, photometer: AperturePhotometer) -> 
     setup = run.setup
     part = frozen.reference_part(camera)
     flags = part.frames["flags"]
-    frames = star_profiles.choose_frames(flags, aperture_trial.N_FRAMES)
-    second = second_pass_job(setup, part, {})
+    frames = star_profiles.choose_frames(flags, setup.parameters.stack_frames, aperture_trial.N_FRAMES)
+    measuring = measuring_of(setup, part, {})
     several = replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm")
     with stage(run.progress, "Trying apertures", len(frames)):
-        measure = functools.partial(aperture_trial.measure_apertures, several)
-        found = measure_sample(run, part, "apertures", second, measure, frames)
+        measure_view = functools.partial(aperture_trial.measure_apertures, several)
+        found = measure_sample(run, part, "apertures", measuring, measure_view, frames)
     return aperture_trial.collect(found)
 
 
@@ -305,8 +383,8 @@ def measure_quality(run: Run) -> None:
     ]
     if not todo:
         return
-    measure = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
-    build = functools.partial(windows.window_of_tasks, measure, name="quality")
+    measure_part = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
+    build = functools.partial(windows.window_of_tasks, measure_part, name="quality")
     with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
         for number, found in run.executor.run([Work(build, range(len(todo)))]):
             run.check_owner()

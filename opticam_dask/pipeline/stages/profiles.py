@@ -13,7 +13,7 @@ from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_prof
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.passes import star_profiles
 from opticam_dask.pipeline import frozen
-from opticam_dask.pipeline.reduction import Progress, ReductionError
+from opticam_dask.pipeline.reduction import Progress
 from opticam_dask.pipeline.run import Pass, Run
 from opticam_dask.pipeline.stages import photometry, stacks
 from opticam_dask.steps.frame_steps import BlockSummary
@@ -27,10 +27,10 @@ _OTHER_NIGHT = 0.05
 class StarProfiles(Pass):
     """Star profile of every night that has none, from some of its frames.
 
-    A night that the first pass has not been through to its end waits: its profile must not depend on how far a run
-    came.
+    A night of which the survey has not come to its end waits: its profile must not depend on how far a run came.
     """
 
+    word = "profile"
     name = "stacks and star profiles"
     title = "Measuring star profiles"
     unit = "part"
@@ -44,7 +44,7 @@ class StarProfiles(Pass):
     def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
         """The part itself, when it has no profile, or, of a run that jobs share, no stack."""
         if run.sums is None:
-            is_due = not part.psf.is_whole and bool(part.frames.done().all())
+            is_due = not part.psf.is_whole and part.stack.is_whole
         else:
             has_stack = part.stack.is_whole
             is_due = (part.key, part.night) not in run.sums and (not has_stack or _is_measurable(part))
@@ -52,7 +52,7 @@ class StarProfiles(Pass):
 
     def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
         """Frames of both rounds."""
-        return sum(map(len, profile_frames(part))) if todo and _is_measurable(part) else 0
+        return sum(map(len, profile_frames(run, part))) if todo and _is_measurable(part) else 0
 
     def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
         """Measure one part after the other, each on all workers."""
@@ -74,28 +74,28 @@ class StarProfiles(Pass):
             write_profile(part, run.sums[name], run.progress)
 
     def finish(self, run: Run) -> None:
-        """Prepare the photometers and make the arrays that they fill.
+        """Prepare the photometers and make the arrays that they fill; what was kept of frames is not needed any more.
 
         Raises
         ------
-        ReductionError
-            When no key has a catalogue.
         store.StoreError
             When a label exists with other parameters.
         """
-        if not run.photometers:
-            return
-        if not (parts := frozen.parts_with_catalog(run.setup)):
-            raise ReductionError(frozen.no_catalog(run.setup))
+        parts = frozen.parts_with_catalog(run.setup)
+        if run.photometers:
+            self._prepare(run, parts)
+        for part in parts:
+            if part.psf.is_whole:
+                part.remove_kept()
+
+    def _prepare(self, run: Run, parts: Sequence[Part]) -> None:
         for part in parts:
             if run.planned and (part.key, part.night) not in run.planned:
                 continue
             if part.psf.is_whole:
                 photometry.add_labels(run.setup, part, run.photometers, photometry.prepared_for(run, part.camera))
             else:
-                run.progress.tell(
-                    f"{part.key} {part.night} is not measured: its first pass is not finished (create_catalogs)."
-                )
+                run.progress.tell(f"{part.key} {part.night} is not measured: it is not surveyed (create_catalogs).")
 
 
 def _is_measurable(part: Part) -> bool:
@@ -103,26 +103,26 @@ def _is_measurable(part: Part) -> bool:
     return part.camera.catalog.is_whole and not part.psf.is_whole
 
 
-def profile_frames(part: Part) -> tuple[list[int], list[int]]:
+def profile_frames(run: Run, part: Part) -> tuple[list[int], list[int]]:
     """Frames of a part that its profile is measured in: those of the first round, and of the second."""
-    frames = star_profiles.choose_frames(part.frames["flags"])
+    frames = star_profiles.choose_frames(part.frames["flags"], run.setup.parameters.stack_frames)
     return star_profiles.some_of(frames), frames
 
 
 def measure_stars(run: Run, part: Part) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
-    first, frames = profile_frames(part)
+    first, frames = profile_frames(run, part)
     fitted = star_profiles.fit(_profile_round(run, part, first, None))
     return {} if fitted is None else _profile_round(run, part, frames, fitted)
 
 
 def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
     """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
-    second = photometry.second_pass_job(run.setup, part, {})
+    measuring = photometry.measuring_of(run.setup, part, {})
     if fitted is None:
-        return photometry.measure_sample(run, part, "profile", second, star_profiles.first_rings, frames)
-    second = replace(second, profile=fitted.table(), sampling=sampling_errors(fitted))
-    return photometry.measure_sample(run, part, "profile", second, star_profiles.star_rings, frames)
+        return photometry.measure_sample(run, part, "profile", measuring, star_profiles.first_rings, frames)
+    measuring = replace(measuring, profile=fitted.table(), sampling=sampling_errors(fitted))
+    return photometry.measure_sample(run, part, "profile", measuring, star_profiles.star_rings, frames)
 
 
 def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> None:

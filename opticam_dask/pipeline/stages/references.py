@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
+from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.passes import first_pass
+from opticam_dask.parameters import TransformType
+from opticam_dask.passes import probes as probing
 from opticam_dask.pipeline import frozen, plan
 from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup, WrongParameters, stage
 from opticam_dask.pipeline.run import Pass, Run, guarded_work
@@ -17,12 +20,13 @@ from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.store.camera import Camera, Part
 
 #: Candidates for the reference frame of a night.
-N_PROBES = 25
+N_PROBES = 9
 
 
 class References(Pass):
     """Calibration masters and reference frames that are not there yet."""
 
+    word = "reference"
     name = "calibration masters and reference frames"
 
     def finish(self, run: Run) -> None:
@@ -49,16 +53,30 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
     work: list[Work] = []
     for key, part in candidates.items():
         job = _probe_job(setup, part)
-        run = functools.partial(first_pass.probe_frame, job)
+        run = functools.partial(probing.probe_frame, job)
         try_frame = functools.partial(_try_probe, job)
         work.append(guarded_work(key, "probe", run, indices[key].tolist(), try_frame, _one_frame))
-    probes: dict[str, list[first_pass.Probe]] = {key: [] for key in candidates}
+    probes: dict[str, list[probing.Probe]] = {key: [] for key in candidates}
     with stage(progress, "Choosing reference frames", sum(map(len, indices.values()))):
         for key, probe in executor.run(work):
             probes[key].append(probe)
             progress.advance(1)
-    for key, part in candidates.items():
-        _freeze_reference(setup, part, probes[key], progress)
+    in_order = [(key, tuple(sorted(probes[key], key=lambda probe: probe.index))) for key in candidates]
+    choose = functools.partial(_choose, setup.parameters.transform_type, tuple(of_key for _, of_key in in_order))
+    build = functools.partial(windows.window_of_tasks, choose, name="match-probes")
+    with stage(progress, "Matching candidates", 0):
+        chosen = dict(executor.run([Work(build, range(len(in_order)))]))
+    for number, (key, of_key) in enumerate(in_order):
+        _freeze_reference(candidates[key], of_key, chosen[number], progress)
+
+
+def _choose(
+    transform_type: TransformType, probes: Sequence[Sequence[probing.Probe]], number: int
+) -> tuple[int, probing.Probe | None]:
+    """Task that chooses the reference frame of one camera."""
+    return number, probing.choose_reference(
+        list(probes[number]), functools.partial(probing.count_matches, transform_type)
+    )
 
 
 def _require_nothing_aligned(camera: Camera) -> None:
@@ -70,8 +88,8 @@ def _require_nothing_aligned(camera: Camera) -> None:
         )
 
 
-def _try_probe(job: first_pass.ProbeJob, index: int, _: int) -> None:
-    first_pass.probe_frame(job, index)
+def _try_probe(job: probing.ProbeJob, index: int, _: int) -> None:
+    probing.probe_frame(job, index)
 
 
 def _one_frame(_: int) -> int:
@@ -92,8 +110,8 @@ def _reference_part(setup: Setup, camera: Camera) -> Part | None:
     return main[nights[0]] if nights else None
 
 
-def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
-    return first_pass.ProbeJob(
+def _probe_job(setup: Setup, part: Part) -> probing.ProbeJob:
+    return probing.ProbeJob(
         steps=setup.steps_of(part),
         frames_per_block=part.frames_per_block,
         n_alignment_sources=setup.parameters.n_alignment_sources,
@@ -101,12 +119,11 @@ def _probe_job(setup: Setup, part: Part) -> first_pass.ProbeJob:
     )
 
 
-def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], progress: Progress) -> None:
-    chosen = first_pass.choose_reference(
-        probes, functools.partial(first_pass.count_matches, setup.parameters.transform_type)
-    )
+def _freeze_reference(
+    part: Part, probes: Sequence[probing.Probe], chosen: probing.Probe | None, progress: Progress
+) -> None:
     if chosen is None:
-        first = min(probes, key=lambda probe: probe.index)
+        first = probes[0]
         progress.tell(
             f"{part.key}: no source in any of {len(probes)} candidate frames ({first.message}). "
             "A lower threshold or n_pixels may help."
@@ -120,7 +137,7 @@ def _freeze_reference(setup: Setup, part: Part, probes: list[first_pass.Probe], 
         "reference_fwhm": chosen.fwhm,
         "reference_minor_fwhm": chosen.minor_fwhm,
     }
-    piled = first_pass.find_pile_up(probes)
+    piled = probing.find_pile_up(probes)
     if piled is not None:
         given = "none" if np.isnan(piled.saturation) else f"{piled.saturation:g} ADU"
         progress.tell(

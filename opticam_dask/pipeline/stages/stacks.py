@@ -11,7 +11,7 @@ from opticam_dask.cluster import windows
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
-from opticam_dask.passes import first_pass
+from opticam_dask.passes import survey
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
@@ -21,9 +21,14 @@ from opticam_dask.store.scratch import read_partial_stack, write_partial_stack
 _FAN_IN = 8
 
 
+def stacked_frames(setup: Setup, part: Part) -> np.ndarray:
+    """Frames of a part that are stacked, which are those that are surveyed."""
+    return stack_selection(part.n_frames, setup.parameters.stack_frames)
+
+
 def _frames_of_groups(setup: Setup, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a part that are stacked, and the group of the stack that each is summed in."""
-    selected = stack_selection(part.n_frames, setup.parameters.stack_frames)
+    selected = stacked_frames(setup, part)
     return selected, stack_groups(0, part.n_frames, part.n_frames, setup.parameters.stack_frames)[selected]
 
 
@@ -81,7 +86,7 @@ def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[in
     while unfinished := [group for group, numbers in inputs.items() if len(numbers) > 1]:
         work = []
         for group in unfinished:
-            job = first_pass.MergeJob(
+            job = survey.MergeJob(
                 inputs=inputs[group],
                 fan_in=_FAN_IN,
                 read=functools.partial(_read_partial, part, levels[group], group),
@@ -89,7 +94,7 @@ def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[in
             )
             inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
             levels[group] += 1
-            merge = functools.partial(first_pass.merge_stacks, job)
+            merge = functools.partial(survey.merge_stacks, job)
             build = functools.partial(windows.window_of_blocks, merge, name="merge-stacks")
             work.append(Work(build, list(inputs[group])))
         for _ in executor.run(work):

@@ -29,12 +29,16 @@ _PATTERN = 22
 #: Detections and catalogue stars used to begin with: the brightest.
 _BRIGHTEST = 100
 
-#: Polynomials are fitted up to this order, each to at least so many stars a coefficient.
-_HIGHEST_ORDER, _STARS_PER_TERM = 4, 2.0
+#: Polynomials are fitted up to this order,
+_HIGHEST_ORDER = 4
+#: each to at least so many stars a coefficient.
+_STARS_PER_TERM = 2.0
 #: A higher order must predict stars that were left out of its fit better by this factor.
 _BETTER = 0.95
-#: Rounds of pairing and fitting, and the distance in standard deviations at which a pair is dropped.
-_ROUNDS, _CLIP = 12, 4.0
+#: Rounds of pairing and fitting.
+_ROUNDS = 12
+#: Distance in standard deviations at which a pair is dropped.
+_CLIP = 4.0
 #: Positions are not trusted to be better than this (pixels), however well they agree.
 _POSITION_FLOOR = 0.02
 

@@ -15,18 +15,27 @@ from scipy.spatial import KDTree
 _MODE_SOURCES = 60
 
 #: The wings of a bright Moffat star make its segment up to three times as wide as that of a faint one; a detection
-#: that is wider than so many times the usual width, or so much more elongated, is no star.
-_WIDEST, _MOST_ELONGATED = 4.0, 3.0
+#: that is wider than so many times the usual width is no star,
+_WIDEST = 4.0
+#: nor is one that is so many times more elongated.
+_MOST_ELONGATED = 3.0
 
-#: A detection is saturated when a saturated pixel is nearer than this (pixels), or than so many of its semi-major axes.
-_NEAR_SATURATED, _NEAR_AXES = 2.5, 1.5
+#: A detection is saturated when a saturated pixel is nearer than so many pixels,
+_NEAR_SATURATED = 2.5
+#: or than so many of its semi-major axes.
+_NEAR_AXES = 1.5
 
 #: Fewer detections than this have no usual width.
 _FEWEST = 3
 
-#: Where pixels pile up, at least so many have the highest value, and so many times as many as within the next part of
-#: that value (or so many steps of the converter) below it.
-_PILED, _PILE_RATIO, _PILE_BELOW, _PILE_LEVELS = 3, 3.0, 0.005, 3
+#: Where pixels pile up, at least so many have the highest value,
+_PILED = 3
+#: and so many times as many as lie just below it:
+_PILE_RATIO = 3.0
+#: within this part of that value,
+_PILE_BELOW = 0.005
+#: or so many steps of the converter.
+_PILE_LEVELS = 3
 
 
 def mode(values: np.ndarray) -> float:

@@ -225,30 +225,6 @@ def zoom_mesh_windows(
     return _zoom_at(mesh, shape, box_size, np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets)
 
 
-def zoom_mesh_window(
-    mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], y0: int, y1: int, x0: int, x1: int
-) -> np.ndarray:
-    """Zoomed mesh in one window ``[y0:y1, x0:x1]``; the same bits as `zoom_mesh_windows`.
-
-    Parameters
-    ----------
-    mesh : ndarray, shape (mesh_y, mesh_x)
-        Value of each box of the mesh.
-    shape : (int, int)
-        Shape ``(ny, nx)`` of the frame.
-    box_size : (int, int)
-        Box size ``(ny, nx)`` of the mesh.
-    y0, y1, x0, x1 : int
-        Lower and upper (excluded) edges; the window may reach beyond the frame.
-
-    Returns
-    -------
-    ndarray, shape (y1 - y0, x1 - x0)
-        NaN beyond the frame.
-    """
-    return _zoom_at(mesh, shape, box_size, np.arange(y0, y1)[None], np.arange(x0, x1)[None])[0]
-
-
 def _zoom_at(
     mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:

@@ -14,30 +14,41 @@ import numpy as np
 from opticam_dask.kernels.images.sky.background import fill
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
-#: Boxes across which a fit is made, and the weight of those that are not next to the middle one.
-_BOXES, _OUTER_WEIGHT = 5, 0.15
+#: A fit is made across so many boxes.
+_BOXES = 5
+#: Weight of those that are not next to the middle one.
+_OUTER_WEIGHT = 0.15
 
 #: A box with a smaller share of pixels that count says nothing.
 LEAST_SHARE = 0.05
 
-#: A fit needs so many pixels, in boxes; where there are fewer a plane is fitted across so many boxes.
-_ENOUGH, _WIDER = 0.5, 9
+#: A fit needs the pixels of so many boxes.
+_ENOUGH = 0.5
+#: Where there are fewer a plane is fitted across so many boxes.
+_WIDER = 9
 
 #: A fit does not fit when the mean square of its residuals is so many times what noise makes.
 _MISFIT = 3.0
 
-#: A box agrees with others within so many standard deviations by the noise of its pixels, or within so many times the
-#: distance that the nearest of these have (quantile): 4 sigma of normal noise.
-_BY_NOISE, _BY_SCATTER, _NEAREST = 5.0, 11.0, 0.28
+#: A box agrees with others within so many standard deviations by the noise of its pixels,
+_BY_NOISE = 5.0
+#: or within so many times the distance that the nearest of these have: 4 sigma of normal noise.
+_BY_SCATTER = 11.0
+#: Quantile of the distances that counts as that of the nearest.
+_NEAREST = 0.28
 
-#: So many of 3 x 3, and of 5 x 5, boxes like the middle one are a sky of their own (the corner of an amplifier).
-_OWN_NEAR, _OWN = 4, 6
+#: So many of 3 x 3 boxes like the middle one are a sky of their own (the corner of an amplifier),
+_OWN_NEAR = 4
+#: or so many of 5 x 5.
+_OWN = 6
 
 #: Slopes and curvatures are held towards 0 as by so many boxes at a distance of one.
 _RIDGE = 0.005
 
-#: Degree of the polynomial through all boxes, and how many it needs; values are drawn to within so many sigma of it.
-_DEGREES, _DRAWN_NEAR = ((3, 64), (2, 25), (1, 9)), 4.0
+#: Degree of the polynomial through all boxes, and how many boxes it needs.
+_DEGREES = ((3, 64), (2, 25), (1, 9))
+#: Values are drawn to within so many sigma of it.
+_DRAWN_NEAR = 4.0
 
 #: A sky is no polynomial when it scatters around one by so many times the noise of its boxes.
 _NO_POLYNOMIAL = 3.0

@@ -14,9 +14,10 @@ from opticam_dask.kernels.images.segments import column_of, row_and_column
 from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom
 from opticam_dask.kernels.images.sky.background import spline_taps, strip_weights, zoom_matrix
 
-#: Pixels further from the mesh are no sky: so many RMS, and electrons more, which the long tail of a sky of less than
-#: an electron needs.
-_CLIP, _TAIL = 5.0, 3.0
+#: Pixels further from the mesh than so many RMS are no sky;
+_CLIP = 5.0
+#: so many electrons more are, which the long tail of a sky of less than an electron needs.
+_TAIL = 3.0
 
 #: Scatter of a box of the mesh around the true sky, in units of the RMS over the root of its pixels.
 _BOX_SCATTER = 0.9

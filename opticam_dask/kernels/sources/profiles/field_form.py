@@ -13,28 +13,43 @@ from opticam_dask.kernels.sources.moments import axes_of, moments_of
 #: The light of a star is judged in a square of so many pixels.
 CORE_SIZE = 5
 
-#: Neighbours widen a star up to so many FWHM away, and by so many times their relative light: the window in which its
-#: moments are measured widens with it. A star whose moments they may have changed by this part counts half of what it
-#: would in the median of the widths.
-_DOUBT_REACH, _WIDENING, _DOUBTED = 3.0, 5.0, 0.05
+#: Neighbours widen a star up to so many FWHM away,
+_DOUBT_REACH = 3.0
+#: and by so many times their relative light: the window in which its moments are measured widens with it.
+_WIDENING = 5.0
+#: A star whose moments they may have changed by this part counts half in the median of the widths.
+_DOUBTED = 0.05
 
 #: Noise of a second moment relative to the variance of the star, times the signal-to-noise ratio of its core.
 _MOMENT_ERROR = 2.0
 
-#: A star whose moments are so many sigma from those of the others counts half of what it would; the mean has
-#: arrived after so many steps, or when it changes by less than this part of the size of a star.
-_FORM_REACH, _FORM_STEPS, _AT_REST = 3.0, 12, 1e-6
+#: A star whose moments are so many sigma from those of the others counts half of what it would.
+_FORM_REACH = 3.0
+#: The mean has arrived after so many steps,
+_FORM_STEPS = 12
+#: or when it changes by less than this part of the size of a star.
+_AT_REST = 1e-6
 
-#: A star has an unseen companion when it is more elongated than the others by more than so many errors, and than stars
-#: differ by (relative to the variance of a star); so much of what that adds is left as doubt. More than so much is no
-#: companion that nobody sees. So few stars do not tell.
-_ELONGATED, _ALIKE, _STILL_LONGER, _LONGEST, _FEW = 4.0, 0.03, 0.3, 3.0, 3
+#: A star has an unseen companion when it is more elongated than the others by more than so many errors,
+_ELONGATED = 4.0
+#: and than stars differ by, relative to the variance of a star.
+_ALIKE = 0.03
+#: This part of what the companion adds is left as doubt.
+_STILL_LONGER = 0.3
+#: What adds more than this is no companion that nobody sees.
+_LONGEST = 3.0
+#: So few stars do not tell.
+_FEW = 3
 
-#: Rounds in which companions are taken off, at most, and the relative change of the mean that ends them.
-_ROUNDS, _SETTLED = 8, 2e-4
+#: Companions are taken off in so many rounds at most,
+_ROUNDS = 8
+#: or until the mean changes by less than this part of itself.
+_SETTLED = 2e-4
 
-#: Number of terms of a plane, and of all terms of a change over the field.
-_PLANE, N_TERMS = 3, 6
+#: Number of terms of a plane,
+_PLANE = 3
+#: and of all terms of a change over the field.
+N_TERMS = 6
 
 #: Terms whose mean square, in errors, is below this without any one of the stars do not count: a single star that a
 #: cosmic ray has hit makes no change over the field.

@@ -14,12 +14,15 @@ import numpy as np
 
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
 
-#: A pixel is stray when it is further from the profile than so many of its errors; one next to it, from so many.
-CLIP, GROW = 5.0, 3.0
+#: A pixel is stray when it is further from the profile than so many of its errors,
+CLIP = 5.0
+#: or next to such a one and further than so many.
+GROW = 3.0
 
-#: A star is looked at again when one of its pixels is further off than so many errors, or when the sum of squares is
-#: further above its mean than so many times its scatter.
-_SUSPECT, _SUSPECT_SUM = 4.2, 4.0
+#: A star is looked at again when one of its pixels is further off than so many errors,
+_SUSPECT = 4.2
+#: or when the sum of squares is further above its mean than so many times its scatter.
+_SUSPECT_SUM = 4.0
 
 #: A star does not fit its profile when the sum of squares is so many times its scatter above its mean.
 _NO_STAR = 6.0
@@ -28,9 +31,10 @@ _NO_STAR = 6.0
 #: electrons higher still (Cornish & Fisher 1938: ``(CLIP^2 - 1) / 6`` times the skewness times the error).
 _SKEW = (CLIP**2 - 1.0) / 6.0
 
-#: What the profile of well sampled stars gets wrong, as a part of the light in a pixel; and so much of the light of
-#: neighbours, whose places are known to some hundredths of a pixel.
-_MODEL_ERROR, _FOREIGN_ERROR = 0.005, 0.03
+#: What the profile of well sampled stars gets wrong, as a part of the light in a pixel.
+_MODEL_ERROR = 0.005
+#: The same for the light of neighbours, whose places are known to some hundredths of a pixel.
+_FOREIGN_ERROR = 0.03
 
 #: The relative error of an undersampled star's pixel is so many times that of its flux.
 _OF_PIXEL = 4.0
@@ -38,18 +42,25 @@ _OF_PIXEL = 4.0
 #: What stars deviate from a profile is measured where they have more than this part of their brightest pixel's light.
 _CORE = 0.1
 
-#: Median of the size of a Gaussian of scatter 1, and of its square.
-_MEDIAN_SIZE, _MEDIAN_SQUARE = 0.6745, 0.4549
+#: Median of the size of a Gaussian of scatter 1,
+_MEDIAN_SIZE = 0.6745
+#: and of its square.
+_MEDIAN_SQUARE = 0.4549
 
-#: Fewer stars than this do not tell what is the same for all; nor do squares of less than so many times the noise's,
-#: which the median of a dozen stars scatters to.
-_LEAST_STARS, _MORE_THAN_NOISE = 5, 2.0
+#: Fewer stars than this do not tell what is the same for all.
+_LEAST_STARS = 5
+#: Nor do squares of less than so many times those of the noise, which the median of a dozen stars scatters to.
+_MORE_THAN_NOISE = 2.0
 
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
 _WIDTH_ERROR = 0.02
 
-#: Steps (pixels) for the slopes of the profile, and how far a fit may move a star in one of its iterations.
-_STEP, _LONGEST, _ITERATIONS = 0.25, 1.0, 5
+#: Step for the slopes of the profile, pixels.
+_STEP = 0.25
+#: A fit may move a star by so many pixels in one of its iterations.
+_LONGEST = 1.0
+#: So many iterations settle it.
+_ITERATIONS = 5
 
 
 def usual_error(flux_error: float) -> float:

@@ -32,8 +32,10 @@ COMPONENTS = np.array([(b, w) for b in SLOPES for w in _WIDTHS if np.isfinite(b)
 
 N_COMPONENTS = len(COMPONENTS)
 
-#: Points at which a profile is tabulated; the light beyond the last counts as part of the total.
-TABLE_STEP, _EDGE = 0.01, 30.0
+#: Step of the radii, in units of sigma, at which a profile is tabulated.
+TABLE_STEP = 0.01
+#: Last radius of the table; the light beyond counts as part of the total.
+_EDGE = 30.0
 
 _GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 

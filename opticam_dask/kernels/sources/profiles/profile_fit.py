@@ -16,8 +16,10 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources.profiles.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
 from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
 
-#: A profile is known when so many rings of the core have light, the innermost of them within this radius.
-_LEAST_RINGS, _INNERMOST = 3, 1.2
+#: A profile is known when so many rings of the core have light,
+_LEAST_RINGS = 3
+#: the innermost of them within this radius, in units of sigma.
+_INNERMOST = 1.2
 
 #: No sum of such functions is a star to better than this part of the light in a ring.
 _MODEL_ERROR = 3e-4
@@ -34,9 +36,12 @@ def light_in_sky(fitted: Profile, sky: np.ndarray) -> float:
 #: Radii that part the rings in which stars are compared with each other.
 _COMPARED = (0.0, 0.7, 1.2, 1.7, 2.2, 2.8, 3.5, 4.5, 6.0)
 
-#: Stars that differ from the others by this many times their scatter count a quarter; so many rounds settle it. Two
-#: stars tell nothing about which of them is the odd one.
-_ODD, _ROUNDS, _LEAST_STARS = 2.5, 4, 3
+#: Stars that differ from the others by this many times their scatter count a quarter.
+_ODD = 2.5
+#: So many rounds settle it.
+_ROUNDS = 4
+#: Fewer stars tell nothing about which of them is the odd one.
+_LEAST_STARS = 3
 
 #: No star counts more than so many times as much as the middle one.
 _MOST_WEIGHT = 10.0

@@ -14,10 +14,14 @@ from scipy.ndimage import binary_dilation
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_profile
 
-#: Radii, in units of sigma, up to which a profile is measured, and the width of the rings. The sky is that of an
-#: annulus beyond, so that what a sky mesh takes off the wings of bright stars is not lost. The annulus has twice the
-#: area of what is inside: an error of the sky moves the total light by several times what it adds to the rings.
-REACH, RING, SKY_REACH = 10.0, 0.1, 17.0
+#: A profile is measured up to this radius, in units of sigma,
+REACH = 10.0
+#: in rings of this width.
+RING = 0.1
+#: The sky is that of an annulus from there to this radius, so that what a sky mesh takes off the wings of bright stars
+#: is not lost. It has twice the area of what is inside: an error of the sky moves the total light by several times
+#: what it adds to the rings.
+SKY_REACH = 17.0
 
 N_RINGS = round(REACH / RING)
 
@@ -29,13 +33,20 @@ N_SKY_RINGS = round(SKY_REACH / SKY_RING)
 #: A star is normalised by its light within this radius.
 CORE = 2.5
 
-#: Where a read-out window leaves too little of that annulus, the sky begins nearer to the star: there must be this part
-#: of the pixels inside, and so many in all. The light that the star has there is part of the fit.
-_NEARER_SKIES, _LEAST_PART, _LEAST_SKY = (10.0, 8.0, 6.5, 5.0), 0.5, 60
+#: Where a read-out window leaves too little of that annulus, the sky begins nearer to the star, at one of these radii.
+#: The light that the star has there is part of the fit.
+_NEARER_SKIES = (10.0, 8.0, 6.5, 5.0)
+#: This part of the pixels of the annulus must be inside the window,
+_LEAST_PART = 0.5
+#: and so many in all.
+_LEAST_SKY = 60
 
-#: Pixels of the sky that are so many times the scatter from the plane do not count; the plane has arrived after so many
-#: steps. A level without slope serves where the error of a plane at the star is this many times that of a level.
-_SKY_CLIP, _SKY_STEPS, _SLOPE_COST = 4.0, 5, 2.0
+#: Pixels of the sky that are so many times the scatter from the plane do not count.
+_SKY_CLIP = 4.0
+#: The plane has arrived after so many steps.
+_SKY_STEPS = 5
+#: A level without slope serves where the error of a plane at the star is this many times that of a level.
+_SLOPE_COST = 2.0
 
 #: The plane has arrived when no more than this part of its pixels come or go.
 _FEW_CHANGE = 1e-3
@@ -52,9 +63,14 @@ _RIDGE = 1e-9
 #: A bend of the sky counts as far as its chi-square per coefficient is above this.
 _DOUBT = 2.0
 
-#: Beyond this radius pixels that stand out from their ring by so many times the noise, and by this part of its light,
-#: belong to something else, with everything within this radius of them.
-_ROUND_FROM, _STANDS_OUT, _UNEVEN, _AROUND = 3.0, 5.0, 0.5, 1.5
+#: Beyond this radius, in units of sigma, the light of a star is round.
+_ROUND_FROM = 3.0
+#: Pixels there that stand out from their ring by so many times the noise,
+_STANDS_OUT = 5.0
+#: and by this part of its light, belong to something else,
+_UNEVEN = 0.5
+#: with everything within this radius of them.
+_AROUND = 1.5
 
 #: Stars count with the square of their signal-to-noise ratio up to about this ratio of core to background RMS, so that
 #: what is wrong with the surroundings of the brightest does not decide.

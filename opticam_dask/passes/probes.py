@@ -1,8 +1,4 @@
-"""First pass over one block of frames: sky, sources and transform of each frame; and the probe for a reference frame.
-
-The first pass measures sky, sources and transform of every frame of its block, adds the frames that are stacked
-to a partial stack, and writes the records of the block, the flags last.
-"""
+"""The probe for a reference frame: sources of a few candidates, and which of them matches the others best."""
 
 from __future__ import annotations
 
@@ -11,16 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opticam_dask.cluster import watchdog
-from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching import match, problem
-from opticam_dask.kernels.images.stack import PartialStack, stack_groups
 from opticam_dask.parameters import TransformType
-from opticam_dask.steps.align import Aligning, alignment_sources, may_be_stars, minor_fwhm, reduce_frame
+from opticam_dask.steps.align import alignment_sources, may_be_stars, minor_fwhm
 from opticam_dask.steps.detect import detect_frame
-from opticam_dask.steps.frame_steps import BlockSummary, FrameProblem, FrameResult, FrameSteps, entry_of, summarise
-from opticam_dask.steps.records import block_arrays
-from opticam_dask.steps.stack import resampled
+from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps, entry_of
 
 #: A level at which pixels pile up counts when so many frames have it.
 _PILED_FRAMES = 2
@@ -154,106 +145,3 @@ def count_matches(transform_type: TransformType, reference: Probe, frame: Probe)
         if not (may_be_stars(one, other) and may_be_stars(other, one)):
             return 0
     return found.n_matched
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstPass(Aligning):
-    """What every task of the first pass over one part needs; nothing here grows with the number of frames.
-
-    Attributes
-    ----------
-    n_frames, frames_per_block, stack_frames : int
-        Frames of the part, of a block, and at most in the stack.
-    read_manifest, write, write_stack : callable
-        Bound functions of the store.
-    """
-
-    n_frames: int
-    frames_per_block: int
-    stack_frames: int
-    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
-    write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
-    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
-
-
-def reduce_block(job: FirstPass, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
-    """First pass over one block: measure each frame, write the records, and the flags last.
-
-    Parameters
-    ----------
-    job : FirstPass
-        What the first pass needs to know of the part.
-    block : int
-        Number of the block of frames.
-    lost : dict of str, optional
-        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
-    """
-    manifest = job.read_manifest(block)
-    n_frames = len(manifest["file"])
-    start = block * job.frames_per_block
-    groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames).tolist()
-    last = {group: index for index, group in enumerate(groups)}
-    stack: PartialStack | None = None
-    results = []
-    for index, group in enumerate(groups):
-        watchdog.still_working()
-        result = _lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry_of(manifest, index))
-        if group >= 0:
-            stack = stack or PartialStack(job.reference_shape)
-            if not result.flags & UNUSABLE:
-                stack.add(resampled(job.reference_shape, result))
-            if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
-                job.write_stack(group, block, stack.total, stack.coverage)
-                stack = None
-        result.subtracted = result.saturated = result.frame = result.is_whole = result.is_saturated = None
-        results.append(result)
-    job.write(block, block_arrays(job.steps, results, manifest))
-    return summarise(block, [result.flags for result in results], [r.message for r in results], manifest["file"])
-
-
-def try_frame(job: FirstPass, block: int, index: int) -> None:
-    """Do the work of the first pass on one frame of a block; write nothing."""
-    result = reduce_frame(job, entry_of(job.read_manifest(block), index))
-    if not result.flags & UNUSABLE:
-        resampled(job.reference_shape, result)
-
-
-def _lost_frame(reason: str) -> FrameResult:
-    return FrameResult(FrameFlag.REDUCED | FrameFlag.WORKER_LOST, reason)
-
-
-# ---------------------------------------------------------------- the tree of partial stacks
-
-
-@dataclass(frozen=True)
-class MergeJob:
-    """What every task of one level of the tree of partial stacks needs.
-
-    Attributes
-    ----------
-    inputs : sequence of int
-        Numbers of the partial stacks of the level below; a range where there are none between.
-    fan_in : int
-        How many of them one task adds.
-    read, write : callable
-        Bound functions of the store.
-    """
-
-    inputs: Sequence[int]
-    fan_in: int
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    write: Callable[[int, np.ndarray, np.ndarray], None]
-
-
-def merge_stacks(job: MergeJob, index: int) -> int:
-    """Add ``fan_in`` partial stacks into one of the next level."""
-    numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
-    first, first_coverage = job.read(numbers[0])
-    # they are read in the smallest type that holds them
-    total, coverage = first.astype(np.int64), first_coverage.astype(np.uint32)
-    for number in numbers[1:]:
-        more, seen = job.read(number)
-        total += more
-        coverage += seen
-    job.write(index, total, coverage)
-    return index

@@ -1,0 +1,173 @@
+"""The survey of a night, one block: sky, sources and transform of the frames that are stacked, and their sums.
+
+What is found out about a frame goes to its place in the store, so that nobody does it again; the pixels around its
+bright stars, which the star profile is measured on, and the sums of the frames go to scratch files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from opticam_dask.cluster import watchdog
+from opticam_dask.flags import UNUSABLE, FrameFlag
+from opticam_dask.kernels.images.stack import PartialStack, stack_groups
+from opticam_dask.passes import star_profiles
+from opticam_dask.steps.align import Aligning, reduce_frame
+from opticam_dask.steps.frame_steps import BlockSummary, FrameResult, entry_of, summarise
+from opticam_dask.steps.pixels import KeptPixels, keep_pixels
+from opticam_dask.steps.records import block_arrays, record_of
+from opticam_dask.steps.stack import resampled
+from opticam_dask.steps.view import star_form
+
+#: Takes what is kept of a frame: its index in the part, and arrays by name.
+Keep = Callable[[int, Mapping[str, np.ndarray]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey(Aligning):
+    """What every task of the survey of one part needs; nothing here grows with the number of frames.
+
+    Attributes
+    ----------
+    n_frames, frames_per_block, stack_frames : int
+        Frames of the part, of a block, and at most in the stack.
+    read_manifest, read_flags, write, write_stack, keeping : callable
+        Bound functions of the store; ``keeping(block)`` is a context in which ``keep(index, arrays)`` takes what is
+        kept of a frame.
+    """
+
+    n_frames: int
+    frames_per_block: int
+    stack_frames: int
+    read_manifest: Callable[[int], Mapping[str, np.ndarray]]
+    read_flags: Callable[[int], np.ndarray]
+    write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
+    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
+    keeping: Callable[[int], AbstractContextManager[Keep]]
+
+
+def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
+    """Survey the frames of one block that are stacked; the records of all others stay empty.
+
+    Parameters
+    ----------
+    job : Survey
+        What the survey needs to know of the part.
+    block : int
+        Number of the block of frames.
+    lost : dict of str, optional
+        Frames of the block that end the process they are worked on in, with what happened: they are not touched.
+    """
+    manifest = job.read_manifest(block)
+    n_frames = len(manifest["file"])
+    start = block * job.frames_per_block
+    groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames)
+    surveyed = np.flatnonzero(groups >= 0).tolist()
+    candidates = {*star_profiles.candidates(job.n_frames, job.stack_frames).tolist()}
+    is_kept = any(start + index in candidates for index in surveyed)
+    with job.keeping(block) if is_kept else contextlib.nullcontext(_keep_nothing) as keep:
+        results = _survey_frames(job, block, manifest, groups, lost or {}, candidates, keep)
+    if not job.read_flags(block).any():  # sums that were lost are made again; the records are there
+        arrays = block_arrays(job.steps, results, manifest)
+        arrays["frames"]["flags"][groups < 0] = 0
+        job.write(block, arrays)
+    done = [results[index] for index in surveyed]
+    return summarise(block, [r.flags for r in done], [r.message for r in done], manifest["file"][surveyed])
+
+
+def _keep_nothing(index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Stand in where no frame of a block is kept."""
+
+
+def _survey_frames(
+    job: Survey,
+    block: int,
+    manifest: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    lost: Mapping[int, str],
+    candidates: set[int],
+    keep: Keep,
+) -> list[FrameResult]:
+    """Survey the frames of a block that are in a group of the stack, and write their sums; a result for each frame."""
+    start, last = block * job.frames_per_block, {group: index for index, group in enumerate(groups.tolist())}
+    stack: PartialStack | None = None
+    results = [FrameResult(FrameFlag(0)) for _ in groups]
+    for index in np.flatnonzero(groups >= 0).tolist():
+        watchdog.still_working()
+        entry, group = entry_of(manifest, index) | {"memory": {}}, int(groups[index])
+        result = lost_frame(lost[index]) if index in lost else reduce_frame(job, entry)
+        stack = stack or PartialStack(job.reference_shape)
+        if not result.flags & UNUSABLE:
+            stack.add(resampled(job.reference_shape, result))
+            if start + index in candidates:
+                keep(start + index, _kept(job, entry, result).arrays)
+        if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
+            job.write_stack(group, block, stack.total, stack.coverage)
+            stack = None
+        results[index] = result.without_pixels()
+    return results
+
+
+def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> KeptPixels:
+    """What is kept of a frame that was surveyed."""
+    found = record_of(block_arrays(job.steps, [result], {"scan_flags": np.zeros(1, dtype=np.uint32)}), 0)
+    return keep_pixels(job.steps, entry, found, star_form(found, job.steps.image_shape))
+
+
+def try_frame(job: Survey, block: int, index: int) -> None:
+    """Do the work of the survey on one frame of a block; write nothing."""
+    start = block * job.frames_per_block + index
+    if stack_groups(start, start + 1, job.n_frames, job.stack_frames)[0] < 0:
+        return
+    entry = entry_of(job.read_manifest(block), index) | {"memory": {}}
+    result = reduce_frame(job, entry)
+    if not result.flags & UNUSABLE:
+        resampled(job.reference_shape, result)
+        _kept(job, entry, result)
+
+
+def lost_frame(reason: str) -> FrameResult:
+    """Result of a frame that ended the process it was worked on in."""
+    return FrameResult(FrameFlag.REDUCED | FrameFlag.WORKER_LOST, reason)
+
+
+# ---------------------------------------------------------------- the tree of partial stacks
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """What every task of one level of the tree of partial stacks needs.
+
+    Attributes
+    ----------
+    inputs : sequence of int
+        Numbers of the partial stacks of the level below; a range where there are none between.
+    fan_in : int
+        How many of them one task adds.
+    read, write : callable
+        Bound functions of the store.
+    """
+
+    inputs: Sequence[int]
+    fan_in: int
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    write: Callable[[int, np.ndarray, np.ndarray], None]
+
+
+def merge_stacks(job: MergeJob, index: int) -> int:
+    """Add ``fan_in`` partial stacks into one of the next level."""
+    numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
+    first, first_coverage = job.read(numbers[0])
+    # they are read in the smallest type that holds them
+    total, coverage = first.astype(np.int64), first_coverage.astype(np.uint32)
+    for number in numbers[1:]:
+        more, seen = job.read(number)
+        total += more
+        coverage += seen
+    job.write(index, total, coverage)
+    return index

@@ -1,0 +1,154 @@
+"""Pass 1: the frames of each night that are stacked, the stacks, and the catalogue from that of the reference night."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.cluster.executors import Work
+from opticam_dask.flags import UNUSABLE, FrameFlag
+from opticam_dask.kernels.images.matching import problem
+from opticam_dask.passes import survey
+from opticam_dask.pipeline import frozen
+from opticam_dask.pipeline.reduction import Progress, Setup
+from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages import stacks
+from opticam_dask.pipeline.stages.catalogs import finish_catalogs
+from opticam_dask.steps.align import Aligning
+from opticam_dask.store.camera import Camera, Part
+
+
+class SurveyPass(BlockPass):
+    """Sky, sources and transform of the frames that are stacked; stacks and catalogues of what is new."""
+
+    word = "survey"
+    name = "sky, sources and transforms"
+    title = "Aligning frames"
+
+    def is_ready(self, run: Run, camera: Camera) -> bool:
+        """Whether a camera has a reference frame."""
+        return camera.reference.is_whole
+
+    def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
+        """Blocks with frames that are stacked and not looked at, or whose partial stack is still needed but gone.
+
+        Nothing, when stack, catalogue and star profile are there.
+        """
+        among = range(part.n_blocks) if among is None else among
+        has_stack = part.stack.is_whole
+        if has_stack and part.psf.is_whole and part.camera.catalog.is_whole:
+            return []
+        chosen, per_block = stacks.stacked_frames(run.setup, part), part.frames_per_block
+        start, stop = among.start * per_block, min(among.stop * per_block, part.n_frames)
+        chosen = chosen[(chosen >= start) & (chosen < stop)]
+        is_missing = part.frames.read("flags", start, stop) == 0
+        missing = set((chosen[is_missing[chosen - start]] // per_block).tolist())
+        if not has_stack:
+            missing.update(stacks.blocks_without_sums(run.setup, part, among))
+        return sorted(missing)
+
+    def n_frames(self, run: Run, part: Part, todo: Sequence[int]) -> int:
+        """Frames of some blocks that are stacked."""
+        blocks = stacks.stacked_frames(run.setup, part) // part.frames_per_block
+        return int(np.count_nonzero(np.isin(blocks, todo)))
+
+    def tasks(self, run: Run, part: Part, todo: Sequence[int]) -> Work:
+        """Tasks of the survey."""
+        job = survey_job(run.setup, part)
+        run_block = functools.partial(survey.survey_block, job)
+        try_frame = functools.partial(survey.try_frame, job)
+        return guarded_work(part.key, "survey", run_block, todo, try_frame, functools.partial(frames_in, part))
+
+    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
+        """Say how a part went, and stack it; of a run that jobs share, only the night that gives the catalogue."""
+        if is_new and part.frames.done().all():  # of other parts there is more to come
+            tell_of_alignment(run.setup, part, run.progress)
+        if run.sums is None or part.night == frozen.reference_night(part.camera):
+            stacks.finish_stack(run.setup, part, run.executor)
+
+    def finish(self, run: Run) -> None:
+        """Make the catalogue of every key that has none."""
+        if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
+            run.progress.tell("Making catalogues of the stacks ...")
+        finish_catalogs(run.setup, run.progress)
+
+    def dead_end(self, run: Run) -> str:
+        """No camera has a catalogue."""
+        return "" if frozen.parts_with_catalog(run.setup) else frozen.no_catalog(run.setup)
+
+
+def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
+    """Say when no frame of a night fits the reference frame, or when frames rest on one or two stars.
+
+    A night of which nothing fits is a matter of the night, not of its frames.
+    """
+    flags = part.frames["flags"]
+    is_usable = (flags != 0) & ((flags & np.uint32(UNUSABLE)) == 0)
+    if not np.any(is_usable):
+        reference = frozen.reference_night(part.camera)
+        progress.tell(
+            f"{part.key} {part.night}: none of {part.n_frames} frames can be used ({frozen.reasons(flags)}). If it is "
+            f"another field than {reference}, which gives the reference frame, it needs an output directory of its own."
+        )
+        return
+    if setup.parameters.transform_type == "translation":
+        return
+    n_matched = part.frames["n_matched"]
+    n_few = int(np.count_nonzero(is_usable & (n_matched < problem.LEAST_FOR_ROTATION)))
+    if n_few:
+        n_swapped = int(np.count_nonzero(is_usable & (flags & np.uint32(FrameFlag.SWAPPED) != 0)))
+        swapped = f" In {n_swapped} of them the two stars have swapped their brightness (flag swapped)."
+        progress.tell(
+            f"{part.key} {part.night}: {n_few} of {part.n_frames} frames are aligned by one or two stars: their "
+            "transform is a shift alone, which cannot see a turn of the field (as after a meridian flip)."
+            f"{swapped if n_swapped else ''}"
+        )
+
+
+def alignment_of(setup: Setup, part: Part) -> Aligning:
+    """What it takes to find where frames of a part lie on the reference frame."""
+    return Aligning(**_alignment(setup, part))
+
+
+def survey_job(setup: Setup, part: Part) -> survey.Survey:
+    """What a task needs to survey blocks of a part."""
+    return survey.Survey(
+        **_alignment(setup, part),
+        n_frames=part.n_frames,
+        frames_per_block=part.frames_per_block,
+        stack_frames=setup.parameters.stack_frames,
+        read_manifest=functools.partial(frozen.read_manifest, part, frozen.piled_up(part)),
+        read_flags=functools.partial(_read_flags, part),
+        write=part.write_block,
+        write_stack=functools.partial(stacks.write_partial, part, 0),
+        keeping=part.keeping,
+    )
+
+
+def _read_flags(part: Part, block: int) -> np.ndarray:
+    return part.frames.read_block("flags", *part.block_range(block))
+
+
+def _alignment(setup: Setup, part: Part) -> dict[str, Any]:
+    chosen = setup.parameters
+    reference = part.camera.reference
+    x, y, flux = (reference[f"alignment_{name}"] for name in ("x", "y", "flux"))
+    attributes = reference.attributes
+    reference_part = frozen.reference_part(part.camera)
+    return {
+        "steps": setup.steps_of(part),
+        "reference_xy": np.column_stack([x, y]),
+        "reference_flux": flux,
+        "reference_fwhm": float(attributes["reference_fwhm"]),
+        "reference_minor_fwhm": float(attributes.get("reference_minor_fwhm", "nan")),  # not in older stores
+        "reference_shape": setup.steps(reference_part.shape, reference_part.binning).image_shape,
+        "transform_type": chosen.transform_type,
+        "rotation_limit": chosen.rotation_limit,
+        "translation_limit": chosen.translation_limit,
+        "scale_limit": chosen.scale_limit,
+        "expected_scale": reference_part.binning / part.binning,
+        "n_alignment_sources": chosen.n_alignment_sources,
+    }

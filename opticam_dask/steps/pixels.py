@@ -1,0 +1,296 @@
+"""Pixels of one frame as photometry asks for them, and those around its brightest stars, which are kept.
+
+The star profile of a night needs the surroundings of bright stars only. They are kept when a frame is surveyed, so that
+it is not read again for the profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.sources import photometry
+from opticam_dask.kernels.sources.profiles import profile, ring_sums
+from opticam_dask.steps.background import Sky, sky_of
+from opticam_dask.steps.calibrate import Image, layers_of, load_image
+from opticam_dask.steps.frame_steps import FrameSteps
+from opticam_dask.steps.read import read_raw
+
+#: Detections whose surroundings are kept, the brightest: more than the profile needs, as some are saturated.
+_N_KEPT = 50
+
+#: Beyond the pixels that a star is measured in, so many sigma are kept, to part it from its neighbours.
+_BEYOND = 12.0
+
+#: Where what is kept is this part of the frame or more, the frame is.
+_WHOLE = 0.5
+
+
+def read_pixels(steps: FrameSteps, entry: Mapping[str, Any], *, whole_frames: bool = False) -> RawPixels | ImagePixels:
+    """Read the pixels of a frame: calibrated where they are asked for, where that is enough, or else as a whole.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+        How the frames are read and calibrated.
+    entry : mapping
+        Of the manifest.
+    whole_frames : bool
+        Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
+
+    Raises
+    ------
+    FrameProblem
+        When the frame cannot be used.
+    """
+    return (RawPixels if steps.is_local and not whole_frames else ImagePixels).read(steps, entry)
+
+
+class RawPixels:
+    """Cut-outs of a raw frame, calibrated one by one: enough when every step is local.
+
+    Parameters
+    ----------
+    raw : ndarray, shape (ny, nx)
+        Pixels as read.
+    entry : mapping
+        Of the manifest.
+    masters : dict of ndarray
+        As of ``layers_of``.
+    dark_gain : float or None
+        Of the master dark.
+    known : ndarray of bool, shape (ny, nx), optional
+        Which pixels there are; by default all.
+    """
+
+    def __init__(
+        self,
+        raw: np.ndarray,
+        entry: Mapping[str, Any],
+        masters: Mapping[str, np.ndarray],
+        dark_gain: float | None,
+        known: np.ndarray | None = None,
+    ) -> None:
+        self.raw, self.entry, self.known = raw, entry, known
+        self.masters, self.dark_gain = masters, dark_gain
+
+    @classmethod
+    def read(cls, steps: FrameSteps, entry: Mapping[str, Any]) -> RawPixels:
+        """Read a frame."""
+        raw, masters = read_raw(steps, entry), steps.read_masters()
+        return cls(raw, entry, layers_of(masters, raw, entry), masters.dark_gain)
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Electrons with the sky in them."""
+        masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
+        electrons = self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
+        if self.known is not None:
+            electrons[photometry.cut_out(self.known, x0, y0, size) != 1] = np.nan
+        return electrons
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Which are saturated."""
+        return self._above("saturation", x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Which are above the level up to which the detector is linear."""
+        return self._above("linearity_limit", x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        raw = np.take(self.raw, places)
+        masters = {name: np.take(values, places) for name, values in self.masters.items()}
+        if "bad_pixels" in masters:
+            masters["bad_pixels"] = masters["bad_pixels"] == 1
+        with np.errstate(invalid="ignore"):
+            electrons, is_saturated = self._calibrated(raw, masters), raw >= self.entry["saturation"]
+        if self.known is not None:
+            electrons[~np.take(self.known, places)] = np.nan
+        return electrons, is_saturated
+
+    def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
+        return calibrate.to_electrons(
+            raw,
+            gain=self.entry["gain"],
+            dark_current=self.entry["dark_current"],
+            exposure_time=self.entry["exposure_time"],
+            dark_gain=self.dark_gain,
+            dtype=np.float64,
+            **masters,
+        )
+
+    def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        """Which a cosmic ray hit; None when nobody looked for them."""
+        return None
+
+
+class ImagePixels:
+    """Cut-outs of a frame that was calibrated as a whole.
+
+    Parameters
+    ----------
+    image : Image
+        The calibrated frame.
+    sky : Sky, optional
+        By a user's own function, which needs the whole frame.
+    """
+
+    def __init__(self, image: Image, sky: Sky | None = None) -> None:
+        self.image, self.sky = image, sky
+
+    @classmethod
+    def read(cls, steps: FrameSteps, entry: Mapping[str, Any]) -> ImagePixels:
+        """Read and calibrate a frame."""
+        image = load_image(steps, entry)
+        return cls(image, None if steps.has_mesh else sky_of(steps, entry, image))
+
+    def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Electrons with the sky in them."""
+        return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Electrons, and which are saturated, at places of the flattened frame."""
+        saturated = self.image.saturated
+        is_saturated = np.zeros(len(places), dtype=bool) if saturated is None else np.take(saturated, places)
+        return np.take(self.image.electrons, places), is_saturated
+
+    def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Which are saturated."""
+        return _mask_cutouts(self.image.saturated, x0, y0, size)
+
+    def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        """Which are above the level up to which the detector is linear."""
+        return _mask_cutouts(self.image.non_linear, x0, y0, size)
+
+    def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        """Which a cosmic ray hit; None when nobody looked for them."""
+        return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptPixels:
+    """Pixels of a frame around its brightest stars.
+
+    Attributes
+    ----------
+    boxes : ndarray of int, shape (n, 4)
+        First and one past the last row, first and one past the last column.
+    layers : dict of ndarray
+        Pixels box after box, by what they are: ``raw``, or what a calibrated frame consists of.
+    """
+
+    boxes: np.ndarray
+    layers: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> KeptPixels:
+        """From the arrays that were kept."""
+        return cls(arrays["boxes"], {name: values for name, values in arrays.items() if name != "boxes"})
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays by name, to be kept."""
+        return {"boxes": self.boxes, **self.layers}
+
+    def pixels(self, steps: FrameSteps, entry: Mapping[str, Any]) -> RawPixels | ImagePixels:
+        """The frame as far as it is known; electrons of other pixels are NaN."""
+        shape = steps.image_shape
+        if "raw" in self.layers:
+            is_whole = len(self.boxes) == 1 and self.boxes[0].tolist() == [0, shape[0], 0, shape[1]]
+            known = None if is_whole else self._filled(np.zeros(shape, dtype=bool), True)
+            raw = self._restored("raw", shape, 0)
+            return RawPixels(raw, entry, {}, None, known)
+        saturated, cosmic_rays, non_linear = (
+            self._restored(name, shape, False) if name in self.layers else None for name in _MASKS
+        )
+        image = Image(self._restored("electrons", shape, np.nan), saturated, cosmic_rays, non_linear)
+        if steps.has_mesh:
+            return ImagePixels(image)
+        level, rms = (self._restored(name, shape, np.nan) for name in ("sky", "sky_rms"))
+        return ImagePixels(image, Sky(level, rms, median=np.nan, rms_median=np.nan))
+
+    def _restored(self, name: str, shape: tuple[int, int], unknown: Any) -> np.ndarray:
+        values = self.layers[name]
+        frame = np.zeros(shape, dtype=values.dtype) if not unknown else np.full(shape, unknown, dtype=values.dtype)
+        return self._filled(frame, values)
+
+    def _filled(self, frame: np.ndarray, values: Any) -> np.ndarray:
+        start = 0
+        for top, bottom, left, right in self.boxes.tolist():
+            size = (bottom - top, right - left)
+            stop = start + size[0] * size[1]
+            frame[top:bottom, left:right] = values if np.ndim(values) == 0 else values[start:stop].reshape(size)
+            start = stop
+        return frame
+
+
+#: What may be wrong with the pixels of a calibrated frame, by the names of ``Image``, in its order.
+_MASKS = ("saturated", "cosmic_rays", "non_linear")
+
+
+def keep_pixels(
+    steps: FrameSteps, entry: Mapping[str, Any], result: Mapping[str, Any], stars: profile.Shape
+) -> KeptPixels:
+    """The pixels of a frame around its brightest detections, all of them where these are most of it.
+
+    Parameters
+    ----------
+    steps : FrameSteps
+        How the frames are read and calibrated.
+    entry : mapping
+        Of the manifest.
+    result : mapping
+        What was found out about the frame; detections are in the order of their fluxes.
+    stars : Shape
+        Size and form of its stars.
+
+    Raises
+    ------
+    FrameProblem
+        When the frame cannot be read.
+    """
+    boxes = _boxes(result, stars, steps.image_shape)
+    if steps.is_local and steps.masters is None:
+        return KeptPixels(boxes, {"raw": _cut(read_raw(steps, entry), boxes)})
+    pixels = ImagePixels.read(steps, entry)
+    layers = {"electrons": pixels.image.electrons} | {name: getattr(pixels.image, name) for name in _MASKS}
+    if pixels.sky is not None:
+        layers |= {"sky": pixels.sky.image, "sky_rms": pixels.sky.rms_image}
+    return KeptPixels(boxes, {name: _cut(values, boxes) for name, values in layers.items() if values is not None})
+
+
+def _boxes(result: Mapping[str, Any], stars: profile.Shape, shape: tuple[int, int]) -> np.ndarray:
+    """Boxes around the brightest detections, cut at the edges of the frame."""
+    if not stars.is_known():
+        return np.zeros((0, 4), dtype=np.int64)
+    half = int(np.ceil((ring_sums.SKY_REACH + _BEYOND) * stars.semimajor_sigma)) + 2
+    xy = np.column_stack([result["x"], result["y"]])
+    xy = xy[np.isfinite(xy).all(axis=1)][:_N_KEPT]
+    x0, y0 = photometry.origins(xy, 2 * half + 1)
+    edges = np.column_stack([y0, y0 + 2 * half + 1, x0, x0 + 2 * half + 1])
+    boxes: np.ndarray = np.clip(edges, 0, np.repeat(shape, 2))
+    sizes = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
+    if sizes.sum() >= _WHOLE * shape[0] * shape[1]:
+        return np.array([[0, shape[0], 0, shape[1]]])
+    return boxes
+
+
+def _cut(values: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    pieces = [values[top:bottom, left:right].ravel() for top, bottom, left, right in boxes.tolist()]
+    return np.concatenate(pieces) if pieces else values[:0, 0]
+
+
+def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    if mask is None:
+        return np.zeros((len(x0), size, size), dtype=bool)
+    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0
