@@ -27,6 +27,7 @@ class FrameFlag(IntFlag):
     STEP_FAILED = 1 << 13
     WORKER_LOST = 1 << 14
     SWAPPED = 1 << 15
+    BORROWED = 1 << 16
 
 
 class SourceFlag(IntFlag):
@@ -85,6 +86,7 @@ FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.STEP_FAILED: "A calibration, background, finder or photometer step raised an error.",
     FrameFlag.WORKER_LOST: "Workers died while they worked on this frame.",
     FrameFlag.SWAPPED: "The field's two stars have swapped their brightness: an eclipse, or the field turned around.",
+    FrameFlag.BORROWED: "Too few stars of its own: the transform is that of other cameras at the same moment.",
 }
 
 SOURCE_SENTENCES: dict[SourceFlag, str] = {

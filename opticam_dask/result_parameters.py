@@ -14,6 +14,13 @@ SKY: Mapping[str, Parameter] = {
         follows="none",
         metavar="FILE",
     ),
+    "moving": Parameter(
+        "Ephemerides of what moves: time, ra and dec, or two places alone; it has the name of its file",
+        default=(),
+        kind=str,
+        n_values="+",
+        metavar="FILE",
+    ),
     "sky_catalog": Parameter(
         "Stars around the field: CSV, ECSV, FITS or VOTable with RA and Dec",
         follows="headers",
@@ -126,7 +133,10 @@ SHOWING: Mapping[str, Parameter] = {
         "Port on the loopback interface; 0 is a free one", default=0, kind=int, least=0, most=65535, metavar="N"
     ),
     "targets": Parameter(
-        "Numbers of sources in the catalogue", follows="all sources", kind=int, n_values="+", metavar="ID"
+        "Numbers of sources in the catalogue, names, or places as one word",
+        follows="all sources",
+        n_values="+",
+        metavar="ID",
     ),
     "label": DIFFERENTIAL["label"],
     "json": Parameter("Answer with one JSON object instead of lines", default=False, kind=bool),

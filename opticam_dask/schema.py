@@ -111,7 +111,12 @@ FRAMES = (
     _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
     _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
     _float("transform", ("frame", "row", "column"), "1", "3x3 matrix: reference (x, y, 1) to frame pixel"),
-    _float("transform_rms", _FRAME, "pixel", "rms distance of the matched sources from the transform"),
+    _float(
+        "transform_rms",
+        _FRAME,
+        "pixel",
+        "rms distance of the matched sources from the transform; error if borrowed",
+    ),
     _text("message", _FRAME, "why the frame was set aside; empty when it was not"),
     Variable("flags", _FRAME, "uint32", "1", "quality of the frame", 0, {}, FrameFlag),
 )

@@ -106,16 +106,19 @@ def photometers_by_label(
     return dict(zip(labels, chosen, strict=True))
 
 
-def placed_sources(given: Any) -> tuple[PlacedSource, ...]:
-    """Sources of the observer, from a file, a table or a list.
+def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -> tuple[PlacedSource, ...]:
+    """Sources of the observer, from a file, a table or a list, and those that move, from files.
 
     Raises
     ------
     ValueError, FileNotFoundError
     """
-    from opticam_dask.frames.placed_sources import read_sources
+    files = [moving] if isinstance(moving, (str, Path)) else list(moving or ())
+    if given is None and not files:
+        return ()
+    from opticam_dask.frames.placed_sources import read_sources, read_track
 
-    return read_sources(given)
+    return (*read_sources(given), *map(read_track, files))
 
 
 def sky_query(

@@ -266,7 +266,7 @@ def _add_sky(commands: Any) -> None:
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    _options(parser, SKY, *(name for name in SKY if name != "sources"))
+    _options(parser, SKY, *(name for name in SKY if name not in ("sources", "moving")))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
 
@@ -288,7 +288,7 @@ def _add_reduction(parser: argparse.ArgumentParser, n_data: str = "+") -> None:
     _add_cluster(parser)
     _options(parser, PHOTOMETRY, "photometer", "forced", "annulus", "radius", "label")
     _options(parser, PHOTOMETRY, "radius_unit", is_known_if_given=True)
-    _options(parser, SKY, "sources")
+    _options(parser, SKY, "sources", "moving")
     _add_calibration(parser)
     parser.add_argument("--config", metavar="FILE", help="parameters from a .toml or .json file; options go before it")
     _options(parser, REDUCTION, is_known_if_given=True)
@@ -434,7 +434,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the tables")
     parser.add_argument("--label", metavar="L", help="photometry label (all of them)")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
-    parser.add_argument("--sources", type=int, nargs="+", metavar="ID", help="source numbers (all of them)")
+    parser.add_argument("--sources", nargs="+", metavar="ID", help="numbers, names or places of sources (all)")
 
 
 def _add_data(parser: argparse.ArgumentParser, n_data: str = "+") -> None:

@@ -13,10 +13,30 @@ from astropy import units as u
 from astropy.table import Table
 
 from opticam_dask.frames import sky_catalogs
+from opticam_dask.kernels.series import timing
 from opticam_dask.text import shown
 
 #: Names of the columns of pixels and of the camera whose pixels they are, in lower case without ``_``.
 _X, _Y, _KEY = ("x", "xcentroid", "xpix"), ("y", "ycentroid", "ypix"), ("key", "camera")
+
+#: Names of the column of times of a track: MJD, JD or date and time, UTC.
+_TIME = (
+    "mjd",
+    "mjdutc",
+    "jd",
+    "jdutc",
+    "time",
+    "timeutc",
+    "date",
+    "datetime",
+    "dateobs",
+    "datetimestr",
+    "epoch",
+    "utc",
+)
+
+#: Days above this are Julian dates, not modified ones.
+_LEAST_JD, _MJD_ZERO = 2400000.0, 2400000.5
 
 #: Places are the same when they agree to this part of a degree or of a pixel.
 _SAME = 1e-6
@@ -36,6 +56,8 @@ class PlacedSource:
         On the reference frame of the camera ``key``; NaN where coordinates are given.
     key : str
         Camera key such as ``1:g``; empty for the first camera that has a catalogue.
+    track : tuple of (float, float, float)
+        MJD (UTC), right ascension and declination of something that moves, in the order of time; empty for a star.
     """
 
     name: str = ""
@@ -44,6 +66,7 @@ class PlacedSource:
     x: float = math.nan
     y: float = math.nan
     key: str = ""
+    track: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def is_on_sky(self) -> bool:
@@ -63,12 +86,18 @@ class PlacedSource:
 
     def is_same(self, other: PlacedSource) -> bool:
         """Whether another one has the same name and place."""
-        is_alike = (self.name, self.key, self.is_on_sky) == (other.name, other.key, other.is_on_sky)
+        is_alike = (self.name, self.key, self.track) == (other.name, other.key, other.track)
+        is_alike &= self.is_on_sky == other.is_on_sky
         return is_alike and bool(np.allclose(self.place, other.place, rtol=0.0, atol=_SAME))
 
     def record(self) -> dict[str, Any]:
         """The same as JSON can hold it."""
-        return {name: value for name, value in asdict(self).items() if value != "" and value == value}
+        return {name: value for name, value in asdict(self).items() if value not in ("", ()) and value == value}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> PlacedSource:
+        """What :meth:`record` has made JSON of."""
+        return cls(**{**record, "track": tuple(tuple(place) for place in record.get("track", ()))})
 
 
 def read_sources(given: str | Path | Table | Sequence[Any] | None) -> tuple[PlacedSource, ...]:
@@ -141,3 +170,50 @@ def _source(table: Table, row: int, origin: str) -> PlacedSource:
         f"{origin}: source {row + 1} {shown(name) if name else ''} has no place: expected columns name, ra, dec (or "
         f"x, y), found {shown(', '.join(table.colnames))}"
     )
+
+
+def read_track(path: str | Path, name: str | None = None) -> PlacedSource:
+    """Something that moves, from a file of its places: an ephemeris, or the first and the last of them.
+
+    Parameters
+    ----------
+    path : path
+        CSV, ECSV, FITS or VOTable with columns of the time (``mjd``, ``jd`` or ``time``, UTC), ``ra`` and ``dec``.
+    name : str, optional
+        By default that of the file.
+
+    Raises
+    ------
+    ValueError
+        When the file cannot be read or has fewer than two places.
+    FileNotFoundError
+        When there is no such file.
+    """
+    table, origin = sky_catalogs.read_table(path), Path(path).name
+    columns = [sky_catalogs.find_column(table, names) for names in (_TIME, sky_catalogs.RA, sky_catalogs.DEC)]
+    if None in columns:
+        raise ValueError(f"{origin}: expected columns time, ra and dec, found {shown(', '.join(table.colnames))}")
+    when, ra, dec = (table[column] for column in columns)
+    days = _days(when)
+    places = np.column_stack([days, sky_catalogs.angles(ra, u.hourangle) % 360.0, sky_catalogs.angles(dec, u.deg)])
+    places = places[np.isfinite(places).all(axis=1)]
+    places = places[np.unique(places[:, 0], return_index=True)[1]]
+    if len(places) < 2:
+        raise ValueError(f"{origin}: expected at least two places at different times, found {len(places)}")
+    middle = places[len(places) // 2]
+    track = tuple((float(t), float(a), float(d)) for t, a, d in places)
+    return PlacedSource(name=name or Path(path).stem, ra=float(middle[1]), dec=float(middle[2]), track=track)
+
+
+def _days(column: Any) -> np.ndarray:
+    """Times of a column as MJD; NaN where there is none."""
+    values = sky_catalogs.numbers(column)
+    if np.isfinite(values).any():
+        return np.where(values > _LEAST_JD, values - _MJD_ZERO, values)
+    found = np.full(len(column), np.nan)
+    for row, text in enumerate(np.asarray(column).tolist()):
+        try:
+            found[row] = timing.utc_mjd(*timing.parse_iso(str(text).strip().replace(" ", "T")))
+        except ValueError:
+            continue
+    return found

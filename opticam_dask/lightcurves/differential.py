@@ -120,13 +120,10 @@ def relative_light_curve(
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
+        coverage=True,
         without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
         marks=Marks.of(store, camera.key, label).comparisons,
     )
-    known = curves["source_id"].to_numpy().tolist()
-    numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
-    members = curves[["flux", "flux_err"]].isel(source=[known.index(number) for number in numbers]).load()
-    curve = curve.assign_attrs(coverage_card(members))
     return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
 
 
@@ -148,6 +145,7 @@ def compute_relative(
     detrend: Sequence[str] = (),
     detrend_without: tuple[float, float] | None = None,
     outliers: float = 5.0,
+    coverage: bool = False,
     without: Sequence[int] = (),
     marks: Mapping[int, Any] | None = None,
 ) -> xr.Dataset:
@@ -165,6 +163,8 @@ def compute_relative(
         How the comparison sources are combined.
     shared_trends, detrend, detrend_without, outliers, without
         As in :func:`relative_light_curve`.
+    coverage : bool
+        Tell how often the errors of the comparisons hold against each other, in the attributes.
     marks : dict, optional
         Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
 
@@ -194,6 +194,8 @@ def compute_relative(
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    # they are needed more than once: chunks are read once
+    members = members.assign({name: members[name].load() for name in ("flux", "flux_err", "flags")})
     of_target = members.isel(source=0)
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
     relative, relative_err, weights = _divide(flux, error, weighting)
@@ -201,6 +203,8 @@ def compute_relative(
     found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
     if reasons:
         found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    if coverage:
+        found |= coverage_card(members)
     if shared_trends:
         corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
         relative, relative_err = corrected.flux, corrected.flux_err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from astropy.table import Column, Table
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
-from opticam_dask.lightcurves.targets import rows_of_sources
+from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_numbers
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
 
@@ -40,7 +40,7 @@ def export_light_curves(
     *,
     key: str | None = None,
     label: str | None = None,
-    sources: Sequence[int] | None = None,
+    sources: Target | Sequence[Target] | None = None,
 ) -> list[Path]:
     """Write ``export/<label>/<key>_source_<N>.<form>``: every measurement of every frame, with units.
 
@@ -54,8 +54,8 @@ def export_light_curves(
         Camera key such as ``1:g`` (``1-g`` works as well); by default all.
     label : str, optional
         Photometry label; by default all that the cameras have.
-    sources : sequence of int, optional
-        Numbers of sources in the catalogue; by default all.
+    sources : int or str, or sequence of them, optional
+        Numbers of sources in the catalogue, names or places; by default all.
 
     Returns
     -------
@@ -78,7 +78,10 @@ def export_light_curves(
         # without any, the first camera says which labels it has
         measured = [camera.key for camera in cameras if name in camera.labels]
         for measured_key in measured or [camera.key for camera in cameras]:
-            columns = _columns_of(results.light_curves_to_read(out_directory, measured_key, name), sources)
+            columns = _columns_of(
+                results.light_curves_to_read(out_directory, measured_key, name),
+                _numbers(out_directory, measured_key, sources),
+            )
             directory = locations.folder_in(out_directory, "export", name)
             for curves in results.source_groups(out_directory, measured_key, name, columns=columns):
                 written += _export(curves, directory, form)
@@ -127,6 +130,10 @@ def _differential_table(curve: xr.Dataset) -> Table:
 def _cameras(store: Store, key: str | None) -> list[Camera]:
     """Cameras that were asked for."""
     return store.cameras if key is None else [store.camera(key)]
+
+
+def _numbers(out_directory: str | Path, key: str, sources: Any) -> list[int] | None:
+    return None if sources is None else source_numbers(out_directory, key, sources)
 
 
 def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray:

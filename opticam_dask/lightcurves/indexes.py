@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -53,3 +56,33 @@ def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
     if "source_id" in dataset.variables and dataset["source_id"].dims == ("source",):
         dataset = dataset.assign_coords(source=("source", dataset["source_id"].to_numpy(), _SOURCE))
     return dataset
+
+
+def with_plain_attributes(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset whose attributes every file format holds: dictionaries are JSON, and lists of texts are lines.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With attributes as the store has them.
+
+    Returns
+    -------
+    Dataset
+        ``to_netcdf`` and ``to_zarr`` write it.
+    """
+    found = {_NAMES.get(str(name), str(name)): _plain(value) for name, value in dataset.attrs.items()}
+    return dataset.drop_attrs(deep=False).assign_attrs(found)
+
+
+#: Names that the writer of netCDF 3 files needs for itself.
+_NAMES = {"variables": "measured_variables", "dimensions": "measured_dimensions"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value):
+        return "\n".join(value)
+    is_nested = isinstance(value, (list, tuple)) and any(isinstance(one, (dict, list, tuple, str)) for one in value)
+    if isinstance(value, dict) or is_nested or value is None:
+        return json.dumps(value)
+    return int(value) if isinstance(value, (bool, np.bool_)) else value

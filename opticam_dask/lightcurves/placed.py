@@ -25,17 +25,17 @@ def with_placed(curves: xr.Dataset, camera: Camera) -> xr.Dataset:
     Returns
     -------
     Dataset
-        As it was where no source was placed.
+        As it was where sources have no names and none was placed.
     """
     catalog = camera.catalog
-    if "is_placed" not in catalog or "source" not in curves.dims:
+    if "name" not in catalog or "source" not in curves.dims:
         return curves
     rows = np.searchsorted(catalog["source_id"], curves["source_id"].to_numpy())
-    is_placed, name = (schema.variable("catalog", one).all_attributes() for one in ("is_placed", "name"))
-    curves = curves.assign_coords(
-        is_placed=("source", catalog["is_placed"][rows], is_placed), name=("source", catalog["name"][rows], name)
-    )
-    if not {"flux", "flux_err"} <= set(curves.data_vars):
+    for name in ("name", "is_placed"):
+        if name in catalog:
+            attributes = schema.variable("catalog", name).all_attributes()
+            curves = curves.assign_coords({name: ("source", catalog[name][rows], attributes)})
+    if "is_placed" not in catalog or not {"flux", "flux_err"} <= set(curves.data_vars):
         return curves
     flux, error = curves["flux"], curves["flux_err"]
     limit = xr.where(flux < _SIGMAS * error, flux.clip(min=0.0) + _SIGMAS * error, np.nan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
-from opticam_dask.lightcurves.indexes import times_of, with_indexes
+from opticam_dask.lightcurves.indexes import times_of, with_indexes, with_plain_attributes
 from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
 from opticam_dask.store.camera import Camera, Part
@@ -256,7 +255,7 @@ def _curves(
         merged = _at_radius(merged, radius, label)
     if scintillation:
         merged = _with_scintillation(merged, f"{measured[0].key} in {measured[0].path}")
-    return with_indexes(merged.assign_attrs(key=measured[0].key, label=label))
+    return with_indexes(with_plain_attributes(merged.assign_attrs(key=measured[0].key, label=label)))
 
 
 def source_groups(
@@ -378,20 +377,9 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
 def kept_curves(camera: Camera, *, lazily: bool) -> dict[str, xr.Dataset]:
     """Differential light curves of a camera by name, as Dask arrays if ``lazily``."""
     return {
-        name: with_indexes(_with_plain_attributes(_with_coordinates(_opened(camera.differential(name), lazily=lazily))))
+        name: with_indexes(with_plain_attributes(_with_coordinates(_opened(camera.differential(name), lazily=lazily))))
         for name in camera.differential_names
     }
-
-
-def _with_plain_attributes(curve: xr.Dataset) -> xr.Dataset:
-    """A kept curve whose attributes every format can hold; older versions kept a dictionary and lists of lines."""
-    found = dict(curve.attrs)
-    if isinstance(found.get("detrend"), dict):
-        found["detrend"] = json.dumps(found["detrend"])
-    for name in ("reasons", "choice"):
-        if isinstance(found.get(name), list):
-            found[name] = "\n".join(found[name])
-    return curve.drop_attrs(deep=False).assign_attrs(found)
 
 
 def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
-from opticam_dask.lightcurves.targets import rows_of_sources
+from opticam_dask.lightcurves.targets import number_of_name, rows_of_sources
 from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
@@ -31,7 +31,7 @@ def select(
     night: str | Iterable[str] | None = None,
     time: tuple[TimeLike, TimeLike] | None = None,
     time_name: str = "mjd_utc",
-    source: int | Sequence[int] | None = None,
+    source: int | str | Sequence[int | str] | None = None,
     without: str | Iterable[str] = (),
     only: str | Iterable[str] = (),
 ) -> xr.Dataset:
@@ -49,8 +49,8 @@ def select(
         (``2024-01-01T22:30``) or ``numpy.datetime64``. Frames without a time are in no range.
     time_name : str
         Time that ``time`` is about: ``mjd_utc`` or ``bmjd_tdb``.
-    source : int or sequence of int, optional
-        Numbers of the catalogue, in the order that is wanted. A single number takes the dimension away.
+    source : int or str, or sequence of them, optional
+        Numbers of the catalogue or names, in the order that is wanted. A single number takes the dimension away.
     without : str or iterable of str
         Names of flags. Frames that carry one are left out; measurements that carry one are NaN. Once a single source
         is chosen its flags are along ``frame`` alone, and frames in which it carries one are left out.
@@ -175,13 +175,16 @@ def as_days(value: TimeLike, name: str) -> float | None:
     return days
 
 
-def _rows_of(dataset: xr.Dataset, source: int | Sequence[int]) -> int | list[int]:
-    """Where sources are along the dimension ``source``."""
+def _rows_of(dataset: xr.Dataset, source: int | str | Sequence[int | str]) -> int | list[int]:
+    """Where sources, by number or name, are along the dimension ``source``."""
     if "source" not in dataset.dims:
         raise ValueError("the dataset has no dimension source to choose from")
-    wanted = [int(source)] if isinstance(source, (int, np.integer)) else [int(number) for number in source]
-    rows = rows_of_sources(dataset["source_id"].to_numpy(), wanted, dataset.attrs.get("key", "this key")).tolist()
-    return rows[0] if isinstance(source, (int, np.integer)) else rows
+    is_one, key = isinstance(source, (int, np.integer, str)), dataset.attrs.get("key", "this key")
+    known = {name: dataset[name].to_numpy() for name in ("source_id", "name") if name in dataset.variables}
+    given: Any = [source] if is_one else source
+    wanted = [number_of_name(known, key, one) if isinstance(one, str) else int(one) for one in given]
+    rows = rows_of_sources(known["source_id"], wanted, key).tolist()
+    return rows[0] if is_one else rows
 
 
 def _by_flags(dataset: xr.Dataset, names: Sequence[str], wanted: bool) -> xr.Dataset:

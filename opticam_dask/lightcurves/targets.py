@@ -55,7 +55,7 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
     place = _as_place(target)
     catalog = _catalog(out_directory, key, "name" if place is None else "ra")
     if place is None:
-        return _by_name(catalog, key, str(target).strip())
+        return number_of_name(catalog, key, str(target).strip())
     return _by_place(catalog, key, place, radius)
 
 
@@ -154,9 +154,16 @@ def _by_place(catalog: Mapping[str, np.ndarray], key: str, place: tuple[float, f
     )
 
 
-def _by_name(catalog: Mapping[str, np.ndarray], key: str, name: str) -> int:
+def number_of_name(catalog: Mapping[str, Any], key: str, name: str) -> int:
+    """Number of the source of a name, in any case; ``catalog`` has ``source_id`` and ``name``.
+
+    Raises
+    ------
+    ValueError
+        When no source has it; the message says which names are alike.
+    """
     wanted = _plain(name)
-    names = [str(known) for known in catalog["name"]]
+    names = [str(known) for known in catalog.get("name", ())]
     if rows := [row for row, known in enumerate(names) if known and _plain(known) == wanted]:
         return int(catalog["source_id"][rows[0]])
     known = [entry for entry in names if entry]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import KDTree
 
-from opticam_dask.kernels.sources import joint_fit, moments, photometry
+from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_profile
 from opticam_dask.methods import frame_stars, places
@@ -22,7 +24,7 @@ _MANY, _DISTURBED = 0.2, 0.5
 #: What is left of that after the neighbours are taken off.
 _LEFT = 0.04
 
-#: Stars within so many FWHM of each other are fitted together; form and fits have arrived after so many rounds.
+#: Stars within so many FWHM of one are fitted together with it; form and fits have arrived after so many rounds.
 _REACH, _ROUNDS = 3.0, 2
 
 #: Stars nearer than so many sigma to an edge of the frame do not count.
@@ -72,7 +74,7 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
     noise = float(np.nanmedian(view.rms_at(*corners, 1)))
-    groups = [group for group in joint_fit.group_sources(xy, _REACH * fwhm) if np.isin(group, chosen).any()]
+    groups = _neighbourhoods(xy, chosen, _REACH * fwhm)
     # one profile for all rounds of a reduction, so that all mean the same by the width of a star
     table = typical_profile().table()
     plain = replace(view, profile=table, known={})
@@ -94,22 +96,35 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
     return found
 
 
+def _neighbourhoods(xy: np.ndarray, chosen: np.ndarray, reach: float) -> dict[tuple[int, ...], list[int]]:
+    """Sources within reach of each chosen one that has any, and which of the chosen these are (rows of ``chosen``).
+
+    Those of a source, not what is linked with it by others: in a crowded field that would be all of it.
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    known = np.flatnonzero(np.isfinite(xy).all(axis=1))
+    for row, near in enumerate(KDTree(xy[known]).query_ball_point(xy[chosen], reach, return_sorted=True)):
+        if len(near) > 1:
+            found.setdefault(tuple(known[near].tolist()), []).append(row)
+    return found
+
+
 def _without_others(
     view: FrameView,
     table: np.ndarray,
     chosen: np.ndarray,
     cutouts: np.ndarray,
     corners: tuple[np.ndarray, np.ndarray],
-    groups: list[np.ndarray],
+    groups: Mapping[tuple[int, ...], Sequence[int]],
     shape: Shape,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of stars without the other stars of their groups, and where they are."""
+    """Windows of stars without the light of their neighbours, and where they are."""
     xy, size = np.asarray(view.predicted_xy, dtype=float), cutouts.shape[1]
     alone, at = cutouts.copy(), xy[chosen]
-    for members in groups:
-        place, flux = places.fit_group(view, xy[members], shape)
-        for row in np.flatnonzero(np.isin(chosen, members)):
-            others = members != chosen[row]
+    for members, rows in groups.items():
+        place, flux = places.fit_group(view, xy[list(members)], shape)
+        for row in rows:
+            others = np.array(members) != chosen[row]
             x0, y0 = (np.repeat(corner[row], np.count_nonzero(others)) for corner in corners)
             light = profile_weights(table, place[others], x0, y0, size, shape)
             alone[row] -= np.tensordot(np.nan_to_num(flux[others]), light, axes=1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from opticam_dask import schema
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.frames.placed_sources import PlacedSource
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background
+from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles.profile import Shape, typical_profile
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.psf_photometer import PSFPhotometer
 from opticam_dask.passes.camera_matching import match_cameras
-from opticam_dask.store.camera import Camera
+from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
 #: A placed source is one that was found when they are nearer than this part of the FWHM, and at least so many pixels.
@@ -28,6 +31,9 @@ _SAME_PLACE = 0.5
 
 #: Sources of the catalogue are where the stack has them to this, in pixels.
 _ON_STACK = 0.1
+
+#: The trail of something that moves is held against so many frames; a star is seen in this share of those without it.
+_FRAMES_OF_TRAIL, _LEAST_SEEN = 100, 0.3
 
 #: Attribute of the store: every source that the observer placed, in this order.
 RECORD = "placed_sources"
@@ -56,7 +62,26 @@ def record_sources(store: Store, given: Sequence[PlacedSource]) -> None:
 
 def recorded_sources(store: Store) -> tuple[PlacedSource, ...]:
     """Sources that are to be in the catalogues, in the order in which they were given."""
-    return tuple(PlacedSource(**record) for record in store.attributes.get(RECORD, ()))
+    return tuple(PlacedSource.of_record(record) for record in store.attributes.get(RECORD, ()))
+
+
+def keep_places(store: Store, tell: Callable[[str], None]) -> None:
+    """Give sources on reference frames that are chosen anew their places on the sky; those that have none are told."""
+    cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
+    kept = []
+    for source in recorded_sources(store):
+        origin = next((one for one in cameras if one.key == source.key), cameras[0] if cameras else None)
+        wcs = None if origin is None else origin.catalog.attributes.get("wcs")
+        if source.is_on_sky:
+            kept.append(source)
+        elif wcs is None:
+            tell(f"{source.words} is not placed again: the reference frame is chosen anew, give its place on that.")
+        else:
+            place = sky_coordinates.icrs_of_pixels(
+                sky_coordinates.read_wcs(wcs), np.array([source.x]), np.array([source.y])
+            )
+            kept.append(PlacedSource(name=source.name, ra=float(place[0][0]), dec=float(place[1][0])))
+    store.update({RECORD: [source.record() for source in kept]})
 
 
 def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
@@ -164,7 +189,7 @@ def _place_in(
             )
             continue
         away = np.hypot(*(places - xy).T)
-        if len(away) and np.any(away < reach):
+        if len(away) and np.any(away < reach) and not source.track:
             row = int(np.argmin(np.where(away < reach, away, np.inf)))
             known[str(number)] = int(arrays["source_id"][row])
             names[row] = source.name or names[row]
@@ -175,14 +200,133 @@ def _place_in(
     if not len(known) > len(attributes.get("placed", {})):
         return
     arrays["name"] = names
-    if new:
-        arrays = _extended(camera, arrays, new, start, box_size)
-        stages = [*camera.source_stages, len(arrays["x"])]
-        attributes |= {"source_stages": stages}
-        last = start + len(new) - 1
-        numbers = f"source {start}" if last == start else f"sources {start} to {last}"
-        tell(f"{camera.key}: {len(new)} placed as {numbers}.")
-    camera.catalog.write(arrays, attributes | {"placed": known})
+    attributes = dict(attributes) | {"placed": known}
+    moving = [one for one in new if one[1].track]
+    for some in ([one for one in new if not one[1].track], *([one] for one in moving)):
+        if some:
+            start = int(arrays["source_id"].max()) + 1
+            for row, (number, _, _) in enumerate(some):
+                known[str(number)] = start + row
+            arrays, attributes = _appended(camera, arrays, attributes, some, finder, box_size)
+            last = start + len(some) - 1
+            numbers = f"source {start}" if last == start else f"sources {start} to {last}"
+            tell(f"{camera.key}: {len(some)} placed as {numbers}.")
+    camera.catalog.write(arrays, attributes)
+
+
+def _appended(
+    camera: Camera,
+    arrays: dict[str, np.ndarray],
+    attributes: dict[str, Any],
+    new: Sequence[tuple[int, PlacedSource, np.ndarray]],
+    finder: _Finder,
+    box_size: tuple[int, int],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes of a catalogue with further sources: some stars, or one that moves."""
+    start = int(arrays["source_id"].max()) + 1
+    extended = _extended(camera, arrays, new, start, box_size)
+    stages = attributes.get("source_stages") or [camera.n_found]
+    attributes = attributes | {"source_stages": [*stages, len(extended["x"])]}
+    if track := new[0][1].track:
+        found = [finder.pixels(camera, PlacedSource(ra=ra, dec=dec)) for _, ra, dec in track]
+        places = [(when, *xy.tolist()) for (when, _, _), xy in zip(track, found, strict=True) if xy is not None]
+        trail = _Trail.of(camera, np.array(places))
+        around = trail.neighbours(extended, camera)
+        extended["flux"][-1] = trail.flux(extended, camera, around, box_size)
+        tracks = {**attributes.get("tracks", {}), str(start): {"places": places, "around": around}}
+        attributes = attributes | {"tracks": tracks}
+    return extended, attributes
+
+
+@dataclass(frozen=True, eq=False)
+class _Trail:
+    """What something that moves has left on the stack of the reference night.
+
+    Attributes
+    ----------
+    part : Part
+        The reference night.
+    xy : ndarray, shape (frame, 2)
+        Where it was on the reference frame, in each frame of the night; NaN where nobody knows.
+    """
+
+    part: Part
+    xy: np.ndarray
+
+    @classmethod
+    def of(cls, camera: Camera, places: np.ndarray) -> _Trail:
+        part = camera.part(camera.reference.attributes["reference_night"])
+        assert part is not None  # a catalogue comes from a night that is there
+        return cls(part, places_on_track(part.frames["mjd_utc"], places))
+
+    @property
+    def known(self) -> np.ndarray:
+        """Places that are known, shape (n, 2)."""
+        return self.xy[np.isfinite(self.xy).all(axis=1)]
+
+    def neighbours(self, arrays: Mapping[str, np.ndarray], camera: Camera) -> list[list[float | None]]:
+        """Row, x, y and flux of the sources that lie on the trail, by frames in which it is elsewhere.
+
+        What is seen in none of them, and is no star or is in the middle of the trail, is the trail and has no place.
+        """
+        n_found = camera.n_found
+        fwhm = max(float(np.nan_to_num(camera.catalog.attributes["fwhm"])), _LEAST_APART)
+        xy = np.column_stack([arrays["x"], arrays["y"]])[:n_found]
+        if not len(self.known) or not n_found:
+            return []
+        on_it = np.flatnonzero(KDTree(self.known).query(xy)[0] < 2.0 * fwhm)
+        frames = np.unique(np.linspace(0, self.part.n_frames - 1, _FRAMES_OF_TRAIL).round().astype(int))
+        detected = [self._detections(int(frame)) for frame in frames] if len(on_it) else []
+        found = []
+        for row in on_it.tolist():
+            is_away = np.hypot(*(self.xy[frames] - xy[row]).T) > 2.0 * fwhm
+            seen = [
+                stars[np.argmin(away)]
+                for stars, elsewhere in zip(detected, is_away.tolist(), strict=True)
+                if elsewhere and len(stars) and np.min(away := np.hypot(*(stars[:, :2] - xy[row]).T)) < fwhm
+            ]
+            n_away = int(np.count_nonzero(is_away))
+            if not n_away:  # it hardly moves: the catalogue is all there is
+                continue
+            is_star = len(seen) >= _LEAST_SEEN * n_away
+            in_middle = np.hypot(*(self.known.mean(axis=0) - xy[row])) < _SAME_SOURCE * fwhm
+            if not is_star and not in_middle and arrays["is_star"][row]:  # a star that is too faint for a frame
+                continue
+            place = np.median(seen, axis=0).tolist() if is_star else [None, None, 0.0]
+            found.append([row, *place])
+        return found
+
+    def _detections(self, frame: int) -> np.ndarray:
+        """x, y (on the reference frame) and flux of what a frame shows, shape (n, 3)."""
+        transform = self.part.frames.read("transform", frame, frame + 1)[0]
+        x, y, flux = (self.part.sources.read(name, frame, frame + 1)[0] for name in ("x", "y", "flux"))
+        if not np.isfinite(transform).all():
+            return np.empty((0, 3))
+        xy = align.apply_transform(align.invert_transform(transform), np.column_stack([x, y]))
+        return np.column_stack([xy, flux])[np.isfinite(x)]
+
+    def flux(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        camera: Camera,
+        around: Sequence[Sequence[float | None]],
+        box_size: tuple[int, int],
+    ) -> float:
+        """Its light, from the trail where no star is near; else that of a faint star. It need not be precise."""
+        n_found, fwhm = camera.n_found, float(camera.catalog.attributes["fwhm"])
+        faintest = float(np.nanmin(arrays["flux"][:n_found])) if n_found else 0.0
+        pixels, _ = _subtracted(camera.reference["image"], box_size)
+        if pixels is None or not len(self.known):
+            return faintest
+        trail = np.array([row for row, x, *_ in around if x is None], dtype=float)
+        is_trail = np.isin(np.arange(n_found), trail)
+        stars = np.column_stack([arrays["x"], arrays["y"]])[:n_found][~is_trail]
+        is_free = KDTree(stars).query(self.known)[0] > 4.0 * fwhm if len(stars) else np.ones(len(self.known), bool)
+        rows, columns = np.indices(pixels.shape)
+        near, place = KDTree(self.known).query(np.column_stack([columns.ravel(), rows.ravel()]))
+        light = np.nan_to_num(pixels).ravel()[(near < fwhm) & is_free[place]].sum()
+        flux = light / max(np.count_nonzero(is_free), 1) * len(self.known)
+        return float(flux) if is_free.any() and flux > 0 else faintest
 
 
 def _extended(
@@ -261,13 +405,9 @@ def flux_on_stack(
     ndarray, shape (n - n_before,)
         Electrons; 0 where there is none or nothing is known.
     """
-    pixels = image.astype(float)
-    try:
-        mesh, rms_mesh = background.sky_mesh(pixels, box_size)
-    except ValueError:  # stars everywhere
+    pixels, rms = _subtracted(image, box_size)
+    if pixels is None:
         return np.zeros(len(xy) - n_before)
-    pixels -= background.zoom_mesh(mesh, pixels.shape, box_size)
-    rms = float(np.nanmedian(rms_mesh))
     sigma = fwhm / photometry.SIGMA_TO_FWHM
     view = FrameView(
         predicted_xy=xy,
@@ -288,3 +428,13 @@ def flux_on_stack(
     )
     flux = PSFPhotometer(forced=True).measure(view).flux[n_before:]
     return np.maximum(np.nan_to_num(flux), 0.0)
+
+
+def _subtracted(image: np.ndarray, box_size: tuple[int, int]) -> tuple[np.ndarray | None, float]:
+    """A stack without its sky, and the scatter of that; None where stars are everywhere."""
+    pixels = image.astype(float)
+    try:
+        mesh, rms_mesh = background.sky_mesh(pixels, box_size)
+    except ValueError:
+        return None, float("nan")
+    return pixels - background.zoom_mesh(mesh, pixels.shape, box_size), float(np.nanmedian(rms_mesh))

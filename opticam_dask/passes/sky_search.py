@@ -150,14 +150,66 @@ def find_sky(
 
 
 def take_from_header(store: Store, key: str, instrument: Instrument, tell: Callable[[str], None]) -> None:
-    """Coordinates of a new catalogue from the header of its reference frame, where that has any."""
+    """Coordinates of a new catalogue: by the stars of the one before it, or the header of its reference frame."""
     camera = _view_of(store, store.camera(key), instrument)
-    found = _of_header(camera)
-    if found is None:
+    solution = _by_catalog_before(camera)
+    if solution is None and (found := _of_header(camera)) is not None:
+        solution = sky_solution.from_wcs(_reduced(camera, found), camera.catalog, _origin(camera))
+    if solution is not None:
+        camera.keep(solution)
+        tell(f"{key}: {solution.sentence}")
+
+
+#: Attribute of a camera: the sources of the catalogue that it had, found on the sky by stars.
+_BEFORE = "catalog_before"
+
+
+def remember_sky(camera: Camera) -> None:
+    """Keep where the sources of a catalogue are on the sky, before it is made anew, where stars have told it."""
+    catalog = camera.catalog
+    if not catalog.is_whole or "wcs_n_matched" not in catalog.attributes:
         return
-    solution = sky_solution.from_wcs(_reduced(camera, found), camera.catalog, _origin(camera))
-    camera.keep(solution)
-    tell(f"{key}: {solution.sentence}")
+    n_found = camera.n_found
+    stars = {name: catalog[name][:n_found].tolist() for name in ("ra", "dec", "flux", "name")}
+    if "band" in catalog:
+        known = catalog["magnitude"][:n_found].T.tolist()
+        columns = [[value if math.isfinite(value) else None for value in column] for column in known]
+        stars["magnitudes"] = dict(zip(catalog["band"].tolist(), columns, strict=True))
+    camera.update({_BEFORE: {"wcs": catalog.attributes["wcs"], "origin": catalog.attributes["wcs_origin"], **stars}})
+
+
+def _by_catalog_before(camera: _SkyView) -> SkySolution | None:
+    """Solution by the sources of the catalogue that a camera had; None without one, or where it does not match."""
+    before = camera.camera.attributes.get(_BEFORE)
+    if before is None:
+        return None
+    flux = np.array(before["flux"], dtype=float)
+    own = {"own": -2.5 * np.log10(np.where(flux > 0, flux, np.nan))}
+    bands = {band: np.array(values, dtype=float) for band, values in before.get("magnitudes", {}).items()}
+    still = np.zeros(len(flux))
+    sky = SkyCatalog(
+        ra=np.array(before["ra"]),
+        dec=np.array(before["dec"]),
+        pm_ra=still,
+        pm_dec=still,
+        epoch=still + 2000.0,
+        name=np.array(before["name"], dtype=object),
+        magnitudes=own | bands,
+        origin=f"the catalogue before, which had them from {before['origin']}",
+    )
+    wcs = sky_coordinates.read_wcs(before["wcs"])
+    pointing = _middle_of(wcs, camera)
+    assert pointing is not None  # there are coordinates
+    try:
+        found = _by_stars(camera, SkyQuery(sky), sky, pointing, wcs)
+    except NoSolution:
+        return None
+    arrays = dict(found.arrays)
+    if bands:
+        arrays |= {"magnitude": arrays["magnitude"][:, 1:], "band": arrays["band"][1:]}
+    else:
+        arrays = {name: values for name, values in arrays.items() if name not in ("magnitude", "band")}
+    return SkySolution(arrays, found.attributes)
 
 
 def _view_of(store: Store, camera: Camera, instrument: Instrument) -> _SkyView:

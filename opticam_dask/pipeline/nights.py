@@ -54,6 +54,8 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
         "rebuilding": rebuild or bool(pending.get("rebuilding")),
     }
     _write_pending(setup.store, pending)
+    if pending["rebuilding"]:
+        _keep_sky(setup.store, progress)
     for camera in setup.store.cameras:
         for name in camera.part_names:  # by name: what is damaged can be made again as well
             is_given = _date(name) in given.get(camera.key, ())
@@ -66,6 +68,19 @@ def prepare_changes(setup: Setup, changes: Changes, given: Mapping[str, Collecti
     left_out = [night for night in left_out_nights(setup.store) if night not in pending["removing"]]
     setup.store.update({"left_out_nights": left_out})
     _write_pending(setup.store, {**pending, "phase": "adding", "removing": [], "rebuilding": False})
+
+
+def _keep_sky(store: Store, progress: Progress) -> None:
+    """Keep what is known of the sky from the catalogues that are to be made anew."""
+    if store.attributes.get("placed_sources"):
+        from opticam_dask.passes.placing import keep_places  # half a second of astropy: only where it is needed
+
+        keep_places(store, progress.tell)
+    if any("ra" in camera.catalog for camera in store.cameras):
+        from opticam_dask.passes.sky_search import remember_sky
+
+        for camera in store.cameras:
+            remember_sky(camera)
 
 
 def ask_again(store: Store, changed_nights: Collection[str]) -> None:

@@ -139,7 +139,7 @@ def measure_frame(
             continue
         try:
             pixels = pixels or read_pixels(job.steps, entry, whole_frames=job.whole_frames)
-            view = frame_view(job.at_stage(stage), entry, result, pixels)
+            view = frame_view(job.at_stage(stage, entry["mjd_utc"]), entry, result, pixels)
         except FrameProblem as problem:
             is_lost = bool(problem.flag & (FrameFlag.UNREADABLE | FrameFlag.FILE_CHANGED))
             _flag_row(arrays, list(wanted), index, SourceFlag.FRAME_LOST if is_lost else SourceFlag.STEP_FAILED)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods import blended_forms
@@ -18,6 +20,28 @@ from opticam_dask.steps.background import Sky, source_disks
 from opticam_dask.steps.calibrate import rebinned_response
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
+
+#: Where a source is put that is not to be seen: far from any frame.
+_NOWHERE = -1e5
+
+
+class Track(NamedTuple):
+    """Something that moves over the reference frame.
+
+    Attributes
+    ----------
+    row : int
+        Its place in the catalogue.
+    places : ndarray, shape (m, 3)
+        MJD (UTC), x and y.
+    around : ndarray, shape (k, 4)
+        Row, x, y and flux of the sources that lie on the trail that it left on the stack, as they are without it. A
+        place is NaN where there is but the trail.
+    """
+
+    row: int
+    places: np.ndarray
+    around: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +70,8 @@ class Measuring:
         Number of sources that were found, and of all sources after each time that the observer placed some; empty when
         all were found. Sources are measured together with those of their stage and of the stages before, so that where
         somebody looks for a source changes no other one.
+    tracks : tuple of Track
+        Placed sources that move.
     """
 
     steps: FrameSteps
@@ -58,18 +84,27 @@ class Measuring:
     profile_err: float = 0.0
     sampling: np.ndarray | None = None
     stages: tuple[int, ...] = ()
+    tracks: tuple[Track, ...] = ()
 
     @property
     def n_found(self) -> int:
         """Number of sources that were found; those behind them were placed."""
         return self.stages[0] if self.stages else len(self.catalog_xy)
 
-    def at_stage(self, stage: int) -> Self:
-        """The same with the sources of a stage and of the stages before."""
+    def at_stage(self, stage: int, mjd_utc: float = np.nan) -> Self:
+        """The same with the sources of a stage and of the stages before, where they are at a moment."""
         n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
-        if n_sources == len(self.catalog_xy):
+        if n_sources == len(self.catalog_xy) and not self.tracks:
             return self
-        return replace(self, catalog_xy=self.catalog_xy[:n_sources], catalog_flux=self.catalog_flux[:n_sources])
+        xy, flux = self.catalog_xy[:n_sources].copy(), self.catalog_flux[:n_sources].copy()
+        for track in self.tracks:
+            if track.row < n_sources:
+                xy[track.row] = np.nan_to_num(places_on_track(np.array([mjd_utc]), track.places)[0], nan=_NOWHERE)
+            if (self.stages[stage - 1] if stage else 0) <= track.row < n_sources:
+                rows = track.around[:, 0].astype(int)
+                xy[rows] = np.nan_to_num(track.around[:, 1:3], nan=_NOWHERE)
+                flux[rows] = track.around[:, 3]
+        return replace(self, catalog_xy=xy, catalog_flux=flux)
 
 
 def frame_view(
@@ -103,7 +138,7 @@ def frame_view(
         rotation=align.rotation_of(transform),
         fwhm=job.fwhm,
         frame_fwhm=float(result["fwhm"]),
-        position_error=_position_error(float(result["transform_rms"]), int(result["n_matched"])),
+        position_error=_position_error(result),
         shape=steps.image_shape,
         cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
         rms_at=sky.rms,
@@ -195,14 +230,19 @@ def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -
 _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
 
 
-def _position_error(transform_rms: float, n_matched: int) -> float:
+def _position_error(result: Mapping[str, Any]) -> float:
     """Error along one axis of a position that a transform predicts, from the residuals of its ``n_matched`` pairs.
 
-    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing.
+    A similarity has four parameters, so ``2 n - 4`` of the ``2 n`` residuals are free; two pairs tell nothing. What a
+    frame has borrowed from other cameras has its error in place of the residuals.
     """
-    if n_matched <= 2 or not np.isfinite(transform_rms):
+    rms, n_matched = float(result["transform_rms"]), int(result["n_matched"])
+    if result.get("flags", 0) & np.uint32(FrameFlag.BORROWED):
+        per_axis = rms / np.sqrt(2.0)
+    else:
+        per_axis = rms * np.sqrt(n_matched / (2.0 * (n_matched - 2))) if n_matched > 2 else np.nan
+    if not np.isfinite(per_axis):
         return _LARGEST_POSITION_ERROR
-    per_axis = transform_rms * np.sqrt(n_matched / (2.0 * (n_matched - 2)))
     return float(np.clip(per_axis, _SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR))
 
 

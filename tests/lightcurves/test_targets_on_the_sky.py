@@ -113,6 +113,12 @@ def test_light_curves_take_places(night: SmallNight, tmp_path: Path) -> None:
     assert main([*command, f"{float(ra):.6f}", f"{float(dec):.6f}"]) == 0
     assert main([*command, "Star 3"]) == 0
     assert main([*command, "10.0", "-5.0"]) == 2
+    (file,) = opticam.export_light_curves(night.out, "csv", sources=["Star 3"])
+    assert file.name == f"1-V_source_{number}.csv"
+    assert main(["export", str(night.out), "--format", "csv", "--sources", "star 3", str(comparison)]) == 0
+    curves = opticam.light_curves(night.out, KEY)
+    assert int(opticam.select(curves, source="Star 3")["source_id"]) == number
+    assert main(["plot", str(night.out), "growth-curves", "--targets", "Star 3"]) == 0
 
 
 def test_coordinates_of_the_header_are_taken_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from small_nights import add_star, read_out, reduce_frames, write_frame
 
+from opticam_dask.display.status import describe_reduction
+
 STARS = [(101.4, 120.7, 3e4), (48.8, 110.1, 1.5e4), (72.6, 60.9, 1e4), (118.3, 66.6, 7e3), (90.7, 38.2, 5e3)]
 BRIGHTEST = (5.0, 80.0, 2e5)
 
@@ -45,5 +47,7 @@ def test_left_out__nothing_is_said_when_nothing_is(tmp_path, capsys):
 
 def test_box__stars_as_wide_as_a_box_are_told(tmp_path, capsys):
     write_night(tmp_path, [(80.0, 80.0, 1e6), (40.0, 110.0, 6e5)], fwhm=14.0)
-    _, said = said_of(tmp_path, capsys)
+    night, said = said_of(tmp_path, capsys)
     assert "the boxes of the sky mesh 16: the mesh takes part of their light for sky. A box_size (--box-size)" in said
+    (warning,) = (line for line in describe_reduction(night.out) if "warning:" in line)
+    assert "the boxes of the sky mesh 16: the mesh takes part of their light for sky." in warning

@@ -193,3 +193,24 @@ def test_placed_sources_are_targets_by_name_and_keep_it_when_the_field_is_found_
         off = np.array(found_places) - expected
         assert np.abs(off).max() * 3600 < 0.2
         assert "G3" in catalog["name"].to_numpy().tolist()
+
+
+def test_places_on_the_sky_are_kept_when_the_reference_frame_is_chosen_anew(tmp_path: Path) -> None:
+    """By the stars of the catalogue before, without their file; sources on pixels go by their coordinates."""
+    write_nights(tmp_path, keys=(2,), nights=(0,))
+    ra, dec = coordinates(FIELD[:, :2])
+    Table({"ra": ra, "dec": dec, "g_mag": -2.5 * np.log10(FIELD[:, 2])}).write(tmp_path / "stars.csv")
+    camera = Instrument.from_json(INSTRUMENT | CAMERAS)
+    options = {"instrument": camera, "client": "none", "show_plots": False, "verbose": False}
+    out = tmp_path / "out"
+    Reducer(out, tmp_path / "frames", **options).create_catalogs(stack_frames=4)
+    assert set(opticam.find_sky(out, tmp_path / "stars.csv", pixel_scale=0.82, verbose=False)) == {"3:i"}
+    Reducer(out, tmp_path / "frames", sources=[{"name": "here", "x": 90, "y": 130}], **options).photometry()
+    before = SmallNight(out, "3:i").catalog
+    Reducer(out, tmp_path / "frames", **options).create_catalogs(stack_frames=4, rebuild_reference=True)
+    after = SmallNight(out, "3:i").catalog
+    assert "stars.csv" in after.attrs["wcs_origin"]
+    assert after["name"].to_numpy()[-1] == "here"
+    for name in ("ra", "dec"):
+        assert float(after[name][-1]) == pytest.approx(float(before[name][-1]), abs=0.2 / 3600)
+        np.testing.assert_allclose(after[name][:5], before[name][:5], atol=0.2 / 3600)

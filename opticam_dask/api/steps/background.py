@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from opticam_dask.api.arguments import plain
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import FrameTask
 from opticam_dask.api.steps.frames import chain_of, grown_by, placeholders, records_over
 from opticam_dask.cluster import blocks
+from opticam_dask.methods.backgrounds import DefaultBackground
 
 SKY = ("background", "background_rms", "flags", "message")
 
@@ -35,7 +37,7 @@ def background(
     box_size : int or (int, int), optional
         Box of the sky mesh in pixels, ``(ny, nx)``; by default 1/32 of the shorter side.
     estimator : callable, optional
-        One's own ``image -> Background2D``-like; there is no mesh then.
+        One's own ``image -> Background2D``-like; there is no mesh then, unless it is a `DefaultBackground`.
     merge : bool
         Add to what came in.
 
@@ -50,6 +52,9 @@ def background(
     ValueError
         When the frames are in ADU, or a box is larger than a frame.
     """
+    if isinstance(estimator, DefaultBackground):
+        box_size = estimator.box_size if box_size is None else box_size
+    estimator = plain(estimator)
     chain = chain_of(ds, chains.CALIBRATED, "background").further(
         chains.SKY, parameters={"box_size": box_size}, background=estimator
     )

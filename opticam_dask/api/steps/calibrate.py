@@ -12,7 +12,7 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import FrameTask
-from opticam_dask.api.steps.frames import chain_of, frames_of, records_over, with_chain
+from opticam_dask.api.steps.frames import chain_of, frames_of, records_over, require_same_camera, with_chain
 from opticam_dask.cluster import blocks
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
@@ -66,6 +66,8 @@ def calibrate(
     parameters = {"remove_cosmic_rays": remove_cosmic_rays, "rebin_factor": rebin_factor}
     chain = chain.further(chains.CALIBRATED, parameters=parameters, image_filter=image_filter)
     about = {} if masters is None else masters.attrs
+    if masters is not None and "key" in about:
+        require_same_camera("calibrate", "set of masters", masters, ds)
     if about.get("binning", chain.binning) != chain.binning:
         raise ValueError(f"calibrate expected masters of binning {chain.binning}, got {about['binning']}")
     if "dark_only_for" in about:
@@ -159,4 +161,4 @@ def calibration_masters(
     calibration = Calibration.of(*found)
     if calibration is None:
         raise ValueError("calibration_masters expected directories of biases, darks or flats, got none")
-    return master_frames.make_dataset(calibration, instrument, key, exposure_time)
+    return master_frames.make_dataset(calibration, instrument, key, exposure_time).assign_attrs(key=key)

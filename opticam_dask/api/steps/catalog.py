@@ -13,7 +13,16 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
 from opticam_dask.api.steps.chains import Chain
-from opticam_dask.api.steps.frames import CHAIN, EVERYTHING, STAGES, chain_of, logger, records_of_aligned
+from opticam_dask.api.steps.frames import (
+    CHAIN,
+    EVERYTHING,
+    STAGES,
+    chain_of,
+    logger,
+    records_of_aligned,
+    reference_star,
+    require_same_camera,
+)
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
@@ -31,7 +40,7 @@ from opticam_dask.store.store import Store
 def catalog(
     deep: xr.Dataset, *, frames: xr.Dataset | None = None, aperture_selector: Callable[[np.ndarray], float] = np.median
 ) -> xr.Dataset:
-    """Sources of a stack, and the star profile of its frames; this is the one step that computes.
+    """Sources of a stack, and the star profile of its frames; computed now, as nobody knows before how many there are.
 
     Parameters
     ----------
@@ -56,7 +65,11 @@ def catalog(
     chain = deep.encoding.get(CHAIN)
     if "coverage" not in deep or not isinstance(chain, Chain):
         raise ValueError("catalog expected a stack that was not stored in between: use stack(ds, ref) first")
-    frames = deep.encoding.get("opticam_frames") if frames is None else frames
+    stacked = deep.encoding.get("opticam_frames")
+    frames = stacked if frames is None else frames
+    if frames is not None:
+        chain_of(frames, chains.ALIGNED, "catalog")
+        require_same_camera("catalog", "set of frames", frames, deep)
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
     image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
@@ -76,6 +89,8 @@ def catalog(
     }
     dataset = xr.Dataset(arrays, attrs={"key": deep.attrs.get("key"), "fwhm": found.fwhm, "fwhm_units": "pixel"})
     dataset = dataset.set_coords("source_id").assign_attrs(background_rms=median_of(rms))
+    if stacked is not None and (star := reference_star(stacked)) is not None:
+        dataset = dataset.assign_attrs(reference_star=star)
     dataset = with_indexes(dataset)
     fitted = gaussian_profile() if frames is None else _fit_profile(frames, dataset)
     return _remembering(_with_profile(dataset, fitted))
@@ -135,7 +150,9 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
 
 
 def open_catalog(out_directory: str | Path, key: str, *, night: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Reference stars and catalogue that a reduction has frozen, for `align` and `photometry`; nothing is written.
+    """Reference stars and catalogue that a reduction has frozen, read now for `align` and `photometry`.
+
+    Nothing is written.
 
     Parameters
     ----------
@@ -182,7 +199,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     cat = with_indexes(cat).assign_attrs(
         key=camera.key, fwhm=float(stored.attrs["fwhm"]), background_rms=median_of(rms)
     )
-    cat = _with_profile(cat, profiles[chosen_night])
+    cat = _with_profile(cat, profiles[chosen_night]).assign_attrs(reference_star=reference_star(ref))
     if night is None and len(profiles) > 1:
         cat = cat.assign(_of_nights(profiles))
     return ref, _remembering(cat, stored.attrs.get("source_stages", ()))

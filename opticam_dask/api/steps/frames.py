@@ -193,9 +193,14 @@ def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
             f"{step} expected the image of calibrate, but it was changed since: change the frames before calibrate, or "
             "give image_filter= there"
         )
-    needed = {chains.SKY: "background", chains.DETECTED: "detect", chains.ALIGNED: "align"}
     if chain.depth < depth:
-        raise ValueError(f"{step} expected frames that {needed[depth]} has been through: use {needed[depth]}(ds) first")
+        before = {chains.SKY: "background", chains.DETECTED: "detect", chains.ALIGNED: "align"}
+        missing = [
+            f"{name}(ds{', ref' * (name == 'align')})" for at, name in before.items() if chain.depth < at <= depth
+        ]
+        raise ValueError(
+            f"{step} expected frames that have been through {before[depth]}: use {', '.join(missing)} first"
+        )
     return chain
 
 
@@ -289,6 +294,23 @@ def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merg
 def placeholders(ds: xr.Dataset, chain: Chain) -> list[np.ndarray]:
     """Masters as they are needed to know how steps work, which takes none of their values."""
     return [np.zeros(chain.shape, dtype=ds[f"master_{name}"].dtype) for name in chain.masters]
+
+
+def reference_star(ds: xr.Dataset) -> list[float] | None:
+    """Place of the brightest star that frames are aligned to, by which references differ; None where it waits."""
+    if "alignment_x" not in ds or blocks.is_lazy(ds["alignment_x"].data):
+        return None
+    return [float(ds[f"alignment_{axis}"].to_numpy()[0]) for axis in "xy"]
+
+
+def require_same_reference(step: str, cat: xr.Dataset, ds: xr.Dataset) -> None:
+    """Refuse a catalogue on the pixels of another reference frame than the frames are aligned to."""
+    known, own = cat.attrs.get("reference_star"), reference_star(ds)
+    if known is not None and own is not None and not np.array_equal(known, own, equal_nan=True):
+        raise ValueError(
+            f"{step} expected a catalogue of the reference that the frames are aligned to, got one of another: use "
+            "align(ds, ref) with the ref that open_catalog gives with it, or that it was stacked on"
+        )
 
 
 def require_same_camera(step: str, what: str, other: xr.Dataset, ds: xr.Dataset) -> None:

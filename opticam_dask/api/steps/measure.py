@@ -17,6 +17,7 @@ from opticam_dask.api.steps.frames import (
     placeholders,
     records_of_aligned,
     require_same_camera,
+    require_same_reference,
 )
 from opticam_dask.cluster import blocks
 from opticam_dask.flags import FrameFlag, flag_attributes
@@ -54,6 +55,7 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     if "coefficient" not in cat or "source_id" not in cat.variables:
         raise ValueError("photometry expected a catalogue: use catalog(stack(ds, ref)) first")
     require_same_camera("photometry", "catalogue", cat, ds)
+    require_same_reference("photometry", cat, ds)
     if "source" not in cat.dims:
         cat = cat.expand_dims("source")
     if not cat.sizes["source"]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import locations
+from opticam_dask import locations, schema
 from opticam_dask.display import plotting
 from opticam_dask.frames.instruments import OPTICAM_MX
 from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.lightcurves.targets import rows_of_sources
+from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_numbers
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
@@ -23,8 +23,8 @@ from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.store import Store
 
-#: Source ids by camera key, or the same ids for all of them; None is all sources.
-Targets = int | Sequence[int] | Mapping[str, int | Sequence[int]] | None
+#: Sources (numbers, names, places) by camera key, or the same for all of them; None is all sources.
+Targets = Target | Sequence[Target] | Mapping[str, Target | Sequence[Target]] | None
 
 
 def finite_median(values: np.ndarray) -> float:
@@ -42,20 +42,25 @@ def catalogues(out_directory: str | Path) -> dict[str, xr.Dataset]:
     for camera in Store.open(out_directory).cameras:
         if camera.catalog.is_whole:
             arrays = camera.catalog.read_all()
-            found[camera.key] = xr.Dataset({name: ("source", values) for name, values in arrays.items()})
+            of_sources = {name: values for name, values in arrays.items() if _is_of_sources(name)}
+            found[camera.key] = xr.Dataset({name: ("source", values) for name, values in of_sources.items()})
     if not found:
         raise ValueError(f"no camera has a catalogue in {out_directory}: reduce its frames first")
     return found
 
 
-def chosen_rows(key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
+def _is_of_sources(name: str) -> bool:
+    """Whether a variable of a catalogue has one value a source; magnitudes have one a band."""
+    return schema.variable("catalog", name).dims == ("source",)
+
+
+def chosen_rows(out_directory: str | Path, key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
     """Rows of the catalogue that hold the sources asked for."""
     numbers = catalogue["source_id"].to_numpy()
     wanted = targets.get(key, targets.get(group_name(key), ())) if isinstance(targets, Mapping) else targets
     if wanted is None:
         return np.arange(len(numbers))
-    ids = [int(wanted)] if isinstance(wanted, (int, np.integer)) else [int(one) for one in wanted]
-    return rows_of_sources(numbers, ids, key)
+    return rows_of_sources(numbers, source_numbers(out_directory, key, wanted), key)
 
 
 def stack_of(out_directory: str | Path, key: str) -> np.ndarray:

@@ -52,7 +52,7 @@ def plot_growth_curves(
     ----------
     out_directory : path
         Output directory of a reduction.
-    targets : int, sequence of int, or dict of them by camera key, optional
+    targets : int or str, sequence of them, or dict of them by camera key, optional
         Source ids; by default all sources.
     label : str
         Photometry whose aperture is marked, where it has one.
@@ -66,7 +66,7 @@ def plot_growth_curves(
     """
     written = []
     for key, catalogue in catalogues(out_directory).items():
-        chosen = chosen_rows(key, catalogue, targets)
+        chosen = chosen_rows(out_directory, key, catalogue, targets)
         if len(chosen):
             figure = plotting.plot_growth_curves(
                 {key: _growth(out_directory, key, catalogue.isel(source=chosen), label)}
@@ -174,7 +174,7 @@ def plot_apertures(
     written = []
     label = label if photometer is None else photometer.label
     for key, catalogue in catalogues(out_directory).items():
-        chosen = chosen_rows(key, catalogue, targets)
+        chosen = chosen_rows(out_directory, key, catalogue, targets)
         if not len(chosen):
             continue
         record = photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)

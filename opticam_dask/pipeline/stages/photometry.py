@@ -22,14 +22,14 @@ from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
+from opticam_dask.pipeline.stages.borrowing import find_borrowed, write_borrowed
 from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.pipeline.stages.survey import alignment_of, tell_of_alignment
 from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
-from opticam_dask.steps.pixels import KeptPixels
 from opticam_dask.steps.read import is_back
-from opticam_dask.steps.view import Measuring
+from opticam_dask.steps.view import Measuring, Track
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part
 
@@ -81,7 +81,8 @@ class MeasurePass(BlockPass):
             tell_of_alignment(run.setup, part, run.progress)
 
     def finish(self, run: Run) -> None:
-        """Measure the quality of the nights."""
+        """Measure the frames that borrow their transform from other cameras, and the quality of the nights."""
+        borrow_transforms(run)
         if run.photometers:
             measure_quality(run)
 
@@ -118,6 +119,17 @@ def _manifest_of(part: Part) -> Callable[[int], Mapping[str, np.ndarray]]:
     return functools.partial(frozen.read_manifest, part, frozen.piled_up(part))
 
 
+def borrow_transforms(run: Run) -> None:
+    """Give frames with too few stars the transforms of other cameras, and measure the blocks that they are in."""
+    todo = [(found.part, write_borrowed(found, run.progress)) for found in list(find_borrowed(run.setup))]
+    if not todo or not run.photometers:
+        return
+    measuring = MeasurePass()
+    with stage(run.progress, "Measuring frames that borrow", sum(measuring.n_frames(run, *one) for one in todo)):
+        for _ in measuring.work(run, todo):
+            run.check_owner()
+
+
 def _blocks_back(run: Run, part: Part) -> set[int]:
     """Blocks with frames whose files were gone when a label was measured, and are there again."""
     found: set[int] = set()
@@ -149,8 +161,19 @@ def measuring_of(
         fwhm=float(catalog.attributes["fwhm"]),
         whole_frames=whole_frames,
         stages=part.camera.source_stages,
+        tracks=_tracks(part.camera),
     )
-    return job if photometers else replace(job.at_stage(0), stages=())
+    return job if photometers else replace(job.at_stage(0), stages=(), tracks=())
+
+
+def _tracks(camera: Camera) -> tuple[Track, ...]:
+    """Sources of the catalogue that move."""
+    known = camera.catalog.attributes.get("tracks", {})
+    rows = {int(number): row for row, number in enumerate(camera.catalog["source_id"])} if known else {}
+    return tuple(
+        Track(rows[int(number)], np.array(one["places"]), np.array(one["around"]).reshape(-1, 4).astype(float))
+        for number, one in known.items()
+    )
 
 
 def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
@@ -174,7 +197,7 @@ def measure_sample(
         frames_per_block=part.frames_per_block,
         read_manifest=_manifest_of(part),
         read_results=part.results,
-        read_kept=functools.partial(_read_kept, part),
+        read_kept=part.kept,
     )
     measure_block = functools.partial(sampled_frames.measure_block, job)
     try_frame = functools.partial(sampled_frames.try_frame, job)
@@ -185,11 +208,6 @@ def measure_sample(
         found.update(some)
         run.progress.advance(len(some))
     return found
-
-
-def _read_kept(part: Part, index: int) -> KeptPixels | None:
-    kept = part.kept(index)
-    return None if kept is None else KeptPixels.of(kept)
 
 
 def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning, Measuring]:
