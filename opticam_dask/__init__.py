@@ -57,7 +57,7 @@ _HOME = {
     "generate_observations": "frames.simulation.synthetic",
     "Instrument": "frames.instruments",
     "light_curves": "lightcurves.results",
-    "mark": "api.marking",
+    "mark": "lightcurves.curation.marking",
     "marks": "lightcurves.curation.marks",
     "magnitudes": "lightcurves.field.magnitudes",
     "match_cameras": "passes.camera_matching",
@@ -86,7 +86,7 @@ _HOME = {
     "simulate_observations": "frames.simulation.simulated_fields",
     "stack": "api.steps.stack",
     "subtract_background": "api.steps.background",
-    "unmark": "api.marking",
+    "unmark": "lightcurves.curation.marking",
     "write_report": "display.report",
     "write_submission": "lightcurves.submission.writing",
 }

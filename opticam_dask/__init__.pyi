@@ -45,8 +45,10 @@ from opticam_dask.frames.simulation.synthetic import generate_flats as generate_
 from opticam_dask.frames.simulation.synthetic import generate_gappy_observations as generate_gappy_observations
 from opticam_dask.frames.simulation.synthetic import generate_observations as generate_observations
 from opticam_dask.frames.simulation.synthetic import observation_truth as observation_truth
+from opticam_dask.lightcurves.curation.marks import marks as marks
 from opticam_dask.lightcurves.differential import relative_light_curve as relative_light_curve
 from opticam_dask.lightcurves.exports import export_light_curves as export_light_curves
+from opticam_dask.lightcurves.field.magnitudes import magnitudes as magnitudes
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse as fit_eclipse
 from opticam_dask.lightcurves.fitting.outcome import fits_in_store as fits_in_store
 from opticam_dask.lightcurves.fitting.sinusoids import fit_sinusoid as fit_sinusoid
@@ -73,6 +75,5 @@ from opticam_dask.store.provenance import provenance as provenance
 
 __version__: str
 __all__: list[str]
-from opticam_dask.api.marking import mark as mark
-from opticam_dask.api.marking import unmark as unmark
-from opticam_dask.lightcurves.curation.marks import marks as marks
+from opticam_dask.lightcurves.curation.marking import mark as mark
+from opticam_dask.lightcurves.curation.marking import unmark as unmark

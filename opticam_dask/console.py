@@ -7,12 +7,13 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from opticam_dask.text import printable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 PREFIX = "[OPTICAM]"
 
@@ -21,6 +22,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Stage:
+    """What is under way: its name, how much of it there is and is done, and when the last line told so."""
+
+    name: str
+    total: int
+    unit: str
+    last_line: float
+    n_done: int = 0
+    bar: TaskID | None = None
 
 
 class Console:
@@ -45,7 +58,7 @@ class Console:
         self.verbose = verbose and not Console.is_quiet
         self.prefix = prefix
         self._bar: Progress | None = None
-        self._stage, self._done, self._total, self._last = "", 0, 0, 0.0
+        self._stages: list[_Stage] = []
 
     def tell(self, message: str) -> None:
         """Print one line; what is not printable in it, as names of files may hold it, is escaped."""
@@ -58,32 +71,49 @@ class Console:
                 print(line, flush=True)  # noqa: T201 - talking to a person is what this module is for
 
     def begin(self, stage: str, total: int, unit: str = "frames") -> None:
-        """Open a bar, or announce the stage."""
-        self._stage, self._done, self._total, self._last = stage, 0, total, time.monotonic()
+        """Open a bar, or announce the stage; it may be part of another one."""
+        self._stages.append(_Stage(stage, total, unit, time.monotonic()))
         if not total:
             return
         if not self.verbose or not _is_watched():
             self.tell(f"{stage}: {total} {unit}")
             return
         logger.info("%s: %d %s", stage, total, unit)
-        self._bar = _new_bar()
-        self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
-        self._bar.start()
+        if self._bar is None:
+            self._bar = _new_bar()
+            self._bar.start()
+        self._stages[-1].bar = self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
 
     def advance(self, n_frames: int) -> None:
         """So many more frames are done."""
-        self._done += n_frames
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], n_frames)
-        elif time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            self.tell(f"{self._stage}: {self._done} of {self._total} frames")
+        stage = self._stages[-1]
+        stage.n_done += n_frames
+        if self._bar is not None and stage.bar is not None:
+            self._bar.update(stage.bar, completed=stage.n_done)
+        elif time.monotonic() - stage.last_line > _SECONDS_BETWEEN_LINES:
+            stage.last_line = time.monotonic()
+            self.tell(f"{stage.name}: {stage.n_done} of {stage.total} {stage.unit}")
+
+    def reach(self, n_done: int, _: int) -> None:
+        """So many frames of all are done."""
+        self.advance(n_done - self._stages[-1].n_done)
 
     def end(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
+        """Close the bar; the one around it goes on."""
+        if self._stages:
+            self._stages.pop()
+        if self._bar is not None and not any(stage.bar is not None for stage in self._stages):
             self._bar.stop()
             self._bar = None
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[None]:
+        """A stage that counts something else than frames, which also ends when it fails."""
+        self.begin(name, total, unit)
+        try:
+            yield
+        finally:
+            self.end()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from opticam_dask.display import diagnostics, products
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
-from opticam_dask.locations import is_remote
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
@@ -113,6 +112,9 @@ class Reducer(Plots):
     session : Session, optional
         Hold on the output directory that is open already, with where blocks run and who is told; by default each
         method opens one of its own.
+    parameters : ReductionParameters, optional
+        All parameters that :meth:`reduce` will be given, for a reduction that goes on: they are held against those of
+        the store before any header is read.
 
     Raises
     ------
@@ -168,6 +170,7 @@ class Reducer(Plots):
         verbose: bool = True,
         prefix: str = PREFIX,
         session: Session | None = None,
+        parameters: ReductionParameters | None = None,
     ) -> None:
         arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
@@ -203,26 +206,25 @@ class Reducer(Plots):
         if isinstance(background, DefaultBackground):
             self._options["box_size"] = background.box_size
         ReductionParameters(**self._options)
-        self._make_directory()
+        self._calibration: Calibration | None = None
+        self._check_early(parameters)
+        session.announce_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
     # ---------------------------------------------------------------- what was found in the headers
 
-    def _make_directory(self) -> None:
-        if is_remote(self.out_directory) or self.out_directory.is_dir():
-            self._session.make_directory()  # an object store must be reachable
-            return
-        self._console.tell(f"{self.out_directory} not found, attempting to create ...")
-        self._session.make_directory()
-        self._console.tell(f"{self.out_directory} created.")
+    def _check_early(self, parameters: ReductionParameters | None) -> None:
+        """Refuse a store of other parameters before any header is read; with calibration frames they tell first."""
+        if parameters is not None and not any(self._correctors) and Store.at(self.out_directory).exists():
+            driver.check_parameters(self.setup(parameters))
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
-        with driver.stage(self._console, "Scanning data directory", 0):
-            calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
-            files = [file for file in find_files(paths) if file not in calibration]
-            return scan(files, self.instrument)
+        calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
+        files = [file for file in find_files(paths) if file not in calibration]
+        with self._console.stage("Reading headers", len(files), "files"):
+            return scan(files, self.instrument, progress=self._console.reach)
 
     def _find_calibration_frames(self) -> Calibration | None:
         found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
@@ -325,8 +327,9 @@ class Reducer(Plots):
             tell(f"{key}: {aligned} image(s) aligned.")
             tell(f"{key}: {total - aligned} image(s) could not be aligned.")
         summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
-        for key, catalog in self.catalogs.items():
-            tell(f"{key}: {len(catalog)} source(s) in the catalogue.")
+        for camera in Store.open(self.out_directory).cameras:
+            if camera.catalog.is_whole:
+                tell(f"{camera.key}: {len(camera.catalog['source_id'])} source(s) in the catalogue.")
 
     def photometry(
         self, photometer: Photometer | Sequence[Photometer] | None = None, *, label: str | None = None
@@ -374,7 +377,7 @@ class Reducer(Plots):
         for name, directory in zip(labels, folders, strict=True):
             self._console.tell(f"Photometry results saved to {directory}.")
             if Store.at(self.out_directory).measured_keys(name):
-                self._plot(diagnostics.plot_rms_vs_flux, label=name)
+                self._plot(diagnostics.plot_rms_vs_flux, label=name, if_changed=True)
 
     def reduce(
         self,

@@ -56,6 +56,7 @@ class Session:
     ) -> None:
         self.out_directory = location(out_directory)
         self.executor, self.progress = executor, progress
+        executor.progress = progress
         self._break_lock, self._token = break_lock, token
         self._depth = 0
 
@@ -72,6 +73,15 @@ class Session:
         except OSError as error:
             reason = error.strerror or error
             raise StoreError(f"{self.out_directory} cannot be made: {reason}. Choose another --out.") from error
+
+    def announce_directory(self) -> None:
+        """Make the output directory, and say so where it is a new one; raises as :meth:`make_directory`."""
+        if is_remote(self.out_directory) or self.out_directory.is_dir():
+            self.make_directory()  # an object store must be reachable
+            return
+        self.progress.tell(f"{self.out_directory} not found, attempting to create ...")
+        self.make_directory()
+        self.progress.tell(f"{self.out_directory} created.")
 
     def __enter__(self) -> Session:
         """Enter; raises ``ownership.OwnedError`` when another run works on the directory."""

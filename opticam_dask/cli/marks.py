@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from opticam_dask.api import marking
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE
 from opticam_dask.console import Console
+from opticam_dask.lightcurves.curation import marking
 from opticam_dask.lightcurves.curation import marks as curation
 
 

@@ -26,7 +26,7 @@ from opticam_dask.cluster.cluster_settings import (
     parse_memory,
     resolve,
 )
-from opticam_dask.cluster.executors import FRAME_TIMEOUT, Executor, InProcess, OnCluster, Work
+from opticam_dask.cluster.executors import FRAME_TIMEOUT, START_TIMEOUT, Executor, InProcess, OnCluster, Work
 from opticam_dask.parameters import CLUSTER, EXECUTION, held_to
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from opticam_dask.cluster.job_queues import JobQueue
+    from opticam_dask.console import Console
 
 # distributed is imported where there is a cluster: a quarter of a second
 
@@ -53,7 +54,11 @@ class Connection:
     ----------
     tell : callable
         Takes one line for people: the dashboard, what jobs wait for.
+    progress : Console, optional
+        Who is told how many workers have started.
     """
+
+    progress: Console | None = None
 
     def __init__(
         self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
@@ -71,8 +76,17 @@ class Connection:
         ClusterError
             When no scheduler answers, or no job can be submitted.
         """
+        executor = self.begin()
+        if isinstance(executor, OnCluster):
+            executor.await_workers(self.progress)
+        return executor
+
+    def begin(self) -> Executor:
+        """The same without waiting for the workers of this machine: they start while headers are read."""
         if self._executor is None:
             self._executor = self._opened.enter_context(self._place())
+            if isinstance(self._executor, Connection):
+                self._executor.progress = self.progress
         return self._executor
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
@@ -246,10 +260,12 @@ def _place(
         yield InProcess()
     elif settings.cluster == "local":
         limit = parse_memory(settings.memory) if settings.memory else None
-        with local_client(settings.n_workers, host=host, dashboard=dashboard, memory_limit=limit) as client:
+        n_workers = settings.n_workers or _n_processors()
+        how: dict[str, Any] = {"host": host, "dashboard": dashboard, "memory_limit": limit}
+        with local_client(n_workers, **how, is_awaited=False) as client:
             if dashboard:
                 _tell_dashboard(client, tell)
-            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True)
+            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True, n_starting=n_workers)
     elif settings.is_batch:
         from opticam_dask.cluster.job_queues import JobQueue
 
@@ -268,6 +284,11 @@ def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> 
         tell(f"Dashboard: {client.dashboard_link}")
 
 
+def _n_processors() -> int:
+    """Processors that this process may use."""
+    return min(CPU_COUNT, job_processors() or CPU_COUNT)
+
+
 @contextlib.contextmanager
 def local_client(
     n_workers: int | None = None,
@@ -275,6 +296,7 @@ def local_client(
     host: str = "127.0.0.1",
     dashboard: bool = True,
     memory_limit: int | None = None,
+    is_awaited: bool = True,
 ) -> Iterator[distributed.Client]:
     """Client of a local cluster of single-threaded worker processes, closed at the end.
 
@@ -288,6 +310,8 @@ def local_client(
         Whether the scheduler serves its dashboard.
     memory_limit : int, optional
         Bytes a worker may use; by default an equal share of this machine's memory.
+    is_awaited : bool
+        Wait until all workers have started.
 
     Yields
     ------
@@ -299,7 +323,7 @@ def local_client(
 
     from opticam_dask.cluster.worker_programs import WorkerProgram
 
-    n_processors = min(CPU_COUNT, job_processors() or CPU_COUNT)
+    n_processors = _n_processors()
     n_workers = n_workers or n_processors
     memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
     share = memory_limit or int(memory / max(n_workers, n_processors))
@@ -336,7 +360,8 @@ def local_client(
             silence_logs=logging.CRITICAL,
         )
         client = opened.enter_context(distributed.Client(opened.enter_context(local)))
-        client.wait_for_workers(n_workers, timeout=120)
+        if is_awaited:
+            client.wait_for_workers(n_workers, timeout=START_TIMEOUT)
         logger.info("%d workers, dashboard at %s", n_workers, client.dashboard_link)
         yield client
 

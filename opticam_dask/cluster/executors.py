@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distributed import Client  # noqa: F401 - by the name that other modules may use
 
     from opticam_dask.cluster.job_queues import JobQueue
+    from opticam_dask.console import Console
 
 # distributed is imported where there is a cluster: a quarter of a second
 
@@ -35,6 +36,9 @@ WindowBuilder = Callable[..., Any]
 
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
+
+#: Seconds that workers of this machine may take to start.
+START_TIMEOUT = 120
 
 #: How often the workers of one block may be killed (each time by more deaths than the scheduler allows) before the
 #: run stops. Runs and rescues take turns: a rescue takes longer, so where workers die for reasons of their own, the
@@ -119,6 +123,8 @@ class OnCluster:
         Seconds after which a frame that does not end ends its worker; 0 is no limit.
     is_local : bool
         Whether the workers belong to this run, so that nobody will start new ones when all are gone.
+    n_starting : int
+        Workers that are being started for this run.
     jobs : JobQueue, optional
         The jobs that the workers run in.
     """
@@ -129,15 +135,28 @@ class OnCluster:
         *,
         frame_timeout: float = FRAME_TIMEOUT,
         is_local: bool = False,
+        n_starting: int = 0,
         jobs: JobQueue | None = None,
     ) -> None:
         self.client = client
         self.frame_timeout = frame_timeout
         self.is_local = is_local
+        self._n_starting = n_starting
         self.jobs = jobs
         self._without_workers = 0.0
         self._size = BLOCKS_PER_WORKER
         self._is_told_of_threads = False
+
+    def await_workers(self, progress: Console | None = None) -> None:
+        """Wait for the workers that were started for this run."""
+        n_workers, self._n_starting = self._n_starting, 0
+        if not n_workers:
+            return
+        with contextlib.nullcontext() if progress is None else progress.stage("Starting", n_workers, "workers"):
+            for number in range(1, n_workers + 1):
+                self.client.wait_for_workers(number, timeout=START_TIMEOUT)
+                if progress is not None:
+                    progress.advance(1)
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks and yield summaries as they finish.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import xarray as xr
 
 from opticam_dask import locations, schema
 from opticam_dask.display import plotting
+from opticam_dask.display.drawn import has_mark, keep_drawn, mark_of
 from opticam_dask.lightcurves import results
 from opticam_dask.locations import file_in
 from opticam_dask.store.camera import Camera, Part, group_name
@@ -57,28 +58,36 @@ def write_catalogs(out_directory: str | Path) -> list[Path]:
     for camera in Store.open(out_directory).cameras:
         if camera.catalog.is_whole:
             file = file_in(out_directory, "cat", f"{camera.name}_catalog.ecsv")
-            with locations.replacing(file) as temporary:
-                catalog_table(out_directory, camera.key).write(temporary, format="ascii.ecsv", overwrite=True)
+            mark = mark_of(camera.catalog.read_all())
+            if not has_mark(file, mark):
+                table = catalog_table(out_directory, camera.key)
+                table.meta["made_from"] = mark
+                with locations.replacing(file) as temporary:
+                    table.write(temporary, format="ascii.ecsv", overwrite=True)
             written.append(file)
     return written
 
 
 def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray], *, show: bool = False) -> Path:
     """Write ``diag/header_times.pdf``."""
-    return _save(plotting.plot_header_times(dict(times)), file_in(out_directory, "diag", "header_times.pdf"), show)
+    file = file_in(out_directory, "diag", "header_times.pdf")
+    return keep_drawn(file, lambda shown: plotting.plot_header_times(shown), dict(times), show=show)
 
 
 def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
     """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
-    tree = results.open_reduction(out_directory)
     panels = {
-        str(branch.attrs["key"]): (branch["reference/image"].to_numpy(), branch["catalog"].to_dataset())
-        for branch in tree.children.values()
-        if "key" in branch.attrs and "catalog" in branch.children
+        camera.key: (
+            camera.reference["image"],
+            xr.Dataset({name: ("source", camera.catalog[name]) for name in ("source_id", "x", "y", "fwhm")}),
+        )
+        for camera in Store.open(out_directory).cameras
+        if camera.catalog.is_whole
     }
     if not panels:
         return None
-    return _save(plotting.plot_catalogs(panels), file_in(out_directory, "cat", "catalogs.pdf"), show)
+    file = file_in(out_directory, "cat", "catalogs.pdf")
+    return keep_drawn(file, lambda shown: plotting.plot_catalogs(shown), panels, show=show)
 
 
 def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
@@ -87,10 +96,14 @@ def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
     of_key = {camera.key: frames_of(camera, names=_PLOTTED) for camera in cameras if camera.parts}
     if not of_key:
         return []
-    figures = {"background": plotting.plot_background, "alignment": plotting.plot_alignment}
+    # matplotlib is imported by what is drawn, if anything is
+    figures: dict[str, Callable[..., Figure]] = {
+        "background": lambda shown: plotting.plot_background(shown),
+        "alignment": lambda shown: plotting.plot_alignment(shown),
+    }
     return [
-        _save(function(of_key), file_in(out_directory, "diag", f"{name}.pdf"), show)
-        for name, function in figures.items()
+        keep_drawn(file_in(out_directory, "diag", f"{name}.pdf"), draw, of_key, show=show)
+        for name, draw in figures.items()
     ]
 
 

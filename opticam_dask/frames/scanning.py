@@ -23,6 +23,7 @@ from opticam_dask.frames.fits_files import (
     FitsReader,
     FrameError,
     FrameHere,
+    FrameName,
     ImageChoice,
     OwnProduct,
     PathLike,
@@ -382,6 +383,8 @@ def _scan_file(path: str, instrument: Instrument, listed: Mapping[str, Facts], k
     except FrameError as error:
         return [_Result(path, reason=error.reason)]
     exposures, others = _exposures(frames, instrument)
+    if exposures == frames[:1] and not frames[0].name.plane:  # the image of the file, as a reader takes it
+        exposures = [frames[0]._replace(name=FrameName(path))]
     results = [_scan_frame(frame, facts, instrument, kind) for frame in exposures]
     if others:
         names = ", ".join(

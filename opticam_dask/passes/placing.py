@@ -14,9 +14,9 @@ from opticam_dask.frames import sky_coordinates
 from opticam_dask.frames.placed_sources import PlacedSource
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background
-from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles.profile import Shape, typical_profile
+from opticam_dask.kernels.sources.tracks import places_on_track
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.psf_photometer import PSFPhotometer
 from opticam_dask.passes.camera_matching import match_cameras

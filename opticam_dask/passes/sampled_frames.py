@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class SampleJob:
     frames_per_block : int
         Number of frames in a block.
     read_manifest, read_results, read_kept : callable
-        Bound functions of the store; ``read_kept(index)`` gives what the survey has kept of a frame, or None.
+        Bound functions of the store; ``read_kept(block)`` gives what the survey has kept of frames, with their
+        indices and in their order.
     """
 
     measuring: Measuring
@@ -39,7 +40,7 @@ class SampleJob:
     frames_per_block: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
-    read_kept: Callable[[int], KeptPixels | None]
+    read_kept: Callable[[int], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
 
 
 def measure_block(job: SampleJob, block: int, lost: Mapping[int, str] | None = None) -> dict[int, Any]:
@@ -52,14 +53,13 @@ def measure_block(job: SampleJob, block: int, lost: Mapping[int, str] | None = N
     """
     manifest, results = job.read_manifest(block), job.read_results(block)
     found: dict[int, Any] = {}
-    for index in job.frames:
-        number, offset = divmod(index, job.frames_per_block)
-        if number != block:
-            continue
+    chosen = sorted(index for index in job.frames if index // job.frames_per_block == block)
+    for index, kept in _with_kept(chosen, job.read_kept(block)):
+        offset = index - block * job.frames_per_block
         watchdog.still_working()
         is_lost = lost is not None and offset in lost
         entry, result = entry_of(manifest, offset), entry_of(results, offset)
-        found[index] = None if is_lost else _measure(job, index, entry, result)
+        found[index] = None if is_lost else measure_frame(job.measuring, job.measure, entry, result, kept)
     return found
 
 
@@ -68,11 +68,20 @@ def try_frame(job: SampleJob, block: int, offset: int) -> None:
     if block * job.frames_per_block + offset in job.frames:
         manifest, results = job.read_manifest(block), job.read_results(block)
         index = block * job.frames_per_block + offset
-        _measure(job, index, entry_of(manifest, offset), entry_of(results, offset))
+        for _, kept in _with_kept([index], job.read_kept(block)):
+            measure_frame(job.measuring, job.measure, entry_of(manifest, offset), entry_of(results, offset), kept)
 
 
-def _measure(job: SampleJob, index: int, entry: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
-    return measure_frame(job.measuring, job.measure, entry, result, job.read_kept(index))
+def _with_kept(
+    frames: Sequence[int], kept: Iterator[tuple[int, Mapping[str, np.ndarray]]]
+) -> Iterator[tuple[int, KeptPixels | None]]:
+    """Frames of a block in order, each with what is kept of it; of all others nothing stays in memory."""
+    nothing: dict[str, np.ndarray] = {}
+    latest: tuple[float, Mapping[str, np.ndarray]] = (-1, nothing)
+    for index in frames:
+        while latest[0] < index:
+            latest = next(kept, (np.inf, nothing))
+        yield index, KeptPixels.of(latest[1]) if latest[0] == index else None
 
 
 def measure_frame(

@@ -6,7 +6,9 @@ bright stars, which the star profile is measured on, and the sums of the frames 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,9 @@ from opticam_dask.steps.records import block_arrays, record_of
 from opticam_dask.steps.stack import resampled
 from opticam_dask.steps.view import star_form
 
+#: Takes what is kept of a frame: its index in the part, and arrays by name.
+Keep = Callable[[int, Mapping[str, np.ndarray]], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(Aligning):
@@ -31,8 +36,9 @@ class Survey(Aligning):
     ----------
     n_frames, frames_per_block, stack_frames : int
         Frames of the part, of a block, and at most in the stack.
-    read_manifest, read_flags, write, write_stack, keep : callable
-        Bound functions of the store; ``keep(index, kept)`` takes what is kept of a frame.
+    read_manifest, read_flags, write, write_stack, keeping : callable
+        Bound functions of the store; ``keeping(block)`` is a context in which ``keep(index, arrays)`` takes what is
+        kept of a frame.
     """
 
     n_frames: int
@@ -42,7 +48,7 @@ class Survey(Aligning):
     read_flags: Callable[[int], np.ndarray]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
-    keep: Callable[[int, KeptPixels], None]
+    keeping: Callable[[int], AbstractContextManager[Keep]]
 
 
 def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -61,30 +67,50 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
     n_frames = len(manifest["file"])
     start = block * job.frames_per_block
     groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames)
-    last = {group: index for index, group in enumerate(groups.tolist())}
-    candidates = set(star_profiles.candidates(job.n_frames, job.stack_frames).tolist())
-    stack: PartialStack | None = None
-    results = [FrameResult(FrameFlag(0)) for _ in range(n_frames)]
     surveyed = np.flatnonzero(groups >= 0).tolist()
-    for index in surveyed:
-        watchdog.still_working()
-        entry, group = entry_of(manifest, index) | {"memory": {}}, int(groups[index])
-        result = lost_frame(lost[index]) if lost and index in lost else reduce_frame(job, entry)
-        stack = stack or PartialStack(job.reference_shape)
-        if not result.flags & UNUSABLE:
-            stack.add(resampled(job.reference_shape, result))
-            if start + index in candidates:
-                job.keep(start + index, _kept(job, entry, result))
-        if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
-            job.write_stack(group, block, stack.total, stack.coverage)
-            stack = None
-        results[index] = result.without_pixels()
+    candidates = {*star_profiles.candidates(job.n_frames, job.stack_frames).tolist()}
+    is_kept = any(start + index in candidates for index in surveyed)
+    with job.keeping(block) if is_kept else contextlib.nullcontext(_keep_nothing) as keep:
+        results = _survey_frames(job, block, manifest, groups, lost or {}, candidates, keep)
     if not job.read_flags(block).any():  # sums that were lost are made again; the records are there
         arrays = block_arrays(job.steps, results, manifest)
         arrays["frames"]["flags"][groups < 0] = 0
         job.write(block, arrays)
     done = [results[index] for index in surveyed]
     return summarise(block, [r.flags for r in done], [r.message for r in done], manifest["file"][surveyed])
+
+
+def _keep_nothing(index: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Stand in where no frame of a block is kept."""
+
+
+def _survey_frames(
+    job: Survey,
+    block: int,
+    manifest: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    lost: Mapping[int, str],
+    candidates: set[int],
+    keep: Keep,
+) -> list[FrameResult]:
+    """Survey the frames of a block that are in a group of the stack, and write their sums; a result for each frame."""
+    start, last = block * job.frames_per_block, {group: index for index, group in enumerate(groups.tolist())}
+    stack: PartialStack | None = None
+    results = [FrameResult(FrameFlag(0)) for _ in groups]
+    for index in np.flatnonzero(groups >= 0).tolist():
+        watchdog.still_working()
+        entry, group = entry_of(manifest, index) | {"memory": {}}, int(groups[index])
+        result = lost_frame(lost[index]) if index in lost else reduce_frame(job, entry)
+        stack = stack or PartialStack(job.reference_shape)
+        if not result.flags & UNUSABLE:
+            stack.add(resampled(job.reference_shape, result))
+            if start + index in candidates:
+                keep(start + index, _kept(job, entry, result).arrays)
+        if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
+            job.write_stack(group, block, stack.total, stack.coverage)
+            stack = None
+        results[index] = result.without_pixels()
+    return results
 
 
 def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> KeptPixels:

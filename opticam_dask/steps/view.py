@@ -11,9 +11,9 @@ import numpy as np
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
-from opticam_dask.kernels.series.tracks import places_on_track
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.kernels.sources.tracks import places_on_track
 from opticam_dask.methods import blended_forms
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, source_disks

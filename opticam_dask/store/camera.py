@@ -8,7 +8,8 @@ counts as reduced when its flags say so.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
-from opticam_dask.store.scratch import read_arrays, remove_scratch, scratch_folder, write_arrays
+from opticam_dask.store.scratch import appending, read_appended, remove_scratch, scratch_folder
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
 KINDS_OF_PART = ("frames", "sources", "background")
@@ -342,16 +343,19 @@ class Part:
         """Remove the partial stacks of a part whose stack is whole."""
         remove_scratch(self.path, f"{self.group}/sums")
 
-    def _kept_file(self, index: int) -> Path:
-        return scratch_folder(self.path, self.group, "kept", f"{index:08d}.npy")
+    def _kept_file(self, block: int) -> Path:
+        return scratch_folder(self.path, self.group, "kept", f"{block:06d}.npy")
 
-    def keep(self, index: int, kept: Mapping[str, np.ndarray]) -> None:
-        """Keep some arrays about a frame until :meth:`remove_kept`, beside the store and never in it."""
-        write_arrays(self._kept_file(index), kept)
+    def keeping(self, block: int) -> AbstractContextManager[Callable[[int, Mapping[str, np.ndarray]], None]]:
+        """Where arrays about frames of a block are kept until :meth:`remove_kept`, beside the store and never in it.
 
-    def kept(self, index: int) -> dict[str, np.ndarray] | None:
-        """What is kept of a frame; None where there is nothing, or nothing that is whole."""
-        return read_arrays(self._kept_file(index))
+        A context in which ``keep(index, arrays)`` takes those of one frame, in the order of the frames.
+        """
+        return appending(self._kept_file(block))
+
+    def kept(self, block: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """What is kept of the frames of a block, in their order, as far as it is whole."""
+        return read_appended(self._kept_file(block))
 
     def remove_kept(self) -> None:
         """Remove what is kept of frames."""

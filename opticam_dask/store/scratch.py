@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -38,28 +39,43 @@ def remove_empty_scratch(path: Path) -> None:
         scratch.rmdir()
 
 
-def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays with their names and checksums; a reader sees all of them or nothing.
-
-    They lie one after the other in NumPy's format: an archive (.npz) of them takes up to four times as long to write.
-    """
-    if not locations.is_remote(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
-        for array in (np.array(list(arrays)), *arrays.values(), _checksums(*arrays.values())):
-            np.save(stream, array)
-
-
-def read_arrays(file: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of :func:`write_arrays` by name; None where there is no such file, or a damaged one."""
+def _opened(file: Path) -> BinaryIO:
+    """A file to write; its folder, which most files find there, is made when it is not."""
     try:
-        with locations.open_binary(file) as stream:
-            names = np.load(stream).tolist()
+        return file.open("wb")
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("wb")
+
+
+@contextlib.contextmanager
+def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
+    """A file to which the arrays of one frame after the other are appended; a reader sees all of it or nothing.
+
+    Yields
+    ------
+    callable
+        ``append(index, arrays)``. Arrays lie one after the other in NumPy's format, with their names and checksums: an
+        archive (.npz) of them takes up to four times as long to write.
+    """
+    with locations.replacing(file) as temporary, _opened(temporary) as stream:
+
+        def append(index: int, arrays: Mapping[str, np.ndarray]) -> None:
+            for array in (np.array([str(index), *arrays]), *arrays.values(), _checksums(*arrays.values())):
+                np.save(stream, array)
+
+        yield append
+
+
+def read_appended(file: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Frames of a file of :func:`appending` with their arrays by name, up to the first that is damaged."""
+    with contextlib.suppress(OSError, ValueError, EOFError), locations.open_binary(file) as stream:
+        while True:
+            index, *names = np.load(stream).tolist()
             arrays = {name: np.load(stream) for name in names}
-            is_whole = np.array_equal(_checksums(*arrays.values()), np.load(stream))
-    except (OSError, ValueError, EOFError):
-        return None
-    return arrays if is_whole else None
+            if not np.array_equal(_checksums(*arrays.values()), np.load(stream)):
+                return
+            yield int(index), arrays
 
 
 def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> None:
@@ -68,10 +84,8 @@ def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> 
     The file holds the two arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
     takes up to four times as long to write.
     """
-    if not locations.is_remote(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     arrays = _compact(total), _compact(coverage)
-    with locations.replacing(file) as temporary, temporary.open("wb") as stream:
+    with locations.replacing(file) as temporary, _opened(temporary) as stream:
         for array in (*arrays, _checksums(*arrays)):
             np.save(stream, array)
 

@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 
-from opticam_dask import AperturePhotometer, Reducer, cli, light_curves, simulate_observations
+from opticam_dask import (
+    AperturePhotometer,
+    Reducer,
+    cli,
+    differential_light_curves,
+    light_curves,
+    marks,
+    simulate_observations,
+)
 from opticam_dask.display.browser import camera_view, frame_picture
 from opticam_dask.display.browser.camera_view import CameraView, Views
 from opticam_dask.display.browser.frame_picture import read_frame
@@ -401,7 +409,7 @@ def test_browser__pages_of_one_browser_choose_for_themselves(out, monkeypatch):
     assert [page.view.n_todo for page in pages] == [0, 0]
     for page, source, radius in ((one, 2, 5.0), (other, 0, 3.0)):
         expected = light_curves(out, "1:g", "two", radius=radius)["flux"].to_numpy()[:, source]
-        np.testing.assert_allclose(page._ordinates(page.curve), expected, rtol=1e-6)
+        np.testing.assert_allclose(page.ordinates(page.curve), expected, rtol=1e-6)
 
 
 # ---------------------------------------------------------------- in Chromium
@@ -430,6 +438,16 @@ def chromium():
 @pytest.fixture
 def page(out, chromium):
     """The page of the browser; what it asks for and what goes wrong on it is kept."""
+    yield from _opened_page(out, chromium)
+
+
+@pytest.fixture
+def page_of_a_copy(out, chromium, tmp_path):
+    """The page of a reduction that may be changed."""
+    yield from _opened_page(shutil.copytree(out, tmp_path / "out"), chromium)
+
+
+def _opened_page(out, chromium):
     with Browser(out, "1:g", LABEL) as browser:
         opened = chromium.new_page(viewport={"width": 1300, "height": 1100})
         opened.asked, opened.errors = [], []
@@ -523,4 +541,62 @@ def test_page__says_that_a_file_is_gone_and_why_a_frame_was_set_aside(page, out)
     _click(page, "strip", BLANK, limits + 0.04 * (top - limits))
     _wait_for_title(page, "frame", f"Frame {BLANK}:")
     page.wait_for_function(f"() => ({_MODEL})('facts').text.includes('all pixels are 7')")
+    assert page.errors == []
+
+
+def _brush(page, left, right):
+    """Draw a box over the whole height of the light curve, when its axes have come to rest."""
+    before = None
+    while (now := _corners(page, left, right)) != before:
+        before = now
+        page.wait_for_timeout(300)
+    page.mouse.move(*now[0])
+    page.mouse.down()
+    page.mouse.move(*now[1], steps=6)
+    page.mouse.up()
+
+
+def _corners(page, left, right):
+    """Where a box over nearly the whole height of the light curve is on the screen."""
+    low, high = page.evaluate(f"() => [({_MODEL})('curve').y_range.start, ({_MODEL})('curve').y_range.end]")
+    pad = 0.02 * (high - low)
+    return [page.evaluate(_PLACE, ["curve", x, y]) for x, y in ((left, high - pad), (right, low + pad))]
+
+
+def test_page__brushed_frames_are_marked_and_the_saved_light_curve_has_it(page_of_a_copy, tmp_path):
+    page, out = page_of_a_copy, tmp_path / "out"
+    curves = light_curves(out, "1:g", "two", radius=5.0).load()
+    page.evaluate(f"() => {{ ({_MODEL})('label').value = 'two'; }}")  # another photometry, with two apertures
+    page.wait_for_function(f"() => ({_MODEL})('curve').title.text.includes('two')")
+    page.wait_for_function(f"() => ({_MODEL})('radius').options.length == 2")
+    page.evaluate(f"() => {{ ({_MODEL})('radius').value = '1'; }}")
+    page.wait_for_function(f"() => !({_MODEL})('state').text.includes('reading')")
+    # one comparison of those that were offered goes
+    page.evaluate(f"() => {{ const c = ({_MODEL})('comparisons'); c.value = c.value.slice(1); }}")
+    page.get_by_text("drag brushes").click()
+    flux = curves["flux"].sel(source=1).to_numpy()
+    page.wait_for_function(f"() => ({_MODEL})('curve').toolbar.active_drag.type === 'BoxSelectTool'")
+    _brush(page, 5.5, 8.5)
+    page.wait_for_function(f"() => ({_MODEL})('told').text.includes('3 point(s) brushed')")
+    page.get_by_label("because").fill("seen to be bad")
+    page.get_by_role("button", name="mark", exact=True).click()
+    page.wait_for_function(f"() => ({_MODEL})('told').text.includes('marked junk')")
+    assert _property(page, "told", "text") == "3 frame(s) marked junk"
+    page.get_by_label("name of the light curve").fill("brushed")
+    page.get_by_role("button", name="save", exact=True).click()
+    page.wait_for_function(f"() => ({_MODEL})('told').text.includes('saved')")
+    assert marks(out)["why"].tolist() == ["seen to be bad"] * 3
+    saved = differential_light_curves(out, "1:g")["brushed"].load()
+    assert np.isnan(saved["relative_flux"].to_numpy()[6:9]).all()
+    assert (saved.attrs["radius"], list(saved.attrs["comparisons"])) == (5.0, [3, 4, 5, 6])
+    others = [0, 1, 3, 4, 5, 10, 11]
+    expected = flux / curves["flux"].sel(source=[3, 4, 5, 6]).sum("source", skipna=False).to_numpy()
+    np.testing.assert_allclose(saved["relative_flux"].to_numpy()[others], expected[others], rtol=1e-6)
+    file = next((out / "relative_light_curves").rglob("brushed*.csv"))
+    assert "nan" in file.read_text().lower() or ",," in file.read_text()
+    page.reload()
+    page.wait_for_function("() => window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    page.get_by_role("button", name="take the last back").click()
+    page.wait_for_function(f"() => ({_MODEL})('told').text.includes('3 mark(s) taken back')")
+    assert len(marks(out)) == 0
     assert page.errors == []

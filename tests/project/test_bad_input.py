@@ -397,8 +397,9 @@ def write_extensions(directory, name, source):
 @case("several extensions, of which only the first has a time")
 def _(directory):
     hdus, path = write_extensions(directory, "several.fits", good_frames(directory)[0])
-    for hdu in (hdus[0], hdus[2]):  # the second image has no time of its own
+    for hdu in (hdus[0], hdus[2]):
         hdu.header["UT"] = stamp(1)
+    hdus[3] = fits.ImageHDU(hdus[3].data, name="SCI1")  # without a time, filter or camera of its own
     hdus.writeto(path)
     return [path.name]
 

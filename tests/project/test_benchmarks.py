@@ -47,6 +47,13 @@ def test_end_to_end__both_pipelines_measure_the_same_light_curves(benchmark_main
     assert ours < 1.5 * theirs + 0.1
 
 
+def test_small_night__commands_that_only_read_cost_little(benchmark_main):
+    options = ["--frames", "2", "--binning", "8", "--rounds", "1", "--commands", "help", "check"]
+    found = benchmark_main("small_night")(options)
+    assert list(found) == ["help", "check"]
+    assert 0 < found["help"].processor < found["check"].processor
+
+
 def test_planning__one_task_a_block(benchmark_main):
     rows = benchmark_main("planning")(["--frames", "300", "10000", "--headers", "--run", "--no-record"])
     assert [row["nights"] for row in rows] == [1, 2]

@@ -40,7 +40,7 @@ from opticam_dask.store.store import Store
 def catalog(
     deep: xr.Dataset, *, frames: xr.Dataset | None = None, aperture_selector: Callable[[np.ndarray], float] = np.median
 ) -> xr.Dataset:
-    """Sources of a stack, and the star profile of its frames; this is the one step that computes.
+    """Sources of a stack, and the star profile of its frames; computed now, as nobody knows before how many there are.
 
     Parameters
     ----------
@@ -150,7 +150,9 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
 
 
 def open_catalog(out_directory: str | Path, key: str, *, night: str | None = None) -> tuple[xr.Dataset, xr.Dataset]:
-    """Reference stars and catalogue that a reduction has frozen, for `align` and `photometry`; nothing is written.
+    """Reference stars and catalogue that a reduction has frozen, read now for `align` and `photometry`.
+
+    Nothing is written.
 
     Parameters
     ----------

@@ -150,7 +150,8 @@ def _headers(ds: xr.Dataset, bins: _Bins, rebin_factor: int) -> dict[str, np.nda
     # where none can be used, all of them say when it was
     counts = bins.is_used | (n_used == 0)[bins.number]
     exposure = ds["exposure_time"].to_numpy() * counts
-    found = {name: ds[name].to_numpy()[first] for name in ("file", "file_size", "file_mtime", "night", "ra", "dec")}
+    # what cannot be added is that of the first frame
+    found = {name: ds[name].to_numpy()[first] for name in ("night", *(entry.name for entry in schema.MANIFEST))}
 
     def added(values: np.ndarray) -> np.ndarray:
         return np.bincount(bins.number, np.where(counts, values, 0.0), minlength=n_sums)

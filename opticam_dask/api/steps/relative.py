@@ -17,7 +17,7 @@ def relative(
     comparisons: int | Sequence[int] | Literal["auto"] = "auto",
     **options: Any,
 ) -> xr.Dataset:
-    """Differential light curve from any selection of light curves; it reads the sources that it needs.
+    """Differential light curve from any selection of light curves; computes the fluxes of the sources that it needs.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Commands by what they are for, in the order of a night.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "First steps": ("demo", "generate", "check"),
+    "First steps": ("demo", "generate", "check", "instrument"),
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
     "Curate": ("mark", "unmark", "marks"),
@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "demo /tmp/demo --n-images 50 --cluster none"),
     "generate": ("generate /tmp/frames --frames 20 --seed 7", "generate /tmp/flats --flats"),
     "check": ("check DATA", "check DATA --problems 0", "check DATA --json | jq .set_aside"),
+    "instrument": ("instrument guess DATA --to my_camera.json", "instrument check my_camera.json DATA"),
     "reduce": (
         "reduce DATA --out OUT",
         "reduce DATA --out OUT --photometer aperture optimal --radius 4 6",

@@ -43,8 +43,11 @@ def run_reduction(
     """Reduce the frames of a command, and say how far the reduction is."""
     from opticam_dask.display import status
     from opticam_dask.pipeline.driver import Changes
+    from opticam_dask.store.store import Store
 
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
+    if not Store.at(options.out).exists():
+        session.executor.begin()  # its workers start while headers are read; without a store there is work for them
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
     for line in status.describe_reduction(options.out, n_problems=5):
@@ -81,6 +84,7 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         session=session,
         frames_per_block=options.frames_per_block,
         show_plots=False,
+        parameters=None if options.new else parameters,
         sources=options.sources,
         moving=options.moving,
         **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},

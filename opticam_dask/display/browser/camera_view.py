@@ -8,6 +8,7 @@ that a light curve is there as a whole long before all of it is read; what was r
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.display import diagnostics
 from opticam_dask.display.browser.screen import spread_order
-from opticam_dask.flags import UNUSABLE, QualityFlag, SourceFlag, flag_names
+from opticam_dask.flags import UNUSABLE, Mark, QualityFlag, SourceFlag, flag_names
+from opticam_dask.lightcurves.curation.marks import Marks
 from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.locations import location
 from opticam_dask.pipeline import preparation
@@ -108,6 +110,7 @@ class CameraView:
         self._records_todo = self._all_blocks()
         self._columns: _Columns | None = None
         self._steps: dict[str, FrameSteps] = {}
+        self.read_marks()
 
     _open: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
@@ -153,6 +156,14 @@ class CameraView:
                 return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
         self.radii = []
         return {}
+
+    def read_marks(self) -> None:
+        """Read what observers have marked, as it is now."""
+        self.marks = Marks.of(Store.open(self.out_directory), self.key, self.label or "")
+
+    def marks_of(self, source_id: int) -> np.ndarray:
+        """Marks of the measurements of a source, uint8 (frame,)."""
+        return self.marks.of_source(self.mjd_utc, source_id)
 
     def _read_quality(self) -> dict[str, np.ndarray]:
         found = {name: np.full(self.n_frames, np.nan) for name in ("transparency", "airmass")}
@@ -270,17 +281,24 @@ class CameraView:
         column = int(np.flatnonzero(self._columns.rows == self._row(source_id))[0])
         return self._columns.flux[:, column], self._columns.flags[:, column]
 
-    def relative_light_curve(self, source_id: int, n_comparisons: int = 5) -> np.ndarray:
-        """Flux of a source over the summed flux of the brightest other sources, for a first look.
+    def relative_light_curve(self, source_id: int, comparisons: Sequence[int]) -> np.ndarray:
+        """Flux of a source over the summed flux of others.
 
         NaN where not all of them are known. Where only one source is kept in memory it is divided by the transparency.
+
+        Parameters
+        ----------
+        source_id : int
+            Number of the source.
+        comparisons : sequence of int
+            Numbers of the others.
         """
         flux, _ = self.light_curve(source_id)
         assert self._columns is not None  # it was chosen
-        others = [row for row in self._columns.rows.tolist() if row != self._row(source_id)][:n_comparisons]
         with np.errstate(invalid="ignore", divide="ignore"):
             if len(self._columns.rows) == 1:
                 return flux / self.records["transparency"].astype(np.float32)
+            others = [self._row(number) for number in comparisons]
             return np.asarray(flux / np.sum(self._columns.flux[:, others], axis=1))
 
     def is_doubtful(self, source_id: int) -> np.ndarray:
@@ -288,7 +306,8 @@ class CameraView:
         _, flags = self.light_curve(source_id)
         harmful = np.uint32(~int(_HARMLESS) & 0xFFFFFFFF)
         cloudy = self.records["quality_flags"] & np.uint32(QualityFlag.CLOUD)
-        return np.asarray(((flags & harmful) != 0) | (cloudy != 0))
+        is_kept = (self.marks_of(source_id) & np.uint8(Mark.KEEP)) != 0
+        return np.asarray((((flags & harmful) != 0) | (cloudy != 0)) & ~is_kept)
 
     def is_set_aside(self) -> np.ndarray:
         """Frames that have no photometry, as far as they were read."""

@@ -26,6 +26,7 @@ from bokeh.models import (
 
 from opticam_dask.display.browser import facts, figures, screen
 from opticam_dask.display.browser.camera_view import STRIPS, Views
+from opticam_dask.display.browser.curation import CurationPanel
 from opticam_dask.display.browser.figures import CHOSEN, RING
 from opticam_dask.display.browser.frame_picture import Ellipse, FramePicture, read_frame
 from opticam_dask.store.errors import StoreError
@@ -41,7 +42,7 @@ _CUTOUT_REACH = 2.5
 _CUTOUT_LEAST = 12
 
 _TIMES = {"frame": "frame number", "time": "time"}
-_FLUXES = {"flux": "flux (electrons)", "relative": "flux / brightest others"}
+_FLUXES = {"flux": "flux (electrons)", "relative": "flux / comparisons"}
 
 #: Arrow keys step through the frames, unless something is being typed.
 _KEYS = """
@@ -79,6 +80,7 @@ class Page:
         self._document: Document | None = None
         self._make_figures()
         self._make_widgets()
+        self.panel = CurationPanel(self)
         self._open_camera()
 
     # ---------------------------------------------------------------- what there is on the page
@@ -120,8 +122,8 @@ class Page:
 
     def _make_widgets(self) -> None:
         self.key = Select(title="camera", value=self.view.key, options=list(self.views.keys), width=80)
-        self.label = Select(title="photometry", width=150)
-        self.radius = Select(title="radius", width=80)
+        self.label = Select(title="photometry", width=150, name="label")
+        self.radius = Select(title="radius", width=80, name="radius")
         self.source = Select(title="source", width=80, name="source")
         self.night = Select(title="night", width=130)
         self.abscissa = Select(title="along", value="frame", options=list(_TIMES.items()), width=130)
@@ -156,14 +158,15 @@ class Page:
 
     def layout(self) -> Any:
         """All of it, arranged."""
-        choices = row(
+        choices = _wrapped(
             self.key, self.label, self.radius, self.source, self.night, self.abscissa, self.flux, self.quantity
         )
         steps = row(self.before, self.after, self.number, self.sky)
         side = column(steps, self.cutout.figure, self.facts, width=400)
-        pictures = row(self.catalogue.figure, self.frame.figure, side)
-        told = row(self.state, self.again)
-        return column(choices, pictures, told, self.curve, self.strip, sizing_mode="stretch_width")
+        pictures = _wrapped(self.catalogue.figure, self.frame.figure, side)
+        told = _wrapped(self.state, self.again)
+        series = (self.curve, self.panel.layout(), self.strip)
+        return column(choices, pictures, told, *series, sizing_mode="stretch_width")
 
     def add_to(self, document: Document) -> None:
         """Put the page into a document and begin to read light curves."""
@@ -252,7 +255,7 @@ class Page:
 
     def _on_point(self, event: Any, shown: Any) -> None:
         """Show the frame whose point looks nearest to a click on a series."""
-        x, y = self.abscissae(), self._ordinates(shown)
+        x, y = self.abscissae(), self.ordinates(shown)
         first, last = figures.in_view(self.x_range, x)
         scale = (
             (self.x_range.end - self.x_range.start) / max(shown.inner_width or 1000, 1),
@@ -295,6 +298,7 @@ class Page:
         self.source.value = str(source_id) if source_id else ""
         if source_id:
             self.view.choose(source_id)
+            self.panel.open_source()
         numbers = self.view.source_ids
         self.stars.data = {
             "x": self.view.positions[:, 0],
@@ -344,13 +348,14 @@ class Page:
     def _day(self) -> float:
         return float(np.floor(self.view.mjd_utc[0])) if np.isfinite(self.view.mjd_utc[0]) else 0.0
 
-    def _ordinates(self, shown: Any) -> np.ndarray:
+    def ordinates(self, shown: Any) -> np.ndarray:
+        """Value of each frame in the light curve or the strip."""
         if shown is self.strip:
             return np.asarray(self.view.records[self.quantity.value], dtype=float)
         if not self.source_id:
             return np.full(self.view.n_frames, np.nan)
         if self.flux.value == "relative":
-            return self.view.relative_light_curve(self.source_id)
+            return self.view.relative_light_curve(self.source_id, self.panel.chosen_comparisons())
         return self.view.light_curve(self.source_id)[0]
 
     def draw_series(self) -> None:
@@ -358,7 +363,9 @@ class Page:
         x = self.abscissae()
         doubtful = self.view.is_doubtful(self.source_id) if self.source_id else np.zeros(len(x), dtype=bool)
         for name, shown in (("curve", self.curve), ("strip", self.strip)):
-            figures.draw_series(self.drawn[name], shown, x, self._ordinates(shown), doubtful)
+            y = self.ordinates(shown)
+            y = self.panel.without_left_out(x, y) if shown is self.curve and self.source_id else y
+            figures.draw_series(self.drawn[name], shown, x, y, doubtful)
         aside = np.where(self.view.is_set_aside(), 0.0, np.nan)
         where, _, _ = screen.envelope(x, aside, self.x_range.start, self.x_range.end, figures.COLUMNS)
         self.aside.data = {"x": where, "y": np.full(len(where), self._bottom())}
@@ -368,7 +375,7 @@ class Page:
         self.strip.xaxis.axis_label = along
         self.curve.title.text = (
             f"{self.view.key}, source {self.source_id}, {self.view.label or 'no photometry yet'}: "
-            "click a point for its frame (orange: flagged or cloud)"
+            "click a point for its frame (orange: flagged or cloud, grey crosses: marked)"
         )
         self._draw_here()
         self._tell_state()
@@ -382,7 +389,7 @@ class Page:
         if self.picture is None:
             return
         x = float(self.abscissae()[self.index])
-        flux = float(self._ordinates(self.curve)[self.index])
+        flux = float(self.ordinates(self.curve)[self.index])
         for mark in self.marks:
             mark.location = x if np.isfinite(x) else None
         is_known = np.isfinite(x) and np.isfinite(flux)
@@ -432,6 +439,11 @@ class Page:
 def _watch(model: Any, name: str, function: Callable[[], None]) -> None:
     """Call a function whenever a property of a model has changed."""
     model.on_change(name, lambda attr, old, new: function())
+
+
+def _wrapped(*parts: Any) -> Any:
+    """Parts beside each other, in several lines where the window is narrow, as on a phone."""
+    return row(*parts, styles={"flex-wrap": "wrap"}, sizing_mode="stretch_width")
 
 
 def _add_ring(columns: dict[str, list[Any]], x: float, y: float, shape: Ellipse, color: str) -> None:

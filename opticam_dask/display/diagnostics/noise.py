@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from opticam_dask import locations
 from opticam_dask.display import plotting, products
 from opticam_dask.display.diagnostics.inputs import finite_median, keep_figure
 from opticam_dask.display.diagnostics.sources import aperture_of
+from opticam_dask.display.drawn import keep_drawn
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
@@ -38,16 +40,27 @@ def plot_snrs(
 
 
 def plot_rms_vs_flux(
-    out_directory: str | Path, label: str = "aperture", *, save: bool = True, show: bool = False
+    out_directory: str | Path,
+    label: str = "aperture",
+    *,
+    save: bool = True,
+    show: bool = False,
+    if_changed: bool = False,
 ) -> list[Path]:
     """Write ``diag/<label>_rms_vs_flux.pdf``: robust scatter of every source against its median flux.
+
+    With ``if_changed`` a file that shows the same already is left as it is.
 
     Raises
     ------
     ValueError
         When no camera has photometry of this label.
     """
-    figure = plotting.plot_rms_vs_flux(statistics_of_sources(out_directory, label))
+    statistics = statistics_of_sources(out_directory, label)
+    if save and if_changed:
+        file = locations.file_in(out_directory, "diag", f"{label}_rms_vs_flux.pdf")
+        return [keep_drawn(file, lambda shown: plotting.plot_rms_vs_flux(shown), statistics, show=show)]
+    figure = plotting.plot_rms_vs_flux(statistics)
     return keep_figure(figure, out_directory, ("diag", f"{label}_rms_vs_flux.pdf"), save, show)
 
 

@@ -19,7 +19,7 @@ _FILTER_COLOURS = {"u": "#56B4E9", "g": "#009E73", "r": "#D55E00", "i": "#882255
 _OTHER_COLOURS = ("tab:blue", "tab:red", "tab:cyan", "tab:pink", "tab:gray")
 
 #: No date in a file: the same data give the same bytes.
-_METADATA: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+_METADATA: dict[str, dict[str, str | None]] = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
 #: More points than this are drawn as pixels in a PDF, which would be slow to open otherwise.
 MANY_POINTS = 2000
@@ -98,7 +98,7 @@ def count_outside(axes: Axes, n_outside: int) -> None:
         )
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path, *, mark: str | None = None) -> Path:
     """Write a figure as PDF or PNG, by its suffix; the same figure gives the same bytes.
 
     Parameters
@@ -107,6 +107,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         The figure.
     path : path
         The file, here or by a URL.
+    mark : str, optional
+        Kept in the file, where it is found again in its bytes.
 
     Returns
     -------
@@ -122,8 +124,9 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     suffix = file.suffix.lower()
     if suffix not in _METADATA:
         raise ValueError(f"figures are written as .pdf or .png, got {file.name}")
+    metadata = _METADATA[suffix] | ({"Keywords": mark} if mark else {})
     with locations.replacing(file) as temporary:
-        figure.savefig(temporary, dpi=150, metadata=_METADATA[suffix])
+        figure.savefig(temporary, dpi=150, metadata=metadata)
     return file
 
 

@@ -7,8 +7,9 @@ cameras. More general fields come from :func:`simulate_observations`.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import xarray as xr
 from astropy.io import fits
 
 from opticam_dask import locations
+from opticam_dask.console import Console
 from opticam_dask.parameters import SIMULATION, held_to
 
 Noise = Literal["independent", "opticam"]
@@ -196,7 +198,7 @@ def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool
 
 def _generate(
     out_directory: str | Path,
-    frames: Iterable[int],
+    frames: Sequence[int],
     circular_aperture: bool,
     binning_scale: int,
     overwrite: bool,
@@ -210,14 +212,16 @@ def _generate(
     side = _side(binning_scale)
     shadow = _aperture_shadow(side) if circular_aperture else None
     _announce(positions)
-    for index in frames:
-        shift = np.array(_shift(index, binning_scale))
-        for filter_name in FILTERS:
+    console = Console()
+    with console.stage("Simulating", len(frames) * len(FILTERS), "frames"):
+        for index, filter_name in product(frames, FILTERS):
+            console.advance(1)
             path = directory / f"240101{filter_name}{200_000_000 + index}o.fits{'.gz' if compress else ''}"
             if path.exists() and not overwrite:
                 continue
             flux = fluxes.copy()
             flux[_VARIABLE] *= _variability(index, filter_name)
+            shift = np.array(_shift(index, binning_scale))
             image = _stars(side, positions + shift, flux, _PSF_SIGMA / binning_scale)
             image = _add_noise(image, filter_name, index, noise, seed)
             if shadow is not None:

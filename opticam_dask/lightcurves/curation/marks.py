@@ -130,6 +130,13 @@ class Marks:
             bits[:, column] |= of_sources[int(sources[column])]
         return xr.DataArray(bits, dims=("frame", "source"), attrs=attributes)
 
+    def of_source(self, times: np.ndarray, source_id: int) -> np.ndarray:
+        """Marks of the measurements of one source, uint8 (frame,)."""
+        bits = np.zeros(len(times), dtype=np.uint8)
+        for row in self.table[self.table["source_id"].isin((0, source_id))].itertuples():
+            bits[(times >= row.mjd_start) & (times <= row.mjd_end)] |= np.uint8(Mark[str(row.kind).upper()])
+        return bits
+
     @property
     def comparisons(self) -> dict[int, Any]:
         """Marks of sources as comparisons, by source id: the row of the latest."""

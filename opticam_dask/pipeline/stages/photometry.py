@@ -28,7 +28,6 @@ from opticam_dask.pipeline.stages.survey import alignment_of, tell_of_alignment
 from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
-from opticam_dask.steps.pixels import KeptPixels
 from opticam_dask.steps.read import is_back
 from opticam_dask.steps.view import Measuring, Track
 from opticam_dask.store import making
@@ -198,7 +197,7 @@ def measure_sample(
         frames_per_block=part.frames_per_block,
         read_manifest=_manifest_of(part),
         read_results=part.results,
-        read_kept=functools.partial(_read_kept, part),
+        read_kept=part.kept,
     )
     measure_block = functools.partial(sampled_frames.measure_block, job)
     try_frame = functools.partial(sampled_frames.try_frame, job)
@@ -209,11 +208,6 @@ def measure_sample(
         found.update(some)
         run.progress.advance(len(some))
     return found
-
-
-def _read_kept(part: Part, index: int) -> KeptPixels | None:
-    kept = part.kept(index)
-    return None if kept is None else KeptPixels.of(kept)
 
 
 def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning, Measuring]:

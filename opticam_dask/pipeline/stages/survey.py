@@ -18,7 +18,6 @@ from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.pipeline.stages import stacks
 from opticam_dask.pipeline.stages.catalogs import finish_catalogs
 from opticam_dask.steps.align import Aligning
-from opticam_dask.steps.pixels import KeptPixels
 from opticam_dask.store.camera import Camera, Part
 
 
@@ -72,6 +71,8 @@ class SurveyPass(BlockPass):
 
     def finish(self, run: Run) -> None:
         """Make the catalogue of every key that has none."""
+        if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
+            run.progress.tell("Making catalogues of the stacks ...")
         finish_catalogs(run.setup, run.progress)
 
     def dead_end(self, run: Run) -> str:
@@ -123,16 +124,12 @@ def survey_job(setup: Setup, part: Part) -> survey.Survey:
         read_flags=functools.partial(_read_flags, part),
         write=part.write_block,
         write_stack=functools.partial(stacks.write_partial, part, 0),
-        keep=functools.partial(_keep, part),
+        keeping=part.keeping,
     )
 
 
 def _read_flags(part: Part, block: int) -> np.ndarray:
     return part.frames.read_block("flags", *part.block_range(block))
-
-
-def _keep(part: Part, index: int, kept: KeptPixels) -> None:
-    part.keep(index, kept.arrays)
 
 
 def _alignment(setup: Setup, part: Part) -> dict[str, Any]:

@@ -68,25 +68,61 @@ def mark(
     ownership.OwnedError
         While a run works on the store.
     """
+    camera = Store.open(out_directory).camera(key)
+    spans = _spans(camera, frames, times)
+    numbers = [source_number(out_directory, camera.key, source) for source in sources]
+    if not spans and not numbers:
+        raise ValueError("say what is marked: frames or times, sources, or both")
+    return mark_spans(out_directory, kind, key, spans, sources=numbers, label=label, why=why, who=who)
+
+
+def mark_spans(
+    out_directory: str | Path,
+    kind: str,
+    key: str,
+    spans: Sequence[tuple[float, float]],
+    *,
+    sources: Sequence[int] = (),
+    label: str = "",
+    why: str = "",
+    who: str = "",
+) -> list[int]:
+    """Mark the frames of some spans of time; see :func:`mark`.
+
+    Parameters
+    ----------
+    out_directory, kind, key, label, why, who
+        As of :func:`mark`.
+    spans : sequence of (float, float)
+        First and last mid-exposure, MJD (UTC); none: the sources as comparisons.
+    sources : sequence of int
+        Numbers of the sources; by default all.
+
+    Returns
+    -------
+    list of int
+        Numbers of the new marks.
+
+    Raises
+    ------
+    ValueError, store.StoreError, ownership.OwnedError
+        As :func:`mark`.
+    """
     if kind not in KINDS:
         raise ValueError(f"a mark is one of {', '.join(KINDS)}, got {kind!r}")
     store = Store.open(out_directory)
     camera = store.camera(key)
     if label and label not in camera.labels:
         raise ValueError(f"no photometry {label!r} of {camera.key}; there is {', '.join(camera.labels) or 'none'}")
-    meant = _spans(camera, frames, times)
-    numbers = [source_number(out_directory, camera.key, source) for source in sources]
-    rows_of_sources(camera.catalog["source_id"], numbers, camera.key)
-    if not meant and not numbers:
-        raise ValueError("say what is marked: frames or times, sources, or both")
-    if not meant and kind == "cloud":
+    rows_of_sources(camera.catalog["source_id"], sources, camera.key)
+    if not spans and kind == "cloud":
         raise ValueError("a source as a comparison is junk or keep; cloud needs frames or times")
     entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or getpass.getuser()}
     entry |= {"when": _now(), "undone_by": "", "undone_when": ""}
     rows = [
         {**entry, "source_id": number, "mjd_start": start, "mjd_end": end}
-        for start, end in meant or [(np.nan, np.nan)]
-        for number in numbers or [0]
+        for start, end in spans or [(np.nan, np.nan)]
+        for number in sources or [0]
     ]
     with ownership.own(out_directory):
         before = marks_of(store, undone=True)

@@ -1,0 +1,168 @@
+"""Marks and light curves that are made on the page: brush points, choose comparisons, save."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bokeh.events import SelectionGeometry
+from bokeh.layouts import row
+from bokeh.models import BoxSelectTool, Button, ColumnDataSource, Div, MultiSelect, RadioButtonGroup, Select, TextInput
+
+from opticam_dask.display.browser.figures import CHOSEN
+from opticam_dask.lightcurves import differential
+from opticam_dask.lightcurves.curation import marking
+from opticam_dask.lightcurves.curation.marks import KINDS, is_left_out
+from opticam_dask.store.errors import StoreError
+from opticam_dask.store.ownership import OwnedError, own
+
+if TYPE_CHECKING:
+    from opticam_dask.display.browser.page import Page
+
+#: Comparisons that are chosen before anybody does: the brightest other sources.
+_N_COMPARISONS = 5
+
+#: Colour of measurements that are left out.
+_LEFT_OUT = "#999999"
+
+
+class CurationPanel:
+    """What marks points of the light curve, chooses comparisons, and saves the light curve.
+
+    Parameters
+    ----------
+    page : Page
+        The page that it is a part of.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.brushed = np.empty(0, dtype=int)
+        self._brush = BoxSelectTool()
+        page.curve.add_tools(self._brush)
+        self.drag = RadioButtonGroup(labels=["drag moves", "drag brushes"], active=0, name="drag")
+        self.kind = Select(title="brushed points are", value="junk", options=list(KINDS), width=130, name="kind")
+        self.scope = Select(
+            title="in", value="one", options=[("one", "this source"), ("all", "all sources")], width=110, name="scope"
+        )
+        self.why = TextInput(title="because", width=150, name="why")
+        self.mark = Button(label="mark", width=60, name="mark")
+        self.back = Button(label="take the last back", width=130, name="back")
+        self.comparisons = MultiSelect(title="comparisons", width=110, size=3, name="comparisons")
+        self.prefix = TextInput(title="name of the light curve", width=150, name="prefix")
+        self.save = Button(label="save", width=60, name="save")
+        self.told = Div(name="told", width=300)
+        self._make_layers()
+        self.drag.on_change("active", lambda attr, old, new: self._on_drag())
+        self.comparisons.on_change("value", lambda attr, old, new: page.draw_series())
+        self.mark.on_click(self._on_mark)
+        self.back.on_click(self._on_back)
+        self.save.on_click(self._on_save)
+        page.curve.on_event(SelectionGeometry, self._on_brush)
+
+    def _make_layers(self) -> None:
+        self.chosen = ColumnDataSource({"x": [], "y": []})
+        self.page.curve.scatter("x", "y", size=9, source=self.chosen, fill_color=None, line_color=CHOSEN)
+        self.left_out = ColumnDataSource({"x": [], "y": []})
+        self.page.curve.scatter("x", "y", marker="x", size=7, source=self.left_out, line_color=_LEFT_OUT)
+
+    def layout(self) -> Any:
+        """The panel, arranged; it wraps where the window is narrow."""
+        parts = (self.drag, self.kind, self.scope, self.why, self.mark, self.back)
+        made = (self.comparisons, self.prefix, self.save, self.told)
+        return row(*parts, *made, styles={"flex-wrap": "wrap", "align-items": "end"}, sizing_mode="stretch_width")
+
+    # ---------------------------------------------------------------- what is shown
+
+    def open_source(self) -> None:
+        """Offer the other sources as comparisons of the source that is shown."""
+        others = [str(number) for number in self.page.view.source_ids if number != self.page.source_id]
+        chosen = [number for number in self.comparisons.value if number in others] or others[:_N_COMPARISONS]
+        self.comparisons.update(options=others, value=chosen)
+        self.prefix.value = f"target_{self.page.source_id}"
+        self.brushed = np.empty(0, dtype=int)
+
+    def chosen_comparisons(self) -> list[int]:
+        """Numbers of the comparisons that are chosen."""
+        return [int(number) for number in self.comparisons.value]
+
+    def without_left_out(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Values along the frames without those that are left out, which are drawn as crosses."""
+        is_out = is_left_out(self.page.view.marks_of(self.page.source_id))
+        shown = is_out & np.isfinite(x) & np.isfinite(y)
+        self.left_out.data = {"x": x[shown], "y": y[shown].astype(float)}
+        brushed = self.brushed[np.isfinite(y[self.brushed])]
+        self.chosen.data = {"x": x[brushed], "y": y[brushed].astype(float)}
+        return np.where(is_out, np.nan, y)
+
+    # ---------------------------------------------------------------- what was done
+
+    def _on_drag(self) -> None:
+        pan = next(tool for tool in self.page.curve.toolbar.tools if "Pan" in type(tool).__name__)
+        self.page.curve.toolbar.active_drag = self._brush if self.drag.active else pan
+
+    def _on_brush(self, event: Any) -> None:
+        """Keep the frames whose points are in the box that was drawn."""
+        if event.final:
+            box, page = event.geometry, self.page
+            x, y = page.abscissae(), page.ordinates(page.curve)
+            inside = (x >= min(box["x0"], box["x1"])) & (x <= max(box["x0"], box["x1"]))
+            inside &= (y >= min(box["y0"], box["y1"])) & (y <= max(box["y0"], box["y1"]))
+            self.brushed = np.flatnonzero(inside)
+            self.told.text = f"{len(self.brushed)} point(s) brushed"
+            page.draw_series()
+
+    def _on_mark(self) -> None:
+        if not len(self.brushed):
+            self.told.text = "Brush points first: choose <i>drag brushes</i> and draw a box around them."
+            return
+        page = self.page
+        times = page.view.mjd_utc[self.brushed]
+        sources = [page.source_id] if self.scope.value == "one" else []
+        try:
+            marking.mark_spans(
+                page.view.out_directory, self.kind.value, page.view.key, [(time, time) for time in times.tolist()],
+                sources=sources, why=self.why.value,
+            )  # fmt: skip
+        except (OwnedError, StoreError, ValueError, OSError) as error:
+            self.told.text = str(error)
+            return
+        self.told.text = f"{len(times)} frame(s) marked {self.kind.value}"
+        self.brushed = np.empty(0, dtype=int)
+        self._read_again()
+
+    def _on_back(self) -> None:
+        out, table = self.page.view.out_directory, self.page.view.marks.table
+        if not len(table):
+            self.told.text = "no mark to take back"
+            return
+        # marks that were made together are taken back together
+        latest = table[table["when"] == table["when"].iloc[-1]].index.tolist()
+        try:
+            marking.unmark(out, latest)
+        except (OwnedError, StoreError, ValueError, OSError) as error:
+            self.told.text = str(error)
+            return
+        self.told.text = f"{len(latest)} mark(s) taken back"
+        self._read_again()
+
+    def _read_again(self) -> None:
+        self.page.view.read_marks()
+        self.page.draw_series()
+
+    def _on_save(self) -> None:
+        """Write the relative light curve as a file and keep it in the store."""
+        view = self.page.view
+        radius = view.radii[view.radius] if view.radii else None
+        try:
+            curve = differential.relative_light_curve(
+                view.out_directory, view.key, self.page.source_id, self.chosen_comparisons(), view.label or "",
+                radius=radius,
+            )  # fmt: skip
+            with own(view.out_directory):
+                file = differential.write_relative_light_curve(curve, view.out_directory, self.prefix.value)
+                differential.keep_relative_light_curve(curve, view.out_directory, self.prefix.value)
+        except (OwnedError, StoreError, ValueError, OSError) as error:
+            self.told.text = str(error)
+            return
+        self.told.text = f"saved: {file}"
