@@ -449,7 +449,7 @@ def page_of_a_copy(out, chromium, tmp_path):
 
 def _opened_page(out, chromium):
     with Browser(out, "1:g", LABEL) as browser:
-        opened = chromium.new_page(viewport={"width": 1300, "height": 1100})
+        opened = chromium.new_page(viewport={"width": 1300, "height": 1200})
         opened.asked, opened.errors = [], []
         opened.on("request", lambda request: opened.asked.append(request.url))
         opened.on("console", lambda line: opened.errors.append(line.text) if line.type in ("error", "warning") else 0)

@@ -165,7 +165,7 @@ class Page:
         side = column(steps, self.cutout.figure, self.facts, width=400)
         pictures = _wrapped(self.catalogue.figure, self.frame.figure, side)
         told = _wrapped(self.state, self.again)
-        series = (self.curve, self.panel.layout(), self.strip)
+        series = (self.curve, self.strip, self.panel.layout())
         return column(choices, pictures, told, *series, sizing_mode="stretch_width")
 
     def add_to(self, document: Document) -> None:
