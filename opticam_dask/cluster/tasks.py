@@ -46,21 +46,33 @@ def thread_pools(n_modules: int) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def run_block(block: int, function: bytes, frame_timeout: float, built_by: tuple[str, int], kernels: str) -> np.ndarray:
-    """Run a function on one block.
+def run_block(
+    function: bytes,
+    blocks: tuple[int, ...],
+    run: str,
+    frame_timeout: float,
+    built_by: tuple[str, int],
+    kernels: str,
+    block_id: tuple[int, ...] = (0,),
+) -> np.ndarray:
+    """Run a function on one block of a window.
 
     Parameters
     ----------
-    block : int
-        Number of the block.
     function : bytes
-        Pickled function of it.
+        Pickled function of the number of a block.
+    blocks : tuple of int
+        Numbers of the blocks of the window.
+    run : str
+        Name of the window, which keeps its tasks apart from all others.
     frame_timeout : float
         Seconds after which a frame that does not end ends this process; 0 is no limit.
     built_by : (str, int)
         Name and number of the process that built the graph, which is never ended.
     kernels : str
         Form of the kernels.
+    block_id : (int,)
+        Place of the block in the window, from Dask.
 
     Returns
     -------
@@ -68,7 +80,7 @@ def run_block(block: int, function: bytes, frame_timeout: float, built_by: tuple
         What the function returned.
     """
     summary = np.empty(1, dtype=object)
-    run = unpacked(function)  # imports what it needs, which no frame is to blame for
+    of_block = unpacked(function)  # imports what it needs, which no frame is to blame for
     limit = 0.0 if built_by == (PROCESS, os.getpid()) else frame_timeout
     with _turn:
         compiled.use(kernels)
@@ -76,5 +88,5 @@ def run_block(block: int, function: bytes, frame_timeout: float, built_by: tuple
         cv2.setNumThreads(1)
         limits = thread_pools(len(sys.modules)).limit(limits=1)
         with limits, watchdog.time_limit(limit), open_files.keep_open():
-            summary[0] = run(block)
+            summary[0] = of_block(blocks[block_id[0]])
     return summary

@@ -1,8 +1,7 @@
 """Blocks of a durable run as graphs: a function is mapped over the numbers of the blocks of a window.
 
-That is exactly one scheduler task a block, and nothing in the graph grows with the number of frames. Dask is imported
-where a graph is built: a worker imports this module with the functions that it runs, and would import ``dask.array``
-with xarray and pandas, which takes as long as a hundred frames.
+Each window is one ``map_blocks`` without an array argument: exactly one scheduler task a block; nothing in the graph
+grows with the number of frames. Dask is imported where a graph is built, as commands that read a store need none of it.
 """
 
 from __future__ import annotations
@@ -48,28 +47,22 @@ def window_of_blocks(
         Object array of the summaries, in the order of ``blocks``.
     """
     import dask.array as da
-    from dask.layers import ArrayValuesDep
 
-    numbers = {(place,): int(block) for place, block in enumerate(blocks)}
-    chunks = ((1,) * len(blocks),)
-    return da.blockwise(
+    return da.map_blocks(
         tasks.run_block,
-        ("block",),
-        # not map_blocks: for the number of a block it wraps the function in one of dask.array, which every worker
-        # would have to import
-        ArrayValuesDep(chunks, numbers),
-        ("block",),
         # as bytes, unpacked inside the task: a function that a worker cannot import is then an error of the
         # task with a message, not a broken connection
         function=cloudpickle.dumps(function),
+        blocks=tuple(int(block) for block in blocks),
+        # a label of its own for every window: two runs on one scheduler must never share a task by name
+        run=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
         built_by=(tasks.PROCESS, os.getpid()),
         kernels=compiled.form(),
-        # a name of its own for every window: two runs on one scheduler must never share a task by name
-        name=f"{name}-{uuid.uuid4().hex}",
+        chunks=((1,) * len(blocks),),
         dtype=object,
         meta=np.empty((0,), dtype=object),
-        align_arrays=False,
+        token=name,
     )
 
 
