@@ -559,10 +559,10 @@ def _(directory):
 
 @case("gzip bomb before the image")
 def _(directory):
-    first = fits.ImageHDU(np.zeros((2, 2, 2), "i2"))
+    first = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=np.zeros(2, "i4"))])
     stream = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), first]).writeto(stream)
-    content = with_value(stream.getvalue(), "NAXIS3", str(1 << 28))
+    content = with_value(stream.getvalue(), "NAXIS2", str(1 << 29))
     return write_bomb(directory / "before.fits.gz", content[: 2 * BLOCK], 5000)
 
 
