@@ -157,7 +157,8 @@ def test_generate_observations__prints_the_lines_of_opticam_with_the_right_rms(t
         "[OPTICAM] variability RMS: 2 %",
         "[OPTICAM] variability frequency: 0.135 Hz",
     ]
-    assert [line.split()[1] for line in lines[3:]] == ["g-band", "r-band", "i-band"]
+    assert [line.split()[1] for line in lines[3:6]] == ["g-band", "r-band", "i-band"]
+    assert lines[6:] == ["[OPTICAM] Simulating: 3 frames"]
 
 
 def test_generate_observations__keeps_frames_unless_told(tmp_path):

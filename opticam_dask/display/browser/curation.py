@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from bokeh.events import SelectionGeometry
 from bokeh.layouts import row
 from bokeh.models import BoxSelectTool, Button, ColumnDataSource, Div, MultiSelect, RadioButtonGroup, Select, TextInput
 
+from opticam_dask.display.browser.camera_view import CameraView
 from opticam_dask.display.browser.figures import CHOSEN
 from opticam_dask.lightcurves import differential
 from opticam_dask.lightcurves.curation import marking
@@ -16,14 +17,31 @@ from opticam_dask.lightcurves.curation.marks import KINDS, is_left_out
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, own
 
-if TYPE_CHECKING:
-    from opticam_dask.display.browser.page import Page
-
 #: Comparisons that are chosen before anybody does: the brightest other sources.
 _N_COMPARISONS = 5
 
 #: Colour of measurements that are left out.
 _LEFT_OUT = "#999999"
+
+
+class _ShowsSeries(Protocol):
+    """What the panel needs of the page that it is a part of."""
+
+    view: CameraView
+    source_id: int
+    curve: Any
+
+    def abscissae(self) -> np.ndarray:
+        """Where each frame is along the series."""
+        ...
+
+    def ordinates(self, shown: Any) -> np.ndarray:
+        """Value of each frame in the light curve or the strip."""
+        ...
+
+    def draw_series(self) -> None:
+        """Draw light curve and strip."""
+        ...
 
 
 class CurationPanel:
@@ -35,7 +53,7 @@ class CurationPanel:
         The page that it is a part of.
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: _ShowsSeries) -> None:
         self.page = page
         self.brushed = np.empty(0, dtype=int)
         self._brush = BoxSelectTool()
