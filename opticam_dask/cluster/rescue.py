@@ -26,8 +26,10 @@ from opticam_dask.cluster.executors import worker_memory_limit
 #: A nanny ends its worker at this part of the memory limit; so does a trial.
 _MEMORY_SHARE = 0.95
 
-#: Seconds between looks at the memory of a trial, and for a trial to start (imports from a slow disk).
-_LOOK, _START = 0.05, 300.0
+#: Seconds between looks at the memory of a trial.
+_LOOK = 0.05
+#: Seconds for a trial to start: imports may come from a slow disk.
+_START = 300.0
 
 TryFrame = Callable[[int], Any]
 

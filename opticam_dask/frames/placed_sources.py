@@ -36,7 +36,9 @@ _TIME = (
 )
 
 #: Days above this are Julian dates, not modified ones.
-_LEAST_JD, _MJD_ZERO = 2400000.0, 2400000.5
+_LEAST_JD = 2400000.0
+#: Julian date of MJD 0.
+_MJD_ZERO = 2400000.5
 
 #: Places are the same when they agree to this part of a degree or of a pixel.
 _SAME = 1e-6

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_DAY = 86400.0
 
-#: What the attribute ``position`` of a time says: whose place on the sky it is for.
-OF_SOURCE, OF_POINTING = "source", "pointing"
+#: Attribute ``position`` of a time that is for the source's own place on the sky.
+OF_SOURCE = "source"
+#: Attribute ``position`` of a time that is for the pointing of the telescope.
+OF_POINTING = "pointing"
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,15 +34,19 @@ __all__ = [
 
 RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
-#: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
-OPTIMAL_REACH, _COUNTS = 4.5, 0.05
+#: Optimal weights reach so many sigma of the stars.
+OPTIMAL_REACH = 4.5
+#: Pixels with more than this part of the light of the star's brightest pixel count for flags.
+_COUNTS = 0.05
 
 #: Stars that are recentred are held against their profile to so many sigma at least.
 _JUDGED = 4.0
 
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
-#: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
-_PHASES, _OF_APERTURE = 8, 0.65
+#: many places along each axis;
+_PHASES = 8
+#: what the profile gets wrong of it is this part of what it gets wrong of optimal weights.
+_OF_APERTURE = 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)

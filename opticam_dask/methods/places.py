@@ -13,9 +13,10 @@ from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, ell
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
-#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star, and
-#: so many pixels beyond: what distortion and refraction may move it by.
-BELIEVED, REALLY_MOVED = 5.0, 0.1
+#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star,
+BELIEVED = 5.0
+#: and so many pixels beyond: what distortion and refraction may move it by.
+REALLY_MOVED = 0.1
 
 #: Windows for centroids reach so many sigma.
 _CENTROID_REACH = 4.0
@@ -29,9 +30,10 @@ _GROUP_REACH = 4.5
 #: Iterations of the joint fit of places.
 _PLACE_STEPS = 4
 
-#: The light of a neighbour is looked for up to this many sigma, and where it is more than this part of the source's
-#: brightest pixel.
-NEIGHBOUR_REACH, _LEAST_NEIGHBOUR = 10.0, 1e-4
+#: The light of a neighbour is looked for up to this many sigma,
+NEIGHBOUR_REACH = 10.0
+#: and where it is more than this part of the source's brightest pixel.
+_LEAST_NEIGHBOUR = 1e-4
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,10 @@ from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
-#: A placed source is one that was found when they are nearer than this part of the FWHM, and at least so many pixels.
-_SAME_SOURCE, _LEAST_APART = 0.75, 2.0
+#: A placed source is one that was found when they are nearer than this part of the FWHM,
+_SAME_SOURCE = 0.75
+#: or than so many pixels, where that is more.
+_LEAST_APART = 2.0
 
 #: Two placed sources are one when they are nearer than this, in pixels.
 _SAME_PLACE = 0.5
@@ -32,8 +34,10 @@ _SAME_PLACE = 0.5
 #: Sources of the catalogue are where the stack has them to this, in pixels.
 _ON_STACK = 0.1
 
-#: The trail of something that moves is held against so many frames; a star is seen in this share of those without it.
-_FRAMES_OF_TRAIL, _LEAST_SEEN = 100, 0.3
+#: Frames that the trail of a moving source on the stack is compared with, evenly spaced.
+_FRAMES_OF_TRAIL = 100
+#: A star on the trail is seen in this share of the frames in which the moving source is elsewhere.
+_LEAST_SEEN = 0.3
 
 #: Attribute of the store: every source that the observer placed, in this order.
 RECORD = "placed_sources"

@@ -21,9 +21,14 @@ from opticam_dask.steps.frame_steps import (
     remembered,
 )
 
-#: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
-#: further from brighter ones, up to so much brighter.
-_SKY_FROM, _LEAST_FWHM, _FAINT, _BRIGHT = 2.0, 2.0, 100.0, 700.0
+#: Sky is what is so many FWHM away from a faint source, and further from brighter ones.
+_SKY_FROM = 2.0
+#: The FWHM counts as so many pixels at least.
+_LEAST_FWHM = 2.0
+#: Flux of a source, in units of the background RMS, from which the distance grows with the brightness,
+_FAINT = 100.0
+#: up to sources so many times brighter.
+_BRIGHT = 700.0
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,10 @@ def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -
     return profile.Shape(sigma, sigma, 0.0)
 
 
-#: Transforms are not trusted to be better than the first, and not known to be worse than the second (pixels).
-_SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
+#: Transforms are not trusted to be better than this, pixels.
+_SMALLEST_POSITION_ERROR = 0.05
+#: Transforms are not known to be worse than this, pixels.
+_LARGEST_POSITION_ERROR = 1.0
 
 
 def _position_error(result: Mapping[str, Any]) -> float:

@@ -28,8 +28,14 @@ from opticam_dask.steps.detect import detect_sources
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.records import block_arrays
 
-#: How far a chain goes, in order.
-CALIBRATED, SKY, DETECTED, ALIGNED = range(1, 5)
+#: How far a chain goes, in order: frames are in electrons,
+CALIBRATED = 1
+#: their sky is known,
+SKY = 2
+#: their sources are known,
+DETECTED = 3
+#: and their transforms.
+ALIGNED = 4
 
 #: Under this name a record of a frame has its headers and pixels.
 ENTRY = "entry"

@@ -29,8 +29,12 @@ _HEADERS: dict[str, Any] = {
     entry.name: object if entry.dtype == "str" else np.dtype(entry.dtype) for entry in schema.MANIFEST
 }
 
-#: Where a dataset keeps the chain of its frames, and a catalogue all of its sources: not in what is written to disk.
-CHAIN, EVERYTHING, STAGES = "opticam_chain", "opticam_catalog", "opticam_stages"
+#: Where a dataset keeps the chain of its frames; in the encoding, so that it is not written to disk.
+CHAIN = "opticam_chain"
+#: Where a catalogue keeps all of its sources.
+EVERYTHING = "opticam_catalog"
+#: Where a catalogue keeps the stages of its sources: which were found, and which were placed when.
+STAGES = "opticam_stages"
 
 
 def open_frames(

@@ -24,8 +24,12 @@ from opticam_dask.display.report.records import Field, RelativeCurve, Report, St
 from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
-#: Rows of a catalogue, circles of a finding chart, and stamps of the brightest sources in the page.
-_ROWS, _CIRCLES, _STAMPS = 1000, 300, 12
+#: Rows of a catalogue in the page.
+_ROWS = 1000
+#: Circles of a finding chart at most.
+_CIRCLES = 300
+#: Stamps of the brightest sources of a camera.
+_STAMPS = 12
 _STAMP_REACH = 3.0
 #: What stands for a number that is not known.
 _UNKNOWN = "\N{EN DASH}"

@@ -37,8 +37,12 @@ _FILTERS = (*keywords.FILTER, "FILTER1", "FILTERA", "WFFBAND", "FILTNAM", "FILT"
 #: Arcseconds per pixel as delivered.
 _SCALES = ("PIXSCALE", "IM_SCALE", "SECPIX", "SECPIX1", "PIXSCAL1", "SCALE", "PLTSCALE", "CCDSCALE")
 _ARCSEC = 206264.806
-#: A source has the pixels of a disk of this diameter, arcsec, within limits.
-_SEEING, _FEWEST, _MOST = 2.0, 9, 128
+#: A source has the pixels of a disk of this diameter, arcsec.
+_SEEING = 2.0
+#: Pixels of a source at least: fewer are noise.
+_FEWEST = 9
+#: Pixels of a source at most: with more, faint stars are lost.
+_MOST = 128
 _READ_NOISE = (*keywords.READ_NOISE, "READNOISE", "RDNOIS", "ENOISE")
 _SIDEREAL = ("LST-OBS", "LST", "ST", "SIDTIME")
 _SAME_LONGITUDE = 1.0  # degrees; sidereal times are told to minutes

@@ -13,8 +13,10 @@ from opticam_dask.text import shown
 
 _LONGEST_EXPOSURE = 86400.0
 _LARGEST_BINNING = 1024
-#: Exposure times in two keywords that differ by more than this share, and this many seconds, contradict each other.
-_SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
+#: Exposure times in two keywords contradict each other when they differ by more than this share,
+_SAME_EXPOSURE = 0.05
+#: and by more than this many seconds.
+_SAME_SECONDS = 0.05
 
 
 class ExposureEntries(Protocol):

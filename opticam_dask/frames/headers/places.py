@@ -18,7 +18,8 @@ _SAME_POINTING = 1.0
 #: Two sites that are further apart contradict each other, km.
 _SAME_SITE = 1.0
 _KM_PER_DEGREE = 111.2
-_LOWEST, _HIGHEST = -500.0, 10000.0  # of a telescope on the ground, m
+_LOWEST = -500.0  # height of a telescope on the ground at least, m
+_HIGHEST = 10000.0  # height of a telescope on the ground at most, m
 _EARTH = (6.3e6, 6.4e6)  # distance of the ground from the centre, m
 _WGS84 = 1  # ERFA's number of the ellipsoid
 

@@ -28,7 +28,8 @@ TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
 FAR_PLACES = ("heliocentre", "barycentre")
 #: MJD (TT) of 1977-01-01 00:00:32.184, when TT, TCG and TCB were the same, and their rates since.
 _MJD_1977 = 43144.0003725
-_RATE_TCG, _RATE_TCB = 6.969290134e-10, 1.550519768e-8
+_RATE_TCG = 6.969290134e-10  # of TCG against TT (IAU resolution 2000 B1.9)
+_RATE_TCB = 1.550519768e-8  # of TCB against TDB (IAU resolution 2006 B3)
 _TDB_AT_1977 = -6.55e-5  # s
 
 #: Distance of the nodes between which the observer's position is interpolated, in days (10 minutes).

@@ -23,8 +23,10 @@ _USELESS = np.uint32(
     | SourceFlag.PLACED
 )
 
-#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
-_FEW, _TOLD = 3, 12
+#: With fewer comparisons than this a warning is given.
+_FEW = 3
+#: Sources that are named for each reason why they are no comparisons, at most.
+_TOLD = 12
 
 
 class Choice(NamedTuple):

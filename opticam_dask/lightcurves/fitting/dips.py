@@ -12,8 +12,10 @@ from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries
 #: One depth for all cameras, or one for each.
 Depths = Literal["shared", "each"]
 
-#: Middles of a dip that are tried, spread over the data; near a time that is told.
-_TRIED_TIMES, _TRIED_NEAR = 60, 21
+#: Middles of a dip that are tried, spread over the data.
+_TRIED_TIMES = 60
+#: Middles of a dip that are tried near a time that was given.
+_TRIED_NEAR = 21
 
 #: Dips that a fit begins with, one after the other.
 _MOST_DIPS = 5

@@ -8,8 +8,10 @@ import numpy as np
 
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 
-#: Share of a normal distribution within one and two sigma.
-ONE_SIGMA, TWO_SIGMA = 0.682689, 0.954500
+#: Share of a normal distribution within one sigma.
+ONE_SIGMA = 0.682689
+#: Share of a normal distribution within two sigma.
+TWO_SIGMA = 0.954500
 
 
 @dataclass(frozen=True)
