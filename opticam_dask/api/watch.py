@@ -52,7 +52,7 @@ _SAME_SOURCE = 2.0
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """What is known of a frame as soon as it has been reduced."""
+    """Result of a frame as soon as it has been reduced."""
 
     key: str
     entry: Mapping[str, Any]

@@ -41,7 +41,7 @@ def rescue_block(
     frame_timeout: float,
     block: int,
 ) -> Any:
-    """Run a block without the frames that end the process they are worked on in.
+    """Run a block without the frames that kill the process they are worked on in.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def rescue_block(
 def deadly_frames(
     try_frame: TryFrame, indices: Sequence[int], *, frame_timeout: float, memory_limit: int | None = None
 ) -> dict[int, str]:
-    """Try frames in a process apart; find those that end it.
+    """Try frames in a separate process, and return those that kill it.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ _MARGIN = 4.0
 
 
 def in_separate_stars(view: FrameView) -> FrameView:
-    """The view with the form that the stars of the frame have without their neighbours, where many overlap.
+    """The view of a crowded frame with the shape of its stars, measured without the light of their neighbours.
 
     Stars that no single frame tells apart are one wide source to whoever looks at the frame alone; the catalogue knows
     better. Whether a form is measured again depends on the catalogue alone, so that it is the same in all frames.

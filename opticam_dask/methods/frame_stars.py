@@ -69,7 +69,7 @@ def pairs_within(xy: np.ndarray, reach: float) -> list[tuple[int, int]]:
 
 
 def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.ndarray]:
-    """What the profile gets wrong in this frame, by the brightest of the frame's own stars.
+    """Error of the star profile in this frame, measured on the brightest stars of the frame.
 
     Asked for only where something stands out, and remembered.
 

@@ -58,7 +58,7 @@ _SAME_SCATTER = 0.03
 
 @dataclass(frozen=True)
 class BasePhotometer:
-    """What photometers of this package have in common; a photometer of your own may derive from it, or not.
+    """Base of the photometers of this package, from which a photometer of your own may derive.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class BasePhotometer:
 
 @dataclass(frozen=True)
 class AperturePhotometer(BasePhotometer):
-    """Flux inside an aperture, and what a star has outside of it.
+    """Flux inside an aperture, with the correction to the total flux of a star beside it.
 
     Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags. Where
     stars are narrower than 2.5 pixels (FWHM), the share of their light in the aperture changes with where in its pixel
@@ -365,7 +365,7 @@ class AperturePhotometer(BasePhotometer):
 
 @dataclass(frozen=True)
 class RadiusChoice:
-    """Aperture radius in FWHM of the catalogue, and in words what it was chosen by."""
+    """Aperture radius in FWHM of the catalogue, and in words how it was chosen."""
 
     radius: float
     judged_by: str

@@ -65,7 +65,7 @@ class Places:
 
 
 def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *, forced: bool, reach: float) -> Places:
-    """Where to measure each source, and what there is to say about it.
+    """Position at which each source is measured, with flags.
 
     The centroid of a source that was detected is believed when it is where the transform puts the source, as far as the
     errors of both and what a star may really move allow. Sources that drag each other's centroids are fitted together.
@@ -244,7 +244,7 @@ def stray_in_group(
     shape: Shape,
     unknown: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of the pixels of a group about a model of its stars, and which pixels do not belong to them.
+    """Errors of the pixels of a group about a model of its stars, and the pixels that do not belong to them.
 
     Parameters
     ----------
@@ -282,7 +282,7 @@ def stray_in_group(
 def neighbour_light(
     view: FrameView, xy: np.ndarray, places: Places, shape: Shape, reach: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of a source and another one that shines on it, and the other's light in the window of the source.
+    """Pairs of a source and a neighbour, and the neighbour's light in the window of the source.
 
     Parameters
     ----------

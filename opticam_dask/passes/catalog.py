@@ -69,7 +69,7 @@ class NoCatalog(Exception):
 
 @dataclass(frozen=True)
 class StackedNight:
-    """The stack of a reference night, and what its frames say about it.
+    """Stack of a reference night, with the seeing and noise of its frames.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class StackedNight:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Sources of a stack.
+    """Sources of a stack, and facts about them.
 
     Attributes
     ----------
@@ -359,7 +359,7 @@ def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray],
 def missing_sources(
     catalog_xy: np.ndarray, frames: Sequence[np.ndarray], reach: float, max_sources: int
 ) -> tuple[float, float]:
-    """How much of what the frames show is not in the catalogue, and the other way round.
+    """Share of the frames' detections that is missing in the catalogue, and the other way round.
 
     Of each frame and of the catalogue only as many of the brightest sources are looked at as both have: a stack shows
     fainter stars than a frame, and a catalogue is limited.

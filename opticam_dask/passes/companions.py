@@ -59,7 +59,7 @@ def with_companions(
     border: int,
     not_looked_at: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Add the stars that the known ones hide, and place those that shine on each other where a joint fit puts them.
+    """Add stars hidden by known ones, and refine the positions of overlapping stars by a joint fit.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ RECORD = "placed_sources"
 
 
 def record_sources(store: Store, given: Sequence[PlacedSource]) -> None:
-    """Keep sources in the store, to be placed as soon as there are catalogues; those it has already stay as they are.
+    """Keep sources in the store until they can be placed; sources that are recorded already stay unchanged.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def recorded_sources(store: Store) -> tuple[PlacedSource, ...]:
 
 
 def keep_places(store: Store, tell: Callable[[str], None]) -> None:
-    """Give sources on reference frames that are chosen anew their places on the sky; those that have none are told."""
+    """Give placed sources sky positions before reference frames are chosen anew; sources without one are reported."""
     cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
     kept = []
     for source in recorded_sources(store):
@@ -89,7 +89,7 @@ def keep_places(store: Store, tell: Callable[[str], None]) -> None:
 
 
 def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
-    """Append the recorded sources to the catalogues, as far as they are not there and it is known where they are.
+    """Append recorded sources to the catalogues where they are missing and their position is known.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def _extended(
 
 
 def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.ndarray]:
-    """What a catalogue holds of sources that were placed; their form is not known.
+    """Catalogue columns of placed sources, whose shape is not known.
 
     Parameters
     ----------
@@ -387,7 +387,7 @@ def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.nd
 def flux_on_stack(
     image: np.ndarray, xy: np.ndarray, n_before: int, fwhm: float, box_size: tuple[int, int]
 ) -> np.ndarray:
-    """Light of placed sources on the stack by a usual star profile, fitted together with that of their neighbours.
+    """Flux of placed sources on the stack by a typical star profile, fitted together with their neighbours.
 
     It tells how much a source disturbs others and how far it shines, so that it need not be precise.
 

@@ -35,7 +35,7 @@ _ENOUGH_STARS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Aligning:
-    """What it takes to find where a frame lies on the reference frame.
+    """Reference stars and limits with which a frame is aligned to the reference frame.
 
     Attributes
     ----------

@@ -33,7 +33,7 @@ _BRIGHT = 700.0
 
 @dataclass(frozen=True)
 class Sky:
-    """Sky background of one frame, of a user's own function."""
+    """Sky background of one frame by a user's own function."""
 
     image: np.ndarray
     rms_image: np.ndarray
@@ -141,7 +141,7 @@ def measure_sky(result: FrameResult) -> None:
 
 
 def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
-    """Where sources shine: bright ones further than faint ones.
+    """Disks around sources that are not sky: larger ones around brighter sources.
 
     Parameters
     ----------

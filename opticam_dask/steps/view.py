@@ -26,7 +26,7 @@ _NOWHERE = -1e5
 
 
 class Track(NamedTuple):
-    """Something that moves over the reference frame.
+    """Path of a moving source over the reference frame.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What it takes to measure the sources of a catalogue in a frame.
+    """Sources, star profile and photometers with which a frame is measured.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Measuring:
         return self.stages[0] if self.stages else len(self.catalog_xy)
 
     def at_stage(self, stage: int, mjd_utc: float = np.nan) -> Self:
-        """The same with the sources of a stage and of the stages before, where they are at a moment."""
+        """The same settings for the sources of one stage and those before it, at their places at one time."""
         n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
         if n_sources == len(self.catalog_xy) and not self.tracks:
             return self

@@ -51,7 +51,7 @@ _SUFFIXES = (".pdf", ".ecsv", ".csv", ".fits", ".gif", ".png", ".log")
 
 
 def gather(out_directory: str | Path, n_sources: int) -> Report:
-    """Everything that a report says about a reduction, however far it is.
+    """All data of a report about a reduction, finished or not.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 
 
 class PlaneTime(NamedTuple):
-    """When a plane of a cube was taken.
+    """Time at which a plane of a cube was taken.
 
     Attributes
     ----------

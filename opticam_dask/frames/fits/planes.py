@@ -35,7 +35,7 @@ _DAY = 86400.0
 
 @dataclass(frozen=True)
 class PlaneKeywords:
-    """What tells the times of the planes of a cube.
+    """Keywords that tell the times of the planes of a cube.
 
     Attributes
     ----------

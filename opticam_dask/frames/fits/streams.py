@@ -42,7 +42,7 @@ FRAME_REQUEST = 1 << 25
 
 
 class Source(NamedTuple):
-    """Bytes of a file, inflated if need be.
+    """Bytes of a file, inflated where it is gzipped.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Source(NamedTuple):
 
 @contextmanager
 def frame_errors() -> Iterator[None]:
-    """Turn what goes wrong with a file into a `FrameError` with a reason."""
+    """Turn errors about a file into a `FrameError` with a reason."""
     try:
         yield
     except gzip.BadGzipFile as error:

@@ -36,7 +36,7 @@ class _Frames:
 
 
 def contradictions(table: pd.DataFrame) -> list[str]:
-    """List what the frames of a key and night say against each other.
+    """List the contradictions between the frames of a key and night.
 
     Parameters
     ----------

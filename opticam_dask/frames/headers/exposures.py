@@ -20,7 +20,7 @@ _SAME_SECONDS = 0.05
 
 
 class ExposureEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell exposure time, binning, dark current and kind of a frame."""
 
     @property
     def exposure_time_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
@@ -64,7 +64,7 @@ def _common_factor(text: str) -> int:
 
 
 def dark_current_of(instrument: ExposureEntries, values: HeaderValues) -> float:
-    """Dark current in electrons per pixel and second; 0 where nobody says it."""
+    """Dark current in electrons per pixel and second; 0 where it is not known."""
     names, default = instrument.dark_current_keyword, instrument.default_dark_current
     name, value = values.find(names)
     if value is None and default is None:
@@ -104,7 +104,7 @@ def _seconds_by_comment(comment: str) -> float:
 
 
 def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str]:
-    """What a frame was taken for, and the keyword that says so: the first whose words are known."""
+    """Kind of a frame (science, flat, ...) and the keyword that tells it: the first one with a known word."""
     names = instrument.image_type_keyword
     for name in (names,) if isinstance(names, str) else names:
         value = values.header.get(name)

@@ -27,7 +27,7 @@ Place = tuple[float, float]
 
 
 class PlaceEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the pointing and the site."""
 
     @property
     def ra_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
@@ -178,7 +178,7 @@ def separation(one: Place, other: Place) -> float:
 
 
 def site_of(instrument: PlaceEntries, values: HeaderValues) -> Site:
-    """Longitude and latitude in degrees, to the east and north, and height in metres; NaN where nobody says.
+    """Longitude and latitude in degrees, east and north, and height in metres; NaN where not known.
 
     The header goes before the definition. A longitude that is that of the definition with the other sign is counted
     to the west.

@@ -41,7 +41,7 @@ _BETWEEN_SCALES = 70.0
 
 
 class TimeEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the time of a frame."""
 
     @property
     def time_keywords(self) -> tuple[str | tuple[str, str], ...]: ...  # noqa: D102 - described in `Instrument`

@@ -216,7 +216,7 @@ def barycentric_mjd(
 def barycentric_mjd_of_sources(
     mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray, longitude: float, latitude: float, height: float
 ) -> np.ndarray:
-    """The same as :func:`barycentric_mjd` for each of some sources at each time.
+    """MJD (TDB) at the barycentre, as :func:`barycentric_mjd`, for several sources at each time.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, 
 
 
 def utc_to_tdb(mjd_utc: np.ndarray) -> np.ndarray:
-    """MJD (TDB, at the geocentre) of MJD (UTC): of a time that is not that of a telescope."""
+    """MJD (TDB, at the geocentre) from MJD (UTC), for times that were not measured at a telescope."""
     from astropy.time import Time
 
     result = np.full(np.shape(mjd_utc), np.nan)
@@ -291,7 +291,7 @@ def at_telescope(
     *,
     place: str,
 ) -> np.ndarray:
-    """MJD (UTC) at which light was at the telescope, from when it was at the Sun or at the barycentre.
+    """MJD (UTC) of light at the telescope, from the time at which it was at the Sun or at the barycentre.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _TOLD = 12
 
 
 class Choice(NamedTuple):
-    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
+    """Chosen comparisons: their numbers, the properties of each source, and a summary in a few lines."""
 
     numbers: list[int]
     reasons: list[str]
@@ -57,7 +57,7 @@ def left_out_sources(without: Sequence[int], marks: Mapping[int, Any]) -> dict[i
 
 
 def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choice:
-    """Comparisons that are fit for a target."""
+    """Choose comparisons that are fit for a target."""
     everything = curves["source_id"].to_numpy().tolist()
     if target not in everything:
         return Choice([], [], [])

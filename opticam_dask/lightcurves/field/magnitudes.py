@@ -226,7 +226,7 @@ def _of_night(night: str, found: ZeroPoint) -> dict[str, Any]:
 
 
 def describe_magnitudes(curve: xr.Dataset) -> list[str]:
-    """What was found of the zero points, a line a night."""
+    """Zero points that were found, one line a night."""
     lines = []
     for night in dict.fromkeys(curve["night"].to_numpy().astype(object).tolist()):
         told = {name: curve.attrs[f"{name}_{night}"] for name in ("zero_point", "zero_point_err", "zero_point_scatter")}

@@ -28,7 +28,7 @@ _SHALLOW = 1e-4
 
 
 def names_by_camera(name: str, given: FitInput, depths: Depths) -> tuple[list[str], dict[str, int]]:
-    """Names of a parameter that cameras share or have each, and which of them each camera has.
+    """Names of a parameter that cameras share or have each, and which of the names applies to each camera.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def names_by_camera(name: str, given: FitInput, depths: Depths) -> tuple[list[st
 
 
 class Dip(NamedTuple):
-    """Middle of a dip, its relative depth, and by how much it makes chi-square better."""
+    """Middle and relative depth of a dip, and the improvement of chi-square by it."""
 
     middle: float
     depth: float

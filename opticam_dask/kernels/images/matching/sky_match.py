@@ -219,7 +219,7 @@ def _windows(reach: float, side: float) -> np.ndarray:
 def fit_plane(
     xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape: tuple[int, int], tolerance: float = 3.0
 ) -> PlaneFit:
-    """Fit polynomials from pixels to the tangent plane, of the order that the stars bear.
+    """Fit polynomials from pixels to the tangent plane, of the highest order that the stars justify.
 
     The order is the one that best predicts stars which are left out of the fit (leave-one-out cross-validation by the
     diagonal of the hat matrix, Allen 1974, Technometrics 16, 125); fewer than six stars fix a similarity.

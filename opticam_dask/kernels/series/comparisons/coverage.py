@@ -16,7 +16,7 @@ TWO_SIGMA = 0.954500
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the comparison stars say of the errors of a night.
+    """How often the errors of a night hold, by light curves of its comparison stars.
 
     Attributes
     ----------

@@ -38,7 +38,7 @@ _OF_ITS_OWN = 0.05
 
 @dataclass(frozen=True, eq=False)
 class SharedTrends:
-    """Trends that stars share.
+    """Trends that the stars of a field share, by SysRem.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class SharedTrends:
 
     @property
     def n_components(self) -> int:
-        """How many there are."""
+        """Number of shared trends."""
         return self.effects.shape[1]
 
 
