@@ -15,7 +15,7 @@ def export_stacks(out_directory: str | Path, *, key: str | None = None) -> list[
     """Write ``export/stack/<camera>_stack.fits``: the stack on which the sources of a camera were found.
 
     The first image is the mean of the aligned, sky-subtracted frames (electrons a pixel), the extension ``COVERAGE``
-    has the number of frames in each pixel. Where the sources are on the sky, the headers of both have world coordinates.
+    has the number of frames in each pixel. Where the sources are on the sky, both headers have world coordinates.
 
     Parameters
     ----------
