@@ -1,4 +1,4 @@
-"""Parameters: default, unit, range and meaning of each, once.
+"""Parameters of a reduction: the one place of their default, unit, range and meaning.
 
 Command-line options, ``--help``, configuration files, checks and the page of the documentation are made from what
 stands here; signatures and docstrings are held to it by a test. What changes a result is a field of

@@ -1,4 +1,4 @@
-"""What a user gives a reduction, checked and as it is taken: labels, instrument, calibration frames, directories."""
+"""Arguments of a reduction, checked and converted: labels, instrument, calibration frames, directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One session on an output directory: who owns it, its log, where blocks run, who is told, and what Ctrl-C does."""
+"""One session on an output directory: its owner, log, workers, progress messages, and what Ctrl-C does."""
 
 from __future__ import annotations
 

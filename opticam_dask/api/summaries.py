@@ -1,4 +1,4 @@
-"""What a notebook shows of a reduction, and what a run says of it."""
+"""Summaries of a reduction: HTML for notebooks, and messages at the end of a run."""
 
 from __future__ import annotations
 

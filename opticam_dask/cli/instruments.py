@@ -1,4 +1,4 @@
-"""The command about definitions of cameras: guess, template, check, list."""
+"""Command ``instrument``: guess, write a template of, check or list definitions of cameras."""
 
 from __future__ import annotations
 

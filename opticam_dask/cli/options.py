@@ -1,4 +1,4 @@
-"""From the options of a command to the objects that it works with: parameters, photometers, instrument, session."""
+"""Objects made from the options of a command: parameters, photometers, instrument, session."""
 
 from __future__ import annotations
 

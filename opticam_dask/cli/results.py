@@ -1,4 +1,4 @@
-"""Commands about what was measured: lightcurve, export, plot, report, browse."""
+"""Commands about measured light curves: lightcurve, export, plot, report, browse."""
 
 from __future__ import annotations
 

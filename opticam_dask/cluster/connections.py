@@ -1,4 +1,4 @@
-"""Places where blocks run: this process, workers here, job queues or a scheduler that is there."""
+"""Connection to the place where blocks run: opened when first used, closed at the end."""
 
 from __future__ import annotations
 

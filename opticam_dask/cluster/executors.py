@@ -1,4 +1,4 @@
-"""Where blocks run: in this process, on local workers, in jobs of a batch system, or on a scheduler that is there.
+"""Executors of blocks: one after the other in this process, or many at a time on the workers of a Dask client.
 
 Workers are separate processes of one thread each,
 started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``

@@ -1,4 +1,4 @@
-"""Scripts of batch jobs: what a worker, or a command with its scheduler, is submitted with."""
+"""Scripts of batch jobs that run one worker, or a whole command with its own scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task does on a worker around the function it runs: threads of libraries, kernels, the time limit of a frame.
+"""Set-up of every task on a worker: threads of libraries, compiled kernels, the time limit of a frame.
 
 Nothing of Dask is imported here. A worker would import ``dask.array`` with xarray and pandas, which takes as long as a
 hundred frames.

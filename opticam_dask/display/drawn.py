@@ -1,4 +1,4 @@
-"""Files for people that are made anew only when what they show has changed.
+"""Drawn files that are made again only when the data they show have changed.
 
 Every such file bears a mark, a hash of what it was made from: a run that has nothing to do draws nothing, and what was
 lost, or made from other numbers, is made again.

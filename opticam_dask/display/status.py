@@ -1,4 +1,4 @@
-"""What a directory holds and how far a reduction is: records for programs, and lines for people made of them."""
+"""State of an output directory: records for programs, and lines for people made from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources that the observer puts on the sky or on a reference frame: their names and places, from a file or a list."""
+"""Sources that the observer places on the sky or on a reference frame, read from a file or a list."""
 
 from __future__ import annotations
 

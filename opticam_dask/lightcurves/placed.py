@@ -1,4 +1,4 @@
-"""What light curves say of sources that the observer placed: which they are, and how much light there may be."""
+"""Sources placed by the observer, in light curves: their names, and upper limits of their fluxes."""
 
 from __future__ import annotations
 

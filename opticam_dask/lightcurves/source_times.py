@@ -1,4 +1,4 @@
-"""Barycentric times of each source: by its own place on the sky, and by when its row of the detector was exposed."""
+"""Barycentric times of each source: for its own position on the sky, and for the moment its row was exposed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources by what an observer calls them: a number of the catalogue, a place on the sky, or a name."""
+"""Targets by number, by place on the sky or by name, looked up in the catalogue of a camera."""
 
 from __future__ import annotations
 

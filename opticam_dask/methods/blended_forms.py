@@ -1,4 +1,4 @@
-"""Width and form of the stars of a frame in which many overlap, each without the light of the others."""
+"""Width and shape of the stars of a crowded frame, each measured without the light of its neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stars of a frame look like to a photometer: width, form, profile, and what the profile gets wrong."""
+"""Stars of one frame for a photometer: their width, their shape, their profile and its error."""
 
 from __future__ import annotations
 

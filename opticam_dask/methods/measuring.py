@@ -1,4 +1,4 @@
-"""Steps that photometers share: on which pixels to measure, and what there is to say about them."""
+"""Steps that photometers share: the pixels around each source, and the flags of its measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photometers: what is measured of each catalogue source in each frame.
+"""Photometers: aperture and optimal photometry of each catalogue source in each frame.
 
 A photometer is anything with a ``label`` and a method ``measure(view) -> Measurement``. It sees one frame through a
 :class:`FrameView`: where the catalogue's sources should be, what was detected, and sky-subtracted cut-outs on demand.

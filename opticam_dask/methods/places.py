@@ -1,4 +1,4 @@
-"""Where sources are measured: centroids that are believed, joint fits of those that overlap, or predictions."""
+"""Positions at which sources are measured: trusted centroids, joint fits of overlapping stars, or predictions."""
 
 from __future__ import annotations
 

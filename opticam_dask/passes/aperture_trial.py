@@ -1,4 +1,4 @@
-"""Apertures of several sizes in some frames of the reference night, by which the best of them is chosen."""
+"""Trial of several aperture radii in some frames of the reference night, to choose the best one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration frames: which there are, which of them fit a camera key, and the masters made from them.
+"""Calibration frames: found in directories, matched to camera keys, and combined into masters.
 
 Bias and dark frames belong to a camera, flats to a camera and filter; all to one frame shape and binning.
 """

@@ -1,4 +1,4 @@
-"""The same sources in the catalogues of two cameras, which may be mirrored, turned and of another scale."""
+"""Matching of the catalogues of two cameras, which may be mirrored, turned and of another scale."""
 
 from __future__ import annotations
 

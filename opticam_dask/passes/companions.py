@@ -1,4 +1,4 @@
-"""Companions of the sources of a catalogue: what shows on the stack when the stars that were found are taken off."""
+"""Companions of catalogue sources, found on the stack without the light of the stars that are known."""
 
 from __future__ import annotations
 

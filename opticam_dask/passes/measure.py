@@ -1,4 +1,4 @@
-"""Measuring one block: what the survey has not found out about its frames, and the photometry of their sources.
+"""Measurement of one block: sky, sources and transform of frames not surveyed yet, and photometry of all.
 
 A frame is read once. Sources are measured where the transform puts those of the catalogue, on the sky of the stored
 mesh, evaluated only at the cut-outs. The two can be done one after the other as well: the numbers are the same bits.

@@ -1,4 +1,4 @@
-"""Put sources of the observer behind those of the catalogues that were found."""
+"""Sources placed by the observer, appended to the catalogues behind the detected ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe for a reference frame: sources of a few candidates, and which of them matches the others best."""
+"""Choice of the reference frame: sources of a few candidates, and which of them matches the others best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of the frames of a part: tasks that measure them and return what they find instead of writing it."""
+"""Measurements of a sample of the frames of a part, which the tasks return instead of writing them."""
 
 from __future__ import annotations
 

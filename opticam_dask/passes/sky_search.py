@@ -1,4 +1,4 @@
-"""Find where on the sky the catalogues of a reduction are, and keep it beside them."""
+"""Search for the sky coordinates of the catalogues of a reduction, which are kept beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The star profile of a night, between the two passes: tasks, and the sum of what they find."""
+"""Star profile of a night, between the two passes: the tasks that measure stars, and the sum of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The survey of a night, one block: sky, sources and transform of the frames that are stacked, and their sums.
+"""Survey of one block: sky, sources and transform of the frames that are stacked, and their sums.
 
 What is found out about a frame goes to its place in the store, so that nobody does it again; the pixels around its
 bright stars, which the star profile is measured on, and the sums of the frames go to scratch files.

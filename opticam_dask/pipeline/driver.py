@@ -1,4 +1,4 @@
-"""The driver of a reduction: its passes in order, and the one function that takes frames through them.
+"""The driver of a reduction: its passes in order, and the one function that runs them.
 
 Each pass reads from the store what is done and does the rest, so that the same call resumes.
 """

@@ -1,4 +1,4 @@
-"""Nights of a store: begin again, reduce one again, remove one, choose another reference.
+"""Changes to the nights of a store: reduce one again, remove one, choose another reference, begin anew.
 
 What was asked for is written into the store (attribute ``pending``) before anything is removed, so that the same
 command, run again after a crash, goes on instead of removing what it has made since.

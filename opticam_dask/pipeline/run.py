@@ -1,4 +1,4 @@
-"""A run and its passes: what every pass has, what all passes share, and blocks whose tasks may kill their workers."""
+"""A run and its passes: what all passes share, and the rescue of blocks whose tasks kill their workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aligning one frame: where it lies on the reference frame, and its seeing by the stars of both."""
+"""Alignment of one frame: its transform from the reference frame, and its seeing by the stars of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sky of one frame: estimated, taken off, and corrected where no source is."""
+"""Sky background of one frame: estimated, subtracted, and corrected where no source is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibrating one frame: from the counts of the camera to electrons."""
+"""Calibration of one frame: from the counts of the camera to electrons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every step of a frame needs: how frames are worked on, what is found out about one, and what can be wrong.
+"""Settings and results that every step of a frame shares, and the problems that a frame can have.
 
 A bad frame gives a flag and a message; a bad call raises. Only the exceptions named here become flags:
 ``frames.FrameError``, the refusals of the kernels, and whatever a user's own background or finder raises on a

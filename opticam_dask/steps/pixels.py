@@ -1,4 +1,4 @@
-"""Pixels of one frame as photometry asks for them, and those around its brightest stars, which are kept.
+"""Pixels of one frame for photometry: cut-outs on demand, or those kept around its brightest stars.
 
 The star profile of a night needs the surroundings of bright stars only. They are kept when a frame is surveyed, so that
 it is not read again for the profile.

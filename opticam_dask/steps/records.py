@@ -1,4 +1,4 @@
-"""What was found out about the frames of a block, as arrays over them."""
+"""Results of the frames of a block, as arrays along ``frame``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What photometers get to see of one frame: positions, and cut-outs without their sky."""
+"""View of one frame for photometers: positions, and cut-outs without their sky."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduction of a run by submitted jobs: each does a share of a pass, and one finish a pass what needs all of it.
+"""Reduction by submitted jobs: each job works on a share of a pass, and a last job finishes the pass.
 
 Passes, driver and bits are those of :func:`~opticam_dask.pipeline.driver.drive`: ``work`` takes the units of its range
 through one pass on workers of its own, ``finish`` finishes it. See :mod:`~opticam_dask.api.jobs.planned_run` for what

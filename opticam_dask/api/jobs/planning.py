@@ -1,4 +1,4 @@
-"""The beginning of a run of submitted jobs: what is to do, who does how much of it, and where a run stands."""
+"""Plan of a reduction by submitted jobs: its blocks, their division among jobs, and the state of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Catalogues: from a stack, from a reduction, and with sources of one's own."""
+"""Catalogues of sources: made from a stack, opened from a reduction, or extended by the user's own positions."""
 
 from __future__ import annotations
 

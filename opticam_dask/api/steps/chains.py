@@ -1,4 +1,4 @@
-"""What the frames of a dataset have been through: the chain of steps that one task does with a chunk of frames.
+"""Record of the steps that the frames of a dataset went through, and the task that does them for one chunk.
 
 A step adds to the chain of its dataset; the numbers are made by the block functions of the passes, from the frames as
 they were read, so that they are those of the durable reduction bit for bit.

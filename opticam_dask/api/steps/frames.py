@@ -1,4 +1,4 @@
-"""Frames of one camera as a dataset, and what every step needs to know of it."""
+"""Frames of one camera as a dataset, and the helpers that every step on such a dataset uses."""
 
 from __future__ import annotations
 

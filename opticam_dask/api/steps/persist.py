@@ -1,4 +1,4 @@
-"""Results of the steps, computed once and kept."""
+"""Results of the steps, computed once and kept in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one task does with a chunk of frames beyond sky and sources: align, stack, measure."""
+"""Tasks on one chunk of frames after sky and detection: align, stack, measure."""
 
 from __future__ import annotations
 

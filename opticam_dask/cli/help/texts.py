@@ -1,4 +1,4 @@
-"""What ``--help`` shows beside the options: commands by what they are for, and examples of each."""
+"""Texts that ``--help`` shows beside the options: commands grouped by purpose, and examples of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks and light curves that are made on the page: brush points, choose comparisons, save."""
+"""Marks and light curves made in the browser: brush points, choose comparisons, save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the browser says in words, as HTML."""
+"""Texts of the browser about a frame and a source, as HTML."""
 
 from __future__ import annotations
 

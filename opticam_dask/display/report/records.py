@@ -1,4 +1,4 @@
-"""What a report holds, as plain records: no store, no HTML."""
+"""Records that a report is made from: plain data classes without store and HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a file that should hold frames."""
+"""Errors of files that cannot be used as frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When each plane of a cube was taken: by a table, by keywords of each plane, or by a start and a step."""
+"""Times of the planes of a cube: from a table, from keywords of each plane, or from a start and a step."""
 
 from __future__ import annotations
 

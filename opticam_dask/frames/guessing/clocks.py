@@ -1,4 +1,4 @@
-"""Which keywords of an unknown camera hold the time of a frame, what they mark, and on which scale they are."""
+"""Time keywords of an unknown camera: where the time stands, which moment it marks, and on which scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of a camera that the definition in use does not know: said in one line, not once a file."""
+"""Message about frames of a camera that the instrument does not know: one line in all, not one a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs and observatories that write headers: how to know them, and what all of their frames have in common.
+"""Programs and observatories that write headers: how to recognise them, and what their headers have in common.
 
 Sources: N.I.N.A., "FITS keywords" of its manual; SharpCap, user manual, "FITS header"; MaxIm DL, "Standard FITS header
 keywords"; ACP, "FITS header"; LCO, "BANZAI data products"; ESO, "Data interface control document"; NOIRLab, "FITS

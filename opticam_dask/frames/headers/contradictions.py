@@ -1,4 +1,4 @@
-"""What the headers of one night say against each other: told once, with a count and an example."""
+"""Contradictions between the headers of one night, told once with a count and an example."""
 
 from __future__ import annotations
 

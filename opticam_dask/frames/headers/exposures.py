@@ -1,4 +1,4 @@
-"""How a frame was exposed and read, and what for: exposure time, binning, dark current and kind of one header."""
+"""Exposure and read-out of a frame from its header: exposure time, binning, dark current, kind of frame."""
 
 from __future__ import annotations
 

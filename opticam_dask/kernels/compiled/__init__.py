@@ -1,4 +1,4 @@
-"""Kernels in C: which form of them a process uses, the compiled one or that in NumPy.
+"""Choice between the kernels in C and those in NumPy in this process.
 
 The form in NumPy is the reference, and what runs where the package was installed without a compiler. Both give the
 same numbers within the rounding of the last digits. ``OPTICAM_DASK_KERNELS=numpy`` chooses the form in NumPy where

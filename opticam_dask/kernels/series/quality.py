@@ -1,4 +1,4 @@
-"""Quality of frames from what all sources have in common: transparency, clouds, form of the stars."""
+"""Quality of frames from the fluxes of all their sources: transparency, clouds, shape of the stars."""
 
 from __future__ import annotations
 

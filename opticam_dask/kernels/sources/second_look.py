@@ -1,4 +1,4 @@
-"""A second look at a stack: stars that show when the stars that are known are taken off.
+"""Second search of a stack, without the fitted light of the known stars, for the stars that they hide.
 
 All stars are fitted together, with the profile that the stack's own stars have (as in DAOPHOT, Stetson 1987, PASP 99,
 191), and what is left is searched for the light of further stars. A bright star leaves something behind as

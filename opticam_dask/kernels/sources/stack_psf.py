@@ -1,4 +1,4 @@
-"""The profile of the stars of a stack: measured on the stack itself, and what it may be wrong by."""
+"""Star profile of a stack, measured on the stack itself, and its error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where something that moves is between the moments at which its places are known."""
+"""Positions of a moving target between the times of its ephemeris."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison sources that are fit for a target: what they do themselves, and what the observer says of them."""
+"""Choice of the comparison sources of a target, by their own light curves and the observer's marks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the comparison stars of a light curve say of it: trends that they share, and how often the errors hold."""
+"""Comparison stars of a light curve: trends that they share, and how often the errors hold."""
 
 from __future__ import annotations
 

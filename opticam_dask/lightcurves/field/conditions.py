@@ -1,4 +1,4 @@
-"""What is known of the frames of a light curve: airmass, seeing, sky, place of the target, exposure time."""
+"""Observing conditions along a light curve: airmass, seeing, sky, position of the target, exposure time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibrated magnitudes: a light curve against the stars of the field whose magnitudes a catalogue knows."""
+"""Calibrated magnitudes: a light curve against stars of the field whose magnitudes are known."""
 
 from __future__ import annotations
 

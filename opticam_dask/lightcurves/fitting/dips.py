@@ -1,4 +1,4 @@
-"""Where the search for a dip begins, and which camera has which depth."""
+"""First guess of a dip in light curves, and the depth parameter of each camera."""
 
 from __future__ import annotations
 

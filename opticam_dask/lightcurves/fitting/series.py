@@ -1,4 +1,4 @@
-"""Light curves as fits take them: one series a camera and night, with the vectors of its baseline."""
+"""Light curves prepared for a fit: one series a camera and night, with the vectors of its baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a light curve for an archive, once its rules are kept."""
+"""Files for archives, written once the rules of their format are kept."""
 
 from __future__ import annotations
 

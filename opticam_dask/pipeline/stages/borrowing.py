@@ -1,4 +1,4 @@
-"""Frames with too few stars of their own take their transform from simultaneous frames of other cameras."""
+"""Borrowed transforms: frames with too few stars take that of simultaneous frames of other cameras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pass 1: the frames of each night that are stacked, the stacks, and the catalogue from that of the reference night."""
+"""Pass 1: survey of the stacked frames of each night, the stacks, and the catalogue of the reference night."""
 
 from __future__ import annotations
 

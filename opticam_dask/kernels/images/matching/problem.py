@@ -1,4 +1,4 @@
-"""Two lists of sources to be matched, and a transform between them with its pairs.
+"""Matching problem: two lists of sources, and a transform between them with its matched pairs.
 
 Positions are complex numbers ``x + iy`` in the search for a match: a similarity is then ``frame = a * reference + b``.
 """

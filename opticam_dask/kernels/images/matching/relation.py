@@ -1,4 +1,4 @@
-"""How the frames of two cameras that look at one field go together: the transform of one by that of the other."""
+"""Relation between two cameras that see one field: the transform of one from that of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sky is taken off a frame in one pass, which also finds the pixels that stand out, and the local mean of the rest.
+"""Sky subtraction of one frame: the image, its pixels above the threshold, and the mean of its sky pixels.
 
 Frames are worked on in strips of one row of boxes, which stay in the cache of the processor.
 """

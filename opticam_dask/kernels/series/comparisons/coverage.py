@@ -1,4 +1,4 @@
-"""How often the errors of a night hold: light curves of comparison stars against each other, which should be flat."""
+"""Coverage of the errors of a night, from light curves of comparison stars, which should be flat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pixels of a star do not belong to it: they are held against the star profile of the frame.
+"""Pixels that do not belong to a star, found by comparison with the star profile of its frame.
 
 The error of a pixel is that of its photons and of the sky, and what the profile may be wrong by, which grows with the
 light. A star that does not fit at first is fitted again, with its place and its width free and without the pixels that

@@ -1,4 +1,4 @@
-"""The light of a night's stars in rings, star by star, from which their profile is fitted.
+"""Light of a night's stars summed in rings, star by star: the input of the profile fit.
 
 Each star is normalised by its light in the core; its sky is a plane through the pixels of an annulus.
 """

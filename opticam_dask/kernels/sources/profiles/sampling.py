@@ -1,4 +1,4 @@
-"""What a radial star profile gets wrong where pixels are as large as the stars."""
+"""Errors of a radial star profile where stars are as narrow as pixels."""
 
 from __future__ import annotations
 
