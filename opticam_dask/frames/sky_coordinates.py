@@ -154,6 +154,16 @@ def scale_of(wcs: WCS) -> float:
     return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 3600.0
 
 
+def north_and_east(wcs: WCS, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """Directions on a frame, at one of its pixels, of the north and of the east: ``(x, y)`` of length 1."""
+    ra, dec = (float(value[0]) for value in icrs_of_pixels(wcs, np.array([x]), np.array([y])))
+    step = scale_of(wcs) / 3600.0
+    around = tangent_wcs(ra, dec).wcs_pix2world([[0.0, step], [step, 0.0]], 0)
+    away = np.column_stack(pixels_of_icrs(wcs, *around.T)) - (x, y)
+    north, east = away / np.hypot(*away.T)[:, None]
+    return north, east
+
+
 def icrs_of_pixels(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Right ascension and declination, ICRS degrees, of pixels counted from 0."""
     place = wcs.pixel_to_world(np.asarray(x, dtype=float), np.asarray(y, dtype=float)).icrs
