@@ -20,7 +20,7 @@ LOG_NAME = "opticam_dask.log"
 
 
 class Session:
-    """Everything that reduces frames works inside of: notebooks, commands and jobs.
+    """Context in which notebooks, commands and jobs reduce frames: owner, log, workers, interruption.
 
     While the ``with`` block runs, the output directory belongs to it, what happens is appended to the log there, and
     Ctrl-C ends loops over blocks. Inside, the same session may be entered again; it ends with the outermost block, and

@@ -16,7 +16,7 @@ from opticam_dask.frames.instruments import generate_instrument_json_template
 
 
 def instrument(options: argparse.Namespace) -> int:
-    """Do what was asked for about definitions."""
+    """Guess, check or list definitions of cameras, or write a template."""
     return _ACTIONS[options.action](options)
 
 

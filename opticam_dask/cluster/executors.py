@@ -54,8 +54,10 @@ _AT_ONCE = 256
 #: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
 FRAME_TIMEOUT: float = EXECUTION["frame_timeout"].default
 
-#: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
-_LOOK, _WITHOUT_WORKERS = 5.0, 60.0
+#: Seconds between looks at the cluster while nothing finishes.
+_LOOK = 5.0
+#: Seconds without a worker before a local run stops.
+_WITHOUT_WORKERS = 60.0
 
 
 class Work(NamedTuple):

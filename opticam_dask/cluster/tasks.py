@@ -32,7 +32,7 @@ PROCESS = uuid.uuid4().hex
 
 @functools.lru_cache(maxsize=8)
 def unpacked(function: bytes) -> Callable[..., Any]:
-    """Function that was pickled; what it needs is imported here."""
+    """Function from its pickle; modules that it needs are imported here."""
     found: Callable[..., Any] = cloudpickle.loads(function)
     return found
 

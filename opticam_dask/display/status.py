@@ -79,7 +79,7 @@ def describe_scan(scan: Scan) -> list[str]:
 
 
 def reduction_record(out_directory: str | Path) -> dict[str, Any]:
-    """How far a reduction is, as JSON can hold it.
+    """State of a reduction, as JSON can hold it.
 
     Parameters
     ----------

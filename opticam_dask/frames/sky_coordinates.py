@@ -16,8 +16,10 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.wcs import WCS, FITSFixedWarning, Sip, WcsError
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-#: Pixels of a header's coordinates that are smaller or larger (arcseconds) stand for "not set".
-_LEAST_SCALE, _LARGEST_SCALE = 1e-3, 300.0
+#: Pixels of a header's coordinates that are smaller than this, arcsec, stand for "not set".
+_LEAST_SCALE = 1e-3
+#: Pixels of a header's coordinates that are larger than this, arcsec, stand for "not set".
+_LARGEST_SCALE = 300.0
 
 #: Keywords that world coordinates are made of.
 _KEYWORDS = re.compile(

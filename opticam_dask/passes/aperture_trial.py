@@ -29,7 +29,7 @@ Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def measure_apertures(photometer: AperturePhotometer, view: FrameView) -> Measured:
-    """What a photometer with several radii finds in one frame."""
+    """Fluxes in the trial apertures of a photometer in one frame."""
     measured = photometer.measure(view)
     return measured.flux, measured.flux_err, measured.flags
 

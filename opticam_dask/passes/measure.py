@@ -29,7 +29,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What every task that measures blocks of one part needs; nothing here grows with the number of frames.
+    """Everything a task needs to measure blocks of one part; its size does not grow with the number of frames.
 
     Attributes
     ----------

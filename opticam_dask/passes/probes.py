@@ -61,7 +61,7 @@ class PileUp:
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """What every task of the probe needs."""
+    """Everything a task needs to probe candidates for the reference frame."""
 
     steps: FrameSteps
     frames_per_block: int

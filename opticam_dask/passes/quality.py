@@ -59,7 +59,7 @@ def wanted_label(part: Part) -> str | None:
 
 
 class Found(NamedTuple):
-    """Quality of the frames of a part: values by name, and what they were measured on."""
+    """Quality of the frames of a part: values by name, and attributes that say what they were measured on."""
 
     arrays: dict[str, np.ndarray]
     attributes: dict[str, Any]

@@ -29,7 +29,7 @@ _GRID = 30
 
 @dataclass(frozen=True)
 class SkyQuery:
-    """What is known of the sky beforehand.
+    """Prior knowledge of the field on the sky: stars, pointing, pixel scale, plate-solved frame.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ Keep = Callable[[int, Mapping[str, np.ndarray]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(Aligning):
-    """What every task of the survey of one part needs; nothing here grows with the number of frames.
+    """Everything a task needs to survey blocks of one part; its size does not grow with the number of frames.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ def plan(
     n_workers: int = 1,
     blocks_per_job: int | None = None,
 ) -> PlannedRun | None:
-    """Make or take up the store, and leave the directory to the jobs that reduce what is not done.
+    """Make or take up the store, and plan the jobs that reduce what is not done.
 
     Parameters
     ----------

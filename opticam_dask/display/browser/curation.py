@@ -45,7 +45,7 @@ class _ShowsSeries(Protocol):
 
 
 class CurationPanel:
-    """What marks points of the light curve, chooses comparisons, and saves the light curve.
+    """Panel that marks points of the light curve, chooses comparisons, and saves the light curve.
 
     Parameters
     ----------

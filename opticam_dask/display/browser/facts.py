@@ -20,7 +20,7 @@ def warning(text: str) -> str:
 
 
 def facts_of(picture: FramePicture, view: CameraView, source_id: int) -> str:
-    """What is known of a frame and of the chosen source in it, as HTML."""
+    """Facts about a frame and the chosen source in it, as HTML."""
     rows = [("file", os.path.basename(picture.file)), ("night", picture.night)]
     rows.append(("MJD (UTC)", f"{picture.mjd_utc:.8f}"))
     names = {"exposure_time": "exposure (s)", **STRIPS, "airmass": "airmass"}

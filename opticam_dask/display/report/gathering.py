@@ -38,8 +38,12 @@ _LEAST_POINTS = 20
 #: Frames that are listed one by one.
 _LISTED = 500
 
-#: Marks of a point of the observing conditions.
-SET_ASIDE, CLOUDY, SUSPECT_TIME = 1, 2, 4
+#: Mark of a point of the observing conditions: a frame was set aside.
+SET_ASIDE = 1
+#: Mark of a point of the observing conditions: a frame has the flag ``cloud``.
+CLOUDY = 2
+#: Mark of a point of the observing conditions: a time stamp is suspect.
+SUSPECT_TIME = 4
 
 #: Folders beside the store that hold files for people, and how deep each is looked into.
 _FOLDERS = ("cat", "diag", "diag/growth_curves", "diag/apertures", "psfs")
@@ -48,7 +52,7 @@ _SUFFIXES = (".pdf", ".ecsv", ".csv", ".fits", ".gif", ".png", ".log")
 
 
 def gather(out_directory: str | Path, n_sources: int) -> Report:
-    """Everything that a report says about a reduction, however far it is.
+    """All data of a report about a reduction, finished or not.
 
     Parameters
     ----------

@@ -25,8 +25,12 @@ from opticam_dask.display.report.records import Field, FieldSky, RelativeCurve, 
 from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
-#: Rows of a catalogue, circles of a finding chart, and stamps of the brightest sources in the page.
-_ROWS, _CIRCLES, _STAMPS = 1000, 300, 12
+#: Rows of a catalogue in the page.
+_ROWS = 1000
+#: Circles of a finding chart at most.
+_CIRCLES = 300
+#: Stamps of the brightest sources of a camera.
+_STAMPS = 12
 _STAMP_REACH = 3.0
 #: Columns of a catalogue that are listed.
 _COLUMNS = tuple(entry.name for entry in schema.CATALOG)

@@ -168,7 +168,7 @@ class BesideFile:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that the page says."""
+    """All data of the page."""
 
     instrument: str
     keys: Sequence[str]

@@ -16,7 +16,7 @@ _CHOICE = re.compile(r"(.*)\[(\d{1,9})(?:,(\d{1,9}))?\]", re.DOTALL)
 
 
 class FrameName(NamedTuple):
-    """Where a frame is.
+    """Name of a frame: its file, and the extension and plane in it.
 
     Attributes
     ----------

@@ -56,7 +56,7 @@ _MOST = 0.9
 
 
 class FrameClock(NamedTuple):
-    """How the time of a frame is told.
+    """Keywords that tell the time of a frame: where it stands, which moment it marks, on which scale.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class _Entries(NamedTuple):
 
 
 def find_clock(headers: Sequence[Mapping[str, Any]], writer: Writer | None) -> FrameClock | None:
-    """The time of frames by their headers; None where there is none.
+    """Time keywords of frames, found in their headers; None where there are none.
 
     Parameters
     ----------

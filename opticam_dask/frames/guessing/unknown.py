@@ -15,7 +15,7 @@ _BY_DEFINITION = re.compile(r"(?:^|; )(filter|time|exposure_time|gain|binning|da
 
 
 def unknown_camera(scan: Scan, instrument: Instrument) -> tuple[str, list[tuple[str, str]]]:
-    """What to say when no frame is one of the instrument.
+    """Message for the case that no frame is one of the instrument.
 
     Parameters
     ----------

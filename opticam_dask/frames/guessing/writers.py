@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Writer(NamedTuple):
-    """Who writes headers.
+    """A program or observatory that writes headers, and how to recognise it.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ WRITERS = (
 
 
 def writer_of(header: Mapping[str, Any]) -> Writer | None:
-    """Who wrote a header; None where it is none of those that are known."""
+    """Writer of a header; None where it is not known."""
     for writer in WRITERS:
         for keyword, words in writer.signs:
             value = header.get(keyword)

@@ -24,7 +24,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class FieldModel:
-    """What is simulated.
+    """Parameters of a simulated star field.
 
     Attributes
     ----------

@@ -14,8 +14,10 @@ from types import ModuleType
 #: Environment variable that chooses the form.
 VARIABLE = "OPTICAM_DASK_KERNELS"
 
-#: Names of the forms.
-COMPILED, NUMPY = "compiled", "numpy"
+#: Name of the form in C.
+COMPILED = "compiled"
+#: Name of the form in NumPy.
+NUMPY = "numpy"
 
 
 def _native() -> ModuleType | None:

@@ -61,7 +61,7 @@ _LEAST_BOX = 12
 
 @dataclass(frozen=True)
 class KnownStars:
-    """Stars that were fitted together.
+    """Known stars of a stack, fitted together.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def look_again(
     *,
     most: int = 5000,
 ) -> KnownStars | None:
-    """Fit the known stars together and find those that they hide.
+    """Fit the known stars of a stack together, and find the stars that they hide.
 
     Parameters
     ----------

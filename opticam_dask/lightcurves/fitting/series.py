@@ -48,7 +48,7 @@ class FitSeries:
 
 @dataclass(frozen=True, eq=False)
 class FitInput:
-    """What a fit is made to.
+    """Input of a fit: the series of all cameras and nights.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ _TOLD = 5
 
 @dataclass(frozen=True)
 class Submission:
-    """What an archive wants to know beside the light curve.
+    """Facts about an observation that an archive needs beside the light curve.
 
     Attributes
     ----------

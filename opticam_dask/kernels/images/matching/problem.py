@@ -17,7 +17,7 @@ MAX_REFINED = 8
 
 @dataclass(frozen=True)
 class MatchProblem:
-    """Two cleaned lists and the rules of the match."""
+    """Two cleaned lists of sources, and the rules by which they are matched."""
 
     reference: np.ndarray
     frame: np.ndarray
@@ -39,7 +39,7 @@ class MatchProblem:
 
 @dataclass(frozen=True)
 class PairedTransform:
-    """A transform, its pairs and the logarithm of how many as good are expected by chance."""
+    """A transform, its pairs, and the logarithm of the number of such matches expected by chance."""
 
     a: complex
     b: complex

@@ -120,7 +120,7 @@ class Rings:
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
-    """No light yet of the given stars."""
+    """Sums of the given stars before any light is added."""
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
