@@ -40,6 +40,7 @@ _HOME = {
     "differential_light_curves": "lightcurves.results",
     "DifferentialPhotometer": "api.differential_photometer",
     "export_light_curves": "lightcurves.exports",
+    "export_stacks": "display.stack_files",
     "FakeReader": "frames.scanning",
     "find_sky": "api.sky",
     "fit_eclipse": "lightcurves.fitting.eclipses",

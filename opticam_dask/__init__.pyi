@@ -28,6 +28,7 @@ from opticam_dask.api.steps.stack import stack as stack
 from opticam_dask.cluster.connections import connect as connect
 from opticam_dask.display.browser.server import browse as browse
 from opticam_dask.display.report import write_report as write_report
+from opticam_dask.display.stack_files import export_stacks as export_stacks
 from opticam_dask.frames.definitions.library import known_instruments as known_instruments
 from opticam_dask.frames.definitions.library import load_instrument as load_instrument
 from opticam_dask.frames.guessing.sampling import guess_instrument as guess_instrument

@@ -1,4 +1,4 @@
-"""What a store says of parameters: their description as JSON, its hash, and what differs between two of them."""
+"""Identity of parameters in a store: their description as JSON, its hash, and differences between two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters: default, unit, range and meaning of each, once.
+"""Parameters of a reduction: the one place of their default, unit, range and meaning.
 
 Command-line options, ``--help``, configuration files, checks and the page of the documentation are made from what
 stands here; signatures and docstrings are held to it by a test. What changes a result is a field of
@@ -26,7 +26,7 @@ NO_LIMIT = "no limit"
 
 @dataclass(frozen=True)
 class Parameter:
-    """What there is to say of one parameter.
+    """Definition of one parameter: default, unit, range and meaning.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Parameter:
         )
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value that cannot mean anything.
+        """Refuse a value of the wrong type or out of range.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ _Result = TypeVar("_Result")
 def held_to(
     *tables: Mapping[str, Parameter],
 ) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
-    """Refuse arguments of a function that are out of the range of their parameters, before anything else is done.
+    """Decorator that refuses arguments out of the range of their parameters before the function does anything.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def parameter_entry(name: str, annotation: str, entry: Parameter) -> list[str]:
 @_documented
 @dataclass(frozen=True)
 class ReductionParameters:
-    """Everything that the first pass and the catalogue depend on."""
+    """Parameters of the first pass and of the catalogue."""
 
     threshold: float = _parameter(
         "Detection threshold", default=5.0, kind=float, unit="units of the background RMS", above=0, metavar="S"

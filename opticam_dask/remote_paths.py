@@ -358,7 +358,7 @@ def file_system_of(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def as_os_errors(url: str) -> Iterator[None]:
-    """Whatever a remote place answers with as an ``OSError`` that names the URL."""
+    """Turn errors of a remote place into an ``OSError`` that names the URL."""
     try:
         yield
     except (LocationError, FileExistsError):

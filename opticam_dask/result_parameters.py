@@ -1,4 +1,4 @@
-"""Parameters of what is made of a reduction: sources on the sky, light curves, fits, magnitudes, files for archives."""
+"""Parameters of results made from a reduction: sky coordinates, light curves, fits, magnitudes, files for archives."""
 
 from __future__ import annotations
 

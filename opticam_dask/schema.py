@@ -71,8 +71,13 @@ def _text(name: str, dims: tuple[str, ...], long_name: str) -> Variable:
     return Variable(name, dims, "str", "1", long_name, "")
 
 
-_FRAME, _SOURCE, _PIXEL = ("frame",), ("source",), ("y", "x")
-_MESH, _SLOT, _CELL = ("frame", "mesh_y", "mesh_x"), ("frame", "slot"), ("frame", "source")
+#: Dimensions of variables.
+_FRAME = ("frame",)
+_SOURCE = ("source",)
+_PIXEL = ("y", "x")
+_MESH = ("frame", "mesh_y", "mesh_x")
+_SLOT = ("frame", "slot")
+_CELL = ("frame", "source")
 
 MANIFEST = (
     _text("file", _FRAME, "path of the frame, relative to the attribute data_root"),

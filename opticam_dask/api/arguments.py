@@ -1,4 +1,4 @@
-"""What a user gives a reduction, checked and as it is taken: labels, instrument, calibration frames, directories."""
+"""Arguments of a reduction, checked and converted: labels, instrument, calibration frames, directories."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_label(label: str) -> str:
 
 
 def require_callables(**given: Any) -> None:
-    """Refuse what is neither None nor can be called.
+    """Refuse arguments that are neither None nor callable.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def as_instrument(instrument: Instrument | type[Instrument] | None, extension: i
 def corrector(
     kind: type[Corrector], directories: Any, given: Corrector | None, otherwise: Sequence[str] | None = None
 ) -> Corrector | None:
-    """Corrector that was given, or one for the directories that were, or for the files of this kind among others."""
+    """The corrector given by the user, or one made from directories or from calibration frames sorted by kind."""
     if given is None:
         directories = otherwise if directories is None else directories
         return None if directories is None else kind(data_directory=directories)
@@ -66,7 +66,7 @@ def corrector(
 
 
 def plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:
-    """The default background is this package's own mesh, equal to photutils' and faster; only its box size counts."""
+    """None for the default background, for which the faster mesh of this package stands in; any other as given."""
     return None if type(background) is DefaultBackground else background
 
 
@@ -124,7 +124,7 @@ def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -
 def sky_query(
     sky_catalog: str | Path | None, wcs: str | Path | Sequence[str | Path], epoch: float | None
 ) -> SkyQuery | None:
-    """What is known of the sky; None where nothing was given.
+    """What the user knows of the field on the sky; None where nothing was given.
 
     Raises
     ------

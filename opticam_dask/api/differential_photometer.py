@@ -206,7 +206,7 @@ class DifferentialPhotometer:
 def keep_in_store(
     out_directory: str | Path, curves: Iterable[xr.Dataset], name: str, tell: Callable[[str], None]
 ) -> None:
-    """Keep light curves in the store, unless a run works on it; ``tell`` hears of that."""
+    """Keep light curves in the store, unless a run is writing to it, which is reported through ``tell``."""
     try:
         with ownership.own(out_directory):
             for curve in curves:

@@ -1,4 +1,4 @@
-"""The plots of a reduction as methods; what they draw is in ``display.diagnostics``."""
+"""Plots of a reduction as methods of the ``Reducer``; ``display.diagnostics`` draws them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of the frames that were found: filters, binnings, files set aside, gaps in time."""
+"""Messages about the frames that were found: filters, binnings, files set aside, gaps in time."""
 
 from __future__ import annotations
 

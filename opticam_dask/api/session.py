@@ -1,4 +1,4 @@
-"""One session on an output directory: who owns it, its log, where blocks run, who is told, and what Ctrl-C does."""
+"""One session on an output directory: its owner, log, workers, progress messages, and what Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG_NAME = "opticam_dask.log"
 
 
 class Session:
-    """Everything that reduces frames works inside of: notebooks, commands and jobs.
+    """Context in which notebooks, commands and jobs reduce frames: owner, log, workers, interruption.
 
     While the ``with`` block runs, the output directory belongs to it, what happens is appended to the log there, and
     Ctrl-C ends loops over blocks. Inside, the same session may be entered again; it ends with the outermost block, and

@@ -1,4 +1,4 @@
-"""Where on the sky the sources of a reduction are."""
+"""Search for the sky coordinates of the sources of a reduction, from a notebook."""
 
 from __future__ import annotations
 

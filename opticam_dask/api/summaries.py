@@ -1,4 +1,4 @@
-"""What a notebook shows of a reduction, and what a run says of it."""
+"""Summaries of a reduction: HTML for notebooks, and messages at the end of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of_reduction(
     set_aside: Sequence[tuple[str, str]],
     parameters: Mapping[str, Any],
 ) -> str:
-    """Frames of each camera as HTML, with what the store has of them.
+    """Summary of a reduction as HTML: the frames of each camera, and how many of them are in the store.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def _so_far(camera: Camera) -> tuple[str, str, str]:
 
 
 def aligned_counts(store: Store) -> dict[str, tuple[int, int]]:
-    """Frames that are aligned and frames that were reduced, of each key."""
+    """Numbers of aligned and of reduced frames, by camera key."""
     counts = {}
     for camera in store.cameras:
         flags = [part.frames["flags"] for part in camera.parts]
@@ -71,7 +71,7 @@ def aligned_counts(store: Store) -> dict[str, tuple[int, int]]:
 
 
 def tell_of_frames(console: Console, what: str, problems: Sequence[tuple[str, str]], out_directory: Path) -> None:
-    """Say what is wrong with some frames, by name; of many, with the first ones."""
+    """Report problems of frames by name; of many, the first ones and their number."""
     for file, message in problems[:_MOST_TOLD]:
         console.tell(f"{what}: {Path(file).name}: {message}")
     if len(problems) > _MOST_TOLD:

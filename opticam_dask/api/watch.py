@@ -41,8 +41,10 @@ from opticam_dask.store.camera import group_name
 #: Folder of the live files in the output directory.
 WATCH_NAME = "watch"
 
-#: Seconds between two looks at the directory, and between two drawings of the live light curve.
-_LOOK, _DRAW = 1.0, 5.0
+#: Seconds between two looks at the directory.
+_LOOK = 1.0
+#: Seconds between two drawings of the live light curve.
+_DRAW = 5.0
 
 #: Sources of two catalogues are the same within so many pixels.
 _SAME_SOURCE = 2.0
@@ -50,7 +52,7 @@ _SAME_SOURCE = 2.0
 
 @dataclass(frozen=True)
 class LiveFrame:
-    """What is known of a frame as soon as it has been reduced."""
+    """Result of a frame as soon as it has been reduced."""
 
     key: str
     entry: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Commands that make results of light curves: fit-transit, fit-eclipse, fit-sinusoid, magnitudes, submit."""
+"""Commands that derive results from light curves: fit-transit, fit-eclipse, fit-sinusoid, magnitudes, submit."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def generate(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Say what is there."""
+    """Say which cameras, filters and frames there are, and which files cannot be used."""
     from opticam_dask.cli import options as given
     from opticam_dask.display import status
     from opticam_dask.frames import scanning

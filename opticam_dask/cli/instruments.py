@@ -1,4 +1,4 @@
-"""The command about definitions of cameras: guess, template, check, list."""
+"""Command ``instrument``: guess, write a template of, check or list definitions of cameras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opticam_dask.frames.instruments import generate_instrument_json_template
 
 
 def instrument(options: argparse.Namespace) -> int:
-    """Do what was asked for about definitions."""
+    """Guess, check or list definitions of cameras, or write a template."""
     return _ACTIONS[options.action](options)
 
 

@@ -1,4 +1,4 @@
-"""Commands about what observers say: mark, unmark, marks."""
+"""Commands about marks that observers set on measurements: mark, unmark, marks."""
 
 from __future__ import annotations
 

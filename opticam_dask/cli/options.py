@@ -1,4 +1,4 @@
-"""From the options of a command to the objects that it works with: parameters, photometers, instrument, session."""
+"""Objects made from the options of a command: parameters, photometers, instrument, session."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def connect(options: argparse.Namespace, out: str | Path) -> Connection:
 
 
 def session(options: argparse.Namespace, place: Connection | None = None) -> Session:
-    """Hold on the output directory of a command; without a place, blocks run in this process."""
+    """Session on the output directory of a command; without a place for blocks, they run in this process."""
     from opticam_dask.api.session import Session
     from opticam_dask.cluster import connections
 
@@ -61,7 +61,7 @@ def frame_timeout(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parameters(options: argparse.Namespace) -> ReductionParameters:
-    """Parameters from the configuration file, with those of the command line before them."""
+    """Parameters of the configuration file, overridden by those of the command line."""
     values = read_parameters(options.config) if options.config else {}
     for name in parameter_names():
         value = getattr(options, name, None)
@@ -98,7 +98,7 @@ def photometers(options: argparse.Namespace) -> list[BasePhotometer]:
 
 
 def instrument(options: argparse.Namespace) -> Instrument:
-    """What the headers mean."""
+    """Instrument that a command asks for, by name, file, or the default."""
     chosen = OPTICAM_MX() if options.instrument is None else load_instrument(options.instrument)
     if options.extension is None:
         return chosen
@@ -108,7 +108,7 @@ def instrument(options: argparse.Namespace) -> Instrument:
 
 
 def sort_calibration(options: argparse.Namespace, chosen: Instrument) -> None:
-    """Give the frames of ``--calibration`` to the options of their kinds; kinds that have their own option keep it."""
+    """Sort the frames of ``--calibration`` by kind; a kind that has an option of its own keeps that."""
     from opticam_dask.passes.calibration import PLURAL, sort_by_kind
 
     directories, options.calibration = options.calibration, None

@@ -429,9 +429,10 @@ def _add_marks(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    parser = _command(commands, "export", "Light curves as tables for other programs, a file a source.")
+    parser = _command(commands, "export", "Light curves as tables for other programs, a file a source; or the stacks.")
     parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
-    parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the tables")
+    parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the files")
+    parser.add_argument("--stack", action="store_true", help="the stacks instead: fits, with world coordinates")
     parser.add_argument("--label", metavar="L", help="photometry label (all of them)")
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g (all of them)")
     parser.add_argument("--sources", nargs="+", metavar="ID", help="numbers, names or places of sources (all)")

@@ -1,4 +1,4 @@
-"""Commands about what was measured: lightcurve, export, plot, report, browse."""
+"""Commands about measured light curves: lightcurve, export, plot, report, browse."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from opticam_dask.console import Console
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
 
 # what one command needs is imported there: each of them is to answer at once
@@ -137,7 +139,15 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write light curves as tables."""
+    """Write light curves as tables, or stacks as images."""
+    files = _stack_files(options) if options.stack else _tables(options)
+    tell = Console(prefix="").tell
+    for directory in sorted({file.parent for file in files}):
+        tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")
+    return DONE
+
+
+def _tables(options: argparse.Namespace) -> list[Path]:
     from opticam_dask.lightcurves import exports
 
     files = exports.export_light_curves(
@@ -145,10 +155,17 @@ def export(options: argparse.Namespace) -> int:
     )
     if options.sources is None:
         files += exports.export_differential(options.out, options.format, key=options.key)
-    tell = Console(prefix="").tell
-    for directory in sorted({file.parent for file in files}):
-        tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")
-    return DONE
+    return files
+
+
+def _stack_files(options: argparse.Namespace) -> list[Path]:
+    from opticam_dask.display.stack_files import export_stacks
+
+    if options.format != "fits":
+        raise UsageError(f"a stack is an image: --format fits, got {options.format}")
+    if options.label or options.sources:
+        raise UsageError("--stack takes no --label and no --sources: a stack is that of a camera (--key)")
+    return export_stacks(options.out, key=options.key)
 
 
 def plot(options: argparse.Namespace) -> int:

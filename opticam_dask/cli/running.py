@@ -1,4 +1,4 @@
-"""Run a command: find its module, and turn what a user can do wrong into one line."""
+"""Run a command: import its module, and report errors of the user in one line."""
 
 from __future__ import annotations
 

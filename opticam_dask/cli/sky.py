@@ -1,4 +1,4 @@
-"""Command sky: where the sources of a reduction are."""
+"""Command ``sky``: find the sources of a reduction on the sky."""
 
 from __future__ import annotations
 

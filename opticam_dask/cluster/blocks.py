@@ -250,7 +250,7 @@ def _pick(records: np.ndarray, variable: str, shape: tuple[int, ...], dtype_of: 
 
 
 def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], finish: Callable[[Any], Any]) -> Any:
-    """Records of all frames put together in a tree: of one thing, an array of one record.
+    """Records of all frames joined in a tree, as an array of one record.
 
     Parameters
     ----------
@@ -299,12 +299,12 @@ def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
 
 
 def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
-    """The values of some arrays, with the scheduler that is in charge."""
+    """Values of some arrays, computed together by the scheduler in use."""
     return tuple(np.asarray(one) for one in dask.compute(*arrays))
 
 
 def kept(*arrays: da.Array | np.ndarray) -> tuple[da.Array | np.ndarray, ...]:
-    """Some arrays, computed once and kept in memory where they are, in their chunks."""
+    """Arrays computed once and kept in the memory of the workers, chunk by chunk."""
     persisted: tuple[da.Array | np.ndarray, ...] = dask.persist(*arrays)
     return persisted
 

@@ -80,7 +80,7 @@ def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """What a cluster is asked for.
+    """Request for a cluster: kind, workers, memory, queue, walltime.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ class ClusterSettings:
 
 
 def resolve(cluster: str | None = None, **given: Any) -> ClusterSettings:
-    """Settings of a cluster: those of the configuration, and what is given before them.
+    """Settings of a cluster from Dask's configuration, overridden by the arguments.
 
     Parameters
     ----------

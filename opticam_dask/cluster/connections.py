@@ -1,4 +1,4 @@
-"""Places where blocks run: this process, workers here, job queues or a scheduler that is there."""
+"""Connection to the place where blocks run: opened when first used, closed at the end."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Connection:
         return executor
 
     def begin(self) -> Executor:
-        """The same without waiting for the workers of this machine: they start while headers are read."""
+        """Open the place without waiting for workers of this machine, which start while headers are read."""
         if self._executor is None:
             self._executor = self._opened.enter_context(self._place())
             if isinstance(self._executor, Connection):

@@ -1,4 +1,4 @@
-"""Where blocks run: in this process, on local workers, in jobs of a batch system, or on a scheduler that is there.
+"""Executors of blocks: one after the other in this process, or many at a time on the workers of a Dask client.
 
 Workers are separate processes of one thread each,
 started as programs of their own (not forked or spawned from the user's script), so that a script needs no ``__main__``
@@ -54,8 +54,10 @@ _AT_ONCE = 256
 #: Seconds for a frame (reading, calibration, detection, photometry); what takes longer hangs.
 FRAME_TIMEOUT: float = EXECUTION["frame_timeout"].default
 
-#: Seconds between looks at the cluster while nothing finishes, and without a worker before a local run stops.
-_LOOK, _WITHOUT_WORKERS = 5.0, 60.0
+#: Seconds between looks at the cluster while nothing finishes.
+_LOOK = 5.0
+#: Seconds without a worker before a local run stops.
+_WITHOUT_WORKERS = 60.0
 
 
 class Work(NamedTuple):

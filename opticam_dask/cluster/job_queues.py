@@ -52,8 +52,10 @@ _MAYBE_LOST = ("unknown", "RUNNING")
 #: Seconds until SLURM says how a job that is ending has ended, at most.
 _COMPLETING = 60
 
-#: Seconds between looks at the jobs, and for the first submissions to come back.
-_LOOK, _SUBMIT = 10.0, 300.0
+#: Seconds between looks at the jobs.
+_LOOK = 10.0
+#: Seconds for the first submissions to come back.
+_SUBMIT = 300.0
 
 #: Seconds before a refused submission is tried again, at most; at first those between looks.
 _LONGEST_PAUSE = 300.0

@@ -1,4 +1,4 @@
-"""Scripts of batch jobs: what a worker, or a command with its scheduler, is submitted with."""
+"""Scripts of batch jobs that run one worker, or a whole command with its own scheduler."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ from opticam_dask.cluster.cluster_settings import (
 
 logger = logging.getLogger(__name__)
 
-#: Memory of one worker where nobody said, and what of it is left to the nanny and to a rescue beside the worker.
-_MEMORY_PER_WORKER, _MEMORY_LEFT = "4GiB", 768 * 2**20
+#: Memory of one worker where nobody gave it.
+_MEMORY_PER_WORKER = "4GiB"
+#: Bytes of it that are left to the nanny and to a rescue beside the worker.
+_MEMORY_LEFT = 768 * 2**20
 
 #: Arguments of a cluster of dask-jobqueue that its jobs do not know.
 _OF_CLUSTER = ("scheduler_options", "shared_temp_directory")

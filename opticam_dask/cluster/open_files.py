@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Closable(Protocol):
-    """What can be kept open."""
+    """Anything that is kept open and can be closed."""
 
     def close(self) -> Any:
         """Close it."""
@@ -44,7 +44,7 @@ _here = threading.local()
 
 
 def shelf() -> Shelf | None:
-    """Where this thread keeps its file open; None where no block is worked on."""
+    """Shelf of this thread for its open file; None outside of a block."""
     found: Shelf | None = getattr(_here, "shelf", None)
     return found
 

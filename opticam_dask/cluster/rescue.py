@@ -26,8 +26,10 @@ from opticam_dask.cluster.executors import worker_memory_limit
 #: A nanny ends its worker at this part of the memory limit; so does a trial.
 _MEMORY_SHARE = 0.95
 
-#: Seconds between looks at the memory of a trial, and for a trial to start (imports from a slow disk).
-_LOOK, _START = 0.05, 300.0
+#: Seconds between looks at the memory of a trial.
+_LOOK = 0.05
+#: Seconds for a trial to start: imports may come from a slow disk.
+_START = 300.0
 
 TryFrame = Callable[[int], Any]
 
@@ -39,7 +41,7 @@ def rescue_block(
     frame_timeout: float,
     block: int,
 ) -> Any:
-    """Run a block without the frames that end the process they are worked on in.
+    """Run a block without the frames that kill the process they are worked on in.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def rescue_block(
 def deadly_frames(
     try_frame: TryFrame, indices: Sequence[int], *, frame_timeout: float, memory_limit: int | None = None
 ) -> dict[int, str]:
-    """Try frames in a process apart; find those that end it.
+    """Try frames in a separate process, and return those that kill it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a task does on a worker around the function it runs: threads of libraries, kernels, the time limit of a frame.
+"""Set-up of every task on a worker: threads of libraries, compiled kernels, the time limit of a frame.
 
 Nothing of Dask is imported here. A worker would import ``dask.array`` with xarray and pandas, which takes as long as a
 hundred frames.
@@ -32,7 +32,7 @@ PROCESS = uuid.uuid4().hex
 
 @functools.lru_cache(maxsize=8)
 def unpacked(function: bytes) -> Callable[..., Any]:
-    """Function that was pickled; what it needs is imported here."""
+    """Function from its pickle; modules that it needs are imported here."""
     found: Callable[..., Any] = cloudpickle.loads(function)
     return found
 

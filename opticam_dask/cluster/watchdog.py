@@ -1,4 +1,4 @@
-"""Time limit of a frame: a worker that hangs on one is ended, and its block is treated like that of any dead worker.
+"""Time limit of a frame: a worker that hangs on a frame is ended, and its block is rescued as after a crash.
 
 Python cannot stop a function that hangs in C code, and a worker whose task hangs looks alive to the scheduler. So a
 timer outside the interpreter ends the process when a frame takes too long; the block then runs again elsewhere, and
@@ -37,7 +37,7 @@ _timer = _Timer()
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End this process if nothing calls :func:`still_working` for so long while the block runs.
+    """End this process when no frame begins for so many seconds while the block runs.
 
     Parameters
     ----------

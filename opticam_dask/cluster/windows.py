@@ -1,4 +1,4 @@
-"""Blocks of a durable run as graphs: a function is mapped over the numbers of the blocks of a window.
+"""Dask graphs of a durable run: a function mapped over the block numbers of one window.
 
 Each window is one ``map_blocks`` without an array argument: exactly one scheduler task a block; nothing in the graph
 grows with the number of frames. Dask is imported where a graph is built, as commands that read a store need none of it.

@@ -1,4 +1,4 @@
-"""Workers of a local cluster: programs of their own, which are neither forked nor spawned from the user's script."""
+"""Workers of a local cluster as separate programs, neither forked nor spawned from the user's script."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people look at: plots, the report, the browser, the state of a reduction."""
+"""Displays for people: plots, the report, the browser, the state of a reduction."""

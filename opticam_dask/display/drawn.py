@@ -1,4 +1,4 @@
-"""Files for people that are made anew only when what they show has changed.
+"""Drawn files that are made again only when the data they show have changed.
 
 Every such file bears a mark, a hash of what it was made from: a run that has nothing to do draws nothing, and what was
 lost, or made from other numbers, is made again.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def mark_of(*shown: Any) -> str:
-    """Mark of a file from what it shows: datasets (without attributes), arrays, numbers, texts, mappings of these.
+    """Checksum of the data shown by a file: datasets (without attributes), arrays, numbers, texts, mappings of these.
 
     Another version of this package may show the same in another way: its mark is another one.
     """
@@ -52,7 +52,7 @@ def _add(digest: Any, value: Any) -> None:
 
 
 def has_mark(file: Path, mark: str) -> bool:
-    """Whether a file is there and bears a mark."""
+    """Whether a file exists and carries a mark of :func:`mark_of`."""
     try:
         return mark.encode() in file.read_bytes()
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def has_mark(file: Path, mark: str) -> bool:
 
 
 def keep_drawn(file: Path, draw: Callable[..., Figure], *shown: Any, show: bool = False) -> Path:
-    """Draw a figure to a PDF, unless the one that is there shows the same.
+    """Draw a figure to a PDF, unless the present file shows the same data.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a directory holds and how far a reduction is: records for programs, and lines for people made of them."""
+"""State of an output directory: records for programs, and lines for people made from them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def describe_scan(scan: Scan) -> list[str]:
 
 
 def reduction_record(out_directory: str | Path) -> dict[str, Any]:
-    """How far a reduction is, as JSON can hold it.
+    """State of a reduction, as JSON can hold it.
 
     Parameters
     ----------

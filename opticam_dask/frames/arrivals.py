@@ -1,4 +1,4 @@
-"""Frames as they land in a directory: which are new, and which of them are whole."""
+"""Frames as they land in a directory: which are new, and which are complete."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ __all__ = [
 
 
 def read_header(path: PathLike, extension: int | str | None = None, *, size: int | None = None) -> FitsHeader:
-    """Read the header of the image in a FITS file, and nothing behind it that is not needed.
+    """Read the header of the image in a FITS file, without reading its pixels.
 
     Parameters
     ----------

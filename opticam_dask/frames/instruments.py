@@ -31,7 +31,7 @@ def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """What one header says, in the units of the reduction; NaN where it says nothing.
+    """Contents of one header in the units of the reduction; NaN where it has no value.
 
     Attributes
     ----------

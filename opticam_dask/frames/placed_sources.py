@@ -1,4 +1,4 @@
-"""Sources that the observer puts on the sky or on a reference frame: their names and places, from a file or a list."""
+"""Sources that the observer places on the sky or on a reference frame, read from a file or a list."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _TIME = (
 )
 
 #: Days above this are Julian dates, not modified ones.
-_LEAST_JD, _MJD_ZERO = 2400000.0, 2400000.5
+_LEAST_JD = 2400000.0
+#: Julian date of MJD 0.
+_MJD_ZERO = 2400000.5
 
 #: Places are the same when they agree to this part of a degree or of a pixel.
 _SAME = 1e-6
@@ -44,7 +46,7 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class PlacedSource:
-    """Something that is to be measured, whether it is detected or not.
+    """A source to be measured at a position that the observer gives, detected or not.
 
     Attributes
     ----------
@@ -80,28 +82,28 @@ class PlacedSource:
 
     @property
     def words(self) -> str:
-        """What it is called in a message."""
+        """Name of the source in a message."""
         where = f"RA {self.ra:.6f}, Dec {self.dec:+.6f}" if self.is_on_sky else f"x {self.x:.2f}, y {self.y:.2f}"
         return f"{shown(self.name)} ({where})" if self.name else where
 
     def is_same(self, other: PlacedSource) -> bool:
-        """Whether another one has the same name and place."""
+        """Whether another source has the same name and position."""
         is_alike = (self.name, self.key, self.track) == (other.name, other.key, other.track)
         is_alike &= self.is_on_sky == other.is_on_sky
         return is_alike and bool(np.allclose(self.place, other.place, rtol=0.0, atol=_SAME))
 
     def record(self) -> dict[str, Any]:
-        """The same as JSON can hold it."""
+        """The source as JSON can hold it."""
         return {name: value for name, value in asdict(self).items() if value not in ("", ()) and value == value}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> PlacedSource:
-        """What :meth:`record` has made JSON of."""
+        """The source from its :meth:`record`."""
         return cls(**{**record, "track": tuple(tuple(place) for place in record.get("track", ()))})
 
 
 def read_sources(given: str | Path | Table | Sequence[Any] | None) -> tuple[PlacedSource, ...]:
-    """Sources to be placed, from a file or from what a notebook has.
+    """Read sources to be placed from a file, a table or a list.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ def _source(table: Table, row: int, origin: str) -> PlacedSource:
 
 
 def read_track(path: str | Path, name: str | None = None) -> PlacedSource:
-    """Something that moves, from a file of its places: an ephemeris, or the first and the last of them.
+    """Read the track of a moving source: an ephemeris, or its first and last position alone.
 
     Parameters
     ----------

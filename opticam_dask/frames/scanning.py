@@ -213,7 +213,7 @@ class FakeReader:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What the headers of many files say.
+    """Contents of the headers of many files.
 
     Attributes
     ----------
@@ -465,7 +465,7 @@ def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
 
 
 def kind_of_file(path: str, instrument: Instrument) -> str:
-    """What the (first) frame of a file was taken for, as its header says; empty where that does not say it."""
+    """Kind of the (first) frame of a file by its header; empty where the header does not tell."""
     try:
         frames, _ = read_headers(path, choice_of(instrument))
     except FrameError:

@@ -26,8 +26,14 @@ NAME = ("name", "mainid", "id", "designation", "sourceid", "objid", "identifier"
 _MAGNITUDE = re.compile(r"^(?!e_|.*(err|error|sigma))(.*mag(nitude)?|mag_?.*|[ugrizyubvjhk]'?|bp|rp)$", re.IGNORECASE)
 #: What surrounds the name of a band in the names of columns.
 _BAND_AFFIXES = re.compile(r"phot_|_?mean|_?mag(nitude)?_?", re.IGNORECASE)
-_FIRST_YEAR, _LAST_YEAR = 1800.0, 2200.0
-_DAYS_OF_YEAR, _J2000_MJD = 365.25, 51544.5
+#: Epochs of a catalogue that are believed: from this year,
+_FIRST_YEAR = 1800.0
+#: to this one.
+_LAST_YEAR = 2200.0
+#: Days of a Julian year, by which epochs are counted.
+_DAYS_OF_YEAR = 365.25
+#: MJD of the epoch J2000.0.
+_J2000_MJD = 51544.5
 _MAS = math.radians(1.0 / 3.6e6)
 
 

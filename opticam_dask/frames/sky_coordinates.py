@@ -16,8 +16,10 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.wcs import WCS, FITSFixedWarning, Sip, WcsError
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-#: Pixels of a header's coordinates that are smaller or larger (arcseconds) stand for "not set".
-_LEAST_SCALE, _LARGEST_SCALE = 1e-3, 300.0
+#: Pixels of a header's coordinates that are smaller than this, arcsec, stand for "not set".
+_LEAST_SCALE = 1e-3
+#: Pixels of a header's coordinates that are larger than this, arcsec, stand for "not set".
+_LARGEST_SCALE = 300.0
 
 #: Keywords that world coordinates are made of.
 _KEYWORDS = re.compile(
@@ -150,6 +152,16 @@ def separations(ra0: float, dec0: float, ra: np.ndarray, dec: np.ndarray) -> np.
 def scale_of(wcs: WCS) -> float:
     """Arcseconds of a pixel."""
     return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 3600.0
+
+
+def north_and_east(wcs: WCS, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """Directions on a frame, at one of its pixels, of the north and of the east: ``(x, y)`` of length 1."""
+    ra, dec = (float(value[0]) for value in icrs_of_pixels(wcs, np.array([x]), np.array([y])))
+    step = scale_of(wcs) / 3600.0
+    around = tangent_wcs(ra, dec).wcs_pix2world([[0.0, step], [step, 0.0]], 0)
+    away = np.column_stack(pixels_of_icrs(wcs, *around.T)) - (x, y)
+    north, east = away / np.hypot(*away.T)[:, None]
+    return north, east
 
 
 def icrs_of_pixels(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

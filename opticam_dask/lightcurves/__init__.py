@@ -1,1 +1,1 @@
-"""What is made of fluxes: light curves to open, differential curves, timing, tables and conversions."""
+"""Products of the measured fluxes: light curves, differential curves, timing, tables and conversions."""

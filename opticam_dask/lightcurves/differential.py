@@ -379,7 +379,7 @@ def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name
 
 
 def most_variable(curves: xr.Dataset) -> int:
-    """Tell which source varies most against all others, by reduced chi-squared.
+    """Find the source that varies most against all others, by reduced chi-squared.
 
     A source without flux in more than a tenth of the frames is neither judged nor compared with: it would take
     those frames from all others.
@@ -426,7 +426,7 @@ def often_measured(curves: xr.Dataset) -> list[int]:
 
 
 def chance_of_variation(curves: xr.Dataset, number: int) -> float:
-    """Probability that noise alone makes some source vary as much as one does against all others.
+    """Probability that noise alone makes any source vary as much as this one does.
 
     Parameters
     ----------

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-#: Days from the zero of MJD to that of NumPy's dates, and microseconds of a day.
-_UNIX_EPOCH, _MICROSECONDS = 40587.0, 86_400e6
+#: Days from the zero of MJD to that of NumPy's dates (1970-01-01).
+_UNIX_EPOCH = 40587.0
+#: Microseconds of a day.
+_MICROSECONDS = 86_400e6
 
 _TIME = {"long_name": "time of mid-exposure, UTC", "standard_name": "time"}
 _SOURCE = {"long_name": "number of the source in the catalogue"}

@@ -1,4 +1,4 @@
-"""What light curves say of sources that the observer placed: which they are, and how much light there may be."""
+"""Sources placed by the observer, in light curves: their names, and upper limits of their fluxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGMAS = 3.0
 
 
 def with_placed(curves: xr.Dataset, camera: Camera) -> xr.Dataset:
-    """Light curves with names, with which of the sources were placed, and with upper limits of their fluxes.
+    """Light curves with the names of their sources, which of them were placed, and upper limits.
 
     Parameters
     ----------

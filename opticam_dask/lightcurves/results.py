@@ -230,7 +230,7 @@ def light_curves(
 
 
 def light_curves_to_read(out_directory: str | Path, key: str, label: str, radius: float | None = None) -> xr.Dataset:
-    """Light curves as :func:`light_curves` gives them, for those who read some of them at once.
+    """Light curves of :func:`light_curves`, opened for reading some of them at once.
 
     Without Dask where all of them fit into memory with ease: it takes longer to import than a night to read.
     """
@@ -266,7 +266,7 @@ def source_groups(
     *,
     columns: np.ndarray | None = None,
 ) -> Iterator[xr.Dataset]:
-    """Light curves of all sources of a camera over all nights, loaded, of some sources after the others.
+    """Light curves of all sources of a camera over all nights, loaded a group of sources at a time.
 
     For those who need all of them once: every chunk is read by this process, with no Dask task for it.
 

@@ -228,7 +228,7 @@ def _kept(dataset: xr.Dataset, masks: dict[str, int], wanted: bool) -> list[xr.D
 
 @xr.register_dataset_accessor("opticam")
 class OpticamAccessor:
-    """What a dataset of light curves or frames can be asked: ``dataset.opticam``; it shows what the dataset holds.
+    """Methods of a dataset of light curves or frames as ``dataset.opticam``; its display is a summary.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ class OpticamAccessor:
 
 @xr.register_dataarray_accessor("opticam")
 class OpticamArrayAccessor:
-    """What an array of frames or flags can be asked: ``array.opticam``.
+    """Methods of an array of frames or flags as ``array.opticam``.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ class OpticamArrayAccessor:
 
 @xr.register_datatree_accessor("opticam")
 class OpticamTreeAccessor:
-    """What a tree of :func:`~opticam_dask.open_reduction` holds: ``tree.opticam`` shows it.
+    """Summary of a tree of :func:`~opticam_dask.open_reduction` as ``tree.opticam``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Barycentric times of each source: by its own place on the sky, and by when its row of the detector was exposed."""
+"""Barycentric times of each source: for its own position on the sky, and for the moment its row was exposed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 _SECONDS_PER_DAY = 86400.0
 
-#: What the attribute ``position`` of a time says: whose place on the sky it is for.
-OF_SOURCE, OF_POINTING = "source", "pointing"
+#: Attribute ``position`` of a time that is for the source's own place on the sky.
+OF_SOURCE = "source"
+#: Attribute ``position`` of a time that is for the pointing of the telescope.
+OF_POINTING = "pointing"
 
 
 @dataclass(frozen=True, eq=False)
 class SourceClock:
-    """What it takes to tell the barycentric times of the sources of a part.
+    """Barycentric times of the sources of a part, from their sky positions and the site.
 
     Attributes
     ----------
@@ -47,14 +49,14 @@ class SourceClock:
 
     @property
     def position(self) -> str:
-        """Whose place the times are for, as the attribute says it."""
+        """Whose position the times are for (``source`` or ``pointing``), for the attribute."""
         unknown = np.flatnonzero(~np.isfinite(self.ra * self.dec))
         if len(unknown) == len(self.ra):
             return OF_POINTING
         return OF_SOURCE if not len(unknown) else f"{OF_SOURCE}; {OF_POINTING} for {len(unknown)} of {len(self.ra)}"
 
     def of_columns(self, columns: Any) -> SourceClock:
-        """The same for some of the sources."""
+        """The clock of some of the sources."""
         return SourceClock(self.ra[columns], self.dec[columns], self.site, self.row_time, self.rebin_factor)
 
     def times(self, mjd_utc: np.ndarray, bmjd_tdb: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:

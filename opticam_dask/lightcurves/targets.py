@@ -1,4 +1,4 @@
-"""Sources by what an observer calls them: a number of the catalogue, a place on the sky, or a name."""
+"""Targets by number, by place on the sky or by name, looked up in the catalogue of a camera."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Target = Any
 
 
 def source_number(out_directory: str | Path, key: str, target: Target, radius: float = RADIUS) -> int:
-    """Number, in the catalogue of a camera, of the source that is meant.
+    """Number of a target in the catalogue of a camera.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
 
 
 def source_numbers(out_directory: str | Path, key: str, given: Any, radius: float = RADIUS) -> list[int]:
-    """Numbers of the sources that are meant by one target or a sequence of them, as for :func:`source_number`.
+    """Numbers of one or several targets in the catalogue of a camera, as :func:`source_number` finds them.
 
     ``(RA, Dec)`` is one target only as a pair of floats or a place of astropy's; in a sequence a place may be text.
     """
@@ -99,7 +99,7 @@ def rows_of_sources(known: Sequence[int] | np.ndarray, wanted: Sequence[int], ke
 
 
 def label_of(target: Target) -> str:
-    """What a target is called in the name of a file."""
+    """Name of a target in the name of a file."""
     if hasattr(target, "icrs"):
         target = (f"{target.icrs.ra.deg:.5f}", f"{target.icrs.dec.deg:+.5f}")
     words = [str(part) for part in target] if isinstance(target, (list, tuple)) else [str(target)]

@@ -1,1 +1,1 @@
-"""What users may replace: photometers, backgrounds, finders, and what they are shown of a frame."""
+"""Methods that users may replace: photometers, backgrounds, finders, and the view of a frame that they get."""

@@ -1,4 +1,4 @@
-"""Width and form of the stars of a frame in which many overlap, each without the light of the others."""
+"""Width and shape of the stars of a crowded frame, each measured without the light of its neighbours."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from opticam_dask.methods.frame_view import FrameView
 #: So many stars give the form of a frame, the brightest first.
 _STARS = 30
 
-#: Where more than this part of them have neighbours that may change their moments by more than that, the form is
-#: measured without the light of these.
-_MANY, _DISTURBED = 0.2, 0.5
+#: The form is measured without the light of neighbours where more than this part of the stars are disturbed by them.
+_MANY = 0.2
+#: A star is disturbed when neighbours may change its second moments by more than this part.
+_DISTURBED = 0.5
 
 #: What is left of that after the neighbours are taken off.
 _LEFT = 0.04
 
-#: Stars within so many FWHM of one are fitted together with it; form and fits have arrived after so many rounds.
-_REACH, _ROUNDS = 3.0, 2
+#: Stars within so many FWHM of one are fitted together with it.
+_REACH = 3.0
+#: Rounds after which form and fits have settled.
+_ROUNDS = 2
 
 #: Stars nearer than so many sigma to an edge of the frame do not count.
 _MARGIN = 4.0
 
 
 def in_separate_stars(view: FrameView) -> FrameView:
-    """The view with the form that the stars of the frame have without their neighbours, where many overlap.
+    """The view of a crowded frame with the shape of its stars, measured without the light of their neighbours.
 
     Stars that no single frame tells apart are one wide source to whoever looks at the frame alone; the catalogue knows
     better. Whether a form is measured again depends on the catalogue alone, so that it is the same in all frames.

@@ -1,4 +1,4 @@
-"""What the stars of a frame look like to a photometer: width, form, profile, and what the profile gets wrong."""
+"""Stars of one frame for a photometer: their width, their shape, their profile and its error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from opticam_dask.methods.frame_view import FrameView
 #: Where transforms are worse than this part of sigma, a star is looked for from its centroid.
 SHARP = 0.3
 
-#: The error of a profile in a frame is that of so many of its brightest stars that have no other within so many sigma.
-_STANDARDS, _ALONE = 12, 6.0
+#: Brightest stars of a frame that the error of its profile is measured by, at most.
+_STANDARDS = 12
+#: They have no other star within so many sigma.
+_ALONE = 6.0
 
 #: Of so many of the brightest, those that are whole: the very brightest are often saturated.
 _CANDIDATES = 48
@@ -67,7 +69,7 @@ def pairs_within(xy: np.ndarray, reach: float) -> list[tuple[int, int]]:
 
 
 def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.ndarray]:
-    """What the profile gets wrong in this frame, by the brightest of the frame's own stars.
+    """Error of the star profile in this frame, measured on the brightest stars of the frame.
 
     Asked for only where something stands out, and remembered.
 

@@ -92,7 +92,7 @@ class FrameView:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Fluxes of all catalogue sources in one frame.
+    """Fluxes, errors, positions and flags of all catalogue sources in one frame.
 
     Attributes
     ----------
@@ -146,7 +146,7 @@ class TrialFluxes:
 
 @dataclass(frozen=True)
 class CatalogFacts:
-    """What a photometer may adapt to before the first frame: the same for all frames of a key.
+    """Facts about a catalogue that a photometer may adapt to, the same for all frames of a camera key.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class CatalogFacts:
 
 
 class Photometer(Protocol):
-    """What is needed of a photometer.
+    """Interface of a photometer.
 
     It may also have ``variables`` (names of ``schema.PHOTOMETRY`` that it measures beyond those of every label),
     ``radii`` (of a last dimension of its results) and ``prepare(facts)``, which gives the photometer for a catalogue.

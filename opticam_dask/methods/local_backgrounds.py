@@ -17,7 +17,7 @@ LocalBackground = Callable[[np.ndarray, tuple[float, float], float, float | None
 
 @dataclass(frozen=True)
 class BaseLocalBackground(ABC):
-    """What a local sky has in common: an annulus from ``r_in_scale`` to ``r_out_scale`` sigma of the stars.
+    """Base of local sky estimators: an annulus from ``r_in_scale`` to ``r_out_scale`` sigma of the stars.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Steps that photometers share: on which pixels to measure, and what there is to say about them."""
+"""Steps that photometers share: the pixels around each source, and the flags of its measurement."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _near_neighbours(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
 
 @dataclass(frozen=True, eq=False)
 class Stars:
-    """Sources held against the star profile of their frame.
+    """Sources with their pixels and the comparison of these with the star profile of the frame.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ def read_stars(
     reach: float,
     forced: bool,
 ) -> Stars:
-    """Read the pixels of all sources and hold them against the star profile of the frame.
+    """Read the pixels of all sources, and compare them with the star profile of the frame.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int)
 
 
 def blend_flags(view: FrameView, stars: Stars, weights: np.ndarray) -> np.ndarray:
-    """Flag sources with so much light of neighbours in their weights that it matters.
+    """Flag sources whose flux contains too much light of neighbours.
 
     Parameters
     ----------

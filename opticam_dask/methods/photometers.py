@@ -1,4 +1,4 @@
-"""Photometers: what is measured of each catalogue source in each frame.
+"""Photometers: aperture and optimal photometry of each catalogue source in each frame.
 
 A photometer is anything with a ``label`` and a method ``measure(view) -> Measurement``. It sees one frame through a
 :class:`FrameView`: where the catalogue's sources should be, what was detected, and sky-subtracted cut-outs on demand.
@@ -34,15 +34,19 @@ __all__ = [
 
 RadiusUnit = Literal["pixel", "reference_fwhm", "frame_fwhm"]
 
-#: Optimal weights reach so many sigma; pixels that count for flags are brighter than this part of the peak.
-OPTIMAL_REACH, _COUNTS = 4.5, 0.05
+#: Optimal weights reach so many sigma of the stars.
+OPTIMAL_REACH = 4.5
+#: Pixels with more than this part of the light of the star's brightest pixel count for flags.
+_COUNTS = 0.05
 
 #: Stars that are recentred are held against their profile to so many sigma at least.
 _JUDGED = 4.0
 
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
-#: many places along each axis; the profile gets so much less of it wrong than of optimal weights.
-_PHASES, _OF_APERTURE = 8, 0.65
+#: many places along each axis;
+_PHASES = 8
+#: what the profile gets wrong of it is this part of what it gets wrong of optimal weights.
+_OF_APERTURE = 0.65
 
 #: Radii, in FWHM, among which the best aperture is sought.
 _TRIED = np.arange(0.4, 3.01, 0.05)
@@ -54,7 +58,7 @@ _SAME_SCATTER = 0.03
 
 @dataclass(frozen=True)
 class BasePhotometer:
-    """What photometers of this package have in common; a photometer of your own may derive from it, or not.
+    """Base of the photometers of this package, from which a photometer of your own may derive.
 
     Parameters
     ----------
@@ -144,7 +148,7 @@ class BasePhotometer:
 
 @dataclass(frozen=True)
 class AperturePhotometer(BasePhotometer):
-    """Flux inside an aperture, and what a star has outside of it.
+    """Flux inside an aperture, with the correction to the total flux of a star beside it.
 
     Pixels without data and those hit by cosmic rays are made good by the night's star profile, with their flags. Where
     stars are narrower than 2.5 pixels (FWHM), the share of their light in the aperture changes with where in its pixel
@@ -361,7 +365,7 @@ class AperturePhotometer(BasePhotometer):
 
 @dataclass(frozen=True)
 class RadiusChoice:
-    """Aperture radius in FWHM of the catalogue, and in words what it was chosen by."""
+    """Aperture radius in FWHM of the catalogue, and in words how it was chosen."""
 
     radius: float
     judged_by: str

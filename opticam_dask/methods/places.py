@@ -1,4 +1,4 @@
-"""Where sources are measured: centroids that are believed, joint fits of those that overlap, or predictions."""
+"""Positions at which sources are measured: trusted centroids, joint fits of overlapping stars, or predictions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, ell
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
-#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star, and
-#: so many pixels beyond: what distortion and refraction may move it by.
-BELIEVED, REALLY_MOVED = 5.0, 0.1
+#: A centroid is believed up to so many errors (its own and the transform's) from where the transform puts the star,
+BELIEVED = 5.0
+#: and so many pixels beyond: what distortion and refraction may move it by.
+REALLY_MOVED = 0.1
 
 #: Windows for centroids reach so many sigma.
 _CENTROID_REACH = 4.0
@@ -29,9 +30,10 @@ _GROUP_REACH = 4.5
 #: Iterations of the joint fit of places.
 _PLACE_STEPS = 4
 
-#: The light of a neighbour is looked for up to this many sigma, and where it is more than this part of the source's
-#: brightest pixel.
-NEIGHBOUR_REACH, _LEAST_NEIGHBOUR = 10.0, 1e-4
+#: The light of a neighbour is looked for up to this many sigma,
+NEIGHBOUR_REACH = 10.0
+#: and where it is more than this part of the source's brightest pixel.
+_LEAST_NEIGHBOUR = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class Places:
 
 
 def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *, forced: bool, reach: float) -> Places:
-    """Where to measure each source, and what there is to say about it.
+    """Position at which each source is measured, with flags.
 
     The centroid of a source that was detected is believed when it is where the transform puts the source, as far as the
     errors of both and what a star may really move allow. Sources that drag each other's centroids are fitted together.
@@ -242,7 +244,7 @@ def stray_in_group(
     shape: Shape,
     unknown: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of the pixels of a group about a model of its stars, and which pixels do not belong to them.
+    """Errors of the pixels of a group about a model of its stars, and the pixels that do not belong to them.
 
     Parameters
     ----------
@@ -280,7 +282,7 @@ def stray_in_group(
 def neighbour_light(
     view: FrameView, xy: np.ndarray, places: Places, shape: Shape, reach: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of a source and another one that shines on it, and the other's light in the window of the source.
+    """Pairs of a source and a neighbour, and the neighbour's light in the window of the source.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What one task of a reduction does with one block of frames."""
+"""Work of one task of a reduction on one block of frames."""

@@ -1,4 +1,4 @@
-"""Apertures of several sizes in some frames of the reference night, by which the best of them is chosen."""
+"""Trial of several aperture radii in some frames of the reference night, to choose the best one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def measure_apertures(photometer: AperturePhotometer, view: FrameView) -> Measured:
-    """What a photometer with several radii finds in one frame."""
+    """Fluxes in the trial apertures of a photometer in one frame."""
     measured = photometer.measure(view)
     return measured.flux, measured.flux_err, measured.flags
 

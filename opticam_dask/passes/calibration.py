@@ -1,4 +1,4 @@
-"""Calibration frames: which there are, which of them fit a camera key, and the masters made from them.
+"""Calibration frames: found in directories, matched to camera keys, and combined into masters.
 
 Bias and dark frames belong to a camera, flats to a camera and filter; all to one frame shape and binning.
 """
@@ -76,7 +76,7 @@ class CalibrationFrames:
     set_aside: list[tuple[str, str]]
 
     def record(self) -> dict[str, Any]:
-        """What tells these frames from others: number, names, sizes and modification times."""
+        """Identity of these frames: number, names, sizes and modification times."""
         rows = sorted(
             f"{Path(file).name} {size} {mtime!r}"
             for file, size, mtime in zip(
@@ -192,7 +192,7 @@ def _without_exposed_biases(found: scanning.Scan) -> tuple[pd.DataFrame, list[tu
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """The calibration of a reduction: the frames given for it, or, of a store, what it was made with.
+    """Calibration of a reduction: its frames, or the record of those that made the masters of a store.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The same sources in the catalogues of two cameras, which may be mirrored, turned and of another scale."""
+"""Matching of the catalogues of two cameras, which may be mirrored, turned and of another scale."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.store.store import Store
 
-#: Sources of two cameras are one when they are so many typical FWHM of the other camera apart, and at least so many
-#: pixels.
-_TOLERANCE, _LEAST_TOLERANCE = 0.75, 2.0
+#: Sources of two cameras are one when they are within so many typical FWHM of the other camera,
+_TOLERANCE = 0.75
+#: or within so many pixels, where that is more.
+_LEAST_TOLERANCE = 2.0
 
-#: Six parameters are fitted from at least so many pairs, so often.
-_LEAST_PAIRS, _REFINEMENTS = 8, 3
+#: Pairs from which the six parameters are fitted, at least.
+_LEAST_PAIRS = 8
+#: Times that they are fitted and the pairs matched anew.
+_REFINEMENTS = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,19 +35,24 @@ _SEEING_RANGE = (0.75, 1.3)
 #: A star is as wide as the others within these factors: its neighbours add to its width.
 _STAR_RANGE = (0.6, 1.6)
 
-#: A segment that is so many times wider or more elongated than usual is no star, whatever its core looks like.
-_WIDEST_SEGMENT, _MOST_ELONGATED = 4.0, 3.0
+#: A segment that is so many times wider than usual is no star, whatever its core looks like,
+_WIDEST_SEGMENT = 4.0
+#: nor is one that is so many times more elongated than usual.
+_MOST_ELONGATED = 3.0
 
-#: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow: it must
-#: stand out so many times as much as other sources.
-_SMALL_PATCH, _LARGE_PATCH = 0.5, 4.0
+#: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow:
+_SMALL_PATCH = 0.5
+#: it must stand out so many times as much as other sources.
+_LARGE_PATCH = 4.0
 
 #: A star whose peak on the stack is above this share of the saturation was saturated in some of the frames: seeing and
 #: resampling spread the peak.
 _NEARLY_SATURATED = 0.8
 
-#: Stars wider (FWHM) than this part of a box of the sky mesh fill it; boxes should be so many FWHM wide.
-_LARGEST_IN_BOX, _BOX_OF_STARS = 0.5, 3.0
+#: Stars wider (FWHM) than this part of a box of the sky mesh fill it.
+_LARGEST_IN_BOX = 0.5
+#: Boxes should be so many FWHM wide.
+_BOX_OF_STARS = 3.0
 
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
 _SAME_PLACE = 0.25
@@ -64,7 +69,7 @@ class NoCatalog(Exception):
 
 @dataclass(frozen=True)
 class StackedNight:
-    """The stack of a reference night, and what its frames say about it.
+    """Stack of a reference night, with the seeing and noise of its frames.
 
     Attributes
     ----------
@@ -95,7 +100,7 @@ class StackedNight:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Sources of a stack.
+    """Sources of a stack, and facts about them.
 
     Attributes
     ----------
@@ -354,7 +359,7 @@ def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray],
 def missing_sources(
     catalog_xy: np.ndarray, frames: Sequence[np.ndarray], reach: float, max_sources: int
 ) -> tuple[float, float]:
-    """How much of what the frames show is not in the catalogue, and the other way round.
+    """Share of the frames' detections that is missing in the catalogue, and the other way round.
 
     Of each frame and of the catalogue only as many of the brightest sources are looked at as both have: a stack shows
     fainter stars than a frame, and a catalogue is limited.

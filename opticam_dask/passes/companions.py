@@ -1,4 +1,4 @@
-"""Companions of the sources of a catalogue: what shows on the stack when the stars that were found are taken off."""
+"""Companions of catalogue sources, found on the stack without the light of the stars that are known."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ _LEAST_RATIO = 1.6
 #: A source up to so many times as wide as a star may be several stars.
 _WIDEST_BLEND = 3.0
 
-#: The profile comes from stars whose width is usual to this part, and that are so many FWHM from all others if there
-#: are so many of these.
-_USUAL, _ISOLATED, _ENOUGH = 0.1, 4.0, 3
+#: The profile comes from stars whose width differs from the usual one by less than this part,
+_USUAL = 0.1
+#: and that are so many FWHM from all others,
+_ISOLATED = 4.0
+#: if there are at least so many of these.
+_ENOUGH = 3
 
 #: Sources that are so many FWHM from each other shine on each other.
 _BLENDED = 3.0
@@ -31,9 +34,10 @@ _HIDDEN = 4.0
 #: What is left of a blend of stars has so many times the expected variance at most; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
 
-#: No star is looked for within so many semi-axes of the segment of a galaxy, or of a saturated star, whose wings reach
-#: further.
-_BLOCKED, _BLOCKED_SATURATED = 3.0, 5.0
+#: No star is looked for within so many semi-axes of the segment of a galaxy,
+_BLOCKED = 3.0
+#: or of a saturated star, whose wings reach further.
+_BLOCKED_SATURATED = 5.0
 
 #: Resampling never adds more to the square of a width than the rest of it.
 _LEAST_WIDTH = 0.1
@@ -55,7 +59,7 @@ def with_companions(
     border: int,
     not_looked_at: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Add the stars that the known ones hide, and place those that shine on each other where a joint fit puts them.
+    """Add stars hidden by known ones, and refine the positions of overlapping stars by a joint fit.
 
     Parameters
     ----------

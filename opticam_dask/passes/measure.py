@@ -1,4 +1,4 @@
-"""Measuring one block: what the survey has not found out about its frames, and the photometry of their sources.
+"""Measurement of one block: sky, sources and transform of frames not surveyed yet, and photometry of all.
 
 A frame is read once. Sources are measured where the transform puts those of the catalogue, on the sky of the stored
 mesh, evaluated only at the cut-outs. The two can be done one after the other as well: the numbers are the same bits.
@@ -29,7 +29,7 @@ Arrays = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What every task that measures blocks of one part needs; nothing here grows with the number of frames.
+    """Everything a task needs to measure blocks of one part; its size does not grow with the number of frames.
 
     Attributes
     ----------

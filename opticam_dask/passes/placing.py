@@ -1,4 +1,4 @@
-"""Put sources of the observer behind those of the catalogues that were found."""
+"""Sources placed by the observer, appended to the catalogues behind the detected ones."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
-#: A placed source is one that was found when they are nearer than this part of the FWHM, and at least so many pixels.
-_SAME_SOURCE, _LEAST_APART = 0.75, 2.0
+#: A placed source is one that was found when they are nearer than this part of the FWHM,
+_SAME_SOURCE = 0.75
+#: or than so many pixels, where that is more.
+_LEAST_APART = 2.0
 
 #: Two placed sources are one when they are nearer than this, in pixels.
 _SAME_PLACE = 0.5
@@ -32,15 +34,17 @@ _SAME_PLACE = 0.5
 #: Sources of the catalogue are where the stack has them to this, in pixels.
 _ON_STACK = 0.1
 
-#: The trail of something that moves is held against so many frames; a star is seen in this share of those without it.
-_FRAMES_OF_TRAIL, _LEAST_SEEN = 100, 0.3
+#: Frames that the trail of a moving source on the stack is compared with, evenly spaced.
+_FRAMES_OF_TRAIL = 100
+#: A star on the trail is seen in this share of the frames in which the moving source is elsewhere.
+_LEAST_SEEN = 0.3
 
 #: Attribute of the store: every source that the observer placed, in this order.
 RECORD = "placed_sources"
 
 
 def record_sources(store: Store, given: Sequence[PlacedSource]) -> None:
-    """Keep sources in the store, to be placed as soon as there are catalogues; those it has already stay as they are.
+    """Keep sources in the store until they can be placed; sources that are recorded already stay unchanged.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def recorded_sources(store: Store) -> tuple[PlacedSource, ...]:
 
 
 def keep_places(store: Store, tell: Callable[[str], None]) -> None:
-    """Give sources on reference frames that are chosen anew their places on the sky; those that have none are told."""
+    """Give placed sources sky positions before reference frames are chosen anew; sources without one are reported."""
     cameras = [camera for camera in store.cameras if camera.catalog.is_whole]
     kept = []
     for source in recorded_sources(store):
@@ -85,7 +89,7 @@ def keep_places(store: Store, tell: Callable[[str], None]) -> None:
 
 
 def place_sources(store: Store, box_size: Callable[[Camera], tuple[int, int]], tell: Callable[[str], None]) -> None:
-    """Append the recorded sources to the catalogues, as far as they are not there and it is known where they are.
+    """Append recorded sources to the catalogues where they are missing and their position is known.
 
     Parameters
     ----------
@@ -359,7 +363,7 @@ def _extended(
 
 
 def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.ndarray]:
-    """What a catalogue holds of sources that were placed; their form is not known.
+    """Catalogue columns of placed sources, whose shape is not known.
 
     Parameters
     ----------
@@ -383,7 +387,7 @@ def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.nd
 def flux_on_stack(
     image: np.ndarray, xy: np.ndarray, n_before: int, fwhm: float, box_size: tuple[int, int]
 ) -> np.ndarray:
-    """Light of placed sources on the stack by a usual star profile, fitted together with that of their neighbours.
+    """Flux of placed sources on the stack by a typical star profile, fitted together with their neighbours.
 
     It tells how much a source disturbs others and how far it shines, so that it need not be precise.
 

@@ -1,4 +1,4 @@
-"""The probe for a reference frame: sources of a few candidates, and which of them matches the others best."""
+"""Choice of the reference frame: sources of a few candidates, and which of them matches the others best."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PileUp:
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """What every task of the probe needs."""
+    """Everything a task needs to probe candidates for the reference frame."""
 
     steps: FrameSteps
     frames_per_block: int

@@ -1,4 +1,4 @@
-"""Quality of the frames of a night, from what is in the store: transparency, clouds, airmass, form of the stars.
+"""Quality of the frames of a night, from the store: transparency, clouds, airmass, shape of the stars.
 
 It needs all frames of a night, so it is made once their photometry is done, from one photometry label: ``aperture``
 where it is there, else the first in the order of the alphabet. What is written therefore depends on nothing but what
@@ -59,7 +59,7 @@ def wanted_label(part: Part) -> str | None:
 
 
 class Found(NamedTuple):
-    """Quality of the frames of a part: values by name, and what they were measured on."""
+    """Quality of the frames of a part: values by name, and attributes that say what they were measured on."""
 
     arrays: dict[str, np.ndarray]
     attributes: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A sample of the frames of a part: tasks that measure them and return what they find instead of writing it."""
+"""Measurements of a sample of the frames of a part, which the tasks return instead of writing them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opticam_dask.steps.view import Measuring, frame_view, star_form
 
 @dataclass(frozen=True)
 class SampleJob:
-    """What every task needs to measure some frames of a part.
+    """Everything a task needs to measure a sample of the frames of a part.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ def measure_frame(
     result: Mapping[str, Any],
     kept: KeptPixels | None = None,
 ) -> Any:
-    """What a function finds in one frame around its bright stars; None where it finds nothing.
+    """Result of a function on the bright stars of one frame; None where the frame cannot be used.
 
     Parameters
     ----------

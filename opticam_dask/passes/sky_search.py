@@ -1,4 +1,4 @@
-"""Find where on the sky the catalogues of a reduction are, and keep it beside them."""
+"""Search for the sky coordinates of the catalogues of a reduction, which are kept beside them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GRID = 30
 
 @dataclass(frozen=True)
 class SkyQuery:
-    """What is known of the sky beforehand.
+    """Prior knowledge of the field on the sky: stars, pointing, pixel scale, plate-solved frame.
 
     Attributes
     ----------

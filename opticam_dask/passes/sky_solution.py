@@ -27,7 +27,7 @@ class NoSolution(Exception):
 
 @dataclass(frozen=True, eq=False)
 class SkySolution:
-    """Where the sources of a catalogue are on the sky.
+    """Sky coordinates of the sources of a catalogue.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class SkySolution:
 
     @property
     def sentence(self) -> str:
-        """What was found, in words."""
+        """The solution in words."""
         told = self.attributes
         scale = sky_coordinates.scale_of(sky_coordinates.read_wcs(told["wcs"]))
         if "wcs_n_matched" not in told:

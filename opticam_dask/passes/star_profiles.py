@@ -1,4 +1,4 @@
-"""The star profile of a night, between the two passes: tasks, and the sum of what they find."""
+"""Star profile of a night, between the two passes: the tasks that measure stars, and the sum of their results."""
 
 from __future__ import annotations
 
@@ -14,22 +14,32 @@ from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
-#: Frames of a night that are measured, and stars of each, the brightest: with fewer, totals are uncertain by 0.1 %. The
-#: profile that neighbours are taken off by needs fewer.
-N_FRAMES, _FIRST_FRAMES, _N_STARS = 256, 64, 25
+#: Frames of a night that are measured: with fewer, totals are uncertain by 0.1 %.
+N_FRAMES = 256
+#: Frames of the first round, whose profile takes neighbours off in the second: it needs fewer.
+_FIRST_FRAMES = 64
+#: Stars that are measured in each frame, the brightest.
+_N_STARS = 25
 
 #: Wings of neighbours are taken off up to this many sigma.
 _WING_REACH = 25.0
 
-#: Light of neighbours in the core of a source is looked for up to so many sigma beyond it; so many rounds part it.
-_SHARES_LIGHT, _FLUX_STEPS = 8.0, 8
+#: Light of neighbours in the core of a source is looked for up to so many sigma beyond it.
+_SHARES_LIGHT = 8.0
+#: Rounds in which the light of a source and that of its neighbours are told apart.
+_FLUX_STEPS = 8
 
 #: A detection is a source of the catalogue within so many sigma.
 _SAME_SOURCE = 2.0
 
-#: Pixels of a neighbour do not count where what is left of its light, by this part of it when its profile is known, is
-#: more than this part of the noise; at least and at most so many sigma around it.
-_LEFT_OF_NEIGHBOUR, _MATTERS, _LEAST_MASK, _MOST_MASK = 0.05, 0.3, 2.5, 9.0
+#: Part of the light of a neighbour that is left when it was taken off by a known profile.
+_LEFT_OF_NEIGHBOUR = 0.05
+#: Pixels do not count where what is left of a neighbour is more than this part of the noise:
+_MATTERS = 0.3
+#: so many sigma around the neighbour at least,
+_LEAST_MASK = 2.5
+#: and so many at most.
+_MOST_MASK = 9.0
 
 #: Stars nearer than so many sigma to an edge of the frame are not measured.
 _LEAST_MARGIN = 4.5

@@ -1,4 +1,4 @@
-"""The survey of a night, one block: sky, sources and transform of the frames that are stacked, and their sums.
+"""Survey of one block: sky, sources and transform of the frames that are stacked, and their sums.
 
 What is found out about a frame goes to its place in the store, so that nobody does it again; the pixels around its
 bright stars, which the star profile is measured on, and the sums of the frames go to scratch files.
@@ -30,7 +30,7 @@ Keep = Callable[[int, Mapping[str, np.ndarray]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Survey(Aligning):
-    """What every task of the survey of one part needs; nothing here grows with the number of frames.
+    """Everything a task needs to survey blocks of one part; its size does not grow with the number of frames.
 
     Attributes
     ----------

@@ -1,1 +1,1 @@
-"""The driver of a reduction: which parts and blocks of frames are to do, and in what order."""
+"""Driver of a reduction: which parts and blocks of frames are not done, and in which order they are worked on."""

@@ -1,4 +1,4 @@
-"""The driver of a reduction: its passes in order, and the one function that takes frames through them.
+"""The driver of a reduction: its passes in order, and the one function that runs them.
 
 Each pass reads from the store what is done and does the rest, so that the same call resumes.
 """
@@ -58,8 +58,10 @@ __all__ = [
 #: All passes of a reduction, in order. A further pass is one more object here.
 PASSES: tuple[Pass, ...] = (References(), SurveyPass(), StarProfiles(), MeasurePass())
 
-#: The passes that end with catalogues, and those that go on from there.
-TO_CATALOGS, TO_LIGHT_CURVES = PASSES[:2], PASSES[2:]
+#: The passes that end with catalogues.
+TO_CATALOGS = PASSES[:2]
+#: The passes that go on from catalogues to light curves.
+TO_LIGHT_CURVES = PASSES[2:]
 
 #: Units of some parts; a part may be there with several ranges.
 Chosen = Sequence[tuple[Part, range]]

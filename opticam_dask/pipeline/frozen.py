@@ -1,4 +1,4 @@
-"""What is frozen of a camera key or a night: reference frame, catalogue, star profile; and the parts that have them."""
+"""Frozen results of a camera key or a night: reference frame, catalogue, star profile; and the parts that have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nights of a store: begin again, reduce one again, remove one, choose another reference.
+"""Changes to the nights of a store: reduce one again, remove one, choose another reference, begin anew.
 
 What was asked for is written into the store (attribute ``pending``) before anything is removed, so that the same
 command, run again after a crash, goes on instead of removing what it has made since.
@@ -84,14 +84,14 @@ def _keep_sky(store: Store, progress: Progress) -> None:
 
 
 def ask_again(store: Store, changed_nights: Collection[str]) -> None:
-    """Take nights whose files changed since an unfinished run made them anew as asked for again."""
+    """Reduce nights once more whose files have changed since an unfinished run reduced them again."""
     pending = read_pending(store)
     if still := [night for night in pending.get("redo", ()) if night in changed_nights]:
         _write_pending(store, {**pending, "redo": [night for night in pending["redo"] if night not in still]})
 
 
 def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
-    """Move the store aside for a new one, unless that is what it is already, and unfinished.
+    """Move the store aside for a new one, unless an unfinished run has just done so.
 
     Parameters
     ----------
@@ -171,12 +171,12 @@ def left_out_nights(store: Store) -> list[str]:
 
 
 def read_pending(store: Store) -> dict[str, Any]:
-    """What an unfinished run was asked to make again."""
+    """Nights that an unfinished run was asked to reduce again."""
     return dict(store.attributes.get("pending", {}))
 
 
 def settle(store: Store) -> None:
-    """Forget what was asked for: the command that asked has come to its end."""
+    """Forget the pending request, as the command that made it has ended."""
     if read_pending(store):
         _write_pending(store, {})
 

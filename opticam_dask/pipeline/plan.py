@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 #: Raw pixels of one block, in bytes: about a second of work on one core.
 _BLOCK_BYTES = 1 << 25
-_FEWEST, _MOST = 32, 256
+#: Frames of one block at least: fewer make too many tasks and files.
+_FEWEST = 32
+#: Frames of one block at most, however small they are.
+_MOST = 256
 
-#: A night is credible as reference night with this many frames and this share of the longest night.
-_CREDIBLE_FRAMES, _CREDIBLE_SHARE = 3, 0.05
+#: A night is credible as reference night with at least this many frames,
+_CREDIBLE_FRAMES = 3
+#: and this share of the frames of the longest night.
+_CREDIBLE_SHARE = 0.05
 
 _TABLE_COLUMNS = tuple(entry.name for entry in schema.MANIFEST if entry.name not in ("file", "bmjd_tdb", "scan_flags"))
 

@@ -41,7 +41,7 @@ class WrongParameters(ReductionError, ValueError):
 
 @dataclass(frozen=True)
 class Changes:
-    """What to do to a reduction that is there already, beyond going on with it.
+    """Changes to an existing reduction: frames to add, nights to reduce again, a new reference, or a new store.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Changes:
 
 
 class Progress(Protocol):
-    """Who is told how a run goes: a progress bar, a log, nobody."""
+    """Receiver of the progress of a run: a progress bar, a log, or nobody."""
 
     def begin(self, stage: str, total: int) -> None:
         """A stage of ``total`` frames begins."""
@@ -109,7 +109,7 @@ def stage(progress: Progress, name: str, total: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is reduced, and how.
+    """Settings of a reduction: what is reduced, and with which parameters.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ _MOST_PROBLEMS = 1000
 
 @dataclass
 class Outcome:
-    """How a pass went, over all keys.
+    """Result of a pass over all camera keys: counts and problems.
 
     Attributes
     ----------
@@ -241,11 +241,11 @@ class Outcome:
 
     @property
     def problems(self) -> list[tuple[str, str]]:
-        """What is wrong with frames."""
+        """Frames that were set aside or could not be measured, with the reasons."""
         return self.set_aside + self.unmeasured
 
     def without_counts(self) -> Outcome:
-        """What is wrong with frames alone."""
+        """The outcome with the frames set aside alone."""
         return Outcome(set_aside=self.set_aside, unmeasured=self.unmeasured)
 
     def add(self, key: str, summary: BlockSummary) -> None:
@@ -255,7 +255,7 @@ class Outcome:
         self._tell(summary.problems, summary.unmeasured)
 
     def merge(self, other: Outcome) -> None:
-        """Count what another one has counted."""
+        """Add the counts of another outcome."""
         for mine, theirs in ((self.n_frames, other.n_frames), (self.n_usable, other.n_usable)):
             for key, number in theirs.items():
                 mine[key] = mine.get(key, 0) + number

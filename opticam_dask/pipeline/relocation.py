@@ -1,4 +1,4 @@
-"""Frames that were moved or copied to another place: the store is told where they are now."""
+"""Relocation of frames that were moved or copied: the store is told where they are now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run and its passes: what every pass has, what all passes share, and blocks whose tasks may kill their workers."""
+"""A run and its passes: what all passes share, and the rescue of blocks whose tasks kill their workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from opticam_dask.store.ownership import check_owner
 
 
 class StarSums(Protocol):
-    """Where jobs that share a run keep what they find of the stars of a part, by camera key and night."""
+    """Where jobs of one run keep their star measurements of a part, by camera key and night."""
 
     def __contains__(self, part: tuple[str, str]) -> bool: ...
 
@@ -30,7 +30,7 @@ class StarSums(Protocol):
 
 @dataclass
 class Run:
-    """What the passes of a reduction work with.
+    """Everything that the passes of a reduction work with.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class Pass:
     unit: ClassVar[Literal["block", "part"] | None] = None
 
     def is_ready(self, run: Run, camera: Camera) -> bool:
-        """Whether the passes before have made what it needs of a camera; what is not ready is left out."""
+        """Whether the earlier passes have made what this one needs of a camera; cameras that are not ready wait."""
         return False
 
     def undone(self, run: Run, part: Part, among: range | None = None) -> list[int]:
@@ -117,7 +117,7 @@ class Pass:
         """Do what needs all units of all parts, so that the next pass can begin."""
 
     def dead_end(self, run: Run) -> str:
-        """Why nothing can go on from what was finished; empty when something can."""
+        """Reason why no later pass can go on; empty when one can."""
         return ""
 
 

@@ -1,1 +1,1 @@
-"""What one frame goes through, a module a step: read, calibrate, background, detect, align, stack, measure."""
+"""Steps of one frame, a module each: read, calibrate, background, detect, align, stack, measure."""

@@ -1,4 +1,4 @@
-"""Aligning one frame: where it lies on the reference frame, and its seeing by the stars of both."""
+"""Alignment of one frame: its transform from the reference frame, and its seeing by the stars of both."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from opticam_dask.steps.background import measure_sky
 from opticam_dask.steps.detect import detect_frame, measure_seeing
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 
-#: A detection is a star of the reference frame within this distance (pixels); the seeing needs so many, or all.
-_SAME_STAR, _FEWEST_STARS = 1.5, 3
+#: A detection is a star of the reference frame within this distance, pixels.
+_SAME_STAR = 1.5
+#: Stars that the seeing is measured by at least, or all where there are fewer.
+_FEWEST_STARS = 3
 
-#: A lone source this much narrower (along its short axis) or wider than the stars of the reference frame is a cosmic
-#: ray or a trail.
-_NARROWER, _WIDER = 0.6, 3.0
+#: A lone source narrower (along its short axis) than this part of the stars of the reference frame is a cosmic ray.
+_NARROWER = 0.6
+#: A lone source wider than so many times the stars of the reference frame is a trail.
+_WIDER = 3.0
 
 #: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
 _SWAPPED = 1.2
@@ -32,7 +35,7 @@ _ENOUGH_STARS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Aligning:
-    """What it takes to find where a frame lies on the reference frame.
+    """Reference stars and limits with which a frame is aligned to the reference frame.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The sky of one frame: estimated, taken off, and corrected where no source is."""
+"""Sky background of one frame: estimated, subtracted, and corrected where no source is."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from opticam_dask.steps.frame_steps import (
     remembered,
 )
 
-#: Sky is what is so many FWHM (and no less than these pixels) away from a source of so many times the background RMS;
-#: further from brighter ones, up to so much brighter.
-_SKY_FROM, _LEAST_FWHM, _FAINT, _BRIGHT = 2.0, 2.0, 100.0, 700.0
+#: Sky is what is so many FWHM away from a faint source, and further from brighter ones.
+_SKY_FROM = 2.0
+#: The FWHM counts as so many pixels at least.
+_LEAST_FWHM = 2.0
+#: Flux of a source, in units of the background RMS, from which the distance grows with the brightness,
+_FAINT = 100.0
+#: up to sources so many times brighter.
+_BRIGHT = 700.0
 
 
 @dataclass(frozen=True)
 class Sky:
-    """Sky background of one frame, of a user's own function."""
+    """Sky background of one frame by a user's own function."""
 
     image: np.ndarray
     rms_image: np.ndarray
@@ -136,7 +141,7 @@ def measure_sky(result: FrameResult) -> None:
 
 
 def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwhm: float) -> subtraction.Disks:
-    """Where sources shine: bright ones further than faint ones.
+    """Disks around sources that are not sky: larger ones around brighter sources.
 
     Parameters
     ----------

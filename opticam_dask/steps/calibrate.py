@@ -1,4 +1,4 @@
-"""Calibrating one frame: from the counts of the camera to electrons."""
+"""Calibration of one frame: from the counts of the camera to electrons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opticam_dask.steps.read import above, read_raw
 
 @dataclass(frozen=True)
 class Image:
-    """A calibrated frame: electrons with the sky in it, and what is wrong with which pixel.
+    """A calibrated frame: electrons with the sky in them, and flags of its pixels.
 
     ``pile_up`` is the level (ADU) at which its raw pixels pile up; NaN where they do not, or it was not looked for.
     """

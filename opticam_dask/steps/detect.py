@@ -1,4 +1,4 @@
-"""The sources of one frame, and its seeing."""
+"""Detection of the sources of one frame, and its seeing."""
 
 from __future__ import annotations
 

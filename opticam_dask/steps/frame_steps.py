@@ -1,4 +1,4 @@
-"""What every step of a frame needs: how frames are worked on, what is found out about one, and what can be wrong.
+"""Settings and results that every step of a frame shares, and the problems that a frame can have.
 
 A bad frame gives a flag and a message; a bad call raises. Only the exceptions named here become flags:
 ``frames.FrameError``, the refusals of the kernels, and whatever a user's own background or finder raises on a
@@ -48,7 +48,7 @@ class FrameLost(OSError):
 
 @dataclass(frozen=True)
 class FrameSteps:
-    """How a frame becomes a sky-subtracted image and a list of sources: the same in every pass.
+    """Settings of the steps from a raw frame to its sources, the same in every pass.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class FrameSteps:
 
 @dataclass
 class FrameResult:
-    """What the first pass finds out about one frame."""
+    """First-pass results of one frame."""
 
     flags: FrameFlag = FrameFlag.REDUCED
     message: str = ""
@@ -149,13 +149,13 @@ class FrameResult:
     moments: dict[int, np.ndarray] = field(default_factory=dict)
 
     def without_pixels(self) -> FrameResult:
-        """What of the result is stored: a block of frames is in memory at once, their pixels are not."""
+        """The result without pixels: a block of results is in memory at once, its pixels are not."""
         return replace(self, subtracted=None, saturated=None, frame=None, is_whole=None, is_saturated=None)
 
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """The small thing a task returns: how it went, and what to tell the user.
+    """Small result of a task: counts of flags, and messages for the user.
 
     Frames have problems when they are set aside; usable ones may still be unmeasured.
     """
@@ -183,7 +183,7 @@ def error_text(error: Exception) -> str:
 
 
 def remembered(entry: Mapping[str, Any], name: str, make: Callable[[], Any]) -> Any:
-    """Something about a frame that several steps need, made once where the frame has a ``memory``, else each time.
+    """A value of a frame that several steps need, computed once where the frame has a ``memory``.
 
     Parameters
     ----------

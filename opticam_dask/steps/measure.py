@@ -1,4 +1,4 @@
-"""Measuring frames: the fluxes of the sources of a catalogue by photometers."""
+"""Photometry of the sources of a catalogue in the frames of a block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels of one frame as photometry asks for them, and those around its brightest stars, which are kept.
+"""Pixels of one frame for photometry: cut-outs on demand, or those kept around its brightest stars.
 
 The star profile of a night needs the surroundings of bright stars only. They are kept when a frame is surveyed, so that
 it is not read again for the profile.
@@ -31,7 +31,7 @@ _WHOLE = 0.5
 
 
 def read_pixels(steps: FrameSteps, entry: Mapping[str, Any], *, whole_frames: bool = False) -> RawPixels | ImagePixels:
-    """Read the pixels of a frame: calibrated where they are asked for, where that is enough, or else as a whole.
+    """Read the pixels of a frame for photometry: calibrated on demand where that is exact, else as a whole frame.
 
     Parameters
     ----------
@@ -95,11 +95,11 @@ class RawPixels:
         return electrons
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        """Which are saturated."""
+        """Whether pixels are saturated."""
         return self._above("saturation", x0, y0, size)
 
     def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        """Which are above the level up to which the detector is linear."""
+        """Whether pixels are above the linear range of the detector."""
         return self._above("linearity_limit", x0, y0, size)
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ class RawPixels:
             return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
 
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        """Which a cosmic ray hit; None when nobody looked for them."""
+        """Whether a cosmic ray hit pixels; None where cosmic rays were not searched for."""
         return None
 
 
@@ -165,15 +165,15 @@ class ImagePixels:
         return np.take(self.image.electrons, places), is_saturated
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        """Which are saturated."""
+        """Whether pixels are saturated."""
         return _mask_cutouts(self.image.saturated, x0, y0, size)
 
     def non_linear(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        """Which are above the level up to which the detector is linear."""
+        """Whether pixels are above the linear range of the detector."""
         return _mask_cutouts(self.image.non_linear, x0, y0, size)
 
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
-        """Which a cosmic ray hit; None when nobody looked for them."""
+        """Whether a cosmic ray hit pixels; None where cosmic rays were not searched for."""
         return None if self.image.cosmic_rays is None else _mask_cutouts(self.image.cosmic_rays, x0, y0, size)
 
 
@@ -194,7 +194,7 @@ class KeptPixels:
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> KeptPixels:
-        """From the arrays that were kept."""
+        """Kept pixels from their arrays."""
         return cls(arrays["boxes"], {name: values for name, values in arrays.items() if name != "boxes"})
 
     @property

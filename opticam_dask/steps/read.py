@@ -1,4 +1,4 @@
-"""Reading one frame: the pixels of its file, or why they cannot be used."""
+"""Reading of one frame: the pixels of its file, or the reason why they cannot be used."""
 
 from __future__ import annotations
 

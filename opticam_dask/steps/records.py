@@ -1,4 +1,4 @@
-"""What was found out about the frames of a block, as arrays over them."""
+"""Results of the frames of a block, as arrays along ``frame``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def block_arrays(
 
 
 def record_of(arrays: Mapping[str, Mapping[str, np.ndarray]], index: int) -> dict[str, Any]:
-    """What measuring needs to know of one frame, by name: the form is that of the frame's stars."""
+    """First-pass record of one frame for measuring, by name, with the shape of the frame's stars."""
     sources = {name: arrays["sources"][name] for name in ("x", "y", "flux")}
     every = sources | dict(arrays.get("background", {})) | dict(arrays["frames"])
     return {name: values[index] for name, values in every.items()}

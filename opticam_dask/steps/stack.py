@@ -1,4 +1,4 @@
-"""Stacking one frame: its pixels on the grid of the reference frame."""
+"""Resampling of one frame to the grid of the reference frame, for the stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What photometers get to see of one frame: positions, and cut-outs without their sky."""
+"""View of one frame for photometers: positions, and cut-outs without their sky."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOWHERE = -1e5
 
 
 class Track(NamedTuple):
-    """Something that moves over the reference frame.
+    """Path of a moving source over the reference frame.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Track(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring:
-    """What it takes to measure the sources of a catalogue in a frame.
+    """Sources, star profile and photometers with which a frame is measured.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Measuring:
         return self.stages[0] if self.stages else len(self.catalog_xy)
 
     def at_stage(self, stage: int, mjd_utc: float = np.nan) -> Self:
-        """The same with the sources of a stage and of the stages before, where they are at a moment."""
+        """The same settings for the sources of one stage and those before it, at their places at one time."""
         n_sources = self.stages[stage] if self.stages else len(self.catalog_xy)
         if n_sources == len(self.catalog_xy) and not self.tracks:
             return self
@@ -226,8 +226,10 @@ def star_form(result: Mapping[str, Any], frame: tuple[int, int] | None = None) -
     return profile.Shape(sigma, sigma, 0.0)
 
 
-#: Transforms are not trusted to be better than the first, and not known to be worse than the second (pixels).
-_SMALLEST_POSITION_ERROR, _LARGEST_POSITION_ERROR = 0.05, 1.0
+#: Transforms are not trusted to be better than this, pixels.
+_SMALLEST_POSITION_ERROR = 0.05
+#: Transforms are not known to be worse than this, pixels.
+_LARGEST_POSITION_ERROR = 1.0
 
 
 def _position_error(result: Mapping[str, Any]) -> float:

@@ -1,1 +1,1 @@
-"""The Zarr store of a reduction: its layout, its chunks, whether it is whole, and who may write to it."""
+"""The Zarr store of a reduction: its layout, its chunks, its integrity, and its owner."""

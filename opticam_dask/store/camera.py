@@ -56,7 +56,7 @@ def photometry_group(label: str) -> str:
 
 @dataclass(frozen=True)
 class Camera:
-    """What the store has of one camera key: its nights, its reference image and its catalogue.
+    """One camera key of the store: its nights, its reference image and its catalogue.
 
     Attributes
     ----------
@@ -322,7 +322,7 @@ class Part:
 
     @property
     def quality(self) -> Group:
-        """What the whole night says about each frame."""
+        """Quality of each frame by the whole night."""
         return self._product("quality")
 
     def _product(self, kind: str) -> Group:

@@ -1,4 +1,4 @@
-"""The error that a store gives, and what is said about an array that cannot be read."""
+"""Errors of the store, and messages about arrays that cannot be read."""
 
 from __future__ import annotations
 

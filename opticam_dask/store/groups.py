@@ -138,7 +138,7 @@ class Group:
 
     @property
     def for_xarray(self) -> dict[str, Any]:
-        """What ``xarray.open_dataset`` needs to open the group."""
+        """Arguments with which ``xarray.open_dataset`` opens the group."""
         return {"filename_or_obj": str(self.path), "group": self.name, "consolidated": False} | xarray_options(
             self.path
         )
@@ -215,7 +215,7 @@ class BlockGroup(Group):
         return _kept_open(self, name) if self.uid else self.array(name)
 
     def read_block(self, name: str, start: int, stop: int) -> np.ndarray:
-        """As :meth:`read`, from an array that may be open already."""
+        """Values of an array as :meth:`read` gives them, from an array that stays open in this process."""
         with clear_errors(self.path, f"{self.name}/{name}"):
             return self.open_block(name).read(start, stop)
 
@@ -245,7 +245,7 @@ def read_metadata(file: Path) -> dict[str, Any]:
 
 
 def finish_removal(doomed: Path) -> None:
-    """Remove what was begun to be removed: a directory of that name or, where none can be renamed, what it marks."""
+    """Finish a removal: of a renamed directory or, where directories cannot be renamed, of a marked one."""
     if locations.is_remote(str(doomed)):
         locations.remove_tree(doomed.with_name(doomed.name[1:].rsplit(".", 2)[0]))
         doomed.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ _FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id", "radius")
 
 @dataclass(frozen=True)
 class Damage:
-    """Something of a store that cannot be trusted.
+    """A damaged part of a store.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ def write_missing_chunks(store: Store) -> int:
 
 
 def compare(path: str | Path, other: str | Path) -> list[str]:
-    """What differs between two stores, bit for bit, apart from creation time, host facts and chunk sizes.
+    """Differences between two stores, bit for bit, apart from creation time, host facts and chunk sizes.
 
     Differential light curves are left out: people keep them when the reduction is over.
     """

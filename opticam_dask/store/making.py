@@ -1,4 +1,4 @@
-"""Make the arrays of a part and of its photometry, at their full size and without values."""
+"""Creation of the arrays of a part and of its photometry, at full size and without values."""
 
 from __future__ import annotations
 

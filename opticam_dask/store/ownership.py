@@ -43,8 +43,10 @@ OWNER_NAME = "owner.json"
 #: Name of the directory there that holds the record of a planned run.
 PLANNED_RUN = "planned_run"
 
-#: Seconds between two signs of life, and without one until a run counts as dead.
-HEARTBEAT, STALE = 30.0, 300.0
+#: Seconds between two signs of life of a run.
+HEARTBEAT = 30.0
+#: Seconds without a sign of life until a run counts as dead.
+STALE = 300.0
 
 #: What the record of a planned run says to whoever finds it.
 _MEANING = "A planned run (opticam-dask plan) owns this directory until its last finish, or until --break-lock."

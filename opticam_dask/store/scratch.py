@@ -1,4 +1,4 @@
-"""Scratch files beside the store: sums of frames that the stack is made of, and pixels that are measured again."""
+"""Scratch files beside the store: partial stacks, and pixels of frames that are measured again."""
 
 from __future__ import annotations
 

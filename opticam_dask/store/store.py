@@ -1,4 +1,4 @@
-"""The store of a reduction: found or made, its cameras, and what a run does to it as a whole.
+"""The store of a reduction: opened or created, its cameras, and what a run does to it as a whole.
 
 One Zarr v3 store holds one group per camera key, in it one group per night (or part of a night): see
 :mod:`~opticam_dask.store.camera`.

@@ -40,7 +40,7 @@ Seconds: TypeAlias = float | Quantity
 
 
 class AnalysedCurves:
-    """Light curves that are analysed: read, normalised, binned, joined, plotted; parameters as of :class:`Analyzer`."""
+    """Normalised light curves of an analysis: read, binned, joined and plotted; takes what :class:`Analyzer` takes."""
 
     def __init__(
         self,

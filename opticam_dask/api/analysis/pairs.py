@@ -27,7 +27,7 @@ from opticam_dask.lightcurves.timing_results import (
 
 
 class PairAnalyses(AnalysedCurves):
-    """What each two light curves have to do with each other."""
+    """Analyses of pairs of light curves: cross spectra, lags and correlations."""
 
     def compute_averaged_cross_spectra(
         self,

@@ -16,7 +16,7 @@ from opticam_dask.lightcurves.timing_results import (
 
 
 class PhaseAnalyses(AnalysedCurves):
-    """Light curves against the phase of a period."""
+    """Analyses of light curves folded on a period."""
 
     def phase_fold_light_curves(self, period: Seconds, epoch: float | Time | None = None) -> TimingResults:
         """Fold the light curves on a period.

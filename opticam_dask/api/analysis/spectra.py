@@ -16,7 +16,7 @@ from opticam_dask.lightcurves.timing_results import (
 
 
 class SpectralAnalyses(AnalysedCurves):
-    """What the frequencies of each light curve say."""
+    """Power spectra and Lomb-Scargle periodograms of each light curve."""
 
     def compute_power_spectra(self, norm: spectra.Norm = "frac", scale: plotting.Scale = "log") -> TimingResults:
         """Periodograms of whole light curves, which must be evenly sampled without gaps.

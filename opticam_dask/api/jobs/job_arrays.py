@@ -1,4 +1,4 @@
-"""Reduction of a run by submitted jobs: each does a share of a pass, and one finish a pass what needs all of it.
+"""Reduction by submitted jobs: each job works on a share of a pass, and a last job finishes the pass.
 
 Passes, driver and bits are those of :func:`~opticam_dask.pipeline.driver.drive`: ``work`` takes the units of its range
 through one pass on workers of its own, ``finish`` finishes it. See :mod:`~opticam_dask.api.jobs.planned_run` for what
@@ -33,11 +33,11 @@ from opticam_dask.store.store import Store
 
 
 class Incomplete(ReductionError):
-    """A pass cannot be finished, or not begun: something before it is not done; the message says what to run."""
+    """A pass cannot begin or be finished because an earlier part is not done; the message says what to run."""
 
 
 def require_plan(run: PlannedRun, token: str | None) -> None:
-    """Refuse a job that was submitted for another plan than that which is there now.
+    """Refuse a job that was submitted for a plan other than the present one.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def require_plan(run: PlannedRun, token: str | None) -> None:
 
 
 def work(run: PlannedRun, number: int, chosen: Sequence[range] | None, session: Session) -> Outcome:
-    """Do the units of a pass that are in some ranges and not done yet.
+    """Do the units of a pass that lie in some ranges and are not done yet.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def _open(setup: Setup, planned: PartOfRun) -> Part:
 
 
 def finish(run: PlannedRun, number: int, session: Session, *, break_lock: bool = False) -> list[str] | None:
-    """Do what needs all blocks of a pass, so that the next one can begin; after the last the run is over.
+    """Finish a pass once all its blocks are done, so that the next one can begin; the last one ends the run.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def _with_calibration_frames(run: PlannedRun, setup: Setup) -> Setup:
 
 
 def end(shared: Run, *, writes: bool = True) -> None:
-    """Do what belongs to the end of a reduction of which all passes are finished.
+    """End a reduction whose passes are all finished: consolidated metadata, and files for people.
 
     Parameters
     ----------

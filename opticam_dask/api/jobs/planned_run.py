@@ -52,7 +52,7 @@ class PartOfRun(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What the jobs of a planned run need to know.
+    """Record of a planned run, which every job reads.
 
     Attributes
     ----------
@@ -129,15 +129,15 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """What the commands of jobs call the run: the beginning of its token."""
+        """Short name of the run in the commands of its jobs: the beginning of its token."""
         return self.token[:8]
 
     def place_of(self, part: PartOfRun) -> Path:
-        """Directory that the job owns which does a part in pass 2."""
+        """Directory that a job owns while it works on a part in pass 2."""
         return self.directory / "under_way" / f"{group_name(part.key)}_{part.night}"
 
     def sums_file(self, part: PartOfRun) -> Path:
-        """Where pass 2 keeps what it finds of the stars of a part."""
+        """File in which pass 2 keeps its measurements of the stars of a part."""
         return self.directory / "star_profiles" / f"{group_name(part.key)}_{part.night}.npz"
 
     # ------------------------------------------------------------ which pass is finished
@@ -155,11 +155,11 @@ class PlannedRun:
         return next((number for number in range(LAST_PASS + 1) if not self.is_finished(number)), None)
 
     def mark_finished(self, number: int, facts: Mapping[str, Any]) -> None:
-        """Say that a pass is finished, with what the next one needs to know."""
+        """Record that a pass is finished, with the facts that the next one needs."""
         _write(self._finished_file(number), facts)
 
     def facts_of(self, number: int) -> dict[str, Any]:
-        """What a finished pass left for the next one.
+        """Facts that a finished pass recorded for the next one.
 
         Raises
         ------
@@ -239,7 +239,7 @@ def _digest(text: str) -> str:
 
 
 class RunSums:
-    """What jobs have found of the stars of each part, a file each, by camera key and night.
+    """Star measurements of the jobs of a run by camera key and night, one file a part.
 
     Parameters
     ----------

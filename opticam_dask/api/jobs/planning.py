@@ -1,4 +1,4 @@
-"""The beginning of a run of submitted jobs: what is to do, who does how much of it, and where a run stands."""
+"""Plan of a reduction by submitted jobs: its blocks, their division among jobs, and the state of the run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def plan(
     n_workers: int = 1,
     blocks_per_job: int | None = None,
 ) -> PlannedRun | None:
-    """Make or take up the store, and leave the directory to the jobs that reduce what is not done.
+    """Make or take up the store, and plan the jobs that reduce what is not done.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Reference frame and alignment."""
+"""Choice of the reference frame, and alignment of all frames to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sky of each frame, and frames without it."""
+"""Sky background of each frame, and its subtraction."""
 
 from __future__ import annotations
 

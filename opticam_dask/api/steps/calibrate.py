@@ -1,4 +1,4 @@
-"""Frames in electrons, and the masters for them."""
+"""Calibration of frames to electrons, and the master frames for it."""
 
 from __future__ import annotations
 

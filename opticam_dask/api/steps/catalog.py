@@ -1,4 +1,4 @@
-"""Catalogues: from a stack, from a reduction, and with sources of one's own."""
+"""Catalogues of sources: made from a stack, opened from a reduction, or extended by the user's own positions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from opticam_dask.store.store import Store
 def catalog(
     deep: xr.Dataset, *, frames: xr.Dataset | None = None, aperture_selector: Callable[[np.ndarray], float] = np.median
 ) -> xr.Dataset:
-    """Sources of a stack, and the star profile of its frames; computed now, as nobody knows before how many there are.
+    """Sources of a stack, and the star profile of its frames; computed at once, as their number must be known.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def _itself(found: Any) -> Any:
 
 
 def sources_of(cat: xr.Dataset) -> dict[str, Any]:
-    """What the second pass needs of a catalogue."""
+    """Positions, fluxes and star profile of a catalogue, as photometry needs them."""
     fitted = Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))
     return {
         "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
@@ -235,7 +235,7 @@ def _of_nights(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 
 def profiles_of(cat: xr.Dataset, nights: np.ndarray) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
-    """Star profiles of a catalogue, as the second pass takes them, and which one each of some frames has.
+    """Star profiles of a catalogue, and the number of the profile that each frame is measured with.
 
     Frames of nights without one have that of the reference night, the first.
     """

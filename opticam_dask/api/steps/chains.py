@@ -1,4 +1,4 @@
-"""What the frames of a dataset have been through: the chain of steps that one task does with a chunk of frames.
+"""Record of the steps that the frames of a dataset went through, and the task that does them for one chunk.
 
 A step adds to the chain of its dataset; the numbers are made by the block functions of the passes, from the frames as
 they were read, so that they are those of the durable reduction bit for bit.
@@ -28,8 +28,14 @@ from opticam_dask.steps.detect import detect_sources
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.records import block_arrays
 
-#: How far a chain goes, in order.
-CALIBRATED, SKY, DETECTED, ALIGNED = range(1, 5)
+#: How far a chain goes, in order: frames are in electrons,
+CALIBRATED = 1
+#: their sky is known,
+SKY = 2
+#: their sources are known,
+DETECTED = 3
+#: and their transforms.
+ALIGNED = 4
 
 #: Under this name a record of a frame has its headers and pixels.
 ENTRY = "entry"
@@ -100,12 +106,12 @@ class Chain:
         return (*SURVEYED, *(entry.name for entry in schema.SOURCES), *mesh)
 
     def further(self, depth: int, *, parameters: Mapping[str, Any] | None = None, **own: Any) -> Chain:
-        """The chain with one more step, its parameters and its functions of the user's."""
+        """The chain with one more step: its parameters, and functions of the user's own."""
         known = replace(self.setup.parameters, **(parameters or {}))
         return replace(self, depth=depth, is_known=False, setup=replace(self.setup, parameters=known, **own))
 
     def steps(self, arrays: Sequence[np.ndarray] = ()) -> FrameSteps:
-        """How a task works on frames, with the values of the masters."""
+        """Settings with which a task works on frames, with the values of the master frames."""
         steps = self.setup.steps(self.shape, self.binning)
         if not self.masters:
             return steps
@@ -124,7 +130,7 @@ def _same(made: masters_kernel.Masters) -> masters_kernel.Masters:
 
 
 def entries_of(images: np.ndarray, table: np.ndarray) -> list[dict[str, Any]]:
-    """What the steps need to know of each frame, with its pixels."""
+    """Header values and pixels of each frame, as the steps take them."""
     entries, names = [], table.dtype.names or ()
     for image, row in zip(images, table, strict=True):
         entry = dict(zip(names, row.tolist(), strict=True))
@@ -137,7 +143,7 @@ def entries_of(images: np.ndarray, table: np.ndarray) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FrameTask:
-    """What a task does with a chunk of frames: everything that a dataset holds of them.
+    """Task on a chunk of frames: computes every variable that the dataset holds of them.
 
     Attributes
     ----------
@@ -157,11 +163,11 @@ class FrameTask:
         return records_of(self.arrays(self.steps(shared), entries_of(images, table), table))
 
     def steps(self, shared: Sequence[np.ndarray]) -> FrameSteps:
-        """How the task works on frames."""
+        """Settings with which the task works on frames."""
         return self.chain.steps(shared[: len(self.chain.masters)])
 
     def aligning(self, shared: Sequence[np.ndarray]) -> Aligning:
-        """What it takes to align frames."""
+        """Reference stars and limits with which the task aligns frames."""
         x, y, flux, facts = shared[len(self.chain.masters) : len(self.chain.masters) + 4]
         known, chosen = np.isfinite(x), self.chain.parameters
         steps = self.steps(shared)
@@ -234,7 +240,7 @@ def _calibrated(steps: FrameSteps, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def flat_arrays(steps: FrameSteps, results: list[FrameResult], table: np.ndarray) -> dict[str, np.ndarray]:
-    """First-pass arrays of frames by name, as the store has them; of frames where both have a name but sources."""
+    """First-pass arrays of frames by name; a name that frames and sources share is that of the sources."""
     manifest = {"scan_flags": table["scan_flags"].astype(np.uint32)}
     groups = block_arrays(steps, results, manifest)
     form = {f"star_{name}": groups["frames"][name] for name in FORM}

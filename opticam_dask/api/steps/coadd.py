@@ -1,4 +1,4 @@
-"""Sums of a few frames each, to be measured where single frames are lost in read noise."""
+"""Sums of a few frames each, for sources that are lost in the read noise of a single frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources of each frame."""
+"""Detection of the sources of each frame."""
 
 from __future__ import annotations
 

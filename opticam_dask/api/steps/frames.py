@@ -1,4 +1,4 @@
-"""Frames of one camera as a dataset, and what every step needs to know of it."""
+"""Frames of one camera as a dataset, and the helpers that every step on such a dataset uses."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ _HEADERS: dict[str, Any] = {
     entry.name: object if entry.dtype == "str" else np.dtype(entry.dtype) for entry in schema.MANIFEST
 }
 
-#: Where a dataset keeps the chain of its frames, and a catalogue all of its sources: not in what is written to disk.
-CHAIN, EVERYTHING, STAGES = "opticam_chain", "opticam_catalog", "opticam_stages"
+#: Where a dataset keeps the chain of its frames; in the encoding, so that it is not written to disk.
+CHAIN = "opticam_chain"
+#: Where a catalogue keeps all of its sources.
+EVERYTHING = "opticam_catalog"
+#: Where a catalogue keeps the stages of its sources: which were found, and which were placed when.
+STAGES = "opticam_stages"
 
 
 def open_frames(
@@ -135,7 +139,7 @@ class _BlankWhereUnreadable:
 
 
 def with_chain(dataset: xr.Dataset, chain: Chain) -> xr.Dataset:
-    """A dataset that knows the steps its frames have been through."""
+    """A dataset that carries the chain of steps of its frames."""
     result = dataset.copy()
     result.encoding = {**dataset.encoding, CHAIN: chain}
     if not chain.depth:  # so that the array alone can be calibrated
@@ -144,7 +148,7 @@ def with_chain(dataset: xr.Dataset, chain: Chain) -> xr.Dataset:
 
 
 def frames_of(image: xr.DataArray) -> xr.Dataset:
-    """Dataset of the ``image`` of `open_frames`, or a part of it.
+    """Dataset of frames, or of a part of them, from their ``image``.
 
     Raises
     ------
@@ -160,7 +164,7 @@ def frames_of(image: xr.DataArray) -> xr.Dataset:
 
 
 def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
-    """Chain of a dataset that has been through the steps which another one needs.
+    """Chain of a dataset, which must have been through the steps that the next one needs.
 
     Raises
     ------
@@ -228,7 +232,7 @@ def records_over(
     counts: tuple[int, ...] | None = None,
     **more: np.ndarray,
 ) -> Any:
-    """Records of all frames of a dataset; the task gets the named variables of its frames.
+    """Records of all frames of a dataset; each task gets the named variables of its own frames.
 
     ``counts`` are the records of each chunk where they are not one a frame.
     """
@@ -239,7 +243,7 @@ def records_over(
 
 
 def surveyed(dataset: xr.Dataset) -> Any:
-    """Records of aligned frames, from which they are stacked and measured: computed, unless they are known."""
+    """Records of aligned frames, for stacking and measuring: taken from the dataset, or computed."""
     chain: Chain = dataset.encoding[CHAIN]
     names = chain.survey_names
     if chain.is_known and set(names) <= set(dataset.variables):
@@ -248,7 +252,7 @@ def surveyed(dataset: xr.Dataset) -> Any:
 
 
 def records_of_aligned(task: FrameTask, dataset: xr.Dataset, **more: np.ndarray) -> Any:
-    """Records that a task makes of those of aligned frames; it gets a row of ``more`` for each of them."""
+    """Records made by a task from those of aligned frames; each frame also brings its row of ``more``."""
     rows = {"index": np.arange(dataset.sizes["frame"])} | more
     table = np.empty(dataset.sizes["frame"], dtype=[(name, values.dtype) for name, values in rows.items()])
     for name, values in rows.items():
@@ -257,7 +261,7 @@ def records_of_aligned(task: FrameTask, dataset: xr.Dataset, **more: np.ndarray)
 
 
 def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps: Any) -> dict[str, Any]:
-    """Variables of the records, as the schema describes them."""
+    """Variables of the records, with the attributes of the schema."""
     found = {}
     for name in names:
         # the form of the frame's stars has the names of that of each source
@@ -275,7 +279,7 @@ def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps:
 
 
 def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bool) -> xr.Dataset:
-    """What a step found, added to its dataset or alone; the values of an older step of the same name give way."""
+    """Results of a step, added to its dataset or alone; results of an older step of the same name are replaced."""
     if merge:
         return with_chain(dataset.drop_vars([n for n in found if n in dataset]).assign(found), chain)
     alone = xr.Dataset(found, coords=dataset.coords, attrs=dataset.attrs)
@@ -283,7 +287,7 @@ def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bo
 
 
 def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merge: bool) -> xr.Dataset:
-    """A dataset with the variables of one more step, which is the last of the chain."""
+    """A dataset with the variables of one more step, which becomes the last of its chain."""
     steps = chain.steps(placeholders(ds, chain))
     records = records_over((AlignTask if chain.depth >= chains.ALIGNED else FrameTask)(chain, name), ds)
     if chain.depth >= chains.ALIGNED and not blocks.is_lazy(records):
@@ -292,19 +296,19 @@ def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merg
 
 
 def placeholders(ds: xr.Dataset, chain: Chain) -> list[np.ndarray]:
-    """Masters as they are needed to know how steps work, which takes none of their values."""
+    """Masters without values, for questions about the steps that need no values."""
     return [np.zeros(chain.shape, dtype=ds[f"master_{name}"].dtype) for name in chain.masters]
 
 
 def reference_star(ds: xr.Dataset) -> list[float] | None:
-    """Place of the brightest star that frames are aligned to, by which references differ; None where it waits."""
+    """Position of the brightest reference star, which tells references apart; None while it is lazy."""
     if "alignment_x" not in ds or blocks.is_lazy(ds["alignment_x"].data):
         return None
     return [float(ds[f"alignment_{axis}"].to_numpy()[0]) for axis in "xy"]
 
 
 def require_same_reference(step: str, cat: xr.Dataset, ds: xr.Dataset) -> None:
-    """Refuse a catalogue on the pixels of another reference frame than the frames are aligned to."""
+    """Refuse a catalogue that was made on another reference frame than the frames are aligned to."""
     known, own = cat.attrs.get("reference_star"), reference_star(ds)
     if known is not None and own is not None and not np.array_equal(known, own, equal_nan=True):
         raise ValueError(

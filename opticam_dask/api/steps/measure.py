@@ -1,4 +1,4 @@
-"""Light curves of the sources of a catalogue."""
+"""Photometry of the sources of a catalogue in every frame of a dataset."""
 
 from __future__ import annotations
 

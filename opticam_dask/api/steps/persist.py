@@ -1,4 +1,4 @@
-"""Results of the steps, computed once and kept."""
+"""Results of the steps, computed once and kept in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opticam_dask.cluster import blocks
 
 
 def persist(ds: xr.Dataset) -> xr.Dataset:
-    """Compute what the steps find out about each frame, once, and keep it; pixels are not kept.
+    """Compute the results of the steps for every frame once, and keep them; pixels are not kept.
 
     Stacks, catalogues and light curves of the dataset, or of a part of it, then take it as it is. Without this, each
     of them that is computed for itself searches and aligns its frames again.

@@ -1,4 +1,4 @@
-"""The durable run of the frames of a dataset."""
+"""Durable reduction of the frames of a dataset into a Zarr store."""
 
 from __future__ import annotations
 

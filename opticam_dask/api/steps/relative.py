@@ -1,4 +1,4 @@
-"""Relative curves of any selection of light curves."""
+"""Differential light curves from any selection of light curves."""
 
 from __future__ import annotations
 

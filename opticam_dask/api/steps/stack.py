@@ -17,7 +17,7 @@ from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
 
 def stack(ds: xr.Dataset, ref: xr.Dataset | None = None, *, stack_frames: int = 256) -> xr.Dataset:
-    """Mean of the aligned frames on the grid of the reference frame, without what only a few of them show.
+    """Mean of the aligned frames on the grid of the reference frame, without light that only a few of them show.
 
     Parameters
     ----------

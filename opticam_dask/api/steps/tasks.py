@@ -1,4 +1,4 @@
-"""What one task does with a chunk of frames beyond sky and sources: align, stack, measure."""
+"""Tasks on one chunk of frames after sky and detection: align, stack, measure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from opticam_dask.store.camera import photometry_group
 
 @dataclass(frozen=True)
 class AlignTask(FrameTask):
-    """Takes the frames of a chunk through the first pass: where they lie, and everything that measuring needs."""
+    """Task of the first pass on a chunk of frames: transforms, and everything that measuring needs."""
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """What was found out about each frame, by variable, and under ``entry`` its headers and pixels."""
@@ -38,7 +38,7 @@ class AlignTask(FrameTask):
 
 @dataclass(frozen=True)
 class KnownTask(FrameTask):
-    """Gives what `AlignTask` gives, for frames of which everything is known but their pixels.
+    """Task with the results of `AlignTask` for frames whose first-pass results are already known.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class KnownTask(FrameTask):
 
 @dataclass(frozen=True)
 class ProbeTask(FrameTask):
-    """Finds the stars of candidates for the reference frame; the table says their places in ``index``."""
+    """Task that finds the stars of candidates for the reference frame, whose places the table has in ``index``."""
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
         """Probes of the frames."""
@@ -192,7 +192,7 @@ class MeasureTask(FrameTask):
     profiles: tuple[Mapping[str, Any], ...] = ()
 
     def measuring(self, steps: FrameSteps, profile: Mapping[str, Any] | None = None) -> Measuring:
-        """What it takes to measure the sources, by default with the star profile of the catalogue."""
+        """Sources and profiles with which the task measures, by default with the star profile of the catalogue."""
         photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
         assert self.sources is not None  # given with the task
         return Measuring(steps=steps, photometers=photometers, **{**self.sources, **(profile or {})})
@@ -259,5 +259,5 @@ class RingsTask(MeasureTask):
 
 
 def join(found: list[dict[int, Any]]) -> dict[int, Any]:
-    """Findings of several frames in one dictionary."""
+    """Results of several frames in one dictionary."""
     return {index: value for one in found for index, value in one.items()}

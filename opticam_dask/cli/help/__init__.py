@@ -1,1 +1,1 @@
-"""What is shown beside the options of a command: groups, examples, completion in a shell."""
+"""Help beside the options of a command: groups of commands, examples, completion in a shell."""

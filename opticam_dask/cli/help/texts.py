@@ -1,4 +1,4 @@
-"""What ``--help`` shows beside the options: commands by what they are for, and examples of each."""
+"""Texts that ``--help`` shows beside the options: commands grouped by purpose, and examples of each."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "submit OUT --format aavso-exoplanet --name hat_p_32 --observer observer.toml --star HAT-P-32",
         "submit OUT --format etd",
     ),
-    "export": ("export OUT --format csv", "export OUT --format fits --key 1:g --sources 1 2 3"),
+    "export": (
+        "export OUT --format csv",
+        "export OUT --format fits --key 1:g --sources 1 2 3",
+        "export OUT --format fits --stack",
+    ),
     "plot": ("plot OUT", "plot OUT noise rms --label optimal"),
     "report": ("report OUT --n-sources 40",),
     "browse": ("browse OUT --key 1:g",),

@@ -332,7 +332,7 @@ class CameraView:
         return flag_names(int(self.light_curve(source_id)[1][index]), SourceFlag)
 
     def steps_of(self, part: Part) -> FrameSteps:
-        """How frames of a part were calibrated."""
+        """Settings with which frames of a part were calibrated."""
         if part.night not in self._steps:
             cosmic_rays = preparation.stored_parameters(self.out_directory).remove_cosmic_rays
             steps = diagnostics.display_steps(self.out_directory, part)

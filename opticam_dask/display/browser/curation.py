@@ -1,4 +1,4 @@
-"""Marks and light curves that are made on the page: brush points, choose comparisons, save."""
+"""Marks and light curves made in the browser: brush points, choose comparisons, save."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _ShowsSeries(Protocol):
 
 
 class CurationPanel:
-    """What marks points of the light curve, chooses comparisons, and saves the light curve.
+    """Panel that marks points of the light curve, chooses comparisons, and saves the light curve.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Numbers for the pictures of the browser: envelopes of series, grey levels of images, what a click is nearest to."""
+"""Numbers for the pictures of the browser: envelopes of series, grey levels, the point nearest to a click."""
 
 from __future__ import annotations
 

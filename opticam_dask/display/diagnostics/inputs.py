@@ -1,4 +1,4 @@
-"""What the diagnostic plots are made of: catalogues, stacks, frames and photometers of a reduction."""
+"""Input of the diagnostic plots: catalogues, stacks, frames and photometers of a reduction."""
 
 from __future__ import annotations
 

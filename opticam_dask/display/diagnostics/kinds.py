@@ -1,4 +1,4 @@
-"""The diagnostic plots by the words of the command line."""
+"""Kinds of diagnostic plots, by their names on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scatter of the measured fluxes against what theory says of their noise."""
+"""Plots of the scatter of measured fluxes against the noise that theory expects."""
 
 from __future__ import annotations
 

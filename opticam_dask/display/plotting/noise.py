@@ -1,4 +1,4 @@
-"""Plots of how well sources are measured: scatter, signal-to-noise, and what the noise is made of."""
+"""Plots of the precision of photometry: scatter, signal-to-noise ratio, components of the noise."""
 
 from __future__ import annotations
 

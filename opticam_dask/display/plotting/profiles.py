@@ -20,8 +20,12 @@ from opticam_dask.display.plotting.style import colour_of, grid, new_figure, req
 _MOST_COLUMNS = 3
 #: More curves than this have no legend entry each.
 _MOST_NAMED = 12
-#: Sources on a page of profiles, and cut-outs in a row and at most in all of one camera.
-_PAGE, _IN_A_ROW, _MOST_CUTOUTS = 4, 6, 24
+#: Sources on a page of profiles.
+_PAGE = 4
+#: Cut-outs in a row.
+_IN_A_ROW = 6
+#: Cut-outs of one camera at most.
+_MOST_CUTOUTS = 24
 
 
 def plot_growth_curves(curves: Mapping[str, xr.Dataset]) -> Figure:

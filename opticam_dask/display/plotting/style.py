@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes, limits, files."""
+"""Style that all figures share: colours, sizes, axis limits, file formats."""
 
 from __future__ import annotations
 

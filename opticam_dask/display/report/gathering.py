@@ -17,6 +17,7 @@ from opticam_dask.display.report.records import (
     ConditionsNight,
     Count,
     Field,
+    FieldSky,
     NightSummary,
     ProfileNight,
     Report,
@@ -37,8 +38,12 @@ _LEAST_POINTS = 20
 #: Frames that are listed one by one.
 _LISTED = 500
 
-#: Marks of a point of the observing conditions.
-SET_ASIDE, CLOUDY, SUSPECT_TIME = 1, 2, 4
+#: Mark of a point of the observing conditions: a frame was set aside.
+SET_ASIDE = 1
+#: Mark of a point of the observing conditions: a frame has the flag ``cloud``.
+CLOUDY = 2
+#: Mark of a point of the observing conditions: a time stamp is suspect.
+SUSPECT_TIME = 4
 
 #: Folders beside the store that hold files for people, and how deep each is looked into.
 _FOLDERS = ("cat", "diag", "diag/growth_curves", "diag/apertures", "psfs")
@@ -47,7 +52,7 @@ _SUFFIXES = (".pdf", ".ecsv", ".csv", ".fits", ".gif", ".png", ".log")
 
 
 def gather(out_directory: str | Path, n_sources: int) -> Report:
-    """Everything that a report says about a reduction, however far it is.
+    """All data of a report about a reduction, finished or not.
 
     Parameters
     ----------
@@ -232,17 +237,29 @@ def _field(camera: Camera) -> Field | None:
     reference, catalog = camera.reference, camera.catalog
     if not reference.is_whole or not catalog.is_whole:
         return None
-    about = reference.attributes
+    about, told = reference.attributes, catalog.attributes
+    beside = [name for name in ("ra", "dec", "name") if name in catalog]
+    image = reference["image"]
     return Field(
         key=camera.key,
-        image=reference["image"],
+        image=image,
         largest_coverage=int(reference["coverage"].max(initial=0)),
-        fwhm=float(catalog.attributes["fwhm"]),
+        fwhm=float(told["fwhm"]),
         reference_file=str(about["reference_file"]),
         reference_night=str(about["reference_night"]),
-        catalog={entry.name: catalog[entry.name] for entry in schema.CATALOG},
-        warnings=[str(line) for line in catalog.attributes.get("warnings", ())],  # not in older stores
+        catalog={name: catalog[name] for name in (*(entry.name for entry in schema.CATALOG), *beside)},
+        warnings=[str(line) for line in told.get("warnings", ())],  # not in older stores
+        placed=list(told.get("placed", {}).values()),
+        sky=_sky_of(told["wcs"], image.shape) if "wcs" in told else None,
     )
+
+
+def _sky_of(cards: Mapping[str, Any], shape: Sequence[int]) -> FieldSky:
+    from opticam_dask.frames import sky_coordinates  # a third of a second of astropy
+
+    wcs = sky_coordinates.read_wcs(cards)
+    north, east = sky_coordinates.north_and_east(wcs, (shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    return FieldSky((float(north[0]), float(north[1])), (float(east[0]), float(east[1])), sky_coordinates.scale_of(wcs))
 
 
 def _profile(part: Part) -> list[ProfileNight]:

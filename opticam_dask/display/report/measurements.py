@@ -19,10 +19,16 @@ from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 from opticam_dask.store.camera import Part
 
-#: Points of all light curves of a page together; each has at most and at least so many.
-_ALL_POINTS, _MOST_POINTS, _LEAST_POINTS = 240_000, 3000, 20
-#: The same of differential light curves, which are what people came for.
-_ALL_RELATIVE_POINTS, _RELATIVE_POINTS = 120_000, 6000
+#: Points of all light curves of a page together, by which its size is bounded.
+_ALL_POINTS = 240_000
+#: Points of one light curve at most.
+_MOST_POINTS = 3000
+#: Points of one light curve at least, however many there are.
+_LEAST_POINTS = 20
+#: Points of all differential light curves together; they are what people came for.
+_ALL_RELATIVE_POINTS = 120_000
+#: Points of one differential light curve at most.
+_RELATIVE_POINTS = 6000
 #: Measurements (frames times sources) that are in memory at once.
 _CELLS = 2_000_000
 #: Frames that the statistics of the sources are made from.

@@ -18,15 +18,22 @@ from urllib.parse import quote
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from opticam_dask import schema
 from opticam_dask.display.report import pictures
 from opticam_dask.display.report.payload import panels, payload
-from opticam_dask.display.report.records import Field, RelativeCurve, Report, Statistics
+from opticam_dask.display.report.records import Field, FieldSky, RelativeCurve, Report, Statistics
 from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
-#: Rows of a catalogue, circles of a finding chart, and stamps of the brightest sources in the page.
-_ROWS, _CIRCLES, _STAMPS = 1000, 300, 12
+#: Rows of a catalogue in the page.
+_ROWS = 1000
+#: Circles of a finding chart at most.
+_CIRCLES = 300
+#: Stamps of the brightest sources of a camera.
+_STAMPS = 12
 _STAMP_REACH = 3.0
+#: Columns of a catalogue that are listed.
+_COLUMNS = tuple(entry.name for entry in schema.CATALOG)
 #: What stands for a number that is not known.
 _UNKNOWN = "\N{EN DASH}"
 
@@ -240,18 +247,23 @@ def _field_view(report: Report, field: Field) -> dict[str, Any]:
     named = _named_sources(report, field.key)
     radius = max(2.0 * field.fwhm, 0.012 * max(nx, ny))
     n_sources = len(catalog["source_id"])
-    order = list(range(min(n_sources, _CIRCLES)))
+    names = _names(field)
+    # what the observer placed follows the others in the catalogue
+    order = [row for row in range(n_sources) if row < _CIRCLES or int(catalog["source_id"][row]) in field.placed]
     circles = [
         {
             "id": int(catalog["source_id"][row]),
             "x": round(float(catalog["x"][row]), 2),
             "y": round(ny - 1 - float(catalog["y"][row]), 2),
             "role": named.get(int(catalog["source_id"][row]), ""),
+            "name": names[row],
+            "has_label": int(catalog["source_id"][row]) in field.placed,
+            "place": _place(field, row),
         }
         for row in order
         if np.isfinite(catalog["x"][row]) and np.isfinite(catalog["y"][row])
     ]
-    scale = report.pixel_scales.get(field.key)
+    scale = report.pixel_scales.get(field.key) if field.sky is None else field.sky.scale
     return {
         "key": field.key,
         "nx": nx,
@@ -259,6 +271,7 @@ def _field_view(report: Report, field: Field) -> dict[str, Any]:
         "fwhm": field.fwhm,
         "fwhm_arcsec": None if scale is None else field.fwhm * scale,
         "bar": None if scale is None else _scale_bar(nx, scale),
+        "arrows": [] if field.sky is None else _arrows(field.sky, nx, ny),
         "averaged": -(-max(nx, ny) // pictures.LONGEST_SIDE),
         "reference_file": field.reference_file,
         "reference_night": field.reference_night,
@@ -271,6 +284,32 @@ def _field_view(report: Report, field: Field) -> dict[str, Any]:
         "stamps": _stamps(field, named),
         "rows": _catalogue_rows(report, field, named),
     }
+
+
+def _names(field: Field) -> list[str]:
+    """Names of the sources of a catalogue, by the observer or a sky catalogue; empty where there is none."""
+    return [str(name) for name in field.catalog.get("name", [""] * len(field.catalog["source_id"]))]
+
+
+def _place(field: Field, row: int) -> str:
+    """Right ascension and declination of a source, in words; empty where they are not known."""
+    if field.sky is None or not np.isfinite(field.catalog["ra"][row]):
+        return ""
+    return f"RA {field.catalog['ra'][row]:.6f}°, Dec {field.catalog['dec'][row]:+.6f}°"
+
+
+def _arrows(sky: FieldSky, nx: int, ny: int) -> list[dict[str, Any]]:
+    """Arrows to the north and to the east from a lower corner of the image, y downwards as in SVG."""
+    length = 0.09 * min(nx, ny)
+    found = []
+    for letter, (x, y) in (("N", sky.north), ("E", sky.east)):
+        side = 0.22 * length
+        tip = np.array([x, -y]) * length
+        back, across = tip * (1.0 - side / length), np.array([y, x]) * side / 2.0
+        head = " ".join(f"{px:.2f},{py:.2f}" for px, py in (tip, back + across, back - across))
+        end, text = np.round(back, 2).tolist(), np.round(1.3 * tip, 2).tolist()
+        found.append({"letter": letter, "end": end, "head": head, "text": text})
+    return found
 
 
 def _named_sources(report: Report, key: str) -> dict[int, str]:
@@ -318,10 +357,12 @@ def _catalogue_rows(report: Report, field: Field, named: Mapping[int, str]) -> l
     """Rows of the catalogue with what photometry says about the sources, by the first label."""
     measured = next((entry for entry in report.statistics if entry.key == field.key), None)
     index = {} if measured is None else {int(n): i for i, n in enumerate(measured.source_id)}
-    rows = []
+    names, rows = _names(field), []
     for row, value in enumerate(field.catalog["source_id"][:_ROWS]):
-        entry: dict[str, Any] = {name: float(values[row]) for name, values in field.catalog.items()}
-        entry |= {"id": int(value), "role": named.get(int(value), "")}
+        entry: dict[str, Any] = {name: float(field.catalog[name][row]) for name in _COLUMNS}
+        entry |= {"id": int(value), "role": named.get(int(value), ""), "name": names[row]}
+        if field.sky is not None:
+            entry |= {name: float(field.catalog[name][row]) for name in ("ra", "dec")}
         at = index.get(int(value))
         entry["measured"] = None if measured is None or at is None else _measured(measured, at)
         rows.append(entry)

@@ -1,4 +1,4 @@
-"""What a report holds, as plain records: no store, no HTML."""
+"""Records that a report is made from: plain data classes without store and HTML."""
 
 from __future__ import annotations
 
@@ -109,8 +109,21 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
+class FieldSky:
+    """How a reference image lies on the sky: directions ``(x, y)`` of length 1, and arcseconds of a pixel."""
+
+    north: tuple[float, float]
+    east: tuple[float, float]
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class Field:
-    """Reference image and catalogue of a key, and what was told when the catalogue was made."""
+    """Reference image and catalogue of a key, and what was told when the catalogue was made.
+
+    ``catalog`` has ``ra``, ``dec`` and ``name`` where the field is on the sky or the observer named sources, ``placed``
+    the numbers of those.
+    """
 
     key: str
     image: np.ndarray
@@ -120,6 +133,8 @@ class Field:
     reference_night: str
     catalog: Mapping[str, np.ndarray]
     warnings: Sequence[str] = ()
+    placed: Sequence[int] = ()
+    sky: FieldSky | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +168,7 @@ class BesideFile:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that the page says."""
+    """All data of the page."""
 
     instrument: str
     keys: Sequence[str]

@@ -10,7 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 from opticam_dask.frames.fits.errors import FrameError
 from opticam_dask.text import shown
 
-BLOCK, CARD = 2880, 80
+#: Bytes of a block, of which all FITS files are made (FITS 4.0, section 3.1).
+BLOCK = 2880
+#: Bytes of one card of a header.
+CARD = 80
 #: Header blocks of all HDUs up to the image: 360,000 cards.
 MOST_HEADER_BLOCKS = 10000
 _LONGEST_TEXT = 1 << 16  # of a value that goes on over many cards
@@ -18,7 +21,7 @@ _QUOTED = re.compile(r"\s*'((?:[^']|'')*)'")
 
 
 class PlaneTime(NamedTuple):
-    """When a plane of a cube was taken.
+    """Time at which a plane of a cube was taken.
 
     Attributes
     ----------

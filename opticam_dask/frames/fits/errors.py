@@ -1,4 +1,4 @@
-"""What can be wrong with a file that should hold frames."""
+"""Errors of files that cannot be used as frames."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class FrameError(Exception):
 
 
 class OwnProduct(FrameError):
-    """A file is a table that this program has exported: it is no frame, and nothing is wrong with it."""
+    """The file is a table exported by this program: no frame, and no error either."""

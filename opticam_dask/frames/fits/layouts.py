@@ -67,7 +67,7 @@ class StoredFrame:
 
 
 class Contents(NamedTuple):
-    """What a file holds: its frames, and its tables, where the times of planes may be."""
+    """Contents of a file: its frames, and its tables, where the times of planes may be."""
 
     pictures: tuple[StoredFrame, ...]
     tables: tuple[Hdu, ...]

@@ -1,4 +1,4 @@
-"""Names of frames: the path of a file, and which of its images is meant where it holds several.
+"""Names of frames: the path of a file and, where it holds several images, which of them.
 
 ``night/a.fits`` is the image of a file, ``night/a.fits[3]`` that of its HDU 3, and ``night/a.fits[0,17]`` the 17th
 plane of the cube in its primary HDU.
@@ -16,7 +16,7 @@ _CHOICE = re.compile(r"(.*)\[(\d{1,9})(?:,(\d{1,9}))?\]", re.DOTALL)
 
 
 class FrameName(NamedTuple):
-    """Where a frame is.
+    """Name of a frame: its file, and the extension and plane in it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""When each plane of a cube was taken: by a table, by keywords of each plane, or by a start and a step."""
+"""Times of the planes of a cube: from a table, from keywords of each plane, or from a start and a step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from opticam_dask.frames.headers.values import Keyword, as_number
 _MOST_TABLE_BYTES = 1 << 28
 _NUMBERED = re.compile(r"(.*?)[-_ ]?(\d+)")
 _DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}[T ]\d{1,2}:\d{2}")
-#: Days that are taken for a Modified Julian Date, and for a Julian Date: 1970 to 2100.
-_MJD, _JD = (40587.0, 88069.0), (2440587.5, 2488069.5)
+#: Days that are taken for a Modified Julian Date: 1970 to 2100.
+_MJD = (40587.0, 88069.0)
+#: Days that are taken for a Julian Date: 1970 to 2100.
+_JD = (2440587.5, 2488069.5)
 _SECONDS = {"": 1.0, "S": 1.0, "SEC": 1.0, "SECOND": 1.0, "SECONDS": 1.0, "MS": 1e-3, "US": 1e-6, "D": 86400.0}
 _SECONDS |= {"DAY": 86400.0, "DAYS": 86400.0, "MIN": 60.0, "H": 3600.0}
 _DAY = 86400.0
@@ -33,7 +35,7 @@ _DAY = 86400.0
 
 @dataclass(frozen=True)
 class PlaneKeywords:
-    """What tells the times of the planes of a cube.
+    """Keywords that tell the times of the planes of a cube.
 
     Attributes
     ----------

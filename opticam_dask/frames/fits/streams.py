@@ -29,14 +29,20 @@ except ImportError:  # the standard library does the same, in twice the time
 PathLike = str | os.PathLike[str]
 
 _MOST_INFLATION = 1100  # deflate reaches 1032 at most
-#: Bytes of a gzip stream that are inflated before the image, and after it: the checksum stands at the end.
-MOST_BEFORE, MOST_AFTER, TIMES_IMAGE = 1 << 28, 1 << 26, 16
-#: Bytes of one request to a remote place: for a header, and for a frame, which is one request up to this size.
-HEADER_REQUEST, FRAME_REQUEST = 10 * BLOCK, 1 << 25
+#: Bytes of a gzip stream that are inflated before the image,
+MOST_BEFORE = 1 << 28
+#: and after it, where the checksum stands;
+MOST_AFTER = 1 << 26
+#: to both of them this many times the bytes of the image are added.
+TIMES_IMAGE = 16
+#: Bytes of one request to a remote place for a header.
+HEADER_REQUEST = 10 * BLOCK
+#: Bytes of one request to a remote place for a frame, which is one request up to this size.
+FRAME_REQUEST = 1 << 25
 
 
 class Source(NamedTuple):
-    """Bytes of a file, inflated if need be.
+    """Bytes of a file, inflated where it is gzipped.
 
     Attributes
     ----------
@@ -69,7 +75,7 @@ class Source(NamedTuple):
 
 @contextmanager
 def frame_errors() -> Iterator[None]:
-    """Turn what goes wrong with a file into a `FrameError` with a reason."""
+    """Turn errors about a file into a `FrameError` with a reason."""
     try:
         yield
     except gzip.BadGzipFile as error:

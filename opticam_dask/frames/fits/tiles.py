@@ -166,7 +166,7 @@ def _box(ends: tuple[int, int, int, int]) -> Section:
 
 
 def placed(group: Sequence[Hdu], primary: Cards, amplifiers: Amplifiers) -> tuple[tuple[Tile, ...], tuple[int, int]]:
-    """Where the images of a detector go, and the shape ``(ny, nx)`` of all of it.
+    """Positions of the images of a detector on it, and the shape ``(ny, nx)`` of the whole.
 
     Raises
     ------

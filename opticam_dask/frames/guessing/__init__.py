@@ -1,1 +1,1 @@
-"""What the headers of an unknown camera mean: a definition proposed from them, and what they do not say."""
+"""Definition of an unknown camera, proposed from its headers, with a list of what they leave open."""

@@ -1,4 +1,4 @@
-"""Which keywords of an unknown camera hold the time of a frame, what they mark, and on which scale they are."""
+"""Time keywords of an unknown camera: where the time stands, which moment it marks, and on which scale."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _MOST = 0.9
 
 
 class FrameClock(NamedTuple):
-    """How the time of a frame is told.
+    """Keywords that tell the time of a frame: where it stands, which moment it marks, on which scale.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class _Entries(NamedTuple):
 
 
 def find_clock(headers: Sequence[Mapping[str, Any]], writer: Writer | None) -> FrameClock | None:
-    """The time of frames by their headers; None where there is none.
+    """Time keywords of frames, found in their headers; None where there are none.
 
     Parameters
     ----------

@@ -37,8 +37,12 @@ _FILTERS = (*keywords.FILTER, "FILTER1", "FILTERA", "WFFBAND", "FILTNAM", "FILT"
 #: Arcseconds per pixel as delivered.
 _SCALES = ("PIXSCALE", "IM_SCALE", "SECPIX", "SECPIX1", "PIXSCAL1", "SCALE", "PLTSCALE", "CCDSCALE")
 _ARCSEC = 206264.806
-#: A source has the pixels of a disk of this diameter, arcsec, within limits.
-_SEEING, _FEWEST, _MOST = 2.0, 9, 128
+#: A source has the pixels of a disk of this diameter, arcsec.
+_SEEING = 2.0
+#: Pixels of a source at least: fewer are noise.
+_FEWEST = 9
+#: Pixels of a source at most: with more, faint stars are lost.
+_MOST = 128
 _READ_NOISE = (*keywords.READ_NOISE, "READNOISE", "RDNOIS", "ENOISE")
 _SIDEREAL = ("LST-OBS", "LST", "ST", "SIDTIME")
 _SAME_LONGITUDE = 1.0  # degrees; sidereal times are told to minutes
@@ -47,7 +51,7 @@ _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start",
 
 
 class Finding(NamedTuple):
-    """What one quantity is taken from.
+    """One quantity of a definition: the keyword it is read from, and what the keyword is taken to mean.
 
     Attributes
     ----------
@@ -66,7 +70,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Guess:
-    """A definition that was proposed.
+    """Proposed definition of a camera, with what is still missing.
 
     Attributes
     ----------
@@ -98,7 +102,7 @@ class Guess:
         return self._taken or Instrument.from_json(self.definition)
 
     def take(self, name: str, known: Instrument) -> None:
-        """Propose a definition that is there already; what it says is not missing any more."""
+        """Propose an existing definition; its entries are not missing any more."""
         self.known, self.definition, self._taken = name, known.to_dict(), known
         entries = {entry for entry, value in self.definition.items() if value is not None and value != {}}
         self.missing = [one for one in self.missing if entries.isdisjoint(re.findall(r"\w+", one.partition("(")[2]))]
@@ -110,7 +114,7 @@ class Guess:
         return json.dumps({**self.definition, **found, **notes}, indent=4, ensure_ascii=False) + "\n"
 
     def lines(self) -> list[str]:
-        """All of it for people, a line each."""
+        """The whole proposal for people, one line an entry."""
         told = [f"{self.n_frames} header(s) read, written by {self.writer or 'a program that is not known'}."]
         if self.known:
             default = " (the default)" if self.known == "opticam" else ""
@@ -122,7 +126,7 @@ class Guess:
 
 
 def guess_from_headers(headers: Sequence[Mapping[str, Any]]) -> Guess:
-    """Propose a definition.
+    """Propose a definition of a camera from the headers of its frames.
 
     Parameters
     ----------

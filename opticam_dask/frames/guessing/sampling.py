@@ -1,4 +1,4 @@
-"""Headers of some frames of directories, for a guess."""
+"""Headers of a sample of frames, from which an instrument is guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of a camera that the definition in use does not know: said in one line, not once a file."""
+"""Message about frames of a camera that the instrument does not know: one line in all, not one a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BY_DEFINITION = re.compile(r"(?:^|; )(filter|time|exposure_time|gain|binning|da
 
 
 def unknown_camera(scan: Scan, instrument: Instrument) -> tuple[str, list[tuple[str, str]]]:
-    """What to say when no frame is one of the instrument.
+    """Message for the case that no frame is one of the instrument.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Programs and observatories that write headers: how to know them, and what all of their frames have in common.
+"""Programs and observatories that write headers: how to recognise them, and what their headers have in common.
 
 Sources: N.I.N.A., "FITS keywords" of its manual; SharpCap, user manual, "FITS header"; MaxIm DL, "Standard FITS header
 keywords"; ACP, "FITS header"; LCO, "BANZAI data products"; ESO, "Data interface control document"; NOIRLab, "FITS
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Writer(NamedTuple):
-    """Who writes headers.
+    """A program or observatory that writes headers, and how to recognise it.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ WRITERS = (
 
 
 def writer_of(header: Mapping[str, Any]) -> Writer | None:
-    """Who wrote a header; None where it is none of those that are known."""
+    """Writer of a header; None where it is not known."""
     for writer in WRITERS:
         for keyword, words in writer.signs:
             value = header.get(keyword)

@@ -12,7 +12,7 @@ _LONGEST_FILTER = 64  # the name of a filter is part of names of files
 
 
 class CameraEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the camera and the filter of a frame."""
 
     @property
     def name(self) -> str: ...  # noqa: D102 - described in `Instrument`

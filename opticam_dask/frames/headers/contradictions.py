@@ -1,4 +1,4 @@
-"""What the headers of one night say against each other: told once, with a count and an example."""
+"""Contradictions between the headers of one night, told once with a count and an example."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _SAME_POINTING = 1.0
 #: Sites of one night further apart than this, degrees of latitude (one kilometre).
 _SAME_SITE = 0.009
-#: Exposures overlap where the next one begins so much earlier, as a share of the exposure time and in seconds.
-_OVERLAP_SHARE, _OVERLAP_SECONDS = 0.1, 1.0
+#: Exposures overlap where the next one begins earlier than the end by this share of the exposure time,
+_OVERLAP_SHARE = 0.1
+#: and by this many seconds.
+_OVERLAP_SECONDS = 1.0
 #: Names are in the order of time as long as fewer steps than this share go back.
 _MOST_BACK = 0.1
 
@@ -34,7 +36,7 @@ class _Frames:
 
 
 def contradictions(table: pd.DataFrame) -> list[str]:
-    """List what the frames of a key and night say against each other.
+    """List the contradictions between the frames of a key and night.
 
     Parameters
     ----------

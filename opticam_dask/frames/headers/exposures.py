@@ -1,4 +1,4 @@
-"""How a frame was exposed and read, and what for: exposure time, binning, dark current and kind of one header."""
+"""Exposure and read-out of a frame from its header: exposure time, binning, dark current, kind of frame."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from opticam_dask.text import shown
 
 _LONGEST_EXPOSURE = 86400.0
 _LARGEST_BINNING = 1024
-#: Exposure times in two keywords that differ by more than this share, and this many seconds, contradict each other.
-_SAME_EXPOSURE, _SAME_SECONDS = 0.05, 0.05
+#: Exposure times in two keywords contradict each other when they differ by more than this share,
+_SAME_EXPOSURE = 0.05
+#: and by more than this many seconds.
+_SAME_SECONDS = 0.05
 
 
 class ExposureEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell exposure time, binning, dark current and kind of a frame."""
 
     @property
     def exposure_time_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
@@ -62,7 +64,7 @@ def _common_factor(text: str) -> int:
 
 
 def dark_current_of(instrument: ExposureEntries, values: HeaderValues) -> float:
-    """Dark current in electrons per pixel and second; 0 where nobody says it."""
+    """Dark current in electrons per pixel and second; 0 where it is not known."""
     names, default = instrument.dark_current_keyword, instrument.default_dark_current
     name, value = values.find(names)
     if value is None and default is None:
@@ -102,7 +104,7 @@ def _seconds_by_comment(comment: str) -> float:
 
 
 def kind_of(instrument: ExposureEntries, values: HeaderValues) -> tuple[str, str]:
-    """What a frame was taken for, and the keyword that says so: the first whose words are known."""
+    """Kind of a frame (science, flat, ...) and the keyword that tells it: the first one with a known word."""
     names = instrument.image_type_keyword
     for name in (names,) if isinstance(names, str) else names:
         value = values.header.get(name)

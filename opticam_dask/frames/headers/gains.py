@@ -17,7 +17,7 @@ _SAME_GAIN = 0.02
 
 
 class GainEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the gain."""
 
     @property
     def gain_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`

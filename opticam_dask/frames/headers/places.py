@@ -18,7 +18,8 @@ _SAME_POINTING = 1.0
 #: Two sites that are further apart contradict each other, km.
 _SAME_SITE = 1.0
 _KM_PER_DEGREE = 111.2
-_LOWEST, _HIGHEST = -500.0, 10000.0  # of a telescope on the ground, m
+_LOWEST = -500.0  # height of a telescope on the ground at least, m
+_HIGHEST = 10000.0  # height of a telescope on the ground at most, m
 _EARTH = (6.3e6, 6.4e6)  # distance of the ground from the centre, m
 _WGS84 = 1  # ERFA's number of the ellipsoid
 
@@ -26,7 +27,7 @@ Place = tuple[float, float]
 
 
 class PlaceEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the pointing and the site."""
 
     @property
     def ra_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
@@ -177,7 +178,7 @@ def separation(one: Place, other: Place) -> float:
 
 
 def site_of(instrument: PlaceEntries, values: HeaderValues) -> Site:
-    """Longitude and latitude in degrees, to the east and north, and height in metres; NaN where nobody says.
+    """Longitude and latitude in degrees, east and north, and height in metres; NaN where not known.
 
     The header goes before the definition. A longitude that is that of the definition with the other sign is counted
     to the west.

@@ -14,7 +14,10 @@ from opticam_dask.frames.headers.values import HeaderValues, as_number
 from opticam_dask.kernels.series.timing import FAR_PLACES, parse_iso, utc_mjd
 from opticam_dask.text import shown
 
-MJD_1970, MJD_2100 = 40587, 88069
+#: First day that is believed as the date of a frame: 1970-01-01, MJD.
+MJD_1970 = 40587
+#: Last day that is believed as the date of a frame: 2100-01-01, MJD.
+MJD_2100 = 88069
 _MJD_ZERO = 678576  # proleptic Gregorian ordinal of MJD 0
 _LONGEST_TIME = 200
 _DAY = 86400.0
@@ -25,16 +28,20 @@ _LONGEST_DATE = 16
 _ZONE = re.compile(r"([+-]\d\d:?\d\d|Z)\s*$")
 _TIME_OF_DAY = re.compile(r"\s*\d{1,2}(:|\s|h)\s*\d{1,2}")
 
-#: Two times of one exposure agree within this and this share of the exposure time, beside what they are rounded to.
-_SAME_TIME, _SAME_SHARE = 0.1, 0.1
-#: A time of the end may be that of the end of the read-out: so many seconds later, and this share of the exposure time.
-_READ_OUT, _READ_OUT_SHARE = 60.0, 0.5
+#: Two times of one exposure agree within this many seconds,
+_SAME_TIME = 0.1
+#: and this share of the exposure time, beside what they are rounded to.
+_SAME_SHARE = 0.1
+#: A time of the end may be that of the end of the read-out: later by up to this many seconds,
+_READ_OUT = 60.0
+#: and this share of the exposure time.
+_READ_OUT_SHARE = 0.5
 #: Scales differ by at most so many seconds; a second time may be on another one than the first.
 _BETWEEN_SCALES = 70.0
 
 
 class TimeEntries(Protocol):
-    """Entries of an instrument that matter here."""
+    """Entries of an instrument that tell the time of a frame."""
 
     @property
     def time_keywords(self) -> tuple[str | tuple[str, str], ...]: ...  # noqa: D102 - described in `Instrument`

@@ -63,18 +63,18 @@ class HeaderValues:
         return str(comments[keyword]) if comments is not None and keyword in self.header else ""
 
     def warn(self, sentence: str) -> None:
-        """Tell something that the frame can be used with."""
+        """Report a problem that does not prevent the use of the frame."""
         self.warnings.append(sentence)
 
     def report_missing(self, what: str, names: str) -> None:
-        """Tell that the frame cannot be used without a keyword."""
+        """Report a missing keyword without which the frame cannot be used."""
         hint = "" if what == "exposure_time" else f", and the instrument has no default_{what}"
         self.problems.append(f"{what}: keyword {names} is missing or empty{hint}")
 
     def number(
         self, what: str, keywords: Keyword, default: float | None, limit: str, most: float = LARGEST_NUMBER
     ) -> float:
-        """Read a number ("above 0" or "at least 0") that the frame cannot do without."""
+        """Read a number ("above 0" or "at least 0") without which the frame cannot be used."""
         name, value = self.find(keywords)
         if value is None:
             if default is None:

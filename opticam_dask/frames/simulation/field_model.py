@@ -1,4 +1,4 @@
-"""What a simulated star field is like: its parameters, its random numbers, and the header of its frames."""
+"""Model of a simulated star field: its parameters, its random numbers, and the headers of its frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class FieldModel:
-    """What is simulated.
+    """Parameters of a simulated star field.
 
     Attributes
     ----------

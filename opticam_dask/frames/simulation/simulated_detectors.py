@@ -21,7 +21,7 @@ def read_out(model: FieldModel, electrons: np.ndarray, detector: SimulatedDetect
 
 @dataclass(frozen=True, eq=False)
 class SimulatedDetector:
-    """What a simulated detector adds and takes, pixel by pixel.
+    """Bias, dark current and response of a simulated detector, pixel by pixel.
 
     Attributes
     ----------

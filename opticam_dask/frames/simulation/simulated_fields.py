@@ -117,7 +117,7 @@ def field_truth(model: FieldModel, seed: int = 0) -> xr.Dataset:
 
 
 def expected_electrons(model: FieldModel, truth: xr.Dataset, camera: int, index: int) -> np.ndarray:
-    """Mean of the electrons of one frame, before its noise and what the detector makes of it, shape (ny, nx)."""
+    """Mean electrons of one frame without noise and detector effects, shape (ny, nx)."""
     ny, nx = model.shape
     ramp = np.linspace(-0.5, 0.5, ny)[:, None] + np.linspace(-0.5, 0.5, nx)[None, :]
     expected = model.sky * (1.0 + model.sky_gradient * ramp / 2.0) + model.dark_current * model.exposure_time

@@ -28,7 +28,8 @@ FILTERS = ("g", "r", "i")
 _DETECTOR = 2048
 _N_SOURCES = 6
 _FIELD_SEED = 123
-_SKY, _SKY_RMS = 100.0, 10.0
+_SKY = 100.0  # mean of a pixel, counts
+_SKY_RMS = 10.0  # scatter of a pixel, counts
 _PSF_SIGMA = 6.0  # unbinned pixels
 _JITTER = 4.0  # unbinned pixels
 _VARIABLE = 1
@@ -36,8 +37,11 @@ _AMPLITUDE_RMS = 0.02
 _FREQUENCY = 0.135  # Hz
 _LAGS = {"g": 0.0, "r": np.pi / 2.0, "i": np.pi}
 _START = datetime(2024, 1, 1, tzinfo=UTC)
-_GAP_SEED, _GAP_CHANCE, _GAP_STAYS = 42, 0.02, 0.95
-_FLAT_LEVEL, _FLAT_RMS = 10_000.0, 100.0
+_GAP_SEED = 42  # of the random gaps
+_GAP_CHANCE = 0.02  # probability that a gap begins at a frame
+_GAP_STAYS = 0.95  # probability that a gap goes on to the next frame
+_FLAT_LEVEL = 10_000.0  # mean of a pixel of a flat, counts
+_FLAT_RMS = 100.0  # scatter of a pixel of a flat, counts
 
 #: Each seed, filter, frame and kind of noise has a stream of random numbers of its own.
 _KINDS = {"shot": 0, "sky": 1, "flat": 2}

@@ -1,4 +1,4 @@
-"""Kernels in C: which form of them a process uses, the compiled one or that in NumPy.
+"""Choice between the kernels in C and those in NumPy in this process.
 
 The form in NumPy is the reference, and what runs where the package was installed without a compiler. Both give the
 same numbers within the rounding of the last digits. ``OPTICAM_DASK_KERNELS=numpy`` chooses the form in NumPy where
@@ -14,8 +14,10 @@ from types import ModuleType
 #: Environment variable that chooses the form.
 VARIABLE = "OPTICAM_DASK_KERNELS"
 
-#: Names of the forms.
-COMPILED, NUMPY = "compiled", "numpy"
+#: Name of the form in C.
+COMPILED = "compiled"
+#: Name of the form in NumPy.
+NUMPY = "numpy"
 
 
 def _native() -> ModuleType | None:

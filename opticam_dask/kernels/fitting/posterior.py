@@ -59,7 +59,7 @@ Curve = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class FreeValue:
-    """A parameter of a shape.
+    """A free parameter of a shape: its name, limits and step.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class FreeValue:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A fit.
+    """Result of a fit: best values, errors, samples and red noise.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How much more slowly the scatter of residuals falls with averaging than that of white noise."""
+"""Red noise of residuals: how much more slowly their scatter falls with averaging than that of white noise."""
 
 from __future__ import annotations
 

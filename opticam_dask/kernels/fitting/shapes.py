@@ -1,4 +1,4 @@
-"""What a transit, an eclipse or a sinusoid makes of a constant star: relative flux, 1 outside."""
+"""Shapes of transits, eclipses and sinusoids: the relative flux of a star against time, 1 outside of an event."""
 
 from __future__ import annotations
 

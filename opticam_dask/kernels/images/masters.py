@@ -60,7 +60,7 @@ class Masters:
     dark_gain: float | None = None
 
     def layers(self) -> dict[str, np.ndarray]:
-        """What ``calibrate.to_electrons`` needs of them for any frame, by its parameters."""
+        """Arrays that ``calibrate.to_electrons`` takes for any frame, by the names of its parameters."""
         names = ("bias", "dark", "flat", "bad_pixels")
         return {name: values for name in names if (values := getattr(self, name)) is not None}
 
@@ -106,7 +106,7 @@ class HotPixels:
     exposure_time: float
 
     def variance(self, exposure_time: float, gain: float) -> np.ndarray:
-        """Variance in electrons squared that they add to one exposure, shape (n,).
+        """Variance in electrons squared that hot pixels add to one exposure, shape (n,).
 
         The photons of the dark current grow with the exposure; a current that jumps grows with its square, and is
         taken for no smaller than it was in the darks.

@@ -1,4 +1,4 @@
-"""The level of a detector that saw no light, from pixels that were read beyond its edge."""
+"""Overscan level of a detector: the mean of pixels that were read beyond its edge."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Ensemble:
 
 
 def combine_stars(flux: np.ndarray, flux_err: np.ndarray, weighting: Weighting = "optimal") -> Ensemble:
-    """Mean light curve of stars, to which a star that is missing in a frame makes no jump.
+    """Mean light curve of stars, without a jump where one of them is missing in a frame.
 
     Each star is divided by its mean level before the mean is taken; levels of stars and of frames are solved for each
     other (Honeycutt 1992, PASP 104, 435; Broeg et al. 2005, AN 326, 134).
@@ -130,7 +130,7 @@ def _robust_scatter(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was found out about one possible comparison star.
+    """Properties of one possible comparison star.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ def choose_comparisons(
     n_stars: int = 10,
     brightness: tuple[float, float] = (0.2, 10.0),
 ) -> list[Candidate]:
-    """Choose comparison stars by what they do themselves; of the target only its typical flux is looked at.
+    """Choose comparison stars by their own light curves; only the typical flux of the target is used.
 
     Candidates are of similar brightness and seldom flagged. While one varies (its scatter against the mean of the
     others is more than 1.5 times what the errors allow, or what is typical of the others), the worst is taken out; then

@@ -44,7 +44,7 @@ class Periodogram:
 
 @dataclass(frozen=True)
 class FrequencyFit:
-    """Sinusoid of free frequency, and the error of that."""
+    """Sinusoid of free frequency, with the error of the frequency."""
 
     frequency: float
     frequency_err: float

@@ -1,4 +1,4 @@
-"""Quality of frames from what all sources have in common: transparency, clouds, form of the stars."""
+"""Quality of frames from the fluxes of all their sources: transparency, clouds, shape of the stars."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
-#: Sources that transparency is measured by: the best so many, each known in at least this share of the frames and
-#: with at least this median signal-to-noise ratio.
+#: Sources that transparency is measured by at most: the best ones.
 MOST_SOURCES = 30
-_LEAST_SHARE, _LEAST_RATIO = 0.5, 5.0
+#: Each is measured in at least this share of the frames,
+_LEAST_SHARE = 0.5
+#: with at least this median signal-to-noise ratio.
+_LEAST_RATIO = 5.0
 
 #: With fewer sources nobody can tell the sky from the source.
 LEAST_SOURCES = 2

@@ -416,7 +416,7 @@ def _group_mean(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def debiased(spectrum: CrossSpectrum) -> np.ndarray:
-    """Squared modulus of the mean cross power without what chance adds to it.
+    """Squared modulus of the mean cross power, corrected for its bias by noise.
 
     ``E|C|^2 = G + (P1 P2 - G) / M`` with ``G`` the squared modulus of the expected cross power (Ingram 2019, MNRAS
     489, 3927), solved for ``G``. For signals of coherence 1 it is ``|C|^2 - n^2`` of Vaughan & Nowak (1997).

@@ -28,7 +28,8 @@ TIME_SCALES = ("utc", *_TAI_MINUS_SCALE)
 FAR_PLACES = ("heliocentre", "barycentre")
 #: MJD (TT) of 1977-01-01 00:00:32.184, when TT, TCG and TCB were the same, and their rates since.
 _MJD_1977 = 43144.0003725
-_RATE_TCG, _RATE_TCB = 6.969290134e-10, 1.550519768e-8
+_RATE_TCG = 6.969290134e-10  # of TCG against TT (IAU resolution 2000 B1.9)
+_RATE_TCB = 1.550519768e-8  # of TCB against TDB (IAU resolution 2006 B3)
 _TDB_AT_1977 = -6.55e-5  # s
 
 #: Distance of the nodes between which the observer's position is interpolated, in days (10 minutes).
@@ -215,7 +216,7 @@ def barycentric_mjd(
 def barycentric_mjd_of_sources(
     mjd_utc: np.ndarray, ra: np.ndarray, dec: np.ndarray, longitude: float, latitude: float, height: float
 ) -> np.ndarray:
-    """The same as :func:`barycentric_mjd` for each of some sources at each time.
+    """MJD (TDB) at the barycentre, as :func:`barycentric_mjd`, for several sources at each time.
 
     Parameters
     ----------
@@ -267,7 +268,7 @@ def _observer(mjd_utc: np.ndarray, site: np.ndarray) -> tuple[Time, np.ndarray, 
 
 
 def utc_to_tdb(mjd_utc: np.ndarray) -> np.ndarray:
-    """MJD (TDB, at the geocentre) of MJD (UTC): of a time that is not that of a telescope."""
+    """MJD (TDB, at the geocentre) from MJD (UTC), for times that were not measured at a telescope."""
     from astropy.time import Time
 
     result = np.full(np.shape(mjd_utc), np.nan)
@@ -290,7 +291,7 @@ def at_telescope(
     *,
     place: str,
 ) -> np.ndarray:
-    """MJD (UTC) at which light was at the telescope, from when it was at the Sun or at the barycentre.
+    """MJD (UTC) of light at the telescope, from the time at which it was at the Sun or at the barycentre.
 
     Parameters
     ----------

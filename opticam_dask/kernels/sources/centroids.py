@@ -1,4 +1,4 @@
-"""Centroids of sources on cut-outs, their errors, and how far they are believed."""
+"""Centroids of sources on cut-outs, their errors, and their weight against predicted positions."""
 
 from __future__ import annotations
 

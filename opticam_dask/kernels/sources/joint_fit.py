@@ -1,4 +1,4 @@
-"""Fluxes and places of stars that overlap, fitted together."""
+"""Fluxes and positions of overlapping stars, fitted together."""
 
 from __future__ import annotations
 

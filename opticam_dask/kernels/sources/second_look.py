@@ -1,4 +1,4 @@
-"""A second look at a stack: stars that show when the stars that are known are taken off.
+"""Second search of a stack, without the fitted light of the known stars, for the stars that they hide.
 
 All stars are fitted together, with the profile that the stack's own stars have (as in DAOPHOT, Stetson 1987, PASP 99,
 191), and what is left is searched for the light of further stars. A bright star leaves something behind as
@@ -61,7 +61,7 @@ _LEAST_BOX = 12
 
 @dataclass(frozen=True)
 class KnownStars:
-    """Stars that were fitted together.
+    """Known stars of a stack, fitted together.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def look_again(
     *,
     most: int = 5000,
 ) -> KnownStars | None:
-    """Fit the known stars together and find those that they hide.
+    """Fit the known stars of a stack together, and find the stars that they hide.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The profile of the stars of a stack: measured on the stack itself, and what it may be wrong by."""
+"""Star profile of a stack, measured on the stack itself, and its error."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FADES = 4.0
 
 @dataclass(frozen=True)
 class Stack:
-    """What is looked at.
+    """Image of a stack with its noise.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Psf:
-    """Profile of the stack's stars: a radial one, and by how much the pixels of its stars differ from it."""
+    """Star profile of a stack: a radial one, and its deviations in the pixels of the stars."""
 
     table: np.ndarray
     shape: profile.Shape
@@ -76,7 +76,7 @@ class Psf:
         return light
 
     def error(self, xy: np.ndarray, half: int) -> np.ndarray:
-        """What the share of the light in each pixel may be wrong by."""
+        """Error of the share of the light in each pixel."""
         size = 2 * half + 1
         x0, y0 = photometry.origins(xy, size)
         light = profile.profile_weights(self.table, xy, x0, y0, size, self.shape)

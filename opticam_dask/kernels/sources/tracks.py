@@ -1,4 +1,4 @@
-"""Where something that moves is between the moments at which its places are known."""
+"""Positions of a moving target between the times of its ephemeris."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DEGREE = 3
 
 
 def places_on_track(times: np.ndarray, track: np.ndarray) -> np.ndarray:
-    """Places on a track, by a spline through the known ones; a straight line through two.
+    """Positions on a track, by a spline through its known points; a straight line through two.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ LARGEST_GAP = 0.01
 
 
 def per_source(value: float | np.ndarray, n_sources: int) -> np.ndarray:
-    """One value for all sources, or one for each, as one for each."""
+    """One value for each source, from one value for all of them or one for each."""
     return np.broadcast_to(np.asarray(value, dtype=float), (n_sources,))
 
 

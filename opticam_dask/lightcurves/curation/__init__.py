@@ -1,1 +1,1 @@
-"""What observers say about measurements: marks beside the flags of the store."""
+"""Marks of observers on measurements, beside the flags of the store, and the choice of comparisons."""

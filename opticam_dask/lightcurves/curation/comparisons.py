@@ -1,4 +1,4 @@
-"""Comparison sources that are fit for a target: what they do themselves, and what the observer says of them."""
+"""Choice of the comparison sources of a target, by their own light curves and the observer's marks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _USELESS = np.uint32(
     | SourceFlag.PLACED
 )
 
-#: With fewer comparisons than this a warning is given; of the others so many are named for each reason.
-_FEW, _TOLD = 3, 12
+#: With fewer comparisons than this a warning is given.
+_FEW = 3
+#: Sources that are named for each reason why they are no comparisons, at most.
+_TOLD = 12
 
 
 class Choice(NamedTuple):
-    """Numbers of the comparisons, what was found out about each source, and the same in a few lines."""
+    """Chosen comparisons: their numbers, the properties of each source, and a summary in a few lines."""
 
     numbers: list[int]
     reasons: list[str]
@@ -55,7 +57,7 @@ def left_out_sources(without: Sequence[int], marks: Mapping[int, Any]) -> dict[i
 
 
 def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choice:
-    """Comparisons that are fit for a target."""
+    """Choose comparisons that are fit for a target."""
     everything = curves["source_id"].to_numpy().tolist()
     if target not in everything:
         return Choice([], [], [])

@@ -66,7 +66,7 @@ def marks_of(store: Store, *, undone: bool = False) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Marks:
-    """Marks that bear upon one camera key and photometry label.
+    """Marks that apply to one camera key and photometry label.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Marks:
 
     @classmethod
     def of(cls, store: Store, key: str, label: str) -> Marks:
-        """Those of a store."""
+        """Marks of a store that apply to a camera key and photometry label."""
         table = marks_of(store)
         return cls(table[(table["key"] == key) & table["label"].isin(("", label))])
 

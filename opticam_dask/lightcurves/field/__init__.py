@@ -1,1 +1,1 @@
-"""What the frames and the other stars of a field say of a light curve: conditions, comparisons, magnitudes."""
+"""Context of a light curve from its frames and field: conditions, comparison stars, magnitudes."""

@@ -1,4 +1,4 @@
-"""What the comparison stars of a light curve say of it: trends that they share, and how often the errors hold."""
+"""Comparison stars of a light curve: trends that they share, and how often the errors hold."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXPLAINING = tuple(name for name in CONDITIONS if name != "exposure_time")
 
 
 class Corrected(NamedTuple):
-    """A light curve without the trends that its comparisons share, and how many there were in each night."""
+    """A light curve without the trends that its comparisons share, and the number of trends in each night."""
 
     flux: np.ndarray
     flux_err: np.ndarray
@@ -137,7 +137,7 @@ def _explained(members: xr.Dataset, found: shared_trends.SharedTrends) -> tuple[
 
 
 def coverage_card(members: xr.Dataset) -> dict[str, Any]:
-    """How often the errors of the comparisons hold: attributes of a light curve.
+    """Attributes of a light curve that say how often the errors of its comparisons hold.
 
     Each comparison is a light curve against the others, which should be flat but for its errors.
 

@@ -1,4 +1,4 @@
-"""What is known of the frames of a light curve: airmass, seeing, sky, place of the target, exposure time."""
+"""Observing conditions along a light curve: airmass, seeing, sky, position of the target, exposure time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONDITIONS = (*_OF_FRAMES, *_OF_TARGET)
 
 
 def conditions_of(members: xr.Dataset) -> dict[str, Any]:
-    """Coordinates of a differential light curve: what is known of its frames and of the target.
+    """Observing conditions of a differential light curve as coordinates along its frames.
 
     Parameters
     ----------

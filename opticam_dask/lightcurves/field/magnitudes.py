@@ -1,4 +1,4 @@
-"""Calibrated magnitudes: a light curve against the stars of the field whose magnitudes a catalogue knows."""
+"""Calibrated magnitudes: a light curve against stars of the field whose magnitudes are known."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
 
-#: A calibrating star has a flux in this share of the frames, is flagged in no more than the other share, and is so many
-#: times brighter than its error.
-_OFTEN, _SELDOM, _BRIGHT = 0.8, 0.1, 10.0
+#: A calibrating star has a flux in this share of the frames,
+_OFTEN = 0.8
+#: is flagged in no more than this share of them,
+_SELDOM = 0.1
+#: and is so many times brighter than its error.
+_BRIGHT = 10.0
 
 _USELESS = np.uint32(
     SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.NON_LINEAR | SourceFlag.BLENDED
@@ -223,7 +226,7 @@ def _of_night(night: str, found: ZeroPoint) -> dict[str, Any]:
 
 
 def describe_magnitudes(curve: xr.Dataset) -> list[str]:
-    """What was found of the zero points, a line a night."""
+    """Zero points that were found, one line a night."""
     lines = []
     for night in dict.fromkeys(curve["night"].to_numpy().astype(object).tolist()):
         told = {name: curve.attrs[f"{name}_{night}"] for name in ("zero_point", "zero_point_err", "zero_point_scatter")}

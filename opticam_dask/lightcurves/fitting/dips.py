@@ -1,4 +1,4 @@
-"""Where the search for a dip begins, and which camera has which depth."""
+"""First guess of a dip in light curves, and the depth parameter of each camera."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from opticam_dask.lightcurves.fitting.series import FitInput, FitSeries
 #: One depth for all cameras, or one for each.
 Depths = Literal["shared", "each"]
 
-#: Middles of a dip that are tried, spread over the data; near a time that is told.
-_TRIED_TIMES, _TRIED_NEAR = 60, 21
+#: Middles of a dip that are tried, spread over the data.
+_TRIED_TIMES = 60
+#: Middles of a dip that are tried near a time that was given.
+_TRIED_NEAR = 21
 
 #: Dips that a fit begins with, one after the other.
 _MOST_DIPS = 5
@@ -26,7 +28,7 @@ _SHALLOW = 1e-4
 
 
 def names_by_camera(name: str, given: FitInput, depths: Depths) -> tuple[list[str], dict[str, int]]:
-    """Names of a parameter that cameras share or have each, and which of them each camera has.
+    """Names of a parameter that cameras share or have each, and which of the names applies to each camera.
 
     Raises
     ------
@@ -42,7 +44,7 @@ def names_by_camera(name: str, given: FitInput, depths: Depths) -> tuple[list[st
 
 
 class Dip(NamedTuple):
-    """Middle of a dip, its relative depth, and by how much it makes chi-square better."""
+    """Middle and relative depth of a dip, and the improvement of chi-square by it."""
 
     middle: float
     depth: float

@@ -117,7 +117,7 @@ def value_of(fit: xr.Dataset, parameter: str) -> tuple[float, float]:
 
 
 def describe(fit: xr.Dataset) -> list[str]:
-    """What a fit found, in lines for people."""
+    """Result of a fit in lines for people."""
     lines = []
     for name in fit["parameter"].to_numpy().tolist():
         value, error = value_of(fit, name)

@@ -1,4 +1,4 @@
-"""Light curves as fits take them: one series a camera and night, with the vectors of its baseline."""
+"""Light curves prepared for a fit: one series a camera and night, with the vectors of its baseline."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FitSeries:
 
 @dataclass(frozen=True, eq=False)
 class FitInput:
-    """What a fit is made to.
+    """Input of a fit: the series of all cameras and nights.
 
     Attributes
     ----------

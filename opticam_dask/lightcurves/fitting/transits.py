@@ -23,8 +23,10 @@ Known = float | tuple[float, float] | None
 #: Coefficients of the quadratic limb darkening of a star like the Sun in visual light (Claret & Bloemen 2011).
 LIMB_DARKENING = (0.4, 0.25)
 
-#: Range of radius ratios and of orbits that are looked through.
-_RADII, _ORBITS = (1e-3, 0.5), (1.2, 500.0)
+#: Ratios of the radii of planet and star that are looked through.
+_RADII = (1e-3, 0.5)
+#: Semi-major axes of the orbit, in radii of the star, that are looked through.
+_ORBITS = (1.2, 500.0)
 
 #: Where nothing is said about the orbit the search begins with a transit of this length, days: 2.5 hours.
 _USUAL_DURATION = 0.1

@@ -59,7 +59,7 @@ def make_aavso_exoplanet(
     notes: str = "",
     leave_out: tuple[str, ...] = ("outlier",),
 ) -> str:
-    """Text of a file.
+    """Text of a file in the AAVSO exoplanet format.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def make_aavso_extended(
     notes: str = "",
     leave_out: tuple[str, ...] = ("outlier",),
 ) -> str:
-    """Text of a file.
+    """Text of a file in the AAVSO extended format.
 
     Parameters
     ----------

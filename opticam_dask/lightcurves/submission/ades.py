@@ -42,7 +42,7 @@ def make_ades(
     catalogue: str = "",
     leave_out: tuple[str, ...] = ("outlier",),
 ) -> str:
-    """Text of a file.
+    """Text of an ADES file (PSV).
 
     Parameters
     ----------

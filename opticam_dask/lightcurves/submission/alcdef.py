@@ -42,7 +42,7 @@ def make_alcdef(
     notes: str = "",
     leave_out: tuple[str, ...] = ("outlier",),
 ) -> str:
-    """Text of a file: one session a night.
+    """Text of an ALCDEF file: one session a night.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Who observed, with what, and the codes of archives for observer, site and bands: one small file."""
+"""Observer file: who observed, with which telescope, and the archives' codes for observer, site and bands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the target of a light curve was on the sky in each frame."""
+"""Position of the target of a light curve on the sky in each frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a light curve for an archive: what is left out is left out of every column, and no number is NaN."""
+"""Rows of a light curve for an archive: a frame that is left out is so in every column, and no number is NaN."""
 
 from __future__ import annotations
 

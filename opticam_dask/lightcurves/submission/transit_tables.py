@@ -19,8 +19,10 @@ _COLUMNS = 3
 #: Fewer points are no transit.
 _LEAST_ROWS = 10
 
-#: Days from 1950 to 2100: a modified or truncated date is outside.
-_FIRST_JD, _LAST_JD = 2433282.0, 2488070.0
+#: Julian date of 1950: a modified or truncated date is before it.
+_FIRST_JD = 2433282.0
+#: Julian date of 2100, the last that is believed.
+_LAST_JD = 2488070.0
 
 
 def make_exoclock(curve: xr.Dataset, *, leave_out: tuple[str, ...] = ("outlier",)) -> str:

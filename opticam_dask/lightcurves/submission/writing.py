@@ -1,4 +1,4 @@
-"""Write a light curve for an archive, once its rules are kept."""
+"""Files for archives, written once the rules of their format are kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TOLD = 5
 
 @dataclass(frozen=True)
 class Submission:
-    """What an archive wants to know beside the light curve.
+    """Facts about an observation that an archive needs beside the light curve.
 
     Attributes
     ----------

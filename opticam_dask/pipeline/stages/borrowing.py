@@ -1,4 +1,4 @@
-"""Frames with too few stars of their own take their transform from simultaneous frames of other cameras."""
+"""Borrowed transforms: frames with too few stars take that of simultaneous frames of other cameras."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from opticam_dask.store.camera import Camera, Part
 #: Frames of a part have too few stars when half of them detect no more than so many sources.
 _FEW_SOURCES = 8
 
-#: A detection is a source of the catalogue when it is within so many FWHM, and at least so many pixels, of its place.
-_REACH, _LEAST_REACH = 1.0, 3.0
+#: A detection is a source of the catalogue when it is within so many FWHM of its place,
+_REACH = 1.0
+#: and at least within so many pixels.
+_LEAST_REACH = 3.0
 
 #: What may be wrong with a frame that borrows its transform.
 _TOO_FEW = np.uint32(FrameFlag.NO_SOURCES | FrameFlag.NOT_ALIGNED)

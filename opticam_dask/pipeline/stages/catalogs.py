@@ -18,8 +18,10 @@ from opticam_dask.pipeline.reduction import Progress, ReductionError, Setup
 from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.store.camera import Camera, Part
 
-#: Frames whose detections are held against the catalogue, and the share that is too much to be missing.
-_COMPARED, _MOST = 9, 0.5
+#: Frames whose detections are compared with the catalogue.
+_COMPARED = 9
+#: Share of the sources of either that may be missing in the other; more is told.
+_MOST = 0.5
 
 
 def finish_catalogs(setup: Setup, progress: Progress) -> None:

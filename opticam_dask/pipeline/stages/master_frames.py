@@ -53,7 +53,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class MasterJob:
-    """What every task needs that works on one master.
+    """Everything a task needs to work on one master frame.
 
     Attributes
     ----------
@@ -474,7 +474,7 @@ def make_dataset(
 
 
 def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame) -> MasterJob:
-    """What the tasks of one master need."""
+    """Job of one master, for its tasks."""
     assert setup.calibration is not None
     before = setup.calibration.kinds[: setup.calibration.kinds.index(kind)]
     reader = setup.calibration.reader(setup.store, detector, before) if before else None
@@ -483,7 +483,7 @@ def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame
 
 
 def entries_of(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
-    """What tasks need of the headers, a dictionary a frame."""
+    """Header values that tasks need, one dictionary a frame."""
     columns = {name: table[name].to_numpy() for name in _COLUMNS}
     return tuple(entry_of(columns, index) for index in range(len(table)))
 

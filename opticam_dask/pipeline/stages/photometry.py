@@ -35,7 +35,7 @@ from opticam_dask.store.camera import Camera, Part
 
 
 class MeasurePass(BlockPass):
-    """Every block of which frames were not looked at, or of which a photometer has not measured the sources.
+    """Pass that measures all blocks with frames not yet surveyed or sources not yet measured by a photometer.
 
     Without photometers, which may come later, it is the sky, sources and transforms of all frames.
     """
@@ -98,7 +98,7 @@ def _was_surveyed_whole(setup: Setup, part: Part) -> bool:
 
 
 def measure_job(run: Run, part: Part) -> measure.Measure:
-    """What a task needs to measure blocks of a part."""
+    """Job for the tasks that measure blocks of a part."""
     measuring = None
     if run.photometers and part.psf.is_whole:
         photometers = prepared_for(run, part.camera)
@@ -189,7 +189,7 @@ def measure_sample(
     measure_view: Callable[[FrameView], Any],
     frames: Sequence[int],
 ) -> dict[int, Any]:
-    """What a function finds in some frames of a part, by frame; None where a frame cannot be read."""
+    """Results of a function on some frames of a part, by frame; None where a frame cannot be read."""
     job = sampled_frames.SampleJob(
         measuring=measuring,
         measure=measure_view,
@@ -211,7 +211,7 @@ def measure_sample(
 
 
 def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning, Measuring]:
-    """What tasks need to align and measure frames of a key that are in no store.
+    """Jobs that align and measure frames of a key that are not in any store.
 
     Raises
     ------
@@ -230,7 +230,7 @@ def live_jobs(setup: Setup, key: str, photometer: Photometer) -> tuple[Aligning,
 
 
 def prepared_for(run: Run, camera: Camera) -> dict[str, Photometer]:
-    """Photometers of a run for the catalogue of a camera; what a label has chosen once is what it has from then on.
+    """Photometers of a run for the catalogue of a camera; the choices of a label never change once made.
 
     The best radius of an aperture is judged by some frames of the reference night, which are measured here.
     """

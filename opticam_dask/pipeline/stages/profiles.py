@@ -25,7 +25,7 @@ _OTHER_NIGHT = 0.05
 
 
 class StarProfiles(Pass):
-    """Star profile of every night that has none, from some of its frames.
+    """Pass that measures the star profile of every night without one, from some of its frames.
 
     A night of which the survey has not come to its end waits: its profile must not depend on how far a run came.
     """

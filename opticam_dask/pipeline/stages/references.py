@@ -24,7 +24,7 @@ N_PROBES = 9
 
 
 class References(Pass):
-    """Calibration masters and reference frames that are not there yet."""
+    """Pass that makes missing calibration masters and chooses missing reference frames."""
 
     word = "reference"
     name = "calibration masters and reference frames"

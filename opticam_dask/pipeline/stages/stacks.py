@@ -1,4 +1,4 @@
-"""The stack of a part: which frames are summed where, the sums of blocks added in a tree, and the mean of them."""
+"""Stack of a part: its frames and their groups, the sums of blocks added in a tree, and the mean of them."""
 
 from __future__ import annotations
 

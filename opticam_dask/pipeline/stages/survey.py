@@ -1,4 +1,4 @@
-"""Pass 1: the frames of each night that are stacked, the stacks, and the catalogue from that of the reference night."""
+"""Pass 1: survey of the stacked frames of each night, the stacks, and the catalogue of the reference night."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from opticam_dask.store.camera import Camera, Part
 
 
 class SurveyPass(BlockPass):
-    """Sky, sources and transform of the frames that are stacked; stacks and catalogues of what is new."""
+    """Pass that surveys the frames to be stacked, and makes stacks and catalogues that are missing."""
 
     word = "survey"
     name = "sky, sources and transforms"
@@ -109,12 +109,12 @@ def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
 
 
 def alignment_of(setup: Setup, part: Part) -> Aligning:
-    """What it takes to find where frames of a part lie on the reference frame."""
+    """Reference stars and limits with which frames of a part are aligned."""
     return Aligning(**_alignment(setup, part))
 
 
 def survey_job(setup: Setup, part: Part) -> survey.Survey:
-    """What a task needs to survey blocks of a part."""
+    """Job for the tasks that survey blocks of a part."""
     return survey.Survey(
         **_alignment(setup, part),
         n_frames=part.n_frames,

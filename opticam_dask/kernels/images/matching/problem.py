@@ -1,4 +1,4 @@
-"""Two lists of sources to be matched, and a transform between them with its pairs.
+"""Matching problem: two lists of sources, and a transform between them with its matched pairs.
 
 Positions are complex numbers ``x + iy`` in the search for a match: a similarity is then ``frame = a * reference + b``.
 """
@@ -17,7 +17,7 @@ MAX_REFINED = 8
 
 @dataclass(frozen=True)
 class MatchProblem:
-    """Two cleaned lists and the rules of the match."""
+    """Two cleaned lists of sources, and the rules by which they are matched."""
 
     reference: np.ndarray
     frame: np.ndarray
@@ -39,7 +39,7 @@ class MatchProblem:
 
 @dataclass(frozen=True)
 class PairedTransform:
-    """A transform, its pairs and the logarithm of how many as good are expected by chance."""
+    """A transform, its pairs, and the logarithm of the number of such matches expected by chance."""
 
     a: complex
     b: complex

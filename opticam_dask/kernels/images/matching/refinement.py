@@ -1,4 +1,4 @@
-"""From the start of a transform to the one that fits its pairs, and how probable it is by chance."""
+"""Refinement of a transform from its first guess, and the probability of such a match by chance."""
 
 from __future__ import annotations
 

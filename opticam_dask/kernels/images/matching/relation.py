@@ -1,4 +1,4 @@
-"""How the frames of two cameras that look at one field go together: the transform of one by that of the other."""
+"""Relation between two cameras that see one field: the transform of one from that of the other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from opticam_dask.kernels.robust import MAD_TO_SIGMA
 #: Frames of the other camera on either side of a moment are so many of its usual steps apart at most.
 _LONGEST_GAP = 3.0
 
-#: A drift along time is fitted to so many frames, a constant shift to so many.
-_LEAST_FOR_DRIFT, _LEAST_FOR_SHIFT = 8, 2
+#: Frames to which a drift along time is fitted, at least.
+_LEAST_FOR_DRIFT = 8
+#: Frames to which a constant shift is fitted, at least.
+_LEAST_FOR_SHIFT = 2
 
-#: Frames beyond so many sigma of the drift are left out in so many rounds.
-_CLIP, _ROUNDS = 4.0, 3
+#: Frames that are further than so many sigma from the drift are left out.
+_CLIP = 4.0
+#: Rounds in which frames are left out.
+_ROUNDS = 3
 
 
 def transforms_at(times: np.ndarray, other_times: np.ndarray, transforms: np.ndarray) -> np.ndarray:

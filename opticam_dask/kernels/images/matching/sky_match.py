@@ -19,9 +19,13 @@ from opticam_dask.kernels.images.matching import align, match, problem
 MAX_CHANCE = 1e-6
 #: Scales that differ from the expected by up to 5 % are looked for, and by a little more for the noise of positions.
 _SCALE_RANGE = 1.06
-#: Windows on the sky: radius and distance between their centres, in units of the side of the field. Of few stars hardly
-#: one may be missed, but a wider window holds more stars of the sky around than patterns are made of.
-_WINDOW, _WHOLE_WINDOW, _STEP = 0.62, 0.8, 0.4
+#: Radius of the windows on the sky, in units of the side of the field: a wider window holds more stars of the sky
+#: around than patterns are made of.
+_WINDOW = 0.62
+#: The same for a field of few stars, of which hardly one may be missed.
+_WHOLE_WINDOW = 0.8
+#: Distance between the centres of the windows, in units of the side of the field.
+_STEP = 0.4
 _FEW = 40
 #: So many stars in the middle of the frame are matched when the brightest of the whole frame do not match: order by
 #: brightness may mean nothing (another band, no magnitudes), and distortion hardly shows in a small field.
@@ -215,7 +219,7 @@ def _windows(reach: float, side: float) -> np.ndarray:
 def fit_plane(
     xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape: tuple[int, int], tolerance: float = 3.0
 ) -> PlaneFit:
-    """Fit polynomials from pixels to the tangent plane, of the order that the stars bear.
+    """Fit polynomials from pixels to the tangent plane, of the highest order that the stars justify.
 
     The order is the one that best predicts stars which are left out of the fit (leave-one-out cross-validation by the
     diagonal of the hat matrix, Allen 1974, Technometrics 16, 125); fewer than six stars fix a similarity.

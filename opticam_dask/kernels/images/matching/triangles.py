@@ -1,4 +1,4 @@
-"""Transforms that are found without any guess: triangles of similar shape in both lists."""
+"""Transforms found without a first guess, from similar triangles in both lists of sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The level of the sky under the sources of one frame: a smooth, robust fit of values that its boxes have.
+"""Sky level under the sources of one frame: a smooth, robust fit to the values of its boxes.
 
 Around each box a plane is fitted to the values of 5 x 5 boxes, the inner 3 x 3 of which count most. Where a plane does
 not fit, the sky is curved, or some boxes are no sky (a saturated patch, a galaxy, the other side of an edge). A

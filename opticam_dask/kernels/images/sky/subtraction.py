@@ -1,4 +1,4 @@
-"""The sky is taken off a frame in one pass, which also finds the pixels that stand out, and the local mean of the rest.
+"""Sky subtraction of one frame: the image, its pixels above the threshold, and the mean of its sky pixels.
 
 Frames are worked on in strips of one row of boxes, which stay in the cache of the processor.
 """
@@ -34,7 +34,7 @@ Grid = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Disks:
-    """Where sources shine.
+    """Disks around sources, whose pixels are not sky.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Disks:
 
 @dataclass(frozen=True)
 class SubtractedFrame:
-    """A frame without its sky, and what stands out of it.
+    """A frame without its sky, and its pixels above the threshold.
 
     Attributes
     ----------
@@ -265,7 +265,7 @@ def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
 
 
 def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
-    """Sky without some of the pixels that were counted.
+    """Sky pixels without some of those that were counted.
 
     Parameters
     ----------

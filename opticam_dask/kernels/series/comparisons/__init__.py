@@ -1,1 +1,1 @@
-"""What comparison stars say of a night: trends that they share, how often their errors hold, and its zero point."""
+"""Kernels for the comparison stars of a night: shared trends, coverage of the errors, zero point."""

@@ -1,4 +1,4 @@
-"""How often the errors of a night hold: light curves of comparison stars against each other, which should be flat."""
+"""Coverage of the errors of a night, from light curves of comparison stars, which should be flat."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 
-#: Share of a normal distribution within one and two sigma.
-ONE_SIGMA, TWO_SIGMA = 0.682689, 0.954500
+#: Share of a normal distribution within one sigma.
+ONE_SIGMA = 0.682689
+#: Share of a normal distribution within two sigma.
+TWO_SIGMA = 0.954500
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the comparison stars say of the errors of a night.
+    """How often the errors of a night hold, by light curves of its comparison stars.
 
     Attributes
     ----------

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Rounds in which effects of stars and of frames are solved for each other, and the change at which that has ended.
-_ROUNDS, _AT_REST = 60, 1e-7
+#: Rounds, at most, in which effects of stars and of frames are solved for each other.
+_ROUNDS = 60
+#: Relative change of a round at which the solution has settled.
+_AT_REST = 1e-7
 
 #: Parts that the stars are left out in, one after the other, to choose the number of components.
 _FOLDS = 5
@@ -36,7 +38,7 @@ _OF_ITS_OWN = 0.05
 
 @dataclass(frozen=True, eq=False)
 class SharedTrends:
-    """Trends that stars share.
+    """Trends that the stars of a field share, by SysRem.
 
     Attributes
     ----------
@@ -52,7 +54,7 @@ class SharedTrends:
 
     @property
     def n_components(self) -> int:
-        """How many there are."""
+        """Number of shared trends."""
         return self.effects.shape[1]
 
 

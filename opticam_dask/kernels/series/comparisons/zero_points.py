@@ -26,7 +26,7 @@ _LEAST_COLOURS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class ZeroPoint:
-    """What makes magnitudes of a catalogue of instrumental ones: ``zero + term * (colour - middle)``.
+    """Zero point and colour term from instrumental to catalogue magnitudes: ``zero + term * (colour - middle)``.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class ZeroPoint:
     is_used: np.ndarray
 
     def at(self, colour: float) -> tuple[float, float]:
-        """Zero point of a star of a colour, and its error; that of an unknown colour has their spread in it."""
+        """Zero point for a star of a colour, and its error, which for an unknown colour has their spread in it."""
         if not self.spread:
             return self.zero, self.zero_err
         if not np.isfinite(colour):

@@ -1,1 +1,1 @@
-"""The form of stars: how their light falls off, measured in rings, fitted, and held against their pixels."""
+"""Star profiles: measured in rings, fitted, and compared with the pixels of each star."""

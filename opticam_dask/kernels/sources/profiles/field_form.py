@@ -236,7 +236,7 @@ def moment_errors(light: np.ndarray, noise: float) -> np.ndarray:
 
 
 def neighbour_doubt(xy: np.ndarray, flux: np.ndarray, fwhm: float) -> np.ndarray:
-    """What the neighbours of stars may change their second moments by, relative to these.
+    """Possible change of the second moments of stars by their neighbours, relative to the moments.
 
     Parameters
     ----------

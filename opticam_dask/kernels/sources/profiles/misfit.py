@@ -1,4 +1,4 @@
-"""Which pixels of a star do not belong to it: they are held against the star profile of the frame.
+"""Pixels that do not belong to a star, found by comparison with the star profile of its frame.
 
 The error of a pixel is that of its photons and of the sky, and what the profile may be wrong by, which grows with the
 light. A star that does not fit at first is fitted again, with its place and its width free and without the pixels that
@@ -64,7 +64,7 @@ _ITERATIONS = 5
 
 
 def usual_error(flux_error: float) -> float:
-    """What a profile gets wrong in a pixel, relative to its light, where stars give no cause to think that it is more.
+    """Usual error of a profile in a pixel, relative to its light, where the stars show no larger one.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def reduced_chi2(deviation: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 
 def are_suspect(deviation: np.ndarray, errors: np.ndarray, used: np.ndarray, chi2: np.ndarray) -> np.ndarray:
-    """Stars that do not fit the profile as they are, shape (n,)."""
+    """Stars that do not fit the profile within their errors, shape (n,)."""
     above = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
     too_much = _too_large(chi2, used, _SUSPECT_SUM)
     suspect: np.ndarray = (np.max(above, axis=(1, 2), initial=0.0) > _SUSPECT) | too_much
@@ -143,7 +143,7 @@ def _too_large(chi2: np.ndarray, used: np.ndarray, n_sigma: float) -> np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class StarFit:
-    """Stars fitted one by one, without the pixels that are not theirs.
+    """Stars fitted one by one, without the pixels that do not belong to them.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class StarFit:
     errors: np.ndarray
 
     def with_rows(self, rows: np.ndarray, other: StarFit) -> StarFit:
-        """The same, with the stars ``rows`` as they are in another fit."""
+        """The fit with the stars ``rows`` taken from another fit."""
         mixed = {}
         for name, values in vars(self).items():
             mixed[name] = values.copy()
@@ -251,7 +251,7 @@ def fit_stars(
 
 
 def typical_misfit(fit: StarFit) -> np.ndarray:
-    """What stars are unlike the profile by at each place in their windows, relative to their flux, beyond their noise.
+    """Typical deviation of stars from the profile at each place in their windows, relative to flux, beyond noise.
 
     The form of a frame's stars need not be an ellipse: a badly guided frame has them with tails and corners. What is
     the same for most stars of the frame is theirs; what only a few have (tracks, hot pixels, neighbours) is not.

@@ -119,7 +119,7 @@ class Shape:
         return float(np.sqrt(self.area))
 
     def is_known(self) -> bool:
-        """Whether the numbers describe stars."""
+        """Whether the shape describes real stars."""
         return bool(np.isfinite(self.area + self.orientation) and self.semiminor_sigma > 0)
 
 
@@ -159,12 +159,12 @@ GAUSSIAN_ERROR = 0.25
 
 
 def gaussian_profile() -> Profile:
-    """Profile for a night of which nothing is known."""
+    """Gaussian profile, for a night without a measured one."""
     return Profile(np.all((np.inf, 1.0) == COMPONENTS, axis=1).astype(float), 0.0, GAUSSIAN_ERROR)
 
 
 def typical_profile() -> Profile:
-    """What stars look like from the ground, Moffat functions of slope 3, to begin with."""
+    """Typical star profile from the ground, Moffat functions of slope 3, as a first guess."""
     return Profile(np.all(COMPONENTS == (3.0, 0.85), axis=1).astype(float))
 
 

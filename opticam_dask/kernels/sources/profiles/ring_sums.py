@@ -1,4 +1,4 @@
-"""The light of a night's stars in rings, star by star, from which their profile is fitted.
+"""Light of a night's stars summed in rings, star by star: the input of the profile fit.
 
 Each star is normalised by its light in the core; its sky is a plane through the pixels of an annulus.
 """
@@ -120,7 +120,7 @@ class Rings:
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
-    """No light yet of the given stars."""
+    """Sums of the given stars before any light is added."""
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))

@@ -1,4 +1,4 @@
-"""What a radial star profile gets wrong where pixels are as large as the stars."""
+"""Errors of a radial star profile where stars are as narrow as pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHARPER = 2.0
 
 
 def sampling_errors(fitted: Profile) -> np.ndarray | None:
-    """Relative scatter of fluxes by a radial profile with where in its pixel a star is, at FWHM of ``SAMPLED_AT``.
+    """Relative scatter of fluxes with the star's place in its pixel, for a radial profile at FWHM ``SAMPLED_AT``.
 
     A pixel is a square: what it collects of a star as narrow as itself is not a function of the distance alone. The
     functions that the profile is made of are integrated over the pixels with the star at several places in its pixel,
