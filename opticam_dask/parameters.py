@@ -400,8 +400,13 @@ CLUSTER: Mapping[str, Parameter] = {
 
 #: How a night is followed while its frames land.
 WATCH: Mapping[str, Parameter] = {
-    "target": Parameter("Number of the target in the provisional catalogue", kind=int, metavar="ID"),
-    "comparisons": Parameter("Numbers of the comparison sources", default=(), kind=int, n_values="+", metavar="ID"),
+    "target": Parameter(
+        "Number of the target in the provisional catalogue, or RA and Dec where headers have world coordinates",
+        kind=str,
+        n_values="+",
+        metavar="ID",
+    ),
+    "comparisons": Parameter("Numbers of the comparison sources", default=(), kind=str, n_values="+", metavar="ID"),
     "n_first": Parameter(
         "Frames that the provisional catalogue of a camera is made of", default=10, kind=int, least=1, metavar="N"
     ),

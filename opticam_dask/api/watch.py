@@ -28,6 +28,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
 from opticam_dask.kernels.images.matching import align, match
 from opticam_dask.kernels.series import lightcurve
+from opticam_dask.lightcurves.targets import Target, label_of, rows_of_sources, source_number
 from opticam_dask.methods.frame_view import Measurement, Photometer
 from opticam_dask.parameters import WATCH, held_to
 from opticam_dask.pipeline import driver, plan
@@ -94,11 +95,12 @@ def _try_live(jobs: Sequence[_LiveJob], entries: Sequence[Mapping[str, Any]], in
 
 @dataclass
 class _Curve:
-    """Live light curve of the target in one key."""
+    """Live light curve of the target in one key; ``sources`` are the numbers of the target and of its comparisons."""
 
+    sources: list[int]
     rows: list[tuple[float, float, float, float, int]] = field(default_factory=list)
 
-    def dataset(self, key: str, target: int, comparisons: Sequence[int]) -> xr.Dataset:
+    def dataset(self, key: str) -> xr.Dataset:
         """As the plot of an ordinary light curve takes it, in time order."""
         mjd, bmjd, flux, error, flags = np.array(sorted(self.rows)).T
         coordinates = {"mjd_utc": ("frame", mjd), "bmjd_tdb": ("frame", bmjd)}
@@ -106,7 +108,7 @@ class _Curve:
         return xr.Dataset(
             variables | {"flags": ("frame", flags.astype(np.uint32))},
             coordinates,
-            attrs={"key": key, "target": target, "comparisons": list(comparisons)},
+            attrs={"key": key, "target": self.sources[0], "comparisons": self.sources[1:]},
         )
 
 
@@ -125,8 +127,9 @@ class Watch:
         Where the tasks run.
     progress : Progress
         Who is told.
-    target, comparisons : int and sequence of int, optional
-        Numbers of sources in the provisional catalogue; without them only the fluxes of all sources are written.
+    target, comparisons : int or str or (float, float), and sequence of int or str, optional
+        Numbers of sources in the provisional catalogue or, where the headers of frames have world coordinates, places;
+        without them only the fluxes of all sources are written.
     n_first : int
         Frames that the provisional catalogue of a camera is made of. They give its provisional reference frame too.
     patience : float
@@ -143,8 +146,8 @@ class Watch:
         executor: Executor,
         progress: Progress,
         *,
-        target: int | None = None,
-        comparisons: Sequence[int] = (),
+        target: Target | None = None,
+        comparisons: Sequence[Target] = (),
         n_first: int = 10,
         patience: float = 60.0,
     ) -> None:
@@ -241,13 +244,20 @@ class Watch:
         self._catalogs[key] = self.setup.store.camera(key).catalog.read_all()
         numbers = self._catalogs[key]["source_id"].tolist()
         self.progress.tell(f"{key}: {len(numbers)} source(s) in the provisional catalogue of {len(rows)} frames.")
-        missing = [number for number in (self.target, *self.comparisons) if number not in (None, *numbers)]
-        if missing:
-            self.progress.tell(f"{key}: no source {missing} in the provisional catalogue, so no light curve of it.")
-        elif self.target is not None and self.comparisons:
-            self._curves[key] = _Curve()
+        if self.target is not None and self.comparisons:
+            self._begin_curve(key, numbers)
         self._write_header(key, numbers)
         return True
+
+    def _begin_curve(self, key: str, numbers: Sequence[int]) -> None:
+        """Begin the light curve of the target, where the provisional catalogue has it and its comparisons."""
+        try:
+            chosen = [source_number(self.directory, key, one) for one in (self.target, *self.comparisons)]
+            rows_of_sources(numbers, chosen, key)
+        except ValueError as error:
+            self.progress.tell(f"{key}: no light curve of the target: {error}")
+        else:
+            self._curves[key] = _Curve(chosen)
 
     # ---------------------------------------------------------------- frame by frame
 
@@ -293,7 +303,7 @@ class Watch:
 
     def _relative(self, key: str, flux: np.ndarray, error: np.ndarray, flags: np.ndarray) -> tuple[float, float, int]:
         numbers = self._catalogs[key]["source_id"].tolist()
-        chosen = [numbers.index(number) for number in (self.target, *self.comparisons)]
+        chosen = [numbers.index(number) for number in self._curves[key].sources]
         relative, relative_err = lightcurve.relative_flux(
             flux[chosen[:1]], error[chosen[:1]], flux[None, chosen[1:]], error[None, chosen[1:]]
         )
@@ -313,7 +323,7 @@ class Watch:
     # ---------------------------------------------------------------- live files
 
     def _curve_name(self, key: str) -> str:
-        return f"target_{self.target}_{group_name(key)}_light_curve.csv"
+        return f"target_{label_of(self.target)}_{group_name(key)}_light_curve.csv"
 
     def _write_header(self, key: str, numbers: Sequence[int]) -> None:
         fluxes = [name for number in numbers for name in (f"flux_{number}", f"flux_err_{number}")]
@@ -326,11 +336,7 @@ class Watch:
             csv.writer(stream).writerow(row)
 
     def _draw(self) -> None:
-        curves = {
-            key: curve.dataset(key, int(self.target or 0), self.comparisons)
-            for key, curve in sorted(self._curves.items())
-            if curve.rows
-        }
+        curves = {key: curve.dataset(key) for key, curve in sorted(self._curves.items()) if curve.rows}
         if curves:
             plotting.save_figure(plotting.plot_relative_light_curve(curves), self.directory / "live.png")
         self._drawn = time.monotonic()
@@ -354,6 +360,10 @@ class Watch:
             if distance.min() < _SAME_SOURCE:
                 found[number] = int(final["source_id"][int(np.argmin(distance))])
         return found
+
+    def sources_of(self, key: str) -> list[int]:
+        """Numbers, in the provisional catalogue of a key, of the target and of its comparisons."""
+        return list(self._curves[key].sources)
 
     @property
     def keys(self) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
-from opticam_dask.lightcurves.targets import number_of_name, rows_of_sources
+from opticam_dask.lightcurves.targets import numbers_in, rows_of_sources
 from opticam_dask.text import Fold, counted, definitions, table, wrap
 
 #: Days from the zero of MJD to that of NumPy's dates.
@@ -181,9 +181,7 @@ def _rows_of(dataset: xr.Dataset, source: int | str | Sequence[int | str]) -> in
         raise ValueError("the dataset has no dimension source to choose from")
     is_one, key = isinstance(source, (int, np.integer, str)), dataset.attrs.get("key", "this key")
     known = {name: dataset[name].to_numpy() for name in ("source_id", "name") if name in dataset.variables}
-    given: Any = [source] if is_one else source
-    wanted = [number_of_name(known, key, one) if isinstance(one, str) else int(one) for one in given]
-    rows = rows_of_sources(known["source_id"], wanted, key).tolist()
+    rows = rows_of_sources(known["source_id"], numbers_in(known, key, source), key).tolist()
     return rows[0] if is_one else rows
 
 

@@ -69,6 +69,30 @@ def source_numbers(out_directory: str | Path, key: str, given: Any, radius: floa
     return [source_number(out_directory, key, one, radius) for one in ([given] if is_one else given)]
 
 
+def numbers_in(known: Mapping[str, Any], key: str, given: Any) -> list[int]:
+    """Numbers of the sources that are meant by one or several numbers or names.
+
+    Parameters
+    ----------
+    known : dict of array
+        ``source_id`` of the sources there are and, where they have any, ``name``: a dataset of light curves will do.
+    key : str
+        Camera key, for the message.
+    given : int or str, or sequence of them
+        Numbers, or names of the observer or of the sky catalogue.
+
+    Raises
+    ------
+    ValueError
+        When no source has a name; the message says which names are alike.
+    """
+    is_one = isinstance(given, (int, np.integer, str))
+    return [
+        number_of_name(known, key, one) if isinstance(one, str) and not one.strip().isdecimal() else int(one)
+        for one in ([given] if is_one else given)
+    ]
+
+
 def rows_of_sources(known: Sequence[int] | np.ndarray, wanted: Sequence[int], key: str) -> np.ndarray:
     """Rows of a catalogue that hold some sources.
 

@@ -9,12 +9,13 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.lightcurves.differential import compute_relative
+from opticam_dask.lightcurves.targets import numbers_in
 
 
 def relative(
     lc: xr.Dataset,
-    target: int,
-    comparisons: int | Sequence[int] | Literal["auto"] = "auto",
+    target: int | str,
+    comparisons: int | str | Sequence[int | str] | Literal["auto"] = "auto",
     **options: Any,
 ) -> xr.Dataset:
     """Differential light curve from any selection of light curves; computes the fluxes of the sources that it needs.
@@ -23,10 +24,10 @@ def relative(
     ----------
     lc : Dataset
         Of `photometry` or :func:`~opticam_dask.light_curves`, or a part of them by time, night, source or flag.
-    target : int
-        Id of the target.
-    comparisons : int or sequence of int or "auto"
-        Ids of the comparisons.
+    target : int or str
+        Number of the target in the catalogue, or its name where the light curves have names.
+    comparisons : int or str, sequence of them, or "auto"
+        Numbers or names of the comparisons.
     **options
         ``weighting``, ``detrend``, ``detrend_without``, ``outliers``, ``without`` as of
         :func:`~opticam_dask.relative_light_curve`.
@@ -47,7 +48,12 @@ def relative(
         raise ValueError(
             "relative expected at least one frame and two sources, the selection is empty or of one source"
         )
-    wanted = None if isinstance(comparisons, str) else {int(target), *np.atleast_1d(comparisons).astype(int).tolist()}
-    if wanted is not None and wanted <= set(lc["source_id"].to_numpy().tolist()):
-        lc = lc.isel(source=np.flatnonzero(np.isin(lc["source_id"].to_numpy(), list(wanted))))
-    return compute_relative(lc.load(), target, comparisons, **options)
+    known = {name: lc[name].to_numpy() for name in ("source_id", "name") if name in lc.variables}
+    key = str(lc.attrs.get("key", "this key"))
+    (number,) = numbers_in(known, key, [target])
+    if isinstance(comparisons, str) and comparisons == "auto":
+        return compute_relative(lc.load(), number, "auto", **options)
+    chosen = numbers_in(known, key, comparisons)
+    if {number, *chosen} <= set(known["source_id"].tolist()):
+        lc = lc.isel(source=np.flatnonzero(np.isin(known["source_id"], [number, *chosen])))
+    return compute_relative(lc.load(), number, chosen, **options)

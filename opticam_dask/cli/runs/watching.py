@@ -81,7 +81,7 @@ def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: s
     """The light curve of the live target from the ordinary reduction, in whose catalogue it may bear another number."""
     label = options.label or given.photometers(options)[0].label
     final = Store.open(options.out).camera(key).catalog.read_all()
-    wanted = [options.target, *options.comparisons]
+    wanted = live.sources_of(key)
     numbers = live.final_numbers(key, wanted, final)
     tell = Console(prefix="").tell
     for number in wanted:
@@ -90,7 +90,7 @@ def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: s
         elif numbers[number] != number:
             tell(f"{key}: source {number} of the live catalogue is source {numbers[number]} of the catalogue.")
     if len(numbers) == len(wanted):
-        target, comparisons = numbers[options.target], [numbers[number] for number in options.comparisons]
+        target, *comparisons = (numbers[number] for number in wanted)
         curve = differential.relative_light_curve(options.out, key, target, comparisons, label)
         tell(f"{key}: {differential.write_relative_light_curve(curve, options.out, f'target_{target}').resolve()}")
 
