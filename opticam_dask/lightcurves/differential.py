@@ -162,7 +162,7 @@ def compute_relative(
     weighting : {"sum", "optimal"}
         How the comparison sources are combined.
     shared_trends, detrend, detrend_without, outliers, without
-        As in :func:`relative_light_curve`.
+        Trends, outliers and sources that are left out, as :func:`relative_light_curve` takes them.
     coverage : bool
         Tell how often the errors of the comparisons hold against each other, in the attributes.
     marks : dict, optional

@@ -66,7 +66,7 @@ class CalibrationFrames:
     kind : {"bias", "dark", "flat"}
         Kind of the calibration frames.
     table : pandas.DataFrame
-        As of ``frames.Scan``: one row a frame.
+        One row a frame, with the columns of the table of ``frames.Scan``.
     set_aside : list of (str, str)
         Files that cannot be used, with the reason.
     """

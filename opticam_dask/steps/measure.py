@@ -90,7 +90,7 @@ def measure_arrays(
     manifest, results : dict of ndarray, shape (frame, ...)
         What the headers and the first pass say about the frames.
     lost : dict of str, optional
-        As for :func:`measure_block`.
+        Frames that end the process they are worked on in, with what happened: they are not touched.
     begin : dict of int, optional
         Place of the first source that is measured, by label: the beginning of a stage; by default all are.
 

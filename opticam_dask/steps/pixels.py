@@ -60,7 +60,7 @@ class RawPixels:
     entry : mapping
         Of the manifest.
     masters : dict of ndarray
-        As of ``layers_of``.
+        Master frames for this frame, by the names of the parameters of ``calibrate.to_electrons``.
     dark_gain : float or None
         Of the master dark.
     known : ndarray of bool, shape (ny, nx), optional

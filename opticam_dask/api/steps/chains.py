@@ -77,7 +77,7 @@ class Chain:
     masters : tuple of str
         Variables of master frames, which tasks get.
     dark_time, dark_gain : float, optional
-        As of ``as_masters``.
+        Mean exposure time of the darks (seconds), and their electrons per ADU where the bias is taken off them.
     is_known : bool
         Whether the variables of the steps are computed, so that later steps take them as they are.
     is_coadded : bool

@@ -172,7 +172,7 @@ def plot_noise(statistics: Mapping[str, xr.Dataset], models: Mapping[str, xr.Dat
     Parameters
     ----------
     statistics : dict of Dataset
-        As for :func:`plot_snrs`.
+        By camera key, along ``source``: median_flux, scatter, median_error in electrons; coordinate source_id.
     models : dict of Dataset
         By camera key, along ``flux`` (electrons, ascending): 1-sigma noise in electrons of each component, and
         ``total``. Components of zero are not drawn.

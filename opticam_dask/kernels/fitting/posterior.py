@@ -100,6 +100,7 @@ class Solution:
     autocorrelation : float
         Longest autocorrelation time of the chain, steps.
     warnings : tuple of str
+        Reasons not to trust the fit, one line each; empty when there are none.
     """
 
     best: np.ndarray
@@ -134,6 +135,7 @@ def fit_shape(
     Parameters
     ----------
     series : sequence of Series
+        Light curves, each with its baseline.
     curves : sequence of callable
         The shape at the times of each series.
     parameters : sequence of FreeValue

@@ -49,7 +49,7 @@ def segment_sources(
     border_width : int
         Sources whose centre lies in this border are left out.
     connectivity, n_levels, contrast
-        As in photutils' ``SourceFinder``.
+        Connectivity of pixels, and levels and contrast of the deblending, as in photutils' ``SourceFinder``.
     mask : ndarray of bool, shape (ny, nx), optional
         True where a pixel does not count.
 

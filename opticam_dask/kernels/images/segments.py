@@ -51,6 +51,7 @@ class Segments:
     pixels : ndarray of int, shape (n_pixels,)
         Places in the flattened frame, ascending.
     values : ndarray of float, shape (n_pixels,)
+        Values of the pixels.
     labels : ndarray of int, shape (n_pixels,)
         Segment of each pixel, from 0.
     n_labels : int

@@ -67,7 +67,7 @@ def altitude(
     Parameters
     ----------
     mjd_utc, ra, dec, longitude, latitude
-        As for :func:`airmass`.
+        Times (days), positions (ICRS degrees) and site (degrees), as :func:`airmass` takes them.
 
     Returns
     -------

@@ -174,13 +174,13 @@ def measure_lag(
     Parameters
     ----------
     curve1, curve2 : (time, flux, flux_err), each ndarray
-        As for :func:`cross_spectrum`.
+        Two light curves: ascending times, fluxes and their 1-sigma errors, all finite; gaps end a segment.
     n_points : int
         Points of a segment.
     band : (float, float)
         Lowest and highest frequency.
     max_lag : float, optional
-        As for :func:`fit_lag`.
+        Largest lag that is looked for, by default half the period of the lowest frequency of the band.
 
     Returns
     -------

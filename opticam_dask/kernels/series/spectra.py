@@ -263,7 +263,7 @@ def cross_spectrum(
     Parameters
     ----------
     curve1, curve2 : (time, flux, flux_err), each ndarray
-        As for :func:`power_spectrum`.
+        Two light curves: ascending times, fluxes and their 1-sigma errors, all finite; gaps end a segment.
     n_points : int
         Points of a segment.
     norm : {"frac", "abs", "leahy", "none"}

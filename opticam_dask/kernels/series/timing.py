@@ -225,7 +225,7 @@ def barycentric_mjd_of_sources(
     ra, dec : ndarray, shape (m,)
         Positions of the sources, ICRS degrees.
     longitude, latitude, height
-        As for :func:`barycentric_mjd`.
+        Site of the observatory: degrees to the east and to the north, and metres.
 
     Returns
     -------

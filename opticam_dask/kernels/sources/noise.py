@@ -63,7 +63,7 @@ def weighted_variance(
     source : ndarray, shape (n, size, size)
         Electrons of the source, from the pixels or from a model.
     rms, response
-        As for :func:`aperture_variance`.
+        Background RMS in electrons, and master flat, as :func:`aperture_variance` takes them.
 
     Returns
     -------

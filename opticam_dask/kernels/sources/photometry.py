@@ -96,7 +96,7 @@ def elliptical_weights(
     Parameters
     ----------
     xy, x0, y0, size
-        As for :func:`circular_weights`.
+        Centres, lower corners and size of the cut-outs, as :func:`circular_weights` takes them.
     semimajor, semiminor : float
         Semi-axes in pixels.
     theta : float

@@ -106,12 +106,12 @@ def field_shape(
     saturated : ndarray of bool, shape (ny, nx), optional
         Sources with a saturated pixel in their core do not count.
     doubt : float or ndarray, shape (n,)
-        As for :func:`form_of_stars`.
+        Possible change of the moments of each star by its neighbours, relative (:func:`neighbour_doubt`).
 
     Returns
     -------
     FieldShape
-        As of :func:`form_of_stars`.
+        Width and mean form of the stars; NaN where no star has one.
     """
     x0, y0 = photometry.origins(xy, CORE_SIZE)
     light = np.nansum(photometry.cut_out(image, x0, y0, CORE_SIZE), axis=(1, 2))
@@ -132,7 +132,7 @@ def form_of_stars(
     xy : ndarray, shape (n, 2)
         Positions in pixels.
     shapes : ndarray, shape (3, n)
-        As for :func:`field_shape`, finite.
+        Widths and orientation of the stars, as ``moments.source_shapes`` returns them; finite.
     error : ndarray, shape (n,)
         :func:`moment_errors`.
     frame : (int, int)

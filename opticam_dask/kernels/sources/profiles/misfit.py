@@ -215,11 +215,11 @@ def fit_stars(
     expected_xy, start_xy : ndarray, shape (n, 2)
         Where the stars are expected, and where they are looked for at first.
     table, shape
-        As for ``profile.profile_weights``.
+        Star profile (``Profile.table``), and shape of the stars of the frame.
     position_error : float
         How far a star may be from where it is expected, in pixels (1 sigma along an axis).
     model_error : float
-        As for :func:`pixel_errors`.
+        Error of the profile in a pixel, relative to its light.
     unlike : ndarray, shape (size, size), optional
         What the frame's stars are unlike the profile by, relative to their flux (:func:`typical_misfit`).
     """

@@ -243,7 +243,8 @@ def profile_weights(
     table : ndarray
         :meth:`Profile.table`.
     xy, x0, y0, size, shape
-        As for :func:`elliptical_radius`; a NaN position gives zeros.
+        Centres, lower corners and size of the cut-outs, and shape of the stars, as :func:`elliptical_radius` takes
+        them; a NaN position gives zeros.
 
     Returns
     -------
