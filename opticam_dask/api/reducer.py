@@ -391,8 +391,10 @@ class Reducer(Plots):
 
         Parameters
         ----------
-        photometer, label
-            As for :meth:`photometry`.
+        photometer : Photometer or sequence of Photometer, optional
+            By default ``AperturePhotometer()``; several are measured on one read of each frame.
+        label : str, optional
+            Name of the result; by default that of the photometer.
         parameters : ReductionParameters, optional
             By default those of the constructor.
         changes : Changes, optional

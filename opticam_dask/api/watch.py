@@ -120,7 +120,7 @@ class Watch:
     paths : sequence of path
         Directories, searched with everything below them.
     setup : Setup
-        As for the ordinary reduction; live files go to ``watch`` in its output directory.
+        Settings of the ordinary reduction; live files go to ``watch`` in its output directory.
     photometer : Photometer
         What is measured of each source.
     executor : Executor

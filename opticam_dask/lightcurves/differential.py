@@ -431,7 +431,7 @@ def chance_of_variation(curves: xr.Dataset, number: int) -> float:
     Parameters
     ----------
     curves : xarray.Dataset
-        As for :func:`most_variable`.
+        Light curves of all sources, as :func:`most_variable` takes them.
     number : int
         Of the source that varies most.
 

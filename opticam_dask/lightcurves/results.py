@@ -273,7 +273,7 @@ def source_groups(
     Parameters
     ----------
     out_directory, key, label
-        As for :func:`light_curves`.
+        Reduction, camera key and photometry label, as :func:`light_curves` takes them.
     names : collection of str, optional
         Variables that are read, where the label has them; by default all.
     columns : ndarray of int, optional
@@ -287,7 +287,7 @@ def source_groups(
     Raises
     ------
     store.StoreError, ValueError
-        As for :func:`light_curves`.
+        When the store has no such key or label, as :func:`light_curves` raises them.
     """
     store = Store.open(out_directory)
     measured = store.camera(key).measured_parts(label)

@@ -76,7 +76,9 @@ def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.
     Parameters
     ----------
     view : FrameView
+        The frame.
     shape : Shape
+        Shape of its stars.
     size : int
         Side of the windows.
 

@@ -40,6 +40,7 @@ class Pixels:
     x0, y0 : ndarray of int, shape (n,)
         Lower corners.
     electrons, rms : ndarray, shape (n, size, size)
+        Windows without their sky, and the background RMS in them, electrons.
     is_good : ndarray of bool, shape (n, size, size)
         False beyond the frame, where there are no data, and where a cosmic ray was taken out.
     sky_error : ndarray, shape (n,)
@@ -64,8 +65,11 @@ def read_pixels(view: FrameView, places: Places, local_background: LocalBackgrou
     Parameters
     ----------
     view : FrameView
+        The frame.
     places : Places
+        Where its sources are measured.
     local_background : callable or None
+        Estimator of a local sky; None takes the sky from the mesh.
     shape : Shape
         Of the frame's stars, which the annulus is scaled to.
     """
@@ -127,6 +131,7 @@ class Stars:
     xy : ndarray, shape (n, 2)
         Where to measure; not where a track of a cosmic ray had drawn the centroid.
     flags : ndarray of uint32, shape (n,)
+        Flags of the measurements so far.
     pixels : Pixels
         ``is_good`` is False also in pixels that do not belong to the star.
     light : ndarray, shape (n, size, size)
@@ -134,6 +139,7 @@ class Stars:
     is_stray : ndarray of bool, shape (n, size, size)
         Pixels that do not belong to the star.
     is_saturated : ndarray of bool, shape (n, size, size)
+        Pixels that are saturated.
     neighbours : tuple of ndarray
         Source, other source, and the light of the other in the window of the source: one entry a pair.
     chi2 : ndarray, shape (n,)
@@ -164,9 +170,13 @@ def read_stars(
     Parameters
     ----------
     view : FrameView
+        The frame.
     places : Places
+        Where its sources are measured.
     local_background : callable or None
+        Estimator of a local sky; None takes the sky from the mesh.
     shape : Shape
+        Shape of the stars of the frame.
     reach : float
         Pixels are judged to so many sigma.
     forced : bool
@@ -334,7 +344,9 @@ def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray
     Parameters
     ----------
     view : FrameView
+        The frame.
     stars : Stars
+        Its sources.
     inside : ndarray of bool, shape (n, size, size)
         Which pixels count.
 
@@ -378,7 +390,9 @@ def blend_flags(view: FrameView, stars: Stars, weights: np.ndarray) -> np.ndarra
     Parameters
     ----------
     view : FrameView
+        The frame.
     stars : Stars
+        Its sources.
     weights : ndarray, shape (n, size, size)
         Aperture or other weights of the pixels.
 

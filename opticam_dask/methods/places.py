@@ -43,6 +43,7 @@ class Places:
     Attributes
     ----------
     xy : ndarray, shape (n, 2)
+        Positions at which sources are measured, pixels.
     flags : ndarray of uint32, shape (n,)
         What there is to say about the places.
     x0, y0 : ndarray of int, shape (n,)
@@ -73,6 +74,7 @@ def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *
     Parameters
     ----------
     view : FrameView
+        The frame.
     shape : Shape
         Of the frame's stars.
     sigma : float
@@ -202,9 +204,11 @@ class GroupPixels:
     x0, y0 : ndarray of int, shape (1,)
         Lower corner.
     electrons, rms : ndarray, shape (size, size)
+        Window without its sky, and the background RMS in it, electrons.
     is_good : ndarray of bool, shape (size, size)
         Pixels with data, near a source of the group, and not saturated.
     response : ndarray, shape (size, size), or None
+        Master flat in the window.
     """
 
     x0: np.ndarray
@@ -249,10 +253,13 @@ def stray_in_group(
     Parameters
     ----------
     view : FrameView
+        The frame.
     group : GroupPixels
+        Window around the group.
     electrons, model : ndarray, shape (size, size)
         Sky-subtracted pixels, and what the stars are fitted to shed there.
     shape : Shape
+        Shape of the stars of the frame.
     unknown : ndarray, shape (size, size), optional
         Variance of the model by the places of the stars; without it, of a fit that has not arrived yet, the limits
         are as wide as the deviations.
@@ -260,7 +267,9 @@ def stray_in_group(
     Returns
     -------
     errors : ndarray, shape (size, size)
+        1-sigma errors of the pixels, electrons.
     is_stray : ndarray of bool, shape (size, size)
+        Pixels that do not belong to the stars.
     """
 
     def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
@@ -287,16 +296,20 @@ def neighbour_light(
     Parameters
     ----------
     view : FrameView
+        The frame.
     xy : ndarray, shape (n, 2)
+        Positions of the sources, pixels.
     places : Places
         Whose windows are meant.
     shape : Shape
+        Shape of the stars of the frame.
     reach : float
         Largest distance of a pair, in pixels.
 
     Returns
     -------
     source, other : ndarray of int, shape (pair,)
+        Rows of the source and of its neighbour.
     light : ndarray, shape (pair, size, size)
         Share of the light of the other source.
     """

@@ -37,6 +37,7 @@ def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: Fram
     Parameters
     ----------
     steps : FrameSteps
+        How frames are searched.
     rms_image : ndarray, shape (ny, nx), or None
         As :func:`subtract_sky` returns it.
     result : FrameResult

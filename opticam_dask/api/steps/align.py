@@ -31,12 +31,12 @@ def reference(
     ds : Dataset
         Of `detect`.
     frame : int or "best"
-        Place of the frame; ``"best"`` is that of 25 evenly spaced ones of the first night which matches the others
-        best, as in a reduction.
+        Index of the frame along ``frame``; ``"best"`` is that of 9 evenly spaced ones of the first night which matches
+        the others best, as in a reduction.
     n_alignment_sources : int
         How many of the brightest stars are used.
     transform_type : {"affine", "translation"}
-        As for `align`.
+        Kind of transform between frames: affine, or a shift alone; `align` uses the same.
 
     Returns
     -------
@@ -102,9 +102,10 @@ def align(
     ref : Dataset
         Of `reference`.
     rotation_limit, translation_limit, scale_limit : float, optional
-        As of a reduction.
+        Frames that are rotated (degrees), shifted along x or y (pixels) or scaled (factor above 1) by more are set
+        aside; None is no limit.
     merge : bool
-        Add to what came in.
+        Add the results to ``ds``; otherwise they are returned alone.
 
     Returns
     -------

@@ -39,7 +39,7 @@ def background(
     estimator : callable, optional
         One's own ``image -> Background2D``-like; there is no mesh then, unless it is a `DefaultBackground`.
     merge : bool
-        Add to what came in.
+        Add the results to ``ds``; otherwise they are returned alone.
 
     Returns
     -------

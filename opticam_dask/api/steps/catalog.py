@@ -167,7 +167,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     Returns
     -------
     reference, catalog : Dataset
-        As of `reference` and `catalog`.
+        Datasets as the steps `reference` and `catalog` return them.
 
     Raises
     ------

@@ -38,10 +38,10 @@ def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.D
     Returns
     -------
     Dataset
-        As of `calibrate`, along ``frame`` the sums: ``image`` in electrons, ``exposure_time`` added, ``time``,
-        ``mjd_utc`` and ``bmjd_tdb`` the means of the frames that were added, weighted with their exposures, ``file``
-        the first one's; ``n_coadded`` is how many. Frames that are set aside are in no sum; a sum of none is NaN and
-        flagged by the steps. Pixels hit by a cosmic ray in one frame have no value. Go on with `background`,
+        Frames as `calibrate` returns them, along ``frame`` the sums: ``image`` in electrons, ``exposure_time`` added,
+        ``time``, ``mjd_utc`` and ``bmjd_tdb`` the means of the frames that were added, weighted with their exposures,
+        ``file`` the first one's; ``n_coadded`` is how many. Frames that are set aside are in no sum; a sum of none is
+        NaN and flagged by the steps. Pixels hit by a cosmic ray in one frame have no value. Go on with `background`,
         `detect`, ``align(..., ref)`` and `photometry`. The error of a master flat is not in ``flux_err_sys`` of sums.
 
     Raises

@@ -32,13 +32,17 @@ def detect(
     ds : Dataset
         Of `background`.
     threshold : float
-        In units of the background RMS.
+        Level above the sky from which pixels belong to sources, in units of the background RMS.
     finder : callable, optional
-        One's own ``(image, threshold) -> QTable``.
-    n_pixels, border_width, max_catalog_sources : int, optional
-        As of a reduction; three times ``max_catalog_sources`` sources of a frame are kept.
+        Source finder of your own, ``(image, threshold) -> QTable``.
+    n_pixels : int, optional
+        Least number of pixels of a source; by default that of the instrument.
+    border_width : int, optional
+        Width in pixels of the border of the frame in which no source is taken; by default 1/16 of the shorter side.
+    max_catalog_sources : int
+        Largest number of sources of a catalogue; three times as many of each frame are kept.
     merge : bool
-        Add to what came in.
+        Add the results to ``ds``; otherwise they are returned alone.
 
     Returns
     -------

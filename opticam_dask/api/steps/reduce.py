@@ -30,7 +30,8 @@ def reduce(ds: xr.Dataset, to: str | Path, *photometers: Photometer, client: Any
     *photometers : Photometer
         By default `AperturePhotometer`.
     client : Client or str, optional
-        As of :class:`~opticam_dask.Reducer`; by default the ``Client`` that you have connected, if there is one.
+        Where blocks run: a Dask client, the address of a scheduler, or ``"none"`` for this process; by default the
+        ``Client`` that you have connected, if there is one.
     **options
         Further arguments of :class:`~opticam_dask.Reducer`.
 

@@ -36,8 +36,8 @@ def plot(out_directory: str | Path, kind: str, *, label: str = "aperture", targe
         A key of :data:`KINDS`.
     label : str
         Photometry label, for the kinds that need one.
-    targets
-        As for :func:`plot_growth_curves`, for the kinds that draw single sources.
+    targets : int or str, sequence of them, or dict of them by camera key, optional
+        Source ids, for the kinds that draw single sources; by default all sources.
 
     Raises
     ------

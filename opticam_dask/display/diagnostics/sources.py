@@ -159,8 +159,8 @@ def plot_apertures(
         Output directory of a reduction.
     photometer : Photometer, optional
         By default the one that the photometry ``label`` was made with.
-    targets
-        As for :func:`plot_growth_curves`.
+    targets : int or str, sequence of them, or dict of them by camera key, optional
+        Source ids; by default all sources.
     label : str
         Used without a photometer.
     save, show : bool

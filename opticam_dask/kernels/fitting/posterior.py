@@ -64,6 +64,7 @@ class FreeValue:
     Attributes
     ----------
     name : str
+        Name of the parameter.
     low, high : float
         Its range.
     width : float

@@ -197,6 +197,7 @@ def spread(strip: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     strip : ndarray, shape (frame, row, x)
+        Rows of all frames.
 
     Returns
     -------
@@ -228,6 +229,7 @@ def find_hot_pixels(
     Returns
     -------
     hot : ndarray of bool, shape (ny, nx)
+        Pixels that are hot.
     excess : ndarray, shape (ny, nx)
         Variance of unstable pixels among the darks beyond that of photons and read-out, ADU squared; 0 for others.
     """

@@ -234,6 +234,7 @@ def scatter_of_apertures(
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, source, radius)
+        Fluxes and their errors, electrons.
     is_flagged : ndarray of bool, shape (frame, source, radius)
         Measurements with a flag that makes them useless.
     usual : int

@@ -221,7 +221,9 @@ def barycentric_mjd_of_sources(
     Parameters
     ----------
     mjd_utc : ndarray, shape (n,)
+        Times at the telescope.
     ra, dec : ndarray, shape (m,)
+        Positions of the sources, ICRS degrees.
     longitude, latitude, height
         As for :func:`barycentric_mjd`.
 

@@ -36,6 +36,7 @@ def linked_groups(n_sources: int, one: np.ndarray, other: np.ndarray) -> list[np
     Parameters
     ----------
     n_sources : int
+        Number of sources.
     one, other : ndarray of int, shape (n_links,)
         The sources of each link.
 
@@ -149,6 +150,7 @@ def fit_places(
     electrons, variance : ndarray, shape (ny, nx)
         Sky-subtracted electrons, and the variance that the model expects of them.
     used : ndarray of bool, shape (ny, nx)
+        Pixels that the stars are fitted to.
     flux : ndarray, shape (n,)
         Fluxes so far.
     moved : ndarray, shape (n, 2)

@@ -66,12 +66,14 @@ class KnownStars:
     Attributes
     ----------
     xy : ndarray, shape (n, 2)
+        Fitted places of the stars, pixels.
     flux, flux_err : ndarray, shape (n,)
         Total light and its error, with that of the profile in it, electrons.
     residual, variance : ndarray, shape (ny, nx)
         The stack without them and without the sky that was left in it; and its variance, with what the profile may be
         wrong by.
     psf : Psf
+        Star profile that they were fitted with.
     """
 
     xy: np.ndarray
@@ -109,6 +111,7 @@ def look_again(
     Parameters
     ----------
     stack : Stack
+        Stack that is searched.
     xy, flux : ndarray, shape (n, 2) and (n,)
         Known stars, which come first in the result.
     is_clean : ndarray of bool, shape (n,)

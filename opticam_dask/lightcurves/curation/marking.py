@@ -92,7 +92,7 @@ def mark_spans(
     Parameters
     ----------
     out_directory, kind, key, label, why, who
-        As of :func:`mark`.
+        Where, what, on which camera and photometry, why and by whom, as :func:`mark` takes them.
     spans : sequence of (float, float)
         First and last mid-exposure, MJD (UTC); none: the sources as comparisons.
     sources : sequence of int

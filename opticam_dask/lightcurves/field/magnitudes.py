@@ -59,7 +59,7 @@ def magnitudes(
     key : str
         Camera key such as ``1:g``.
     target : int, str, (float, float) or SkyCoord
-        Number of the target in the catalogue, name, or RA and Dec. As in :func:`~opticam_dask.relative_light_curve`.
+        Number of the target in the catalogue, name, or RA and Dec.
     band : str, optional
         Band of the sky catalogue. By default that of the filter's name.
     colour : (str, str)

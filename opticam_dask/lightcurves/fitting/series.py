@@ -31,6 +31,7 @@ class FitSeries:
     Attributes
     ----------
     key, night : str
+        Camera key and night of the series.
     series : Series
         Times are BJD (TDB) less ``origin``.
     vectors : tuple of str

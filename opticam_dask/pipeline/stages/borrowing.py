@@ -33,9 +33,11 @@ class Borrowed(NamedTuple):
     Attributes
     ----------
     part : Part
+        The part.
     frames : ndarray of int, shape (n,)
         Indices.
     transform : ndarray, shape (n, 3, 3)
+        Transforms that were borrowed.
     error : ndarray, shape (n,)
         Rms error of a position, pixels.
     n_before : int

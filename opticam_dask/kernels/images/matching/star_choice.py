@@ -99,6 +99,7 @@ def pile_up(raw: np.ndarray) -> float:
     Parameters
     ----------
     raw : ndarray, shape (ny, nx)
+        Frame as read, ADU.
 
     Returns
     -------

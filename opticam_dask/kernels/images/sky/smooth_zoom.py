@@ -28,11 +28,13 @@ def windows(
     Parameters
     ----------
     mesh : ndarray, shape (mesh_y, mesh_x)
+        Values of the boxes.
     shape, box_size : (int, int)
         Of the frame and of the boxes of the mesh, ``(ny, nx)``.
     y0, x0 : ndarray of int, shape (n,)
         Lower corner of each window; windows may reach beyond the frame.
     size : int
+        Side of the windows, pixels.
 
     Returns
     -------

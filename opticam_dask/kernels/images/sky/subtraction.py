@@ -39,6 +39,7 @@ class Disks:
     Attributes
     ----------
     xy : ndarray, shape (n, 2)
+        Centres of the disks, pixels.
     radius : ndarray, shape (n,)
         In pixels.
     """
@@ -62,6 +63,7 @@ class SubtractedFrame:
     box_sums, sky_sums : ndarray, shape (mesh_y, mesh_x)
         Sum over the pixels of each box but those that are not finite; sum of the sky that was subtracted from all.
     box_size : (int, int)
+        Rows and columns of a box of the mesh.
     """
 
     image: np.ndarray
@@ -192,6 +194,7 @@ def count_sky(
     Parameters
     ----------
     frame : SubtractedFrame
+        Frame without its sky.
     mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
         The sky that was subtracted, and its scatter.
     disks : Disks
@@ -270,6 +273,7 @@ def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: 
     Parameters
     ----------
     sky : SkyPixels
+        Sky pixels that were counted.
     level : ndarray, shape (mesh_y, mesh_x)
         Level of the sky with these pixels, which tells its slopes.
     places : ndarray of int, shape (n,)

@@ -28,6 +28,7 @@ class Coverage:
     beta : float
         Red noise: median over the stars of the time-averaging factor.
     n_stars, n_points : int
+        Stars and points that were compared.
     """
 
     within_one: float

@@ -64,6 +64,7 @@ def relative_to_level(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarra
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, star)
+        Fluxes and their errors, in any unit.
 
     Returns
     -------
@@ -90,6 +91,7 @@ def find_effects(deviation: np.ndarray, error: np.ndarray, n_components: int) ->
     deviation, error : ndarray, shape (frame, star)
         Relative fluxes about 0, NaN where not known, and their errors.
     n_components : int
+        Number of effects to find.
 
     Returns
     -------
@@ -176,7 +178,9 @@ def coefficients_of(
     Parameters
     ----------
     deviation, error : ndarray, shape (frame,)
+        Relative deviations of one star from its level, and their errors.
     effects : ndarray, shape (frame, k)
+        Shared effects.
     use : ndarray of bool, shape (frame,), optional
         Frames that are fitted.
 
@@ -209,6 +213,7 @@ def coefficients_beside_a_dip(
     deviation, error : ndarray, shape (frame,)
         In time order.
     effects : ndarray, shape (frame, k)
+        Shared effects.
     use : ndarray of bool, shape (frame,), optional
         Frames that are fitted.
 

@@ -40,6 +40,7 @@ class ZeroPoint:
         Standard deviation of the stars about the fit: errors of the catalogue, of the photometry, and all that a colour
         does not tell.
     is_used : ndarray of bool, shape (star,)
+        Stars that fit and were used.
     """
 
     zero: float

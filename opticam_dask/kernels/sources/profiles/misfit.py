@@ -148,7 +148,9 @@ class StarFit:
     Attributes
     ----------
     xy : ndarray, shape (n, 2)
+        Fitted places of the stars, pixels.
     is_stray : ndarray of bool, shape (n, size, size)
+        Pixels that do not belong to the star.
     deviation : ndarray, shape (n, size, size)
         Pixels minus what was fitted, in errors.
     is_no_star : ndarray of bool, shape (n,)
@@ -201,11 +203,13 @@ def fit_stars(
     Parameters
     ----------
     electrons, rms : ndarray, shape (n, size, size)
+        Windows around the stars without their sky, and the background RMS in them, electrons.
     is_good : ndarray of bool, shape (n, size, size)
         Pixels that may be used: near the star, with data, not saturated.
     foreign : ndarray, shape (n, size, size)
         Electrons of neighbours.
     response : ndarray, shape (n, size, size), optional
+        Master flat in the windows; without it, 1.
     corners : tuple of ndarray
         ``x0, y0`` of the windows.
     expected_xy, start_xy : ndarray, shape (n, 2)
@@ -343,6 +347,7 @@ def find_stray(
     deviation, errors : ndarray, shape (n, size, size)
         Pixels minus the profile in their errors, and these errors in electrons.
     used : ndarray of bool, shape (n, size, size)
+        Pixels that are looked at.
     tolerance : float or ndarray, shape (n,)
         Factor of the limits, for fits that have not arrived yet (:func:`typical_deviation`).
 

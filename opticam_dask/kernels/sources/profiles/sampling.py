@@ -37,6 +37,7 @@ def sampling_errors(fitted: Profile) -> np.ndarray | None:
     Parameters
     ----------
     fitted : Profile
+        Star profile of a night.
 
     Returns
     -------
