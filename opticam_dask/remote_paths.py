@@ -139,7 +139,7 @@ class RemotePath:
                 raise FileNotFoundError(errno.ENOENT, f"there is no bucket {bucket}", self.url)
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What is in the directory; nothing where there is none."""
+        """Entries of the directory; none where there is no such directory."""
         fs, path = file_system_of(self.url)
         with as_os_errors(self.url):
             try:

@@ -116,7 +116,7 @@ def relative_curves(measured: dict[str, xr.Dataset], target: int) -> dict[str, x
 
 
 def describe_variation(curves: dict[str, xr.Dataset], simulated: float) -> list[str]:
-    """What the light curves tell of frequency, amplitudes and phases, or why they do not.
+    """Frequency, amplitudes and phases of the light curves in words, or why they are not known.
 
     Parameters
     ----------

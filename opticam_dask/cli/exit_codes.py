@@ -23,7 +23,7 @@ class RunError(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Message of an error in one line."""
     if isinstance(error, OSError) and error.strerror:
         return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
     return printable(str(error).strip())

@@ -26,7 +26,7 @@ PLACE = ("cluster", "n_workers", "adapt", "cores", "memory", "walltime", "queue"
 
 
 def settings(options: argparse.Namespace) -> ClusterSettings:
-    """Where blocks run."""
+    """Settings of the place where blocks run."""
     from opticam_dask.cluster.cluster_settings import resolve
 
     return resolve(**{name: getattr(options, name) for name in PLACE})

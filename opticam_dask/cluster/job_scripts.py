@@ -347,7 +347,7 @@ def _command_line(command: Sequence[str]) -> str:
 
 
 def last_reason(error: Exception | None) -> str:
-    """What a command of the batch system said, in one line."""
+    """Message of a command of the batch system, in one line."""
     if isinstance(error, FileNotFoundError):
         return f"the command {error.filename} is not there; this machine does not belong to such a cluster"
     text = str(error)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def scan_record(scan: Scan) -> dict[str, Any]:
-    """What a scan found, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
+    """Result of a scan, as JSON can hold it: ``frames`` by key and night, ``gaps``, ``repeated_times``, ``notes``."""
     from opticam_dask.frames.scanning import time_gaps  # a reduction is described without tables
 
     frames = [

@@ -89,7 +89,7 @@ class Arrivals:
         return whole
 
     def tell(self) -> list[str]:
-        """What a person should know since the last call."""
+        """Messages for a person since the last call."""
         notes, self.notes = self.notes, []
         return notes
 

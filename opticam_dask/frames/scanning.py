@@ -90,7 +90,7 @@ _COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object", "extension": "int6
 
 
 class Reader(Protocol):
-    """What reads the pixels of a frame. It must be picklable: it goes to the workers."""
+    """Reader of the pixels of a frame. It must be picklable: it goes to the workers."""
 
     def read(self, path: str) -> np.ndarray:
         """Return the pixels, ``(ny, nx)``, native byte order; raise `FrameError` when they cannot be had."""

@@ -279,7 +279,7 @@ class OpticamAccessor:
         return opticam_dask.reference(self._dataset, *given, **options)
 
     def align(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Where each frame lies on the reference frame; see :func:`~opticam_dask.align`."""
+        """Transform from the reference frame to each frame; see :func:`~opticam_dask.align`."""
         return opticam_dask.align(self._dataset, *given, **options)
 
     def persist(self) -> xr.Dataset:

@@ -100,7 +100,7 @@ class BasePhotometer:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """What is measured beside flux, error, position and flags."""
+        """Variables that are measured beside flux, error, position and flags."""
         return ("profile_chi2", *(() if self.local_background_estimator is None else ("background", "background_err")))
 
     @property
@@ -208,7 +208,7 @@ class AperturePhotometer(BasePhotometer):
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """What is measured beside flux, error, position and flags."""
+        """Variables that are measured beside flux, error, position and flags."""
         return ("aperture_correction", *super().variables)
 
     @property

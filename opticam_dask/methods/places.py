@@ -38,7 +38,7 @@ _LEAST_NEIGHBOUR = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where to measure, with windows of the frame around these places.
+    """Positions at which sources are measured, with windows of the frame around them.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ class CalibrationError(ValueError):
 
 
 class Detector(NamedTuple):
-    """What calibration frames must have in common with the frames that they correct."""
+    """Properties that calibration frames must share with the frames that they correct."""
 
     key: str
     shape: tuple[int, int]
@@ -223,7 +223,7 @@ class Calibration:
         return tuple(kind for kind in KINDS if kind in self.records)
 
     def record(self) -> dict[str, Any]:
-        """What goes into the record of the parameters."""
+        """Identity of the calibration in the record of the parameters."""
         return {PLURAL[kind]: self.records[kind] for kind in self.kinds}
 
     def groups(self, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> dict[Kind, str]:

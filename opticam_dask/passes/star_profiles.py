@@ -86,7 +86,7 @@ def choose_frames(flags: np.ndarray, stack_frames: int, n_frames: int = N_FRAMES
 
 
 def some_of(frames: list[int]) -> list[int]:
-    """Those of the chosen frames that the profile of the first round is measured in, evenly spaced."""
+    """Frames for the first round of the profile: some of the chosen ones, evenly spaced."""
     return frames[:: -(-len(frames) // _FIRST_FRAMES)] if frames else []
 
 

@@ -141,7 +141,7 @@ def lost_frame(reason: str) -> FrameResult:
 
 @dataclass(frozen=True)
 class MergeJob:
-    """What every task of one level of the tree of partial stacks needs.
+    """Everything a task needs to add partial stacks at one level of the tree.
 
     Attributes
     ----------

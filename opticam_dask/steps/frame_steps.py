@@ -25,7 +25,7 @@ from opticam_dask.methods.finders import DefaultFinder
 
 
 class Background(Protocol):
-    """What a background callable returns (photutils ``Background2D`` is one)."""
+    """Result of a background callable (photutils ``Background2D`` is one)."""
 
     background: np.ndarray
     background_rms: np.ndarray

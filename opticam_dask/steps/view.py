@@ -113,7 +113,7 @@ def frame_view(
     result: Mapping[str, Any],
     pixels: RawPixels | ImagePixels | None = None,
 ) -> FrameView:
-    """What photometers get to see of one frame: positions, and sky-subtracted cut-outs on demand.
+    """View of one frame for photometers: positions, and sky-subtracted cut-outs on demand.
 
     The sky at the cut-outs is evaluated from the stored mesh; it is not estimated again, unless the background
     is a user's own function, whose image is not the zoom of a mesh. Pixels are read unless they are given.

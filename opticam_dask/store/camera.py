@@ -286,7 +286,7 @@ class Part:
 
     @property
     def frames(self) -> BlockGroup:
-        """What is known of each frame: its manifest and what the first pass found."""
+        """Record of each frame: its manifest and its first-pass results."""
         return self._blocks("frames", "frames", self.uid)
 
     @property
@@ -304,7 +304,7 @@ class Part:
         return self._blocks(photometry_group(label), "photometry", "")
 
     def records(self, label: str | None = None) -> BlockGroup:
-        """What a pass writes a block at a time: photometry of a label, or the frames of the first pass."""
+        """Arrays that a pass writes a block at a time: photometry of a label, or the frames of the first pass."""
         return self.frames if label is None else self.photometry(label)
 
     def _blocks(self, name: str, kind: str, uid: str) -> BlockGroup:
@@ -336,7 +336,7 @@ class Part:
         return [name for name in names if self.photometry(name).is_whole]
 
     def partial_stack_file(self, name: str) -> Path:
-        """Where a partial stack is kept, beside the store and never in it."""
+        """File of a partial stack, beside the store and never in it."""
         return scratch_folder(self.path, self.group, "sums", f"{name}.npy")
 
     def remove_partial_stacks(self) -> None:
@@ -386,7 +386,7 @@ class Part:
         return found
 
     def results(self, block: int) -> dict[str, np.ndarray]:
-        """What measuring needs of the first pass: flags, transforms, sky mesh and detected positions of a block."""
+        """First-pass results that measuring needs: flags, transforms, sky mesh and detected positions of a block."""
         kinds = [kind for kind in _RESULTS if kind != "background" or self.mesh_shape is not None]
         return self._read([(kind, name) for kind in kinds for name in _RESULTS[kind]], *self.block_range(block))
 

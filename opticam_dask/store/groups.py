@@ -42,7 +42,7 @@ class Group:
 
     @property
     def directory(self) -> Path:
-        """Where the group lies."""
+        """Directory of the group."""
         return self.path / self.name
 
     @property
@@ -264,6 +264,6 @@ def remove_stray(file: Path) -> None:
 
 
 def xarray_options(path: Path) -> dict[str, Any]:
-    """What xarray needs to open a store: nothing more for a directory, no cached listings for a URL."""
+    """Options for xarray to open a store: none for a directory, no cached listings for a URL."""
     remote = {"storage_options": remote_paths.storage_options(path)} if locations.is_remote(path) else {}
     return {"engine": "zarr", **remote}

@@ -11,7 +11,7 @@ from opticam_dask.store.store import Store
 
 
 def provenance(out_directory: str | Path, *, files: bool = False) -> dict[str, Any]:
-    """Where every result comes from: parameters, versions, and the frames that went in.
+    """Origin of every result: parameters, versions, and the frames that went in.
 
     Parameters
     ----------

@@ -162,7 +162,7 @@ class Store:
 
     @property
     def marks(self) -> Group:
-        """What observers said about frames, measurements and comparisons."""
+        """Marks of observers on frames, measurements and comparisons."""
         return Group(self.path, "marks", "marks")
 
     def master(self, name: str) -> Group:

@@ -91,7 +91,7 @@ class PlannedRun:
 
     @property
     def directory(self) -> Path:
-        """Where the files of the run are."""
+        """Directory of the files of the run."""
         return self.out_directory / PLANNED_RUN
 
     @property

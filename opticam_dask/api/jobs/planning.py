@@ -223,7 +223,7 @@ def _given_up(run: PlannedRun) -> str:
 
 
 def describe_plan(run: PlannedRun) -> list[str]:
-    """What the passes of a run are, and the commands for them, as lines for a person."""
+    """The passes of a run and the commands for them, as lines for a person."""
     out = run.out
     n_frames = sum(part.n_frames for part in run.parts)
     lines = [f"Planned: {n_frames} frames of {len(run.parts)} part(s) in {run.n_units(1)} blocks (plan {run.name})."]
@@ -242,7 +242,7 @@ def describe_plan(run: PlannedRun) -> list[str]:
 
 
 def describe_run(out_directory: str | Path) -> list[str]:
-    """Where the planned run of a directory stands and what to do next; nothing without one that is under way.
+    """State of the planned run of a directory and what to do next; nothing where no run is under way.
 
     Raises
     ------

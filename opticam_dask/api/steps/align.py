@@ -93,7 +93,7 @@ def align(
     scale_limit: float | None = None,
     merge: bool = True,
 ) -> xr.Dataset:
-    """Where each frame lies on the reference frame.
+    """Transform from the reference frame to each frame.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ class Count:
 
 @dataclass(frozen=True)
 class NightSummary:
-    """What became of the frames of one part of a night."""
+    """Numbers of frames of one part of a night that were reduced, and set aside for which reason."""
 
     key: str
     night: str

@@ -62,7 +62,7 @@ class Hdu(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next HDU begins."""
+        """Byte at which the next HDU begins."""
         return self.start + -(-self.n_bytes // BLOCK) * BLOCK
 
     @property
@@ -379,7 +379,7 @@ def image_axes(header: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def named(axes: tuple[int, ...]) -> str:
-    """What the axes of an HDU make it, for a message."""
+    """Kind of an HDU by its axes, for a message."""
     if not axes or not all(axes):
         return "no image"
     if len(axes) > 4:

@@ -23,7 +23,7 @@ _ENDS = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]")
 
 
 class Placed(NamedTuple):
-    """Where an image lies on the frame: rows and columns, and whether they run the other way."""
+    """Position of an image on the frame: rows and columns, and whether they run the other way."""
 
     section: Section
     is_flipped: tuple[bool, bool]

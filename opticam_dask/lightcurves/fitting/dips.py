@@ -52,7 +52,7 @@ class Dip(NamedTuple):
 
 
 def find_dips(given: FitInput, period: float, duration: float, about: float | None = None) -> list[Dip]:
-    """Where the data have dips: by a box and the baseline of each series.
+    """Find dips in the data, by a box and the baseline of each series.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ def _about(curve: xr.Dataset, n_left_out: int) -> str:
 
 
 def problems_of_aavso_exoplanet(text: str) -> list[str]:
-    """What the format's rules refuse in a file; nothing when it is all right."""
+    """Violations of the rules of the format in a file; none when it is all right."""
     header: dict[str, str] = {}
     data = []
     for line in text.splitlines():

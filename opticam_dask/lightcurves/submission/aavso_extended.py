@@ -124,7 +124,7 @@ def _magnitude(rows: Rows, place: int) -> tuple[str, str]:
 
 
 def problems_of_aavso_extended(text: str) -> list[str]:
-    """What the format's rules refuse in a file; nothing when it is all right."""
+    """Violations of the rules of the format in a file; none when it is all right."""
     header, data = {}, []
     for line in text.splitlines():
         if not line.strip():

@@ -148,7 +148,7 @@ def _of_row(rows: Rows, row: int, places: SkyPlaces, frame: int) -> dict[str, st
 
 
 def problems_of_ades(text: str) -> list[str]:
-    """What the format's rules refuse in a file; nothing when it is all right."""
+    """Violations of the rules of the format in a file; none when it is all right."""
     lines = text.splitlines()
     found = [] if lines and lines[0].startswith("# version=") else ["the first line does not tell the version"]
     told = [line for line in lines if line.startswith(("#", "!"))]

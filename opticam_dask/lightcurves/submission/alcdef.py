@@ -122,7 +122,7 @@ def _data(rows: Rows) -> list[str]:
 
 
 def problems_of_alcdef(text: str) -> list[str]:
-    """What the format's rules refuse in a file; nothing when it is all right."""
+    """Violations of the rules of the format in a file; none when it is all right."""
     found: list[str] = []
     metadata: dict[str, str] = {}
     where, n_rows, n_sessions = "", 0, 0

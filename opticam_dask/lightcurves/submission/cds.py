@@ -112,7 +112,7 @@ def _columns(rows: Rows) -> list[_Column]:
 
 
 def problems_of_cds(text: str) -> list[str]:
-    """What is wrong with a table: rows that are not as they are described; nothing when it is all right."""
+    """Rows of a table that differ from their description; none when it is all right."""
     lines = text.splitlines()
     rules = [place for place, line in enumerate(lines) if line == _THIN]
     if len(rules) < 3:

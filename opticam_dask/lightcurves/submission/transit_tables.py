@@ -74,7 +74,7 @@ def make_etd(curve: xr.Dataset, *, leave_out: tuple[str, ...] = ("outlier",)) ->
 
 
 def problems_of_table(text: str) -> list[str]:
-    """What would make a project refuse a table of three columns; nothing when it is all right."""
+    """Reasons to refuse a table of three columns; none when it is all right."""
     rows = [line.split() for line in text.splitlines()]
     found = []
     if len(rows) < _LEAST_ROWS:

@@ -144,7 +144,7 @@ def _blocks_back(run: Run, part: Part) -> set[int]:
 def measuring_of(
     setup: Setup, part: Part, photometers: Mapping[str, Photometer], *, whole_frames: bool = False
 ) -> Measuring:
-    """What it takes to measure frames of a part with photometers that are prepared for its key.
+    """Settings with which frames of a part are measured by photometers prepared for its key.
 
     Without photometers, it is for samples of frames, which look at the sources that were found.
     """
@@ -261,7 +261,7 @@ def _with_radius(
 
 
 def catalog_facts(setup: Setup, camera: Camera, background_rms: float | None = None) -> CatalogFacts:
-    """What photometers are prepared with: the same for all nights of a key.
+    """Facts that photometers are prepared with, the same for all nights of a key.
 
     Parameters
     ----------
