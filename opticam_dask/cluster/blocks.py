@@ -1,7 +1,7 @@
 """Lazy arrays of frames, and the steps over them: with ``windows`` the only module that builds Dask graphs.
 
 People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are one task
-a chunk each. The blocks of a durable run are in :mod:`~opticam_dask.cluster.windows`.
+a chunk each. The blocks of a durable run are in :mod:`~opticam_dask.cluster.run_blocks`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayValuesDep
 
 from opticam_dask.cluster import open_files, tasks
-from opticam_dask.cluster.windows import window_of_blocks, window_of_tasks
+from opticam_dask.cluster.run_blocks import window_of_blocks, window_of_tasks
 
 __all__ = [
     "chunk_records",

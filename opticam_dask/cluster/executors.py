@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Builds the graph of one window of blocks (``windows.window_of_blocks`` with its function bound); called with the
+#: Builds the graph of one window of blocks (``run_blocks.window_of_blocks`` with its function bound); called with the
 #: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
 WindowBuilder = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from opticam_dask import locations
-from opticam_dask.cluster import windows
+from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
@@ -88,8 +88,8 @@ def write_light_curves(
     return directory
 
 
-def _work(function: windows.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(windows.window_of_tasks, function, name=name), range(n_tasks))
+def _work(function: run_blocks.BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(functools.partial(run_blocks.window_of_tasks, function, name=name), range(n_tasks))
 
 
 @dataclass(frozen=True)

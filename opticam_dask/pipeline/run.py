@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from opticam_dask.cluster import windows
+from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.cluster.rescue import rescue_block
 from opticam_dask.methods.frame_view import Photometer
@@ -179,9 +179,9 @@ def guarded_work(
 
     def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
         function = functools.partial(_rescue, key, steps, n_frames, frame_timeout)
-        return windows.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
+        return run_blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
 
-    return Work(functools.partial(windows.window_of_blocks, tagged, name=name), todo, rescue)
+    return Work(functools.partial(run_blocks.window_of_blocks, tagged, name=name), todo, rescue)
 
 
 def _rescue(

@@ -9,7 +9,7 @@ import dask
 import numpy as np
 import pytest
 
-from opticam_dask.cluster import blocks, tasks, windows
+from opticam_dask.cluster import blocks, run_blocks, tasks
 from opticam_dask.frames.scanning import FakeReader
 
 
@@ -28,7 +28,7 @@ def _refuse(dsk, keys, **kwargs):
 
 
 def test_window_of_blocks__one_task_a_block_and_results_in_order():
-    window = windows.window_of_blocks(lambda block: block * block, [3, 5, 9])
+    window = run_blocks.window_of_blocks(lambda block: block * block, [3, 5, 9])
     assert len(dask.optimize(window)[0].__dask_graph__()) == 3
     assert window.compute(scheduler="synchronous").tolist() == [9, 25, 81]
 
@@ -36,7 +36,7 @@ def test_window_of_blocks__one_task_a_block_and_results_in_order():
 def test_window_of_blocks__libraries_use_one_thread():
     from threadpoolctl import threadpool_info
 
-    window = windows.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
+    window = run_blocks.window_of_blocks(lambda block: [pool["num_threads"] for pool in threadpool_info()], [0])
     assert set(window.compute(scheduler="synchronous")[0]) == {1}
 
 
@@ -50,16 +50,16 @@ def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatc
 
     tasks.thread_pools.cache_clear()
     monkeypatch.setattr(tasks, "ThreadpoolController", Counted)
-    windows.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
+    run_blocks.window_of_blocks(abs, range(5)).compute(scheduler="synchronous")
     first = len(looked)
-    windows.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
+    run_blocks.window_of_blocks(abs, range(20)).compute(scheduler="synchronous")
     tasks.thread_pools.cache_clear()
     assert first == len(looked)
     assert first <= 2  # the first block may import what the second then has
 
 
 def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monkeypatch):
-    window = windows.window_of_blocks(abs, [1])
+    window = run_blocks.window_of_blocks(abs, [1])
     window.compute(scheduler="synchronous")
     before = tasks.thread_pools(len(sys.modules))
     monkeypatch.setitem(sys.modules, "a_module_that_was_imported_since", object())
@@ -67,7 +67,7 @@ def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monk
 
 
 def test_window_of_blocks__two_windows_never_share_a_task():
-    first, second = (windows.window_of_blocks(abs, [1, 2]) for _ in range(2))
+    first, second = (run_blocks.window_of_blocks(abs, [1, 2]) for _ in range(2))
     assert not set(first.__dask_graph__()) & set(second.__dask_graph__())
 
 

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from opticam_dask import AperturePhotometer, Reducer, simulate_observations
-from opticam_dask.cluster import connections, executors, windows
+from opticam_dask.cluster import connections, executors, run_blocks
 
 
 def _facts(block):
@@ -30,7 +30,7 @@ def _facts(block):
 
 
 def _work(function, n_blocks):
-    return [executors.Work(functools.partial(windows.window_of_blocks, function), range(n_blocks))]
+    return [executors.Work(functools.partial(run_blocks.window_of_blocks, function), range(n_blocks))]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_on_cluster__summaries_that_are_there_are_fetched_together(client, monke
         distributed.Client, "gather", lambda self, f, **kw: calls.append(len(f)) or gather(self, f, **kw)
     )
     monkeypatch.setattr(distributed.Future, "result", lambda *_, **__: pytest.fail("fetched one by one"))
-    futures = distributed.futures_of(client.persist(windows.window_of_blocks(abs, [3, -1, 2])))
+    futures = distributed.futures_of(client.persist(run_blocks.window_of_blocks(abs, [3, -1, 2])))
     distributed.wait(futures)
     assert executors.OnCluster(client)._outcomes(futures) == [(3, None), (1, None), (2, None)]
     assert calls == [3]
@@ -104,7 +104,7 @@ def test_on_cluster__an_error_among_summaries_belongs_to_its_block(client):
             raise KeyError("one")
         return block
 
-    futures = distributed.futures_of(client.persist(windows.window_of_blocks(fails, [0, 1, 2])))
+    futures = distributed.futures_of(client.persist(run_blocks.window_of_blocks(fails, [0, 1, 2])))
     distributed.wait(futures)
     found = executors.OnCluster(client)._outcomes(futures)
     assert [summary for summary, _ in found] == [0, None, 2]
@@ -115,7 +115,7 @@ def test_on_cluster__summaries_are_fetched_one_by_one_where_they_cannot_be_toget
     def lost(*_, **__):
         raise OSError("a worker is gone")
 
-    futures = distributed.futures_of(client.persist(windows.window_of_blocks(abs, [4, 5])))
+    futures = distributed.futures_of(client.persist(run_blocks.window_of_blocks(abs, [4, 5])))
     distributed.wait(futures)
     monkeypatch.setattr(distributed.Client, "gather", lost)
     assert executors.OnCluster(client)._outcomes(futures) == [(4, None), (5, None)]
@@ -135,7 +135,7 @@ def test_on_cluster__window_is_bounded(client):
 
     def build(chosen, **options):
         builds.append(len(chosen))
-        return windows.window_of_blocks(_facts, chosen)
+        return run_blocks.window_of_blocks(_facts, chosen)
 
     run = executors.OnCluster(client).run([executors.Work(build, range(100))])
     next(run)
@@ -198,12 +198,12 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import functools
-        from opticam_dask.cluster import blocks, connections, executors, windows
+        from opticam_dask.cluster import blocks, connections, executors, run_blocks
         print("script starts")
         def square(block):
             return block * block
         with connections.connect("local", n_workers=2, dashboard=False) as executor:
-            work = [executors.Work(functools.partial(windows.window_of_blocks, square), [1, 2, 3])]
+            work = [executors.Work(functools.partial(run_blocks.window_of_blocks, square), [1, 2, 3])]
             print(sorted(executor.run(work)))
         """)
     )

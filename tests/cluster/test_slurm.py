@@ -20,7 +20,7 @@ import pytest
 from held_runs import until
 
 from opticam_dask import cli
-from opticam_dask.cluster import connections, executors, windows
+from opticam_dask.cluster import connections, executors, run_blocks
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.flags import FrameFlag
 from opticam_dask.store import integrity
@@ -71,7 +71,7 @@ def _jobs():
 
 
 def _work(function, n_blocks):
-    return [executors.Work(functools.partial(windows.window_of_blocks, function), range(n_blocks))]
+    return [executors.Work(functools.partial(run_blocks.window_of_blocks, function), range(n_blocks))]
 
 
 def _run(*arguments, code=0):

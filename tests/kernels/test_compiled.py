@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from opticam_dask.cluster import windows
+from opticam_dask.cluster import run_blocks
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.sky import background, smooth_zoom
@@ -65,14 +65,14 @@ def _form_of_worker(block):
 
 def test_tasks__use_the_form_of_the_process_that_started_them(monkeypatch):
     monkeypatch.setattr(compiled, "native", None)
-    window = windows.window_of_blocks(_form_of_worker, [0])
+    window = run_blocks.window_of_blocks(_form_of_worker, [0])
     monkeypatch.setattr(compiled, "native", compiled._available)
     assert window.compute(scheduler="synchronous").tolist() == ["numpy"]
 
 
 def test_worker_without_compiled_kernels__refuses_a_reduction_that_was_started_with_them(monkeypatch):
     monkeypatch.setattr(compiled, "native", object())
-    window = windows.window_of_blocks(_form_of_worker, [0])
+    window = run_blocks.window_of_blocks(_form_of_worker, [0])
     monkeypatch.setattr(compiled, "_available", None)
     with pytest.raises(RuntimeError, match="has none: install opticam_dask there with a compiler"):
         window.compute(scheduler="synchronous")
