@@ -21,7 +21,7 @@ import common
 import numpy as np
 from astropy.io import fits
 
-from opticam_dask.cluster.executors import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT
+from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT
 
 _COLUMNS = ("X_IMAGE", "Y_IMAGE", "FLUX_ISO", "FLUXERR_ISO", "A_IMAGE", "B_IMAGE", "THETA_IMAGE", "FLAGS")
 

@@ -162,7 +162,7 @@ def test_long_series__is_averaged_and_says_so():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"period": -1.0}, "above 0"),
+        ({"period": -1.0}, "greater than 0"),
         ({"a_over_rs": 0.5}, "a_over_rs must be a value above 1.2"),
         ({"inclination": (95.0, 1.0)}, "inclination must be"),
         ({"limb_darkening": (0.8, 0.9)}, "limb darkening"),
