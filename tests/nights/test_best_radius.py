@@ -44,7 +44,7 @@ def _scatter(night, label):
 
 
 def test_best_radius__scatters_least_and_less_than_what_the_profile_makes_one_expect(night):
-    chosen = night.curves().attrs["aperture_radius"]
+    chosen = json.loads(night.curves().attrs["aperture_radius"])
     assert chosen["radius"] in TRIAL_RADII
     assert "constant stars in 16 frames" in chosen["judged_by"]
     prepared = json.loads(night.curves().attrs["prepared"])
@@ -59,7 +59,8 @@ def test_best_radius__scatters_least_and_less_than_what_the_profile_makes_one_ex
 def test_best_radius__is_told(night, capsys):
     assert cli.main(["status", str(night.out)]) == 0
     told = capsys.readouterr().out
-    assert f"photometry aperture: radius {night.curves().attrs['aperture_radius']['radius']:g} FWHM, judged by" in told
+    radius = json.loads(night.curves().attrs["aperture_radius"])["radius"]
+    assert f"photometry aperture: radius {radius:g} FWHM, judged by" in told
 
 
 def test_best_radius__is_chosen_once(night, monkeypatch):
