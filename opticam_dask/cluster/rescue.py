@@ -138,7 +138,7 @@ def _child(payload: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """Process of a trial; it ends at the latest when this block does, or this process."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "opticam_dask.cluster.rescue"],
+        [sys.executable, "-P", "-m", "opticam_dask.cluster.rescue"],  # what this process imports, not this directory
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -19,7 +19,8 @@ class WorkerProgram(SubprocessWorker):
     async def _start(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            # -P: not from this directory, which may be a checkout whose kernels are not compiled
+            *(sys.executable, "-P", "-m", "dask", "spec", self.scheduler, "--spec", spec),
             env=_program_environment(),
             start_new_session=True,
         )
