@@ -207,7 +207,13 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
             print(sorted(executor.run(work)))
         """)
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
+    # started in a checkout whose kernels are not compiled, say: workers import what the script imports, not this
+    checkout = tmp_path / "checkout"
+    (checkout / "opticam_dask").mkdir(parents=True)
+    (checkout / "opticam_dask" / "__init__.py").write_text("raise ImportError('not this one')")
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=True, cwd=checkout
+    )
     assert done.stdout.split("\n") == ["script starts", "[1, 4, 9]", ""]
 
 
