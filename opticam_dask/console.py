@@ -152,7 +152,13 @@ def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
 
 def _is_watched() -> bool:
     """Whether somebody looks on: a terminal, or the cell of a notebook."""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
+    return sys.stdout.isatty() or _is_notebook()
+
+
+def _is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; one that only has ``ipykernel`` imported is none."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def _new_bar() -> Progress:

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -102,7 +103,8 @@ def test_reducer__other_parameters_are_refused_before_a_header_is_read(reduced, 
         )
 
 
-def test_console__a_stage_within_a_stage_ends_and_the_outer_one_goes_on(capsys):
+def test_console__a_stage_within_a_stage_ends_and_the_outer_one_goes_on(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))  # imported, but this is no kernel
     console = Console(prefix="")
     console.begin("Aligning", 4)
     console.advance(1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,11 +50,16 @@ def test_end_to_end__both_pipelines_measure_the_same_light_curves(benchmark_main
     assert ours < 1.5 * theirs + 0.1
 
 
-def test_small_night__commands_that_only_read_cost_little(benchmark_main):
+def test_small_night__commands_that_only_read_cost_little():
+    # a process of its own: it waits for all its children, of which this one has more (clusters of other tests)
     options = ["--frames", "2", "--binning", "8", "--rounds", "1", "--commands", "help", "check"]
-    found = benchmark_main("small_night")(options)
-    assert list(found) == ["help", "check"]
-    assert 0 < found["help"].processor < found["check"].processor
+    command = [sys.executable, BENCHMARKS / "small_night.py", *options]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    processor = {
+        name: float(time) for name, time in re.findall(r"^\| *(help|check) *\| *[\d.]+ *\| *([\d.]+) *\|", told, re.M)
+    }
+    assert list(processor) == ["help", "check"]
+    assert 0 < processor["help"] < processor["check"]
 
 
 def test_planning__one_task_a_block(benchmark_main):
