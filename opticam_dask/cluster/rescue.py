@@ -21,10 +21,8 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from opticam_dask.cluster import watchdog
-from opticam_dask.cluster.executors import worker_memory_limit
-
-#: A nanny ends its worker at this part of the memory limit; so does a trial.
-_MEMORY_SHARE = 0.95
+from opticam_dask.cluster.cluster_settings import program_environment
+from opticam_dask.cluster.executors import MEMORY_SHARE, worker_memory_limit
 
 #: Seconds between looks at the memory of a trial.
 _LOOK = 0.05
@@ -121,7 +119,7 @@ def _trial(
                 limit = _START if reached is None else frame_timeout
                 if limit and time.monotonic() - begun > limit:
                     return reached, f"took longer than {limit:g} s"
-                if memory_limit and _memory_of(process) > _MEMORY_SHARE * memory_limit:
+                if memory_limit and _memory_of(process) > MEMORY_SHARE * memory_limit:
                     return reached, f"needed more memory than a worker has ({memory_limit / 1e9:.2f} GB)"
                 if not selector.select(timeout=_LOOK):
                     continue
@@ -136,14 +134,13 @@ def _trial(
 @contextlib.contextmanager
 def _child(payload: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """Process of a trial; it ends at the latest when this block does, or this process."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "opticam_dask.cluster.rescue"],  # what this process imports, not this directory
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
-        env={**os.environ, "PYTHONPATH": path},
+        env=program_environment(),
     )
     try:
         stdin = cast(BinaryIO, process.stdin)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 
 import dask
 from distributed.deploy.subprocess import SubprocessWorker
 
-from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT
+from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, program_environment
 
 
 class WorkerProgram(SubprocessWorker):
@@ -31,8 +30,4 @@ def _program_environment() -> dict[str, str]:
     before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
         configuration = dask.config.serialize(dask.config.global_config)
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
-    }
+    return program_environment() | {"DASK_INTERNAL_INHERIT_CONFIG": configuration}

@@ -8,7 +8,6 @@ and no line passes through the client.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from opticam_dask import locations
-from opticam_dask.cluster import run_blocks
-from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.cluster.executors import BlockFunction, Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
@@ -88,8 +86,8 @@ def write_light_curves(
     return directory
 
 
-def _work(function: run_blocks.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(run_blocks.window_of_tasks, function, name=name), range(n_tasks))
+def _work(function: BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(function, range(n_tasks), name, has_time_limit=False)
 
 
 @dataclass(frozen=True)
