@@ -8,6 +8,8 @@ and no line passes through the client.
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+import opticam_dask
 from opticam_dask import locations
 from opticam_dask.cluster.executors import BlockFunction, Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
@@ -39,6 +42,9 @@ _MEASUREMENTS = 1 << 17
 #: Sources whose files one task puts together.
 _SOURCES = 4
 
+#: Beside the files: a checksum of what they were made from.
+_MARK = ".made_from"
+
 #: Bytes of one request for a piece of a remote scratch file.
 _REQUEST = 1 << 16
 
@@ -47,6 +53,8 @@ def write_light_curves(
     out_directory: str | Path, label: str, executor: Executor | None = None, progress: Progress | None = None
 ) -> Path:
     """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
+
+    Files that are there and were made from the same measurements are left as they are.
 
     The time column is ``BMJD``, or ``MJD`` (UTC) where no barycentric time is known at all.
 
@@ -70,6 +78,9 @@ def write_light_curves(
     store = Store.open(out_directory)
     directory = locations.folder_in(out_directory, "lcs", label)
     jobs = [_job(store.camera(key), label, directory) for key in store.measured_keys(label)]
+    made_from, mark = _made_from(jobs), directory / _MARK
+    if made_from == _text_of(mark) and all(file.exists() for job in jobs for file in job.files):
+        return directory
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
     try:
@@ -78,12 +89,38 @@ def write_light_curves(
                 progress.advance(n_frames)
             for _ in executor.run(files):
                 pass
+        if made_from is not None and jobs:
+            mark.write_text(made_from, encoding="utf-8")
     finally:
         with suppress(OSError):
             for job in jobs:
                 locations.remove_tree(job.scratch)
             remove_empty_scratch(store.path)
     return directory
+
+
+def _made_from(jobs: Sequence[_Job]) -> str | None:
+    """Checksum of what the files of some cameras are made from; None on an object store, where looking takes as long.
+
+    A chunk counts by the size and the time of its file: it is written anew whenever it is measured anew.
+    """
+    digest = hashlib.sha256(opticam_dask.__version__.encode())
+    for job in jobs:
+        if locations.is_remote(job.directory):
+            return None
+        digest.update(repr((job.time_name, job.headings, job.source_ids.tolist())).encode())
+        digest.update(pickle.dumps(job.clocks))
+        for group in (group for part in job.parts for group in (part.photometry(job.label), part.frames)):
+            for file in sorted(path for path in group.directory.glob("*/c/**/*") if path.is_file()):
+                facts = file.stat()
+                digest.update(f"{file.relative_to(group.path)} {facts.st_size} {facts.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _text_of(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        return file.read_text(encoding="utf-8")
+    return ""
 
 
 def _work(function: BlockFunction, n_tasks: int, name: str) -> Work:
@@ -150,6 +187,10 @@ class _Job:
     @property
     def n_frames(self) -> int:
         return sum(piece.n_frames for piece in self.pieces)
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.directory / self._file_name(place) for place in range(len(self.source_ids))]
 
     def write_piece(self, number: int) -> int:
         """Write the lines of all sources for the frames of a piece, source after source; return how many frames.
