@@ -15,7 +15,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C: a shell lets what it runs in the background ignore it, and programs that tests start inherit that."""
+    """Heed Ctrl-C, which a shell lets the programs that it runs in the background, and their children, ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -213,8 +213,7 @@ def _members(
     else:
         if without:
             raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
-        chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
-    chosen = [int(number) for number in chosen]
+        chosen = [int(number) for number in np.atleast_1d(comparisons)]
     targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
     if not chosen or target in chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
