@@ -210,7 +210,7 @@ class Reducer(Plots):
         self._check_early(parameters)
         session.announce_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
-        session.executor.n_pixels = self.scan.n_pixels
+        session.executor.n_pixels = int((self.scan.table["ny"] * self.scan.table["nx"]).sum())
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 

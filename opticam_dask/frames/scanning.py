@@ -230,11 +230,6 @@ class Scan:
     set_aside: list[tuple[str, str]]
     warnings: list[str]
 
-    @property
-    def n_pixels(self) -> int:
-        """Pixels of all usable frames."""
-        return int((self.table["ny"] * self.table["nx"]).sum())
-
 
 def scan(
     paths: Iterable[PathLike],
