@@ -139,7 +139,7 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         yield
         return
     engine.execute(figure)
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     try:
         yield
     finally:
