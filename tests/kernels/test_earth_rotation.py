@@ -46,6 +46,6 @@ def test_barycentric_mjd__leaves_the_table_of_astropy_as_it_was(tables, monkeypa
 
 def test_bundled_table__of_another_format_is_left_to_astropy(monkeypatch, tmp_path, tables):
     monkeypatch.setattr(iers, "IERS_A_FILE", str(tmp_path / "finals"))
-    (tmp_path / "finals").write_bytes(b"a line\na longer line\n")
+    (tmp_path / "finals").write_bytes(188 * b"x" + b"\n")
     monkeypatch.setattr(iers.IERS_Auto, "open", classmethod(lambda cls: tables[1]))
     assert earth_rotation.bundled_table.__wrapped__() is tables[1]

@@ -20,6 +20,7 @@ _VALUES = {
     "dY_2000A": (slice(116, 125), slice(175, 185)),
 }
 _MJD = slice(7, 15)
+_WIDTH = 188
 #: The byte with the flag of Bulletin A (I: measured, P: predicted), and the values that it is about.
 _FLAGS = {"PolPMFlag": (16, ("PM_x", "PM_y")), "UT1Flag": (57, ("UT1_UTC",)), "NutFlag": (95, ("dX_2000A", "dY_2000A"))}
 _UNITS = {"PM_x": "arcsec", "PM_y": "arcsec", "UT1_UTC": "s", "dX_2000A": "marcsec", "dY_2000A": "marcsec"}
@@ -31,14 +32,14 @@ _OF_B = {"PM_x": 1, "PM_y": 2, "UT1_UTC": 3, "dX_2000A": 4, "dY_2000A": 5}
 def bundled_table() -> IERS:
     """Earth rotation by Bulletins A and B of the IERS, equal to what `astropy.utils.iers.IERS_Auto.open` reads.
 
-    Where the file has lines of different lengths, as another format would have, it is astropy that reads it.
+    Where lines have another length, as in another format, it is astropy that reads the file.
     """
     from astropy import units as u
     from astropy.utils import iers
 
     content = Path(iers.IERS_A_FILE).read_bytes()
     width = content.index(b"\n") + 1
-    if len(content) % width:
+    if width != _WIDTH or len(content) % width:
         return iers.IERS_Auto.open()
     lines = np.frombuffer(content, dtype="S1").reshape(-1, width)
     is_used = np.isfinite(_numbers(lines, _VALUES["UT1_UTC"][0])) & (lines[:, _FLAGS["PolPMFlag"][0]] != b" ")
