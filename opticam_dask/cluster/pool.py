@@ -53,6 +53,8 @@ PRELOADED = (
     "opticam_dask.passes.probes",
     "opticam_dask.passes.survey",
     "opticam_dask.passes.measure",
+    "opticam_dask.pipeline.stages.catalogs",
+    "photutils.segmentation",
     "opticam_dask.pipeline.stages.photometry",
     "opticam_dask.pipeline.stages.stacks",
 )
