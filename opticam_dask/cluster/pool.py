@@ -185,9 +185,9 @@ class Pool:
             self._require_memory(under_way)
 
     def _require_memory(self, under_way: dict[Channel, _Block]) -> None:
-        for channel in under_way:
+        for channel in under_way.keys() & self._pids.keys():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if psutil.Process(self._pids.get(channel)).memory_info().rss > MEMORY_SHARE * self._memory_limit:
+                if psutil.Process(self._pids[channel]).memory_info().rss > MEMORY_SHARE * self._memory_limit:
                     limit = f"{self._memory_limit / 1e9:.2f} GB"
                     raise ProcessDied(f"block {under_way[channel].number} needed more memory than its share ({limit})")
 
