@@ -38,8 +38,7 @@ from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.kernels import compiled
 
 if TYPE_CHECKING:
-    import distributed
-
+    from opticam_dask.cluster.executors import Client
     from opticam_dask.console import Console
 
 logger = logging.getLogger(__name__)
@@ -283,7 +282,7 @@ class Local:
         yield from self._cluster().run(rest)
 
     @property
-    def client(self) -> distributed.Client:
+    def client(self) -> Client:
         """Dask client of the cluster, which is opened by this."""
         return self._cluster().client
 
