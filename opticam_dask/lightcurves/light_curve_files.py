@@ -42,8 +42,8 @@ _MEASUREMENTS = 1 << 17
 #: Sources whose files one task puts together.
 _SOURCES = 4
 
-#: Beside the files: a checksum of what they were made from.
-_MARK = ".made_from"
+#: Beside the folder of the files, with its label before: a checksum of what they were made from.
+_MARK = "made_from"
 
 #: Bytes of one request for a piece of a remote scratch file.
 _REQUEST = 1 << 16
@@ -78,7 +78,7 @@ def write_light_curves(
     store = Store.open(out_directory)
     directory = locations.folder_in(out_directory, "lcs", label)
     jobs = [_job(store.camera(key), label, directory) for key in store.measured_keys(label)]
-    made_from, mark = _made_from(jobs), directory / _MARK
+    made_from, mark = _made_from(jobs), directory.parent / f".{label}_{_MARK}"
     if made_from == _text_of(mark) and all(file.exists() for job in jobs for file in job.files):
         return directory
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
