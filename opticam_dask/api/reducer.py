@@ -371,7 +371,9 @@ class Reducer(Plots):
         """Files and diagrams of what was measured."""
         with self._session as session:
             folders = [
-                light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
+                light_curve_files.write_light_curves(
+                    self.out_directory, name, session.executor, self._console, if_changed=True
+                )
                 for name in labels
             ]
         summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)

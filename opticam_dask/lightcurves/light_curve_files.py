@@ -50,11 +50,14 @@ _REQUEST = 1 << 16
 
 
 def write_light_curves(
-    out_directory: str | Path, label: str, executor: Executor | None = None, progress: Progress | None = None
+    out_directory: str | Path,
+    label: str,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    *,
+    if_changed: bool = False,
 ) -> Path:
     """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
-
-    Files that are there and were made from the same measurements are left as they are.
 
     The time column is ``BMJD``, or ``MJD`` (UTC) where no barycentric time is known at all.
 
@@ -68,6 +71,8 @@ def write_light_curves(
         Where it is done; by default in this process. The files are the same.
     progress : Progress, optional
         Where progress is reported; by default nowhere.
+    if_changed : bool
+        Leave files that are there and were made from the same measurements as they are.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def write_light_curves(
     directory = locations.folder_in(out_directory, "lcs", label)
     jobs = [_job(store.camera(key), label, directory) for key in store.measured_keys(label)]
     made_from, mark = _made_from(jobs), directory.parent / f".{label}_{_MARK}"
-    if made_from == _text_of(mark) and all(file.exists() for job in jobs for file in job.files):
+    if if_changed and made_from == _text_of(mark) and all(file.exists() for job in jobs for file in job.files):
         return directory
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
