@@ -10,7 +10,7 @@ import numpy as np
 
 from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
-from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, FringeCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
@@ -68,9 +68,9 @@ class Reducer(Plots):
         Sum N x N pixels to one.
     remove_cosmic_rays : bool
         Replace cosmic rays (L.A.Cosmic) before anything else is measured.
-    biases, darks, flats : path or sequence of path, optional
+    biases, darks, flats, fringes : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
-        them and kept in the store.
+        them and kept in the store. Fringes are a map that is ready, or several exposures of the sky, for any filter.
     calibration : path or sequence of path, optional
         Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
     flats_of_other_filters : bool
@@ -148,6 +148,7 @@ class Reducer(Plots):
         biases: str | Path | Sequence[str | Path] | None = None,
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
+        fringes: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
         flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
@@ -191,6 +192,7 @@ class Reducer(Plots):
             arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
             arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
+            arguments.corrector(FringeCorrector, fringes, None, by_kind.get("fringe")),
         )
         self._frames_per_block = frames_per_block
         self._sources = arguments.placed_sources(sources, moving)

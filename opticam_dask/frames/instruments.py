@@ -50,7 +50,7 @@ class FrameHeader:
         included).
     longitude, latitude, height : float
         Of the telescope: degrees east and north, metres.
-    kind : {"light", "bias", "dark", "flat", "focus", "lamp"}
+    kind : {"light", "bias", "dark", "flat", "fringe", "focus", "lamp"}
         What the frame was taken for; light where the header does not say, and ``kind_source`` is empty then.
     kind_source : str
         Keyword that says so.

@@ -255,7 +255,7 @@ def scan(
         Called with the number of files done and of all files.
     reader_extension : int or str, optional
         HDU of the image; by default that of the instrument.
-    kind : {"light", "bias", "dark", "flat"}
+    kind : {"light", "bias", "dark", "flat", "fringe"}
         What the frames are for: those that say in their header that they were taken for something else are set aside.
         Frames that do not say are of this kind. Tables that this program has exported are left out without a word.
 

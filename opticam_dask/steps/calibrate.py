@@ -33,7 +33,7 @@ class Image:
 def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bool = False) -> Image:
     """Read and calibrate one frame.
 
-    The order is: image filter, bias, dark, gain, flat, bad pixels, cosmic rays, rebinning.
+    The order is: image filter, bias, dark, gain, flat, fringes, bad pixels, cosmic rays, rebinning.
 
     Parameters
     ----------
@@ -70,15 +70,8 @@ def _calibrated(steps: FrameSteps, entry: Mapping[str, Any], *, is_single: bool)
     if steps.image_filter is not None:
         raw = _filtered(steps.image_filter, raw)
     masters = steps.read_masters()
-    electrons = calibrate.to_electrons(
-        raw,
-        gain=entry["gain"],
-        dark_current=entry["dark_current"],
-        exposure_time=entry["exposure_time"],
-        dark_gain=masters.dark_gain,
-        dtype=np.float32 if is_single and _fits_float32(raw.dtype) else np.float64,
-        **layers_of(masters, raw, entry),
-    )
+    dtype = np.float32 if is_single and _fits_float32(raw.dtype) else np.float64
+    electrons = electrons_of(raw, entry, layers_of(masters, raw, entry), masters.dark_gain, dtype)
     cosmic_rays = None
     if steps.remove_cosmic_rays:
         level = entry["saturation"] * entry["gain"]
@@ -97,7 +90,35 @@ def _calibrated(steps: FrameSteps, entry: Mapping[str, Any], *, is_single: bool)
 def layers_of(masters: Masters, raw: np.ndarray, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Masters for one frame: a pixel may be too hot for a long exposure of a dark sky, and good in others."""
     names = ("gain", "exposure_time", "read_noise")
-    return masters.layers_of(raw, **{name: float(entry[name]) for name in names})
+    layers = masters.layers_of(raw, **{name: float(entry[name]) for name in names})
+    if masters.fringe is not None:
+        fringe, sampled = masters.fringe, {name: values[masters.fringe.rows] for name, values in layers.items()}
+        scale = remembered(
+            entry,
+            "fringe_scale",
+            lambda: fringe.scale(electrons_of(raw[fringe.rows], entry, sampled, masters.dark_gain)),
+        )
+        layers["fringe"] = scale * fringe.waves
+    return layers
+
+
+def electrons_of(
+    raw: np.ndarray,
+    entry: Mapping[str, Any],
+    layers: Mapping[str, np.ndarray],
+    dark_gain: float | None,
+    dtype: type[np.floating] = np.float64,
+) -> np.ndarray:
+    """Electrons of some pixels of a frame, with its masters there."""
+    return calibrate.to_electrons(
+        raw,
+        gain=entry["gain"],
+        dark_current=entry["dark_current"],
+        exposure_time=entry["exposure_time"],
+        dark_gain=dark_gain,
+        dtype=dtype,
+        **layers,
+    )
 
 
 def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:

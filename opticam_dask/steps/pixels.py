@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile, ring_sums
 from opticam_dask.steps.background import Sky, sky_of
-from opticam_dask.steps.calibrate import Image, layers_of, load_image
+from opticam_dask.steps.calibrate import Image, electrons_of, layers_of, load_image
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.steps.read import read_raw
 
@@ -115,15 +114,7 @@ class RawPixels:
         return electrons, is_saturated
 
     def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
-        return calibrate.to_electrons(
-            raw,
-            gain=self.entry["gain"],
-            dark_current=self.entry["dark_current"],
-            exposure_time=self.entry["exposure_time"],
-            dark_gain=self.dark_gain,
-            dtype=np.float64,
-            **masters,
-        )
+        return electrons_of(raw, self.entry, masters, self.dark_gain)
 
     def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         with np.errstate(invalid="ignore"):

@@ -1,7 +1,9 @@
-"""Master bias, dark and flat from their frames: tasks over strips of rows, so that memory has a bound.
+"""Master bias, dark, flat and fringes from their frames: tasks over strips of rows, so that memory has a bound.
 
 Bias frames are combined as they are. Dark frames lose the master bias and are divided by their exposure time. Flats
 lose bias and dark and are divided by their own median one by one, so that the brightness of the lamp does not matter.
+So are fringe frames (exposures of a sky with few stars, between which the telescope was moved), which lose the flat as
+well; a single one is a map that is ready.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images import masters as kernel
+from opticam_dask.kernels.images.fringes import only_waves
 from opticam_dask.passes.calibration import (
     PLURAL,
     Calibration,
@@ -57,20 +60,30 @@ class MasterJob:
 
     Attributes
     ----------
-    kind : {"bias", "dark", "flat"}
+    kind : {"bias", "dark", "flat", "fringe"}
         Kind of the calibration frames.
     steps : FrameSteps
         How the frames are read; its masters are those of the kinds that come before.
     entries : tuple of dict
         What the headers say, a dictionary a frame.
     levels : tuple of float
-        Median of each flat, which it is divided by.
+        Median of each flat or fringe frame, which it is divided by.
     """
 
     kind: Kind
     steps: FrameSteps
     entries: tuple[dict[str, Any], ...]
     levels: tuple[float, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is a map of fringes that somebody has made."""
+        return self.kind == "fringe" and len(self.entries) == 1
+
+    @property
+    def is_of_light(self) -> bool:
+        """Whether the frames saw light, by which they are divided."""
+        return self.kind in ("flat", "fringe") and not self.is_ready
 
     @property
     def n_rows(self) -> int:
@@ -98,9 +111,9 @@ def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
     except FrameProblem as problem:
         return index, np.nan, problem.message
     level = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
-    if job.kind == "flat" and not level > 0:
+    if job.is_of_light and not level > 0:
         return index, level, f"no light: the median is {level:g} ADU without bias and dark"
-    if job.kind == "flat" and level >= entry["linearity_limit"]:
+    if job.is_of_light and level >= entry["linearity_limit"]:
         return index, level, f"not linear: the median is {level:g} ADU, the limit {entry['linearity_limit']:g}"
     return index, level, ""
 
@@ -127,9 +140,9 @@ def combine_strip(job: MasterJob, strip: int) -> Strip:
         except FrameProblem as problem:
             lost[entry["file"]] = problem.message
             values = np.full((rows.stop - rows.start, job.steps.shape[1]), np.nan)
-        frames.append(values / job.levels[index] if job.kind == "flat" else values)
+        frames.append(values / job.levels[index] if job.is_of_light else values)
     values = np.stack(frames)
-    mean, variance = kernel.combine(values)
+    mean, variance = (values[0], np.zeros_like(values[0])) if job.is_ready else kernel.combine(values)
     spread = kernel.spread(values) if job.kind == "dark" else np.full(mean.shape, np.nan)
     return Strip(strip, mean, variance, spread, lost)
 
@@ -142,12 +155,12 @@ def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndar
     FrameProblem
     """
     raw = read_raw(job.steps, entry)[rows]
-    if job.kind == "bias":
+    if job.kind == "bias" or job.is_ready:
         return raw.astype(float)
     masters = job.steps.read_masters()
     layers = {name: values[rows] for name, values in masters.layers().items()}
     # in ADU: gain 1, and the header's dark current in ADU as well
-    dark_current = entry["dark_current"] / entry["gain"] if job.kind == "flat" else 0.0
+    dark_current = entry["dark_current"] / entry["gain"] if job.is_of_light else 0.0
     values = calibrate.to_electrons(
         raw,
         gain=1.0,
@@ -210,7 +223,7 @@ def combine_frames(
         if problem:
             tell(job.entries[index]["file"], problem)
     used = [index for index in sorted(facts) if not facts[index][1]]
-    if len(used) < 2:
+    if len(used) < min(2, len(job.entries)):
         raise CalibrationError(
             f"at least two {job.kind} frames are needed, but of {len(facts)} only {len(used)} can be used. "
             f"{facts[0][1]} ({job.entries[0]['file']})"
@@ -255,6 +268,8 @@ def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dic
             variance = variance + before["bias_variance"] * np.mean(1.0 / times) ** 2
         hot, excess = kernel.find_hot_pixels(mean, spread, times, job.entries[0]["gain"])
         return {"dark": mean, "dark_variance": variance, "hot_pixels": hot, "dark_excess": excess}
+    if job.kind == "fringe":
+        return {"fringe": only_waves(mean), "fringe_variance": variance}
     levels = np.array(job.levels)
     for name, share in (("bias_variance", np.mean(1.0 / levels)), ("dark_variance", np.mean(times / levels))):
         if name in before:
@@ -277,18 +292,23 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
+    without: dict[str, None] = {}
     for camera in setup.store.cameras:
         for part in camera.parts:
             detector = Detector(part.key, part.shape, part.binning)
             exposures = part.frames["exposure_time"]
             _check_exposures(setup, setup.calibration, part, exposures)
             own_gains = np.unique(part.frames["gain"]).tolist()
+            if "fringe" in setup.calibration.kinds and not setup.calibration.has_fringes(part.key):
+                without.setdefault(part.key)
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
                 if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     if not todo:
         return
+    for key in without:
+        progress.tell(f"{key}: there are no fringe frames of its filter, so that none are taken off.")
     try:
         chosen = {group: _choose(setup, kind, detector, exposure) for group, (kind, detector, exposure) in todo.items()}
     except CalibrationError as error:
@@ -348,12 +368,12 @@ def _choose(setup: Setup, kind: Kind, detector: Detector, exposure_time: float) 
         return table
     if kind == "dark":
         return _of_exposure(found, table, detector, exposure_time)
-    if "dark" in setup.calibration.kinds:
+    if "dark" in setup.calibration.kinds and (kind == "flat" or len(table) > 1):
         for time in np.unique(table["exposure_time"]).tolist():
             if not same_exposure(time, exposure_time):
                 raise CalibrationError(
-                    f"flats of {detector} are exposed {time:g} s, but the darks {exposure_time:g} s, and without "
-                    "biases they cannot be scaled. Give bias frames (--biases)."
+                    f"{PLURAL[kind]} of {detector} are exposed {time:g} s, but the darks {exposure_time:g} s, and "
+                    "without biases they cannot be scaled. Give bias frames (--biases)."
                 )
     return table
 
