@@ -28,7 +28,8 @@ from opticam_dask.passes.calibration import (
     same_exposure,
 )
 from opticam_dask.pipeline.reduction import Silent
-from opticam_dask.pipeline.stages.master_frames import MasterJob, combine_frames, describe_master, entries_of
+from opticam_dask.pipeline.stages.master_frames import combine_frames, describe_master, entries_of
+from opticam_dask.pipeline.stages.master_strips import MasterJob
 from opticam_dask.steps.frame_steps import FrameSteps
 
 Directories = str | Path | Sequence[str | Path] | None

@@ -195,6 +195,11 @@ class Instrument:
         default=True,
         is_later=True,
     )
+    use_errors: bool = _entry(
+        "Whether the noise of pixels is that of an extension with their errors (ERR, VAR, IVAR, ...).",
+        default=True,
+        is_later=True,
+    )
 
     def __post_init__(self) -> None:
         """Turn lists (as JSON has them) into tuples, and check the entries."""

@@ -442,6 +442,8 @@ def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kin
         told.append(_TRIMMED.format(header.section))
     if header.bad_pixels:
         told.append(f"pixels that the extension {header.bad_pixels} marks are bad")
+    if header.errors:
+        told.append(f"the noise of pixels is that of the extension {header.errors}")
     if frame.is_time_suspect:
         told.append(f"{instrument.time_flag_keyword} says that the time is not to be trusted")
     return _Result(name, row=row, warnings=(*frame.warnings, *told))
@@ -456,7 +458,7 @@ def choice_of(instrument: Instrument) -> ImageChoice:
         saturation_keyword=instrument.saturation_keyword,
         default_saturation=instrument.default_saturation,
     )
-    return ImageChoice(instrument.extension, instrument.images, amplifiers)
+    return ImageChoice(instrument.extension, instrument.images, amplifiers, instrument.use_errors)
 
 
 @lru_cache(maxsize=16)
@@ -477,7 +479,7 @@ def kind_of_file(path: str, instrument: Instrument) -> str:
 def reader_of(instrument: Instrument) -> FitsReader:
     """Reader of the frames of an instrument."""
     choice = choice_of(instrument)
-    return FitsReader(choice.extension, choice.images, choice.amplifiers)
+    return FitsReader(choice.extension, choice.images, choice.amplifiers, choice.uses_errors)
 
 
 def in_order_of_names(table: pd.DataFrame) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def test_map__is_of_its_filter_and_in_the_store(reduced):
 def test_steps_and_corrector__take_the_same_fringes_off(night):
     camera = Instrument.from_json(small_nights.INSTRUMENT)
     masters = calibration_masters(key="1:V", fringes=night / "map", instrument=camera)
-    frames = open_frames(night / "frames", key="1:V", instrument=camera, chunks={"frame": 1}).isel(frame=[0])
+    frames = open_frames(night / "frames", key="1:V", instrument=camera, chunks=1).isel(frame=[0])
     found = calibrate(frames, masters)["image"][0].to_numpy()
     raw = fits.getdata(night / "frames/f0.fits").astype(float)
     by_hand, variance = FringeCorrector(night / "map", instrument=camera).correct(raw, "1:V")
