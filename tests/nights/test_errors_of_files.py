@@ -1,4 +1,4 @@
-"""Frames that bring the errors of their pixels are measured with these; levels of the detector have its overscan in them."""
+"""Frames that bring the errors of their pixels are measured with these; levels of detectors have the overscan in them."""
 
 from __future__ import annotations
 

@@ -207,6 +207,9 @@ def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: ImageCh
         yield _single(first, primary, choice, is_only=True)
         return
     all_images = [first, *others]
+    if not others and choice.images != "mosaic":  # an ordinary file
+        yield _single(first, primary, choice, is_only=True)
+        return
     groups = [] if choice.images == "frames" else tiles.groups(all_images, is_told=choice.images == "mosaic")
     in_groups = {hdu.number: group for group in groups for hdu in group}
     n_frames = len(groups) + len(all_images) - len(in_groups)
