@@ -237,6 +237,7 @@ QUALITY = (
 CALIBRATION = (
     Variable("bias", _PIXEL, "float32", "adu", "master bias", np.nan, {}),
     Variable("bias_variance", _PIXEL, "float32", "adu2", "variance of the master bias", np.nan, {}),
+    Variable("bad_levels", _PIXEL, "bool", "1", "columns whose bias stands out from the others", False, {}),
     Variable("dark", _PIXEL, "float32", "adu s-1", "master dark, as a rate", np.nan, {}),
     Variable("dark_variance", _PIXEL, "float32", "adu2 s-2", "variance of the master dark", np.nan, {}),
     Variable(

@@ -158,7 +158,7 @@ class BiasCorrector(Corrector):
     kind = "bias"
 
     def correct(self, image: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Take the bias off an image in ADU.
+        """Take the bias off an image in ADU; pixels of bad columns become NaN.
 
         Returns
         -------
@@ -166,7 +166,8 @@ class BiasCorrector(Corrector):
             The variance is that of the master.
         """
         master = self.create_master_image(key, image.shape)
-        return np.asarray(image, dtype=float) - master["bias"], master["bias_variance"]
+        bias = np.where(master["bad_levels"], np.nan, master["bias"])
+        return np.asarray(image, dtype=float) - bias, master["bias_variance"]
 
 
 class DarkNoiseCorrector(Corrector):

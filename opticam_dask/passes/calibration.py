@@ -285,7 +285,7 @@ def as_masters(arrays: Mapping[str, np.ndarray], dark_time: float | None, dark_g
     dark_gain : float, optional
         Electrons per ADU of the darks, where the bias is taken off them.
     """
-    bad = [arrays["bad_responses"]] if "bad_responses" in arrays else []
+    bad = [arrays[name] for name in ("bad_levels", "bad_responses") if name in arrays]
     hot = None
     if "dark" in arrays:
         bad.append(~np.isfinite(arrays["dark"]) if dark_time is not None else arrays["hot_pixels"])

@@ -1,4 +1,4 @@
-"""Frames that bring the errors of their pixels are measured with these; levels of detectors have the overscan in them."""
+"""Frames with the errors of their pixels are measured with these; levels of detectors have the overscan in them."""
 
 from __future__ import annotations
 

@@ -184,9 +184,9 @@ def combine(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if strip.ndim != 3 or len(strip) < 2:
         raise ValueError(f"a master needs at least two frames of shape (row, x): got an array of shape {strip.shape}")
     values = np.where(np.isfinite(strip), strip, np.nan).astype(float)
-    centre = _median(values, axis=0)
-    scatter = SIGMA_PER_MAD * _median(np.abs(values - centre), axis=0)
-    scatter = np.fmax(scatter, _median(scatter, axis=1)[:, np.newaxis])
+    centre = median_known(values, axis=0)
+    scatter = SIGMA_PER_MAD * median_known(np.abs(values - centre), axis=0)
+    scatter = np.fmax(scatter, median_known(scatter, axis=1)[:, np.newaxis])
     # rows without any scatter (all frames equal, whole numbers) are kept as they are
     limit = np.where(scatter > 0, _CLIP_SIGMA * scatter, np.inf)
     with np.errstate(invalid="ignore"):
@@ -264,7 +264,7 @@ def find_bad_responses(flat: np.ndarray) -> np.ndarray:
     return ~((flat >= _LEAST_RESPONSE) & (flat <= _MOST_RESPONSE))
 
 
-def _median(values: np.ndarray, axis: int) -> np.ndarray:
+def median_known(values: np.ndarray, axis: int) -> np.ndarray:
     """Median without NaN, and NaN without a warning where there is nothing else."""
     empty = np.isnan(values).all(axis=axis, keepdims=True)
     median = np.nanmedian(np.where(empty, 0.0, values), axis=axis)

@@ -21,6 +21,7 @@ from opticam_dask import schema
 from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.images import bad_columns
 from opticam_dask.kernels.images import masters as kernel
 from opticam_dask.kernels.images.fringes import only_waves
 from opticam_dask.passes.calibration import (
@@ -42,6 +43,13 @@ from opticam_dask.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+#: A column of a bias that is off by so many times the noise of a read-out is not to be relied on.
+_NOISY_LEVEL = 3.0
+#: A column of a flat whose response is off by so much loses or gains light, which need not be in proportion.
+_ODD_RESPONSE = 0.2
+#: Bad columns that are told by name.
+_MOST_COLUMNS_TOLD = 10
 
 #: What of the table of frames a task needs.
 _COLUMNS = (
@@ -131,20 +139,31 @@ def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dic
     """
     job, mean, variance, spread = combined
     times = np.array([entry["exposure_time"] for entry in job.entries])
+    columns = bad_columns.mark(columns_of(combined), mean.shape)
     if job.kind == "bias":
-        return {"bias": mean, "bias_variance": variance}
+        return {"bias": mean, "bias_variance": variance, "bad_levels": columns}
     if job.kind == "dark":
         if "bias_variance" in before:
             variance = variance + before["bias_variance"] * np.mean(1.0 / times) ** 2
         hot, excess = kernel.find_hot_pixels(mean, spread, times, job.entries[0]["gain"])
-        return {"dark": mean, "dark_variance": variance, "hot_pixels": hot, "dark_excess": excess}
+        return {"dark": mean, "dark_variance": variance, "hot_pixels": hot | columns, "dark_excess": excess}
     if job.kind == "fringe":
         return {"fringe": only_waves(mean), "fringe_variance": variance}
     levels = np.array(job.levels)
     for name, share in (("bias_variance", np.mean(1.0 / levels)), ("dark_variance", np.mean(times / levels))):
         if name in before:
             variance = variance + before[name] * share**2
-    return {"flat": mean, "flat_variance": variance, "bad_responses": kernel.find_bad_responses(mean)}
+    return {"flat": mean, "flat_variance": variance, "bad_responses": kernel.find_bad_responses(mean) | columns}
+
+
+def columns_of(combined: Combined) -> list[bad_columns.BadColumn]:
+    """Columns that stand out in a master by as much as matters for its kind; fringes tell of none."""
+    job, mean, variance, _ = combined
+    if job.kind == "fringe":
+        return []
+    read_out = _NOISY_LEVEL * float(np.sqrt(np.nanmedian(variance) * len(job.entries)))
+    least = {"bias": read_out, "dark": 0.0, "flat": _ODD_RESPONSE}[job.kind]
+    return bad_columns.find_bad_columns(mean, variance, least)
 
 
 # ---------------------------------------------------------------- the masters of a store
@@ -303,7 +322,12 @@ def _make_master(
     setup.store.master(group).write(arrays, attributes)
     keys = sorted(set(files["key"]))
     other = f" of {', '.join(keys)}" if kind == "flat" and keys != [detector.key] else ""
-    progress.tell(f"Master {kind} of {detector}: {len(files)} frames{other}.")
+    columns = columns_of(combined)
+    more = f" and {len(columns) - _MOST_COLUMNS_TOLD} more" if len(columns) > _MOST_COLUMNS_TOLD else ""
+    listed = ", ".join(map(str, columns[:_MOST_COLUMNS_TOLD])) + more
+    progress.tell(
+        f"Master {kind} of {detector}: {len(files)} frames{other}{'; bad columns: ' if columns else ''}{listed}."
+    )
 
 
 def make_dataset(
