@@ -176,7 +176,6 @@ class Reducer(Plots):
         arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.instrument = arguments.as_instrument(instrument, extension)
         self.show_plots = show_plots
         if session is None:
             console = Console(verbose, prefix)
@@ -185,6 +184,7 @@ class Reducer(Plots):
             session = Session(out_directory, place, console, break_lock=break_lock)
         self._session, self._console = session, session.progress
         self.out_directory = session.out_directory
+        self.instrument = driver.as_begun(self.out_directory, arguments.as_instrument(instrument, extension))
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
         by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
