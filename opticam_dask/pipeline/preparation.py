@@ -190,7 +190,7 @@ def as_begun(out_directory: str | Path, instrument: Instrument) -> Instrument:
     store = Store.at(out_directory)
     before = (store.attributes.get("instrument_definition") or {}) if store.exists() else {}
     default = {entry.name: entry.default for entry in fields(instrument)}
-    kept = {
+    kept: dict[str, Any] = {
         name: value
         for name, value in _FORMER_DEFAULTS.items()
         if before.get(name) == value and getattr(instrument, name) == default[name]
