@@ -7,7 +7,7 @@ import pytest
 import small_nights
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.images.bad_columns import find_bad_columns, mark
+from opticam_dask.kernels.images.bad_columns import bridged, find_bad_columns, mark
 from opticam_dask.store.store import Store
 
 SIDE, N_FRAMES = 200, 4
@@ -60,6 +60,20 @@ def test_stars__on_them_are_flagged_and_have_their_light_and_others_are_left_alo
             assert ((column["flags"].to_numpy() & bad) != 0).all() == is_on_one
         measured, error = float(column["total"].mean()), float(column["total_err"].mean())
         assert measured == pytest.approx(flux, rel=0.02, abs=5 * error)
+
+
+def test_gaps__are_bridged_where_they_are_narrow():
+    y, x = np.mgrid[:12, :20]
+    values = 3.0 * x + 2.0 * y
+    holed = values.copy()
+    holed[:, 7] = holed[:, 13:16] = holed[5, :] = np.nan
+    holed[:, 0] = holed[8:, 2:6] = np.nan
+    found = bridged(holed)
+    unknown = np.zeros(values.shape, dtype=bool)
+    unknown[:, 0] = unknown[8:, 2:6] = True
+    np.testing.assert_allclose(found[~unknown], values[~unknown])
+    assert np.isnan(found[unknown]).all()
+    assert bridged(values) is values
 
 
 def test_columns__are_told_from_edges_gradients_hot_pixels_and_noise():

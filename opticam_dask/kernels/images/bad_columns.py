@@ -19,6 +19,8 @@ _PIECE = 16
 _BESIDE = 7
 #: A column stands out by so many standard deviations of the differences of all columns.
 _STANDS_OUT = 6.0
+#: Pixels without data, one beside the other, that are bridged to find the centres of stars.
+_WIDEST_GAP = 3
 #: Standard deviation of a median relative to that of a mean.
 _OF_MEDIAN = 1.2533
 
@@ -112,3 +114,37 @@ def _runs(column: int, stands_out: np.ndarray, excess: np.ndarray, edges: np.nda
         )
         for a, b in runs
     ]
+
+
+def bridged(image: np.ndarray) -> np.ndarray:
+    """An image whose gaps of up to three pixels along a row, or else a column, are filled in a straight line.
+
+    A star on a bad column is one star then, and its centre is not beside the column. Nothing is measured on such pixels.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        NaN where there are no data.
+    """
+    filled = image
+    for axis in (1, 0):
+        if not np.isnan(filled).any():
+            break
+        (before, left), (after, right) = (_nearest(filled, axis, step) for step in (1, -1))
+        with np.errstate(invalid="ignore"):
+            line = (left * after + right * before) / (before + after)
+        is_gap = np.isnan(filled) & (before + after <= _WIDEST_GAP + 1)
+        filled = np.where(is_gap, line, filled)
+    return filled
+
+
+def _nearest(image: np.ndarray, axis: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distance to the nearest pixel with data before (``step`` 1) or after (-1) each one, and its value."""
+    distance, value = np.full(image.shape, np.inf), np.zeros(image.shape)
+    for away in range(_WIDEST_GAP, 0, -1):
+        moved = np.roll(image, step * away, axis)
+        edge = slice(0, away) if step > 0 else slice(image.shape[axis] - away, None)
+        np.moveaxis(moved, axis, 0)[edge] = np.nan
+        has_data = ~np.isnan(moved)
+        distance[has_data], value[has_data] = away, moved[has_data]
+    return distance, value

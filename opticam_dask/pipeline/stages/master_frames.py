@@ -194,10 +194,10 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
                 gains.setdefault(group, set()).update(own_gains)
                 if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
-    if not todo:
-        return
     for key in without:
         progress.tell(f"{key}: there are no fringe frames of its filter, so that none are taken off.")
+    if not todo:
+        return
     try:
         chosen = {group: _choose(setup, kind, detector, exposure) for group, (kind, detector, exposure) in todo.items()}
     except CalibrationError as error:
