@@ -101,8 +101,9 @@ def test_other_filters__have_none(night, tmp_path, capsys):
     for name in ("a", "b"):
         pixels = np.full((SIDE, SIDE), 7, np.uint16) + np.arange(SIDE, dtype=np.uint16)
         small_nights.write_frame(tmp_path / f"map/{name}.fits", pixels, 0.0, FILTER="R")
-    words = ["reduce", str(night / "frames"), "--out", str(tmp_path / "out"), "--cluster", "none", "--fringe"]
-    assert cli.main([*words, str(tmp_path / "map"), "--instrument", str(tmp_path / "camera.json"), "--stack", "2"]) == 0
+    words = ["reduce", *(str(night / f"frames/f{frame}.fits") for frame in range(2)), "--out", str(tmp_path / "out")]
+    words += ["--cluster", "none", "--instrument", str(tmp_path / "camera.json")]
+    assert cli.main([*words, "--fringe", str(tmp_path / "map")]) == 0
     assert "1:V: there are no fringe frames of its filter, so that none are taken off." in capsys.readouterr().out
 
 

@@ -119,7 +119,7 @@ def _runs(column: int, stands_out: np.ndarray, excess: np.ndarray, edges: np.nda
 def bridged(image: np.ndarray) -> np.ndarray:
     """An image whose gaps of up to three pixels along a row, or else a column, are filled in a straight line.
 
-    A star on a bad column is one star then, and its centre is not beside the column. Nothing is measured on such pixels.
+    A star on a bad column is one star then, with its centre where it is. Nothing is measured on such pixels.
 
     Parameters
     ----------
