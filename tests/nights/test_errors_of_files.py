@@ -130,3 +130,25 @@ def test_linearity__a_star_above_it_is_flagged_whatever_the_overscan_is(tmp_path
     brightest = found.source_at(*small_nights.FIELD[0, :2])
     assert is_flagged[:, brightest].all()
     assert not np.delete(is_flagged, brightest, axis=1).any()
+
+
+def test_errors__are_those_of_their_own_image(tmp_path):
+    """With EXTVER, or right behind their image; where nobody knows whose they are, they are nobody's."""
+    image, errors = np.arange(400.0).reshape(20, 20), np.full((20, 20), 2.0)
+
+    def variances(name, *hdus):
+        made = [fits.ImageHDU(image if kind == "SCI" else errors * level, name=kind) for kind, level, _ in hdus]
+        for hdu, (_, _, version) in zip(made, hdus, strict=True):
+            if version:
+                hdu.header["EXTVER"] = version
+        fits.HDUList([fits.PrimaryHDU(), *made]).writeto(tmp_path / name)
+        numbers = [number for number, (kind, _, _) in enumerate(hdus, start=1) if kind == "SCI"]
+        read = [FitsReader().read(f"{tmp_path / name}[{number}]") for number in numbers]
+        return [float(pixels.variance[0, 0]) if hasattr(pixels, "variance") else None for pixels in read]
+
+    sci, err, other = ("SCI", 1, 0), ("ERR", 1, 0), ("ERR", 3, 0)
+    assert variances("alternating.fits", sci, err, sci, other) == [4.0, 36.0]
+    assert variances("one.fits", sci, sci, err) == [None, 4.0]
+    assert variances("apart.fits", sci, sci, err, other) == [None, None]
+    versions = [("SCI", 1, 1), ("SCI", 1, 2), ("ERR", 1, 1), ("ERR", 3, 2)]
+    assert variances("versions.fits", *versions) == [4.0, 36.0]

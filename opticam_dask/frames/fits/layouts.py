@@ -283,13 +283,24 @@ def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageC
         name = str(marks.cards["EXTNAME"]).strip()
         header = replace(picture.header, dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
         picture = replace(picture, header=header, marks=images.describe(marks))
-    errors = next((hdu for hdu in own if hdu.name in _ERRORS), None)
-    if errors is not None and choice.uses_errors:
+    errors = _errors_of(own) if choice.uses_errors else None
+    if errors is not None:
         named = str(errors.cards.get("UTYPE", "")).strip().upper()
         power = _UTYPES.get(named, _ERRORS[errors.name])
         header = replace(picture.header, errors=str(errors.cards["EXTNAME"]).strip())
         picture = replace(picture, header=header, errors=images.describe(errors), error_power=power)
     return picture
+
+
+def _errors_of(behind: Sequence[Hdu]) -> Hdu | None:
+    """The one extension with errors before the next image; of several, nobody knows whose each is."""
+    found = []
+    for hdu in behind:
+        if hdu.name not in _COMPANIONS:
+            break
+        if hdu.name in _ERRORS:
+            found.append(hdu)
+    return found[0] if len(found) == 1 else None
 
 
 def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opticam_dask.kernels.images.masters import SIGMA_PER_MAD, median_known
+from opticam_dask.kernels.images.masters import median_known
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Rows of which the median is taken: no hot pixel or cosmic ray moves it. A defect has two such pieces at least.
 _PIECE = 16
@@ -71,7 +72,7 @@ def find_bad_columns(values: np.ndarray, variance: np.ndarray, least: float) -> 
     excess = _above_both_sides(pieces)
     known = excess[np.isfinite(excess)]
     noise = _OF_MEDIAN * np.sqrt(np.nanmedian(variance) * len(pieces) / ny) if np.isfinite(variance).any() else 0.0
-    scatter = SIGMA_PER_MAD * np.median(np.abs(known)) if known.size else 0.0
+    scatter = MAD_TO_SIGMA * np.median(np.abs(known)) if known.size else 0.0
     limit = max(_STANDS_OUT * max(float(noise), float(scatter)), least)
     found = []
     for column in np.flatnonzero(np.any(np.abs(excess) > limit, axis=0)).tolist():

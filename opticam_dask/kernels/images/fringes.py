@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opticam_dask.kernels.images.masters import SIGMA_PER_MAD
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Boxes along each axis in which a map is compared with a frame, each with a sky gradient of its own,
 _MOST_BOXES = 8
@@ -40,7 +40,7 @@ def only_waves(values: np.ndarray) -> np.ndarray:
     finite = values[np.isfinite(values)]
     centre = np.median(finite) if finite.size else 0.0
     waves = np.nan_to_num(values - centre, nan=0.0, posinf=0.0, neginf=0.0)
-    sigma = SIGMA_PER_MAD * np.median(np.abs(waves))
+    sigma = MAD_TO_SIGMA * np.median(np.abs(waves))
     return np.where(np.abs(waves) > _NO_WAVE_SIGMA * sigma, 0.0, waves) if sigma > 0 else waves
 
 
@@ -117,7 +117,7 @@ def _fit_box(pixels: np.ndarray, waves: np.ndarray) -> tuple[float, float]:
             return 0.0, 0.0
         rest = values - scale * waves
         away = np.abs(rest - np.median(rest))
-        kept = away <= _CLIP_SIGMA * SIGMA_PER_MAD * np.median(away)
+        kept = away <= _CLIP_SIGMA * MAD_TO_SIGMA * np.median(away)
         x, y = waves[kept] - waves[kept].mean(), values[kept]
         weight = float(x @ x)
         if not weight > 0:
