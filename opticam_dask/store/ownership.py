@@ -110,7 +110,7 @@ class Owner:
         return ""
 
     def _why_lost(self) -> str:
-        if _read(self.path) is None:  # the directory was removed, moved or unmounted
+        if _read(self.path) is None and not self.seconds_between_looks:  # what jobs share may have been finished
             return (
                 f"{self.path.parent} is not there any more, or not as it was (its {OWNER_NAME} is gone): was it "
                 "removed, moved or unmounted? Bring it back and run the same command again to go on."
