@@ -66,6 +66,19 @@ UPKEEP_SETTINGS = {
 INSIDE = "OPTICAM_DASK_INSIDE"
 
 
+def import_environment() -> dict[str, str]:
+    """Environment of a program that is to import what this process can, and nothing that lies about where it starts.
+
+    Its directory may hold a checkout without compiled kernels, a folder named ``dask`` or a file ``numpy.py``. What
+    belongs to the installation of Python is left to that of the program.
+    """
+    given = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    installed = tuple(os.path.join(place, "") for place in {sys.prefix, sys.base_prefix, sys.exec_prefix})
+    paths = [os.path.abspath(entry) for entry in sys.path]
+    kept = [path for path in paths if path in given or not path.startswith(installed)]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(kept))}
+
+
 class ClusterError(Exception):
     """Workers cannot be had or were lost; the message says why and what to do."""
 
@@ -75,11 +88,6 @@ _OF_INSIDE = ("cores", "memory", "walltime", "queue", "account", "job_extra", "o
 
 #: Settings that only a batch system understands.
 _OF_JOBS = ("adapt", "cores", "walltime", "queue", "account", "job_extra", "options", "inside")
-
-
-def program_environment() -> dict[str, str]:
-    """Environment of a program that imports what this process can import."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 def as_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ import cloudpickle
 import psutil
 
 from opticam_dask.cluster import tasks
-from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT, program_environment
+from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT, import_environment
 from opticam_dask.cluster.executors import MEMORY_SHARE, RETRIES, OnCluster, Work
 from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.kernels import compiled
@@ -115,7 +115,7 @@ class Pool:
                 subprocess.Popen(
                     # -P: what this process imports, not this directory
                     [sys.executable, "-P", "-m", "opticam_dask.cluster.pool", *map(str, numbers)],
-                    env=program_environment() | SINGLE_THREAD_ENVIRONMENT | MEMORY_ENVIRONMENT,
+                    env=os.environ | import_environment() | SINGLE_THREAD_ENVIRONMENT | MEMORY_ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
                     pass_fds=numbers,
                     start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others

@@ -21,7 +21,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from opticam_dask.cluster import watchdog
-from opticam_dask.cluster.cluster_settings import program_environment
+from opticam_dask.cluster.cluster_settings import import_environment
 from opticam_dask.cluster.executors import MEMORY_SHARE, worker_memory_limit
 
 #: Seconds between looks at the memory of a trial.
@@ -135,12 +135,12 @@ def _trial(
 def _child(payload: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """Process of a trial; it ends at the latest when this block does, or this process."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "opticam_dask.cluster.rescue"],  # what this process imports, not this directory
+        [sys.executable, "-m", "opticam_dask.cluster.rescue"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
-        env=program_environment(),
+        env={**os.environ, **import_environment()},
     )
     try:
         stdin = cast(BinaryIO, process.stdin)

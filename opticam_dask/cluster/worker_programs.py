@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
 import dask
 from distributed.deploy.subprocess import SubprocessWorker
 
-from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, program_environment
+from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, import_environment
 
 
 class WorkerProgram(SubprocessWorker):
@@ -18,8 +19,7 @@ class WorkerProgram(SubprocessWorker):
     async def _start(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
         self.process = await asyncio.create_subprocess_exec(
-            # -P: not from this directory, which may be a checkout whose kernels are not compiled
-            *(sys.executable, "-P", "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
             env=_program_environment(),
             start_new_session=True,
         )
@@ -30,4 +30,8 @@ def _program_environment() -> dict[str, str]:
     before_start = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **MEMORY_ENVIRONMENT}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": before_start}):
         configuration = dask.config.serialize(dask.config.global_config)
-    return program_environment() | {"DASK_INTERNAL_INHERIT_CONFIG": configuration}
+    return {
+        **os.environ,
+        **import_environment(),
+        "DASK_INTERNAL_INHERIT_CONFIG": configuration,
+    }
