@@ -47,15 +47,12 @@ logger = logging.getLogger(__name__)
 #: about a minute on two processors. What a cluster costs to start is then less than a tenth of the night.
 MOST_PIXELS = 2**31
 
-#: What tasks are unpickled from. These are names: the program imports them while this process imports its own.
+#: What tasks use: their rooms, and the finder of the catalogue, which takes a second. These are names: the program
+#: imports them while this process imports its own.
 PRELOADED = (
-    "opticam_dask.passes.probes",
-    "opticam_dask.passes.survey",
-    "opticam_dask.passes.measure",
-    "opticam_dask.pipeline.stages.catalogs",
+    "opticam_dask.pipeline.driver",
+    "opticam_dask.lightcurves.light_curve_files",
     "photutils.segmentation",
-    "opticam_dask.pipeline.stages.photometry",
-    "opticam_dask.pipeline.stages.stacks",
 )
 
 #: Only where a process that has imported all of this may fork: frameworks of macOS do not allow it.

@@ -22,7 +22,6 @@ from opticam_dask.cluster import connections, executors, pool
 from opticam_dask.cluster.cluster_settings import SINGLE_THREAD_ENVIRONMENT
 from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-from opticam_dask.flags import FrameFlag
 from opticam_dask.store import integrity
 from opticam_dask.store.store import Store
 
@@ -222,29 +221,18 @@ def test_pool__works_for_a_program_in(how, tmp_path):
 # ---------------------------------------------------------------- a night
 
 
-class _Dying:
-    """Reads frames; the process that reads a certain one dies."""
-
-    def __call__(self, image):
-        if image[0, 0] == 4711:
-            os._exit(1)
-        return image
-
-
-def _night(directory, *, is_deadly):
+def _night(directory):
     rng = np.random.default_rng(5)
     for frame in range(8):
         image = np.full((120, 120), 50.0)
         for x, y, flux in FIELD:
             if x < 115 and y < 115:
                 add_star(image, x, y, flux)
-        counts = read_out(image, rng)
-        counts[0, 0] = 4711 if is_deadly and frame == 5 else 50
-        write_frame(directory / f"f{frame}.fits", counts, 6.0 * frame)
+        write_frame(directory / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
     return directory
 
 
-def _reduce(frames, out, place, **options):
+def _reduce(frames, out, place):
     reducer = Reducer(
         out,
         frames,
@@ -253,10 +241,8 @@ def _reduce(frames, out, place, **options):
         frames_per_block=3,
         show_plots=False,
         verbose=False,
-        **options,
     )
     reducer.reduce()
-    return reducer
 
 
 def _modules(place):
@@ -270,7 +256,7 @@ def _modules(place):
 
 def test_small_night__has_the_same_bits_as_in_one_process_and_starts_no_cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(connections, "local_client", lambda *_, **__: pytest.fail("a cluster was started"))
-    frames = _night(tmp_path / "frames", is_deadly=False)
+    frames = _night(tmp_path / "frames")
     with connections.connect("none") as here, connections.connect("local", n_workers=2) as there:
         _reduce(frames, tmp_path / "one", here)
         there.n_pixels = 0
@@ -281,13 +267,3 @@ def test_small_night__has_the_same_bits_as_in_one_process_and_starts_no_cluster(
     assert integrity.compare(one, two) == []
     assert {name for name in after - before if name.startswith("opticam_dask")} == set()  # all were imported once
     assert not {"distributed", "dask.array", "xarray", "pandas", "matplotlib"} & after
-
-
-def test_small_night__a_frame_that_kills_processes_is_set_aside_by_a_cluster(tmp_path):
-    frames = _night(tmp_path / "frames", is_deadly=True)
-    with connections.connect("local", n_workers=1, dashboard=False) as place:
-        _reduce(frames, tmp_path / "out", place, image_filter=_Dying())
-    [camera] = Store.open(tmp_path / "out").cameras
-    flags = camera.parts[0].frames["flags"]
-    assert np.flatnonzero(flags & np.uint32(FrameFlag.WORKER_LOST)).tolist() == [5]
-    assert (flags != 0).all()
