@@ -10,7 +10,6 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.pipeline.driver import as_begun
 from opticam_dask.store import ownership
 from opticam_dask.store.camera import Camera, Part
-from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
 
 
@@ -46,7 +45,7 @@ def test_part__that_is_gone_is_not_called_made_anew(tmp_path):
     camera = Camera(Store.create(tmp_path, {}).path, "1:g")
     part = Part(camera, "2024-01-01", 4, 4, (8, 8), 1, None, 3, uid="1")
     for use in (lambda: part.write_block(0, {}), part._attributes_of_run):
-        with pytest.raises(StoreError, match="is gone: it was removed or moved"):
+        with pytest.raises(ownership.OwnershipLost, match="is gone: it was removed or moved"):
             use()
 
 
