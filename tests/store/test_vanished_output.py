@@ -31,6 +31,16 @@ def test_run__says_that_its_directory_is_gone_whatever_failed_and_goes_on_when_i
     assert not (out / ownership.OWNER_NAME).exists()
 
 
+def test_run__says_that_a_file_is_where_its_directory_was(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    gone = pytest.raises(ownership.OwnershipLost, match="out is not there any more")
+    with gone, ownership.own(out) as owner:
+        out.rename(tmp_path / "away")
+        out.write_text("", encoding="utf-8")
+        owner.check()
+
+
 def test_run__says_what_was_removed_from_its_directory_and_leaves_other_errors_alone(tmp_path):
     removed = pytest.raises(ownership.OwnershipLost, match=r"scratch.kept was removed while this run worked on it")
     with removed, ownership.own(tmp_path):
