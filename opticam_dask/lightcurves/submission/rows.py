@@ -124,7 +124,7 @@ def _mask(names: Sequence[str]) -> np.uint32:
 
 
 def number(value: float, digits: int, unknown: str = UNKNOWN) -> str:
-    """A number with so many decimals; what is not finite is no number."""
+    """Text of a number with ``digits`` decimals; ``unknown`` where it is not finite."""
     return f"{value:.{digits}f}" if np.isfinite(value) else unknown
 
 
