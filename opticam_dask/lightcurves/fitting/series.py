@@ -65,6 +65,11 @@ class FitInput:
     origin: float
     notes: list[str]
 
+    @property
+    def times(self) -> np.ndarray:
+        """Times of all points, days since the origin, series after series."""
+        return np.concatenate([one.series.time for one in self.series])
+
 
 def fit_input(curves: xr.Dataset | Mapping[str, xr.Dataset], baseline: Sequence[str]) -> FitInput:
     """Series of light curves.
