@@ -157,7 +157,7 @@ def _darkening_of(
     """Coefficients of each camera."""
     if isinstance(given, Mapping):
         if missing := [key for key in keys if key not in given]:
-            raise ValueError(f"limb_darkening must have two coefficients of each camera: {', '.join(missing)} is missing")
+            raise ValueError(f"limb_darkening must have each camera, {', '.join(missing)} is missing")
         return {key: _pair(given[key]) for key in keys}
     if len(given) == 2 * len(keys):
         return {key: _pair(given[2 * place : 2 * place + 2]) for place, key in enumerate(keys)}
