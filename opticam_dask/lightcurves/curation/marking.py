@@ -48,7 +48,7 @@ def mark(
     times : (start, end), optional
         Frames between these times, both included: MJD (UTC, mid-exposure), datetime64 or ISO text.
     sources : sequence of int, str, (float, float) or SkyCoord
-        Sources that are meant; by default all. Without frames and times: these sources as comparisons.
+        Sources to mark; by default all. Without frames and times: these sources as comparisons.
     label : str
         Photometry label; by default all.
     why, who : str

@@ -55,7 +55,7 @@ def fit_eclipse(
     period : float, optional
         Time between eclipses, where there is more than one. In days.
     depths : {"each", "shared"}
-        One for each camera, or one that they share.
+        A depth or amplitude for each camera, or one for all of them.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int

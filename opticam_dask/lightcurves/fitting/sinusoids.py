@@ -43,7 +43,7 @@ def fit_sinusoid(
     period : float, optional
         Period, where the search begins. In days; by default the highest peak of the periodogram of the longest series.
     depths : {"each", "shared"}
-        One for each camera, or one that they share.
+        A depth or amplitude for each camera, or one for all of them.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int

@@ -87,7 +87,7 @@ def fit_transit(
     periastron : float
         Argument of the periastron. In degrees.
     depths : {"shared", "each"}
-        One for each camera, or one that they share. That is the radius ratio.
+        A depth or amplitude for each camera, or one for all of them. It is the radius ratio that is fitted.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
