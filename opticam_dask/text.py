@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 _LONGEST_VALUE = 80
 #: Rows that a table of a summary shows at most.
 MOST_ROWS = 50
-#: Size of the picture of a series, pixels,
-_WIDTH, _HEIGHT = 420, 60
-#: and the columns that it is drawn in.
+#: Width of the picture of a series, pixels.
+_WIDTH = 420
+#: Its height, pixels.
+_HEIGHT = 60
+#: Columns that it is drawn in.
 _COLUMNS = 140
 #: Style of a summary, readable on light and dark pages.
 _STYLE = (

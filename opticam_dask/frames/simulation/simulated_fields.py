@@ -17,8 +17,7 @@ from opticam_dask.frames.simulation.field_model import FieldModel, header_of, ra
 from opticam_dask.frames.simulation.simulated_detectors import SimulatedDetector, draw_detector, read_out
 from opticam_dask.frames.simulation.synthetic import write_frame
 from opticam_dask.kernels.images.matching.align import apply_transform
-
-_SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
 #: Places along a pixel's side at which a profile is evaluated to integrate it, and their weights (Gauss-Legendre).
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
@@ -211,7 +210,7 @@ def _add_star(image: np.ndarray, x: float, y: float, flux: float, fwhm: float, b
 def _profile(distance2: np.ndarray, fwhm: float, beta: float | None) -> np.ndarray:
     """Surface brightness of a star of unit total flux (Moffat 1969, A&A 3, 455)."""
     if beta is None:
-        sigma2 = (fwhm / _SIGMA_TO_FWHM) ** 2
+        sigma2 = (fwhm / SIGMA_TO_FWHM) ** 2
         gauss: np.ndarray = np.exp(-0.5 * distance2 / sigma2) / (2.0 * np.pi * sigma2)
         return gauss
     alpha2 = (fwhm / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))) ** 2

@@ -10,10 +10,8 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.units import JD_OF_MJD
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
-
-#: Julian Date of the zero of MJD.
-JD_OF_MJD = 2400000.5
 
 #: What stands for a number that is not known, in the formats of the AAVSO.
 UNKNOWN = "na"
