@@ -46,7 +46,7 @@ class Unveiled:
     Attributes
     ----------
     image : ndarray, shape (ny, nx)
-        Electrons, as they were in the cores of saturated stars.
+        Electrons; saturated pixels as they were.
     noise : ndarray, shape (ny, nx)
         1-sigma error of a pixel without the photons of other stars, electrons.
     is_core : ndarray of bool, shape (ny, nx)
@@ -75,7 +75,7 @@ def without_halos(
     is_saturated : ndarray of bool, shape (ny, nx)
         Pixels of saturated stars.
     core : float
-        Pixels so near to a saturated one are left as they are.
+        Pixels so near to a saturated one say nothing about a halo, in pixels.
     fwhm : float
         Of the stars, in pixels.
 
@@ -95,7 +95,7 @@ def without_halos(
             light = _light_in(left[window], is_used[window], np.rint(radius).astype(int))
             if step < _STEPS - 1:
                 centre = _moved(centre, window, left[window], is_used[window], radius, light, core)
-        left[window] -= np.where(is_used[window], np.interp(radius, np.arange(len(light)), light), 0.0)
+        left[window] -= np.where(is_saturated[window], 0.0, np.interp(radius, np.arange(len(light)), light))
         in_halo[window] |= radius <= _BEYOND * np.max(np.flatnonzero(light > _NOTHING_LEFT * usual), initial=0)
     in_halo &= is_used
     if in_halo.any():

@@ -3,8 +3,8 @@
 The profile is a function of the elliptical radius ``rho`` in units of the width (sigma of the adaptive moments) of a
 frame's stars, so that one profile serves all frames of a night while the seeing changes. It is the *effective* profile
 of Anderson & King (2000, PASP 112, 1360): its value at the centre of a pixel is the share of the star's light that the
-pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, and, for
-the stars of a defocused telescope, of soft rings, with coefficients of at least zero, whose total light, wings included,
+pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, and for
+the stars of a defocused telescope of soft rings, with coefficients of at least zero, whose total light, wings included,
 is known exactly.
 """
 
@@ -178,8 +178,8 @@ def typical_profile() -> Profile:
 def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:
     """Components at radii ``rho``, each with a total light of 1; shape (..., component).
 
-    Rings follow the functions of ``COMPONENTS``; they are not widened by the pixels, which they were fitted to. A square
-    pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``.
+    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``. Rings,
+    which follow the functions of ``COMPONENTS``, are as the pixels show them.
     """
     columns = []
     for number in chosen:

@@ -1,8 +1,8 @@
 """The profile that fits the rings of a night's stars.
 
 It is a sum of Gaussians and of Moffat functions that have one slope, or slopes that the measurement cannot tell apart:
-in any other mixture the wings that nobody can see would follow the noise. The stars of a defocused telescope have no peak
-in their middle: where such a sum puts a few per cent of their light into wrong rings, soft rings may be part of it.
+in any other mixture the wings that nobody can see would follow the noise. The stars of a defocused telescope have no
+peak in their middle: where such a sum puts a few per cent of their light into wrong rings, soft rings are part of it.
 """
 
 from __future__ import annotations
