@@ -21,7 +21,8 @@ from opticam_dask.display import diagnostics
 from opticam_dask.display.browser.screen import spread_order
 from opticam_dask.flags import UNUSABLE, Mark, QualityFlag, SourceFlag, flag_names
 from opticam_dask.kernels.series import lightcurve
-from opticam_dask.lightcurves.curation.marks import Marks, is_left_out
+from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.locations import location
 from opticam_dask.passes.camera_matching import match_cameras

@@ -15,7 +15,8 @@ from opticam_dask.display.browser.figures import CHOSEN
 from opticam_dask.display.browser.other_cameras import OtherCameras
 from opticam_dask.lightcurves import differential
 from opticam_dask.lightcurves.curation import marking
-from opticam_dask.lightcurves.curation.marks import KINDS, is_left_out
+from opticam_dask.lightcurves.curation.marks import KINDS
+from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, own
 

@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource
 
 from opticam_dask.display.browser import figures
 from opticam_dask.display.browser.camera_view import CameraView, Views
-from opticam_dask.lightcurves.curation.marks import is_left_out
+from opticam_dask.lightcurves.curation.spans import is_left_out
 
 #: Height of the light curve of another camera, pixels of the screen.
 _HEIGHT = 190

@@ -77,7 +77,8 @@ def period_of(name: str, curves: Mapping[str, xr.Dataset]) -> Period | None:
         fitted = lightcurve.fit_sinusoid(time, flux, error, peak.frequency)
     except ValueError:  # too few points, or none that differs
         return None
-    sinusoid = fitted.offset + fitted.amplitude * np.sin(2.0 * np.pi * peak.frequency * time + fitted.phase)
+    wave = np.sin(2.0 * np.pi * peak.frequency * time + fitted.phase)
+    sinusoid = fitted.offset * (1.0 + fitted.amplitude * wave)
     beta = time_averaging_beta(time, flux - sinusoid, _PART_OF_PERIOD / peak.frequency)
     chance = _chance(peak, len(time), beta)
     if chance > _CHANCE:
