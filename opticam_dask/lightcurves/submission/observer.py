@@ -1,4 +1,4 @@
-"""Observer file: who observed, with which telescope, and the archives' codes for observer, site and bands."""
+"""Facts that archives want beside a light curve: observer, telescope, codes of bands (a file has them), and target."""
 
 from __future__ import annotations
 
@@ -90,6 +90,36 @@ class Observer:
         """
         if missing := [name for name in names if not getattr(self, name)]:
             raise ValueError(f"the file of the observer must tell {', '.join(missing)} in its table [observer]")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Facts about an observation that an archive needs beside the light curve.
+
+    Attributes
+    ----------
+    observer : Observer
+        Names and codes.
+    star, planet : str
+        Names of the target.
+    number : int
+        Of a minor planet; 0 where it has none.
+    designation : str
+        Of a minor planet.
+    notes, chart : str
+        For the archive; number of a chart of comparison stars (AAVSO).
+    leave_out : tuple of str
+        Frames with one of these flags are no rows.
+    """
+
+    observer: Observer = field(default_factory=Observer)
+    star: str = ""
+    planet: str = ""
+    number: int = 0
+    designation: str = ""
+    notes: str = ""
+    chart: str = ""
+    leave_out: tuple[str, ...] = ("outlier",)
 
 
 def read_observer(path: str | Path) -> Observer:
