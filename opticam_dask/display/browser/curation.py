@@ -190,7 +190,7 @@ class CurationPanel:
             return
         self.told.text = f"{len(times)} frame(s) marked {self.kind.value}"
         self.brushed = np.empty(0, dtype=int)
-        self._read_again()
+        self.read_again()
 
     def _on_back(self) -> None:
         out, table = self.page.view.out_directory, self.page.view.marks.table
@@ -205,9 +205,10 @@ class CurationPanel:
             self.told.text = str(error)
             return
         self.told.text = f"{len(latest)} mark(s) taken back"
-        self._read_again()
+        self.read_again()
 
-    def _read_again(self) -> None:
+    def read_again(self) -> None:
+        """Show the marks as they are now."""
         for view in (self.page.view, *self.page.others.opened.values()):
             view.read_marks()
         self.page.draw_series()

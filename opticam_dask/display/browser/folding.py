@@ -28,6 +28,9 @@ class Folded(NamedTuple):
     doubtful: np.ndarray
 
 
+_NOTHING = Folded(np.empty(0), np.empty(0), np.empty(0), np.empty(0, dtype=bool))
+
+
 def days_of(text: str) -> float:
     """A period in days, of a number with its unit: d (as without one), h, min or s; 0 for an empty text.
 
@@ -60,7 +63,7 @@ class FoldPanel:
     Parameters
     ----------
     page : Page
-        The page that it is a part of: it tells what is to be folded.
+        The page that it is a part of.
     """
 
     def __init__(self, page: Any) -> None:
@@ -91,13 +94,24 @@ class FoldPanel:
             self.told.text, period = str(error), 0.0
         self.figure.visible = period > 0
         if period > 0:
-            self._draw(period, self.page.to_fold())
+            self._draw(period, self._curves())
+
+    def _curves(self) -> dict[str, Folded]:
+        """Light curves of all cameras as they are shown, by camera key."""
+        page = self.page
+        y = page.panel.without_left_out(page.abscissae(), page.ordinates(page.curve))
+        own = Folded(page.view.best_time, y, page.errors(), page.view.is_doubtful(page.source_id))
+        others = {
+            key: Folded(view.best_time, *page.others.series(key, page.flux.value))
+            for key, view in page.others.opened.items()
+        }
+        return {page.view.key: own, **others}
 
     def _draw(self, period: float, curves: Mapping[str, Folded]) -> None:
         self.figure.title.text = f"Folded on {period_text(period)}: {', '.join(curves)}"
         drawn = []
         for key, layers in self._layers.items():
-            one = curves.get(key, Folded(*[np.empty(0)] * 3, np.empty(0, dtype=bool)))
+            one = curves.get(key, _NOTHING)
             known = np.isfinite(one.time) & np.isfinite(one.flux)
             level = float(np.median(one.flux[known])) if known.any() else 1.0
             phase = folding.fold(one.time[known], period)
@@ -111,7 +125,7 @@ class FoldPanel:
 
     def _on_find(self) -> None:
         """Fold on the highest peak of the periodogram of the camera that was chosen."""
-        one = self.page.to_fold()[self.page.view.key]
+        one = self._curves()[self.page.view.key]
         used = ~one.doubtful
         try:
             peak = lightcurve.lomb_scargle_peak(one.time[used], one.flux[used], one.error[used])

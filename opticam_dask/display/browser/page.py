@@ -27,10 +27,11 @@ from bokeh.models import (
 )
 
 from opticam_dask.display.browser import facts, figures, screen
+from opticam_dask.display.browser.aligning import AligningPanel
 from opticam_dask.display.browser.camera_view import STRIPS, Views
 from opticam_dask.display.browser.curation import CurationPanel
 from opticam_dask.display.browser.figures import CHOSEN, COMPARISON, RING
-from opticam_dask.display.browser.folding import Folded, FoldPanel
+from opticam_dask.display.browser.folding import FoldPanel
 from opticam_dask.display.browser.frame_picture import FramePicture, read_frame
 from opticam_dask.display.browser.image_panels import ImagePanels
 from opticam_dask.display.browser.other_cameras import OtherCameras
@@ -88,6 +89,7 @@ class Page:
         self.panel = CurationPanel(self)
         self.fold = FoldPanel(self)
         self.pointer = Pointer(self)
+        self.aligning = AligningPanel(self, self.panel.read_again)
         self.stack = column(sizing_mode="stretch_width")
         self._open_camera()
 
@@ -160,7 +162,16 @@ class Page:
         near = column(self.cutout.figure, self.pointer.told, self.pointer.figure, width=260)
         pictures = _wrapped(self.catalogue.figure, self.frame.figure, near, self.facts)
         below = (self.strip, self.panel.layout(), self.fold.layout(), self.fold.figure)
-        return column(choices, pictures, steps, self.state, self.stack, *below, sizing_mode="stretch_width")
+        return column(
+            choices,
+            pictures,
+            steps,
+            self.aligning.layout(),
+            self.state,
+            self.stack,
+            *below,
+            sizing_mode="stretch_width",
+        )
 
     def add_to(self, document: Document) -> None:
         """Put the page into a document and begin to read light curves."""
@@ -266,10 +277,15 @@ class Page:
         self.show_relative()
 
     def _on_star(self, event: Any) -> None:
-        self._choose_nearest(self.view.positions, event)
+        if self.aligning.matching.active:
+            self.aligning.click_reference(event.x, event.y)
+        else:
+            self._choose_nearest(self.view.positions, event)
 
     def _on_star_of_frame(self, event: Any) -> None:
-        if self.picture is not None:
+        if self.aligning.matching.active:
+            self.aligning.click_frame(event.x, event.y)
+        elif self.picture is not None:
             self._choose_nearest(self.picture.xy, event)
 
     def _choose_nearest(self, xy: np.ndarray, event: Any) -> None:
@@ -315,6 +331,7 @@ class Page:
             self.state.text = facts.warning(str(error))
             return
         self.number.value = index
+        self.aligning.begin()
         self.frame.show(self.picture.image, keep_view=True)
         name = printable(os.path.basename(self.picture.file))
         self.frame.figure.title.text = f"Frame {index}: {name}" + ("" if self.picture.image is not None else " (gone)")
@@ -381,16 +398,6 @@ class Page:
         if self.flux.value == "relative":
             return self.view.relative_light_curve(self.source_id, self.panel.chosen_comparisons())[1]
         return self.view.flux_errors(self.source_id)
-
-    def to_fold(self) -> dict[str, Folded]:
-        """Light curves of all cameras as they are shown, by camera key."""
-        y = self.panel.without_left_out(self.abscissae(), self.ordinates(self.curve))
-        own = Folded(self.view.best_time, y, self.errors(), self.view.is_doubtful(self.source_id))
-        others = {
-            key: Folded(view.best_time, *self.others.series(key, self.flux.value))
-            for key, view in self.others.opened.items()
-        }
-        return {self.view.key: own, **others}
 
     def draw_series(self) -> None:
         """Draw light curve and strip, as far as they are in view and were read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,6 @@ def bits_of(spans: Sequence[Span], times: np.ndarray, source_ids: np.ndarray) ->
     return bits
 
 
-def is_left_out(bits: np.ndarray) -> np.ndarray:
+def is_left_out(bits: Any) -> Any:
     """Whether measurements with these marks are left out: cloud or junk, and not to be kept all the same."""
-    out: np.ndarray = ((bits & np.uint8(LEFT_OUT)) != 0) & ((bits & np.uint8(Mark.KEEP)) == 0)
-    return out
+    return ((bits & np.uint8(LEFT_OUT)) != 0) & ((bits & np.uint8(Mark.KEEP)) == 0)
