@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_nights import FIELD, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_frames, write_frame
 
 import opticam_dask as opticam
 from opticam_dask import AperturePhotometer, cli
 from opticam_dask.flags import UNUSABLE, FrameFlag, SourceFlag
 from opticam_dask.kernels.images.matching import align, match
 
-KEY, NIGHT = "1:g", "2024-01-01"
 SIZE, SKY, FWHM, N_FRAMES = 200, 400.0, 4.0, 8
 #: The frame that is not aligned: the telescope was turned and most of the field is behind a cloud but for two stars.
 LOST = 5
@@ -46,7 +45,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _pairs(night: Path, error: float = 0.0) -> list[tuple[int, float, float]]:
     """Stars that are seen in the frame, with their places in it."""
-    catalog = SmallNight(night / "out", KEY, NIGHT).catalog
+    catalog = SmallNight(night / "out").catalog
     xy = np.column_stack([catalog["x"], catalog["y"]])
     places = align.apply_transform(_to_frame(LOST), FIELD[list(SEEN), :2])
     to_reference = _reference(night)
@@ -60,17 +59,17 @@ def _pairs(night: Path, error: float = 0.0) -> list[tuple[int, float, float]]:
 
 def _reference(night: Path) -> np.ndarray:
     """Places of the field on the reference image."""
-    name = opticam.open_reduction(night / "out")["1-g/reference"].attrs["reference_file"]
+    name = opticam.open_reduction(night / "out")["1-V/reference"].attrs["reference_file"]
     return _to_frame(int(str(name)[-7:-5]))
 
 
 def _reduce_again(night: Path) -> SmallNight:
     reduce_frames(night, AperturePhotometer())
-    return SmallNight(night / "out", KEY, NIGHT)
+    return SmallNight(night / "out")
 
 
 def test_frame_is_measured_with_the_transform_of_an_observer_and_no_longer_when_it_is_taken_back(night: Path) -> None:
-    before = SmallNight(night / "out", KEY, NIGHT)
+    before = SmallNight(night / "out")
     flags = before.frames["flags"].to_numpy()
     assert flags[LOST] & np.uint32(FrameFlag.NOT_ALIGNED)
     flux = opticam.light_curves(night / "out", KEY, "aperture")["flux"].to_numpy()
