@@ -116,7 +116,7 @@ def test_pairs_that_make_no_transform_are_refused(night: Path) -> None:
     for pairs, message in (
         ([first], "two or more different sources"),
         ([first, first], "two or more different sources"),
-        ([first, (second[0], second[1] + 80.0, second[2])], "not the same stars"),
+        ([first, (second[0], second[1] + 120.0, second[2])], "not the same stars"),
         ([first, (999, 1.0, 2.0)], "no source 999"),
     ):
         with pytest.raises(ValueError, match=message):
