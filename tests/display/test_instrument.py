@@ -57,7 +57,8 @@ def _read(page):
 def _number_of(out, key):
     """Number of the variable star in a camera."""
     curves = opticam.light_curves(out, key, LABEL, radius=RADII[1]).load()
-    return int(curves["source_id"][int(np.argmax(np.std(curves["flux"], axis=0) / np.mean(curves["flux"], axis=0)))])
+    flux = curves["flux"].to_numpy()
+    return int(curves["source_id"].to_numpy()[np.argmax(np.std(flux, axis=0) / np.mean(flux, axis=0))])
 
 
 def _points(layers):

@@ -85,7 +85,7 @@ def test_coverage__says_how_often_one_sigma_holds(claimed, share):
 
 
 def test_coverage__after_shared_trends_is_that_of_light_curves_without_them():
-    curves = _curves()
+    curves = _curves(n_frames=120, n_stars=8)
     comparisons = [number for number in curves["source_id"].to_numpy().tolist() if number != 1]
     told = {
         shared: compute_relative(curves, 1, comparisons, shared_trends=shared, coverage=True).attrs

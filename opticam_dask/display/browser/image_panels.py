@@ -13,7 +13,7 @@ from opticam_dask.display.browser.camera_view import CameraView
 from opticam_dask.display.browser.frame_picture import Ellipse, FramePicture
 
 #: Side of an image, pixels of the screen: with its axes it fits into the window of a phone.
-SIDE = 325
+SIDE = 315
 #: Cut-outs reach so many radii of the largest aperture,
 _CUTOUT_REACH = 2.5
 #: and at least so many pixels.

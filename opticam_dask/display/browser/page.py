@@ -112,18 +112,18 @@ class Page:
 
     def _make_widgets(self) -> None:
         self.key = Select(title="camera", value=self.view.key, options=list(self.views.keys), width=80)
-        self.label = Select(title="photometry", width=150, name="label")
+        self.label = Select(title="photometry", width=130, name="label")
         self.radius = Slider(
-            title="radius", width=170, name="radius", start=0, end=1, step=1, value=0, show_value=False
+            title="radius", width=150, name="radius", start=0, end=1, step=1, value=0, show_value=False
         )
         self.choosing = RadioButtonGroup(labels=["a click: target", "comparison"], active=0, name="choosing")
         self.source = Select(title="source", width=80, name="source")
         self.night = Select(title="night", width=130)
         # the frames of several cameras have nothing in common but their times
         along = "time" if len(self.views.keys) > 1 else "frame"
-        self.abscissa = Select(title="along", value=along, options=list(_TIMES.items()), width=130)
-        self.flux = Select(title="light curve", value="flux", options=list(_FLUXES.items()), width=170)
-        self.quantity = Select(title="below", value="fwhm", options=list(STRIPS.items()), width=170)
+        self.abscissa = Select(title="along", value=along, options=list(_TIMES.items()), width=115)
+        self.flux = Select(title="light curve", value="flux", options=list(_FLUXES.items()), width=150)
+        self.quantity = Select(title="below", value="fwhm", options=list(STRIPS.items()), width=150)
         self.number = Spinner(title="frame", low=0, step=1, value=0, width=110, name="number")
         self.sky = Checkbox(label="without the sky", active=True)
         self.before, self.after = Button(label="◀", width=40), Button(label="▶", width=40)
