@@ -576,7 +576,7 @@ def test_page__brushed_frames_are_marked_and_the_saved_light_curve_has_it(page_o
     page.get_by_text("comparison", exact=True).click()
     _click(page, "catalogue", *CameraView(out, "1:g", "two").positions[1])
     page.wait_for_function(f"() => ({_MODEL})('comparisons').value.length == 4")
-    page.wait_for_function(f"() => ({_MODEL})('curve').yaxis[0].axis_label == 'flux / comparisons'")
+    page.wait_for_function(f"() => ({_MODEL})('flux').value == 'relative'")
     page.get_by_text("drag brushes").click()
     flux = curves["flux"].sel(source=1).to_numpy()
     page.wait_for_function(f"() => ({_MODEL})('curve').toolbar.active_drag.type === 'BoxSelectTool'")

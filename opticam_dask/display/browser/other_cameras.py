@@ -16,7 +16,7 @@ from opticam_dask.lightcurves.curation.spans import is_left_out
 _HEIGHT = 190
 
 
-class Series(NamedTuple):
+class ShownSeries(NamedTuple):
     """Values along the frames of a camera: one of the light curves that are shown."""
 
     y: np.ndarray
@@ -82,18 +82,18 @@ class OtherCameras:
         target, *comparisons = self._members.get(key, [0])
         return target, comparisons
 
-    def series(self, key: str, flux: str) -> Series:
+    def series(self, key: str, flux: str) -> ShownSeries:
         """Light curve of the target in another camera."""
         other, (target, comparisons) = self.opened[key], self.members(key)
         if not target or (flux == "relative" and not comparisons):
             nothing = np.full(other.n_frames, np.nan)
-            return Series(nothing, nothing, np.zeros(other.n_frames, dtype=bool))
+            return ShownSeries(nothing, nothing, np.zeros(other.n_frames, dtype=bool))
         if flux == "relative":
             y, error = other.relative_light_curve(target, comparisons)
         else:
             y, error = other.light_curve(target)[0], other.flux_errors(target)
         is_out = is_left_out(other.marks_of(target))
-        return Series(np.where(is_out, np.nan, y), error, other.is_doubtful(target))
+        return ShownSeries(np.where(is_out, np.nan, y), error, other.is_doubtful(target))
 
     @property
     def n_todo(self) -> int:

@@ -122,7 +122,7 @@ class Page:
         # the frames of several cameras have nothing in common but their times
         along = "time" if len(self.views.keys) > 1 else "frame"
         self.abscissa = Select(title="along", value=along, options=list(_TIMES.items()), width=115)
-        self.flux = Select(title="light curve", value="flux", options=list(_FLUXES.items()), width=150)
+        self.flux = Select(name="flux", title="light curve", value="flux", options=list(_FLUXES.items()), width=150)
         self.quantity = Select(title="below", value="fwhm", options=list(STRIPS.items()), width=150)
         self.number = Spinner(title="frame", low=0, step=1, value=0, width=110, name="number")
         self.sky = Checkbox(label="without the sky", active=True)

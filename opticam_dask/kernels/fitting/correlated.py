@@ -17,7 +17,7 @@ _N_TIMES = 8
 _SHARES = np.array([0.0, 0.01, 0.02, 0.04, 0.07, 0.11, 0.16, 0.22, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97])
 
 
-class FittedSeries(NamedTuple):
+class LinearSeries(NamedTuple):
     """One series as it was fitted, everything in units of the errors.
 
     Attributes
@@ -33,7 +33,7 @@ class FittedSeries(NamedTuple):
     design: np.ndarray
 
 
-def error_factors(series: Sequence[FittedSeries], n_shared: int, prior: np.ndarray) -> np.ndarray:
+def error_factors(series: Sequence[LinearSeries], n_shared: int, prior: np.ndarray) -> np.ndarray:
     """Factors by which correlated noise makes the errors of a least-squares fit larger.
 
     The noise of each series is white plus an exponentially correlated process. How much of it, and on what time scale,
@@ -44,7 +44,7 @@ def error_factors(series: Sequence[FittedSeries], n_shared: int, prior: np.ndarr
 
     Parameters
     ----------
-    series : sequence of FittedSeries
+    series : sequence of LinearSeries
         Series that were fitted jointly.
     n_shared : int
         Number of the parameters that the series share.
@@ -73,19 +73,19 @@ def error_factors(series: Sequence[FittedSeries], n_shared: int, prior: np.ndarr
         return np.sqrt(np.maximum(np.nan_to_num(red / white, nan=1.0), 1.0))
 
 
-def _averaged(one: FittedSeries) -> FittedSeries:
+def _averaged(one: LinearSeries) -> LinearSeries:
     """The series in so few groups of neighbours that matrices are small; a group counts as its root of points."""
     starts = np.arange(0, len(one.time), -(-len(one.time) // _MOST_POINTS))
     counts = np.diff(np.append(starts, len(one.time)))
     root = np.sqrt(counts)
-    return FittedSeries(
+    return LinearSeries(
         np.add.reduceat(one.time, starts) / counts,
         np.add.reduceat(one.residual, starts) / root,
         np.add.reduceat(one.design, starts, axis=0) / root[:, None],
     )
 
 
-def _correlated_normal(one: FittedSeries) -> np.ndarray:
+def _correlated_normal(one: LinearSeries) -> np.ndarray:
     """Mean of ``X^T C X`` over the covariances of the noise that are tried, weighted by their likelihoods."""
     n_points, n_free = one.design.shape
     white: np.ndarray = one.design.T @ one.design

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from opticam_dask.kernels.fitting.correlated import FittedSeries, error_factors
+from opticam_dask.kernels.fitting.correlated import LinearSeries, error_factors
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.fitting.shapes import required
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
@@ -314,7 +314,7 @@ class _JointFit:
             beta.append(time_averaging_beta(one.time[mask], residual, scale, round(n_free)))
         return np.array(chi2), np.array(beta)
 
-    def linearised(self, values: np.ndarray) -> list[FittedSeries]:
+    def linearised(self, values: np.ndarray) -> list[LinearSeries]:
         """Each series with its residuals and the derivatives of its model, in units of the errors."""
         found = []
         for place, (one, mask) in enumerate(zip(self.series, self.used, strict=True)):
@@ -323,7 +323,7 @@ class _JointFit:
             slopes = [self._slope(curve, values, number)[mask] for number in range(len(values))]
             shape, baseline = curve(values)[mask], design @ coefficients
             columns = [baseline[:, None] * np.column_stack(slopes), design * shape[:, None]]
-            found.append(FittedSeries(one.time[mask], residual, np.hstack(columns)))
+            found.append(LinearSeries(one.time[mask], residual, np.hstack(columns)))
         return found
 
     def _slope(self, curve: Curve, values: np.ndarray, number: int) -> np.ndarray:
