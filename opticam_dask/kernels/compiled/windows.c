@@ -2,42 +2,9 @@
  * light at that radius. Operations are those of the form in NumPy in the same order: the same bits. */
 
 #include "arrays.h"
+#include "sums.h"
 
 #include <math.h>
-
-#define MOST_ARRAYS 6
-
-typedef struct {
-    PyObject *object;
-    int ndim;
-    char kind;
-    int access;
-    const char *name;
-} Wanted;
-
-/* Open several arrays, or none of them. */
-static int open_arrays(const Wanted *wanted, Py_buffer *views, int n)
-{
-    for (int i = 0; i < n; i++) {
-        if (open_array(wanted[i].object, &views[i], wanted[i].ndim, wanted[i].kind, wanted[i].access, wanted[i].name) < 0) {
-            while (i > 0)
-                PyBuffer_Release(&views[--i]);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static PyObject *release_arrays(Py_buffer *views, int n, const char *wrong)
-{
-    while (n > 0)
-        PyBuffer_Release(&views[--n]);
-    if (wrong) {
-        PyErr_SetString(PyExc_ValueError, wrong);
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
 
 /* Spline of a mesh in one window. */
 static void zoom_window(const double *knots, Py_ssize_t stride, const double *along_y, Py_ssize_t n_y,
@@ -151,12 +118,8 @@ PyObject *light_at(PyObject *module, PyObject *arguments)
         Py_BEGIN_ALLOW_THREADS
         const double *table = views[TABLE].buf, *radius = views[RADIUS].buf;
         double *light = views[LIGHT].buf;
-        for (Py_ssize_t i = 0; i < n; i++) {
-            double rho = radius[i] < edge ? radius[i] : edge; /* the edge for NaN too */
-            rho = (rho > 0.0 ? rho : 0.0) / step;
-            const Py_ssize_t below = (Py_ssize_t)rho;
-            light[i] = table[below] + (rho - (double)below) * (table[below + 1] - table[below]);
-        }
+        for (Py_ssize_t i = 0; i < n; i++)
+            light[i] = light_in(table, radius[i], edge, step);
         Py_END_ALLOW_THREADS
     }
     return release_arrays(views, N_ARRAYS, is_right ? NULL : "the table must reach beyond the edge, and light have a place for each radius");
