@@ -6,7 +6,17 @@ from setuptools import Extension, setup
 
 KERNELS = "opticam_dask/kernels/compiled"
 
-SOURCES = ("module", "arrays", "box_statistics", "cosmic_rays", "field_fit", "moments", "star_fit", "windows")
+SOURCES = (
+    "module",
+    "arrays",
+    "box_statistics",
+    "cosmic_rays",
+    "field_fit",
+    "moments",
+    "sky_fit",
+    "star_fit",
+    "windows",
+)
 
 # the same bits from every processor: no fused multiply-add, and nothing that changes the order of a sum
 UNIX_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]

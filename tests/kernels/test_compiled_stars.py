@@ -1,4 +1,4 @@
-"""Kernels in C that measure stars, against their form in NumPy on the same pixels."""
+"""Kernels in C that measure stars and the sky under them, against their form in NumPy on the same pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from opticam_dask.kernels import compiled
+from opticam_dask.kernels.images.sky import sky_level
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, misfit, profile
 
@@ -146,6 +147,20 @@ def test_form_of_stars__is_the_same_by_both_forms(both, n_stars):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
+# ---------------------------------------------------------------- level of the sky
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (8, 8), (17, 23)])
+def test_smooth_sky__is_the_same_by_both_forms(both, shape):
+    rng = np.random.default_rng(shape[0])
+    values = 200.0 + 0.1 * np.arange(shape[1]) + rng.normal(0.0, 0.3, shape)
+    values[rng.random(shape) < 0.05] += 20.0
+    values[:, shape[1] // 2 :] += 5.0
+    share = np.where(rng.random(shape) < 0.2, rng.uniform(0.0, 1.0, shape), 1.0)
+    share[: shape[0] // 3, : shape[1] // 3] = 0.0
+    np.testing.assert_allclose(*both(sky_level.smooth, values, share, 0.3), rtol=0, atol=1e-9)
+
+
 # ---------------------------------------------------------------- what they promise
 
 
@@ -165,6 +180,10 @@ def test_kernels_of_stars__refuse_what_does_not_belong_together():
         native.adaptive_moments(np.ones((2, 5, 5)), xy, np.ones(2), limits, np.ones(4), np.empty((2, 3)), good)
     with pytest.raises(ValueError, match="belong together"):
         native.field_fit(np.ones((2, 7)), np.ones((3, 2)), np.ones(2), np.ones(2), np.ones(6), np.empty((3, 7)), 1)
+    with pytest.raises(ValueError, match="belong together"):
+        native.fit_windows(
+            np.ones((25, 4)), np.ones((25, 4)), np.ones(9), np.ones((3, 25)), np.empty((3, 4)), None, 1.0
+        )
 
 
 def test_kernels_of_stars__give_the_same_bits_on_threads_and_alone():

@@ -9,6 +9,7 @@ static PyMethodDef methods[] = {
     {"elliptical_radius", elliptical_radius, METH_VARARGS, "Radius of the pixels of cut-outs."},
     {"field_fit", field_fit, METH_VARARGS, "Moments of the stars of a frame."},
     {"fit_stars", fit_stars, METH_VARARGS, "Fit the profile to stars."},
+    {"fit_windows", fit_windows, METH_VARARGS, "Least squares in windows of boxes of the sky."},
     {"light_at", light_at, METH_VARARGS, "Light at radii, from a table."},
     {"star_light", star_light, METH_VARARGS, "Light of stars in their windows."},
     {"windowed_centroids", windowed_centroids, METH_VARARGS, "Centroids in Gaussian windows."},

@@ -79,6 +79,23 @@ def fit_stars(arrays: tuple[np.ndarray | None, ...], edge: float, table_step: fl
     flux, model_error, is_no_star (n,), is_stray, deviation, errors (n, size, size).
     """
 
+def fit_windows(
+    values: np.ndarray,
+    weights: np.ndarray,
+    kernel: np.ndarray,
+    basis: np.ndarray,
+    found: np.ndarray,
+    model: np.ndarray | None,
+    ridge: float,
+    /,
+) -> None:
+    """Least squares of `values` (neighbour, window), weights `weights` times `kernel` (neighbour,).
+
+    `basis` (term, neighbour);
+    `found` (3, window): value in the middle, weighted sum of squares, sum of the kernel where there is a weight;
+    `model` (neighbour, window).
+    """
+
 def field_fit(
     design: np.ndarray,
     moments: np.ndarray,
