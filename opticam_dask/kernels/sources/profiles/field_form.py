@@ -405,7 +405,8 @@ def _change_over_field(stars: _Stars, mean: np.ndarray) -> np.ndarray:
     for first, n_terms in ((1, _PLANE), (_PLANE, N_TERMS)):
         enough = np.clip((n_stars - n_terms - 1.0) / (n_terms - 1.0), 0.0, 1.0)
         design = terms[:, :n_terms]
-        if enough == 0.0 or np.linalg.cond(design) > _WORST_PLACES:
+        squares = np.linalg.eigvalsh(design.T @ design)
+        if enough == 0.0 or not _WORST_PLACES**2 * squares[0] >= squares[-1]:
             break
         coefficients, significance = _fitted(stars, design, start[:, :n_terms], first)
         start[:, :n_terms] = coefficients
