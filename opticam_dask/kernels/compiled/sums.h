@@ -1,4 +1,4 @@
-/* What several kernels compute: light from a table, exponentials, small systems of equations.
+/* What several kernels compute: exponentials, small systems of equations, the order of values.
  *
  * The exponential is our own: that of the C library differs between processors in the last bit. */
 
@@ -9,15 +9,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Light at a radius, no further out than `edge`, from a table with an entry every `step`. */
-static inline double light_in(const double *table, double radius, double edge, double step)
-{
-    double rho = radius < edge ? radius : edge; /* the edge for NaN too */
-    rho = (rho > 0.0 ? rho : 0.0) / step;
-    const int64_t below = (int64_t)rho;
-    return table[below] + (rho - (double)below) * (table[below + 1] - table[below]);
-}
 
 /* Exponential of a number from -700 to 700, to 2e-16; what is less counts as -700. */
 static inline double exponential(double x)

@@ -2,7 +2,6 @@
  * light at that radius. Operations are those of the form in NumPy in the same order: the same bits. */
 
 #include "arrays.h"
-#include "sums.h"
 
 #include <math.h>
 
@@ -118,8 +117,12 @@ PyObject *light_at(PyObject *module, PyObject *arguments)
         Py_BEGIN_ALLOW_THREADS
         const double *table = views[TABLE].buf, *radius = views[RADIUS].buf;
         double *light = views[LIGHT].buf;
-        for (Py_ssize_t i = 0; i < n; i++)
-            light[i] = light_in(table, radius[i], edge, step);
+        for (Py_ssize_t i = 0; i < n; i++) {
+            double rho = radius[i] < edge ? radius[i] : edge; /* the edge for NaN too */
+            rho = (rho > 0.0 ? rho : 0.0) / step;
+            const Py_ssize_t below = (Py_ssize_t)rho;
+            light[i] = table[below] + (rho - (double)below) * (table[below + 1] - table[below]);
+        }
         Py_END_ALLOW_THREADS
     }
     return release_arrays(views, N_ARRAYS, is_right ? NULL : "the table must reach beyond the edge, and light have a place for each radius");
