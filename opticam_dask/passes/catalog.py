@@ -11,6 +11,7 @@ from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.images import detect
+from opticam_dask.kernels.images.bad_columns import bridged
 from opticam_dask.kernels.images.matching import align, star_choice
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.stack import mean_rms
@@ -159,6 +160,7 @@ def make_catalog(
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
     except ValueError:  # stars everywhere: the sky of the frames is all that is known
         rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
+    pixels = bridged(pixels)
     table = steps.finder(pixels, steps.threshold * noise)
     if table is None or not len(table):
         raise NoCatalog(
