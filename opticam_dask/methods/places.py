@@ -281,12 +281,8 @@ def stray_in_group(
     """
 
     def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
-        errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, model_error)
-        errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
-        used = group.is_good[None]
-        deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)[None]
-        tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
-        return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
+        pixels = electrons, model, group.rms, group.response
+        return misfit.judge_pixels(*pixels, group.is_good, model_error, unknown)
 
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors, is_stray = judge(usual)

@@ -97,6 +97,21 @@ def test_fit_of_stars__is_the_same_by_both_forms(both, seed):
     assert fast.is_stray.any()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_of_a_group__are_judged_the_same_by_both_forms(both, seed):
+    rng, shape, xy, corners, electrons = _stars(seed)
+    for star in np.flatnonzero(np.isfinite(electrons).all(axis=(1, 2))).tolist():
+        corner = [values[star : star + 1] for values in corners]
+        light = profile.profile_weights(TABLE, xy[star : star + 1], *corner, 25, shape)[0]
+        pixels, rms = electrons[star], np.full(light.shape, 10.0)
+        model, good = light * np.nansum(pixels), rng.random(light.shape) < 0.95
+        response = rng.normal(1.0, 0.02, light.shape) if seed % 2 else None
+        unknown = rng.uniform(0.0, 50.0, light.shape) if seed > 1 else None
+        fast, plain = both(misfit.judge_pixels, pixels, model, rms, response, good, 0.005, unknown)
+        np.testing.assert_allclose(fast[0], plain[0], rtol=1e-12)
+        np.testing.assert_array_equal(fast[1], plain[1])
+
+
 # ---------------------------------------------------------------- centroids and widths
 
 

@@ -50,6 +50,7 @@ PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
 PyObject *field_fit(PyObject *module, PyObject *arguments);
 PyObject *fit_stars(PyObject *module, PyObject *arguments);
 PyObject *fit_windows(PyObject *module, PyObject *arguments);
+PyObject *judge_pixels(PyObject *module, PyObject *arguments);
 PyObject *light_at(PyObject *module, PyObject *arguments);
 PyObject *star_light(PyObject *module, PyObject *arguments);
 PyObject *windowed_centroids(PyObject *module, PyObject *arguments);

@@ -10,6 +10,7 @@ static PyMethodDef methods[] = {
     {"field_fit", field_fit, METH_VARARGS, "Moments of the stars of a frame."},
     {"fit_stars", fit_stars, METH_VARARGS, "Fit the profile to stars."},
     {"fit_windows", fit_windows, METH_VARARGS, "Least squares in windows of boxes of the sky."},
+    {"judge_pixels", judge_pixels, METH_VARARGS, "Errors and stray pixels of a group of stars."},
     {"light_at", light_at, METH_VARARGS, "Light at radii, from a table."},
     {"star_light", star_light, METH_VARARGS, "Light of stars in their windows."},
     {"windowed_centroids", windowed_centroids, METH_VARARGS, "Centroids in Gaussian windows."},

@@ -96,6 +96,20 @@ def fit_windows(
     `model` (neighbour, window).
     """
 
+def judge_pixels(
+    electrons: np.ndarray,
+    model: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    unknown: np.ndarray | None,
+    good: np.ndarray,
+    limits: np.ndarray,
+    errors: np.ndarray,
+    is_stray: np.ndarray,
+    /,
+) -> None:
+    """`errors` and `is_stray` (size, size) of the pixels of a window about `model`; `limits` as for `fit_stars`."""
+
 def field_fit(
     design: np.ndarray,
     moments: np.ndarray,

@@ -420,3 +420,56 @@ PyObject *fit_stars(PyObject *module, PyObject *arguments)
     }
     return release_arrays(views, N_ARRAYS, is_right ? NULL : "windows and places of the stars do not belong together");
 }
+
+/* ---------------------------------------------------------------- pixels of a group */
+
+PyObject *judge_pixels(PyObject *module, PyObject *arguments)
+{
+    enum { ELECTRONS, MODEL, RMS, RESPONSE, UNKNOWN, GOOD, LIMITS, ERRORS, STRAY, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {
+        {NULL, 2, FLOAT64, READ, "electrons"}, {NULL, 2, FLOAT64, READ, "model"},
+        {NULL, 2, FLOAT64, READ, "rms"},       {NULL, 2, FLOAT64, OPTIONAL, "response"},
+        {NULL, 2, FLOAT64, OPTIONAL, "unknown"}, {NULL, 2, BOOL, READ, "good"},
+        {NULL, 1, FLOAT64, READ, "limits"},    {NULL, 2, FLOAT64, WRITE, "errors"},
+        {NULL, 2, BOOL, WRITE, "is_stray"},
+    };
+    Py_buffer views[MOST_ARRAYS];
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO:judge_pixels", &wanted[0].object, &wanted[1].object, &wanted[2].object,
+                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object, &wanted[7].object,
+                          &wanted[8].object) ||
+        open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Py_ssize_t size = views[ELECTRONS].shape[0], n = size * size;
+    int is_right = views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Limits) / sizeof(double));
+    for (int i = 0; i < N_ARRAYS; i++)
+        if (i != LIMITS && views[i].buf)
+            is_right = is_right && views[i].shape[0] == size && views[i].shape[1] == size;
+    if (is_right) {
+        double *room = malloc((size_t)(3 * n + 1) * sizeof *room); /* deviations, and two windows to spare */
+        if (!room) {
+            release_arrays(views, N_ARRAYS, NULL);
+            return PyErr_NoMemory();
+        }
+        Py_BEGIN_ALLOW_THREADS
+        const Limits *limits = views[LIMITS].buf;
+        const double *electrons = views[ELECTRONS].buf, *rms = views[RMS].buf, *response = views[RESPONSE].buf;
+        const double *unknown = views[UNKNOWN].buf;
+        const Star group = {
+            .size = size, .n = n, .near = views[GOOD].buf, .model = views[MODEL].buf, .spare = room + n,
+            .errors = views[ERRORS].buf, .deviation = room, .is_stray = views[STRAY].buf,
+        };
+        for (Py_ssize_t i = 0; i < n; i++) {
+            const double model = group.model[i], photons = model > 0.0 ? model : (model <= 0.0 ? 0.0 : model);
+            double variance = (limits->model_error * model) * (limits->model_error * model) + rms[i] * rms[i];
+            variance += response ? photons / response[i] : photons;
+            variance += unknown ? unknown[i] : 0.0;
+            group.errors[i] = sqrt(variance);
+            group.deviation[i] = group.near[i] ? (electrons[i] - model) / group.errors[i] : 0.0;
+        }
+        find_stray(&group, limits, unknown ? 1.0 : typical_deviation(&group, limits));
+        Py_END_ALLOW_THREADS
+        free(room);
+    }
+    return release_arrays(views, N_ARRAYS, is_right ? NULL : "pixels of the group do not belong together");
+}

@@ -406,6 +406,45 @@ def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) 
     return typical
 
 
+def judge_pixels(
+    electrons: np.ndarray,
+    model: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    is_good: np.ndarray,
+    model_error: float,
+    unknown: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the pixels of one window (size, size) about a model of its stars, and which are not theirs.
+
+    Parameters
+    ----------
+    electrons, model, rms, response
+        As :func:`pixel_errors` and :func:`find_stray` take them, for one window.
+    is_good : ndarray of bool, shape (size, size)
+        Pixels that are looked at.
+    model_error : float
+        What the profile gets wrong in a pixel, relative to its light.
+    unknown : ndarray, shape (size, size), or None
+        Variance of the model by the places of the stars; without it the limits are as wide as the deviations.
+    """
+    if compiled.native is not None:
+        windows = [
+            None if values is None else np.ascontiguousarray(values, dtype=float)
+            for values in (electrons, model, rms, response, unknown)
+        ]
+        errors, is_stray = np.empty(electrons.shape), np.empty(electrons.shape, dtype=bool)
+        limits = np.array((np.nan, model_error, *_LIMITS))
+        compiled.native.judge_pixels(*windows, np.ascontiguousarray(is_good), limits, errors, is_stray)
+        return errors, is_stray
+    errors = pixel_errors(model, 0.0, rms, response, model_error)
+    errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
+    used = is_good[None]
+    deviation = np.where(is_good, (electrons - model) / errors, 0.0)[None]
+    tolerance = 1.0 if unknown is not None else typical_deviation(deviation, model[None], used)
+    return errors, find_stray(deviation, np.where(is_good, errors, 1.0)[None], used, tolerance)[0]
+
+
 def _typical_error(residual: np.ndarray, errors: np.ndarray, own: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Median deviation of the core's pixels relative to their light, less that by noise; 0 for what has no light."""
     brightest = np.max(np.where(near, own, 0.0), axis=(1, 2), keepdims=True)
