@@ -264,7 +264,7 @@ def fit_stars(
 
 
 def _compiled_fit(
-    windows: tuple[np.ndarray | None, ...],
+    windows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None],
     corners: tuple[np.ndarray, np.ndarray],
     forms: np.ndarray,
     expected_xy: np.ndarray,
@@ -280,7 +280,7 @@ def _compiled_fit(
     ]
     given += [np.ascontiguousarray(values, dtype=np.int64) for values in corners]
     given += [forms, *(np.ascontiguousarray(values, dtype=float) for values in (expected_xy, table))]
-    n, shape = len(xy), (len(xy), *np.shape(windows[0])[1:])
+    n, shape = len(xy), windows[0].shape
     stray, deviation, all_errors = np.empty(shape, dtype=bool), np.empty(shape), np.empty(shape)
     flux, model_error, no_star = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
     found = xy, flux, model_error, no_star, stray, deviation, all_errors
