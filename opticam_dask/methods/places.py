@@ -322,7 +322,7 @@ def neighbour_light(
         # light at the side of the window that faces the neighbour
         table, away = frame_stars.profile_table(view), np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
         rho = np.maximum(away - places.size / 2.0, 0.0) / shape.semimajor_sigma
-        side = np.interp(rho, TABLE_STEP * np.arange(len(table)), table) / table[0]
+        side = np.interp(rho, TABLE_STEP * np.arange(len(table)), table) / table.max()
         ratio = view.catalog_flux[pairs[:, 1]] / np.maximum(view.catalog_flux[pairs[:, 0]], 1.0)
         pairs = pairs[side * np.nan_to_num(ratio) > _LEAST_NEIGHBOUR]
     source, other = pairs.T

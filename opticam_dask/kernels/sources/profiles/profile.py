@@ -3,12 +3,14 @@
 The profile is a function of the elliptical radius ``rho`` in units of the width (sigma of the adaptive moments) of a
 frame's stars, so that one profile serves all frames of a night while the seeing changes. It is the *effective* profile
 of Anderson & King (2000, PASP 112, 1360): its value at the centre of a pixel is the share of the star's light that the
-pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, with
-coefficients of at least zero, whose total light, wings included, is known exactly.
+pixel collects. It is a sum of Gaussians and Moffat functions (Moffat 1969, A&A 3, 455), as pixels sample them, and for
+the stars of a defocused telescope of soft rings, with coefficients of at least zero, whose total light, wings included,
+is known exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -31,6 +33,11 @@ _WIDEST_GAUSSIAN = 1.2
 COMPONENTS = np.array([(b, w) for b in SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
 
 N_COMPONENTS = len(COMPONENTS)
+
+#: Radii of the soft rings that a profile may be made of as well, in units of sigma: Gaussian functions of the radius.
+RINGS = np.arange(0.0, 2.51, 0.125)
+#: Their sigma: a profile that they are fitted to may change from light to dark within a quarter of its width.
+_RING_SIGMA = 0.11
 
 #: Step of the radii, in units of sigma, at which a profile is tabulated.
 TABLE_STEP = 0.01
@@ -133,7 +140,7 @@ class Profile:
     Attributes
     ----------
     coefficients : ndarray, shape (n_components,)
-        Share of the light in each Gaussian or Moffat function.
+        Share of the light in each Gaussian or Moffat function, and in each ring where there are such.
     pixel_area : float
         Area of a pixel in units of sigma squared; 0 for functions that are not widened by the pixels.
     total_err : float
@@ -174,10 +181,15 @@ def typical_profile() -> Profile:
 def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:
     """Components at radii ``rho``, each with a total light of 1; shape (..., component).
 
-    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``.
+    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``. Rings,
+    which follow the functions of ``COMPONENTS``, are as the pixels show them.
     """
     columns = []
-    for slope, width in COMPONENTS[list(chosen)]:
+    for number in chosen:
+        if number >= N_COMPONENTS:
+            columns.append(_ring(rho, float(RINGS[number - N_COMPONENTS])))
+            continue
+        slope, width = COMPONENTS[number]
         if np.isinf(slope):
             u = (rho / width) ** 2
             value = np.exp(-0.5 * u) / (2.0 * np.pi * width**2)
@@ -189,6 +201,16 @@ def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.
             curvature = 4.0 * slope / alpha2 * value * (slope * u - 1.0) / (1.0 + u) ** 2
         columns.append(value + pixel_area / 24.0 * curvature)
     return np.stack(columns, axis=-1)
+
+
+def _ring(rho: np.ndarray, radius: float) -> np.ndarray:
+    """Soft ring with a total light of 1."""
+    width = _RING_SIGMA
+    total = 2.0 * width**2 * math.exp(-0.5 * (radius / width) ** 2)
+    total += math.sqrt(2.0 * math.pi) * radius * width * math.erf(radius / width / math.sqrt(2.0))
+    light = np.exp(-0.5 * ((rho - radius) / width) ** 2) + np.exp(-0.5 * ((rho + radius) / width) ** 2)
+    ring: np.ndarray = light / (2.0 * math.pi * total)
+    return ring
 
 
 def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape) -> np.ndarray:
