@@ -217,7 +217,9 @@ PHOTOMETRY_RADII = _photometry((*_CELL, "radius"))
 ALWAYS_MEASURED = ("flux", "flux_err", "x", "y", "flags")
 
 PSF = (
-    _float("coefficient", ("component",), "1", "share of the light in each Gaussian or Moffat function"),
+    _float(
+        "coefficient", ("component",), "1", "share of the light in each Gaussian or Moffat function, then in soft rings"
+    ),
     _float("radius", ("ring",), "1", "elliptical radius in units of the sigma of the frame's stars"),
     _float("profile", ("ring",), "1", "fitted light per unit of area (sigma squared); the total light is 1"),
     _float("measured", ("ring",), "1", "mean measured light per unit of area, in the same unit"),
