@@ -28,6 +28,7 @@ class FrameFlag(IntFlag):
     WORKER_LOST = 1 << 14
     SWAPPED = 1 << 15
     BORROWED = 1 << 16
+    BY_HAND = 1 << 17
 
 
 class SourceFlag(IntFlag):
@@ -86,6 +87,7 @@ FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.STEP_FAILED: "A calibration, background, finder or photometer step raised an error.",
     FrameFlag.WORKER_LOST: "Workers died while they worked on this frame.",
     FrameFlag.SWAPPED: "The field's two stars have swapped their brightness: an eclipse, or the field turned around.",
+    FrameFlag.BY_HAND: "The transform is that of an observer, who matched stars of the frame by eye.",
     FrameFlag.BORROWED: "Too few stars of its own: the transform is that of other cameras at the same moment.",
 }
 

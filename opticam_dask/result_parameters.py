@@ -113,11 +113,18 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
 
 #: What observers say about frames, measurements and comparisons.
 MARKS: Mapping[str, Parameter] = {
-    "kind": Parameter("What is the matter", choices=("cloud", "junk", "keep"), is_required=True),
+    "kind": Parameter("What is the matter", choices=("cloud", "junk", "keep", "transform"), is_required=True),
     "key": Parameter("Camera key such as 1:g", metavar="KEY", is_required=True),
     "frames": Parameter("Names of the files of frames", default=(), n_values="+", metavar="FILE"),
     "times": Parameter("Frames between these times, MJD or dates, UTC", n_values=2, metavar=("START", "END")),
     "sources": Parameter("Sources to mark", default=(), follows="all sources", n_values="+", metavar="ID"),
+    "pairs": Parameter(
+        "For a transform: sources of the catalogue, each with its x and y in the frame; two or more of them",
+        default=(),
+        kind=float,
+        n_values="+",
+        metavar="ID X Y",
+    ),
     "label": Parameter("Photometry label", default="", follows="all labels", metavar="L"),
     "why": Parameter("Reason", default="", metavar="TEXT"),
     "who": Parameter("Name of the observer", default="", follows="the name of the user", metavar="NAME"),

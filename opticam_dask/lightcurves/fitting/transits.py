@@ -62,10 +62,10 @@ def fit_transit(
     """Fit a transit, with a linear baseline for each camera and night.
 
     The flux is the baseline times a transit with quadratic limb darkening (batman: Kreidberg 2015, PASP 127, 1161),
-    averaged over the exposure. Errors of the light curves are scaled up where the flux scatters more than they allow,
-    and by the time-averaging factor of the red noise (Winn et al. 2008, ApJ 683, 1076) on the time scale of the
-    ingress. The posterior is sampled by emcee (Foreman-Mackey et al. 2013, PASP 125, 306); the coefficients of the
-    baselines are marginalised analytically. The same call gives the same numbers.
+    averaged over the exposure. Errors of the light curves are scaled up where the flux scatters more than they allow;
+    red noise makes the errors of the parameters larger, each by what it does on its own time scale. The posterior is
+    sampled by emcee (Foreman-Mackey et al. 2013, PASP 125, 306); the coefficients of the baselines are marginalised
+    analytically. The same call gives the same numbers.
 
     Parameters
     ----------
