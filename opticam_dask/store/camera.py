@@ -338,7 +338,8 @@ class Part:
 
     def partial_stack_file(self, name: str) -> Path:
         """File of a partial stack, beside the store and never in it."""
-        return scratch_folder(self.path, self.group, "sums", f"{name}.npy")
+        # NAME.npy of older versions lacks the brightest frame: its frames are summed again
+        return scratch_folder(self.path, self.group, "sums", f"{name}.sums.npy")
 
     def remove_partial_stacks(self) -> None:
         """Remove the partial stacks of a part whose stack is whole."""
