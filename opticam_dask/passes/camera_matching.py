@@ -87,11 +87,11 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     """
     store = Store.open(out_directory)
     catalogues = {name: _read_catalogue(store, name) for name in (key, other)}
-    (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
-    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
+    (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
+    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
     order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
     try:
         found = match.find_transform(
