@@ -47,12 +47,10 @@ logger = logging.getLogger(__name__)
 #: about a minute on two processors. What a cluster costs to start is then less than a tenth of the night.
 MOST_PIXELS = 2**31
 
-#: What tasks use: their rooms, and the finder of the catalogue, which takes a second. These are names: the program
-#: imports them while this process imports its own.
+#: What tasks are unpickled from. These are names: the program imports them while this process imports its own.
 PRELOADED = (
     "opticam_dask.pipeline.driver",
     "opticam_dask.lightcurves.light_curve_files",
-    "photutils.segmentation",
 )
 
 #: Only where a process that has imported all of this may fork: frameworks of macOS do not allow it.

@@ -69,8 +69,8 @@ def test_reduction__makes_no_more_tasks_than_it_has_blocks_nights_and_files(clie
     client.unregister_scheduler_plugin("count-tasks")
     counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
     per_block = {"probe": 9, "match-probes": 1, "survey": 3, "merge-stacks": 1, "profile": 6, "measure": 3}
-    # a camera, a night, some thousand frames, and the files of four sources of five
-    assert counts == {**per_block, "catalogs": 1, "quality": 1, "light-curves": 1, "light-curve-files": 2}
+    # a night, some thousand frames, and the files of four sources of five
+    assert counts == {**per_block, "quality": 1, "light-curves": 1, "light-curve-files": 2}
 
 
 def test_local_client__workers_do_not_fill_their_memory_with_profiles(client):

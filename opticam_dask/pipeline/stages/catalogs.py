@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 
 from opticam_dask import identities
-from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.stack import stack_selection
@@ -27,16 +24,15 @@ _COMPARED = 9
 _MOST = 0.5
 
 
-def finish_catalogs(setup: Setup, executor: Executor, progress: Progress) -> None:
-    """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer.
+def finish_catalogs(setup: Setup, progress: Progress) -> None:
+    """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer."""
+    for camera in setup.store.cameras:
+        _finish_catalog(setup, camera, progress)
+    find_places(setup, progress)
 
-    A key is one task: the finder of photutils takes a second to import alone.
-    """
-    todo = [camera for camera in setup.store.cameras if not camera.catalog.is_whole and camera.reference.is_whole]
-    detect = functools.partial(_detect, replace(setup, sources=(), sky=None), tuple(todo))
-    made = dict(executor.run([Work(detect, range(len(todo)), "catalogs", has_time_limit=False)]))
-    for number, camera in enumerate(todo):
-        _write_catalog(setup, camera, made[number], progress)
+
+def find_places(setup: Setup, progress: Progress) -> None:
+    """Find the catalogues on the sky by the stars or frames that were given, and place the sources of the observer."""
     if setup.sky is not None:
         from opticam_dask.passes.sky_search import find_sky
 
@@ -68,29 +64,25 @@ def place_sources(setup: Setup, progress: Progress) -> None:
         raise ReductionError(str(error)) from error
 
 
-def _detect(setup: Setup, cameras: Sequence[Camera], number: int) -> tuple[int, catalog.Catalog | str]:
-    """Task that detects the catalogue of a camera on the stack of its reference night; the reason where it has none."""
-    part = reference_part(cameras[number])
-    night = _stacked_night(setup, part, part.stack.read_all())
+def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
+    """Detect the catalogue on the stack of the reference night, once."""
+    if camera.catalog.is_whole or not camera.reference.is_whole:
+        return
+    part = reference_part(camera)
+    stack = part.stack.read_all()
+    night = _stacked_night(setup, part, stack)
     steps, limit = setup.steps(part.shape, part.binning), setup.parameters.max_catalog_sources
     try:
         found = catalog.make_catalog(night, steps, limit, setup.aperture_selector)
     except catalog.NoCatalog as error:
-        return number, str(error)
-    missing = _missing_sources(setup, part, found, night.image.shape)
-    return number, replace(found, warnings=(*found.warnings, *missing))
-
-
-def _write_catalog(setup: Setup, camera: Camera, found: catalog.Catalog | str, progress: Progress) -> None:
-    """Write the catalogue of a camera, once, and the stack that it was made of."""
-    if isinstance(found, str):
-        progress.tell(f"{camera.key}: {found}")
+        progress.tell(f"{camera.key}: {error}")
         return
     _keep_checksum(camera, catalog.checksum(found.arrays))
-    camera.reference.extend(reference_part(camera).stack.read_all())
-    for line in (*found.warnings, *found.left_out):
+    camera.reference.extend(stack)
+    warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
+    for line in (*warnings, *found.left_out):
         progress.tell(f"{camera.key}: {line}")
-    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": list(found.warnings)}
+    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
     provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
     camera.catalog.write(found.arrays, attributes | provenance)
     # half a second of astropy: once a camera, never on a worker

@@ -78,7 +78,7 @@ class SurveyPass(BlockPass):
         """Make the catalogue of every key that has none."""
         if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
             run.progress.tell("Making catalogues of the stacks ...")
-        finish_catalogs(run.setup, run.executor, run.progress)
+        finish_catalogs(run.setup, run.progress)
 
     def dead_end(self, run: Run) -> str:
         """No camera has a catalogue."""
