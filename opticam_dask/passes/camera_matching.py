@@ -92,23 +92,20 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
-    order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
-    try:
-        found = match.find_transform(
-            xy[order],
-            other_xy[other_order],
-            reference_weights=flux[order],
-            frame_weights=other_flux[other_order],
-            scale_range=None,
-            tolerance=tolerance,
-            allow_reflection=True,
-        )
-    except match.AlignmentError as error:
-        raise ValueError(
-            f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
-            "Give the numbers of the sources for each camera (--key)."
-        ) from error
-    transform, pairs, distance = _refine(found.transform, xy, other_xy, tolerance)
+    on_sky = _by_the_sky(store, key, other)
+    if on_sky is not None and on_sky.is_certain:
+        first = on_sky.transform
+    else:
+        try:
+            first = _by_pattern(xy, flux, other_xy, other_flux, tolerance)
+        except match.AlignmentError as error:
+            if on_sky is None:
+                raise ValueError(
+                    f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: "
+                    f"{error}. Give the numbers of the sources for each camera (--key)."
+                ) from error
+            first = on_sky.transform
+    transform, pairs, distance = _refine(first, xy, other_xy, tolerance)
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
         more, apart = _pair(align.apply_transform(transform, placed), others, tolerance)
@@ -116,6 +113,50 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
         pairs, distance = np.concatenate([pairs, more + behind]), np.append(distance, apart)
     ids, other_ids = catalogues[key]["source_id"], catalogues[other]["source_id"]
     return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
+
+
+def _by_pattern(
+    xy: np.ndarray, flux: np.ndarray, other_xy: np.ndarray, other_flux: np.ndarray, tolerance: float
+) -> np.ndarray:
+    """Transform by the pattern of the sources; raises ``match.AlignmentError``."""
+    order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
+    return match.find_transform(
+        xy[order],
+        other_xy[other_order],
+        reference_weights=flux[order],
+        frame_weights=other_flux[other_order],
+        scale_range=None,
+        tolerance=tolerance,
+        allow_reflection=True,
+    ).transform
+
+
+@dataclass(frozen=True, eq=False)
+class _OnSky:
+    """Transform between two cameras by their coordinates; certain where stars of a catalogue told both."""
+
+    transform: np.ndarray
+    is_certain: bool
+
+
+def _by_the_sky(store: Store, key: str, other: str) -> _OnSky | None:
+    """Transform by the coordinates of both catalogues on the sky; None where they are not known."""
+    about = [store.camera(name).whole_catalog().attributes for name in (key, other)]
+    if key == other or not all("wcs" in one for one in about):
+        return None
+    from opticam_dask.frames import sky_coordinates  # half a second of astropy: only where the sky is known
+
+    here, there = (sky_coordinates.read_wcs(one["wcs"]) for one in about)
+    part = store.camera(key).parts[0]
+    y, x = (axis.ravel() for axis in np.mgrid[0 : part.shape[0] : 10j, 0 : part.shape[1] : 10j])
+    seen = np.column_stack(sky_coordinates.pixels_of_icrs(there, *sky_coordinates.icrs_of_pixels(here, x, y)))
+    is_known = np.isfinite(seen).all(axis=1)
+    if np.count_nonzero(is_known) < _LEAST_PAIRS:
+        return None
+    transform = np.eye(3)
+    design = np.column_stack([x, y, np.ones(len(x))])
+    transform[:2] = np.linalg.lstsq(design[is_known], seen[is_known], rcond=None)[0].T
+    return _OnSky(transform, all("wcs_n_matched" in one for one in about))
 
 
 def _refine(

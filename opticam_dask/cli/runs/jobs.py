@@ -73,8 +73,8 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
 def _refuse_what_only_planning_takes(options: argparse.Namespace) -> None:
     """Options that the run which was planned has its own values of."""
     planning_alone = ("blocks_per_job", "frame_timeout", "break_lock", "append", "redo", "rebuild_reference", "new")
-    planning_alone += ("sources", "moving", *sky_files(options))
-    names = [name for name in (*given.PLACE, *planning_alone) if getattr(options, name)]
+    on_sky = ("sources", "moving", *sky_files(options))
+    names = [name for name in (*given.PLACE, *planning_alone, *on_sky) if getattr(options, name)]
     if useless := [f"--{name.replace('_', '-')}" for name in names]:
         raise UsageError(
             f"without DATA the run that was planned in {options.out} goes on as it was planned: {', '.join(useless)} "
