@@ -18,6 +18,7 @@ from opticam_dask.api.steps.frames import (
     EVERYTHING,
     STAGES,
     chain_of,
+    kept_records,
     logger,
     records_of_aligned,
     reference_star,
@@ -113,7 +114,8 @@ def _remembering(cat: xr.Dataset, stages: Sequence[int] = ()) -> xr.Dataset:
 def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
-    flags = ds["flags"].data
+    records = kept_records(ds)
+    flags = ds["flags"].data if records is None else blocks.picked(records, "flags", (), np.uint32)
     known = np.asarray(blocks.computed(flags)[0])
     chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None

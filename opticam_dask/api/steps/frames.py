@@ -248,8 +248,7 @@ def surveyed(dataset: xr.Dataset) -> Any:
     names = chain.survey_names
     if chain.is_known and set(names) <= set(dataset.variables):
         return records_over(KnownTask(chain, "aligned", names), dataset, names)
-    kept = dataset.encoding.get(KEPT)
-    if kept is not None and kept.chain is chain and (records := kept.of(dataset)) is not None:
+    if (records := kept_records(dataset)) is not None:
         pixels, shared = dataset["raw"].data, _shared(dataset, chain, chain.depth)
         if not blocks.is_lazy(pixels):
             (records,) = blocks.computed(records)
@@ -283,6 +282,12 @@ class KeptRecords:
         place = {name: index for index, name in enumerate(self.frames)}
         rows = [place.get(name) for name in wanted]
         return None if None in rows else self.records[np.array(rows, dtype=int)]
+
+
+def kept_records(dataset: xr.Dataset) -> Any:
+    """What was found out about the frames of a dataset on the way to a catalogue; None where it was not kept."""
+    kept = dataset.encoding.get(KEPT)
+    return kept.of(dataset) if kept is not None and kept.chain is dataset.encoding[CHAIN] else None
 
 
 def names_of_frames(dataset: xr.Dataset) -> tuple[tuple[Any, ...], ...]:
