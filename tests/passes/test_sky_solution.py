@@ -1,6 +1,6 @@
 """Fields are found among the stars of the sky: to a tenth of a pixel, and never in another sky.
 
-`benchmarks/unrelated_skies.py` looks for 1000 fields in skies that are not theirs.
+`benchmarks/unrelated_skies.py` looks for many fields in skies that are not theirs.
 """
 
 from __future__ import annotations
