@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,9 +94,9 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
-    on_sky = _by_the_sky(store, key, other)
-    if on_sky is not None and on_sky.is_certain:
-        first = on_sky.transform
+    on_sky = _by_the_sky(*catalogues.values())
+    if on_sky is not None and all("wcs_n_matched" in one for one in catalogues.values()):
+        first = on_sky  # stars of a catalogue have told both
     else:
         try:
             first = _by_pattern(xy, flux, other_xy, other_flux, tolerance)
@@ -104,7 +106,7 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
                     f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: "
                     f"{error}. Give the numbers of the sources for each camera (--key)."
                 ) from error
-            first = on_sky.transform
+            first = on_sky
     transform, pairs, distance = _refine(first, xy, other_xy, tolerance)
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
@@ -131,32 +133,22 @@ def _by_pattern(
     ).transform
 
 
-@dataclass(frozen=True, eq=False)
-class _OnSky:
-    """Transform between two cameras by their coordinates; certain where stars of a catalogue told both."""
-
-    transform: np.ndarray
-    is_certain: bool
-
-
-def _by_the_sky(store: Store, key: str, other: str) -> _OnSky | None:
+def _by_the_sky(here: Mapping[str, Any], there: Mapping[str, Any]) -> np.ndarray | None:
     """Transform by the coordinates of both catalogues on the sky; None where they are not known."""
-    about = [store.camera(name).whole_catalog().attributes for name in (key, other)]
-    if key == other or not all("wcs" in one for one in about):
+    if "wcs" not in here or "wcs" not in there:
         return None
     from opticam_dask.frames import sky_coordinates  # half a second of astropy: only where the sky is known
 
-    here, there = (sky_coordinates.read_wcs(one["wcs"]) for one in about)
-    part = store.camera(key).parts[0]
-    y, x = (axis.ravel() for axis in np.mgrid[0 : part.shape[0] : 10j, 0 : part.shape[1] : 10j])
-    seen = np.column_stack(sky_coordinates.pixels_of_icrs(there, *sky_coordinates.icrs_of_pixels(here, x, y)))
+    y, x = (axis.ravel() for axis in np.mgrid[0 : here["shape"][0] : 10j, 0 : here["shape"][1] : 10j])
+    ra, dec = sky_coordinates.icrs_of_pixels(sky_coordinates.read_wcs(here["wcs"]), x, y)
+    seen = np.column_stack(sky_coordinates.pixels_of_icrs(sky_coordinates.read_wcs(there["wcs"]), ra, dec))
     is_known = np.isfinite(seen).all(axis=1)
     if np.count_nonzero(is_known) < _LEAST_PAIRS:
         return None
     transform = np.eye(3)
     design = np.column_stack([x, y, np.ones(len(x))])
     transform[:2] = np.linalg.lstsq(design[is_known], seen[is_known], rcond=None)[0].T
-    return _OnSky(transform, all("wcs_n_matched" in one for one in about))
+    return transform
 
 
 def _refine(
@@ -174,13 +166,14 @@ def _refine(
     return transform, pairs, distance
 
 
-def _read_catalogue(store: Store, key: str) -> dict[str, np.ndarray]:
-    """Sources that were found, and those that were placed, with the numbers of both."""
+def _read_catalogue(store: Store, key: str) -> dict[str, Any]:
+    """Sources that were found, and those that were placed, with the numbers of both; what is known of the sky."""
     camera = store.camera(key)
     catalogue, n_found = camera.whole_catalog().read_all(), camera.n_found
+    about = {name: value for name, value in camera.catalog.attributes.items() if name in ("wcs", "wcs_n_matched")}
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
-    found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found]}
-    return found | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}
+    found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found], "shape": camera.parts[0].shape}
+    return found | about | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}
 
 
 def _fwhm(store: Store, key: str) -> float:
