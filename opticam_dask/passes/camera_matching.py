@@ -89,25 +89,24 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     """
     store = Store.open(out_directory)
     catalogues = {name: _read_catalogue(store, name) for name in (key, other)}
-    (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
-    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
-    on_sky = _by_the_sky(*catalogues.values())
-    if on_sky is not None and all("wcs_n_matched" in one for one in catalogues.values()):
-        first = on_sky  # stars of a catalogue have told both
-    else:
-        try:
-            first = _by_pattern(xy, flux, other_xy, other_flux, tolerance)
-        except match.AlignmentError as error:
-            if on_sky is None:
-                raise ValueError(
-                    f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: "
-                    f"{error}. Give the numbers of the sources for each camera (--key)."
-                ) from error
-            first = on_sky
-    transform, pairs, distance = _refine(first, xy, other_xy, tolerance)
+    here, there = catalogues.values()
+    xy, other_xy = here["xy"], there["xy"]
+    tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
+    on_sky = _by_the_sky(here, there)
+    is_certain = on_sky is not None and "wcs_n_matched" in here and "wcs_n_matched" in there
+    try:
+        first = on_sky if is_certain else _by_pattern(here, there, tolerance)
+        transform, pairs, distance = _refine(first, xy, other_xy, tolerance)
+    except match.AlignmentError as error:
+        transform, pairs, distance = _refine(on_sky, xy, other_xy, tolerance)
+        if not len(pairs):  # coordinates of headers alone may be those of another place
+            raise ValueError(
+                f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
+                "Give the numbers of the sources for each camera (--key)."
+            ) from error
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
         more, apart = _pair(align.apply_transform(transform, placed), others, tolerance)
@@ -117,16 +116,14 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
 
 
-def _by_pattern(
-    xy: np.ndarray, flux: np.ndarray, other_xy: np.ndarray, other_flux: np.ndarray, tolerance: float
-) -> np.ndarray:
+def _by_pattern(here: Mapping[str, Any], there: Mapping[str, Any], tolerance: float) -> np.ndarray:
     """Transform by the pattern of the sources; raises ``match.AlignmentError``."""
-    order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
+    order, other_order = (np.argsort(-one["flux"], kind="stable") for one in (here, there))
     return match.find_transform(
-        xy[order],
-        other_xy[other_order],
-        reference_weights=flux[order],
-        frame_weights=other_flux[other_order],
+        here["xy"][order],
+        there["xy"][other_order],
+        reference_weights=here["flux"][order],
+        frame_weights=there["flux"][other_order],
         scale_range=None,
         tolerance=tolerance,
         allow_reflection=True,
@@ -152,9 +149,11 @@ def _by_the_sky(here: Mapping[str, Any], there: Mapping[str, Any]) -> np.ndarray
 
 
 def _refine(
-    transform: np.ndarray, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
+    transform: np.ndarray | None, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Transform with a scale of its own along each axis, and the pairs by it: cameras are not distorted alike."""
+    if transform is None:
+        return np.full((3, 3), np.nan), np.empty((0, 2), dtype=int), np.empty(0)
     pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
     for _ in range(_REFINEMENTS):
         if len(pairs) < _LEAST_PAIRS:
