@@ -104,8 +104,8 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
         transform, pairs, distance = _refine(on_sky, xy, other_xy, tolerance)
         if not len(pairs):  # coordinates of headers alone may be those of another place
             raise ValueError(
-                f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
-                "Give the numbers of the sources for each camera (--key)."
+                f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: "
+                f"{error}. Give the numbers of the sources for each camera (--key)."
             ) from error
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
