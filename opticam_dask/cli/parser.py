@@ -309,6 +309,13 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flats", nargs="+", metavar="DIR", help="flat-field frames, at least two of each camera key")
     group.add_argument(
+        "--fringes",
+        "--fringe",
+        nargs="+",
+        metavar="DIR",
+        help="fringes of a filter: a map that is ready, or several exposures of a sky with few stars",
+    )
+    group.add_argument(
         "--calibration",
         nargs="+",
         metavar="DIR",

@@ -25,6 +25,7 @@ from opticam_dask.lightcurves.targets import Target
 from opticam_dask.parameters import held_to
 from opticam_dask.result_parameters import DIFFERENTIAL
 from opticam_dask.store.camera import group_name
+from opticam_dask.store.errors import require_own_name
 from opticam_dask.store.store import Store
 
 #: What a light curve may be detrended against.
@@ -378,11 +379,14 @@ def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name
     ------
     ValueError
         When the name is none that a group can have.
+    store.StoreError
+        When it differs from that of another light curve in capital letters alone.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
         raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
     store = Store.open(out_directory)
     camera = store.camera(curve.attrs["key"])
+    require_own_name(name, camera.differential_names)
     store.begin_changes()
     arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
     camera.differential(name).write(arrays, curve.attrs)

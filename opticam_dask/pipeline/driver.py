@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opticam_dask.pipeline import frozen, nights
-from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
+from opticam_dask.pipeline.preparation import as_begun, check_parameters, prepare, stored_parameters
 from opticam_dask.pipeline.reduction import (
     Changes,
     Outcome,
@@ -42,6 +42,7 @@ __all__ = [
     "Setup",
     "Silent",
     "WrongParameters",
+    "as_begun",
     "check_parameters",
     "drive",
     "find_places",
