@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from opticam_dask.kernels.images.matching.align import unmoved_transform
+from opticam_dask.kernels.images.matching.align import scale_of, unmoved_transform
 from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem, PairedTransform
 from opticam_dask.kernels.images.matching.refinement import refine
 from opticam_dask.kernels.images.matching.triangles import triangle_starts
@@ -39,6 +39,10 @@ class AlignmentError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+#: A scale that is known from elsewhere is refined by no more than this factor.
+_KNOWN_SCALE = 1.05
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,49 @@ def find_transform(
     else:
         solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
     return _found(problem, solution, r_index, f_index)
+
+
+def follow_guess(
+    reference_xy: np.ndarray,
+    frame_xy: np.ndarray,
+    guess: np.ndarray,
+    *,
+    reference_weights: np.ndarray | None = None,
+    frame_weights: np.ndarray | None = None,
+    tolerance: float = 3.0,
+) -> FoundTransform | None:
+    """Refine a transform that is known from elsewhere by the sources that lie where it says.
+
+    Parameters
+    ----------
+    reference_xy, frame_xy, reference_weights, frame_weights
+        As :func:`find_transform` takes them.
+    guess : ndarray, shape (3, 3)
+        The transform, good to twice the tolerance.
+    tolerance : float
+        Largest distance of a pair, pixels of the frame.
+
+    Returns
+    -------
+    FoundTransform or None
+        None with fewer than three pairs: nobody asks how probable they are by chance, as the transform is known.
+    """
+    scale = scale_of(guess)
+    reference, r_weights, r_index = _clean(reference_xy, reference_weights, tolerance / scale)
+    frame, f_weights, f_index = _clean(frame_xy, frame_weights, tolerance)
+    problem = MatchProblem(
+        *(reference, frame, r_weights, f_weights),
+        area=_area(reference * scale, frame),
+        shift_only=False,
+        expected=_linear(guess),
+        scale=scale,
+        scale_range=_KNOWN_SCALE,
+        tolerance=tolerance,
+    )
+    if min(len(reference), len(frame)) < problem.least:
+        return None
+    solution = refine(problem, *_linear(guess))
+    return None if solution is None else _found(problem, solution, r_index, f_index)
 
 
 def _found(
