@@ -39,6 +39,12 @@ NAMES_NOW = {before: now for now, before in _STORED_MODULES.items()} | {
     "opticam_dask.instruments": "opticam_dask.frames.instruments",
     "opticam_dask.reduction": "opticam_dask.pipeline.reduction",
     "opticam_dask.cluster_settings": "opticam_dask.cluster.cluster_settings",
+    "opticam_dask.analysis": "opticam_dask.api.analysis.analyzer",
+    "opticam_dask.calibration": "opticam_dask.passes.calibration",
+    "opticam_dask.differential_photometer": "opticam_dask.api.differential_photometer",
+    "opticam_dask.fits_files": "opticam_dask.frames.fits_files",
+    "opticam_dask.timing_inputs": "opticam_dask.lightcurves.timing_inputs",
+    "opticam_dask.timing_results": "opticam_dask.lightcurves.timing_results",
 }
 
 

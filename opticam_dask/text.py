@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,6 +73,11 @@ class Fold(NamedTuple):
 def escape(text: object) -> str:
     """Text as HTML shows it, with nothing in it that a browser would obey."""
     return html.escape(printable(str(text)), quote=True)
+
+
+def reasons(set_aside: Sequence[tuple[str, str]]) -> str:
+    """The first three of the files that cannot be used, each with its reason."""
+    return "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in set_aside[:3])
 
 
 def counted(number: int, noun: str) -> str:

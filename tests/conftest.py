@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C, which a shell lets the programs that it runs in the background, and their children, ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Close what a failed test left open before the next one begins, which would be told of it."""
+    n_failed = item.session.testsfailed
+    found = yield
+    if item.session.testsfailed > n_failed:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    return found
 
 
 @pytest.fixture(scope="session")

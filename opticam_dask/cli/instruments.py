@@ -34,7 +34,7 @@ def _guess(options: argparse.Namespace) -> int:
         return DONE
     path = Path(options.to)
     if path.exists():
-        raise RunError(f"{path} is there already: it may have been filled in")
+        raise RunError(f"{path} is there already and may have been filled in: give another --to, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     tell(f"The definition is in {path}: fill in what is missing, then opticam-dask instrument check {path} DATA.")

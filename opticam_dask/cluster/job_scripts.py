@@ -210,11 +210,15 @@ def _name(configured: Any) -> str:
 def _directives(settings: ClusterSettings) -> dict[str, str]:
     """Queue, account and walltime, under the names that the system has for them."""
     system = settings.cluster
-    given = {"queue": settings.queue, "walltime": settings.walltime, _ACCOUNT.get(system, "account"): settings.account}
-    given = {name: value for name, value in given.items() if value is not None}
+    known = (
+        ("queue", settings.queue),
+        ("walltime", settings.walltime),
+        (_ACCOUNT.get(system, "account"), settings.account),
+    )
+    given = {name: value for name, value in known if value is not None}
     if system == "htcondor" and given:
         raise ValueError(f"HTCondor has no {', '.join(given)}: give submit commands with --job-extra NAME=VALUE")
-    return given  # type: ignore[return-value]
+    return given
 
 
 def _pair(entry: str) -> tuple[str, str]:

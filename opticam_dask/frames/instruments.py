@@ -290,7 +290,7 @@ class Instrument:
             When the file is not JSON, names are unknown or missing, or a value is impossible.
         """
         origin = "instrument definition" if isinstance(source, Mapping) else str(source)
-        values = dict(source) if isinstance(source, Mapping) else _read_json_object(Path(source))
+        values = dict(source) if isinstance(source, Mapping) else read_definition(Path(source))
         values = {name: value for name, value in values.items() if not name.startswith("_")}
         known = {entry.name for entry in fields(cls)}
         needed = {e.name for e in fields(cls) if e.default is MISSING and e.default_factory is MISSING}
@@ -379,7 +379,14 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def read_definition(path: Path) -> dict[str, Any]:
+    """Entries of an instrument from a JSON file.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON file, or holds no object.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -178,31 +178,12 @@ def compute_relative(
         When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen; when a vector is not
         known or does not change.
     """
-    if "radius" in curves.dims:
-        radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
-        raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
-    known = curves["source_id"].to_numpy().tolist()
-    reasons, lines = list[str](), list[str]()
-    if isinstance(comparisons, str):
-        chosen, reasons, lines = choose(curves, target, left_out_sources(without, marks or {}))
-    else:
-        if without:
-            raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
-        chosen = [comparisons] if isinstance(comparisons, (int, np.integer)) else list(comparisons)
-    chosen = [int(number) for number in chosen]
-    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
-    if not chosen or target in chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
-    members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
-    # they are needed more than once: chunks are read once
-    members = members.assign({name: members[name].load() for name in ("flux", "flux_err", "flags")})
+    members, chosen, why = _members(curves, target, comparisons, without, marks or {})
     of_target = members.isel(source=0)
-    flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
-    relative, relative_err, weights = _divide(flux, error, weighting)
-    flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
-    found: dict[str, Any] = {"weighting": weighting, "weights": weights.round(6).tolist()}
-    if reasons:
-        found |= {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    relative, relative_err, weights = _divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), weighting)
+    found: dict[str, Any] = {name: curves.attrs[name] for name in ("key", "label", "radius") if name in curves.attrs}
+    found |= {"target": int(target), "comparisons": chosen, "weighting": weighting}
+    found |= {"weights": weights.round(6).tolist()} | why
     if coverage:
         found |= coverage_card(members)
     if shared_trends:
@@ -213,25 +194,54 @@ def compute_relative(
         fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = json.dumps(_describe_trends(fitted))
+    return _labelled(members, relative, relative_err, outliers).assign_attrs(found)
+
+
+def _members(
+    curves: xr.Dataset, target: int, comparisons: Any, without: Sequence[int], marks: Mapping[int, Any]
+) -> tuple[xr.Dataset, list[int], dict[str, Any]]:
+    """Target and comparisons, read; ids of the comparisons; and why they were chosen, where nobody named them."""
+    if "radius" in curves.dims:
+        radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
+        raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
+    known = curves["source_id"].to_numpy().tolist()
+    why = dict[str, Any]()
+    if isinstance(comparisons, str):
+        chosen, reasons, lines = choose(curves, target, left_out_sources(without, marks))
+        if reasons:
+            why = {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
+    else:
+        if without:
+            raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
+        chosen = [int(number) for number in np.atleast_1d(comparisons)]
+    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
+    if not chosen or target in chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
+    members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
+    # they are needed more than once: chunks are read once
+    members = members.assign({name: members[name].load() for name in ("flux", "flux_err", "flags")})
+    return members, chosen, why
+
+
+def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarray, outliers: float) -> xr.Dataset:
+    """A relative flux with its flags, marks, times and conditions."""
+    flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     bits = marks_of_measurements(members)
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
+    times = [name for name in ("mjd_utc", "bmjd_tdb", "night") if name in members.coords]
     dataset = xr.Dataset(
         {
             "relative_flux": ("frame", relative, attributes),
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
-            "flags": ("frame", flags, curves["flags"].attrs),
+            "flags": ("frame", flags, members["flags"].attrs),
         },
-        coords={name: of_target[name].variable for name in ("mjd_utc", "bmjd_tdb", "night") if name in curves.coords}
-        | conditions_of(members),
+        coords={name: members[name].variable for name in times} | conditions_of(members),
     )
-    if "marks" in curves:
-        dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), curves["marks"].attrs)
-    for name in ("key", "label", "radius"):
-        if name in curves.attrs:
-            dataset.attrs[name] = curves.attrs[name]
-    return with_indexes(dataset.assign_attrs(target=int(target), comparisons=chosen, **found))
+    if "marks" in members:
+        dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), members["marks"].attrs)
+    return with_indexes(dataset)
 
 
 def _fit_trends(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import schema
+from opticam_dask import schema, text
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
 from opticam_dask.lightcurves.curation.marks import Marks
@@ -24,6 +24,8 @@ from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from opticam_dask.frames import scanning
 
 logger = logging.getLogger(__name__)
@@ -118,6 +120,26 @@ class ObservedCamera:
     attributes: dict[str, Any]
 
 
+def table_of_frames(data_directory: str | Path | Sequence[str | Path], instrument: Instrument) -> pd.DataFrame:
+    """The usable frames of a directory, a row a frame.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a path does not exist.
+    ValueError
+        When no frame is usable.
+    """
+    from opticam_dask.frames import scanning
+
+    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
+    scan = scanning.scan(scanning.find_files(paths), instrument)
+    if not len(scan.table):
+        told = f"no usable frame in {', '.join(map(str, paths))}, {len(scan.set_aside)} file(s) cannot be used"
+        raise ValueError(f"{told}. {text.reasons(scan.set_aside)}".strip())
+    return scan.table
+
+
 def observed_cameras(
     data_directory: str | Path | Sequence[str | Path], instrument: Instrument | None = None
 ) -> dict[str, ObservedCamera]:
@@ -125,12 +147,8 @@ def observed_cameras(
     from opticam_dask.frames import scanning
 
     instrument = instrument or OPTICAM_MX()
-    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
-    scan = scanning.scan(scanning.find_files(paths), instrument)
-    if not len(scan.table):
-        raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
     found = {}
-    for key, rows in scan.table.groupby("key", sort=True):
+    for key, rows in table_of_frames(data_directory, instrument).groupby("key", sort=True):
         shape, main = max(rows.groupby(["ny", "nx"]), key=lambda group: len(group[1]))
         if len(main) < len(rows):
             logger.warning("%s: %d frames of another shape than %s are left out", key, len(rows) - len(main), shape)

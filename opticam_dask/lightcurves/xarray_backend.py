@@ -65,7 +65,7 @@ class OpticamBackend(BackendEntrypoint):
     open_dataset_parameters = ("filename_or_obj", "drop_variables", "key", "instrument")
     supports_groups = True
 
-    def open_dataset(  # type: ignore[override]
+    def open_dataset(  # type: ignore[override]  # each engine has options of its own
         self,
         filename_or_obj: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
@@ -104,7 +104,7 @@ class OpticamBackend(BackendEntrypoint):
             dataset = xr.merge([_suffixed(name, _dataset(one)) for name, one in observed.items()])
         return _without(dataset, drop_variables)
 
-    def open_groups_as_dict(  # type: ignore[override]
+    def open_groups_as_dict(  # type: ignore[override]  # each engine has options of its own
         self,
         filename_or_obj: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
@@ -116,7 +116,7 @@ class OpticamBackend(BackendEntrypoint):
         groups = {f"/{_group(name)}": _without(_dataset(one), drop_variables) for name, one in observed.items()}
         return {"/": xr.Dataset(), **groups}
 
-    def open_datatree(  # type: ignore[override]
+    def open_datatree(  # type: ignore[override]  # each engine has options of its own
         self,
         filename_or_obj: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,

@@ -294,8 +294,25 @@ def _look_again(
         found, unlike = frame_stars.profile_misfit(view, shape, size)
         if found > usual or unlike.any():
             fit = fit.with_rows(odd, fit_those(odd, found, unlike))
+    return _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
+
+
+def _as_fitted(
+    view: FrameView,
+    stars: Stars,
+    suspects: np.ndarray,
+    fit: misfit.StarFit,
+    usable: np.ndarray,
+    judged: np.ndarray,
+    shape: Shape,
+    *,
+    forced: bool,
+) -> Stars:
+    """Places, weights, flags and pixels of the stars that were fitted; others are as they were."""
+    pixels, size = stars.pixels, stars.light.shape[1]
+    expected = np.asarray(view.predicted_xy, dtype=float)[suspects]
     chi2, xy, flags = stars.chi2.copy(), stars.xy.copy(), stars.flags.copy()
-    chi2[suspects] = misfit.reduced_chi2(fit.deviation, judged[suspects])
+    chi2[suspects] = misfit.reduced_chi2(fit.deviation, judged)
     flags[suspects[fit.is_no_star]] |= np.uint32(SourceFlag.CONTAMINATED)
     has_stray = np.any(fit.is_stray, axis=(1, 2))
     if not forced:
@@ -305,8 +322,8 @@ def _look_again(
         xy[suspects[moves]] = np.where(believed[moves, None], fit.xy[moves], expected[moves])
     light, is_stray, is_good = stars.light.copy(), stars.is_stray.copy(), pixels.is_good.copy()
     is_stray[suspects] = fit.is_stray
-    table = frame_stars.profile_table(view)
-    light[suspects] = profile_weights(table, xy[suspects], *corners, size, shape)
+    corners = pixels.x0[suspects], pixels.y0[suspects]
+    light[suspects] = profile_weights(frame_stars.profile_table(view), xy[suspects], *corners, size, shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         lost = np.sum(light[suspects] * fit.is_stray, axis=(1, 2)) / np.sum(light[suspects] * usable, axis=(1, 2))
     # where most of a star is stray nobody knows which part is the star: it is measured as it is

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from opticam_dask import text
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images.masters import HotPixels, Masters
@@ -137,8 +138,8 @@ def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument
     found = scanning.scan(scanning.find_files(directories), instrument, kind=kind)
     table, set_aside = _without_exposed_biases(found) if kind == "bias" else (found.table, found.set_aside)
     if not len(table):
-        reasons = "; ".join(f"{Path(file).name}: {reason}" for file, reason in set_aside[:3])
-        raise CalibrationError(f"no usable {kind} frame among {len(set_aside)} file(s). {reasons}".strip())
+        told = text.reasons(set_aside)
+        raise CalibrationError(f"no usable {kind} frame among {len(set_aside)} file(s). {told}".strip())
     return CalibrationFrames(kind, table, set_aside)
 
 

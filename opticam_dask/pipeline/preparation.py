@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opticam_dask import identities
+from opticam_dask import identities, text
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits.names import file_of
 from opticam_dask.kernels import compiled
@@ -51,8 +51,8 @@ def prepare(
     """
     progress, changes = progress or Silent(), changes or Changes()
     if not len(scan.table) and (changes.new or not setup.store.exists()):
-        reasons = "; ".join(f"{os.path.basename(file)}: {reason}" for file, reason in scan.set_aside[:3])
-        raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {reasons}".strip())
+        told = text.reasons(scan.set_aside)
+        raise ReductionError(f"no usable frame among {len(scan.set_aside)} files. {told}".strip())
     is_kept = setup.store.exists() and not changes.new
     _refuse_equal_names({*scan.table["key"], *(setup.store.keys if is_kept else ())})
     if compiled.form() == compiled.NUMPY:

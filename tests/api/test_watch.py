@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import gzip
 import os
 import shutil
@@ -113,8 +112,6 @@ def test_watch__ctrl_c_ends_within_seconds(staged, tmp_path):
     with subprocess.Popen(
         [*map(str, command), "--cluster", "none", "--n-first", "5"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a shell lets the programs that it runs in the background, and their children, ignore Ctrl-C
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         for line in process.stdout:
             if "after it landed" in line:

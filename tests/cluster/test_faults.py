@@ -307,16 +307,11 @@ def test_vanished_input__one_line(tmp_path):
     assert "there is none at" in _run("reduce", tmp_path / "nowhere", "--out", tmp_path / "out", code=2)
 
 
-def _heed_ctrl_c():
-    """Undo what a shell does to the programs it runs in the background: they and their children ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted__ends_within_seconds_and_goes_on(data, reduced, tmp_path, number, status):
     out = tmp_path / "out"
     command = [*COMMAND, "reduce", str(data), "--out", str(out), *OPTIONS, "--frames-per-block", "8", "--workers", "1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": _heed_ctrl_c}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
         for line in process.stdout:
             if line.startswith("Aligning frames"):
@@ -360,7 +355,7 @@ def test_interrupted__in_a_place_that_drops_exceptions_ends_the_run_all_the_same
         except Interrupted as request:
             print(seen, request.number)
     """
-    options = {"capture_output": True, "text": True, "check": True, "timeout": 60, "preexec_fn": _heed_ctrl_c}
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 60}
     done = subprocess.run([sys.executable, "-c", program], **options)
     assert "Exception ignored" in done.stderr
     assert done.stdout.split() == ["[0,", "1,", "2]", "2"]

@@ -24,6 +24,7 @@ from opticam_dask.lightcurves.submission.aavso_extended import make_aavso_extend
 from opticam_dask.lightcurves.submission.ades import make_ades, problems_of_ades
 from opticam_dask.lightcurves.submission.alcdef import make_alcdef, problems_of_alcdef
 from opticam_dask.lightcurves.submission.cds import make_cds, problems_of_cds
+from opticam_dask.lightcurves.submission.observer import Submission
 from opticam_dask.lightcurves.submission.places import SkyPlaces
 from opticam_dask.lightcurves.submission.transit_tables import make_etd, make_exoclock, problems_of_table
 
@@ -119,7 +120,7 @@ def _frames_of_rows(airmass):
 
 
 def test_exoplanet__an_independent_reader_finds_every_number_in_its_row(curve, fit, observer):
-    text = make_aavso_exoplanet(curve, fit, observer, star="HAT-P-32", notes="clear")
+    text = make_aavso_exoplanet(curve, Submission(observer, "HAT-P-32", notes="clear"), fit)
     assert problems_of_aavso_exoplanet(text) == []
     lines = text.splitlines()
     header = dict(line[1:].split("=", 1) for line in lines if line.startswith("#") and "=" in line)
@@ -149,13 +150,13 @@ def test_exoplanet__an_independent_reader_finds_every_number_in_its_row(curve, f
 
 def test_exoplanet__says_what_is_missing(curve, fit, observer):
     with pytest.raises(ValueError, match="fit-transit"):
-        make_aavso_exoplanet(curve, None, observer, star="HAT-P-32")
+        make_aavso_exoplanet(curve, Submission(observer, "HAT-P-32"), None)
     with pytest.raises(ValueError, match="name of the star"):
-        make_aavso_exoplanet(curve, fit, observer, star="")
+        make_aavso_exoplanet(curve, Submission(observer), fit)
     with pytest.raises(ValueError, match="must tell aavso"):
-        make_aavso_exoplanet(curve, fit, opticam.Observer(), star="HAT-P-32")
+        make_aavso_exoplanet(curve, Submission(star="HAT-P-32"), fit)
     with pytest.raises(ValueError, match="without --detrend"):
-        make_aavso_exoplanet(curve.assign_attrs(detrend={}), fit, observer, star="HAT-P-32")
+        make_aavso_exoplanet(curve.assign_attrs(detrend={}), Submission(observer, "HAT-P-32"), fit)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +172,13 @@ def test_exoplanet__says_what_is_missing(curve, fit, observer):
     ],
 )
 def test_exoplanet__rules_that_are_broken_are_named(curve, fit, observer, old, new, words):
-    text = make_aavso_exoplanet(curve, fit, observer, star="HAT-P-32")
+    text = make_aavso_exoplanet(curve, Submission(observer, "HAT-P-32"), fit)
     assert old in text
     assert any(words in problem for problem in problems_of_aavso_exoplanet(text.replace(old, new)))
 
 
 def test_extended__has_no_barycentric_times(curve, observer):
-    text = make_aavso_extended(curve, observer, star="HAT-P-32")
+    text = make_aavso_extended(curve, Submission(observer, "HAT-P-32"))
     assert problems_of_aavso_extended(text) == []
     assert "#DATE=JD\n" in text
     table = pd.read_csv(
@@ -199,7 +200,8 @@ def test_extended__has_no_barycentric_times(curve, observer):
 
 
 def test_extended__calibrated_magnitudes_and_upper_limits(with_magnitudes, observer):
-    text = make_aavso_extended(with_magnitudes, observer, star="SS Cyg", chart="X123", notes="thin, high clouds")
+    about = Submission(observer, "SS Cyg", chart="X123", notes="thin, high clouds")
+    text = make_aavso_extended(with_magnitudes, about)
     assert problems_of_aavso_extended(text) == []
     rows = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
     faint = [row for row in rows if row[2].startswith("<")]
@@ -210,8 +212,8 @@ def test_extended__calibrated_magnitudes_and_upper_limits(with_magnitudes, obser
 
 
 def test_exoclock_and_etd__are_three_columns_of_numbers(curve):
-    exoclock = make_exoclock(curve)
-    etd = make_etd(curve)
+    exoclock = make_exoclock(curve, Submission())
+    etd = make_etd(curve, Submission())
     for text in (exoclock, etd):
         assert problems_of_table(text) == []
     table = np.loadtxt(exoclock.splitlines())
@@ -231,7 +233,7 @@ def test_exoclock_and_etd__are_three_columns_of_numbers(curve):
 
 
 def test_alcdef__sessions_have_what_is_required_and_their_rows(with_magnitudes, curve, observer):
-    text = make_alcdef(with_magnitudes, observer, number=3353, name="Jarvis")
+    text = make_alcdef(with_magnitudes, Submission(observer, "Jarvis", number=3353))
     assert problems_of_alcdef(text) == []
     assert "DIFFERMAGS=FALSE" in text
     assert "SESSIONDATE=2023-02-25" in text
@@ -243,12 +245,12 @@ def test_alcdef__sessions_have_what_is_required_and_their_rows(with_magnitudes, 
     np.testing.assert_allclose(
         [float(row[1]) for row in rows], with_magnitudes["magnitude"].to_numpy()[frames], atol=1e-4
     )
-    differential = make_alcdef(curve, observer, designation="2023 MQ5")
+    differential = make_alcdef(curve, Submission(observer, designation="2023 MQ5"))
     assert problems_of_alcdef(differential) == []
     assert "DIFFERMAGS=TRUE" in differential
     assert any("MAGBAND" in problem for problem in problems_of_alcdef(text.replace("MAGBAND=g\n", "")))
     with pytest.raises(ValueError, match="name of the minor planet"):
-        make_alcdef(curve, observer)
+        make_alcdef(curve, Submission(observer))
 
 
 def test_ades__the_reader_of_the_iau_takes_it_for_submission(with_magnitudes, observer, tmp_path):
@@ -256,7 +258,7 @@ def test_ades__the_reader_of_the_iau_takes_it_for_submission(with_magnitudes, ob
     ra = 273.13 + np.arange(n) * 1e-4
     ra[3] = np.nan
     places = SkyPlaces(ra, np.full(n, 40.61), np.full(n, 0.12), np.full(n, 0.15), "gaia_dr2.csv")
-    text = make_ades(with_magnitudes, places, observer, designation="2023 MQ5")
+    text = make_ades(with_magnitudes, Submission(observer, designation="2023 MQ5"), places)
     assert problems_of_ades(text) == []
     psv, xml = tmp_path / "night.psv", tmp_path / "night.xml"
     psv.write_text(text)
@@ -275,12 +277,13 @@ def test_ades__the_reader_of_the_iau_takes_it_for_submission(with_magnitudes, ob
     np.testing.assert_allclose([float(row.findtext("ra")) for row in rows], ra[kept], atol=1e-6)
     assert any("no UTC time" in problem for problem in problems_of_ades(text.replace("2023-02-2", "2023/02/2")))
     with pytest.raises(ValueError, match="--object"):
-        make_ades(with_magnitudes, places, observer)
+        make_ades(with_magnitudes, Submission(observer), places)
 
 
 @pytest.mark.parametrize("form", ["mrt", "cds"])
 def test_cds__astropy_reads_the_table(with_magnitudes, form):
-    text = make_cds(with_magnitudes, star="HAT-P-32", authors="Observer A.")
+    about = Submission(opticam.Observer(name="Observer A."), "HAT-P-32", leave_out=())
+    text = make_cds(with_magnitudes, about)
     assert problems_of_cds(text) == []
     table = tables.read(text, format=form)
     kept = np.delete(np.arange(N), [7])

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import opticam_dask as opticam
 from opticam_dask import identities
+from opticam_dask.frames.fits_files import FitsReader
 from opticam_dask.kernels.images.matching import align
+from opticam_dask.lightcurves.timing_inputs import TimingCurve
 from opticam_dask.parameters import ReductionParameters
+from opticam_dask.passes.calibration import CalibrationFrames
 from opticam_dask.pipeline.reduction import Setup
 
 #: Root attributes of a store written by version 0.1 with flat modules, with the parameters of ``_setup``.
@@ -54,6 +57,11 @@ def test_pickles__written_with_the_names_of_modules_of_before_are_read():
         (opticam.AperturePhotometer(radius=5.0), "opticam_dask.methods.photometers", "opticam_dask.photometers"),
         (opticam.OPTICAM_MX(), "opticam_dask.frames.instruments", "opticam_dask.instruments"),
         (opticam.DefaultFinder(5, 4), "opticam_dask.methods.finders", "opticam_dask.finders"),
+        (opticam.Analyzer, "opticam_dask.api.analysis.analyzer", "opticam_dask.api.analysis"),
+        (opticam.Analyzer, "opticam_dask.api.analysis.analyzer", "opticam_dask.analysis"),
+        (FitsReader(), "opticam_dask.frames.fits_files", "opticam_dask.fits_files"),
+        (CalibrationFrames, "opticam_dask.passes.calibration", "opticam_dask.calibration"),
+        (TimingCurve, "opticam_dask.lightcurves.timing_inputs", "opticam_dask.timing_inputs"),
     ):
         written = pickle.dumps(kept, protocol=0)
         assert f"c{now}\n".encode() in written

@@ -20,6 +20,7 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.results import table_of_frames
 from opticam_dask.pipeline import plan
 
 logger = logging.getLogger(__name__)
@@ -78,15 +79,12 @@ def open_frames(
         When there is no usable frame, or no such key.
     """
     instrument = instrument or OPTICAM_MX()
-    paths = [data_directory] if isinstance(data_directory, (str, Path)) else list(data_directory)
-    scan = scanning.scan(scanning.find_files(paths), instrument)
-    if not len(scan.table):
-        raise ValueError(f"no usable frame in {', '.join(map(str, paths))}: {scan.set_aside[:3]}")
-    known = sorted(set(scan.table["key"]))
+    usable = table_of_frames(data_directory, instrument)
+    known = sorted(set(usable["key"]))
     names = [name for name in known if key in (name, name.replace(":", "-")) or (key is None and len(known) == 1)]
     if not names:
         raise ValueError(f"expected a camera key (key=...), one of {', '.join(known)}, got {key!r}")
-    table = scan.table[scan.table["key"] == names[0]]
+    table = usable[usable["key"] == names[0]]
     planned = plan.plan_parts(table, instrument, barycenter=barycenter, target_coord=target_coord)
     main = max(planned, key=lambda part: sum(len(p.manifest["file"]) for p in planned if p.shape == part.shape))
     parts = [part for part in planned if (part.shape, part.binning) == (main.shape, main.binning)]

@@ -67,7 +67,7 @@ class ProbeTask(FrameTask):
             self.steps(shared),
             1,
             self.chain.parameters.n_alignment_sources,
-            lambda number: {name: [value] for name, value in entries[number].items()},  # type: ignore[misc]
+            lambda number: {name: [value] for name, value in entries[number].items()},  # type: ignore[misc]  # a list serves too
         )
         probes = [probing.probe_frame(job, number) for number in range(len(entries))]
         return [replace(probe, index=int(index)) for probe, index in zip(probes, table["index"].tolist(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -162,8 +163,9 @@ def _points(
 ) -> None:
     if not chosen.any():
         return
-    options = {"fmt": "o", "ms": 3.5, "elinewidth": 0.7, "rasterized": np.count_nonzero(chosen) > MANY_POINTS, **style}
-    axes.errorbar(since[chosen], flux[chosen], error[chosen], **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"fmt": "o", "ms": 3.5, "elinewidth": 0.7, **style}
+    options["rasterized"] = np.count_nonzero(chosen) > MANY_POINTS
+    axes.errorbar(since[chosen], flux[chosen], error[chosen], **options)
 
 
 def _title(key: str, curve: xr.Dataset) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -52,9 +54,9 @@ def _draw(above: Axes, below: Axes, fit: xr.Dataset, colour: str) -> None:
     middle = np.floor(float(np.median(time)) * 10.0) / 10.0
     hours = _HOURS * (time - middle)
     is_rastered = len(time) > MANY_POINTS
-    style = {"fmt": "o", "ms": 3.0, "lw": 0.6, "color": colour, "rasterized": is_rastered}
-    above.errorbar(hours[used], flux[used], error[used], alpha=0.55, **style)  # type: ignore[arg-type]
-    below.errorbar(hours[used], 100 * (flux - model)[used], 100 * error[used], alpha=0.55, **style)  # type: ignore[arg-type]
+    style: dict[str, Any] = {"fmt": "o", "ms": 3.0, "lw": 0.6, "color": colour, "rasterized": is_rastered}
+    above.errorbar(hours[used], flux[used], error[used], alpha=0.55, **style)
+    below.errorbar(hours[used], 100 * (flux - model)[used], 100 * error[used], alpha=0.55, **style)
     if not used.all():
         above.plot(hours[~used], flux[~used], "x", color="tab:gray", ms=5, label="not fitted")
     if used.sum() > 2 * _MEANS:

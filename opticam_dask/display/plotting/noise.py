@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,12 +28,12 @@ _COMPONENTS = {
 }
 
 
-def _panels(figure: Figure, n_panels: int, rows_each: int = 1, **options: object) -> np.ndarray:
+def _panels(figure: Figure, n_panels: int, rows_each: int = 1, **options: Any) -> np.ndarray:
     """Axes of shape (rows_each, n_panels), panels beside and below each other."""
     columns = min(n_panels, _MOST_COLUMNS)
     bands = -(-n_panels // columns)
     ratios = [3, 1][:rows_each] * bands
-    axes = figure.subplots(bands * rows_each, columns, squeeze=False, height_ratios=ratios, **options)  # type: ignore[call-overload]
+    axes = figure.subplots(bands * rows_each, columns, squeeze=False, height_ratios=ratios, **options)
     together = np.stack([axes[row::rows_each].ravel() for row in range(rows_each)])
     for unused in together[:, n_panels:].ravel():
         unused.set_visible(False)
@@ -212,15 +213,15 @@ def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset, model: xr.Dataset,
     axes.plot(flux[known], scatter[known] / flux[known], "o", ms=5, color=colour, label="measured scatter")
     has_error = (flux > 0) & (error > 0)
     # many large squares would hide what was measured
-    points = {"ms": 6 if len(flux) <= 30 else 2.5, "mfc": "none", "mec": "0.3"}
-    axes.plot(flux[has_error], error[has_error] / flux[has_error], "s", label="median error", **points)  # type: ignore[arg-type]
+    points: dict[str, Any] = {"ms": 6 if len(flux) <= 30 else 2.5, "mfc": "none", "mec": "0.3"}
+    axes.plot(flux[has_error], error[has_error] / flux[has_error], "s", label="median error", **points)
     total_known = np.interp(np.log(flux[known]), np.log(grid_flux), model["total"].to_numpy())
     with_total = scatter[known] / total_known
     ratio.axhspan(0.95, 1.05, color="0.85", zorder=0)
     ratio.axhline(1.0, color="black", lw=1.2)
     ratio.plot(flux[known], with_total, "o", ms=5, color=colour)
     total = np.interp(np.log(flux[has_error]), np.log(grid_flux), model["total"].to_numpy())
-    ratio.plot(flux[has_error], error[has_error] / total, "s", **points)  # type: ignore[arg-type]
+    ratio.plot(flux[has_error], error[has_error] / total, "s", **points)
     if with_total.max() > 5.0:
         ratio.set_yscale("log")
         ratio.yaxis.set_major_formatter("{x:g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,14 +114,14 @@ def median_of(values: np.ndarray, per_point: int) -> np.ndarray:
     return values if per_point == 1 else _reduced(np.nanmedian, values, per_point)
 
 
-def _reduced(function: np.ufunc | type | object, values: np.ndarray, per_point: int) -> np.ndarray:
+def _reduced(function: Callable[..., np.ndarray], values: np.ndarray, per_point: int) -> np.ndarray:
     n_points = -(-len(values) // per_point)
     padded = np.full(n_points * per_point, np.nan)
     padded[: len(values)] = values
     with warnings.catch_warnings():
         # a bin without any value is NaN, which is what is wanted
         warnings.filterwarnings("ignore", message="All-NaN (slice|axis) encountered", category=RuntimeWarning)
-        found: np.ndarray = function(padded.reshape(n_points, per_point), axis=1)  # type: ignore[operator]
+        found: np.ndarray = function(padded.reshape(n_points, per_point), axis=1)
     return found
 
 

@@ -10,7 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.frames.instruments import OPTICAM_MX, Instrument, read_definition
 
 #: Folders of definitions, as in PATH.
 FOLDERS_VARIABLE = "OPTICAM_DASK_INSTRUMENTS"
@@ -80,7 +80,7 @@ def _definitions() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for folder in _folders():
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            found.setdefault(path.stem, _read(path))
+            found.setdefault(path.stem, read_definition(path))
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         loaded = entry.load()
         found.setdefault(entry.name, loaded() if callable(loaded) else loaded)
@@ -93,16 +93,6 @@ def _definitions() -> dict[str, Any]:
 def _folders() -> list[Path]:
     named = [Path(part) for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
     return [*named, _OWN_FOLDER.expanduser()]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object with the entries of an instrument")
-    return values
 
 
 def _shipped() -> Iterator[Any]:

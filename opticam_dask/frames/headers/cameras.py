@@ -15,15 +15,15 @@ class CameraEntries(Protocol):
     """Entries of an instrument that tell the camera and the filter of a frame."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102 - described in `Instrument`
+    def name(self) -> str: ...
     @property
-    def cameras(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: D102
+    def cameras(self) -> Mapping[str, tuple[str, ...]]: ...
     @property
-    def camera_keyword(self) -> Keyword: ...  # noqa: D102
+    def camera_keyword(self) -> Keyword: ...
     @property
-    def filter_keyword(self) -> Keyword: ...  # noqa: D102
+    def filter_keyword(self) -> Keyword: ...
     @property
-    def default_filter(self) -> str | None: ...  # noqa: D102
+    def default_filter(self) -> str | None: ...
 
 
 def filter_of(instrument: CameraEntries, values: HeaderValues) -> str:

@@ -23,17 +23,17 @@ class ExposureEntries(Protocol):
     """Entries of an instrument that tell exposure time, binning, dark current and kind of a frame."""
 
     @property
-    def exposure_time_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
+    def exposure_time_keyword(self) -> Keyword: ...
     @property
-    def binning_keyword(self) -> Keyword: ...  # noqa: D102
+    def binning_keyword(self) -> Keyword: ...
     @property
-    def default_binning(self) -> int | None: ...  # noqa: D102
+    def default_binning(self) -> int | None: ...
     @property
-    def dark_current_keyword(self) -> Keyword: ...  # noqa: D102
+    def dark_current_keyword(self) -> Keyword: ...
     @property
-    def default_dark_current(self) -> float | None: ...  # noqa: D102
+    def default_dark_current(self) -> float | None: ...
     @property
-    def image_type_keyword(self) -> Keyword: ...  # noqa: D102
+    def image_type_keyword(self) -> Keyword: ...
 
 
 def binning_of(instrument: ExposureEntries, values: HeaderValues) -> int:

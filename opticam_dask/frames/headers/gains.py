@@ -20,9 +20,9 @@ class GainEntries(Protocol):
     """Entries of an instrument that tell the gain."""
 
     @property
-    def gain_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
+    def gain_keyword(self) -> Keyword: ...
     @property
-    def default_gain(self) -> float | None: ...  # noqa: D102
+    def default_gain(self) -> float | None: ...
 
 
 def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> float:

@@ -30,17 +30,17 @@ class PlaceEntries(Protocol):
     """Entries of an instrument that tell the pointing and the site."""
 
     @property
-    def ra_keyword(self) -> Keyword: ...  # noqa: D102 - described in `Instrument`
+    def ra_keyword(self) -> Keyword: ...
     @property
-    def dec_keyword(self) -> Keyword: ...  # noqa: D102
+    def dec_keyword(self) -> Keyword: ...
     @property
-    def ra_unit(self) -> str | None: ...  # noqa: D102
+    def ra_unit(self) -> str | None: ...
     @property
-    def longitude(self) -> float | None: ...  # noqa: D102
+    def longitude(self) -> float | None: ...
     @property
-    def latitude(self) -> float | None: ...  # noqa: D102
+    def latitude(self) -> float | None: ...
     @property
-    def height(self) -> float | None: ...  # noqa: D102
+    def height(self) -> float | None: ...
 
 
 # ---------------------------------------------------------------- pointing

@@ -44,13 +44,13 @@ class TimeEntries(Protocol):
     """Entries of an instrument that tell the time of a frame."""
 
     @property
-    def time_keywords(self) -> tuple[str | tuple[str, str], ...]: ...  # noqa: D102 - described in `Instrument`
+    def time_keywords(self) -> tuple[str | tuple[str, str], ...]: ...
     @property
-    def time_marks(self) -> str: ...  # noqa: D102
+    def time_marks(self) -> str: ...
     @property
-    def time_scale(self) -> str | None: ...  # noqa: D102
+    def time_scale(self) -> str | None: ...
     @property
-    def time_reference(self) -> str | None: ...  # noqa: D102
+    def time_reference(self) -> str | None: ...
 
 
 class _DateAlone(ValueError):

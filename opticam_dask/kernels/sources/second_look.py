@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
@@ -261,7 +262,7 @@ def _fit(
     return xy, flux, error, residual
 
 
-def _errors(factor: object, n: int) -> np.ndarray:
+def _errors(factor: Any, n: int) -> np.ndarray:
     """Errors of the fluxes: the diagonal of the covariance."""
     errors = np.empty(n)
     at_once = 256
@@ -269,7 +270,7 @@ def _errors(factor: object, n: int) -> np.ndarray:
         some = np.arange(start, min(n, start + at_once))
         unit = np.zeros((3 * n, len(some)))
         unit[3 * some, some - start] = 1.0
-        errors[some] = np.sqrt(np.maximum(factor.solve(unit)[3 * some, some - start], 0.0))  # type: ignore[attr-defined]
+        errors[some] = np.sqrt(np.maximum(factor.solve(unit)[3 * some, some - start], 0.0))
     return errors
 
 

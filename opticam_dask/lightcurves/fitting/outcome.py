@@ -208,7 +208,8 @@ def keep_fit(fit: xr.Dataset, out_directory: str | Path, name: str) -> None:
     cameras = [store.camera(key) for key in dict.fromkeys(fit["key"].to_numpy().tolist())]
     for camera in cameras:
         if name not in camera.differential_names:
-            raise ValueError(f"{camera.key} keeps no light curve {name!r} that the fit could be kept with")
+            has = ", ".join(camera.differential_names) or "none"
+            raise ValueError(f"a fit is kept with its light curve: {camera.key} keeps no {name!r}, it keeps {has}")
     store.begin_changes()
     arrays = {entry.name: fit[entry.name].to_numpy() for entry in schema.GROUPS["fit"]}
     for camera in cameras:

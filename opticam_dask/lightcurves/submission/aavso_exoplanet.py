@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.lightcurves.fitting.outcome import value_of
-from opticam_dask.lightcurves.submission.observer import Observer
-from opticam_dask.lightcurves.submission.rows import not_numbers, number, rows_of, software
+from opticam_dask.lightcurves.submission.observer import Submission
+from opticam_dask.lightcurves.submission.rows import not_numbers, number, parameters_and_rows, rows_of, software
 
 #: Detrending columns that the format has.
 _MOST_VECTORS = 4
@@ -49,38 +49,24 @@ _LONGEST_EXPOSURE = 600.0
 _OUT_OF_TRANSIT = 1e-9
 
 
-def make_aavso_exoplanet(
-    curve: xr.Dataset,
-    fit: xr.Dataset | None,
-    observer: Observer,
-    *,
-    star: str,
-    planet: str = "",
-    notes: str = "",
-    leave_out: tuple[str, ...] = ("outlier",),
-) -> str:
+def make_aavso_exoplanet(curve: xr.Dataset, about: Submission, fit: xr.Dataset | None) -> str:
     """Text of a file in the AAVSO exoplanet format.
 
     Parameters
     ----------
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`.
+    about : Submission
+        With the name of the star and the observer's ``aavso``; the planet is ``<star> b`` where it has no name.
     fit : Dataset
         From :func:`~opticam_dask.fit_transit` to it, which says what is out of transit.
-    observer : Observer
-        Needs ``aavso``.
-    star, planet : str
-        Names; the planet is ``<star> b`` where it has none.
-    notes : str
-        Of the observer.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows.
 
     Raises
     ------
     ValueError
         When something that the format needs is not known.
     """
+    observer, star = about.observer, about.star
     observer.needed("aavso")
     if fit is None or fit.attrs.get("shape") != "transit":
         raise ValueError(
@@ -91,7 +77,7 @@ def make_aavso_exoplanet(
         raise ValueError("the exoplanet format wants raw fluxes: make the light curve without --detrend")
     if not star:
         raise ValueError("the exoplanet format wants the name of the star (--star)")
-    rows = rows_of(curve, time="bmjd_tdb", leave_out=leave_out)
+    rows = rows_of(curve, time="bmjd_tdb", leave_out=about.leave_out)
     level = _out_of_transit(curve, fit)
     vectors = [name for name in _vectors(curve, fit) if name in rows.columns][:_MOST_VECTORS]
     exposure = float(np.nanmedian(rows.columns["exposure_time"])) if "exposure_time" in rows.columns else float("nan")
@@ -104,7 +90,7 @@ def make_aavso_exoplanet(
         "DATE_TYPE": "BJD_TDB",
         "OBSTYPE": "CCD",
         "STAR_NAME": star,
-        "EXOPLANET_NAME": planet or f"{star} b",
+        "EXOPLANET_NAME": about.planet or f"{star} b",
         "BINNING": f"{binning}x{binning}",
         "EXPOSURE_TIME": f"{exposure:g}" if np.isfinite(exposure) else "",
         "FILTER": observer.band(str(curve.attrs.get("filter", "")), "aavso"),
@@ -113,7 +99,7 @@ def make_aavso_exoplanet(
         "SECONDARY_OBSCODES": ",".join(observer.secondary),
         "PRIORS": _priors(fit, str(curve.attrs.get("key", ""))),
         "RESULTS": _results(fit),
-        "NOTES": " ".join(f"{notes} {_about(curve, rows.n_left_out)}".split()),
+        "NOTES": " ".join(f"{about.notes} {_comparisons(curve, rows.n_left_out)}".split()),
     }
     optional = ("SECONDARY_OBSCODES",)
     lines = [f"#{name}={value}" for name, value in header.items() if value or name not in optional]
@@ -168,7 +154,7 @@ def _results(fit: xr.Dataset) -> str:
     return ",".join([*pieces, f"inc={value:.2f} +/- {error:.2f}"])
 
 
-def _about(curve: xr.Dataset, n_left_out: int) -> str:
+def _comparisons(curve: xr.Dataset, n_left_out: int) -> str:
     n_stars = len(np.atleast_1d(curve.attrs.get("comparisons", [])))
     left = f", {n_left_out} frame(s) left out" if n_left_out else ""
     return f"{n_stars} comparison star(s), raw fluxes, not detrended{left}"
@@ -176,15 +162,7 @@ def _about(curve: xr.Dataset, n_left_out: int) -> str:
 
 def problems_of_aavso_exoplanet(text: str) -> list[str]:
     """Violations of the rules of the format in a file; none when it is all right."""
-    header: dict[str, str] = {}
-    data = []
-    for line in text.splitlines():
-        if line.startswith("#"):
-            name, is_parameter, value = line[1:].partition("=")
-            if is_parameter:
-                header[name] = value
-        else:
-            data.append(line)
+    header, data = parameters_and_rows(text)
     found = [f"#{name}= is missing" for name in _REQUIRED if name not in header]
     found += [
         f"#{name}={header[name]} is not one of {', '.join(known)}"

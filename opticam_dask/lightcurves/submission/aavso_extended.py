@@ -10,8 +10,15 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from opticam_dask.lightcurves.submission.observer import Observer
-from opticam_dask.lightcurves.submission.rows import UNKNOWN, Rows, not_numbers, number, rows_of, software
+from opticam_dask.lightcurves.submission.observer import Observer, Submission
+from opticam_dask.lightcurves.submission.rows import (
+    UNKNOWN,
+    not_numbers,
+    number,
+    parameters_and_rows,
+    rows_of,
+    software,
+)
 
 #: Fields in order, with the most characters that each may have.
 _FIELDS = {
@@ -37,56 +44,39 @@ _REQUIRED = ("TYPE", "OBSCODE", "SOFTWARE", "DELIM", "DATE", "OBSTYPE")
 #: Dates that the format takes; a barycentric one is refused by the archive.
 _DATES = ("JD", "HJD", "EXCEL")
 
-#: Magnitudes of a relative error: 2.5 / ln 10.
-_MAGNITUDES = 2.5 / np.log(10.0)
 
-
-def make_aavso_extended(
-    curve: xr.Dataset,
-    observer: Observer,
-    *,
-    star: str,
-    chart: str = UNKNOWN,
-    notes: str = "",
-    leave_out: tuple[str, ...] = ("outlier",),
-) -> str:
+def make_aavso_extended(curve: xr.Dataset, about: Submission) -> str:
     """Text of a file in the AAVSO extended format.
 
     Parameters
     ----------
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`; with the variable ``magnitude`` those are written.
-    observer : Observer
-        Needs ``aavso``.
-    star : str
-        Name of the variable star in the VSX, or its AUID.
-    chart : str
-        Number of the chart that the comparisons are from.
-    notes : str
-        Of the observer.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows.
+    about : Submission
+        With the name of the star in the VSX, or its AUID, and the observer's ``aavso``.
 
     Raises
     ------
     ValueError
         When something that the format needs is not known.
     """
-    observer.needed("aavso")
-    if not star:
+    about.observer.needed("aavso")
+    if not about.star:
         raise ValueError("the extended format wants the name of the star (--star)")
-    rows = rows_of(curve, time="mjd_utc", leave_out=leave_out, keep_faint=True)
-    band = observer.band(str(curve.attrs.get("filter", "")), "aavso")
-    lines = [f"#{name}={value}" for name, value in _header(observer).items()]
+    rows = rows_of(curve, time="mjd_utc", leave_out=about.leave_out, keep_faint=True)
+    band = about.observer.band(str(curve.attrs.get("filter", "")), "aavso")
+    lines = [f"#{name}={value}" for name, value in _header(about.observer).items()]
     lines.append("#" + ",".join(_FIELDS))
     is_calibrated = "magnitude" in rows.columns
     comparison = _comparison(curve, is_calibrated)
     is_transformed = "YES" if curve.attrs.get("colour_term_is_applied") else "NO"
     airmass = rows.columns.get("airmass", np.full(len(rows), np.nan))
-    comment = notes.replace(",", ";") or UNKNOWN
-    for place in range(len(rows)):
-        magnitude, error = _magnitude(rows, place)
-        fields = [star, f"{rows.jd_utc[place]:.6f}", magnitude, error, band, is_transformed]
+    comment, chart = about.notes.replace(",", ";") or UNKNOWN, about.chart or UNKNOWN
+    for place, (value, error) in enumerate(zip(*rows.magnitudes, strict=True)):
+        is_limit = not np.isfinite(value)
+        magnitude = f"<{rows.columns['magnitude_limit'][place]:.3f}" if is_limit else f"{value:.4f}"
+        fields = [about.star, f"{rows.jd_utc[place]:.6f}", magnitude, UNKNOWN if is_limit else number(error, 4)]
+        fields += [band, is_transformed]
         fields += ["STD" if is_calibrated else "DIF", comparison, UNKNOWN, UNKNOWN, UNKNOWN]
         fields += [number(airmass[place], 4), UNKNOWN, chart, comment]
         lines.append(",".join(fields))
@@ -111,29 +101,12 @@ def _comparison(curve: xr.Dataset, is_calibrated: bool) -> str:
     return "ENSEMBLE"
 
 
-def _magnitude(rows: Rows, place: int) -> tuple[str, str]:
-    """Magnitude and its error of a row; an upper limit has none."""
-    if "magnitude" in rows.columns:
-        value, error = rows.columns["magnitude"][place], rows.columns["magnitude_err"][place]
-        if not np.isfinite(value):
-            return f"<{rows.columns['magnitude_limit'][place]:.3f}", UNKNOWN
-    else:
-        value = -2.5 * np.log10(rows.flux[place])
-        error = _MAGNITUDES * rows.flux_err[place] / rows.flux[place]
-    return f"{value:.4f}", number(error, 4)
-
-
 def problems_of_aavso_extended(text: str) -> list[str]:
     """Violations of the rules of the format in a file; none when it is all right."""
-    header, data = {}, []
-    for line in text.splitlines():
-        if not line.strip():
-            return ["there is a blank line, which the archive refuses"]
-        if line.startswith("#"):
-            name, _, value = line[1:].partition("=")
-            header[name.upper()] = value
-        else:
-            data.append(line)
+    if not all(line.strip() for line in text.splitlines()):
+        return ["there is a blank line, which the archive refuses"]
+    header, data = parameters_and_rows(text)
+    header = {name.upper(): value for name, value in header.items()}
     found = [f"#{name}= is missing or empty" for name in _REQUIRED if not header.get(name)]
     if header.get("DATE", "JD").upper() not in _DATES:
         found.append(f"#DATE={header['DATE']} is not one of {', '.join(_DATES)}: the format takes no barycentric times")

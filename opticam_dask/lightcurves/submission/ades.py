@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from astropy.time import Time
 
-from opticam_dask.lightcurves.submission.observer import Observer
+from opticam_dask.lightcurves.submission.observer import Observer, Submission
 from opticam_dask.lightcurves.submission.places import SkyPlaces
 from opticam_dask.lightcurves.submission.rows import JD_OF_MJD, Rows, not_numbers, rows_of
 
@@ -32,16 +32,7 @@ _UNKNOWN_CATALOGUE = "UNK"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-def make_ades(
-    curve: xr.Dataset,
-    places: SkyPlaces,
-    observer: Observer,
-    *,
-    number: int = 0,
-    designation: str = "",
-    catalogue: str = "",
-    leave_out: tuple[str, ...] = ("outlier",),
-) -> str:
+def make_ades(curve: xr.Dataset, about: Submission, places: SkyPlaces) -> str:
     """Text of an ADES file (PSV).
 
     Parameters
@@ -49,45 +40,40 @@ def make_ades(
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`, of the moving target; with the variable ``magnitude`` those are
         written.
+    about : Submission
+        With the observer's ``name``, ``mpc`` and the telescope's ``design``, ``aperture`` and ``detector``; with the
+        number of the minor planet (``permID``), its provisional designation (``2023 MQ5``), or a name of the observer's
+        own of at most eight letters and digits as its designation.
     places : SkyPlaces
         Where the target was on the sky in each frame of the light curve.
-    observer : Observer
-        Needs ``name``, ``mpc`` and the telescope's ``design``, ``aperture`` and ``detector``.
-    number : int
-        Number of a minor planet (``permID``); 0 where it has none.
-    designation : str
-        Provisional designation (``2023 MQ5``), or a name of the observer's own of at most eight letters and digits.
-    catalogue : str
-        Code of the catalogue of stars; by default from what the places come from.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows.
 
     Raises
     ------
     ValueError
         When something that the format needs is not known.
     """
+    observer = about.observer
     observer.needed("name", "mpc")
     if missing := [name for name in ("design", "aperture", "detector") if not observer.telescope.get(name)]:
         raise ValueError(
             f"ADES wants {', '.join(missing)} of the telescope: a table [telescope] of the observer's file"
         )
-    if not (number or designation):
+    if not (about.number or about.designation):
         raise ValueError("ADES wants the number or the designation of the target (--object)")
     on_sky = curve.assign(ra=("frame", places.ra), dec=("frame", places.dec))
     known = np.isfinite(places.ra) & np.isfinite(places.dec)
     if not known.any():
         raise ValueError("the place of the target on the sky is not known in any frame (opticam-dask sky)")
     chosen = on_sky.isel(frame=np.flatnonzero(known))
-    rows = rows_of(chosen, time="mjd_utc", leave_out=leave_out)
+    rows = rows_of(chosen, time="mjd_utc", leave_out=about.leave_out)
     order = np.searchsorted(chosen["mjd_utc"].to_numpy(), rows.jd_utc - JD_OF_MJD + _HALF_MILLISECOND) - 1
     taken = np.flatnonzero(known)[order]
     has_magnitudes = "magnitude" in rows.columns
     names = (*_PLACE, *(_MAGNITUDE if has_magnitudes else ()))
-    fixed = _identity(number, designation) | {
+    fixed = _identity(about.number, about.designation) | {
         "mode": _MODES.get(str(observer.telescope["detector"]).upper(), "CCD"),
         "stn": observer.mpc,
-        "astCat": catalogue or _catalogue_of(places.origin),
+        "astCat": _catalogue_of(places.origin),
     }
     # a row without a magnitude has no band either
     of_magnitudes = {"photCat": fixed["astCat"]}

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from astropy.time import Time
 
-from opticam_dask.lightcurves.submission.observer import Observer
+from opticam_dask.lightcurves.submission.observer import Observer, Submission
 from opticam_dask.lightcurves.submission.rows import JD_OF_MJD, Rows, not_numbers, rows_of
 
 _REQUIRED = (
@@ -29,55 +29,37 @@ _CHOICES = {
     "DELIMITER": ("PIPE", "TAB"),
 }
 
-_MAGNITUDES = 2.5 / np.log(10.0)
 
-
-def make_alcdef(
-    curve: xr.Dataset,
-    observer: Observer,
-    *,
-    number: int = 0,
-    name: str = "",
-    designation: str = "",
-    notes: str = "",
-    leave_out: tuple[str, ...] = ("outlier",),
-) -> str:
-    """Text of an ALCDEF file: one session a night.
+def make_alcdef(curve: xr.Dataset, about: Submission) -> str:
+    """Text of an ALCDEF file: one session a night; frames without an error are no rows.
 
     Parameters
     ----------
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`; with the variable ``magnitude`` those are written, else
         magnitudes against the comparisons (``DIFFERMAGS=TRUE``).
-    observer : Observer
-        Needs ``name`` and ``contact``.
-    number : int
-        Of the minor planet; 0 where it has none.
-    name, designation : str
-        Name, and provisional designation, of the minor planet: one of them at least.
-    notes : str
-        Of the observer.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows, as are those without an error.
+    about : Submission
+        With the observer's ``name`` and ``contact``, and the name of the minor planet (as that of the star) or its
+        designation.
 
     Raises
     ------
     ValueError
         When something that the format needs is not known.
     """
-    observer.needed("name", "contact")
-    if not (name or designation):
+    about.observer.needed("name", "contact")
+    if not (about.star or about.designation):
         raise ValueError("ALCDEF wants the name of the minor planet, or its designation (--object)")
     nights = curve["night"].to_numpy().astype(object)
     blocks = []
     for night in dict.fromkeys(nights.tolist()):
         session = curve.isel(frame=np.flatnonzero(nights == night))
-        rows = rows_of(session, time="mjd_utc", leave_out=leave_out, needs_error=True)
-        metadata = _metadata(curve, observer, rows) | {
-            "OBJECTNUMBER": str(number),
-            "OBJECTNAME": name or designation,
-            "MPCDESIG": designation,
-            "COMMENT": notes,
+        rows = rows_of(session, time="mjd_utc", leave_out=about.leave_out, needs_error=True)
+        metadata = _metadata(curve, about.observer, rows) | {
+            "OBJECTNUMBER": str(about.number),
+            "OBJECTNAME": about.star or about.designation,
+            "MPCDESIG": about.designation,
+            "COMMENT": about.notes,
         }
         lines = [f"{key}={value}" for key, value in metadata.items() if value or key not in ("MPCDESIG", "COMMENT")]
         blocks += ["STARTMETADATA", *lines, "ENDMETADATA", *_data(rows), "ENDDATA"]
@@ -108,13 +90,9 @@ def _metadata(curve: xr.Dataset, observer: Observer, rows: Rows) -> dict[str, st
 
 
 def _data(rows: Rows) -> list[str]:
-    if "magnitude" in rows.columns:
-        magnitude, error = rows.columns["magnitude"], rows.columns["magnitude_err"]
-    else:
-        magnitude, error = -2.5 * np.log10(rows.flux), _MAGNITUDES * rows.flux_err / rows.flux
     airmass = rows.columns.get("airmass", np.full(len(rows), np.nan))
     lines = []
-    for time, value, one, mass in zip(rows.jd_utc, magnitude, error, airmass, strict=True):
+    for time, value, one, mass in zip(rows.jd_utc, *rows.magnitudes, airmass, strict=True):
         if np.isfinite(value) and np.isfinite(one):
             fields = [f"{time:.6f}", f"{value:+.4f}", f"{one:+.4f}", *([f"{mass:.3f}"] if np.isfinite(mass) else [])]
             lines.append("DATA=" + "|".join(fields))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from opticam_dask.lightcurves.submission.rows import Rows, rows_of
+from opticam_dask.lightcurves.submission.observer import Submission
+from opticam_dask.lightcurves.submission.rows import Rows, not_numbers, rows_of
 
 #: Lines between the parts of a description, as wide as archives allow.
 _RULE = "=" * 80
@@ -43,33 +44,22 @@ _CONDITIONS = {
 }
 
 
-def make_cds(
-    curve: xr.Dataset,
-    *,
-    title: str = "",
-    authors: str = "",
-    star: str = "",
-    leave_out: tuple[str, ...] = (),
-) -> str:
+def make_cds(curve: xr.Dataset, about: Submission) -> str:
     """Text of a table: times, relative flux, magnitudes where there are some, and conditions.
 
     Parameters
     ----------
     curve : Dataset
         From :func:`~opticam_dask.relative_light_curve`.
-    title, authors : str
-        Of the paper.
-    star : str
-        Name of the target, for the title of the table.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows.
+    about : Submission
+        The observer is its author, the name of the star is in its title.
 
     Raises
     ------
     ValueError
         When no frame has a flux.
     """
-    rows = rows_of(curve, time="mjd_utc", leave_out=leave_out)
+    rows = rows_of(curve, time="mjd_utc", leave_out=about.leave_out)
     columns = [column for column in _columns(rows) if np.isfinite(column.values).any()]
     texts = [column.texts for column in columns]
     widths = [max(map(len, column)) for column in texts]
@@ -82,8 +72,8 @@ def make_cds(
         form = f"F{width}.{column.digits}"
         description.append(f"{span} {form:<7} {column.unit:<7} {column.name:<9} {sentence}")
         start = stop + 2
-    name = star or f"source {curve.attrs.get('target', '')}".strip()
-    lines = [f"Title: {title or f'Light curve of {name}'}", f"Authors: {authors or '---'}"]
+    name = about.star or f"source {curve.attrs.get('target', '')}".strip()
+    lines = [f"Title: Light curve of {name}", f"Authors: {about.observer.name or '---'}"]
     lines += [f"Table: Differential photometry of {name}"]
     lines += [_RULE, "Byte-by-byte Description of file: table.txt", _THIN]
     lines += [f"{'Bytes':>9} {'Format':<7} {'Units':<7} {'Label':<9} Explanations", _THIN, *description, _THIN]
@@ -133,13 +123,6 @@ def problems_of_cds(text: str) -> list[str]:
             field = line[start:stop].strip()
             if not field and may_be_blank:
                 continue
-            if not _is_finite(field):
+            if not_numbers([field], allowed=()):
                 found.append(f"row {place}, bytes {start + 1}-{stop}: {field!r} is no number")
     return found
-
-
-def _is_finite(field: str) -> bool:
-    try:
-        return bool(np.isfinite(float(field)))
-    except ValueError:
-        return False

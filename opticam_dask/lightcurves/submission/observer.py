@@ -1,13 +1,13 @@
-"""Observer file: who observed, with which telescope, and the archives' codes for observer, site and bands."""
+"""Facts that archives want beside a light curve: observer, telescope, codes of bands (a file has them), and target."""
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from opticam_dask.parameters import read_parameters
 
 #: Codes of bands by archive, for the usual names of filters, in lower case; the file goes before them.
 #: AAVSO: aavso.org/filters; ADES: minorplanetcenter.net/iau/info/ADESFieldValues.html; ALCDEF 2.2, Table 3.
@@ -92,6 +92,36 @@ class Observer:
             raise ValueError(f"the file of the observer must tell {', '.join(missing)} in its table [observer]")
 
 
+@dataclass(frozen=True)
+class Submission:
+    """Facts about an observation that an archive needs beside the light curve.
+
+    Attributes
+    ----------
+    observer : Observer
+        Names and codes.
+    star, planet : str
+        Names of the target.
+    number : int
+        Of a minor planet; 0 where it has none.
+    designation : str
+        Of a minor planet.
+    notes, chart : str
+        For the archive; number of a chart of comparison stars (AAVSO).
+    leave_out : tuple of str
+        Frames with one of these flags are no rows.
+    """
+
+    observer: Observer = field(default_factory=Observer)
+    star: str = ""
+    planet: str = ""
+    number: int = 0
+    designation: str = ""
+    notes: str = ""
+    chart: str = ""
+    leave_out: tuple[str, ...] = ("outlier",)
+
+
 def read_observer(path: str | Path) -> Observer:
     """Read an observer file: TOML, YAML or JSON with the tables ``observer``, ``telescope`` and ``bands``.
 
@@ -112,7 +142,7 @@ def read_observer(path: str | Path) -> Observer:
         When there is no such file.
     """
     path = Path(path)
-    values = _parsed(path, path.read_text(encoding="utf-8"))
+    values = _parsed(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold the tables {', '.join(_TABLES)}")
     own, telescope, bands = (values.get(name) or {} for name in _TABLES)
@@ -125,13 +155,13 @@ def read_observer(path: str | Path) -> Observer:
     return Observer(**texts, secondary=others, telescope=telescope, bands=bands)
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _parsed(path: Path) -> Any:
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return read_parameters(path)
     import yaml  # type: ignore[import-untyped]  # dask brings it
 
     try:
-        if path.suffix.lower() in (".yaml", ".yml"):
-            return yaml.safe_load(text)
-        return json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as {path.suffix or 'TOML'}: {reason}") from error
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {reason}") from error

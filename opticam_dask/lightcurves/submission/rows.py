@@ -18,6 +18,9 @@ JD_OF_MJD = 2400000.5
 #: What stands for a number that is not known, in the formats of the AAVSO.
 UNKNOWN = "na"
 
+#: Magnitudes of a relative error: 2.5 / ln 10.
+_MAGNITUDES = 2.5 / np.log(10.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -44,6 +47,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.flux)
+
+    @property
+    def magnitudes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Magnitudes and their errors, against the comparisons where the light curve has none of its own."""
+        if "magnitude" in self.columns:
+            return self.columns["magnitude"], self.columns["magnitude_err"]
+        return differential_magnitudes(self.flux, self.flux_err)
 
 
 def rows_of(
@@ -97,6 +107,11 @@ def rows_of(
     )
 
 
+def differential_magnitudes(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitudes of relative fluxes, and their errors."""
+    return -2.5 * np.log10(flux), _MAGNITUDES * flux_err / flux
+
+
 def _mask(names: Sequence[str]) -> np.uint32:
     mask = SourceFlag(0)
     for name in names:
@@ -123,6 +138,13 @@ def _is_number(text: str) -> bool:
         return bool(np.isfinite(float(text)))
     except ValueError:
         return False
+
+
+def parameters_and_rows(text: str) -> tuple[dict[str, str], list[str]]:
+    """Parameters (``#NAME=value``) and rows of a file in a format of the AAVSO."""
+    lines = text.splitlines()
+    parameters = (line[1:].partition("=") for line in lines if line.startswith("#") and "=" in line)
+    return {name: value for name, _, value in parameters}, [line for line in lines if not line.startswith("#")]
 
 
 def software() -> str:

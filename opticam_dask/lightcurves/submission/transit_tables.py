@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from opticam_dask.lightcurves.submission.rows import not_numbers, rows_of
-
-_MAGNITUDES = 2.5 / np.log(10.0)
+from opticam_dask.lightcurves.submission.observer import Submission
+from opticam_dask.lightcurves.submission.rows import differential_magnitudes, not_numbers, rows_of
 
 _COLUMNS = 3
 
@@ -25,52 +24,39 @@ _FIRST_JD = 2433282.0
 _LAST_JD = 2488070.0
 
 
-def make_exoclock(curve: xr.Dataset, *, leave_out: tuple[str, ...] = ("outlier",)) -> str:
+def make_exoclock(curve: xr.Dataset, about: Submission) -> str:
     """Text of a file for ExoClock: BJD (TDB), relative flux divided by its median, error.
 
-    Parameters
-    ----------
-    curve : Dataset
-        From :func:`~opticam_dask.relative_light_curve`.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows, as are those without an error.
+    Frames without an error are no rows.
 
     Raises
     ------
     ValueError
         When no frame has a barycentric time and a flux.
     """
-    rows = rows_of(curve, time="bmjd_tdb", leave_out=leave_out, needs_error=True)
+    rows = rows_of(curve, time="bmjd_tdb", leave_out=about.leave_out, needs_error=True)
     level = float(np.median(rows.flux))
-    lines = [
-        f"{time:.8f} {flux / level:.8f} {error / level:.8f}"
-        for time, flux, error in zip(rows.bjd_tdb, rows.flux, rows.flux_err, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
+    return _table("{:.8f} {:.8f} {:.8f}\n", rows.bjd_tdb, rows.flux / level, rows.flux_err / level)
 
 
-def make_etd(curve: xr.Dataset, *, leave_out: tuple[str, ...] = ("outlier",)) -> str:
+def make_etd(curve: xr.Dataset, about: Submission) -> str:
     """Text of a file for the ETD: JD (UTC, at the observatory), differential magnitude about its median, error.
 
-    Parameters
-    ----------
-    curve : Dataset
-        From :func:`~opticam_dask.relative_light_curve`.
-    leave_out : tuple of str
-        Frames with one of these flags are no rows, as are those without an error.
+    Frames without an error are no rows.
 
     Raises
     ------
     ValueError
         When no frame has a flux.
     """
-    rows = rows_of(curve, time="mjd_utc", leave_out=leave_out, needs_error=True)
-    magnitude = -2.5 * np.log10(rows.flux / np.median(rows.flux))
-    error = _MAGNITUDES * rows.flux_err / rows.flux
-    lines = [
-        f"{time:.6f} {value:.5f} {one:.5f}" for time, value, one in zip(rows.jd_utc, magnitude, error, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
+    rows = rows_of(curve, time="mjd_utc", leave_out=about.leave_out, needs_error=True)
+    _, error = differential_magnitudes(rows.flux, rows.flux_err)
+    magnitude, _ = differential_magnitudes(rows.flux / np.median(rows.flux), rows.flux_err)
+    return _table("{:.6f} {:.5f} {:.5f}\n", rows.jd_utc, magnitude, error)
+
+
+def _table(form: str, *columns: np.ndarray) -> str:
+    return "".join(form.format(*row) for row in zip(*columns, strict=True))
 
 
 def problems_of_table(text: str) -> list[str]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.fitting.outcome import fits_in_store
-from opticam_dask.lightcurves.submission import (
-    aavso_exoplanet,
-    aavso_extended,
-    ades,
-    alcdef,
-    cds,
-    transit_tables,
-)
-from opticam_dask.lightcurves.submission.observer import Observer, read_observer
+from opticam_dask.lightcurves.submission.aavso_exoplanet import make_aavso_exoplanet, problems_of_aavso_exoplanet
+from opticam_dask.lightcurves.submission.aavso_extended import make_aavso_extended, problems_of_aavso_extended
+from opticam_dask.lightcurves.submission.ades import make_ades, problems_of_ades
+from opticam_dask.lightcurves.submission.alcdef import make_alcdef, problems_of_alcdef
+from opticam_dask.lightcurves.submission.cds import make_cds, problems_of_cds
+from opticam_dask.lightcurves.submission.observer import Observer, Submission, read_observer
 from opticam_dask.lightcurves.submission.places import places_of
+from opticam_dask.lightcurves.submission.transit_tables import make_etd, make_exoclock, problems_of_table
 from opticam_dask.parameters import held_to
 from opticam_dask.result_parameters import SUBMISSION
 from opticam_dask.store.camera import group_name
@@ -34,114 +32,31 @@ _TOLD = 5
 
 
 @dataclass(frozen=True)
-class Submission:
-    """Facts about an observation that an archive needs beside the light curve.
+class _Format:
+    """Ending of the files, what makes one, what finds its problems, and what it needs beside the light curve.
 
-    Attributes
-    ----------
-    observer : Observer
-        Names and codes.
-    star, planet : str
-        Names of the target.
-    number : int
-        Of a minor planet; 0 where it has none.
-    designation : str
-        Of a minor planet.
-    notes, chart : str
-        For the archive; number of a chart of comparison stars (AAVSO).
-    leave_out : tuple of str
-        Frames with one of these flags are no rows.
+    ``leave_out`` are the flags of frames that are no rows, unless it is said which.
     """
 
-    observer: Observer = field(default_factory=Observer)
-    star: str = ""
-    planet: str = ""
-    number: int = 0
-    designation: str = ""
-    notes: str = ""
-    chart: str = ""
-    leave_out: tuple[str, ...] = ("outlier",)
-
-
-@dataclass(frozen=True)
-class _Format:
-    """Ending of the files, flags of frames that are left out, what makes a file, and what finds its problems."""
-
     ending: str
-    leave_out: tuple[str, ...]
-    make: Callable[[str | Path, str, xr.Dataset, Submission], str]
+    make: Callable[..., str]
     problems: Callable[[str], list[str]]
+    leave_out: tuple[str, ...] = ()
+    also_needed: Callable[[str | Path, str, xr.Dataset], Any] | None = None
 
 
-def _exoplanet(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submission) -> str:
-    fit = fits_in_store(out_directory, curve.attrs["key"]).get(name)
-    return aavso_exoplanet.make_aavso_exoplanet(
-        curve,
-        fit,
-        about.observer,
-        star=about.star,
-        planet=about.planet,
-        notes=about.notes,
-        leave_out=about.leave_out,
-    )
-
-
-def _extended(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submission) -> str:
-    return aavso_extended.make_aavso_extended(
-        curve,
-        about.observer,
-        star=about.star,
-        chart=about.chart or "na",
-        notes=about.notes,
-        leave_out=about.leave_out,
-    )
-
-
-def _alcdef(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submission) -> str:
-    return alcdef.make_alcdef(
-        curve,
-        about.observer,
-        number=about.number,
-        name=about.star,
-        designation=about.designation,
-        notes=about.notes,
-        leave_out=about.leave_out,
-    )
-
-
-def _ades(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submission) -> str:
-    return ades.make_ades(
-        curve,
-        places_of(out_directory, curve),
-        about.observer,
-        number=about.number,
-        designation=about.designation,
-        leave_out=about.leave_out,
-    )
-
-
-def _cds(out_directory: str | Path, name: str, curve: xr.Dataset, about: Submission) -> str:
-    return cds.make_cds(curve, authors=about.observer.name, star=about.star, leave_out=about.leave_out)
+def _fit_of(out_directory: str | Path, name: str, curve: xr.Dataset) -> xr.Dataset | None:
+    return fits_in_store(out_directory, curve.attrs["key"]).get(name)
 
 
 FORMATS: dict[str, _Format] = {
-    "aavso-exoplanet": _Format("txt", ("outlier",), _exoplanet, aavso_exoplanet.problems_of_aavso_exoplanet),
-    "aavso-extended": _Format("txt", (), _extended, aavso_extended.problems_of_aavso_extended),
-    "exoclock": _Format(
-        "txt",
-        ("outlier",),
-        lambda out, name, curve, about: transit_tables.make_exoclock(curve, leave_out=about.leave_out),
-        transit_tables.problems_of_table,
-    ),
-    "etd": _Format(
-        "txt",
-        ("outlier",),
-        lambda out, name, curve, about: transit_tables.make_etd(curve, leave_out=about.leave_out),
-        transit_tables.problems_of_table,
-    ),
-    "alcdef": _Format("alcdef", (), _alcdef, alcdef.problems_of_alcdef),
-    "ades": _Format("psv", (), _ades, ades.problems_of_ades),
-    "cds": _Format("dat", (), _cds, cds.problems_of_cds),
+    "aavso-exoplanet": _Format("txt", make_aavso_exoplanet, problems_of_aavso_exoplanet, ("outlier",), _fit_of),
+    "aavso-extended": _Format("txt", make_aavso_extended, problems_of_aavso_extended),
+    "exoclock": _Format("txt", make_exoclock, problems_of_table, ("outlier",)),
+    "etd": _Format("txt", make_etd, problems_of_table, ("outlier",)),
+    "alcdef": _Format("alcdef", make_alcdef, problems_of_alcdef),
+    "ades": _Format("psv", make_ades, problems_of_ades, also_needed=lambda out, name, curve: places_of(out, curve)),
+    "cds": _Format("dat", make_cds, problems_of_cds),
 }
 
 
@@ -211,7 +126,8 @@ def write_submission(
     about = Submission(observer, star, planet, number, designation, notes, chart, left_out)
     texts = {}
     for curve_key, curve_name, curve in _chosen(out_directory, name, key):
-        text = form.make(out_directory, curve_name, curve.load(), about)
+        also = () if form.also_needed is None else (form.also_needed(out_directory, curve_name, curve),)
+        text = form.make(curve.load(), about, *also)
         if found := form.problems(text):
             more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
             raise ValueError(f"{archive} would refuse the file of {curve_key}: {'; '.join(found[:_TOLD])}{more}")

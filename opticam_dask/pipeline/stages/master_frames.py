@@ -293,7 +293,8 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         chosen = {group: _choose(setup, kind, detector, exposure) for group, (kind, detector, exposure) in todo.items()}
     except CalibrationError as error:
         raise WrongParameters(str(error)) from error
-    ordered = sorted(todo, key=lambda group: setup.calibration.kinds.index(todo[group][0]))  # type: ignore[union-attr]
+    kinds = setup.calibration.kinds
+    ordered = sorted(todo, key=lambda group: kinds.index(todo[group][0]))
     with stage(progress, "Combining calibration frames", sum(map(len, chosen.values()))):
         for group in ordered:
             kind, detector, _ = todo[group]

@@ -6,6 +6,7 @@ A transform is a 3 x 3 matrix that takes positions ``(x, y, 1)`` on the referenc
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,10 +139,8 @@ def limit_reason(
     return None
 
 
-def _translation_limits(limit: float | tuple[float, float] | None) -> tuple[float, float]:
-    if limit is None or np.ndim(limit) == 0:
-        return (float(limit or 0), float(limit or 0))  # type: ignore[arg-type]
-    along_x, along_y = limit  # type: ignore[misc]
+def _translation_limits(limit: Any) -> tuple[float, float]:
+    along_x, along_y = limit if np.ndim(limit) else (limit, limit)
     return float(along_x or 0), float(along_y or 0)
 
 
