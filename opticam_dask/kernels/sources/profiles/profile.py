@@ -47,13 +47,13 @@ _EDGE = 30.0
 _GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
 
-#: What a square pixel of area 1 averages in the fourth order, in the mean over the angles: ``(3/4) / 1920 + (1/8) / 576``.
+#: Fourth order of the mean over a square pixel of area 1, averaged over the angles: ``(3/4) / 1920 + (1/8) / 576``.
 _FOURTH = 7.0 / 11520.0
 
 #: Areas of a pixel, in units of the mean area of a night, for which its profile is tabulated: seeing from 2 to 0.7
 #: times the usual one.
 _TABULATED = np.array([0.25, 1.0, 2.0])
-#: The series for a pixel does not hold for those much larger than this, in units of sigma squared: one table serves all.
+#: The series for a pixel does not hold for those much larger than this (sigma squared): there one table serves all.
 _LARGEST_PIXEL = 1.0
 #: Steps in which the width of a profile settles,
 _WIDTH_STEPS = 8
