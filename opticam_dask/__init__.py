@@ -49,6 +49,7 @@ _HOME = {
     "fits_in_store": "lightcurves.fitting.outcome",
     "FitsReader": "frames.scanning",
     "FlatFieldCorrector": "api.correctors",
+    "FringeCorrector": "api.correctors",
     "generate_flats": "frames.simulation.synthetic",
     "generate_gappy_observations": "frames.simulation.synthetic",
     "generate_instrument_json_template": "frames.instruments",

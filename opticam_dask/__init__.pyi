@@ -4,6 +4,7 @@ from opticam_dask.api.analysis.analyzer import Analyzer as Analyzer
 from opticam_dask.api.correctors import BiasCorrector as BiasCorrector
 from opticam_dask.api.correctors import DarkNoiseCorrector as DarkNoiseCorrector
 from opticam_dask.api.correctors import FlatFieldCorrector as FlatFieldCorrector
+from opticam_dask.api.correctors import FringeCorrector as FringeCorrector
 from opticam_dask.api.differential_photometer import DifferentialPhotometer as DifferentialPhotometer
 from opticam_dask.api.fits import save_fit as save_fit
 from opticam_dask.api.reducer import Reducer as Reducer

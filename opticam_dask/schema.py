@@ -217,7 +217,9 @@ PHOTOMETRY_RADII = _photometry((*_CELL, "radius"))
 ALWAYS_MEASURED = ("flux", "flux_err", "x", "y", "flags")
 
 PSF = (
-    _float("coefficient", ("component",), "1", "share of the light in each Gaussian or Moffat function"),
+    _float(
+        "coefficient", ("component",), "1", "share of the light in each Gaussian or Moffat function, then in soft rings"
+    ),
     _float("radius", ("ring",), "1", "elliptical radius in units of the sigma of the frame's stars"),
     _float("profile", ("ring",), "1", "fitted light per unit of area (sigma squared); the total light is 1"),
     _float("measured", ("ring",), "1", "mean measured light per unit of area, in the same unit"),
@@ -237,6 +239,7 @@ QUALITY = (
 CALIBRATION = (
     Variable("bias", _PIXEL, "float32", "adu", "master bias", np.nan, {}),
     Variable("bias_variance", _PIXEL, "float32", "adu2", "variance of the master bias", np.nan, {}),
+    Variable("bad_levels", _PIXEL, "bool", "1", "columns whose bias stands out from the others", False, {}),
     Variable("dark", _PIXEL, "float32", "adu s-1", "master dark, as a rate", np.nan, {}),
     Variable("dark_variance", _PIXEL, "float32", "adu2 s-2", "variance of the master dark", np.nan, {}),
     Variable(
@@ -245,6 +248,8 @@ CALIBRATION = (
     Variable("dark_excess", _PIXEL, "float32", "adu2", "variance of unstable pixels in a dark beyond noise", 0.0, {}),
     Variable("flat", _PIXEL, "float32", "1", "master flat: response of the pixels, 1 on average", np.nan, {}),
     Variable("flat_variance", _PIXEL, "float32", "1", "variance of the master flat", np.nan, {}),
+    Variable("fringe", _PIXEL, "float32", "1", "fringes about 0, to be scaled to each frame", np.nan, {}),
+    Variable("fringe_variance", _PIXEL, "float32", "1", "variance of the map of fringes", np.nan, {}),
     Variable("bad_responses", _PIXEL, "bool", "1", "pixels whose response is too far from the others", False, {}),
 )
 
@@ -307,7 +312,7 @@ _MARK = ("mark",)
 #: What observers say; a mark covers the frames of a span of time, or without one a source as a comparison.
 MARKS = (
     _count("number", _MARK, "number of the mark"),
-    _text("kind", _MARK, "cloud, junk or keep"),
+    _text("kind", _MARK, "cloud, junk or keep; or transform, of a frame that could not be aligned"),
     _text("key", _MARK, "camera key"),
     _count("source_id", _MARK, "number of the source in the catalogue; 0 for all sources"),
     _text("label", _MARK, "photometry label; empty for all"),
@@ -316,6 +321,7 @@ MARKS = (
     _text("who", _MARK, "who says so"),
     _text("when", _MARK, "when it was said, UTC"),
     _text("why", _MARK, "the reason"),
+    _text("transform", _MARK, "JSON: transform of the reference to the frame, its rms and number of pairs; or empty"),
     _text("undone_by", _MARK, "who took it back; empty when it holds"),
     _text("undone_when", _MARK, "when it was taken back, UTC"),
 )

@@ -1,4 +1,4 @@
-"""Bias, dark and flat correctors: where calibration frames are, and their use on single images in a notebook.
+"""Bias, dark, flat and fringe correctors: where calibration frames are, and their use on single images in a notebook.
 
 A reduction takes them as they are (``Reducer(flat_corrector=...)``); its masters are made on the cluster and kept in
 the store. Used alone, a corrector makes its masters in this process when they are first needed.
@@ -15,6 +15,7 @@ import numpy as np
 from opticam_dask.cluster.executors import InProcess
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.frames.scanning import reader_of
+from opticam_dask.kernels.images.fringes import FringeMap
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.passes.calibration import (
     PLURAL,
@@ -27,7 +28,8 @@ from opticam_dask.passes.calibration import (
     same_exposure,
 )
 from opticam_dask.pipeline.reduction import Silent
-from opticam_dask.pipeline.stages.master_frames import MasterJob, combine_frames, describe_master, entries_of
+from opticam_dask.pipeline.stages.master_frames import combine_frames, describe_master, entries_of
+from opticam_dask.pipeline.stages.master_strips import MasterJob
 from opticam_dask.steps.frame_steps import FrameSteps
 
 Directories = str | Path | Sequence[str | Path] | None
@@ -46,8 +48,8 @@ class Corrector:
         What the headers mean; by default ``OPTICAM_MX``. In a reduction it is that of the reduction.
     bias_corrector : BiasCorrector, optional
         Takes the bias off dark and flat frames when the corrector is used alone; a reduction knows all of them.
-    dark_corrector : DarkNoiseCorrector, optional
-        The same for the dark current in flats.
+    dark_corrector, flat_corrector : DarkNoiseCorrector, FlatFieldCorrector, optional
+        The same for the dark current in flats, and for the response in fringe frames.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Corrector:
         instrument: Instrument | None = None,
         bias_corrector: BiasCorrector | None = None,
         dark_corrector: DarkNoiseCorrector | None = None,
+        flat_corrector: FlatFieldCorrector | None = None,
     ) -> None:
         given = [data_directory] if isinstance(data_directory, str | Path) else list(data_directory or ())
         given += [entry for entry in (c1_directory, c2_directory, c3_directory) if entry is not None]
@@ -74,7 +77,8 @@ class Corrector:
             raise ValueError(f"give the directory that holds the {PLURAL[self.kind]} (data_directory)")
         self.directories = given
         self.instrument = OPTICAM_MX() if instrument is None else instrument
-        self._before = [entry for entry in (bias_corrector, dark_corrector) if entry is not None]
+        before = (bias_corrector, dark_corrector, flat_corrector)
+        self._before = [entry for entry in before if entry is not None]
         self._found: CalibrationFrames | None = None
         self._masters: dict[Detector, dict[str, np.ndarray]] = {}
 
@@ -135,7 +139,12 @@ class Corrector:
         arrays: dict[str, np.ndarray] = {}
         for corrector in self._before:
             arrays |= corrector.create_master_image(*detector)
-        masters = Masters(bias=arrays.get("bias"), dark=arrays.get("dark"))
+        masters = Masters(
+            bias=arrays.get("bias"),
+            dark=arrays.get("dark"),
+            flat=arrays.get("flat"),
+            bad_pixels=arrays.get("bad_responses"),
+        )
         entries = entries_of(found.select(detector))
         if self.kind == "dark" and "bias" not in arrays and not _is_one([entry["exposure_time"] for entry in entries]):
             raise CalibrationError("darks of several exposure times need biases: give a bias_corrector")
@@ -149,7 +158,7 @@ class BiasCorrector(Corrector):
     kind = "bias"
 
     def correct(self, image: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Take the bias off an image in ADU.
+        """Take the bias off an image in ADU; pixels of bad columns become NaN.
 
         Returns
         -------
@@ -157,7 +166,8 @@ class BiasCorrector(Corrector):
             The variance is that of the master.
         """
         master = self.create_master_image(key, image.shape)
-        return np.asarray(image, dtype=float) - master["bias"], master["bias_variance"]
+        bias = np.where(master["bad_levels"], np.nan, master["bias"])
+        return np.asarray(image, dtype=float) - bias, master["bias_variance"]
 
 
 class DarkNoiseCorrector(Corrector):
@@ -202,6 +212,25 @@ class FlatFieldCorrector(Corrector):
         flat = np.where(master["bad_responses"], np.nan, master["flat"])
         corrected = np.asarray(image, dtype=float) / flat
         return corrected, corrected**2 * master["flat_variance"] / flat**2
+
+
+class FringeCorrector(Corrector):
+    """Fringe frames of a camera and filter: a map that is ready, or exposures of a sky with few stars."""
+
+    kind = "fringe"
+
+    def correct(self, image: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Take fringes off an image that was divided by its flat, scaled to it.
+
+        Returns
+        -------
+        image, variance : ndarray, shape (ny, nx)
+            The variance is that of the map, scaled.
+        """
+        master, image = self.create_master_image(key, image.shape), np.asarray(image, dtype=float)
+        fringes = FringeMap.of(master["fringe"])
+        scale = fringes.scale(image[fringes.rows])
+        return image - scale * fringes.waves, scale**2 * master["fringe_variance"]
 
 
 def _is_one(exposure_times: Sequence[float]) -> bool:

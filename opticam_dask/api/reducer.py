@@ -10,7 +10,7 @@ import numpy as np
 
 from opticam_dask import identities
 from opticam_dask.api import arguments, summaries
-from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector
+from opticam_dask.api.correctors import BiasCorrector, DarkNoiseCorrector, FlatFieldCorrector, FringeCorrector
 from opticam_dask.api.plots import Plots
 from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
@@ -68,9 +68,9 @@ class Reducer(Plots):
         Sum N x N pixels to one.
     remove_cosmic_rays : bool
         Replace cosmic rays (L.A.Cosmic) before anything else is measured.
-    biases, darks, flats : path or sequence of path, optional
+    biases, darks, flats, fringes : path or sequence of path, optional
         Directories of calibration frames, of all cameras together (headers say which is whose). Masters are made from
-        them and kept in the store.
+        them and kept in the store. Fringes are a map that is ready, or several exposures of the sky, for any filter.
     calibration : path or sequence of path, optional
         Directories of all kinds together, sorted by IMAGETYP and its like. What is given by itself goes first.
     flats_of_other_filters : bool
@@ -97,7 +97,7 @@ class Reducer(Plots):
         Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
         to a reduction that is done, they alone are measured.
     moving : path or sequence of path, optional
-        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+        Ephemerides of moving targets (:func:`~opticam_dask.frames.placed_sources.read_track`).
     sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
         Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional
@@ -148,6 +148,7 @@ class Reducer(Plots):
         biases: str | Path | Sequence[str | Path] | None = None,
         darks: str | Path | Sequence[str | Path] | None = None,
         flats: str | Path | Sequence[str | Path] | None = None,
+        fringes: str | Path | Sequence[str | Path] | None = None,
         calibration: str | Path | Sequence[str | Path] | None = None,
         flats_of_other_filters: bool = False,
         bias_corrector: BiasCorrector | None = None,
@@ -175,7 +176,6 @@ class Reducer(Plots):
         arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.instrument = arguments.as_instrument(instrument, extension)
         self.show_plots = show_plots
         if session is None:
             console = Console(verbose, prefix)
@@ -184,6 +184,7 @@ class Reducer(Plots):
             session = Session(out_directory, place, console, break_lock=break_lock)
         self._session, self._console = session, session.progress
         self.out_directory = session.out_directory
+        self.instrument = driver.as_begun(self.out_directory, arguments.as_instrument(instrument, extension))
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
         by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
@@ -191,6 +192,7 @@ class Reducer(Plots):
             arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
             arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
             arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
+            arguments.corrector(FringeCorrector, fringes, None, by_kind.get("fringe")),
         )
         self._frames_per_block = frames_per_block
         self._sources = arguments.placed_sources(sources, moving)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -60,6 +61,19 @@ UPKEEP_SETTINGS = {
 
 #: Set in the job that runs the scheduler.
 INSIDE = "OPTICAM_DASK_INSIDE"
+
+
+def import_environment() -> dict[str, str]:
+    """Environment of a program that is to import what this process can, and nothing that lies about where it starts.
+
+    Its directory may hold a checkout without compiled kernels, a folder named ``dask`` or a file ``numpy.py``. What
+    belongs to the installation of Python is left to that of the program.
+    """
+    given = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    installed = tuple(os.path.join(place, "") for place in {sys.prefix, sys.base_prefix, sys.exec_prefix})
+    paths = [os.path.abspath(entry) for entry in sys.path]
+    kept = [path for path in paths if path in given or not path.startswith(installed)]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(kept))}
 
 
 class ClusterError(Exception):

@@ -30,6 +30,7 @@ from opticam_dask.cluster.cluster_settings import (
     ClusterError,
     ClusterSettings,
     as_environment,
+    import_environment,
     parse_memory,
     walltime_seconds,
 )
@@ -245,9 +246,8 @@ def _environment() -> list[str]:
         **MEMORY_ENVIRONMENT,
         **as_environment(UPKEEP_SETTINGS),
         **{f"{_OF_WORKERS.removeprefix('export ')}{name}": value for name, value in memory.items()},
+        **import_environment(),
     }
-    if path := os.environ.get("PYTHONPATH"):
-        variables["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in path.split(os.pathsep) if entry)
     return [
         f"cd {shlex.quote(os.getcwd())}",
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),

@@ -21,6 +21,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from opticam_dask.cluster import watchdog
+from opticam_dask.cluster.cluster_settings import import_environment
 from opticam_dask.cluster.executors import worker_memory_limit
 
 #: A nanny ends its worker at this part of the memory limit; so does a trial.
@@ -136,14 +137,13 @@ def _trial(
 @contextlib.contextmanager
 def _child(payload: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """Process of a trial; it ends at the latest when this block does, or this process."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "opticam_dask.cluster.rescue"],  # what this process imports, not this directory
+        [sys.executable, "-m", "opticam_dask.cluster.rescue"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, **import_environment()},
     )
     try:
         stdin = cast(BinaryIO, process.stdin)

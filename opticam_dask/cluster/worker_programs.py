@@ -10,7 +10,7 @@ import sys
 import dask
 from distributed.deploy.subprocess import SubprocessWorker
 
-from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT
+from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, import_environment
 
 
 class WorkerProgram(SubprocessWorker):
@@ -19,8 +19,7 @@ class WorkerProgram(SubprocessWorker):
     async def _start(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
         self.process = await asyncio.create_subprocess_exec(
-            # -P: not from this directory, which may be a checkout whose kernels are not compiled
-            *(sys.executable, "-P", "-m", "dask", "spec", self.scheduler, "--spec", spec),
+            *(sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec),
             env=_program_environment(),
             start_new_session=True,
         )
@@ -33,6 +32,6 @@ def _program_environment() -> dict[str, str]:
         configuration = dask.config.serialize(dask.config.global_config)
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        **import_environment(),
         "DASK_INTERNAL_INHERIT_CONFIG": configuration,
     }

@@ -175,11 +175,14 @@ class FitsReader:
         What several images of a file are; by default what their headers show.
     amplifiers : Amplifiers
         How the pixels of amplifiers become those of a frame.
+    uses_errors : bool
+        Whether an extension with the errors of the pixels is read.
     """
 
     extension: int | str | None = None
     images: str | None = None
     amplifiers: Amplifiers = field(default_factory=Amplifiers)
+    uses_errors: bool = True
 
     def read(self, path: PathLike) -> np.ndarray:
         """Read the pixels of one frame.
@@ -196,7 +199,8 @@ class FitsReader:
             In native byte order, BZERO and BSCALE applied: uint16 for the usual unsigned frames. Trimmed to TRIMSEC or
             DATASEC, where the header has one that lies inside the image, less the level of the overscan, where there is
             a BIASSEC. NaN where an extension behind the image (BPM, MASK, DQ; not in gzip streams) is not 0, and where
-            no window of the detector was read.
+            no window of the detector was read. With the errors of an extension behind the image (ERR, VAR, IVAR, ...)
+            it is a `ReadPixels`, an array that has their ``variance``.
 
         Raises
         ------
@@ -204,7 +208,7 @@ class FitsReader:
             When the file cannot be read or is damaged.
         """
         name = split_name(str(path))
-        choice = ImageChoice(self.extension, self.images, self.amplifiers)
+        choice = ImageChoice(self.extension, self.images, self.amplifiers, self.uses_errors)
         with frame_errors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
             picture = _picture(file.contents, name)
             if picture.n_planes and not name.plane:

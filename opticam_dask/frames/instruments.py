@@ -50,7 +50,7 @@ class FrameHeader:
         included).
     longitude, latitude, height : float
         Of the telescope: degrees east and north, metres.
-    kind : {"light", "bias", "dark", "flat", "focus", "lamp"}
+    kind : {"light", "bias", "dark", "flat", "fringe", "focus", "lamp"}
         What the frame was taken for; light where the header does not say, and ``kind_source`` is empty then.
     kind_source : str
         Keyword that says so.
@@ -192,6 +192,11 @@ class Instrument:
     )
     subtract_overscan: bool = _entry(
         "Whether the level of the overscan (BIASSEC) is subtracted where the image is trimmed.",
+        default=True,
+        is_later=True,
+    )
+    use_errors: bool = _entry(
+        "Whether the noise of pixels is that of an extension with their errors (ERR, VAR, IVAR, ...).",
         default=True,
         is_later=True,
     )

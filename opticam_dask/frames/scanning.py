@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import math
+import operator
 import os
 import re
 import time
@@ -33,7 +33,7 @@ from opticam_dask.frames.fits_files import (
     read_headers,
 )
 from opticam_dask.frames.headers import keywords
-from opticam_dask.frames.headers.contradictions import contradictions
+from opticam_dask.frames.headers.contradictions import contradictions, time_gaps
 from opticam_dask.frames.headers.exposures import kind_of
 from opticam_dask.frames.headers.values import HeaderValues
 from opticam_dask.frames.instruments import Instrument
@@ -255,7 +255,7 @@ def scan(
         Called with the number of files done and of all files.
     reader_extension : int or str, optional
         HDU of the image; by default that of the instrument.
-    kind : {"light", "bias", "dark", "flat"}
+    kind : {"light", "bias", "dark", "flat", "fringe"}
         What the frames are for: those that say in their header that they were taken for something else are set aside.
         Frames that do not say are of this kind. Tables that this program has exported are left out without a word.
 
@@ -277,8 +277,10 @@ def scan(
     tables, rows, set_aside, n_done = [_as_table([])], list[tuple[Any, ...]](), list[tuple[str, str]](), 0
     warned: dict[str, tuple[int, str]] = {}
 
+    ways = choice_of(instrument), _plane_keywords(instrument)
+
     def scan_batch(batch: list[str]) -> list[_Result]:
-        return [result for file in batch for result in _scan_file(file, instrument, listed, kind)]
+        return [result for file in batch for result in _scan_file(file, instrument, ways, listed, kind)]
 
     for batch, results in zip(batches, _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)), strict=True):
         rows += [result.row for result in results if result.row]
@@ -339,29 +341,6 @@ def _threads(n_threads: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def time_gaps(table: pd.DataFrame) -> list[tuple[str, str, str, float, float]]:
-    """Find steps in time of more than ten times the median step of a key and night.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Table of a `Scan`.
-
-    Returns
-    -------
-    list of (key, file_before, file_after, gap_s, median_s)
-        Steps between successive frames in seconds.
-    """
-    gaps = []
-    for (key, _night), frames in table.groupby(["key", "night"], sort=True):
-        ordered = frames.sort_values(["mjd_utc", "file"], kind="stable")
-        files, steps = ordered["file"].to_numpy(), np.diff(ordered["mjd_utc"].to_numpy()) * 86400.0
-        median_step = float(np.median(steps[steps > 0.0])) if (steps > 0.0).any() else math.inf
-        for index in np.flatnonzero(steps > 10.0 * median_step):
-            gaps.append((str(key), files[index], files[index + 1], float(steps[index]), median_step))
-    return gaps
-
-
 class _Result(NamedTuple):
     file: str
     row: tuple[Any, ...] = ()
@@ -369,7 +348,9 @@ class _Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def _scan_file(path: str, instrument: Instrument, listed: Mapping[str, Facts], kind: str) -> list[_Result]:
+def _scan_file(
+    path: str, instrument: Instrument, ways: tuple[ImageChoice, PlaneKeywords], listed: Mapping[str, Facts], kind: str
+) -> list[_Result]:
     """What the frames of one file are; nothing for what this program has made."""
     try:
         path.encode()
@@ -377,7 +358,7 @@ def _scan_file(path: str, instrument: Instrument, listed: Mapping[str, Facts], k
         return [_Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")]
     try:
         listed_facts = _remote_facts(path, listed) if is_remote(path) else None
-        frames, facts = read_headers(path, choice_of(instrument), _plane_keywords(instrument), listed=listed_facts)
+        frames, facts = read_headers(path, *ways, listed=listed_facts)
     except OwnProduct:
         return []
     except FrameError as error:
@@ -434,7 +415,7 @@ def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kin
     if frame_here.problem or frame.problems:
         return _Result(name, reason=frame_here.problem or "; ".join(frame.problems))
     interpreted = [getattr(frame, column) for column in _FROM_HEADER]
-    row = (name, *facts, *interpreted, *header.shape, header.dtype.name, *frame_here.name[1:])
+    row = (name, *facts, *interpreted, *header.shape, _name_of(header.dtype), *frame_here.name[1:])
     told = []
     if header.has_overscan:
         told.append(_OVERSCAN)
@@ -442,12 +423,16 @@ def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kin
         told.append(_TRIMMED.format(header.section))
     if header.bad_pixels:
         told.append(f"pixels that the extension {header.bad_pixels} marks are bad")
+    if header.errors:
+        told.append(f"the noise of pixels is that of the extension {header.errors}")
     if frame.is_time_suspect:
         told.append(f"{instrument.time_flag_keyword} says that the time is not to be trusted")
     return _Result(name, row=row, warnings=(*frame.warnings, *told))
 
 
-@lru_cache(maxsize=16)
+_name_of = lru_cache(maxsize=64)(operator.attrgetter("name"))  # NumPy puts it together anew each time
+
+
 def choice_of(instrument: Instrument) -> ImageChoice:
     """Which images of a file are frames, and how their amplifiers are read, by a definition."""
     amplifiers = Amplifiers(
@@ -456,10 +441,9 @@ def choice_of(instrument: Instrument) -> ImageChoice:
         saturation_keyword=instrument.saturation_keyword,
         default_saturation=instrument.default_saturation,
     )
-    return ImageChoice(instrument.extension, instrument.images, amplifiers)
+    return ImageChoice(instrument.extension, instrument.images, amplifiers, instrument.use_errors)
 
 
-@lru_cache(maxsize=16)
 def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
     return PlaneKeywords(tuple(_flat(instrument.time_keywords)), instrument.plane_step_keyword)
 
@@ -477,7 +461,7 @@ def kind_of_file(path: str, instrument: Instrument) -> str:
 def reader_of(instrument: Instrument) -> FitsReader:
     """Reader of the frames of an instrument."""
     choice = choice_of(instrument)
-    return FitsReader(choice.extension, choice.images, choice.amplifiers)
+    return FitsReader(choice.extension, choice.images, choice.amplifiers, choice.uses_errors)
 
 
 def in_order_of_names(table: pd.DataFrame) -> pd.DataFrame:

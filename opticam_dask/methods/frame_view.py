@@ -41,6 +41,9 @@ class FrameView:
         ``(x0, y0, size) -> (n, size, size)``: sky-subtracted electrons, and background RMS; NaN beyond the frame.
     saturated_at, cosmic_rays_at : callable
         The same for flags of pixels; ``cosmic_rays_at`` gives None when cosmic rays were not looked for.
+    variance_at : callable, optional
+        The same for the variance of pixels by an extension of their file, in which is the noise of the sources too,
+        electrons squared; it gives None where there is none.
     response_at : callable, optional
         The same for the response of the pixels by which the frame was divided (the master flat, 1 on average): a
         pixel of ``s`` electrons was counted as ``s * response``. None without a flat.
@@ -78,6 +81,7 @@ class FrameView:
     rms_at: CutOuts
     saturated_at: CutOuts
     cosmic_rays_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None]
+    variance_at: Callable[[np.ndarray, np.ndarray, int], np.ndarray | None] | None = None
     response_at: CutOuts | None = None
     response_error_at: CutOuts | None = None
     non_linear_at: CutOuts | None = None
@@ -88,6 +92,10 @@ class FrameView:
     sampling: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
     known: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
+
+    def told_variance(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        """Variance of pixels by their file, electrons squared, ``(n, size, size)``; None where it tells none."""
+        return None if self.variance_at is None else self.variance_at(x0, y0, size)
 
 
 @dataclass(frozen=True)

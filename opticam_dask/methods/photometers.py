@@ -290,7 +290,7 @@ class AperturePhotometer(BasePhotometer):
                 inside[inside > 0] = usual[inside > 0]
             correction[inside > 0] = 1.0 / inside[inside > 0]
         response = None if view.response_at is None else view.response_at(*window)
-        variance = noise.aperture_variance(weights, electrons, pixels.rms, response)
+        variance = noise.aperture_variance(weights, electrons, pixels.rms, response, view.told_variance(*window))
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
         if light is not None:
             variance += (_OF_APERTURE * frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
@@ -467,7 +467,7 @@ class OptimalPhotometer(BasePhotometer):
         flux = np.where(np.any(weights != 0, axis=(1, 2)), np.sum(weights * electrons, axis=(1, 2)), np.nan)
         response = None if view.response_at is None else view.response_at(*window)
         model = np.maximum(flux, 0.0)[:, None, None] * light
-        variance = noise.weighted_variance(weights, model, pixels.rms, response)
+        variance = noise.weighted_variance(weights, model, pixels.rms, response, view.told_variance(*window))
         variance += noise.sky_level_variance(weights, pixels.is_good, pixels.sky_error)
         variance += (frame_stars.sampling_error(view, shape) * np.nan_to_num(flux)) ** 2
         systematic = None

@@ -1,6 +1,6 @@
 """Calibration frames: found in directories, matched to camera keys, and combined into masters.
 
-Bias and dark frames belong to a camera, flats to a camera and filter; all to one frame shape and binning.
+Bias and dark frames belong to a camera, flats and fringes to a camera and filter; all to one frame shape and binning.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from opticam_dask import text
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.images.fringes import FringeMap
 from opticam_dask.kernels.images.masters import HotPixels, Masters
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
@@ -24,11 +25,14 @@ from opticam_dask.store.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["bias", "dark", "flat"]
-KINDS: tuple[Kind, ...] = ("bias", "dark", "flat")
+Kind = Literal["bias", "dark", "flat", "fringe"]
+KINDS: tuple[Kind, ...] = ("bias", "dark", "flat", "fringe")
 
 #: What each kind is called in messages, and the option that gives its frames.
-PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats"}
+PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats", "fringe": "fringes"}
+#: Kinds that belong to a filter.
+_OF_FILTER: tuple[Kind, ...] = ("flat", "fringe")
+
 
 #: A bias is not exposed; cameras write the shortest time that they know, up to this, s.
 _LONGEST_BIAS = 1.0
@@ -64,7 +68,7 @@ class CalibrationFrames:
 
     Attributes
     ----------
-    kind : {"bias", "dark", "flat"}
+    kind : {"bias", "dark", "flat", "fringe"}
         Kind of the calibration frames.
     table : pandas.DataFrame
         One row a frame, with the columns of the table of ``frames.Scan``.
@@ -77,7 +81,7 @@ class CalibrationFrames:
     set_aside: list[tuple[str, str]]
 
     def record(self) -> dict[str, Any]:
-        """Identity of these frames: number, names, sizes and modification times."""
+        """Identity of these frames: number, names, sizes and modification times; of fringes also whose they are."""
         rows = sorted(
             f"{Path(file).name} {size} {mtime!r}"
             for file, size, mtime in zip(
@@ -85,30 +89,31 @@ class CalibrationFrames:
             )
         )
         digest = hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
-        return {"n_files": len(rows), "digest": digest}
+        keys = {"keys": sorted(set(self.table["key"]))} if self.kind == "fringe" else {}
+        return {"n_files": len(rows), "digest": digest, **keys}
 
     def select(self, detector: Detector, *, of_other_filters: bool = False) -> pd.DataFrame:
         """Frames that fit a camera key, in the order of their names.
 
-        Flats are those of its filter; with ``of_other_filters``, where there are none, those of the filter of the
-        camera of which there are most.
+        Flats and fringes are those of its filter; with ``of_other_filters``, where there are no flats, those of the
+        filter of the camera of which there are most.
 
         Raises
         ------
         CalibrationError
-            With fewer than two.
+            With fewer than two; of fringes one is enough, which is a map that is ready.
         """
         table = self.table
         is_same = (table["camera"] == detector.camera) & (table["binning"] == detector.binning)
         is_same &= (table["ny"] == detector.shape[0]) & (table["nx"] == detector.shape[1])
         key = detector.key
-        if self.kind == "flat":
+        if self.kind in _OF_FILTER:
             counts = table["key"][is_same].value_counts().sort_index()
-            if of_other_filters and len(counts) and key not in counts:
+            if of_other_filters and self.kind == "flat" and len(counts) and key not in counts:
                 key = str(counts.idxmax())
             is_same &= table["key"] == key
         found = scanning.in_order_of_names(table[is_same])
-        if len(found) < 2:
+        if len(found) < (1 if self.kind == "fringe" else 2):
             few = "none" if not len(found) else f"only {found['file'].iloc[0]}"
             raise CalibrationError(
                 f"at least two {self.kind} frames of {detector} are needed, found {few}. "
@@ -161,7 +166,7 @@ def sort_by_kind(directories: Any, instrument: Instrument) -> dict[Kind, list[st
     Raises
     ------
     CalibrationError
-        When no frame says that it is a bias, dark or flat.
+        When no frame says that it is one of them.
     FileNotFoundError
         When a directory does not exist.
     """
@@ -176,8 +181,8 @@ def sort_by_kind(directories: Any, instrument: Instrument) -> dict[Kind, list[st
         names = instrument.image_type_keyword
         told = names if isinstance(names, str) else ", ".join(names[:3])
         raise CalibrationError(
-            f"none of the {len(files)} file(s) given as calibration says that it is a bias, dark or flat ({told}): "
-            "give each kind by itself (biases, darks, flats)"
+            f"none of the {len(files)} file(s) given as calibration says that it is a bias, dark, flat or fringe frame "
+            f"({told}): give each kind by itself ({', '.join(PLURAL.values())})"
         )
     return {kind: by_kind[kind] for kind in KINDS if kind in by_kind}
 
@@ -227,11 +232,16 @@ class Calibration:
         """Identity of the calibration in the record of the parameters."""
         return {PLURAL[kind]: self.records[kind] for kind in self.kinds}
 
+    def has_fringes(self, key: str) -> bool:
+        """Whether fringes are taken off the frames of a camera key: few filters have any."""
+        return key in self.records.get("fringe", {}).get("keys", ())
+
     def groups(self, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> dict[Kind, str]:
-        """Name of each master of a camera key in the store."""
+        """Name of each master of a camera key in the store; none of fringes where it has none."""
         size = f"{detector.shape[1]}x{detector.shape[0]}_{detector.binning}x{detector.binning}"
-        whose = {"bias": detector.camera, "dark": detector.camera, "flat": group_name(detector.key)}
-        return {kind: f"{kind}_{whose[kind]}_{size}" for kind in kinds or self.kinds}
+        named = [kind for kind in kinds or self.kinds if kind != "fringe" or self.has_fringes(detector.key)]
+        whose = {kind: group_name(detector.key) if kind in _OF_FILTER else detector.camera for kind in named}
+        return {kind: f"{kind}_{whose[kind]}_{size}" for kind in named}
 
     def reader(self, store: Store, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
         """Function without arguments that reads masters; picklable, and small."""
@@ -276,7 +286,7 @@ def as_masters(arrays: Mapping[str, np.ndarray], dark_time: float | None, dark_g
     dark_gain : float, optional
         Electrons per ADU of the darks, where the bias is taken off them.
     """
-    bad = [arrays["bad_responses"]] if "bad_responses" in arrays else []
+    bad = [arrays[name] for name in ("bad_levels", "bad_responses") if name in arrays]
     hot = None
     if "dark" in arrays:
         bad.append(~np.isfinite(arrays["dark"]) if dark_time is not None else arrays["hot_pixels"])
@@ -290,6 +300,7 @@ def as_masters(arrays: Mapping[str, np.ndarray], dark_time: float | None, dark_g
         bad_pixels=np.logical_or.reduce(bad) if bad else None,
         hot_pixels=hot,
         dark_gain=dark_gain,
+        fringe=FringeMap.of(arrays["fringe"]) if "fringe" in arrays else None,
     )
 
 

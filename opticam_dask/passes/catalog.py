@@ -10,7 +10,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import detect
+from opticam_dask.kernels.images import detect, halos
+from opticam_dask.kernels.images.bad_columns import bridged
 from opticam_dask.kernels.images.matching import align, star_choice
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.stack import mean_rms
@@ -18,8 +19,12 @@ from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.passes.companions import with_companions
 from opticam_dask.steps.frame_steps import FrameSteps
 
-#: Sources are looked for where at least this share of the best-covered pixel's frames contribute.
+#: Sources are looked for where at least this share of the best-covered pixel's frames contribute,
 _LEAST_COVERAGE = 0.25
+#: and no fewer than two where others have more: a cosmic ray in a single frame looks like any other light.
+_FEWEST_FRAMES = 2
+#: Tracks that were left out of a stack are up to so many pixels wide.
+_LEFT_OUT = 9
 
 #: The typical width is the median over so many of the brightest stars.
 _TYPICAL_SOURCES = 30
@@ -49,10 +54,18 @@ _LARGE_PATCH = 4.0
 #: resampling spread the peak.
 _NEARLY_SATURATED = 0.8
 
+#: Nothing is looked for so many FWHM from a saturated pixel.
+_CORE = 1.6
+
 #: Stars wider (FWHM) than this part of a box of the sky mesh fill it.
 _LARGEST_IN_BOX = 0.5
 #: Boxes should be so many FWHM wide.
 _BOX_OF_STARS = 3.0
+
+#: Sources nearer than so many FWHM have each other's light in their moments,
+_BLENDED = 3.0
+#: and nearer than so many when the light of the others was taken off.
+_STILL_BLENDED = 2.0
 
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
 _SAME_PLACE = 0.25
@@ -151,14 +164,16 @@ def make_catalog(
     """
     if not night.coverage.any():
         raise NoCatalog("no frame could be aligned, so there is no stack.")
-    seen = night.coverage >= max(1.0, _LEAST_COVERAGE * night.coverage.max())
-    pixels = np.where(seen, night.image.astype(float), np.nan)
-    noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
+    pixels = np.where(_are_seen(night.coverage), night.image.astype(float), np.nan)
+    saturated = _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
+    unveiled = _unveiled(night, pixels, saturated)
+    pixels, noise = unveiled.image.copy(), unveiled.noise
     try:
         mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
     except ValueError:  # stars everywhere: the sky of the frames is all that is known
         rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
+    pixels = bridged(pixels)
     table = steps.finder(pixels, steps.threshold * noise)
     if table is None or not len(table):
         raise NoCatalog(
@@ -168,15 +183,16 @@ def make_catalog(
     if not len(found["x"]):
         raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
     peak = _peaks(pixels, found)
-    saturated = _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
     is_whole = peak < saturated
     width = _stellar_width(found, is_whole, night.seeing)
     found["is_star"] = _are_stars(found, is_whole, width)
-    scatter = _at(found, _local_scatter(rms_mesh, steps, pixels.shape))
+    scatter = _local_scatter(rms_mesh, steps, pixels.shape)
     is_small = found["fwhm"] < _SMALL_PATCH * min(steps.box_size)
-    # light that saturates a pixel is no patch of the sky
-    stands_out = ~is_whole | found["is_star"]
-    stands_out |= peak > steps.threshold * scatter * np.where(is_small, 1.0, _LARGE_PATCH)
+    # light that saturates a pixel is no patch of the sky; the moments of a star between others may not converge
+    stands_out = ~is_whole | (
+        found["is_star"] & (np.isfinite(found["fwhm"]) | _have_neighbours(found, _BLENDED * width))
+    )
+    stands_out |= peak > steps.threshold * _at(found, scatter) * np.where(is_small, 1.0, _LARGE_PATCH)
     if not stands_out.any():
         raise NoCatalog("the stack holds nothing as wide as a star or that stands out of the scatter of the sky there.")
     patches = {name: values[~stands_out] for name, values in found.items()}
@@ -186,7 +202,9 @@ def make_catalog(
     if steps.finds_by_segments:
         stack = (pixels, noise, night.coverage)
         border = getattr(steps.finder, "border_width", 0)
-        found, is_whole = with_companions(found, is_whole, stack, width, saturated, steps.threshold, border, patches)
+        is_core = unveiled.is_core
+        found, is_whole = with_companions(found, is_whole, stack, width, is_core, steps.threshold, border, patches)
+    found, is_whole = _believed(pixels, found, is_whole, width, unveiled.in_halo, steps.threshold * noise)
     n_fainter = max(0, len(is_whole) - max_sources)
     found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)
@@ -194,6 +212,23 @@ def make_catalog(
     warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
     border_flux = table.meta.get("border_flux", np.empty(0))
     return Catalog(found, fwhm, warnings, _left_out(found["flux"], border_flux, n_fainter))
+
+
+def _unveiled(night: StackedNight, pixels: np.ndarray, saturated: float) -> halos.Unveiled:
+    """Stack and noise of its pixels, without the halos of saturated stars."""
+    noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
+    with np.errstate(invalid="ignore"):
+        is_saturated = pixels > saturated
+    fwhm = night.seeing if np.isfinite(night.seeing) else 2.0 * _SIGMA_TO_FWHM
+    return halos.without_halos(pixels, noise, night.coverage, is_saturated, _CORE * fwhm, fwhm)
+
+
+def _are_seen(coverage: np.ndarray) -> np.ndarray:
+    """Pixels that enough frames show; where odd light was left out, those around them decide."""
+    most = int(coverage.max())
+    fewest, least = _FEWEST_FRAMES if most > _FEWEST_FRAMES else 1, _LEAST_COVERAGE * most
+    around = maximum_filter(coverage, _LEFT_OUT, mode="nearest")
+    return np.asarray((around >= max(fewest, least)) & (coverage >= max(fewest, least / 2.0)))
 
 
 def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tuple[str, ...]:
@@ -238,6 +273,18 @@ def _peaks(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.max(np.where(np.isfinite(cores), cores, -np.inf), axis=1)
 
 
+def _light_around(image: np.ndarray, found: Mapping[str, np.ndarray], width: float) -> np.ndarray:
+    """Median of the pixels around each source, from one FWHM to two."""
+    size = 2 * int(np.ceil(2.0 * width)) + 1
+    xy = np.column_stack([found["x"], found["y"]])
+    x0, y0 = photometry.origins(xy, size)
+    dx, dy = (np.arange(size) + corner[:, None] - xy[:, axis, None] for axis, corner in ((0, x0), (1, y0)))
+    apart = np.hypot(dx[:, None, :], dy[:, :, None])
+    cutouts = photometry.cut_out(image, x0, y0, size)
+    is_around = (apart > width) & (apart < 2.0 * width) & np.isfinite(cutouts)
+    return np.ma.median(np.ma.masked_where(~is_around, cutouts), axis=(1, 2)).filled(0.0)
+
+
 def _local_scatter(rms_mesh: np.ndarray, steps: FrameSteps, shape: tuple[int, int]) -> np.ndarray:
     """Scatter of the stack in the box of each pixel or one next to it, whichever is larger."""
     (box_y, box_x), around = steps.box_size, maximum_filter(rms_mesh, size=3, mode="nearest")
@@ -253,6 +300,43 @@ def _at(found: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
     )
     values: np.ndarray = image[row, column]
     return values
+
+
+def _believed(
+    image: np.ndarray,
+    found: dict[str, np.ndarray],
+    is_whole: np.ndarray,
+    width: float,
+    in_halo: np.ndarray,
+    least: np.ndarray,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Sources whose widths are now known without their neighbours: which are stars, and which of the others stay.
+
+    In the halo of a saturated star, and where it has neither width nor neighbours and its middle does not stand out of
+    what is around it, what is no star is nothing.
+    """
+    if not np.isfinite(width):
+        return found, is_whole
+    fwhm = found["fwhm"]
+    is_wide_enough = (fwhm > _STAR_RANGE[0] * width) & (fwhm < _STAR_RANGE[1] * width)
+    found = found | {"is_star": found["is_star"] & np.where(is_whole, is_wide_enough, np.isfinite(fwhm))}
+    is_flat = np.isnan(fwhm) & ~_have_neighbours(found, _STILL_BLENDED * width)
+    is_flat &= ~(_peaks(image, found) - _light_around(image, found, width) > _at(found, least))
+    is_kept = found["is_star"] | ~is_whole | ~(is_flat | _at(found, in_halo))
+    return {name: values[is_kept] for name, values in found.items()}, is_whole[is_kept]
+
+
+def _isophotal_fwhm(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Width of each source by its segment, as the FWHM of a Gaussian."""
+    return np.asarray(_SIGMA_TO_FWHM * np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"]))
+
+
+def _have_neighbours(found: Mapping[str, np.ndarray], reach: float) -> np.ndarray:
+    """Which sources have another one nearer than so many pixels."""
+    xy = np.column_stack([found["x"], found["y"]])
+    if len(xy) < 2 or not np.isfinite(reach):
+        return np.zeros(len(xy), dtype=bool)
+    return np.asarray(KDTree(xy).query(xy, k=2)[0][:, 1] < reach)
 
 
 def _stellar_width(found: Mapping[str, np.ndarray], is_whole: np.ndarray, seeing: float) -> float:
@@ -271,9 +355,9 @@ def _are_stars(found: Mapping[str, np.ndarray], is_whole: np.ndarray, width: flo
     usual = major[is_measured] / minor[is_measured]
     with np.errstate(invalid="ignore", divide="ignore"):
         widest = np.where(is_whole, _STAR_RANGE[1], _WIDEST_SEGMENT)
-        is_form = np.sqrt(major * minor) * _SIGMA_TO_FWHM < widest * width
+        is_form = _isophotal_fwhm(found) < widest * width
         is_form &= major / minor < _MOST_ELONGATED * (np.median(usual) if len(usual) else 1.0)
-    # a finder of the user's own may tell no segments; moments of a star between others may not converge
+    # a finder of the user's own may tell no segments
     is_form |= ~np.isfinite(major * minor)
     return is_measured | (is_form & (~is_whole | ~np.isfinite(fwhm)))
 
@@ -351,9 +435,9 @@ def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray],
     widths = fwhm[np.isfinite(fwhm)][:_TYPICAL_SOURCES]
     if len(widths):
         return float(select(widths))
-    sigma = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
-    sigma = sigma[np.isfinite(sigma) & (sigma > 0)]
-    return float(_SIGMA_TO_FWHM * select(sigma)) if len(sigma) else 2.0 * _SIGMA_TO_FWHM
+    widths = _isophotal_fwhm(found)
+    widths = widths[np.isfinite(widths) & (widths > 0)]
+    return float(select(widths)) if len(widths) else 2.0 * _SIGMA_TO_FWHM
 
 
 def missing_sources(

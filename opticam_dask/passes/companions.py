@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import moments, photometry, second_look, stack_psf
@@ -34,10 +33,8 @@ _HIDDEN = 4.0
 #: What is left of a blend of stars has so many times the expected variance at most; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
 
-#: No star is looked for within so many semi-axes of the segment of a galaxy,
+#: No star is looked for within so many semi-axes of the segment of a galaxy.
 _BLOCKED = 3.0
-#: or of a saturated star, whose wings reach further.
-_BLOCKED_SATURATED = 5.0
 
 #: Resampling never adds more to the square of a width than the rest of it.
 _LEAST_WIDTH = 0.1
@@ -54,7 +51,7 @@ def with_companions(
     is_whole: np.ndarray,
     stack: tuple[np.ndarray, np.ndarray, np.ndarray],
     fwhm: float,
-    saturated: float,
+    is_core: np.ndarray,
     threshold: float,
     border: int,
     not_looked_at: Mapping[str, np.ndarray],
@@ -71,8 +68,8 @@ def with_companions(
         Sky-subtracted pixels, their noise, and the number of frames.
     fwhm : float
         Of the stars on the stack, without what resampling adds to it, pixels.
-    saturated : float
-        Electrons from which pixels of the stack may have been saturated; NaN when unknown.
+    is_core : ndarray of bool, shape (ny, nx)
+        Saturated pixels, and those so near to them that no star is looked for.
     threshold : float
         Of the finder, in units of the noise of a pixel.
     border : int
@@ -89,13 +86,8 @@ def with_companions(
     is_blend = is_whole & ~found["is_star"] & (found["fwhm"] < _WIDEST_BLEND * fwhm)
     is_fitted = (found["is_star"] & is_whole) | is_blend
     xy = np.column_stack([found["x"], found["y"]])
-    covered = _covered(not_looked_at, _BLOCKED, pixels.shape)
-    with np.errstate(invalid="ignore"):
-        is_saturated = pixels > saturated
-    if is_saturated.any():  # a bled column may reach into the border, where no source is known
-        covered |= distance_transform_edt(~is_saturated) < _BLOCKED_SATURATED * fwhm / photometry.SIGMA_TO_FWHM
-    for others, reach in ((~is_fitted & is_whole, _BLOCKED), (~is_whole, _BLOCKED_SATURATED)):
-        covered |= _covered({name: found[name][others] for name in _FORM}, reach, pixels.shape)
+    covered = is_core | _covered(not_looked_at, _BLOCKED, pixels.shape)
+    covered |= _covered({name: found[name][~is_fitted & is_whole] for name in _FORM}, _BLOCKED, pixels.shape)
     column, row = (np.clip(np.rint(xy[:, axis]).astype(int), 0, pixels.shape[1 - axis] - 1) for axis in (0, 1))
     fitted = np.flatnonzero(is_fitted & ~covered[row, column])
     if not 0 < len(fitted) <= _MOST:

@@ -253,8 +253,8 @@ def _masked_radius(neighbours: _Neighbours, others: np.ndarray, noise: float, ar
     left = _LEFT_OF_NEIGHBOUR if neighbours.is_known else 1.0
     with np.errstate(divide="ignore"):
         level = _MATTERS * noise * area / (left * neighbours.flux[others])
-    # the table falls, as far as anybody can see
-    falling = np.minimum.accumulate(neighbours.table)
+    # no light further out is brighter; the middle of a defocused star is dark
+    falling = np.maximum.accumulate(neighbours.table[::-1])[::-1]
     radius = profile.table_radius(np.searchsorted(-falling, -level))
     return np.clip(radius, _LEAST_MASK, _MOST_MASK)
 

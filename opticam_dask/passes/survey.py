@@ -15,7 +15,7 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
-from opticam_dask.kernels.images.stack import PartialStack, stack_groups
+from opticam_dask.kernels.images.stack import PartialStack, StackSums, added, stack_groups
 from opticam_dask.passes import star_profiles
 from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import BlockSummary, FrameResult, entry_of, summarise
@@ -47,7 +47,7 @@ class Survey(Aligning):
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_flags: Callable[[int], np.ndarray]
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
-    write_stack: Callable[[int, int, np.ndarray, np.ndarray], None]
+    write_stack: Callable[[int, int, StackSums], None]
     keeping: Callable[[int], AbstractContextManager[Keep]]
 
 
@@ -107,7 +107,7 @@ def _survey_frames(
             if start + index in candidates:
                 keep(start + index, _kept(job, entry, result).arrays)
         if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
-            job.write_stack(group, block, stack.total, stack.coverage)
+            job.write_stack(group, block, stack.sums)
             stack = None
         results[index] = result.without_pixels()
     return results
@@ -155,19 +155,15 @@ class MergeJob:
 
     inputs: Sequence[int]
     fan_in: int
-    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    write: Callable[[int, np.ndarray, np.ndarray], None]
+    read: Callable[[int], StackSums]
+    write: Callable[[int, StackSums], None]
 
 
 def merge_stacks(job: MergeJob, index: int) -> int:
     """Add ``fan_in`` partial stacks into one of the next level."""
     numbers = job.inputs[index * job.fan_in : (index + 1) * job.fan_in]
-    first, first_coverage = job.read(numbers[0])
-    # they are read in the smallest type that holds them
-    total, coverage = first.astype(np.int64), first_coverage.astype(np.uint32)
-    for number in numbers[1:]:
-        more, seen = job.read(number)
-        total += more
-        coverage += seen
-    job.write(index, total, coverage)
+    sums = job.read(numbers[0])
+    for number in numbers[1:]:  # two are held at a time
+        sums = added([sums, job.read(number)])
+    job.write(index, sums)
     return index

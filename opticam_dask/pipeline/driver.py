@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opticam_dask.pipeline import frozen, nights
-from opticam_dask.pipeline.preparation import check_parameters, prepare, stored_parameters
+from opticam_dask.pipeline.preparation import as_begun, check_parameters, prepare, stored_parameters
 from opticam_dask.pipeline.reduction import (
     Changes,
     Outcome,
@@ -20,7 +20,7 @@ from opticam_dask.pipeline.reduction import (
     stage,
 )
 from opticam_dask.pipeline.run import Pass, Run
-from opticam_dask.pipeline.stages.catalogs import place_sources
+from opticam_dask.pipeline.stages.catalogs import find_places, place_sources
 from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.pipeline.stages.photometry import MeasurePass, live_jobs
 from opticam_dask.pipeline.stages.profiles import StarProfiles
@@ -42,8 +42,10 @@ __all__ = [
     "Setup",
     "Silent",
     "WrongParameters",
+    "as_begun",
     "check_parameters",
     "drive",
+    "find_places",
     "finish",
     "live_jobs",
     "make_masters",

@@ -91,6 +91,6 @@ def read_profile(part: Part) -> Profile:
     # stores of older versions do not say how well the total is known, and their fluxes have no such error
     total_err = float(about.get("total_err", 0.0))
     # and they had fewer functions to choose from
-    coefficients = np.zeros(N_COMPONENTS)
-    coefficients[: len(part.psf["coefficient"])] = part.psf["coefficient"]
+    found = part.psf["coefficient"]
+    coefficients = np.pad(found, (0, max(N_COMPONENTS - len(found), 0)))
     return Profile(coefficients, float(about.get("pixel_area", 0.0)), total_err)

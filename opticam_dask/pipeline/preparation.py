@@ -9,7 +9,7 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from opticam_dask.frames.instruments import Instrument
 
 _PACKAGES = (
     *("numpy", "scipy", "astropy", "photutils", "opencv-python-headless", "astroscrappy"),
@@ -156,6 +158,44 @@ def _tell_other_versions(setup: Setup, progress: Progress) -> None:
     before = {name: attributes[name] for name in now}
     if changed := identities.differences(before, now):
         progress.tell(f"Note: the reduction was begun with other versions ({'; '.join(changed)}).")
+
+
+#: What entries of a definition were where it did not name them, in stores of before schema version 1.5.
+_FORMER_DEFAULTS = {
+    "time_scale": "utc",
+    "filter_keyword": "FILTER",
+    "exposure_time_keyword": ["EXPTIME", "EXPOSURE"],
+    "gain_keyword": "GAIN",
+    "binning_keyword": "BINNING",
+    "read_noise_keyword": "RDNOISE",
+    "airmass_keyword": "AIRMASS",
+    "ra_keyword": "RA",
+    "dec_keyword": "DEC",
+    "ra_unit": "hourangle",
+}
+
+
+def as_begun(out_directory: str | Path, instrument: Instrument) -> Instrument:
+    """The definition with which a reduction goes on: what it leaves to defaults has the meaning of the store.
+
+    Frames that come later are then read like those of before, and the parameters are the same.
+
+    Parameters
+    ----------
+    out_directory : path
+        Of the reduction; without a store in it the instrument is returned as it is.
+    instrument : Instrument
+        As it is now.
+    """
+    store = Store.at(out_directory)
+    before = (store.attributes.get("instrument_definition") or {}) if store.exists() else {}
+    default = {entry.name: entry.default for entry in fields(instrument)}
+    kept: dict[str, Any] = {
+        name: value
+        for name, value in _FORMER_DEFAULTS.items()
+        if before.get(name) == value and getattr(instrument, name) == default[name]
+    }
+    return replace(instrument, **kept) if kept else instrument
 
 
 def check_parameters(setup: Setup) -> None:

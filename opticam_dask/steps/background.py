@@ -98,7 +98,7 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
         result.subtracted = image.electrons - level.image
         return level.rms_image
     if not result.meshes:
-        result.meshes = _meshes(steps, image.electrons)
+        result.meshes = _meshes(steps, image)
     mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
     result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
     result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
@@ -106,9 +106,13 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     return None
 
 
-def _meshes(steps: FrameSteps, electrons: np.ndarray) -> dict[str, np.ndarray]:
+def _meshes(steps: FrameSteps, image: Image) -> dict[str, np.ndarray]:
+    """Sky level and its noise in boxes; the noise is that of the file where it tells it."""
     try:
-        mesh, rms_mesh = background.sky_mesh(electrons, steps.box_size)
+        mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
+        if image.variance is not None:
+            told = background.box_medians(np.sqrt(image.variance), steps.box_size)
+            rms_mesh = np.where(np.isfinite(told), told, rms_mesh)
     except ValueError as error:
         raise FrameProblem(FrameFlag.NO_BACKGROUND, str(error)) from error
     return {"background_mesh": mesh, "background_rms_mesh": rms_mesh}

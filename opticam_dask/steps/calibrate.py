@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.flags import FrameFlag
+from opticam_dask.frames.fits.read_pixels import ReadPixels, level_as_read
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.kernels.images.matching import star_choice
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, error_text, remembered
-from opticam_dask.steps.read import above, read_raw
+from opticam_dask.steps.read import above, read_raw, read_stored
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Image:
     """A calibrated frame: electrons with the sky in them, and flags of its pixels.
 
     ``pile_up`` is the level (ADU) at which its raw pixels pile up; NaN where they do not, or it was not looked for.
+    ``variance`` is that of each pixel by the file (electrons squared, NaN where that tells none); None without.
     """
 
     electrons: np.ndarray
@@ -28,12 +30,13 @@ class Image:
     cosmic_rays: np.ndarray | None
     non_linear: np.ndarray | None
     pile_up: float = float("nan")
+    variance: np.ndarray | None = None
 
 
 def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bool = False) -> Image:
     """Read and calibrate one frame.
 
-    The order is: image filter, bias, dark, gain, flat, bad pixels, cosmic rays, rebinning.
+    The order is: image filter, bias, dark, gain, flat, fringes, bad pixels, cosmic rays, rebinning.
 
     Parameters
     ----------
@@ -63,22 +66,17 @@ def load_image(steps: FrameSteps, entry: Mapping[str, Any], *, for_detection: bo
 
 
 def _calibrated(steps: FrameSteps, entry: Mapping[str, Any], *, is_single: bool) -> Image:
-    raw = read_raw(steps, entry)
+    stored = read_stored(steps, entry)
+    raw = np.asarray(stored)
     pile_up = star_choice.pile_up(raw) if steps.looks_for_pile_up else float("nan")
     saturated = above(raw, np.fmin(entry["saturation"], pile_up))
-    non_linear = above(raw, entry["linearity_limit"])
+    non_linear = above(raw, level_as_read(stored, entry["linearity_limit"]))
     if steps.image_filter is not None:
         raw = _filtered(steps.image_filter, raw)
     masters = steps.read_masters()
-    electrons = calibrate.to_electrons(
-        raw,
-        gain=entry["gain"],
-        dark_current=entry["dark_current"],
-        exposure_time=entry["exposure_time"],
-        dark_gain=masters.dark_gain,
-        dtype=np.float32 if is_single and _fits_float32(raw.dtype) else np.float64,
-        **layers_of(masters, raw, entry),
-    )
+    dtype = np.float32 if is_single and _fits_float32(raw.dtype) else np.float64
+    electrons = electrons_of(raw, entry, layers_of(masters, raw, entry), masters.dark_gain, dtype)
+    variance = variance_of(stored, entry, masters.flat)
     cosmic_rays = None
     if steps.remove_cosmic_rays:
         level = entry["saturation"] * entry["gain"]
@@ -86,18 +84,56 @@ def _calibrated(steps: FrameSteps, entry: Mapping[str, Any], *, is_single: bool)
             electrons, read_noise=entry["read_noise"], saturation=np.inf if np.isnan(level) else level
         )
     if steps.rebin_factor == 1:
-        return Image(electrons, saturated, cosmic_rays, non_linear, pile_up)
+        return Image(electrons, saturated, cosmic_rays, non_linear, pile_up, variance)
     saturated, cosmic_rays, non_linear = (
         None if mask is None else calibrate.rebin_mask(mask, steps.rebin_factor)
         for mask in (saturated, cosmic_rays, non_linear)
     )
-    return Image(calibrate.rebin(electrons, steps.rebin_factor), saturated, cosmic_rays, non_linear, pile_up)
+    variance = None if variance is None else calibrate.rebin(variance, steps.rebin_factor)
+    electrons = calibrate.rebin(electrons, steps.rebin_factor)
+    return Image(electrons, saturated, cosmic_rays, non_linear, pile_up, variance)
+
+
+def variance_of(stored: np.ndarray, entry: Mapping[str, Any], flat: np.ndarray | None) -> np.ndarray | None:
+    """Variance of pixels by their file in electrons squared, NaN where it tells none; None where it tells nothing."""
+    if not isinstance(stored, ReadPixels) or stored.variance is None:
+        return None
+    variance: np.ndarray = stored.variance * float(entry["gain"]) ** 2
+    return variance if flat is None else variance / np.where(flat > 0, flat, np.nan) ** 2
 
 
 def layers_of(masters: Masters, raw: np.ndarray, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Masters for one frame: a pixel may be too hot for a long exposure of a dark sky, and good in others."""
     names = ("gain", "exposure_time", "read_noise")
-    return masters.layers_of(raw, **{name: float(entry[name]) for name in names})
+    layers = masters.layers_of(raw, **{name: float(entry[name]) for name in names})
+    if masters.fringe is not None:
+        fringe, sampled = masters.fringe, {name: values[masters.fringe.rows] for name, values in layers.items()}
+        scale = remembered(
+            entry,
+            "fringe_scale",
+            lambda: fringe.scale(electrons_of(raw[fringe.rows], entry, sampled, masters.dark_gain)),
+        )
+        layers["fringe"] = scale * fringe.waves
+    return layers
+
+
+def electrons_of(
+    raw: np.ndarray,
+    entry: Mapping[str, Any],
+    layers: Mapping[str, np.ndarray],
+    dark_gain: float | None,
+    dtype: type[np.floating] = np.float64,
+) -> np.ndarray:
+    """Electrons of some pixels of a frame, with its masters there."""
+    return calibrate.to_electrons(
+        raw,
+        gain=entry["gain"],
+        dark_current=entry["dark_current"],
+        exposure_time=entry["exposure_time"],
+        dark_gain=dark_gain,
+        dtype=dtype,
+        **layers,
+    )
 
 
 def rebinned_response(steps: FrameSteps) -> tuple[np.ndarray, np.ndarray]:

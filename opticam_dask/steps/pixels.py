@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.kernels.images import calibrate
+from opticam_dask.frames.fits.read_pixels import ReadPixels, level_as_read
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile, ring_sums
 from opticam_dask.steps.background import Sky, sky_of
-from opticam_dask.steps.calibrate import Image, layers_of, load_image
+from opticam_dask.steps.calibrate import Image, electrons_of, layers_of, load_image, variance_of
 from opticam_dask.steps.frame_steps import FrameSteps
-from opticam_dask.steps.read import read_raw
+from opticam_dask.steps.read import read_stored
 
 #: Detections whose surroundings are kept, the brightest: more than the profile needs, as some are saturated.
 _N_KEPT = 50
@@ -56,7 +56,7 @@ class RawPixels:
     Parameters
     ----------
     raw : ndarray, shape (ny, nx)
-        Pixels as read.
+        Pixels as read; with what their file says of them where it does (``ReadPixels``).
     entry : mapping
         Of the manifest.
     masters : dict of ndarray
@@ -75,14 +75,19 @@ class RawPixels:
         dark_gain: float | None,
         known: np.ndarray | None = None,
     ) -> None:
-        self.raw, self.entry, self.known = raw, entry, known
+        self.raw, self.entry, self.known = np.asarray(raw), entry, known
+        self._levels = {
+            "saturation": entry["saturation"],
+            "linearity_limit": level_as_read(raw, entry["linearity_limit"]),
+        }
+        self._variance = variance_of(raw, entry, masters.get("flat"))
         self.masters, self.dark_gain = masters, dark_gain
 
     @classmethod
     def read(cls, steps: FrameSteps, entry: Mapping[str, Any]) -> RawPixels:
         """Read a frame."""
-        raw, masters = read_raw(steps, entry), steps.read_masters()
-        return cls(raw, entry, layers_of(masters, raw, entry), masters.dark_gain)
+        stored, masters = read_stored(steps, entry), steps.read_masters()
+        return cls(stored, entry, layers_of(masters, np.asarray(stored), entry), masters.dark_gain)
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         """Electrons with the sky in them."""
@@ -93,6 +98,10 @@ class RawPixels:
         if self.known is not None:
             electrons[photometry.cut_out(self.known, x0, y0, size) != 1] = np.nan
         return electrons
+
+    def variance(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        """Variance of pixels by their file, electrons squared; None where it tells none."""
+        return None if self._variance is None else photometry.cut_out(self._variance, x0, y0, size)
 
     def saturated(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         """Whether pixels are saturated."""
@@ -115,19 +124,14 @@ class RawPixels:
         return electrons, is_saturated
 
     def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
-        return calibrate.to_electrons(
-            raw,
-            gain=self.entry["gain"],
-            dark_current=self.entry["dark_current"],
-            exposure_time=self.entry["exposure_time"],
-            dark_gain=self.dark_gain,
-            dtype=np.float64,
-            **masters,
-        )
+        return electrons_of(raw, self.entry, masters, self.dark_gain)
 
     def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+        level = self._levels[name]
+        levels = photometry.cut_out(level, x0, y0, size) if isinstance(level, np.ndarray) else level
         with np.errstate(invalid="ignore"):
-            return photometry.cut_out(self.raw, x0, y0, size) >= self.entry[name]
+            above: np.ndarray = photometry.cut_out(self.raw, x0, y0, size) >= levels
+        return above
 
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
         """Whether a cosmic ray hit pixels; None where cosmic rays were not searched for."""
@@ -157,6 +161,10 @@ class ImagePixels:
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         """Electrons with the sky in them."""
         return photometry.cut_out(self.image.electrons, x0, y0, size)
+
+    def variance(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
+        """Variance of pixels by their file, electrons squared; None where it tells none."""
+        return None if self.image.variance is None else photometry.cut_out(self.image.variance, x0, y0, size)
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Electrons, and which are saturated, at places of the flattened frame."""
@@ -260,8 +268,9 @@ def keep_pixels(
         When the frame cannot be read.
     """
     boxes = _boxes(result, stars, steps.image_shape)
-    if steps.is_local and steps.masters is None:
-        return KeptPixels(boxes, {"raw": _cut(read_raw(steps, entry), boxes)})
+    stored = read_stored(steps, entry)
+    if steps.is_local and steps.masters is None and not isinstance(stored, ReadPixels):
+        return KeptPixels(boxes, {"raw": _cut(stored, boxes)})
     pixels = ImagePixels.read(steps, entry)
     layers = {"electrons": pixels.image.electrons} | {name: getattr(pixels.image, name) for name in _MASKS}
     if pixels.sky is not None:

@@ -37,13 +37,19 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     FrameLost
         When not the frame but its whole directory cannot be read.
     """
+    return np.asarray(read_stored(steps, entry))
+
+
+def read_stored(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
+    """As :func:`read_raw`, with what the file says of the pixels where it does (``ReadPixels``)."""
     raw: np.ndarray = remembered(entry, "raw", lambda: _read_checked(steps, entry))
     return raw
 
 
 def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     _require_same_file(entry)
-    raw: np.ndarray = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
+    stored: np.ndarray = entry["pixels"] if "pixels" in entry else _read_file(steps, entry)
+    raw = np.asarray(stored)
     if raw.shape != steps.shape:
         raise FrameProblem(
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
@@ -57,14 +63,15 @@ def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
         raise FrameProblem(FrameFlag.SATURATED, f"more than half of the pixels are at or above {level:g} ADU")
     if lowest == highest:
         raise FrameProblem(FrameFlag.CONSTANT, f"all pixels are {lowest:g}")
-    return raw
+    return stored
 
 
-def above(raw: np.ndarray, level: float) -> np.ndarray | None:
-    """Pixels at or above a level in ADU; None where no pixel is, or there is no such level (NaN)."""
-    if not np.fmax.reduce(raw, axis=None) >= level:
+def above(raw: np.ndarray, level: float | np.ndarray) -> np.ndarray | None:
+    """Pixels at or above a level in ADU (or one a pixel); None where no pixel is, or there is no such level (NaN)."""
+    if not np.fmax.reduce(raw, axis=None) >= np.min(level):
         return None
-    if raw.dtype.kind in "iu":  # compared as they are: conversion to floats takes longer than all the rest
+    # whole numbers are compared as they are: conversion to floats takes longer than all the rest
+    if raw.dtype.kind in "iu" and not isinstance(level, np.ndarray):
         lowest = np.iinfo(raw.dtype).min
         level = raw.dtype.type(max(math.ceil(level), lowest))
     with np.errstate(invalid="ignore"):

@@ -142,6 +142,7 @@ def frame_view(
         shape=steps.image_shape,
         cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
         rms_at=sky.rms,
+        variance_at=pixels.variance,
         saturated_at=pixels.saturated,
         cosmic_rays_at=pixels.cosmic_rays,
         response_at=None if response is None else response.value,

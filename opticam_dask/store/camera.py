@@ -22,6 +22,7 @@ from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
+from opticam_dask.store.ownership import OwnershipLost
 from opticam_dask.store.scratch import appending, read_appended, remove_scratch, scratch_folder
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
@@ -337,7 +338,8 @@ class Part:
 
     def partial_stack_file(self, name: str) -> Path:
         """File of a partial stack, beside the store and never in it."""
-        return scratch_folder(self.path, self.group, "sums", f"{name}.npy")
+        # NAME.npy of older versions lacks the brightest frame: its frames are summed again
+        return scratch_folder(self.path, self.group, "sums", f"{name}.sums.npy")
 
     def remove_partial_stacks(self) -> None:
         """Remove the partial stacks of a part whose stack is whole."""
@@ -380,10 +382,25 @@ class Part:
         later = schema.added_after(self._version, "frames") if block is None else ()
         names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
         found = self._read([("frames", name) for name in names], start, stop)
-        data_root = self.attributes["data_root"]
+        data_root = self._attributes_of_run()["data_root"]
         files = [os.path.join(data_root, name) for name in found["file"]]
         found["file"] = full_names(files, found.get("extension"), found.get("plane"))
         return found
+
+    def _attributes_of_run(self) -> dict[str, Any]:
+        """Attributes of a part that a run works on.
+
+        Raises
+        ------
+        OwnershipLost
+            When the part is gone.
+        """
+        if attributes := self.attributes:
+            return attributes
+        raise OwnershipLost(
+            f"{self.group} of {self.path} is gone: it was removed or moved while a run worked on it. "
+            "Run the same command again to go on."
+        )
 
     def results(self, block: int) -> dict[str, np.ndarray]:
         """First-pass results that measuring needs: flags, transforms, sky mesh and detected positions of a block."""
@@ -423,7 +440,7 @@ class Part:
             When the part was removed or made anew since the task began: another run has taken over.
         """
         start, stop = self.block_range(block)
-        if self.attributes.get("uid", "") != self.uid:
+        if self._attributes_of_run().get("uid", "") != self.uid:
             raise StoreError(f"{self.group} of {self.path} was made anew by another run while this one worked on it.")
         first: list[tuple[str, str, np.ndarray]] = []
         last: list[tuple[str, str, np.ndarray]] = []

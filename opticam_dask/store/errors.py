@@ -36,6 +36,20 @@ class NoCatalogYet(StoreError, ValueError):
     """The camera has no catalogue of sources yet."""
 
 
+def require_own_name(name: str, others: Iterable[str]) -> None:
+    """Refuse a name that is another one where a file system does not tell capital letters.
+
+    Raises
+    ------
+    StoreError
+    """
+    for other in others:
+        if other != name and other.casefold() == name.casefold():
+            raise StoreError(
+                f"{name} and {other} would be one directory where capital letters do not count: give another name"
+            )
+
+
 @contextlib.contextmanager
 def clear_errors(path: Path, name: str) -> Iterator[None]:
     """Say which array cannot be read, and what to do; codecs and parsers say neither."""

@@ -12,7 +12,7 @@ import numpy as np
 from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.camera import KINDS_OF_PART, Part
-from opticam_dask.store.errors import StoreError
+from opticam_dask.store.errors import StoreError, require_own_name
 
 
 def create_part(
@@ -96,8 +96,9 @@ def add_photometry(
     Raises
     ------
     StoreError
-        When the label exists with other parameters.
+        When the label exists with other parameters, or differs from another one in capital letters alone.
     """
+    require_own_name(label, part.labels)
     group = part.photometry(label)
     present = group.attributes
     if present.get("complete"):

@@ -53,6 +53,8 @@ _MEANING = "A planned run (opticam-dask plan) owns this directory until its last
 
 #: Directories that this process owns; a call inside a run that owns its directory needs no record of its own.
 _held: dict[str, Owner] = {}
+#: Tokens of the records of this process, from before they are made until they are taken away.
+_tokens: set[str] = set()
 
 
 class OwnedError(Exception):
@@ -74,7 +76,7 @@ class Owner:
     token : str
         Tells this hold from all others.
     is_lost : bool
-        Whether another run is known to have taken over.
+        Whether another run is known to have taken over, or the record to be gone.
     seconds_between_looks : float
         ``check`` reads the record at most this often.
     """
@@ -86,7 +88,7 @@ class Owner:
     _next_look: float = 0.0
 
     def check(self) -> None:
-        """Raise when another run has taken over.
+        """Raise when another run has taken over, or the directory is gone.
 
         Raises
         ------
@@ -96,10 +98,27 @@ class Owner:
             self._look()
             self._next_look = time.monotonic() + self.seconds_between_looks
         if self.is_lost:
-            raise OwnershipLost(
-                f"another run has taken over {self.path.parent} (see {OWNER_NAME} there): this one stops. "
-                "What was reduced is kept."
+            raise OwnershipLost(self._why_lost())
+
+    def loss_behind(self, error: Exception) -> str:
+        """Why something failed, where that is because the directory, or something in it, was taken away; else empty."""
+        if _read(self.path) is None:
+            return self._why_lost()
+        missing = str(getattr(error, "filename", None) or "") if isinstance(error, FileNotFoundError) else ""
+        if missing.startswith(os.path.join(self.path.parent, "")):
+            return f"{missing} was removed while this run worked on it: run the same command again to go on."
+        return ""
+
+    def _why_lost(self) -> str:
+        if _read(self.path) is None and not self.seconds_between_looks:  # what jobs share may have been finished
+            return (
+                f"{self.path.parent} is not there any more, or not as it was (its {OWNER_NAME} is gone): was it "
+                "removed, moved or unmounted? Bring it back and run the same command again to go on."
             )
+        return (
+            f"another run has taken over {self.path.parent} (see {OWNER_NAME} there): this one stops. "
+            "What was reduced is kept."
+        )
 
     def beat(self) -> None:
         """Give a sign of life, unless the record is somebody else's by now."""
@@ -138,6 +157,8 @@ def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owne
     ------
     OwnedError
         When another run owns the directory.
+    OwnershipLost
+        In the place of whatever fails in the block because the directory is gone.
     OSError
         When the directory cannot be written.
     """
@@ -154,6 +175,12 @@ def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owne
     pulse.start()
     try:
         yield owner
+    except OwnershipLost:
+        raise
+    except Exception as error:
+        if reason := owner.loss_behind(error):
+            raise OwnershipLost(reason) from error
+        raise
     finally:
         stop.set()
         pulse.join()
@@ -245,6 +272,15 @@ def _beat_until(owner: Owner, stop: threading.Event) -> None:
 
 
 def _acquire(owner: Owner, break_lock: bool) -> None:
+    _tokens.add(owner.token)
+    try:
+        _make_record(owner, break_lock)
+    except BaseException:
+        _tokens.discard(owner.token)
+        raise
+
+
+def _make_record(owner: Owner, break_lock: bool) -> None:
     try:
         if _create(owner.path, _record(owner.token)):
             return
@@ -281,6 +317,7 @@ def _take_over(owner: Owner, dead: str, found: dict[str, Any]) -> None:
 
 
 def _release(owner: Owner) -> None:
+    _tokens.discard(owner.token)
     with contextlib.suppress(OSError):
         found = _read(owner.path)
         if found is not None and found.get("token") == owner.token:
@@ -323,6 +360,8 @@ def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
     """Why the owner counts as dead; None when it does not."""
     if found.get("is_planned"):
         return None
+    if _is_own_past(found):
+        return "its run in this process has ended"
     if _is_same_machine(found):  # whoever slept with the whole machine gave no sign of life, but is not dead
         return None if _is_alive(found) else "its process has ended"
     age = _age_of_owner(path, found)
@@ -330,6 +369,12 @@ def _why_dead(path: Path, found: dict[str, Any]) -> str | None:
         # touched before the clock of the file system was put back: from now on it has to give signs of life again
         os.utime(path)
     return f"no sign of life for {age:.0f} s" if age > STALE else None
+
+
+def _is_own_past(found: dict[str, Any]) -> bool:
+    """Whether a record is of a run of this process that is over: it could not take it away, as the disk was gone."""
+    is_here = _is_same_machine(found) and found.get("pid") == os.getpid() and _is_alive(found)
+    return is_here and found.get("token") not in _tokens
 
 
 def _is_same_machine(found: dict[str, Any]) -> bool:
@@ -448,7 +493,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Content of a record; None when there is none, nothing in it when it cannot be understood."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         return {}

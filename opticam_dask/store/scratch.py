@@ -15,6 +15,9 @@ from opticam_dask.store.errors import StoreError
 
 SCRATCH_NAME = "scratch"
 
+#: Arrays of a partial stack: sum, coverage, brightest frame.
+_N_SUMS = 3
+
 
 def scratch_folder(path: Path, *names: str) -> Path:
     """Folder of scratch files of a store, beside it and never in it."""
@@ -78,20 +81,20 @@ def read_appended(file: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
             yield int(index), arrays
 
 
-def write_partial_stack(file: Path, total: np.ndarray, coverage: np.ndarray) -> None:
-    """Write a sum of frames (int64) and its coverage (uint32); a reader sees all of it or nothing.
+def write_partial_stack(file: Path, *sums: np.ndarray) -> None:
+    """Write what is summed of some frames, three arrays of whole numbers; a reader sees all of it or nothing.
 
-    The file holds the two arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
+    The file holds the arrays and their checksums in NumPy's format, one after the other: an archive (.npz) of them
     takes up to four times as long to write.
     """
-    arrays = _compact(total), _compact(coverage)
+    arrays = [_compact(numbers) for numbers in sums]
     with locations.replacing(file) as temporary, _opened(temporary) as stream:
         for array in (*arrays, _checksums(*arrays)):
             np.save(stream, array)
 
 
-def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of frames and coverage of a partial stack, as whole numbers of some type.
+def read_partial_stack(file: Path) -> list[np.ndarray]:
+    """Arrays of a partial stack, as whole numbers of some type.
 
     Raises
     ------
@@ -100,13 +103,13 @@ def read_partial_stack(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with locations.open_binary(file) as stream:
-            total, coverage, checksums = (np.load(stream) for _ in range(3))
-        is_whole = np.array_equal(_checksums(total, coverage), checksums)
+            *sums, checksums = (np.load(stream) for _ in range(_N_SUMS + 1))
+        is_whole = np.array_equal(_checksums(*sums), checksums)
     except (ValueError, EOFError) as error:
         raise StoreError(_damaged_stack(file, str(error))) from error
     if not is_whole:
         raise StoreError(_damaged_stack(file, "its checksum does not fit"))
-    return total, coverage
+    return sums
 
 
 def _checksums(*arrays: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from small_nights import FIELD, NIGHT, add_star, read_out, reduce_frames, write_
 from opticam_dask.kernels.images.stack import (
     N_GROUPS,
     STACK_UNITS_PER_ELECTRON,
+    StackSums,
+    added,
     combine_groups,
     stack_groups,
     stack_image,
@@ -111,11 +113,11 @@ def test_stack_groups__do_not_depend_on_blocks(n_frames, stack_frames):
 def groups_of(images, n_frames=16):
     """Groups whose mean images are given."""
     sums = [np.rint(image * n_frames * STACK_UNITS_PER_ELECTRON).astype(np.int64) for image in images]
-    return [(total, np.full(total.shape, n_frames, dtype=np.uint32)) for total in sums]
+    return [StackSums(total, np.full(total.shape, n_frames, dtype=np.uint32), total // n_frames) for total in sums]
 
 
 def plain_mean(groups):
-    return stack_image(sum(total for total, _ in groups), sum(coverage for _, coverage in groups))
+    return stack_image(*added(groups)[:2])
 
 
 def scene(rng, brightness=1.0, fwhm=4.0, rms=10.0, n_frames=16):

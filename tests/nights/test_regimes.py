@@ -14,19 +14,7 @@ regimes = importlib.import_module("regimes")
 N_FRAMES = 12
 
 
-#: What is not right yet, with what is wrong; whoever mends it takes it out.
-NOT_YET = {
-    "defocus, 15 pixels": "the aperture is 19 % off and says 74 %: 0.26 of its error, where a quarter is allowed",
-}
-CASES = [
-    pytest.param(one, id=one.name, marks=pytest.mark.xfail(strict=True, reason=NOT_YET[one.name]))
-    if one.name in NOT_YET
-    else pytest.param(one, id=one.name)
-    for one in regimes.REGIMES
-]
-
-
-@pytest.mark.parametrize("regime", CASES)
+@pytest.mark.parametrize("regime", regimes.REGIMES, ids=lambda regime: regime.name)
 def test_regimes__right_or_told(regime):
     cells = regimes.measure(regime, N_FRAMES)
     wrong = {label: (cell.verdict(), cell) for label, cell in cells.items() if cell.verdict().startswith("not fit")}

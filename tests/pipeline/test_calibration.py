@@ -33,7 +33,7 @@ from opticam_dask.passes.calibration import Calibration, Detector, find_calibrat
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
-from opticam_dask.pipeline.stages import master_frames
+from opticam_dask.pipeline.stages import master_strips
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store import integrity
@@ -136,7 +136,7 @@ def test_masters__bad_pixels_are_the_dead_and_the_hot(reduced):
 
 def test_masters__do_not_depend_on_strips_or_workers(data, reduced, tmp_path, monkeypatch):
     frames, _, folders = data
-    monkeypatch.setattr(master_frames, "_STRIP_PIXELS", 24 * SHAPE[1] * 7)
+    monkeypatch.setattr(master_strips, "_STRIP_PIXELS", 24 * SHAPE[1] * 7)
     setup = _setup(tmp_path / "out", folders)
     driver.prepare(setup, scan(find_files(frames), setup.instrument))
     with connections.connect("local", n_workers=2) as executor:

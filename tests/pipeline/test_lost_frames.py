@@ -19,7 +19,7 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.pipeline import driver
-from opticam_dask.pipeline.stages import master_frames
+from opticam_dask.pipeline.stages import master_frames, master_strips
 from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
 
@@ -189,7 +189,7 @@ def test_dark_that_vanishes_while_darks_are_combined__costs_that_dark(tmp_path):
         )
     instrument = Instrument.from_json(small_nights.INSTRUMENT)
     steps = driver.Setup(tmp_path, instrument, reader=_OnceReader()).steps((20, 30), 1)
-    job = master_frames.MasterJob("bias", steps, tuple(entries))
+    job = master_strips.MasterJob("bias", steps, tuple(entries))
     found = master_frames.combine_frames(
         job, executors.InProcess(), driver.Silent(), lambda file, reason: told.append((os.path.basename(file), reason))
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from astropy.io import fits
 
 from opticam_dask import Instrument, Reducer, simulate_observations
 from opticam_dask.pipeline.reduction import ReductionError
+from opticam_dask.store import making
+from opticam_dask.store.errors import StoreError, require_own_name
 from opticam_dask.store.store import Store
 
 
@@ -50,3 +53,10 @@ def test_names__of_a_later_night_are_held_against_the_store(data, tmp_path):
     with pytest.raises(ReductionError, match=r"1:H/a and 1:H_a would be one group 1-H_a"):
         reducer(data, tmp_path / "out").create_catalogs()
     assert Store.open(tmp_path / "out").keys == ["1:H/a"]
+
+
+def test_labels__that_are_one_directory_where_capital_letters_do_not_count_are_refused():
+    part = SimpleNamespace(labels=["aperture", "optimal"])
+    with pytest.raises(StoreError, match="Aperture and aperture would be one directory"):
+        making.add_photometry(part, "Aperture", [], {})
+    require_own_name("aperture", part.labels)  # the same one goes on

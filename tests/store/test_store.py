@@ -214,9 +214,10 @@ def test_compare__sees_one_bit_and_ignores_creation_time(tmp_path):
 )
 def test_partial_stack__is_kept_exactly_in_few_bytes(tmp_path, low, high, n_bytes):
     total = np.array([[low, high], [low // 2, 0]])
-    write_partial_stack(tmp_path / "stack.npy", total, np.full((2, 2), 3, dtype=np.uint32))
-    found, coverage = read_partial_stack(tmp_path / "stack.npy")
+    write_partial_stack(tmp_path / "stack.npy", total, np.full((2, 2), 3, dtype=np.uint32), total // 2)
+    found, coverage, brightest = read_partial_stack(tmp_path / "stack.npy")
     assert (found.dtype.itemsize, coverage.dtype.itemsize) == (n_bytes, 1)
+    np.testing.assert_array_equal(brightest, total // 2)
     assert found.dtype.kind in "iu"
     np.testing.assert_array_equal(found, total)
     np.testing.assert_array_equal(coverage, 3)
@@ -225,7 +226,8 @@ def test_partial_stack__is_kept_exactly_in_few_bytes(tmp_path, low, high, n_byte
 @pytest.mark.parametrize("place", [200, -200, -1])
 def test_partial_stack__a_flipped_bit_is_found(tmp_path, place):
     file = tmp_path / "stack.npy"
-    write_partial_stack(file, np.arange(64).reshape(8, 8), np.full((8, 8), 3, dtype=np.uint32))
+    total = np.arange(64).reshape(8, 8)
+    write_partial_stack(file, total, np.full((8, 8), 3, dtype=np.uint32), total)
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
@@ -236,7 +238,8 @@ def test_partial_stack__a_flipped_bit_is_found(tmp_path, place):
 @pytest.mark.parametrize("n_bytes", [0, 100, 300])
 def test_partial_stack__a_cut_file_is_found(tmp_path, n_bytes):
     file = tmp_path / "stack.npy"
-    write_partial_stack(file, np.arange(64).reshape(8, 8), np.full((8, 8), 3, dtype=np.uint32))
+    total = np.arange(64).reshape(8, 8)
+    write_partial_stack(file, total, np.full((8, 8), 3, dtype=np.uint32), total)
     file.write_bytes(file.read_bytes()[:n_bytes])
     with pytest.raises(StoreError, match="is damaged"):
         read_partial_stack(file)

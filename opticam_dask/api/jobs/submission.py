@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from opticam_dask.api.jobs import job_arrays, planned_run
 from opticam_dask.api.jobs.planned_run import LAST_PASS, PlannedRun
+from opticam_dask.cluster.cluster_settings import import_environment
 
 
 def slurm_lines(run: PlannedRun, options: Sequence[str] = ()) -> list[str]:
@@ -77,7 +78,9 @@ def _submit(run: PlannedRun, name: str, waits: Sequence[str], options: Sequence[
 
 def command(run: PlannedRun, kind: str, number: int) -> str:
     """Command line of one job, which a shell of the job reads."""
-    words = [sys.executable, "-m", "opticam_dask.cli", kind, str(run.out_directory.resolve()), "--pass", str(number)]
+    environment = [f"{name}={value}" for name, value in import_environment().items() if value]
+    words = ["env", *environment]
+    words += [sys.executable, "-m", "opticam_dask.cli", kind, str(run.out_directory.resolve()), "--pass", str(number)]
     words += ["--plan", run.name, "--cluster", run.cluster, "--n-workers", str(run.n_workers)]
     text = "exec " + shlex.join(words)
     if kind == "work":

@@ -27,6 +27,7 @@ def calibrate(
     bias: Any = None,
     dark: Any = None,
     flat: Any = None,
+    fringe: Any = None,
     remove_cosmic_rays: bool = False,
     rebin_factor: int = 1,
     image_filter: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -39,8 +40,8 @@ def calibrate(
         Of `open_frames`, or its ``image``.
     masters : Dataset, optional
         Of `calibration_masters`.
-    bias, dark, flat : array, shape (ny, nx), optional
-        Masters of one's own: ADU, ADU per second, and response (1 on average).
+    bias, dark, flat, fringe : array, shape (ny, nx), optional
+        Masters of one's own: ADU, ADU per second, response (1 on average), and fringes in any unit.
     remove_cosmic_rays : bool
         Replace cosmic rays (L.A.Cosmic).
     rebin_factor : int
@@ -62,7 +63,8 @@ def calibrate(
     chain = chain_of(ds, 0, "calibrate")
     if chain.depth:
         raise ValueError("calibrate expected frames in ADU, these are in electrons already")
-    made = _masters_of(masters, bias, dark, flat, chain.shape)
+    own = {"bias": bias, "dark": dark, "flat": flat, "fringe": fringe}
+    made = _masters_of(masters, own, chain.shape)
     parameters = {"remove_cosmic_rays": remove_cosmic_rays, "rebin_factor": rebin_factor}
     chain = chain.further(chains.CALIBRATED, parameters=parameters, image_filter=image_filter)
     about = {} if masters is None else masters.attrs
@@ -102,12 +104,10 @@ def calibrate(
     return with_chain(ds.assign(found), chain)
 
 
-def _masters_of(masters: xr.Dataset | None, bias: Any, dark: Any, flat: Any, shape: tuple[int, int]) -> dict[str, Any]:
+def _masters_of(masters: xr.Dataset | None, mine: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
     """Variables of the masters, by ``master_<name>``."""
     given: dict[str, Any] = {} if masters is None else {str(k): v.to_numpy() for k, v in masters.data_vars.items()}
-    own = {
-        name: np.asarray(value) for name, value in (("bias", bias), ("dark", dark), ("flat", flat)) if value is not None
-    }
+    own = {name: np.asarray(value) for name, value in mine.items() if value is not None}
     if "dark" in own:
         own["hot_pixels"] = np.zeros(shape, dtype=bool)
     if "flat" in own and own["flat"].shape == shape:
@@ -128,16 +128,17 @@ def calibration_masters(
     biases: Any = None,
     darks: Any = None,
     flats: Any = None,
+    fringes: Any = None,
     instrument: Instrument | None = None,
     exposure_time: float | None = None,
 ) -> xr.Dataset:
-    """Master bias, dark and flat of a camera from their frames, as a reduction makes them; this computes.
+    """Master bias, dark, flat and fringes of a camera from their frames, as a reduction makes them; this computes.
 
     Parameters
     ----------
     key : str
         Camera key such as ``1:g``.
-    biases, darks, flats : path or sequence of path, optional
+    biases, darks, flats, fringes : path or sequence of path, optional
         Directories or files.
     instrument : Instrument, optional
         What the headers mean; by default ``OPTICAM_MX``.
@@ -147,8 +148,8 @@ def calibration_masters(
     Returns
     -------
     Dataset
-        ``bias`` (ADU), ``dark`` (ADU per second), ``flat`` (response, 1 on average), their variances and what is wrong
-        with which pixel, dims (y, x), for `calibrate`.
+        ``bias`` (ADU), ``dark`` (ADU per second), ``flat`` (response, 1 on average), ``fringe`` (about 0), their
+        variances and what is wrong with which pixel, dims (y, x), for `calibrate`.
 
     Raises
     ------
@@ -156,9 +157,9 @@ def calibration_masters(
         When no frames are given, or they do not fit the camera or each other.
     """
     instrument = instrument or OPTICAM_MX()
-    given: dict[Any, Any] = {"bias": biases, "dark": darks, "flat": flats}
+    given: dict[Any, Any] = {"bias": biases, "dark": darks, "flat": flats, "fringe": fringes}
     found = [find_calibration_frames(kind, paths, instrument) for kind, paths in given.items() if paths is not None]
     calibration = Calibration.of(*found)
     if calibration is None:
-        raise ValueError("calibration_masters expected directories of biases, darks or flats, got none")
+        raise ValueError("calibration_masters expected directories of biases, darks, flats or fringes, got none")
     return master_frames.make_dataset(calibration, instrument, key, exposure_time).assign_attrs(key=key)

@@ -12,7 +12,7 @@ import numpy as np
 from opticam_dask.api.steps.chains import ENTRY, FORM, FrameTask, entries_of, records_of
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.coadd import ShiftedSum
-from opticam_dask.kernels.images.stack import PartialStack
+from opticam_dask.kernels.images.stack import PartialStack, StackSums, added
 from opticam_dask.passes import probes as probing
 from opticam_dask.passes import sampled_frames, star_profiles
 from opticam_dask.steps.background import subtract_sky
@@ -54,6 +54,26 @@ class KnownTask(FrameTask):
         entries = self.saturated_where_piled(entries_of(images, table), shared)
         records = records_of(dict(zip(self.names, known, strict=True)))
         return [record | {ENTRY: entry} for record, entry in zip(records, entries, strict=True)]
+
+
+@dataclass(frozen=True)
+class FoundTask(FrameTask):
+    """Task that takes the results out of records of `AlignTask`, without headers and pixels."""
+
+    def __call__(self, records: np.ndarray, table: np.ndarray, *_shared: np.ndarray) -> list[dict[str, Any]]:
+        """Records of the frames."""
+        return [{name: value for name, value in one.items() if name != ENTRY} for one in records.ravel()]
+
+
+@dataclass(frozen=True)
+class KeptTask(FrameTask):
+    """Task with the results of `AlignTask` for frames whose results were kept by `FoundTask`."""
+
+    def __call__(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> list[dict[str, Any]]:
+        """As of `AlignTask`."""
+        kept, *shared = given
+        entries = self.saturated_where_piled(entries_of(images, table), shared)
+        return [record | {ENTRY: entry} for record, entry in zip(kept.ravel(), entries, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +156,7 @@ class StackTask(FrameTask):
                 if usable:
                     stack.add(_on_reference(steps, record))
             facts[index] = self._facts(steps, record, group, is_stacked=group >= 0 and usable)
-        sums = {group: (stack.total, stack.coverage) for group, stack in stacks.items()}
+        sums = {group: stack.sums for group, stack in stacks.items()}
         return [(sums, facts), *[None] * (len(records) - 1)]
 
     def _facts(self, steps: FrameSteps, record: Mapping[str, Any], group: int, *, is_stacked: bool) -> dict[str, Any]:
@@ -157,14 +177,13 @@ def _on_reference(steps: FrameSteps, record: Mapping[str, Any]) -> np.ndarray:
 
 def add_stacks(parts: list[Any]) -> Any:
     """Sums of several parts of a stack, and what is known of all of their frames."""
-    sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    of_parts: dict[int, list[StackSums]] = {}
     facts: dict[int, dict[str, Any]] = {}
     for of_groups, of_frames in parts:
-        for group, (total, coverage) in of_groups.items():
-            before = sums.get(group)
-            sums[group] = (total, coverage) if before is None else (before[0] + total, before[1] + coverage)
+        for group, sums in of_groups.items():
+            of_parts.setdefault(group, []).append(sums)
         facts |= of_frames
-    return sums, facts
+    return {group: added(some) for group, some in of_parts.items()}, facts
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ class FitsHeader:
         Level in ADU, as stored, at which pixels are saturated; None where it is not known.
     has_overscan : bool
         Whether the level of an overscan is taken off.
+    errors : str
+        Name of the extension with the errors of the pixels; empty without.
     """
 
     values: Cards
@@ -108,6 +110,7 @@ class FitsHeader:
     bad_pixels: str = ""
     saturation: float | None = None
     has_overscan: bool = False
+    errors: str = ""
 
 
 class StoredImage(NamedTuple):

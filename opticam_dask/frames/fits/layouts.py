@@ -15,15 +15,23 @@ from opticam_dask.frames.fits import images, tiles
 from opticam_dask.frames.fits.cards import BLOCK, MOST_HEADER_BLOCKS, Cards, joined, read_cards
 from opticam_dask.frames.fits.errors import FrameError, OwnProduct
 from opticam_dask.frames.fits.images import FitsHeader, Hdu, StoredImage
+from opticam_dask.frames.fits.read_pixels import ReadPixels
 from opticam_dask.frames.fits.streams import MOST_BEFORE, TIMES_IMAGE, Source
 from opticam_dask.frames.fits.tiles import Amplifiers, Tile
 
 #: Names of extensions whose pixels are not 0 where the image's are bad (IRAF, LCO, HST).
 _BAD_PIXELS = frozenset({"BPM", "MASK", "DQ", "BADPIX", "BADPIXELS", "BAD PIXELS", "BAD_PIXELS"})
+#: Names of extensions with the errors of pixels (LCO, HST, ESO, astropy), by the power of the error that they hold.
+_ERRORS = dict.fromkeys(("ERR", "ERROR", "ERRORS", "UNCERT", "UNCERTAINTY", "SIGMA", "STD"), 1) | {
+    **dict.fromkeys(("VAR", "VARIANCE"), 2),
+    "IVAR": -2,
+}
+#: What astropy calls the powers, in UTYPE of an uncertainty.
+_UTYPES = {"STDDEVUNCERTAINTY": 1, "VARIANCEUNCERTAINTY": 2, "INVERSEVARIANCE": -2}
 #: Names of extensions that go with an image and are no frames: its errors, weights, or sky (IRAF, LCO, HST, ESO).
 _COMPANIONS = _BAD_PIXELS | {
-    *("ERR", "ERROR", "ERRORS", "UNCERT", "UNCERTAINTY", "VAR", "VARIANCE", "SIGMA", "STD", "RMS", "WHT", "WEIGHT"),
-    *("IVAR", "EXP", "SAMP", "TIME", "BKG", "BACKGROUND", "SKY", "THUMBNAIL", "PREVIEW", "CON", "CTX", "QUAL"),
+    *(*_ERRORS, "RMS", "WHT", "WEIGHT", "EXP", "SAMP", "TIME", "BKG", "BACKGROUND", "SKY", "THUMBNAIL", "PREVIEW"),
+    *("CON", "CTX", "QUAL"),
 }
 #: Keywords of an image that hold for its own pixels alone.
 _OF_PIXELS = frozenset({"CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2"})
@@ -51,6 +59,10 @@ class StoredFrame:
         Planes of a cube; 0 for an image.
     marks : StoredImage, optional
         Image whose pixels are not 0 where those of the picture are bad.
+    errors : StoredImage, optional
+        Image with the errors of its pixels, to the power of ``error_power``.
+    error_power : int
+        1 for errors, 2 for variances, -2 for their inverse.
     """
 
     extension: int
@@ -59,6 +71,8 @@ class StoredFrame:
     tiles: tuple[Tile, ...]
     n_planes: int = 0
     marks: StoredImage | None = None
+    errors: StoredImage | None = None
+    error_power: int = 1
 
     @property
     def n_bytes(self) -> int:
@@ -85,11 +99,14 @@ class ImageChoice:
         What several images of a file are; by default what their headers show.
     amplifiers : Amplifiers
         How the pixels of amplifiers become those of a frame.
+    uses_errors : bool
+        Whether an extension with the errors of the pixels is read.
     """
 
     extension: int | str | None = None
     images: str | None = None
     amplifiers: Amplifiers = field(default_factory=Amplifiers)
+    uses_errors: bool = True
 
 
 def contents_of(source: Source, choice: ImageChoice, *, is_one_of_many: bool = False) -> Contents:
@@ -130,7 +147,7 @@ def contents_of(source: Source, choice: ImageChoice, *, is_one_of_many: bool = F
         behind = [hdu for hdu in behind if hdu.start + hdu.n_bytes <= source.most_bytes]
     tables = tuple(hdu for hdu in [*seen, *behind] if hdu.cards.get("XTENSION") in ("BINTABLE", "TABLE"))
     primary = seen[0].cards
-    pictures = [_with_marks(picture, behind) for picture in _pictures(first, behind, primary, choice)]
+    pictures = [_with_companions(picture, behind, choice) for picture in _pictures(first, behind, primary, choice)]
     pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
     return Contents(tuple(pictures), tuple(table for table in tables if table.cards.get("ZIMAGE") is not True))
 
@@ -190,6 +207,9 @@ def _pictures(first: Hdu, behind: Sequence[Hdu], primary: Cards, choice: ImageCh
         yield _single(first, primary, choice, is_only=True)
         return
     all_images = [first, *others]
+    if not others and choice.images != "mosaic":  # an ordinary file
+        yield _single(first, primary, choice, is_only=True)
+        return
     groups = [] if choice.images == "frames" else tiles.groups(all_images, is_told=choice.images == "mosaic")
     in_groups = {hdu.number: group for group in groups for hdu in group}
     n_frames = len(groups) + len(all_images) - len(in_groups)
@@ -246,19 +266,41 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Sto
     return StoredFrame(group[0].number, header, group[0].cards, parts, n_planes if n_planes > 1 else 0)
 
 
-def _with_marks(picture: StoredFrame, behind: Sequence[Hdu]) -> StoredFrame:
-    """A picture with the extension behind it that marks its bad pixels, where there is one: of its shape and EXTVER."""
+def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageChoice) -> StoredFrame:
+    """A picture with the extensions behind it, of its shape and EXTVER, that mark bad pixels and tell errors."""
     if len(picture.tiles) > 1:
         return picture
     stored = picture.tiles[0].image
     version = stored.hdu.cards.get("EXTVER", 1)
-    for hdu in behind:
-        is_behind = hdu.number > stored.hdu.number and hdu.name in _BAD_PIXELS
-        if is_behind and hdu.axes in (stored.shape, stored.hdu.axes) and hdu.cards.get("EXTVER", 1) == version:
-            name = str(hdu.cards["EXTNAME"]).strip()
-            header = replace(picture.header, dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
-            return replace(picture, header=header, marks=images.describe(hdu))
+    own = [
+        hdu
+        for hdu in behind
+        if hdu.number > stored.hdu.number
+        and hdu.axes in (stored.shape, stored.hdu.axes)
+        and hdu.cards.get("EXTVER", 1) == version
+    ]
+    if marks := next((hdu for hdu in own if hdu.name in _BAD_PIXELS), None):
+        name = str(marks.cards["EXTNAME"]).strip()
+        header = replace(picture.header, dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
+        picture = replace(picture, header=header, marks=images.describe(marks))
+    errors = _errors_of(own) if choice.uses_errors else None
+    if errors is not None:
+        named = str(errors.cards.get("UTYPE", "")).strip().upper()
+        power = _UTYPES.get(named, _ERRORS[errors.name])
+        header = replace(picture.header, errors=str(errors.cards["EXTNAME"]).strip())
+        picture = replace(picture, header=header, errors=images.describe(errors), error_power=power)
     return picture
+
+
+def _errors_of(behind: Sequence[Hdu]) -> Hdu | None:
+    """The one extension with errors before the next image; of several, nobody knows whose each is."""
+    found = []
+    for hdu in behind:
+        if hdu.name not in _COMPANIONS:
+            break
+        if hdu.name in _ERRORS:
+            found.append(hdu)
+    return found[0] if len(found) == 1 else None
 
 
 def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
@@ -276,7 +318,7 @@ def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
     Returns
     -------
     ndarray, shape (ny, nx)
-        Without overscan; NaN where pixels are bad or were not read.
+        Without overscan; NaN where pixels are bad or were not read. `ReadPixels`, where the file says more of them.
 
     Raises
     ------
@@ -286,4 +328,15 @@ def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
     marks = None
     if picture.marks is not None:
         marks = images.read_plane(source, picture.marks, plane if picture.marks.n_planes > 1 else 0) != 0
-    return tiles.read(source, picture.tiles, picture.header, plane, marks)
+    pixels, taken = tiles.read(source, picture.tiles, picture.header, plane, marks)
+    return ReadPixels.of(pixels, _variance(source, picture, plane), taken)
+
+
+def _variance(source: Source, picture: StoredFrame, plane: int) -> np.ndarray | None:
+    """Variance of the pixels by the file; NaN where it tells none. None without such an extension."""
+    if picture.errors is None:
+        return None
+    stored = images.read_plane(source, picture.errors, plane if picture.errors.n_planes > 1 else 0).astype(float)
+    lit = stored if picture.tiles[0].taken is None else stored[picture.tiles[0].taken]
+    known = np.where(np.isfinite(lit) & (lit > 0), lit, np.nan)
+    return known if picture.error_power == 2 else known ** (2.0 / picture.error_power)

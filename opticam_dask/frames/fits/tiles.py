@@ -14,6 +14,7 @@ from opticam_dask.frames.fits import images
 from opticam_dask.frames.fits.cards import Cards, joined
 from opticam_dask.frames.fits.errors import FrameError
 from opticam_dask.frames.fits.images import FitsHeader, Hdu, Section, StoredImage
+from opticam_dask.frames.fits.read_pixels import Taken
 from opticam_dask.frames.fits.streams import Source
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import Keyword, as_number
@@ -261,32 +262,40 @@ def pixel_type(parts: Sequence[Tile], shape: tuple[int, int]) -> np.dtype:
 # ---------------------------------------------------------------- reading
 
 
-def read(source: Source, parts: Sequence[Tile], header: FitsHeader, plane: int, marks: np.ndarray | None) -> np.ndarray:
-    """Pixels of a frame from the images that it is made of, without their overscan.
+def read(
+    source: Source, parts: Sequence[Tile], header: FitsHeader, plane: int, marks: np.ndarray | None
+) -> tuple[np.ndarray, tuple[Taken, ...]]:
+    """Pixels of a frame from the images that it is made of, without their overscan, and what was taken off.
 
     A pixel that is saturated stays so: it keeps at least the level of saturation, whatever is taken off.
     """
     if len(parts) == 1 and parts[0].placed is None:
         pixels = images.read_plane(source, parts[0].image, plane)
-        return _lit_pixels(parts[0], pixels, header, marks)
+        lit, level = _lit_pixels(parts[0], pixels, header, marks)
+        return lit, (Taken(None, level, parts[0].factor),)
+    taken = []
     frame = np.empty(header.shape, dtype=header.dtype)
     if header.dtype.kind == "f":
         frame.fill(np.nan)
     for part in parts:
         assert part.placed is not None  # of several, each has its place
         pixels = images.read_plane(source, part.image, plane)
-        lit = _lit_pixels(part, pixels, header, None)
+        lit, level = _lit_pixels(part, pixels, header, None)
         (flip_y, flip_x), (rows, columns) = part.placed.is_flipped, part.placed.section
         frame[rows, columns] = lit[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    return frame
+        taken.append(Taken(part.placed.section, level, part.factor))
+    return frame, tuple(taken)
 
 
-def _lit_pixels(part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.ndarray | None) -> np.ndarray:
-    dtype, saturation = header.dtype, header.saturation
+def _lit_pixels(
+    part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.ndarray | None
+) -> tuple[np.ndarray, float]:
+    """Pixels of one image that see light, and the level of its overscan."""
+    dtype, saturation, level = header.dtype, header.saturation, 0.0
     whole = pixels if part.taken is None else pixels[part.taken]
     lit = whole.astype(dtype, copy=False)
     if part.bias is not None or part.factor != 1.0:
-        level = 0.0 if part.bias is None else overscan_level(pixels[part.bias])
+        level = level if part.bias is None else overscan_level(pixels[part.bias])
         lit = ((whole.astype(float) - level) * part.factor).astype(dtype)
         if saturation is not None:
             is_saturated = whole >= saturation
@@ -294,4 +303,4 @@ def _lit_pixels(part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.nd
     if marks is not None:
         lit = lit.copy() if lit is pixels else lit
         lit[marks if part.taken is None else marks[part.taken]] = np.nan
-    return np.ascontiguousarray(lit)
+    return np.ascontiguousarray(lit), level

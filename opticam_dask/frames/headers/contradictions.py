@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -54,6 +55,29 @@ def contradictions(table: pd.DataFrame) -> list[str]:
         if len(rows) > 1:
             lines += [f"{key} {night}: {sentence}" for sentence in _of_night(_Frames(rows))]
     return lines
+
+
+def time_gaps(table: pd.DataFrame) -> list[tuple[str, str, str, float, float]]:
+    """Find steps in time of more than ten times the median step of a key and night.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Table of a scan.
+
+    Returns
+    -------
+    list of (key, file_before, file_after, gap_s, median_s)
+        Steps between successive frames in seconds.
+    """
+    gaps = []
+    for (key, _night), frames in table.groupby(["key", "night"], sort=True):
+        ordered = frames.sort_values(["mjd_utc", "file"], kind="stable")
+        files, steps = ordered["file"].to_numpy(), np.diff(ordered["mjd_utc"].to_numpy()) * 86400.0
+        median_step = float(np.median(steps[steps > 0.0])) if (steps > 0.0).any() else math.inf
+        for index in np.flatnonzero(steps > 10.0 * median_step):
+            gaps.append((str(key), files[index], files[index + 1], float(steps[index]), median_step))
+    return gaps
 
 
 def _of_night(frames: _Frames) -> Iterator[str]:

@@ -83,6 +83,7 @@ IMAGE_TYPE = ("IMAGETYP", "IMGTYPE", "OBSTYPE", "EXPTYPE", "ESO DPR TYPE", "FRAM
 KINDS = (
     ("bias", re.compile(r"bias|\bzero\b|\boffset\b", re.IGNORECASE)),
     ("dark", re.compile(r"dark", re.IGNORECASE)),
+    ("fringe", re.compile(r"fringe", re.IGNORECASE)),
     ("flat", re.compile(r"flat|\bdome\b|twilight", re.IGNORECASE)),
     ("focus", re.compile(r"focus", re.IGNORECASE)),
     ("lamp", re.compile(r"^(comp|comparison|arc|lamp|wave|wavecal|calib)\b|\blamp\b", re.IGNORECASE)),

@@ -43,6 +43,8 @@ class HeaderValues:
         names = (keywords,) if isinstance(keywords, str) else keywords
         for name in names:
             value = self.header.get(name)
+            if value is None:  # most keywords that are asked for
+                continue
             if isinstance(value, str) and value.strip():
                 return name, value.strip()
             # the abstract type comes last: asking it takes as long as all the rest

@@ -36,10 +36,11 @@ def to_electrons(
     dark: np.ndarray | None = None,
     flat: np.ndarray | None = None,
     bad_pixels: np.ndarray | None = None,
+    fringe: np.ndarray | None = None,
     dark_gain: float | None = None,
     dtype: type[np.floating] = np.float64,
 ) -> np.ndarray:
-    """Electrons of the sky and the sources: ``(raw - bias - dark * exposure_time) / flat * gain``.
+    """Electrons of the sky and the sources: ``(raw - bias - dark * exposure_time) / flat * gain - fringe``.
 
     Without a master dark, ``dark_current * exposure_time`` electrons are taken off before the division. Every pixel is
     converted by itself, so that a cut-out gives the same bits as the frame.
@@ -56,6 +57,8 @@ def to_electrons(
         Seconds.
     bias, dark, flat, bad_pixels : ndarray, same shape as ``raw``, optional
         Masters: level in ADU, rate in ADU per second, response (1 on average), and True for pixels not to be used.
+    fringe : ndarray, same shape as ``raw``, optional
+        Fringes of this frame, electrons.
     dark_gain : float, optional
         Electrons per ADU of the dark; by default that of the frame.
     dtype : type
@@ -80,6 +83,8 @@ def to_electrons(
         electrons -= dtype(dark_current * exposure_time)
     if flat is not None:
         electrons /= np.where(flat > 0, flat, np.nan)
+    if fringe is not None:
+        electrons -= fringe
     if bad_pixels is not None:
         electrons[bad_pixels] = np.nan
     if raw.dtype.itemsize > 2 or flat is not None:  # 16 bits hold no such number, unless they are divided

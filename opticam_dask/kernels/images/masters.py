@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import chdtri  # chi-squared that is exceeded with some probability
+
+if TYPE_CHECKING:
+    from opticam_dask.kernels.images.fringes import FringeMap
 
 #: From the median absolute deviation to the standard deviation of a normal distribution.
 _SIGMA_PER_MAD = 1.482602218505602
@@ -49,6 +53,8 @@ class Masters:
         Pixels that are not to be used in frames in which they are noisier than the sky.
     dark_gain : float, optional
         Electrons per ADU of the dark; by default that of each frame.
+    fringe : FringeMap, optional
+        Fringes, to be scaled to each frame.
     """
 
     bias: np.ndarray | None = None
@@ -58,6 +64,7 @@ class Masters:
     bad_pixels: np.ndarray | None = None
     hot_pixels: HotPixels | None = None
     dark_gain: float | None = None
+    fringe: FringeMap | None = None
 
     def layers(self) -> dict[str, np.ndarray]:
         """Arrays that ``calibrate.to_electrons`` takes for any frame, by the names of its parameters."""
@@ -177,9 +184,9 @@ def combine(strip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if strip.ndim != 3 or len(strip) < 2:
         raise ValueError(f"a master needs at least two frames of shape (row, x): got an array of shape {strip.shape}")
     values = np.where(np.isfinite(strip), strip, np.nan).astype(float)
-    centre = _median(values, axis=0)
-    scatter = _SIGMA_PER_MAD * _median(np.abs(values - centre), axis=0)
-    scatter = np.fmax(scatter, _median(scatter, axis=1)[:, np.newaxis])
+    centre = median_known(values, axis=0)
+    scatter = _SIGMA_PER_MAD * median_known(np.abs(values - centre), axis=0)
+    scatter = np.fmax(scatter, median_known(scatter, axis=1)[:, np.newaxis])
     # rows without any scatter (all frames equal, whole numbers) are kept as they are
     limit = np.where(scatter > 0, _CLIP_SIGMA * scatter, np.inf)
     with np.errstate(invalid="ignore"):
@@ -257,7 +264,7 @@ def find_bad_responses(flat: np.ndarray) -> np.ndarray:
     return ~((flat >= _LEAST_RESPONSE) & (flat <= _MOST_RESPONSE))
 
 
-def _median(values: np.ndarray, axis: int) -> np.ndarray:
+def median_known(values: np.ndarray, axis: int) -> np.ndarray:
     """Median without NaN, and NaN without a warning where there is nothing else."""
     empty = np.isnan(values).all(axis=axis, keepdims=True)
     median = np.nanmedian(np.where(empty, 0.0, values), axis=axis)

@@ -2,12 +2,14 @@
 
 The stacked frames of a night are summed in a few groups, one after the other in time. What only one of the groups shows
 (a satellite, an aeroplane, a cosmic ray, an asteroid that moves on) is found by comparing their means pixel by pixel,
-and left out of the mean of all.
+and left out of the mean of all. Before that, a pixel loses the brightest of its frames where the others do not show its
+light: a place that few frames reach may be in one or two groups only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -27,6 +29,14 @@ _FEWEST_GROUPS = 3
 _ODD = 5.0
 #: and beside such a pixel when it is so many.
 _ODD_BESIDE = 2.5
+
+#: The brightest frame of a pixel is odd when it is so many times as bright as the mean of the others, and as many sigma
+#: on top as a group: seeing changes the light in a pixel of a star by less;
+_ODD_FRAME = 3.0
+#: beside such a pixel it is odd at so many sigma.
+_ODD_FRAME_BESIDE = 4.0
+#: Of two frames nobody can tell which one is odd, unless others show that frames of the night usually agree.
+_FEWEST_FRAMES = 3
 
 #: Only pixels in which a group is so many sigma from the mean of all are looked at.
 _LOOKED_AT = 2.5
@@ -64,20 +74,51 @@ def stack_groups(start: int, stop: int, n_frames: int, stack_frames: int) -> np.
     return groups
 
 
+class StackSums(NamedTuple):
+    """Sums of some aligned frames, in units of 2^-10 electron.
+
+    Attributes
+    ----------
+    total : ndarray of int, shape (ny, nx)
+        Sum of the frames.
+    coverage : ndarray of int, shape (ny, nx)
+        Number of frames in each pixel.
+    brightest : ndarray of int, shape (ny, nx)
+        Largest value of a frame in each pixel, no less than 0.
+    """
+
+    total: np.ndarray
+    coverage: np.ndarray
+    brightest: np.ndarray
+
+
+def added(some: Sequence[StackSums]) -> StackSums:
+    """Sums of all frames of some sums, whatever small types these are kept in."""
+    total, coverage = some[0].total.astype(np.int64), some[0].coverage.astype(np.uint32)
+    brightest = some[0].brightest.astype(np.int64)
+    for more in some[1:]:
+        total += more.total
+        coverage += more.coverage
+        np.maximum(brightest, more.brightest, out=brightest)
+    return StackSums(total, coverage, brightest)
+
+
 class PartialStack:
     """Sum of aligned frames in whole numbers, so that the order of the sum does not matter.
 
-    The whole numbers are kept as float64, which holds them exactly up to 2^53: frames are added faster than as int64.
+    The whole numbers are kept as floating-point ones, which hold them exactly up to 2^53 (sum) and 2^24 (brightest
+    frame; above that to 1 in 10^7): frames are added faster than as int64.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._total = np.zeros(shape)
-        self.coverage = np.zeros(shape, dtype=np.uint32)
+        self._brightest = np.zeros(shape, dtype=np.float32)
+        self._coverage = np.zeros(shape, dtype=np.uint32)
 
     @property
-    def total(self) -> np.ndarray:
-        """Sum in units of 2^-10 electron, int64."""
-        return self._total.astype(np.int64)
+    def sums(self) -> StackSums:
+        """The sums as whole numbers."""
+        return StackSums(self._total.astype(np.int64), self._coverage, self._brightest.astype(np.int64))
 
     def add(self, image: np.ndarray) -> None:
         """Add one image on the grid of the stack; pixels that are not finite do not count."""
@@ -88,11 +129,12 @@ class PartialStack:
             units, seen = image[rows] * unit, np.isfinite(image[rows])
             np.rint(units, out=units)
             if seen.all():
-                self.coverage[rows] += 1
+                self._coverage[rows] += 1
             else:
                 units[~seen] = 0.0
-                self.coverage[rows] += seen
+                self._coverage[rows] += seen
             self._total[rows] += units
+            np.maximum(self._brightest[rows], units, out=self._brightest[rows], casting="same_kind")
 
 
 def stack_image(total: np.ndarray, coverage: np.ndarray) -> np.ndarray:
@@ -110,8 +152,8 @@ def mean_rms(rms: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(known)))) if len(known) else 0.0
 
 
-def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the frames of all groups, without what only a few of the groups show.
+def combine_groups(groups: Sequence[StackSums], rms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the frames of all groups, without what only one frame or a few of the groups show.
 
     A pixel of a group is left out when it differs from the median of the groups by more than 5 sigma, where sigma is
     the larger of the noise (sky and photons) and of the scatter of the groups in that pixel and those around it: stars
@@ -120,8 +162,8 @@ def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndar
 
     Parameters
     ----------
-    groups : sequence of (ndarray of int, ndarray of int), shape (ny, nx)
-        Sum in units of 2^-10 electron, and coverage, of each group; at least one.
+    groups : sequence of StackSums
+        Sums of each group; at least one.
     rms : ndarray, shape (n,)
         Background RMS of a frame of each group, electrons.
 
@@ -132,14 +174,12 @@ def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndar
     coverage : ndarray of uint32, shape (ny, nx)
         Number of frames that are in each pixel.
     """
-    total, coverage = np.zeros(groups[0][0].shape, dtype=np.int64), np.zeros(groups[0][1].shape, dtype=np.uint32)
-    for of_group, seen in groups:
-        total += of_group
-        coverage += seen
+    rms = np.asarray(rms, dtype=float)[:, np.newaxis]
+    groups = _without_odd_frames(groups, rms[:, 0])
+    total, coverage, _ = added(groups)
     mean = stack_image(total, coverage)
     if len(groups) < _FEWEST_GROUPS:
         return mean, coverage
-    rms = np.asarray(rms, dtype=float)[:, np.newaxis]
     places, bright = _places_to_look_at(groups, rms, mean)
     brightness = _relative_brightness(*_values_at(groups, bright), rms)[:, np.newaxis]
     values, n_frames = _values_at(groups, places)
@@ -148,7 +188,7 @@ def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndar
         kept = np.where(is_odd, 0.0, n_frames)
         # what is left may be the bright or the faint part of the night
         change = _mean_of(brightness, n_frames) / _mean_of(brightness, kept)
-        for odd, (of_group, seen) in zip(is_odd, groups, strict=True):
+        for odd, (of_group, seen, _) in zip(is_odd, groups, strict=True):
             total.ravel()[places[odd]] -= of_group.ravel()[places[odd]].astype(np.int64)
             coverage.ravel()[places[odd]] -= seen.ravel()[places[odd]].astype(np.uint32)
         mean = stack_image(total, coverage)
@@ -157,21 +197,57 @@ def combine_groups(groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndar
     return mean, coverage
 
 
-def _values_at(groups: Sequence[tuple[np.ndarray, np.ndarray]], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _without_odd_frames(groups: Sequence[StackSums], rms: np.ndarray) -> Sequence[StackSums]:
+    """Groups without the brightest frame of a pixel where no other frame shows its light.
+
+    It is compared with all others and with those of its own group, so that a clear hour of a cloudy night stays.
+    """
+    total, coverage, brightest = added(groups)
+    if coverage.max(initial=0) < _FEWEST_FRAMES:
+        return groups
+    others = np.maximum(total - brightest, 0) / (np.maximum(coverage, 2) - 1.0) / STACK_UNITS_PER_ELECTRON
+    least = np.sqrt(np.min(rms[rms > 0], initial=np.max(rms)) ** 2 + others)
+    stands_out = brightest / STACK_UNITS_PER_ELECTRON - _ODD_FRAME * others > _ODD_FRAME_BESIDE * least
+    places = np.flatnonzero(stands_out & (coverage > 1))
+    values = np.array([[sums.ravel()[places] for sums in one] for one in groups], dtype=float)
+    of_group = np.argmax(values[:, 2], axis=0)
+    in_group, n_frames, highest = np.take_along_axis(values, of_group[np.newaxis, np.newaxis], axis=0)[0]
+    beside = np.maximum(in_group - highest, 0.0) / np.maximum(n_frames - 1.0, 1.0) / STACK_UNITS_PER_ELECTRON
+    expected = np.maximum(others.ravel()[places], beside)
+    excess = highest / STACK_UNITS_PER_ELECTRON - _ODD_FRAME * expected
+    sigmas = excess / np.sqrt(rms[of_group] ** 2 + expected)
+    is_odd = _with_neighbours(sigmas > _ODD, sigmas > _ODD_FRAME_BESIDE, places, total.shape)
+    left = []
+    for number, one in enumerate(groups):
+        odd = is_odd & (of_group == number)
+        of_rest, n_rest = one.total.astype(np.int64), one.coverage.astype(np.uint32)
+        of_rest.ravel()[places[odd]] -= highest[odd].astype(np.int64)
+        n_rest.ravel()[places[odd]] -= 1
+        left.append(StackSums(of_rest, n_rest, one.brightest))
+    return left
+
+
+def _with_neighbours(is_odd: np.ndarray, may_be: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Odd places, and those beside one that may be."""
+    image = np.zeros(shape, dtype=bool)
+    image.ravel()[places[is_odd]] = True
+    found: np.ndarray = is_odd | (ndimage.binary_dilation(image, np.ones((3, 3))).ravel()[places] & may_be)
+    return found
+
+
+def _values_at(groups: Sequence[StackSums], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (electrons, NaN where nothing was seen) and number of frames of each group, shape (group, place)."""
-    n_frames = np.array([coverage.ravel()[places] for _, coverage in groups], dtype=float)
-    total = np.array([total.ravel()[places] for total, _ in groups], dtype=float)
+    n_frames = np.array([one.coverage.ravel()[places] for one in groups], dtype=float)
+    total = np.array([one.total.ravel()[places] for one in groups], dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / (n_frames * STACK_UNITS_PER_ELECTRON), n_frames
 
 
-def _places_to_look_at(
-    groups: Sequence[tuple[np.ndarray, np.ndarray]], rms: np.ndarray, mean: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _places_to_look_at(groups: Sequence[StackSums], rms: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a group is not like the mean of all, and where stars are, as places in the flattened frame."""
     differs, n_frames = np.zeros(mean.shape, dtype=bool), np.zeros(mean.shape, dtype=np.float32)
     light = np.maximum(mean, 0.0)
-    for (total, coverage), level in zip(groups, rms[:, 0].tolist(), strict=True):
+    for (total, coverage, _), level in zip(groups, rms[:, 0].tolist(), strict=True):
         seen = coverage.astype(np.float32)
         n_frames += seen
         with np.errstate(invalid="ignore"):  # nothing seen differs from nothing
@@ -222,10 +298,7 @@ def _odd_groups(
     can_tell = n_known >= _FEWEST_GROUPS
     is_odd = (sigmas > _ODD) & can_tell
     for group, odd in enumerate(is_odd):
-        image = np.zeros(shape, dtype=bool)
-        image.ravel()[places[odd]] = True
-        beside = ndimage.binary_dilation(image, np.ones((3, 3))).ravel()[places]
-        is_odd[group] |= beside & (sigmas[group] > _ODD_BESIDE) & can_tell
+        is_odd[group] = _with_neighbours(odd, (sigmas[group] > _ODD_BESIDE) & can_tell, places, shape)
     return is_odd
 
 

@@ -20,7 +20,11 @@ _MISFIT_POWER = 5
 
 
 def aperture_variance(
-    weights: np.ndarray, cutouts: np.ndarray, rms: np.ndarray, response: np.ndarray | None = None
+    weights: np.ndarray,
+    cutouts: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None = None,
+    told: np.ndarray | None = None,
 ) -> np.ndarray:
     """Variance of weighted sums of pixels.
 
@@ -40,6 +44,9 @@ def aperture_variance(
         Background RMS in electrons.
     response : ndarray, shape (n, size, size), optional
         Master flat: ``s`` electrons of a divided frame are ``s * response`` counted ones, with their noise.
+    told : ndarray, shape (n, size, size), optional
+        Variance of each pixel by the file that it comes from, with that of the source: it stands in the place of the
+        above wherever it is not NaN.
 
     Returns
     -------
@@ -48,11 +55,15 @@ def aperture_variance(
     """
     has_data = np.isfinite(cutouts)
     counted = np.where(has_data, weights, 0.0)
-    return weighted_variance(counted, np.where(has_data, cutouts, 0.0), rms, response)
+    return weighted_variance(counted, np.where(has_data, cutouts, 0.0), rms, response, told)
 
 
 def weighted_variance(
-    weights: np.ndarray, source: np.ndarray, rms: np.ndarray, response: np.ndarray | None = None
+    weights: np.ndarray,
+    source: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None = None,
+    told: np.ndarray | None = None,
 ) -> np.ndarray:
     """Variance of weighted sums of pixels whose source electrons are known; see :func:`aperture_variance`.
 
@@ -62,14 +73,17 @@ def weighted_variance(
         0 where a pixel does not count.
     source : ndarray, shape (n, size, size)
         Electrons of the source, from the pixels or from a model.
-    rms, response
-        Background RMS in electrons, and master flat, as :func:`aperture_variance` takes them.
+    rms, response, told
+        Background RMS in electrons, master flat, and variance by the file, as :func:`aperture_variance` takes them.
 
     Returns
     -------
     ndarray, shape (n,)
     """
     squared = weights**2
+    if told is not None:
+        is_told = np.isfinite(told)
+        source, rms = np.where(is_told, 0.0, source), np.where(is_told, np.sqrt(told), rms)
     photons = squared * source if response is None else squared * source / np.where(squared > 0, response, 1.0)
     # where the RMS is unknown the error is: only pixels that do not count may lack it
     sky = np.sum(squared * np.where(squared > 0, rms, 0.0) ** 2, axis=(1, 2))

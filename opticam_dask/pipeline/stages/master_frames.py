@@ -1,7 +1,9 @@
-"""Master bias, dark and flat from their frames: tasks over strips of rows, so that memory has a bound.
+"""Master bias, dark, flat and fringes from their frames: tasks over strips of rows, so that memory has a bound.
 
 Bias frames are combined as they are. Dark frames lose the master bias and are divided by their exposure time. Flats
 lose bias and dark and are divided by their own median one by one, so that the brightness of the lamp does not matter.
+So are fringe frames (exposures of a sky with few stars, between which the telescope was moved), which lose the flat as
+well; a single one is a map that is ready.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from opticam_dask import schema
-from opticam_dask.cluster import run_blocks, watchdog
+from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
-from opticam_dask.kernels.images import calibrate
+from opticam_dask.kernels.images import bad_columns
 from opticam_dask.kernels.images import masters as kernel
+from opticam_dask.kernels.images.fringes import only_waves
 from opticam_dask.passes.calibration import (
     PLURAL,
     Calibration,
@@ -31,8 +34,8 @@ from opticam_dask.passes.calibration import (
     same_exposure,
 )
 from opticam_dask.pipeline.reduction import Progress, Setup, Silent, WrongParameters, stage
-from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of
-from opticam_dask.steps.read import read_raw
+from opticam_dask.pipeline.stages.master_strips import MasterJob, combine_strip, inspect_frame
+from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store.camera import Part
 from opticam_dask.store.ownership import check_owner
 from opticam_dask.store.store import Store
@@ -41,130 +44,18 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-#: A strip of all frames holds at most so many pixels; combining it takes about 50 bytes a pixel.
-_STRIP_PIXELS = 4_000_000
+#: A column of a bias that is off by so many times the noise of a read-out is not to be relied on.
+_NOISY_LEVEL = 3.0
+#: A column of a flat whose response is off by so much loses or gains light, which need not be in proportion.
+_ODD_RESPONSE = 0.2
+#: Bad columns that are told by name.
+_MOST_COLUMNS_TOLD = 10
 
 #: What of the table of frames a task needs.
 _COLUMNS = (
     *("file", "file_size", "file_mtime"),
     *("exposure_time", "gain", "dark_current", "saturation", "linearity_limit"),
 )
-
-
-@dataclass(frozen=True)
-class MasterJob:
-    """Everything a task needs to work on one master frame.
-
-    Attributes
-    ----------
-    kind : {"bias", "dark", "flat"}
-        Kind of the calibration frames.
-    steps : FrameSteps
-        How the frames are read; its masters are those of the kinds that come before.
-    entries : tuple of dict
-        What the headers say, a dictionary a frame.
-    levels : tuple of float
-        Median of each flat, which it is divided by.
-    """
-
-    kind: Kind
-    steps: FrameSteps
-    entries: tuple[dict[str, Any], ...]
-    levels: tuple[float, ...] = ()
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of a strip: a pure function of shape and number of the frames."""
-        ny, nx = self.steps.shape
-        return int(np.clip(_STRIP_PIXELS // (len(self.entries) * nx), 1, ny))
-
-    @property
-    def n_strips(self) -> int:
-        """Number of strips."""
-        return -(-self.steps.shape[0] // self.n_rows)
-
-
-# ---------------------------------------------------------------- tasks
-
-
-def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
-    """Median of one frame in ADU, without bias and dark, and why the frame cannot be used (nothing when it can)."""
-    entry = job.entries[index]
-    watchdog.still_working()
-    if job.kind == "dark" and not entry["exposure_time"] > 0:
-        return index, np.nan, f"the exposure time of a dark must be above 0, found {entry['exposure_time']:g} s"
-    try:
-        values = _corrected(job, entry, slice(None))
-    except FrameProblem as problem:
-        return index, np.nan, problem.message
-    level = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
-    if job.kind == "flat" and not level > 0:
-        return index, level, f"no light: the median is {level:g} ADU without bias and dark"
-    if job.kind == "flat" and level >= entry["linearity_limit"]:
-        return index, level, f"not linear: the median is {level:g} ADU, the limit {entry['linearity_limit']:g}"
-    return index, level, ""
-
-
-class Strip(NamedTuple):
-    """Some rows of a master: mean, its variance, the spread of darks, and why frames could not be read any more."""
-
-    number: int
-    mean: np.ndarray
-    variance: np.ndarray
-    spread: np.ndarray
-    lost: dict[str, str]
-
-
-def combine_strip(job: MasterJob, strip: int) -> Strip:
-    """Combine the rows of one strip over all frames."""
-    rows = slice(strip * job.n_rows, min((strip + 1) * job.n_rows, job.steps.shape[0]))
-    frames = []
-    lost: dict[str, str] = {}
-    for index, entry in enumerate(job.entries):
-        watchdog.still_working()
-        try:
-            values = _corrected(job, entry, rows)
-        except FrameProblem as problem:
-            lost[entry["file"]] = problem.message
-            values = np.full((rows.stop - rows.start, job.steps.shape[1]), np.nan)
-        frames.append(values / job.levels[index] if job.kind == "flat" else values)
-    values = np.stack(frames)
-    mean, variance = kernel.combine(values)
-    spread = kernel.spread(values) if job.kind == "dark" else np.full(mean.shape, np.nan)
-    return Strip(strip, mean, variance, spread, lost)
-
-
-def _corrected(job: MasterJob, entry: Mapping[str, Any], rows: slice) -> np.ndarray:
-    """Rows of a frame without what the masters before it say, in ADU, or ADU per second of a dark.
-
-    Raises
-    ------
-    FrameProblem
-    """
-    raw = read_raw(job.steps, entry)[rows]
-    if job.kind == "bias":
-        return raw.astype(float)
-    masters = job.steps.read_masters()
-    layers = {name: values[rows] for name, values in masters.layers().items()}
-    # in ADU: gain 1, and the header's dark current in ADU as well
-    dark_current = entry["dark_current"] / entry["gain"] if job.kind == "flat" else 0.0
-    values = calibrate.to_electrons(
-        raw,
-        gain=1.0,
-        dark_current=dark_current,
-        exposure_time=entry["exposure_time"],
-        dark_gain=None if masters.dark_gain is None else masters.dark_gain / entry["gain"],
-        dtype=np.float64,
-        **layers,
-    )
-    if job.kind != "dark":
-        return values
-    # in ADU of the first dark; without a bias they hold that, which no gain tells
-    scale = entry["gain"] / job.entries[0]["gain"] if masters.bias is not None else 1.0
-    return values * (scale / entry["exposure_time"]) if scale != 1.0 else values / entry["exposure_time"]
-
-
-# ---------------------------------------------------------------- from frames to masters
 
 
 class Combined(NamedTuple):
@@ -210,7 +101,7 @@ def combine_frames(
         if problem:
             tell(job.entries[index]["file"], problem)
     used = [index for index in sorted(facts) if not facts[index][1]]
-    if len(used) < 2:
+    if len(used) < min(2, len(job.entries)):
         raise CalibrationError(
             f"at least two {job.kind} frames are needed, but of {len(facts)} only {len(used)} can be used. "
             f"{facts[0][1]} ({job.entries[0]['file']})"
@@ -248,18 +139,31 @@ def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dic
     """
     job, mean, variance, spread = combined
     times = np.array([entry["exposure_time"] for entry in job.entries])
+    columns = bad_columns.mark(columns_of(combined), mean.shape)
     if job.kind == "bias":
-        return {"bias": mean, "bias_variance": variance}
+        return {"bias": mean, "bias_variance": variance, "bad_levels": columns}
     if job.kind == "dark":
         if "bias_variance" in before:
             variance = variance + before["bias_variance"] * np.mean(1.0 / times) ** 2
         hot, excess = kernel.find_hot_pixels(mean, spread, times, job.entries[0]["gain"])
-        return {"dark": mean, "dark_variance": variance, "hot_pixels": hot, "dark_excess": excess}
+        return {"dark": mean, "dark_variance": variance, "hot_pixels": hot | columns, "dark_excess": excess}
+    if job.kind == "fringe":
+        return {"fringe": only_waves(mean), "fringe_variance": variance}
     levels = np.array(job.levels)
     for name, share in (("bias_variance", np.mean(1.0 / levels)), ("dark_variance", np.mean(times / levels))):
         if name in before:
             variance = variance + before[name] * share**2
-    return {"flat": mean, "flat_variance": variance, "bad_responses": kernel.find_bad_responses(mean)}
+    return {"flat": mean, "flat_variance": variance, "bad_responses": kernel.find_bad_responses(mean) | columns}
+
+
+def columns_of(combined: Combined) -> list[bad_columns.BadColumn]:
+    """Columns that stand out in a master by as much as matters for its kind; fringes tell of none."""
+    job, mean, variance, _ = combined
+    if job.kind == "fringe":
+        return []
+    read_out = _NOISY_LEVEL * float(np.sqrt(np.nanmedian(variance) * len(job.entries)))
+    least = {"bias": read_out, "dark": 0.0, "flat": _ODD_RESPONSE}[job.kind]
+    return bad_columns.find_bad_columns(mean, variance, least)
 
 
 # ---------------------------------------------------------------- the masters of a store
@@ -277,16 +181,21 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
         return
     todo: dict[str, tuple[Kind, Detector, float]] = {}
     gains: dict[str, set[float]] = {}
+    without: dict[str, None] = {}
     for camera in setup.store.cameras:
         for part in camera.parts:
             detector = Detector(part.key, part.shape, part.binning)
             exposures = part.frames["exposure_time"]
             _check_exposures(setup, setup.calibration, part, exposures)
             own_gains = np.unique(part.frames["gain"]).tolist()
+            if "fringe" in setup.calibration.kinds and not setup.calibration.has_fringes(part.key):
+                without.setdefault(part.key)
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
                 if not setup.store.master(group).is_whole:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
+    for key in without:
+        progress.tell(f"{key}: there are no fringe frames of its filter, so that none are taken off.")
     if not todo:
         return
     try:
@@ -349,12 +258,12 @@ def _choose(setup: Setup, kind: Kind, detector: Detector, exposure_time: float) 
         return table
     if kind == "dark":
         return _of_exposure(found, table, detector, exposure_time)
-    if "dark" in setup.calibration.kinds:
+    if "dark" in setup.calibration.kinds and (kind == "flat" or len(table) > 1):
         for time in np.unique(table["exposure_time"]).tolist():
             if not same_exposure(time, exposure_time):
                 raise CalibrationError(
-                    f"flats of {detector} are exposed {time:g} s, but the darks {exposure_time:g} s, and without "
-                    "biases they cannot be scaled. Give bias frames (--biases)."
+                    f"{PLURAL[kind]} of {detector} are exposed {time:g} s, but the darks {exposure_time:g} s, and "
+                    "without biases they cannot be scaled. Give bias frames (--biases)."
                 )
     return table
 
@@ -414,7 +323,12 @@ def _make_master(
     setup.store.master(group).write(arrays, attributes)
     keys = sorted(set(files["key"]))
     other = f" of {', '.join(keys)}" if kind == "flat" and keys != [detector.key] else ""
-    progress.tell(f"Master {kind} of {detector}: {len(files)} frames{other}.")
+    columns = columns_of(combined)
+    more = f" and {len(columns) - _MOST_COLUMNS_TOLD} more" if len(columns) > _MOST_COLUMNS_TOLD else ""
+    listed = ", ".join(map(str, columns[:_MOST_COLUMNS_TOLD])) + more
+    progress.tell(
+        f"Master {kind} of {detector}: {len(files)} frames{other}{'; bad columns: ' if columns else ''}{listed}."
+    )
 
 
 def make_dataset(

@@ -10,7 +10,7 @@ import numpy as np
 from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
+from opticam_dask.kernels.images.stack import StackSums, combine_groups, mean_rms, stack_groups, stack_selection
 from opticam_dask.passes import survey
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.store.camera import Part
@@ -57,13 +57,13 @@ def _level_name(level: int, group: int, number: int) -> str:
     return f"level-{level}-{group}-{number:06d}"
 
 
-def write_partial(part: Part, level: int, group: int, number: int, total: np.ndarray, coverage: np.ndarray) -> None:
-    """Write the sum of some stacked frames, and how many of them show each pixel, to a scratch file."""
-    write_partial_stack(part.partial_stack_file(_level_name(level, group, number)), total, coverage)
+def write_partial(part: Part, level: int, group: int, number: int, sums: StackSums) -> None:
+    """Write the sums of some stacked frames to a scratch file."""
+    write_partial_stack(part.partial_stack_file(_level_name(level, group, number)), *sums)
 
 
-def _read_partial(part: Part, level: int, group: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    return read_partial_stack(part.partial_stack_file(_level_name(level, group, number)))
+def _read_partial(part: Part, level: int, group: int, number: int) -> StackSums:
+    return StackSums(*read_partial_stack(part.partial_stack_file(_level_name(level, group, number))))
 
 
 def finish_stack(setup: Setup, part: Part, executor: Executor) -> None:

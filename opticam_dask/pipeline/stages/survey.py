@@ -11,6 +11,7 @@ import numpy as np
 from opticam_dask.cluster.executors import Work
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching import problem
+from opticam_dask.kernels.series.photon_transfer import gain_by_noise
 from opticam_dask.passes import survey
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
@@ -19,6 +20,9 @@ from opticam_dask.pipeline.stages import stacks
 from opticam_dask.pipeline.stages.catalogs import finish_catalogs
 from opticam_dask.steps.align import Aligning
 from opticam_dask.store.camera import Camera, Part
+
+#: A gain that differs by less than this factor from that of the noise is not told.
+_FITS = 1.5
 
 
 class SurveyPass(BlockPass):
@@ -66,6 +70,7 @@ class SurveyPass(BlockPass):
         """Say how a part went, and stack it; of a run that jobs share, only the night that gives the catalogue."""
         if is_new and part.frames.done().all():  # of other parts there is more to come
             tell_of_alignment(run.setup, part, run.progress)
+            tell_of_gain(run.setup, part, run.progress)
         if run.sums is None or part.night == frozen.reference_night(part.camera):
             stacks.finish_stack(run.setup, part, run.executor)
 
@@ -106,6 +111,27 @@ def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
             "transform is a shift alone, which cannot see a turn of the field (as after a meridian flip)."
             f"{swapped if n_swapped else ''}"
         )
+
+
+def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
+    """Say when the noise of the sky is not that of the electrons that the gain of the headers makes of it."""
+    names = ("background", "background_rms", "read_noise", "dark_current", "exposure_time", "gain", "flags")
+    frames = {name: part.frames[name] for name in names}
+    usable = (frames["flags"] != 0) & ((frames["flags"] & np.uint32(UNUSABLE)) == 0)
+    level, rms, read_noise, dark, seconds, gain = (frames[name][usable] for name in names[:-1])
+    kinds, n_pixels = set(setup.calibration.kinds if setup.calibration else ()), setup.parameters.rebin_factor**2
+    other = n_pixels * (read_noise**2 + np.nan_to_num(dark * seconds))
+    has_flat, is_bias_off = "flat" in kinds, bool(kinds & {"bias", "dark"})
+    lowest, highest = gain_by_noise(level, rms, other, is_bias_off=is_bias_off, has_flat=has_flat)
+    if highest >= 1.0 / _FITS and lowest <= _FITS:
+        return
+    given, ratio = float(np.median(gain)), highest if highest < 1.0 / _FITS else lowest
+    bound = "at least" if highest < 1.0 / _FITS else "at most"
+    progress.tell(
+        f"{part.key} {part.night}: the gain of {given:.4g} electrons per ADU does not fit the noise of the sky, which "
+        f"says {bound} {given / ratio:.3g}. Errors of fluxes scale with it: look at the headers' GAIN (a camera's "
+        "setting is no gain; frames that were averaged, smoothed or scaled have another one) or give default_gain."
+    )
 
 
 def alignment_of(setup: Setup, part: Part) -> Aligning:

@@ -96,6 +96,31 @@ def sky_mesh(
     return _median_filter(level), _median_filter(scatter)
 
 
+def box_medians(image: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Median of the pixels of each box of a mesh.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        NaN pixels do not count.
+    box_size : (int, int)
+        As of :func:`sky_mesh`.
+
+    Returns
+    -------
+    ndarray, shape (mesh_y, mesh_x)
+        NaN for a box without a pixel.
+    """
+    rows, columns = (range(0, length, step) for length, step in zip(image.shape, box_size, strict=True))
+    medians = np.full((len(rows), len(columns)), np.nan)
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            box = image[top : top + box_size[0], left : left + box_size[1]]
+            if (known := box[np.isfinite(box)]).size:
+                medians[i, j] = np.median(known)
+    return medians
+
+
 def _box_statistics(values: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
     """Level and scatter of every box, shape (2, mesh_y, mesh_x); NaN where too few pixels are left."""
     (ny, nx), (box_y, box_x) = values.shape, box_size

@@ -1,7 +1,8 @@
 """The profile that fits the rings of a night's stars.
 
 It is a sum of Gaussians and of Moffat functions that have one slope, or slopes that the measurement cannot tell apart:
-in any other mixture the wings that nobody can see would follow the noise.
+in any other mixture the wings that nobody can see would follow the noise. The stars of a defocused telescope have no
+peak in their middle: where such a sum puts a few per cent of their light into wrong rings, soft rings are part of it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import numpy as np
 from scipy.optimize import nnls
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
-from opticam_dask.kernels.sources.profiles.profile import COMPONENTS, N_COMPONENTS, SLOPES, Profile, components
+from opticam_dask.kernels.sources.profiles.profile import (
+    COMPONENTS,
+    N_COMPONENTS,
+    RINGS,
+    SLOPES,
+    Profile,
+    components,
+)
 from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
 
 #: A profile is known when so many rings of the core have light,
@@ -23,6 +31,11 @@ _INNERMOST = 1.2
 
 #: No sum of such functions is a star to better than this part of the light in a ring.
 _MODEL_ERROR = 3e-4
+
+#: Stars are fitted with rings where a sum without them has so much of their light in wrong places,
+_DEFOCUSED = 0.03
+#: and pixels are no larger than this, in units of sigma squared: defocused stars are large.
+_WELL_SAMPLED = 0.25
 
 #: The light of a ring differs from the fit when it does by so many times its error.
 _BY_NOISE = 3.0
@@ -144,8 +157,10 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
     for _ in range(_ROUNDS):
         mean = mean_rings(rings, modest * alike, scales)
         fitted = None if mean is None else _fit_mean(mean)
-        if fitted is None:
+        if mean is None or fitted is None:
             return None, None, alike
+        if mean.pixel_area < _WELL_SAMPLED and _misplaced(fitted, mean) > _DEFOCUSED:
+            fitted = _fit_mean(mean, len(RINGS)) or fitted
         model = _light_in_rings(fitted, rings)
         scales = _scales_of(rings, model)
         alike, scatter = _likeness(rings, model, scales)
@@ -158,8 +173,7 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
 def _misplaced(fitted: Profile, mean: MeanRings) -> float:
     """Share of the light that the fit puts into other rings than the stars do, beyond the noise of the rings.
 
-    Stars that are no sum of functions with their peak in the middle, such as the rings of a defocused telescope, are
-    not fitted; how much of their light an aperture holds is then as uncertain as this.
+    How much of the light of stars that are not fitted an aperture holds is as uncertain as this.
     """
     chosen = mean.has_data
     area = 2.0 * np.pi * mean.radius[chosen] * RING
@@ -227,21 +241,23 @@ def _column_medians(values: np.ndarray) -> np.ndarray:
     return np.array([np.median(known) if len(known := column[np.isfinite(column)]) else 0.0 for column in values.T])
 
 
-def _fit_mean(mean: MeanRings) -> Profile | None:
-    """Fit sums of components to mean rings (non-negative least squares)."""
+def _fit_mean(mean: MeanRings, n_rings: int = 0) -> Profile | None:
+    """Fit sums of components to mean rings (non-negative least squares), so many soft rings among them."""
     has_data = mean.has_data
     core = has_data & (mean.radius < CORE)
     if np.count_nonzero(core) < _LEAST_RINGS or mean.radius[core].min() > _INNERMOST:
         return None
     measured = mean.light[has_data]
     error = np.hypot(mean.error[has_data], _MODEL_ERROR * measured)
-    design = _ring_means(mean)[has_data] / error[:, None]
+    n_components = N_COMPONENTS + n_rings
+    design = _ring_means(mean, n_components)[has_data] / error[:, None]
     fits, misfits = [], []
     for slope in SLOPES:
         chosen = np.flatnonzero((COMPONENTS[:, 0] == slope) | np.isinf(COMPONENTS[:, 0]))
+        chosen = np.append(chosen, np.arange(N_COMPONENTS, n_components))
         found, residual = nnls(design[:, chosen], measured / error)
         if found.sum() > 0:
-            coefficients = np.zeros(N_COMPONENTS)
+            coefficients = np.zeros(n_components)
             coefficients[chosen] = found
             fits.append(coefficients)
             misfits.append(residual**2)
@@ -257,9 +273,9 @@ def _fit_mean(mean: MeanRings) -> Profile | None:
     return Profile(np.average(shares, axis=0, weights=likelihood), mean.pixel_area, float(total_err))
 
 
-def _ring_means(mean: MeanRings) -> np.ndarray:
+def _ring_means(mean: MeanRings, n_components: int) -> np.ndarray:
     """Mean of each component over each ring, less that over the sky; shape (ring, component)."""
-    everything = range(N_COMPONENTS)
+    everything = range(n_components)
     # the mean over pixels of a smooth function is that of its values one standard deviation to either side
     outer, inner = mean.radius + mean.spread, np.abs(mean.radius - mean.spread)
     means = 0.5 * (components(outer, everything, mean.pixel_area) + components(inner, everything, mean.pixel_area))

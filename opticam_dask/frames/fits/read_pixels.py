@@ -1,0 +1,75 @@
+"""Pixels of a frame with what its file says of them beyond their values: errors, and what was taken off."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Taken(NamedTuple):
+    """What was done to the pixels of one amplifier: ``(stored - level) * factor``.
+
+    Attributes
+    ----------
+    where : tuple of (slice, slice), or None
+        Its rows and columns of the frame; None for all.
+    level : float
+        Level of its overscan, ADU.
+    factor : float
+        Its gain relative to that of the frame.
+    """
+
+    where: tuple[slice, slice] | None
+    level: float
+    factor: float
+
+
+class ReadPixels(np.ndarray):
+    """Pixels of a frame; an ordinary array wherever it is used.
+
+    Attributes
+    ----------
+    variance : ndarray, shape (ny, nx), or None
+        Variance of each pixel by an extension of the file, ADU squared; NaN where it is not known.
+    taken : tuple of Taken
+        What was taken off the stored values.
+    """
+
+    variance: np.ndarray | None = None
+    taken: tuple[Taken, ...] = ()
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, variance: np.ndarray | None, taken: tuple[Taken, ...]) -> np.ndarray:
+        """Pixels with what is known of them; the plain array where there is nothing."""
+        taken = tuple(one for one in taken if one.level or one.factor != 1.0)
+        if variance is None and not taken:
+            return pixels
+        found = pixels.view(cls)
+        found.variance, found.taken = variance, taken
+        return found
+
+
+def level_as_read(pixels: np.ndarray, level: float) -> float | np.ndarray:
+    """A level of the stored values (ADU, with the overscan in it) in the values as read.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (ny, nx)
+        As a reader gave them.
+    level : float
+        Of the detector, such as the one up to which it is linear; NaN stays.
+
+    Returns
+    -------
+    float, or ndarray of shape (ny, nx) where amplifiers differ
+    """
+    taken = pixels.taken if isinstance(pixels, ReadPixels) else ()
+    if len(taken) == 1 and taken[0].where is None:
+        return (level - taken[0].level) * taken[0].factor
+    if not taken or np.isnan(level):
+        return level
+    levels = np.full(pixels.shape, level)
+    for one in taken:
+        levels[one.where or ...] = (level - one.level) * one.factor
+    return levels
