@@ -124,7 +124,7 @@ def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -
 def sky_query(
     sky_catalog: str | Path | None, wcs: str | Path | Sequence[str | Path], epoch: float | None
 ) -> SkyQuery | None:
-    """What the user knows of the field on the sky; None where nothing was given.
+    """Search for sky coordinates from what the user knows of the field; None where nothing was given.
 
     Raises
     ------

@@ -70,7 +70,7 @@ def relative_light_curve(
     radius : float, optional
         One of the radii of a label that has several.
     target_radius : float
-        The source must be within this of the place, in arcseconds.
+        Largest distance of the source from the place, in arcseconds.
     weighting : {"sum", "optimal"}
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
@@ -86,9 +86,9 @@ def relative_light_curve(
         Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one. BMJD is TDB,
         MJD is UTC.
     outliers : float
-        Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
-        and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
-        is dropped.
+        Distance from the neighbouring fluxes beyond which a flux is flagged, in sigma. The neighbours count by their
+        running median, and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not
+        fitted, and nothing is dropped.
     without : sequence of the same
         Sources that auto does not choose as comparisons.
 

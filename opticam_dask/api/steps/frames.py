@@ -90,35 +90,31 @@ def open_frames(
     parts = [part for part in planned if (part.shape, part.binning) == (main.shape, main.binning)]
     if n_others := len(table) - sum(len(part.manifest["file"]) for part in parts):
         logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
-    manifest = {name: np.concatenate([part.manifest[name] for part in parts]) for name in _HEADERS if name != "file"}
-    manifest["file"] = np.concatenate([part.names for part in parts])
-    files = manifest["file"].tolist()
-    night = np.concatenate([np.full(len(p.manifest["file"]), p.night.split(".")[0], dtype=object) for p in parts])
-    coordinates = {
-        name: ("frame", manifest[name], schema.variable("frames", name).all_attributes()) for name in _HEADERS
-    }
-    coordinates["night"] = ("frame", night, {"long_name": "night: date of its evening"})
+    coordinates = _headers_of(parts)
+    files = coordinates["file"][1].tolist()
     dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
     size = plan.frames_per_block(main.shape, dtype) if chunks == "auto" else chunks
     reader = _BlankWhereUnreadable(scanning.reader_of(instrument), main.shape)
     images = blocks.lazy_frames(files, reader, main.shape, dtype, size or len(files))
     (image,) = (images,) if size else blocks.computed(images)
-    attributes = {"units": "adu", "long_name": "frames as they were read"}
+    about = {"key": names[0], "camera": main.camera, "filter": main.filter, "binning": main.binning}
     dataset = xr.Dataset(
-        {"image": (("frame", "y", "x"), image, attributes)},
+        {"image": (("frame", "y", "x"), image, {"units": "adu", "long_name": "frames as they were read"})},
         coords=coordinates,
-        attrs={
-            "key": names[0],
-            "camera": main.camera,
-            "filter": main.filter,
-            "binning": main.binning,
-            "instrument": instrument.name,
-        },
+        attrs=about | {"instrument": instrument.name},
     )
-    dataset = with_indexes(
-        dataset.isel(frame=np.argsort(manifest["mjd_utc"], kind="stable")) if len(parts) > 1 else dataset
-    )
-    return with_chain(dataset, Chain.of(instrument, main.shape, main.binning))
+    if len(parts) > 1:
+        dataset = dataset.isel(frame=np.argsort(dataset["mjd_utc"].to_numpy(), kind="stable"))
+    return with_chain(with_indexes(dataset), Chain.of(instrument, main.shape, main.binning))
+
+
+def _headers_of(parts: Sequence[plan.PlannedPart]) -> dict[str, Any]:
+    """What the headers say about the frames of some parts, as coordinates."""
+    headers = {name: np.concatenate([part.manifest[name] for part in parts]) for name in _HEADERS if name != "file"}
+    headers["file"] = np.concatenate([part.names for part in parts])
+    found = {name: ("frame", headers[name], schema.variable("frames", name).all_attributes()) for name in _HEADERS}
+    nights = [np.full(len(part.manifest["file"]), part.night.split(".")[0], dtype=object) for part in parts]
+    return found | {"night": ("frame", np.concatenate(nights), {"long_name": "night: date of its evening"})}
 
 
 class _BlankWhereUnreadable:
