@@ -21,19 +21,6 @@ pytestmark = needs_compiled
 TABLE = profile.typical_profile().table()
 
 
-@pytest.fixture
-def both(monkeypatch):
-    """Results of a call by the compiled form, and by that in NumPy."""
-
-    def run(function, *arguments, **options):
-        monkeypatch.setattr(compiled, "native", compiled._available)
-        fast = function(*arguments, **options)
-        monkeypatch.setattr(compiled, "native", None)
-        return fast, function(*arguments, **options)
-
-    return run
-
-
 def _shape(rng, *, changes):
     change = profile.FormChange(rng.normal(0.0, 0.2, (3, 6)), (300, 400)) if changes else None
     return profile.Shape(rng.uniform(1.5, 3.0), rng.uniform(1.0, 1.5), rng.uniform(0.0, 3.0), change=change)
