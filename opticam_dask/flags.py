@@ -54,7 +54,7 @@ class SourceFlag(IntFlag):
 
 
 class QualityFlag(IntFlag):
-    """What all frames of a night together say about one of them. Zero means: not computed yet."""
+    """Flags of a frame that take all frames of its night to find. Zero means: not computed yet."""
 
     COMPUTED = 1 << 0
     CLOUD = 1 << 1

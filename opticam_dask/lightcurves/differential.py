@@ -70,7 +70,7 @@ def relative_light_curve(
     radius : float, optional
         One of the radii of a label that has several.
     target_radius : float
-        The source must be within this of the place, in arcseconds.
+        Largest distance of the source from the place, in arcseconds.
     weighting : {"sum", "optimal"}
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
@@ -86,9 +86,9 @@ def relative_light_curve(
         Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one. BMJD is TDB,
         MJD is UTC.
     outliers : float
-        Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
-        and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
-        is dropped.
+        Distance from the neighbouring fluxes beyond which a flux is flagged, in sigma. The neighbours count by their
+        running median, and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not
+        fitted, and nothing is dropped.
     without : sequence of the same
         Sources that auto does not choose as comparisons.
 
@@ -231,6 +231,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
+    of_target = members.isel(source=0)  # times may be those of each source
     times = [name for name in ("mjd_utc", "bmjd_tdb", "night") if name in members.coords]
     dataset = xr.Dataset(
         {
@@ -238,7 +239,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, members["flags"].attrs),
         },
-        coords={name: members[name].variable for name in times} | conditions_of(members),
+        coords={name: of_target[name].variable for name in times} | conditions_of(members),
     )
     if "marks" in members:
         dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), members["marks"].attrs)

@@ -53,7 +53,7 @@ def mark(
     times : (start, end), optional
         Frames between these times, both included: MJD (UTC, mid-exposure), datetime64 or ISO text.
     sources : sequence of int, str, (float, float) or SkyCoord
-        Sources that are meant; by default all. Without frames and times: these sources as comparisons.
+        Sources to mark; by default all. Without frames and times: these sources as comparisons.
     pairs : sequence of (int, float, float)
         For a transform: two or more sources of the catalogue, each with its x and y in the frame (pixels, as reduced).
         Where the frame has detections near the places that follow, the transform is fitted to them.

@@ -87,7 +87,7 @@ def fit_transit(
     periastron : float
         Argument of the periastron. In degrees.
     depths : {"shared", "each"}
-        One for each camera, or one that they share. That is the radius ratio.
+        A depth or amplitude for each camera, or one for all of them. It is the radius ratio that is fitted.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
@@ -157,7 +157,7 @@ def _darkening_of(
     """Coefficients of each camera."""
     if isinstance(given, Mapping):
         if missing := [key for key in keys if key not in given]:
-            raise ValueError(f"limb darkening of {', '.join(missing)} is not given")
+            raise ValueError(f"limb_darkening must have each camera, {', '.join(missing)} is missing")
         return {key: _pair(given[key]) for key in keys}
     if len(given) == 2 * len(keys):
         return {key: _pair(given[2 * place : 2 * place + 2]) for place, key in enumerate(keys)}
