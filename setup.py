@@ -6,6 +6,18 @@ from setuptools import Extension, setup
 
 KERNELS = "opticam_dask/kernels/compiled"
 
+SOURCES = (
+    "module",
+    "arrays",
+    "box_statistics",
+    "cosmic_rays",
+    "field_fit",
+    "moments",
+    "sky_fit",
+    "star_fit",
+    "windows",
+)
+
 # the same bits from every processor: no fused multiply-add, and nothing that changes the order of a sum
 UNIX_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
 
@@ -13,10 +25,8 @@ setup(
     ext_modules=[
         Extension(
             "opticam_dask.kernels.compiled.native",
-            sources=[
-                f"{KERNELS}/{name}.c" for name in ("module", "arrays", "box_statistics", "cosmic_rays", "windows")
-            ],
-            depends=[f"{KERNELS}/arrays.h"],
+            sources=[f"{KERNELS}/{name}.c" for name in SOURCES],
+            depends=[f"{KERNELS}/arrays.h", f"{KERNELS}/sums.h"],
             extra_compile_args=[] if sys.platform == "win32" else UNIX_FLAGS,
             py_limited_api=True,
             optional=True,  # without a compiler the package installs, and its kernels are those in NumPy

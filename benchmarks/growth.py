@@ -71,7 +71,7 @@ def measure(n_frames: int) -> dict[str, float]:
     place = os.environ.get("OPTICAM_DASK_BENCHMARK_DIRECTORY")
     with tempfile.TemporaryDirectory(dir=place) as name, processes.cluster(N_WORKERS) as cluster:
         directory = Path(name)
-        warm = write_night(directory / "few", 64)
+        warm = write_night(directory / "few", 16)
         reduce_night(warm, directory / "warm", cluster)  # the workers import what they need
         shutil.rmtree(directory / "warm")
         night = write_night(directory, n_frames)

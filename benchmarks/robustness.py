@@ -109,29 +109,29 @@ def _worker_processes():
 
 def kill_workers(options) -> dict[str, float]:
     """Workers killed at random through one run."""
-    directory, data, unbroken, n_reads = _unbroken_run(options)
-    killer = WorkerKiller(options.every, options.seed)
-    begun = time.monotonic()
-    reduce(data, directory / "out", directory / "reads", options.workers, killer)
-    return _judge(directory, unbroken, n_reads, options.frames, killer.n_kills, time.monotonic() - begun)
+    with _unbroken_run(options) as (data, unbroken, out):
+        killer = WorkerKiller(options.every, options.seed)
+        begun = time.monotonic()
+        reduce(data, out, _reads(out), options.workers, killer)
+        return _judge(unbroken, out, options.frames, killer.n_kills, time.monotonic() - begun)
 
 
 def kill_everything(options) -> dict[str, float]:
     """The whole run killed at random moments, and started again."""
-    directory, data, unbroken, n_reads = _unbroken_run(options)
-    command = [sys.executable, __file__, "reduce", data, directory / "out", directory / "reads"]
-    command += ["--workers", str(options.workers)]
-    chance, n_kills, begun = random.Random(options.seed), 0, time.monotonic()
-    while True:
-        process = subprocess.Popen(command)
-        goal = n_reads * (n_kills + chance.random()) / options.kills if n_kills < options.kills else None
-        if not _wait(process, directory / "reads", goal, chance):
-            if process.returncode:
-                raise SystemExit(f"the run ended with exit status {process.returncode}")
-            break
-        _kill_tree(process)
-        n_kills += 1
-    return _judge(directory, unbroken, n_reads, options.frames, n_kills, time.monotonic() - begun)
+    with _unbroken_run(options) as (data, unbroken, out):
+        command = [sys.executable, __file__, "reduce", data, out, _reads(out), "--workers", str(options.workers)]
+        n_reads = _reads(unbroken).stat().st_size
+        chance, n_kills, begun = random.Random(options.seed), 0, time.monotonic()
+        while True:
+            process = subprocess.Popen(command)
+            goal = n_reads * (n_kills + chance.random()) / options.kills if n_kills < options.kills else None
+            if not _wait(process, _reads(out), goal, chance):
+                if process.returncode:
+                    raise SystemExit(f"the run ended with exit status {process.returncode}")
+                break
+            _kill_tree(process)
+            n_kills += 1
+        return _judge(unbroken, out, options.frames, n_kills, time.monotonic() - begun)
 
 
 def _wait(process, log, goal, chance) -> bool:
@@ -152,20 +152,29 @@ def _kill_tree(process) -> None:
     process.wait()
 
 
+@contextlib.contextmanager
 def _unbroken_run(options):
-    directory = Path(tempfile.mkdtemp(prefix="robustness-"))
-    data = directory / "data"
-    simulate_observations(
-        data, n_frames=options.frames, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5), fwhm=3.0,
-        least_separation=6.0, seed=5,
-    )  # fmt: skip
-    reduce(data, directory / "unbroken", directory / "unbroken-reads", options.workers)
-    return directory, data, directory / "unbroken", (directory / "unbroken-reads").stat().st_size
+    """Frames, an unbroken reduction of them, and a place for one that is broken; a directory that is given is kept."""
+    with tempfile.TemporaryDirectory(prefix="robustness-") as temporary:
+        directory = options.directory or Path(temporary)
+        data, unbroken = directory / "data", directory / "unbroken"
+        if not data.exists():
+            simulate_observations(
+                data, n_frames=options.frames, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5),
+                fwhm=3.0, least_separation=6.0, seed=5,
+            )  # fmt: skip
+            reduce(data, unbroken, _reads(unbroken), options.workers)
+        yield data, unbroken, directory / options.command
 
 
-def _judge(directory, unbroken, n_reads, n_frames, n_kills, seconds):
-    differences = integrity.compare(Store.at(unbroken).path, Store.at(directory / "out").path)
-    redone = (directory / "reads").stat().st_size / n_reads - 1.0
+def _reads(out: Path) -> Path:
+    """File with a byte for each frame that was read for a reduction."""
+    return out.with_name(f"{out.name}-reads")
+
+
+def _judge(unbroken, out, n_frames, n_kills, seconds):
+    differences = integrity.compare(Store.at(unbroken).path, Store.at(out).path)
+    redone = _reads(out).stat().st_size / _reads(unbroken).stat().st_size - 1.0
     print(f"python {platform.python_version()}, dask {metadata.version('dask')}, {os.cpu_count()} cores")
     print(f"{n_frames} frames, {n_kills} kills survived in {seconds:.0f} s, {100 * redone:.2f} % of the reads redone")
     print("the store is bit for bit that of an unbroken run" if not differences else "\n".join(differences))
@@ -184,6 +193,7 @@ def main(arguments=None) -> dict[str, float] | None:
         command.add_argument("--frames", type=int, default=4000)
         command.add_argument("--workers", type=int, default=2)
         command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--directory", type=Path, help="where frames and an unbroken run of before are, or go")
         command.add_argument("--every", type=float, default=5.0, help="seconds between kills of a worker")
         command.add_argument("--kills", type=int, default=20, help="kills of everything")
     one_run = commands.add_parser("reduce", help="one run, as it is killed by 'everything'")

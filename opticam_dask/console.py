@@ -85,7 +85,7 @@ class Console:
         self._stages[-1].bar = self._bar.add_task(f"{self.prefix} {stage}".strip(), total=total)
 
     def advance(self, n_frames: int) -> None:
-        """So many more frames are done."""
+        """Count further frames as done."""
         stage = self._stages[-1]
         stage.n_done += n_frames
         if self._bar is not None and stage.bar is not None:
@@ -95,7 +95,7 @@ class Console:
             self.tell(f"{stage.name}: {stage.n_done} of {stage.total} {stage.unit}")
 
     def reach(self, n_done: int, _: int) -> None:
-        """So many frames of all are done."""
+        """Set the number of frames that are done."""
         self.advance(n_done - self._stages[-1].n_done)
 
     def end(self) -> None:

@@ -28,6 +28,7 @@ class FrameFlag(IntFlag):
     WORKER_LOST = 1 << 14
     SWAPPED = 1 << 15
     BORROWED = 1 << 16
+    BY_HAND = 1 << 17
 
 
 class SourceFlag(IntFlag):
@@ -53,7 +54,7 @@ class SourceFlag(IntFlag):
 
 
 class QualityFlag(IntFlag):
-    """What all frames of a night together say about one of them. Zero means: not computed yet."""
+    """Flags of a frame that take all frames of its night to find. Zero means: not computed yet."""
 
     COMPUTED = 1 << 0
     CLOUD = 1 << 1
@@ -86,6 +87,7 @@ FRAME_SENTENCES: dict[FrameFlag, str] = {
     FrameFlag.STEP_FAILED: "A calibration, background, finder or photometer step raised an error.",
     FrameFlag.WORKER_LOST: "Workers died while they worked on this frame.",
     FrameFlag.SWAPPED: "The field's two stars have swapped their brightness: an eclipse, or the field turned around.",
+    FrameFlag.BY_HAND: "The transform is that of an observer, who matched stars of the frame by eye.",
     FrameFlag.BORROWED: "Too few stars of its own: the transform is that of other cameras at the same moment.",
 }
 

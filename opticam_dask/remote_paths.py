@@ -152,7 +152,7 @@ class RemotePath:
                 yield RemotePath(f"{self.url}/{name}", entry["type"])
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """What matches a pattern, one word of it a directory."""
+        """Paths that match a pattern; each part of it stands for one directory."""
         first, _, rest = pattern.partition("/")
         for entry in self.iterdir():
             if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):

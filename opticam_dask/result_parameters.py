@@ -15,7 +15,7 @@ SKY: Mapping[str, Parameter] = {
         metavar="FILE",
     ),
     "moving": Parameter(
-        "Ephemerides of what moves: time, ra and dec, or two places alone; it has the name of its file",
+        "Ephemerides of moving targets: time, ra and dec, or two places alone; a target has the name of its file",
         default=(),
         kind=str,
         n_values="+",
@@ -66,7 +66,7 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         is_required=True,
     ),
     "target_radius": Parameter(
-        "The source must be within this of the place", default=3.0, kind=float, unit="arcseconds", metavar="ARCSEC"
+        "Largest distance of the source from the place", default=3.0, kind=float, unit="arcseconds", metavar="ARCSEC"
     ),
     "comparisons": Parameter(
         "Numbers or names of the comparison sources, or auto",
@@ -94,7 +94,7 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
         metavar=("START", "END"),
     ),
     "outliers": Parameter(
-        "Flag fluxes that are further from their neighbours",
+        "Distance from the neighbouring fluxes beyond which a flux is flagged",
         default=5.0,
         kind=float,
         unit="sigma",
@@ -113,14 +113,21 @@ DIFFERENTIAL: Mapping[str, Parameter] = {
 
 #: What observers say about frames, measurements and comparisons.
 MARKS: Mapping[str, Parameter] = {
-    "kind": Parameter("What is the matter", choices=("cloud", "junk", "keep"), is_required=True),
+    "kind": Parameter("What is the matter", choices=("cloud", "junk", "keep", "transform"), is_required=True),
     "key": Parameter("Camera key such as 1:g", metavar="KEY", is_required=True),
     "frames": Parameter("Names of the files of frames", default=(), n_values="+", metavar="FILE"),
     "times": Parameter("Frames between these times, MJD or dates, UTC", n_values=2, metavar=("START", "END")),
-    "sources": Parameter("Sources that are meant", default=(), follows="all sources", n_values="+", metavar="ID"),
+    "sources": Parameter("Sources to mark", default=(), follows="all sources", n_values="+", metavar="ID"),
+    "pairs": Parameter(
+        "For a transform: sources of the catalogue, each with its x and y in the frame; two or more of them",
+        default=(),
+        kind=float,
+        n_values="+",
+        metavar="ID X Y",
+    ),
     "label": Parameter("Photometry label", default="", follows="all labels", metavar="L"),
     "why": Parameter("Reason", default="", metavar="TEXT"),
-    "who": Parameter("Who says so", default="", follows="the name of the user", metavar="NAME"),
+    "who": Parameter("Name of the observer", default="", follows="the name of the user", metavar="NAME"),
 }
 
 #: What is shown of a reduction.
@@ -171,7 +178,9 @@ _SAMPLER: Mapping[str, Parameter] = {
     ),
     "seed": Parameter("Seed of the sampler", default=0, kind=int, least=0, metavar="S"),
 }
-_DEPTHS = Parameter("One for each camera, or one that they share", default="each", choices=("each", "shared"))
+_DEPTHS = Parameter(
+    "A depth or amplitude for each camera, or one for all of them", default="each", choices=("each", "shared")
+)
 
 #: Fit of a transit.
 TRANSIT: Mapping[str, Parameter] = {

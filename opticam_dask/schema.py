@@ -312,7 +312,7 @@ _MARK = ("mark",)
 #: What observers say; a mark covers the frames of a span of time, or without one a source as a comparison.
 MARKS = (
     _count("number", _MARK, "number of the mark"),
-    _text("kind", _MARK, "cloud, junk or keep"),
+    _text("kind", _MARK, "cloud, junk or keep; or transform, of a frame that could not be aligned"),
     _text("key", _MARK, "camera key"),
     _count("source_id", _MARK, "number of the source in the catalogue; 0 for all sources"),
     _text("label", _MARK, "photometry label; empty for all"),
@@ -321,6 +321,7 @@ MARKS = (
     _text("who", _MARK, "who says so"),
     _text("when", _MARK, "when it was said, UTC"),
     _text("why", _MARK, "the reason"),
+    _text("transform", _MARK, "JSON: transform of the reference to the frame, its rms and number of pairs; or empty"),
     _text("undone_by", _MARK, "who took it back; empty when it holds"),
     _text("undone_when", _MARK, "when it was taken back, UTC"),
 )

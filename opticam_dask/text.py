@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 _LONGEST_VALUE = 80
 #: Rows that a table of a summary shows at most.
 MOST_ROWS = 50
+#: Width of the picture of a series, pixels.
+_WIDTH = 420
+#: Its height, pixels.
+_HEIGHT = 60
+#: Columns that it is drawn in.
+_COLUMNS = 140
 #: Style of a summary, readable on light and dark pages.
 _STYLE = (
     "font-family:sans-serif;font-size:13px;line-height:1.5;border:1px solid rgba(128,128,128,.4);border-radius:4px;"
@@ -125,33 +131,27 @@ def definitions(pairs: Iterable[tuple[str, object]]) -> str:
     return f'<table style="border-collapse:collapse">{rows}</table>'
 
 
-def sparkline(values: np.ndarray, width: int = 420, height: int = 60, n_columns: int = 140) -> str:
+def sparkline(values: np.ndarray) -> str:
     """Small picture of a series as SVG: the range of the values in each of some columns.
 
     Parameters
     ----------
     values : ndarray, shape (n,)
         What is not finite is left out.
-    width, height : int
-        In pixels.
-    n_columns : int
-        Number of columns of the picture.
     """
     import numpy as np  # not for the help of a command
 
-    columns = np.array_split(np.asarray(values, dtype=float), min(n_columns, max(1, len(values))))
+    columns = np.array_split(np.asarray(values, dtype=float), min(_COLUMNS, max(1, len(values))))
     ranges = [(column, part[np.isfinite(part)]) for column, part in enumerate(columns)]
     known = [(column, part.min(), part.max()) for column, part in ranges if len(part)]
     if not known:
         return ""
     low, high = min(part[1] for part in known), max(part[2] for part in known)
-    scale = (height - 4) / ((high - low) or 1.0)
-    step = width / len(columns)
-    lines = "".join(
-        f"M{(column + 0.5) * step:.1f} {height - 1 - (top - low) * scale:.1f}V{height - 3 - (bottom - low) * scale:.1f}"
-        for column, bottom, top in known
-    )
+    scale = (_HEIGHT - 4) / ((high - low) or 1.0)
+    step = _WIDTH / len(columns)
+    bars = [(step * (column + 0.5), scale * (top - low), scale * (bottom - low)) for column, bottom, top in known]
+    lines = "".join(f"M{x:.1f} {_HEIGHT - 1 - top:.1f}V{_HEIGHT - 3 - bottom:.1f}" for x, top, bottom in bars)
     return (
-        f'<svg width="{width}" height="{height}" role="img" aria-label="series">'
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}" role="img" aria-label="series">'
         f'<path d="{lines}" stroke="currentColor" stroke-width="{max(step * 0.6, 1):.1f}" fill="none"/></svg>'
     )

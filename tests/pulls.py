@@ -41,6 +41,13 @@ LABELS = [photometer.label for photometer in PHOTOMETERS]
 UNUSABLE = np.uint32(SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.NO_TRANSFORM)
 
 
+class StoreOnly(Reducer):
+    """Leaves files and diagrams of the light curves away: what is looked at is in the store."""
+
+    def _write_light_curves(self, outcome: object, labels: list[str]) -> None:
+        pass
+
+
 def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin_factor: int = 1):
     """Simulate a night and its calibration frames and reduce it with all photometers.
 
@@ -54,9 +61,10 @@ def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin
         times = {} if "bias" in kinds else {"dark_exposure_time": EXPOSURE, "flat_exposure_time": EXPOSURE}
         folders = simulate_calibration_frames(directory / "calibration", n_exposures=25, **model, **times)
         calibration = {OPTIONS[kind]: folders[kind] for kind in kinds}
-    reducer = Reducer(
+    reducer = StoreOnly(
         directory / "out",
         directory / "frames",
+        client="none",
         rebin_factor=rebin_factor,
         show_plots=False,
         verbose=False,

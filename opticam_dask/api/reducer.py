@@ -97,7 +97,7 @@ class Reducer(Plots):
         Sources to measure beside those that are found (:func:`~opticam_dask.frames.placed_sources.read_sources`). Added
         to a reduction that is done, they alone are measured.
     moving : path or sequence of path, optional
-        Ephemerides of what moves (:func:`~opticam_dask.frames.placed_sources.read_track`).
+        Ephemerides of moving targets (:func:`~opticam_dask.frames.placed_sources.read_track`).
     sky_catalog, wcs, sky_epoch : path, path or sequence of path, and float, optional
         Stars or plate-solved frames by which new catalogues are found on the sky (see :func:`find_sky`).
     target_coord : (float, float), optional

@@ -101,7 +101,7 @@ class _Curve:
     rows: list[tuple[float, float, float, float, int]] = field(default_factory=list)
 
     def dataset(self, key: str) -> xr.Dataset:
-        """As the plot of an ordinary light curve takes it, in time order."""
+        """The light curve as the plots of finished ones take it, in time order."""
         mjd, bmjd, flux, error, flags = np.array(sorted(self.rows)).T
         coordinates = {"mjd_utc": ("frame", mjd), "bmjd_tdb": ("frame", bmjd)}
         variables = {"relative_flux": ("frame", flux), "relative_flux_err": ("frame", error)}

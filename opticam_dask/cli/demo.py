@@ -15,11 +15,10 @@ from opticam_dask.console import Console
 from opticam_dask.display import products, report
 from opticam_dask.frames.simulation import synthetic
 from opticam_dask.kernels.series.lightcurve import Peak, fit_sinusoid, lomb_scargle_peak
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.lightcurves import differential, results
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
-
-_SECONDS_PER_DAY = 86400.0
 
 #: A variation or a peak that noise makes with more than this probability is not called one.
 _BY_CHANCE = 1e-3
@@ -149,7 +148,7 @@ def describe_variation(curves: dict[str, xr.Dataset], simulated: float) -> list[
 
 def _seconds(curve: xr.Dataset) -> np.ndarray:
     times = curve["bmjd_tdb"].to_numpy()
-    return (times - np.nanmin(times)) * _SECONDS_PER_DAY
+    return (times - np.nanmin(times)) * SECONDS_PER_DAY
 
 
 def _coverage(curve: xr.Dataset) -> tuple[int, float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from opticam_dask.cli.answers import answer
-from opticam_dask.cli.exit_codes import DONE
+from opticam_dask.cli.exit_codes import DONE, UsageError
 from opticam_dask.console import Console
 from opticam_dask.lightcurves.curation import marking
 from opticam_dask.lightcurves.curation import marks as curation
@@ -15,10 +16,17 @@ def mark(options: argparse.Namespace) -> int:
     """Mark frames, measurements or comparisons."""
     how = {name: getattr(options, name) for name in ("key", "frames", "sources", "label", "why", "who")}
     times = None if options.times is None else (_time(options.times[0]), _time(options.times[1]))
-    numbers = marking.mark(options.out, options.kind, times=times, **how)
+    numbers = marking.mark(options.out, options.kind, times=times, pairs=_pairs(options.pairs), **how)
     for line in curation.describe(curation.marks(options.out).loc[numbers]):
         Console(prefix="").tell(line)
     return DONE
+
+
+def _pairs(given: Sequence[float]) -> list[tuple[int, float, float]]:
+    """Sources with their places, which the command line takes one after the other."""
+    if len(given) % 3:
+        raise UsageError("--pairs takes a source number, x and y, and these again for each star")
+    return [(int(number), x, y) for number, x, y in zip(*[iter(given)] * 3, strict=True)]
 
 
 def _time(word: str) -> float | str:

@@ -132,7 +132,7 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
 
 
 def plot_fit(out_directory: str | Path, fit: xr.Dataset, name: str, *, show: bool = False) -> Path:
-    """Write ``fits/<name>_<shape>.pdf``: the light curves without their baselines, the model, and what is left."""
+    """Write ``fits/<name>_<shape>.pdf``: the light curves without their baselines, the model, and the residuals."""
     file = file_in(out_directory, "fits", f"{name}_{fit.attrs['shape']}.pdf")
     return _save(plotting.plot_fit(fit), file, show)
 

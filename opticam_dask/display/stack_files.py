@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from astropy.io import fits
+import numpy as np
 
 from opticam_dask import locations
+from opticam_dask.frames.fits.writing import write_images
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 
@@ -38,34 +40,24 @@ def export_stacks(out_directory: str | Path, *, key: str | None = None) -> list[
     written = []
     for camera in (camera for camera in cameras if camera.reference.is_whole):
         file = locations.file_in(out_directory, "export", "stack", f"{camera.name}_stack.fits")
-        with locations.replacing(file) as temporary:
-            _stack_of(camera).writeto(temporary, overwrite=True)
+        write_images(file, _images_of(camera))
         written.append(file)
     if not written:
         raise ValueError(f"there is no stack {f'of {key} ' if key else ''}in {out_directory} yet")
     return written
 
 
-def _stack_of(camera: Camera) -> fits.HDUList:
+def _images_of(camera: Camera) -> list[tuple[str | None, np.ndarray, dict[str, Any]]]:
     about, coverage = camera.reference.attributes, camera.reference["coverage"]
-    world = _world_coordinates(camera)
-    header = fits.Header(world)
-    header["BUNIT"] = ("electron", "in each pixel")
-    header["CAMERA"] = _ascii(camera.key)
-    header["NCOMBINE"] = (int(coverage.max(initial=0)), "largest number of frames in a pixel")
-    header["REFFILE"] = (_ascii(about["reference_file"]), "frame that gives the pixels")
-    header["REFNIGHT"] = _ascii(about["reference_night"])
+    of_catalog = camera.catalog.attributes if camera.catalog.is_whole else {}
+    world = dict(of_catalog.get("wcs", {}))
+    header = world | {
+        "BUNIT": ("electron", "in each pixel"),
+        "CAMERA": camera.key,
+        "NCOMBINE": (int(coverage.max(initial=0)), "largest number of frames in a pixel"),
+        "REFFILE": (about["reference_file"], "frame that gives the pixels"),
+        "REFNIGHT": about["reference_night"],
+    }
     if world:
-        header["WCSORIG"] = (_ascii(camera.catalog.attributes["wcs_origin"]), "where the coordinates are from")
-    stack = fits.PrimaryHDU(camera.reference["image"], header)
-    return fits.HDUList([stack, fits.ImageHDU(coverage, fits.Header(world), "COVERAGE")])
-
-
-def _world_coordinates(camera: Camera) -> dict[str, str | int | float]:
-    """FITS keywords of the world coordinates, which the catalogue has; none where it is not on the sky."""
-    return dict(camera.catalog.attributes.get("wcs", {})) if camera.catalog.is_whole else {}
-
-
-def _ascii(text: str) -> str:
-    """Text as headers can hold it."""
-    return str(text).encode("ascii", "replace").decode()
+        header["WCSORIG"] = (of_catalog["wcs_origin"], "where the coordinates are from")
+    return [(None, camera.reference["image"], header), ("COVERAGE", coverage, world)]

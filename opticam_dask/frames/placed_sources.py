@@ -14,6 +14,7 @@ from astropy.table import Table
 
 from opticam_dask.frames import sky_catalogs
 from opticam_dask.kernels.series import timing
+from opticam_dask.kernels.units import JD_OF_MJD
 from opticam_dask.text import shown
 
 #: Names of the columns of pixels and of the camera whose pixels they are, in lower case without ``_``.
@@ -38,7 +39,6 @@ _TIME = (
 #: Days above this are Julian dates, not modified ones.
 _LEAST_JD = 2400000.0
 #: Julian date of MJD 0.
-_MJD_ZERO = 2400000.5
 
 #: Places are the same when they agree to this part of a degree or of a pixel.
 _SAME = 1e-6
@@ -211,7 +211,7 @@ def _days(column: Any) -> np.ndarray:
     """Times of a column as MJD; NaN where there is none."""
     values = sky_catalogs.numbers(column)
     if np.isfinite(values).any():
-        return np.where(values > _LEAST_JD, values - _MJD_ZERO, values)
+        return np.where(values > _LEAST_JD, values - JD_OF_MJD, values)
     found = np.full(len(column), np.nan)
     for row, text in enumerate(np.asarray(column).tolist()):
         try:

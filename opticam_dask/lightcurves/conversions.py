@@ -18,8 +18,7 @@ from astropy.time import Time
 from astropy.timeseries import TimeSeries
 
 from opticam_dask.kernels.series.timing import good_time_intervals
-
-SECONDS_PER_DAY = 86400.0
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
 
 def to_timeseries(curve: xr.Dataset) -> TimeSeries:

@@ -18,7 +18,7 @@ from opticam_dask.kernels.series import ensemble, lightcurve, trends
 from opticam_dask.lightcurves import results, targets
 from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
 from opticam_dask.lightcurves.curation.marks import Marks
-from opticam_dask.lightcurves.field.comparison_stars import coverage_card, without_shared_trends
+from opticam_dask.lightcurves.field.comparison_stars import coverage_card, divide, without_shared_trends
 from opticam_dask.lightcurves.field.conditions import conditions_of
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import Target
@@ -70,7 +70,7 @@ def relative_light_curve(
     radius : float, optional
         One of the radii of a label that has several.
     target_radius : float
-        The source must be within this of the place, in arcseconds.
+        Largest distance of the source from the place, in arcseconds.
     weighting : {"sum", "optimal"}
         Comparisons are weighted by their light, or by their errors and scatter. ``"sum"`` adds the fluxes of the
         comparisons; a frame in which one has no flux has no relative flux. With ``"optimal"`` a comparison that is
@@ -86,9 +86,9 @@ def relative_light_curve(
         Start and end of the times that trends are not fitted to (a transit), in BMJD, or MJD without one. BMJD is TDB,
         MJD is UTC.
     outliers : float
-        Flag fluxes that are further from their neighbours, in sigma. Neighbours are summed up by their running median,
-        and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not fitted, and nothing
-        is dropped.
+        Distance from the neighbouring fluxes beyond which a flux is flagged, in sigma. The neighbours count by their
+        running median, and sigma is the larger of error and scatter. The flag is ``outlier``; such fluxes are not
+        fitted, and nothing is dropped.
     without : sequence of the same
         Sources that auto does not choose as comparisons.
 
@@ -181,12 +181,12 @@ def compute_relative(
     """
     members, chosen, why = _members(curves, target, comparisons, without, marks or {})
     of_target = members.isel(source=0)
-    relative, relative_err, weights = _divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), weighting)
+    relative, relative_err, weights = divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), weighting)
     found: dict[str, Any] = {name: curves.attrs[name] for name in ("key", "label", "radius") if name in curves.attrs}
     found |= {"target": int(target), "comparisons": chosen, "weighting": weighting}
     found |= {"weights": weights.round(6).tolist()} | why
     if coverage:
-        found |= coverage_card(members)
+        found |= coverage_card(members, weighting, shared_trends=shared_trends)
     if shared_trends:
         corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
         relative, relative_err = corrected.flux, corrected.flux_err
@@ -231,6 +231,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
+    of_target = members.isel(source=0)  # times may be those of each source
     times = [name for name in ("mjd_utc", "bmjd_tdb", "night") if name in members.coords]
     dataset = xr.Dataset(
         {
@@ -238,7 +239,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, members["flags"].attrs),
         },
-        coords={name: members[name].variable for name in times} | conditions_of(members),
+        coords={name: of_target[name].variable for name in times} | conditions_of(members),
     )
     if "marks" in members:
         dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), members["marks"].attrs)
@@ -299,19 +300,6 @@ def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:
         "reduced_chi2": fitted.reduced_chi2,
         "warnings": list(fitted.warnings),
     }
-
-
-def _divide(
-    flux: np.ndarray, error: np.ndarray, weighting: ensemble.Weighting
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Relative flux of the first column and its error, and the weights of the others."""
-    if weighting == "sum":
-        relative, relative_err = lightcurve.relative_flux(flux[:, 0], error[:, 0], flux[:, 1:], error[:, 1:])
-        light = np.nansum(flux[:, 1:], axis=0)
-        return relative, relative_err, light / light.sum() if light.sum() > 0 else np.full(len(light), np.nan)
-    mean = ensemble.combine_stars(flux[:, 1:], error[:, 1:], weighting)
-    others, others_err = mean.flux[:, None], mean.flux_err[:, None]
-    return *lightcurve.relative_flux(flux[:, 0], error[:, 0], others, others_err), mean.weights
 
 
 def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:

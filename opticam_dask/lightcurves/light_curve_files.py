@@ -9,7 +9,7 @@ and no line passes through the client.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +22,7 @@ from opticam_dask import locations
 from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
+from opticam_dask.lightcurves.curation.spans import Span, bits_of, is_left_out, spans_of
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
 from opticam_dask.store.camera import Camera, Part
@@ -31,6 +32,9 @@ from opticam_dask.store.store import Store
 
 #: What the files hold beside the time; the background is that of the frame where the label has none of its own.
 _VARIABLES = ("flux", "flux_err", "background", "background_err", "flags")
+
+#: What measurements that are marked cloud or junk do not have.
+_MARKED = ("flux", "flux_err")
 
 #: Headings of the times.
 _TIMES = {"bmjd_tdb": "BMJD", "mjd_utc": "MJD"}
@@ -46,7 +50,12 @@ _REQUEST = 1 << 16
 
 
 def write_light_curves(
-    out_directory: str | Path, label: str, executor: Executor | None = None, progress: Progress | None = None
+    out_directory: str | Path,
+    label: str,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    *,
+    keys: Collection[str] | None = None,
 ) -> Path:
     """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
 
@@ -62,6 +71,8 @@ def write_light_curves(
         Where it is done; by default in this process. The files are the same.
     progress : Progress, optional
         Where progress is reported; by default nowhere.
+    keys : collection of str, optional
+        Cameras; by default all.
 
     Returns
     -------
@@ -71,7 +82,9 @@ def write_light_curves(
     executor, progress = executor or InProcess(), progress or Silent()
     store = Store.open(out_directory)
     directory = locations.folder_in(out_directory, "lcs", label)
-    jobs = [_job(store.camera(key), label, directory) for key in store.measured_keys(label)]
+    jobs = [
+        _job(store.camera(key), label, directory) for key in store.measured_keys(label) if keys is None or key in keys
+    ]
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
     try:
@@ -131,6 +144,8 @@ class _Job:
     source_ids : ndarray of int
     clocks : tuple of SourceClock, optional
         Of each part, where sources have times of their own.
+    spans : tuple of Span
+        What observers have marked: measurements that are left out have no flux.
     pieces : tuple of _Piece
         Frames whose lines one task writes.
     groups : tuple of range
@@ -148,6 +163,7 @@ class _Job:
     pieces: tuple[_Piece, ...]
     groups: tuple[range, ...]
     clocks: tuple[SourceClock, ...] | None = None
+    spans: tuple[Span, ...] = ()
 
     @property
     def n_frames(self) -> int:
@@ -160,8 +176,12 @@ class _Job:
         """
         piece, n_sources = self.pieces[number], len(self.source_ids)
         columns = {_TIMES[self.time_name]: self._times(piece, n_sources)}
+        is_out = is_left_out(bits_of(self.spans, self._read(piece, "mjd_utc"), self.source_ids)) if self.spans else None
         for name in self.headings:
-            columns |= self._columns(name, self._read(piece, name), n_sources)
+            values = self._read(piece, name)
+            if is_out is not None and name in _MARKED:
+                values[is_out] = np.nan
+            columns |= self._columns(name, values, n_sources)
         text = _as_csv(zip(*map(_cells, columns.values()), strict=True))
         line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
         file = self._piece_file(number)
@@ -269,6 +289,7 @@ def _job(camera: Camera, label: str, directory: Path) -> _Job:
         groups=tuple(
             range(start, min(start + _SOURCES, len(source_ids))) for start in range(0, len(source_ids), _SOURCES)
         ),
+        spans=spans_of(Store(camera.path), camera.key, label),
         clocks=tuple(clocks) if clocks is not None and has_bmjd else None,
     )
 

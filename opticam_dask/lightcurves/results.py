@@ -445,7 +445,7 @@ _QUALITY_COORDINATES = {
 
 
 def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset], *, lazily: bool) -> list[xr.Dataset]:
-    """Add what all frames of a night say about one of them; fill values where a night has none, if another has."""
+    """Add the quantities that take all frames of a night, such as transparency; fill values where a night has none."""
     opened = [_opened(part.quality, lazily=lazily) if part.quality.is_whole else None for part in parts]
     if all(entry is None for entry in opened):
         return list(datasets)

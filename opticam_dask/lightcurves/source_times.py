@@ -11,13 +11,13 @@ import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.kernels.series import timing
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_SECONDS_PER_DAY = 86400.0
 
 #: Attribute ``position`` of a time that is for the source's own place on the sky.
 OF_SOURCE = "source"
@@ -76,7 +76,7 @@ class SourceClock:
         """
         late = np.zeros((len(mjd_utc), len(self.ra)))
         if self.row_time and y is not None:
-            late = self.row_time / _SECONDS_PER_DAY * np.nan_to_num((y + 0.5) * self.rebin_factor - 0.5)
+            late = self.row_time / SECONDS_PER_DAY * np.nan_to_num((y + 0.5) * self.rebin_factor - 0.5)
         known = np.isfinite(self.ra * self.dec)
         found = bmjd_tdb[:, None] + late
         if known.any():

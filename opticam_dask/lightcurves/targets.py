@@ -35,7 +35,7 @@ def source_number(out_directory: str | Path, key: str, target: Target, radius: f
         Number of the catalogue; name that the observer gave or of the sky catalogue; right ascension and declination
         (ICRS), degrees, or as text (``"05:34:31.9 +22:00:52"``); or a place of astropy's, in any frame.
     radius : float
-        The source must be within this of the place, arcseconds.
+        Largest distance of the source from the place, arcseconds.
 
     Returns
     -------

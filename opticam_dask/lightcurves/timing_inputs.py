@@ -13,8 +13,8 @@ import xarray as xr
 from astropy.timeseries import TimeSeries
 
 from opticam_dask.flags import SourceFlag, count_flags
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.lightcurves import conversions
-from opticam_dask.lightcurves.conversions import SECONDS_PER_DAY
 
 FluxNorm = Literal["mean", "max", "none"]
 

@@ -9,7 +9,15 @@ import numpy as np
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.sources import centroids, joint_fit, photometry
 from opticam_dask.kernels.sources.profiles import misfit
-from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, elliptical_radius, profile_weights
+from opticam_dask.kernels.sources.profiles.profile import (
+    TABLE_STEP,
+    Shape,
+    elliptical_radius,
+    forms_at,
+    light_of_forms,
+    position_slopes,
+    profile_weights,
+)
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 
@@ -178,12 +186,12 @@ def fit_group(view: FrameView, predicted: np.ndarray, shape: Shape) -> tuple[np.
     """Places (n, 2) and fluxes (n,) of sources that overlap, fitted together from where they are expected."""
     group = read_group(view, predicted, shape)
     table = frame_stars.profile_table(view)
-    place, response = predicted.copy(), group.response
+    place, response, forms = predicted.copy(), group.response, forms_at(shape, predicted)
     corners = np.repeat(group.x0, len(place)), np.repeat(group.y0, len(place))
-    light = profile_weights(table, place, *corners, group.size, shape)
+    light = light_of_forms(table, place, *corners, group.size, forms)
     flux = joint_fit.fit_fluxes(light, group.electrons, group.rms, group.is_good, response, 0.0)[0]
     for _ in range(_PLACE_STEPS):
-        slopes = misfit.position_slopes(table, place, corners, group.size, shape)
+        slopes = position_slopes(table, place, corners, group.size, forms)
         model = np.tensordot(np.nan_to_num(flux), light, axes=1)
         errors, stray = stray_in_group(view, group, group.electrons, model, shape)
         used = group.is_good & ~stray & np.isfinite(errors)
@@ -191,7 +199,7 @@ def fit_group(view: FrameView, predicted: np.ndarray, shape: Shape) -> tuple[np.
             light, slopes, group.electrons, errors**2, used, np.nan_to_num(flux), place - predicted, view.position_error
         )
         place = place + np.clip(step, -shape.sigma, shape.sigma)
-        light = profile_weights(table, place, *corners, group.size, shape)
+        light = light_of_forms(table, place, *corners, group.size, forms)
     return place, flux
 
 
@@ -273,12 +281,8 @@ def stray_in_group(
     """
 
     def judge(model_error: float) -> tuple[np.ndarray, np.ndarray]:
-        errors = misfit.pixel_errors(model, 0.0, group.rms, group.response, model_error)
-        errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
-        used = group.is_good[None]
-        deviation = np.where(group.is_good, (electrons - model) / errors, 0.0)[None]
-        tolerance = 1.0 if unknown is not None else misfit.typical_deviation(deviation, model[None], used)
-        return errors, misfit.find_stray(deviation, np.where(group.is_good, errors, 1.0)[None], used, tolerance)[0]
+        pixels = electrons, model, group.rms, group.response
+        return misfit.judge_pixels(*pixels, group.is_good, model_error, unknown)
 
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     errors, is_stray = judge(usual)

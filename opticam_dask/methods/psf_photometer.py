@@ -9,8 +9,13 @@ import numpy as np
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.sources import joint_fit, photometry
-from opticam_dask.kernels.sources.profiles import misfit
-from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
+from opticam_dask.kernels.sources.profiles.profile import (
+    Shape,
+    elliptical_radius,
+    forms_at,
+    light_of_forms,
+    position_slopes,
+)
 from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView, Measurement
 from opticam_dask.methods.photometers import OPTIMAL_REACH, OptimalPhotometer
@@ -80,8 +85,9 @@ class PSFPhotometer(OptimalPhotometer):
             electrons = electrons + level - np.nanmean(alone.background[members])
             sky_error = float(np.nanmean(alone.background_err[members]))
         corners = np.repeat(group.x0, len(xy)), np.repeat(group.y0, len(xy))
-        light = profile_weights(table, xy, *corners, size, shape)
-        slopes = misfit.position_slopes(table, xy, corners, size, shape)
+        forms = forms_at(shape, xy)
+        light = light_of_forms(table, xy, *corners, size, forms)
+        slopes = position_slopes(table, xy, corners, size, forms)
         fit = functools.partial(
             joint_fit.fit_fluxes,
             light,

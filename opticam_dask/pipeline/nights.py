@@ -120,7 +120,7 @@ def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
     return True
 
 
-def remove_night(out_directory: str | Path, night: str, key: str | None = None) -> list[str]:
+def remove_night(out_directory: str | Path, night: str) -> list[str]:
     """Remove a night (all its parts) from a store; its frames are left out from then on.
 
     Parameters
@@ -129,8 +129,6 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
         Output directory of a reduction.
     night : str
         ``YYYY-MM-DD``.
-    key : str, optional
-        Camera key; by default all. The night of one camera alone comes back with the next ``reduce``.
 
     Returns
     -------
@@ -144,10 +142,10 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
     """
     store = Store.open(out_directory)
     parts = store.parts
-    chosen = [part for part in parts if key in (None, part.key) and _date(part.night) == night]
+    chosen = [part for part in parts if _date(part.night) == night]
     if not chosen:
         there = sorted({_date(part.night) for part in parts})
-        raise ReductionError(f"{out_directory} has no night {night}{f' of {key}' if key else ''}: {', '.join(there)}.")
+        raise ReductionError(f"{out_directory} has no night {night}: {', '.join(there)}.")
     for part in chosen:
         if part.camera.attributes.get("reference_night") == night:
             raise ReductionError(
@@ -155,8 +153,7 @@ def remove_night(out_directory: str | Path, night: str, key: str | None = None) 
                 "Reduce with --new and without its frames, or with another --reference-night."
             )
     store.begin_changes()
-    if key is None:
-        store.update({"left_out_nights": sorted({*left_out_nights(store), night})})
+    store.update({"left_out_nights": sorted({*left_out_nights(store), night})})
     lines = []
     for part in chosen:
         part.remove()

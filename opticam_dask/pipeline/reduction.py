@@ -69,7 +69,7 @@ class Progress(Protocol):
         ...
 
     def advance(self, n_frames: int) -> None:
-        """So many more frames are done."""
+        """Count further frames as done."""
         ...
 
     def end(self) -> None:

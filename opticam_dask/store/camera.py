@@ -22,6 +22,7 @@ from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
 from opticam_dask.store.groups import BlockGroup, Group
+from opticam_dask.store.ownership import OwnershipLost
 from opticam_dask.store.scratch import appending, read_appended, remove_scratch, scratch_folder
 
 #: Groups of arrays that are made with a part, the last one where its background has a mesh.
@@ -391,12 +392,15 @@ class Part:
 
         Raises
         ------
-        StoreError
+        OwnershipLost
             When the part is gone.
         """
         if attributes := self.attributes:
             return attributes
-        raise StoreError(f"{self.group} of {self.path} is gone: it was removed or moved while a run worked on it.")
+        raise OwnershipLost(
+            f"{self.group} of {self.path} is gone: it was removed or moved while a run worked on it. "
+            "Run the same command again to go on."
+        )
 
     def results(self, block: int) -> dict[str, np.ndarray]:
         """First-pass results that measuring needs: flags, transforms, sky mesh and detected positions of a block."""

@@ -55,7 +55,7 @@ class Group:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it was written."""
+        """Whether the group was written completely."""
         return bool(self.attributes.get("complete"))
 
     def update(self, attributes: Mapping[str, Any]) -> None:

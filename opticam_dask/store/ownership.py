@@ -493,7 +493,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """Content of a record; None when there is none, nothing in it when it cannot be understood."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         return {}

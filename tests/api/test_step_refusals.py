@@ -52,6 +52,13 @@ def stages(night: SmallNight) -> dict[str, xr.Dataset]:
         return found
 
 
+@pytest.mark.parametrize("open_them", [opticam.open_frames, opticam.open_observations])
+def test_frames_that_cannot_be_used__are_told_with_the_reason_of_each(open_them, tmp_path):
+    (tmp_path / "text.fits").write_text("no frame")
+    with pytest.raises(ValueError, match=r"no usable frame in .*, 1 file\(s\).*\. text\.fits: not a FITS file"):
+        open_them(tmp_path)
+
+
 Step = Callable[[dict[str, xr.Dataset], xr.Dataset], object]
 
 #: Each step, and the stage of the frames that it needs.

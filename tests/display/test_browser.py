@@ -102,7 +102,7 @@ def test_light_curve__of_a_run_too_large_for_memory_is_read_source_by_source(out
         view.choose(source_id)
         _read_all(view)
         flux, _ = view.light_curve(source_id)
-        assert view._columns.flux.shape == (2 * FRAMES, 1)
+        assert view._columns.arrays["flux"].shape == (2 * FRAMES, 1, 1)
         expected = light_curves(out, "1:g", LABEL)["flux"].to_numpy()[:, source_id - 1]
         np.testing.assert_allclose(flux, expected, rtol=1e-6)
 
@@ -124,11 +124,11 @@ def test_load__reads_every_block_once_and_those_of_a_shown_source_at_once_for_al
     view.choose(1)
     assert view.n_reads == before
     _read_all(view)
-    # four records and two variables of the photometry
-    assert view.n_reads - before == 6 * n_blocks
+    # four records and three variables of the photometry
+    assert view.n_reads - before == 7 * n_blocks
     view.choose(4)
     assert not view.load()
-    assert view.n_reads - before == 6 * n_blocks
+    assert view.n_reads - before == 7 * n_blocks
 
 
 def test_page__its_first_picture_reads_one_frame_and_no_light_curve(out, monkeypatch):
@@ -400,9 +400,9 @@ def test_browser__pages_of_one_browser_choose_for_themselves(out, monkeypatch):
         for _ in range(2):
             browser._add_page(Document())
     one, other = pages
-    one.radius.value = "1"
+    one.radius.value = 1
     one.show_source(3)
-    assert (one.view.radius, other.view.radius, other.radius.value) == (1, 0, "0")
+    assert (one.view.radius, other.view.radius, other.radius.value) == (1, 0, 0)
     for page in pages:
         _read_all(page.view)
         page.draw_series()  # each shows its own source, and the other reads nothing for it
@@ -568,11 +568,15 @@ def test_page__brushed_frames_are_marked_and_the_saved_light_curve_has_it(page_o
     curves = light_curves(out, "1:g", "two", radius=5.0).load()
     page.evaluate(f"() => {{ ({_MODEL})('label').value = 'two'; }}")  # another photometry, with two apertures
     page.wait_for_function(f"() => ({_MODEL})('curve').title.text.includes('two')")
-    page.wait_for_function(f"() => ({_MODEL})('radius').options.length == 2")
-    page.evaluate(f"() => {{ ({_MODEL})('radius').value = '1'; }}")
+    page.wait_for_function(f"() => ({_MODEL})('radius').visible")
+    page.get_by_role("slider").press("ArrowRight")
+    page.wait_for_function(f"() => ({_MODEL})('radius').title.endsWith(' 5')")
     page.wait_for_function(f"() => !({_MODEL})('state').text.includes('reading')")
-    # one comparison of those that were offered goes
-    page.evaluate(f"() => {{ const c = ({_MODEL})('comparisons'); c.value = c.value.slice(1); }}")
+    # one comparison of those that were offered goes, by a click on its star
+    page.get_by_text("comparison", exact=True).click()
+    _click(page, "catalogue", *CameraView(out, "1:g", "two").positions[1])
+    page.wait_for_function(f"() => ({_MODEL})('comparisons').value.length == 4")
+    page.wait_for_function(f"() => ({_MODEL})('flux').value == 'relative'")
     page.get_by_text("drag brushes").click()
     flux = curves["flux"].sel(source=1).to_numpy()
     page.wait_for_function(f"() => ({_MODEL})('curve').toolbar.active_drag.type === 'BoxSelectTool'")
@@ -596,6 +600,16 @@ def test_page__brushed_frames_are_marked_and_the_saved_light_curve_has_it(page_o
     assert "nan" in file.read_text().lower() or ",," in file.read_text()
     page.reload()
     page.wait_for_function("() => window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    page.get_by_label("saved light curves").select_option("brushed")
+    page.wait_for_function(f"() => ({_MODEL})('radius').title.endsWith(' 5')")
+    page.wait_for_function(f"() => ({_MODEL})('comparisons').value.length == 4")
+    page.wait_for_function(f"() => !({_MODEL})('state').text.includes('reading')")
+    shown = page.evaluate(
+        f"() => ({_MODEL})('curve').renderers.filter((one) => one.glyph.type === 'Scatter')"
+        ".flatMap((one) => Array.from(one.data_source.get_array('y')))"
+    )
+    assert len(shown) >= len(others)
+    assert all(np.isclose(value, expected, rtol=1e-5).any() for value in shown)
     page.get_by_role("button", name="take the last back").click()
     page.wait_for_function(f"() => ({_MODEL})('told').text.includes('3 mark(s) taken back')")
     assert len(marks(out)) == 0

@@ -163,12 +163,12 @@ def test_randomised_lags__leave_out_lags_of_few_pairs():
     )
     assert np.isnan(values[np.abs(np.arange(-62.0, 63.0)) > 54.0]).all()
     assert np.isfinite(values[np.abs(np.arange(-62.0, 63.0)) < 54.0]).all()
-    assert np.isnan(correlation._peak_and_centroid(np.arange(5.0), np.array([np.nan, 1, 0.5, 0, 0]), 0.8)).all()
+    assert np.isnan(correlation._peak_and_centroid(np.arange(5.0), np.array([np.nan, 1, 0.5, 0, 0]))).all()
 
 
 def test_peak__at_the_end_of_the_lags_is_none():
     lags = np.arange(-3.0, 4.0)
-    assert np.isnan(correlation._peak_and_centroid(lags, lags, 0.8)).all()
-    assert np.isnan(correlation._peak_and_centroid(lags, np.full(7, np.nan), 0.8)).all()
-    peak, centroid = correlation._peak_and_centroid(lags, np.array([0, 0, 0.85, 1, 0.85, 0, 0.9]), 0.8)
+    assert np.isnan(correlation._peak_and_centroid(lags, lags)).all()
+    assert np.isnan(correlation._peak_and_centroid(lags, np.full(7, np.nan))).all()
+    peak, centroid = correlation._peak_and_centroid(lags, np.array([0, 0, 0.85, 1, 0.85, 0, 0.9]))
     assert (peak, centroid) == (0.0, pytest.approx(0.0))

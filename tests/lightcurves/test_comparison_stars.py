@@ -84,6 +84,18 @@ def test_coverage__says_how_often_one_sigma_holds(claimed, share):
     assert f"1 sigma covers {100 * card['coverage_one_sigma']:.0f} %" in describe_coverage(card)[0]
 
 
+def test_coverage__after_shared_trends_is_that_of_light_curves_without_them():
+    curves = _curves(n_frames=120, n_stars=8)
+    comparisons = [number for number in curves["source_id"].to_numpy().tolist() if number != 1]
+    told = {
+        shared: compute_relative(curves, 1, comparisons, shared_trends=shared, coverage=True).attrs
+        for shared in (False, True)
+    }
+    assert told[True]["coverage_one_sigma"] == pytest.approx(0.683, abs=0.03)
+    assert told[True]["coverage_error_factor"] == pytest.approx(1.0, rel=0.06)
+    assert told[False]["coverage_error_factor"] > 1.15
+
+
 def test_coverage__of_two_comparisons_is_not_told():
     assert coverage_card(_curves().isel(source=[0, 1, 2])) == {}
     assert list(describe_coverage({})) == []

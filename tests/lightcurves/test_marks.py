@@ -107,6 +107,21 @@ def test_products__leave_marked_measurements_out(out):
     assert np.flatnonzero(np.isnan(np.ma.filled(table["flux"], np.nan))).tolist() == [7]
 
 
+def test_files_of_light_curves__leave_marked_measurements_out_at_once_and_take_them_back(out):
+    file = out / "lcs" / "aperture" / "1-g_source_2.csv"
+    before = file.read_bytes()
+    (junk,) = opticam.mark(out, "junk", KEY, frames=[_files(out)[7]], sources=[2])
+    opticam.mark(out, "cloud", KEY, frames=[_files(out)[3]])
+    opticam.mark(out, "keep", KEY, frames=[_files(out)[3]], sources=[1])
+    written = {number: Table.read(file.with_name(f"1-g_source_{number}.csv")) for number in (1, 2, 3)}
+    gone = {number: np.flatnonzero(np.ma.getmaskarray(table["flux"])).tolist() for number, table in written.items()}
+    assert gone == {1: [], 2: [3, 7], 3: [3]}
+    assert np.ma.getmaskarray(written[2]["flux_err"]).nonzero()[0].tolist() == [3, 7]
+    assert not np.ma.getmaskarray(written[2]["flags"]).any()
+    opticam.unmark(out, [junk, junk + 1, junk + 2])
+    assert file.read_bytes() == before
+
+
 def test_comparisons__marked_ones_and_those_left_out_are_not_chosen(out):
     usual = opticam.relative_light_curve(out, KEY, 2, "auto").attrs["comparisons"]
     without = opticam.relative_light_curve(out, KEY, 2, "auto", without=usual[:2])

@@ -42,7 +42,8 @@ def night(tmp_path_factory):
         lags=LAGS,
         least_separation=7.0,
     )
-    reducer = Reducer(directory / "out", directory / "frames", remove_cosmic_rays=True, show_plots=False, verbose=False)
+    options = {"client": "none", "remove_cosmic_rays": True, "show_plots": False, "verbose": False}
+    reducer = Reducer(directory / "out", directory / "frames", **options)
     reducer.create_catalogs()
     reducer.photometry()
     return directory / "out", truth

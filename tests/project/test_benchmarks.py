@@ -84,13 +84,13 @@ def test_planning__some_frames_of_a_large_plan_run(benchmark_main):
 
 @pytest.mark.timeout(900)
 def test_growth__every_frame_is_reduced(benchmark_main):
-    (row,) = benchmark_main("growth")(["--frames", "60", "--no-record"])
+    (row,) = benchmark_main("growth")(["--frames", "20", "--no-record"])
     assert row["tasks"] == "2"
 
 
 @pytest.mark.timeout(900)
 def test_workers__four_ways_take_turns(benchmark_main):
-    arguments = ["--sides", "128", "--frames", "16", "32", "--rounds", "1", "--no-record"]
+    arguments = ["--sides", "128", "--frames", "8", "16", "--rounds", "1", "--no-record"]
     (row,) = benchmark_main("workers")(arguments)
     assert "two processes, ms a frame" in row
 
@@ -139,14 +139,20 @@ def test_record__replaces_the_table_of_the_same_title(benchmark_main, tmp_path):
     assert "| a | 1 |" not in text
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Place of the frames of both tests of robustness, and of the run of them that nothing breaks."""
+    return tmp_path_factory.mktemp("robustness")
+
+
 @pytest.mark.timeout(900)
-def test_robustness__workers_killed_through_the_run():
-    found = _main("robustness")(["workers", "--frames", "1000", "--every", "5"])
+def test_robustness__workers_killed_through_the_run(unbroken):
+    found = _main("robustness")(["workers", "--frames", "1000", "--every", "5", "--directory", str(unbroken)])
     assert found["kills"] >= 3
 
 
 @pytest.mark.timeout(900)
-def test_robustness__everything_killed_again_and_again():
-    found = _main("robustness")(["everything", "--frames", "1000", "--kills", "4"])
+def test_robustness__everything_killed_again_and_again(unbroken):
+    found = _main("robustness")(["everything", "--frames", "1000", "--kills", "4", "--directory", str(unbroken)])
     assert found["kills"] == 4
     assert found["redone"] < 0.05

@@ -10,7 +10,6 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.pipeline.driver import as_begun
 from opticam_dask.store import ownership
 from opticam_dask.store.camera import Camera, Part
-from opticam_dask.store.errors import StoreError
 from opticam_dask.store.store import Store
 
 
@@ -32,6 +31,16 @@ def test_run__says_that_its_directory_is_gone_whatever_failed_and_goes_on_when_i
     assert not (out / ownership.OWNER_NAME).exists()
 
 
+def test_run__says_that_a_file_is_where_its_directory_was(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    gone = pytest.raises(ownership.OwnershipLost, match="out is not there any more")
+    with gone, ownership.own(out) as owner:
+        out.rename(tmp_path / "away")
+        out.write_text("", encoding="utf-8")
+        owner.check()
+
+
 def test_run__says_what_was_removed_from_its_directory_and_leaves_other_errors_alone(tmp_path):
     removed = pytest.raises(ownership.OwnershipLost, match=r"scratch.kept was removed while this run worked on it")
     with removed, ownership.own(tmp_path):
@@ -46,7 +55,7 @@ def test_part__that_is_gone_is_not_called_made_anew(tmp_path):
     camera = Camera(Store.create(tmp_path, {}).path, "1:g")
     part = Part(camera, "2024-01-01", 4, 4, (8, 8), 1, None, 3, uid="1")
     for use in (lambda: part.write_block(0, {}), part._attributes_of_run):
-        with pytest.raises(StoreError, match="is gone: it was removed or moved"):
+        with pytest.raises(ownership.OwnershipLost, match="is gone: it was removed or moved"):
             use()
 
 

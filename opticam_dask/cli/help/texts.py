@@ -50,6 +50,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "mark": (
         "mark OUT cloud --key 1:g --times 2024-01-01T22:10 2024-01-01T22:25 --why cirrus",
         "mark OUT junk --key 1:g --frames 240101g200000012o.fits --sources 3 --why satellite",
+        "mark OUT transform --key 1:g --frames 240101g200000040o.fits --pairs 3 101.2 88.0 5 40.1 160.7",
         "mark OUT junk --key 1:g --sources 7 --why 'variable, not to be a comparison'",
     ),
     "unmark": ("unmark OUT 2",),

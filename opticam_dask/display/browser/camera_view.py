@@ -7,6 +7,7 @@ that a light curve is there as a whole long before all of it is read; what was r
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,12 @@ from opticam_dask import schema
 from opticam_dask.display import diagnostics
 from opticam_dask.display.browser.screen import spread_order
 from opticam_dask.flags import UNUSABLE, Mark, QualityFlag, SourceFlag, flag_names
+from opticam_dask.kernels.series import lightcurve
 from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.lightcurves.targets import rows_of_sources
 from opticam_dask.locations import location
+from opticam_dask.passes.camera_matching import match_cameras
 from opticam_dask.pipeline import preparation
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.store.arrays import Array
@@ -39,8 +43,9 @@ STRIPS: dict[str, str] = {
 }
 _RECORDS = ("flags", "fwhm", "background", "n_sources")
 
-#: Fluxes of all sources are kept when they are no more than so many numbers; else those of one source.
-_MOST_CELLS = 25_000_000
+#: Fluxes of all sources and radii are kept when they are no more than so many numbers; else those of target and
+#: comparisons, and if these are too many as well those of one radius.
+_MOST_CELLS = 8_000_000
 
 #: Flags that only say how a measurement was made, and leave it as good as any other.
 _HARMLESS = SourceFlag.REDUCED | SourceFlag.NOT_DETECTED | SourceFlag.NOT_RECENTRED
@@ -53,11 +58,11 @@ class NoArray(StoreError):
 
 @dataclass
 class _Columns:
-    """Fluxes and flags of the sources that are kept, in time order, as far as they were read."""
+    """Fluxes, errors and flags (frame, source, radius) of the sources that are kept, as far as they were read."""
 
     rows: np.ndarray
-    flux: np.ndarray
-    flags: np.ndarray
+    radii: np.ndarray
+    arrays: dict[str, np.ndarray]
     todo: list[tuple[int, int]]
 
 
@@ -125,6 +130,7 @@ class CameraView:
         self._rank = np.empty(self.n_frames, dtype=np.intp)
         self._rank[self._order] = np.arange(self.n_frames)
         self.mjd_utc = mjd[self._order]
+        self.bmjd_tdb = np.concatenate([self.read(part.frames, "bmjd_tdb") for part in self.parts])[self._order]
         self.nights = sorted({part.night.split(".")[0] for part in self.parts})
         codes = [self.nights.index(part.night.split(".")[0]) for part in self.parts]
         self.night_codes = np.repeat(np.array(codes, dtype=np.int32), counts)[self._order]
@@ -145,6 +151,7 @@ class CameraView:
                 if part.night == attributes["reference_night"]:
                     self.reference = int(self._rank[begin + int(attributes["reference_index"])])
         self.source_ids = self.catalog.get("source_id", np.empty(0, dtype=int)).astype(int)
+        self._wcs_cards = catalog.attributes.get("wcs") if catalog.is_whole else None
         self.positions = np.column_stack([self.catalog.get(name, np.empty(0)) for name in ("x", "y")])
 
     def _read_photometer(self) -> dict[str, Any]:
@@ -176,6 +183,12 @@ class CameraView:
                 values[rows] = part.quality["flags" if name == "quality_flags" else name]
         return found
 
+    @property
+    def best_time(self) -> np.ndarray:
+        """Barycentric time of the frames (MJD, TDB) where all of it is known, else UTC."""
+        is_known = np.isfinite(self.mjd_utc)
+        return self.bmjd_tdb if np.isfinite(self.bmjd_tdb[is_known]).all() else self.mjd_utc
+
     # ---------------------------------------------------------------- what comes in block by block
 
     def _all_blocks(self) -> list[tuple[int, int]]:
@@ -183,27 +196,30 @@ class CameraView:
         blocks = [(number, block) for number, part in enumerate(self.parts) for block in range(part.n_blocks)]
         return [blocks[index] for index in spread_order(len(blocks))[::-1]]
 
-    def choose(self, source_id: int) -> None:
-        """Make the light curve of a source the one that is read.
+    def choose(self, source_id: int, comparisons: Sequence[int] = ()) -> None:
+        """Make the light curves of a source and its comparisons those that are read.
 
         Raises
         ------
         ValueError
             When the catalogue has no such source.
         """
-        row = self._row(source_id)
-        if self._columns is not None and row in self._columns.rows:
+        wanted = rows_of_sources(self.source_ids, [source_id, *comparisons], self.key)
+        has_radius = self._columns is not None and self.radius in self._columns.radii
+        if has_radius and self._columns is not None and np.isin(wanted, self._columns.rows).all():
             return
-        n_sources = len(self.source_ids)
-        rows = np.arange(n_sources) if self.n_frames * n_sources <= _MOST_CELLS else np.array([row])
-        shape = (self.n_frames, len(rows))
+        n_sources, n_radii = len(self.source_ids), max(1, len(self.radii))
+        rows = np.arange(n_sources) if self.n_frames * n_sources * n_radii <= _MOST_CELLS else np.unique(wanted)
+        is_few = self.n_frames * len(rows) * n_radii <= _MOST_CELLS
+        radii = np.arange(n_radii) if is_few else np.array([self.radius])
+        shape = (self.n_frames, len(rows), len(radii))
+        arrays = {name: np.full(shape, np.nan, np.float32) for name in ("flux", "flux_err")}
         todo = self._all_blocks() if self.label is not None else []
-        self._columns = _Columns(rows, np.full(shape, np.nan, np.float32), np.zeros(shape, np.uint32), todo)
+        self._columns = _Columns(rows, radii, arrays | {"flags": np.zeros(shape, np.uint32)}, todo)
 
     def set_radius(self, radius: int) -> None:
         """Take another of the radii that were measured."""
-        if radius != self.radius:
-            self.radius, self._columns = radius, None
+        self.radius = radius
 
     def _row(self, source_id: int) -> int:
         return int(rows_of_sources(self.source_ids, [source_id], self.key)[0])
@@ -241,9 +257,9 @@ class CameraView:
         if self.label not in self._labels_of[number]:
             return
         part, rows, span = self._block(number, block)
-        for name, target in (("flux", columns.flux), ("flags", columns.flags)):
+        for name, target in columns.arrays.items():
             values = self.read(part.photometry(self.label), name, *span)
-            values = values[..., self.radius] if values.ndim == 3 else values
+            values = values[..., columns.radii] if values.ndim == 3 else values[..., np.newaxis]
             target[rows] = values[:, columns.rows]
 
     def _block(self, number: int, block: int) -> tuple[Part, np.ndarray, tuple[int, int]]:
@@ -277,29 +293,56 @@ class CameraView:
             Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
         """
         self.choose(source_id)
-        assert self._columns is not None  # it was chosen
-        column = int(np.flatnonzero(self._columns.rows == self._row(source_id))[0])
-        return self._columns.flux[:, column], self._columns.flags[:, column]
+        flux, _, flags = self._read_so_far([source_id])
+        return flux[:, 0], flags[:, 0]
 
-    def relative_light_curve(self, source_id: int, comparisons: Sequence[int]) -> np.ndarray:
-        """Flux of a source over the summed flux of others.
+    def flux_errors(self, source_id: int) -> np.ndarray:
+        """1-sigma errors of the flux of a source, electrons, float32 (frame,); NaN as in :meth:`light_curve`."""
+        self.choose(source_id)
+        return self._read_so_far([source_id])[1][:, 0]
 
-        NaN where not all of them are known. Where only one source is kept in memory it is divided by the transparency.
+    def _read_so_far(self, source_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flux, error and flags of sources that were chosen, shape (frame, source)."""
+        assert self._columns is not None  # they were chosen
+        rows = rows_of_sources(self.source_ids, source_ids, self.key)
+        columns = np.searchsorted(self._columns.rows, rows)
+        radius = int(np.searchsorted(self._columns.radii, self.radius))
+        flux, flux_err, flags = (
+            self._columns.arrays[name][:, columns, radius] for name in ("flux", "flux_err", "flags")
+        )
+        return flux, flux_err, flags
+
+    def relative_light_curve(self, source_id: int, comparisons: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Flux of a source over the summed flux of its comparisons, and the error.
 
         Parameters
         ----------
         source_id : int
             Number of the source.
         comparisons : sequence of int
-            Numbers of the others.
+            Numbers of the comparisons.
+
+        Returns
+        -------
+        relative, relative_err : ndarray, shape (frame,)
+            NaN where not all of the fluxes are known, or a comparison is marked as left out.
         """
-        flux, _ = self.light_curve(source_id)
-        assert self._columns is not None  # it was chosen
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if len(self._columns.rows) == 1:
-                return flux / self.records["transparency"].astype(np.float32)
-            others = [self._row(number) for number in comparisons]
-            return np.asarray(flux / np.sum(self._columns.flux[:, others], axis=1))
+        self.choose(source_id, comparisons)
+        if not comparisons:
+            return np.full(self.n_frames, np.nan), np.full(self.n_frames, np.nan)
+        flux, flux_err, _ = (one.astype(float) for one in self._read_so_far([source_id, *comparisons]))
+        is_out = np.column_stack([is_left_out(self.marks_of(number)) for number in comparisons])
+        flux[:, 1:][is_out] = np.nan
+        return lightcurve.relative_flux(flux[:, 0], flux_err[:, 0], flux[:, 1:], flux_err[:, 1:])
+
+    @functools.cached_property
+    def wcs(self) -> Any:
+        """World coordinates of the reference image; None where they are not known."""
+        if not self._wcs_cards:
+            return None
+        from opticam_dask.frames import sky_coordinates  # a third of a second of astropy
+
+        return sky_coordinates.read_wcs(self._wcs_cards)
 
     def is_doubtful(self, source_id: int) -> np.ndarray:
         """Frames in which a measurement has a flag that matters, or clouds were seen."""
@@ -389,6 +432,7 @@ class Views:
         self.out_directory = location(out_directory)
         self.keys = open_cameras(out_directory)
         self._open: dict[tuple[str, str | None], CameraView] = {}
+        self._counterparts: dict[tuple[str, str], dict[int, int]] = {}
 
     def get(self, key: str, label: str | None = None) -> CameraView:
         """One camera with one photometry label, which stays open."""
@@ -396,6 +440,18 @@ class Views:
             self._open[key, label] = CameraView(self.out_directory, key, label)
         return self._open[key, label]
 
+    def counterparts(self, key: str, other: str) -> dict[int, int]:
+        """Numbers in another camera of the sources of one; empty where the two catalogues have too little in common."""
+        if (key, other) not in self._counterparts:
+            try:
+                found = match_cameras(self.out_directory, key, other)
+                pairs = dict(zip(found.source_id.tolist(), found.other_id.tolist(), strict=True))
+            except (StoreError, ValueError):
+                pairs = {}
+            self._counterparts[key, other] = pairs
+        return self._counterparts[key, other]
+
     def forget(self) -> None:
         """Open everything anew, as for a reduction that goes on."""
         self._open.clear()
+        self._counterparts.clear()

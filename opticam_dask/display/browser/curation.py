@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +12,11 @@ from bokeh.models import BoxSelectTool, Button, ColumnDataSource, Div, MultiSele
 
 from opticam_dask.display.browser.camera_view import CameraView
 from opticam_dask.display.browser.figures import CHOSEN
+from opticam_dask.display.browser.other_cameras import OtherCameras
 from opticam_dask.lightcurves import differential
 from opticam_dask.lightcurves.curation import marking
-from opticam_dask.lightcurves.curation.marks import KINDS, is_left_out
+from opticam_dask.lightcurves.curation.marks import KINDS
+from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, own
 
@@ -30,6 +33,7 @@ class _ShowsSeries(Protocol):
     view: CameraView
     source_id: int
     curve: Any
+    others: OtherCameras
 
     def abscissae(self) -> np.ndarray:
         """Where each frame is along the series."""
@@ -41,6 +45,18 @@ class _ShowsSeries(Protocol):
 
     def draw_series(self) -> None:
         """Draw light curve and strip."""
+        ...
+
+    def show_members(self) -> None:
+        """Show target and comparisons as they are chosen now."""
+        ...
+
+    def show_relative(self) -> None:
+        """Show the relative light curve from now on."""
+        ...
+
+    def open_kept(self, name: str) -> None:
+        """Show a light curve that is kept in the store."""
         ...
 
 
@@ -56,6 +72,7 @@ class CurationPanel:
     def __init__(self, page: _ShowsSeries) -> None:
         self.page = page
         self.brushed = np.empty(0, dtype=int)
+        self._later, self._is_opening = list[str](), False
         self._brush = BoxSelectTool()
         page.curve.add_tools(self._brush)
         self.drag = RadioButtonGroup(labels=["drag moves", "drag brushes"], active=0, name="drag")
@@ -69,10 +86,12 @@ class CurationPanel:
         self.comparisons = MultiSelect(title="comparisons", width=110, size=3, name="comparisons")
         self.prefix = TextInput(title="name of the light curve", width=150, name="prefix")
         self.save = Button(label="save", width=60, name="save")
+        self.kept = Select(title="saved light curves", width=150, name="kept")
         self.told = Div(name="told", width=300)
         self._make_layers()
         self.drag.on_change("active", lambda attr, old, new: self._on_drag())
-        self.comparisons.on_change("value", lambda attr, old, new: page.draw_series())
+        self.comparisons.on_change("value", lambda attr, old, new: self._on_comparisons())
+        self.kept.on_change("value", lambda attr, old, new: page.open_kept(new) if new else None)
         self.mark.on_click(self._on_mark)
         self.back.on_click(self._on_back)
         self.save.on_click(self._on_save)
@@ -87,7 +106,7 @@ class CurationPanel:
     def layout(self) -> Any:
         """The panel, arranged; it wraps where the window is narrow."""
         parts = (self.drag, self.kind, self.scope, self.why, self.mark, self.back)
-        made = (self.comparisons, self.prefix, self.save, self.told)
+        made = (self.comparisons, self.prefix, self.save, self.kept, self.told)
         return row(*parts, *made, styles={"flex-wrap": "wrap", "align-items": "end"}, sizing_mode="stretch_width")
 
     # ---------------------------------------------------------------- what is shown
@@ -95,10 +114,34 @@ class CurationPanel:
     def open_source(self) -> None:
         """Offer the other sources as comparisons of the source that is shown."""
         others = [str(number) for number in self.page.view.source_ids if number != self.page.source_id]
-        chosen = [number for number in self.comparisons.value if number in others] or others[:_N_COMPARISONS]
-        self.comparisons.update(options=others, value=chosen)
+        chosen = [number for number in self._later or self.comparisons.value if number in others]
+        self._later = []
+        self._is_opening = True
+        self.comparisons.update(options=others, value=chosen or others[:_N_COMPARISONS])
+        self._is_opening = False
         self.prefix.value = f"target_{self.page.source_id}"
         self.brushed = np.empty(0, dtype=int)
+        self._list_kept()
+
+    def _list_kept(self) -> None:
+        self.kept.update(options=["", *self.page.view.camera.differential_names], value="")
+
+    def choose_later(self, comparisons: list[int]) -> None:
+        """Comparisons of the source that is opened next."""
+        self._later = [str(number) for number in comparisons]
+
+    def toggle_comparison(self, number: int) -> None:
+        """Make a source a comparison, or no longer one."""
+        name = str(number)
+        chosen = self.comparisons.value
+        if name in self.comparisons.options:
+            self.comparisons.value = [one for one in chosen if one != name] if name in chosen else [*chosen, name]
+
+    def _on_comparisons(self) -> None:
+        """A relative light curve is what comparisons are chosen for: it is shown at once."""
+        if not self._is_opening:
+            self.page.show_relative()
+            self.page.show_members()
 
     def chosen_comparisons(self) -> list[int]:
         """Numbers of the comparisons that are chosen."""
@@ -147,7 +190,7 @@ class CurationPanel:
             return
         self.told.text = f"{len(times)} frame(s) marked {self.kind.value}"
         self.brushed = np.empty(0, dtype=int)
-        self._read_again()
+        self.read_again()
 
     def _on_back(self) -> None:
         out, table = self.page.view.out_directory, self.page.view.marks.table
@@ -162,25 +205,38 @@ class CurationPanel:
             self.told.text = str(error)
             return
         self.told.text = f"{len(latest)} mark(s) taken back"
-        self._read_again()
+        self.read_again()
 
-    def _read_again(self) -> None:
-        self.page.view.read_marks()
+    def read_again(self) -> None:
+        """Show the marks as they are now."""
+        for view in (self.page.view, *self.page.others.opened.values()):
+            view.read_marks()
         self.page.draw_series()
 
     def _on_save(self) -> None:
-        """Write the relative light curve as a file and keep it in the store."""
-        view = self.page.view
-        radius = view.radii[view.radius] if view.radii else None
+        """Write the relative light curves of all cameras as files and keep them in the store."""
+        view, others = self.page.view, self.page.others
+        wanted = [(view, self.page.source_id, self.chosen_comparisons())]
+        wanted += [(other, *others.members(key)) for key, other in others.opened.items()]
         try:
-            curve = differential.relative_light_curve(
-                view.out_directory, view.key, self.page.source_id, self.chosen_comparisons(), view.label or "",
-                radius=radius,
-            )  # fmt: skip
+            curves = [
+                differential.relative_light_curve(
+                    one.out_directory, one.key, target, comparisons, one.label or "",
+                    radius=one.radii[one.radius] if one.radii else None,
+                )
+                for one, target, comparisons in wanted
+                if target and (comparisons or one is view)
+            ]  # fmt: skip
             with own(view.out_directory):
-                file = differential.write_relative_light_curve(curve, view.out_directory, self.prefix.value)
-                differential.keep_relative_light_curve(curve, view.out_directory, self.prefix.value)
+                files = [self._write(curve) for curve in curves]
         except (OwnedError, StoreError, ValueError, OSError) as error:
             self.told.text = str(error)
             return
-        self.told.text = f"saved: {file}"
+        self.told.text = f"saved: {', '.join(map(str, files))}"
+        self._list_kept()
+
+    def _write(self, curve: Any) -> Path:
+        out, name = self.page.view.out_directory, self.prefix.value
+        file = differential.write_relative_light_curve(curve, out, name)
+        differential.keep_relative_light_curve(curve, out, name)
+        return file

@@ -31,6 +31,14 @@ _DOUBTFUL = "#e08214"
 CHOSEN = "#d7191c"
 #: Colour of the sources that were not chosen.
 RING = "#43c6db"
+#: Colour of comparisons.
+COMPARISON = "#f2c230"
+#: Room around an image for its axes, title and tools, pixels.
+_LEFT_OF_IMAGE, _RIGHT_OF_IMAGE, _ABOVE_IMAGE = 44, 34, 28
+#: Error bars are drawn in this strength.
+_BAR_ALPHA = 0.45
+#: Room for the numbers of the vertical axis, pixels: the frames of all series begin below each other.
+_LEFT = 92
 
 
 class ImageFigure:
@@ -38,9 +46,12 @@ class ImageFigure:
 
     def __init__(self, name: str, title: str, side: int) -> None:
         ranges = {"x_range": Range1d(0, 1), "y_range": Range1d(0, 1)}
+        # borders of a known size make the frame a square of this side
         self.figure = figure(
-            name=name, title=title, frame_width=side, frame_height=side, **ranges,
-            tools="pan,wheel_zoom,box_zoom,reset", active_scroll="wheel_zoom", toolbar_location="right",
+            name=name, title=title, **ranges, tools="pan,wheel_zoom,box_zoom,reset", active_scroll="wheel_zoom",
+            toolbar_location="right", width=side + _LEFT_OF_IMAGE + _RIGHT_OF_IMAGE, height=side + 2 * _ABOVE_IMAGE,
+            min_border_left=_LEFT_OF_IMAGE, min_border_right=_RIGHT_OF_IMAGE, min_border_top=_ABOVE_IMAGE,
+            min_border_bottom=_ABOVE_IMAGE,
         )  # fmt: skip
         self.figure.grid.visible = False
         self.figure.toolbar.logo = None
@@ -101,20 +112,21 @@ def series_figure(name: str, height: int, x_range: Any) -> Any:
     shown = figure(
         name=name, height=height, sizing_mode="stretch_width", tools="xpan,xwheel_zoom,reset",
         active_drag="xpan", active_scroll="xwheel_zoom", x_range=x_range, y_range=Range1d(0, 1),
-        min_border_left=80, output_backend="canvas",
+        min_border_left=_LEFT, output_backend="canvas",
     )  # fmt: skip
     shown.toolbar.logo = None
     shown.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     return shown
 
 
-def series_layers(shown: Any) -> dict[str, ColumnDataSource]:
-    """Bars and points of a series, doubtful frames below good ones."""
+def series_layers(shown: Any, good: str = _GOOD) -> dict[str, ColumnDataSource]:
+    """Ranges, points and error bars of a series, doubtful frames below good ones."""
     layers: dict[str, ColumnDataSource] = {}
-    for name, color in (("doubtful", _DOUBTFUL), ("good", _GOOD)):
+    for name, color in (("doubtful", _DOUBTFUL), ("good", good)):
         bars = ColumnDataSource({"x": [], "bottom": [], "top": [], "width": []})
         shown.vbar("x", "width", "top", "bottom", source=bars, fill_color=color, line_color=color, line_width=1)
-        points = ColumnDataSource({"x": [], "y": []})
+        points = ColumnDataSource({"x": [], "y": [], "low": [], "high": []})
+        shown.segment("x", "low", "x", "high", source=points, color=color, alpha=_BAR_ALPHA)
         shown.scatter("x", "y", size=4, source=points, color=color, alpha=0.7)
         layers |= {f"{name} bars": bars, f"{name} points": points}
     return layers
@@ -126,17 +138,21 @@ def draw_series(
     x: np.ndarray,
     y: np.ndarray,
     doubtful: np.ndarray,
+    error: np.ndarray | None = None,
 ) -> None:
-    """Draw the values that are in view: one by one, or their range in each column of pixels where there are many."""
+    """Draw the values that are in view: one by one with errors, or their range in each column where there are many."""
     first, last = in_view(shown.x_range, x)
     seen = slice(first, last)
-    _fit(shown.y_range, y[seen], doubtful[seen])
+    good = np.where(doubtful, np.nan, y)[seen]
+    fit_axis(shown.y_range, good if np.isfinite(good).any() else y[seen])
+    half = np.zeros(len(y)) if error is None else np.nan_to_num(error.astype(float))
     for name, chosen in (("good", ~doubtful), ("doubtful", doubtful)):
-        bars, points = _no_bars(), {"x": np.empty(0), "y": np.empty(0)}
+        bars, points = _empty("x", "bottom", "top", "width"), _empty("x", "y", "low", "high")
         values = np.where(chosen, y, np.nan)
         if last - first <= _MOST_POINTS:
             finite = np.isfinite(values[seen])
-            points = {"x": x[seen][finite], "y": values[seen][finite].astype(float)}
+            at, drawn, reach = x[seen][finite], values[seen][finite].astype(float), half[seen][finite]
+            points = {"x": at, "y": drawn, "low": drawn - reach, "high": drawn + reach}
         else:
             limits = float(shown.x_range.start), float(shown.x_range.end)
             centre, low, high = screen.envelope(x, values, *limits, COLUMNS)
@@ -146,14 +162,13 @@ def draw_series(
         layers[f"{name} points"].data = points
 
 
-def _no_bars() -> dict[str, np.ndarray]:
-    return {name: np.empty(0) for name in ("x", "bottom", "top", "width")}
+def _empty(*names: str) -> dict[str, np.ndarray]:
+    return {name: np.empty(0) for name in names}
 
 
-def _fit(axis: Any, values: np.ndarray, doubtful: np.ndarray) -> None:
-    """Make an axis span what is in view, but for the wildest of the values."""
-    finite = np.isfinite(values)
-    chosen = values[finite & ~doubtful] if np.any(finite & ~doubtful) else values[finite]
+def fit_axis(axis: Any, values: np.ndarray) -> None:
+    """Make an axis span values, but for the wildest of them."""
+    chosen = values[np.isfinite(values)]
     if not len(chosen):
         return
     low, high = (float(value) for value in np.percentile(chosen, [0.1, 99.9]))

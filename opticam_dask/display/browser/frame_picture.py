@@ -59,6 +59,10 @@ class FramePicture:
         Apertures (one for each radius), and the two edges of the sky annulus; empty where there is none.
     has_aperture : bool
         Whether ``apertures`` are what the flux was summed in; else they show one FWHM.
+    transform : ndarray, shape (3, 3)
+        Transform of the reference to the frame; NaN when it was not aligned.
+    level : float
+        Sky that is still in the image, electrons per pixel.
     values : dict of float
         fwhm, background, n_sources, transparency, airmass, exposure_time of the frame.
     """
@@ -75,6 +79,8 @@ class FramePicture:
     apertures: list[Ellipse]
     annulus: list[Ellipse]
     has_aperture: bool
+    transform: np.ndarray
+    level: float
     values: dict[str, float]
 
 
@@ -97,8 +103,9 @@ def read_frame(view: CameraView, index: int, *, subtract_sky: bool = True) -> Fr
     known = {name: view.read_one(part.frames, name, number) for name in (*names, "background", "n_sources")}
     message = str(part.frames.read("message", number, number + 1)[0])
     image, problem = _pixels(view, part, entry)
+    level = float(known["background"])
     if image is not None and not problem and subtract_sky:
-        image = _without_sky(view, part, number, image)
+        image, level = _without_sky(view, part, number, image, level)
     bits = flag_names(int(flags), FrameFlag)
     bits += flag_names(int(view.records["quality_flags"][index]), QualityFlag)
     values = {name: float(known[name]) for name in ("fwhm", "background", "n_sources")}
@@ -117,6 +124,8 @@ def read_frame(view: CameraView, index: int, *, subtract_sky: bool = True) -> Fr
         apertures=apertures,
         annulus=_annulus(view, known),
         has_aperture=has_aperture,
+        transform=np.asarray(known["transform"], dtype=float),
+        level=level if np.isfinite(level) else 0.0,
         values=values | {"exposure_time": float(entry["exposure_time"])},
     )
 
@@ -151,16 +160,19 @@ def _raw(steps: FrameSteps, entry: Mapping[str, Any], told: str) -> tuple[np.nda
         return None, f"{entry['file']} cannot be read: {error.reason}."
 
 
-def _without_sky(view: CameraView, part: Part, number: int, image: np.ndarray) -> np.ndarray:
+def _without_sky(
+    view: CameraView, part: Part, number: int, image: np.ndarray, level: float
+) -> tuple[np.ndarray, float]:
+    """The image without the sky that is stored, and the level that is left in it."""
     if part.mesh_shape is None:
-        return image
+        return image, level
     mesh = view.read_one(part.background, "background_mesh", number)
     offset = view.read_one(part.background, "background_offset_mesh", number, otherwise=np.zeros_like(mesh))
     if not np.isfinite(mesh).all():
-        return image
+        return image, level
     box_size = view.steps_of(part).box_size
     sky: np.ndarray = background.zoom_mesh(mesh + np.nan_to_num(offset), image.shape, box_size)
-    return image - sky
+    return image - sky, 0.0
 
 
 def _measured_at(view: CameraView, part: Part, number: int, known: Mapping[str, Any]) -> np.ndarray:

@@ -18,17 +18,24 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     Div,
+    RadioButtonGroup,
     Range1d,
     Select,
+    Slider,
     Span,
     Spinner,
 )
 
 from opticam_dask.display.browser import facts, figures, screen
+from opticam_dask.display.browser.aligning import AligningPanel
 from opticam_dask.display.browser.camera_view import STRIPS, Views
 from opticam_dask.display.browser.curation import CurationPanel
-from opticam_dask.display.browser.figures import CHOSEN, RING
-from opticam_dask.display.browser.frame_picture import Ellipse, FramePicture, read_frame
+from opticam_dask.display.browser.figures import CHOSEN, COMPARISON, RING
+from opticam_dask.display.browser.folding import FoldPanel
+from opticam_dask.display.browser.frame_picture import FramePicture, read_frame
+from opticam_dask.display.browser.image_panels import ImagePanels
+from opticam_dask.display.browser.other_cameras import OtherCameras
+from opticam_dask.display.browser.pointer import Pointer
 from opticam_dask.store.errors import StoreError
 from opticam_dask.text import printable
 
@@ -36,10 +43,8 @@ from opticam_dask.text import printable
 _READ_FOR = 0.08
 #: Blocks are read so often, ms.
 _READ_EVERY = 150
-#: Cut-outs reach so many radii of the largest aperture,
-_CUTOUT_REACH = 2.5
-#: and at least so many pixels.
-_CUTOUT_LEAST = 12
+#: Height of the facts about a frame, pixels of the screen: that of an image.
+_FACTS_HEIGHT = 380
 
 _TIMES = {"frame": "frame number", "time": "time"}
 _FLUXES = {"flux": "flux (electrons)", "relative": "flux / comparisons"}
@@ -80,36 +85,21 @@ class Page:
         self._document: Document | None = None
         self._make_figures()
         self._make_widgets()
+        self.others = OtherCameras(views, self.x_range, self._on_other_camera)
         self.panel = CurationPanel(self)
+        self.fold = FoldPanel(self)
+        self.pointer = Pointer(self)
+        self.aligning = AligningPanel(self, self.panel.read_again)
+        self.stack = column(sizing_mode="stretch_width")
         self._open_camera()
 
     # ---------------------------------------------------------------- what there is on the page
 
     def _make_figures(self) -> None:
-        self.catalogue = figures.ImageFigure("catalogue", "Catalogue: click a star for its light curve", 360)
-        self.frame = figures.ImageFigure("frame", "Frame", 360)
-        self.cutout = figures.ImageFigure("cutout", "Cut-out", 170)
-        self.stars = ColumnDataSource({"x": [], "y": [], "source_id": [], "color": []})
-        self.catalogue.figure.scatter(
-            "x", "y", size=14, source=self.stars, fill_color=None, line_color="color", line_width=1.5
-        )
-        self.catalogue.figure.text(
-            "x",
-            "y",
-            text="source_id",
-            source=self.stars,
-            text_color="color",
-            x_offset=8,
-            text_font_size="11px",
-        )
-        self.rings = ColumnDataSource({"x": [], "y": [], "width": [], "height": [], "angle": [], "color": []})
-        for shown in (self.frame, self.cutout):
-            shown.figure.ellipse(
-                "x", "y", "width", "height", "angle", source=self.rings, fill_color=None, line_color="color",
-                line_width=1.5,
-            )  # fmt: skip
+        self.images = ImagePanels(self.color_of)
+        self.catalogue, self.frame, self.cutout = self.images.catalogue, self.images.frame, self.images.cutout
         self.x_range = Range1d(0, 1)
-        self.curve = figures.series_figure("curve", 260, self.x_range)
+        self.curve = figures.series_figure("curve", 240, self.x_range)
         self.strip = figures.series_figure("strip", 170, self.x_range)
         self.drawn = {"curve": figures.series_layers(self.curve), "strip": figures.series_layers(self.strip)}
         self.here = ColumnDataSource({"x": [], "y": []})
@@ -122,19 +112,25 @@ class Page:
 
     def _make_widgets(self) -> None:
         self.key = Select(title="camera", value=self.view.key, options=list(self.views.keys), width=80)
-        self.label = Select(title="photometry", width=150, name="label")
-        self.radius = Select(title="radius", width=80, name="radius")
+        self.label = Select(title="photometry", width=130, name="label")
+        self.radius = Slider(
+            title="radius", width=150, name="radius", start=0, end=1, step=1, value=0, show_value=False
+        )
+        self.choosing = RadioButtonGroup(labels=["a click: target", "comparison"], active=0, name="choosing")
         self.source = Select(title="source", width=80, name="source")
         self.night = Select(title="night", width=130)
-        self.abscissa = Select(title="along", value="frame", options=list(_TIMES.items()), width=130)
-        self.flux = Select(title="light curve", value="flux", options=list(_FLUXES.items()), width=170)
-        self.quantity = Select(title="below", value="fwhm", options=list(STRIPS.items()), width=170)
+        # the frames of several cameras have nothing in common but their times
+        along = "time" if len(self.views.keys) > 1 else "frame"
+        self.abscissa = Select(title="along", value=along, options=list(_TIMES.items()), width=115)
+        self.flux = Select(name="flux", title="light curve", value="flux", options=list(_FLUXES.items()), width=150)
+        self.quantity = Select(title="below", value="fwhm", options=list(STRIPS.items()), width=150)
         self.number = Spinner(title="frame", low=0, step=1, value=0, width=110, name="number")
         self.sky = Checkbox(label="without the sky", active=True)
         self.before, self.after = Button(label="◀", width=40), Button(label="▶", width=40)
         self.again = Button(label="read the store again", width=150)
-        self.facts = Div(name="facts", width=330)
-        self.state = Div(name="state", width=900)
+        # what is told of a frame is long or short: the light curves stay where they are
+        self.facts = Div(name="facts", width=225, height=_FACTS_HEIGHT, styles={"overflow-y": "auto"})
+        self.state = Div(name="state", sizing_mode="stretch_width")
         for widget, function in (
             (self.key, self._on_key), (self.label, self._on_label), (self.radius, self._on_radius),
             (self.source, self._on_source), (self.night, self._on_night), (self.abscissa, self._on_night),
@@ -159,14 +155,23 @@ class Page:
     def layout(self) -> Any:
         """All of it, arranged."""
         choices = _wrapped(
-            self.key, self.label, self.radius, self.source, self.night, self.abscissa, self.flux, self.quantity
+            self.key, self.label, self.radius, self.source, self.choosing, self.night, self.abscissa, self.flux,
+            self.quantity,
+        )  # fmt: skip
+        steps = _wrapped(self.before, self.after, self.number, self.sky, self.again)
+        near = column(self.cutout.figure, self.pointer.told, self.pointer.figure, width=260)
+        pictures = _wrapped(self.catalogue.figure, self.frame.figure, near, self.facts)
+        below = (self.strip, self.panel.layout(), self.fold.layout(), self.fold.figure)
+        return column(
+            choices,
+            pictures,
+            steps,
+            self.aligning.layout(),
+            self.state,
+            self.stack,
+            *below,
+            sizing_mode="stretch_width",
         )
-        steps = row(self.before, self.after, self.number, self.sky)
-        side = column(steps, self.cutout.figure, self.facts, width=400)
-        pictures = _wrapped(self.catalogue.figure, self.frame.figure, side)
-        told = _wrapped(self.state, self.again)
-        series = (self.curve, self.strip, self.panel.layout())
-        return column(choices, pictures, told, *series, sizing_mode="stretch_width")
 
     def add_to(self, document: Document) -> None:
         """Put the page into a document and begin to read light curves."""
@@ -183,12 +188,14 @@ class Page:
     def _open_camera(self) -> None:
         view = self.view
         self.label.update(options=view.labels, value=view.label or "", disabled=not view.labels)
-        radii = [(str(number), f"{radius:g}") for number, radius in enumerate(view.radii)]
-        self.radius.update(options=radii, value=str(view.radius) if radii else "", visible=bool(radii))
+        self.radius.update(end=max(1, len(view.radii) - 1), value=view.radius, visible=len(view.radii) > 1)
+        self._name_radius()
         self.source.options = [str(number) for number in view.source_ids]
         self.night.update(options=["all", *view.nights], value="all")
         self.number.high = view.n_frames - 1
         self.catalogue.show(view.image, keep_view=False)
+        self.others.opened = {}
+        self.stack.children = self.others.in_order(view, self.curve)
         if self.source_id not in view.source_ids:
             self.source_id = int(view.source_ids[0]) if len(view.source_ids) else 0
         self.show_frame(view.reference)
@@ -208,9 +215,14 @@ class Page:
             self.show_frame(index)
 
     def _on_radius(self) -> None:
-        if self.radius.value and int(self.radius.value) != self.view.radius:
+        if self.view.radii and int(self.radius.value) != self.view.radius:
             self.view.set_radius(int(self.radius.value))
+            self._name_radius()
             self.show_source(self.source_id)
+
+    def _name_radius(self) -> None:
+        if self.view.radii:
+            self.radius.title = f"aperture radius: {self.view.radii[self.view.radius]:g}"
 
     def _on_source(self) -> None:
         if self.source.value and int(self.source.value) != self.source_id:
@@ -241,17 +253,50 @@ class Page:
         self.view = self.views.get(key, label)
         self._open_camera()
 
+    def _on_other_camera(self, key: str, event: Any) -> None:
+        """Go on in another camera, at the frame next to a click on its light curve."""
+        time, target = event.x + self._day(), self.others.members(key)[0]
+        self.source_id = target or self.source_id
+        self.panel.choose_later(self.others.members(key)[1])
+        self.key.value = key
+        away = np.abs(self.view.mjd_utc - time)
+        if np.isfinite(away).any():
+            self.show_frame(int(np.nanargmin(away)))
+
+    def open_kept(self, name: str) -> None:
+        """Show a light curve that is kept in the store, with its comparisons, photometry and aperture."""
+        told = self.view.camera.differential(name).attributes
+        self.panel.choose_later([int(number) for number in np.atleast_1d(told["comparisons"])])
+        self.source_id, label = int(told["target"]), str(told["label"])
+        if label != self.view.label and label in self.view.labels:
+            self.view = self.views.get(self.view.key, label)
+        if "radius" in told and self.view.radii:
+            self.view.set_radius(int(np.argmin(np.abs(np.array(self.view.radii) - float(told["radius"])))))
+        self._open_camera()
+        self.panel.prefix.value = name
+        self.show_relative()
+
     def _on_star(self, event: Any) -> None:
-        self._choose_nearest(self.view.positions, event)
+        if self.aligning.matching.active:
+            self.aligning.click_reference(event.x, event.y)
+        else:
+            self._choose_nearest(self.view.positions, event)
 
     def _on_star_of_frame(self, event: Any) -> None:
-        if self.picture is not None:
+        if self.aligning.matching.active:
+            self.aligning.click_frame(event.x, event.y)
+        elif self.picture is not None:
             self._choose_nearest(self.picture.xy, event)
 
     def _choose_nearest(self, xy: np.ndarray, event: Any) -> None:
         found = screen.nearest(xy[:, 0], xy[:, 1], (event.x, event.y), (1.0, 1.0), (0, len(xy)))
-        if found is not None:
-            self.show_source(int(self.view.source_ids[found]))
+        if found is None:
+            return
+        number = int(self.view.source_ids[found])
+        if self.choosing.active:
+            self.panel.toggle_comparison(number)
+        else:
+            self.show_source(number)
 
     def _on_point(self, event: Any, shown: Any) -> None:
         """Show the frame whose point looks nearest to a click on a series."""
@@ -286,6 +331,7 @@ class Page:
             self.state.text = facts.warning(str(error))
             return
         self.number.value = index
+        self.aligning.begin()
         self.frame.show(self.picture.image, keep_view=True)
         name = printable(os.path.basename(self.picture.file))
         self.frame.figure.title.text = f"Frame {index}: {name}" + ("" if self.picture.image is not None else " (gone)")
@@ -297,47 +343,34 @@ class Page:
         self.source_id = source_id
         self.source.value = str(source_id) if source_id else ""
         if source_id:
-            self.view.choose(source_id)
             self.panel.open_source()
-        numbers = self.view.source_ids
-        self.stars.data = {
-            "x": self.view.positions[:, 0],
-            "y": self.view.positions[:, 1],
-            "source_id": [str(number) for number in numbers],
-            "color": [CHOSEN if number == source_id else RING for number in numbers],
-        }
+        self.show_members()
+
+    def show_members(self) -> None:
+        """Show the light curve of the target against the comparisons that are chosen now."""
+        if self.source_id:
+            comparisons = self.panel.chosen_comparisons()
+            self.view.choose(self.source_id, comparisons)
+            self.others.choose(self.view, self.source_id, comparisons)
+        self.images.draw_stars(self.view)
         self._draw_rings()
         self.draw_series()
         self._read_on()
 
-    def _draw_rings(self) -> None:
-        """Apertures and annuli on the frame, and the cut-out around the chosen source."""
-        picture = self.picture
-        if picture is None:
-            return
-        columns: dict[str, list[Any]] = {name: [] for name in ("x", "y", "width", "height", "angle", "color")}
-        for (x, y), number in zip(picture.xy.tolist(), self.view.source_ids.tolist(), strict=False):
-            is_chosen = number == self.source_id
-            for shape in (*picture.apertures, *(picture.annulus if is_chosen else [])):
-                if np.isfinite(x) and np.isfinite(y):
-                    _add_ring(columns, x, y, shape, CHOSEN if is_chosen else RING)
-        self.rings.data = columns
-        self._show_cutout(picture)
-        self._tell_facts()
+    def show_relative(self) -> None:
+        """Show the relative light curve from now on."""
+        self.flux.value = "relative"
 
-    def _show_cutout(self, picture: FramePicture) -> None:
-        xy = picture.xy[self.view.source_ids == self.source_id]
-        self.cutout.figure.title.text = f"Source {self.source_id}" if len(xy) else "Cut-out"
-        if picture.image is None or not len(xy) or not np.isfinite(xy).all():
-            self.cutout.show(None, keep_view=False)
-            return
-        sizes = [shape.semimajor_axis for shape in (*picture.apertures, *picture.annulus)]
-        reach = max(_CUTOUT_REACH * max(sizes, default=0.0), _CUTOUT_LEAST)
-        self.cutout.show(picture.image, keep_view=True)
-        for axis, centre in ((self.cutout.figure.x_range, xy[0, 0]), (self.cutout.figure.y_range, xy[0, 1])):
-            limits = {"start": float(centre - reach), "end": float(centre + reach)}
-            axis.update(**limits, reset_start=limits["start"], reset_end=limits["end"])
-        self.cutout.send()
+    def _draw_rings(self) -> None:
+        if self.picture is not None:
+            self.images.draw_frame(self.picture, self.view, self.source_id)
+            self._tell_facts()
+
+    def color_of(self, number: int) -> str:
+        """Colour of a source in the images."""
+        if number == self.source_id:
+            return CHOSEN
+        return COMPARISON if number in self.panel.chosen_comparisons() else RING
 
     def abscissae(self) -> np.ndarray:
         """Where each frame is along the series, in rising order."""
@@ -355,8 +388,16 @@ class Page:
         if not self.source_id:
             return np.full(self.view.n_frames, np.nan)
         if self.flux.value == "relative":
-            return self.view.relative_light_curve(self.source_id, self.panel.chosen_comparisons())
+            return self.view.relative_light_curve(self.source_id, self.panel.chosen_comparisons())[0]
         return self.view.light_curve(self.source_id)[0]
+
+    def errors(self) -> np.ndarray:
+        """1-sigma error of each frame in the light curve."""
+        if not self.source_id:
+            return np.full(self.view.n_frames, np.nan)
+        if self.flux.value == "relative":
+            return self.view.relative_light_curve(self.source_id, self.panel.chosen_comparisons())[1]
+        return self.view.flux_errors(self.source_id)
 
     def draw_series(self) -> None:
         """Draw light curve and strip, as far as they are in view and were read."""
@@ -365,7 +406,8 @@ class Page:
         for name, shown in (("curve", self.curve), ("strip", self.strip)):
             y = self.ordinates(shown)
             y = self.panel.without_left_out(x, y) if shown is self.curve and self.source_id else y
-            figures.draw_series(self.drawn[name], shown, x, y, doubtful)
+            error = self.errors() if shown is self.curve else None
+            figures.draw_series(self.drawn[name], shown, x, y, doubtful, error)
         aside = np.where(self.view.is_set_aside(), 0.0, np.nan)
         where, _, _ = screen.envelope(x, aside, self.x_range.start, self.x_range.end, figures.COLUMNS)
         self.aside.data = {"x": where, "y": np.full(len(where), self._bottom())}
@@ -373,10 +415,10 @@ class Page:
         self.strip.yaxis.axis_label = STRIPS[self.quantity.value]
         along = "frame number" if self.abscissa.value == "frame" else f"MJD (UTC) - {self._day():g}"
         self.strip.xaxis.axis_label = along
-        self.curve.title.text = (
-            f"{self.view.key}, source {self.source_id}, {self.view.label or 'no photometry yet'}: "
-            "click a point for its frame (orange: flagged or cloud, grey crosses: marked)"
-        )
+        self.curve.title.text = f"{self.view.key}, source {self.source_id}, {self.view.label or 'no photometry yet'}"
+        day = self._day() if self.abscissa.value == "time" else None
+        self.others.draw(self.flux.value, _FLUXES[self.flux.value], day)
+        self.fold.draw()
         self._draw_here()
         self._tell_state()
 
@@ -405,7 +447,10 @@ class Page:
         told = f"{view.n_frames} frames of {len(view.nights)} night(s), {len(view.source_ids)} sources"
         if view.n_todo:
             told += f"; reading, {view.n_todo} of {2 * n_blocks} blocks to go"
-        told += ". Arrow keys step through the frames (with shift by ten)."
+        told += (
+            ". Click a point for its frame (orange: flagged or cloud, grey crosses: marked); "
+            "arrow keys step through the frames (with shift by ten)."
+        )
         self.state.text = told + (facts.warning(view.damage) if view.damage else "")
 
     # ---------------------------------------------------------------- what happens later
@@ -423,14 +468,21 @@ class Page:
         self._later(now)
 
     def _read_on(self) -> None:
-        if self._document is not None and self._is_reading is None and self.view.n_todo:
+        if self._document is not None and self._is_reading is None and self._n_todo():
             self._is_reading = self._document.add_periodic_callback(self._read_some, _READ_EVERY)
 
+    def _n_todo(self) -> int:
+        """Blocks of all cameras that are still to be read."""
+        return self.view.n_todo + self.others.n_todo
+
     def _read_some(self) -> None:
+        if self.others.figures and not self.others.opened:
+            self.others.open(self.view)
+            self.others.choose(self.view, self.source_id, self.panel.chosen_comparisons())
         until = time.perf_counter() + _READ_FOR
-        while self.view.load() and time.perf_counter() < until:
+        while (self.view.load() or self.others.load()) and time.perf_counter() < until:
             pass
-        if not self.view.n_todo and self._document is not None and self._is_reading is not None:
+        if not self._n_todo() and self._document is not None and self._is_reading is not None:
             self._document.remove_periodic_callback(self._is_reading)
             self._is_reading = None
         self.draw_series()
@@ -444,9 +496,3 @@ def _watch(model: Any, name: str, function: Callable[[], None]) -> None:
 def _wrapped(*parts: Any) -> Any:
     """Parts beside each other, in several lines where the window is narrow, as on a phone."""
     return row(*parts, styles={"flex-wrap": "wrap"}, sizing_mode="stretch_width")
-
-
-def _add_ring(columns: dict[str, list[Any]], x: float, y: float, shape: Ellipse, color: str) -> None:
-    values = (x, y, 2 * shape.semimajor_axis, 2 * shape.semiminor_axis, np.deg2rad(shape.angle), color)
-    for name, value in zip(columns, values, strict=True):
-        columns[name].append(value)

@@ -18,7 +18,7 @@ _HOURS = 24.0
 
 
 def plot_fit(fit: xr.Dataset) -> Figure:
-    """Light curves without their baselines, the fitted shape, and what is left, one column a camera and night.
+    """Light curves without their baselines, the fitted shape, and residuals, one column a camera and night.
 
     Parameters
     ----------

@@ -21,8 +21,8 @@ from opticam_dask.display.plotting.style import (
 )
 from opticam_dask.display.plotting.times import best_axis, time_panels, utc_axis
 from opticam_dask.flags import UNUSABLE
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
-_SECONDS_PER_DAY = 86400.0
 _HISTOGRAM_BINS = 60
 #: Steps that differ by more than this factor get a logarithmic axis.
 _WIDE_RANGE = 20.0
@@ -47,7 +47,7 @@ def plot_header_times(times: Mapping[str, np.ndarray]) -> Figure:
     """
     require_panels(times)
     ordered = {key: np.sort(values[np.isfinite(values)]) for key, values in times.items()}
-    gaps = {key: np.diff(values) * _SECONDS_PER_DAY for key, values in ordered.items()}
+    gaps = {key: np.diff(values) * SECONDS_PER_DAY for key, values in ordered.items()}
     axis = utc_axis(ordered)
     figure = new_figure(rows=3, width=9.0, height=3.0)
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[2, 1]).ravel()

@@ -21,6 +21,9 @@ _OTHER_COLOURS = ("tab:blue", "tab:red", "tab:cyan", "tab:pink", "tab:gray")
 #: No date in a file: the same data give the same bytes.
 _METADATA: dict[str, dict[str, str | None]] = {".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
+#: Room above and below the values of a plot, as a share of their range.
+_MARGIN = 0.15
+
 #: More points than this are drawn as pixels in a PDF, which would be slow to open otherwise.
 MANY_POINTS = 2000
 
@@ -60,15 +63,13 @@ def key_legend(axes: Axes) -> None:
         axes.legend(title="Camera key", loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2.5)
 
 
-def robust_limits(values: np.ndarray, margin: float = 0.15, reach: float = 3.0) -> tuple[float, float] | None:
+def robust_limits(values: np.ndarray, reach: float = 3.0) -> tuple[float, float] | None:
     """Limits that show the bulk of the values, so that a few outliers do not flatten the rest.
 
     Parameters
     ----------
     values : ndarray
         NaN values do not count.
-    margin : float
-        Room above and below, as a share of the range.
     reach : float
         Values further than so many times the 2 to 98 % range from its ends are left outside.
 
@@ -83,7 +84,7 @@ def robust_limits(values: np.ndarray, margin: float = 0.15, reach: float = 3.0) 
     inside = known[(known >= low - reach * (high - low)) & (known <= high + reach * (high - low))]
     if len(inside) == len(known) or high == low:
         return None
-    room = margin * float(np.ptp(inside))
+    room = _MARGIN * float(np.ptp(inside))
     return float(inside.min()) - room, float(inside.max()) + room
 
 

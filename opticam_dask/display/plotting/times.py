@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
-_SECONDS_PER_DAY = 86400.0
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": _SECONDS_PER_DAY}
+from opticam_dask.kernels.units import SECONDS_PER_DAY
+
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": SECONDS_PER_DAY}
 #: Longest span in seconds that is shown in each unit; days above.
-_LONGEST = (("s", 300.0), ("min", 3 * 3600.0), ("h", 2 * _SECONDS_PER_DAY))
+_LONGEST = (("s", 300.0), ("min", 3 * 3600.0), ("h", 2 * SECONDS_PER_DAY))
 #: A gap of so many days parts two columns, when there is more gap than data.
 _LONG_GAP = 0.25
 _MOST_COLUMNS = 6
@@ -67,9 +68,9 @@ def _axis(times: dict[str, np.ndarray], scale: str) -> TimeAxis:
     together = np.concatenate([np.ravel(values) for values in times.values()]) if times else np.empty(0)
     known = together[np.isfinite(together)]
     start, end = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-    span = (end - start) * _SECONDS_PER_DAY
+    span = (end - start) * SECONDS_PER_DAY
     unit = next((unit for unit, longest in _LONGEST if span <= longest), "d")
-    factor = _SECONDS_PER_DAY / _SECONDS[unit]
+    factor = SECONDS_PER_DAY / _SECONDS[unit]
     return TimeAxis(start, scale, unit, {key: (values - start) * factor for key, values in times.items()})
 
 
@@ -87,7 +88,7 @@ def stretches(axis: TimeAxis) -> list[tuple[float, float]]:
     if not len(known):
         return [(0.0, 1.0)]
     gaps = np.diff(known)
-    breaks = np.flatnonzero(gaps > _LONG_GAP * _SECONDS_PER_DAY / _SECONDS[axis.unit])
+    breaks = np.flatnonzero(gaps > _LONG_GAP * SECONDS_PER_DAY / _SECONDS[axis.unit])
     begins, ends = known[np.r_[0, breaks + 1]], known[np.r_[breaks, len(known) - 1]]
     if len(begins) > _MOST_COLUMNS or np.sum(gaps[breaks]) < np.sum(ends - begins):
         begins, ends = known[:1], known[-1:]

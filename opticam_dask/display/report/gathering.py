@@ -11,7 +11,7 @@ import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.display import status
-from opticam_dask.display.report import measurements
+from opticam_dask.display.report import measurements, target
 from opticam_dask.display.report.records import (
     BesideFile,
     ConditionsNight,
@@ -46,7 +46,7 @@ CLOUDY = 2
 SUSPECT_TIME = 4
 
 #: Folders beside the store that hold files for people, and how deep each is looked into.
-_FOLDERS = ("cat", "diag", "diag/growth_curves", "diag/apertures", "psfs")
+_FOLDERS = ("cat", "fits", "diag", "diag/growth_curves", "diag/apertures", "psfs")
 _FOLDERS_OF_FOLDERS = ("lcs", "relative_light_curves", "export")
 _SUFFIXES = (".pdf", ".ecsv", ".csv", ".fits", ".gif", ".png", ".log")
 
@@ -88,6 +88,8 @@ def gather(out_directory: str | Path, n_sources: int) -> Report:
         fields=[field for camera in cameras if (field := _field(camera)) is not None],
         curves=measurements.curves(parts, wanted, n_sources),
         relative=relative,
+        periods=target.periods(out_directory, relative),
+        fits=target.fits(out_directory, keys),
         statistics=measurements.statistics(out_directory, parts),
         profiles=[profile for key in keys for part in parts[key] for profile in _profile(part)],
         set_aside=listed,

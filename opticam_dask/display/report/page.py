@@ -25,6 +25,8 @@ from opticam_dask.display.report.records import Field, FieldSky, RelativeCurve, 
 from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
+#: Light curves that the page opens with, at most; all of them are further down.
+_TARGETS = 6
 #: Rows of a catalogue in the page.
 _ROWS = 1000
 #: Circles of a finding chart at most.
@@ -52,13 +54,14 @@ def render(report: Report) -> str:
     )
     environment.filters |= {
         "number": number, "range": _range, "percent": _percent, "mjd": _mjd, "count": _count, "href": _href,
-        "name": group_name,
+        "name": group_name, "period": _period_text,
     }  # fmt: skip
     fields = [_field_view(report, field) for field in report.fields]
     return environment.get_template("report.html").render(
         report=report,
         fields=fields,
         panels=panels(report),
+        targets=_target_views(report),
         relative=[_relative_view(curve) for curve in report.relative],
         statistics=report.statistics,
         records=_provenance_rows(report),
@@ -126,6 +129,11 @@ def _count(value: int) -> str:
 def _range(values: tuple[float, float], digits: int = 4) -> str:
     low, high = (number(value, digits) for value in values)
     return low if low == high else f"{low} to {high}"
+
+
+def _period_text(days: float) -> str:
+    unit, size = next((one for one in (("d", 1.0), ("h", 24.0), ("min", 1440.0)) if days * one[1] >= 1), ("s", 86400.0))
+    return f"{days * size:.6g} {unit}"
 
 
 def _percent(value: float, digits: int = 3) -> str:
@@ -378,6 +386,21 @@ def _measured(found: Statistics, at: int) -> dict[str, float]:
         "error": float(found.median_error[at]) / safe,
         "flagged": float(found.flagged[at]),
     }
+
+
+def _target_views(report: Report) -> list[dict[str, Any]]:
+    """Light curves of each name with their period and fit: what the page opens with."""
+    names = list(dict.fromkeys(curve.name for curve in report.relative))
+    periods, fits = ({one.name: one for one in found} for found in (report.periods, report.fits))
+    return [
+        {
+            "name": name,
+            "curves": [_relative_view(curve) for curve in report.relative if curve.name == name],
+            "period": periods.get(name),
+            "fit": fits.get(name),
+        }
+        for name in names[:_TARGETS]
+    ]
 
 
 def _relative_view(curve: RelativeCurve) -> dict[str, Any]:

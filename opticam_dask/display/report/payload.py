@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from opticam_dask.display.report.records import Curves, ProfileNight, Report, Statistics
+from opticam_dask.display.report.records import Curves, FittedShape, Period, ProfileNight, Report, Statistics
 from opticam_dask.display.report.thinning import TICK, Clock, Column
 from opticam_dask.flags import SourceFlag
 from opticam_dask.store.camera import group_name
@@ -74,6 +74,8 @@ def payload(report: Report) -> dict[str, Any]:
             }
             for one in report.relative
         ],
+        "periods": [_period(one) for one in report.periods],
+        "fits": [_fit(one) for one in report.fits],
         "noise": [_noise(one) for one in report.statistics],
         "profiles": [_profile(one) for one in report.profiles],
     }
@@ -128,6 +130,25 @@ def _curves(one: Curves) -> dict[str, Any]:
     }
 
 
+def _period(one: Period) -> dict[str, Any]:
+    folded = {
+        key: {name: _list(np.tile(getattr(curve, name), 2)) for name in ("flux", "error")}
+        | {"phase": _list(np.concatenate([curve.phase, curve.phase + 1.0]))}
+        for key, curve in one.folded.items()
+    }
+    return {"name": one.name, "period": one.period, "frequency": _list(one.frequency), "power": _list(one.power),
+            "folded": folded}  # fmt: skip
+
+
+def _fit(one: FittedShape) -> dict[str, Any]:
+    series = [
+        {"key": own.key, "night": own.night, "zero": own.zero, "hours": _list(own.hours), "flux": _list(own.flux, 7),
+         "error": _list(own.error), "model": _list(own.model, 7), "fitted": own.is_fitted.tolist()}
+        for own in one.series
+    ]  # fmt: skip
+    return {"name": one.name, "shape": one.shape, "series": series}
+
+
 def _noise(one: Statistics) -> dict[str, Any]:
     known = (one.median_flux > 0) & (one.scatter > 0)
     flux = one.median_flux[known]
@@ -150,9 +171,11 @@ def _profile(one: ProfileNight) -> dict[str, Any]:
     return {"key": one.key, "night": one.night, **arrays}
 
 
-def _list(values: np.ndarray) -> list[float | None]:
+def _list(values: np.ndarray, digits: int = 5) -> list[float | None]:
     """Numbers of JSON, with the digits that can be seen; null for what is not finite."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in np.asarray(values, float).tolist()]
+    return [
+        float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in np.asarray(values, float).tolist()
+    ]
 
 
 def _floats(values: np.ndarray) -> str:

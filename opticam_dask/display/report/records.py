@@ -90,6 +90,57 @@ class RelativeCurve:
 
 
 @dataclass(frozen=True, eq=False)
+class FoldedCurve:
+    """Means of a light curve in bins of phase, with their errors."""
+
+    phase: np.ndarray
+    flux: np.ndarray
+    error: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Period:
+    """A significant period of the light curves of a name: days, and frequencies in hertz.
+
+    ``chance`` is the false-alarm probability, ``beta`` the red noise that it takes into account.
+    """
+
+    name: str
+    period: float
+    chance: float
+    beta: float
+    frequency: np.ndarray
+    power: np.ndarray
+    folded: Mapping[str, FoldedCurve]
+    scale: str
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSeries:
+    """Points of a fit of one camera and night: hours since ``zero`` (BJD, TDB), flux without baseline, and model."""
+
+    key: str
+    night: str
+    zero: float
+    hours: np.ndarray
+    flux: np.ndarray
+    error: np.ndarray
+    model: np.ndarray
+    is_fitted: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FittedShape:
+    """A fit that is kept in the store: rows of its table (parameter, value with error, unit), and notes."""
+
+    name: str
+    shape: str
+    rows: Sequence[tuple[str, str, str]]
+    notes: Sequence[str]
+    series: Sequence[FittedSeries]
+
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Scatter of all sources of a key and label against theory."""
 
@@ -179,6 +230,8 @@ class Report:
     fields: Sequence[Field]
     curves: Sequence[Curves]
     relative: Sequence[RelativeCurve]
+    periods: Sequence[Period]
+    fits: Sequence[FittedShape]
     statistics: Sequence[Statistics]
     profiles: Sequence[ProfileNight]
     set_aside: Sequence[SetAside]

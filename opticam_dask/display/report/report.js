@@ -642,6 +642,51 @@ function timeAxis(entries) {
   return axis;
 }
 
+// light curves of a target in all cameras over each other, periodogram and fold, fit
+function drawTargets() {
+  if (!find("#target")) return;
+  const axis = timeAxis(data.relative.flatMap(one => one.nights));
+  for (const article of all("#target article")) {
+    const name = article.dataset.name, box = kind => find(`[data-plot="${kind}"]`, article);
+    const curves = data.relative.filter(one => one.name === name);
+    const figure = new Figure(box("overlay"), axis, {title: `${name}: all cameras`, label: "Flux / median", height: 300, scale: curves[0].scale, flagNames: data.flags.source});
+    figure.series = curves.map(one => {
+      const segments = one.nights.map(entry => timeSegment(entry, entry.column));
+      divide(segments);
+      return {...styleOf(one.key), segments};
+    });
+    figure.setLegend();
+    if (box("period")) drawPeriod(box("period"), data.periods.find(one => one.name === name));
+    if (box("fit")) drawFit(box("fit"), data.fits.find(one => one.name === name));
+  }
+}
+
+function drawPeriod(box, one) {
+  const spectrum = new PlainAxis("Frequency [Hz]", true), phases = new PlainAxis("Phase", false);
+  spectrum.full = [Math.log10(one.frequency[0]), Math.log10(one.frequency[one.frequency.length - 1])];
+  phases.full = [0, 2];
+  const power = new Figure(box, spectrum, {title: "Periodogram", label: "Power (share of the scatter)", height: 240, flagNames: []});
+  power.series = [{name: "all cameras", colour: "k5", style: "line", width: 1.2, segments: [{x: one.frequency, y: one.power}]}];
+  const fold = new Figure(box, phases, {title: "Folded on the period", label: "Flux / median", height: 240, flagNames: []});
+  fold.series = Object.entries(one.folded).map(([key, own]) => ({...styleOf(key), segments: [{x: own.phase, y: own.flux, error: own.error}]}));
+  fold.setLegend();
+}
+
+function drawFit(box, fit) {
+  for (const own of fit.series) {
+    const axis = new PlainAxis(`Hours since BJD (TDB) ${own.zero.toFixed(1)}`, false);
+    const low = Math.min(...own.hours), high = Math.max(...own.hours), room = 0.02 * (high - low) || 0.1;
+    axis.full = [low - room, high + room];
+    const about = {height: 240, flagNames: ["not fitted"].map(name => [1, name])}, flags = own.fitted.map(used => used ? 0 : 1);
+    const figure = new Figure(box, axis, {...about, title: `Fit: ${own.key} ${own.night}`, label: "Flux / baseline"});
+    figure.series = [{...styleOf(own.key), segments: [{x: own.hours, y: own.flux, error: own.error, flags}]},
+      {name: fit.shape, key: own.key, colour: "text", style: "line", width: 2, segments: [{x: own.hours, y: own.model}]}];
+    figure.setLegend();
+    const left = new Figure(box, axis, {...about, title: `What is left: ${own.key} ${own.night}`, label: "Flux - model", unit: "%"});
+    left.series = [{...styleOf(own.key), segments: [{x: own.hours, y: own.flux.map((v, i) => 100 * (v - own.model[i])), error: own.error.map(v => 100 * v), flags}]}];
+  }
+}
+
 function drawConditions() {
   const box = find("#conditions-plots");
   if (!box) return;
@@ -920,6 +965,7 @@ function setCharts() {
 
 readColours();
 setControls();
+drawTargets();
 drawConditions();
 drawRelative();
 drawCurves();

@@ -99,9 +99,12 @@ def simulate_calibration_frames(
     for kind, folder in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         for camera, filter_name in enumerate(chosen.filters):
+            detector = draw_detector(chosen, camera, seed)
             for index in range(n_exposures):
                 light = flat_level * (0.9 + 0.2 * index / max(n_exposures - 1, 1)) if kind == "flat" else 0.0
-                image = _draw_calibration_frame(chosen, kind, camera, index, seed, light, times[kind])
+                image = _draw_calibration_frame(
+                    chosen, detector, random_stream(seed, kind, camera, index), light, times[kind]
+                )
                 moment = start + timedelta(seconds=60.0 * index)
                 header = header_of(chosen, filter_name, moment) | {"EXPOSURE": times[kind]}
                 write_frame(folder / f"{kind}_{camera + 1}_{filter_name}_{index:04d}.fits", image, header)
@@ -112,12 +115,10 @@ _FOLDERS = {"bias": "biases", "dark": "darks", "flat": "flats"}
 
 
 def _draw_calibration_frame(
-    model: FieldModel, kind: str, camera: int, index: int, seed: int, light: float, exposure_time: float
+    model: FieldModel, detector: SimulatedDetector | None, rng: np.random.Generator, light: float, exposure_time: float
 ) -> np.ndarray:
-    detector = draw_detector(model, camera, seed)
     response = 1.0 if detector is None else detector.response
     dark = model.dark_current if detector is None else detector.dark_current
     expected = np.broadcast_to(light * response + dark * exposure_time, model.shape)
-    rng = random_stream(seed, kind, camera, index)
     electrons = rng.poisson(expected) + rng.normal(0.0, model.read_noise, model.shape)
     return read_out(model, electrons, detector)

@@ -14,14 +14,13 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.frames.simulation.field_model import FieldModel, header_of, random_stream
-from opticam_dask.frames.simulation.simulated_detectors import draw_detector, read_out
+from opticam_dask.frames.simulation.simulated_detectors import SimulatedDetector, draw_detector, read_out
 from opticam_dask.frames.simulation.synthetic import write_frame
 from opticam_dask.kernels.images.matching.align import apply_transform
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
-_SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
-
-#: Points along a pixel's side at which a profile is evaluated to integrate it (Gauss-Legendre).
-_QUADRATURE = 4
+#: Places along a pixel's side at which a profile is evaluated to integrate it, and their weights (Gauss-Legendre).
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
 
 #: Stamps reach this many FWHM to each side; light beyond is left out (0.03 % of a Moffat star of beta 2.5).
 _STAMP_REACH = 12.0
@@ -63,13 +62,14 @@ def simulate_observations(
     directory.mkdir(parents=True, exist_ok=True)
     start = datetime.fromisoformat(chosen.start)
     start = start.astimezone(UTC) if start.tzinfo else start.replace(tzinfo=UTC)
-    for index in range(chosen.n_frames):
-        moment = start + timedelta(seconds=index * chosen.cadence)
-        for camera, filter_name in enumerate(chosen.filters):
+    for camera, filter_name in enumerate(chosen.filters):
+        detector = draw_detector(chosen, camera, seed)
+        for index in range(chosen.n_frames):
+            moment = start + timedelta(seconds=index * chosen.cadence)
             stamp = moment.strftime("%y%m%d") + filter_name + f"{200_000_000 + index}o.fits"
             path = directory / (stamp + (".gz" if compress else ""))
             if overwrite or not path.exists():
-                image = draw_frame(chosen, truth, camera, index, seed)
+                image = _exposed(chosen, truth, camera, index, seed, detector)
                 write_frame(path, image, header_of(chosen, filter_name, moment))
     return truth
 
@@ -131,8 +131,13 @@ def expected_electrons(model: FieldModel, truth: xr.Dataset, camera: int, index:
 
 def draw_frame(model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int = 0) -> np.ndarray:
     """One frame in ADU, uint16, as the detector reads it out."""
+    return _exposed(model, truth, camera, index, seed, draw_detector(model, camera, seed))
+
+
+def _exposed(
+    model: FieldModel, truth: xr.Dataset, camera: int, index: int, seed: int, detector: SimulatedDetector | None
+) -> np.ndarray:
     expected = expected_electrons(model, truth, camera, index)
-    detector = draw_detector(model, camera, seed)
     if detector is not None:
         dark = model.dark_current * model.exposure_time
         expected = (expected - dark) * detector.response + detector.dark_current * model.exposure_time
@@ -196,17 +201,16 @@ def _add_star(image: np.ndarray, x: float, y: float, flux: float, fwhm: float, b
     y0, y1 = max(row - reach, 0), min(row + reach + 1, ny)
     if x0 >= x1 or y0 >= y1:
         return
-    nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE)
-    dx = (np.arange(x0, x1)[:, None] - x + nodes / 2.0)[None, None]
-    dy = (np.arange(y0, y1)[:, None] - y + nodes / 2.0)[:, :, None, None]
+    dx = (np.arange(x0, x1)[:, None] - x + _NODES / 2.0)[None, None]
+    dy = (np.arange(y0, y1)[:, None] - y + _NODES / 2.0)[:, :, None, None]
     profile = _profile(dx**2 + dy**2, fwhm, beta)
-    image[y0:y1, x0:x1] += flux * np.einsum("ipjq,p,q->ij", profile, weights / 2.0, weights / 2.0)
+    image[y0:y1, x0:x1] += flux * np.einsum("ipjq,p,q->ij", profile, _WEIGHTS / 2.0, _WEIGHTS / 2.0)
 
 
 def _profile(distance2: np.ndarray, fwhm: float, beta: float | None) -> np.ndarray:
     """Surface brightness of a star of unit total flux (Moffat 1969, A&A 3, 455)."""
     if beta is None:
-        sigma2 = (fwhm / _SIGMA_TO_FWHM) ** 2
+        sigma2 = (fwhm / SIGMA_TO_FWHM) ** 2
         gauss: np.ndarray = np.exp(-0.5 * distance2 / sigma2) / (2.0 * np.pi * sigma2)
         return gauss
     alpha2 = (fwhm / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))) ** 2

@@ -38,3 +38,31 @@ int open_array(PyObject *object, Py_buffer *view, int ndim, char kind, int acces
     }
     return 0;
 }
+
+int open_arrays(const Wanted *wanted, Py_buffer *views, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const Wanted *array = &wanted[i];
+        if (array->access == OPTIONAL && array->object == Py_None) {
+            memset(&views[i], 0, sizeof views[i]);
+            continue;
+        }
+        if (open_array(array->object, &views[i], array->ndim, array->kind, array->access, array->name) < 0) {
+            while (i > 0)
+                PyBuffer_Release(&views[--i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+PyObject *release_arrays(Py_buffer *views, int n, const char *wrong)
+{
+    while (n > 0)
+        PyBuffer_Release(&views[--n]);
+    if (wrong) {
+        PyErr_SetString(PyExc_ValueError, wrong);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

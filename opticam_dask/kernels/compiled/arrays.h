@@ -18,18 +18,42 @@
 
 #define READ 0
 #define WRITE 1
+#define OPTIONAL 2 /* to be read, or None */
 
 /* Fill `view` with a C-contiguous native array of `ndim` dimensions and elements of a kind. Anything else, such as the
    big-endian pixels of a FITS file, is refused: returns -1 with a Python error set, and there is nothing to release. */
 int open_array(PyObject *object, Py_buffer *view, int ndim, char kind, int access, const char *name);
 
+typedef struct {
+    PyObject *object;
+    int ndim;
+    char kind;
+    int access;
+    const char *name;
+} Wanted;
+
+#define MOST_ARRAYS 20
+
+/* Open several arrays, or none of them; an OPTIONAL one that is None has a view without a buffer. */
+int open_arrays(const Wanted *wanted, Py_buffer *views, int n);
+
+/* Close them; returns None, or NULL with a ValueError that says what is wrong. */
+PyObject *release_arrays(Py_buffer *views, int n, const char *wrong);
+
 /* Kind of the elements of an array as above, 0 for any other. */
 char kind_of(const Py_buffer *view);
 
+PyObject *adaptive_moments(PyObject *module, PyObject *arguments);
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
 PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
+PyObject *field_fit(PyObject *module, PyObject *arguments);
+PyObject *fit_stars(PyObject *module, PyObject *arguments);
+PyObject *fit_windows(PyObject *module, PyObject *arguments);
+PyObject *judge_pixels(PyObject *module, PyObject *arguments);
 PyObject *light_at(PyObject *module, PyObject *arguments);
+PyObject *star_light(PyObject *module, PyObject *arguments);
+PyObject *windowed_centroids(PyObject *module, PyObject *arguments);
 PyObject *zoom_windows(PyObject *module, PyObject *arguments);
 
 #endif

@@ -5,40 +5,6 @@
 
 #include <math.h>
 
-#define MOST_ARRAYS 6
-
-typedef struct {
-    PyObject *object;
-    int ndim;
-    char kind;
-    int access;
-    const char *name;
-} Wanted;
-
-/* Open several arrays, or none of them. */
-static int open_arrays(const Wanted *wanted, Py_buffer *views, int n)
-{
-    for (int i = 0; i < n; i++) {
-        if (open_array(wanted[i].object, &views[i], wanted[i].ndim, wanted[i].kind, wanted[i].access, wanted[i].name) < 0) {
-            while (i > 0)
-                PyBuffer_Release(&views[--i]);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static PyObject *release_arrays(Py_buffer *views, int n, const char *wrong)
-{
-    while (n > 0)
-        PyBuffer_Release(&views[--n]);
-    if (wrong) {
-        PyErr_SetString(PyExc_ValueError, wrong);
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 /* Spline of a mesh in one window. */
 static void zoom_window(const double *knots, Py_ssize_t stride, const double *along_y, Py_ssize_t n_y,
                         const double *along_x, Py_ssize_t n_x, Py_ssize_t size, double *to)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
+from opticam_dask.kernels.fitting.correlated import LinearSeries, error_factors
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.fitting.shapes import required
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
@@ -30,6 +31,9 @@ _BURN_IN = 1.0 / 3.0
 
 #: A chain of fewer autocorrelation times than this is told to be short (Foreman-Mackey et al. 2013, Sect. 5).
 _LONG_ENOUGH = 50.0
+
+#: Derivatives are taken over this part of the width of a parameter.
+_SLOPE_STEP = 0.02
 
 #: Samples that are kept, evenly spaced.
 _KEPT_SAMPLES = 2000
@@ -92,11 +96,13 @@ class Solution:
     coefficients : list of ndarray, shape (1 + k,)
         Of each series: level, and change of the flux for one standard deviation of each vector.
     errors : list of ndarray, shape (frame,)
-        Errors of the fluxes that the posterior is for: with excess scatter and red noise.
+        Errors of the fluxes, with their excess scatter.
     used : list of ndarray of bool, shape (frame,)
         False for outliers.
     reduced_chi2, beta : ndarray, shape (series,)
-        With the errors as they came; factor of the red noise.
+        With the errors as they came; time-averaging factor of the red noise.
+    error_factors : ndarray, shape (parameter,)
+        By which red noise makes the error of each parameter larger; the samples have it.
     autocorrelation : float
         Longest autocorrelation time of the chain, steps.
     warnings : tuple of str
@@ -112,6 +118,7 @@ class Solution:
     used: list[np.ndarray]
     reduced_chi2: np.ndarray
     beta: np.ndarray
+    error_factors: np.ndarray
     autocorrelation: float
     warnings: tuple[str, ...] = ()
 
@@ -130,7 +137,9 @@ def fit_shape(
     """Fit light curves jointly: shape times baseline.
 
     The coefficients of the baselines are marginalised analytically (they are linear). Errors are scaled up, series by
-    series, where the flux scatters more about the first fit than they allow, and by the factor of the red noise.
+    series, where the flux scatters more about the first fit than they allow. Samples are spread about their medians by
+    what the red noise makes of the error of each parameter
+    (:func:`~opticam_dask.kernels.fitting.correlated.error_factors`).
 
     Parameters
     ----------
@@ -145,7 +154,7 @@ def fit_shape(
     log_prior : callable
         Logarithm of the prior inside of the ranges; minus infinity where values are impossible.
     time_scale : callable
-        Time scale of the red noise (ingress, a quarter of a period) from the values.
+        Time scale on which the red noise is told (ingress, a quarter of a period) from the values.
     n_steps : int
         Steps of each walker, a third of which is left out; 0 takes the posterior as a Gaussian.
     seed : int
@@ -173,12 +182,15 @@ def fit_shape(
     fitted = fitted.of_frames(used)
     best = fitted.best(best).values
     chi2, beta = fitted.noise(best, time_scale(best))
-    fitted = fitted.with_errors_times(np.sqrt(np.maximum(chi2, 1.0)) * beta)
+    fitted = fitted.with_errors_times(np.sqrt(np.maximum(chi2, 1.0)))
     best, covariance, _ = fitted.best(best)
     rng = np.random.RandomState(seed)
     samples, autocorrelation, warnings = fitted.sample(best, covariance, n_steps, rng)
+    factors = error_factors(fitted.linearised(best), len(parameters), fitted.prior_precision(best))
+    middle = np.median(samples, axis=0)
+    samples = np.clip(middle + factors * (samples - middle), fitted.low, fitted.high)
     every = _JointFit(list(series), list(curves), list(parameters), log_prior).with_errors_times(
-        np.sqrt(np.maximum(chi2, 1.0)) * beta
+        np.sqrt(np.maximum(chi2, 1.0))
     )
     coefficients = [fitted.solve(place, best)[0] for place in range(len(series))]
     return Solution(
@@ -191,6 +203,7 @@ def fit_shape(
         used=used,
         reduced_chi2=chi2,
         beta=beta,
+        error_factors=factors,
         autocorrelation=autocorrelation,
         warnings=warnings,
     )
@@ -300,6 +313,47 @@ class _JointFit:
             chi2.append(float(residual @ residual) / max(1.0, len(residual) - n_free))
             beta.append(time_averaging_beta(one.time[mask], residual, scale, round(n_free)))
         return np.array(chi2), np.array(beta)
+
+    def linearised(self, values: np.ndarray) -> list[LinearSeries]:
+        """Each series with its residuals and the derivatives of its model, in units of the errors."""
+        found = []
+        for place, (one, mask) in enumerate(zip(self.series, self.used, strict=True)):
+            coefficients, residual, _ = self.solve(place, values)
+            design, curve = self._scaled[place][0], self.curves[place]
+            slopes = [self._slope(curve, values, number)[mask] for number in range(len(values))]
+            shape, baseline = curve(values)[mask], design @ coefficients
+            columns = [baseline[:, None] * np.column_stack(slopes), design * shape[:, None]]
+            found.append(LinearSeries(one.time[mask], residual, np.hstack(columns)))
+        return found
+
+    def _slope(self, curve: Curve, values: np.ndarray, number: int) -> np.ndarray:
+        """Derivative of a shape by one of its parameters."""
+        ends = []
+        for sign in (-1.0, 1.0):
+            moved = values.copy()
+            moved[number] = np.clip(
+                values[number] + sign * _SLOPE_STEP * self.width[number], self.low[number], self.high[number]
+            )
+            ends.append((moved[number], curve(moved)))
+        (low, before), (high, after) = ends
+        slope: np.ndarray = (after - before) / (high - low)
+        return slope
+
+    def prior_precision(self, values: np.ndarray) -> np.ndarray:
+        """Inverse of the covariance that the parameters have by their prior, from its curvature."""
+        n, step = len(values), _SLOPE_STEP * self.width
+        shifts = np.diag(step)
+
+        def prior(shift: np.ndarray) -> float:
+            found = self.log_prior(values + shift)
+            return found if np.isfinite(found) else 0.0
+
+        precision = np.empty((n, n))
+        for i in range(n):
+            for j in range(n):
+                mixed = [s * t * prior(s * shifts[i] + t * shifts[j]) for s in (1, -1) for t in (1, -1)]
+                precision[i, j] = -sum(mixed) / (4.0 * step[i] * step[j])
+        return precision + np.diag((self.high - self.low) ** -2.0)
 
     def log_probability(self, values: np.ndarray) -> float:
         if np.any(values <= self.low) or np.any(values >= self.high):

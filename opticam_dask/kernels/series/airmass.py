@@ -5,10 +5,11 @@ from __future__ import annotations
 import erfa
 import numpy as np
 
+from opticam_dask.kernels.units import JD_OF_MJD
+
 #: TT - UTC in days, to a minute: precession, nutation and aberration change by less than 0.0002 arcsec in it.
 _TT_MINUS_UTC = 69.0 / 86400.0
 
-_MJD_ZERO = 2400000.5
 
 #: Pressure at sea level of the standard atmosphere (ICAO), hPa.
 _PRESSURE = 1013.25
@@ -81,7 +82,7 @@ def altitude(
         return result
     times = mjd[good]
     lon, declination = _intermediate_place(times, np.deg2rad(ra[good]), np.deg2rad(dec[good]))
-    hour_angle = erfa.era00(_MJD_ZERO, times + _ut1_minus_utc(times)) + np.deg2rad(longitude) - lon
+    hour_angle = erfa.era00(JD_OF_MJD, times + _ut1_minus_utc(times)) + np.deg2rad(longitude) - lon
     _, above = erfa.hd2ae(hour_angle, declination, np.deg2rad(latitude))
     result[good] = np.rad2deg(above)
     return result
@@ -93,7 +94,7 @@ def _intermediate_place(times: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> t
     midnight = np.rint(times)
     for day in np.unique(midnight):
         chosen = midnight == day
-        astrom, _ = erfa.apci13(_MJD_ZERO, day + _TT_MINUS_UTC)
+        astrom, _ = erfa.apci13(JD_OF_MJD, day + _TT_MINUS_UTC)
         of_date[0][chosen], of_date[1][chosen] = erfa.atciqz(ra[chosen], dec[chosen], astrom)
     return of_date
 
@@ -102,7 +103,7 @@ def _ut1_minus_utc(times: np.ndarray) -> np.ndarray:
     """UT1 - UTC in days from the table that comes with astropy; 0 outside of its range."""
     from astropy.utils import iers  # half a second
 
-    seconds, status = iers.IERS_B.open().ut1_utc(_MJD_ZERO, times, return_status=True)
+    seconds, status = iers.IERS_B.open().ut1_utc(JD_OF_MJD, times, return_status=True)
     known = (status != iers.TIME_BEFORE_IERS_RANGE) & (status != iers.TIME_BEYOND_IERS_RANGE)
     days: np.ndarray = np.where(known, seconds.to_value("s"), 0.0) / 86400.0
     return days

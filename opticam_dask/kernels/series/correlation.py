@@ -20,6 +20,9 @@ CorrelationNorm = Literal["local", "none", "variance"]
 #: Share of the pairs of the fullest lag below which the peak of a correlation is not looked for.
 LEAST_SHARE = 0.1
 
+#: Values around the peak of a correlation that its centroid is made of, as a share of the peak.
+_CENTROID_ABOVE = 0.8
+
 #: Pairs of points that are worked through at most.
 _MAX_PAIRS = 10_000_000
 
@@ -344,7 +347,6 @@ def randomised_lags(
     n_realisations: int = 1000,
     seed: int = 0,
     resolution: float | None = None,
-    centroid_above: float = 0.8,
 ) -> LagDistribution:
     """Lags of light curves with fluxes drawn from their errors and random subsets of points.
 
@@ -367,8 +369,6 @@ def randomised_lags(
         Seed of the random numbers; the same seed gives the same result.
     resolution : float, optional
         Step of the lags, by default a quarter of the usual step.
-    centroid_above : float
-        Share of the peak.
 
     Returns
     -------
@@ -389,7 +389,7 @@ def randomised_lags(
             _interpolated_correlation(*drawn1, *drawn2, intervals[1], lags),
             _interpolated_correlation(*drawn2, *drawn1, intervals[0], -lags),
         )
-        peaks[row], centroids[row] = _peak_and_centroid(lags, values, centroid_above)
+        peaks[row], centroids[row] = _peak_and_centroid(lags, values)
     return LagDistribution(peaks, centroids)
 
 
@@ -427,7 +427,7 @@ def _mean_of_known(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(first) & np.isfinite(second), 0.5 * (first + second), only)
 
 
-def _peak_and_centroid(lags: np.ndarray, values: np.ndarray, above: float) -> tuple[float, float]:
+def _peak_and_centroid(lags: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Lag of the highest value, and mean lag of the values around it, NaN when it is at an end of those known."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
@@ -437,10 +437,10 @@ def _peak_and_centroid(lags: np.ndarray, values: np.ndarray, above: float) -> tu
     if top in (known[0], known[-1]) or filled[top] <= 0:
         return np.nan, np.nan
     low = top
-    while low > 0 and filled[low - 1] >= above * filled[top]:
+    while low > 0 and filled[low - 1] >= _CENTROID_ABOVE * filled[top]:
         low -= 1
     high = top
-    while high < len(lags) - 1 and filled[high + 1] >= above * filled[top]:
+    while high < len(lags) - 1 and filled[high + 1] >= _CENTROID_ABOVE * filled[top]:
         high += 1
     around = slice(low, high + 1)
     return float(lags[top]), float(np.sum(lags[around] * filled[around]) / np.sum(filled[around]))

@@ -138,9 +138,7 @@ def segment_points(time: np.ndarray, length: float) -> int:
     return n_points
 
 
-def find_segments(
-    time1: np.ndarray, time2: np.ndarray, n_points: int, *, tolerance: float = _STEP_TOLERANCE
-) -> tuple[np.ndarray, np.ndarray]:
+def find_segments(time1: np.ndarray, time2: np.ndarray, n_points: int) -> tuple[np.ndarray, np.ndarray]:
     """Segments without gaps that two light curves have in common; of one light curve when it is given twice.
 
     Parameters
@@ -149,8 +147,6 @@ def find_segments(
         Ascending times with the same usual step. The second camera may expose up to half a step earlier or later.
     n_points : int
         Points of a segment.
-    tolerance : float
-        Share of a step that a step may differ from the usual step, and a point from the even grid of its segment.
 
     Returns
     -------
@@ -171,14 +167,12 @@ def find_segments(
     first, second = _simultaneous(time1, time2, step)
     goes_on = (np.diff(first) == 1) & (np.diff(second) == 1)
     for time, index in ((time1, first), (time2, second)):
-        goes_on &= np.abs(np.diff(time[index]) / step - 1.0) <= tolerance
+        goes_on &= np.abs(np.diff(time[index]) / step - 1.0) <= _STEP_TOLERANCE
     borders = np.flatnonzero(~goes_on) + 1
     begins, ends = np.concatenate([[0], borders]), np.concatenate([borders, [len(first)]])
     starts = [np.arange(begin, end - n_points + 1, n_points) for begin, end in zip(begins, ends, strict=True)]
     found = np.concatenate(starts) if len(first) else np.empty(0, int)
-    found = found[
-        _on_grid(time1[first], found, n_points, tolerance) & _on_grid(time2[second], found, n_points, tolerance)
-    ]
+    found = found[_on_grid(time1[first], found, n_points) & _on_grid(time2[second], found, n_points)]
     if not len(found):
         longest = int((ends - begins).max()) if len(first) else 0
         raise ValueError(
@@ -199,14 +193,14 @@ def _simultaneous(time1: np.ndarray, time2: np.ndarray, step: float) -> tuple[np
     return found[unique], nearest[found][unique]
 
 
-def _on_grid(time: np.ndarray, starts: np.ndarray, n_points: int, tolerance: float) -> np.ndarray:
+def _on_grid(time: np.ndarray, starts: np.ndarray, n_points: int) -> np.ndarray:
     """Which segments have all their points near an even grid of their own."""
     if not len(starts):
         return np.empty(0, bool)
     parts = time[starts[:, None] + np.arange(n_points)]
     steps = (parts[:, -1] - parts[:, 0]) / (n_points - 1)
     grid = parts[:, :1] + steps[:, None] * np.arange(n_points)
-    return (np.abs(parts - grid) <= tolerance * steps[:, None]).all(axis=1)
+    return (np.abs(parts - grid) <= _STEP_TOLERANCE * steps[:, None]).all(axis=1)
 
 
 def power_spectrum(

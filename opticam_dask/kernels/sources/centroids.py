@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources import windows
 
 #: A last step of a larger part of sigma than this means that the centroid did not converge.
@@ -42,9 +43,22 @@ def windowed_centroids(
         False where the window holds no signal, lacks more than a hundredth of it to missing pixels, ran away by more
         than two sigma, or still moves.
     """
+    start, width = np.asarray(start_xy, dtype=float), windows.per_source(sigma, len(cutouts))
+    if compiled.native is not None:
+        corners, arrived = np.stack([x0, y0], axis=1), np.empty(len(cutouts), dtype=bool)
+        found, sigmas = start - corners, np.ascontiguousarray(width)
+        compiled.native.windowed_centroids(
+            np.ascontiguousarray(cutouts, dtype=float),
+            sigmas,
+            windows.LIMITS,
+            found,
+            arrived,
+            n_iterations,
+            _NEARLY_AT_REST,
+        )
+        return np.where(arrived[:, None], found + corners, start), arrived
     pixels = np.where(np.isfinite(cutouts), cutouts, 0.0)
     columns, rows = windows.pixel_grid(cutouts, x0, y0)
-    start, width = np.asarray(start_xy, dtype=float), windows.per_source(sigma, len(cutouts))
     xy, length = start.copy(), np.full(len(start), np.inf)
     for _ in range(n_iterations):
         total, first = windows.first_moments(

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources import photometry, windows
 
 #: Cut-outs for widths reach this many sigma of the start value, and have one of a few sizes.
@@ -68,6 +69,10 @@ def adaptive_moments(
         False where there is no signal, too much of it is missing, or the window ran away, shrank to a pixel, or grew
         beyond a third of the cut-out.
     """
+    if compiled.native is not None:
+        return _compiled_moments(
+            cutouts, np.asarray(start_xy, dtype=float) - np.stack([x0, y0], axis=1), sigma, n_iterations
+        )
     n_sources, size = cutouts.shape[:2]
     has_data = np.isfinite(cutouts).reshape(n_sources, -1)
     pixels = np.where(has_data, cutouts.reshape(n_sources, -1), 0.0)
@@ -107,6 +112,21 @@ def adaptive_moments(
     semimajor, semiminor, orientation = (
         np.where(good, values, np.nan) for values in (semimajor, semiminor, orientation)
     )
+    return semimajor, semiminor, orientation, good
+
+
+def _compiled_moments(
+    cutouts: np.ndarray, centres: np.ndarray, sigma: float | np.ndarray, n_iterations: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`adaptive_moments` gives, by the kernel in C; ``centres`` (n, 2) are places in the cut-outs."""
+    assert compiled.native is not None
+    forms, good = np.empty((len(cutouts), 3)), np.empty(len(cutouts), dtype=bool)
+    limits = np.array((n_iterations, _SHAPE_AT_REST, _SHORTEST, _COARSEST, _NARROWEST))
+    widths = np.ascontiguousarray(windows.per_source(sigma, len(cutouts)))
+    pixels = np.ascontiguousarray(cutouts, dtype=float)
+    compiled.native.adaptive_moments(pixels, centres, widths, windows.LIMITS, limits, forms, good)
+    with np.errstate(invalid="ignore"):
+        semimajor, semiminor, orientation = (np.where(good, values, np.nan) for values in axes_of(forms.T))
     return semimajor, semiminor, orientation, good
 
 

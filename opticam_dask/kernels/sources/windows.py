@@ -18,6 +18,10 @@ AT_REST = 1e-3
 #: them by some hundredths of a sigma.
 LARGEST_GAP = 0.01
 
+#: What the compiled kernels take of these, in their order.
+LIMITS = np.array((WINDOW, COARSE, AT_REST, LARGEST_GAP))
+LIMITS.flags.writeable = False
+
 
 def per_source(value: float | np.ndarray, n_sources: int) -> np.ndarray:
     """One value for each source, from one value for all of them or one for each."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from opticam_dask import locations
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.curation.marks import COLUMNS, KINDS, marks_of
+from opticam_dask.lightcurves.curation.marks import COLUMNS, KINDS, TRANSFORM, marks_of
+from opticam_dask.lightcurves.curation.transforms import transform_of_pairs
+from opticam_dask.lightcurves.light_curve_files import write_light_curves
 from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_number
 from opticam_dask.store import ownership
 from opticam_dask.store.camera import Camera
@@ -21,12 +24,13 @@ from opticam_dask.store.store import Store
 
 def mark(
     out_directory: str | Path,
-    kind: Literal["cloud", "junk", "keep"],
+    kind: Literal["cloud", "junk", "keep", "transform"],
     key: str,
     *,
     frames: Sequence[str] = (),
     times: tuple[Any, Any] | None = None,
     sources: Sequence[Target] = (),
+    pairs: Sequence[tuple[int, float, float]] = (),
     label: str = "",
     why: str = "",
     who: str = "",
@@ -37,10 +41,11 @@ def mark(
     ----------
     out_directory : path
         Output directory of a reduction.
-    kind : {"cloud", "junk", "keep"}
+    kind : {"cloud", "junk", "keep", "transform"}
         What is the matter. Fluxes that are cloud or junk are left out of light curves, exports and everything that is
         made of them, unless they are marked keep as well. What is marked keep is used although a program finds fault
-        with it (outliers, comparisons).
+        with it (outliers, comparisons). A transform says where the stars of a frame are that could not be aligned: the
+        next ``reduce`` or ``repair`` measures the frame with it, flagged ``by_hand``.
     key : str
         Camera key such as ``1:g``.
     frames : sequence of str
@@ -48,7 +53,10 @@ def mark(
     times : (start, end), optional
         Frames between these times, both included: MJD (UTC, mid-exposure), datetime64 or ISO text.
     sources : sequence of int, str, (float, float) or SkyCoord
-        Sources that are meant; by default all. Without frames and times: these sources as comparisons.
+        Sources to mark; by default all. Without frames and times: these sources as comparisons.
+    pairs : sequence of (int, float, float)
+        For a transform: two or more sources of the catalogue, each with its x and y in the frame (pixels, as reduced).
+        Where the frame has detections near the places that follow, the transform is fitted to them.
     label : str
         Photometry label; by default all.
     why, who : str
@@ -62,13 +70,22 @@ def mark(
     Raises
     ------
     ValueError
-        When there is no such frame or source, no frame in that time, or nothing is said to be marked.
+        When there is no such frame or source, no frame in that time, or nothing is said to be marked; when pairs do not
+        make a transform.
     store.StoreError
         When there is no store.
     ownership.OwnedError
         While a run works on the store.
     """
     camera = Store.open(out_directory).camera(key)
+    if kind == TRANSFORM:
+        if len(frames) != 1 or times is not None or sources or label:
+            raise ValueError(
+                "a transform is that of one frame (frames), with pairs of stars, for all sources and labels"
+            )
+        return [mark_transform(out_directory, camera.key, frames[0], pairs, why=why, who=who)]
+    if pairs:
+        raise ValueError(f"pairs of stars make a mark of the kind transform, got {kind!r}")
     spans = _spans(camera, frames, times)
     numbers = [source_number(out_directory, camera.key, source) for source in sources]
     if not spans and not numbers:
@@ -118,17 +135,53 @@ def mark_spans(
     if not spans and kind == "cloud":
         raise ValueError("a source as a comparison is junk or keep; cloud needs frames or times")
     entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or getpass.getuser()}
-    entry |= {"when": _now(), "undone_by": "", "undone_when": ""}
+    entry |= {"when": _now(), "undone_by": "", "undone_when": "", "transform": ""}
     rows = [
         {**entry, "source_id": number, "mjd_start": start, "mjd_end": end}
         for start, end in spans or [(np.nan, np.nan)]
         for number in sources or [0]
     ]
+    return _add(out_directory, store, rows)
+
+
+def mark_transform(
+    out_directory: str | Path,
+    key: str,
+    frame: str,
+    pairs: Sequence[tuple[int, float, float]],
+    *,
+    why: str = "",
+    who: str = "",
+) -> int:
+    """Give a frame that could not be aligned a transform by stars that were matched by eye; see :func:`mark`.
+
+    Returns
+    -------
+    int
+        Number of the mark.
+
+    Raises
+    ------
+    ValueError, store.StoreError, ownership.OwnedError
+        As :func:`mark`.
+    """
+    store = Store.open(out_directory)
+    camera = store.camera(key)
+    found = transform_of_pairs(camera, frame, pairs)
+    entry = {"kind": TRANSFORM, "key": camera.key, "label": "", "why": why, "who": who or getpass.getuser()}
+    entry |= {"when": _now(), "undone_by": "", "undone_when": "", "transform": found.as_json()}
+    span = {"source_id": 0, "mjd_start": found.mjd_utc, "mjd_end": found.mjd_utc}
+    return _add(out_directory, store, [entry | span])[0]
+
+
+def _add(out_directory: str | Path, store: Store, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Add rows to the list of marks; return their numbers."""
     with ownership.own(out_directory):
         before = marks_of(store, undone=True)
         first = int(before.index.max()) + 1 if len(before) else 1
         added = pd.DataFrame(rows, index=pd.RangeIndex(first, first + len(rows), name="number"))
         _write(store, pd.concat([before, added[before.columns]]) if len(before) else added)
+        _write_files(out_directory, store, added)
     return added.index.tolist()
 
 
@@ -159,6 +212,16 @@ def unmark(out_directory: str | Path, numbers: Sequence[int], *, who: str = "") 
             raise ValueError(f"no mark {', '.join(map(str, unknown))}; there is {', '.join(map(str, there)) or 'none'}")
         table.loc[list(numbers), ["undone_by", "undone_when"]] = [who or getpass.getuser(), _now()]
         _write(store, table)
+        _write_files(out_directory, store, table.loc[list(numbers)])
+
+
+def _write_files(out_directory: str | Path, store: Store, changed: pd.DataFrame) -> None:
+    """Write the files of light curves anew that marks were put on or taken from."""
+    changed = changed[changed["kind"] != TRANSFORM]
+    for label in {label for camera in store.cameras for label in camera.labels}:
+        keys = set(changed.loc[changed["label"].isin(("", label)), "key"])
+        if keys and locations.location(out_directory).joinpath("lcs", label).is_dir():
+            write_light_curves(out_directory, label, keys=keys)
 
 
 def _now() -> str:

@@ -18,13 +18,13 @@ import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.flags import Mark, flag_attributes
+from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.store.store import Store
 
-#: What a mark may say.
+#: What a mark may say of measurements.
 KINDS: tuple[str, ...] = tuple(str(mark.name).lower() for mark in Mark)
-
-#: Marks with which a measurement is left out of every product, unless it is kept.
-LEFT_OUT = Mark.CLOUD | Mark.JUNK
+#: Mark that gives a frame the transform that its own stars did not.
+TRANSFORM = "transform"
 
 #: Names of the columns of the list of marks.
 COLUMNS: tuple[str, ...] = tuple(entry.name for entry in schema.MARKS)
@@ -43,9 +43,10 @@ def marks(out_directory: str | Path, *, undone: bool = False) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a mark, by its number: ``kind`` (cloud, junk, keep), ``key``, ``source_id`` (0: all sources),
+        One row a mark, by its number: ``kind`` (cloud, junk, keep, transform), ``key``, ``source_id`` (0: all sources),
         ``label`` (empty: all photometry), ``mjd_start`` and ``mjd_end`` (UTC, mid-exposure, both included; NaN: the
-        source as a comparison), ``who``, ``when``, ``why``, and with ``undone`` ``undone_by`` and ``undone_when``.
+        source as a comparison), ``who``, ``when``, ``why``, ``transform`` (JSON, of the kind transform), and with
+        ``undone`` ``undone_by`` and ``undone_when``.
 
     Raises
     ------
@@ -60,6 +61,8 @@ def marks_of(store: Store, *, undone: bool = False) -> pd.DataFrame:
     group = store.marks
     arrays: Mapping[str, np.ndarray] = group.read_all() if group.is_whole else {}
     empty = {entry.name: np.empty(0, dtype=object if entry.dtype == "str" else entry.dtype) for entry in schema.MARKS}
+    if "number" in arrays:  # marks of older versions are without what later ones may have
+        empty |= {"transform": np.full(len(arrays["number"]), "", dtype=object)}
     table = pd.DataFrame({name: arrays.get(name, empty[name]) for name in COLUMNS}).set_index("number")
     return table if undone else table[table["undone_when"] == ""].drop(columns=["undone_by", "undone_when"])
 
@@ -80,6 +83,7 @@ class Marks:
     def of(cls, store: Store, key: str, label: str) -> Marks:
         """Marks of a store that apply to a camera key and photometry label."""
         table = marks_of(store)
+        table = table[table["kind"] != TRANSFORM]
         return cls(table[(table["key"] == key) & table["label"].isin(("", label))])
 
     def apply(self, curves: xr.Dataset) -> xr.Dataset:
@@ -142,11 +146,6 @@ class Marks:
         """Marks of sources as comparisons, by source id: the row of the latest."""
         rows = self.table[self.table["mjd_start"].isna() & (self.table["source_id"] != 0)]
         return {int(row.source_id): row for row in rows.itertuples()}
-
-
-def is_left_out(bits: Any) -> Any:
-    """Whether measurements with these marks are left out: cloud or junk, and not to be kept all the same."""
-    return ((bits & np.uint8(LEFT_OUT)) != 0) & ((bits & np.uint8(Mark.KEEP)) == 0)
 
 
 def describe(table: pd.DataFrame) -> list[str]:

@@ -74,7 +74,7 @@ def magnitudes(
     radius : float, optional
         One of the radii of a label that has several.
     target_radius : float
-        The source must be within this of the place, in arcseconds.
+        Largest distance of the source from the place, in arcseconds.
 
     Returns
     -------

@@ -70,7 +70,7 @@ def find_dips(given: FitInput, period: float, duration: float, about: float | No
     list of Dip
         Those that explain most first.
     """
-    times = np.concatenate([one.series.time for one in given.series])
+    times = given.times
     if about is not None:
         turns = round((float(np.median(times)) - about) / period) if np.isfinite(period) else 0
         tried = about + turns * period + duration * np.linspace(-0.5, 0.5, _TRIED_NEAR)

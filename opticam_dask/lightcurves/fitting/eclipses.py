@@ -55,7 +55,7 @@ def fit_eclipse(
     period : float, optional
         Time between eclipses, where there is more than one. In days.
     depths : {"each", "shared"}
-        One for each camera, or one that they share.
+        A depth or amplitude for each camera, or one for all of them.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
@@ -115,8 +115,7 @@ def _parameters(
     given: FitInput, mid_time: float | None, duration: float | None, period: float | None, names: Sequence[str]
 ) -> tuple[list[FreeValue], list[list[float]]]:
     """What is fitted, and where the search begins: at the boxes that explain most."""
-    times = np.concatenate([one.series.time for one in given.series])
-    span = float(np.ptp(times)) if period is None else min(float(np.ptp(times)), period)
+    span = min(float(np.ptp(given.times)), period or np.inf)
     tried = [duration] if duration else [share * span for share in _TRIED_DURATIONS]
     about = None if mid_time is None else mid_time - given.origin
     found = [(dip, length) for length in tried for dip in find_dips(given, period or np.inf, length, about)]

@@ -57,7 +57,7 @@ def outcome(
         "error_minus": middle - low,
         "error_plus": high - middle,
         "samples": drawn,
-        "bjd": np.concatenate([one.series.time for one in given.series]) + given.origin,
+        "bjd": given.times + given.origin,
         "key": _repeated(given, [one.key for one in given.series]),
         "night": _repeated(given, [one.night for one in given.series]),
         "model": np.concatenate(solution.models),

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.kernels.fitting.posterior import Series
+from opticam_dask.kernels.units import JD_OF_MJD, SECONDS_PER_DAY
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: What a baseline may depend on.
@@ -19,9 +20,6 @@ _MOST_POINTS = 3000
 
 #: A vector that changes by less than this share of itself does not change.
 _ROUNDING = 1e-12
-
-_SECONDS_OF_DAY = 86400.0
-_JD_OF_MJD = 2400000.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +63,11 @@ class FitInput:
     origin: float
     notes: list[str]
 
+    @property
+    def times(self) -> np.ndarray:
+        """Times of all points, days since the origin, series after series."""
+        return np.concatenate([one.series.time for one in self.series])
+
 
 def fit_input(curves: xr.Dataset | Mapping[str, xr.Dataset], baseline: Sequence[str]) -> FitInput:
     """Series of light curves.
@@ -102,7 +105,7 @@ def fit_input(curves: xr.Dataset | Mapping[str, xr.Dataset], baseline: Sequence[
         for night in np.unique(nights[known[key]]).tolist():
             rows = np.flatnonzero(known[key] & (nights == night))
             found.append(_series(key, night, curve.isel(frame=rows), baseline, origin, notes))
-    return FitInput(found, origin + _JD_OF_MJD, notes)
+    return FitInput(found, origin + JD_OF_MJD, notes)
 
 
 def _known(curve: xr.Dataset) -> np.ndarray:
@@ -127,7 +130,7 @@ def _series(
     order = np.argsort(columns["time"], kind="stable")
     table = np.column_stack([columns["time"], *(columns[name] for name in names)])[order]
     flux, error = (curve[name].to_numpy()[order] for name in ("relative_flux", "relative_flux_err"))
-    exposure = float(np.nanmedian(columns.get("exposure_time", np.zeros(1)))) / _SECONDS_OF_DAY
+    exposure = float(np.nanmedian(columns.get("exposure_time", np.zeros(1)))) / SECONDS_PER_DAY
     if (size := -(-len(flux) // _MOST_POINTS)) > 1:
         exposure = max(exposure, size * float(np.median(np.diff(table[:, 0]))))
         table, flux, error = _averaged(table, flux, error, size)

@@ -43,7 +43,7 @@ def fit_sinusoid(
     period : float, optional
         Period, where the search begins. In days; by default the highest peak of the periodogram of the longest series.
     depths : {"each", "shared"}
-        One for each camera, or one that they share.
+        A depth or amplitude for each camera, or one for all of them.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
@@ -66,9 +66,8 @@ def fit_sinusoid(
     """
     given = fit_input(curves, baseline)
     names, places = names_by_camera("amplitude", given, depths)
-    times = np.concatenate([one.series.time for one in given.series])
     # in the middle of the data phase and frequency do not depend on each other
-    epoch, span = float(times.mean()), float(np.ptp(times))
+    epoch, span = float(given.times.mean()), float(np.ptp(given.times))
     parameters, starts = _parameters(given, period, epoch, span, names)
     solution = fit_shape(
         [one.series for one in given.series],

@@ -62,10 +62,10 @@ def fit_transit(
     """Fit a transit, with a linear baseline for each camera and night.
 
     The flux is the baseline times a transit with quadratic limb darkening (batman: Kreidberg 2015, PASP 127, 1161),
-    averaged over the exposure. Errors of the light curves are scaled up where the flux scatters more than they allow,
-    and by the time-averaging factor of the red noise (Winn et al. 2008, ApJ 683, 1076) on the time scale of the
-    ingress. The posterior is sampled by emcee (Foreman-Mackey et al. 2013, PASP 125, 306); the coefficients of the
-    baselines are marginalised analytically. The same call gives the same numbers.
+    averaged over the exposure. Errors of the light curves are scaled up where the flux scatters more than they allow;
+    red noise makes the errors of the parameters larger, each by what it does on its own time scale. The posterior is
+    sampled by emcee (Foreman-Mackey et al. 2013, PASP 125, 306); the coefficients of the baselines are marginalised
+    analytically. The same call gives the same numbers.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def fit_transit(
     periastron : float
         Argument of the periastron. In degrees.
     depths : {"shared", "each"}
-        One for each camera, or one that they share. That is the radius ratio.
+        A depth or amplitude for each camera, or one for all of them. It is the radius ratio that is fitted.
     baseline : sequence of str
         What the flux may depend on linearly: airmass, x, y, fwhm, background, transparency, ellipticity, time.
     n_steps : int
@@ -157,7 +157,7 @@ def _darkening_of(
     """Coefficients of each camera."""
     if isinstance(given, Mapping):
         if missing := [key for key in keys if key not in given]:
-            raise ValueError(f"limb darkening of {', '.join(missing)} is not given")
+            raise ValueError(f"limb_darkening must have each camera, {', '.join(missing)} is missing")
         return {key: _pair(given[key]) for key in keys}
     if len(given) == 2 * len(keys):
         return {key: _pair(given[2 * place : 2 * place + 2]) for place, key in enumerate(keys)}

@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 from astropy.time import Time
 
+from opticam_dask.kernels.units import JD_OF_MJD, SECONDS_PER_DAY
 from opticam_dask.lightcurves.submission.observer import Observer, Submission
 from opticam_dask.lightcurves.submission.places import SkyPlaces
-from opticam_dask.lightcurves.submission.rows import JD_OF_MJD, Rows, not_numbers, rows_of
+from opticam_dask.lightcurves.submission.rows import Rows, not_numbers, rows_of
 
 _VERSION = "2022"
 
@@ -89,7 +90,7 @@ def make_ades(curve: xr.Dataset, about: Submission, places: SkyPlaces) -> str:
 
 
 #: Times of light curve and rows are the same to rounding.
-_HALF_MILLISECOND = 0.5e-3 / 86400.0
+_HALF_MILLISECOND = 0.5e-3 / SECONDS_PER_DAY
 
 
 def _identity(number: int, designation: str) -> dict[str, str]:

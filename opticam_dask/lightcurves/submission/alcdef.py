@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from astropy.time import Time
 
+from opticam_dask.kernels.units import JD_OF_MJD
 from opticam_dask.lightcurves.submission.observer import Observer, Submission
-from opticam_dask.lightcurves.submission.rows import JD_OF_MJD, Rows, not_numbers, rows_of
+from opticam_dask.lightcurves.submission.rows import Rows, not_numbers, rows_of
 
 _REQUIRED = (
     *("OBJECTNUMBER", "OBJECTNAME", "CONTACTNAME", "CONTACTINFO", "OBSERVERS", "SESSIONDATE", "SESSIONTIME"),

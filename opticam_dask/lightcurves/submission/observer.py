@@ -89,7 +89,9 @@ class Observer:
         ValueError
         """
         if missing := [name for name in names if not getattr(self, name)]:
-            raise ValueError(f"the file of the observer must tell {', '.join(missing)} in its table [observer]")
+            raise ValueError(
+                f"the file of the observer (--observer) must tell {', '.join(missing)} in its table [observer]"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,8 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.units import JD_OF_MJD
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
-
-#: Julian Date of the zero of MJD.
-JD_OF_MJD = 2400000.5
 
 #: What stands for a number that is not known, in the formats of the AAVSO.
 UNKNOWN = "na"
@@ -124,7 +122,7 @@ def _mask(names: Sequence[str]) -> np.uint32:
 
 
 def number(value: float, digits: int, unknown: str = UNKNOWN) -> str:
-    """A number with so many decimals; what is not finite is no number."""
+    """Text of a number with ``digits`` decimals; ``unknown`` where it is not finite."""
     return f"{value:.{digits}f}" if np.isfinite(value) else unknown
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ _LEAST_REACH = 3.0
 
 #: What may be wrong with a frame that borrows its transform.
 _TOO_FEW = np.uint32(FrameFlag.NO_SOURCES | FrameFlag.NOT_ALIGNED)
+#: Why a frame has no transform of its own.
+NOT_PLACED = _TOO_FEW | np.uint32(FrameFlag.BEYOND_LIMIT)
 
 
 class Borrowed(NamedTuple):
@@ -65,23 +67,41 @@ def find_borrowed(setup: Setup) -> Iterator[Borrowed]:
                 yield found
 
 
-def write_borrowed(found: Borrowed, progress: Progress) -> list[int]:
-    """Write the transforms into the frames of a part; return the blocks that changed."""
-    part, flags = found.part, found.part.frames["flags"]
-    blocks = sorted(set((found.frames // part.frames_per_block).tolist()))
+def write_transforms(part: Part, frames: np.ndarray, values: Mapping[str, np.ndarray], flag: FrameFlag) -> list[int]:
+    """Write transforms from elsewhere into frames of a part, with a flag; return the blocks to measure again.
+
+    Parameters
+    ----------
+    part : Part
+        The part.
+    frames : ndarray of int, shape (n,)
+        Indices, in rising order.
+    values : dict of ndarray, shape (n, ...)
+        ``transform`` and others of the variables of the frames.
+    flag : FrameFlag
+        What is set in place of why the frames were not aligned.
+    """
+    blocks = sorted(set((frames // part.frames_per_block).tolist()))
     for label in part.labels:
         part.photometry(label).forget(blocks)
     for block in blocks:
         start, stop = part.block_range(block)
-        chosen = np.flatnonzero((found.frames >= start) & (found.frames < stop))
-        rows = found.frames[chosen] - start
-        names = ("transform", "transform_rms", "message", "flags")
-        arrays = {name: np.array(part.frames.read(name, start, stop)) for name in names}
-        arrays["transform"][rows] = found.transform[chosen]
-        arrays["transform_rms"][rows] = found.error[chosen]
+        chosen = np.flatnonzero((frames >= start) & (frames < stop))
+        rows = frames[chosen] - start
+        arrays = {name: np.array(part.frames.read(name, start, stop)) for name in (*values, "message", "flags")}
+        for name, given in values.items():
+            arrays[name][rows] = given[chosen]
         arrays["message"][rows] = ""
-        arrays["flags"][rows] = (arrays["flags"][rows] & ~_TOO_FEW) | np.uint32(FrameFlag.BORROWED)
+        arrays["flags"][rows] = (arrays["flags"][rows] & ~NOT_PLACED) | np.uint32(flag)
         part.write_block(block, {"frames": arrays})
+    return blocks
+
+
+def write_borrowed(found: Borrowed, progress: Progress) -> list[int]:
+    """Write the transforms into the frames of a part; return the blocks that changed."""
+    part, flags = found.part, found.part.frames["flags"]
+    values = {"transform": found.transform, "transform_rms": found.error}
+    blocks = write_transforms(part, found.frames, values, FrameFlag.BORROWED)
     n_lost = int(np.count_nonzero(flags[found.frames] & np.uint32(UNUSABLE)))
     progress.tell(
         f"{part.key} {part.night}: {len(found.frames)} frames with too few stars take their transform from "

@@ -23,6 +23,7 @@ from opticam_dask.pipeline.preparation import versions
 from opticam_dask.pipeline.reduction import ReductionError, Setup, stage
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
 from opticam_dask.pipeline.stages.borrowing import find_borrowed, write_borrowed
+from opticam_dask.pipeline.stages.hand_transforms import find_told, write_told
 from opticam_dask.pipeline.stages.stacks import stacked_frames
 from opticam_dask.pipeline.stages.survey import alignment_of, tell_of_alignment
 from opticam_dask.steps.align import Aligning
@@ -82,7 +83,7 @@ class MeasurePass(BlockPass):
 
     def finish(self, run: Run) -> None:
         """Measure the frames that borrow their transform from other cameras, and the quality of the nights."""
-        borrow_transforms(run)
+        place_frames(run)
         if run.photometers:
             measure_quality(run)
 
@@ -119,13 +120,24 @@ def _manifest_of(part: Part) -> Callable[[int], Mapping[str, np.ndarray]]:
     return functools.partial(frozen.read_manifest, part, frozen.piled_up(part))
 
 
-def borrow_transforms(run: Run) -> None:
-    """Give frames with too few stars the transforms of other cameras, and measure the blocks that they are in."""
-    todo = [(found.part, write_borrowed(found, run.progress)) for found in list(find_borrowed(run.setup))]
+def place_frames(run: Run) -> None:
+    """Give frames the transforms of observers, or with too few stars those of other cameras, and measure them."""
+    changed: dict[tuple[str, str], tuple[Part, set[int]]] = {}
+    for told in list(find_told(run.setup)):
+        changed[told.part.key, told.part.night] = told.part, set(write_told(told, run.progress))
+    for found in list(find_borrowed(run.setup)):
+        name = (found.part.key, found.part.night)
+        blocks = changed.setdefault(name, (found.part, set()))[1]
+        blocks.update(write_borrowed(found, run.progress))
+    todo = [(part, sorted(blocks)) for part, blocks in changed.values()]
     if not todo or not run.photometers:
         return
     measuring = MeasurePass()
-    with stage(run.progress, "Measuring frames that borrow", sum(measuring.n_frames(run, *one) for one in todo)):
+    with stage(
+        run.progress,
+        "Measuring frames with a transform from elsewhere",
+        sum(measuring.n_frames(run, *one) for one in todo),
+    ):
         for _ in measuring.work(run, todo):
             run.check_owner()
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from opticam_dask.kernels.images.matching.align import unmoved_transform
+from opticam_dask.kernels.images.matching.align import scale_of, unmoved_transform
 from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem, PairedTransform
 from opticam_dask.kernels.images.matching.refinement import refine
 from opticam_dask.kernels.images.matching.triangles import triangle_starts
@@ -39,6 +39,10 @@ class AlignmentError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+#: A scale that is known from elsewhere is refined by no more than this factor.
+_KNOWN_SCALE = 1.05
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def find_transform(
     tolerance: float = 3.0,
     allow_reflection: bool = False,
     shift_of_few: bool = False,
+    any_rotation: bool = False,
     guess: np.ndarray | None = None,
     max_chance: float = 1e-4,
 ) -> FoundTransform:
@@ -103,6 +108,9 @@ def find_transform(
         Where ``affine`` has fewer than 3 sources of a list, look for the shift alone, as ``translation`` does. Such a
         match has 1 or 2 pairs; it cannot see a turn of the field: two stars turned by 180 degrees are the same two
         points, so that the caller should look at their fluxes.
+    any_rotation : bool
+        Nothing is known of the rotation: a frame that hardly turned is not tried first, which is quicker where most
+        lists do not match at all.
     guess : ndarray, shape (3, 3), optional
         Tried first, and preferred where the sources leave a choice; ``translation`` takes its shift only.
         Without it, a frame that hardly moved is preferred.
@@ -141,8 +149,51 @@ def find_transform(
     if shift_of_few and min(len(reference), len(frame)) < problem.least:
         solution = _solve_few(problem, guess, math.log(max_chance))
     else:
-        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance))
+        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
     return _found(problem, solution, r_index, f_index)
+
+
+def follow_guess(
+    reference_xy: np.ndarray,
+    frame_xy: np.ndarray,
+    guess: np.ndarray,
+    *,
+    reference_weights: np.ndarray | None = None,
+    frame_weights: np.ndarray | None = None,
+    tolerance: float = 3.0,
+) -> FoundTransform | None:
+    """Refine a transform that is known from elsewhere by the sources that lie where it says.
+
+    Parameters
+    ----------
+    reference_xy, frame_xy, reference_weights, frame_weights
+        As :func:`find_transform` takes them.
+    guess : ndarray, shape (3, 3)
+        The transform, good to twice the tolerance.
+    tolerance : float
+        Largest distance of a pair, pixels of the frame.
+
+    Returns
+    -------
+    FoundTransform or None
+        None with fewer than three pairs: nobody asks how probable they are by chance, as the transform is known.
+    """
+    scale = scale_of(guess)
+    reference, r_weights, r_index = _clean(reference_xy, reference_weights, tolerance / scale)
+    frame, f_weights, f_index = _clean(frame_xy, frame_weights, tolerance)
+    problem = MatchProblem(
+        *(reference, frame, r_weights, f_weights),
+        area=_area(reference * scale, frame),
+        shift_only=False,
+        expected=_linear(guess),
+        scale=scale,
+        scale_range=_KNOWN_SCALE,
+        tolerance=tolerance,
+    )
+    if min(len(reference), len(frame)) < problem.least:
+        return None
+    solution = refine(problem, *_linear(guess))
+    return None if solution is None else _found(problem, solution, r_index, f_index)
 
 
 def _found(
@@ -227,7 +278,9 @@ def _handed(points: np.ndarray, is_mirrored: bool) -> np.ndarray:
     return np.conj(points) if is_mirrored else points
 
 
-def _solve_all(problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float) -> PairedTransform:
+def _solve_all(
+    problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float, *, any_rotation: bool = False
+) -> PairedTransform:
     """Best trustworthy solution, mirrored or not, that is not the pattern of the detector at rest."""
     smallest = min(len(problem.reference), len(problem.frame))
     if problem.shift_only and smallest == 1:
@@ -240,7 +293,7 @@ def _solve_all(problem: MatchProblem, guess: np.ndarray | None, reflect: bool, l
     solutions = []
     hands = (False, True) if reflect and not problem.shift_only else (False,)
     for is_mirrored in hands:
-        solutions += _solve(_with_guess(problem, guess, is_mirrored), log_limit)
+        solutions += _solve(_with_guess(problem, guess, is_mirrored), log_limit, any_rotation=any_rotation)
     best = _choose(problem, solutions, log_limit - math.log(len(hands)))
     return _moving(problem, best, log_limit) or best
 
@@ -353,13 +406,13 @@ def _single_pair(problem: MatchProblem, guess: np.ndarray | None) -> PairedTrans
 # ---------------------------------------------------------------- from starting points to solutions
 
 
-def _solve(problem: MatchProblem, log_limit: float) -> list[PairedTransform]:
+def _solve(problem: MatchProblem, log_limit: float, *, any_rotation: bool = False) -> list[PairedTransform]:
     """Refine the starting points, the probable first; the general search runs only where they do not suffice."""
     solutions: list[PairedTransform] = []
     smallest = min(len(problem.reference), len(problem.frame))
     # Half of a short list may agree by a symmetry of the field: better look at all.
     enough = min(smallest, max(smallest / 2, _ENOUGH_TO_STOP))
-    for start in _likely_starts(problem):
+    for start in () if any_rotation else _likely_starts(problem):
         solution = refine(problem, *start)
         if solution is not None:
             solutions.append(solution)

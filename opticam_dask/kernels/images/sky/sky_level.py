@@ -11,6 +11,7 @@ import functools
 
 import numpy as np
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.sky.background import fill
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
@@ -167,17 +168,28 @@ def _fit(
 
     The value is NaN where a window has no weight.
     """
-    weighted = kernel * weights
-    model = _model(values, weighted, basis)
+    if compiled.native is not None:
+        found = np.empty((3, values.shape[1]))
+        _compiled_model(values, weights, np.ravel(kernel), basis, found, None)
+        middle, square, number = found
+    else:
+        weighted = kernel * weights
+        model = _model(values, weighted, basis)
+        square = np.einsum("kb,kb,kb->b", weighted, values - model, values - model)
+        middle, number = model[len(model) // 2], np.sum(kernel * (weights > 0), axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        square = np.einsum("kb,kb,kb->b", weighted, values - model, values - model) / noise**2
-    n_free = np.sum(kernel * (weights > 0), axis=0) - len(basis) + 1
+        square = square / noise**2
+    n_free = number - len(basis) + 1
     misfit = np.where(n_free > 0, np.nan_to_num(square, nan=0.0) / np.maximum(n_free, 1.0), 0.0)
-    return np.where(np.any(weights > 0, axis=0), model[len(model) // 2], np.nan), misfit
+    return np.where(number > 0, middle, np.nan), misfit
 
 
 def _model(values: np.ndarray, weights: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Weighted least squares in windows: the fit at all boxes (neighbour, box)."""
+    if compiled.native is not None:
+        fitted = np.empty(values.shape)
+        _compiled_model(values, weights, np.ones(len(values)), basis, np.empty((3, values.shape[1])), fitted)
+        return fitted
     products = (basis[:, None] * basis[None]).reshape(len(basis) ** 2, -1)
     normal = (products @ weights).reshape(len(basis), len(basis), -1)
     normal[0, 0][normal[0, 0] <= 0] = 1.0
@@ -187,6 +199,20 @@ def _model(values: np.ndarray, weights: np.ndarray, basis: np.ndarray) -> np.nda
     terms[0] += mean
     model: np.ndarray = basis.T @ terms
     return model
+
+
+def _compiled_model(
+    values: np.ndarray,
+    weights: np.ndarray,
+    kernel: np.ndarray,
+    basis: np.ndarray,
+    found: np.ndarray,
+    model: np.ndarray | None,
+) -> None:
+    """Fill ``found`` and ``model`` by the kernel in C."""
+    assert compiled.native is not None
+    given = (np.ascontiguousarray(array, dtype=float) for array in (values, weights, kernel, basis))
+    compiled.native.fit_windows(*given, found, model, _RIDGE)
 
 
 def _fit_closely(

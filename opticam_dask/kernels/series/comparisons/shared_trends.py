@@ -14,6 +14,9 @@ _AT_REST = 1e-7
 #: Parts that the stars are left out in, one after the other, to choose the number of components.
 _FOLDS = 5
 
+#: Components at most; no more than a third of the stars either.
+_MOST_COMPONENTS = 4
+
 #: A further component must make the prediction of stars that it was not found in better by this share.
 _WORTH = 0.02
 
@@ -252,7 +255,7 @@ def _running_sums(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
 
 
-def shared_trends(flux: np.ndarray, flux_err: np.ndarray, most_components: int = 4) -> SharedTrends:
+def shared_trends(flux: np.ndarray, flux_err: np.ndarray) -> SharedTrends:
     """Trends that comparison stars share, and how many of them there are.
 
     The number is chosen by cross-validation: effects are found in some of the stars, and fluxes of the others in runs
@@ -263,8 +266,6 @@ def shared_trends(flux: np.ndarray, flux_err: np.ndarray, most_components: int =
     ----------
     flux, flux_err : ndarray, shape (frame, star)
         Comparison stars relative to their mean light curve; NaN where a star has no flux.
-    most_components : int
-        No more than this, and no more than a third of the stars.
 
     Returns
     -------
@@ -273,7 +274,7 @@ def shared_trends(flux: np.ndarray, flux_err: np.ndarray, most_components: int =
     deviation, error = relative_to_level(flux, flux_err)
     stars = np.flatnonzero(np.isfinite(deviation).sum(axis=0) > 0)
     deviation, error = deviation[:, stars], error[:, stars]
-    most = min(most_components, len(stars) // 3, len(deviation) // 10)
+    most = min(_MOST_COMPONENTS, len(stars) // 3, len(deviation) // 10)
     if most < 1:
         nothing = np.zeros((len(flux), 0))
         return SharedTrends(nothing, nothing, np.array([_mean_square(deviation, error)]))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 
@@ -66,6 +67,9 @@ _MEDIAN_DISTANCE = 0.888
 
 #: Relative spread of moments that is always allowed for: nobody's moments are better known than this.
 _LEAST_SPREAD = 3e-3
+
+#: What the compiled fit takes of these, in its order.
+_LIMITS = np.array((_FORM_STEPS, _AT_REST, _MEDIAN_DISTANCE, _LEAST_SPREAD, _FORM_REACH, _RIDGE))
 
 
 class FieldShape(NamedTuple):
@@ -287,6 +291,28 @@ class _Stars(NamedTuple):
         return 1.0 / (np.maximum(self.noise, np.median(self.noise)) ** 2 + self.doubt**2)
 
 
+def _fitted(stars: _Stars, design: np.ndarray, start: np.ndarray, first: int) -> tuple[np.ndarray, float]:
+    """Coefficients (3, term) that fit the moments of stars, and the significance of the terms from ``first`` on.
+
+    Parameters
+    ----------
+    stars : _Stars
+    design : ndarray, shape (n, term)
+        Terms at the places of the stars; a column of ones alone gives their mean.
+    start : ndarray, shape (3, term)
+        Coefficients to begin with.
+    first : int
+        Without a term from there on the significance is NaN.
+    """
+    if compiled.native is None:
+        fit = _robust_fit(design, stars.moments, stars.error, stars.trust, start)
+        chosen = slice(first, design.shape[1])
+        return fit.coefficients, fit.significance(design, stars.moments, chosen) if first < design.shape[1] else np.nan
+    coefficients = start.copy()
+    arrays = (np.ascontiguousarray(values) for values in (design, stars.moments, stars.error, stars.trust, _LIMITS))
+    return coefficients, compiled.native.field_fit(*arrays, coefficients, first)
+
+
 def _robust_fit(
     design: np.ndarray, moments: np.ndarray, error: np.ndarray, trust: np.ndarray, start: np.ndarray
 ) -> _Fit:
@@ -353,7 +379,7 @@ def _mean_moments(stars: _Stars) -> np.ndarray:
     """Mean moments (3,) of stars."""
     start = _weighted_median(stars.moments, stars.counts)[:, None]
     design = np.ones((len(stars.noise), 1))
-    return _robust_fit(design, stars.moments, stars.error, stars.trust, start).coefficients[:, 0]
+    return _fitted(stars, design, start, first=1)[0][:, 0]
 
 
 def _change_over_field(stars: _Stars, mean: np.ndarray) -> np.ndarray:
@@ -379,14 +405,15 @@ def _change_over_field(stars: _Stars, mean: np.ndarray) -> np.ndarray:
     for first, n_terms in ((1, _PLANE), (_PLANE, N_TERMS)):
         enough = np.clip((n_stars - n_terms - 1.0) / (n_terms - 1.0), 0.0, 1.0)
         design = terms[:, :n_terms]
-        if enough == 0.0 or np.linalg.cond(design) > _WORST_PLACES:
+        squares = np.linalg.eigvalsh(design.T @ design)
+        if enough == 0.0 or not _WORST_PLACES**2 * squares[0] >= squares[-1]:
             break
-        fit = _robust_fit(design, stars.moments, stars.error, stars.trust, start[:, :n_terms])
-        start[:, :n_terms] = fit.coefficients
-        doubt = _INSIGNIFICANT / max(fit.significance(design, stars.moments, slice(first, n_terms)), _INSIGNIFICANT)
+        coefficients, significance = _fitted(stars, design, start[:, :n_terms], first)
+        start[:, :n_terms] = coefficients
+        doubt = _INSIGNIFICANT / max(significance, _INSIGNIFICANT)
         part = enough * (1.0 - doubt**2)
         found *= 1.0 - part
-        found[:, :n_terms] += part * (fit.coefficients - np.eye(1, n_terms) * mean[:, None])
+        found[:, :n_terms] += part * (coefficients - np.eye(1, n_terms) * mean[:, None])
     return found
 
 

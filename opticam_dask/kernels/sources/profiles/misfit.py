@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights
+from opticam_dask.kernels import compiled
+from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.kernels.sources.profiles.profile import Shape
 
 #: A pixel is stray when it is further from the profile than so many of its errors,
 CLIP = 5.0
@@ -55,12 +57,16 @@ _MORE_THAN_NOISE = 2.0
 #: What a star may be wider or narrower than the frame's stars, relative (1 sigma).
 _WIDTH_ERROR = 0.02
 
-#: Step for the slopes of the profile, pixels.
-_STEP = 0.25
 #: A fit may move a star by so many pixels in one of its iterations.
 _LONGEST = 1.0
 #: So many iterations settle it.
 _ITERATIONS = 5
+
+#: What the compiled fit takes of these, in its order.
+_LIMITS = (
+    *(CLIP, GROW, _SKEW, _FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, _MEDIAN_SQUARE, _NO_STAR),
+    *(_WIDTH_ERROR, profile.SLOPE_STEP, _LONGEST, _ITERATIONS),
+)
 
 
 def usual_error(flux_error: float) -> float:
@@ -223,11 +229,14 @@ def fit_stars(
     unlike : ndarray, shape (size, size), optional
         What the frame's stars are unlike the profile by, relative to their flux (:func:`typical_misfit`).
     """
-    size, xy = electrons.shape[1], np.array(start_xy, dtype=float)
-    near = is_good
+    size, xy, near = electrons.shape[1], np.array(start_xy, dtype=float), is_good
+    forms = profile.forms_at(shape, xy)
+    if compiled.native is not None:
+        windows = electrons, rms, near, foreign, response, unlike
+        return _compiled_fit(windows, corners, forms, expected_xy, xy, table, (position_error, model_error))
     own = np.where(near, electrons - foreign, 0.0)
     widening = np.zeros(len(xy))
-    light, slopes = _templates(table, xy, corners, size, shape)
+    light, slopes = _templates(table, xy, corners, size, forms)
     flux = _median_flux(own, light, near)
     for _ in range(_ITERATIONS):
         errors, deviation, model = _residuals(
@@ -243,7 +252,7 @@ def fit_stars(
         solution = _solve(design, own, weights, prior, pull)
         flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
         xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
-        light, slopes = _templates(table, xy, corners, size, shape)
+        light, slopes = _templates(table, xy, corners, size, forms)
     errors, deviation, model = _residuals(
         own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
     )
@@ -252,6 +261,35 @@ def fit_stars(
     is_no_star = _too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
     of_core = _typical_error(deviation * errors, errors, model, near)
     return StarFit(xy, is_stray, deviation, is_no_star, of_core, flux, errors)
+
+
+def _compiled_fit(
+    windows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None],
+    corners: tuple[np.ndarray, np.ndarray],
+    forms: np.ndarray,
+    expected_xy: np.ndarray,
+    xy: np.ndarray,
+    table: np.ndarray,
+    errors: tuple[float, float],
+) -> StarFit:
+    """What :func:`fit_stars` gives, by the kernel in C; ``xy`` is moved."""
+    assert compiled.native is not None
+    given: list[np.ndarray | None] = [
+        None if values is None else np.ascontiguousarray(values, dtype=bool if index == _NEAR else float)
+        for index, values in enumerate(windows)
+    ]
+    given += [np.ascontiguousarray(values, dtype=np.int64) for values in corners]
+    given += [forms, *(np.ascontiguousarray(values, dtype=float) for values in (expected_xy, table))]
+    n, shape = len(xy), windows[0].shape
+    stray, deviation, all_errors = np.empty(shape, dtype=bool), np.empty(shape), np.empty(shape)
+    flux, model_error, no_star = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
+    found = xy, flux, model_error, no_star, stray, deviation, all_errors
+    compiled.native.fit_stars((*given, np.array((*errors, *_LIMITS)), *found), profile.EDGE, profile.TABLE_STEP)
+    return StarFit(xy, stray, deviation, no_star, model_error, flux, all_errors)
+
+
+#: Which of the windows of a fit says which pixels may be used.
+_NEAR = 2
 
 
 def typical_misfit(fit: StarFit) -> np.ndarray:
@@ -281,28 +319,16 @@ def typical_misfit(fit: StarFit) -> np.ndarray:
 
 
 def _templates(
-    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, shape: Shape
+    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, forms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Light (n, size, size), and its change with x, y and the logarithm of the width (n, 3, size, size)."""
-    light = profile_weights(table, xy, *corners, size, shape)
-    slopes = position_slopes(table, xy, corners, size, shape)
+    light = profile.light_of_forms(table, xy, *corners, size, forms)
+    slopes = profile.position_slopes(table, xy, corners, size, forms)
     offsets = np.arange(size)
     dx = (corners[0][:, None] + offsets - xy[:, 0, None])[:, None, :]
     dy = (corners[1][:, None] + offsets - xy[:, 1, None])[:, :, None]
     wider = dx * slopes[:, 0] + dy * slopes[:, 1] - 2.0 * light
     return light, np.concatenate([slopes, wider[:, None]], axis=1)
-
-
-def position_slopes(
-    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, shape: Shape
-) -> np.ndarray:
-    """Change of the light in each pixel with the star's x and y, per pixel, shape (n, 2, size, size)."""
-    slopes = []
-    for step in ([_STEP, 0.0], [0.0, _STEP]):
-        after = profile_weights(table, xy + np.array(step), *corners, size, shape)
-        before = profile_weights(table, xy - np.array(step), *corners, size, shape)
-        slopes.append((after - before) / (2.0 * _STEP))
-    return np.stack(slopes, axis=1)
 
 
 def _median_flux(own: np.ndarray, light: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -378,6 +404,45 @@ def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) 
     middle = sizes[np.arange(len(sizes)), np.maximum(count - 1, 0) // 2]
     typical: np.ndarray = np.where(count > 0, np.maximum(np.where(count > 0, middle, 0.0) / _MEDIAN_SIZE, 1.0), 1.0)
     return typical
+
+
+def judge_pixels(
+    electrons: np.ndarray,
+    model: np.ndarray,
+    rms: np.ndarray,
+    response: np.ndarray | None,
+    is_good: np.ndarray,
+    model_error: float,
+    unknown: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the pixels of one window (size, size) about a model of its stars, and which are not theirs.
+
+    Parameters
+    ----------
+    electrons, model, rms, response
+        As :func:`pixel_errors` and :func:`find_stray` take them, for one window.
+    is_good : ndarray of bool, shape (size, size)
+        Pixels that are looked at.
+    model_error : float
+        What the profile gets wrong in a pixel, relative to its light.
+    unknown : ndarray, shape (size, size), or None
+        Variance of the model by the places of the stars; without it the limits are as wide as the deviations.
+    """
+    if compiled.native is not None:
+        windows = [
+            None if values is None else np.ascontiguousarray(values, dtype=float)
+            for values in (electrons, model, rms, response, unknown)
+        ]
+        errors, is_stray = np.empty(electrons.shape), np.empty(electrons.shape, dtype=bool)
+        limits = np.array((np.nan, model_error, *_LIMITS))
+        compiled.native.judge_pixels(*windows, np.ascontiguousarray(is_good), limits, errors, is_stray)
+        return errors, is_stray
+    errors = pixel_errors(model, 0.0, rms, response, model_error)
+    errors = errors if unknown is None else np.sqrt(errors**2 + unknown)
+    used = is_good[None]
+    deviation = np.where(is_good, (electrons - model) / errors, 0.0)[None]
+    tolerance = 1.0 if unknown is not None else typical_deviation(deviation, model[None], used)
+    return errors, find_stray(deviation, np.where(is_good, errors, 1.0)[None], used, tolerance)[0]
 
 
 def _typical_error(residual: np.ndarray, errors: np.ndarray, own: np.ndarray, near: np.ndarray) -> np.ndarray:

@@ -42,9 +42,12 @@ _RING_SIGMA = 0.11
 #: Step of the radii, in units of sigma, at which a profile is tabulated.
 TABLE_STEP = 0.01
 #: Last radius of the table; the light beyond counts as part of the total.
-_EDGE = 30.0
+EDGE = 30.0
 
-_GRID = np.arange(0.0, _EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
+#: Step for the slopes of the profile, pixels.
+SLOPE_STEP = 0.25
+
+_GRID = np.arange(0.0, EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
 
 #: No star's variance along an axis differs from that of the mean star by more than this part: beyond the outermost
@@ -229,30 +232,34 @@ def elliptical_radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int,
     -------
     ndarray, shape (n, size, size)
     """
+    return _radius(xy, x0, y0, size, forms_at(shape, xy))
+
+
+def forms_at(shape: Shape, xy: np.ndarray) -> np.ndarray:
+    """Cosine and sine of the angle, the two sigma, and their product, of stars at places (n, 2); shape (n, 5)."""
+    semimajor, semiminor, angle = shape.axes_at(xy)
+    forms = np.empty((len(xy), 5))
+    for column, values in enumerate((np.cos(angle), np.sin(angle), semimajor, semiminor, semimajor * semiminor)):
+        forms[:, column] = values
+    return forms
+
+
+def _radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, forms: np.ndarray) -> np.ndarray:
+    """Elliptical radius of the pixels of cut-outs, for stars of their own forms (:func:`forms_at`)."""
     offsets = np.arange(size)
-    dx = (np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None])[:, None, :]
-    dy = (np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None])[:, :, None]
-    semimajor, semiminor, angle = (_for_windows(values) for values in shape.axes_at(xy))
-    cosine, sine = np.cos(angle), np.sin(angle)
+    dx = np.asarray(x0)[:, None] + offsets - np.asarray(xy)[:, 0, None]
+    dy = np.asarray(y0)[:, None] + offsets - np.asarray(xy)[:, 1, None]
     radius: np.ndarray
     if compiled.native is not None:
-        forms = np.empty((len(dx), 4))
-        for column, values in enumerate((cosine, sine, semimajor, semiminor)):
-            forms[:, column] = np.ravel(values)
         radius = np.empty((len(dx), size, size))
-        compiled.native.elliptical_radius(
-            np.ascontiguousarray(dx[:, 0]), np.ascontiguousarray(dy[:, :, 0]), forms, radius
-        )
+        compiled.native.elliptical_radius(dx, dy, np.ascontiguousarray(forms[:, :4]), radius)
         return radius
+    cosine, sine, semimajor, semiminor = forms.T[:4, :, None, None]
+    dx, dy = dx[:, None, :], dy[:, :, None]
     along = (dx * cosine + dy * sine) / semimajor
     across = (dy * cosine - dx * sine) / semiminor
     radius = np.sqrt(along**2 + across**2)
     return radius
-
-
-def _for_windows(values: np.ndarray | float) -> np.ndarray | float:
-    """A number, or one for each window as it multiplies windows (n, size, size)."""
-    return values[:, None, None] if isinstance(values, np.ndarray) and values.ndim else values
 
 
 def profile_weights(
@@ -272,9 +279,42 @@ def profile_weights(
     -------
     ndarray, shape (n, size, size)
     """
-    area = shape.area if shape.change is None else shape.area_at(xy)[:, None, None]
-    light: np.ndarray = light_at(table, elliptical_radius(xy, x0, y0, size, shape)) / area
+    return light_of_forms(table, xy, x0, y0, size, forms_at(shape, xy))
+
+
+def light_of_forms(
+    table: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, forms: np.ndarray
+) -> np.ndarray:
+    """Share of a star's light in each pixel of its cut-out, for stars of their own forms (:func:`forms_at`)."""
+    if compiled.native is not None:
+        return _compiled_light(table, xy, x0, y0, forms, np.empty((len(xy), 1, size, size)))[:, 0]
+    light: np.ndarray = light_at(table, _radius(xy, x0, y0, size, forms)) / forms[:, 4, None, None]
     return light
+
+
+def position_slopes(
+    table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, forms: np.ndarray
+) -> np.ndarray:
+    """Change of the light in each pixel with the star's x and y, per pixel, shape (n, 2, size, size)."""
+    if compiled.native is not None:
+        return _compiled_light(table, xy, *corners, forms, np.empty((len(xy), 2, size, size)))
+    slopes = []
+    for step in ([SLOPE_STEP, 0.0], [0.0, SLOPE_STEP]):
+        after = light_of_forms(table, xy + np.array(step), *corners, size, forms)
+        before = light_of_forms(table, xy - np.array(step), *corners, size, forms)
+        slopes.append((after - before) / (2.0 * SLOPE_STEP))
+    return np.stack(slopes, axis=1)
+
+
+def _compiled_light(
+    table: np.ndarray, xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, forms: np.ndarray, to: np.ndarray
+) -> np.ndarray:
+    """Fill windows (n, layer, size, size) with the light of stars, or with its two slopes."""
+    assert compiled.native is not None
+    floats = (np.ascontiguousarray(values, dtype=float) for values in (table, xy))
+    corners = (np.ascontiguousarray(values, dtype=np.int64) for values in (x0, y0))
+    compiled.native.star_light(*floats, *corners, forms, to, EDGE, TABLE_STEP, SLOPE_STEP)
+    return to
 
 
 def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -283,10 +323,10 @@ def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
         radii = np.ascontiguousarray(radius, dtype=float)
         found = np.empty(radii.shape)
         compiled.native.light_at(
-            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), _EDGE, TABLE_STEP
+            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), EDGE, TABLE_STEP
         )
         return found
-    rho = np.where(np.isfinite(radius), np.minimum(radius, _EDGE), _EDGE) / TABLE_STEP
+    rho = np.where(np.isfinite(radius), np.minimum(radius, EDGE), EDGE) / TABLE_STEP
     # the table is even: linear interpolation by index is exact to 1e-5 of the peak
     below = rho.astype(np.intp)
     light: np.ndarray = table[below] + (rho - below) * (table[below + 1] - table[below])
