@@ -64,7 +64,7 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)
-    profiles, number = profiles_of(everything, ds["night"].to_numpy().astype(str))
+    profiles, number = profiles_of(everything, ds)
     task = tasks.MeasureTask(chain, "photometry", prepared, sources, rows, profiles)
     records = records_of_aligned(task, ds, profile=number)
     steps = chain.steps(placeholders(ds, chain))
