@@ -401,7 +401,7 @@ CLUSTER: Mapping[str, Parameter] = {
 #: How a night is followed while its frames land.
 WATCH: Mapping[str, Parameter] = {
     "target": Parameter(
-        "Number of the target in the provisional catalogue, or RA and Dec where headers have world coordinates",
+        "Number of the target in the provisional catalogue, RA and Dec, or name, where the field is known on the sky",
         kind=str,
         n_values="+",
         metavar="ID",

@@ -122,7 +122,7 @@ def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -
 
 
 def sky_query(
-    sky_catalog: str | Path | None, wcs: str | Path | Sequence[str | Path], epoch: float | None
+    sky_catalog: str | Path | None = None, wcs: str | Path | Sequence[str | Path] = (), sky_epoch: float | None = None
 ) -> SkyQuery | None:
     """Search for sky coordinates from what the user knows of the field; None where nothing was given.
 
@@ -136,4 +136,4 @@ def sky_query(
     from opticam_dask.frames.sky_catalogs import read_sky_catalog
     from opticam_dask.passes.sky_search import SkyQuery
 
-    return SkyQuery(None if sky_catalog is None else read_sky_catalog(sky_catalog, epoch), files)
+    return SkyQuery(None if sky_catalog is None else read_sky_catalog(sky_catalog, sky_epoch), files)

@@ -217,6 +217,7 @@ def _add_job_arrays(commands: Any) -> None:
         commands, "plan", "Prepare a reduction by submitted jobs: what reduce does, without a scheduler that stays up."
     )
     _add_reduction(parser, n_data="*")
+    _add_sky_files(parser)
     group = parser.add_argument_group("the jobs (without DATA: those that are left of the plan in OUT)")
     group.add_argument("--blocks-per-job", type=int, metavar="M", help="blocks of each job (at least 64 a worker)")
     group.add_argument("--slurm", action="store_true", help="print the lines that submit everything, for bash")

@@ -231,6 +231,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
     attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
+    of_target = members.isel(source=0)  # times may be those of each source
     times = [name for name in ("mjd_utc", "bmjd_tdb", "night") if name in members.coords]
     dataset = xr.Dataset(
         {
@@ -238,7 +239,7 @@ def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarra
             "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
             "flags": ("frame", flags, members["flags"].attrs),
         },
-        coords={name: members[name].variable for name in times} | conditions_of(members),
+        coords={name: of_target[name].variable for name in times} | conditions_of(members),
     )
     if "marks" in members:
         dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), members["marks"].attrs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,25 +92,21 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     if key == other:
         number = catalogues[key]["source_id"]
         return CameraMatch(key, other, number, number, np.zeros(len(number)), np.eye(3))
-    (xy, flux), (other_xy, other_flux) = ((c["xy"], c["flux"]) for c in catalogues.values())
+    here, there = catalogues.values()
+    xy, other_xy = here["xy"], there["xy"]
     tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * _fwhm(store, other))
-    order, other_order = np.argsort(-flux, kind="stable"), np.argsort(-other_flux, kind="stable")
+    on_sky = _by_the_sky(here, there)
+    is_certain = on_sky is not None and "wcs_n_matched" in here and "wcs_n_matched" in there
     try:
-        found = match.find_transform(
-            xy[order],
-            other_xy[other_order],
-            reference_weights=flux[order],
-            frame_weights=other_flux[other_order],
-            scale_range=None,
-            tolerance=tolerance,
-            allow_reflection=True,
-        )
+        first = on_sky if is_certain else _by_pattern(here, there, tolerance)
+        transform, pairs, distance = _refine(first, xy, other_xy, tolerance)
     except match.AlignmentError as error:
-        raise ValueError(
-            f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: {error}. "
-            "Give the numbers of the sources for each camera (--key)."
-        ) from error
-    transform, pairs, distance = _refine(found.transform, xy, other_xy, tolerance)
+        transform, pairs, distance = _refine(on_sky, xy, other_xy, tolerance)
+        if not len(pairs):  # coordinates of headers alone may be those of another place
+            raise ValueError(
+                f"the catalogues of {key} ({len(xy)} sources) and {other} ({len(other_xy)}) cannot be matched: "
+                f"{error}. Give the numbers of the sources for each camera (--key)."
+            ) from error
     placed, others = (one.get("placed_xy", np.empty((0, 2))) for one in catalogues.values())
     if len(placed) and len(others):
         more, apart = _pair(align.apply_transform(transform, placed), others, tolerance)
@@ -118,10 +116,44 @@ def match_cameras(out_directory: str | Path, key: str, other: str) -> CameraMatc
     return CameraMatch(key, other, ids[pairs[:, 0]], other_ids[pairs[:, 1]], distance, transform)
 
 
+def _by_pattern(here: Mapping[str, Any], there: Mapping[str, Any], tolerance: float) -> np.ndarray:
+    """Transform by the pattern of the sources; raises ``match.AlignmentError``."""
+    order, other_order = (np.argsort(-one["flux"], kind="stable") for one in (here, there))
+    return match.find_transform(
+        here["xy"][order],
+        there["xy"][other_order],
+        reference_weights=here["flux"][order],
+        frame_weights=there["flux"][other_order],
+        scale_range=None,
+        tolerance=tolerance,
+        allow_reflection=True,
+    ).transform
+
+
+def _by_the_sky(here: Mapping[str, Any], there: Mapping[str, Any]) -> np.ndarray | None:
+    """Transform by the coordinates of both catalogues on the sky; None where they are not known."""
+    if "wcs" not in here or "wcs" not in there:
+        return None
+    from opticam_dask.frames import sky_coordinates  # half a second of astropy: only where the sky is known
+
+    y, x = (axis.ravel() for axis in np.mgrid[0 : here["shape"][0] : 10j, 0 : here["shape"][1] : 10j])
+    ra, dec = sky_coordinates.icrs_of_pixels(sky_coordinates.read_wcs(here["wcs"]), x, y)
+    seen = np.column_stack(sky_coordinates.pixels_of_icrs(sky_coordinates.read_wcs(there["wcs"]), ra, dec))
+    is_known = np.isfinite(seen).all(axis=1)
+    if np.count_nonzero(is_known) < _LEAST_PAIRS:
+        return None
+    transform = np.eye(3)
+    design = np.column_stack([x, y, np.ones(len(x))])
+    transform[:2] = np.linalg.lstsq(design[is_known], seen[is_known], rcond=None)[0].T
+    return transform
+
+
 def _refine(
-    transform: np.ndarray, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
+    transform: np.ndarray | None, xy: np.ndarray, other_xy: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Transform with a scale of its own along each axis, and the pairs by it: cameras are not distorted alike."""
+    if transform is None:
+        return np.full((3, 3), np.nan), np.empty((0, 2), dtype=int), np.empty(0)
     pairs, distance = _pair(align.apply_transform(transform, xy), other_xy, tolerance)
     for _ in range(_REFINEMENTS):
         if len(pairs) < _LEAST_PAIRS:
@@ -133,13 +165,14 @@ def _refine(
     return transform, pairs, distance
 
 
-def _read_catalogue(store: Store, key: str) -> dict[str, np.ndarray]:
-    """Sources that were found, and those that were placed, with the numbers of both."""
+def _read_catalogue(store: Store, key: str) -> dict[str, Any]:
+    """Sources that were found, and those that were placed, with the numbers of both; what is known of the sky."""
     camera = store.camera(key)
     catalogue, n_found = camera.whole_catalog().read_all(), camera.n_found
+    about = {name: value for name, value in camera.catalog.attributes.items() if name in ("wcs", "wcs_n_matched")}
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
-    found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found]}
-    return found | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}
+    found = {"xy": xy[:n_found], "flux": catalogue["flux"][:n_found], "shape": camera.parts[0].shape}
+    return found | about | {"placed_xy": xy[n_found:], "source_id": catalogue["source_id"]}
 
 
 def _fwhm(store: Store, key: str) -> float:

@@ -20,7 +20,7 @@ from opticam_dask.pipeline.reduction import (
     stage,
 )
 from opticam_dask.pipeline.run import Pass, Run
-from opticam_dask.pipeline.stages.catalogs import place_sources
+from opticam_dask.pipeline.stages.catalogs import find_places, place_sources
 from opticam_dask.pipeline.stages.master_frames import make_masters
 from opticam_dask.pipeline.stages.photometry import MeasurePass, live_jobs
 from opticam_dask.pipeline.stages.profiles import StarProfiles
@@ -45,6 +45,7 @@ __all__ = [
     "as_begun",
     "check_parameters",
     "drive",
+    "find_places",
     "finish",
     "live_jobs",
     "make_masters",

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from opticam_dask.api.arguments import sky_query
 from opticam_dask.api.jobs import planned_run
 from opticam_dask.api.jobs.planned_run import LAST_PASS, PartOfRun, PlannedRun, RunSums
 from opticam_dask.api.repair import stored_setup
@@ -233,6 +234,8 @@ def finish(run: PlannedRun, number: int, session: Session, *, break_lock: bool =
         if number == 0:  # which makes the masters
             shared.setup = _with_calibration_frames(run, shared.setup)
             driver.check_parameters(shared.setup)
+        if number == 1 and run.sky:  # which makes the catalogues
+            shared.setup = replace(shared.setup, sky=sky_query(**run.sky))
         driver.drive(shared, [PASSES[number]])
         if why := PASSES[number].dead_end(shared):
             raise ReductionError(f"{why} Plan {run.out} again with other parameters: --break-lock --new.")

@@ -17,7 +17,7 @@ import json
 import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,9 @@ class PlannedRun:
         What ``identities.describe`` says of the photometer of each label.
     calibration : dict of tuple of str
         Directories of calibration frames by kind.
+    sky : dict
+        Files of stars and of plate-solved frames by which new catalogues are found on the sky: ``sky_catalog``, ``wcs``
+        and ``sky_epoch``, as of ``arguments.sky_query``.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     cluster : {"local", "none"}
@@ -88,6 +91,7 @@ class PlannedRun:
     cluster: str
     n_workers: int
     blocks_per_job: int
+    sky: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ def plan(
     *,
     changes: Changes | None = None,
     calibration: Mapping[str, Sequence[str]] | None = None,
+    sky: Mapping[str, Any] | None = None,
     frame_timeout: float = 300.0,
     cluster: str = "local",
     n_workers: int = 1,
@@ -59,6 +61,8 @@ def plan(
         What is to be redone, removed or added; by default frames that are new.
     calibration : dict of sequence of path, optional
         Directories of calibration frames by kind.
+    sky : dict, optional
+        Files by which catalogues are found on the sky: ``sky_catalog``, ``wcs`` and ``sky_epoch``.
     frame_timeout : float
         Seconds for one frame; 0 is no limit.
     cluster : {"local", "none"}
@@ -84,7 +88,8 @@ def plan(
     if cluster not in ("local", "none"):
         raise WrongParameters(f"each job has workers of its own: --cluster takes local or none here, got {cluster!r}")
     _require_known(setup, photometers)
-    was_ended = _prepare(setup, scan, photometers, session, changes or Changes())
+    was_ended = _prepare(setup, scan, photometers, session, changes or Changes()) and setup.sky is None
+    driver.find_places(setup, session.progress)  # in the catalogues that are there
     todo = [part for part in _all_parts(setup) if not _is_done(part, list(photometers))]
     if not todo:
         everything = Run(setup, session.executor, session.progress, photometers)
@@ -101,6 +106,7 @@ def plan(
         parts=tuple(PartOfRun(part.key, part.night, part.uid, part.n_blocks, part.n_frames) for part in todo),
         photometers={label: identities.describe(photometer) for label, photometer in photometers.items()},
         calibration={kind: tuple(_absolute(path) for path in paths) for kind, paths in (calibration or {}).items()},
+        sky=_with_absolute_paths(sky or {}),
         frame_timeout=frame_timeout,
         cluster=cluster,
         n_workers=n_workers,
@@ -129,6 +135,11 @@ def _prepare(
 def _absolute(path: str) -> str:
     """A directory as a job finds it, whatever directory that works in."""
     return path if locations.is_remote(path) else str(Path(locations.local_path(path)).absolute())
+
+
+def _with_absolute_paths(sky: Mapping[str, Any]) -> dict[str, Any]:
+    places: dict[str, Any] = {"sky_catalog": _absolute, "wcs": lambda files: [_absolute(str(file)) for file in files]}
+    return {name: places[name](value) if name in places else value for name, value in sky.items()}
 
 
 def _was_ended(setup: Setup) -> bool:
@@ -181,8 +192,9 @@ def _is_done(part: Part, labels: Sequence[str]) -> bool:
     """Whether nothing is left to do of a part: stack, profile, and every label."""
     if not (part.stack.is_whole and part.psf.is_whole):
         return False
-    known = part.labels
-    return all(label in known for label in labels) and all(
+    known, catalog = part.labels, part.camera.catalog
+    n_sources = len(catalog["source_id"]) if catalog.is_whole else 0
+    return all(label in known and len(part.photometry(label)["source_id"]) == n_sources for label in labels) and all(
         part.records(label).done().all() for label in (None, *labels)
     )
 

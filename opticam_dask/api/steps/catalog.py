@@ -18,11 +18,13 @@ from opticam_dask.api.steps.frames import (
     EVERYTHING,
     STAGES,
     chain_of,
+    kept_records,
     logger,
     records_of_aligned,
     reference_star,
     require_same_camera,
 )
+from opticam_dask.api.steps.persist import computed_and_kept
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
@@ -71,7 +73,7 @@ def catalog(
         chain_of(frames, chains.ALIGNED, "catalog")
         require_same_camera("catalog", "set of frames", frames, deep)
     names = ("image", "coverage", "frame_rms", "transform", "stack_facts")
-    image, coverage, rms, transforms, facts = blocks.computed(*(deep[name].data for name in names))
+    image, coverage, rms, transforms, facts = computed_and_kept(stacked, *(deep[name].data for name in names))
     known = transforms[np.isfinite(transforms).all(axis=(1, 2))]
     seeing, saturation, sharpest, stack_rms = (float(fact) for fact in facts)
     night = catalog_pass.StackedNight(image, coverage, np.array([stack_rms]), seeing, known, saturation, sharpest)
@@ -112,7 +114,8 @@ def _remembering(cat: xr.Dataset, stages: Sequence[int] = ()) -> xr.Dataset:
 def _fit_profile(ds: xr.Dataset, cat: xr.Dataset) -> Profile:
     """Star profile of some frames, in two rounds as in a reduction."""
     chain = chain_of(ds, chains.ALIGNED, "catalog")
-    flags = ds["flags"].data
+    records = kept_records(ds)
+    flags = ds["flags"].data if records is None else blocks.picked(records, "flags", (), np.uint32)
     known = np.asarray(blocks.computed(flags)[0])
     chosen = np.array(star_profiles.choose_frames(known, chain.parameters.stack_frames), dtype=int)
     fitted: Profile | None = None
@@ -143,9 +146,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
         "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
         "catalog_flux": np.nan_to_num(cat["flux"].to_numpy()),  # a placed source may have none
         "fwhm": float(cat.attrs["fwhm"]),
-        "profile": fitted.table(),
-        "profile_err": fitted.total_err,
-        "sampling": sampling_errors(fitted),
+        **_measured_with(fitted),
     }
 
 
@@ -201,7 +202,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     )
     cat = _with_profile(cat, profiles[chosen_night]).assign_attrs(reference_star=reference_star(ref))
     if night is None and len(profiles) > 1:
-        cat = cat.assign(_of_nights(profiles))
+        cat = cat.assign(_of_nights(camera, profiles))
     return ref, _remembering(cat, stored.attrs.get("source_stages", ()))
 
 
@@ -210,19 +211,19 @@ def _read(group: Group) -> xr.Dataset:
 
 
 def _stored_profiles(camera: Camera) -> dict[str, Profile]:
-    """Star profile of each night of a camera of a reduction, by its date."""
-    found: dict[str, Profile] = {}
-    for part in camera.parts:
-        if part.psf.is_whole:
-            # frames that came late are a further part of their night, such as 2024-01-01.2
-            found.setdefault(part.night.split(".")[0], frozen.read_profile(part))
-    return found
+    """Star profile of each night of a camera of a reduction, by its date; of late frames by that of their part."""
+    return {part.night: frozen.read_profile(part) for part in camera.parts if part.psf.is_whole}
 
 
-def _of_nights(profiles: Mapping[str, Profile]) -> dict[str, Any]:
-    """Variables of a catalogue that hold the star profile of each night."""
+def _of_nights(camera: Camera, profiles: Mapping[str, Profile]) -> dict[str, Any]:
+    """Variables of a catalogue that hold the star profile of each night, and which frames came late."""
     entry, dim = schema.variable("psf", "coefficient"), "profile_night"
+    # frames that came late are a further part of their night, such as 2024-01-01.2: their times tell them
+    late = {part.night: part.frames["mjd_utc"] for part in camera.parts if "." in part.night and part.night in profiles}
+    numbers = [np.full(len(times), list(profiles).index(name)) for name, times in late.items()]
     return {
+        "late_mjd_utc": ("late_frame", np.concatenate([np.empty(0), *late.values()])),
+        "late_profile": ("late_frame", np.concatenate([np.empty(0, dtype=np.int64), *numbers])),
         dim: (dim, list(profiles)),
         "night_coefficient": (
             (dim, *entry.dims),
@@ -234,11 +235,12 @@ def _of_nights(profiles: Mapping[str, Profile]) -> dict[str, Any]:
     }
 
 
-def profiles_of(cat: xr.Dataset, nights: np.ndarray) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
+def profiles_of(cat: xr.Dataset, frames: xr.Dataset) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
     """Star profiles of a catalogue, and the number of the profile that each frame is measured with.
 
     Frames of nights without one have that of the reference night, the first.
     """
+    nights, times = frames["night"].to_numpy().astype(str), frames["mjd_utc"].to_numpy()
     fitted = [Profile(cat["coefficient"].to_numpy(), float(cat.attrs["pixel_area"]), float(cat.attrs["total_err"]))]
     number = np.zeros(len(nights), dtype=np.int64)
     if "profile_night" in cat.dims:
@@ -246,8 +248,14 @@ def profiles_of(cat: xr.Dataset, nights: np.ndarray) -> tuple[tuple[dict[str, An
             of_night = cat.isel(profile_night=index)
             area, error = (float(of_night[f"night_{one}"]) for one in ("pixel_area", "total_err"))
             fitted.append(Profile(of_night["night_coefficient"].to_numpy(), area, error))
-            number[nights == night] = index + 1
-    return tuple({"profile": one.table(), "profile_err": one.total_err} for one in fitted), number
+            is_late = np.isin(times, cat["late_mjd_utc"].to_numpy()[cat["late_profile"].to_numpy() == index])
+            number[is_late if "." in night else nights == night] = index + 1
+    return tuple(_measured_with(one) for one in fitted), number
+
+
+def _measured_with(fitted: Profile) -> dict[str, Any]:
+    """What frames are measured with when their stars have this profile."""
+    return {"profile": fitted.tables(), "profile_err": fitted.total_err, "sampling": sampling_errors(fitted)}
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from opticam_dask.cluster import blocks
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.coadd import are_turned, whole_shifts
 from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.steps.calibrate import rebinned_response
 
 
 def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.Dataset:
@@ -42,7 +43,8 @@ def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.D
         ``time``, ``mjd_utc`` and ``bmjd_tdb`` the means of the frames that were added, weighted with their exposures,
         ``file`` the first one's; ``n_coadded`` is how many. Frames that are set aside are in no sum; a sum of none is
         NaN and flagged by the steps. Pixels hit by a cosmic ray in one frame have no value. Go on with `background`,
-        `detect`, ``align(..., ref)`` and `photometry`. The error of a master flat is not in ``flux_err_sys`` of sums.
+        `detect`, ``align(..., ref)`` and `photometry`. ``flux_err_sys`` has the error of a master flat as if all frames
+        of a sum lay alike, which is never less than it is.
 
     Raises
     ------
@@ -91,8 +93,28 @@ def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.D
     plain = replace(chain.parameters, rebin_factor=1, remove_cosmic_rays=False)
     setup = replace(chain.setup, parameters=plain, image_filter=None)
     binning = chain.binning * steps.rebin_factor
-    summed = chains.Chain(setup, steps.image_shape, binning, chains.CALIBRATED, is_coadded=True)
-    return with_chain(with_indexes(added), summed)
+    made = _error_of_the_flat(ds, chain)
+    masters = tuple(name.removeprefix("master_") for name in made)
+    summed = chains.Chain(setup, steps.image_shape, binning, chains.CALIBRATED, masters, is_coadded=True)
+    return with_chain(with_indexes(added.assign(made)), summed)
+
+
+def _error_of_the_flat(ds: xr.Dataset, chain: chains.Chain) -> dict[str, Any]:
+    """Masters of the sums: a flat that changes nothing, with the relative variance of the one that frames had."""
+    if "flat" not in chain.masters:
+        return {}
+    steps = chain.steps([ds[f"master_{name}"].to_numpy() for name in chain.masters])
+    response, error = rebinned_response(steps)
+    relative = np.nan_to_num(error / response, posinf=0.0) ** 2
+    values = {
+        "flat": np.ones(relative.shape),
+        "flat_variance": relative,
+        "bad_responses": np.zeros(relative.shape, dtype=bool),
+    }
+    return {
+        f"master_{name}": (("y", "x"), array, schema.variable("calibration", name).all_attributes())
+        for name, array in values.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import Chain, FrameTask
-from opticam_dask.api.steps.tasks import AlignTask, KnownTask
+from opticam_dask.api.steps.tasks import AlignTask, KeptTask, KnownTask
 from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
@@ -32,6 +32,8 @@ _HEADERS: dict[str, Any] = {
 
 #: Where a dataset keeps the chain of its frames; in the encoding, so that it is not written to disk.
 CHAIN = "opticam_chain"
+#: Where a dataset keeps what was found out about its frames on the way to a catalogue.
+KEPT = "opticam_kept"
 #: Where a catalogue keeps all of its sources.
 EVERYTHING = "opticam_catalog"
 #: Where a catalogue keeps the stages of its sources: which were found, and which were placed when.
@@ -242,7 +244,52 @@ def surveyed(dataset: xr.Dataset) -> Any:
     names = chain.survey_names
     if chain.is_known and set(names) <= set(dataset.variables):
         return records_over(KnownTask(chain, "aligned", names), dataset, names)
+    if (records := kept_records(dataset)) is not None:
+        pixels, shared = dataset["raw"].data, _shared(dataset, chain, chain.depth)
+        if not blocks.is_lazy(pixels):
+            (records,) = blocks.computed(records)
+        return blocks.chunk_records(KeptTask(chain, "aligned"), pixels, _table(dataset), shared, known=[records])
     return records_over(AlignTask(chain, "align"), dataset)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptRecords:
+    """Results of aligned frames that were computed on the way to a catalogue, for those frames or some of them.
+
+    Attributes
+    ----------
+    chain : Chain
+        Of the frames.
+    frames : tuple
+        What tells the frames apart, in their order.
+    records : array of object, shape (frame, 1, 1)
+        Of `FoundTask`.
+    """
+
+    chain: Chain
+    frames: tuple[tuple[Any, ...], ...]
+    records: Any
+
+    def of(self, dataset: xr.Dataset) -> Any:
+        """Records of the frames of a dataset; None where they are not known."""
+        wanted = names_of_frames(dataset)
+        if wanted == self.frames:
+            return self.records
+        place = {name: index for index, name in enumerate(self.frames)}
+        rows = [place.get(name) for name in wanted]
+        return None if None in rows else self.records[np.array(rows, dtype=int)]
+
+
+def kept_records(dataset: xr.Dataset) -> Any:
+    """What was found out about the frames of a dataset on the way to a catalogue; None where it was not kept."""
+    kept = dataset.encoding.get(KEPT)
+    return kept.of(dataset) if kept is not None and kept.chain is dataset.encoding[CHAIN] else None
+
+
+def names_of_frames(dataset: xr.Dataset) -> tuple[tuple[Any, ...], ...]:
+    """What tells the frames of a dataset apart: file, extension and plane."""
+    columns = (dataset[name].to_numpy().tolist() for name in ("file", "extension", "plane"))
+    return tuple(zip(*columns, strict=True))
 
 
 def records_of_aligned(task: FrameTask, dataset: xr.Dataset, **more: np.ndarray) -> Any:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from opticam_dask.api.steps import chains
-from opticam_dask.api.steps.frames import chain_of, with_chain
+from opticam_dask.api.steps.frames import (
+    KEPT,
+    KeptRecords,
+    chain_of,
+    names_of_frames,
+    records_of_aligned,
+    with_chain,
+)
+from opticam_dask.api.steps.tasks import FoundTask
 from opticam_dask.cluster import blocks
+
+#: Results of aligned frames are kept by `catalog` where all of them take up no more than this (bytes).
+_MOST_KEPT = 2**29
 
 
 def persist(ds: xr.Dataset) -> xr.Dataset:
@@ -39,3 +53,21 @@ def persist(ds: xr.Dataset) -> xr.Dataset:
     values = blocks.kept(*(ds[name].data for name in names))
     kept = {name: ds[name].copy(data=one) for name, one in zip(names, values, strict=True)}
     return with_chain(ds.assign(kept), replace(chain, is_known=True))
+
+
+def computed_and_kept(ds: xr.Dataset | None, *arrays: Any) -> tuple[np.ndarray, ...]:
+    """Values of arrays that come from aligned frames; what was found out about these is kept beside the dataset.
+
+    Light curves of the same frames, or of some of them, take it from there: each frame is aligned once. Nothing is kept
+    where it is known already, or would take up too much memory.
+    """
+    if ds is None or not all(map(blocks.is_lazy, arrays)):
+        return blocks.computed(*arrays)
+    chain = chain_of(ds, chains.ALIGNED, "catalog")
+    known = [ds[name] for name in chain.survey_names if name in ds]
+    n_bytes = sum(one.dtype.itemsize * math.prod(one.shape) for one in known)
+    if chain.is_known or n_bytes > _MOST_KEPT or KEPT in ds.encoding:
+        return blocks.computed(*arrays)
+    *kept, records = blocks.kept(*arrays, records_of_aligned(FoundTask(chain, "keep"), ds))
+    ds.encoding[KEPT] = KeptRecords(chain, names_of_frames(ds), records)
+    return blocks.computed(*kept)

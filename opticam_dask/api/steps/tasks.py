@@ -57,6 +57,26 @@ class KnownTask(FrameTask):
 
 
 @dataclass(frozen=True)
+class FoundTask(FrameTask):
+    """Task that takes the results out of records of `AlignTask`, without headers and pixels."""
+
+    def __call__(self, records: np.ndarray, table: np.ndarray, *_shared: np.ndarray) -> list[dict[str, Any]]:
+        """Records of the frames."""
+        return [{name: value for name, value in one.items() if name != ENTRY} for one in records.ravel()]
+
+
+@dataclass(frozen=True)
+class KeptTask(FrameTask):
+    """Task with the results of `AlignTask` for frames whose results were kept by `FoundTask`."""
+
+    def __call__(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> list[dict[str, Any]]:
+        """As of `AlignTask`."""
+        kept, *shared = given
+        entries = self.saturated_where_piled(entries_of(images, table), shared)
+        return [record | {ENTRY: entry} for record, entry in zip(kept.ravel(), entries, strict=True)]
+
+
+@dataclass(frozen=True)
 class ProbeTask(FrameTask):
     """Task that finds the stars of candidates for the reference frame, whose places the table has in ``index``."""
 
@@ -180,7 +200,7 @@ class MeasureTask(FrameTask):
     rows : ndarray of int
         Sources of the catalogue that are wanted.
     profiles : tuple of dict
-        ``profile`` and ``profile_err`` of the nights.
+        ``profile``, ``profile_err`` and ``sampling`` of the nights.
     """
 
     LABEL: ClassVar[str] = "steps"

@@ -14,7 +14,7 @@ from opticam_dask.api.jobs import job_arrays, planned_run, planning, submission
 from opticam_dask.api.session import Session
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.cli.runs.reductions import reducer
+from opticam_dask.cli.runs.reductions import reducer, sky_files
 from opticam_dask.cluster import connections, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS
 from opticam_dask.cluster.interruption import raise_if_interrupted
@@ -62,6 +62,7 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
             session,
             changes=Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference),
             calibration={kind: paths for kind in KINDS if (paths := getattr(options, PLURAL[kind]))},
+            sky=sky_files(options),
             cluster=place.cluster,
             n_workers=place.n_workers or 1,
             blocks_per_job=options.blocks_per_job,
@@ -72,7 +73,8 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
 def _refuse_what_only_planning_takes(options: argparse.Namespace) -> None:
     """Options that the run which was planned has its own values of."""
     planning_alone = ("blocks_per_job", "frame_timeout", "break_lock", "append", "redo", "rebuild_reference", "new")
-    names = [name for name in (*given.PLACE, *planning_alone) if getattr(options, name)]
+    on_sky = ("sources", "moving", *sky_files(options))
+    names = [name for name in (*given.PLACE, *planning_alone, *on_sky) if getattr(options, name)]
     if useless := [f"--{name.replace('_', '-')}" for name in names]:
         raise UsageError(
             f"without DATA the run that was planned in {options.out} goes on as it was planned: {', '.join(useless)} "

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
@@ -70,6 +70,11 @@ _CONSTRUCTOR = (
 _SKY = ("sky_catalog", "sky_epoch", "wcs")
 
 
+def sky_files(options: argparse.Namespace) -> dict[str, Any]:
+    """Files by which catalogues are found on the sky, as far as they were given."""
+    return {name: value for name in _SKY if (value := getattr(options, name))}
+
+
 def reducer(options: argparse.Namespace, parameters: ReductionParameters, session: Session) -> Reducer:
     """Reduction of the frames of a command."""
     from opticam_dask.api.reducer import Reducer
@@ -87,7 +92,7 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         parameters=None if options.new else parameters,
         sources=options.sources,
         moving=options.moving,
-        **{name: getattr(options, name) for name in _SKY if getattr(options, name, None)},
+        **sky_files(options),
         **{PLURAL[kind]: getattr(options, PLURAL[kind]) for kind in KINDS},
         **{name: getattr(parameters, name) for name in _CONSTRUCTOR},
     )

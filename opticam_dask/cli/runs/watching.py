@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from opticam_dask import locations
+from opticam_dask.api import arguments
 from opticam_dask.api import watch as watching
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import UsageError
-from opticam_dask.cli.runs.reductions import is_to_submit, run_reduction, submit_inside
+from opticam_dask.cli.runs.reductions import is_to_submit, run_reduction, sky_files, submit_inside
 from opticam_dask.console import Console
 from opticam_dask.lightcurves import differential
 from opticam_dask.passes.calibration import KINDS, PLURAL
@@ -31,6 +32,8 @@ def watch(options: argparse.Namespace) -> int:
         parameters,
         frames_per_block=options.frames_per_block,
         calibration=given.calibration(options, instrument),
+        sources=arguments.placed_sources(options.sources, options.moving),
+        sky=arguments.sky_query(**sky_files(options)),
     )
     photometers = given.photometers(options)
     photometer = photometers[0]

@@ -28,6 +28,11 @@ def finish_catalogs(setup: Setup, progress: Progress) -> None:
     """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer."""
     for camera in setup.store.cameras:
         _finish_catalog(setup, camera, progress)
+    find_places(setup, progress)
+
+
+def find_places(setup: Setup, progress: Progress) -> None:
+    """Find the catalogues on the sky by the stars or frames that were given, and place the sources of the observer."""
     if setup.sky is not None:
         from opticam_dask.passes.sky_search import find_sky
 

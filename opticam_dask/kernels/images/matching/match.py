@@ -80,6 +80,7 @@ def find_transform(
     tolerance: float = 3.0,
     allow_reflection: bool = False,
     shift_of_few: bool = False,
+    any_rotation: bool = False,
     guess: np.ndarray | None = None,
     max_chance: float = 1e-4,
 ) -> FoundTransform:
@@ -107,6 +108,9 @@ def find_transform(
         Where ``affine`` has fewer than 3 sources of a list, look for the shift alone, as ``translation`` does. Such a
         match has 1 or 2 pairs; it cannot see a turn of the field: two stars turned by 180 degrees are the same two
         points, so that the caller should look at their fluxes.
+    any_rotation : bool
+        Nothing is known of the rotation: a frame that hardly turned is not tried first, which is quicker where most
+        lists do not match at all.
     guess : ndarray, shape (3, 3), optional
         Tried first, and preferred where the sources leave a choice; ``translation`` takes its shift only.
         Without it, a frame that hardly moved is preferred.
@@ -145,7 +149,7 @@ def find_transform(
     if shift_of_few and min(len(reference), len(frame)) < problem.least:
         solution = _solve_few(problem, guess, math.log(max_chance))
     else:
-        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance))
+        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
     return _found(problem, solution, r_index, f_index)
 
 
@@ -274,7 +278,9 @@ def _handed(points: np.ndarray, is_mirrored: bool) -> np.ndarray:
     return np.conj(points) if is_mirrored else points
 
 
-def _solve_all(problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float) -> PairedTransform:
+def _solve_all(
+    problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float, *, any_rotation: bool = False
+) -> PairedTransform:
     """Best trustworthy solution, mirrored or not, that is not the pattern of the detector at rest."""
     smallest = min(len(problem.reference), len(problem.frame))
     if problem.shift_only and smallest == 1:
@@ -287,7 +293,7 @@ def _solve_all(problem: MatchProblem, guess: np.ndarray | None, reflect: bool, l
     solutions = []
     hands = (False, True) if reflect and not problem.shift_only else (False,)
     for is_mirrored in hands:
-        solutions += _solve(_with_guess(problem, guess, is_mirrored), log_limit)
+        solutions += _solve(_with_guess(problem, guess, is_mirrored), log_limit, any_rotation=any_rotation)
     best = _choose(problem, solutions, log_limit - math.log(len(hands)))
     return _moving(problem, best, log_limit) or best
 
@@ -400,13 +406,13 @@ def _single_pair(problem: MatchProblem, guess: np.ndarray | None) -> PairedTrans
 # ---------------------------------------------------------------- from starting points to solutions
 
 
-def _solve(problem: MatchProblem, log_limit: float) -> list[PairedTransform]:
+def _solve(problem: MatchProblem, log_limit: float, *, any_rotation: bool = False) -> list[PairedTransform]:
     """Refine the starting points, the probable first; the general search runs only where they do not suffice."""
     solutions: list[PairedTransform] = []
     smallest = min(len(problem.reference), len(problem.frame))
     # Half of a short list may agree by a symmetry of the field: better look at all.
     enough = min(smallest, max(smallest / 2, _ENOUGH_TO_STOP))
-    for start in _likely_starts(problem):
+    for start in () if any_rotation else _likely_starts(problem):
         solution = refine(problem, *start)
         if solution is not None:
             solutions.append(solution)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import KDTree
+from scipy.special import fdtrc
 
 from opticam_dask.kernels.images.matching import align, match, problem
 
@@ -37,8 +38,10 @@ _BRIGHTEST = 100
 _HIGHEST_ORDER = 4
 #: each to at least so many stars a coefficient.
 _STARS_PER_TERM = 2.0
-#: A higher order must predict stars that were left out of its fit better by this factor.
+#: A higher order must predict stars that were left out of its fit better by this factor,
 _BETTER = 0.95
+#: and noise alone must not lower the squares by as much more often than this (F test): few stars follow any curve.
+_BY_CHANCE = 1e-3
 #: Rounds of pairing and fitting.
 _ROUNDS = 12
 #: Distance in standard deviations at which a pair is dropped.
@@ -172,6 +175,7 @@ def find_on_sky(
                     scale_range=_SCALE_RANGE,
                     tolerance=tolerance,
                     allow_reflection=True,
+                    any_rotation=True,
                     max_chance=limit,
                 )
             except match.AlignmentError as error:
@@ -271,16 +275,26 @@ def _best_fit(
     xy: np.ndarray, plane: np.ndarray, pairs: np.ndarray, centre: tuple[float, float], scale: float
 ) -> PlaneFit:
     """Fit of the lowest order that no higher one beats clearly."""
-    chosen, best = None, np.inf
+    chosen, best, n_chosen = None, np.inf, 0
     for order in range(_HIGHEST_ORDER + 1):
         n_terms = 2 if order == 0 else (order + 1) * (order + 2) // 2
         if chosen is not None and len(pairs) < _STARS_PER_TERM * n_terms:
             break
         fit, left_out = _fit(xy, plane, pairs, order, centre, scale)
-        if left_out < _BETTER * best:
-            chosen, best = fit, left_out
+        if chosen is None or (
+            left_out < _BETTER * best and _chance(chosen, fit, 2 * len(pairs), n_chosen, 2 * n_terms) < _BY_CHANCE
+        ):
+            chosen, best, n_chosen = fit, left_out, 2 * n_terms
     assert chosen is not None  # a similarity is always fitted
     return chosen
+
+
+def _chance(fewer: PlaneFit, more: PlaneFit, n: int, n_fewer: int, n_more: int) -> float:
+    """Chance that noise lowers the squares as much as more parameters did (F test of nested fits to ``n`` numbers)."""
+    if n <= n_more:
+        return 1.0
+    squares, before = (float((fit.distance**2).sum()) + n * _POSITION_FLOOR**2 for fit in (more, fewer))
+    return float(fdtrc(n_more - n_fewer, n - n_more, (before / squares - 1.0) * (n - n_more) / (n_more - n_fewer)))
 
 
 def _fit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -47,24 +48,51 @@ def _triangles(points: np.ndarray, slack: float) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(corners), np.concatenate(shapes)
 
 
+@dataclass(frozen=True, eq=False)
+class _TriangleIndex:
+    """Triangles of a list of sources, to be looked up by their shape.
+
+    Attributes
+    ----------
+    corners : ndarray of int, shape (triangle, 3)
+        Sources at the corners, the longest side first.
+    sides : ndarray, shape (triangle,)
+        Length of that side, pixels.
+    tree : KDTree
+        Of the shapes.
+    """
+
+    corners: np.ndarray
+    sides: np.ndarray
+    tree: KDTree
+
+
+@lru_cache(maxsize=4)  # a reference frame is that of all frames, and a frame is looked for in many parts of the sky
+def _indexed(points: bytes, slack: float) -> _TriangleIndex:
+    at = np.frombuffer(points, dtype=complex)
+    corners, shapes = _triangles(at, slack)
+    sides = np.abs(at[corners[:, 1]] - at[corners[:, 0]])
+    plane = np.column_stack([shapes.real, shapes.imag])
+    return _TriangleIndex(corners, sides, KDTree(plane, balanced_tree=False, compact_nodes=False))
+
+
 def triangle_starts(problem: MatchProblem) -> list[tuple[complex, complex]]:
     """Find transforms under which a triangle of each list coincide, those that match most sources first."""
-    r_triple, r_shape = _triangles(problem.reference, 0.0)
-    f_triple, f_shape = _triangles(problem.frame, 0.1)
-    if not (len(r_shape) and len(f_shape)):
+    reference, frame = _indexed(problem.reference.tobytes(), 0.0), _indexed(problem.frame.tobytes(), 0.1)
+    n_pairs = len(reference.sides) * len(frame.sides)
+    if not n_pairs:
         return []
     # Shapes lie within two overlapping unit circles (area 1.2): a radius that gives about as many pairs as wanted.
-    radius = min(0.25, math.sqrt(_MAX_SIMILAR * 1.2 / (math.pi * len(r_shape) * len(f_shape))))
-    trees = [KDTree(np.column_stack([shape.real, shape.imag])) for shape in (r_shape, f_shape)]
-    similar = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
-    similar = similar[np.lexsort((similar["j"], similar["i"]))]
-    r = problem.reference[r_triple[similar["i"]]]
-    f = problem.frame[f_triple[similar["j"]]]
-    side = f[:, 1] - f[:, 0]
-    scale = np.abs(side) / np.abs(r[:, 1] - r[:, 0]) / problem.scale
+    radius = min(0.25, math.sqrt(_MAX_SIMILAR * 1.2 / (math.pi * n_pairs)))
+    similar = reference.tree.sparse_distance_matrix(frame.tree, radius, output_type="ndarray")
+    side = frame.sides[similar["j"]]
+    scale = side / reference.sides[similar["i"]] / problem.scale
     possible = (scale < problem.scale_range) & (scale * problem.scale_range > 1)
-    possible &= similar["v"] * np.abs(side) < problem.tolerance
-    r, f = r[possible], f[possible]
+    possible &= similar["v"] * side < problem.tolerance
+    similar = similar[possible]
+    similar = similar[np.lexsort((similar["j"], similar["i"]))]
+    r = problem.reference[reference.corners[similar["i"]]]
+    f = problem.frame[frame.corners[similar["j"]]]
     r_mean, f_mean = r.mean(axis=1, keepdims=True), f.mean(axis=1, keepdims=True)
     a = (np.conj(r - r_mean) * (f - f_mean)).sum(axis=1) / (np.abs(r - r_mean) ** 2).sum(axis=1)
     b = f_mean[:, 0] - a * r_mean[:, 0]
