@@ -10,6 +10,7 @@ SOURCES = (
     "module",
     "arrays",
     "box_statistics",
+    "components",
     "cosmic_rays",
     "field_fit",
     "moments",

@@ -58,7 +58,7 @@ class FrameView:
     stars : Shape, optional
         Size and form of the frame's stars, in its pixels.
     profile : ndarray, optional
-        Table of the night's star profile (``kernels.profile.Profile.table``).
+        Table of the night's star profile in the seeing of the frame (``kernels.sources.profiles.profile.Tables.at``).
     sampling : ndarray, optional
         Relative error of fluxes by that profile where pixels are as large as the stars, at the FWHM of
         ``kernels.sources.profiles.sampling.SAMPLED_AT``.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from opticam_dask.flags import UNUSABLE, FrameFlag, count_flags
-from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import N_COMPONENTS, Profile, gaussian_profile
 from opticam_dask.passes.probes import PileUp
 from opticam_dask.pipeline.reduction import ReductionError, Setup
 from opticam_dask.store.camera import Camera, Part
@@ -90,4 +90,7 @@ def read_profile(part: Part) -> Profile:
     about = part.psf.attributes
     # stores of older versions do not say how well the total is known, and their fluxes have no such error
     total_err = float(about.get("total_err", 0.0))
-    return Profile(part.psf["coefficient"], float(about.get("pixel_area", 0.0)), total_err)
+    # and they had fewer functions to choose from
+    found = part.psf["coefficient"]
+    coefficients = np.pad(found, (0, max(N_COMPONENTS - len(found), 0)))
+    return Profile(coefficients, float(about.get("pixel_area", 0.0)), total_err)

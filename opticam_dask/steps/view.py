@@ -14,7 +14,7 @@ from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.tracks import places_on_track
-from opticam_dask.methods import blended_forms
+from opticam_dask.methods import blended_forms, frame_stars
 from opticam_dask.methods.frame_view import FrameView, Photometer
 from opticam_dask.steps.background import Sky, source_disks
 from opticam_dask.steps.calibrate import rebinned_response
@@ -58,8 +58,8 @@ class Measuring:
         Positions on the reference frame, and fluxes in electrons.
     fwhm : float
         Median FWHM of the catalogue, in pixels of the reference frame.
-    profile : ndarray
-        Table of the night's star profile.
+    profile : Tables
+        The night's star profile.
     profile_err : float
         Relative error of the total light by the profile, common to all fluxes.
     sampling : ndarray, optional
@@ -79,7 +79,7 @@ class Measuring:
     catalog_xy: np.ndarray
     catalog_flux: np.ndarray
     fwhm: float
-    profile: np.ndarray
+    profile: profile.Tables
     whole_frames: bool = False
     profile_err: float = 0.0
     sampling: np.ndarray | None = None
@@ -151,11 +151,11 @@ def frame_view(
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
         stars=star_form(result, steps.image_shape),
-        profile=job.profile,
         sampling=job.sampling,
         catalog_flux=job.catalog_flux,
     )
-    return blended_forms.in_separate_stars(view)
+    view = blended_forms.in_separate_stars(view)
+    return replace(view, profile=job.profile.at(frame_stars.star_shape(view, np.nan)))
 
 
 def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: RawPixels | ImagePixels) -> np.ndarray:

@@ -21,19 +21,6 @@ needs_compiled = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def both(monkeypatch):
-    """Results of a call by the compiled form, and by that in NumPy."""
-
-    def run(function, *arguments, **options):
-        monkeypatch.setattr(compiled, "native", compiled._available)
-        fast = function(*arguments, **options)
-        monkeypatch.setattr(compiled, "native", None)
-        return fast, function(*arguments, **options)
-
-    return run
-
-
 def _sky(shape, seed, *, n_stars=20, level=300.0):
     rng = np.random.default_rng(seed)
     y, x = np.indices(shape)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from opticam_dask.kernels import compiled
+from opticam_dask.kernels.images import segments
 from opticam_dask.kernels.images.sky import sky_level
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, misfit, profile
@@ -18,19 +19,6 @@ needs_compiled = pytest.mark.skipif(
 pytestmark = needs_compiled
 
 TABLE = profile.typical_profile().table()
-
-
-@pytest.fixture
-def both(monkeypatch):
-    """Results of a call by the compiled form, and by that in NumPy."""
-
-    def run(function, *arguments, **options):
-        monkeypatch.setattr(compiled, "native", compiled._available)
-        fast = function(*arguments, **options)
-        monkeypatch.setattr(compiled, "native", None)
-        return fast, function(*arguments, **options)
-
-    return run
 
 
 def _shape(rng, *, changes):
@@ -162,6 +150,18 @@ def test_form_of_stars__is_the_same_by_both_forms(both, n_stars):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
+# ---------------------------------------------------------------- connected pixels
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6, 1.0])
+def test_connected_pixels__have_the_same_labels_by_both_forms(both, share):
+    shape = (40, 31)
+    flagged = np.flatnonzero(np.random.default_rng(2).random(shape) < share)
+    (labels, n_labels), (wanted, n_wanted) = both(segments.connected, flagged, shape)
+    np.testing.assert_array_equal(labels, wanted)
+    assert n_labels == n_wanted
+
+
 # ---------------------------------------------------------------- level of the sky
 
 
@@ -195,6 +195,8 @@ def test_kernels_of_stars__refuse_what_does_not_belong_together():
         native.adaptive_moments(np.ones((2, 5, 5)), xy, np.ones(2), limits, np.ones(4), np.empty((2, 3)), good)
     with pytest.raises(ValueError, match="belong together"):
         native.field_fit(np.ones((2, 7)), np.ones((3, 2)), np.ones(2), np.ones(2), np.ones(6), np.empty((3, 7)), 1)
+    with pytest.raises(ValueError, match="edges must join nodes"):
+        native.connected_components(np.array([0]), np.array([2]), np.empty(2, dtype=np.int64))
     with pytest.raises(ValueError, match="belong together"):
         native.fit_windows(
             np.ones((25, 4)), np.ones((25, 4)), np.ones(9), np.ones((3, 25)), np.empty((3, 4)), None, 1.0

@@ -92,8 +92,8 @@ def test_every_unsaturated_star_inside_the_border_is_in_the_catalogue(bled_night
     in_halo = np.min([np.hypot(*(xy - spot).T) for spot in BLED], axis=0) < 70.0
     wanted = np.all((moved > 42) & (moved < SIZE - 43), axis=1) & ~on_column & (flux > 6e3)
     away = np.array([np.hypot(*(found - place).T).min() for place in moved])
-    assert np.count_nonzero(wanted & (flux < 1e6)) > 60
-    assert np.count_nonzero(wanted & in_halo) > 12
+    assert np.count_nonzero(wanted & (flux < 1e6)) > 50
+    assert np.count_nonzero(wanted & in_halo) > 10
     assert np.all(away[wanted] < 0.5)
 
 

@@ -146,9 +146,7 @@ def sources_of(cat: xr.Dataset) -> dict[str, Any]:
         "catalog_xy": np.column_stack([cat["x"].to_numpy(), cat["y"].to_numpy()]),
         "catalog_flux": np.nan_to_num(cat["flux"].to_numpy()),  # a placed source may have none
         "fwhm": float(cat.attrs["fwhm"]),
-        "profile": fitted.table(),
-        "profile_err": fitted.total_err,
-        "sampling": sampling_errors(fitted),
+        **_measured_with(fitted),
     }
 
 
@@ -252,7 +250,12 @@ def profiles_of(cat: xr.Dataset, frames: xr.Dataset) -> tuple[tuple[dict[str, An
             fitted.append(Profile(of_night["night_coefficient"].to_numpy(), area, error))
             is_late = np.isin(times, cat["late_mjd_utc"].to_numpy()[cat["late_profile"].to_numpy() == index])
             number[is_late if "." in night else nights == night] = index + 1
-    return tuple({"profile": one.table(), "profile_err": one.total_err} for one in fitted), number
+    return tuple(_measured_with(one) for one in fitted), number
+
+
+def _measured_with(fitted: Profile) -> dict[str, Any]:
+    """What frames are measured with when their stars have this profile."""
+    return {"profile": fitted.tables(), "profile_err": fitted.total_err, "sampling": sampling_errors(fitted)}
 
 
 def _parameters_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:

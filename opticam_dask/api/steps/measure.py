@@ -60,7 +60,7 @@ def photometry(ds: xr.Dataset, cat: xr.Dataset, photometer: Photometer | None = 
     stages = cat.encoding.get(STAGES, (everything.sizes["source"],))
     sources = sources_of(everything) | {"stages": stages}
     found_flux = sources["catalog_flux"][: stages[0]]
-    facts = CatalogFacts(found_flux, sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"])
+    facts = CatalogFacts(found_flux, sources["fwhm"], float(cat.attrs["background_rms"]), sources["profile"].usual)
     prepared = photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
     numbers = everything["source_id"].to_numpy().tolist()
     rows = np.array([numbers.index(number) for number in cat["source_id"].to_numpy().tolist()], dtype=int)

@@ -200,7 +200,7 @@ class MeasureTask(FrameTask):
     rows : ndarray of int
         Sources of the catalogue that are wanted.
     profiles : tuple of dict
-        ``profile`` and ``profile_err`` of the nights.
+        ``profile``, ``profile_err`` and ``sampling`` of the nights.
     """
 
     LABEL: ClassVar[str] = "steps"

@@ -45,6 +45,7 @@ char kind_of(const Py_buffer *view);
 
 PyObject *adaptive_moments(PyObject *module, PyObject *arguments);
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
+PyObject *connected_components(PyObject *module, PyObject *arguments);
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
 PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
 PyObject *field_fit(PyObject *module, PyObject *arguments);

@@ -5,6 +5,7 @@
 static PyMethodDef methods[] = {
     {"adaptive_moments", adaptive_moments, METH_VARARGS, "Second moments in windows that adapt to the sources."},
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
+    {"connected_components", connected_components, METH_VARARGS, "Connected components of a graph."},
     {"cosmic_rays", cosmic_rays, METH_VARARGS, "Find cosmic rays and replace them."},
     {"elliptical_radius", elliptical_radius, METH_VARARGS, "Radius of the pixels of cut-outs."},
     {"field_fit", field_fit, METH_VARARGS, "Moments of the stars of a frame."},

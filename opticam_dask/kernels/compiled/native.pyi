@@ -20,6 +20,9 @@ def adaptive_moments(
     `sigma` (n,) are their first widths; `good` (n,) bool says where the moments converged.
     """
 
+def connected_components(one: np.ndarray, other: np.ndarray, numbers: np.ndarray, /) -> int:
+    """Fill `numbers` (node,) with the component of each node, from edges `one`, `other` (n,); int64. Their number."""
+
 def cosmic_rays(
     pixels: np.ndarray,
     mask: np.ndarray,

@@ -39,8 +39,8 @@ def error_factors(series: Sequence[LinearSeries], n_shared: int, prior: np.ndarr
     The noise of each series is white plus an exponentially correlated process. How much of it, and on what time scale,
     is judged by the restricted likelihood of the residuals (Patterson & Thompson 1971, Biometrika 58, 545), which knows
     what of the noise was fitted away. The covariance of the parameters, ``M^-1 X^T C X M^-1`` with ``M = X^T X``, is
-    the mean over all that are tried, each weighted by its likelihood; beforehand, white noise alone is as probable as
-    all others together.
+    the mean over all that are tried, each weighted by its likelihood. Where the noise is white, errors come out about
+    ten to twenty per cent too large, as little of red noise can never be excluded.
 
     Parameters
     ----------
@@ -107,8 +107,7 @@ def _correlated_normal(one: LinearSeries) -> np.ndarray:
         for share in _SHARES:
             variances = (1.0 - share) + share * np.maximum(values, 0.0)
             variance = float(np.mean(squares / variances))
-            prior = np.log(len(_SHARES) - 1) if share == 0.0 else 0.0
-            likelihoods.append(prior - 0.5 * (np.log(variances).sum() + len(squares) * np.log(max(variance, 1e-300))))
+            likelihoods.append(-0.5 * (np.log(variances).sum() + len(squares) * np.log(max(variance, 1e-300))))
             normals.append(variance * ((1.0 - share) * white + share * correlated))
     weights = np.exp(np.array(likelihoods) - max(likelihoods))
     mean: np.ndarray = np.einsum("k,kij->ij", weights / weights.sum(), np.array(normals))

@@ -17,6 +17,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels import compiled
+
 #: Names of the columns of a source list.
 COLUMNS = ("x", "y", "flux", "semimajor_sigma", "semiminor_sigma", "orientation")
 
@@ -138,6 +140,10 @@ def connected(flagged: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
 
 def _components(one: np.ndarray, other: np.ndarray, n_nodes: int) -> tuple[int, np.ndarray]:
     """Connected components of a graph given by its edges, numbered in the order of their first nodes."""
+    if compiled.native is not None:
+        numbers = np.empty(n_nodes, dtype=np.int64)
+        edges = (np.ascontiguousarray(ends, dtype=np.int64) for ends in (one, other))
+        return compiled.native.connected_components(*edges, numbers), numbers
     graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(n_nodes, n_nodes))
     n_components, numbers = connected_components(graph, directed=False)
     return int(n_components), numbers

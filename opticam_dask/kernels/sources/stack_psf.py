@@ -27,6 +27,11 @@ _PEAK_ERROR = 0.001
 #: What it may be wrong by in the wings: this part of itself.
 _WING_ERROR = 0.1
 
+#: Soft rings are part of the profile of well-sampled stars (area of a pixel in units of sigma squared) that no sum of
+#: functions with their peak in the middle fits: their reduced chi-square is above this.
+_DEFOCUSED = 1e4
+_WELL_SAMPLED = 0.25
+
 #: No sum of smooth functions is a star to better than this part of the light in a ring.
 _RING_ERROR = 1e-3
 
@@ -156,9 +161,10 @@ def _radial(signal: np.ndarray, weight: np.ndarray, pixel_area: float) -> tuple[
         return None
     light = signal[known] / weight[known]
     error = np.sqrt(1.0 / weight[known] + (_RING_ERROR * light) ** 2)
-    one = np.eye(profile.N_COMPONENTS)
-    functions = np.column_stack([profile.Profile(row, pixel_area).at(radius) for row in one])
-    found, _ = nnls(functions / error[:, None], light / error)
+    functions = profile.components(radius, range(profile.N_COMPONENTS + len(profile.RINGS)), pixel_area)
+    found, misfit = nnls(functions[:, : profile.N_COMPONENTS] / error[:, None], light / error)
+    if misfit**2 > _DEFOCUSED * len(light) and pixel_area < _WELL_SAMPLED:
+        found, _ = nnls(functions / error[:, None], light / error)
     total = float(found.sum())
     return (profile.Profile(found / total, pixel_area).table(), total) if total > 0 else None
 

@@ -167,7 +167,7 @@ def measuring_of(
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
         catalog_flux=found["flux"],
-        profile=fitted.table(),
+        profile=fitted.tables(),
         profile_err=fitted.total_err,
         sampling=sampling_errors(fitted),
         fwhm=float(catalog.attributes["fwhm"]),

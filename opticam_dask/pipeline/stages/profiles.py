@@ -121,7 +121,7 @@ def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile 
     measuring = photometry.measuring_of(run.setup, part, {})
     if fitted is None:
         return photometry.measure_sample(run, part, "profile", measuring, star_profiles.first_rings, frames)
-    measuring = replace(measuring, profile=fitted.table(), sampling=sampling_errors(fitted))
+    measuring = replace(measuring, profile=fitted.tables(), sampling=sampling_errors(fitted))
     return photometry.measure_sample(run, part, "profile", measuring, star_profiles.star_rings, frames)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,7 +30,14 @@ _WIDTHS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4)
 
 _WIDEST_GAUSSIAN = 1.2
 
-COMPONENTS = np.array([(b, w) for b in SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN])
+#: Gaussians as pixels sample them: those of 0.95 and 1 together are a Gaussian between them to 0.05 % only.
+_FINE_GAUSSIANS = (0.9625, 0.975, 0.9875)
+
+#: New ones come last, since stores have the coefficients of these by their order.
+COMPONENTS = np.array(
+    [(b, w) for b in SLOPES for w in _WIDTHS if np.isfinite(b) or w <= _WIDEST_GAUSSIAN]
+    + [(np.inf, w) for w in _FINE_GAUSSIANS]
+)
 
 N_COMPONENTS = len(COMPONENTS)
 
@@ -49,6 +56,19 @@ SLOPE_STEP = 0.25
 
 _GRID = np.arange(0.0, EDGE + 1.5 * TABLE_STEP, TABLE_STEP)
 
+
+#: Fourth order of the mean over a square pixel of area 1, averaged over the angles: ``(3/4) / 1920 + (1/8) / 576``.
+_FOURTH = 7.0 / 11520.0
+
+#: Areas of a pixel, in units of the mean area of a night, for which its profile is tabulated: seeing from 2 to 0.7
+#: times the usual one.
+_TABULATED = np.array([0.25, 1.0, 2.0])
+#: The series for a pixel does not hold for those much larger than this (sigma squared): there one table serves all.
+_LARGEST_PIXEL = 1.0
+#: Steps in which the width of a profile settles,
+_WIDTH_STEPS = 8
+#: and what is looked at of it, in units of sigma: as far as the window of the moments reaches.
+_WINDOW = 4.0
 
 #: No star's variance along an axis differs from that of the mean star by more than this part: beyond the outermost
 #: stars a paraboloid may be anything.
@@ -145,16 +165,20 @@ class Profile:
         Area of a pixel in units of sigma squared; 0 for functions that are not widened by the pixels.
     total_err : float
         1-sigma error of the total light relative to the light in the core, common to all stars and frames.
+    width : float
+        Factor of the widths of the functions before pixels sample them.
     """
 
     coefficients: np.ndarray
     pixel_area: float = 0.0
     total_err: float = 0.0
+    width: float = 1.0
 
     def at(self, rho: np.ndarray) -> np.ndarray:
         """Light per unit of area at any radii."""
-        used = np.flatnonzero(self.coefficients)
-        value: np.ndarray = components(rho, used, self.pixel_area) @ self.coefficients[used]
+        used, area = np.flatnonzero(self.coefficients), self.width**2
+        sampled = components(rho / self.width, used, self.pixel_area / area)
+        value: np.ndarray = sampled @ self.coefficients[used] / area
         return value
 
     def table(self) -> np.ndarray:
@@ -162,6 +186,69 @@ class Profile:
         table = self.at(_GRID)
         table[-1] = 0.0
         return table
+
+    def sampled_by(self, pixel_area: float) -> Profile:
+        """The same stars in other seeing, where a pixel has another area in units of their sigma squared.
+
+        Pixels widen stars by a twelfth of their area (the variance of a square) and flatten their cores. Sigma is that
+        of the stars as the pixels sample them, so the functions become as much narrower as the pixels become wider.
+        """
+        if not self.pixel_area > 0:
+            return self
+        sought, found = _adaptive_variance(self), replace(self, pixel_area=pixel_area)
+        for _ in range(_WIDTH_STEPS):
+            found = replace(found, width=float(np.sqrt(found.width**2 + sought - _adaptive_variance(found))))
+        return found
+
+    def tables(self) -> Tables:
+        """Tables for frames of any seeing."""
+        if not 0 < self.pixel_area <= _LARGEST_PIXEL:
+            return Tables(np.ones(1), self.table()[None])
+        areas = self.pixel_area * _TABULATED
+        return Tables(areas, np.array([self.sampled_by(area).table() for area in areas.tolist()]))
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Tables of a night's profile for some areas of a pixel in units of sigma squared, which are those of some seeings.
+
+    Attributes
+    ----------
+    areas : ndarray, shape (m,)
+        In rising order.
+    tables : ndarray, shape (m, n)
+        :meth:`Profile.table` of each.
+    """
+
+    areas: np.ndarray
+    tables: np.ndarray
+
+    @property
+    def usual(self) -> np.ndarray:
+        """Table for the mean seeing of the night, shape (n,)."""
+        return np.asarray(self.tables[len(self.tables) // 2])
+
+    def at(self, shape: Shape) -> np.ndarray:
+        """Table for a frame with stars of this shape, shape (n,).
+
+        It is the polynomial of the area through the tables; seeing beyond them counts as that of the last.
+        """
+        if not shape.is_known():
+            return self.usual
+        area, powers = np.clip(1.0 / shape.area, self.areas[0], self.areas[-1]), np.arange(len(self.areas))
+        table: np.ndarray = np.linalg.solve(self.areas ** powers[:, None], area**powers) @ self.tables
+        return table
+
+
+def _adaptive_variance(fitted: Profile) -> float:
+    """Variance of the Gaussian window that adapts to a profile, as ``moments.adaptive_moments`` finds it in pixels."""
+    rho = _GRID[_GRID < _WINDOW]
+    light, variance = fitted.at(rho) * rho, 1.0
+    for _ in range(_WIDTH_STEPS):
+        seen = light * np.exp(-0.5 * rho**2 / variance)
+        # half as far again as a plain step: further would be quicker for a Gaussian, and never settle for a disc
+        variance = 1.5 * float(np.sum(seen * rho**2) / np.sum(seen)) - 0.5 * variance
+    return variance
 
 
 #: Total light by a Gaussian lacks 14 to 29 % of that of Moffat functions of slopes 4 to 2.5.
@@ -181,8 +268,9 @@ def typical_profile() -> Profile:
 def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:
     """Components at radii ``rho``, each with a total light of 1; shape (..., component).
 
-    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f)``, and terms in ``p^2``. Rings,
-    which follow the functions of ``COMPONENTS``, are as the pixels show them.
+    A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f) + 7 p^2 / 11520
+    laplacian(laplacian(f))``, the mean over the angles of its Taylor series, and terms in ``p^3``. Rings, which follow
+    the functions of ``COMPONENTS``, are as the pixels show them.
     """
     columns = []
     for number in chosen:
@@ -194,12 +282,16 @@ def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.
             u = (rho / width) ** 2
             value = np.exp(-0.5 * u) / (2.0 * np.pi * width**2)
             curvature = value * (u - 2.0) / width**2
+            second = value * (u * (u - 8.0) + 8.0) / width**4
         else:
             alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
             u = rho**2 / alpha2
             value = (slope - 1.0) / (np.pi * alpha2) * (1.0 + u) ** -slope
-            curvature = 4.0 * slope / alpha2 * value * (slope * u - 1.0) / (1.0 + u) ** 2
-        columns.append(value + pixel_area / 24.0 * curvature)
+            slope_u, steep = slope * u, 4.0 * slope / alpha2 * value / (1.0 + u) ** 2
+            curvature = steep * (slope_u - 1.0)
+            second = 4.0 * (slope + 1.0) / alpha2 * steep / (1.0 + u) ** 2
+            second = second * ((slope + 1.0) * u * (slope_u - 4.0) + 2.0)
+        columns.append(value + pixel_area / 24.0 * curvature + _FOURTH * pixel_area**2 * second)
     return np.stack(columns, axis=-1)
 
 
