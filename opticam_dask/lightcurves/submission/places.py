@@ -13,6 +13,8 @@ from opticam_dask.frames import sky_coordinates
 from opticam_dask.store.store import Store
 
 _TO_SIGMA = 2.3548
+#: Places of sources with others on them are not theirs.
+_WITH_OTHERS = np.uint32(SourceFlag.BLENDED | SourceFlag.CONTAMINATED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +77,10 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     row = int(np.flatnonzero(camera.catalog["source_id"] == curve.attrs["target"])[0])
     if row >= camera.n_found:
         seen = [np.stack([part.sources["x"], part.sources["y"]], axis=-1) for part in parts]
-        flags = [part.photometry(curve.attrs["label"])["flags"][:, row] for part in parts]
-        flags = np.concatenate([one.reshape(len(one), -1)[:, 0] for one in flags])[order]
+        by_part = [part.photometry(curve.attrs["label"])["flags"][:, row] for part in parts]
+        flags = np.concatenate([one.reshape(len(one), -1)[:, 0] for one in by_part])[order]
         xy = nearest_detections(np.concatenate(seen)[order], np.column_stack([x, y]), curve["fwhm"].to_numpy())
-        xy[(flags & np.uint32(SourceFlag.BLENDED | SourceFlag.CONTAMINATED)) != 0] = np.nan
+        xy[(flags & _WITH_OTHERS) != 0] = np.nan
         x, y = xy.T
     reference = np.full((len(x), 2), np.nan)
     known = np.isfinite(transforms).all(axis=(1, 2)) & np.isfinite(x) & np.isfinite(y)
