@@ -212,6 +212,7 @@ class Reducer(Plots):
         self._check_early(parameters)
         session.announce_directory()
         self.scan = self._read_headers(arguments.paths(data_directory, c1_directory, c2_directory, c3_directory))
+        session.executor.n_pixels = int((self.scan.table["ny"] * self.scan.table["nx"]).sum())
         self._report_scan()
         self._calibration = self._find_calibration_frames()
 
@@ -372,7 +373,9 @@ class Reducer(Plots):
         """Files and diagrams of what was measured."""
         with self._session as session:
             folders = [
-                light_curve_files.write_light_curves(self.out_directory, name, session.executor, self._console)
+                light_curve_files.write_light_curves(
+                    self.out_directory, name, session.executor, self._console, if_changed=True
+                )
                 for name in labels
             ]
         summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)

@@ -43,6 +43,8 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
     root = Path(directory)
     console = Console(prefix="")
     console.tell(f"Simulating {n_images} frames of three cameras ...")
+    if client is not None:
+        client.begin()  # its processes import while frames are simulated
     synthetic.generate_observations(root / "frames", n_images=n_images)
     reducer = Reducer(
         root / "reduced",
@@ -51,8 +53,7 @@ def run_demo(directory: str | Path, n_images: int = 100, *, client: Connection |
         show_plots=False,
         prefix="",
     )
-    reducer.create_catalogs()
-    reducer.photometry()
+    reducer.reduce()
     _summarise(root / "reduced", n_images, console)
     console.tell(f"Done in {time.monotonic() - began:.0f} s.")
 

@@ -23,7 +23,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArrayValuesDep
 
 from opticam_dask.cluster import open_files, tasks
-from opticam_dask.cluster.run_blocks import window_of_blocks, window_of_tasks
+from opticam_dask.cluster.run_blocks import window_of_blocks
 
 __all__ = [
     "chunk_records",
@@ -34,7 +34,6 @@ __all__ = [
     "lazy_frames",
     "picked",
     "window_of_blocks",
-    "window_of_tasks",
 ]
 
 

@@ -7,14 +7,17 @@ configuration), and what the caller gives.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 from dask.utils import parse_bytes
 
 from opticam_dask.parameters import CLUSTER
@@ -292,6 +295,15 @@ def job_memory() -> int | None:
         return int(text) * 2**20
     text, n_processors = os.environ.get("SLURM_MEM_PER_CPU", ""), job_processors()
     return int(text) * n_processors * 2**20 or None if text.isdecimal() and n_processors else None
+
+
+def usable_memory() -> int:
+    """Bytes for this process and all that it starts: those of the machine, of its control group or of its job."""
+    limits = [psutil.virtual_memory().total, job_memory()]
+    for file in ("memory/memory.limit_in_bytes", "memory.max", "memory.high"):
+        with contextlib.suppress(OSError, ValueError):  # of another version, or without a limit
+            limits.append(int(Path("/sys/fs/cgroup", file).read_text()))
+    return min(limit for limit in limits if limit)
 
 
 def walltime_seconds(text: str, system: str = "slurm") -> float | None:

@@ -21,12 +21,13 @@ from opticam_dask.cluster.cluster_settings import (
     UPKEEP_SETTINGS,
     ClusterError,
     ClusterSettings,
-    job_memory,
     job_processors,
     parse_memory,
     resolve,
+    usable_memory,
 )
 from opticam_dask.cluster.executors import FRAME_TIMEOUT, START_TIMEOUT, Executor, InProcess, OnCluster, Work
+from opticam_dask.cluster.pool import Local, Pool
 from opticam_dask.parameters import CLUSTER, EXECUTION, held_to
 
 if TYPE_CHECKING:
@@ -56,9 +57,12 @@ class Connection:
         Takes one line for people: the dashboard, what jobs wait for.
     progress : Console, optional
         Who is told how many workers have started.
+    n_pixels : int, optional
+        Pixels of all frames of a run; None where nobody knows. Small nights need no scheduler.
     """
 
     progress: Console | None = None
+    n_pixels: int | None = None
 
     def __init__(
         self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
@@ -76,22 +80,24 @@ class Connection:
         ClusterError
             When no scheduler answers, or no job can be submitted.
         """
-        executor = self.begin()
-        if isinstance(executor, OnCluster):
-            executor.await_workers(self.progress)
-        return executor
-
-    def begin(self) -> Executor:
-        """Open the place without waiting for workers of this machine, which start while headers are read."""
         if self._executor is None:
             self._executor = self._opened.enter_context(self._place())
-            if isinstance(self._executor, Connection):
-                self._executor.progress = self.progress
+        if isinstance(self._executor, Connection | Local):
+            self._executor.progress, self._executor.n_pixels = self.progress, self.n_pixels
         return self._executor
 
+    def begin(self) -> None:
+        """Open the place; processes of this machine start while headers are read."""
+        executor = self.open()
+        if isinstance(executor, Connection):
+            executor.begin()
+        elif isinstance(executor, Local):
+            executor.start()
+
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
-        """Run all blocks of all groups; yield each summary once, in any order."""
-        yield from self.open().run(work)
+        """Run all blocks of all groups; yield each summary once, in any order. Nothing is opened for no block."""
+        if some := [group for group in work if group.blocks]:
+            yield from self.open().run(some)
 
     @property
     def client(self) -> distributed.Client | None:
@@ -261,11 +267,12 @@ def _place(
     elif settings.cluster == "local":
         limit = parse_memory(settings.memory) if settings.memory else None
         n_workers = settings.n_workers or _n_processors()
-        how: dict[str, Any] = {"host": host, "dashboard": dashboard, "memory_limit": limit}
-        with local_client(n_workers, **how, is_awaited=False) as client:
-            if dashboard:
-                _tell_dashboard(client, tell)
-            yield OnCluster(client, frame_timeout=frame_timeout, is_local=True, n_starting=n_workers)
+        share = limit or _share_of_memory(n_workers)
+        how: dict[str, Any] = {"host": host, "dashboard": dashboard, "memory_limit": share}
+        open_cluster = functools.partial(_local_cluster, n_workers, frame_timeout, tell, **how)
+        pool = Pool(n_workers, frame_timeout=frame_timeout, memory_limit=share)
+        with Local(pool, open_cluster, tell) as local:
+            yield local
     elif settings.is_batch:
         from opticam_dask.cluster.job_queues import JobQueue
 
@@ -278,6 +285,17 @@ def _place(
             yield OnCluster(client, frame_timeout=frame_timeout)
 
 
+@contextlib.contextmanager
+def _local_cluster(
+    n_workers: int, frame_timeout: float, tell: Callable[[str], None], *, dashboard: bool, **how: Any
+) -> Iterator[OnCluster]:
+    """A cluster of this machine, whose workers are starting."""
+    with local_client(n_workers, dashboard=dashboard, **how, is_awaited=False) as client:
+        if dashboard:
+            _tell_dashboard(client, tell)
+        yield OnCluster(client, frame_timeout=frame_timeout, is_local=True, n_starting=n_workers)
+
+
 def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> None:
     """Where to watch the workers; the scheduler draws nothing without bokeh."""
     if importlib.util.find_spec("bokeh") is not None and client.dashboard_link:
@@ -287,6 +305,11 @@ def _tell_dashboard(client: distributed.Client, tell: Callable[[str], None]) -> 
 def _n_processors() -> int:
     """Processors that this process may use."""
     return min(CPU_COUNT, job_processors() or CPU_COUNT)
+
+
+def _share_of_memory(n_processes: int) -> int:
+    """Bytes of this machine or job for each of some processes, of which there is no need for more than processors."""
+    return usable_memory() // max(n_processes, _n_processors())
 
 
 @contextlib.contextmanager
@@ -319,14 +342,11 @@ def local_client(
     """
     import distributed
     from distributed.deploy.spec import SpecCluster
-    from distributed.system import MEMORY_LIMIT
 
     from opticam_dask.cluster.worker_programs import WorkerProgram
 
-    n_processors = _n_processors()
-    n_workers = n_workers or n_processors
-    memory = min(MEMORY_LIMIT, job_memory() or MEMORY_LIMIT)
-    share = memory_limit or int(memory / max(n_workers, n_processors))
+    n_workers = n_workers or _n_processors()
+    share = memory_limit or _share_of_memory(n_workers)
     security = distributed.Security()
     protocol = "tls://" if security.require_encryption else "tcp://"
     worker = {

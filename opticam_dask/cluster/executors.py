@@ -9,14 +9,19 @@ otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import cloudpickle
+
+from opticam_dask.cluster import run_blocks, tasks
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.cluster.interruption import raise_if_interrupted
+from opticam_dask.kernels import compiled
 from opticam_dask.parameters import EXECUTION
 
 if TYPE_CHECKING:
@@ -30,12 +35,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Builds the graph of one window of blocks (``run_blocks.window_of_blocks`` with its function bound); called with the
-#: numbers of the blocks, and with ``frame_timeout`` where a process that hangs may be ended.
-WindowBuilder = Callable[..., Any]
+#: Takes the number of a block, does its work (the function writes its own results) and returns a small summary.
+BlockFunction = Callable[[int], Any]
 
 #: A block that could not read or write is tried again this often, elsewhere; frames that fail are flagged, not raised.
 RETRIES = 2
+
+#: A nanny ends its worker at this part of the memory limit, and so does whoever else watches a process.
+MEMORY_SHARE = 0.95
 
 #: Seconds that workers of this machine may take to start.
 START_TIMEOUT = 120
@@ -65,18 +72,25 @@ class Work(NamedTuple):
 
     Attributes
     ----------
-    build : callable
-        Builds the graph of a window of them.
+    function : callable
+        ``function(block)`` does the work on a block and gives a small summary.
     blocks : sequence of int
         Numbers of the blocks of frames.
+    name : str
+        What the tasks are called on the dashboard.
     rescue : callable, optional
-        Builds the graph that does the same for blocks that killed their workers: it finds the frames to blame and
-        leaves them out.
+        ``rescue(frame_timeout, block)`` does the same for a block that killed its workers: it finds the frames to blame
+        and leaves them out.
+    has_time_limit : bool
+        Whether a frame that takes too long ends the process; tasks that are about no single frame take as long as they
+        need.
     """
 
-    build: WindowBuilder
+    function: BlockFunction
     blocks: Sequence[int]
-    rescue: WindowBuilder | None = None
+    name: str = "block"
+    rescue: Callable[[float, int], Any] | None = None
+    has_time_limit: bool = True
 
 
 class Executor(Protocol):
@@ -93,14 +107,16 @@ class InProcess:
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks in order and yield each summary."""
         for group in work:
+            # as on a worker: what a task changes in what it was given is no matter of the next one
+            function = cloudpickle.dumps(group.function)
             for block in group.blocks:
                 raise_if_interrupted()
-                yield group.build([block]).compute(scheduler="synchronous")[0]
+                yield tasks.run(function, block, kernels=compiled.form())
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One block under way: which build of its group it runs, how often that has failed, and the worker it is for."""
+    """One block under way: whether it is rescued, how often it has failed, and the worker it is for."""
 
     group: Work
     block: int
@@ -108,10 +124,12 @@ class _Task:
     n_failures: int = 0
     worker: str | None = None
 
-    @property
-    def build(self) -> WindowBuilder:
-        rescue = self.group.rescue if self.is_rescue else None
-        return rescue or self.group.build
+    def function(self, frame_timeout: float) -> tuple[BlockFunction, str]:
+        """What is done with the block, and what the task is called."""
+        rescue, name = self.group.rescue, self.group.name
+        if self.is_rescue and rescue is not None:
+            return functools.partial(rescue, frame_timeout), f"rescue-{name}"
+        return self.group.function, name
 
 
 class OnCluster:
@@ -179,8 +197,8 @@ class OnCluster:
         finished: queue.SimpleQueue[distributed.Future] = queue.SimpleQueue()
         under_way: dict[Any, tuple[distributed.Future, _Task]] = {}
 
-        def submit(tasks: Sequence[_Task]) -> None:
-            for future, task in zip(self._submit(tasks), tasks, strict=True):
+        def submit(some: Sequence[_Task]) -> None:
+            for future, task in zip(self._submit(some), some, strict=True):
                 under_way[future.key] = future, task
                 future.add_done_callback(finished.put)
 
@@ -208,11 +226,13 @@ class OnCluster:
             for future, _ in under_way.values():
                 future.cancel()
 
-    def _submit(self, tasks: Sequence[_Task]) -> list[distributed.Future]:
+    def _submit(self, some: Sequence[_Task]) -> list[distributed.Future]:
         import distributed
 
-        window = tasks[0].build([task.block for task in tasks], frame_timeout=self.frame_timeout)
-        worker = tasks[0].worker
+        function, name = some[0].function(self.frame_timeout)
+        limit = self.frame_timeout if some[0].group.has_time_limit else 0.0
+        window = run_blocks.window_of_blocks(function, [task.block for task in some], name, frame_timeout=limit)
+        worker = some[0].worker
         where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
         return distributed.futures_of(self.client.persist(window, optimize_graph=False, **where))
 

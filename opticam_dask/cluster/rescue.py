@@ -22,10 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.cluster.cluster_settings import import_environment
-from opticam_dask.cluster.executors import worker_memory_limit
-
-#: A nanny ends its worker at this part of the memory limit; so does a trial.
-_MEMORY_SHARE = 0.95
+from opticam_dask.cluster.executors import MEMORY_SHARE, worker_memory_limit
 
 #: Seconds between looks at the memory of a trial.
 _LOOK = 0.05
@@ -122,7 +119,7 @@ def _trial(
                 limit = _START if reached is None else frame_timeout
                 if limit and time.monotonic() - begun > limit:
                     return reached, f"took longer than {limit:g} s"
-                if memory_limit and _memory_of(process) > _MEMORY_SHARE * memory_limit:
+                if memory_limit and _memory_of(process) > MEMORY_SHARE * memory_limit:
                     return reached, f"needed more memory than a worker has ({memory_limit / 1e9:.2f} GB)"
                 if not selector.select(timeout=_LOOK):
                     continue

@@ -20,11 +20,9 @@ from opticam_dask.kernels import compiled
 if TYPE_CHECKING:
     import dask.array as da
 
-BlockFunction = Callable[[int], Any]
-
 
 def window_of_blocks(
-    function: BlockFunction, blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
+    function: Callable[[int], Any], blocks: Sequence[int], name: str = "block", *, frame_timeout: float = 0.0
 ) -> da.Array:
     """Build the graph that runs ``function(block)`` for each of ``blocks``.
 
@@ -55,7 +53,7 @@ def window_of_blocks(
         function=cloudpickle.dumps(function),
         blocks=tuple(int(block) for block in blocks),
         # a label of its own for every window: two runs on one scheduler must never share a task by name
-        run=uuid.uuid4().hex,
+        window=uuid.uuid4().hex,
         frame_timeout=frame_timeout,
         built_by=(tasks.PROCESS, os.getpid()),
         kernels=compiled.form(),
@@ -64,11 +62,3 @@ def window_of_blocks(
         meta=np.empty((0,), dtype=object),
         token=name,
     )
-
-
-def window_of_tasks(
-    function: BlockFunction, numbers: Sequence[int], name: str, *, frame_timeout: float = 0.0
-) -> da.Array:
-    """As :func:`window_of_blocks`, for tasks that are about no single frame and take as long as they need."""
-    del frame_timeout
-    return window_of_blocks(function, numbers, name)

@@ -49,13 +49,13 @@ def thread_pools(n_modules: int) -> ThreadpoolController:
 def run_block(
     function: bytes,
     blocks: tuple[int, ...],
-    run: str,
+    window: str,
     frame_timeout: float,
     built_by: tuple[str, int],
     kernels: str,
     block_id: tuple[int, ...] = (0,),
 ) -> np.ndarray:
-    """Run a function on one block of a window.
+    """Task of a Dask graph: run a function on one block of a window.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def run_block(
         Pickled function of the number of a block.
     blocks : tuple of int
         Numbers of the blocks of the window.
-    run : str
+    window : str
         Name of the window, which keeps its tasks apart from all others.
     frame_timeout : float
         Seconds after which a frame that does not end ends this process; 0 is no limit.
@@ -80,13 +80,35 @@ def run_block(
         What the function returned.
     """
     summary = np.empty(1, dtype=object)
-    of_block = unpacked(function)  # imports what it needs, which no frame is to blame for
     limit = 0.0 if built_by == (PROCESS, os.getpid()) else frame_timeout
+    summary[0] = run(function, blocks[block_id[0]], kernels=kernels, frame_timeout=limit)
+    return summary
+
+
+def run(function: bytes, block: int, *, kernels: str, frame_timeout: float = 0.0) -> Any:
+    """Run a pickled function on a block, with one thread in every library.
+
+    Parameters
+    ----------
+    function : bytes
+        Pickled function of the number of a block.
+    block : int
+        Number of the block.
+    kernels : str
+        Form of the kernels.
+    frame_timeout : float
+        Seconds after which a frame that does not end ends this process; 0 is no limit.
+
+    Returns
+    -------
+    object
+        What the function returned.
+    """
+    of_block = unpacked(function)  # imports what it needs, which no frame is to blame for
     with _turn:
         compiled.use(kernels)
         # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)
         limits = thread_pools(len(sys.modules)).limit(limits=1)
-        with limits, watchdog.time_limit(limit), open_files.keep_open():
-            summary[0] = of_block(blocks[block_id[0]])
-    return summary
+        with limits, watchdog.time_limit(frame_timeout), open_files.keep_open():
+            return of_block(block)

@@ -8,7 +8,8 @@ and no line passes through the client.
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+import opticam_dask
 from opticam_dask import locations
-from opticam_dask.cluster import run_blocks
-from opticam_dask.cluster.executors import Executor, InProcess, Work
+from opticam_dask.cluster.executors import BlockFunction, Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves.curation.spans import Span, bits_of, is_left_out, spans_of
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
@@ -45,6 +46,9 @@ _MEASUREMENTS = 1 << 17
 #: Sources whose files one task puts together.
 _SOURCES = 4
 
+#: Beside the folder of the files, with its label before: a checksum of what they were made from.
+_MARK = "made_from"
+
 #: Bytes of one request for a piece of a remote scratch file.
 _REQUEST = 1 << 16
 
@@ -55,6 +59,7 @@ def write_light_curves(
     executor: Executor | None = None,
     progress: Progress | None = None,
     *,
+    if_changed: bool = False,
     keys: Collection[str] | None = None,
 ) -> Path:
     """Write ``lcs/<label>/<key>_source_<N>.csv``: time, flux, flux error and flags of every frame.
@@ -71,6 +76,8 @@ def write_light_curves(
         Where it is done; by default in this process. The files are the same.
     progress : Progress, optional
         Where progress is reported; by default nowhere.
+    if_changed : bool
+        Leave files that are there and were made from the same measurements as they are.
     keys : collection of str, optional
         Cameras; by default all.
 
@@ -85,6 +92,9 @@ def write_light_curves(
     jobs = [
         _job(store.camera(key), label, directory) for key in store.measured_keys(label) if keys is None or key in keys
     ]
+    made_from, mark = _made_from(jobs), directory.parent / f".{label}_{_MARK}"
+    if if_changed and made_from == _text_of(mark) and all(file.exists() for job in jobs for file in job.files):
+        return directory
     pieces = [_work(job.write_piece, len(job.pieces), "light-curves") for job in jobs]
     files = [_work(job.write_files, len(job.groups), "light-curve-files") for job in jobs]
     try:
@@ -93,6 +103,8 @@ def write_light_curves(
                 progress.advance(n_frames)
             for _ in executor.run(files):
                 pass
+        if made_from is not None and jobs:
+            mark.write_text(made_from, encoding="utf-8")
     finally:
         with suppress(OSError):
             for job in jobs:
@@ -101,8 +113,32 @@ def write_light_curves(
     return directory
 
 
-def _work(function: run_blocks.BlockFunction, n_tasks: int, name: str) -> Work:
-    return Work(functools.partial(run_blocks.window_of_tasks, function, name=name), range(n_tasks))
+def _made_from(jobs: Sequence[_Job]) -> str | None:
+    """Checksum of what the files of some cameras are made from; None on an object store, where looking takes as long.
+
+    A chunk counts by the size and the time of its file: it is written anew whenever it is measured anew.
+    """
+    digest = hashlib.sha256(opticam_dask.__version__.encode())
+    for job in jobs:
+        if locations.is_remote(job.directory):
+            return None
+        digest.update(repr((job.time_name, job.headings, job.source_ids.tolist())).encode())
+        digest.update(pickle.dumps((job.clocks, job.spans)))
+        for group in (group for part in job.parts for group in (part.photometry(job.label), part.frames)):
+            for file in sorted(path for path in group.directory.glob("*/c/**/*") if path.is_file()):
+                facts = file.stat()
+                digest.update(f"{file.relative_to(group.path)} {facts.st_size} {facts.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _text_of(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        return file.read_text(encoding="utf-8")
+    return ""
+
+
+def _work(function: BlockFunction, n_tasks: int, name: str) -> Work:
+    return Work(function, range(n_tasks), name, has_time_limit=False)
 
 
 @dataclass(frozen=True)
@@ -168,6 +204,10 @@ class _Job:
     @property
     def n_frames(self) -> int:
         return sum(piece.n_frames for piece in self.pieces)
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.directory / self._file_name(place) for place in range(len(self.source_ids))]
 
     def write_piece(self, number: int) -> int:
         """Write the lines of all sources for the frames of a piece, source after source; return how many frames.

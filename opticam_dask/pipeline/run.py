@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.cluster.rescue import rescue_block
 from opticam_dask.methods.frame_view import Photometer
@@ -176,12 +175,7 @@ def guarded_work(
     """
     tagged = functools.partial(_tagged, key, run)
     steps = [(run, try_frame)] if before is None else [before, (run, try_frame)]
-
-    def rescue(chosen: Sequence[int], *, frame_timeout: float) -> Any:
-        function = functools.partial(_rescue, key, steps, n_frames, frame_timeout)
-        return run_blocks.window_of_blocks(function, chosen, f"rescue-{name}", frame_timeout=frame_timeout)
-
-    return Work(functools.partial(run_blocks.window_of_blocks, tagged, name=name), todo, rescue)
+    return Work(tagged, todo, name, functools.partial(_rescue, key, steps, n_frames))
 
 
 def _rescue(

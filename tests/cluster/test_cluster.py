@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import os
 import shutil
 import socket
@@ -30,7 +29,7 @@ def _facts(block):
 
 
 def _work(function, n_blocks):
-    return [executors.Work(functools.partial(run_blocks.window_of_blocks, function), range(n_blocks))]
+    return [executors.Work(function, range(n_blocks))]
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +129,15 @@ class _CountTasks(distributed.SchedulerPlugin):
             self.seen.add(key)
 
 
-def test_on_cluster__window_is_bounded(client):
-    builds = []
+def test_on_cluster__window_is_bounded(client, monkeypatch):
+    builds, window_of_blocks = [], run_blocks.window_of_blocks
 
-    def build(chosen, **options):
+    def build(function, chosen, name, **options):
         builds.append(len(chosen))
-        return run_blocks.window_of_blocks(_facts, chosen)
+        return window_of_blocks(function, chosen, name, **options)
 
-    run = executors.OnCluster(client).run([executors.Work(build, range(100))])
+    monkeypatch.setattr(run_blocks, "window_of_blocks", build)
+    run = executors.OnCluster(client).run(_work(_facts, 100))
     next(run)
     assert sum(builds) <= 3 * executors.BLOCKS_PER_WORKER * 2
     run.close()
@@ -197,13 +197,12 @@ def test_local_client__script_without_main_guard_runs_once(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent("""
-        import functools
-        from opticam_dask.cluster import blocks, connections, executors, run_blocks
+        from opticam_dask.cluster import blocks, connections, executors
         print("script starts")
         def square(block):
             return block * block
         with connections.connect("local", n_workers=2, dashboard=False) as executor:
-            work = [executors.Work(functools.partial(run_blocks.window_of_blocks, square), [1, 2, 3])]
+            work = [executors.Work(square, [1, 2, 3])]
             print(sorted(executor.run(work)))
         """)
     )

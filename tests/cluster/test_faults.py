@@ -341,14 +341,10 @@ def test_interrupted__in_a_place_that_drops_exceptions_ends_the_run_all_the_same
                 for _ in range(1000):
                     pass
 
-        class Window:
-            def __init__(self, blocks): self.blocks = blocks
-            def compute(self, scheduler): return self.blocks
-
         seen = []
         try:
             with interruptible():
-                for block in InProcess().run([Work(Window, range(5))]):
+                for block in InProcess().run([Work(abs, range(5))]):
                     seen.append(block)
                     if block == 2:
                         Finalised()

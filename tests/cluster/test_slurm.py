@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 from held_runs import until
 
 from opticam_dask import cli
-from opticam_dask.cluster import connections, executors, run_blocks
+from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.cluster_settings import ClusterError
 from opticam_dask.flags import FrameFlag
 from opticam_dask.store import integrity
@@ -71,7 +70,7 @@ def _jobs():
 
 
 def _work(function, n_blocks):
-    return [executors.Work(functools.partial(run_blocks.window_of_blocks, function), range(n_blocks))]
+    return [executors.Work(function, range(n_blocks))]
 
 
 def _run(*arguments, code=0):

@@ -8,7 +8,6 @@ import pytest
 
 from opticam_dask import OPTICAM_MX, simulate_observations
 from opticam_dask.api.jobs import planned_run
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.frames.scanning import find_files, scan
 from opticam_dask.parameters import ReductionParameters
@@ -52,7 +51,7 @@ class Counting(BlockPass):
     def tasks(self, run, part, todo):
         self.done |= {(part.key, block) for block in todo}
         self.calls.append(("work", part.key, list(todo)))
-        return Work(functools.partial(run_blocks.window_of_blocks, functools.partial(_count, part)), todo)
+        return Work(functools.partial(_count, part), todo)
 
     def finish_part(self, run, part, *, is_new):
         self.calls.append(("finish", part.key, is_new))

@@ -31,7 +31,16 @@ def reduce(options: argparse.Namespace) -> int:
     Console(prefix="").tell(f"Reducing {', '.join(options.data)} to {options.out}.")
     photometers = given.photometers(options)
     with given.session(options, given.connect(options, options.out)) as session:
+        _begin(options, session)
         return run_reduction(options, session, parameters, photometers)
+
+
+def _begin(options: argparse.Namespace, session: Session) -> None:
+    """Start workers while rooms are imported and headers are read; with a store there may be no work for them."""
+    from opticam_dask.store.store import Store
+
+    if options.new or not Store.at(options.out).exists():
+        session.executor.begin()
 
 
 def run_reduction(
@@ -43,11 +52,8 @@ def run_reduction(
     """Reduce the frames of a command, and say how far the reduction is."""
     from opticam_dask.display import status
     from opticam_dask.pipeline.driver import Changes
-    from opticam_dask.store.store import Store
 
     changes = Changes(options.new, options.append, tuple(options.redo), options.rebuild_reference)
-    if not Store.at(options.out).exists():
-        session.executor.begin()  # its workers start while headers are read; without a store there is work for them
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
     for line in status.describe_reduction(options.out, n_problems=5):

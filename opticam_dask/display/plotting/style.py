@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +127,24 @@ def save_figure(figure: Figure, path: str | Path, *, mark: str | None = None) ->
     if suffix not in _METADATA:
         raise ValueError(f"figures are written as .pdf or .png, got {file.name}")
     metadata = _METADATA[suffix] | ({"Keywords": mark} if mark else {})
-    with locations.replacing(file) as temporary:
+    with locations.replacing(file) as temporary, _laid_out(figure):
         figure.savefig(temporary, dpi=150, metadata=metadata)
     return file
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """A figure whose parts have found their places, which they would look for on each of two drawings otherwise."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:

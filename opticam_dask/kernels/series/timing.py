@@ -6,13 +6,15 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import erfa
 import numpy as np
+
+from opticam_dask.kernels.series.earth_rotation import bundled_table
 
 if TYPE_CHECKING:
     from astropy.coordinates import EarthLocation
@@ -331,7 +333,10 @@ def _bundled_tables() -> Iterator[None]:
     """Let astropy use the Earth rotation table it came with, at any date: no download, no error, no warning."""
     from astropy.utils import iers
 
+    chosen = iers.earth_orientation_table
     with (
+        # another table may have been chosen
+        chosen.set(bundled_table()) if chosen._value is None else nullcontext(),
         iers.conf.set_temp("auto_download", False),
         iers.conf.set_temp("auto_max_age", None),
         iers.conf.set_temp("iers_degraded_accuracy", "ignore"),

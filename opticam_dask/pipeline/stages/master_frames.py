@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from opticam_dask import schema
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import bad_columns
@@ -120,8 +119,7 @@ def combine_frames(
 
 
 def _run(executor: Executor, function: Callable[[int], Any], n_tasks: int) -> Iterator[Any]:
-    build = functools.partial(run_blocks.window_of_blocks, function, name="masters")
-    return executor.run([Work(build, range(n_tasks))])
+    return executor.run([Work(function, range(n_tasks), "masters")])
 
 
 def describe_master(combined: Combined, before: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

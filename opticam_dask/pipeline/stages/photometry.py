@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import identities
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
@@ -396,9 +395,9 @@ def measure_quality(run: Run) -> None:
     if not todo:
         return
     measure_part = functools.partial(_measure_quality_of, setup.instrument, tuple(todo))
-    build = functools.partial(run_blocks.window_of_tasks, measure_part, name="quality")
+    work = Work(measure_part, range(len(todo)), "quality", has_time_limit=False)
     with stage(run.progress, "Measuring quality", sum(part.n_frames for part, _ in todo)):
-        for number, found in run.executor.run([Work(build, range(len(todo)))]):
+        for number, found in run.executor.run([work]):
             run.check_owner()
             part, _ = todo[number]
             part.quality.write(found.arrays, found.attributes)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.parameters import TransformType
@@ -63,9 +62,9 @@ def choose_references(setup: Setup, executor: Executor, progress: Progress) -> N
             progress.advance(1)
     in_order = [(key, tuple(sorted(probes[key], key=lambda probe: probe.index))) for key in candidates]
     choose = functools.partial(_choose, setup.parameters.transform_type, tuple(of_key for _, of_key in in_order))
-    build = functools.partial(run_blocks.window_of_tasks, choose, name="match-probes")
+    matching = Work(choose, range(len(in_order)), "match-probes", has_time_limit=False)
     with stage(progress, "Matching candidates", 0):
-        chosen = dict(executor.run([Work(build, range(len(in_order)))]))
+        chosen = dict(executor.run([matching]))
     for number, (key, of_key) in enumerate(in_order):
         _freeze_reference(candidates[key], of_key, chosen[number], progress)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opticam_dask.cluster import run_blocks
 from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import StackSums, combine_groups, mean_rms, stack_groups, stack_selection
@@ -95,8 +94,7 @@ def _merge_groups(setup: Setup, part: Part, executor: Executor) -> list[tuple[in
             inputs[group] = range(-(-len(inputs[group]) // _FAN_IN))
             levels[group] += 1
             merge = functools.partial(survey.merge_stacks, job)
-            build = functools.partial(run_blocks.window_of_blocks, merge, name="merge-stacks")
-            work.append(Work(build, list(inputs[group])))
+            work.append(Work(merge, list(inputs[group]), "merge-stacks"))
         for _ in executor.run(work):
             pass
     return [(levels[group], group, numbers[0]) for group, numbers in inputs.items()]
