@@ -16,11 +16,14 @@ from opticam_dask import AperturePhotometer
 from opticam_dask.cli import main
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.lightcurves.submission.ades import problems_of_ades
+from opticam_dask.lightcurves.submission.places import nearest_detections
 
 CAMERAS = {"cameras": {"1": ["g"], "2": ["r"]}, "default_filter": None, "ra_unit": "deg"}
 N_FRAMES, CADENCE, SCALE = 10, 60.0, 0.8
 #: The asteroid moves by 20 pixels.
 PATH, FLUX = np.array([[130.0, 130.0], [144.0, 144.3]]), 6e4
+#: Its ephemeris is wrong by so many pixels.
+WRONG = np.array([0.9, -0.7])
 #: The second camera sees two stars, mirrored.
 FEW = FIELD[[0, 2]]
 MIDDLE = 99.5
@@ -63,7 +66,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
     ra, dec = sky_coordinates.icrs_of_pixels(sky(), *FIELD[:, :2].T)
     stars = Table({"ra": ra, "dec": dec, "g_mag": 20.0 - 2.5 * np.log10(FIELD[:, 2])})
     stars.write(directory / "gaia_dr3.csv")
-    ra, dec = sky_coordinates.icrs_of_pixels(sky(), *PATH.T)
+    ra, dec = sky_coordinates.icrs_of_pixels(sky(), *(PATH + WRONG).T)
     first = np.datetime64("2024-01-01T20:00:02.5")
     times = [str(first), str(first + np.timedelta64(round(CADENCE * (N_FRAMES - 1)), "s"))]
     Table({"time": times, "ra": ra, "dec": dec}).write(directory / "Ceres.csv")
@@ -75,6 +78,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
 def test_an_asteroid_of_a_solved_field__is_where_it_was_in_the_file_for_the_minor_planet_center(
     night: SmallNight, tmp_path: Path
 ) -> None:
+    """Where the frames show it, not where its ephemeris has it."""
     (tmp_path / "observer.toml").write_text(CODES)
     out = str(night.out)
     assert night.catalog.attrs["wcs_n_matched"] == len(FIELD)
@@ -87,16 +91,26 @@ def test_an_asteroid_of_a_solved_field__is_where_it_was_in_the_file_for_the_mino
     lines = [line.split("|") for line in text.splitlines() if not line.startswith(("#", "!"))]
     names = [name.strip() for name in lines[0]]
     rows = [dict(zip(names, map(str.strip, line), strict=True)) for line in lines[1:]]
-    assert len(rows) == N_FRAMES
+    assert len(rows) >= 3
     assert {row["astCat"] for row in rows} == {"Gaia3E"}
     seconds = (Time([row["obsTime"].rstrip("Z") for row in rows], scale="utc").mjd - 60310.0) * 86400.0 - 72002.5
-    np.testing.assert_allclose(seconds, CADENCE * np.arange(N_FRAMES), atol=0.002)
-    truth = SkyCoord(*sky_coordinates.icrs_of_pixels(sky(), *np.linspace(*PATH, N_FRAMES).T), unit="deg")
+    frames = np.rint(seconds / CADENCE).astype(int)
+    np.testing.assert_allclose(seconds, CADENCE * frames, atol=0.002)
+    truth = SkyCoord(*sky_coordinates.icrs_of_pixels(sky(), *np.linspace(*PATH, N_FRAMES)[frames].T), unit="deg")
     found = SkyCoord([float(row["ra"]) for row in rows], [float(row["dec"]) for row in rows], unit="deg")
     off = truth.separation(found).arcsec
-    assert np.sqrt(np.mean(off**2)) < 0.1 * SCALE
+    assert np.sqrt(np.mean(off**2)) < 0.2 * SCALE
     claimed = np.array([[float(row["rmsRA"]), float(row["rmsDec"])] for row in rows])
     assert np.all((claimed > 0) & (claimed < 0.2 * SCALE))
+
+
+def test_detections__are_those_near_the_expected_place() -> None:
+    detected = np.full((4, 3, 2), np.nan)
+    detected[0, :2], detected[1, :2] = [(10.0, 10.0), (30.4, 29.8)], [(27.0, 30.0), (80.0, 80.0)]
+    detected[3, 2] = (29.0, 31.0)
+    found = nearest_detections(detected, np.full((4, 2), 30.0), np.array([2.0, 2.0, 2.0, np.nan]))
+    np.testing.assert_array_equal(found[0], (30.4, 29.8))
+    assert np.isnan(found[1:]).all()
 
 
 def test_cameras_with_too_few_stars_for_a_pattern__are_matched_by_the_sky(night: SmallNight) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.store.store import Store
 
 _TO_SIGMA = 2.3548
+#: Places of sources with others on them are not theirs.
+_WITH_OTHERS = np.uint32(SourceFlag.BLENDED | SourceFlag.CONTAMINATED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,9 @@ class SkyPlaces:
 
 def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     """Places of the target of a light curve: its place on each frame, on the reference frame, and there on the sky.
+
+    What the observer placed is measured where he says that it is, so that its place is known only in frames in which it
+    was detected, alone.
 
     Parameters
     ----------
@@ -68,6 +74,14 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     if len(transforms) != curve.sizes["frame"]:
         raise ValueError("the light curve does not have the frames of the reduction as it is now: make it again")
     x, y = curve["x"].to_numpy(), curve["y"].to_numpy()
+    row = int(np.flatnonzero(camera.catalog["source_id"] == curve.attrs["target"])[0])
+    if row >= camera.n_found:
+        seen = [np.stack([part.sources["x"], part.sources["y"]], axis=-1) for part in parts]
+        by_part = [part.photometry(curve.attrs["label"])["flags"][:, row] for part in parts]
+        flags = np.concatenate([one.reshape(len(one), -1)[:, 0] for one in by_part])[order]
+        xy = nearest_detections(np.concatenate(seen)[order], np.column_stack([x, y]), curve["fwhm"].to_numpy())
+        xy[(flags & _WITH_OTHERS) != 0] = np.nan
+        x, y = xy.T
     reference = np.full((len(x), 2), np.nan)
     known = np.isfinite(transforms).all(axis=(1, 2)) & np.isfinite(x) & np.isfinite(y)
     if known.any():
@@ -82,3 +96,28 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
         centroid = curve["fwhm"].to_numpy() / _TO_SIGMA * np.abs(error / flux) * sky_coordinates.scale_of(wcs)
     total = np.hypot(centroid, float(told.get("wcs_rms", np.nan)))
     return SkyPlaces(ra, dec, total, total.copy(), str(told.get("wcs_origin", "")))
+
+
+def nearest_detections(detected: np.ndarray, expected: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Detection of each frame that is nearest to where a source is expected, NaN where none is near enough.
+
+    Parameters
+    ----------
+    detected : ndarray, shape (frame, slot, 2)
+        Places of what each frame shows, pixels; NaN in empty slots.
+    expected : ndarray, shape (frame, 2)
+        Where the source should be.
+    reach : ndarray, shape (frame,)
+        Largest distance, pixels.
+
+    Returns
+    -------
+    ndarray, shape (frame, 2)
+    """
+    away = np.hypot(*np.moveaxis(detected - expected[:, None], -1, 0))
+    away = np.where(np.isfinite(away), away, np.inf)
+    nearest = np.argmin(away, axis=1)
+    frames = np.arange(len(away))
+    found: np.ndarray = detected[frames, nearest].astype(float)
+    found[~(away[frames, nearest] < reach)] = np.nan
+    return found
