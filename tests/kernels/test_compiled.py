@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -44,6 +45,19 @@ def _form_with(value):
 def test_form__is_chosen_by_the_environment():
     assert _form_with("numpy").stdout.strip() == "numpy"
     assert "must be compiled or numpy, it is fast" in _form_with("fast").stderr
+
+
+def test_form__of_other_sources_is_not_used_and_told(monkeypatch):
+    old = types.ModuleType("opticam_dask.kernels.compiled.native")
+    old.__file__ = "native.abi3.so"
+    monkeypatch.setitem(sys.modules, old.__name__, old)
+    monkeypatch.setattr(compiled, "native", old)  # as the import of the module leaves it
+    monkeypatch.delenv(compiled.VARIABLE, raising=False)
+    with pytest.warns(RuntimeWarning, match="built from other sources: install opticam_dask again"):
+        assert compiled._native() is None
+    monkeypatch.setenv(compiled.VARIABLE, "compiled")
+    with pytest.raises(ImportError, match="other sources"):
+        compiled._native()
 
 
 def _form_of_worker(block):

@@ -78,3 +78,11 @@ def test_tables__of_an_unknown_seeing_or_of_large_pixels_are_the_one_of_the_nigh
     areas = tables.areas
     edge, beyond = (profile.Shape(float(np.sqrt(a)), float(np.sqrt(a)), 0.0) for a in (1 / areas[0], 9 / areas[0]))
     assert tables.at(beyond) == pytest.approx(tables.at(edge), abs=1e-12)
+
+
+def test_coefficients__of_profiles_with_and_without_rings():
+    plain, rho = profile.gaussian_profile(), np.linspace(0, 4, 9)
+    rings = profile.Profile(np.concatenate([plain.coefficients, np.full(len(profile.RINGS), 0.01)]))
+    rows = profile.coefficients_of([plain, rings])
+    assert np.array_equal(profile.Profile(rows[0]).at(rho), plain.at(rho))
+    assert np.array_equal(profile.Profile(rows[1]).at(rho), rings.at(rho))

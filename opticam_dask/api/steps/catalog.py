@@ -28,7 +28,7 @@ from opticam_dask.api.steps.persist import computed_and_kept
 from opticam_dask.api.steps.stack import median_of
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
-from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
+from opticam_dask.kernels.sources.profiles.profile import Profile, coefficients_of, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.passes import catalog as catalog_pass
@@ -227,7 +227,7 @@ def _of_nights(camera: Camera, profiles: Mapping[str, Profile]) -> dict[str, Any
         dim: (dim, list(profiles)),
         "night_coefficient": (
             (dim, *entry.dims),
-            np.array([one.coefficients for one in profiles.values()]),
+            coefficients_of(profiles.values()),
             entry.all_attributes(),
         ),
         "night_pixel_area": (dim, [one.pixel_area for one in profiles.values()]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from types import ModuleType
 
 #: Environment variable that chooses the form.
@@ -19,9 +20,12 @@ COMPILED = "compiled"
 #: Name of the form in NumPy.
 NUMPY = "numpy"
 
+#: Set of functions that the kernels call, as ``module.c`` numbers it.
+INTERFACE = 1
+
 
 def _native() -> ModuleType | None:
-    """The compiled module; None where there is none, or the other form is asked for.
+    """The compiled module; None where there is none, or one of other sources, or the other form is asked for.
 
     Raises
     ------
@@ -39,7 +43,13 @@ def _native() -> ModuleType | None:
         if wanted == COMPILED:
             raise
         return None
-    return native
+    if getattr(native, "INTERFACE", 0) == INTERFACE:
+        return native
+    message = f"{native.__file__} was built from other sources: install opticam_dask again (pip install -e .)"
+    if wanted == COMPILED:
+        raise ImportError(message)
+    warnings.warn(f"{message}; until then kernels run in NumPy", RuntimeWarning, stacklevel=2)
+    return None
 
 
 #: What is there, and what is used: None is the form in NumPy, which every kernel then takes.

@@ -2,6 +2,9 @@
 
 #include "arrays.h"
 
+/* Number of this set of functions and their arguments, which the package asks for: raised with every change of them. */
+#define INTERFACE 1
+
 static PyMethodDef methods[] = {
     {"adaptive_moments", adaptive_moments, METH_VARARGS, "Second moments in windows that adapt to the sources."},
     {"box_statistics", box_statistics, METH_VARARGS, "Level and scatter of boxes after a clip."},
@@ -19,12 +22,23 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int add_constants(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)add_constants},
+    {0, NULL},
+};
+
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "opticam_dask.kernels.compiled.native",
     .m_doc = "Kernels in C.",
     .m_size = 0,
     .m_methods = methods,
+    .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit_native(void);

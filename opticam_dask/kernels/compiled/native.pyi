@@ -2,6 +2,8 @@
 
 import numpy as np
 
+INTERFACE: int
+
 def box_statistics(boxes: np.ndarray, result: np.ndarray, least: float, readmit: bool, /) -> None:
     """`boxes` (row, column, y, x) float32 or float64, rows in one piece; `result` (2, row, column) float64."""
 

@@ -208,6 +208,13 @@ class Profile:
         return Tables(areas, np.array([self.sampled_by(area).table() for area in areas.tolist()]))
 
 
+def coefficients_of(profiles: Iterable[Profile]) -> np.ndarray:
+    """Coefficients of some profiles, shape (profile, component); 0 for the rings that only some of them have."""
+    rows = [one.coefficients for one in profiles]
+    longest = max(map(len, rows))
+    return np.array([np.pad(row, (0, longest - len(row))) for row in rows])
+
+
 @dataclass(frozen=True, eq=False)
 class Tables:
     """Tables of a night's profile for some areas of a pixel in units of sigma squared, which are those of some seeings.
