@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opticam_dask.console import Console
-from opticam_dask.display import diagnostics, report
+from opticam_dask.display import diagnostics
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
 
@@ -69,6 +69,8 @@ class Plots:
 
     def report(self, *, n_sources: int = 20) -> Path:
         """Write ``report.html``, one page about the reduction; see :func:`~opticam_dask.write_report`."""
+        from opticam_dask.display import report  # with all that fits need, for this alone
+
         file = report.write_report(self.out_directory, n_sources=n_sources)
         self._console.tell(f"Report saved to {file.resolve()}.")
         return file

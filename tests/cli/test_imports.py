@@ -117,6 +117,15 @@ def test_export__imports_no_cluster_and_draws_nothing(night):
     assert not found & {"distributed", "matplotlib", "photutils", "scipy.stats", "scipy.signal"}
 
 
+def test_reducer__comes_without_the_report_and_the_fits_that_it_shows():
+    found = modules_after(
+        "import json, sys, opticam_dask.api.reducer; print('MODULES', json.dumps(sorted(sys.modules)))"
+    )
+    assert not {
+        name for name in found if name.startswith(("opticam_dask.display.report", "opticam_dask.lightcurves.fitting"))
+    }
+
+
 def test_worker__imports_what_its_tasks_use(night):
     _, found = night
     assert "opticam_dask.passes.survey" in found
