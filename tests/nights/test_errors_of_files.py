@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import small_nights
 from astropy.io import fits
 
-from opticam_dask import AperturePhotometer, FitsReader, Instrument, OptimalPhotometer
+from opticam_dask import AperturePhotometer, FitsReader, Instrument, OptimalPhotometer, open_frames
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames.fits.read_pixels import level_as_read
 from opticam_dask.frames.scanning import find_files, scan
@@ -58,6 +60,14 @@ def test_scan__tells_where_the_noise_is_from_and_a_definition_may_decline(night)
     assert FitsReader().read(files[0]).variance is not None
     plain = FitsReader(uses_errors=False).read(files[0])
     assert type(plain) is np.ndarray
+
+
+def test_open_frames__says_that_steps_leave_the_errors_alone(night, caplog):
+    open_frames(night.out.parent / "frames", instrument=CAMERA)
+    assert "extension ERR) are left alone by the steps" in caplog.text
+    caplog.clear()
+    open_frames(night.out.parent / "frames", instrument=dataclasses.replace(CAMERA, use_errors=False))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

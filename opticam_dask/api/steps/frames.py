@@ -94,6 +94,10 @@ def open_frames(
         logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
     coordinates = _headers_of(parts)
     files = coordinates["file"][1].tolist()
+    if name := _errors_beside(files[0], instrument):
+        logger.warning(
+            "%s: the errors of the pixels (extension %s) are left alone by the steps; reduce uses them", names[0], name
+        )
     dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
     size = plan.frames_per_block(main.shape, dtype) if chunks == "auto" else chunks
     reader = _BlankWhereUnreadable(scanning.reader_of(instrument), main.shape)
@@ -108,6 +112,13 @@ def open_frames(
     if len(parts) > 1:
         dataset = dataset.isel(frame=np.argsort(dataset["mjd_utc"].to_numpy(), kind="stable"))
     return with_chain(with_indexes(dataset), Chain.of(instrument, main.shape, main.binning))
+
+
+def _errors_beside(file: str, instrument: Instrument) -> str:
+    """Name of the extension with the errors of the pixels of a frame; empty where there is none."""
+    path = scanning.file_of(file)
+    found, _ = scanning.read_headers(path, scanning.choice_of(instrument))
+    return next((one.header.errors for one in found if str(one.name) == file), "")
 
 
 def _headers_of(parts: Sequence[plan.PlannedPart]) -> dict[str, Any]:
