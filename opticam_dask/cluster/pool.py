@@ -103,6 +103,7 @@ class Pool:
         """Start the processes; they import while this one goes on."""
         if self._programs:
             return
+        logger.info("starting %d processes, of at most %.2f GB each", self.n_processes, self._memory_limit / 1e9)
         pairs = [multiprocessing.Pipe() for _ in range(self.n_processes)]
         for some in [pairs] if _CAN_FORK else [[pair] for pair in pairs]:
             numbers = [there.fileno() for _, there in some]
