@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -188,7 +189,9 @@ def as_begun(out_directory: str | Path, instrument: Instrument) -> Instrument:
         As it is now.
     """
     store = Store.at(out_directory)
-    before = (store.attributes.get("instrument_definition") or {}) if store.exists() else {}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(StoreError):  # nothing is known of a damaged store, which a run may begin again
+        before = (store.attributes.get("instrument_definition") or {}) if store.exists() else {}
     default = {entry.name: entry.default for entry in fields(instrument)}
     kept: dict[str, Any] = {
         name: value

@@ -205,7 +205,7 @@ def test_work__stops_at_its_next_look_when_another_run_takes_over(begun, monkeyp
                         record = json.loads((begun / ownership.OWNER_NAME).read_text())
                         (begun / ownership.OWNER_NAME).write_text(json.dumps(record | {"token": "another"}))
                     n_done.append(block)
-                    yield group.build([block]).compute(scheduler="synchronous")[0]
+                    yield group.function(block)
 
     place = connections.Connection(lambda: contextlib.nullcontext(Executor()), print)
     session = Session(begun, place, Console(verbose=False), token=run.token)
