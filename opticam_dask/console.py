@@ -152,10 +152,10 @@ def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
 
 def _is_watched() -> bool:
     """Whether somebody looks on: a terminal, or the cell of a notebook."""
-    return sys.stdout.isatty() or _is_notebook()
+    return sys.stdout.isatty() or is_notebook()
 
 
-def _is_notebook() -> bool:
+def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook; one that only has ``ipykernel`` imported is none."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

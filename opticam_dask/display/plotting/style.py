@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from opticam_dask import locations
+from opticam_dask.console import is_notebook
 
 #: Told apart with any kind of colour vision (Okabe & Ito 2008; Tol 2021), and in grey by their lightness.
 _FILTER_COLOURS = {"u": "#56B4E9", "g": "#009E73", "r": "#D55E00", "i": "#882255", "z": "#332288"}
@@ -181,9 +181,7 @@ def show_in_notebook(figure: Figure) -> None:
 
     The figure goes out as an image: notebooks only know how to draw figures that pyplot has made.
     """
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive is not None else None
-    if shell is not None and hasattr(shell, "kernel"):
+    if is_notebook():
         from IPython.display import Image, display
 
         buffer = io.BytesIO()
