@@ -65,6 +65,9 @@ _FOURTH = 7.0 / 11520.0
 _TABULATED = np.array([0.25, 1.0, 2.0])
 #: The series for a pixel does not hold for those much larger than this (sigma squared): there one table serves all.
 _LARGEST_PIXEL = 1.0
+#: Area (sigma squared) at which the fourth order is gone: with it the fluxes of stars as narrow as pixels depend more
+#: on their places in a pixel (pulls 1.6 times as wide at a FWHM of 1.2 pixels).
+_NO_FOURTH = 1.5
 #: Steps in which the width of a profile settles,
 _WIDTH_STEPS = 8
 #: and what is looked at of it, in units of sigma: as far as the window of the moments reaches.
@@ -276,10 +279,12 @@ def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.
     """Components at radii ``rho``, each with a total light of 1; shape (..., component).
 
     A square pixel of area ``p`` averages a function ``f`` to ``f + p / 24 laplacian(f) + 7 p^2 / 11520
-    laplacian(laplacian(f))``, the mean over the angles of its Taylor series, and terms in ``p^3``. Rings, which follow
-    the functions of ``COMPONENTS``, are as the pixels show them.
+    laplacian(laplacian(f))``, the mean over the angles of its Taylor series, and terms in ``p^3``. For large pixels
+    the series does not hold, and the last term fades out. Rings, which follow the functions of ``COMPONENTS``, are as
+    the pixels show them.
     """
-    columns = []
+    columns, fades = [], min(max((_NO_FOURTH - pixel_area) / (_NO_FOURTH - _LARGEST_PIXEL), 0.0), 1.0)
+    fourth = fades * _FOURTH * pixel_area**2
     for number in chosen:
         if number >= N_COMPONENTS:
             columns.append(_ring(rho, float(RINGS[number - N_COMPONENTS])))
@@ -298,7 +303,7 @@ def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.
             curvature = steep * (slope_u - 1.0)
             second = 4.0 * (slope + 1.0) / alpha2 * steep / (1.0 + u) ** 2
             second = second * ((slope + 1.0) * u * (slope_u - 4.0) + 2.0)
-        columns.append(value + pixel_area / 24.0 * curvature + _FOURTH * pixel_area**2 * second)
+        columns.append(value + pixel_area / 24.0 * curvature + fourth * second)
     return np.stack(columns, axis=-1)
 
 
