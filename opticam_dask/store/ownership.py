@@ -105,7 +105,7 @@ class Owner:
         if _read(self.path) is None:
             return self._why_lost()
         missing = str(getattr(error, "filename", None) or "") if isinstance(error, FileNotFoundError) else ""
-        if missing.startswith(os.path.join(self.path.parent, "")):
+        if missing.startswith(f"{self.path.parent}{os.sep}"):
             return f"{missing} was removed while this run worked on it: run the same command again to go on."
         return ""
 
