@@ -11,7 +11,7 @@ import pytest
 
 from opticam_dask.api.session import LOG_NAME, Session
 from opticam_dask.cluster.connections import Connection
-from opticam_dask.cluster.executors import InProcess
+from opticam_dask.cluster.executors import InProcess, Work
 from opticam_dask.cluster.interruption import Interrupted, interruptible, raise_if_interrupted
 from opticam_dask.console import Console
 from opticam_dask.store import ownership
@@ -54,7 +54,7 @@ def test_session__entered_again_inside_is_the_same_one(tmp_path):
         with session as inner:
             assert inner is outer
             assert session.owner is owner
-            list(session.executor.run([]))
+            list(session.executor.run([Work(abs, [0])]))
             logging.getLogger("opticam_dask").info("once")
         assert (place.opened, place.closed) == (1, 0)
         assert (tmp_path / "out" / ownership.OWNER_NAME).is_file()
@@ -70,7 +70,7 @@ def test_session__an_error_frees_the_directory_and_ends_the_workers(tmp_path):
 
     def fail():
         with _session(tmp_path, place) as session:
-            list(session.executor.run([]))
+            list(session.executor.run([Work(abs, [0])]))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
