@@ -121,6 +121,30 @@ class Pool:
             there.close()
             self._channels.append(here)
 
+    def await_processes(self, progress: Console | None = None) -> None:
+        """Wait until all processes have imported what they need, started if they are not.
+
+        Raises
+        ------
+        ProcessDied
+            When one ends before.
+        """
+        self.start()
+        coming = [channel for channel in self._channels if channel not in self._pids]
+        stage = (
+            progress.stage("Starting", len(coming), "processes") if progress and coming else contextlib.nullcontext()
+        )
+        with stage:
+            while coming:
+                raise_if_interrupted()
+                for channel in multiprocessing.connection.wait(coming, timeout=_LOOK):
+                    assert isinstance(channel, Channel)
+                    with _deaths("before its first block"):
+                        self._pids[channel] = int(channel.recv_bytes())
+                    coming.remove(channel)
+                    if progress:
+                        progress.advance(1)
+
     def run(self, work: Sequence[Work]) -> Iterator[tuple[int, int, Any]]:
         """Run all blocks of all groups; yield number of the group, number of the block and summary as they end.
 
@@ -131,7 +155,7 @@ class Pool:
         OSError
             When a block could not read or write, several times.
         """
-        self.start()
+        self.await_processes()
         todo = (_Block(group, block) for group, one in enumerate(work) for block in one.blocks)
         again: list[_Block] = []
         idle, under_way, packed = list(self._channels), dict[Channel, _Block](), dict[int, bytes]()
@@ -144,7 +168,7 @@ class Pool:
                 under_way[channel] = block
                 limit = self._frame_timeout if one.has_time_limit else 0.0
                 request = pickle.dumps((packed[block.group], block.number, compiled.form(), limit))
-                with _deaths(block):
+                with _deaths(_while(block)):
                     channel.send_bytes(request)
 
         try:
@@ -153,7 +177,7 @@ class Pool:
                 raise_if_interrupted()
                 for channel in self._answered(under_way):
                     block = under_way[channel]
-                    with _deaths(block):
+                    with _deaths(_while(block)):
                         is_done, found = pickle.loads(channel.recv_bytes())
                     del under_way[channel]
                     idle.append(channel)
@@ -170,17 +194,13 @@ class Pool:
         """Processes that have something to say about their block; none now and then."""
         for channel in multiprocessing.connection.wait(list(under_way), timeout=_LOOK):
             assert isinstance(channel, Channel)
-            if channel in self._pids:
-                yield channel
-                continue
-            with _deaths(under_way[channel]):
-                self._pids[channel] = int(channel.recv_bytes())
+            yield channel
         if time.monotonic() - self._last_look > _LOOK:
             self._last_look = time.monotonic()
             self._require_memory(under_way)
 
     def _require_memory(self, under_way: dict[Channel, _Block]) -> None:
-        for channel in under_way.keys() & self._pids.keys():
+        for channel in under_way:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if psutil.Process(self._pids[channel]).memory_info().rss > MEMORY_SHARE * self._memory_limit:
                     limit = f"{self._memory_limit / 1e9:.2f} GB"
@@ -204,12 +224,16 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _deaths(block: _Block) -> Iterator[None]:
+def _deaths(when: str) -> Iterator[None]:
     """A channel that breaks is the death of the process at its other end."""
     try:
         yield
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-        raise ProcessDied(f"a process ended while it worked on block {block.number}") from error
+        raise ProcessDied(f"a process ended {when}") from error
+
+
+def _while(block: _Block) -> str:
+    return f"while it worked on block {block.number}"
 
 
 def _next_try(block: _Block, error: Exception, trace: str) -> _Block:
@@ -268,6 +292,7 @@ class Local:
                 self._is_told = True
                 self._tell(f"{self._pool.n_processes} process(es) of this machine reduce it, without a scheduler.")
             try:
+                self._pool.await_processes(self.progress)
                 for group, block, summary in self._pool.run(work):
                     del left[group][block]
                     yield summary

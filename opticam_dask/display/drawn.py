@@ -34,7 +34,9 @@ def mark_of(*shown: Any) -> str:
 
 def _add(digest: Any, value: Any) -> None:
     if isinstance(value, xr.Dataset):
-        _add(digest, {str(name): (variable.dims, variable.to_numpy()) for name, variable in value.variables.items()})
+        # by name: the order of variables that were chosen by a set is another one in every process
+        variables = sorted(((str(name), one) for name, one in value.variables.items()), key=lambda pair: pair[0])
+        _add(digest, {name: (variable.dims, variable.to_numpy()) for name, variable in variables})
     elif isinstance(value, Mapping):
         for name in value:
             digest.update(f"{name}:".encode())

@@ -55,3 +55,9 @@ def test_keep_drawn__draws_again_when_a_number_has_changed_or_the_file_is_lost(t
 def test_mark_of__tells_what_differs(one, other):
     assert drawn.mark_of(one) != drawn.mark_of(other)
     assert drawn.mark_of(one) == drawn.mark_of(one.copy())
+
+
+def test_mark__does_not_depend_on_the_order_of_the_variables_of_a_dataset():
+    x, y = ("frame", [1.0, 2.0]), ("frame", [3.0, 4.0])
+    assert drawn.mark_of(xr.Dataset({"x": x, "y": y})) == drawn.mark_of(xr.Dataset({"y": y, "x": x}))
+    assert drawn.mark_of(xr.Dataset({"x": x, "y": y})) != drawn.mark_of(xr.Dataset({"x": y, "y": x}))
