@@ -105,6 +105,16 @@ def write_frame(
     fits.writeto(path, pixels, header, overwrite=True)
 
 
+def write_frames(directory: Path, n_frames: int, *, seed: int) -> None:
+    """Write frames of the field, six seconds apart."""
+    rng = np.random.default_rng(seed)
+    for frame in range(n_frames):
+        image = np.full((200, 200), 50.0)
+        for star in FIELD:
+            add_star(image, *star)
+        write_frame(directory / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
+
+
 @dataclass(frozen=True)
 class SmallNight:
     """A night that was reduced."""

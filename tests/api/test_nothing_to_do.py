@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import INSTRUMENT, write_frames
 
 from opticam_dask import Instrument, Reducer
 from opticam_dask.cluster import connections, pool
@@ -17,12 +16,7 @@ from opticam_dask.display import plotting
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     directory = tmp_path_factory.mktemp("idle")
-    rng = np.random.default_rng(8)
-    for frame in range(6):
-        image = np.full((200, 200), 50.0)
-        for x, y, flux in FIELD:
-            add_star(image, x, y, flux)
-        write_frame(directory / "frames" / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
+    write_frames(directory / "frames", 6, seed=8)
     with connections.connect("none") as place:
         _reduce(directory, place)
     return directory

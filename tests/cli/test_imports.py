@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import INSTRUMENT, write_frames
 
 import opticam_dask
 from opticam_dask import Instrument, Reducer
@@ -45,12 +44,7 @@ def modules_of(*arguments: object) -> set[str]:
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
     directory = tmp_path_factory.mktemp("imports")
-    rng = np.random.default_rng(5)
-    for frame in range(4):
-        image = np.full((200, 200), 50.0)
-        for x, y, flux in FIELD:
-            add_star(image, x, y, flux)
-        write_frame(directory / "frames" / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
+    write_frames(directory / "frames", 4, seed=5)
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
     with connections.connect("local", n_workers=1) as place:
         place.client  # noqa: B018 - a cluster, which small nights do without

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import types
 
-import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import INSTRUMENT, write_frames
 
 from opticam_dask import Instrument, Reducer, cli
 from opticam_dask.console import Console
@@ -45,12 +44,7 @@ def on_terminal(*arguments: object) -> list[str]:
 def reduced(tmp_path_factory):
     """A directory of three frames and what a terminal showed of their reduction."""
     directory = tmp_path_factory.mktemp("terminal")
-    rng = np.random.default_rng(3)
-    for frame in range(3):
-        image = np.full((200, 200), 50.0)
-        for x, y, flux in FIELD:
-            add_star(image, x, y, flux)
-        write_frame(directory / "frames" / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
+    write_frames(directory / "frames", 3, seed=3)
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
     command = ["reduce", directory / "frames", "--out", directory / "out", "--instrument", directory / "camera.json"]
     return directory, command, on_terminal(*command, "--workers", 1)
