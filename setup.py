@@ -9,14 +9,39 @@ KERNELS = "opticam_dask/kernels/compiled"
 SOURCES = (
     "module",
     "arrays",
+    "basins",
     "box_statistics",
     "components",
     "cosmic_rays",
+    "counted_boxes",
+    "counts",
+    "cut_outs",
     "field_fit",
+    "field_form",
+    "group_fit",
     "moments",
+    "positions",
+    "refinement",
+    "segments",
+    "sky_course",
+    "sky_fit",
+    "star_check",
+    "star_fit",
+    "subtraction",
+    "windows",
+)
+
+HEADERS = (
+    "arrays",
+    "box_statistics",
+    "cosmic_ray_frame",
+    "cosmic_ray_window",
+    "field_fit",
+    "medians",
     "sky_fit",
     "star_fit",
-    "windows",
+    "subtraction_strip",
+    "sums",
 )
 
 # the same bits from every processor: no fused multiply-add, and nothing that changes the order of a sum
@@ -27,7 +52,7 @@ setup(
         Extension(
             "opticam_dask.kernels.compiled.native",
             sources=[f"{KERNELS}/{name}.c" for name in SOURCES],
-            depends=[f"{KERNELS}/arrays.h", f"{KERNELS}/sums.h"],
+            depends=[f"{KERNELS}/{name}.h" for name in HEADERS],
             extra_compile_args=[] if sys.platform == "win32" else UNIX_FLAGS,
             py_limited_api=True,
             optional=True,  # without a compiler the package installs, and its kernels are those in NumPy

@@ -61,7 +61,7 @@ with threadpool_limits(limits=1):
     for path in sys.argv[4:]:
         result = FrameResult()
         status = os.stat(path)
-        scanned = {"file": path, "file_size": status.st_size, "file_mtime": status.st_mtime}
+        scanned = {"file": path, "file_size": status.st_size, "file_mtime": status.st_mtime, "file_checksum": 0}
         detect_frame(steps, entry | scanned, result)
 np.savez(sys.argv[3], **result.sources)
 """

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import importlib
 import io
 import mmap
 import os
@@ -329,6 +330,8 @@ def work_on(options: argparse.Namespace) -> None:
         with atheris.instrument_imports(include=["opticam_dask.frames.fits_files", "opticam_dask.frames.instruments"]):
             import opticam_dask.frames.scanning
         atheris.instrument_func(opticam_dask.frames.scanning._scan_file)
+    for name in ("pandas", "opticam_dask.frames.scanning"):  # which are no part of the time of the first input
+        importlib.import_module(name)
     trial = Trial(options.findings, options.work)
     files = good_files()
     for data in files.values():

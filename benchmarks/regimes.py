@@ -152,10 +152,10 @@ def clear(phase: float, rng: np.random.Generator) -> Scene:
 
 
 def of_fwhm(fwhm: float) -> Callable[[float, np.random.Generator], Scene]:
-    """Stars of one width, as far apart as that needs."""
+    """Stars of one width, as far apart as that needs, and none so bright that a pixel is saturated."""
     side = SIDE if fwhm <= 6.0 else round(60.0 * fwhm)
     scale = side / SIDE
-    stars = STARS * [scale, scale, max(1.0, (fwhm / 4.0) ** 1.2)]
+    stars = STARS * [scale, scale, max(min(1.0, (fwhm / 1.8) ** 2), (fwhm / 4.0) ** 1.2)]
 
     def paint(phase: float, rng: np.random.Generator) -> Scene:
         return field_scene(rng, stars, side=side, fwhm=fwhm * (1.0 + 0.05 * np.sin(7.0 * phase)))

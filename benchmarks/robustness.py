@@ -1,11 +1,12 @@
 """What a run survives: workers killed at random, and kill -9 of everything, each checked bit for bit.
 
-    python benchmarks/robustness.py workers --frames 4000 --every 5
+    python benchmarks/robustness.py workers --frames 4000 --kills 20
     python benchmarks/robustness.py everything --frames 4000 --kills 20
 
-``workers`` kills a worker process of a running reduction every few seconds; ``everything`` kills the client and all
-its workers at random moments, and starts the same reduction again each time. Both compare the store with that of an
-unbroken run and count the frames that were read more often than there.
+``workers`` kills a worker process of a running reduction again and again; ``everything`` kills the client and all its
+workers, and starts the same reduction again each time. The moments are random, but spread over the frames of the run,
+so that a fast machine is tried as often as a slow one. Both compare the store with that of an unbroken run and count
+the frames that were read more often than there.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ def reduce(data: Path, out: Path, log: Path, n_workers: int, killer=None) -> Non
 
 
 class WorkerKiller:
-    """Kills a worker process every few seconds while the block runs; its nanny starts another."""
+    """Kills a worker process each time a goal of frames was read while the block runs; its nanny starts another."""
 
-    def __init__(self, every: float, seed: int) -> None:
-        self.every, self.random, self.n_kills = every, random.Random(seed), 0
+    def __init__(self, log: Path, goals: list[float], chance: random.Random) -> None:
+        self.log, self.goals, self.chance, self.n_kills = log, goals, chance, 0
 
     @contextlib.contextmanager
     def __call__(self, client):
@@ -91,10 +92,10 @@ class WorkerKiller:
             thread.join()
 
     def _kill_until(self, stop):
-        while not stop.wait(self.random.uniform(0.5, 1.5) * self.every):
-            if workers := _worker_processes():
+        while self.n_kills < len(self.goals) and not stop.wait(0.02):
+            if _n_reads(self.log) >= self.goals[self.n_kills] and (workers := _worker_processes()):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    self.random.choice(workers).kill()
+                    self.chance.choice(workers).kill()
                     self.n_kills += 1
 
 
@@ -110,8 +111,8 @@ def _worker_processes():
 def kill_workers(options) -> dict[str, float]:
     """Workers killed at random through one run."""
     with _unbroken_run(options) as (data, unbroken, out):
-        killer = WorkerKiller(options.every, options.seed)
-        begun = time.monotonic()
+        chance, begun = random.Random(options.seed), time.monotonic()
+        killer = WorkerKiller(_reads(out), _goals(unbroken, options.kills, chance), chance)
         reduce(data, out, _reads(out), options.workers, killer)
         return _judge(unbroken, out, options.frames, killer.n_kills, time.monotonic() - begun)
 
@@ -120,12 +121,11 @@ def kill_everything(options) -> dict[str, float]:
     """The whole run killed at random moments, and started again."""
     with _unbroken_run(options) as (data, unbroken, out):
         command = [sys.executable, __file__, "reduce", data, out, _reads(out), "--workers", str(options.workers)]
-        n_reads = _reads(unbroken).stat().st_size
         chance, n_kills, begun = random.Random(options.seed), 0, time.monotonic()
+        goals = [*_goals(unbroken, options.kills, chance), None]
         while True:
             process = subprocess.Popen(command)
-            goal = n_reads * (n_kills + chance.random()) / options.kills if n_kills < options.kills else None
-            if not _wait(process, _reads(out), goal, chance):
+            if not _wait(process, _reads(out), goals[n_kills], chance):
                 if process.returncode:
                     raise SystemExit(f"the run ended with exit status {process.returncode}")
                 break
@@ -134,10 +134,15 @@ def kill_everything(options) -> dict[str, float]:
         return _judge(unbroken, out, options.frames, n_kills, time.monotonic() - begun)
 
 
+def _goals(unbroken: Path, n_kills: int, chance: random.Random) -> list[float]:
+    """Numbers of frames read at which to kill: one at random in each of equal parts of what an unbroken run reads."""
+    return [_n_reads(_reads(unbroken)) * (i + chance.random()) / n_kills for i in range(n_kills)]
+
+
 def _wait(process, log, goal, chance) -> bool:
     """Wait until the run has read so many frames and a moment more; say whether it is still alive to be killed."""
     while process.poll() is None:
-        if goal is not None and log.exists() and log.stat().st_size >= goal:
+        if goal is not None and _n_reads(log) >= goal:
             time.sleep(chance.uniform(0.0, 0.5))
             return process.poll() is None
         time.sleep(0.02)
@@ -172,9 +177,13 @@ def _reads(out: Path) -> Path:
     return out.with_name(f"{out.name}-reads")
 
 
+def _n_reads(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
 def _judge(unbroken, out, n_frames, n_kills, seconds):
     differences = integrity.compare(Store.at(unbroken).path, Store.at(out).path)
-    redone = _reads(out).stat().st_size / _reads(unbroken).stat().st_size - 1.0
+    redone = _n_reads(_reads(out)) / _n_reads(_reads(unbroken)) - 1.0
     print(f"python {platform.python_version()}, dask {metadata.version('dask')}, {os.cpu_count()} cores")
     print(f"{n_frames} frames, {n_kills} kills survived in {seconds:.0f} s, {100 * redone:.2f} % of the reads redone")
     print("the store is bit for bit that of an unbroken run" if not differences else "\n".join(differences))
@@ -194,8 +203,7 @@ def main(arguments=None) -> dict[str, float] | None:
         command.add_argument("--workers", type=int, default=2)
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--directory", type=Path, help="where frames and an unbroken run of before are, or go")
-        command.add_argument("--every", type=float, default=5.0, help="seconds between kills of a worker")
-        command.add_argument("--kills", type=int, default=20, help="kills of everything")
+        command.add_argument("--kills", type=int, default=20, help="kills through the run")
     one_run = commands.add_parser("reduce", help="one run, as it is killed by 'everything'")
     for name in ("data", "out", "log"):
         one_run.add_argument(name, type=Path)

@@ -26,12 +26,12 @@ STEPS = ("steps", "persisted steps")
 
 
 def by_steps(frames: Path, *, persist: bool) -> int:
-    """Light curves by the steps; the number of fluxes."""
+    """Light curves by the steps, computed in one go; the number of fluxes."""
     ds = opticam.detect(opticam.background(opticam.calibrate(opticam.open_frames(frames, key="1:g"))))
-    ref = opticam.reference(ds).load()
+    ref = opticam.reference(ds)
     ds = opticam.align(ds, ref)
     ds = opticam.persist(ds) if persist else ds
-    return int(opticam.photometry(ds, opticam.catalog(opticam.stack(ds, ref)))["flux"].compute().size)
+    return int(opticam.photometry(ds, opticam.catalog(opticam.stack(ds, ref)))["flux"].notnull().sum())
 
 
 def by_the_durable_run(frames: Path, out: Path) -> int:
@@ -39,7 +39,7 @@ def by_the_durable_run(frames: Path, out: Path) -> int:
     reducer = opticam.Reducer(out, frames, client="none", show_plots=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(opticam.AperturePhotometer())
-    return int(opticam.light_curves(out, "1:g")["flux"].size)
+    return int(opticam.light_curves(out, "1:g")["flux"].notnull().sum())
 
 
 def seconds(run: Callable[[], int]) -> tuple[float, int]:

@@ -57,7 +57,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {page: [] for page in ("index", "getting-started", "method", "from-opticam", "contributing")}
+html_sidebars = {page: [] for page in ("index", "getting-started", "steps", "method", "from-opticam", "contributing")}
 copyright = "the developers of opticam_dask, MIT licence"
 
 #: Files of the project that are pages here, by their paths from ``docs/``.

@@ -47,7 +47,11 @@ _PLACES = {
         "the fit of a shape to a light curve, perhaps with those of other cameras",
     ),
     "calibration": ("calibration/...", "master bias, dark and flat"),
-    "marks": ("marks", "what observers say about frames, measurements and comparisons"),
+    "marks": (
+        "marks",
+        "what observers say about frames, measurements and comparisons: columns of the attribute `records` "
+        "(older stores: arrays)",
+    ),
     "set_aside": ("set_aside", "files that could not be used at all"),
 }
 
@@ -189,6 +193,11 @@ def parameter_tables() -> str:
 
 #: Groups of the public names by the module that they come from; others come last.
 _API = (
+    (
+        "Steps",
+        tuple(f"api.steps.{name}" for name in ("frames", "calibrate", "background", "detect", "align", "stack"))
+        + tuple(f"api.steps.{name}" for name in ("coadd", "catalog", "measure", "relative", "reduce")),
+    ),
     ("Reduce", ("api.reducer", "api.differential_photometer", "parameters")),
     (
         "What may be replaced",
@@ -224,7 +233,7 @@ _API = (
             "lightcurves.submission.writing",
         ),
     ),
-    ("Frames and instruments", ("frames.scanning", "frames.instruments")),
+    ("Frames and instruments", ("frames.scanning", "frames.instruments", "frames.samples.fetching")),
     (
         "Simulate",
         ("frames.simulation.synthetic", "frames.simulation.simulated_fields", "frames.simulation.simulated_detectors"),
@@ -232,15 +241,21 @@ _API = (
 )
 
 
+#: What xarray's objects have as ``.opticam``: of a dataset, an array, and the tree of a reduction.
+_ACCESSORS = ("OpticamAccessor", "OpticamArrayAccessor", "OpticamTreeAccessor")
+
+
 def api_page() -> str:
-    """Page with tables of all public names, each with a page of its own."""
+    """Page with tables of all public names, each with a page of its own, and of the accessors."""
     homes: dict[str, str] = opticam_dask._HOME
     grouped = {title: sorted(name for name in homes if homes[name] in modules) for title, modules in _API}
     rest = sorted(set(homes) - {name for names in grouped.values() for name in names})
+    tables = {title: [f"opticam_dask.{name}" for name in names] for title, names in [*grouped.items(), ("More", rest)]}
+    tables["Methods of datasets, `.opticam`"] = [f"opticam_dask.lightcurves.selection.{name}" for name in _ACCESSORS]
     pieces = []
-    for title, names in [*grouped.items(), ("More", rest)]:
+    for title, names in tables.items():
         if names:
-            listed = "\n".join(f"   opticam_dask.{name}" for name in names)
+            listed = "\n".join(f"   {name}" for name in names)
             table = f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}"
             pieces.append(f"## {title}\n\n```{{eval-rst}}\n{table}\n```\n")
     head = "# Public names\n\nEverything here is imported as `import opticam_dask as opticam`, `opticam.<name>`.\n"

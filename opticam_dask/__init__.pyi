@@ -10,6 +10,7 @@ from opticam_dask.api.fits import save_fit as save_fit
 from opticam_dask.api.reducer import Reducer as Reducer
 from opticam_dask.api.sky import find_sky as find_sky
 from opticam_dask.api.steps.align import align as align
+from opticam_dask.api.steps.align import persist as persist
 from opticam_dask.api.steps.align import reference as reference
 from opticam_dask.api.steps.background import background as background
 from opticam_dask.api.steps.background import subtract_background as subtract_background
@@ -22,7 +23,6 @@ from opticam_dask.api.steps.coadd import coadd as coadd
 from opticam_dask.api.steps.detect import detect as detect
 from opticam_dask.api.steps.frames import open_frames as open_frames
 from opticam_dask.api.steps.measure import photometry as photometry
-from opticam_dask.api.steps.persist import persist as persist
 from opticam_dask.api.steps.reduce import reduce as reduce
 from opticam_dask.api.steps.relative import relative as relative
 from opticam_dask.api.steps.stack import stack as stack
@@ -36,6 +36,7 @@ from opticam_dask.frames.guessing.sampling import guess_instrument as guess_inst
 from opticam_dask.frames.instruments import OPTICAM_MX as OPTICAM_MX
 from opticam_dask.frames.instruments import Instrument as Instrument
 from opticam_dask.frames.instruments import generate_instrument_json_template as generate_instrument_json_template
+from opticam_dask.frames.samples.fetching import fetch_sample as fetch_sample
 from opticam_dask.frames.scanning import FakeReader as FakeReader
 from opticam_dask.frames.scanning import FitsReader as FitsReader
 from opticam_dask.frames.scanning import scan as scan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 
 PREFIX = "[OPTICAM]"
 
+#: Number of the last standard stream, that of errors.
+_LAST_STREAM = 2
 #: Without a terminal, progress is a line at most this often.
 _SECONDS_BETWEEN_LINES = 10.0
+#: A bar of a notebook is drawn at most this often: often enough for the eye.
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 logger = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ class Console:
     Attributes
     ----------
     is_quiet : bool
-        Of all consoles of this process: say nothing, whatever ``verbose`` is (:func:`spoken`).
+        Whether all consoles of this process stay silent, whatever ``verbose`` is (:func:`spoken`).
     """
 
     is_quiet: ClassVar[bool] = False
@@ -75,7 +80,7 @@ class Console:
         self._stages.append(_Stage(stage, total, unit, time.monotonic()))
         if not total:
             return
-        if not self.verbose or not _is_watched():
+        if not self.verbose or not is_watched():
             self.tell(f"{stage}: {total} {unit}")
             return
         logger.info("%s: %d %s", stage, total, unit)
@@ -89,10 +94,18 @@ class Console:
         stage = self._stages[-1]
         stage.n_done += n_frames
         if self._bar is not None and stage.bar is not None:
-            self._bar.update(stage.bar, completed=stage.n_done)
+            self._bar.update(stage.bar, completed=stage.n_done, refresh=self._is_due(stage))
         elif time.monotonic() - stage.last_line > _SECONDS_BETWEEN_LINES:
             stage.last_line = time.monotonic()
             self.tell(f"{stage.name}: {stage.n_done} of {stage.total} {stage.unit}")
+
+    @staticmethod
+    def _is_due(stage: _Stage) -> bool:
+        """Whether this process draws the bar of a notebook now, which no thread does for it."""
+        is_due = is_notebook() and time.monotonic() - stage.last_line > _SECONDS_BETWEEN_DRAWINGS
+        if is_due:
+            stage.last_line = time.monotonic()
+        return is_due
 
     def reach(self, n_done: int, _: int) -> None:
         """Set the number of frames that are done."""
@@ -150,9 +163,9 @@ def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
     return logger_of, handler, level
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether somebody looks on: a terminal, or the cell of a notebook."""
-    return sys.stdout.isatty() or is_notebook()
+    return (sys.stdout is not None and sys.stdout.isatty()) or is_notebook()
 
 
 def is_notebook() -> bool:
@@ -175,10 +188,23 @@ def _new_bar() -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-    return Progress(*columns, *times, console=RichConsole(file=sys.stdout))
+    # a thread that draws the bar of a notebook catches what the cell shows meanwhile: figures would be lost in the bar
+    return Progress(*columns, *times, console=RichConsole(file=sys.stdout), auto_refresh=not is_notebook())
 
 
 def _encodable(line: str) -> str:
     """Escape what the encoding of the output lacks: a terminal need not know more than ASCII."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return line.encode(encoding, errors="backslashreplace").decode(encoding)
+
+
+def fill_streams() -> None:
+    """Give standard streams that are closed to nowhere: a file that is opened next would take the place of one."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= _LAST_STREAM:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process

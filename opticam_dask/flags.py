@@ -1,4 +1,4 @@
-"""Quality bits of frames and of single measurements, with a name and a sentence each."""
+"""Flags of frames and of single measurements: one bit for each reason, with its name and a sentence about it."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
         "The centroid did not converge or is not where the transform puts the star: measured at the predicted position."
     ),
     SourceFlag.SATURATED: "A pixel of the aperture is saturated.",
-    SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data.",
+    SourceFlag.BAD_PIXEL: "A pixel of the aperture holds no data; of pixels that are bad all night, 1 % of the light.",
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
     SourceFlag.STEP_FAILED: "The background or the photometer raised an error in this frame: no flux.",
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
-    SourceFlag.BLENDED: "Light of a neighbour in the catalogue falls into the aperture.",
+    SourceFlag.BLENDED: "More than 1 % of the light in the aperture is that of neighbours on the stack.",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
     SourceFlag.CONTAMINATED: (
         "Light that is not the star's (a cosmic ray, a satellite, a hot pixel): its pixels do not fit the star profile."
@@ -162,7 +162,8 @@ def flag_attributes(flag_type: type[IntFlag]) -> FlagAttributes:
 
 def flag_names(value: int, flag_type: type[IntFlag]) -> list[str]:
     """Names of the bits set in ``value``, lower case, without ``reduced``."""
-    return [str(member.name).lower() for member in flag_type if int(value) & member and member != 1]
+    value = int(value)  # enumerations compute slowly
+    return [str(member.name).lower() for member in flag_type if value & int(member) and int(member) != 1]
 
 
 def count_flags(values: np.ndarray, flag_type: type[IntFlag]) -> dict[str, int]:

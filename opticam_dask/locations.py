@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import re
 import shutil
 import tempfile
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +35,19 @@ from opticam_dask.remote_paths import (
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 _LOCAL = ("file://", "local://")
+#: Bytes of a name that people give: file systems take 255, and names of files have words beside it.
+MOST_BYTES = 120
+#: Bytes of a word that is made of any text, which leave room for ``target_`` before it.
+MOST_OF_WORD = MOST_BYTES - len("target_")
+_ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+#: Names that some systems keep for devices, whatever follows after a dot, and that of the metadata of a group.
+_TAKEN = frozenset(
+    {"con", "prn", "aux", "nul", "zarr.json"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+)
+#: Characters of a name in a message.
+_LONGEST_SHOWN = 40
+#: Digits of a checksum that tell names apart which are cut to the same beginning.
+_DIGITS = 8
 
 
 def is_remote(place: object) -> bool:
@@ -108,6 +123,7 @@ def require_local(place: PathLike, what: str) -> None:
     Raises
     ------
     LocationError
+        When it is a URL.
     """
     if is_remote(place):
         raise LocationError(f"{what} needs a directory of this machine, got {place}")
@@ -165,7 +181,7 @@ def open_binary(place: Path, *, at_least: int | None = None) -> BinaryIO:
 
 
 def remove_tree(place: Path) -> None:
-    """Remove a directory with everything in it, if it is there.
+    """Remove a directory with everything in it, if it is there; of a symbolic link, the link alone.
 
     Raises
     ------
@@ -173,7 +189,9 @@ def remove_tree(place: Path) -> None:
         When something of it stays.
     """
     if not isinstance(place, RemotePath):
-        if place.exists():
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():
             shutil.rmtree(place)
         return
     fs, path = file_system_of(place.url)
@@ -203,6 +221,7 @@ def modified(place: Path) -> float:
     Raises
     ------
     FileNotFoundError
+        When there is no such file.
     """
     if not isinstance(place, RemotePath):
         return place.stat().st_mtime
@@ -248,3 +267,74 @@ def common_root(files: Iterable[str]) -> str:
         shared.append(words[0])
     # of a URL the scheme, an empty word and the bucket
     return "/".join(shared) if len(shared) > 2 else ""
+
+
+# ---------------------------------------------------------------- names that people give
+
+
+def require_name(what: str, name: str) -> str:
+    """Refuse a name that cannot be that of a file or directory on every file system.
+
+    Parameters
+    ----------
+    what : str
+        What it is the name of, for the message.
+    name : str
+        The name.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    ValueError
+        When it has other characters than letters, digits and ``_ . + -``, ends with a dot, is a name of a device
+        (``aux``, ``con``, ``nul``, ...), or is too long.
+    """
+    shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
+    if not _ALLOWED.fullmatch(name):
+        raise ValueError(f"{what} must be letters, digits, '_', '.', '+' or '-', got {shown!r}")
+    if len(name) > MOST_BYTES:
+        raise ValueError(f"{what} must have at most {MOST_BYTES} characters, got {len(name)} ({shown!r})")
+    if name.endswith(".") or not _TAKEN.isdisjoint({name.casefold(), name.partition(".")[0].casefold()}):
+        raise ValueError(f"{what} cannot be {shown!r}, which is no name of a directory on some file systems")
+    return name
+
+
+def twin(name: str) -> str:
+    """What a name is where capital letters, forms of Unicode, and dots and blanks at its end do not count.
+
+    Two names of one twin may be one file or directory.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return folded.rstrip(". ") or folded
+
+
+def file_word(name: str) -> str:
+    """A name as a part of the name of a file or group, another one for every name, on any file system.
+
+    Parameters
+    ----------
+    name : str
+        Any text. Capital letters, blanks between words and forms of one letter in Unicode do not tell two apart.
+
+    Returns
+    -------
+    str
+        ASCII letters, digits and ``. _ + -``, with ``_`` for blanks: :func:`require_name` takes it with ``target_``
+        before it. Where other signs gave way, or some file system would take it for another name, or it is long, a
+        digest of the name ends it.
+    """
+    plain = unicodedata.normalize("NFC", " ".join(name.split()))
+    kept = re.sub(r"[^A-Za-z0-9._+-]", "-", plain.replace(" ", "_"))
+    meant = plain.lower()
+    if twin(kept) == meant.replace(" ", "_") and "_" not in plain and len(kept) <= MOST_OF_WORD:
+        return kept
+    return f"{kept[: MOST_OF_WORD - _DIGITS - 1].rstrip('.')}-{digest_of(meant)}"
+
+
+def digest_of(name: str) -> str:
+    """A few digits that end the name of a file where its letters alone may be those of another."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import math
 import numbers
 import tomllib
@@ -17,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
+
+from opticam_dask.text import json_by_hand, read_by_hand
 
 TransformType = Literal["affine", "translation"]
 
@@ -78,6 +79,8 @@ class Parameter:
             return "yes" if self.default else ""
         if isinstance(self.default, float):
             return f"{self.default:g}"
+        if isinstance(self.default, tuple) and self.default:
+            return " ".join(map(str, self.default))
         return self.follows if self.default in (None, ()) else str(self.default).strip("(),'")
 
     @property
@@ -385,7 +388,9 @@ CLUSTER: Mapping[str, Parameter] = {
     "n_workers": Parameter(
         "Worker processes", follows="one a processor here", kind=int, least=1, metavar="N", aliases=("--workers",)
     ),
-    "adapt": Parameter("Least and most workers of a batch system, as many as there is work for", metavar="MIN:MAX"),
+    "adapt": Parameter(
+        "Least and most workers of a batch system; between them their number follows the work", metavar="MIN:MAX"
+    ),
     "cores": Parameter("Cores of a job, a worker on each", follows="1", kind=int, least=1, metavar="N"),
     "memory": Parameter(
         "Memory of a job, or of a worker on this machine", follows="4GiB a core of a job", metavar="SIZE"
@@ -410,10 +415,12 @@ WATCH: Mapping[str, Parameter] = {
     "n_first": Parameter(
         "Frames that the provisional catalogue of a camera is made of", default=10, kind=int, least=1, metavar="N"
     ),
-    "idle": Parameter("End after so long without a new frame", default=1800.0, kind=float, unit="seconds", metavar="S"),
-    "n_frames": Parameter("End after so many frames", follows=NO_LIMIT, kind=int, metavar="N"),
+    "idle": Parameter(
+        "End after this time without a new frame", default=1800.0, kind=float, unit="seconds", metavar="S"
+    ),
+    "n_frames": Parameter("End after this number of frames", follows=NO_LIMIT, kind=int, metavar="N"),
     "patience": Parameter(
-        "Wait so long for a file that does not grow", default=60.0, kind=float, unit="seconds", metavar="S"
+        "How long to wait for a file that does not grow", default=60.0, kind=float, unit="seconds", metavar="S"
     ),
 }
 
@@ -461,10 +468,10 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
         When the file is not valid TOML or JSON, or does not hold a table.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
     try:
-        values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        text = read_by_hand(path)
+        values = json_by_hand(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as {path.suffix or 'TOML'}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold names and values, found {type(values).__name__}")

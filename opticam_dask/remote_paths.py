@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fnmatch
 import io
+import math
 import os
 import re
 import time
@@ -42,10 +43,24 @@ class LocationError(ValueError):
 
 
 class Facts(NamedTuple):
-    """Size in bytes and time of the last change (seconds since 1970, 0 where it is not known) of a file."""
+    """What tells a file from another one of its name.
+
+    Attributes
+    ----------
+    size : int
+        Size in bytes.
+    mtime : float
+        Time of the last change, seconds since 1970; 0 where it is not known.
+    ctime : float
+        Time of the last change of content, name or permissions, which no program can set; NaN of remote files.
+    checksum : int
+        Checksum of some of its bytes; 0 where it was not asked for.
+    """
 
     size: int
     mtime: float
+    ctime: float = math.nan
+    checksum: int = 0
 
 
 def storage_options(place: PathLike | RemotePath) -> dict[str, Any]:
@@ -267,7 +282,7 @@ class RangedFile(io.RawIOBase):
     at_least : int
         Bytes of one request, so that a header, or a whole frame, is one request.
     size : int, optional
-        Of the file, where it is known.
+        Size of the file in bytes, where it is known.
     """
 
     def __init__(self, url: str, at_least: int, size: int | None = None) -> None:

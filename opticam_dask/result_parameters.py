@@ -182,9 +182,14 @@ _DEPTHS = Parameter(
     "A depth or amplitude for each camera, or one for all of them", default="each", choices=("each", "shared")
 )
 
+#: Longest period that is believed, days.
+_CENTURY = 36525.0
+
 #: Fit of a transit.
 TRANSIT: Mapping[str, Parameter] = {
-    "period": Parameter("Period of the planet", kind=float, unit="days", above=0, metavar="DAYS", is_required=True),
+    "period": Parameter(
+        "Period of the planet", kind=float, unit="days", above=0, most=_CENTURY, metavar="DAYS", is_required=True
+    ),
     "mid_time": Parameter(
         "BJD (TDB) of any transit, where the search begins",
         follows="the deepest dip",
@@ -245,6 +250,7 @@ ECLIPSE: Mapping[str, Parameter] = {
         kind=float,
         unit="days",
         above=0,
+        most=_CENTURY,
         metavar="DAYS",
     ),
     "depths": _DEPTHS,
@@ -260,6 +266,7 @@ SINUSOID: Mapping[str, Parameter] = {
         kind=float,
         unit="days",
         above=0,
+        most=_CENTURY,
         metavar="DAYS",
     ),
     "depths": _DEPTHS,
@@ -280,7 +287,7 @@ MAGNITUDES: Mapping[str, Parameter] = {
     ),
     "target_colour": Parameter("Colour of the target", follows="that of the catalogue", kind=float, metavar="MAG"),
     "limit_sigma": Parameter(
-        "A flux below so many sigma is an upper limit", default=3.0, kind=float, above=0, metavar="K"
+        "Fluxes below this multiple of their error become upper limits", default=3.0, kind=float, above=0, metavar="K"
     ),
     **{name: DIFFERENTIAL[name] for name in ("label", "radius", "key", "prefix")},
 }

@@ -14,8 +14,9 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 
-#: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values.
-SCHEMA_VERSION = "1.5"
+#: Version of the layout. Since 1.1 every chunk of a finished block is a file, also where all values are fill values;
+#: since 1.8 the marks of observers are records in one file, which older versions would overlook.
+SCHEMA_VERSION = "1.8"
 
 #: Variables of manifest and first pass that a version added, by group; a migrated store has them empty.
 ADDED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -27,10 +28,12 @@ ADDED: dict[str, dict[str, tuple[str, ...]]] = {
     "1.3": {"background": ("background_mean_mesh", "background_n_sky")},
     "1.4": {"frames": ("form_terms",)},
     "1.5": {"frames": ("extension", "plane")},
+    "1.6": {"frames": ("fringe_scale",)},
+    "1.7": {"frames": ("file_ctime", "file_checksum")},
 }
 
 #: Older versions that can be read as they are, and brought to the present one before anything is written.
-READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", SCHEMA_VERSION)
+READABLE_VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4", "1.5", "1.6", "1.7", SCHEMA_VERSION)
 
 #: Time stamps are days; the scale is part of the name and of the attributes (no CF "since" units, which
 #: readers would decode to nanosecond integers of unknown scale).
@@ -85,6 +88,8 @@ MANIFEST = (
     _count("plane", _FRAME, "plane of a cube, from 1; 0 for an image that is no cube"),
     Variable("file_size", _FRAME, "int64", "byte", "size of the file when it was scanned", 0),
     _float("file_mtime", _FRAME, "s", "modification time of the file when it was scanned (Unix time)"),
+    _float("file_ctime", _FRAME, "s", "time of the last change of its name, permissions or content then (Unix time)"),
+    _count("file_checksum", _FRAME, "checksum of its header and of some pixels then; 0 when unknown", "int64"),
     _float("mjd_utc", _FRAME, "d", "Modified Julian Date, UTC, mid-exposure", **_UTC),
     _float("bmjd_tdb", _FRAME, "d", "Barycentric Modified Julian Date, TDB, mid-exposure", **_TDB),
     _float("exposure_time", _FRAME, "s", "exposure time"),
@@ -112,6 +117,12 @@ FRAMES = (
         "pixel2",
         "what is to be added to the mean moments (xx, yy, xy) at a place of the frame: coefficients of 1, u, v, u^2, "
         "u v, v^2, where u and v run from -1 to 1 along x and y",
+    ),
+    _float(
+        "fringe_scale",
+        _FRAME,
+        "electron pixel-1",
+        "what the map of fringes was multiplied by before it was taken off; NaN where there is none",
     ),
     _count("n_sources", _FRAME, "number of detected sources, whether stored or not"),
     _count("n_matched", _FRAME, "number of sources matched to the reference frame"),
@@ -152,6 +163,11 @@ STACK = (
     Variable("coverage", _PIXEL, "uint32", "1", "number of frames that contribute to the pixel", 0),
 )
 
+#: What the stack of a night has beside that where its frames show such pixels.
+BAD_PIXELS = (
+    Variable("bad_pixel", ("bad",), "int64", "1", "pixels hot or dark all night: place in the flattened frame", -1),
+)
+
 _ALIGNMENT = ("alignment_source",)
 REFERENCE = (
     *STACK,
@@ -171,6 +187,14 @@ CATALOG = (
         *("is_star", _SOURCE, "bool", "1", "whether the source has the form of the field's stars", False),
         attributes={"comment": "widths and apertures come from stars; what is none is a galaxy, a bled column or so"},
     ),
+)
+
+#: What a catalogue has beside that of sources that are not measured: fainter than its limit, or in the border.
+_NEIGHBOUR = ("neighbour",)
+NEIGHBOURS = (
+    _float("neighbour_x", _NEIGHBOUR, "pixel", "x on the reference frame of a source that is not measured"),
+    _float("neighbour_y", _NEIGHBOUR, "pixel", "y on the reference frame of a source that is not measured"),
+    _float("neighbour_flux", _NEIGHBOUR, "electron", "its flux in its segment on the stack"),
 )
 
 #: What a catalogue has beside that when the observer placed sources: they follow those that were found.
@@ -331,9 +355,9 @@ GROUPS: dict[str, tuple[Variable, ...]] = {
     "frames": MANIFEST + FRAMES,
     "background": BACKGROUND,
     "sources": SOURCES,
-    "stack": STACK,
+    "stack": STACK + BAD_PIXELS,
     "reference": REFERENCE,
-    "catalog": CATALOG + PLACED + SKY,
+    "catalog": CATALOG + NEIGHBOURS + PLACED + SKY,
     "photometry": PHOTOMETRY,
     "photometry_radii": PHOTOMETRY_RADII,
     "psf": PSF,

@@ -1,11 +1,16 @@
-"""Text for people: lines with nothing in them that a terminal would obey, and summaries as HTML for notebooks."""
+"""Text for people: lines with nothing in them that a terminal would obey, and summaries as HTML for notebooks.
+
+And text that people write: files of entries and values.
+"""
 
 from __future__ import annotations
 
 import html
+import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +30,39 @@ _STYLE = (
     "font-family:sans-serif;font-size:13px;line-height:1.5;border:1px solid rgba(128,128,128,.4);border-radius:4px;"
     "padding:6px 12px;display:inline-block;max-width:100%;overflow-x:auto"
 )
+
+
+def read_by_hand(path: Path) -> str:
+    """Text of a file that people write; the mark that editors put before it (a BOM) is no part of it.
+
+    Raises
+    ------
+    ValueError
+        When it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+
+
+def json_by_hand(text: str) -> Any:
+    """Contents of a JSON text that people write.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON, or names an entry twice: which of the two is meant, nobody knows.
+    """
+    return json.loads(text, object_pairs_hook=_without_twins)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands in it twice")
+    return found
 
 
 def printable(text: str) -> str:
@@ -99,7 +137,7 @@ def wrap(heading: str, body: str, folds: Iterable[Fold] = ()) -> str:
     heading : str
         Plain text.
     body : str
-        HTML.
+        HTML that follows the heading.
     folds : iterable of Fold
         Parts that fold.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from opticam_dask.api.correctors import Corrector
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
+from opticam_dask.locations import require_name
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
@@ -27,18 +27,23 @@ def check_label(label: str) -> str:
     Raises
     ------
     ValueError
+        When it has signs that some file system refuses, or is too long.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", label):
-        raise ValueError(f"a label must be letters, digits, '_', '.', '+' or '-', got {label!r}")
-    return label
+    return require_name("a label", label)
 
 
 def require_callables(**given: Any) -> None:
     """Refuse arguments that are neither None nor callable.
 
+    Parameters
+    ----------
+    **given : callable or None
+        The arguments, by the names that the message calls them.
+
     Raises
     ------
     TypeError
+        When one of them is something else; the message has its name and its type.
     """
     for name, value in given.items():
         if value is not None and not callable(value):
@@ -111,7 +116,10 @@ def placed_sources(given: Any, moving: str | Path | Sequence[str | Path] = ()) -
 
     Raises
     ------
-    ValueError, FileNotFoundError
+    ValueError
+        When a table or file lacks a column, or has a value that is no position.
+    FileNotFoundError
+        When a file does not exist.
     """
     files = [moving] if isinstance(moving, (str, Path)) else list(moving or ())
     if given is None and not files:
@@ -128,7 +136,10 @@ def sky_query(
 
     Raises
     ------
-    ValueError, FileNotFoundError
+    ValueError
+        When the file of stars cannot be read as one.
+    FileNotFoundError
+        When that file does not exist.
     """
     files = [wcs] if isinstance(wcs, (str, Path)) else list(wcs)
     if sky_catalog is None and not files:

@@ -104,7 +104,7 @@ class Corrector:
         key : str
             Camera key such as ``1:g``.
         shape : (int, int)
-            ``(ny, nx)``.
+            Shape ``(ny, nx)`` of the frames.
         binning : int, optional
             By default that of the frames of this shape.
 

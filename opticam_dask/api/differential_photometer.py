@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask.console import PREFIX, Console
 from opticam_dask.lightcurves import differential, targets
+from opticam_dask.lightcurves.reading.columns import CurveArrays
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.locations import location
 from opticam_dask.store import ownership
@@ -19,13 +19,15 @@ from opticam_dask.store.store import Store
 from opticam_dask.text import Fold, definitions, sparkline, table, wrap
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from opticam_dask.api.analysis.analyzer import Analyzer
 
 Comparisons = Target | Sequence[Target] | Literal["auto"]
 
 
 @dataclass(frozen=True, eq=False)
-class DifferentialLightCurves(Mapping[str, xr.Dataset]):
+class DifferentialLightCurves(Mapping[str, "xr.Dataset"]):
     """Light curves of one target by camera key, as from :func:`~opticam_dask.relative_light_curve`."""
 
     curves: Mapping[str, xr.Dataset]
@@ -178,11 +180,14 @@ class DifferentialPhotometer:
         from opticam_dask.display import products
 
         key = self._key_of(filter_name)
-        name = prefix or f"target_{targets.label_of(target)}"
+        name = targets.kept_name(prefix, target)
         first = differential.relative_light_curve(self.out_directory, key, target, comparisons, phot_label, **options)
         curves = {key: first}
         if match_other_cameras:
-            curves |= in_other_cameras(self.out_directory, first, options, self._console.tell)
+            for camera, numbers in in_other_cameras(self.out_directory, first, self._console.tell).items():
+                curves[camera] = differential.relative_light_curve(
+                    self.out_directory, camera, *numbers, phot_label, **options
+                )
         for camera, curve in curves.items():
             for line in curve.attrs.get("choice", "").splitlines():
                 self._console.tell(f"{camera}: {line}")
@@ -204,13 +209,12 @@ class DifferentialPhotometer:
 
 
 def keep_in_store(
-    out_directory: str | Path, curves: Iterable[xr.Dataset], name: str, tell: Callable[[str], None]
+    out_directory: str | Path, curves: Iterable[xr.Dataset | CurveArrays], name: str, tell: Callable[[str], None]
 ) -> None:
     """Keep light curves in the store, unless a run is writing to it, which is reported through ``tell``."""
     try:
         with ownership.own(out_directory):
-            for curve in curves:
-                differential.keep_relative_light_curve(curve, out_directory, name)
+            differential.keep_relative_light_curves(curves, out_directory, name)
     except ownership.OwnedError as error:
         tell(f"Not kept in the store: {error}")
     except OSError as error:
@@ -218,29 +222,27 @@ def keep_in_store(
 
 
 def in_other_cameras(
-    out_directory: str | Path, curve: xr.Dataset, options: Mapping[str, Any], tell: Callable[[str], None]
-) -> dict[str, xr.Dataset]:
-    """Light curves of the same target and comparisons in the other cameras.
+    out_directory: str | Path, curve: xr.Dataset | CurveArrays, tell: Callable[[str], None]
+) -> dict[str, tuple[int, list[int]]]:
+    """Target and comparisons of a light curve in the other cameras.
 
     Parameters
     ----------
     out_directory : path
         Output directory of a reduction.
-    curve : xarray.Dataset
-        Of the camera that the numbers of the sources are known for.
-    options : dict
-        Of :func:`~opticam_dask.relative_light_curve`.
+    curve : xarray.Dataset or CurveArrays
+        Light curve of the camera that the numbers of the sources are known for.
     tell : callable
         Hears of cameras that do not have all of the sources.
 
     Returns
     -------
-    dict of Dataset
-        By camera key, without the one that is known.
+    dict of (int, list of int)
+        Numbers by camera key, without the one that is known.
     """
     from opticam_dask.passes.camera_matching import match_cameras
 
-    curves = {}
+    found = {}
     key, label = curve.attrs["key"], curve.attrs["label"]
     wanted = [curve.attrs["target"], *curve.attrs["comparisons"]]
     for camera in Store.open(out_directory).measured_keys(label):
@@ -252,5 +254,5 @@ def in_other_cameras(
             tell(f"{camera}: no light curve: {error}.")
             continue
         tell(f"{camera}: target {target}, comparisons {', '.join(map(str, others))}.")
-        curves[camera] = differential.relative_light_curve(out_directory, camera, target, others, label, **options)
-    return curves
+        found[camera] = target, others
+    return found

@@ -1,4 +1,4 @@
-"""Fits saved for people and kept in the store."""
+"""A fit of a light curve, written as tables and a figure, and kept in the store beside the light curve."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from opticam_dask.api.scan_report import tell_scan
 from opticam_dask.api.session import Session
 from opticam_dask.cluster import connections, executors
 from opticam_dask.cluster.connections import Connection
-from opticam_dask.console import PREFIX, Console
-from opticam_dask.display import diagnostics, products
+from opticam_dask.console import PREFIX, Console, is_notebook
+from opticam_dask.display import run_files
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.frames.scanning import Scan, find_files, scan
 from opticam_dask.lightcurves import light_curve_files
@@ -227,7 +227,8 @@ class Reducer(Plots):
         calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
         files = [file for file in find_files(paths) if file not in calibration]
         with self._console.stage("Reading headers", len(files), "files"):
-            return scan(files, self.instrument, progress=self._console.reach)
+            workers = self._session.executor.opened
+            return scan(files, self.instrument, progress=self._console.reach, executor=workers)
 
     def _find_calibration_frames(self) -> Calibration | None:
         found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
@@ -240,10 +241,14 @@ class Reducer(Plots):
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:
+        """Say what was found, and draw the times; later, with all other figures, where processes have started."""
         tell_scan(self.scan, self.instrument, self._console.tell)
         table = self.scan.table
-        times = {key: rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
-        self._announce(products.plot_header_times(self.out_directory, times, show=self.show_plots))
+        times = {str(key): rows["mjd_utc"].to_numpy() for key, rows in table.groupby("key")}
+        self._drawn_later = [run_files.of_headers(times)]
+        if self._session.executor.opened is None:
+            self._write_files(self._drawn_later)
+            self._drawn_later = []
 
     @property
     def camera_files(self) -> dict[str, list[str]]:
@@ -306,23 +311,29 @@ class Reducer(Plots):
         if box_size is not None:
             options["box_size"] = box_size
         setup = self.setup(ReductionParameters(**{**self._options, **options}))
-        self._drive(setup, driver.Changes(new, append, tuple(redo), rebuild_reference), {})
+        with self._session:
+            self._drive(setup, driver.Changes(new, append, tuple(redo), rebuild_reference), {})
+            self._write_files([*self._drawn_later, *run_files.OF_FRAMES])
 
     def _drive(
         self, setup: driver.Setup, changes: driver.Changes, photometers: Mapping[str, Photometer]
     ) -> driver.Outcome:
-        """All passes, then what people get to see of frames and catalogues."""
+        """All passes, and what they say of the frames."""
         with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
             self._console.tell("Creating source catalogs.")
             outcome = driver.drive(driver.Run(setup, session.executor, self._console, photometers))
             driver.finish(setup)
         self._report_alignment(outcome)
-        products.write_catalogs(self.out_directory)
-        self._announce(products.plot_catalogs(self.out_directory, show=self.show_plots))
-        for file in products.plot_frames(self.out_directory, show=self.show_plots):
-            self._announce(file)
         return outcome
+
+    def _write_files(self, files: Sequence[run_files.RunFile]) -> None:
+        """Files for people, where the passes ran; in this process when they had nothing to do, or it shows figures."""
+        shows = self.show_plots and is_notebook()
+        place = (None if shows else self._session.executor.opened) or executors.InProcess()
+        for file in run_files.write_run_files(self.out_directory, files, place, self._console, show=shows):
+            if file.suffix == ".pdf":
+                self._announce(file)
 
     def _report_alignment(self, outcome: driver.Outcome) -> None:
         tell = self._console.tell
@@ -368,6 +379,7 @@ class Reducer(Plots):
             driver.finish(setup)
             summaries.tell_of_frames(self._console, "Set aside", outcome.set_aside, self.out_directory)
             self._write_light_curves(outcome, list(by_label))
+            self._write_files(run_files.of_photometry(self.out_directory, by_label))
 
     def _write_light_curves(self, outcome: driver.Outcome, labels: Sequence[str]) -> None:
         """Files and diagrams of what was measured."""
@@ -379,10 +391,8 @@ class Reducer(Plots):
                 for name in labels
             ]
         summaries.tell_of_frames(self._console, "Not measured", outcome.unmeasured, self.out_directory)
-        for name, directory in zip(labels, folders, strict=True):
+        for directory in folders:
             self._console.tell(f"Photometry results saved to {directory}.")
-            if Store.at(self.out_directory).measured_keys(name):
-                self._plot(diagnostics.plot_rms_vs_flux, label=name, if_changed=True)
 
     def reduce(
         self,
@@ -414,14 +424,20 @@ class Reducer(Plots):
             setup = self.setup(parameters or ReductionParameters(**self._options))
             by_label = arguments.photometers_by_label(photometer, label)
             outcome = self._drive(setup, changes or driver.Changes(), by_label)
+            has_catalog = any(camera.catalog.is_whole for camera in setup.store.cameras)
+            if has_catalog:
+                self._write_light_curves(outcome, list(by_label))
+            of_photometry = run_files.of_photometry(self.out_directory, by_label)
+            self._write_files([*self._drawn_later, *run_files.OF_FRAMES, *of_photometry])
             driver.require_catalog(setup)
-            self._write_light_curves(outcome, list(by_label))
 
     # ---------------------------------------------------------------- what was found
 
     @property
     def catalogs(self) -> dict[str, QTable]:
         """Source catalogue of each camera key that has one."""
+        from opticam_dask.display import products  # with all that draws
+
         if not Store.at(self.out_directory).exists():
             return {}
         keys = [camera.key for camera in Store.open(self.out_directory).cameras if camera.catalog.is_whole]

@@ -33,11 +33,11 @@ class Session:
     executor : Connection
         Where blocks run; opened when the first one does.
     progress : Console
-        Who is told how it goes.
+        Prints messages and progress.
     break_lock : bool
         Take the directory over from a run that holds it.
     token : str, optional
-        Of the planned run that owns the directory, for one of its many jobs: they share it and write no log.
+        Token of the planned run that owns the directory; given by its jobs, which share the directory and write no log.
 
     Attributes
     ----------
@@ -133,7 +133,9 @@ class log_to_file:
         self.before = self.logger.level
         self.logger.setLevel(logging.INFO)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None:
+            self.logger.error("the run ended with %s: %s", kind.__name__, error)
         self.logger.removeHandler(self.handler)
         self.logger.setLevel(self.before)
         self.handler.close()

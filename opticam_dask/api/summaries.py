@@ -38,7 +38,7 @@ def of_reduction(
     set_aside : sequence of (str, str)
         Files that cannot be used, and why.
     parameters : dict
-        By name.
+        Parameters of the reduction by name.
     """
     facts: list[tuple[str, object]] = [("instrument", instrument), ("results", out_directory)]
     rows: list[tuple[object, ...]] = []

@@ -1,9 +1,9 @@
 """Reduce frames as they land during the observation, and keep light curves up to date.
 
 The first frames of each camera give a provisional reference frame and catalogue (a store of their own, which is
-removed in the end). From then on each frame goes through the same steps as in the two passes of a reduction, on the
-same workers, and its fluxes are added to files that can be watched. The night is reduced for good, from the beginning,
-when the observation is over.
+removed in the end). From then on each frame goes through the same steps as in a reduction, on the same workers, and
+its fluxes are added to files that can be watched. The night is reduced for good, from the beginning, when the
+observation is over.
 """
 
 from __future__ import annotations
@@ -126,15 +126,15 @@ class Watch:
     executor : Executor
         Where the tasks run.
     progress : Progress
-        Who is told.
+        Prints messages and progress.
     target, comparisons : int or str or (float, float), and sequence of int or str, optional
         Numbers of sources in the provisional catalogue or, where the headers of frames have world coordinates, places;
         without them only the fluxes of all sources are written.
     n_first : int
         Frames that the provisional catalogue of a camera is made of. They give its provisional reference frame too.
     patience : float
-        Wait so long for a file that does not grow, in seconds. After this time it is mentioned, and a catalogue is made
-        of fewer frames.
+        How long to wait for a file that does not grow, in seconds; then it is mentioned, and a catalogue is made of
+        fewer frames.
     """
 
     @held_to(WATCH)

@@ -17,6 +17,7 @@ from opticam_dask.frames.simulation import synthetic
 from opticam_dask.kernels.series.lightcurve import Peak, fit_sinusoid, lomb_scargle_peak
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.lightcurves import differential, results
+from opticam_dask.lightcurves.field import variables
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 
@@ -92,8 +93,8 @@ def find_variable(curves: xr.Dataset, simulated: int, console: Console) -> int:
     """Number of the source that varies; the simulated one where the frames are too few to tell."""
     told = f"The light curve is that of the source that was simulated to vary, number {simulated}."
     try:
-        number = differential.most_variable(curves)
-        chance = differential.chance_of_variation(curves, number)
+        number = variables.most_variable(curves)
+        chance = variables.chance_of_variation(curves, number)
     except ValueError as error:
         console.tell(f"Which source varies cannot be told: {error}. {told}")
         return simulated
@@ -109,7 +110,7 @@ def relative_curves(measured: dict[str, xr.Dataset], target: int) -> dict[str, x
     """Light curves of a target against all other sources that are measured in most frames, by camera key."""
     curves = {}
     for key, one in measured.items():
-        comparisons = [number for number in differential.often_measured(one) if number != target]
+        comparisons = [number for number in variables.often_measured(one) if number != target]
         if comparisons and target in one["source_id"].to_numpy():
             curves[key] = differential.compute_relative(one, target, comparisons)
     return curves

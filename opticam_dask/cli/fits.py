@@ -39,8 +39,9 @@ def _command(
         curves, prefix = asked_for(options)
         save_curves(options.out, curves, prefix)
         tell = Console(prefix="").tell
+        tell(f"Fitting {len(curves)} light curve{'s' * (len(curves) != 1)} ...")
         try:
-            fit = function(curves, **values)
+            fit = function({key: curve.to_xarray() for key, curve in curves.items()}, **values)
         except ImportError as error:
             raise RunError(one_line(error)) from error
         for line in describe(fit):
@@ -56,7 +57,7 @@ def calibrate_magnitudes(options: argparse.Namespace) -> int:
     """Write light curves in magnitudes."""
     store = Store.open(options.out)
     cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
-    prefix = options.prefix or f"target_{targets.label_of(options.target)}"
+    prefix = targets.kept_name(options.prefix, options.target)
     names = [name for name in MAGNITUDES if name not in ("key", "prefix", "target")]
     for name in ("target_colour", "limit_sigma"):
         MAGNITUDES[name].check(name, getattr(options, name))

@@ -1,14 +1,15 @@
-"""Commands about frames: demo, generate, check."""
+"""Commands about frames: demo, sample, generate, check."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from pathlib import Path
 
 from opticam_dask import locations
 from opticam_dask.cli.answers import answer
-from opticam_dask.cli.exit_codes import DONE, FAILED
+from opticam_dask.cli.exit_codes import DONE, FAILED, RunError, one_line
 from opticam_dask.console import Console
 
 # what one command needs is imported there: each of them is to answer at once
@@ -23,6 +24,22 @@ def demo(options: argparse.Namespace) -> int:
 
     with contextlib.closing(given.connect(options, Path(options.directory) / "reduced")) as place:
         demonstration.run_demo(options.directory, options.n_images, client=place)
+    return DONE
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Fetch sample frames, or find those that were fetched before."""
+    from opticam_dask.frames.samples import fetching
+
+    tell = Console(prefix="").tell
+    try:
+        place = fetching.fetch_sample(options.name, options.directory, simulate=not options.no_simulate, tell=tell)
+    except fetching.SampleError as error:
+        raise RunError(one_line(error)) from error
+    known = fetching.SAMPLES.get(place.name)
+    tell(f"Frames are in {place.resolve()}.")
+    reader = f" --instrument {known.instrument}" if known else ""
+    tell(f"Next: opticam-dask reduce {shlex.quote(str(place))}{reader} --out OUT")
     return DONE
 
 
@@ -74,4 +91,4 @@ def check(options: argparse.Namespace) -> int:
 
 
 #: Commands of this module by name.
-COMMANDS = {"demo": demo, "generate": generate, "check": check}
+COMMANDS = {"demo": demo, "sample": sample, "generate": generate, "check": check}

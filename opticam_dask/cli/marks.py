@@ -16,15 +16,16 @@ def mark(options: argparse.Namespace) -> int:
     """Mark frames, measurements or comparisons."""
     how = {name: getattr(options, name) for name in ("key", "frames", "sources", "label", "why", "who")}
     times = None if options.times is None else (_time(options.times[0]), _time(options.times[1]))
-    numbers = marking.mark(options.out, options.kind, times=times, pairs=_pairs(options.pairs), **how)
-    for line in curation.describe(curation.marks(options.out).loc[numbers]):
+    with marking.warnings_told() as warned:
+        numbers = marking.mark(options.out, options.kind, times=times, pairs=_pairs(options.pairs), **how)
+    for line in [*warned, *curation.describe(curation.marks(options.out).loc[numbers])]:
         Console(prefix="").tell(line)
     return DONE
 
 
 def _pairs(given: Sequence[float]) -> list[tuple[int, float, float]]:
     """Sources with their places, which the command line takes one after the other."""
-    if len(given) % 3:
+    if len(given) % 3 or any(not number.is_integer() for number in given[::3]):
         raise UsageError("--pairs takes a source number, x and y, and these again for each star")
     return [(int(number), x, y) for number, x, y in zip(*[iter(given)] * 3, strict=True)]
 
@@ -38,8 +39,10 @@ def _time(word: str) -> float | str:
 
 def unmark(options: argparse.Namespace) -> int:
     """Take marks back."""
-    marking.unmark(options.out, options.numbers, who=options.who)
-    for line in curation.describe(curation.marks(options.out, undone=True).loc[options.numbers]):
+    with marking.warnings_told() as warned:
+        marking.unmark(options.out, options.numbers, who=options.who)
+    numbers = list(dict.fromkeys(options.numbers))
+    for line in [*warned, *curation.describe(curation.marks(options.out, undone=True).loc[numbers])]:
         Console(prefix="").tell(line)
     return DONE
 

@@ -17,6 +17,7 @@ from typing import Any
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
+from opticam_dask.console import fill_streams
 from opticam_dask.parameters import CHANGES, CLUSTER, EXECUTION, PHOTOMETRY, REDUCTION, SIMULATION, WATCH, Parameter
 from opticam_dask.result_parameters import (
     DIFFERENTIAL,
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         By default those of the process.
     """
+    fill_streams()
     parser = build_parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # a declination such as -05:23:28 is no option; argparse takes what holds a blank for a value
@@ -87,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"opticam-dask {metadata.version('opticam-dask')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_demo(commands)
+    _add_sample(commands)
     _add_generate(commands)
     _add_check(commands)
     _add_instrument(commands)
@@ -174,6 +177,13 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("directory", nargs="?", default="opticam_dask_demo", metavar="DIR", help="where to work")
     _options(parser, SIMULATION, "n_images")
     _add_cluster(parser)
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _command(commands, "sample", "Fetch published frames to try the program on; simulate without a network.")
+    parser.add_argument("name", nargs="?", default="hat-p-32", metavar="NAME", help="hat-p-32 (93 MB), or simulated")
+    parser.add_argument("--directory", metavar="DIR", help="where frames are kept (default: the user's cache)")
+    parser.add_argument("--no-simulate", action="store_true", help="fail where the frames cannot be fetched")
 
 
 def _add_generate(commands: Any) -> None:
@@ -469,4 +479,4 @@ def _add_show_cluster(commands: Any) -> None:
 
 def _add_completion(commands: Any) -> None:
     parser = _command(commands, "completion", "Print a script that completes commands and options in a shell.")
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
+    parser.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"], help="the shell")

@@ -18,7 +18,7 @@ from opticam_dask.store.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import xarray as xr
+    from opticam_dask.lightcurves.reading.columns import CurveArrays
 
 # what one command needs is imported there: each of them is to answer at once
 
@@ -32,18 +32,21 @@ def lightcurve(options: argparse.Namespace) -> int:
     return DONE
 
 
-def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
+def asked_for(options: argparse.Namespace) -> tuple[dict[str, CurveArrays], str]:
     """Light curves that were asked for, by camera key, and their name.
 
     Raises
     ------
-    UsageError, ValueError
+    UsageError
+        When options contradict each other.
+    ValueError
+        When there is no such camera, target or comparison.
     """
     from opticam_dask.lightcurves import targets
 
     store = Store.open(options.out)
     cameras = [store.camera(options.key)] if options.key else store.measured_cameras(options.label)
-    prefix = options.prefix or f"target_{targets.label_of(options.target)}"
+    prefix = targets.kept_name(options.prefix, options.target)
     is_auto = "auto" in options.comparisons
     if is_auto and len(options.comparisons) > 1:
         raise UsageError("--comparisons takes source numbers or auto, not both")
@@ -53,7 +56,7 @@ def asked_for(options: argparse.Namespace) -> tuple[dict[str, xr.Dataset], str]:
     return _curves(options, [camera.key for camera in cameras], comparisons), prefix
 
 
-def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: str) -> list[dict[str, Any]]:
+def save_curves(out_directory: str, curves: Mapping[str, CurveArrays], prefix: str) -> list[dict[str, Any]]:
     """Write and draw light curves, keep them in the store, and tell about them.
 
     Returns
@@ -86,7 +89,7 @@ def save_curves(out_directory: str, curves: Mapping[str, xr.Dataset], prefix: st
     return records
 
 
-def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
+def _curve_record(key: str, curve: CurveArrays) -> dict[str, Any]:
     """What is said of one light curve; ``scatter`` and ``median_err`` are shares of the median flux."""
     from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 
@@ -111,7 +114,7 @@ def _curve_record(key: str, curve: xr.Dataset) -> dict[str, Any]:
     return record
 
 
-def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, xr.Dataset]:
+def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) -> dict[str, CurveArrays]:
     """Light curves that were asked for, by camera key."""
     from opticam_dask.api import differential_photometer
     from opticam_dask.lightcurves import differential
@@ -130,11 +133,13 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
         )
     }
     curves = {
-        key: differential.relative_light_curve(options.out, key, options.target, comparisons, options.label, **how)
+        key: differential.relative_curve(options.out, key, options.target, comparisons, options.label, **how)
         for key in keys
     }
     if options.match_cameras:
-        curves |= differential_photometer.in_other_cameras(options.out, curves[keys[0]], how, Console(prefix="").tell)
+        others = differential_photometer.in_other_cameras(options.out, curves[keys[0]], Console(prefix="").tell)
+        for key, numbers in others.items():
+            curves[key] = differential.relative_curve(options.out, key, *numbers, options.label, **how)
     return curves
 
 
@@ -202,8 +207,10 @@ def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
     from opticam_dask.display.report import write_report
 
+    tell = Console(prefix="").tell
+    tell("Writing the report ...")
     file = write_report(options.out, n_sources=options.n_sources)
-    Console(prefix="").tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
+    tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
     return DONE
 
 

@@ -7,13 +7,13 @@ import importlib
 from collections.abc import Callable
 
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
-from opticam_dask.console import spoken
+from opticam_dask.console import Console, is_watched, spoken
 
 __all__ = ["run", "spoken"]
 
 #: Module of this room that each command is in; it is imported when the command runs.
 _MODULES = {
-    **dict.fromkeys(("demo", "generate", "check"), "frames"),
+    **dict.fromkeys(("demo", "sample", "generate", "check"), "frames"),
     "reduce": "runs.reductions",
     "watch": "runs.watching",
     **dict.fromkeys(("plan", "work", "finish", "cluster"), "runs.jobs"),
@@ -27,13 +27,28 @@ _MODULES = {
 }
 
 
+#: What commands say at once whose rooms take a second or more to import, where somebody looks on: the first word.
+_FIRST_WORDS = {
+    **dict.fromkeys(("check", "plan", "watch"), "Reading"),
+    **dict.fromkeys(("work", "finish", "sky", "magnitudes", "submit"), "Opening"),
+    **dict.fromkeys(("fit-transit", "fit-eclipse", "fit-sinusoid"), "Opening"),
+    **dict.fromkeys(("lightcurve", "export", "plot", "report", "browse"), "Opening"),
+}
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command that was asked for.
 
     Raises
     ------
-    UsageError, RunError
+    UsageError
+        When the command was asked for something that makes no sense (exit 2).
+    RunError
+        When it could not be done (exit 1).
     """
+    if options.command in _FIRST_WORDS and is_watched():
+        places = getattr(options, "data", None) or [options.out]
+        Console(prefix="").tell(f"{_FIRST_WORDS[options.command]} {', '.join(map(str, places))} ...")
     module = importlib.import_module(f"opticam_dask.cli.{_MODULES[options.command]}")
     command: Callable[[argparse.Namespace], int] = module.COMMANDS[options.command]
     try:

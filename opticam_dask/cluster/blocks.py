@@ -1,38 +1,62 @@
-"""Lazy arrays of frames, and the steps over them: with ``windows`` the only module that builds Dask graphs.
+"""Lazy arrays of frames, and the steps over them.
 
 People get a lazy array of frames: one map over the paths, one chunk a frame. The steps over such an array are one task
-a chunk each. The blocks of a durable run are in :mod:`~opticam_dask.cluster.run_blocks`.
+a chunk each; what is made once for all frames is in :mod:`~opticam_dask.cluster.lazy.records`, the blocks of a durable
+run are in :mod:`~opticam_dask.cluster.run_blocks`. Only these modules build Dask graphs.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import pickle
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cloudpickle
 import cv2
-import dask
 import dask.array as da
 import numpy as np
 from dask.array.core import normalize_chunks
 from dask.base import normalize_token, tokenize
-from dask.highlevelgraph import HighLevelGraph
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.layers import ArrayValuesDep
 
 from opticam_dask.cluster import open_files, tasks
+from opticam_dask.cluster.lazy.records import (
+    Joined,
+    Taken,
+    computed,
+    inputs_of,
+    is_lazy,
+    kept,
+    n_inputs,
+    name_of,
+    picked,
+    picked_one,
+    record_array,
+    take,
+    task_of,
+    whole,
+)
 from opticam_dask.cluster.run_blocks import window_of_blocks
 
 __all__ = [
+    "FrameFiles",
     "chunk_records",
     "computed",
     "gathered",
     "is_lazy",
     "kept",
     "lazy_frames",
+    "n_inputs",
+    "n_joining",
     "picked",
+    "picked_one",
+    "whole",
     "window_of_blocks",
 ]
 
@@ -44,7 +68,11 @@ class _Reader(Protocol):
 
 
 def lazy_frames(
-    files: Sequence[str], reader: _Reader, shape: tuple[int, int], dtype: np.dtype, frames_per_chunk: int = 1
+    files: Sequence[str],
+    reader: _Reader,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    frames_per_chunk: int | tuple[int, ...] = 1,
 ) -> da.Array:
     """Lazy array of frames; nothing is read before it is computed.
 
@@ -58,8 +86,8 @@ def lazy_frames(
         Shape ``(ny, nx)`` that every frame must have.
     dtype : dtype
         Type of the pixels.
-    frames_per_chunk : int
-        Frames in one chunk.
+    frames_per_chunk : int or tuple of int
+        Frames in one chunk, or in each.
 
     Returns
     -------
@@ -87,13 +115,44 @@ def lazy_frames(
 
 def _read_frames(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int], pixel_type: np.dtype) -> np.ndarray:
     images = np.empty((len(paths), *frame_shape), dtype=pixel_type)
+    for index, image in enumerate(_each_frame(paths, reader, frame_shape)):
+        images[index] = image
+    return images
+
+
+def _each_frame(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Frames as their reader gives them."""
     with open_files.keep_open():
-        for index, path in enumerate(paths.ravel()):
+        for path in paths.ravel():
             image = reader.read(path)
             if image.shape != frame_shape:
                 raise ValueError(f"{path} has shape {image.shape}, not {frame_shape}: scan the directory again.")
-            images[index] = image
-    return images
+            yield image
+
+
+@dataclass(frozen=True, eq=False)
+class FrameFiles:
+    """Frames that the tasks on them read themselves, so that nothing waits in memory for two of them.
+
+    Attributes
+    ----------
+    files : sequence of str
+        Paths of the frames, in order.
+    reader : Reader
+        Reads one path to a ``(ny, nx)`` array.
+    shape : (int, int)
+        Shape of every frame, ``(ny, nx)``.
+    chunks : tuple of int
+        Frames in each chunk.
+    name : str
+        What tells them apart from all others.
+    """
+
+    files: Sequence[str]
+    reader: _Reader
+    shape: tuple[int, int]
+    chunks: tuple[int, ...]
+    name: str
 
 
 # ---------------------------------------------------------------- the steps that people hold in their hands
@@ -107,7 +166,7 @@ _FAN_IN = 8
 
 def chunk_records(
     function: ChunkFunction,
-    images: da.Array | np.ndarray,
+    images: da.Array | np.ndarray | FrameFiles,
     table: np.ndarray,
     shared: Sequence[Any] = (),
     *,
@@ -123,12 +182,12 @@ def chunk_records(
     ----------
     function : callable
         ``function(images, table, *known, *shared)`` gives a record of anything for each frame of the chunk.
-    images : array, shape (frame, ny, nx)
-        In chunks of whole frames; or records of the frames.
+    images : array, shape (frame, ny, nx), or FrameFiles
+        In chunks of whole frames; or records of the frames, shape (frame,).
     table : ndarray, shape (frame,)
         What the headers say, a row a frame; every task gets the rows of its chunk.
     shared : sequence of array
-        One-dimensional arrays in one chunk that every task needs.
+        What every task needs; the function gets each flattened.
     known : sequence of array, shape (frame, ...)
         What is known of each frame; every task gets that of its chunk.
     counts : tuple of int, optional
@@ -136,38 +195,41 @@ def chunk_records(
 
     Returns
     -------
-    array of object, shape (frame, 1, 1)
+    array of object, shape (frame,)
     """
     packed = cloudpickle.dumps(function)
-    if not isinstance(images, da.Array):
+    if isinstance(images, np.ndarray):
         return _run_chunk(images, table, *known, *shared, function=packed, n_known=len(known))
-    (chunks,) = images.chunks[:1]
     given: list[Any] = []
+    read: tuple[Any, ...] | None = None
+    if isinstance(images, FrameFiles):
+        chunks, read = images.chunks, (images.reader, images.shape)
+        given += [_pieces(np.array(list(images.files), dtype=object), chunks), ("frame",)]
+    else:
+        chunks = images.chunks[0]
+        given += [images, ("frame", "y", "x")[: images.ndim]]
+    given += [_pieces(table, chunks), ("frame",)]
     for number, one in enumerate(known):
         axes = ("frame", *(f"known{number}_{axis}" for axis in range(1, one.ndim)))
-        if isinstance(one, da.Array):
-            given += [one.rechunk({0: chunks}), axes]
-        else:
-            given += [_pieces(one, chunks), ("frame",)]
-    for one in shared:
-        lazy = one if isinstance(one, da.Array) else da.from_array(one, chunks=-1)
-        # one block along the dimensions of the images is there for all of their blocks
-        given += [lazy[np.newaxis, np.newaxis, :], ("frame", "y", "x")]
-    inputs = [one.name if isinstance(one, da.Array) else one for one in (images, *known, *shared)]
+        given += [one.rechunk({0: chunks}), axes] if isinstance(one, da.Array) else [_pieces(one, chunks), ("frame",)]
+    inputs, taken = inputs_of(shared)
+    for one in inputs:
+        # one block along the frames is there for all of their blocks; a dimension of its own would keep the task from
+        # being one with those before
+        given += [one.reshape(-1) if isinstance(one, da.Array) else da.from_array(one, chunks=-1), ("frame",)]
+    names = [getattr(one, "name", one) for one in (images, *known, *shared)]
     return da.blockwise(
         _run_chunk,
-        ("frame", "y", "x"),  # a step that lost its dimensions would not be one task with the step before
-        images,
-        ("frame", "y", "x"),
-        _pieces(table, chunks),
         ("frame",),
         *given,
         function=packed,
         n_known=len(known),
-        adjust_chunks={"y": (1,), "x": (1,)} | ({} if counts is None else {"frame": counts}),
-        name=f"{_name_of(function)}-{tokenize(packed, inputs, pickle.dumps(table))}",
+        read=read,
+        taken=taken,
+        adjust_chunks={"frame": chunks if counts is None else counts},
+        name=f"{name_of(function)}-{tokenize(packed, names, chunks, pickle.dumps(table))}",
         dtype=object,
-        meta=np.empty((0, 0, 0), dtype=object),
+        meta=np.empty(0, dtype=object),
         concatenate=True,
         align_arrays=False,
     )
@@ -191,70 +253,46 @@ def _pieces(table: np.ndarray, chunks: tuple[int, ...]) -> _Rows:
     return _Rows((chunks,), pieces)
 
 
-def _name_of(function: ChunkFunction) -> str:
-    """What the tasks are called on the dashboard."""
-    return str(getattr(function, "name", None) or getattr(function, "__name__", "step"))
-
-
-def _run_chunk(images: np.ndarray, table: np.ndarray, *given: Any, function: bytes, n_known: int) -> np.ndarray:
+def _run_chunk(
+    images: np.ndarray,
+    table: np.ndarray,
+    *given: Any,
+    function: bytes,
+    n_known: int,
+    read: tuple[Any, ...] | None = None,
+    taken: tuple[Taken, ...] | None = None,
+) -> np.ndarray:
     run = tasks.unpacked(function)
     cv2.setNumThreads(1)
+    # one after the other, as they are worked on; a frame may come with what its file says of its pixels
+    frames = images if read is None else _each_frame(images, *read)
+    shared = given[n_known:] if taken is None else [take(given[n_known:], one) for one in taken]
     with tasks.thread_pools(len(sys.modules)).limit(limits=1):
-        found = run(images, table, *given[:n_known], *(np.ravel(one) for one in given[n_known:]))
-    records = np.empty((len(found), 1, 1), dtype=object)
+        found = run(frames, table, *given[:n_known], *map(np.ravel, shared))
+    records = np.empty(len(found), dtype=object)
     for index, record in enumerate(found):
-        records[index, 0, 0] = record
+        records[index] = record
     return records
 
 
-def picked(records: da.Array | np.ndarray, name: str, shape: tuple[int, ...], dtype: Any) -> da.Array | np.ndarray:
-    """One variable of the records of all frames, shape (frame, ...).
+def gathered(
+    function: ChunkFunction,
+    images: da.Array | np.ndarray | FrameFiles,
+    table: np.ndarray,
+    shared: Sequence[Any] = (),
+    *,
+    merge: Callable[[list[Any]], Any],
+    finish: Callable[[Any], Any],
+    known: Sequence[Any] = (),
+) -> da.Array | np.ndarray:
+    """Run a function on every chunk of frames, as `chunk_records` does, and join what it finds in a tree.
 
     Parameters
     ----------
-    records : array of dict, shape (frame, 1, 1)
-        Of :func:`chunk_records` or :func:`gathered`.
-    name : str
-        Of the variable.
-    shape : tuple of int
-        Of its values of one frame.
-    dtype : dtype
-        Of its values.
-    """
-    if not isinstance(records, da.Array):
-        return _pick(records, name, shape, np.dtype(dtype))
-    axes = tuple(f"axis{number}" for number in range(len(shape)))
-    return da.blockwise(
-        _pick,
-        ("frame", *axes),
-        records,
-        ("frame", "y", "x"),
-        variable=name,
-        shape=tuple(shape),
-        dtype_of=np.dtype(dtype),
-        new_axes=dict(zip(axes, shape, strict=True)),
-        name=f"{name}-{tokenize(records.name, name, shape, np.dtype(dtype))}",
-        dtype=dtype,
-        meta=np.empty((0,) * (1 + len(shape)), dtype=dtype),
-        concatenate=True,
-        align_arrays=False,
-    )
-
-
-def _pick(records: np.ndarray, variable: str, shape: tuple[int, ...], dtype_of: np.dtype) -> np.ndarray:
-    values = np.empty((len(records), *shape), dtype=dtype_of)
-    for index, record in enumerate(records.ravel()):
-        values[index] = record[variable]
-    return values
-
-
-def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], finish: Callable[[Any], Any]) -> Any:
-    """Records of all frames joined in a tree, as an array of one record.
-
-    Parameters
-    ----------
-    records : array of object, shape (frame, 1, 1)
-        Of :func:`chunk_records`; a record may be None.
+    function : callable
+        Called like that of `chunk_records`, but gives a list of one record for all frames of a chunk.
+    images, table, shared, known
+        Frames, what headers say of them, and what tasks get beside them: arguments of `chunk_records`.
     merge : callable
         Makes one thing of some records or of some such things; the order does not matter.
     finish : callable
@@ -262,52 +300,62 @@ def gathered(records: da.Array | np.ndarray, merge: Callable[[list[Any]], Any], 
 
     Returns
     -------
-    array of object, shape (1, 1, 1)
+    array of object, shape (1,)
     """
     merging, ending = cloudpickle.dumps(merge), cloudpickle.dumps(finish)
+    join = functools.partial(_join, merge=merging, finish=ending)
+    if isinstance(images, FrameFiles) and len(images.chunks) == 1 and not known:
+        inputs, taken = inputs_of(shared)
+        packed, files = cloudpickle.dumps(function), np.array(list(images.files), dtype=object)
+        read = (images.reader, images.shape)
+        run = functools.partial(_run_and_join, files, table, function=packed, read=read, taken=taken, join=join)
+        names = [getattr(one, "name", one) for one in (images, *shared)]
+        token = tokenize(packed, names, pickle.dumps(table), merging, ending)
+        return task_of(run, inputs, f"{name_of(function)}-{token}", inlines=True)
+    whole_chunks = images.chunks if isinstance(images, FrameFiles) else getattr(images, "chunks", [()])[0]
+    counts = (1,) * len(whole_chunks)
+    records = chunk_records(function, images, table, shared, known=known, counts=counts)
     if not isinstance(records, da.Array):
-        return _finish(_merge([_merge([records], merging)], merging), ending)
+        return join([records])
     token = tokenize(records.name, merging, ending)
-    graph: dict[Any, Any] = {}
-    groups: list[list[Any]] = [[(records.name, number, 0, 0)] for number in range(records.numblocks[0])]
-    while True:
+    layers, needed = dict[str, Any](records.dask.layers), dict(records.dask.dependencies)
+    last, level, graph = records.name, [(records.name, number) for number in range(len(counts))], dict[Any, Any]()
+    while len(level) > _FAN_IN:
+        # groups of one would be tasks that do nothing
+        groups = [level[some[0] : some[-1] + 1] for some in np.array_split(range(len(level)), _groups(len(level)))]
         level = [(f"merge-{token}", len(graph) + number) for number in range(len(groups))]
         graph |= {key: (_merge, group, merging) for key, group in zip(level, groups, strict=True)}
-        if len(level) == 1:
-            break
-        groups = [level[start : start + _FAN_IN] for start in range(0, len(level), _FAN_IN)]
+    if graph:
+        needed[f"merge-{token}"], last = {last}, f"merge-{token}"
+        layers[last] = MaterializedLayer(graph)
     name = f"gathered-{token}"
-    graph[name, 0, 0, 0] = (_finish, level[0], ending)
-    # Dask's own annotations do not know that its arrays are collections
-    whole = HighLevelGraph.from_collections(name, graph, dependencies=[records])  # type: ignore[list-item]
-    return da.Array(whole, name, chunks=((1,), (1,), (1,)), dtype=object, meta=np.empty((0, 0, 0), dtype=object))
+    layer = Joined({(name, 0): (join, level)}, reads=False)
+    return record_array(HighLevelGraph(layers | {name: layer}, needed | {name: {last}}), name)
+
+
+def _groups(n_records: int) -> int:
+    """Number of groups in which ``n_records`` records are joined."""
+    return math.ceil(n_records / _FAN_IN)
+
+
+def _run_and_join(
+    files: np.ndarray, table: np.ndarray, *given: np.ndarray, join: Callable[..., np.ndarray], **options: Any
+) -> np.ndarray:
+    return join([_run_chunk(files, table, *given, n_known=0, **options)])
+
+
+def n_joining(n_chunks: int) -> int:
+    """Number of tasks with which :func:`gathered` joins the records of ``n_chunks`` chunks."""
+    return 1 if n_chunks <= _FAN_IN else _groups(n_chunks) + n_joining(_groups(n_chunks))
 
 
 def _merge(chunks: list[np.ndarray], merge: bytes) -> np.ndarray:
-    merged = np.empty((1, 1, 1), dtype=object)
-    merged[0, 0, 0] = tasks.unpacked(merge)(
-        [record for chunk in chunks for record in chunk.ravel() if record is not None]
-    )
+    merged = np.empty(1, dtype=object)
+    merged[0] = tasks.unpacked(merge)([record for chunk in chunks for record in chunk if record is not None])
     return merged
 
 
-def _finish(merged: np.ndarray, finish: bytes) -> np.ndarray:
-    finished = np.empty((1, 1, 1), dtype=object)
-    finished[0, 0, 0] = tasks.unpacked(finish)(merged[0, 0, 0])
+def _join(chunks: list[np.ndarray], merge: bytes, finish: bytes) -> np.ndarray:
+    finished = np.empty(1, dtype=object)
+    finished[0] = tasks.unpacked(finish)(_merge(chunks, merge)[0])
     return finished
-
-
-def computed(*arrays: da.Array | np.ndarray) -> tuple[np.ndarray, ...]:
-    """Values of some arrays, computed together by the scheduler in use."""
-    return tuple(np.asarray(one) for one in dask.compute(*arrays))
-
-
-def kept(*arrays: da.Array | np.ndarray) -> tuple[da.Array | np.ndarray, ...]:
-    """Arrays computed once and kept in the memory of the workers, chunk by chunk."""
-    persisted: tuple[da.Array | np.ndarray, ...] = dask.persist(*arrays)
-    return persisted
-
-
-def is_lazy(values: Any) -> bool:
-    """Whether an array waits to be computed."""
-    return isinstance(values, da.Array)

@@ -8,6 +8,7 @@ configuration), and what the caller gives.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
@@ -51,6 +52,9 @@ MEMORY_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+#: What the C library calls these for a process that runs already (``mallopt``).
+_MEMORY_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8}
+
 #: What a worker does beside its tasks. It keeps profiles of what it did in the last hour, for the dashboard: with the
 #: setting of Dask one a second, which fill more memory than the frames; one a minute is enough. There every process of
 #: a cluster looks fifty times a second at the clock, and a worker ten times at its memory: 4 % of two cores.
@@ -64,6 +68,13 @@ UPKEEP_SETTINGS = {
 
 #: Set in the job that runs the scheduler.
 INSIDE = "OPTICAM_DASK_INSIDE"
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory of a frame for the next one, as workers do (``MEMORY_ENVIRONMENT``)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        for name, number in _MEMORY_SETTINGS.items():
+            ctypes.CDLL(None).mallopt(number, int(MEMORY_ENVIRONMENT[name]))
 
 
 def import_environment() -> dict[str, str]:
@@ -107,13 +118,13 @@ class ClusterSettings:
     n_workers : int, optional
         Worker processes; by default one a processor here.
     adapt : (int, int), optional
-        Least and most workers of a batch system, as many as there is work for.
+        Least and most workers of a batch system; between them their number follows the work.
     cores : int, optional
         Cores of a job, a worker on each; by default 1.
     memory : str, optional
         Memory of a job, or of a worker on this machine; by default 4GiB a core of a job.
     walltime, queue, account : str, optional
-        Of a job, as the batch system writes them.
+        Time limit, queue and account of a job, as the batch system writes them.
     job_extra : tuple of str
         A further directive of a job; may be repeated.
     options : mapping
@@ -241,6 +252,7 @@ def parse_memory(text: str) -> int:
     Raises
     ------
     ValueError
+        When it is no size of memory.
     """
     try:
         return int(parse_bytes(text))
@@ -254,6 +266,7 @@ def adapt_range(value: str | Sequence[int]) -> tuple[int, int]:
     Raises
     ------
     ValueError
+        When it is no pair of numbers, or the first is the larger one.
     """
     parts = value.split(":") if isinstance(value, str) else list(value)
     try:

@@ -56,13 +56,16 @@ class Connection:
     tell : callable
         Takes one line for people: the dashboard, what jobs wait for.
     progress : Console, optional
-        Who is told how many workers have started.
+        Told how many workers have started.
     n_pixels : int, optional
         Pixels of all frames of a run; None where nobody knows. Small nights need no scheduler.
+    is_local : bool
+        Whether blocks run in processes of this machine that are started for it.
     """
 
     progress: Console | None = None
     n_pixels: int | None = None
+    is_local: bool = False
 
     def __init__(
         self, place: Callable[[], contextlib.AbstractContextManager[Executor]], tell: Callable[[str], None]
@@ -85,6 +88,11 @@ class Connection:
         if isinstance(self._executor, Connection | Local):
             self._executor.progress, self._executor.n_pixels = self.progress, self.n_pixels
         return self._executor
+
+    @property
+    def opened(self) -> Executor | None:
+        """The place itself, if it is open already: if not, nothing needed it so far."""
+        return None if self._executor is None else self.open()
 
     def begin(self) -> None:
         """Open the place; processes of this machine start while headers are read."""
@@ -165,13 +173,13 @@ def connect(
     n_workers : int, optional
         Worker processes; of a local cluster by default one a processor that this process may use.
     adapt : str or (int, int), optional
-        Least and most workers of a batch system, as many as there is work for.
+        Least and most workers of a batch system; between them their number follows the work.
     cores : int, optional
         Cores of a job, a worker on each; by default 1.
     memory : str, optional
         Memory of a job, or of a worker on this machine, such as ``"4GiB"``.
     walltime, queue, account : str, optional
-        Of a job, as the batch system writes them.
+        Time limit, queue and account of a job, as the batch system writes them.
     job_extra : sequence of str
         A further directive of a job; may be repeated. Such as ``"--constraint=haswell"``.
     host : str
@@ -223,6 +231,7 @@ def connect(
         tell=say,
     )
     connection = Connection(place, tell or logger.info)
+    connection.is_local = settings.cluster == "local"
     return connection
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import cloudpickle
 
 from opticam_dask.cluster import run_blocks, tasks
-from opticam_dask.cluster.cluster_settings import ClusterError
+from opticam_dask.cluster.cluster_settings import ClusterError, keep_memory
 from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.kernels import compiled
 from opticam_dask.parameters import EXECUTION
@@ -106,6 +106,7 @@ class InProcess:
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run the blocks in order and yield each summary."""
+        keep_memory()
         for group in work:
             # as on a worker: what a task changes in what it was given is no matter of the next one
             function = cloudpickle.dumps(group.function)
@@ -239,12 +240,12 @@ class OnCluster:
     def _window_size(self) -> int:
         """Blocks of a window, for the workers that are there, or for those that were asked for and will come."""
         asked_for = (self.jobs.settings.most_workers if self.jobs else None) or 1
-        self._size = BLOCKS_PER_WORKER * max(asked_for, len(self.client.ncores()))
+        self._size = BLOCKS_PER_WORKER * max(asked_for, len(self._workers()))
         return self._size
 
     def _tell_of_threads(self) -> None:
         """Say once what threads of a worker are good for: not much, as its blocks take turns."""
-        most = max(self.client.nthreads().values(), default=1)
+        most = max(self._workers().values(), default=1)
         if most > 1 and not self._is_told_of_threads:
             self._is_told_of_threads = True
             logger.warning(
@@ -262,14 +263,14 @@ class OnCluster:
         if is_killed and self.jobs is not None and self.jobs.ended_from_outside(str(worker)):
             return replace(task, worker=None)  # its job was ended: that says nothing about its frames
         again = _next_try(task, error)
-        workers = sorted(self.client.ncores())
+        workers = sorted(self._workers())
         if again.is_rescue != task.is_rescue or not isinstance(error, OSError) or not workers:
             return again
         return replace(again, worker=workers[(again.block + again.n_failures) % len(workers)])
 
     def _waiting_in_vain(self, under_way: Mapping[Any, tuple[distributed.Future, _Task]]) -> list[Any]:
         """Blocks that wait for a worker that is gone: the scheduler does not give those to others."""
-        workers = self.client.ncores()
+        workers = self._workers()
         return [key for key, (_, task) in under_way.items() if task.worker is not None and task.worker not in workers]
 
     def _next(self, finished: queue.SimpleQueue[distributed.Future]) -> list[distributed.Future]:
@@ -300,7 +301,7 @@ class OnCluster:
         return [(fetched[future.key][0], None) if future.key in fetched else _outcome(future) for future in futures]
 
     def _look_at_workers(self) -> None:
-        self._without_workers = 0.0 if self._n_workers() else self._without_workers + _LOOK
+        self._without_workers = 0.0 if self._workers() else self._without_workers + _LOOK
         if self.jobs is not None:
             self.jobs.check()
         elif self._without_workers and int(self._without_workers) % 60 == 0:
@@ -308,13 +309,21 @@ class OnCluster:
         if self.is_local and self._without_workers >= _WITHOUT_WORKERS:
             raise ClusterError(f"all workers are gone. {_GO_ON}")
 
-    def _n_workers(self) -> int:
+    def _workers(self) -> Mapping[str, int]:
+        """Workers that the scheduler has, with their numbers of threads.
+
+        Raises
+        ------
+        ClusterError
+            When it is gone.
+        """
         if self.client.status != "running" and not self.client.status.startswith("connect"):
             raise ClusterError(f"the connection to the scheduler is lost. {_GO_ON}")
         try:
-            return len(self.client.ncores())
+            workers: Mapping[str, int] = self.client.ncores()
         except (OSError, TimeoutError) as error:
             raise ClusterError(f"the scheduler does not answer any more ({error}). {_GO_ON}") from error
+        return workers
 
 
 def _outcome(future: distributed.Future) -> tuple[Any, Exception | None]:

@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes
     ----------
     number : int
-        Of the signal.
+        Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -62,6 +62,7 @@ def raise_if_interrupted() -> None:
     Raises
     ------
     Interrupted
+        With the signal by which it was asked.
     """
     if _requested:
         raise Interrupted(_requested[-1])

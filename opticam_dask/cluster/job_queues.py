@@ -149,6 +149,7 @@ class JobQueue:
         Raises
         ------
         ClusterError
+            When the queue has refused the jobs of the workers, or they have all ended.
         """
         if self._error is not None:
             raise self._error

@@ -283,7 +283,10 @@ def job_script(settings: ClusterSettings, log_directory: str | Path | None = Non
 
     Raises
     ------
-    ClusterError, ValueError
+    ClusterError
+        When the package that talks to the batch system is missing or refuses the settings.
+    ValueError
+        When a setting has no meaning for this batch system.
     """
     jobqueue_package()
     arguments = job_arguments(settings, log_directory)
@@ -304,7 +307,7 @@ def submit_inside(
     Parameters
     ----------
     settings : ClusterSettings
-        Of the workers; ``inside`` says what differs for this job.
+        Settings of the workers; ``inside`` says what differs for this job.
     command : sequence of str
         The command and its arguments.
     log_directory : path, optional

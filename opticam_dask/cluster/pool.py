@@ -3,8 +3,9 @@
 A cluster of Dask takes some seconds of every processor before its first frame, which is more than a small night takes
 as a whole. Here one program imports what tasks use, once, and forks into as many processes as there are to be (on
 Linux; elsewhere each is a program of its own). They are no children of the user's script, which needs no ``__main__``
-guard, and run the very functions that workers of a cluster run. What a cluster is better at is left to it: when a
-process dies, hangs or takes too much memory, :class:`Local` opens one for the blocks that are not done.
+guard, and run the very functions that workers of a cluster run. A command that has done nothing yet but import forks
+itself instead, so that nothing is imported twice. What a cluster is better at is left to it: when a process dies, hangs
+or takes too much memory, :class:`Local` opens one for the blocks that are not done.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cloudpickle
 import psutil
 
 from opticam_dask.cluster import tasks
-from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, SINGLE_THREAD_ENVIRONMENT, import_environment
+from opticam_dask.cluster.cluster_settings import (
+    MEMORY_ENVIRONMENT,
+    SINGLE_THREAD_ENVIRONMENT,
+    import_environment,
+    keep_memory,
+)
 from opticam_dask.cluster.executors import MEMORY_SHARE, RETRIES, OnCluster, Work
 from opticam_dask.cluster.interruption import raise_if_interrupted
 from opticam_dask.kernels import compiled
@@ -51,6 +57,13 @@ MOST_PIXELS = 2**31
 PRELOADED = (
     "opticam_dask.pipeline.driver",
     "opticam_dask.lightcurves.light_curve_files",
+    "opticam_dask.display.run_files",
+)
+
+#: What tasks need besides, but nobody else does: photutils for the catalogue, the rest for figures.
+FURTHER = (
+    *("photutils.segmentation", "dask.array", "opticam_dask.display.diagnostics"),
+    *(f"opticam_dask.display.plotting.{name}" for name in ("frames", "images", "noise")),
 )
 
 #: Only where a process that has imported all of this may fork: frameworks of macOS do not allow it.
@@ -60,6 +73,15 @@ _CAN_FORK = sys.platform == "linux"
 _LOOK = 0.5
 
 Channel = multiprocessing.connection.Connection
+
+
+class _Program(Protocol):
+    """A process that this one has started."""
+
+    pid: int
+
+    def wait(self) -> object:
+        """Wait until it has ended."""
 
 
 class ProcessDied(Exception):
@@ -84,7 +106,7 @@ class Pool:
     Parameters
     ----------
     n_processes : int
-        How many.
+        Number of processes.
     frame_timeout : float
         Seconds after which a frame that does not end ends its process; 0 is no limit.
     memory_limit : int
@@ -94,32 +116,31 @@ class Pool:
     def __init__(self, n_processes: int, *, frame_timeout: float, memory_limit: int) -> None:
         self.n_processes = n_processes
         self._frame_timeout, self._memory_limit = frame_timeout, memory_limit
-        self._programs: list[subprocess.Popen[bytes]] = []
+        self._programs: list[_Program] = []
         self._channels: list[Channel] = []
         self._pids: dict[Channel, int] = {}
         self._last_look = 0.0
 
-    def start(self) -> None:
-        """Start the processes; they import while this one goes on."""
+    def start(self, *, may_fork: bool = False) -> None:
+        """Start the processes; they import while this one goes on.
+
+        Parameters
+        ----------
+        may_fork : bool
+            This process has done nothing yet but import.
+        """
         if self._programs:
             return
         logger.info("starting %d processes, of at most %.2f GB each", self.n_processes, self._memory_limit / 1e9)
         pairs = [multiprocessing.Pipe() for _ in range(self.n_processes)]
-        for some in [pairs] if _CAN_FORK else [[pair] for pair in pairs]:
-            numbers = [there.fileno() for _, there in some]
-            self._programs.append(
-                subprocess.Popen(
-                    # -P: what this process imports, not this directory
-                    [sys.executable, "-P", "-m", "opticam_dask.cluster.pool", *map(str, numbers)],
-                    env=os.environ | import_environment() | SINGLE_THREAD_ENVIRONMENT | MEMORY_ENVIRONMENT,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=numbers,
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others
-                )
-            )
-        for here, there in pairs:
+        self._channels = [here for here, _ in pairs]
+        ends = [there.fileno() for _, there in pairs]
+        if may_fork and _CAN_FORK and threading.active_count() == 1:  # what other threads hold would be held forever
+            self._programs.append(_Fork(ends, self._channels))
+        else:
+            self._programs += [_program(some) for some in ([ends] if _CAN_FORK else [[end] for end in ends])]
+        for _, there in pairs:
             there.close()
-            self._channels.append(here)
 
     def await_processes(self, progress: Console | None = None) -> None:
         """Wait until all processes have imported what they need, started if they are not.
@@ -223,6 +244,50 @@ class Pool:
         self.close()
 
 
+def _program(numbers: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A program that imports modules and becomes as many processes as there are channels."""
+    return subprocess.Popen(
+        # -P: what this process imports, not this directory
+        [sys.executable, "-P", "-m", "opticam_dask.cluster.pool", *map(str, numbers)],
+        env=os.environ | import_environment() | SINGLE_THREAD_ENVIRONMENT | MEMORY_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        pass_fds=numbers,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others
+    )
+
+
+class _Fork:
+    """The same as a fork of this process, which has imported what tasks use, as it needs that itself."""
+
+    def __init__(self, numbers: Sequence[int], others: Sequence[Channel]) -> None:
+        for name in PRELOADED:
+            importlib.import_module(name)
+        if sys.stdout is not None:  # programs without a console have none
+            sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            os.setsid()
+            for which in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(which, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for channel in others:
+                channel.close()
+            os.environ.update(SINGLE_THREAD_ENVIRONMENT)
+            keep_memory()
+            _main(numbers)
+        except BaseException:  # noqa: BLE001 - nothing of the command may go on in this process
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
 @contextlib.contextmanager
 def _deaths(when: str) -> Iterator[None]:
     """A channel that breaks is the death of the process at its other end."""
@@ -265,7 +330,7 @@ class Local:
     n_pixels : int, optional
         Pixels of all frames of the run; None where nobody knows.
     progress : Console, optional
-        Who is told how many workers have started.
+        Told how many workers have started.
     """
 
     n_pixels: int | None = None
@@ -282,7 +347,7 @@ class Local:
     def start(self) -> None:
         """Start the pool while it is not known yet how much there is to do."""
         if self._on_cluster is None:
-            self._pool.start()
+            self._pool.start(may_fork=True)
 
     def run(self, work: Sequence[Work]) -> Iterator[Any]:
         """Run all blocks of all groups; yield each summary once, in any order."""
@@ -327,7 +392,7 @@ class Local:
 
 def _main(numbers: Sequence[int]) -> None:
     """Import what tasks need, become as many processes as there are channels, and serve them."""
-    for name in PRELOADED:
+    for name in (*PRELOADED, *FURTHER):
         importlib.import_module(name)
     gc.freeze()  # what all processes share stays shared
     own = next((number for number in numbers[1:] if os.fork() == 0), numbers[0])

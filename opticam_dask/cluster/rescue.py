@@ -76,7 +76,7 @@ def deadly_frames(
     Parameters
     ----------
     try_frame : callable
-        ``try_frame(index)``.
+        ``try_frame(index)`` does the work on one frame and writes nothing.
     indices : sequence of int
         Indices of the frames of the block.
     frame_timeout : float

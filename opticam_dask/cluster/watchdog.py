@@ -37,7 +37,7 @@ _timer = _Timer()
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """End this process when no frame begins for so many seconds while the block runs.
+    """End this process when no frame begins within a time limit, in seconds, while the block runs.
 
     Parameters
     ----------

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 import opticam_dask
 from opticam_dask.display import plotting
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from opticam_dask.display.plotting import Figure
 
 
@@ -33,10 +34,8 @@ def mark_of(*shown: Any) -> str:
 
 
 def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, xr.Dataset):
-        # by name: the order of variables that were chosen by a set is another one in every process
-        variables = sorted(((str(name), one) for name, one in value.variables.items()), key=lambda pair: pair[0])
-        _add(digest, {name: (variable.dims, variable.to_numpy()) for name, variable in variables})
+    if hasattr(value, "variables"):
+        _add_dataset(digest, value)
     elif isinstance(value, Mapping):
         for name in value:
             digest.update(f"{name}:".encode())
@@ -51,6 +50,12 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(np.ascontiguousarray(value).tobytes())
     else:
         digest.update(repr(value).encode())
+
+
+def _add_dataset(digest: Any, value: xr.Dataset) -> None:
+    # by name: the order of variables that were chosen by a set is another one in every process
+    variables = sorted(((str(name), one) for name, one in value.variables.items()), key=lambda pair: pair[0])
+    _add(digest, {name: (variable.dims, variable.to_numpy()) for name, variable in variables})
 
 
 def has_mark(file: Path, mark: str) -> bool:

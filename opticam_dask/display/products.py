@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import locations, schema
 from opticam_dask.display import plotting
 from opticam_dask.display.drawn import has_mark, keep_drawn, mark_of
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.reading.columns import CurveArrays
 from opticam_dask.locations import file_in
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
+    import xarray as xr
     from astropy.table import QTable
 
     from opticam_dask.display.plotting import Figure
@@ -76,6 +76,8 @@ def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray]
 
 def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
     """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
+    import xarray as xr
+
     panels = {
         camera.key: (
             camera.reference["image"],
@@ -90,8 +92,10 @@ def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | No
     return keep_drawn(file, lambda shown: plotting.plot_catalogs(shown), panels, show=show)
 
 
-def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
-    """Write ``diag/background.pdf`` and ``diag/alignment.pdf``."""
+def plot_frames(
+    out_directory: str | Path, names: Collection[str] = ("background", "alignment"), *, show: bool = False
+) -> list[Path]:
+    """Write ``diag/background.pdf`` and ``diag/alignment.pdf``, or one of them."""
     cameras = Store.open(out_directory).cameras
     of_key = {camera.key: frames_of(camera, names=_PLOTTED) for camera in cameras if camera.parts}
     if not of_key:
@@ -102,13 +106,12 @@ def plot_frames(out_directory: str | Path, *, show: bool = False) -> list[Path]:
         "alignment": lambda shown: plotting.plot_alignment(shown),
     }
     return [
-        keep_drawn(file_in(out_directory, "diag", f"{name}.pdf"), draw, of_key, show=show)
-        for name, draw in figures.items()
+        keep_drawn(file_in(out_directory, "diag", f"{name}.pdf"), figures[name], of_key, show=show) for name in names
     ]
 
 
 def plot_relative_light_curve(
-    out_directory: str | Path, curves: Mapping[str, xr.Dataset], prefix: str, *, show: bool = False
+    out_directory: str | Path, curves: Mapping[str, xr.Dataset | CurveArrays], prefix: str, *, show: bool = False
 ) -> Path:
     """Write ``relative_light_curves/<label>/<prefix>_<keys>_light_curve.pdf``."""
     label = next(iter(curves.values())).attrs["label"]
@@ -122,6 +125,8 @@ def plot_comparisons(out_directory: str | Path, curve: xr.Dataset, prefix: str, 
 
     The target against each comparison, and each comparison against the sum of the others.
     """
+    from opticam_dask.lightcurves import results
+
     key, label = curve.attrs["key"], curve.attrs["label"]
     curves = results.light_curves(out_directory, key, label, radius=curve.attrs.get("radius"))
     numbers = [curve.attrs["target"], *curve.attrs["comparisons"]]
@@ -149,12 +154,18 @@ def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_qual
     with_quality : bool
         Also what was found out from all frames of a night together, where it is there.
     """
+    import xarray as xr
+
     read = [_read_frames(part, names, with_quality) for part in camera.parts]
     merged = read[0] if len(read) == 1 else xr.concat(read, dim="frame", combine_attrs="override")
     return merged.load().sortby("mjd_utc")
 
 
 def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
+    import xarray as xr
+
+    from opticam_dask.lightcurves import results
+
     opened = xr.open_dataset(**part.frames.for_xarray).drop_vars(["file", "message"])
     chosen = [name for name in opened.data_vars if names is None or name in names]
     frames = results.loaded(part.frames, opened[chosen])

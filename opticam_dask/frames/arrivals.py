@@ -25,7 +25,9 @@ def incomplete_reason(file: str, extension: int | str | None = None) -> str | No
         HDU of the image.
     """
     try:
-        read_headers(file, ImageChoice(extension))
+        frames, _ = read_headers(file, ImageChoice(extension))
+        if cut := next((frame.problem for frame in frames if frame.is_cut_short), ""):
+            return cut
         with open(file, "rb") as stream:
             is_gzip = stream.read(2) == b"\x1f\x8b"
         if is_gzip:  # only its end says whether it is all there

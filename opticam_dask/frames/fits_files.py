@@ -12,6 +12,7 @@ import contextlib
 import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,13 @@ from opticam_dask.frames.fits.images import MOST_PIXELS, FitsHeader
 from opticam_dask.frames.fits.layouts import Contents, ImageChoice, StoredFrame
 from opticam_dask.frames.fits.names import FrameName, file_of, split_name
 from opticam_dask.frames.fits.planes import PlaneKeywords
+from opticam_dask.frames.fits.shared_cards import SharedCards
 from opticam_dask.frames.fits.streams import (
     FRAME_REQUEST,
     HEADER_REQUEST,
+    FrameErrors,
     PathLike,
     Source,
-    frame_errors,
     inflate,
     opened,
     read_to_the_end,
@@ -50,7 +52,9 @@ __all__ = [
     "OwnProduct",
     "PathLike",
     "PlaneKeywords",
+    "SharedCards",
     "file_of",
+    "ordinary_images",
     "read_header",
     "read_headers",
     "split_name",
@@ -99,18 +103,22 @@ class FrameHere(NamedTuple):
         The part of the header that it does not share with other frames of the file.
     problem : str
         Why it cannot be used, as far as the file shows; empty for a good one.
+    is_cut_short : bool
+        Whether it cannot be used because the file ends too early.
     """
 
     name: FrameName
     header: FitsHeader
     own: Cards
     problem: str = ""
+    is_cut_short: bool = False
 
 
 def read_headers(
     path: str,
     choice: ImageChoice | None = None,
     plane_keywords: PlaneKeywords | None = None,
+    ordinary: SharedCards[tuple[FitsHeader, int] | None] | None = None,
     *,
     listed: Facts | None = None,
 ) -> tuple[list[FrameHere], Facts]:
@@ -126,8 +134,10 @@ def read_headers(
         Which images are frames.
     plane_keywords : PlaneKeywords, optional
         What tells the times of the planes of a cube.
+    ordinary : SharedCards, optional
+        Result of `ordinary_images` for this choice: what ordinary files have in common is worked out once.
     listed : Facts, optional
-        Of a remote file, what its directory says.
+        Size and time of a remote file, from the listing of its directory.
 
     Returns
     -------
@@ -143,24 +153,46 @@ def read_headers(
         When the file is a table that this program has exported.
     """
     with opened(path, gzip.open, HEADER_REQUEST, None if listed is None else listed.size) as source:
-        contents = layouts.contents_of(source, choice or ImageChoice())
+        facts = listed or source.facts_with_checksum()
+        cards, text = layouts.first_cards(source)
+        if ordinary and (image := ordinary(cards)) and layouts.is_all_of(source, len(text), image[1]):
+            return [FrameHere(FrameName(path), image[0]._replace(values=cards), cards)], facts
+        contents = layouts.contents_of(source, choice or ImageChoice(), first=(cards, text))
         frames = list(_frames(path, source, contents, plane_keywords or PlaneKeywords()))
-        return frames, listed or source.facts or Facts(0, 0.0)
+        return frames, facts
+
+
+def ordinary_images(choice: ImageChoice) -> SharedCards[tuple[FitsHeader, int] | None]:
+    """What the first headers of ordinary files say of their images, worked out once for headers that say the same."""
+    return SharedCards(partial(layouts.ordinary_image, choice=choice))
 
 
 def _frames(path: str, source: Source, contents: Contents, known: PlaneKeywords) -> Iterator[FrameHere]:
     for picture in contents.pictures:
+        cut = picture.cut_short
         if not picture.n_planes:
-            yield FrameHere(FrameName(path, picture.extension), picture.header, picture.own)
+            yield FrameHere(FrameName(path, picture.extension), picture.header, picture.own, cut, bool(cut))
             continue
         extension = picture.tiles[0].image.hdu.number
         try:
             headers = planes.headers_of(source, picture, contents.tables, known)
         except FrameError as error:
-            yield FrameHere(FrameName(path, picture.extension), picture.header, picture.own, error.reason)
+            cut = cut or contents.cut_short
+            # how to define times is no advice for a file that has lost them
+            reason = f"{cut}, and its header does not say when each was taken" if cut else error.reason
+            yield FrameHere(FrameName(path, picture.extension), picture.header, picture.own, reason, bool(cut))
             continue
-        for plane, header in enumerate(headers, start=1):
-            yield FrameHere(FrameName(path, extension, plane), header, picture.own)
+        n_timed = 0
+        for n_timed, header in enumerate(headers, start=1):
+            problem = cut if n_timed > picture.n_whole else ""
+            yield FrameHere(FrameName(path, extension, n_timed), header, picture.own, problem, bool(problem))
+        problem = cut or f"cut short: the table of times ends after {n_timed} of {picture.n_planes} planes"
+        for plane in range(n_timed + 1, picture.n_planes + 1):
+            yield FrameHere(FrameName(path, extension, plane), picture.header, picture.own, problem, True)
+    problem, number = contents.cut_header
+    if problem:
+        header = contents.pictures[0].header._replace(extension=number)
+        yield FrameHere(FrameName(path, number), header, Cards(), problem, True)
 
 
 @dataclass(frozen=True)
@@ -209,7 +241,7 @@ class FitsReader:
         """
         name = split_name(str(path))
         choice = ImageChoice(self.extension, self.images, self.amplifiers, self.uses_errors)
-        with frame_errors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
+        with FrameErrors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
             picture = _picture(file.contents, name)
             if picture.n_planes and not name.plane:
                 raise FrameError(f"a cube of {picture.n_planes} planes: name one, as in {FrameName(name.file, 0, 1)}")

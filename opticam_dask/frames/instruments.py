@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
+from opticam_dask.frames.fits.cards import Cards
+from opticam_dask.frames.fits.shared_cards import SharedCards
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.cameras import camera_of, filter_of
+from opticam_dask.frames.headers.equinoxes import to_icrs
 from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of
-from opticam_dask.frames.headers.gains import gain_of
+from opticam_dask.frames.headers.gains import adu_in_pixel_units, gain_of
 from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.times import TO_MIDDLE, mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
 from opticam_dask.kernels.series.timing import FAR_PLACES, TIME_SCALES
+from opticam_dask.text import json_by_hand, read_by_hand
 
+#: Bytes of the name of a camera, which is part of names of files.
+_LONGEST_CAMERA = 64
 TEMPLATE_NAME = "instrument_template.json"
 
 
@@ -27,6 +33,15 @@ def _entry(description: str, *, is_later: bool = False, **kwargs: Any) -> Any:
     ``is_later``: stores of before the entry was there go on, as long as it has its default.
     """
     return field(metadata={"description": description, "is_later": is_later}, **kwargs)
+
+
+class _Lasting(NamedTuple):
+    """What does not change from frame to frame: entries of a `FrameHeader`, and what is wrong with them."""
+
+    found: dict[str, Any]
+    first_problems: tuple[str, ...]  # told before those of the exposure time
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,18 +59,18 @@ class FrameHeader:
     mjd_utc : float
         Middle of the exposure.
     ra, dec : float
-        Of the pointing, degrees.
+        Right ascension and declination of the pointing, ICRS, degrees.
     airmass, read_noise, saturation, linearity_limit, pixel_scale : float
         Read noise in electrons, saturation and end of the linear range in ADU, arcseconds per image pixel (binning
         included).
     longitude, latitude, height : float
-        Of the telescope: degrees east and north, metres.
-    kind : {"light", "bias", "dark", "flat", "fringe", "focus", "lamp"}
+        Place of the telescope: degrees east and north, metres.
+    kind : {"light", "bias", "dark", "flat", "fringe", "focus", "acquisition", "lamp", "spectrum"}
         What the frame was taken for; light where the header does not say, and ``kind_source`` is empty then.
-    kind_source : str
-        Keyword that says so.
-    time_reference : {"", "heliocentre", "barycentre"}
-        Where ``mjd_utc`` is the time of: of the telescope, if empty.
+    kind_source, time_reference : str
+        Keyword that says so; heliocentre or barycentre, where ``mjd_utc`` is the time of, or empty for the telescope.
+    time_offset : float
+        Seconds from the time that the header tells to ``mjd_utc``.
     is_time_suspect : bool
         Whether the header says that its time is not to be trusted.
     problems : tuple of str
@@ -85,6 +100,7 @@ class FrameHeader:
     kind: str = "light"
     kind_source: str = ""
     time_reference: str = ""
+    time_offset: float = 0.0
     is_time_suspect: bool = False
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -231,42 +247,71 @@ class Instrument:
         -------
         FrameHeader
         """
+        return self._interpreted(header, self._lasting(header))
+
+    def interpreter(self) -> Callable[[Cards], FrameHeader]:
+        """`interpret` for the headers of a run: what does not change from frame to frame is worked out once."""
+        lasting = SharedCards(self._lasting)
+        return lambda header: self._interpreted(header, lasting(header))
+
+    def _lasting(self, header: Mapping[str, Any]) -> _Lasting:
+        """What most frames of a run have in common."""
         values = HeaderValues(header)
         filter_name = filter_of(self, values)
         camera = camera_of(self, filter_name, values) if filter_name else ""
         binning = binning_of(self, values)
-        exposure_time = exposure_time_of(self, values)
+        n_first = len(values.problems)
         gain = gain_of(self, values, binning)
         dark_current = dark_current_of(self, values)
-        mjd_utc, time_reference = mid_exposure_of(self, exposure_time, values)
-        ra, dec = position_of(self, values)
         longitude, latitude, height = site_of(self, values)
         kind, kind_source = kind_of(self, values)
         if _is_false(values.find(self.data_flag_keyword)[1]):
             values.problems.append(f"{values.find(self.data_flag_keyword)[0]} says that the frame holds no data")
+        per_level = adu_in_pixel_units(self, values)
+        saturation, linearity = (
+            None if level is None else level * per_level for level in (self.default_saturation, self.default_linearity)
+        )
+        found = {
+            "camera": camera,
+            "filter": filter_name,
+            "key": f"{camera}:{filter_name}" if camera else "",
+            "binning": binning,
+            "gain": gain,
+            "dark_current": dark_current,
+            "read_noise": values.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
+            "saturation": values.optional_number(self.saturation_keyword, saturation, least=1.0),
+            "linearity_limit": values.optional_number(self.linearity_keyword, linearity, least=1.0),
+            "pixel_scale": self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
+            "longitude": longitude,
+            "latitude": latitude,
+            "height": height,
+            "kind": kind,
+            "kind_source": kind_source,
+            "is_time_suspect": _is_false(values.find(self.time_flag_keyword)[1]),
+        }
+        return _Lasting(
+            found, tuple(values.problems[:n_first]), tuple(values.problems[n_first:]), tuple(values.warnings)
+        )
+
+    def _interpreted(self, header: Mapping[str, Any], lasting: _Lasting) -> FrameHeader:
+        values = HeaderValues(header)
+        values.warnings += lasting.warnings
+        values.problems += lasting.first_problems
+        exposure_time = exposure_time_of(self, values)
+        values.problems += lasting.problems
+        mjd_utc, time_reference, time_offset = mid_exposure_of(self, exposure_time, values)
+        ra, dec = to_icrs(position_of(self, values), mjd_utc, values)
+        if exposure_time == 0.0 and lasting.found["kind"] == "light":
+            values.warn("the exposure time is 0: times are those of the time stamps")
         return FrameHeader(
-            camera=camera,
-            filter=filter_name,
-            key=f"{camera}:{filter_name}" if camera else "",
-            binning=binning,
-            gain=gain,
-            dark_current=dark_current,
+            **lasting.found,
             exposure_time=exposure_time,
             mjd_utc=mjd_utc,
+            time_reference=time_reference,
+            time_offset=time_offset,
             ra=ra,
             dec=dec,
             airmass=values.optional_number(self.airmass_keyword, None, least=1.0),
-            read_noise=values.optional_number(self.read_noise_keyword, self.default_read_noise, least=0.0),
-            saturation=values.optional_number(self.saturation_keyword, self.default_saturation, least=1.0),
-            linearity_limit=values.optional_number(self.linearity_keyword, self.default_linearity, least=1.0),
-            pixel_scale=self.pixel_scales.get(camera, math.nan) * (binning or math.nan),
-            longitude=longitude,
-            latitude=latitude,
-            height=height,
-            kind=kind,
-            kind_source=kind_source,
-            time_reference=time_reference,
-            is_time_suspect=_is_false(values.find(self.time_flag_keyword)[1]),
             problems=tuple(values.problems),
             warnings=tuple(values.warnings),
         )
@@ -393,7 +438,7 @@ def read_definition(path: Path) -> dict[str, Any]:
         When it is no JSON file, or holds no object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_by_hand(read_by_hand(path))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(values, dict):
@@ -401,9 +446,8 @@ def read_definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def _faults(instrument: Instrument) -> list[str]:
+def _faults(one: Instrument) -> list[str]:
     """List what is wrong with the entries of an instrument."""
-    one = instrument
     levels = (one.default_saturation, one.default_linearity)
     positive = (one.default_gain, one.default_binning, *levels, one.diameter, one.source_pixels)
     names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
@@ -414,7 +458,10 @@ def _faults(instrument: Instrument) -> list[str]:
         (one.ra_unit in (None, "hourangle", "deg"), "ra_unit must be hourangle or deg"),
         (ways and all(map(_is_way, ways)), "time_keywords must be a list of keywords and pairs of keywords"),
         (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
-        (one.cameras and not any(":" in c for c in one.cameras), "cameras must name a camera, without a colon"),
+        (
+            one.cameras and all(":" not in name and 0 < len(name.encode()) <= _LONGEST_CAMERA for name in one.cameras),
+            f"cameras must name a camera, without a colon, in at most {_LONGEST_CAMERA} bytes",
+        ),
         (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
         ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
         (one.images in (None, "frames", "mosaic", "first"), "images must be frames, mosaic or first"),

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import operator
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from opticam_dask.frames.finding import find_files
 from opticam_dask.frames.fits_files import (
     Amplifiers,
+    Cards,
     FitsHeader,
     FitsReader,
     FrameError,
@@ -28,7 +30,9 @@ from opticam_dask.frames.fits_files import (
     OwnProduct,
     PathLike,
     PlaneKeywords,
+    SharedCards,
     file_of,
+    ordinary_images,
     read_header,
     read_headers,
 )
@@ -36,14 +40,16 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.contradictions import contradictions, time_gaps
 from opticam_dask.frames.headers.exposures import kind_of
 from opticam_dask.frames.headers.values import HeaderValues
-from opticam_dask.frames.instruments import Instrument
+from opticam_dask.frames.instruments import FrameHeader, Instrument
 from opticam_dask.kernels.series.timing import night_of
-from opticam_dask.locations import files_below, is_remote, local_path, location
+from opticam_dask.locations import is_remote
 from opticam_dask.remote_paths import Facts, facts_of
 from opticam_dask.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from opticam_dask.cluster.executors import Executor
 
 __all__ = [
     "FakeReader",
@@ -62,13 +68,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"\.(fits|fit|fts|hcm)(\.(gz|fz))?$", re.IGNORECASE)
-
-#: A directory that holds this one is the output directory of a reduction; what it makes there beside light curves and
-#: plots, and may hold FITS files, is never looked into.
-_STORE_NAME = "reduction.zarr"
-_OWN_NAMES = frozenset({_STORE_NAME, "export", "watch", "scratch", "planned_run"})
-
 _TRIMMED = (
     "the image is trimmed to {}; the level of an overscan is not subtracted: it is part of the sky background, and of "
     "the biases where flats are given"
@@ -78,14 +77,20 @@ _OVERSCAN = "the level of the overscan (BIASSEC) is subtracted"
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
 
+#: More files than this are read on workers, where there are some: about two seconds of one processor.
+_MANY = 1 << 15
+#: Files of one task: a quarter of a second of work.
+_FILES_OF_TASK = 4096
+
 #: Columns of the table of frames that come from the interpreted header, and their types.
 _FROM_HEADER = dict.fromkeys(("key", "camera", "filter"), "object")
 _FROM_HEADER |= dict.fromkeys(("mjd_utc", "exposure_time", "gain", "dark_current", "read_noise"), "float64")
 _FROM_HEADER |= dict.fromkeys(("saturation", "linearity_limit", "airmass", "ra", "dec"), "float64")
 _FROM_HEADER |= {"binning": "int64", "pixel_scale": "float64"}
 _FROM_HEADER |= dict.fromkeys(("longitude", "latitude", "height"), "float64")
-_FROM_HEADER |= {"time_reference": "object", "is_time_suspect": "bool"}
-_COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64", **_FROM_HEADER}
+_FROM_HEADER |= {"time_reference": "object", "time_offset": "float64", "is_time_suspect": "bool"}
+_COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64"}
+_COLUMNS |= {"file_ctime": "float64", "file_checksum": "int64", **_FROM_HEADER}
 _COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object", "extension": "int64", "plane": "int64"}
 
 
@@ -97,98 +102,6 @@ class Reader(Protocol):
         ...
 
 
-def find_files(paths: PathLike | Sequence[PathLike]) -> list[str]:
-    """Find the FITS files in directories, and in all directories below them.
-
-    Parameters
-    ----------
-    paths : path or URL, or sequence of them
-        Directories or files, of this machine or of any place that fsspec knows (``s3://bucket/directory``).
-        A file that is given itself is taken whatever its name; in directories it is ``.fits``, ``.fit``, ``.fts`` or
-        ``.hcm``, also followed by ``.gz`` or ``.fz``, in any case. Names that start with a dot are skipped there, and
-        what reductions have made: the store, exported tables, live files.
-
-    Returns
-    -------
-    list of str
-        Absolute paths and URLs, sorted, each file once, even where symbolic links lead to it several times.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a path does not exist.
-    OSError
-        When a remote place cannot be reached.
-    """
-    given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    remote = _remote_files([str(path) for path in given if is_remote(path)])
-    tops = [os.path.abspath(os.path.expanduser(local_path(path))) for path in given if not is_remote(path)]
-    if missing := [top for top in tops if not os.path.lexists(top)]:
-        raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {', '.join(missing)}")
-    files = [top for top in tops if not os.path.isdir(top)]
-    files += _files_below([top for top in tops if os.path.isdir(top)])
-    real_directory = cache(os.path.realpath)  # asked once for the many files of a directory
-    links = dict.fromkeys(file for file in files if os.path.islink(file))
-    # A link loses against the file it leads to.
-    by_target = {os.path.realpath(file): file for file in links}
-    for file in files:
-        if file not in links:
-            directory, name = os.path.split(file)
-            by_target[os.path.join(real_directory(directory), name)] = file
-    return sorted([*by_target.values(), *remote])
-
-
-def _remote_files(tops: list[str]) -> set[str]:
-    """Frames in remote directories, from one listing each."""
-    files: set[str] = set()
-    for top in (str(location(given)) for given in tops):
-        try:
-            found = files_below(top)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"expected a directory or a FITS file, but there is none at {top}") from error
-        own = _own_places(found)
-        for url in found:
-            below = url[len(top) :].strip("/")
-            if own and any(url.startswith(place) for place in own):
-                continue
-            is_hidden = any(word.startswith(".") for word in below.split("/"))
-            if not below or (_NAME.search(url) and not is_hidden):
-                files.add(url)
-    return files
-
-
-def _own_places(urls: Iterable[str]) -> tuple[str, ...]:
-    """Beginnings of the URLs of what reductions have made, from a listing that shows their stores."""
-    outputs = {url.partition(f"/{_STORE_NAME}/")[0] for url in urls if f"/{_STORE_NAME}/" in url}
-    return tuple(f"{output}/{name}/" for output in outputs for name in _OWN_NAMES)
-
-
-def _files_below(tops: list[str]) -> Iterator[str]:
-    visited: set[tuple[int, int]] = set()
-    directories, links = list(tops), list[str]()
-    while directories or links:
-        directory = directories.pop() if directories else links.pop()
-        try:
-            status = os.stat(directory)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            entries = list(os.scandir(directory))
-        except OSError as error:
-            logger.warning("%s cannot be searched: %s", printable(directory), error.strerror)
-            continue
-        is_output = any(entry.name == _STORE_NAME for entry in entries)
-        for entry in entries:
-            if entry.name.startswith(".") or (is_output and entry.name in _OWN_NAMES):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.path)
-            elif entry.is_symlink() and os.path.isdir(entry.path):
-                links.append(entry.path)
-            elif _NAME.search(entry.name):
-                yield entry.path
-
-
 @dataclass(frozen=True)
 class FakeReader:
     """Makes up an image from the path, for tests: the same path gives the same pixels, and no file is opened.
@@ -196,7 +109,7 @@ class FakeReader:
     Parameters
     ----------
     shape : (int, int)
-        ``(ny, nx)``.
+        Shape ``(ny, nx)`` of the image.
     seed : int
         Another seed gives other images.
     """
@@ -239,6 +152,7 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
     reader_extension: int | str | None = None,
     kind: str = "light",
+    executor: Executor | None = None,
 ) -> Scan:
     """Read the headers of files and interpret them.
 
@@ -258,6 +172,8 @@ def scan(
     kind : {"light", "bias", "dark", "flat", "fringe"}
         What the frames are for: those that say in their header that they were taken for something else are set aside.
         Frames that do not say are of this kind. Tables that this program has exported are left out without a word.
+    executor : Executor, optional
+        Where the headers of very many files are read; by default here. The result is the same.
 
     Returns
     -------
@@ -272,30 +188,12 @@ def scan(
         raise ValueError(f"n_threads must be at least 1, found {n_threads}")
     if reader_extension is not None:
         instrument = replace(instrument, extension=reader_extension)
-    size = 16 if len(files) < 4096 else 256
-    batches = [files[start : start + size] for start in range(0, len(files), size)]
-    tables, rows, set_aside, n_done = [_as_table([])], list[tuple[Any, ...]](), list[tuple[str, str]](), 0
-    warned: dict[str, tuple[int, str]] = {}
-
-    ways = choice_of(instrument), _plane_keywords(instrument)
-
-    def scan_batch(batch: list[str]) -> list[_Result]:
-        return [result for file in batch for result in _scan_file(file, instrument, ways, listed, kind)]
-
-    for batch, results in zip(batches, _each_batch(scan_batch, batches, n_threads, is_slow=bool(remote)), strict=True):
-        rows += [result.row for result in results if result.row]
-        if len(rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
-            tables.append(_as_table(rows))
-            rows = []
-        set_aside += [(result.file, result.reason) for result in results if not result.row]
-        for result in results:
-            for text in result.warnings:
-                count, example = warned.get(text, (0, result.file))
-                warned[text] = (count + 1, example)
-        n_done += len(batch)
-        if progress is not None:
-            progress(n_done, len(files))
-    tables.append(_as_table(rows))
+    scanner = _Scanner(instrument, kind, n_threads)
+    if executor is not None and len(files) > _MANY:
+        found = _scan_on_workers(scanner, files, listed, executor, progress)
+    else:
+        found = scanner.scan(files, listed, progress)
+    tables, set_aside, warned = found.tables, found.set_aside, found.warned
     table = pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
     longitudes = table["longitude"].to_numpy()
     nights = night_of(table["mjd_utc"].to_numpy(), _usual(longitudes, instrument.longitude)).astype(object)
@@ -304,6 +202,111 @@ def scan(
     n_frames = max(len(files), len(table))
     notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in warned.items()]
     return Scan(table, set_aside, notes + contradictions(table))
+
+
+class _Found:
+    """What the headers of some files have told, in their order."""
+
+    def __init__(self) -> None:
+        self.tables, self.rows = [_as_table([])], list[tuple[Any, ...]]()
+        self.set_aside: list[tuple[str, str]] = []
+        self.warned: dict[str, tuple[int, str]] = {}
+
+    def add(self, results: Sequence[_Result]) -> None:
+        """Take in what some files have told."""
+        self.rows += [result.row for result in results if result.row]
+        if len(self.rows) >= _ROWS_AT_ONCE:  # a table takes a fraction of the memory
+            self.close()
+        self.set_aside += [(result.file, result.reason) for result in results if not result.row]
+        for result in results:
+            for text in result.warnings:
+                self._warn(text, 1, result.file)
+
+    def close(self) -> None:
+        """Put all rows into tables."""
+        self.tables.append(_as_table(self.rows))
+        self.rows = []
+
+    def merge(self, later: _Found) -> None:
+        """Take in what files that come later have told."""
+        self.tables += later.tables
+        self.set_aside += later.set_aside
+        for text, (count, example) in later.warned.items():
+            self._warn(text, count, example)
+
+    def _warn(self, text: str, count: int, example: str) -> None:
+        before, first = self.warned.get(text, (0, example))
+        self.warned[text] = (before + count, first)
+
+
+class _Scanner(NamedTuple):
+    """How headers are read and interpreted."""
+
+    instrument: Instrument
+    kind: str
+    n_threads: int
+
+    def scan(
+        self, files: list[str], listed: Mapping[str, Facts], progress: Callable[[int, int], None] | None = None
+    ) -> _Found:
+        """Read the headers of some files, in this process."""
+        found, n_done = _Found(), 0
+        size = 16 if len(files) < 4096 else 256
+        batches = [files[start : start + size] for start in range(0, len(files), size)]
+        choice = choice_of(self.instrument)
+        ways = choice, _plane_keywords(self.instrument), ordinary_images(choice)
+        interpret = self.instrument.interpreter()
+
+        def scan_batch(batch: list[str]) -> list[_Result]:
+            # read, then interpreted: processors are quicker at one thing at a time
+            read = [_read_file(file, self.instrument, ways, listed) for file in batch]
+            return [
+                _scan_frame(one, self.instrument, interpret, self.kind) if isinstance(one, _Read) else one
+                for frames in read
+                for one in frames
+            ]
+
+        each = _each_batch(scan_batch, batches, self.n_threads, is_slow=bool(listed))
+        for batch, results in zip(batches, each, strict=True):
+            found.add(results)
+            n_done += len(batch)
+            if progress is not None:
+                progress(n_done, len(files))
+        found.close()
+        return found
+
+
+def _scan_on_workers(
+    scanner: _Scanner,
+    files: list[str],
+    listed: Mapping[str, Facts],
+    executor: Executor,
+    progress: Callable[[int, int], None] | None,
+) -> _Found:
+    """Read the headers of many files, some thousand to a task."""
+    from opticam_dask.cluster.executors import Work  # with what tasks need: a table of frames alone needs none of it
+
+    shares = [files[start : start + _FILES_OF_TASK] for start in range(0, len(files), _FILES_OF_TASK)]
+    work = []
+    for number, share in enumerate(shares):
+        facts = {file: listed[file] for file in share if file in listed}
+        scan_share = functools.partial(_scan_share, scanner, share, facts)
+        work.append(Work(scan_share, [number], "headers", has_time_limit=False))
+    by_number, n_done = dict[int, _Found](), 0
+    for number, one in executor.run(work):
+        by_number[number] = one
+        n_done += len(shares[number])
+        if progress is not None:
+            progress(n_done, len(files))
+    found = _Found()
+    for number in range(len(shares)):
+        found.merge(by_number[number])
+    return found
+
+
+def _scan_share(scanner: _Scanner, files: list[str], listed: Mapping[str, Facts], number: int) -> tuple[int, _Found]:
+    """Task that reads the headers of some files."""
+    return number, scanner.scan(files, listed)
 
 
 def _usual(values: np.ndarray, otherwise: float | None) -> float | None:
@@ -341,6 +344,10 @@ def _threads(n_threads: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+#: Which images of a file are frames, what tells the times of planes, and what ordinary files have in common.
+_Ways = tuple[ImageChoice, PlaneKeywords, SharedCards[tuple[FitsHeader, int] | None]]
+
+
 class _Result(NamedTuple):
     file: str
     row: tuple[Any, ...] = ()
@@ -348,16 +355,22 @@ class _Result(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def _scan_file(
-    path: str, instrument: Instrument, ways: tuple[ImageChoice, PlaneKeywords], listed: Mapping[str, Facts], kind: str
-) -> list[_Result]:
-    """What the frames of one file are; nothing for what this program has made."""
+class _Read(NamedTuple):
+    """One frame whose header was read."""
+
+    frame: FrameHere
+    facts: Facts
+    warnings: tuple[str, ...] = ()
+
+
+def _read_file(path: str, instrument: Instrument, ways: _Ways, listed: Mapping[str, Facts]) -> list[_Read | _Result]:
+    """The frames of one file by their headers; nothing for what this program has made."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return [_Result(printable(path), reason="the name of the file is not UTF-8 text: rename it")]
     try:
-        listed_facts = _remote_facts(path, listed) if is_remote(path) else None
+        listed_facts = _remote_facts(path, listed) if listed and is_remote(path) else None
         frames, facts = read_headers(path, *ways, listed=listed_facts)
     except OwnProduct:
         return []
@@ -366,7 +379,7 @@ def _scan_file(
     exposures, others = _exposures(frames, instrument)
     if exposures == frames[:1] and not frames[0].name.plane:  # the image of the file, as a reader takes it
         exposures = [frames[0]._replace(name=FrameName(path))]
-    results = [_scan_frame(frame, facts, instrument, kind) for frame in exposures]
+    read: list[_Read | _Result] = [_Read(frame, facts) for frame in exposures]
     if others:
         names = ", ".join(
             printable(str(frame.own.get("EXTNAME", f"HDU {frame.header.extension}"))) for frame in others[:3]
@@ -375,8 +388,8 @@ def _scan_file(
             f"{len(others)} further image(s) of a file have no time, filter or camera of their own and are left out "
             f"({names}{', ...' * (len(others) > 3)}; images of the definition says what they are)"
         )
-        results[0] = results[0]._replace(warnings=(*results[0].warnings, told))
-    return results
+        read[0] = _Read(exposures[0], facts, (told,))
+    return read
 
 
 def _exposures(frames: list[FrameHere], instrument: Instrument) -> tuple[list[FrameHere], list[FrameHere]]:
@@ -387,7 +400,8 @@ def _exposures(frames: list[FrameHere], instrument: Instrument) -> tuple[list[Fr
     is_frame = [not own.isdisjoint(frame.own) if frame.name.plane == 0 else True for frame in frames]
     if not any(is_frame) or (frames[0].name.plane == 0 and not any(frame.name.plane for frame in frames)):
         is_frame[0] = True  # its time is in the primary header
-    pairs = list(zip(frames, is_frame, strict=True))
+    # a header in which the file ends has no cards, and nobody knows of what it is
+    pairs = [(frame, one or not frame.own) for frame, one in zip(frames, is_frame, strict=True)]
     return [frame for frame, is_one in pairs if is_one], [frame for frame, is_one in pairs if not is_one]
 
 
@@ -406,28 +420,29 @@ def _flat(words: Any) -> Iterator[str]:
             yield from _flat(word)
 
 
-def _scan_frame(frame_here: FrameHere, facts: Facts, instrument: Instrument, kind: str) -> _Result:
+def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards], FrameHeader], kind: str) -> _Result:
+    frame_here, facts, told_of_file = read
     name, header = str(frame_here.name), frame_here.header
-    frame = instrument.interpret(header.values)
+    frame = interpret(header.values)
     if frame.kind_source and frame.kind != kind:
         reason = f"a {frame.kind} frame by {frame.kind_source}"
-        return _Result(name, reason=reason, warnings=(f"{reason}, not a {kind} frame: set aside",))
+        return _Result(name, reason=reason, warnings=(f"{reason}, not a {kind} frame: set aside", *told_of_file))
     if frame_here.problem or frame.problems:
-        return _Result(name, reason=frame_here.problem or "; ".join(frame.problems))
+        return _Result(name, reason=frame_here.problem or "; ".join(frame.problems), warnings=told_of_file)
+    if header.saturation not in (None, frame.saturation):  # that of all amplifiers
+        frame = replace(frame, saturation=header.saturation)
     interpreted = [getattr(frame, column) for column in _FROM_HEADER]
     row = (name, *facts, *interpreted, *header.shape, _name_of(header.dtype), *frame_here.name[1:])
     told = []
-    if header.has_overscan:
-        told.append(_OVERSCAN)
-    elif header.section:
-        told.append(_TRIMMED.format(header.section))
+    if header.has_overscan or header.section:
+        told.append(_OVERSCAN if header.has_overscan else _TRIMMED.format(header.section))
     if header.bad_pixels:
         told.append(f"pixels that the extension {header.bad_pixels} marks are bad")
     if header.errors:
         told.append(f"the noise of pixels is that of the extension {header.errors}")
     if frame.is_time_suspect:
         told.append(f"{instrument.time_flag_keyword} says that the time is not to be trusted")
-    return _Result(name, row=row, warnings=(*frame.warnings, *told))
+    return _Result(name, row=row, warnings=(*frame.warnings, *told, *told_of_file))
 
 
 _name_of = lru_cache(maxsize=64)(operator.attrgetter("name"))  # NumPy puts it together anew each time
@@ -439,6 +454,7 @@ def choice_of(instrument: Instrument) -> ImageChoice:
         takes_overscan_off=instrument.subtract_overscan,
         gain_keyword=instrument.gain_keyword,
         saturation_keyword=instrument.saturation_keyword,
+        default_gain=instrument.default_gain,
         default_saturation=instrument.default_saturation,
     )
     return ImageChoice(instrument.extension, instrument.images, amplifiers, instrument.use_errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.table import Table
 
-from opticam_dask.text import shown
+from opticam_dask.kernels.units import DAYS_PER_YEAR, JD_OF_MJD, MJD_OF_J2000
+from opticam_dask.text import read_by_hand, shown
 
 #: Names of columns, in lower case without ``_``, the first that is there counts.
 RA = ("ra", "raicrs", "radeg", "raj2000", "alphaj2000", "rightascension", "raepoch2000")
@@ -30,10 +32,7 @@ _BAND_AFFIXES = re.compile(r"phot_|_?mean|_?mag(nitude)?_?", re.IGNORECASE)
 _FIRST_YEAR = 1800.0
 #: to this one.
 _LAST_YEAR = 2200.0
-#: Days of a Julian year, by which epochs are counted.
-_DAYS_OF_YEAR = 365.25
-#: MJD of the epoch J2000.0.
-_J2000_MJD = 51544.5
+#: Radians of a milliarcsecond.
 _MAS = math.radians(1.0 / 3.6e6)
 
 
@@ -72,7 +71,7 @@ class SkyCatalog:
 
     def at(self, mjd: float) -> tuple[np.ndarray, np.ndarray]:
         """Right ascension and declination, degrees, at a time: straight motion along the tangent."""
-        years = 2000.0 + (mjd - _J2000_MJD) / _DAYS_OF_YEAR - self.epoch
+        years = 2000.0 + (mjd - MJD_OF_J2000) / DAYS_PER_YEAR - self.epoch
         ra, dec = np.radians(self.ra), np.radians(self.dec)
         radial = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
         east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)])
@@ -117,7 +116,10 @@ def read_table(path: str | Path) -> Table:
 
     Raises
     ------
-    ValueError, FileNotFoundError
+    ValueError
+        When the file cannot be read as a table.
+    FileNotFoundError
+        When there is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,9 +128,12 @@ def read_table(path: str | Path) -> Table:
     try:
         # VOTables of other suffixes, and ECSV under the name of a CSV, are told by their first bytes
         head = path.read_bytes()[:1000].lstrip()
-        name = "ascii.ecsv" if head.startswith(b"# %ECSV") else ("ascii.csv" if path.suffix.lower() == ".csv" else "")
+        is_ecsv = head.removeprefix(codecs.BOM_UTF8).startswith(b"# %ECSV")
+        name = "ascii.ecsv" if is_ecsv else ("ascii.csv" if path.suffix.lower() == ".csv" else "")
         name = "votable" if b"<VOTABLE" in head else name
         name = name or ("ascii" if is_csv else "")
+        if head.startswith(codecs.BOM_UTF8) and name.startswith("ascii"):  # as spreadsheets write it
+            return Table.read(read_by_hand(path), format=name)
         return Table.read(path, format=name) if name else Table.read(path)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a table of stars: {error}") from error
@@ -140,6 +145,7 @@ def from_table(table: Table, origin: str, epoch: float | None = None) -> SkyCata
     Raises
     ------
     ValueError
+        When right ascension or declination is missing, or proper motions have no epoch.
     """
     ra_name, dec_name = find_column(table, RA), find_column(table, DEC)
     if ra_name is None or dec_name is None:
@@ -247,7 +253,7 @@ def _years(table: Table, epoch: float | None) -> np.ndarray:
     years = numbers(values)
     if np.isnan(years).all():
         years = np.array([_number(str(value).lstrip("Jj")) for value in values])
-    years = np.where(years > _LAST_YEAR, 2000.0 + (years % 2400000.5 - _J2000_MJD) / _DAYS_OF_YEAR, years)
+    years = np.where(years > _LAST_YEAR, 2000.0 + (years % JD_OF_MJD - MJD_OF_J2000) / DAYS_PER_YEAR, years)
     return np.where((years > _FIRST_YEAR) & (years < _LAST_YEAR), years, given)
 
 

@@ -72,7 +72,7 @@ def reduced_pixels(wcs: WCS, first: tuple[int, int], rebin_factor: int) -> WCS:
     Parameters
     ----------
     wcs : WCS
-        Of the pixels of the file.
+        World coordinates of the pixels of the file.
     first : (int, int)
         ``(x, y)`` of the first pixel that is not overscan, from 0.
     rebin_factor : int

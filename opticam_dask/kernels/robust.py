@@ -1,4 +1,37 @@
-"""Robust statistics: scatter from the median absolute deviation."""
+"""Robust statistics: medians, and scatter from the median absolute deviation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opticam_dask.kernels import compiled
 
 #: Standard deviation of normally distributed values in units of their median absolute deviation, 1 / 0.6745.
 MAD_TO_SIGMA = 1.4826
+
+#: Of more numbers NumPy finds the median sooner.
+_FEW = 512
+
+
+def median(values: np.ndarray) -> float:
+    """Median of all numbers of an array, as ``np.median`` gives it, which takes ten times as long for few of them."""
+    values = values.ravel()
+    n = len(values)
+    if compiled.native is not None and values.dtype == np.float64 and n <= _FEW:
+        return compiled.native.median(compiled.ready(values))
+    if not n:
+        return float("nan")
+    ordered = np.partition(values, ((n - 1) // 2, n // 2, n - 1))
+    if ordered[-1] != ordered[-1]:  # NaN comes last
+        return float("nan")
+    return 0.5 * float(ordered[(n - 1) // 2] + ordered[n // 2])
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
+    """Lower weighted median over the first axis; NaN values have no weight."""
+    order = np.argsort(values, axis=0, kind="stable")
+    ordered = np.take_along_axis(np.where(np.isfinite(values), weights, 0.0), order, axis=0)
+    reached = np.cumsum(ordered, axis=0) >= 0.5 * np.sum(ordered, axis=0)
+    first = np.take_along_axis(order, np.argmax(reached, axis=0)[np.newaxis], axis=0)
+    median: np.ndarray = np.take_along_axis(values, first, axis=0)[0]
+    return median

@@ -91,7 +91,7 @@ def stingray_light_curve(seconds: np.ndarray, flux: np.ndarray, flux_err: np.nda
     seconds : ndarray
         Since ``mjdref``, ascending.
     flux, flux_err : ndarray
-        Finite.
+        Fluxes and their 1-sigma errors, finite.
     mjdref : float
         Reference epoch, as a modified Julian date.
 

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from opticam_dask import locations, schema
 from opticam_dask.flags import Mark, SourceFlag
-from opticam_dask.kernels.series import ensemble, lightcurve, trends
-from opticam_dask.lightcurves import results, targets
-from opticam_dask.lightcurves.curation.comparisons import choose, left_out_sources, marks_of_measurements
-from opticam_dask.lightcurves.curation.marks import Marks
+from opticam_dask.kernels.series import ensemble, trends
+from opticam_dask.lightcurves import targets
+from opticam_dask.lightcurves.curation.comparisons import choose, marks_of_measurements
+from opticam_dask.lightcurves.curation.marks import last_mark
+from opticam_dask.lightcurves.field import detrending
 from opticam_dask.lightcurves.field.comparison_stars import coverage_card, divide, without_shared_trends
 from opticam_dask.lightcurves.field.conditions import conditions_of
-from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
+from opticam_dask.lightcurves.reading.opening import curves_to_read
+from opticam_dask.lightcurves.reading.tables import as_csv, cells
 from opticam_dask.lightcurves.targets import Target
+from opticam_dask.locations import MOST_BYTES, require_name
 from opticam_dask.parameters import held_to
 from opticam_dask.result_parameters import DIFFERENTIAL
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.errors import require_own_name
 from opticam_dask.store.store import Store
+from opticam_dask.text import shown
 
-#: What a light curve may be detrended against.
-VECTORS = ("airmass", "fwhm", "background", "x", "y", "ellipticity", "transparency", "time")
-
-#: Share of the frames in which a source must have a flux to be judged.
-_OFTEN = 0.9
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @held_to(DIFFERENTIAL)
@@ -102,30 +101,79 @@ def relative_light_curve(
         ``choice``: the same in a few lines; ``coverage_...``: how often the errors of the comparisons hold against each
         other; with shared trends ``n_shared_trends_<night>``; with trends ``detrend``: their coefficients (relative
         change of the flux for one standard deviation of the vector), ``errors``, ``degrees_of_freedom``,
-        ``reduced_chi2`` and ``warnings``.
+        ``reduced_chi2`` and ``warnings``; ``last_mark``: number of the last mark that it knows of (:func:`mark`), 0
+        before there is one; ``made_with``: the arguments as JSON, with which it is made again when marks change.
 
     Raises
     ------
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
-    curves = results.light_curves_to_read(out_directory, key, label, radius)
+    found = relative_curve(
+        out_directory,
+        key,
+        target,
+        comparisons,
+        label,
+        radius=radius,
+        target_radius=target_radius,
+        weighting=weighting,
+        shared_trends=shared_trends,
+        detrend=detrend,
+        detrend_without=detrend_without,
+        outliers=outliers,
+        without=without,
+    )
+    return found.to_xarray()
+
+
+@held_to(DIFFERENTIAL)
+def relative_curve(
+    out_directory: str | Path,
+    key: str,
+    target: Target,
+    comparisons: Target | Sequence[Target] | Literal["auto"],
+    label: str,
+    *,
+    radius: float | None,
+    target_radius: float,
+    weighting: ensemble.Weighting,
+    shared_trends: bool,
+    detrend: Sequence[str],
+    detrend_without: tuple[float, float] | None,
+    outliers: float,
+    without: Sequence[Target],
+) -> CurveArrays:
+    """Differential light curve as :func:`relative_light_curve` gives it, without xarray."""
+    curves = curves_to_read(out_directory, key, label, radius)
     store = Store.open(out_directory)
     camera = store.camera(key)
-    curve = compute_relative(
+    how: dict[str, Any] = {
+        "target": targets.source_number(out_directory, key, target, target_radius),
+        "comparisons": _numbers(out_directory, key, comparisons, target_radius),
+        **{"label": label, "radius": radius, "weighting": weighting, "shared_trends": shared_trends},
+        **{"detrend": list(detrend), "detrend_without": detrend_without, "outliers": outliers},
+        "without": [targets.source_number(out_directory, key, one, target_radius) for one in without],
+    }
+    curve = _computed(
         curves,
-        targets.source_number(out_directory, key, target, target_radius),
-        _numbers(out_directory, key, comparisons, target_radius),
+        how["target"],
+        how["comparisons"],
         weighting,
         shared_trends=shared_trends,
         detrend=detrend,
         detrend_without=detrend_without,
         outliers=outliers,
         coverage=True,
-        without=[targets.source_number(out_directory, key, one, target_radius) for one in without],
-        marks=Marks.of(store, camera.key, label).comparisons,
+        without=how["without"],
     )
-    return curve.assign_attrs(filter=camera.attributes["filter"], binning=camera.measured_parts(label)[0].binning)
+    about = {"filter": camera.attributes["filter"], "binning": camera.measured_parts(label)[0].binning}
+    return curve.assign_attrs(about | {"last_mark": last_mark(store), "made_with": as_made(how)})
+
+
+def as_made(how: Mapping[str, Any]) -> str:
+    """Attribute ``made_with``: how a light curve was asked for, as JSON, whether in numbers of Python or of NumPy."""
+    return json.dumps(how, default=lambda value: np.asarray(value).tolist())
 
 
 def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: float) -> Any:
@@ -148,7 +196,6 @@ def compute_relative(
     outliers: float = 5.0,
     coverage: bool = False,
     without: Sequence[int] = (),
-    marks: Mapping[int, Any] | None = None,
 ) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
@@ -166,8 +213,6 @@ def compute_relative(
         Trends, outliers and sources that are left out, as :func:`relative_light_curve` takes them.
     coverage : bool
         Tell how often the errors of the comparisons hold against each other, in the attributes.
-    marks : dict, optional
-        Marks of sources as comparisons, by source id (:class:`~opticam_dask.lightcurves.curation.marks.Marks`).
 
     Returns
     -------
@@ -179,7 +224,37 @@ def compute_relative(
         When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen; when a vector is not
         known or does not change.
     """
-    members, chosen, why = _members(curves, target, comparisons, without, marks or {})
+    found = _computed(
+        CurveArrays.of(curves),
+        target,
+        comparisons,
+        weighting,
+        shared_trends=shared_trends,
+        detrend=detrend,
+        detrend_without=detrend_without,
+        outliers=outliers,
+        coverage=coverage,
+        without=without,
+    )
+    return found.to_xarray()
+
+
+def _computed(
+    curves: CurveArrays,
+    target: int,
+    comparisons: int | Sequence[int] | Literal["auto"],
+    weighting: ensemble.Weighting,
+    *,
+    shared_trends: bool,
+    detrend: Sequence[str],
+    detrend_without: tuple[float, float] | None,
+    outliers: float,
+    coverage: bool,
+    without: Sequence[int],
+) -> CurveArrays:
+    """Differential light curve of columns; see :func:`compute_relative`."""
+    check_relative(curves, target, comparisons, weighting, detrend=detrend, outliers=outliers, without=without)
+    members, chosen, why = _members(curves, target, comparisons, without)
     of_target = members.isel(source=0)
     relative, relative_err, weights = divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), weighting)
     found: dict[str, Any] = {name: curves.attrs[name] for name in ("key", "label", "radius") if name in curves.attrs}
@@ -188,121 +263,122 @@ def compute_relative(
     if coverage:
         found |= coverage_card(members, weighting, shared_trends=shared_trends)
     if shared_trends:
-        corrected = without_shared_trends(members, relative, relative_err, _outside(of_target, detrend_without))
+        corrected = without_shared_trends(
+            members, relative, relative_err, detrending.outside(of_target, detrend_without)
+        )
         relative, relative_err = corrected.flux, corrected.flux_err
         found |= {f"n_shared_trends_{night}": number for night, number in corrected.n_trends.items()}
     if detrend:
-        fitted = _fit_trends(members, relative, relative_err, detrend, detrend_without, outliers)
+        fitted = detrending.fit(members, relative, relative_err, detrend, detrend_without, outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
-        found["detrend"] = json.dumps(_describe_trends(fitted))
+        found["detrend"] = json.dumps(detrending.described(fitted))
     return _labelled(members, relative, relative_err, outliers).assign_attrs(found)
 
 
-def _members(
-    curves: xr.Dataset, target: int, comparisons: Any, without: Sequence[int], marks: Mapping[int, Any]
-) -> tuple[xr.Dataset, list[int], dict[str, Any]]:
-    """Target and comparisons, read; ids of the comparisons; and why they were chosen, where nobody named them."""
+@held_to(DIFFERENTIAL)
+def check_relative(
+    curves: xr.Dataset | CurveArrays,
+    target: int,
+    comparisons: int | Sequence[int] | Literal["auto"],
+    weighting: ensemble.Weighting = "sum",
+    *,
+    shared_trends: bool = False,
+    detrend: Sequence[str] = (),
+    detrend_without: tuple[float, float] | None = None,
+    outliers: float = 5.0,
+    without: Sequence[int] = (),
+) -> None:
+    """Refuse arguments of :func:`compute_relative` that cannot work whatever the fluxes are.
+
+    Raises
+    ------
+    ValueError
+        When a source is not in the catalogue, or is chosen twice, a radius is to be chosen, or a vector is not known.
+    """
     if "radius" in curves.dims:
         radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
         raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
+    if unknown := [name for name in detrend if name not in detrending.VECTORS]:
+        raise ValueError(
+            f"a light curve is detrended against {', '.join(detrending.VECTORS)}, got {', '.join(unknown)}"
+        )
+    known, key = curves["source_id"].to_numpy().tolist(), curves.attrs.get("key", "this key")
+    if isinstance(comparisons, str):
+        targets.rows_of_sources(known, (target, *without), key)
+        return
+    if without:
+        raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
+    chosen = [int(number) for number in np.atleast_1d(comparisons)]
+    targets.rows_of_sources(known, (target, *chosen), key)
+    if not chosen or target in chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
+
+
+def _members(
+    curves: CurveArrays, target: int, comparisons: Any, without: Sequence[int]
+) -> tuple[CurveArrays, list[int], dict[str, Any]]:
+    """Target and comparisons, read; ids of the comparisons; and why they were chosen, where nobody named them."""
     known = curves["source_id"].to_numpy().tolist()
     why = dict[str, Any]()
     if isinstance(comparisons, str):
-        chosen, reasons, lines = choose(curves, target, left_out_sources(without, marks))
+        chosen, reasons, lines = choose(curves, target, without)
         if reasons:
             why = {"reasons": "\n".join(reasons), "choice": "\n".join(lines)}
     else:
-        if without:
-            raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
         chosen = [int(number) for number in np.atleast_1d(comparisons)]
-    targets.rows_of_sources(known, (target, *chosen), curves.attrs.get("key", "this key"))
-    if not chosen or target in chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"comparisons must be other sources than the target, each once, got {chosen} for {target}")
     members = curves.isel(source=[known.index(number) for number in (target, *chosen)])
     # they are needed more than once: chunks are read once
-    members = members.assign({name: members[name].load() for name in ("flux", "flux_err", "flags")})
+    read = {name: NamedArray.of(one.dims, one.to_numpy(), one.attrs) for name, one in members.columns.items()
+            if name in ("flux", "flux_err", "flags")}  # fmt: skip
+    members = members.assign(**read)
     return members, chosen, why
 
 
-def _labelled(members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarray, outliers: float) -> xr.Dataset:
+def _labelled(members: CurveArrays, relative: np.ndarray, relative_err: np.ndarray, outliers: float) -> CurveArrays:
     """A relative flux with its flags, marks, times and conditions."""
     flags = np.bitwise_or.reduce(members["flags"].to_numpy(), axis=1)
     bits = marks_of_measurements(members)
     is_kept = np.any((bits & np.uint8(Mark.KEEP)) != 0, axis=1)
     flags[trends.find_outliers(relative, relative_err, outliers) & ~is_kept] |= np.uint32(SourceFlag.OUTLIER)
-    attributes = {"units": "1", "long_name": "flux of the target divided by the summed flux of the comparisons"}
-    of_target = members.isel(source=0)  # times may be those of each source
-    times = [name for name in ("mjd_utc", "bmjd_tdb", "night") if name in members.coords]
-    dataset = xr.Dataset(
-        {
-            "relative_flux": ("frame", relative, attributes),
-            "relative_flux_err": ("frame", relative_err, {"units": "1", "long_name": "1-sigma error"}),
-            "flags": ("frame", flags, members["flags"].attrs),
-        },
-        coords={name: of_target[name].variable for name in times} | conditions_of(members),
-    )
+    found = {"relative_flux": relative, "relative_flux_err": relative_err, "flags": flags}
     if "marks" in members:
-        dataset["marks"] = ("frame", np.bitwise_or.reduce(bits, axis=1), members["marks"].attrs)
-    return with_indexes(dataset)
+        found["marks"] = np.bitwise_or.reduce(bits, axis=1)
+    return _beside_conditions(members, found)
 
 
-def _fit_trends(
-    members: xr.Dataset,
-    relative: np.ndarray,
-    relative_err: np.ndarray,
-    names: Sequence[str],
-    without: tuple[float, float] | None,
-    outliers: float,
-) -> trends.Trends:
-    """Trends of a relative flux with what is known of the frames and of the target, the first of the members."""
-    of_target = members.isel(source=0)
-    time = _time_of(of_target)
-    if unknown := [name for name in names if name not in VECTORS]:
-        raise ValueError(f"a light curve is detrended against {', '.join(VECTORS)}, got {', '.join(unknown)}")
-    vectors = {}
-    for name in dict.fromkeys(names):
-        stored = "frame_background" if name == "background" and "frame_background" in members.coords else name
-        if name == "time":
-            vectors[name] = time
-        elif name in ("x", "y"):
-            vectors[name] = members[name].to_numpy()[:, 0]
-        elif stored in members.coords:
-            vectors[name] = members[stored].to_numpy().astype(float)
-        if name not in vectors or not np.isfinite(vectors[name]).any():
-            raise ValueError(f"{name} is not known in any frame, so nothing can be detrended against it")
-    use = ~trends.find_outliers(relative, relative_err, outliers)
-    outside = _outside(of_target, without)
-    if outside is not None:
-        use &= outside
-    return trends.fit_trends(relative, relative_err, vectors, use)
+def relative_dataset(members: xr.Dataset, found: Mapping[str, Any]) -> xr.Dataset:
+    """Dataset of what was found of a relative flux along its frames, with their times and conditions.
+
+    Parameters
+    ----------
+    members : Dataset
+        Light curves of which the first is that of the target, lazy or not.
+    found : dict of array, shape (frame,)
+        ``relative_flux``, ``relative_flux_err``, ``flags`` and, where there are such, ``marks``.
+    """
+    return _beside_conditions(CurveArrays.of(members), found).to_xarray()
 
 
-def _time_of(of_target: xr.Dataset) -> np.ndarray:
-    """Barycentric time where any is known, else UTC."""
-    times: np.ndarray = of_target["bmjd_tdb" if np.isfinite(of_target["bmjd_tdb"]).any() else "mjd_utc"].to_numpy()
-    return times
-
-
-def _outside(of_target: xr.Dataset, without: tuple[float, float] | None) -> np.ndarray | None:
-    """Frames that are not within the times that trends are not fitted to; None where there are no such times."""
-    if without is None:
-        return None
-    time = _time_of(of_target)
-    return ~((time >= min(without)) & (time <= max(without)))
-
-
-def _describe_trends(fitted: trends.Trends) -> dict[str, Any]:
-    """Trends as JSON can hold them."""
-    return {
-        "coefficients": dict(zip(fitted.names, fitted.coefficients.tolist(), strict=True)),
-        "errors": dict(zip(fitted.names, fitted.errors.tolist(), strict=True)),
-        "degrees_of_freedom": fitted.degrees_of_freedom,
-        "reduced_chi2": fitted.reduced_chi2,
-        "warnings": list(fitted.warnings),
+def _beside_conditions(members: CurveArrays, found: Mapping[str, Any]) -> CurveArrays:
+    """What was found of a relative flux, with the times and conditions of its frames."""
+    about = {
+        "relative_flux": {
+            "units": "1",
+            "long_name": "flux of the target divided by the summed flux of the comparisons",
+        },
+        "relative_flux_err": {"units": "1", "long_name": "1-sigma error"},
+        **{name: members[name].attrs for name in ("flags", "marks") if name in members},
     }
+    of_target = members.isel(source=0)  # times may be those of each source
+    times = (name for name in members.coords if name in ("mjd_utc", "bmjd_tdb", "night"))
+    coords = {name: of_target[name] for name in times} | conditions_of(members)
+    columns = {name: NamedArray.of(["frame"], values, about[name]) for name, values in found.items()}
+    return CurveArrays(columns | coords, tuple(coords), {"frame": members.sizes["frame"]})
 
 
-def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, prefix: str | None = None) -> Path:
+def write_relative_light_curve(
+    curve: xr.Dataset | CurveArrays, out_directory: str | Path, prefix: str | None = None
+) -> Path:
     """Write ``relative_light_curves/<label>/<prefix>_<key>_light_curve.csv``.
 
     Columns are ``BMJD`` (or ``MJD``, UTC, where no barycentric time is known at all), ``rel_flux``,
@@ -328,124 +404,68 @@ def write_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, pre
         When the prefix is no file name, or the curve does not say its key and label.
     """
     prefix = "target" if prefix is None else prefix
-    if Path(prefix).name != prefix:
-        raise ValueError(f"prefix must be the start of a file name without directories, got {prefix!r}")
+    if Path(prefix).name != prefix or len(prefix.encode()) > MOST_BYTES:
+        raise ValueError(
+            f"prefix must be the start of a file name without directories, at most {MOST_BYTES} bytes, got "
+            f"{shown(prefix)}"
+        )
     if not {"key", "label"} <= set(curve.attrs):
         raise ValueError(f"the light curve must have attributes key and label, it has {sorted(curve.attrs)}")
-    has_bmjd = bool(np.isfinite(curve["bmjd_tdb"]).any())
+    has_bmjd = bool(np.isfinite(curve["bmjd_tdb"].to_numpy()).any())
     time_name, time = ("BMJD", "bmjd_tdb") if has_bmjd else ("MJD", "mjd_utc")
-    table = pd.DataFrame(
-        {
-            time_name: curve[time].to_numpy(),
-            "rel_flux": curve["relative_flux"].to_numpy(),
-            "rel_flux_err": curve["relative_flux_err"].to_numpy(),
-            "flags": curve["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED),
-        }
-    )
-    name = f"{prefix}_{group_name(curve.attrs['key'])}_light_curve.csv"
+    columns = [curve[name].to_numpy() for name in (time, "relative_flux", "relative_flux_err")]
+    columns.append(curve["flags"].to_numpy() & ~np.uint32(SourceFlag.REDUCED))
+    header = [time_name, "rel_flux", "rel_flux_err", "flags"]
+    file = relative_file(curve, out_directory, prefix)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locations.replacing(file) as temporary:
+        temporary.write_bytes(as_csv([header, *zip(*map(cells, columns), strict=True)]))
+    return file
+
+
+def relative_file(curve: xr.Dataset | CurveArrays, out_directory: str | Path, prefix: str) -> Path:
+    """Where :func:`write_relative_light_curve` writes a light curve."""
     folder = locations.location(out_directory) / "relative_light_curves" / curve.attrs["label"]
-    folder.mkdir(parents=True, exist_ok=True)
-    with locations.replacing(folder / name) as temporary:
-        table.to_csv(temporary, index=False)
-    return folder / name
+    return folder / f"{prefix}_{group_name(curve.attrs['key'])}_light_curve.csv"
 
 
-def keep_relative_light_curve(curve: xr.Dataset, out_directory: str | Path, name: str) -> None:
-    """Keep a light curve in the store as ``<key>/differential/<name>``, in place of one of this name.
+def keep_relative_light_curve(curve: xr.Dataset | CurveArrays, out_directory: str | Path, name: str) -> None:
+    """Keep a light curve in the store as ``<key>/differential/<name>``; see :func:`keep_relative_light_curves`."""
+    keep_relative_light_curves([curve], out_directory, name)
+
+
+def keep_relative_light_curves(
+    curves: Iterable[xr.Dataset | CurveArrays], out_directory: str | Path, name: str
+) -> None:
+    """Keep light curves of cameras in the store as ``<key>/differential/<name>``, in place of those of this name.
 
     Parameters
     ----------
-    curve : xarray.Dataset
-        From :func:`relative_light_curve`.
+    curves : iterable of xarray.Dataset or CurveArrays
+        From :func:`relative_light_curve`, or the arrays that it is made of.
     out_directory : path
         Output directory of the reduction.
     name : str
-        Name of the light curve.
+        Name of the light curves.
 
     Raises
     ------
     ValueError
         When the name is none that a group can have.
     store.StoreError
-        When it differs from that of another light curve in capital letters alone.
+        When it is that of another light curve where capital letters do not count.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
-        raise ValueError(f"a name must be letters, digits, '_', '.', '+' or '-', got {name!r}")
+    require_name("a name", name)
     store = Store.open(out_directory)
-    camera = store.camera(curve.attrs["key"])
-    require_own_name(name, camera.differential_names)
+    of_cameras = [(store.camera(curve.attrs["key"]), curve) for curve in curves]
+    for camera, _ in of_cameras:
+        require_own_name(name, camera.differential_names)
     store.begin_changes()
-    arrays = {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}
-    camera.differential(name).write(arrays, curve.attrs)
+    for camera, curve in of_cameras:
+        camera.differential(name).write(arrays_of(curve), curve.attrs)
     store.finish_changes()
 
 
-def most_variable(curves: xr.Dataset) -> int:
-    """Find the source that varies most against all others, by reduced chi-squared.
-
-    A source without flux in more than a tenth of the frames is neither judged nor compared with: it would take
-    those frames from all others.
-
-    Parameters
-    ----------
-    curves : xarray.Dataset
-        Dims ``(frame, source)``: flux, flux_err, flags; coordinate source_id.
-
-    Returns
-    -------
-    int
-        Number of the source in the catalogue.
-
-    Raises
-    ------
-    ValueError
-        With fewer than three sources that are measured in most frames.
-    """
-    loaded = curves[["flux", "flux_err", "flags"]].load()
-    numbers = often_measured(loaded)
-    if len(numbers) < 3:
-        raise ValueError(
-            "at least 3 sources with a flux in most frames are needed to tell which one varies; "
-            f"{len(numbers)} of {loaded.sizes['source']} have one"
-        )
-    excess = []
-    for number in numbers:
-        others = [other for other in numbers if other != number]
-        one = compute_relative(loaded, number, others, outliers=np.inf)
-        excess.append(lightcurve.reduced_chi2(one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()))
-    if not np.isfinite(excess).any():
-        raise ValueError("no two frames have a flux of every source, so none can be called variable")
-    return int(numbers[int(np.nanargmax(excess))])
-
-
-def often_measured(curves: xr.Dataset) -> list[int]:
-    """Numbers of the sources with a flux in nine tenths of the frames in which any source has one."""
-    measured = np.isfinite(curves["flux"].to_numpy())
-    n_frames = np.count_nonzero(measured.any(axis=1))
-    often = (measured.sum(axis=0) >= _OFTEN * n_frames) & (n_frames > 0)
-    found: list[int] = curves["source_id"].to_numpy()[often].tolist()
-    return found
-
-
-def chance_of_variation(curves: xr.Dataset, number: int) -> float:
-    """Probability that noise alone makes any source vary as much as this one does.
-
-    Parameters
-    ----------
-    curves : xarray.Dataset
-        Light curves of all sources, as :func:`most_variable` takes them.
-    number : int
-        Of the source that varies most.
-
-    Returns
-    -------
-    float
-        From its chi-squared, times the number of sources among which it was chosen; at most 1.
-    """
-    from scipy.special import chdtrc  # probability that chi-squared is exceeded
-
-    numbers = often_measured(curves)
-    one = compute_relative(curves, number, [other for other in numbers if other != number], outliers=np.inf)
-    flux, error = one["relative_flux"].to_numpy(), one["relative_flux_err"].to_numpy()
-    freedom = np.count_nonzero(np.isfinite(flux)) - 1
-    return min(1.0, len(numbers) * float(chdtrc(freedom, freedom * lightcurve.reduced_chi2(flux, error))))
+def arrays_of(curve: xr.Dataset | CurveArrays) -> dict[str, np.ndarray]:
+    """What the store keeps of a light curve."""
+    return {entry.name: curve[entry.name].to_numpy() for entry in schema.DIFFERENTIAL if entry.name in curve}

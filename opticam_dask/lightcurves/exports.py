@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
-from astropy import units
-from astropy.io import fits
-from astropy.table import Column, Table
 
 from opticam_dask import locations
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.reading import opening
+from opticam_dask.lightcurves.reading.columns import CurveArrays
+from opticam_dask.lightcurves.reading.tables import as_csv
 from opticam_dask.lightcurves.targets import Target, rows_of_sources, source_numbers
-from opticam_dask.store.camera import Camera, group_name
+from opticam_dask.store.camera import Camera, file_start, group_name
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 Format = Literal["csv", "ecsv", "fits"]
 
 #: Format of a table by the name that astropy knows it by.
-_ASTROPY = {"csv": "ascii.csv", "ecsv": "ascii.ecsv", "fits": "fits"}
+_ASTROPY = {"ecsv": "ascii.ecsv", "fits": "fits"}
+
+#: Formats of the files.
+_FORMATS = ("csv", *_ASTROPY)
 
 #: Units of the store in the words of the FITS standard.
 _UNITS = {"electron": "electron", "pixel": "pix", "electron pixel-1": "electron / pix", "d": "d"}
@@ -32,6 +36,10 @@ _OF_SOURCE = (
     *("flux", "flux_err", "flux_err_sys", "aperture_correction", "background", "background_err"),
     *("x", "y", "flags", "upper_limit"),
 )
+
+
+#: Columns of a differential light curve.
+_OF_DIFFERENTIAL = ("mjd_utc", "bmjd_tdb", "night", "relative_flux", "relative_flux_err", "flags")
 
 
 def export_light_curves(
@@ -66,8 +74,8 @@ def export_light_curves(
     ValueError
         When the format, key, label or a source does not exist; the message names those that do.
     """
-    if form not in _ASTROPY:
-        raise ValueError(f"format must be {', '.join(_ASTROPY)}, got {form!r}")
+    if form not in _FORMATS:
+        raise ValueError(f"format must be {', '.join(_FORMATS)}, got {form!r}")
     store = Store.open(out_directory)
     cameras = _cameras(store, key)
     labels = [label] if label else sorted({name for camera in cameras for name in camera.labels})
@@ -78,12 +86,10 @@ def export_light_curves(
         # without any, the first camera says which labels it has
         measured = [camera.key for camera in cameras if name in camera.labels]
         for measured_key in measured or [camera.key for camera in cameras]:
-            columns = _columns_of(
-                results.light_curves_to_read(out_directory, measured_key, name),
-                _numbers(out_directory, measured_key, sources),
-            )
+            known = store.camera(measured_key).measured_parts(name)[0].photometry(name)["source_id"]
+            columns = _columns_of(known, _numbers(out_directory, measured_key, sources), measured_key)
             directory = locations.folder_in(out_directory, "export", name)
-            for curves in results.source_groups(out_directory, measured_key, name, columns=columns):
+            for curves in opening.curves_of_source_groups(out_directory, measured_key, name, columns=columns):
                 written += _export(curves, directory, form)
     return written
 
@@ -111,20 +117,21 @@ def export_differential(out_directory: str | Path, form: Format, *, key: str | N
         When there is no such key.
     """
     written = []
-    for camera in _cameras(Store.open(out_directory), key):
-        for name, curve in results.kept_curves(camera, lazily=False).items():
-            file = locations.file_in(out_directory, "export", "differential", f"{camera.name}_{name}.{form}")
-            _replace(_differential_table(curve.load()), file, form)
+    store = Store.open(out_directory)
+    for camera in _cameras(store, key):
+        for name in camera.differential_names:
+            curve = opening.kept_curve(camera, name, lazily=False)
+            start = file_start(camera.key, name, store.keys)
+            file = locations.file_in(out_directory, "export", "differential", f"{start}.{form}")
+            _replace(curve, _OF_DIFFERENTIAL, _differential_meta(curve), file, form)
             written.append(file)
     return written
 
 
-def _differential_table(curve: xr.Dataset) -> Table:
+def _differential_meta(curve: CurveArrays) -> dict[str, object]:
     numbers = " ".join(map(str, curve.attrs["comparisons"]))
     meta = _times_meta(curve) | {"TARGET": curve.attrs["target"], "COMPARIS": numbers}
-    table = Table(meta={"CAMERA": curve.attrs["key"], "LABEL": curve.attrs["label"], **meta})
-    _add_columns(table, curve, ("mjd_utc", "bmjd_tdb", "night", "relative_flux", "relative_flux_err", "flags"))
-    return table
+    return {"CAMERA": curve.attrs["key"], "LABEL": curve.attrs["label"], **meta}
 
 
 def _cameras(store: Store, key: str | None) -> list[Camera]:
@@ -136,43 +143,47 @@ def _numbers(out_directory: str | Path, key: str, sources: Any) -> list[int] | N
     return None if sources is None else source_numbers(out_directory, key, sources)
 
 
-def _columns_of(curves: xr.Dataset, sources: Sequence[int] | None) -> np.ndarray:
-    known = curves["source_id"].to_numpy()
+def _columns_of(known: np.ndarray, sources: Sequence[int] | None, key: str) -> np.ndarray:
     if sources is None:
         return np.arange(len(known))
-    return np.unique(rows_of_sources(known, list(sources), curves.attrs["key"]))
+    return np.unique(rows_of_sources(known, list(sources), key))
 
 
-def _export(curves: xr.Dataset, directory: Path, form: Format) -> list[Path]:
+def _export(curves: CurveArrays, directory: Path, form: Format) -> list[Path]:
     written = []
     for position in range(curves.sizes["source"]):
         one = curves.isel(source=position)
-        file = directory / f"{group_name(curves.attrs['key'])}_source_{int(one['source_id'])}.{form}"
-        table = light_curve_table(one)
-        _replace(_without_vectors(table, one) if form == "csv" else table, file, form)
+        file = directory / f"{group_name(curves.attrs['key'])}_source_{int(one['source_id'].to_numpy())}.{form}"
+        _replace(one, (*_OF_FRAME, *_OF_SOURCE), _meta(one), file, form)
         written.append(file)
     return written
 
 
-def _without_vectors(table: Table, one: xr.Dataset) -> Table:
-    """Table in which each radius of a column has a column of its own, named as in ``lcs/`` (``flux_r2.5``)."""
-    flat = Table(meta=table.meta)
-    for name in table.colnames:
-        if table[name].ndim == 1:
-            flat[name] = table[name]
-        else:
-            for number, radius in enumerate(one["radius"].to_numpy()):
-                flat[f"{name}_r{radius:g}"] = table[name][:, number]
-    return flat
-
-
-def _replace(table: Table, file: Path, form: Format) -> None:
+def _replace(one: CurveArrays, names: Sequence[str], meta: Mapping[str, object], file: Path, form: Format) -> None:
     """Write a file that is complete or not touched."""
     with locations.replacing(file) as temporary:
-        _write(table, temporary, form)
+        if form == "csv":
+            temporary.write_bytes(_csv(one, names))
+        else:
+            _write(_table(one, names, meta), temporary, form)
+
+
+def _csv(one: CurveArrays, names: Sequence[str]) -> bytes:
+    """Variables as text, where each radius has a column of its own, named as in ``lcs/`` (``flux_r2.5``)."""
+    columns: dict[str, np.ndarray] = {}
+    for name in names:
+        if name in one:
+            values = one[name].to_numpy()
+            radii = one["radius"].to_numpy().tolist() if values.ndim > 1 else []
+            columns |= {f"{name}_r{radius:g}": values[:, place] for place, radius in enumerate(radii)}
+            columns |= {} if radii else {name: values}
+    cells = (map(str, values.tolist()) for values in columns.values())
+    return as_csv([list(columns), *zip(*cells, strict=True)])
 
 
 def _write(table: Table, file: Path, form: Format) -> None:
+    from astropy.io import fits
+
     if form != "fits":
         table.write(file, format=_ASTROPY[form], overwrite=True)
         return
@@ -187,52 +198,39 @@ def _write(table: Table, file: Path, form: Format) -> None:
     hdu.writeto(file, overwrite=True)
 
 
-def light_curve_table(one: xr.Dataset) -> Table:
-    """Light curve of one source as an astropy table with units.
+def _table(one: CurveArrays, names: Sequence[str], meta: Mapping[str, object]) -> Table:
+    """Variables as a table with units, as far as there are such; those of several radii have a second dimension."""
+    from astropy import units
+    from astropy.table import Column, Table
 
-    Parameters
-    ----------
-    one : xarray.Dataset
-        One source of :func:`results.light_curves`, loaded; with several radii their columns have a second dimension.
-
-    Returns
-    -------
-    astropy.table.Table
-        Times are MJD: ``mjd_utc`` (UTC, mid-exposure at the observatory) and ``bmjd_tdb`` (TDB, at the barycentre).
-    """
-    table = Table(meta=_meta(one))
-    _add_columns(table, one, (*_OF_FRAME, *_OF_SOURCE))
-    return table
-
-
-def _add_columns(table: Table, one: xr.Dataset, names: Sequence[str]) -> None:
-    """Add variables of a dataset to a table, as far as it has them."""
+    table = Table(meta=dict(meta))
     for name in names:
-        if name in one.variables:
+        if name in one:
             values = one[name].to_numpy()
             text = np.array(values.tolist(), dtype=str) if values.dtype.kind in "OT" else values
             column = Column(text, name=name, description=one[name].attrs.get("long_name"))
             if unit := _UNITS.get(one[name].attrs.get("units", "")):
                 column.unit = units.Unit(unit)
             table[name] = column
+    return table
 
 
-def _meta(one: xr.Dataset) -> dict[str, object]:
+def _meta(one: CurveArrays) -> dict[str, object]:
     """Header of a table: names of at most eight letters, as FITS has them."""
-    own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"])}
+    own = {"CAMERA": one.attrs["key"], "LABEL": one.attrs["label"], "SOURCE": int(one["source_id"].to_numpy())}
     meta: dict[str, object] = own | _times_meta(one)
     if position := one["bmjd_tdb"].attrs.get("position"):
         meta["TIMEPOS"] = position
-    if name := str(one["name"].item() if "name" in one.coords else ""):
+    if name := str(one["name"].to_numpy().item() if "name" in one.coords else ""):
         meta["OBJECT"] = name
     if "radius" in one.dims:
         meta["RADII"] = ", ".join(f"{radius:g}" for radius in one["radius"].to_numpy())
     return meta
 
 
-def _times_meta(one: xr.Dataset) -> dict[str, object]:
+def _times_meta(one: CurveArrays) -> dict[str, object]:
     """The column that is meant for timing, and its scale; the names of both time columns say theirs."""
-    has_bmjd = bool(np.isfinite(one["bmjd_tdb"]).any())
+    has_bmjd = bool(np.isfinite(one["bmjd_tdb"].to_numpy()).any())
     return {
         "TIMESYS": "TDB" if has_bmjd else "UTC",
         "TIMEUNIT": "d",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import xarray as xr
 
-#: Days from the zero of MJD to that of NumPy's dates (1970-01-01).
-_UNIX_EPOCH = 40587.0
+from opticam_dask.kernels.units import MJD_OF_1970
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_Labelled = TypeVar("_Labelled", "xr.Dataset", "xr.DataArray")
+
 #: Microseconds of a day.
 _MICROSECONDS = 86_400e6
 
@@ -23,7 +28,7 @@ def times_of(mjd_utc: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     mjd_utc : ndarray
-        Days.
+        Modified Julian Dates (UTC), days.
 
     Returns
     -------
@@ -31,10 +36,41 @@ def times_of(mjd_utc: np.ndarray) -> np.ndarray:
     """
     days = np.asarray(mjd_utc, dtype=float)
     known = np.isfinite(days)
-    microseconds = np.rint((np.where(known, days, _UNIX_EPOCH) - _UNIX_EPOCH) * _MICROSECONDS).astype(np.int64)
+    microseconds = np.rint((np.where(known, days, MJD_OF_1970) - MJD_OF_1970) * _MICROSECONDS).astype(np.int64)
     times = microseconds.astype("datetime64[us]").astype("datetime64[ns]")
-    times[~known] = np.datetime64("NaT")
+    times[~known] = np.datetime64("NaT", "ns")
     return times
+
+
+def in_memory(dims: Sequence[Hashable], values: Any, attributes: Mapping[Any, Any]) -> xr.Variable:
+    """A variable of an array, in memory or Dask's.
+
+    Of any other way to hand it an array xarray asks whether it is Dask's, and imports ``dask.array`` for that, which
+    takes longer than to read a night.
+    """
+    import xarray as xr
+
+    return xr.Variable(dims, values, dict(attributes), fastpath=isinstance(values, np.ndarray))
+
+
+def pixel_coordinates(shape: tuple[int, int]) -> dict[str, Any]:
+    """Coordinates ``y`` and ``x`` of images of a shape (ny, nx): 0-based pixel centres, as positions are counted."""
+    return {
+        axis: (axis, np.arange(size), {"units": "pixel", "long_name": axis})
+        for axis, size in zip("yx", shape, strict=True)
+    }
+
+
+def box_coordinates(mesh_shape: tuple[int, int], box_size: tuple[int, int]) -> dict[str, Any]:
+    """Coordinates ``mesh_y`` and ``mesh_x`` of meshes: the centres of their boxes, in pixels as those of images."""
+    return {
+        f"mesh_{axis}": (
+            f"mesh_{axis}",
+            (np.arange(n_boxes) + 0.5) * box - 0.5,
+            {"units": "pixel", "long_name": f"{axis} of the centre of the box"},
+        )
+        for axis, n_boxes, box in zip("yx", mesh_shape, box_size, strict=True)
+    }
 
 
 def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
@@ -54,27 +90,47 @@ def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
     """
     if "mjd_utc" in dataset.variables and dataset["mjd_utc"].dims == ("frame",) and "time" not in dataset.xindexes:
         times = times_of(dataset["mjd_utc"].to_numpy())
-        dataset = dataset.assign_coords(time=("frame", times, _TIME)).set_xindex("time")
+        dataset = dataset.assign_coords(time=in_memory(["frame"], times, _TIME)).set_xindex("time")
     if "source_id" in dataset.variables and dataset["source_id"].dims == ("source",):
-        dataset = dataset.assign_coords(source=("source", dataset["source_id"].to_numpy(), _SOURCE))
+        dataset = dataset.assign_coords(source=in_memory(["source"], dataset["source_id"].to_numpy(), _SOURCE))
     return dataset
 
 
-def with_plain_attributes(dataset: xr.Dataset) -> xr.Dataset:
-    """A dataset whose attributes every file format holds: dictionaries are JSON, and lists of texts are lines.
+def by_time(data: _Labelled) -> _Labelled:
+    """Light curves or frames along ``time`` instead of ``frame``, as tables want them.
+
+    xarray leaves an index that is not that of a dimension out of ``to_dataframe``, and ``swap_dims`` alone takes the
+    old dimension along with such an index.
 
     Parameters
     ----------
-    dataset : Dataset
-        With attributes as the store has them.
+    data : Dataset or DataArray
+        With ``time`` along ``frame``.
 
     Returns
     -------
-    Dataset
-        ``to_netcdf`` and ``to_zarr`` write it.
+    Dataset or DataArray
+        The same values with the dimension ``time``.
     """
-    found = {_NAMES.get(str(name), str(name)): _plain(value) for name, value in dataset.attrs.items()}
-    return dataset.drop_attrs(deep=False).assign_attrs(found)
+    (dim,) = data["time"].dims
+    found: _Labelled = data.drop_indexes("time").swap_dims({dim: "time"}) if dim != "time" else data
+    return found
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes that every file format holds: dictionaries are JSON, and lists of texts are lines.
+
+    Parameters
+    ----------
+    attributes : dict
+        As the store has them.
+
+    Returns
+    -------
+    dict
+        ``to_netcdf`` and ``to_zarr`` write them.
+    """
+    return {_NAMES.get(str(name), str(name)): _plain(value) for name, value in attributes.items()}
 
 
 #: Names that the writer of netCDF 3 files needs for itself.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +24,7 @@ from opticam_dask import locations
 from opticam_dask.cluster.executors import BlockFunction, Executor, InProcess, Work
 from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves.curation.spans import Span, bits_of, is_left_out, spans_of
+from opticam_dask.lightcurves.reading.tables import as_csv, cells
 from opticam_dask.lightcurves.source_times import SourceClock, clocks_of
 from opticam_dask.pipeline.reduction import Progress, Silent, stage
 from opticam_dask.store.camera import Camera, Part
@@ -222,7 +223,7 @@ class _Job:
             if is_out is not None and name in _MARKED:
                 values[is_out] = np.nan
             columns |= self._columns(name, values, n_sources)
-        text = _as_csv(zip(*map(_cells, columns.values()), strict=True))
+        text = as_csv(zip(*map(cells, columns.values()), strict=True))
         line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
         file = self._piece_file(number)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -235,7 +236,7 @@ class _Job:
         """Put the files of some sources together from their pieces; return how many files."""
         chosen = self.groups[number]
         names = [heading for headings in self.headings.values() for heading in headings]
-        header = _as_csv([[_TIMES[self.time_name], *names]])
+        header = as_csv([[_TIMES[self.time_name], *names]])
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             streams = [opened.enter_context(_replaced(self.directory / self._file_name(place))) for place in chosen]
@@ -292,16 +293,6 @@ def _replaced(file: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place at the end."""
     with locations.replacing(file) as temporary, temporary.open("wb") as stream:
         yield stream
-
-
-def _cells(column: np.ndarray) -> list[str]:
-    """Numbers as text: as many digits as tell them apart, nothing for NaN."""
-    return np.where(np.isnan(column), "", column.astype(str)).tolist()
-
-
-def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
-    # pandas writes the same bytes, but every worker would have to import it for this
-    return "".join(f"{','.join(row)}\n" for row in rows).encode()
 
 
 def _job(camera: Camera, label: str, directory: Path) -> _Job:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import xarray as xr
 
 from opticam_dask import schema
+from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
 from opticam_dask.store.camera import Camera
 
 #: Below so many errors a flux is no detection, and its upper limit lies so many errors above it.
 _SIGMAS = 3.0
 
 
-def with_placed(curves: xr.Dataset, camera: Camera) -> xr.Dataset:
+def with_placed(curves: CurveArrays, camera: Camera) -> CurveArrays:
     """Light curves with the names of their sources, which of them were placed, and upper limits.
 
     Parameters
     ----------
-    curves : Dataset
+    curves : CurveArrays
         With ``flux`` and ``flux_err`` and the coordinate ``source_id`` along ``source``.
     camera : Camera
         Whose they are.
 
     Returns
     -------
-    Dataset
+    CurveArrays
         As it was where sources have no names and none was placed.
     """
     catalog = camera.catalog
@@ -34,9 +36,12 @@ def with_placed(curves: xr.Dataset, camera: Camera) -> xr.Dataset:
     for name in ("name", "is_placed"):
         if name in catalog:
             attributes = schema.variable("catalog", name).all_attributes()
-            curves = curves.assign_coords({name: ("source", catalog[name][rows], attributes)})
+            curves = curves.assign_coords({name: NamedArray.of(["source"], catalog[name][rows], attributes)})
     if "is_placed" not in catalog or not {"flux", "flux_err"} <= set(curves.data_vars):
         return curves
     flux, error = curves["flux"], curves["flux_err"]
-    limit = xr.where(flux < _SIGMAS * error, flux.clip(min=0.0) + _SIGMAS * error, np.nan)
-    return curves.assign(upper_limit=limit.transpose(*flux.dims).assign_attrs(schema.UPPER_LIMIT.all_attributes()))
+
+    def limit() -> Any:
+        return np.where(flux.data < _SIGMAS * error.data, flux.data.clip(0.0) + _SIGMAS * error.data, np.nan)
+
+    return curves.assign(upper_limit=NamedArray(flux.dims, limit, schema.UPPER_LIMIT.all_attributes()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask import schema, text
+from opticam_dask import text
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.curation.marks import Marks
-from opticam_dask.lightcurves.field.conditions import CONDITIONS
-from opticam_dask.lightcurves.indexes import times_of, with_indexes, with_plain_attributes
-from opticam_dask.lightcurves.placed import with_placed
-from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
-from opticam_dask.store.camera import Camera, Part
+from opticam_dask.lightcurves.indexes import in_memory, pixel_coordinates, times_of
+from opticam_dask.lightcurves.reading import opening
+from opticam_dask.store.camera import Camera
 from opticam_dask.store.groups import Group, xarray_options
 from opticam_dask.store.store import Store
 
@@ -29,9 +26,6 @@ if TYPE_CHECKING:
     from opticam_dask.frames import scanning
 
 logger = logging.getLogger(__name__)
-
-#: Bytes of light curves that are read at a time where all of them are needed one after the other.
-_BYTES_AT_ONCE = 2**29
 
 #: Part of a dataset by time, night, source and flag; importing it puts ``.opticam`` on every dataset.
 select = selection.select
@@ -84,7 +78,7 @@ def open_observations(
         key: xr.DataArray(
             blocks.lazy_frames(one.files, one.reader, one.shape, one.dtype, frames_per_chunk),
             dims=("frame", "y", "x"),
-            coords=one.coordinates,
+            coords=one.coordinates | pixel_coordinates(one.shape),
             attrs=one.attributes,
             name=key,
         ).set_xindex("time")
@@ -105,7 +99,7 @@ class ObservedCamera:
     shape : (int, int)
         Shape ``(ny, nx)`` of a frame.
     dtype : dtype
-        Of its pixels.
+        Type of its pixels.
     coordinates : dict
         Along ``frame``, as xarray takes them.
     attributes : dict
@@ -229,12 +223,11 @@ def light_curves(
         along ``source``. Where the sources are found on the sky, ``bmjd_tdb`` is that of each of them
         (``(frame, source)``), else that of the pointing; its attribute ``position`` says which. ``time`` (datetime64,
         UTC, mid-exposure) and ``source``, the number of the source in the catalogue, are indexes: ``sel(source=2)`` is
-        the source whose id
-        is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along ``source``, and
-        ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night is measured
-        there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags along
-        ``frame``; NaN and 0 in nights that have none. What observers have marked as cloud or junk has no flux (NaN) and
-        a bit in ``marks`` (:func:`~opticam_dask.mark`).
+        the source whose id is 2. Where the observer placed sources there are ``is_placed`` and ``name`` along
+        ``source``, and ``upper_limit`` beside the flux of every source: 3 sigma, where there is no light. Once a night
+        is measured there are also transparency, transparency_err, ellipticity, airmass, scintillation and quality_flags
+        along ``frame``; NaN and 0 in nights that have none. What observers have marked as cloud or junk has no flux
+        (NaN) and a bit in ``marks`` (:func:`~opticam_dask.mark`).
 
     Raises
     ------
@@ -244,36 +237,9 @@ def light_curves(
         When the store has no such key, label or radius (the message names those it has), or scintillation is asked
         for and not known in any frame.
     """
-    return _curves(Store.open(out_directory).camera(key).measured_parts(label), label, radius, scintillation)
-
-
-def light_curves_to_read(out_directory: str | Path, key: str, label: str, radius: float | None = None) -> xr.Dataset:
-    """Light curves of :func:`light_curves`, opened for reading some of them at once.
-
-    Without Dask where all of them fit into memory with ease: it takes longer to import than a night to read.
-    """
     measured = Store.open(out_directory).camera(key).measured_parts(label)
-    n_bytes = sum(_opened(part.photometry(label), lazily=False).nbytes for part in measured)
-    return _curves(measured, label, radius, lazily=n_bytes > _BYTES_AT_ONCE)
-
-
-def _curves(
-    measured: Sequence[Part],
-    label: str,
-    radius: float | None = None,
-    scintillation: bool = False,
-    *,
-    lazily: bool = True,
-) -> xr.Dataset:
-    nights = [_open_part(part, label, lazily=lazily) for part in measured]
-    merged = _in_time_order(_with_quality(measured, _at_source_times(nights, measured, label), lazily=lazily))
-    merged = Marks.of(Store(measured[0].path), measured[0].key, label).apply(merged)
-    merged = with_placed(merged, measured[0].camera)
-    if radius is not None:
-        merged = _at_radius(merged, radius, label)
-    if scintillation:
-        merged = _with_scintillation(merged, f"{measured[0].key} in {measured[0].path}")
-    return with_indexes(with_plain_attributes(merged.assign_attrs(key=measured[0].key, label=label)))
+    curves = opening.curves_of(measured, label, radius, lazily=True).to_xarray()
+    return _with_scintillation(curves, f"{measured[0].key} in {measured[0].path}") if scintillation else curves
 
 
 def source_groups(
@@ -307,24 +273,8 @@ def source_groups(
     store.StoreError, ValueError
         When the store has no such key or label, as :func:`light_curves` raises them.
     """
-    store = Store.open(out_directory)
-    measured = store.camera(key).measured_parts(label)
-    marks = Marks.of(store, measured[0].key, label)
-    opened = [_open_part(part, label, lazily=False) for part in measured]
-    if names is not None:
-        opened = [one[[name for name in one.data_vars if name in names]] for one in opened]
-    n_sources = opened[0].sizes["source"]
-    at_once = max(1, n_sources * _BYTES_AT_ONCE // max(1, sum(one.nbytes for one in opened)))
-    for start in range(0, n_sources if columns is None else len(columns), at_once):
-        part = slice(start, start + at_once)
-        chosen = part if columns is None else columns[part]
-        group = [
-            loaded(part.photometry(label), one.isel(source=chosen), columns=chosen)
-            for part, one in zip(measured, opened, strict=True)
-        ]
-        group = _at_source_times(group, measured, label, chosen)
-        curves = with_placed(marks.apply(_in_time_order(group)), measured[0].camera)
-        yield with_indexes(curves.assign_attrs(key=measured[0].key, label=label))
+    for curves in opening.curves_of_source_groups(out_directory, key, label, names, columns):
+        yield curves.to_xarray()
 
 
 def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:
@@ -343,30 +293,7 @@ def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = sl
         name: group.read(str(name), columns=columns if "source" in variable.dims else slice(None))
         for name, variable in opened.data_vars.items()
     }
-    return opened.assign({name: (opened[name].dims, values[name], opened[name].attrs) for name in values})
-
-
-def _at_source_times(
-    datasets: Sequence[xr.Dataset], parts: Sequence[Part], label: str, columns: slice | np.ndarray = slice(None)
-) -> list[xr.Dataset]:
-    """Light curves of parts with the barycentric times of their sources, which are in some ``columns``."""
-    clocks = clocks_of(parts)
-    if clocks is None:
-        return [with_source_times(one, None) for one in datasets]
-    rows = np.arange(parts[0].camera.catalog.array("source_id").shape[0])[columns]
-    found = []
-    for one, part, clock in zip(datasets, parts, clocks, strict=True):
-        own = clock.of_columns(rows[: one.sizes["source"]])
-        is_needed = clock.row_time and "y" not in one
-        y = part.photometry(label).read("y", columns=columns) if is_needed else None
-        found.append(with_source_times(one, own, y))
-    return found
-
-
-def _in_time_order(nights: Sequence[xr.Dataset]) -> xr.Dataset:
-    merged = nights[0] if len(nights) == 1 else xr.concat(nights, dim="frame", combine_attrs="override")
-    order = np.argsort(merged["mjd_utc"].to_numpy(), kind="stable")
-    return merged.isel(frame=order) if np.any(np.diff(order) != 1) else merged
+    return opened.assign({name: in_memory(opened[name].dims, values[name], opened[name].attrs) for name in values})
 
 
 def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:
@@ -382,7 +309,8 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
     Returns
     -------
     dict of Dataset
-        As from :func:`~opticam_dask.relative_light_curve`, lazily; empty when none is kept.
+        As from :func:`~opticam_dask.relative_light_curve`, lazily; empty when none is kept. They are made again when
+        marks change; those of older versions, which do not say how (``made_with``), are without what was marked since.
 
     Raises
     ------
@@ -394,72 +322,12 @@ def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, 
 
 def kept_curves(camera: Camera, *, lazily: bool) -> dict[str, xr.Dataset]:
     """Differential light curves of a camera by name, as Dask arrays if ``lazily``."""
-    return {
-        name: with_indexes(with_plain_attributes(_with_coordinates(_opened(camera.differential(name), lazily=lazily))))
-        for name in camera.differential_names
-    }
+    return {name: kept_curve(camera, name, lazily=lazily) for name in camera.differential_names}
 
 
-def _with_coordinates(curve: xr.Dataset) -> xr.Dataset:
-    return curve.set_coords([name for name in ("mjd_utc", "bmjd_tdb", "night", *CONDITIONS) if name in curve])
-
-
-def _at_radius(curves: xr.Dataset, radius: float, label: str) -> xr.Dataset:
-    radii = curves["radius"].to_numpy() if "radius" in curves.dims else np.empty(0)
-    same = np.flatnonzero(np.isclose(radii, radius, rtol=1e-6))
-    if not len(same):
-        has = f"it has {', '.join(f'{value:g}' for value in radii)}" if len(radii) else "it has one aperture"
-        raise ValueError(f"no radius {radius:g} in photometry {label!r}: {has}")
-    return curves.isel(radius=int(same[0])).assign_attrs(radius=radius)
-
-
-def _opened(group: Group, *, lazily: bool = True) -> xr.Dataset:
-    """A group of the store, as Dask arrays if ``lazily``."""
-    return xr.open_dataset(**group.for_xarray, chunks={} if lazily else None)
-
-
-def _open_part(part: Part, label: str, *, lazily: bool = True) -> xr.Dataset:
-    """Photometry of a part, as Dask arrays if ``lazily``."""
-    dataset, frames = (_opened(group, lazily=lazily) for group in (part.photometry(label), part.frames))
-    for name in dataset.coords:
-        dataset[name] = dataset[name].load()
-    night = np.full(part.n_frames, part.night.split(".")[0], dtype=object)
-    renamed = {
-        "frame_flags": "flags",
-        "fwhm": "fwhm",
-        "exposure_time": "exposure_time",
-        ("frame_background" if "background" in dataset else "background"): "background",
-    }
-    coordinates: dict[Hashable, Any] = {"night": ("frame", night, {"long_name": "night"})}
-    for new, old in renamed.items():
-        values = frames[old].data if lazily else part.frames[old]
-        coordinates[new] = ("frame", values, frames[old].attrs)
-    return dataset.assign_coords(coordinates)
-
-
-#: Coordinates that come from the quality of a night, by their names there.
-_QUALITY_COORDINATES = {
-    **{name: name for name in ("transparency", "transparency_err", "ellipticity", "airmass", "scintillation")},
-    "quality_flags": "flags",
-}
-
-
-def _with_quality(parts: Sequence[Part], datasets: Sequence[xr.Dataset], *, lazily: bool) -> list[xr.Dataset]:
-    """Add the quantities that take all frames of a night, such as transparency; fill values where a night has none."""
-    opened = [_opened(part.quality, lazily=lazily) if part.quality.is_whole else None for part in parts]
-    if all(entry is None for entry in opened):
-        return list(datasets)
-    return [
-        dataset.assign_coords({new: _quality_of(entry, old, part) for new, old in _QUALITY_COORDINATES.items()})
-        for dataset, entry, part in zip(datasets, opened, parts, strict=True)
-    ]
-
-
-def _quality_of(opened: xr.Dataset | None, name: str, part: Part) -> tuple[str, Any, Any]:
-    if opened is not None:
-        return "frame", opened[name].data, opened[name].attrs
-    entry = schema.variable("quality", name)
-    return "frame", np.full(part.n_frames, entry.fill, dtype=entry.dtype), entry.all_attributes()
+def kept_curve(camera: Camera, name: str, *, lazily: bool) -> xr.Dataset:
+    """One differential light curve of a camera, as Dask arrays if ``lazily``."""
+    return opening.kept_curve(camera, name, lazily=lazily).to_xarray()
 
 
 def _with_scintillation(curves: xr.Dataset, where: str) -> xr.Dataset:

@@ -16,11 +16,11 @@ import numpy as np
 import xarray as xr
 
 import opticam_dask
+from opticam_dask.kernels.units import MJD_OF_1970
+from opticam_dask.lightcurves.indexes import by_time
+from opticam_dask.lightcurves.interactive_plots import plot_along_time
 from opticam_dask.lightcurves.targets import numbers_in, rows_of_sources
 from opticam_dask.text import Fold, counted, definitions, table, wrap
-
-#: Days from the zero of MJD to that of NumPy's dates.
-_UNIX_EPOCH = 40587.0
 
 TimeLike = float | str | np.datetime64 | None
 
@@ -167,7 +167,7 @@ def as_days(value: TimeLike, name: str) -> float | None:
             date = np.array(value, dtype="datetime64[us]")
         except ValueError as error:
             raise ValueError(f"time must be days or a date such as 2024-01-01T22:30, got {value!r}") from error
-        days = np.nan if np.isnat(date) else float(date.astype(np.int64)) / 86_400e6 + _UNIX_EPOCH
+        days = np.nan if np.isnat(date) else float(date.astype(np.int64)) / 86_400e6 + MJD_OF_1970
     else:
         days = float(value)
     if np.isnan(days):
@@ -224,8 +224,77 @@ def _kept(dataset: xr.Dataset, masks: dict[str, int], wanted: bool) -> list[xr.D
     return [anything if wanted else ~anything]
 
 
+class StepMethods:
+    """The steps of a reduction as methods of what they start from.
+
+    Parameters
+    ----------
+    data : Dataset or DataArray
+        A dataset, or the ``image`` of one, in whose place it stands.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def subtract_background(self) -> xr.DataArray:
+        """Frames without their sky; see :func:`~opticam_dask.subtract_background`."""
+        return opticam_dask.subtract_background(self._data)
+
+    def reduce(self, to: Any, *photometers: Any, **options: Any) -> xr.DataTree:
+        """The durable reduction of the frames; see :func:`~opticam_dask.reduce`."""
+        return opticam_dask.reduce(self._data, to, *photometers, **options)
+
+    def calibrate(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Frames in electrons; see :func:`~opticam_dask.calibrate`."""
+        return opticam_dask.calibrate(self._data, *given, **options)
+
+    def background(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sky background of each frame; see :func:`~opticam_dask.background`."""
+        return opticam_dask.background(self._data, *given, **options)
+
+    def detect(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sources of each frame; see :func:`~opticam_dask.detect`."""
+        return opticam_dask.detect(self._data, *given, **options)
+
+    def reference(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Stars of the frame that all others are aligned to; see :func:`~opticam_dask.reference`."""
+        return opticam_dask.reference(self._data, *given, **options)
+
+    def align(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Transform from the reference frame to each frame; see :func:`~opticam_dask.align`."""
+        return opticam_dask.align(self._data, *given, **options)
+
+    def persist(self) -> xr.Dataset:
+        """Results of the steps, computed once and kept; see :func:`~opticam_dask.persist`."""
+        return opticam_dask.persist(self._data)
+
+    def coadd(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sums of a few frames each; see :func:`~opticam_dask.coadd`."""
+        return opticam_dask.coadd(self._data, *given, **options)
+
+    def stack(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Mean of the aligned frames; see :func:`~opticam_dask.stack`."""
+        return opticam_dask.stack(self._data, *given, **options)
+
+    def catalog(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Sources of a stack; see :func:`~opticam_dask.catalog`."""
+        return opticam_dask.catalog(self._data, *given, **options)
+
+    def add_sources(self, *given: Any, **options: Any) -> xr.Dataset:
+        """A catalogue with further sources; see :func:`~opticam_dask.add_sources`."""
+        return opticam_dask.add_sources(self._data, *given, **options)
+
+    def photometry(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Light curves of the sources of a catalogue; see :func:`~opticam_dask.photometry`."""
+        return opticam_dask.photometry(self._data, *given, **options)
+
+    def relative(self, *given: Any, **options: Any) -> xr.Dataset:
+        """Differential light curve; see :func:`~opticam_dask.relative`."""
+        return opticam_dask.relative(self._data, *given, **options)
+
+
 @xr.register_dataset_accessor("opticam")
-class OpticamAccessor:
+class OpticamAccessor(StepMethods):
     """Methods of a dataset of light curves or frames as ``dataset.opticam``; its display is a summary.
 
     Parameters
@@ -235,6 +304,7 @@ class OpticamAccessor:
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
+        super().__init__(dataset)
         self._dataset = dataset
 
     def select(self, **chosen: Any) -> xr.Dataset:
@@ -254,61 +324,9 @@ class OpticamAccessor:
             raise ValueError(f"no array of flags {name!r}; there are {', '.join(known) or 'none'}")
         return decode_flags(known[name])
 
-    def subtract_background(self) -> xr.DataArray:
-        """Frames without their sky; see :func:`~opticam_dask.subtract_background`."""
-        return opticam_dask.subtract_background(self._dataset)
-
-    def reduce(self, to: Any, *photometers: Any, **options: Any) -> xr.DataTree:
-        """The durable reduction of the frames; see :func:`~opticam_dask.reduce`."""
-        return opticam_dask.reduce(self._dataset, to, *photometers, **options)
-
-    def calibrate(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Frames in electrons; see :func:`~opticam_dask.calibrate`."""
-        return opticam_dask.calibrate(self._dataset, *given, **options)
-
-    def background(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Sky background of each frame; see :func:`~opticam_dask.background`."""
-        return opticam_dask.background(self._dataset, *given, **options)
-
-    def detect(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Sources of each frame; see :func:`~opticam_dask.detect`."""
-        return opticam_dask.detect(self._dataset, *given, **options)
-
-    def reference(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Stars of the frame that all others are aligned to; see :func:`~opticam_dask.reference`."""
-        return opticam_dask.reference(self._dataset, *given, **options)
-
-    def align(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Transform from the reference frame to each frame; see :func:`~opticam_dask.align`."""
-        return opticam_dask.align(self._dataset, *given, **options)
-
-    def persist(self) -> xr.Dataset:
-        """Results of the steps, computed once and kept; see :func:`~opticam_dask.persist`."""
-        return opticam_dask.persist(self._dataset)
-
-    def coadd(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Sums of a few frames each; see :func:`~opticam_dask.coadd`."""
-        return opticam_dask.coadd(self._dataset, *given, **options)
-
-    def stack(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Mean of the aligned frames; see :func:`~opticam_dask.stack`."""
-        return opticam_dask.stack(self._dataset, *given, **options)
-
-    def catalog(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Sources of a stack; see :func:`~opticam_dask.catalog`."""
-        return opticam_dask.catalog(self._dataset, *given, **options)
-
-    def add_sources(self, *given: Any, **options: Any) -> xr.Dataset:
-        """A catalogue with further sources; see :func:`~opticam_dask.add_sources`."""
-        return opticam_dask.add_sources(self._dataset, *given, **options)
-
-    def photometry(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Light curves of the sources of a catalogue; see :func:`~opticam_dask.photometry`."""
-        return opticam_dask.photometry(self._dataset, *given, **options)
-
-    def relative(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Differential light curve; see :func:`~opticam_dask.relative`."""
-        return opticam_dask.relative(self._dataset, *given, **options)
+    def by_time(self) -> xr.Dataset:
+        """Along ``time`` instead of ``frame``, for ``to_dataframe``."""
+        return by_time(self._dataset)
 
     @property
     def nights(self) -> list[str]:
@@ -352,8 +370,8 @@ class OpticamAccessor:
 
 
 @xr.register_dataarray_accessor("opticam")
-class OpticamArrayAccessor:
-    """Methods of an array of frames or flags as ``array.opticam``.
+class OpticamArrayAccessor(StepMethods):
+    """Methods of the image of frames, of light curves and of flags as ``array.opticam``.
 
     Parameters
     ----------
@@ -362,11 +380,12 @@ class OpticamArrayAccessor:
     """
 
     def __init__(self, array: xr.DataArray) -> None:
+        super().__init__(array)
         self._array = array
 
-    def calibrate(self, *given: Any, **options: Any) -> xr.Dataset:
-        """Frames in electrons; see :func:`~opticam_dask.calibrate`. The steps after it are those of the dataset."""
-        return opticam_dask.calibrate(self._array, *given, **options)
+    def by_time(self) -> xr.DataArray:
+        """Along ``time`` instead of ``frame``, for ``to_dataframe``."""
+        return by_time(self._array)
 
     def flags(self) -> xr.Dataset:
         """An array of flags as booleans, a variable for each name; see :func:`decode_flags`."""
@@ -443,3 +462,6 @@ def _parameters(record: str) -> list[tuple[str, object]]:
         return [(str(name), json.dumps(value)) for name, value in json.loads(record).items()]
     except (ValueError, AttributeError):
         return []
+
+
+plot_along_time()

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.kernels.series import timing
 from opticam_dask.kernels.units import SECONDS_PER_DAY
+from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
-
-if TYPE_CHECKING:
-    import xarray as xr
-
 
 #: Attribute ``position`` of a time that is for the source's own place on the sky.
 OF_SOURCE = "source"
@@ -65,7 +62,7 @@ class SourceClock:
         Parameters
         ----------
         mjd_utc, bmjd_tdb : ndarray, shape (frame,)
-            Of the first row of each frame, the latter for the pointing.
+            Times of the first row of each frame, MJD; ``bmjd_tdb`` for the pointing.
         y : ndarray, shape (frame, source), optional
             Where each source is on the frame; needed where rows are exposed one after the other. A source without a
             place has the time of the first row.
@@ -111,37 +108,46 @@ def clocks_of(parts: Sequence[Part]) -> list[SourceClock] | None:
     return clocks
 
 
-def with_source_times(curves: xr.Dataset, clock: SourceClock | None, y: np.ndarray | None = None) -> xr.Dataset:
+def with_source_times(curves: CurveArrays, clock: SourceClock | None, y: np.ndarray | None = None) -> CurveArrays:
     """Light curves of a part with ``bmjd_tdb`` of each source, lazily where the fluxes are lazy.
 
     Parameters
     ----------
-    curves : Dataset
+    curves : CurveArrays
         With ``mjd_utc`` and ``bmjd_tdb`` along ``frame``.
     clock : SourceClock, optional
-        Of the same sources; without it the times stay those of the pointing.
+        Clock of the same sources; without it the times stay those of the pointing.
     y : ndarray, shape (frame, source), optional
         Where the sources are on the frames, where the light curves do not say it.
     """
+    stamps = curves["bmjd_tdb"]
+    if clock is None:
+        pointing = NamedArray(stamps.dims, stamps.get, {**stamps.attrs, "position": OF_POINTING})
+        return curves.assign_coords({"bmjd_tdb": pointing})
+    own, mjd, places = clock, curves["mjd_utc"], curves["y"].data if clock.row_time and y is None else y
+
+    def times() -> Any:
+        given = [mjd.data, stamps.data, *([places] if own.row_time else [])]
+        flux = curves["flux"].data if "flux" in curves else None
+        if flux is None or isinstance(flux, np.ndarray):
+            return own.times(*(np.asarray(one) for one in given))
+        return _lazily(own, given, flux.chunks[0])
+
+    attributes = schema.variable("photometry", "bmjd_tdb").all_attributes() | {"position": clock.position}
+    return curves.assign_coords({"bmjd_tdb": NamedArray(("frame", "source"), times, attributes)})
+
+
+def _lazily(clock: SourceClock, given: Sequence[Any], chunks: tuple[int, ...]) -> Any:
+    """Times of each source as a Dask array, of the frames that are together in the fluxes."""
     import xarray as xr
 
-    if clock is None:
-        stamps = curves["bmjd_tdb"]
-        return curves.assign_coords(bmjd_tdb=(stamps.dims, stamps.data, stamps.attrs | {"position": OF_POINTING}))
-    given = [curves["mjd_utc"], curves["bmjd_tdb"]]
-    if clock.row_time:
-        given.append(curves["y"] if y is None else xr.DataArray(y, dims=("frame", "source")))
-    if "flux" in curves and (chunks := curves["flux"].chunksizes):
-        given = [one.drop_vars(list(one.coords)).chunk(frame=chunks["frame"]) for one in given]
-    cores = [[], [], *([["source"]] if clock.row_time else [])]
-    times = xr.apply_ufunc(
+    variables = [xr.Variable(("frame", "source")[: one.ndim], one).chunk(frame=chunks) for one in given]
+    return xr.apply_ufunc(
         clock.times,
-        *(one.variable for one in given),
-        input_core_dims=cores,
+        *variables,
+        input_core_dims=[list(one.dims[1:]) for one in variables],
         output_core_dims=[["source"]],
         dask="parallelized",
         output_dtypes=[float],
-        dask_gufunc_kwargs={"output_sizes": {"source": curves.sizes["source"]}},
-    )
-    attributes = schema.variable("photometry", "bmjd_tdb").all_attributes() | {"position": clock.position}
-    return curves.assign_coords(bmjd_tdb=(("frame", "source"), times.data, attributes))
+        dask_gufunc_kwargs={"output_sizes": {"source": len(clock.ra)}},
+    ).data

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from opticam_dask.kernels.units import ARCSECONDS_PER_DEGREE
+from opticam_dask.locations import file_word, require_name
 from opticam_dask.store.store import Store
 from opticam_dask.text import shown
 
@@ -16,7 +19,7 @@ from opticam_dask.text import shown
 RADIUS = 3.0
 #: So many sources are listed when none is meant.
 _LISTED = 3
-_ARCSECONDS = 3600.0
+_SEXAGESIMAL = re.compile(r"[+-]?[\d:.]+")
 
 #: A number of the catalogue, a name, ``(RA, Dec)`` in degrees or as text, or an astropy ``SkyCoord``.
 Target = Any
@@ -101,7 +104,7 @@ def rows_of_sources(known: Sequence[int] | np.ndarray, wanted: Sequence[int], ke
     known : sequence of int
         Numbers of the sources of the catalogue.
     wanted : sequence of int
-        Numbers of those that are meant.
+        Numbers of the sources to look up.
     key : str
         Camera key of the catalogue, for the message.
 
@@ -126,9 +129,21 @@ def label_of(target: Target) -> str:
     """Name of a target in the name of a file."""
     if hasattr(target, "icrs"):
         target = (f"{target.icrs.ra.deg:.5f}", f"{target.icrs.dec.deg:+.5f}")
-    words = [str(part) for part in target] if isinstance(target, (list, tuple)) else [str(target)]
-    joined = "_".join(" ".join(words).split())
-    return "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in joined)
+    words = [str(part) for part in target] if isinstance(target, (list, tuple)) else str(target).split()
+    if len(words) == 2 and all(_SEXAGESIMAL.fullmatch(word) for word in words):  # colons are no letters of files
+        words = [word.replace(":", "-") for word in words]
+    return file_word(" ".join(words))
+
+
+def kept_name(prefix: str | None, target: Target) -> str:
+    """Name of a light curve in the store and its files: a prefix that was asked for, or that of the target.
+
+    Raises
+    ------
+    ValueError
+        When the prefix is none that the store takes: before anything is measured or written.
+    """
+    return require_name("prefix", prefix) if prefix else f"target_{label_of(target)}"
 
 
 def _catalog(out_directory: str | Path, key: str, needed: str) -> dict[str, np.ndarray]:
@@ -165,7 +180,7 @@ def _by_place(catalog: Mapping[str, np.ndarray], key: str, place: tuple[float, f
 
     if not (radius > 0 and math.isfinite(radius)):
         raise ValueError(f"the radius must be a number of arcseconds above 0, got {radius}")
-    away = separations(*place, catalog["ra"], catalog["dec"]) * _ARCSECONDS
+    away = separations(*place, catalog["ra"], catalog["dec"]) * ARCSECONDS_PER_DEGREE
     order = np.argsort(np.where(np.isfinite(away), away, np.inf), kind="stable")
     if len(order) and away[order[0]] <= radius:
         return int(catalog["source_id"][order[0]])

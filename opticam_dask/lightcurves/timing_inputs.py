@@ -74,7 +74,7 @@ def timing_curve(
     exclude_flags : int
         Frames with one of these bits of ``SourceFlag`` are left out too.
     name : str
-        For messages.
+        Name of the light curve in messages.
     tell : callable, optional
         Hears how many frames with flags were left out.
 

@@ -80,7 +80,7 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
     groups = _neighbourhoods(xy, chosen, _REACH * fwhm)
     # one profile for all rounds of a reduction, so that all mean the same by the width of a star
     table = typical_profile().table()
-    plain = replace(view, profile=table, known={})
+    plain = replace(view, profile=table)
     shape, found = frame_stars.star_shape(view, sigma), None
     inner = slice((size - field_form.CORE_SIZE) // 2, (size + field_form.CORE_SIZE) // 2)
     for _ in range(_ROUNDS):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.spatial import KDTree
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+
+from opticam_dask.kernels import graphs
 from opticam_dask.kernels.sources import noise, photometry
-from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles import intruders, misfit
 from opticam_dask.kernels.sources.profiles.profile import Shape, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import SAMPLED_AT
 from opticam_dask.methods.frame_view import FrameView
@@ -16,11 +19,15 @@ SHARP = 0.3
 
 #: Brightest stars of a frame that the error of its profile is measured by, at most.
 _STANDARDS = 12
-#: They have no other star within so many sigma.
+#: More than this part of their pixels have data,
+_WHOLE = 0.95
+#: and they have no other star within so many sigma.
 _ALONE = 6.0
 
 #: Of so many of the brightest, those that are whole: the very brightest are often saturated.
 _CANDIDATES = 48
+#: and at first so many of these are looked at.
+_FIRST_LOOK = 16
 
 
 def star_sigma(view: FrameView, otherwise: float) -> float:
@@ -58,17 +65,65 @@ def sky_noise(view: FrameView, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
     return np.broadcast_to(view.rms_at(middle[1], middle[0], 1), (len(x0), size, size))
 
 
-def pairs_within(xy: np.ndarray, reach: float) -> list[tuple[int, int]]:
-    """Pairs (source, neighbour) that are nearer to each other than ``reach``, both ways."""
+def pairs_within(xy: np.ndarray, reach: float) -> np.ndarray:
+    """Pairs (source, neighbour) that are nearer to each other than ``reach``, both ways; shape (pair, 2), ascending."""
     known = np.flatnonzero(np.all(np.isfinite(xy), axis=1)) if len(xy) else np.empty(0, dtype=int)
     if len(known) < 2:
-        return []
-    pairs = known[KDTree(xy[known]).query_pairs(reach, output_type="ndarray")]
+        return np.empty((0, 2), dtype=int)
+    pairs = known[graphs.near_pairs(xy[known], reach)]
     both = np.concatenate([pairs, pairs[:, ::-1]])
-    return [(int(i), int(j)) for i, j in both[np.lexsort((both[:, 1], both[:, 0]))]]
+    return both[np.lexsort((both[:, 1], both[:, 0]))]
 
 
-def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class Standards:
+    """What the brightest stars of a frame that stand alone say about the error of its star profile.
+
+    Attributes
+    ----------
+    usual : float
+        What the profile gets wrong in a pixel, relative to its light, where stars show no larger error.
+    fit : StarFit or None
+        What the fit of the profile to these stars left; None where there are none.
+    used : ndarray of bool, shape (n, size, size)
+        Pixels that were fitted.
+    corners : tuple of ndarray
+        ``x0, y0`` of their windows.
+    table, shape
+        Star profile, and shape of the stars of the frame.
+    sky_error : float
+        1-sigma error of the sky level under these stars, electrons per pixel.
+    """
+
+    usual: float
+    fit: misfit.StarFit | None
+    used: np.ndarray
+    corners: tuple[np.ndarray, np.ndarray]
+    table: np.ndarray
+    shape: Shape
+    sky_error: float
+
+    @cached_property
+    def core(self) -> float:
+        """The usual error, and twice what the cores of stars deviate by in the median, relative to their light."""
+        errors = np.zeros(1) if self.fit is None else np.sort(self.fit.model_error)
+        return float(np.hypot(self.usual, 2.0 * errors[(len(errors) - 1) // 2]))
+
+    @cached_property
+    def around(self) -> np.ndarray:
+        """Twice what most stars deviate by at each place in their windows, relative to flux; shape (size, size)."""
+        return np.zeros(self.used.shape[1:]) if self.fit is None else 2.0 * misfit.typical_misfit(self.fit)
+
+    @cached_property
+    def other_light(self) -> np.ndarray | None:
+        """Amplitudes of light over a star that the profile's error makes, relative to flux; shape (form,), or None."""
+        if self.fit is None:
+            return None
+        given = self.fit, self.used, self.corners, self.table, self.shape
+        return intruders.typical_amplitudes(*given, SHARP * self.shape.sigma, self.sky_error)
+
+
+def profile_misfit(view: FrameView, shape: Shape, size: int) -> Standards:
     """Error of the star profile in this frame, measured on the brightest stars of the frame.
 
     Asked for only where something stands out, and remembered.
@@ -81,50 +136,45 @@ def profile_misfit(view: FrameView, shape: Shape, size: int) -> tuple[float, np.
         Shape of its stars.
     size : int
         Side of the windows.
-
-    Returns
-    -------
-    core : float
-        The usual error, and twice what the cores of stars deviate by in the median, relative to the light in a pixel.
-    around : ndarray, shape (size, size)
-        Twice what most stars deviate by at each place in their windows, relative to their flux.
     """
-    if size not in view.known:
-        usual = misfit.usual_error(sampling_error(view, shape))
-        fit = _fit_standards(view, shape, size)
-        errors = np.zeros(1) if fit is None else np.sort(fit.model_error)
-        around = np.zeros((size, size)) if fit is None else 2.0 * misfit.typical_misfit(fit)
-        view.known[size] = float(np.hypot(usual, 2.0 * errors[(len(errors) - 1) // 2])), around
-    return view.known[size]
+    of = size, shape, shape.change  # shapes are equal whatever their change over the frame is
+    if of not in view.known:
+        view.known[of] = _fit_standards(view, shape, size)
+    return view.known[of]
 
 
-def _fit_standards(view: FrameView, shape: Shape, size: int) -> misfit.StarFit | None:
-    """The profile fitted to the brightest stars of the frame that stand alone; None where there are none."""
+def _fit_standards(view: FrameView, shape: Shape, size: int) -> Standards:
+    """The profile fitted to the brightest stars of the frame that stand alone."""
+    usual, table = misfit.usual_error(sampling_error(view, shape)), profile_table(view)
     detected = np.asarray(view.detected_xy, dtype=float)
-    crowded = np.unique(np.array(pairs_within(detected, _ALONE * shape.semimajor_sigma), dtype=int))
+    crowded = np.unique(pairs_within(detected, _ALONE * shape.semimajor_sigma))
     alone = np.setdiff1d(np.arange(len(detected)), crowded)
     brightest = alone[np.argsort(-np.asarray(view.detected_flux, dtype=float)[alone], kind="stable")][:_CANDIDATES]
-    if not len(brightest):
-        return None
-    xy = detected[brightest]
-    corners = photometry.origins(xy, size)
-    saturated = np.any(view.saturated_at(*corners, size), axis=(1, 2))
-    electrons = view.cutouts_at(*corners, size)
-    whole = np.flatnonzero(np.all(np.isfinite(electrons), axis=(1, 2)) & ~saturated)[:_STANDARDS]
+    for n_looked_at in (_FIRST_LOOK, _CANDIDATES):  # mostly the first few are whole
+        xy = detected[brightest[:n_looked_at]]
+        corners = photometry.origins(xy, size)
+        saturated = np.any(view.saturated_at(*corners, size), axis=(1, 2))
+        electrons = view.cutouts_at(*corners, size)
+        is_good = np.isfinite(electrons)
+        whole = np.flatnonzero((np.mean(is_good, axis=(1, 2)) > _WHOLE) & ~saturated)[:_STANDARDS]
+        if len(whole) == _STANDARDS:
+            break
+    corners, electrons, is_good = (corners[0][whole], corners[1][whole]), electrons[whole], is_good[whole]
     if not len(whole):
-        return None
-    corners = corners[0][whole], corners[1][whole]
-    return misfit.fit_stars(
-        electrons[whole],
-        sky_noise(view, *corners, size),
-        np.ones(electrons[whole].shape, dtype=bool),
-        np.zeros(electrons[whole].shape),
+        return Standards(usual, None, is_good, corners, table, shape, np.inf)
+    noise = sky_noise(view, *corners, size)
+    fit = misfit.fit_stars(
+        electrons,
+        noise,
+        is_good,
+        np.zeros(electrons.shape),
         None if view.response_at is None else view.response_at(*corners, size),
         corners,
         xy[whole],
         xy[whole],
-        profile_table(view),
+        table,
         shape,
         position_error=SHARP * shape.sigma,
-        model_error=misfit.usual_error(sampling_error(view, shape)),
+        model_error=usual,
     )
+    return Standards(usual, fit, is_good, corners, table, shape, view.sky_error * float(np.median(noise[:, 0, 0])))

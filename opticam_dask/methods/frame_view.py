@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from opticam_dask.kernels.images.sky.uneven import LocalSky
 from opticam_dask.kernels.sources.profiles.profile import Shape
 
 #: Cut-outs ``(n, size, size)`` at lower corners ``(x0, y0)``.
@@ -51,10 +52,16 @@ class FrameView:
         1-sigma error of the response, common to all frames.
     non_linear_at : callable, optional
         The same for pixels above the level up to which the detector is linear; None when no such level is known.
+    lasting_at : callable, optional
+        The same for pixels that are hot or dark all night, for which ``cutouts_at`` gives NaN; None without any.
     level_at : callable, optional
         The same for the sky that ``cutouts_at`` has taken off; None counts as 0.
     sky_error : float
         1-sigma error of that sky in units of the background RMS, common to the pixels of one source.
+    local_sky : LocalSky, optional
+        Sky around the sources beyond that, where it is uneven; ``cutouts_at`` has not taken it off.
+    usual_sky : (float, float), optional
+        Median of the sky over the frame, and of its background RMS, electrons.
     stars : Shape, optional
         Size and form of the frame's stars, in its pixels.
     profile : ndarray, optional
@@ -64,8 +71,13 @@ class FrameView:
         ``kernels.sources.profiles.sampling.SAMPLED_AT``.
     catalog_flux : ndarray, shape (n,), optional
         Fluxes of the sources in the catalogue, which tell how much neighbours disturb each other.
+    neighbours : ndarray, shape (m, 3), optional
+        Predicted x and y of fainter sources of the stack, which are not measured, and their flux there.
+    flux_scale : float
+        Flux of a constant star in the frame relative to that in the catalogue.
     known : dict
-        What photometers have found out about the frame for each other: errors of the profile, by the size of windows.
+        What photometers have found out about the frame for each other: errors of the profile, by the size of windows
+        and the shape of the stars. Empty in a copy of the view of which something else is replaced.
     """
 
     predicted_xy: np.ndarray
@@ -85,13 +97,18 @@ class FrameView:
     response_at: CutOuts | None = None
     response_error_at: CutOuts | None = None
     non_linear_at: CutOuts | None = None
+    lasting_at: CutOuts | None = None
     level_at: CutOuts | None = None
     sky_error: float = 0.0
+    local_sky: LocalSky | None = None
+    usual_sky: tuple[float, float] | None = None
     stars: Shape | None = None
     profile: np.ndarray | None = None
     sampling: np.ndarray | None = None
     catalog_flux: np.ndarray | None = None
-    known: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
+    neighbours: np.ndarray | None = None
+    flux_scale: float = 1.0
+    known: dict[Any, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def told_variance(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
         """Variance of pixels by their file, electrons squared, ``(n, size, size)``; None where it tells none."""
@@ -141,7 +158,7 @@ class TrialFluxes:
     radii : tuple of float
         In FWHM of the catalogue.
     flux, flux_err : ndarray, shape (frame, source, radius)
-        Electrons.
+        Fluxes and their 1-sigma errors, electrons.
     is_flagged : ndarray of bool, shape (frame, source, radius)
         Measurements with a flag that makes them useless.
     """
@@ -163,7 +180,7 @@ class CatalogFacts:
     fwhm : float
         Typical FWHM of the catalogue, in pixels of the reference frame.
     background_rms : float
-        Median over the frames of the reference night, electrons per pixel.
+        Background RMS, median over the frames of the reference night, electrons per pixel.
     profile : ndarray
         Table of the star profile of the reference night.
     trial : TrialFluxes, optional

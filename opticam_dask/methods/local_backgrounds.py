@@ -67,7 +67,7 @@ class DefaultLocalBackground(BaseLocalBackground):
     r_in_scale, r_out_scale : float
         Inner and outer edge in units of the 1-sigma axes of the stars.
     n_sigma : float
-        Clip at so many standard deviations about the median, 10 times at most.
+        Limit of the clipping about the median, in standard deviations; it is repeated 10 times at most.
     """
 
     n_sigma: float = 3.0

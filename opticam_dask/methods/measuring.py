@@ -8,24 +8,25 @@ import numpy as np
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.sources import annulus, joint_fit, photometry
-from opticam_dask.kernels.sources.profiles import misfit
+from opticam_dask.kernels.sources.profiles import intruders, judging, misfit
 from opticam_dask.kernels.sources.profiles.profile import TABLE_STEP, Shape, profile_weights
 from opticam_dask.methods import frame_stars
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 from opticam_dask.methods.places import BELIEVED, NEIGHBOUR_REACH, REALLY_MOVED, Places, neighbour_light
 
-#: A neighbour disturbs when its light in the aperture is more than this part of the source's.
-_BLENDED = 0.01
-
-#: Sources are solved together when one counts more than this part of the other's light as its own.
-_COUPLED = 0.02
-
-#: Pixels in which neighbours shine so many times as bright as the star say nothing about its profile.
-_DROWNED = 3.0
+#: A neighbour that is not measured may be so many times as bright as in the catalogue (which has the light in its
+#: segment), and 5 errors.
+_BRIGHTER = 2.0
 
 #: Stray pixels are left out unless they hold more than this part of the star.
 _MOST = 0.5
+
+#: The noise of the sky in one place is at most so many times what its level lets expect.
+_NOISIEST = 1.5
+
+#: What a star sheds into its annulus is known to this part.
+_ANNULUS_ERROR = 0.2
 
 #: Pixels nearer than so many sigma to a neighbour do not count for a local sky.
 _NEIGHBOUR_SKY = 5.0
@@ -38,7 +39,7 @@ class Pixels:
     Attributes
     ----------
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the windows.
     electrons, rms : ndarray, shape (n, size, size)
         Windows without their sky, and the background RMS in them, electrons.
     is_good : ndarray of bool, shape (n, size, size)
@@ -58,6 +59,10 @@ class Pixels:
     background: np.ndarray | None = None
     background_err: np.ndarray | None = None
 
+    def first(self, n: int) -> Pixels:
+        """Windows around the first ``n`` sources."""
+        return replace(self, **{name: values[:n] for name, values in vars(self).items() if values is not None})
+
 
 def read_pixels(view: FrameView, places: Places, local_background: LocalBackground | None, shape: Shape) -> Pixels:
     """Windows around the sources, minus the sky of the mesh or of an annulus.
@@ -71,14 +76,19 @@ def read_pixels(view: FrameView, places: Places, local_background: LocalBackgrou
     local_background : callable or None
         Estimator of a local sky; None takes the sky from the mesh.
     shape : Shape
-        Of the frame's stars, which the annulus is scaled to.
+        Width and form of the frame's stars, which the annulus is scaled to.
     """
     xy, x0, y0, electrons, rms, size = places.xy, places.x0, places.y0, places.electrons, places.rms, places.size
     hit = view.cosmic_rays_at(x0, y0, size)
     is_good = np.isfinite(electrons) if hit is None else np.isfinite(electrons) & ~hit
     if local_background is None:
         centre = rms[:, size // 2, size // 2]
-        return Pixels(x0, y0, electrons, rms, is_good, view.sky_error * np.where(np.isfinite(centre), centre, 0.0))
+        error = view.sky_error * np.where(np.isfinite(centre), centre, 0.0)
+        if view.local_sky is not None:
+            own = np.flatnonzero(np.isfinite(view.local_sky.error))
+            electrons, error[own] = electrons.copy(), view.local_sky.error_in(own, size)
+            electrons[own] -= view.local_sky.level(own, x0[own], y0[own], size)
+        return Pixels(x0, y0, electrons, rms, is_good, error)
     level, scatter, error = local_sky(view, xy, local_background, shape)
     taken_off = 0.0 if view.level_at is None else view.level_at(x0, y0, size)
     electrons = electrons + taken_off - level[:, None, None]
@@ -111,11 +121,11 @@ def local_sky(
 
 
 def _near_neighbours(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, shape: Shape) -> np.ndarray:
-    """Pixels of each window that lie close to another source of the catalogue."""
+    """Pixels of each window that lie close to another source, also one that is not measured."""
     near = np.zeros((len(xy), size, size), dtype=bool)
     reach = _NEIGHBOUR_SKY * shape.semimajor_sigma
     offsets = np.arange(size)
-    for index, other in frame_stars.pairs_within(xy, size + reach):
+    for index, other in frame_stars.pairs_within(xy, size + reach).tolist():
         columns = (x0[index] + offsets - xy[other, 0])[None, :]
         rows = (y0[index] + offsets - xy[other, 1])[:, None]
         near[index] |= columns**2 + rows**2 < reach**2
@@ -142,6 +152,8 @@ class Stars:
         Pixels that are saturated.
     neighbours : tuple of ndarray
         Source, other source, and the light of the other in the window of the source: one entry a pair.
+    flux : ndarray, shape (n + m,), or None
+        In the catalogue: of the sources, and of their neighbours that are not measured.
     chi2 : ndarray, shape (n,)
         Reduced chi-square of the pixels about the profile; NaN where nothing can be said.
     """
@@ -153,7 +165,18 @@ class Stars:
     is_stray: np.ndarray
     is_saturated: np.ndarray
     neighbours: tuple[np.ndarray, np.ndarray, np.ndarray]
+    flux: np.ndarray | None
     chi2: np.ndarray
+
+    def first(self, n: int) -> Stars:
+        """The first ``n`` sources, with the light of the others; their fluxes are kept."""
+        if n == len(self.xy):
+            return self
+        mine = {name: getattr(self, name)[:n] for name in ("xy", "flags", "light", "is_stray", "is_saturated", "chi2")}
+        source, other, shed = self.neighbours
+        is_own = source < n
+        neighbours = source[is_own], other[is_own], shed[is_own]
+        return replace(self, **mine, pixels=self.pixels.first(n), neighbours=neighbours)
 
 
 def read_stars(
@@ -163,6 +186,8 @@ def read_stars(
     shape: Shape,
     *,
     reach: float,
+    counted: float,
+    in_annulus: np.ndarray,
     forced: bool,
 ) -> Stars:
     """Read the pixels of all sources, and compare them with the star profile of the frame.
@@ -178,7 +203,11 @@ def read_stars(
     shape : Shape
         Shape of the stars of the frame.
     reach : float
-        Pixels are judged to so many sigma.
+        Limit beyond which a pixel is judged bad, in standard deviations.
+    counted : float
+        Radius in which fluxes are measured, pixels.
+    in_annulus : ndarray, shape (n,)
+        Share of each star's light in a pixel of its sky annulus, which was taken off with the sky; 0 without one.
     forced : bool
         Stay at the places whatever the fit says.
     """
@@ -189,30 +218,58 @@ def read_stars(
     saturated = view.saturated_at(places.x0, places.y0, size)
     nothing = np.zeros(light.shape, dtype=bool)
     unknown = np.full(len(light), np.nan)
-    stars = Stars(places.xy, places.flags, pixels, light, nothing, saturated, neighbours, unknown)
-    if view.profile is None or not len(light):
+    everything = Stars(places.xy, places.flags, pixels, light, nothing, saturated, neighbours, places.flux, unknown)
+    stars = everything.first(places.n_measured)
+    if view.profile is None or not len(stars.light):
         return stars
-    near = _within(table, light, reach, shape.area_at(places.xy))
-    judged = near & pixels.is_good & ~saturated
-    response = None if view.response_at is None else view.response_at(places.x0, places.y0, size)
-    own, foreign = _model_light(pixels.electrons, light, judged, neighbours)
-    if np.ndim(foreign):
-        judged &= foreign < _DROWNED * np.abs(own) + pixels.rms
+    least = _least_light(table, reach) / shape.area_at(places.xy)
+    used = (light > least[:, None, None]) & pixels.is_good & ~saturated
+    flux, foreign = _model_fluxes(view, everything, used, places.n_measured)
+    pixels = stars.pixels
+    response = None if view.response_at is None else view.response_at(pixels.x0, pixels.y0, size)
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
-    errors = misfit.pixel_errors(own, foreign, pixels.rms, response, usual)
-    with np.errstate(invalid="ignore"):
-        deviation = (pixels.electrons - own - foreign) / errors
-    chi2 = misfit.reduced_chi2(deviation, judged)
-    # of a saturated star nobody knows the profile
-    is_whole = ~np.any(saturated & near, axis=(1, 2))
-    stars = replace(stars, chi2=np.where(is_whole, chi2, np.nan))
-    suspects = np.flatnonzero(is_whole & misfit.are_suspect(deviation, errors, judged, chi2))
-    return _look_again(view, stars, suspects, judged, foreign, shape, forced=forced) if len(suspects) else stars
+    noise = _quiet_noise(view, places, pixels)
+    masks = pixels.is_good, stars.is_saturated
+    windows = pixels.electrons, stars.light, flux, foreign, (pixels.rms, noise), response
+    found = judging.judge_stars(*windows, masks, least[: len(flux)], usual)
+    is_covered = np.isfinite(found.chi2) & intruders.are_suspect(found.deviation, found.judged, shape.sigma)
+    stars, suspects = replace(stars, chi2=found.chi2), np.flatnonzero(found.is_suspect | is_covered)
+    if not len(suspects):
+        return stars
+    return _look_again(
+        view,
+        stars,
+        suspects,
+        found.judged,
+        foreign,
+        noise,
+        shape,
+        counted=counted,
+        in_annulus=in_annulus,
+        forced=forced,
+    )
 
 
-def _within(table: np.ndarray, light: np.ndarray, reach: float, area: np.ndarray) -> np.ndarray:
-    """Which pixels lie within so many sigma, from the light in them and the area of each star (n,)."""
-    return np.asarray(light > np.interp(reach, TABLE_STEP * np.arange(len(table)), table) / area[:, None, None])
+def _quiet_noise(view: FrameView, places: Places, pixels: Pixels) -> np.ndarray:
+    """Background RMS that pixels are judged by, shape (n, size, size): no more than the sky can have there.
+
+    A trail or a galaxy raises the scatter of its box of the mesh, and would hide in it. The noise of the sky grows
+    with its level by the photons alone.
+    """
+    if view.usual_sky is None:
+        return pixels.rms
+    level, rms = view.usual_sky
+    here = np.full((len(pixels.x0), 1, 1), level)
+    if view.level_at is not None:
+        middle = slice(places.size // 2, places.size // 2 + 1)
+        here = view.level_at(pixels.x0, pixels.y0, places.size)[:, middle, middle]
+    most = _NOISIEST * np.sqrt(rms**2 + np.maximum(np.nan_to_num(here, nan=level) - level, 0.0))
+    return np.minimum(pixels.rms, most)
+
+
+def _least_light(table: np.ndarray, reach: float) -> float:
+    """Light per unit of area so many sigma from the middle of a star."""
+    return float(np.interp(reach, TABLE_STEP * np.arange(len(table)), table))
 
 
 def narrowed(stars: Stars, size: int) -> Stars:
@@ -227,7 +284,10 @@ def narrowed(stars: Stars, size: int) -> Stars:
     whole = slice(None)
 
     def cut(windows: np.ndarray, of: np.ndarray | slice = whole) -> np.ndarray:
-        views = np.lib.stride_tricks.sliding_window_view(windows, (size, size), axis=(1, 2))
+        strides, n_places = windows.strides, wide - size + 1
+        views = np.lib.stride_tricks.as_strided(
+            windows, (len(windows), n_places, n_places, size, size), (*strides, *strides[1:]), writeable=False
+        )
         inner: np.ndarray = views[np.arange(len(windows)), off[1][of], off[0][of]]
         return inner
 
@@ -249,8 +309,11 @@ def _look_again(
     suspects: np.ndarray,
     judged: np.ndarray,
     foreign: np.ndarray | float,
+    noise: np.ndarray,
     shape: Shape,
     *,
+    counted: float,
+    in_annulus: np.ndarray,
     forced: bool,
 ) -> Stars:
     """Fit the stars that do not fit at first, and leave out of them what is not theirs.
@@ -274,7 +337,7 @@ def _look_again(
     def fit_those(chosen: np.ndarray, model_error: float, unlike: np.ndarray | None) -> misfit.StarFit:
         return misfit.fit_stars(
             pixels.electrons[suspects[chosen]],
-            pixels.rms[suspects[chosen]],
+            noise[suspects[chosen]],
             (usable & judged[suspects])[chosen],
             light_of_others[chosen],
             None if response is None else response[chosen],
@@ -291,10 +354,50 @@ def _look_again(
     fit = fit_those(np.arange(len(suspects)), usual, None)
     odd = np.flatnonzero(fit.is_no_star | np.any(fit.is_stray, axis=(1, 2)))
     if len(odd):
-        found, unlike = frame_stars.profile_misfit(view, shape, size)
-        if found > usual or unlike.any():
-            fit = fit.with_rows(odd, fit_those(odd, found, unlike))
-    return _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
+        standards = frame_stars.profile_misfit(view, shape, size)
+        if standards.core > usual or standards.around.any():
+            fit = fit.with_rows(odd, fit_those(odd, standards.core, standards.around))
+    stars = _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
+    sky = pixels.sky_error[suspects], in_annulus[suspects]
+    covered = _are_covered(view, fit, usable & judged[suspects], corners, sky, shape, counted)
+    stars.flags[suspects[covered]] |= np.uint32(SourceFlag.CONTAMINATED)
+    return stars
+
+
+def _are_covered(
+    view: FrameView,
+    fit: misfit.StarFit,
+    used: np.ndarray,
+    corners: tuple[np.ndarray, np.ndarray],
+    sky: tuple[np.ndarray, np.ndarray],
+    shape: Shape,
+    counted: float,
+) -> np.ndarray:
+    """Stars among the suspects over which light lies of which no pixel need stand out, shape (n,)."""
+    table, (x0, y0), (sky_error, in_annulus) = frame_stars.profile_table(view), corners, sky
+    # what an annulus holds of the star itself lowers its pixels
+    taken_off = in_annulus * np.maximum(fit.flux, 0.0)
+    sky_error = np.hypot(sky_error, _ANNULUS_ERROR * taken_off)
+
+    def lies_over(chosen: np.ndarray, typical: np.ndarray | None) -> np.ndarray:
+        return intruders.hold_other_light(
+            fit.rows(chosen),
+            used[chosen],
+            (x0[chosen], y0[chosen]),
+            table,
+            shape,
+            view.position_error,
+            (-taken_off[chosen], sky_error[chosen]),
+            reach=counted,
+            typical=typical,
+        )
+
+    covered = lies_over(np.arange(len(used)), None)
+    chosen = np.flatnonzero(covered)
+    if len(chosen):
+        typical = frame_stars.profile_misfit(view, shape, used.shape[1]).other_light
+        covered[chosen] = lies_over(chosen, typical)
+    return covered
 
 
 def _as_fitted(
@@ -333,99 +436,28 @@ def _as_fitted(
     )
 
 
-def _model_light(
-    electrons: np.ndarray, light: np.ndarray, used: np.ndarray, neighbours: tuple[np.ndarray, np.ndarray, np.ndarray]
+def _model_fluxes(
+    view: FrameView, stars: Stars, used: np.ndarray, n_measured: int
 ) -> tuple[np.ndarray, np.ndarray | float]:
-    """Electrons of each star and of its neighbours by the profile, from the fluxes that fit all of them."""
-    source, other, shed = neighbours
-    flux = misfit.fit_fluxes_alone(electrons, light, used)
-    if not len(source):
-        return flux[:, None, None] * light, 0.0
-    shares = misfit.fit_fluxes_alone(shed, light[source], used[source])
-    is_strong = shares > _COUPLED
-    one, two, coupling = source[is_strong], other[is_strong], shares[is_strong]
-    for members in joint_fit.linked_groups(len(light), one, two):
-        inside = np.isin(one, members)
-        matrix = np.eye(len(members))
-        matrix[np.searchsorted(members, one[inside]), np.searchsorted(members, two[inside])] = coupling[inside]
-        flux[members] = np.linalg.lstsq(matrix, flux[members], rcond=None)[0]
-    np.subtract.at(flux, source, np.where(is_strong, 0.0, shares * flux[other]))
-    foreign = np.zeros(light.shape)
-    np.add.at(foreign, source, flux[other][:, None, None] * shed)
-    return flux[:, None, None] * light, foreign
+    """Flux of each star that is measured, and electrons of its neighbours by the profile, that fit all of them.
 
-
-def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray:
-    """Flags from the pixels that count for each source.
-
-    Parameters
-    ----------
-    view : FrameView
-        The frame.
-    stars : Stars
-        Its sources.
-    inside : ndarray of bool, shape (n, size, size)
-        Which pixels count.
-
-    Returns
-    -------
-    ndarray of uint32, shape (n,)
+    A neighbour that is not measured, and is much brighter than in the catalogue, does not look like itself: what is
+    too much of its light stays in the pixels, and is found there.
     """
-    pixels = stars.pixels
-    window = pixels.x0, pixels.y0, inside.shape[1]
-    on_frame = _on_frame(view.shape, *window)
-    hit = view.cosmic_rays_at(*window)
-    is_there = np.any(inside & on_frame, axis=(1, 2))
-    nowhere = np.zeros(len(inside), dtype=bool)
-    conditions = {
-        SourceFlag.OFF_FRAME: ~is_there,
-        SourceFlag.EDGE: is_there & np.any(inside & ~on_frame, axis=(1, 2)),
-        SourceFlag.BAD_PIXEL: np.any(inside & on_frame & ~np.isfinite(pixels.electrons), axis=(1, 2)),
-        SourceFlag.SATURATED: np.any(inside & stars.is_saturated, axis=(1, 2)),
-        SourceFlag.CONTAMINATED: np.any(inside & stars.is_stray, axis=(1, 2)),
-        SourceFlag.COSMIC_RAY: nowhere if hit is None else np.any(inside & hit, axis=(1, 2)),
-        SourceFlag.NON_LINEAR: (
-            nowhere if view.non_linear_at is None else np.any(inside & view.non_linear_at(*window), axis=(1, 2))
-        ),
-    }
-    flags = np.zeros(len(inside), dtype=np.uint32)
-    for flag, is_set in conditions.items():
-        flags[is_set] |= np.uint32(flag)
-    return flags
-
-
-def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-    """Which pixels of the windows lie on the frame, shape (n, size, size)."""
-    offsets = np.arange(size)
-    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
-    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
-
-
-def blend_flags(view: FrameView, stars: Stars, weights: np.ndarray) -> np.ndarray:
-    """Flag sources whose flux contains too much light of neighbours.
-
-    Parameters
-    ----------
-    view : FrameView
-        The frame.
-    stars : Stars
-        Its sources.
-    weights : ndarray, shape (n, size, size)
-        Aperture or other weights of the pixels.
-
-    Returns
-    -------
-    ndarray of uint32, shape (n,)
-    """
-    flags = np.zeros(len(weights), dtype=np.uint32)
     source, other, shed = stars.neighbours
-    if view.catalog_flux is None or not len(source):
-        return flags
-    own = np.sum(weights[source] * stars.light[source], axis=(1, 2)) * view.catalog_flux[source]
-    foreign = np.sum(weights[source] * shed, axis=(1, 2))
-    # a source without light of its own on its pixels (off the frame, or of unknown flux) is not called a blend
-    relative = np.where(own > 0, view.catalog_flux[other] * foreign / np.where(own > 0, own, 1.0), 0.0)
-    light = np.zeros(len(weights))
-    np.add.at(light, source, np.nan_to_num(relative))
-    flags[light > _BLENDED] = np.uint32(SourceFlag.BLENDED)
-    return flags
+    light, alone = stars.light, judging.fit_fluxes_alone(stars.pixels.electrons, stars.light, used)
+    if not len(source):
+        return alone, 0.0
+    shares = judging.fit_fluxes_alone(shed, light, used, source)
+    known = np.full(len(light), np.nan)
+    flux = joint_fit.fluxes_together(alone, source, other, shares, known)
+    if n_measured < len(light) and stars.flux is not None:
+        seen = np.sqrt(np.sum(np.where(used, light, 0.0) ** 2, axis=(1, 2)))[n_measured:]
+        error = stars.pixels.rms[n_measured:, 0, 0] / np.where(seen > 0, seen, np.inf)
+        most = _BRIGHTER * view.flux_scale * stars.flux[n_measured:] + misfit.CLIP * error
+        known[n_measured:] = np.clip(flux[n_measured:], 0.0, most)
+        flux = joint_fit.fluxes_together(alone, source, other, shares, known)
+    is_own = source < n_measured
+    foreign = np.zeros((n_measured, *light.shape[1:]))
+    np.add.at(foreign, source[is_own], flux[other[is_own]][:, None, None] * shed[is_own])
+    return flux[:n_measured], foreign

@@ -17,7 +17,7 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.sources import annulus, noise, photometry
 from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, profile_weights
-from opticam_dask.methods import frame_stars, measuring, places
+from opticam_dask.methods import flagging, frame_stars, measuring, places
 from opticam_dask.methods.frame_view import CatalogFacts, CutOuts, FrameView, Measurement
 from opticam_dask.methods.local_backgrounds import BaseLocalBackground, DefaultLocalBackground, LocalBackground
 from opticam_dask.parameters import PHOTOMETRY
@@ -39,7 +39,7 @@ OPTIMAL_REACH = 4.5
 #: Pixels with more than this part of the light of the star's brightest pixel count for flags.
 _COUNTS = 0.05
 
-#: Stars that are recentred are held against their profile to so many sigma at least.
+#: Stars are held against their profile to so many sigma at least.
 _JUDGED = 4.0
 
 #: The sum in an aperture depends on where in its pixel an undersampled star is. It is made that of the mean over so
@@ -135,13 +135,17 @@ class BasePhotometer:
 
     def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
         """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
-        tolerance = self.source_matching_tolerance
+        tolerance, judged = self.source_matching_tolerance, max(judged, _JUDGED)
+        window = max(reach, _JUDGED * shape.semimajor_sigma) if self.forced else reach
+        found = places.find_places(view, shape, sigma, tolerance, forced=self.forced, reach=window)
         return measuring.read_stars(
             view,
-            places.find_places(view, shape, sigma, tolerance, forced=self.forced, reach=reach),
+            found,
             self.local_background_estimator,
             shape,
-            reach=max(judged, 0.0 if self.forced else _JUDGED),
+            reach=judged,
+            counted=reach,
+            in_annulus=self._light_in_annulus(view, found.xy[: found.n_measured], shape),
             forced=self.forced,
         )
 
@@ -299,8 +303,8 @@ class AperturePhotometer(BasePhotometer):
         if view.response_at is not None and view.response_error_at is not None:
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, electrons, relative)
-        flags = measuring.pixel_flags(view, stars, weights > 0)
-        flags |= measuring.blend_flags(view, stars, weights)
+        flags = flagging.pixel_flags(view, stars, weights > 0)
+        flags |= flagging.blend_flags(stars, weights)
         return flux * factor, error * factor, systematic * factor, correction, flags
 
     def _usual_shares(
@@ -475,9 +479,9 @@ class OptimalPhotometer(BasePhotometer):
             relative = view.response_error_at(*window) / view.response_at(*window)
             systematic = noise.response_error(weights, model, relative)
         counts = light > _COUNTS * light.max(axis=(1, 2), keepdims=True)
-        flags |= measuring.pixel_flags(view, stars, counts)
+        flags |= flagging.pixel_flags(view, stars, counts)
         flags[np.any(stars.is_stray & inside, axis=(1, 2))] |= np.uint32(SourceFlag.CONTAMINATED)
-        flags |= measuring.blend_flags(view, stars, light)
+        flags |= flagging.blend_flags(stars, light)
         error = np.where(np.isfinite(flux), np.sqrt(variance), np.nan)
         return Measurement(
             flux,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 
 from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels import compiled, graphs
 from opticam_dask.kernels.sources import centroids, joint_fit, photometry
 from opticam_dask.kernels.sources.profiles import misfit
 from opticam_dask.kernels.sources.profiles.profile import (
+    EDGE,
     TABLE_STEP,
     Shape,
     elliptical_radius,
@@ -32,6 +35,9 @@ _CENTROID_REACH = 4.0
 #: A neighbour that would drag a centroid by more than so many pixels is fitted together with the star.
 _DRAG = 0.02
 
+#: A source that is not measured matters where its light in a pixel is more than this part of the noise.
+_MATTERS = 0.3
+
 #: Groups are fitted to so many sigma from each of their stars.
 _GROUP_REACH = 4.5
 
@@ -48,6 +54,8 @@ _LEAST_NEIGHBOUR = 1e-4
 class Places:
     """Positions at which sources are measured, with windows of the frame around them.
 
+    The measured sources come first, then neighbours that shine on them and are not measured themselves.
+
     Attributes
     ----------
     xy : ndarray, shape (n, 2)
@@ -57,7 +65,11 @@ class Places:
     x0, y0 : ndarray of int, shape (n,)
         Lower corners of the windows.
     electrons, rms : ndarray, shape (n, size, size)
-        Minus the sky of the mesh.
+        Windows less the sky of the mesh, and the background RMS in them, electrons.
+    flux : ndarray, shape (n,), or None
+        Flux in the catalogue, electrons; None without a catalogue.
+    n_measured : int
+        How many of them are measured.
     """
 
     xy: np.ndarray
@@ -66,6 +78,8 @@ class Places:
     y0: np.ndarray
     electrons: np.ndarray
     rms: np.ndarray
+    flux: np.ndarray | None
+    n_measured: int
 
     @property
     def size(self) -> int:
@@ -84,9 +98,9 @@ def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *
     view : FrameView
         The frame.
     shape : Shape
-        Of the frame's stars.
+        Width and form of the frame's stars.
     sigma : float
-        Of the stars, in pixels of the frame.
+        Sigma of the stars, in pixels of the frame.
     tolerance : float
         A detection is the source when it is within this many sigma.
     forced : bool
@@ -103,26 +117,65 @@ def find_places(view: FrameView, shape: Shape, sigma: float, tolerance: float, *
     flags = np.where(matched < 0, np.uint32(SourceFlag.NOT_DETECTED), np.uint32(0))
     start = predicted.copy()
     if forced:
-        return _with_windows(view, start, flags, 2 * int(np.ceil(reach)) + 3)
+        return _with_windows(view, start, flags, 2 * int(np.ceil(reach)) + 3, shape)
     found = np.flatnonzero(matched >= 0)
     detected = np.asarray(view.detected_xy, dtype=float)[matched[found]] if len(found) else np.empty((0, 2))
     # a detection that something has dragged away is no place to start from
     is_near = np.hypot(*(detected - predicted[found]).T) < BELIEVED * view.position_error + sigma
     start[found[is_near]] = detected[is_near]
     half = max(int(np.ceil(_CENTROID_REACH * sigma)) + 1, int(np.ceil(reach)) + 2)
-    places = _with_windows(view, start, flags, 2 * half + 1)
-    xy = predicted.copy()
+    places = _with_windows(view, start, flags, 2 * half + 1, shape)
+    expected = np.concatenate([predicted, places.xy[len(predicted) :]])
+    xy, flags = expected.copy(), places.flags
     centred, converged = _centroids(view, places, found, start[found], sigma)
     xy[found] = np.where(converged[:, None], centred, predicted[found])
     flags[found[~converged]] |= np.uint32(SourceFlag.NOT_RECENTRED)
-    for members in _dragged_groups(view, places, sigma, shape):
-        _fit_together(view, members, xy, flags, shape)
+    for members in _dragged_groups(view, places, expected, sigma, shape):
+        _fit_together(view, members, expected, xy, flags, shape)
     return _follow(view, places, xy)
 
 
-def _with_windows(view: FrameView, xy: np.ndarray, flags: np.ndarray, size: int) -> Places:
+def _with_windows(view: FrameView, xy: np.ndarray, flags: np.ndarray, size: int, shape: Shape) -> Places:
+    n_measured, flux = len(xy), view.catalog_flux
+    others = neighbours_of(view, xy, size / 2.0, shape)
+    if flux is not None and len(others):
+        xy, flux = np.concatenate([xy, others[:, :2]]), np.concatenate([flux, others[:, 2]])
+        flags = np.concatenate([flags, np.zeros(len(others), dtype=np.uint32)])
     x0, y0 = photometry.origins(xy, size)
-    return Places(xy, flags, x0, y0, view.cutouts_at(x0, y0, size), frame_stars.sky_noise(view, x0, y0, size))
+    electrons, rms = view.cutouts_at(x0, y0, size), frame_stars.sky_noise(view, x0, y0, size)
+    return Places(xy, flags, x0, y0, electrons, rms, flux, n_measured)
+
+
+def neighbours_of(view: FrameView, xy: np.ndarray, reach: float, shape: Shape) -> np.ndarray:
+    """Sources that are not measured and shine on something nearer than ``reach`` to those that are.
+
+    Parameters
+    ----------
+    view : FrameView
+        The frame.
+    xy : ndarray, shape (n, 2)
+        Positions of the sources that are measured.
+    reach : float
+        Largest distance of such a neighbour, pixels.
+    shape : Shape
+        Width and form of the frame's stars.
+
+    Returns
+    -------
+    ndarray, shape (m, 3)
+        Their x, y and flux in the catalogue.
+    """
+    known = np.all(np.isfinite(xy), axis=1)
+    if view.neighbours is None or view.profile is None or not known.any():
+        return np.empty((0, 3))
+    away = graphs.nearest_distances(view.neighbours[:, :2], xy[known])
+    rho = np.maximum(away - reach, 0.0) / shape.semimajor_sigma
+    light = np.interp(rho, TABLE_STEP * np.arange(len(view.profile)), view.profile, right=0.0)
+    brightest = view.flux_scale * view.neighbours[:, 2] * light / (shape.semimajor_sigma * shape.semiminor_sigma)
+    column, row = (
+        np.clip(np.rint(view.neighbours[:, axis]).astype(np.int64), 0, view.shape[1 - axis] - 1) for axis in (0, 1)
+    )
+    return view.neighbours[brightest > _MATTERS * view.rms_at(column, row, 1)[:, 0, 0]]
 
 
 def _follow(view: FrameView, places: Places, xy: np.ndarray) -> Places:
@@ -135,7 +188,7 @@ def _follow(view: FrameView, places: Places, xy: np.ndarray) -> Places:
     electrons, rms = places.electrons.copy(), places.rms.copy()
     electrons[away] = view.cutouts_at(x0[away], y0[away], places.size)
     rms[away] = frame_stars.sky_noise(view, x0[away], y0[away], places.size)
-    return Places(xy, places.flags, *corners, electrons, rms)
+    return replace(places, xy=xy, x0=corners[0], y0=corners[1], electrons=electrons, rms=rms)
 
 
 def _centroids(
@@ -152,29 +205,35 @@ def _centroids(
     return predicted + weight[:, None] * (centres - predicted), converged
 
 
-def _dragged_groups(view: FrameView, places: Places, sigma: float, shape: Shape) -> list[np.ndarray]:
-    """Groups of sources that lie so close together that the centroid of one is dragged by another."""
-    if view.catalog_flux is None or view.profile is None:
+def _dragged_groups(
+    view: FrameView, places: Places, expected: np.ndarray, sigma: float, shape: Shape
+) -> list[np.ndarray]:
+    """Groups of sources that lie so close together that the centroid of one that is measured is dragged by another."""
+    flux, size = places.flux, places.size
+    if flux is None or view.profile is None:
         return []
-    predicted, size = np.asarray(view.predicted_xy, dtype=float), places.size
-    source, other, light = neighbour_light(view, predicted, places, shape, 2.0 * _CENTROID_REACH * sigma)
+    source, other, light = neighbour_light(view, expected, places, shape, 2.0 * _CENTROID_REACH * sigma)
+    is_measured = source < places.n_measured
+    source, other, light = source[is_measured], other[is_measured], light[is_measured]
     if not len(source):
         return []
     corners = places.x0[source], places.y0[source]
     drag = centroids.centroid_drag(
-        profile_weights(view.profile, predicted[source], *corners, size, shape),
-        light * (view.catalog_flux[other] / view.catalog_flux[source])[:, None, None],
+        profile_weights(view.profile, expected[source], *corners, size, shape),
+        light * (flux[other] / flux[source])[:, None, None],
         *corners,
-        predicted[source],
+        expected[source],
         sigma,
     )
     is_strong = drag > _DRAG
-    return joint_fit.linked_groups(len(predicted), source[is_strong], other[is_strong])
+    return joint_fit.linked_groups(len(expected), source[is_strong], other[is_strong])
 
 
-def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: np.ndarray, shape: Shape) -> None:
-    """Put the places of a group of sources where a joint fit finds them, or where the transform does."""
-    predicted = np.asarray(view.predicted_xy, dtype=float)[members]
+def _fit_together(
+    view: FrameView, members: np.ndarray, expected: np.ndarray, xy: np.ndarray, flags: np.ndarray, shape: Shape
+) -> None:
+    """Put the places of a group of sources where a joint fit finds them, or where they are expected."""
+    predicted = expected[members]
     place, _ = fit_group(view, predicted, shape)
     believed = np.hypot(*(place - predicted).T) < BELIEVED * view.position_error + REALLY_MOVED
     xy[members] = np.where(believed[:, None], place, predicted)
@@ -185,6 +244,8 @@ def _fit_together(view: FrameView, members: np.ndarray, xy: np.ndarray, flags: n
 def fit_group(view: FrameView, predicted: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """Places (n, 2) and fluxes (n,) of sources that overlap, fitted together from where they are expected."""
     group = read_group(view, predicted, shape)
+    if compiled.native is not None:
+        return _compiled_fit(compiled.native, view, group, predicted, shape)
     table = frame_stars.profile_table(view)
     place, response, forms = predicted.copy(), group.response, forms_at(shape, predicted)
     corners = np.repeat(group.x0, len(place)), np.repeat(group.y0, len(place))
@@ -203,6 +264,28 @@ def fit_group(view: FrameView, predicted: np.ndarray, shape: Shape) -> tuple[np.
     return place, flux
 
 
+def _compiled_fit(
+    native: ModuleType, view: FrameView, group: GroupPixels, predicted: np.ndarray, shape: Shape
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`fit_group`, in C."""
+    corners = (np.repeat(corner.astype(np.int64), len(predicted)) for corner in (group.x0, group.y0))
+    windows = (
+        None if values is None else compiled.ready(values, dtype=float)
+        for values in (group.electrons, group.rms, group.response)
+    )
+    expected = compiled.ready(predicted, dtype=float)
+    given = (*windows, compiled.ready(group.is_good), frame_stars.profile_table(view), *corners)
+    forms, larger_error = forms_at(shape, predicted), np.nan
+    limits = misfit.limits(view.position_error, _usual_error(view, shape), _PLACE_STEPS)
+    for _ in range(2):
+        place, flux = expected.copy(), np.empty(len(expected))
+        arrays = (*given, forms, expected, limits, place, flux)
+        if native.fit_group(arrays, EDGE, TABLE_STEP, shape.sigma, larger_error):
+            break  # without the error that the stars show, which takes a while to find out
+        larger_error = float(np.nan_to_num(_found_error(view, shape)))
+    return place, flux
+
+
 @dataclass(frozen=True, eq=False)
 class GroupPixels:
     """One window around a group of sources.
@@ -210,7 +293,7 @@ class GroupPixels:
     Attributes
     ----------
     x0, y0 : ndarray of int, shape (1,)
-        Lower corner.
+        Lower corner of the window.
     electrons, rms : ndarray, shape (size, size)
         Window without its sky, and the background RMS in it, electrons.
     is_good : ndarray of bool, shape (size, size)
@@ -284,12 +367,19 @@ def stray_in_group(
         pixels = electrons, model, group.rms, group.response
         return misfit.judge_pixels(*pixels, group.is_good, model_error, unknown)
 
-    usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
-    errors, is_stray = judge(usual)
-    if is_stray.any():
-        size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
-        return judge(frame_stars.profile_misfit(view, shape, size)[0])
-    return errors, is_stray
+    errors, is_stray = judge(_usual_error(view, shape))
+    return judge(_found_error(view, shape)) if is_stray.any() else (errors, is_stray)
+
+
+def _usual_error(view: FrameView, shape: Shape) -> float:
+    """What the profile gets wrong in a pixel of a star, relative to its light, unless something stands out."""
+    return misfit.usual_error(frame_stars.sampling_error(view, shape))
+
+
+def _found_error(view: FrameView, shape: Shape) -> float:
+    """The same by the brightest stars of the frame."""
+    size = 2 * int(np.ceil(_CENTROID_REACH * shape.semimajor_sigma)) + 3
+    return frame_stars.profile_misfit(view, shape, size).core
 
 
 def neighbour_light(
@@ -317,13 +407,13 @@ def neighbour_light(
     light : ndarray, shape (pair, size, size)
         Share of the light of the other source.
     """
-    pairs = np.array(frame_stars.pairs_within(xy, reach), dtype=int).reshape(-1, 2)
-    if len(pairs) and view.catalog_flux is not None:
+    pairs = frame_stars.pairs_within(xy, reach)
+    if len(pairs) and places.flux is not None:
         # light at the side of the window that faces the neighbour
         table, away = frame_stars.profile_table(view), np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
         rho = np.maximum(away - places.size / 2.0, 0.0) / shape.semimajor_sigma
         side = np.interp(rho, TABLE_STEP * np.arange(len(table)), table) / table.max()
-        ratio = view.catalog_flux[pairs[:, 1]] / np.maximum(view.catalog_flux[pairs[:, 0]], 1.0)
+        ratio = places.flux[pairs[:, 1]] / np.maximum(places.flux[pairs[:, 0]], 1.0)
         pairs = pairs[side * np.nan_to_num(ratio) > _LEAST_NEIGHBOUR]
     source, other = pairs.T
     corners = places.x0[source], places.y0[source]

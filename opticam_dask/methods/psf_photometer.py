@@ -38,7 +38,7 @@ class PSFPhotometer(OptimalPhotometer):
     forced, source_matching_tolerance, local_background_estimator
         See :class:`~opticam_dask.methods.photometers.BasePhotometer`.
     group_separation : float
-        In FWHM of the frame.
+        Largest distance of stars that are fitted together, in FWHM of the frame.
 
     Raises
     ------
@@ -64,8 +64,10 @@ class PSFPhotometer(OptimalPhotometer):
         flux, error, flags = alone.flux.copy(), alone.flux_err.copy(), alone.flags.copy()
         reach = self.group_separation * photometry.SIGMA_TO_FWHM * shape.sigma
         misfit_error = frame_stars.sampling_error(view, shape)
-        for members in joint_fit.group_sources(xy, reach):
-            flux[members], error[members], is_hit = self._fit_group(view, xy[members], alone, members, shape)
+        others = places.neighbours_of(view, xy, OPTIMAL_REACH * shape.semimajor_sigma, shape)[:, :2]
+        for members, near in joint_fit.group_sources(xy, reach, others):
+            together = np.concatenate([xy[members], others[near]])
+            flux[members], error[members], is_hit = self._fit_group(view, together, alone, members, shape)
             error[members] = np.hypot(error[members], misfit_error * flux[members])
             flags[members[is_hit]] |= np.uint32(SourceFlag.CONTAMINATED)
             if misfit_error == 0.0:
@@ -76,7 +78,10 @@ class PSFPhotometer(OptimalPhotometer):
     def _fit_group(
         self, view: FrameView, xy: np.ndarray, alone: Measurement, members: np.ndarray, shape: Shape
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fluxes of the members of one group, their errors, and whose pixels are not all of these stars."""
+        """Fluxes of the members of one group, their errors, and whose pixels are not all of these stars.
+
+        The places ``xy`` are those of the members, and of stars behind them that are fitted with them.
+        """
         group = places.read_group(view, xy, shape)
         electrons, size, table = group.electrons, group.size, frame_stars.profile_table(view)
         sky_error = view.sky_error * float(np.median(group.rms[group.is_good])) if group.is_good.any() else 0.0
@@ -84,6 +89,9 @@ class PSFPhotometer(OptimalPhotometer):
             level = 0.0 if view.level_at is None else view.level_at(group.x0, group.y0, size)[0]
             electrons = electrons + level - np.nanmean(alone.background[members])
             sky_error = float(np.nanmean(alone.background_err[members]))
+        elif view.local_sky is not None and np.isfinite(view.local_sky.error[members]).any():
+            electrons = electrons - view.local_sky.level_of_group(members, group.x0, group.y0, size)
+            sky_error = float(np.nanmax(view.local_sky.error_in(members, size)))
         corners = np.repeat(group.x0, len(xy)), np.repeat(group.y0, len(xy))
         forms = forms_at(shape, xy)
         light = light_of_forms(table, xy, *corners, size, forms)
@@ -101,6 +109,7 @@ class PSFPhotometer(OptimalPhotometer):
         )
         used = group.is_good
         flux, error = fit(used)
+        own = slice(len(members))
         for _ in range(_CLIPS):
             model = np.tensordot(np.nan_to_num(flux), light, axes=1)
             moving = np.nan_to_num(flux)[:, None, None, None] * slopes * (view.position_error if self.forced else 0.0)
@@ -110,4 +119,4 @@ class PSFPhotometer(OptimalPhotometer):
             used = group.is_good & ~stray
             flux, error = fit(used)
         near = elliptical_radius(xy, *corners, size, shape) < OPTIMAL_REACH
-        return flux, error, np.any(near & group.is_good & ~used, axis=(1, 2))
+        return flux[own], error[own], np.any(near & group.is_good & ~used, axis=(1, 2))[own]

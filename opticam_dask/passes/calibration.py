@@ -131,7 +131,7 @@ class CalibrationFrames:
 def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument) -> CalibrationFrames:
     """Look for calibration frames of one kind in directories and read their headers.
 
-    Frames that say in their header that they are of another kind are set aside, and biases that were exposed.
+    Frames of another kind by their header, and biases that were exposed, are set aside.
 
     Raises
     ------
@@ -240,7 +240,7 @@ class Calibration:
         """Name of each master of a camera key in the store; none of fringes where it has none."""
         size = f"{detector.shape[1]}x{detector.shape[0]}_{detector.binning}x{detector.binning}"
         named = [kind for kind in kinds or self.kinds if kind != "fringe" or self.has_fringes(detector.key)]
-        whose = {kind: group_name(detector.key) if kind in _OF_FILTER else detector.camera for kind in named}
+        whose = {kind: group_name(detector.key if kind in _OF_FILTER else detector.camera) for kind in named}
         return {kind: f"{kind}_{whose[kind]}_{size}" for kind in named}
 
     def reader(self, store: Store, detector: Detector, kinds: tuple[Kind, ...] | None = None) -> Any:
@@ -261,7 +261,7 @@ def read_masters(store: Store, groups: tuple[str, ...], digests: tuple[str, ...]
     groups : tuple of str
         Names of the masters in it.
     digests : tuple of str
-        Of the frames that they are made from: other frames are other masters.
+        Digests of the frames that they are made from: other frames are other masters.
     """
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}

@@ -7,108 +7,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import maximum_filter
 from scipy.spatial import KDTree
 
-from opticam_dask.kernels.images import detect, halos
-from opticam_dask.kernels.images.bad_columns import bridged
-from opticam_dask.kernels.images.matching import align, star_choice
-from opticam_dask.kernels.images.sky import background
-from opticam_dask.kernels.images.stack import mean_rms
-from opticam_dask.kernels.sources import centroids, moments, photometry
-from opticam_dask.passes.companions import with_companions
+from opticam_dask.kernels.sources import centroids, photometry
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
+from opticam_dask.passes.stack_sources.companions import with_companions
+from opticam_dask.passes.stack_sources.finding import (
+    SEEING_RANGE,
+    TYPICAL_SOURCES,
+    NoCatalog,
+    StackedNight,
+    believed,
+    find_sources,
+    isophotal_fwhm,
+)
 from opticam_dask.steps.frame_steps import FrameSteps
 
-#: Sources are looked for where at least this share of the best-covered pixel's frames contribute,
-_LEAST_COVERAGE = 0.25
-#: and no fewer than two where others have more: a cosmic ray in a single frame looks like any other light.
-_FEWEST_FRAMES = 2
-#: Tracks that were left out of a stack are up to so many pixels wide.
-_LEFT_OUT = 9
-
-#: The typical width is the median over so many of the brightest stars.
-_TYPICAL_SOURCES = 30
-
-#: No star is sharper than the frames: what is narrower, along its short axis, than this share of the short axis of
-#: their stars (which are elongated when the mount tracks badly) is the trace of a cosmic ray or of a hot pixel that the
-#: field drifted across.
-_LEAST_WIDTH = 0.6
-
-#: The FWHM of a stack is that of its frames within these factors, or something is wrong with either.
-_SEEING_RANGE = (0.75, 1.3)
-
-#: A star is as wide as the others within these factors: its neighbours add to its width.
-_STAR_RANGE = (0.6, 1.6)
-
-#: A segment that is so many times wider than usual is no star, whatever its core looks like,
-_WIDEST_SEGMENT = 4.0
-#: nor is one that is so many times more elongated than usual.
-_MOST_ELONGATED = 3.0
-
-#: What is no star and wider than this part of a box of the sky mesh may be sky that the mesh does not follow:
-_SMALL_PATCH = 0.5
-#: it must stand out so many times as much as other sources.
-_LARGE_PATCH = 4.0
-
-#: A star whose peak on the stack is above this share of the saturation was saturated in some of the frames: seeing and
-#: resampling spread the peak.
-_NEARLY_SATURATED = 0.8
-
-#: Nothing is looked for so many FWHM from a saturated pixel.
-_CORE = 1.6
-
 #: Stars wider (FWHM) than this part of a box of the sky mesh fill it.
-_LARGEST_IN_BOX = 0.5
+LARGEST_IN_BOX = 0.5
 #: Boxes should be so many FWHM wide.
 _BOX_OF_STARS = 3.0
-
-#: Sources nearer than so many FWHM have each other's light in their moments,
-_BLENDED = 3.0
-#: and nearer than so many when the light of the others was taken off.
-_STILL_BLENDED = 2.0
 
 #: Two sources whose centroids are nearer than this part of the FWHM are one centroid found twice.
 _SAME_PLACE = 0.25
 
-#: Variance of a uniform distribution over one pixel.
-_PIXEL_VARIANCE = 1.0 / 12.0
-
-_SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
-
-
-class NoCatalog(Exception):
-    """No source was found on the stack; the message says what may help."""
-
-
-@dataclass(frozen=True)
-class StackedNight:
-    """Stack of a reference night, with the seeing and noise of its frames.
-
-    Attributes
-    ----------
-    image : ndarray, shape (ny, nx)
-        Mean of the aligned frames, electrons; NaN where no frame contributes.
-    coverage : ndarray of int, shape (ny, nx)
-        Number of frames in each pixel.
-    frame_rms : ndarray, shape (stacked,)
-        Background RMS of the frames in the stack, electrons.
-    seeing : float
-        Median FWHM of the frames, in pixels; NaN when unknown.
-    transforms : ndarray, shape (stacked, 3, 3)
-        Of the frames in the stack, by which they were resampled.
-    saturation : float
-        Electrons above the sky at which pixels of the frames are saturated; NaN when unknown.
-    sharpest : float
-        Median FWHM of the frames along the short axis of their stars, in pixels; NaN when unknown.
-    """
-
-    image: np.ndarray
-    coverage: np.ndarray
-    frame_rms: np.ndarray
-    seeing: float
-    transforms: np.ndarray
-    saturation: float = float("nan")
-    sharpest: float = float("nan")
+#: More neighbours than this are not kept.
+MOST_NEIGHBOURS = 5000
 
 
 @dataclass(frozen=True)
@@ -120,7 +44,9 @@ class Catalog:
     arrays : dict of ndarray, shape (source,)
         The variables of ``schema.CATALOG``.
     fwhm : float
-        That stands for its stars, in pixels.
+        Typical FWHM of its stars, pixels.
+    neighbours : dict of ndarray, shape (neighbour,)
+        Fainter sources and those in the border, which are not measured: the variables of ``schema.NEIGHBOURS``.
     warnings : tuple of str
         What the user should know.
     left_out : tuple of str
@@ -129,6 +55,7 @@ class Catalog:
 
     arrays: dict[str, np.ndarray]
     fwhm: float
+    neighbours: dict[str, np.ndarray]
     warnings: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -164,71 +91,37 @@ def make_catalog(
     """
     if not night.coverage.any():
         raise NoCatalog("no frame could be aligned, so there is no stack.")
-    pixels = np.where(_are_seen(night.coverage), night.image.astype(float), np.nan)
-    saturated = _NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf)
-    unveiled = _unveiled(night, pixels, saturated)
-    pixels, noise = unveiled.image.copy(), unveiled.noise
-    try:
-        mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
-        pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
-    except ValueError:  # stars everywhere: the sky of the frames is all that is known
-        rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
-    pixels = bridged(pixels)
-    table = steps.finder(pixels, steps.threshold * noise)
-    if table is None or not len(table):
-        raise NoCatalog(
-            f"no source above {steps.threshold:g} times the noise on the stack. A lower threshold or n_pixels may help."
-        )
-    found = _sources_of(pixels, detect.source_arrays(table, len(table)), night)
-    if not len(found["x"]):
-        raise NoCatalog("the stack holds nothing as wide as a star, only traces of cosmic rays or hot pixels.")
-    peak = _peaks(pixels, found)
-    is_whole = peak < saturated
-    width = _stellar_width(found, is_whole, night.seeing)
-    found["is_star"] = _are_stars(found, is_whole, width)
-    scatter = _local_scatter(rms_mesh, steps, pixels.shape)
-    is_small = found["fwhm"] < _SMALL_PATCH * min(steps.box_size)
-    # light that saturates a pixel is no patch of the sky; the moments of a star between others may not converge
-    stands_out = ~is_whole | (
-        found["is_star"] & (np.isfinite(found["fwhm"]) | _have_neighbours(found, _BLENDED * width))
-    )
-    stands_out |= peak > steps.threshold * _at(found, scatter) * np.where(is_small, 1.0, _LARGE_PATCH)
-    if not stands_out.any():
-        raise NoCatalog("the stack holds nothing as wide as a star or that stands out of the scatter of the sky there.")
-    patches = {name: values[~stands_out] for name, values in found.items()}
-    found, is_whole = {name: values[stands_out] for name, values in found.items()}, is_whole[stands_out]
+    seen = find_sources(night, steps)
+    found, is_whole, stack = seen.found, seen.is_whole, seen.stack
     fwhm = _fwhm_of(_brightest(found, max_sources), is_whole[:max_sources], night.seeing, select)
-    _refine_positions(pixels, found, fwhm)
+    _refine_positions(stack.pixels, found, fwhm)
+    further = np.empty((0, 3))
     if steps.finds_by_segments:
-        stack = (pixels, noise, night.coverage)
-        border = getattr(steps.finder, "border_width", 0)
-        is_core = unveiled.is_core
-        found, is_whole = with_companions(found, is_whole, stack, width, is_core, steps.threshold, border, patches)
-    found, is_whole = _believed(pixels, found, is_whole, width, unveiled.in_halo, steps.threshold * noise)
-    n_fainter = max(0, len(is_whole) - max_sources)
+        edge = getattr(steps.finder, "border_width", 0)
+        found, is_whole, further = with_companions(
+            found, is_whole, stack, night.coverage, seen.width, steps.threshold, edge, seen.patches
+        )
+    found, is_whole = believed(stack, found, is_whole, seen.width, steps.threshold)
+    n_fainter, border = max(0, len(is_whole) - max_sources), seen.border
+    neighbours = _neighbours({name: values[max_sources:] for name, values in found.items()}, border, further)
     found, is_whole = _brightest(found, max_sources), is_whole[:max_sources]
     fwhm = _fwhm_of(found, is_whole, night.seeing, select)
     found["source_id"] = np.arange(1, len(found["x"]) + 1, dtype=np.int32)
     warnings = _warnings(fwhm, night.seeing, found["is_star"]) + _box_warning(fwhm, steps.box_size)
-    border_flux = table.meta.get("border_flux", np.empty(0))
-    return Catalog(found, fwhm, warnings, _left_out(found["flux"], border_flux, n_fainter))
+    return Catalog(found, fwhm, neighbours, warnings, _left_out(found["flux"], border[:, 2], n_fainter))
 
 
-def _unveiled(night: StackedNight, pixels: np.ndarray, saturated: float) -> halos.Unveiled:
-    """Stack and noise of its pixels, without the halos of saturated stars."""
-    noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
-    with np.errstate(invalid="ignore"):
-        is_saturated = pixels > saturated
-    fwhm = night.seeing if np.isfinite(night.seeing) else 2.0 * _SIGMA_TO_FWHM
-    return halos.without_halos(pixels, noise, night.coverage, is_saturated, _CORE * fwhm, fwhm)
+def _neighbours(fainter: Mapping[str, np.ndarray], border: np.ndarray, further: np.ndarray) -> dict[str, np.ndarray]:
+    """Variables of ``schema.NEIGHBOURS``: what lies in the border, what is fainter than the catalogue, and other light.
 
-
-def _are_seen(coverage: np.ndarray) -> np.ndarray:
-    """Pixels that enough frames show; where odd light was left out, those around them decide."""
-    most = int(coverage.max())
-    fewest, least = _FEWEST_FRAMES if most > _FEWEST_FRAMES else 1, _LEAST_COVERAGE * most
-    around = maximum_filter(coverage, _LEFT_OUT, mode="nearest")
-    return np.asarray((around >= max(fewest, least)) & (coverage >= max(fewest, least / 2.0)))
+    Places and fluxes of the first and the last, shape (n, 3). The last need not be stars: they give way to the others.
+    """
+    columns = zip(("x", "y", "flux"), border.T, further.T, strict=True)
+    found = {
+        f"neighbour_{name}": np.concatenate([first, fainter[name], last])[:MOST_NEIGHBOURS]
+        for name, first, last in columns
+    }
+    return found if len(found["neighbour_x"]) else {}
 
 
 def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tuple[str, ...]:
@@ -252,7 +145,7 @@ def _left_out(flux: np.ndarray, border_flux: np.ndarray, n_fainter: int) -> tupl
 
 def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
     """Say when stars fill the boxes of the sky mesh, as defocused ones may."""
-    if fwhm <= min(box_size) * _LARGEST_IN_BOX:
+    if fwhm <= min(box_size) * LARGEST_IN_BOX:
         return ()
     return (
         f"stars are {fwhm:.0f} pixels wide (FWHM), the boxes of the sky mesh {min(box_size)}: the mesh takes part of "
@@ -264,102 +157,6 @@ def _box_warning(fwhm: float, box_size: tuple[int, int]) -> tuple[str, ...]:
 def _brightest(found: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
     """So many of the brightest sources."""
     return {name: values[:most] for name, values in found.items()}
-
-
-def _peaks(image: np.ndarray, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Highest of the 3 x 3 pixels around each source."""
-    x0, y0 = photometry.origins(np.column_stack([found["x"], found["y"]]), 3)
-    cores = photometry.cut_out(image, x0, y0, 3).reshape(len(x0), -1)
-    return np.max(np.where(np.isfinite(cores), cores, -np.inf), axis=1)
-
-
-def _light_around(image: np.ndarray, found: Mapping[str, np.ndarray], width: float) -> np.ndarray:
-    """Median of the pixels around each source, from one FWHM to two."""
-    size = 2 * int(np.ceil(2.0 * width)) + 1
-    xy = np.column_stack([found["x"], found["y"]])
-    x0, y0 = photometry.origins(xy, size)
-    dx, dy = (np.arange(size) + corner[:, None] - xy[:, axis, None] for axis, corner in ((0, x0), (1, y0)))
-    apart = np.hypot(dx[:, None, :], dy[:, :, None])
-    cutouts = photometry.cut_out(image, x0, y0, size)
-    is_around = (apart > width) & (apart < 2.0 * width) & np.isfinite(cutouts)
-    return np.ma.median(np.ma.masked_where(~is_around, cutouts), axis=(1, 2)).filled(0.0)
-
-
-def _local_scatter(rms_mesh: np.ndarray, steps: FrameSteps, shape: tuple[int, int]) -> np.ndarray:
-    """Scatter of the stack in the box of each pixel or one next to it, whichever is larger."""
-    (box_y, box_x), around = steps.box_size, maximum_filter(rms_mesh, size=3, mode="nearest")
-    boxes: np.ndarray = around[np.arange(shape[0]) // box_y][:, np.arange(shape[1]) // box_x]
-    return boxes
-
-
-def _at(found: Mapping[str, np.ndarray], image: np.ndarray) -> np.ndarray:
-    """Values of an image at the pixels of the sources."""
-    column, row = (
-        np.clip(np.rint(found[name]).astype(int), 0, size - 1)
-        for name, size in zip(("x", "y"), image.shape[::-1], strict=True)
-    )
-    values: np.ndarray = image[row, column]
-    return values
-
-
-def _believed(
-    image: np.ndarray,
-    found: dict[str, np.ndarray],
-    is_whole: np.ndarray,
-    width: float,
-    in_halo: np.ndarray,
-    least: np.ndarray,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Sources whose widths are now known without their neighbours: which are stars, and which of the others stay.
-
-    In the halo of a saturated star, and where it has neither width nor neighbours and its middle does not stand out of
-    what is around it, what is no star is nothing.
-    """
-    if not np.isfinite(width):
-        return found, is_whole
-    fwhm = found["fwhm"]
-    is_wide_enough = (fwhm > _STAR_RANGE[0] * width) & (fwhm < _STAR_RANGE[1] * width)
-    found = found | {"is_star": found["is_star"] & np.where(is_whole, is_wide_enough, np.isfinite(fwhm))}
-    is_flat = np.isnan(fwhm) & ~_have_neighbours(found, _STILL_BLENDED * width)
-    is_flat &= ~(_peaks(image, found) - _light_around(image, found, width) > _at(found, least))
-    is_kept = found["is_star"] | ~is_whole | ~(is_flat | _at(found, in_halo))
-    return {name: values[is_kept] for name, values in found.items()}, is_whole[is_kept]
-
-
-def _isophotal_fwhm(found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Width of each source by its segment, as the FWHM of a Gaussian."""
-    return np.asarray(_SIGMA_TO_FWHM * np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"]))
-
-
-def _have_neighbours(found: Mapping[str, np.ndarray], reach: float) -> np.ndarray:
-    """Which sources have another one nearer than so many pixels."""
-    xy = np.column_stack([found["x"], found["y"]])
-    if len(xy) < 2 or not np.isfinite(reach):
-        return np.zeros(len(xy), dtype=bool)
-    return np.asarray(KDTree(xy).query(xy, k=2)[0][:, 1] < reach)
-
-
-def _stellar_width(found: Mapping[str, np.ndarray], is_whole: np.ndarray, seeing: float) -> float:
-    """FWHM of the stars of a stack: near the seeing of the frames, where there are such, or what most sources have."""
-    widths = found["fwhm"][is_whole & np.isfinite(found["fwhm"])]
-    near = widths[(widths > _SEEING_RANGE[0] * seeing) & (widths < _SEEING_RANGE[1] * seeing)][:_TYPICAL_SOURCES]
-    return float(np.median(near)) if len(near) else star_choice.mode(widths[:_TYPICAL_SOURCES])
-
-
-def _are_stars(found: Mapping[str, np.ndarray], is_whole: np.ndarray, width: float) -> np.ndarray:
-    """Which sources have the width of a star, or could have it if they were not saturated."""
-    if not np.isfinite(width):
-        return np.ones(len(found["x"]), dtype=bool)
-    major, minor, fwhm = found["semimajor_sigma"], found["semiminor_sigma"], found["fwhm"]
-    is_measured = is_whole & (fwhm > _STAR_RANGE[0] * width) & (fwhm < _STAR_RANGE[1] * width)
-    usual = major[is_measured] / minor[is_measured]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        widest = np.where(is_whole, _STAR_RANGE[1], _WIDEST_SEGMENT)
-        is_form = _isophotal_fwhm(found) < widest * width
-        is_form &= major / minor < _MOST_ELONGATED * (np.median(usual) if len(usual) else 1.0)
-    # a finder of the user's own may tell no segments
-    is_form |= ~np.isfinite(major * minor)
-    return is_measured | (is_form & (~is_whole | ~np.isfinite(fwhm)))
 
 
 def _fwhm_of(
@@ -375,7 +172,7 @@ def _warnings(fwhm: float, seeing: float, is_star: np.ndarray) -> tuple[str, ...
     """What is odd about a catalogue, in words."""
     found = []
     n_stars, n_sources = int(np.count_nonzero(is_star)), len(is_star)
-    if np.isfinite(seeing) and not _SEEING_RANGE[0] <= fwhm / seeing <= _SEEING_RANGE[1]:
+    if np.isfinite(seeing) and not SEEING_RANGE[0] <= fwhm / seeing <= SEEING_RANGE[1]:
         found.append(
             f"the stars of the catalogue are {fwhm:.1f} pixels wide (FWHM), but those of the frames {seeing:.1f}, and "
             "apertures scale with the catalogue's. The frames may not be well aligned, or the sources are no stars: "
@@ -390,36 +187,12 @@ def _warnings(fwhm: float, seeing: float, is_star: np.ndarray) -> tuple[str, ...
     return tuple(found)
 
 
-def _sources_of(image: np.ndarray, found: dict[str, np.ndarray], night: StackedNight) -> dict[str, np.ndarray]:
-    """Add the FWHM of each source, and drop what is too sharp for the sky. Widths are those without resampling."""
-    known = np.isfinite(found["x"]) & np.isfinite(found["y"])
-    found = {name: values[known] for name, values in found.items()}
-    xy = np.column_stack([found["x"], found["y"]])
-    isophotal = np.sqrt(found["semimajor_sigma"] * found["semiminor_sigma"])
-    start = np.full(len(xy), night.seeing / _SIGMA_TO_FWHM) if np.isfinite(night.seeing) else isophotal
-    transforms = night.transforms
-    resampling = np.mean(align.widening(transforms, xy), axis=0) if len(transforms) else np.zeros(len(xy))
-    semimajor, semiminor = (_narrowed(width, resampling) for width in moments.source_widths(image, xy, start))
-    for name in ("semimajor_sigma", "semiminor_sigma"):
-        found[name] = _narrowed(found[name], resampling)
-    found["fwhm"] = _SIGMA_TO_FWHM * np.sqrt((semimajor**2 + semiminor**2) / 2.0)
-    narrow = _SIGMA_TO_FWHM * np.where(np.isfinite(semiminor), semiminor, found["semiminor_sigma"])
-    is_sharp = narrow < _LEAST_WIDTH * np.fmin(night.seeing, night.sharpest)
-    return {name: values[~is_sharp] for name, values in found.items()}
-
-
-def _narrowed(sigma: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Width without what resampling added to its square; a pixel is the least that is left."""
-    least = np.minimum(sigma**2, _PIXEL_VARIANCE)
-    return np.sqrt(np.maximum(sigma**2 - variance, least))
-
-
 def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray], fwhm: float) -> None:
     """Replace the centroids of the segments, which lean towards whatever else is in them, by windowed ones.
 
     Where two sources end at one place, the fainter stays where its segment is.
     """
-    sigma = fwhm / _SIGMA_TO_FWHM
+    sigma = fwhm / SIGMA_TO_FWHM
     size = 2 * int(np.ceil(4.0 * sigma)) + 3
     start = np.column_stack([found["x"], found["y"]])
     x0, y0 = photometry.origins(start, size)
@@ -432,12 +205,12 @@ def _refine_positions(image: np.ndarray, found: dict[str, np.ndarray], fwhm: flo
 def typical_fwhm(found: Mapping[str, np.ndarray], select: Callable[[np.ndarray], float] = np.median) -> float:
     """FWHM that stands for a catalogue, in pixels: ``select`` (the median) of its brightest stars."""
     fwhm = np.where(found["is_star"], found["fwhm"], np.nan) if "is_star" in found else found["fwhm"]
-    widths = fwhm[np.isfinite(fwhm)][:_TYPICAL_SOURCES]
+    widths = fwhm[np.isfinite(fwhm)][:TYPICAL_SOURCES]
     if len(widths):
         return float(select(widths))
-    widths = _isophotal_fwhm(found)
+    widths = isophotal_fwhm(found)
     widths = widths[np.isfinite(widths) & (widths > 0)]
-    return float(select(widths)) if len(widths) else 2.0 * _SIGMA_TO_FWHM
+    return float(select(widths)) if len(widths) else 2.0 * SIGMA_TO_FWHM
 
 
 def missing_sources(
@@ -451,7 +224,7 @@ def missing_sources(
     Parameters
     ----------
     catalog_xy : ndarray, shape (source, 2)
-        Brightest first.
+        Positions of the catalogue, brightest first, pixels.
     frames : sequence of ndarray, shape (n, 2)
         Detections of some frames where they are on the reference, brightest first.
     reach : float

@@ -1,7 +1,8 @@
 """Measurement of one block: sky, sources and transform of frames not surveyed yet, and photometry of all.
 
-A frame is read once. Sources are measured where the transform puts those of the catalogue, on the sky of the stored
-mesh, evaluated only at the cut-outs. The two can be done one after the other as well: the numbers are the same bits.
+A frame is read once for both. Sources of the catalogue are measured where the transform puts them, on the sky of the
+stored mesh, evaluated only at the cut-outs. A frame that was surveyed before and is read again for its photometry gives
+the same bits.
 """
 
 from __future__ import annotations

@@ -372,7 +372,7 @@ def placed_rows(xy: np.ndarray, start: int, flux: np.ndarray) -> dict[str, np.nd
     start : int
         Number of the first of them.
     flux : ndarray, shape (n,)
-        Electrons.
+        Fluxes of the sources, electrons.
     """
     return {
         "source_id": np.arange(start, start + len(xy), dtype=np.int32),
@@ -398,11 +398,11 @@ def flux_on_stack(
     xy : ndarray, shape (n, 2)
         Sources of the catalogue, then the new ones.
     n_before : int
-        Number of the former.
+        Number of sources that were found on the stack.
     fwhm : float
-        Of the stars on the stack, in pixels.
+        FWHM of the stars on the stack, in pixels.
     box_size : (int, int)
-        Of the sky mesh.
+        Box size ``(ny, nx)`` of the sky mesh, pixels.
 
     Returns
     -------

@@ -15,6 +15,8 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 
 #: A level at which pixels pile up counts when so many frames have it.
 _PILED_FRAMES = 2
+#: Pixels this many times as high as the saturation show that it is none.
+_FAR_BEYOND = 1.5
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Probe:
     pile_up: float = float("nan")
     saturation: float = float("nan")
     gain: float = float("nan")
+    highest: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class PileUp:
     Attributes
     ----------
     level : float
-        ADU.
+        Level at which values pile up, ADU.
     gain : float
-        Of the frames it was seen in: another gain may have another level.
+        Gain of the frames it was seen in: another gain may have another level.
     saturation : float
         What the headers give, ADU; NaN when they give none.
     n_frames : int
@@ -81,8 +84,18 @@ def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None
     except FrameProblem as problem:
         return Probe(index, np.empty((0, 2)), np.empty(0), np.nan, np.nan, problem.message)
     xy, flux = alignment_sources(result, job.n_alignment_sources)
-    levels = (float(result.values["pile_up"]), float(entry["saturation"]), float(entry["gain"]))
-    return Probe(index, xy, flux, float(result.values["fwhm"]), minor_fwhm(result), "", *levels)
+    return Probe(
+        index,
+        xy,
+        flux,
+        float(result.values["fwhm"]),
+        minor_fwhm(result),
+        "",
+        pile_up=float(result.values["pile_up"]),
+        saturation=float(entry["saturation"]),
+        gain=float(entry["gain"]),
+        highest=float(result.values["highest"]),
+    )
 
 
 def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
@@ -96,6 +109,17 @@ def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
         if len(seen) >= min(_PILED_FRAMES, len(probes)):
             return PileUp(level, seen[0].gain, seen[0].saturation, len(seen))
     return None
+
+
+def doubtful_saturation(probes: Sequence[Probe]) -> tuple[float, float] | None:
+    """Saturation of the headers and the highest pixel, ADU, where most candidates have pixels far above it.
+
+    A detector that is full counts little further: such a level is the end of something else, or a wrong number.
+    """
+    beyond = [probe for probe in probes if probe.highest > _FAR_BEYOND * probe.saturation]
+    if not beyond or 2 * len(beyond) < len(probes):
+        return None
+    return beyond[0].saturation, max(probe.highest for probe in beyond)
 
 
 def choose_reference(probes: list[Probe], find: Callable[[Probe, Probe], int]) -> Probe | None:

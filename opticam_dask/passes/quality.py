@@ -73,7 +73,7 @@ def measure_quality(part: Part, instrument: Instrument, label: str) -> Found:
     part : Part
         The part (camera key and night) of the store.
     instrument : Instrument
-        Its site and its telescope.
+        Instrument whose site and telescope give airmass and scintillation.
     label : str
         Photometry that transparency is measured on; of several radii the middle one.
 

@@ -98,11 +98,11 @@ def measure_frame(
     job : Measuring
         What a frame looks like to a photometer.
     measure : callable
-        ``measure(view)``.
+        ``measure(view)`` measures one frame.
     entry, result : mapping
         What the headers and the survey say about the frame.
     kept : KeptPixels, optional
-        Its pixels around bright stars. Without them it is read, for the same bits; None where it cannot be read.
+        Pixels of the frame around bright stars. Without them the frame is read, with the same result.
     """
     try:
         if kept is None:

@@ -13,12 +13,12 @@ from opticam_dask.frames import sky_coordinates
 from opticam_dask.frames.sky_catalogs import SkyCatalog
 from opticam_dask.kernels.images.matching import sky_match
 from opticam_dask.kernels.images.matching.match import AlignmentError
+from opticam_dask.kernels.units import ARCSECONDS_PER_DEGREE
 
 #: The pointing is trusted to this, degrees.
 REACH = 10.0 / 60.0
 #: The tangent point is moved to the middle of the frame in so many rounds; each leaves a millionth of the way.
 _ROUNDS = 4
-_ARCSECONDS = 3600.0
 
 
 class NoSolution(Exception):
@@ -72,7 +72,6 @@ def from_stars(
     pointing: tuple[float, float],
     scale: float,
     mjd: float,
-    reach: float = REACH,
 ) -> SkySolution:
     """Find the sources of a frame among the stars of the sky.
 
@@ -81,7 +80,7 @@ def from_stars(
     catalog : dict of ndarray, shape (source,)
         ``x``, ``y`` and ``flux`` of the sources.
     shape : (int, int)
-        Of the frame, ``(ny, nx)``.
+        Shape of the frame, ``(ny, nx)``.
     sky : SkyCatalog
         Stars around the pointing.
     pointing : (float, float)
@@ -90,8 +89,6 @@ def from_stars(
         Arcseconds of a pixel, to 5 per cent.
     mjd : float
         When the frame was taken: stars move.
-    reach : float
-        By how much the pointing may be wrong, degrees.
 
     Raises
     ------
@@ -99,12 +96,12 @@ def from_stars(
         When no part of the sky there is surely that of the frame.
     """
     ra, dec = sky.at(mjd)
-    degrees = scale / _ARCSECONDS
+    degrees = scale / ARCSECONDS_PER_DEGREE
     diagonal = float(np.hypot(*shape)) * degrees
-    is_near = sky_coordinates.separations(*pointing, ra, dec) < reach + diagonal
+    is_near = sky_coordinates.separations(*pointing, ra, dec) < REACH + diagonal
     if np.count_nonzero(is_near) < 3:
         raise NoSolution(
-            f"{sky.origin} has {np.count_nonzero(is_near)} stars within {60 * (reach + diagonal):.0f} arcminutes of "
+            f"{sky.origin} has {np.count_nonzero(is_near)} stars within {60 * (REACH + diagonal):.0f} arcminutes of "
             f"the pointing (RA {pointing[0]:.4f}, Dec {pointing[1]:.4f} degrees), at least 3 are needed"
         )
     rows = np.flatnonzero(is_near)
@@ -117,17 +114,17 @@ def from_stars(
             None if brightness is None else brightness[rows],
             shape=shape,
             scale=degrees,
-            reach=reach,
+            reach=REACH,
         )
         wcs, fit, kept = _solve(xy, shape, (ra[rows], dec[rows]), transform, pointing)
     except AlignmentError as error:
         raise NoSolution(
             f"the {len(xy)} sources are not found among the {len(rows)} stars of {sky.origin} within "
-            f"{60 * (reach + diagonal):.0f} arcminutes of RA {pointing[0]:.4f}, Dec {pointing[1]:.4f} degrees at "
+            f"{60 * (REACH + diagonal):.0f} arcminutes of RA {pointing[0]:.4f}, Dec {pointing[1]:.4f} degrees at "
             f"{scale:.4g} arcseconds a pixel: {error.reason}"
         ) from error
     found_ra, found_dec = sky_coordinates.icrs_of_pixels(wcs, catalog["x"], catalog["y"])
-    error_of = fit.error(xy) * fit.scale * _ARCSECONDS
+    error_of = fit.error(xy) * fit.scale * ARCSECONDS_PER_DEGREE
     arrays = {"ra": found_ra, "dec": found_dec, "ra_err": error_of, "dec_err": error_of.copy()}
     arrays |= _of_matched(sky, len(xy), fit.frame_index, rows[kept][fit.sky_index])
     rms = float(np.sqrt(np.mean(fit.distance**2)))
@@ -135,7 +132,7 @@ def from_stars(
         "wcs": sky_coordinates.wcs_header(wcs),
         "wcs_origin": sky.origin,
         "wcs_n_matched": len(fit.distance),
-        "wcs_rms": rms * fit.scale * _ARCSECONDS,
+        "wcs_rms": rms * fit.scale * ARCSECONDS_PER_DEGREE,
         "wcs_rms_pixel": rms,
         "wcs_order": fit.order,
     }

@@ -1,4 +1,4 @@
-"""Star profile of a night, between the two passes: the tasks that measure stars, and the sum of their results."""
+"""Star profile of a night: the measurement of its stars in one frame, and the fit to the stars of all frames."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources import centroids, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
+from opticam_dask.methods import places
 from opticam_dask.methods.frame_view import FrameView
 
 #: Frames of a night that are measured: with fewer, totals are uncertain by 0.1 %.
@@ -57,9 +58,9 @@ def candidates(n_frames: int, stack_frames: int) -> np.ndarray:
     Parameters
     ----------
     n_frames : int
-        Of the part.
+        Number of frames of the part.
     stack_frames : int
-        At most so many are stacked; 0 for all.
+        The most frames that are stacked; 0 for all.
     """
     stacked = stack_selection(n_frames, stack_frames)
     chosen: np.ndarray = stacked[stack_selection(len(stacked), N_FRAMES)]
@@ -74,9 +75,9 @@ def choose_frames(flags: np.ndarray, stack_frames: int, n_frames: int = N_FRAMES
     flags : ndarray of uint32, shape (frame,)
         Flags of the frames (:class:`~opticam_dask.flags.FrameFlag`).
     stack_frames : int
-        At most so many are stacked; 0 for all.
+        The most frames that are stacked; 0 for all.
     n_frames : int
-        At most so many.
+        The most frames that are chosen.
     """
     chosen = candidates(len(flags), stack_frames)
     usable = chosen[(flags[chosen] != 0) & ((flags[chosen] & np.uint32(UNUSABLE)) == 0)]
@@ -113,8 +114,9 @@ def star_rings(view: FrameView) -> ring_sums.Rings | None:
     hit = view.cosmic_rays_at(x0, y0, size)
     if hit is not None:
         cutouts = np.where(hit, np.nan, cutouts)
-    neighbours = _neighbours(view, shape, xy)
-    foreign, is_foreign = _foreign_light(view, shape, neighbours, start, rms, x0, y0)
+    others = places.neighbours_of(view, start, size / 2.0, shape)[:, :2]
+    neighbours = _neighbours(view, shape, np.concatenate([xy, others]))
+    foreign, is_foreign = _foreign_light(shape, neighbours, start, rms, x0, y0)
     cutouts = cutouts - foreign
     inner = photometry.inner_windows(cutouts, 2 * int(np.ceil(4.0 * shape.semimajor_sigma)) + 5)
     margin = (size - inner.shape[1]) // 2
@@ -169,7 +171,7 @@ def _choose_stars(xy: np.ndarray, frame: tuple[int, int], shape: profile.Shape) 
 
 @dataclass(frozen=True, eq=False)
 class _Neighbours:
-    """Everything on a frame that shines: sources of the catalogue, and detections that are none of them.
+    """Everything on a frame that shines: sources of the stack, and detections that are none of them.
 
     ``flux`` is what each has by the profile, in electrons; ``is_known`` says whether that profile is one of the night.
     """
@@ -219,7 +221,6 @@ def _pairs(xy: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _foreign_light(
-    view: FrameView,
     shape: profile.Shape,
     neighbours: _Neighbours,
     stars: np.ndarray,

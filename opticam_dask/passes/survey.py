@@ -7,7 +7,8 @@ bright stars, which the star profile is measured on, and the sums of the frames 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,17 +16,20 @@ import numpy as np
 
 from opticam_dask.cluster import watchdog
 from opticam_dask.flags import UNUSABLE, FrameFlag
+from opticam_dask.kernels.images import lasting
 from opticam_dask.kernels.images.stack import PartialStack, StackSums, added, stack_groups
 from opticam_dask.passes import star_profiles
 from opticam_dask.steps.align import Aligning, reduce_frame
 from opticam_dask.steps.frame_steps import BlockSummary, FrameResult, entry_of, summarise
-from opticam_dask.steps.pixels import KeptPixels, keep_pixels
+from opticam_dask.steps.pixels import keep_pixels
 from opticam_dask.steps.records import block_arrays, record_of
-from opticam_dask.steps.stack import resampled
+from opticam_dask.steps.stack import resampled, sharp_pixels
 from opticam_dask.steps.view import star_form
 
 #: Takes what is kept of a frame: its index in the part, and arrays by name.
 Keep = Callable[[int, Mapping[str, np.ndarray]], None]
+#: The same, with a function that makes the arrays if the frame is one of which they are kept.
+KeepSome = Callable[[int, Callable[[], Mapping[str, np.ndarray]]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,9 @@ class Survey(Aligning):
     ----------
     n_frames, frames_per_block, stack_frames : int
         Frames of the part, of a block, and at most in the stack.
-    read_manifest, read_flags, write, write_stack, keeping : callable
+    read_manifest, read_flags, write, write_stack, keeping, searching : callable
         Bound functions of the store; ``keeping(block)`` is a context in which ``keep(index, arrays)`` takes what is
-        kept of a frame.
+        kept of a frame, ``searching(block)`` one for the pixels that stand out in it.
     """
 
     n_frames: int
@@ -49,6 +53,7 @@ class Survey(Aligning):
     write: Callable[[int, Mapping[str, Mapping[str, np.ndarray]]], None]
     write_stack: Callable[[int, int, StackSums], None]
     keeping: Callable[[int], AbstractContextManager[Keep]]
+    searching: Callable[[int], AbstractContextManager[Keep]]
 
 
 def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None) -> BlockSummary:
@@ -68,10 +73,11 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
     start = block * job.frames_per_block
     groups = stack_groups(start, start + n_frames, job.n_frames, job.stack_frames)
     surveyed = np.flatnonzero(groups >= 0).tolist()
-    candidates = {*star_profiles.candidates(job.n_frames, job.stack_frames).tolist()}
-    is_kept = any(start + index in candidates for index in surveyed)
-    with job.keeping(block) if is_kept else contextlib.nullcontext(_keep_nothing) as keep:
-        results = _survey_frames(job, block, manifest, groups, lost or {}, candidates, keep)
+    with (
+        _only_of(star_profiles.candidates(job.n_frames, job.stack_frames), job.keeping, block, start, n_frames) as keep,
+        _only_of(lasting.candidates(job.n_frames, job.stack_frames), job.searching, block, start, n_frames) as mark,
+    ):
+        results = _survey_frames(job, block, manifest, groups, lost or {}, keep, mark)
     if not job.read_flags(block).any():  # sums that were lost are made again; the records are there
         arrays = block_arrays(job.steps, results, manifest)
         arrays["frames"]["flags"][groups < 0] = 0
@@ -80,8 +86,23 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
     return summarise(block, [r.flags for r in done], [r.message for r in done], manifest["file"][surveyed])
 
 
-def _keep_nothing(index: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Stand in where no frame of a block is kept."""
+@contextlib.contextmanager
+def _only_of(
+    chosen: np.ndarray,
+    keeping: Callable[[int], AbstractContextManager[Keep]],
+    block: int,
+    start: int,
+    n_frames: int,
+) -> Iterator[KeepSome]:
+    """Where arrays of the chosen frames of a block are kept; a file is made when the block has such frames."""
+    mine = {*chosen[(chosen >= start) & (chosen < start + n_frames)].tolist()}
+    with keeping(block) if mine else contextlib.nullcontext() as keep:
+
+        def keep_some(index: int, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
+            if keep is not None and index in mine:
+                keep(index, arrays())
+
+        yield keep_some
 
 
 def _survey_frames(
@@ -90,8 +111,8 @@ def _survey_frames(
     manifest: Mapping[str, np.ndarray],
     groups: np.ndarray,
     lost: Mapping[int, str],
-    candidates: set[int],
-    keep: Keep,
+    keep: KeepSome,
+    mark: KeepSome,
 ) -> list[FrameResult]:
     """Survey the frames of a block that are in a group of the stack, and write their sums; a result for each frame."""
     start, last = block * job.frames_per_block, {group: index for index, group in enumerate(groups.tolist())}
@@ -104,8 +125,8 @@ def _survey_frames(
         stack = stack or PartialStack(job.reference_shape)
         if not result.flags & UNUSABLE:
             stack.add(resampled(job.reference_shape, result))
-            if start + index in candidates:
-                keep(start + index, _kept(job, entry, result).arrays)
+            keep(start + index, functools.partial(_kept, job, entry, result))
+            mark(start + index, functools.partial(_sharp, result))
         if index == last[group]:  # the groups of a night follow each other: one sum is held at a time
             job.write_stack(group, block, stack.sums)
             stack = None
@@ -113,10 +134,15 @@ def _survey_frames(
     return results
 
 
-def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> KeptPixels:
+def _sharp(result: FrameResult) -> dict[str, np.ndarray]:
+    """What of a frame tells bad pixels."""
+    return {"sharp": sharp_pixels(result)}
+
+
+def _kept(job: Aligning, entry: Mapping[str, object], result: FrameResult) -> Mapping[str, np.ndarray]:
     """What is kept of a frame that was surveyed."""
     found = record_of(block_arrays(job.steps, [result], {"scan_flags": np.zeros(1, dtype=np.uint32)}), 0)
-    return keep_pixels(job.steps, entry, found, star_form(found, job.steps.image_shape))
+    return keep_pixels(job.steps, entry, found, star_form(found, job.steps.image_shape)).arrays
 
 
 def try_frame(job: Survey, block: int, index: int) -> None:
@@ -129,6 +155,7 @@ def try_frame(job: Survey, block: int, index: int) -> None:
     if not result.flags & UNUSABLE:
         resampled(job.reference_shape, result)
         _kept(job, entry, result)
+        sharp_pixels(result)
 
 
 def lost_frame(reason: str) -> FrameResult:

@@ -122,6 +122,7 @@ def require_catalog(setup: Setup) -> None:
     Raises
     ------
     ReductionError
+        When there is none; the message says why.
     """
     if not frozen.parts_with_catalog(setup):
         raise ReductionError(frozen.no_catalog(setup))

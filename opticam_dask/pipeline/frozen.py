@@ -94,3 +94,8 @@ def read_profile(part: Part) -> Profile:
     found = part.psf["coefficient"]
     coefficients = np.pad(found, (0, max(N_COMPONENTS - len(found), 0)))
     return Profile(coefficients, float(about.get("pixel_area", 0.0)), total_err)
+
+
+def bad_pixels_of(part: Part) -> np.ndarray:
+    """Pixels that are hot or dark in most frames of a part, as places in the flattened frame."""
+    return part.stack["bad_pixel"] if "bad_pixel" in part.stack else np.empty(0, dtype=np.int64)

@@ -98,7 +98,7 @@ def begin_again(setup: Setup, parameters_hash: str, progress: Progress) -> bool:
     setup : Setup
         Settings of the reduction.
     parameters_hash : str
-        Of the reduction that is to begin.
+        Hash of the parameters of the reduction that is to begin.
     progress : Progress
         Where progress is reported.
 
@@ -128,7 +128,7 @@ def remove_night(out_directory: str | Path, night: str) -> list[str]:
     out_directory : path
         Output directory of a reduction.
     night : str
-        ``YYYY-MM-DD``.
+        Night, ``YYYY-MM-DD``.
 
     Returns
     -------

@@ -15,6 +15,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.fits.names import file_of, full_names
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series import timing
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,8 +255,15 @@ def _given_barycentric(rows: pd.DataFrame, manifest: dict[str, np.ndarray], site
         known = is_here & np.isfinite(sites).all(axis=1) & np.isfinite(manifest["ra"] + manifest["dec"])
         for site in np.unique(sites[known], axis=0):
             chosen = known & (sites == site).all(axis=1)
-            far, ra, dec = (manifest[name][chosen].astype(float) for name in ("mjd_utc", "ra", "dec"))
-            manifest["mjd_utc"][chosen] = timing.at_telescope(far, ra, dec, *site, place=place)
+            ra, dec = (manifest[name][chosen].astype(float) for name in ("ra", "dec"))
+            # exposures are timed at the telescope: the time of the header is taken there before a part of one is added
+            offset = rows["time_offset"].to_numpy(dtype=float)[chosen] / SECONDS_PER_DAY
+            told = manifest["mjd_utc"][chosen] - offset
+            here = timing.at_telescope(told, ra, dec, *site, place=place)
+            manifest["mjd_utc"][chosen] = here + offset
+            if place == "barycentre":
+                start, middle = (timing.barycentric_mjd(times, ra, dec, *site) for times in (here, here + offset))
+                given[chosen] = timing.utc_to_tdb(told) + (middle - start)
     return given
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import time
-import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -21,11 +20,11 @@ from opticam_dask import identities, text
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits.names import file_of
 from opticam_dask.kernels import compiled
-from opticam_dask.locations import is_remote
+from opticam_dask.locations import is_remote, twin
 from opticam_dask.parameters import ReductionParameters, parameters_from_mapping
 from opticam_dask.pipeline import nights, plan
 from opticam_dask.pipeline.reduction import Changes, Progress, ReductionError, Setup, Silent, WrongParameters
-from opticam_dask.remote_paths import facts_of
+from opticam_dask.remote_paths import Facts, facts_of
 from opticam_dask.store import making
 from opticam_dask.store.camera import Part, group_name
 from opticam_dask.store.errors import StoreError
@@ -108,19 +107,19 @@ def _add_parts(setup: Setup, table: pd.DataFrame, progress: Progress) -> list[tu
 
 
 def _refuse_equal_names(keys: Iterable[str]) -> None:
-    """Keys are groups and files: no two may have one name, on any file system."""
-    by_name: dict[str, list[str]] = {}
-    for key in sorted(keys):
-        # some file systems do not tell capital letters or composed from decomposed characters
-        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", group_name(key)).casefold())
-        by_name.setdefault(name, []).append(key)
-    for same in by_name.values():
-        if len(same) > 1:
-            raise ReductionError(
-                f"{' and '.join(same)} would be one group {group_name(same[0])} of the store: give these "
-                "filters names in the headers that differ in more than capital letters and separators, or reduce "
-                "them with an output directory for each."
-            )
+    """Keys, and cameras by their biases, are groups and files: no two may have one name, on any file system."""
+    keys = set(keys)
+    for kind, names in (("filters", keys), ("cameras", {key.partition(":")[0] for key in keys})):
+        by_name: dict[str, list[str]] = {}
+        for name in sorted(names):
+            by_name.setdefault(twin(group_name(name)), []).append(name)
+        for same in by_name.values():
+            if len(same) > 1:
+                raise ReductionError(
+                    f"{' and '.join(same)} would be one group {group_name(same[0])} of the store: give these "
+                    f"{kind} names in the headers that differ in more than capital letters, separators and dots at "
+                    "the end, or reduce them with an output directory for each."
+                )
 
 
 def stored_parameters(out_directory: str | Path) -> ReductionParameters:
@@ -184,9 +183,9 @@ def as_begun(out_directory: str | Path, instrument: Instrument) -> Instrument:
     Parameters
     ----------
     out_directory : path
-        Of the reduction; without a store in it the instrument is returned as it is.
+        Output directory of the reduction; without a store in it the instrument is returned as it is.
     instrument : Instrument
-        As it is now.
+        Definition that the user gave now.
     """
     store = Store.at(out_directory)
     before: dict[str, Any] = {}
@@ -207,6 +206,7 @@ def check_parameters(setup: Setup) -> None:
     Raises
     ------
     WrongParameters
+        With the parameters that differ, before and now.
     store.StoreError
         When the store is of an older version.
     """
@@ -223,9 +223,9 @@ def check_parameters(setup: Setup) -> None:
         )
 
 
-def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> dict[str, tuple[int, float]]:
-    """Size and modification time of every file that the store has, by path; not of (key, night) in ``without``."""
-    known: dict[str, tuple[int, float]] = {}
+def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> dict[str, Facts]:
+    """What every file of the store was known by, by path; not of (key, night) in ``without``."""
+    known: dict[str, Facts] = {}
     for camera in setup.store.cameras:
         for name in camera.part_names:
             # what is to be made anew need not be readable
@@ -233,25 +233,38 @@ def _known_files(setup: Setup, *, without: Sequence[tuple[str, str]] = ()) -> di
             if part is None:
                 continue
             manifest = part.manifest()
-            facts = zip(manifest["file_size"].tolist(), manifest["file_mtime"].tolist(), strict=True)
-            known |= dict(zip(manifest["file"].tolist(), facts, strict=True))
+            known |= dict(zip(manifest["file"].tolist(), _facts(manifest), strict=True))
     return known
 
 
-def _facts(table: pd.DataFrame) -> Iterator[tuple[int, float]]:
-    return zip(table["file_size"].tolist(), table["file_mtime"].tolist(), strict=True)
+def _facts(frames: pd.DataFrame | Mapping[str, np.ndarray]) -> Iterator[Facts]:
+    columns = (frames[f"file_{name}"].tolist() for name in Facts._fields)
+    return map(Facts._make, zip(*columns, strict=True))
 
 
 def _under_known_names(setup: Setup, scan: scanning.Scan) -> scanning.Scan:
     """The scan with files that the store knows by another path (through a link) under that path."""
-    by_facts = {(os.path.basename(file), *facts): file for file, facts in _safely_known(setup).items()}
+    by_name = {_name_and_time(file, facts): file for file, facts in _safely_known(setup).items()}
     names = []
     for file, facts in zip(scan.table["file"], _facts(scan.table), strict=True):
-        other = by_facts.get((os.path.basename(file), *facts), file)
+        other = by_name.get(_name_and_time(file, facts), file)
         is_same = other != file and not is_remote(file) and _is_same_file(other, file)
         names.append(other if is_same else file)
     table = scan.table.assign(file=np.array(names, dtype=object))
     return scanning.Scan(table, scan.set_aside, scan.warnings)
+
+
+def _name_and_time(file: str, facts: Facts) -> tuple[str, int, float]:
+    """What a copy has in common with its original, and two files of a camera do not."""
+    return os.path.basename(file), facts.size, facts.mtime
+
+
+def _is_changed(before: Facts | None, now: Facts) -> bool:
+    """Whether a file is not what it was; of one that was not known before nobody can say so."""
+    if before is None:
+        return False
+    is_other = 0 != before.checksum != now.checksum != 0
+    return is_other or (before.size, before.mtime) != (now.size, now.mtime)
 
 
 def _is_same_file(known: str, given: str) -> bool:
@@ -260,7 +273,7 @@ def _is_same_file(known: str, given: str) -> bool:
     return os.path.exists(known_file) and os.path.samefile(known_file, given_file)
 
 
-def _safely_known(setup: Setup) -> dict[str, tuple[int, float]]:
+def _safely_known(setup: Setup) -> dict[str, Facts]:
     """Known files of the parts that can be read; a damaged part can still be reduced again."""
     try:
         return _known_files(setup)
@@ -296,7 +309,7 @@ def _check_files(setup: Setup, scan: scanning.Scan, changes: Changes) -> None:
 
 def _ask_again_for_changed(setup: Setup, table: pd.DataFrame) -> None:
     known = _safely_known(setup)
-    is_changed = [known.get(file, facts) != facts for file, facts in zip(table["file"], _facts(table), strict=True)]
+    is_changed = [_is_changed(known.get(file), facts) for file, facts in zip(table["file"], _facts(table), strict=True)]
     nights.ask_again(setup.store, set(table["night"][is_changed]))
 
 
@@ -320,8 +333,8 @@ def _new_rows(setup: Setup, scan: scanning.Scan, progress: Progress) -> pd.DataF
     return table[[file not in known for file in table["file"]]] if len(table) else table
 
 
-def _refuse_changed_files(table: pd.DataFrame, before: Sequence[tuple[int, float] | None]) -> None:
-    is_changed = np.array([old not in (None, new) for old, new in zip(before, _facts(table), strict=True)], dtype=bool)
+def _refuse_changed_files(table: pd.DataFrame, before: Sequence[Facts | None]) -> None:
+    is_changed = np.array([_is_changed(old, new) for old, new in zip(before, _facts(table), strict=True)], dtype=bool)
     if is_changed.any():
         changed = table[is_changed]
         names = sorted(set(changed["night"]))
@@ -344,14 +357,14 @@ def _require_all_files(setup: Setup, scan: scanning.Scan) -> None:
         )
 
 
-def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, tuple[int, float]]) -> None:
+def _refuse_moved_files(table: pd.DataFrame, known: Mapping[str, Facts]) -> None:
     """Refuse copies of frames that were reduced from another place: they would be measured twice."""
-    before = {(os.path.basename(file), *facts): file for file, facts in known.items()}
-    names = [os.path.basename(file) for file in table["file"]]
+    before = {_name_and_time(file, facts): file for file, facts in known.items()}
+    given = zip(table["file"], _facts(table), strict=True)
     moved = [
-        (file, before[(name, *facts)])
-        for file, name, facts in zip(table["file"], names, _facts(table), strict=True)
-        if file not in known and (name, *facts) in before
+        (file, before[_name_and_time(file, facts)])
+        for file, facts in given
+        if file not in known and _name_and_time(file, facts) in before
     ]
     if moved:
         raise ReductionError(

@@ -64,8 +64,8 @@ class Changes:
 class Progress(Protocol):
     """Receiver of the progress of a run: a progress bar, a log, or nobody."""
 
-    def begin(self, stage: str, total: int) -> None:
-        """A stage of ``total`` frames begins."""
+    def begin(self, stage: str, total: int, unit: str = "frames") -> None:
+        """A stage of ``total`` frames, or of what else it counts, begins."""
         ...
 
     def advance(self, n_frames: int) -> None:
@@ -84,7 +84,7 @@ class Progress(Protocol):
 class Silent:
     """Progress that nobody watches."""
 
-    def begin(self, stage: str, total: int) -> None:
+    def begin(self, stage: str, total: int, unit: str = "frames") -> None:
         """Do nothing."""
 
     def advance(self, n_frames: int) -> None:
@@ -98,9 +98,9 @@ class Silent:
 
 
 @contextlib.contextmanager
-def stage(progress: Progress, name: str, total: int) -> Iterator[None]:
+def stage(progress: Progress, name: str, total: int, unit: str = "frames") -> Iterator[None]:
     """One stage of a run, which also ends when it fails."""
-    progress.begin(name, total)
+    progress.begin(name, total, unit)
     try:
         yield
     finally:
@@ -229,7 +229,7 @@ class Outcome:
     Attributes
     ----------
     n_frames, n_usable : dict of int
-        Frames that the pass went over, and those of them that are not set aside.
+        Frames that the pass went over, and how many of these are not set aside.
     set_aside, unmeasured : list of (str, str)
         Frames that cannot be used, and usable ones that could not be measured, with the reason.
     """

@@ -12,13 +12,19 @@ import numpy as np
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.locations import PathLike
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
 
-#: Mid-exposure times that differ by less are equal, days (a microsecond): both were read from the same header.
-_SAME_TIME = 1e-6 / 86400.0
+#: Mid-exposure times that differ by less are equal, days (0.1 ms): both were read from the same header, and older
+#: versions read times in TDB to 30 microseconds.
+_SAME_TIME = 1e-4 / SECONDS_PER_DAY
+#: What a copy has in common with the frame that was reduced.
+_COMPARED = ("file_size", "mjd_utc", "exposure_time", "file_checksum")
+#: What it has of its own; the checksum may not have been known before.
+_OF_COPIES = ("file_mtime", "file_ctime", "file_checksum")
 
 
 def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], instrument: Instrument) -> list[str]:
@@ -67,7 +73,8 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
         if part not in found:
             lines.append(f"{part.key} {part.night}: not found; it stays at {part.attributes['data_root']}.")
             continue
-        part.frames.array("file_mtime").write_whole(found[part].times)
+        for name, values in found[part].facts.items():
+            part.frames.array(name).write_whole(values)
         part.update({"data_root": found[part].root})
         lines.append(f"{part.key} {part.night}: {part.n_frames} frames, now below {found[part].root}.")
     store.finish_changes()
@@ -75,10 +82,10 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
 
 
 class _FoundFrames(NamedTuple):
-    """Where the frames of a part are: the directory, and the modification times of the files below it."""
+    """Where the frames of a part are: the directory, and what the files below it are known by."""
 
     root: str
-    times: np.ndarray
+    facts: dict[str, np.ndarray]
 
 
 def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFrames | None:
@@ -96,11 +103,11 @@ def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFra
         rows, reasons = scan.table.set_index("file"), dict(scan.set_aside)
         problems = []
         for index, path in enumerate(paths):
-            before = {name: manifest[name][index] for name in ("file_size", "mjd_utc", "exposure_time")}
+            before = {name: manifest[name][index] for name in _COMPARED}
             known = _difference(before, rows.loc[path]) if path in rows.index else "there is no such file"
             problems.append(reasons.get(path, known))
         if not any(problems):
-            return _FoundFrames(candidate, rows.loc[paths, "file_mtime"].to_numpy(float))
+            return _FoundFrames(candidate, {name: rows.loc[paths, name].to_numpy() for name in _OF_COPIES})
         if not all(problems):
             first = next(index for index, problem in enumerate(problems) if problem)
             raise ReductionError(
@@ -137,4 +144,6 @@ def _difference(before: Mapping[str, float], now: Mapping[str, float]) -> str:
         return f"it was exposed at MJD {now['mjd_utc']:.8f}, that frame at {before['mjd_utc']:.8f}"
     if before["exposure_time"] != now["exposure_time"]:
         return f"it was exposed for {now['exposure_time']:g} s, that frame for {before['exposure_time']:g} s"
+    if 0 != before["file_checksum"] != now["file_checksum"] != 0:
+        return "its header or its pixels are other ones"
     return ""

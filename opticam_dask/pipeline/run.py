@@ -38,7 +38,7 @@ class Run:
     executor : Executor
         Where tasks run.
     progress : Progress
-        Who is told how it goes; by default nobody.
+        Prints messages and progress; by default nothing is printed.
     photometers : dict of Photometer
         What is measured of each source, by label.
     whole_frames : bool
@@ -147,7 +147,7 @@ def frames_in(part: Part, block: int) -> int:
 
 
 def guarded_work(
-    key: str,
+    tag: Any,
     name: str,
     run: Callable[..., Any],
     todo: Sequence[int],
@@ -155,27 +155,29 @@ def guarded_work(
     n_frames: Callable[[int], int],
     before: tuple[Callable[..., Any], Callable[[int, int], Any]] | None = None,
 ) -> Work:
-    """Blocks of one key to run, with a rescue for those that kill their workers; summaries come back with the key.
+    """Blocks of one part to run, with a rescue for those that kill their workers; summaries come back with a tag.
 
     Parameters
     ----------
-    key, name : str
-        Camera key, and what the tasks are called.
+    tag : object
+        What tells the summaries from those of other parts: mostly the camera key.
+    name : str
+        What the tasks are called.
     run : callable
         ``run(block)``, or ``run(block, lost)`` without the frames in ``lost`` (reason by index).
     todo : sequence of int
-        Blocks.
+        Numbers of the blocks.
     try_frame : callable
         ``try_frame(block, index)`` does the work on one frame and writes nothing.
     n_frames : callable
-        ``n_frames(block)``.
+        ``n_frames(block)`` gives the number of frames of a block.
     before : (callable, callable), optional
         ``run`` and ``try_frame`` of what ``run`` does first: a block that is rescued does it by itself, so that a frame
         is blamed for what it has done.
     """
-    tagged = functools.partial(_tagged, key, run)
+    tagged = functools.partial(_tagged, tag, run)
     steps = [(run, try_frame)] if before is None else [before, (run, try_frame)]
-    return Work(tagged, todo, name, functools.partial(_rescue, key, steps, n_frames))
+    return Work(tagged, todo, name, functools.partial(_rescue, tag, steps, n_frames))
 
 
 def _rescue(

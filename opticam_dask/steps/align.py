@@ -13,6 +13,7 @@ from opticam_dask.kernels.images.matching import align, match, problem
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.parameters import TransformType
 from opticam_dask.steps.background import measure_sky
+from opticam_dask.steps.calibrate import fringes_of
 from opticam_dask.steps.detect import detect_frame, measure_seeing
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 
@@ -48,7 +49,7 @@ class Aligning:
     reference_shape : (int, int)
         Grid of the stack.
     transform_type, rotation_limit, translation_limit, scale_limit
-        See :class:`~opticam_dask.parameters.ReductionParameters`.
+        Kind of the transforms and their limits, as in :class:`~opticam_dask.parameters.ReductionParameters`.
     expected_scale : float
         Reference pixel in units of pixels of the frame (1 for equal binning).
     n_alignment_sources : int
@@ -73,7 +74,8 @@ def reduce_frame(job: Aligning, entry: Mapping[str, Any]) -> FrameResult:
     """Sky, sources and transform of one frame; a frame that fails keeps what was found before."""
     result = FrameResult()
     try:
-        detect_frame(job.steps, entry, result)
+        detect_frame(job.steps, entry, result, with_seeing=False)
+        result.values |= fringes_of(entry)
         _align(job, result)
     except FrameProblem as problem:
         result.flags |= problem.flag
@@ -113,6 +115,7 @@ def _align(job: Aligning, result: FrameResult) -> None:
             shift_of_few=True,
         )
     except match.AlignmentError as error:
+        measure_seeing(result)
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
     result.values |= {"transform": found.transform, "transform_rms": found.rms, "n_matched": found.n_matched}
     _measure_seeing_of_stars(job, result)
@@ -171,13 +174,16 @@ def _measure_seeing_of_stars(job: Aligning, result: FrameResult) -> None:
     """Measure the seeing on the sources that are on the reference frame as well.
 
     Hot pixels and cosmic rays, which may be most of what is detected, are not where the transform takes the stars.
+    Where hardly any are on both, all whole stars count.
     """
     predicted = align.apply_transform(result.values["transform"], job.reference_xy)
     detected = np.column_stack([result.sources["x"], result.sources["y"]])
     matched = photometry.match_one_to_one(predicted, detected, _SAME_STAR)
-    if np.count_nonzero(matched >= 0) >= min(_FEWEST_STARS, max(len(predicted), 1)):
-        is_star = np.zeros(len(detected), dtype=bool)
-        is_star[matched[matched >= 0]] = True
-        if result.is_whole is not None and np.any(is_star & result.is_whole):
-            is_star &= result.is_whole
-        measure_seeing(result, is_star)
+    if np.count_nonzero(matched >= 0) < min(_FEWEST_STARS, max(len(predicted), 1)):
+        measure_seeing(result)
+        return
+    is_star = np.zeros(len(detected), dtype=bool)
+    is_star[matched[matched >= 0]] = True
+    if result.is_whole is not None and np.any(is_star & result.is_whole):
+        is_star &= result.is_whole
+    measure_seeing(result, is_star)

@@ -10,7 +10,8 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.sky import background, subtraction
-from opticam_dask.steps.calibrate import Image, load_image
+from opticam_dask.kernels.robust import median
+from opticam_dask.steps.calibrate import DetectionImage, Image, load_for_detection, load_image
 from opticam_dask.steps.frame_steps import (
     Background,
     FrameProblem,
@@ -47,6 +48,7 @@ def own_sky(function: Callable[[np.ndarray], Background], image: np.ndarray) -> 
     Raises
     ------
     FrameProblem
+        When the function fails, or its sky has another shape than the frame.
     """
     try:
         with no_deprecation_warnings():
@@ -69,6 +71,7 @@ def sky_of(steps: FrameSteps, entry: Mapping[str, Any], image: Image) -> Sky:
     Raises
     ------
     FrameProblem
+        As :func:`own_sky`.
     """
     assert steps.background is not None  # the function
     function = steps.background
@@ -89,27 +92,32 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
     Raises
     ------
     FrameProblem
+        When the frame cannot be read, or has no sky.
     """
-    image = load_image(steps, entry, for_detection=steps.has_mesh)
-    result.saturated, result.values["pile_up"] = image.saturated, image.pile_up
     if steps.background is not None:
-        level = sky_of(steps, entry, image)
+        whole = load_image(steps, entry)
+        level = sky_of(steps, entry, whole)
+        result.saturated = whole.saturated
+        result.values |= whole.levels._asdict()
         result.values |= {"background": level.median, "background_rms": level.rms_median}
-        result.subtracted = image.electrons - level.image
+        result.subtracted = whole.electrons - level.image
         return level.rms_image
+    image = load_for_detection(steps, entry)
+    result.saturated = image.saturated
+    result.values |= image.levels._asdict()
     if not result.meshes:
         result.meshes = _meshes(steps, image)
     mesh, rms_mesh = result.meshes["background_mesh"], result.meshes["background_rms_mesh"]
-    result.values |= {"background": float(np.median(mesh)), "background_rms": float(np.median(rms_mesh))}
-    result.frame = subtraction.subtract_sky(image.electrons, mesh, rms_mesh, steps.box_size, steps.threshold)
+    result.values |= {"background": median(mesh), "background_rms": median(rms_mesh)}
+    result.frame = subtraction.subtract_sky(image.pixels, mesh, rms_mesh, steps.box_size, steps.threshold)
     result.subtracted = result.frame.image
     return None
 
 
-def _meshes(steps: FrameSteps, image: Image) -> dict[str, np.ndarray]:
+def _meshes(steps: FrameSteps, image: DetectionImage) -> dict[str, np.ndarray]:
     """Sky level and its noise in boxes; the noise is that of the file where it tells it."""
     try:
-        mesh, rms_mesh = background.sky_mesh(image.electrons, steps.box_size)
+        mesh, rms_mesh = background.sky_mesh(image.pixels, steps.box_size)
         if image.variance is not None:
             told = background.box_medians(np.sqrt(image.variance), steps.box_size)
             rms_mesh = np.where(np.isfinite(told), told, rms_mesh)
@@ -154,13 +162,13 @@ def source_disks(xy: np.ndarray, flux: np.ndarray, *, background_rms: float, fwh
     flux : ndarray, shape (n,)
         Electrons; NaN counts as faint.
     background_rms : float
-        Of the frame, electrons per pixel.
+        Background RMS of the frame, electrons per pixel.
     fwhm : float
-        Of the frame, in pixels.
+        FWHM of the stars of the frame, in pixels.
     """
     known = np.all(np.isfinite(xy), axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.nan_to_num(flux[known] / (_FAINT * background_rms))
+        relative = flux[known] / (_FAINT * background_rms)
     # the wings of a Moffat star of beta 3 fall with the sixth power
-    reach = np.clip(relative, 1.0, _BRIGHT) ** (1.0 / 6.0)
+    reach = np.fmin(np.fmax(relative, 1.0), _BRIGHT) ** (1.0 / 6.0)
     return subtraction.Disks(xy[known], _SKY_FROM * np.fmax(fwhm, _LEAST_FWHM) * reach)

@@ -11,6 +11,7 @@ from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images import detect, segments
 from opticam_dask.kernels.images.matching import star_choice
 from opticam_dask.kernels.images.sky import background, subtraction
+from opticam_dask.kernels.robust import median
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form
 from opticam_dask.methods.finders import DefaultFinder
@@ -21,17 +22,20 @@ from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 _SEEING_SOURCES = 30
 
 
-def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult) -> None:
-    """Load, subtract the sky and detect; fill ``result`` as far as it goes.
+def detect_frame(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResult, *, with_seeing: bool = True) -> None:
+    """Load, subtract the sky and detect; fill ``result`` as far as it goes, without the seeing where that comes later.
 
     Raises
     ------
     FrameProblem
+        When the frame cannot be read, has no sky, or the finder fails.
     """
-    detect_sources(steps, subtract_sky(steps, entry, result), result)
+    detect_sources(steps, subtract_sky(steps, entry, result), result, with_seeing=with_seeing)
 
 
-def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: FrameResult) -> None:
+def detect_sources(
+    steps: FrameSteps, rms_image: np.ndarray | None, result: FrameResult, *, with_seeing: bool = True
+) -> None:
     """Search a frame without its sky; fill ``result`` with sources and seeing.
 
     Parameters
@@ -41,11 +45,14 @@ def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: Fram
     rms_image : ndarray, shape (ny, nx), or None
         As :func:`subtract_sky` returns it.
     result : FrameResult
-        Of :func:`subtract_sky`.
+        Frame without its sky, as :func:`subtract_sky` fills it.
+    with_seeing : bool
+        Measure the seeing on all whole stars.
 
     Raises
     ------
     FrameProblem
+        When the finder fails.
     """
     assert result.subtracted is not None  # the sky is off
     if result.frame is not None and steps.finds_by_segments:
@@ -56,6 +63,8 @@ def detect_sources(steps: FrameSteps, rms_image: np.ndarray | None, result: Fram
             rms_image = background.zoom_mesh(rms_mesh, result.subtracted.shape, steps.box_size)
         sources, n_sources = find_sources(steps, result.subtracted, rms_image)
     _keep_sources(steps, result, sources, n_sources)
+    if with_seeing:
+        measure_seeing(result)
 
 
 def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
@@ -64,6 +73,7 @@ def find_sources(steps: FrameSteps, subtracted: np.ndarray, rms: np.ndarray) -> 
     Raises
     ------
     FrameProblem
+        When the finder fails.
     """
     try:
         with no_deprecation_warnings():
@@ -85,17 +95,16 @@ def _sources_of_segments(steps: FrameSteps, frame: subtraction.SubtractedFrame) 
 
 
 def _keep_sources(steps: FrameSteps, result: FrameResult, sources: dict[str, np.ndarray], n_sources: int) -> None:
-    """Put the sources of a frame into its result, with the seeing."""
+    """Put the sources of a frame into its result."""
     if not n_sources:
         raise FrameProblem(FrameFlag.NO_SOURCES, f"no source above {steps.threshold:g} times the background RMS")
     result.sources = {name: values[: steps.n_slots] for name, values in sources.items()}
     result.beyond_slots = {name: values[steps.n_slots :] for name, values in sources.items()}
     result.values["n_sources"] = n_sources
     result.is_whole, result.is_saturated = star_choice.whole_stars(result.sources, result.saturated)
-    measure_seeing(result, result.is_whole)
 
 
-def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
+def measure_seeing(result: FrameResult, is_star: np.ndarray | None = None) -> None:
     """FWHM (median) and mean form of the brightest unsaturated stars of a frame, in pixels and degrees.
 
     Stars with neighbours count less, the more light these have and the nearer they are.
@@ -104,14 +113,16 @@ def measure_seeing(result: FrameResult, is_star: np.ndarray) -> None:
     ----------
     result : FrameResult
         With its image and sources; gets the numbers.
-    is_star : ndarray of bool, shape (slot,)
-        Which sources count.
+    is_star : ndarray of bool, shape (slot,), optional
+        Which sources count; by default all whole stars.
     """
+    is_star = result.is_whole if is_star is None else is_star
     assert result.subtracted is not None  # sources were found on it
+    assert is_star is not None
     sources, noise = result.sources, result.values["background_rms"]
     positions = np.column_stack([sources["x"], sources["y"]])
     rough = np.sqrt(sources["semimajor_sigma"] * sources["semiminor_sigma"])
-    typical = float(np.median(rough[np.isfinite(rough)])) if np.isfinite(rough).any() else float("nan")
+    typical = median(rough[np.isfinite(rough)]) if np.isfinite(rough).any() else float("nan")
     doubt = field_form.neighbour_doubt(positions, sources["flux"], photometry.SIGMA_TO_FWHM * typical)
     uncertain = np.hypot(field_form.moment_errors(sources["flux"], noise), doubt)
     chosen = np.flatnonzero(is_star)

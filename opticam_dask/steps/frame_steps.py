@@ -113,10 +113,14 @@ class FrameSteps:
         return -(-ny // box_y), -(-nx // box_x)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a pixel of the calibrated frame depends on that raw pixel alone, unless a cosmic ray hit it."""
+        return self.has_mesh and self.image_filter is None and self.rebin_factor == 1
+
+    @property
     def is_local(self) -> bool:
         """Whether a pixel of the calibrated frame depends on that raw pixel alone."""
-        is_plain = not self.remove_cosmic_rays and self.image_filter is None
-        return self.has_mesh and is_plain and self.rebin_factor == 1
+        return self.is_plain and not self.remove_cosmic_rays
 
     @property
     def finds_by_segments(self) -> bool:
@@ -188,11 +192,12 @@ def remembered(entry: Mapping[str, Any], name: str, make: Callable[[], Any]) -> 
     Parameters
     ----------
     entry : mapping
-        Of the manifest; with ``memory`` (an empty dict at first) where steps that follow each other share it.
+        Row of the manifest of the frame; with ``memory`` (an empty dict at first) where steps that follow each other
+        share it.
     name : str
         What it is.
     make : callable
-        Makes it.
+        Makes what is remembered, without arguments.
     """
     memory = entry.get("memory")
     if memory is None:

@@ -78,8 +78,6 @@ def measure_arrays(
     job: Measuring,
     manifest: Mapping[str, np.ndarray],
     results: Mapping[str, np.ndarray],
-    lost: Mapping[int, str] | None = None,
-    begin: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Photometry of some frames; nothing is written.
 
@@ -89,10 +87,6 @@ def measure_arrays(
         What the second pass needs to know of the part.
     manifest, results : dict of ndarray, shape (frame, ...)
         What the headers and the first pass say about the frames.
-    lost : dict of str, optional
-        Frames that end the process they are worked on in, with what happened: they are not touched.
-    begin : dict of int, optional
-        Place of the first source that is measured, by label: the beginning of a stage; by default all are.
 
     Returns
     -------
@@ -107,11 +101,8 @@ def measure_arrays(
     usable = (results["flags"] != 0) & ((results["flags"] & np.uint32(UNUSABLE)) == 0)
     for index in np.flatnonzero(usable).tolist():
         watchdog.still_working()
-        if lost and index in lost:
-            messages[index] = measure_lost(job, lost[index], index, arrays)
-            continue
         entry, result = entry_of(manifest, index), entry_of(results, index)
-        messages[index] = measure_frame(job, entry, result, index, arrays, begin)
+        messages[index] = measure_frame(job, entry, result, index, arrays)
     mark_placed(job, arrays)
     return arrays, messages
 

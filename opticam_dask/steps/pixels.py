@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 
 from opticam_dask.frames.fits.read_pixels import ReadPixels, level_as_read
+from opticam_dask.kernels.images.counts import Replaced
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile, ring_sums
 from opticam_dask.steps.background import Sky, sky_of
-from opticam_dask.steps.calibrate import Image, electrons_of, layers_of, load_image, variance_of
+from opticam_dask.steps.calibrate import (
+    Image,
+    counts_of,
+    electrons_of,
+    is_counted,
+    layers_of,
+    load_image,
+    variance_of,
+)
 from opticam_dask.steps.frame_steps import FrameSteps
-from opticam_dask.steps.read import read_stored
+from opticam_dask.steps.read import EXTREMES, read_stored
 
 #: Detections whose surroundings are kept, the brightest: more than the profile needs, as some are saturated.
 _N_KEPT = 50
@@ -38,7 +47,7 @@ def read_pixels(steps: FrameSteps, entry: Mapping[str, Any], *, whole_frames: bo
     steps : FrameSteps
         How the frames are read and calibrated.
     entry : mapping
-        Of the manifest.
+        Row of the manifest of the frame.
     whole_frames : bool
         Calibrate whole frames even where cut-outs are enough (the numbers are the same bits).
 
@@ -47,7 +56,8 @@ def read_pixels(steps: FrameSteps, entry: Mapping[str, Any], *, whole_frames: bo
     FrameProblem
         When the frame cannot be used.
     """
-    return (RawPixels if steps.is_local and not whole_frames else ImagePixels).read(steps, entry)
+    is_raw = not whole_frames and (steps.is_local or is_counted(steps, entry, read_stored(steps, entry)))
+    return (RawPixels if is_raw else ImagePixels).read(steps, entry)
 
 
 class RawPixels:
@@ -58,13 +68,17 @@ class RawPixels:
     raw : ndarray, shape (ny, nx)
         Pixels as read; with what their file says of them where it does (``ReadPixels``).
     entry : mapping
-        Of the manifest.
+        Row of the manifest of the frame.
     masters : dict of ndarray
         Master frames for this frame, by the names of the parameters of ``calibrate.to_electrons``.
     dark_gain : float or None
-        Of the master dark.
+        Gain of the frames of the master dark, electrons per ADU.
     known : ndarray of bool, shape (ny, nx), optional
         Which pixels there are; by default all.
+    hit : ndarray of bool, shape (ny, nx), optional
+        Pixels that cosmic rays hit, where these were removed.
+    replaced : Replaced, optional
+        What stands in their place.
     """
 
     def __init__(
@@ -74,27 +88,43 @@ class RawPixels:
         masters: Mapping[str, np.ndarray],
         dark_gain: float | None,
         known: np.ndarray | None = None,
+        *,
+        hit: np.ndarray | None = None,
+        replaced: Replaced | None = None,
     ) -> None:
         self.raw, self.entry, self.known = np.asarray(raw), entry, known
+        self.hit, self.replaced = hit, replaced
         self._levels = {
             "saturation": entry["saturation"],
             "linearity_limit": level_as_read(raw, entry["linearity_limit"]),
         }
         self._variance = variance_of(raw, entry, masters.get("flat"))
         self.masters, self.dark_gain = masters, dark_gain
+        self._highest = (entry.get("memory") or {}).get(EXTREMES, (np.nan, np.inf))[1]
 
     @classmethod
     def read(cls, steps: FrameSteps, entry: Mapping[str, Any]) -> RawPixels:
         """Read a frame."""
         stored, masters = read_stored(steps, entry), steps.read_masters()
-        return cls(stored, entry, layers_of(masters, np.asarray(stored), entry), masters.dark_gain)
+        layers, hit, replaced = layers_of(masters, np.asarray(stored), entry), None, None
+        if steps.remove_cosmic_rays:
+            counts, hit = counts_of(steps, entry, stored)
+            replaced = counts.replaced
+        return cls(stored, entry, layers, masters.dark_gain, hit=hit, replaced=replaced)
 
     def electrons(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         """Electrons with the sky in them."""
         masters = {name: photometry.cut_out(values, x0, y0, size) for name, values in self.masters.items()}
         if "bad_pixels" in masters:
             masters["bad_pixels"] = masters["bad_pixels"] == 1
-        electrons = self._calibrated(photometry.cut_out(self.raw, x0, y0, size), masters)
+        windows = photometry.cut_out(self.raw, x0, y0, size)
+        electrons = self._of_counts(windows) if self._is_counted else self._calibrated(windows, masters)
+        hit = self.cosmic_rays(x0, y0, size)
+        if self.replaced is not None and hit is not None and hit.any():
+            window, row, column = np.nonzero(hit)
+            values = electrons[hit]
+            self.replaced.put(values, (y0[window] + row) * self.raw.shape[1] + x0[window] + column)
+            electrons[hit] = values
         if self.known is not None:
             electrons[photometry.cut_out(self.known, x0, y0, size) != 1] = np.nan
         return electrons
@@ -119,15 +149,31 @@ class RawPixels:
             masters["bad_pixels"] = masters["bad_pixels"] == 1
         with np.errstate(invalid="ignore"):
             electrons, is_saturated = self._calibrated(raw, masters), raw >= self.entry["saturation"]
+        if self.replaced is not None:
+            self.replaced.put(electrons, places)
         if self.known is not None:
             electrons[~np.take(self.known, places)] = np.nan
         return electrons, is_saturated
+
+    @property
+    def _is_counted(self) -> bool:
+        """Whether a factor and an offset make the pixels electrons: 16 bits hold no number that counts for nothing."""
+        return not self.masters and self.raw.dtype == np.uint16
+
+    def _of_counts(self, windows: np.ndarray) -> np.ndarray:
+        """What ``calibrate.to_electrons`` makes of such pixels, in place."""
+        windows *= float(self.entry["gain"])
+        if dark := float(self.entry["dark_current"] * self.entry["exposure_time"]):
+            windows -= dark
+        return windows
 
     def _calibrated(self, raw: np.ndarray, masters: dict[str, np.ndarray]) -> np.ndarray:
         return electrons_of(raw, self.entry, masters, self.dark_gain)
 
     def _above(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         level = self._levels[name]
+        if not self._highest >= np.fmin.reduce(level, axis=None):
+            return np.zeros((len(x0), size, size), dtype=bool)
         levels = photometry.cut_out(level, x0, y0, size) if isinstance(level, np.ndarray) else level
         with np.errstate(invalid="ignore"):
             above: np.ndarray = photometry.cut_out(self.raw, x0, y0, size) >= levels
@@ -135,7 +181,7 @@ class RawPixels:
 
     def cosmic_rays(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray | None:
         """Whether a cosmic ray hit pixels; None where cosmic rays were not searched for."""
-        return None
+        return None if self.hit is None else _mask_cutouts(self.hit, x0, y0, size)
 
 
 class ImagePixels:
@@ -194,7 +240,8 @@ class KeptPixels:
     boxes : ndarray of int, shape (n, 4)
         First and one past the last row, first and one past the last column.
     layers : dict of ndarray
-        Pixels box after box, by what they are: ``raw``, or what a calibrated frame consists of.
+        Pixels box after box, by what they are: ``raw``, or what a calibrated frame consists of. Beside ``raw`` also
+        places in the frame and electrons of pixels that cosmic rays hit (``hit_places``, ``hit_electrons``).
     """
 
     boxes: np.ndarray
@@ -216,12 +263,17 @@ class KeptPixels:
         if "raw" in self.layers:
             is_whole = len(self.boxes) == 1 and self.boxes[0].tolist() == [0, shape[0], 0, shape[1]]
             known = None if is_whole else self._filled(np.zeros(shape, dtype=bool), True)
-            raw = self._restored("raw", shape, 0)
-            return RawPixels(raw, entry, {}, None, known)
+            raw, hit, replaced = self._restored("raw", shape, 0), None, None
+            if "cosmic_rays" in self.layers:
+                hit = self._restored("cosmic_rays", shape, False)
+                replaced = Replaced(self.layers["hit_places"], self.layers["hit_electrons"])
+            return RawPixels(raw, entry, {}, None, known, hit=hit, replaced=replaced)
         saturated, cosmic_rays, non_linear = (
             self._restored(name, shape, False) if name in self.layers else None for name in _MASKS
         )
-        image = Image(self._restored("electrons", shape, np.nan), saturated, cosmic_rays, non_linear)
+        variance = self._restored("variance", shape, np.nan) if "variance" in self.layers else None
+        electrons = self._restored("electrons", shape, np.nan)
+        image = Image(electrons, saturated, cosmic_rays, non_linear, variance=variance)
         if steps.has_mesh:
             return ImagePixels(image)
         level, rms = (self._restored(name, shape, np.nan) for name in ("sky", "sky_rms"))
@@ -256,7 +308,7 @@ def keep_pixels(
     steps : FrameSteps
         How the frames are read and calibrated.
     entry : mapping
-        Of the manifest.
+        Row of the manifest of the frame.
     result : mapping
         What was found out about the frame; detections are in the order of their fluxes.
     stars : Shape
@@ -269,10 +321,19 @@ def keep_pixels(
     """
     boxes = _boxes(result, stars, steps.image_shape)
     stored = read_stored(steps, entry)
+    if is_counted(steps, entry, stored):
+        counts, hit = counts_of(steps, entry, stored)
+        kept = {"raw": _cut(stored, boxes)}
+        if counts.replaced is not None and hit is not None:
+            replaced = {"hit_places": counts.replaced.places, "hit_electrons": counts.replaced.electrons}
+            kept |= {"cosmic_rays": _cut(hit, boxes)} | replaced
+        return KeptPixels(boxes, kept)
     if steps.is_local and steps.masters is None and not isinstance(stored, ReadPixels):
         return KeptPixels(boxes, {"raw": _cut(stored, boxes)})
     pixels = ImagePixels.read(steps, entry)
-    layers = {"electrons": pixels.image.electrons} | {name: getattr(pixels.image, name) for name in _MASKS}
+    layers = {"electrons": pixels.image.electrons} | {
+        name: getattr(pixels.image, name) for name in (*_MASKS, "variance")
+    }
     if pixels.sky is not None:
         layers |= {"sky": pixels.sky.image, "sky_rms": pixels.sky.rms_image}
     return KeptPixels(boxes, {name: _cut(values, boxes) for name, values in layers.items() if values is not None})
@@ -302,4 +363,4 @@ def _cut(values: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 def _mask_cutouts(mask: np.ndarray | None, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
     if mask is None:
         return np.zeros((len(x0), size, size), dtype=bool)
-    return photometry.cut_out(mask.astype(float), x0, y0, size) > 0
+    return photometry.cut_out(mask, x0, y0, size) > 0

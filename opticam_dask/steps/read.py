@@ -12,9 +12,14 @@ import numpy as np
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.fits.names import file_of
+from opticam_dask.frames.fits.streams import checksum_of
 from opticam_dask.frames.scanning import FrameError
+from opticam_dask.kernels.images.counts import extremes
 from opticam_dask.locations import is_remote, location
 from opticam_dask.steps.frame_steps import FrameLost, FrameProblem, FrameSteps, remembered
+
+#: Name of the lowest and the highest pixel in the memory of a frame.
+EXTREMES = "extremes"
 
 #: Seconds by which file systems may differ about the modification time of one file.
 _SAME_TIME = 2.0
@@ -28,12 +33,13 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     steps : FrameSteps
         How the frames are read.
     entry : mapping
-        Of the manifest; with ``pixels`` where they are in memory already. A frame with a memory (see
+        Row of the manifest of the frame; with ``pixels`` where they are in memory already. A frame with a memory (see
         :func:`~opticam_dask.steps.frame_steps.remembered`) is read once.
 
     Raises
     ------
     FrameProblem
+        When it cannot be read or holds no signal.
     FrameLost
         When not the frame but its whole directory cannot be read.
     """
@@ -41,7 +47,7 @@ def read_raw(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
 
 
 def read_stored(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
-    """As :func:`read_raw`, with what the file says of the pixels where it does (``ReadPixels``)."""
+    """As :func:`read_raw`, with variances and overscan levels where the file has them (``ReadPixels``)."""
     raw: np.ndarray = remembered(entry, "raw", lambda: _read_checked(steps, entry))
     return raw
 
@@ -54,11 +60,11 @@ def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
         raise FrameProblem(
             FrameFlag.FILE_CHANGED, f"shape is {raw.shape}, it was {steps.shape} when the headers were read"
         )
-    lowest, highest = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
+    lowest, highest = remembered(entry, EXTREMES, lambda: extremes(raw))
     if not (np.isfinite(lowest) or np.isfinite(highest) or np.isfinite(raw).any()):
         raise FrameProblem(FrameFlag.NO_DATA, "no pixel holds a finite number")
     level = entry["saturation"]
-    saturated = above(raw, level) if highest >= level else None
+    saturated = above(raw, level, highest)
     if saturated is not None and np.count_nonzero(saturated) > raw.size / 2:
         raise FrameProblem(FrameFlag.SATURATED, f"more than half of the pixels are at or above {level:g} ADU")
     if lowest == highest:
@@ -66,9 +72,12 @@ def _read_checked(steps: FrameSteps, entry: Mapping[str, Any]) -> np.ndarray:
     return stored
 
 
-def above(raw: np.ndarray, level: float | np.ndarray) -> np.ndarray | None:
-    """Pixels at or above a level in ADU (or one a pixel); None where no pixel is, or there is no such level (NaN)."""
-    if not np.fmax.reduce(raw, axis=None) >= np.min(level):
+def above(raw: np.ndarray, level: float | np.ndarray, highest: float | None = None) -> np.ndarray | None:
+    """Mask of pixels at or above a level (ADU, one for all or one a pixel); None where none is or the level is NaN.
+
+    The ``highest`` pixel is looked for where it is not known. A pixel whose own level is NaN is not marked.
+    """
+    if not (extremes(raw)[1] if highest is None else highest) >= np.fmin.reduce(level, axis=None):
         return None
     # whole numbers are compared as they are: conversion to floats takes longer than all the rest
     if raw.dtype.kind in "iu" and not isinstance(level, np.ndarray):
@@ -111,12 +120,22 @@ def is_back(entry: Mapping[str, Any]) -> bool:
 
 
 def _is_as_scanned(entry: Mapping[str, Any]) -> bool:
-    """Whether a file has the size and time of the scan; True where that takes a request to another machine."""
+    """Whether a file is the one that was scanned; True where that takes a request to another machine."""
     if is_remote(entry["file"]):
         return True
-    status = os.stat(file_of(entry["file"]))
+    file = file_of(entry["file"])
+    status = os.stat(file)
     is_same_time = abs(status.st_mtime - entry["file_mtime"]) <= _SAME_TIME
-    return bool(status.st_size == entry["file_size"] and is_same_time)
+    if status.st_size != entry["file_size"] or not is_same_time:
+        return False
+    # another file may have been given the time of this one; permissions, names and copies do not change a frame
+    is_known = entry["file_checksum"] == 0 or status.st_ctime == entry["file_ctime"]
+    return bool(is_known or _checksum_of(file) == entry["file_checksum"])
+
+
+def _checksum_of(file: str) -> int:
+    with open(file, "rb") as stream:
+        return checksum_of(stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
 def _require_directory(file: str) -> None:

@@ -13,7 +13,7 @@ from opticam_dask.steps.frame_steps import FrameResult, FrameSteps
 #: Numbers that a frame has, or NaN.
 _MEASURED = (
     *("background", "background_rms", "fwhm", "semimajor_sigma", "semiminor_sigma", "orientation"),
-    "transform_rms",
+    *("transform_rms", "fringe_scale"),
 )
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from opticam_dask.flags import FrameFlag
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background, smooth_zoom, subtraction
+from opticam_dask.kernels.images.sky.uneven import unevenness
+from opticam_dask.kernels.robust import median
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.tracks import places_on_track
-from opticam_dask.methods import blended_forms, frame_stars
-from opticam_dask.methods.frame_view import FrameView, Photometer
+from opticam_dask.methods import blended_forms, frame_stars, uneven_sky
+from opticam_dask.methods.frame_view import CutOuts, FrameView, Photometer
 from opticam_dask.steps.background import Sky, source_disks
 from opticam_dask.steps.calibrate import rebinned_response
 from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.steps.pixels import ImagePixels, RawPixels, read_pixels
+
+#: A neighbour nearer than this part of the FWHM to a source that the observer placed is that source.
+_SAME_SOURCE = 0.5
+
+#: The trail of a moving source on the stack is so many FWHM wide to either side.
+_TRAIL = 1.5
 
 #: Where a source is put that is not to be seen: far from any frame.
 _NOWHERE = -1e5
@@ -72,6 +82,10 @@ class Measuring:
         somebody looks for a source changes no other one.
     tracks : tuple of Track
         Placed sources that move.
+    neighbours : ndarray, shape (m, 3), optional
+        x, y and flux of fainter sources, which are not measured (:func:`neighbours_of`).
+    bad_pixels : ndarray of int, optional
+        Places in the flattened frame of pixels that are hot or dark all night, which count as bad ones.
     """
 
     steps: FrameSteps
@@ -85,6 +99,8 @@ class Measuring:
     sampling: np.ndarray | None = None
     stages: tuple[int, ...] = ()
     tracks: tuple[Track, ...] = ()
+    neighbours: np.ndarray | None = None
+    bad_pixels: np.ndarray | None = None
 
     @property
     def n_found(self) -> int:
@@ -97,6 +113,7 @@ class Measuring:
         if n_sources == len(self.catalog_xy) and not self.tracks:
             return self
         xy, flux = self.catalog_xy[:n_sources].copy(), self.catalog_flux[:n_sources].copy()
+        neighbours = self.neighbours
         for track in self.tracks:
             if track.row < n_sources:
                 xy[track.row] = np.nan_to_num(places_on_track(np.array([mjd_utc]), track.places)[0], nan=_NOWHERE)
@@ -104,7 +121,24 @@ class Measuring:
                 rows = track.around[:, 0].astype(int)
                 xy[rows] = np.nan_to_num(track.around[:, 1:3], nan=_NOWHERE)
                 flux[rows] = track.around[:, 3]
-        return replace(self, catalog_xy=xy, catalog_flux=flux)
+                neighbours = None if neighbours is None else _off_trail(neighbours, track.places, self.fwhm)
+        return replace(self, catalog_xy=xy, catalog_flux=flux, neighbours=neighbours)
+
+
+def _off_trail(neighbours: np.ndarray, places: np.ndarray, fwhm: float) -> np.ndarray:
+    """Neighbours without those that are the trail of a moving source on the stack."""
+    length = float(np.sum(np.hypot(*np.diff(places[:, 1:], axis=0).T)))
+    times = np.linspace(places[0, 0], places[-1, 0], int(np.ceil(2.0 * length / fwhm)) + 2)
+    path = places_on_track(times, places)
+    known: np.ndarray = neighbours[KDTree(path[np.isfinite(path[:, 0])]).query(neighbours[:, :2])[0] > _TRAIL * fwhm]
+    return known
+
+
+def neighbours_of(catalog: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Place and flux of the sources of a stack that are not measured, shape (m, 3), from arrays of its catalogue."""
+    nothing = np.empty(0)
+    found = np.column_stack([catalog.get(f"neighbour_{name}", nothing) for name in ("x", "y", "flux")])
+    return found[np.isfinite(found).all(axis=1)]
 
 
 def frame_view(
@@ -120,18 +154,22 @@ def frame_view(
     """
     steps = job.steps
     pixels = read_pixels(steps, entry, whole_frames=job.whole_frames) if pixels is None else pixels
+    hidden, scale = _undetected(job, result)
     sky: _MeshSky | _ImageSky
+    counted: subtraction.SkyPixels | None = None
     if steps.has_mesh:
-        sky = _MeshSky(_photometric_mesh(job, result, pixels), result["background_rms_mesh"], steps)
+        level, counted = _photometric_mesh(job, result, pixels, hidden)
+        sky = _MeshSky(level, result["background_rms_mesh"], steps)
     else:
         assert isinstance(pixels, ImagePixels)  # an own background is never local
         assert pixels.sky is not None  # there is no mesh
         sky = _ImageSky(pixels.sky)
-    response = _Response(steps) if steps.has_flat else None
+    response, lasting_at = _Response(steps) if steps.has_flat else None, _lasting(job)
     transform = result["transform"]
     known = np.isfinite(result["x"])
+    predicted = align.apply_transform(transform, job.catalog_xy)
     view = FrameView(
-        predicted_xy=align.apply_transform(transform, job.catalog_xy),
+        predicted_xy=predicted,
         detected_xy=np.column_stack([result["x"][known], result["y"][known]]),
         detected_flux=result["flux"][known],
         scale=align.scale_of(transform),
@@ -140,65 +178,112 @@ def frame_view(
         frame_fwhm=float(result["fwhm"]),
         position_error=_position_error(result),
         shape=steps.image_shape,
-        cutouts_at=lambda x0, y0, size: pixels.electrons(x0, y0, size) - sky.level(x0, y0, size),
+        cutouts_at=_without(lasting_at, lambda *window: pixels.electrons(*window) - sky.level(*window)),
         rms_at=sky.rms,
         variance_at=pixels.variance,
         saturated_at=pixels.saturated,
+        lasting_at=lasting_at,
         cosmic_rays_at=pixels.cosmic_rays,
         response_at=None if response is None else response.value,
         response_error_at=None if response is None else response.error,
         non_linear_at=None if np.isnan(entry["linearity_limit"]) else pixels.non_linear,
         level_at=sky.level,
         sky_error=background.mesh_error(steps.box_size) if steps.has_mesh else 0.0,
+        usual_sky=sky.usual,
         stars=star_form(result, steps.image_shape),
         sampling=job.sampling,
         catalog_flux=job.catalog_flux,
+        neighbours=_neighbours(job, transform, predicted),
+        flux_scale=scale,
     )
     view = blended_forms.in_separate_stars(view)
-    return replace(view, profile=job.profile.at(frame_stars.star_shape(view, np.nan)))
+    view = replace(view, profile=job.profile.at(frame_stars.star_shape(view, np.nan)))
+    if counted is None:
+        return view
+    grid = steps.image_shape, steps.box_size
+    return uneven_sky.with_local_sky(view, unevenness(counted, level, result["background_rms_mesh"], grid, predicted))
 
 
-def _photometric_mesh(job: Measuring, result: Mapping[str, Any], pixels: RawPixels | ImagePixels) -> np.ndarray:
-    """Sky mesh whose mean is right where the sources are.
+def _lasting(job: Measuring) -> CutOuts | None:
+    """Cut-outs of the mask of pixels that are hot or dark all night; None where there are none."""
+    if job.bad_pixels is None or not len(job.bad_pixels):
+        return None
+    is_bad = np.zeros(job.steps.image_shape, dtype=bool)
+    is_bad.ravel()[job.bad_pixels] = True
+    return lambda x0, y0, size: photometry.cut_out(is_bad, x0, y0, size) == 1
+
+
+def _without(lasting_at: CutOuts | None, cutouts_at: CutOuts) -> CutOuts:
+    """Cut-outs without the pixels that are hot or dark all night."""
+    if lasting_at is None:
+        return cutouts_at
+    return lambda x0, y0, size: np.where(lasting_at(x0, y0, size), np.nan, cutouts_at(x0, y0, size))
+
+
+def _neighbours(job: Measuring, transform: np.ndarray, sources: np.ndarray) -> np.ndarray | None:
+    """Place on a frame, and flux in the catalogue, of what is not measured; without what the observer placed since."""
+    if job.neighbours is None or not len(job.neighbours):
+        return None
+    xy = align.apply_transform(transform, job.neighbours[:, :2])
+    placed = sources[job.n_found :]
+    is_other = np.ones(len(xy), dtype=bool)
+    if len(placed):
+        is_other = KDTree(placed).query(xy)[0] > _SAME_SOURCE * job.fwhm * align.scale_of(transform)
+    return np.column_stack([xy, job.neighbours[:, 2]])[is_other]
+
+
+def _photometric_mesh(
+    job: Measuring, result: Mapping[str, Any], pixels: RawPixels | ImagePixels, hidden: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, subtraction.SkyPixels | None]:
+    """Sky mesh whose mean is right where the sources are, and the pixels that it is made of if they were counted.
 
     Sources of the catalogue that were not detected in this frame were sky to the first pass. Whatever they have in
-    it, which may be nothing or more than ever, the pixels round them are now taken out of the sky again.
+    it, which may be nothing or more than ever, the pixels round these ``hidden`` ones are now taken out of the sky
+    again.
     """
     steps = job.steps
     grid = steps.image_shape, steps.box_size
     mesh, rms_mesh = result["background_mesh"], result["background_rms_mesh"]
     level: np.ndarray = mesh + np.nan_to_num(result["background_offset_mesh"])
-    fwhm, noise = float(np.nan_to_num(result["fwhm"], nan=job.fwhm)), float(result["background_rms"])
+    fwhm, noise = _fwhm_of(job, result), float(result["background_rms"])
     detected = np.column_stack([result["x"], result["y"]])
     before = source_disks(detected, result["flux"], background_rms=noise, fwhm=fwhm)
-    hidden = source_disks(*_undetected(job, result, fwhm), background_rms=noise, fwhm=fwhm)
-    places = subtraction.newly_covered(hidden, before, steps.image_shape)
+    after = source_disks(*hidden, background_rms=noise, fwhm=fwhm)
+    places = subtraction.newly_covered(after, before, steps.image_shape)
+    counted = None
+    if not np.isnan(result["background_mean_mesh"]).all():  # reduced since the pixels are counted
+        counted = subtraction.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
     if not len(places):
-        return level
+        return level, counted
     electrons, is_saturated = pixels.at(places)
     is_sky = subtraction.was_sky(electrons, mesh, rms_mesh, level, grid, places) & ~is_saturated
-    if np.isnan(result["background_mean_mesh"]).all():  # reduced before the pixels were counted
-        counted = subtraction.uncounted(level, before, grid)
-    else:
-        counted = subtraction.SkyPixels(result["background_n_sky"], result["background_mean_mesh"])
-    return subtraction.taken_out(counted, level, places[is_sky], electrons[is_sky], grid).level(rms_mesh, grid)
+    known = subtraction.uncounted(level, before, grid) if counted is None else counted
+    left = subtraction.taken_out(known, level, places[is_sky], electrons[is_sky], grid)
+    return left.level(rms_mesh, grid), None if counted is None else left
 
 
-def _undetected(job: Measuring, result: Mapping[str, Any], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
+def _fwhm_of(job: Measuring, result: Mapping[str, Any]) -> float:
+    """FWHM of a frame; that of the catalogue where it is not known."""
+    fwhm = float(result["fwhm"])
+    return fwhm if np.isfinite(fwhm) else job.fwhm
+
+
+def _undetected(job: Measuring, result: Mapping[str, Any]) -> tuple[tuple[np.ndarray, np.ndarray], float]:
     """Sources of the catalogue without a detection in a frame: where they should be, and as bright as they may be.
 
-    Their fluxes, which only tell how far they may shine, are those of the catalogue, on the scale of the frame.
+    Their fluxes, which only tell how far they may shine, are those of the catalogue, on the scale of the frame, which
+    is the last thing returned.
     """
     xy = align.apply_transform(result["transform"], job.catalog_xy)
     known = np.isfinite(result["x"])
-    matched = photometry.match_one_to_one(xy, np.column_stack([result["x"], result["y"]])[known], fwhm)
+    matched = photometry.match_one_to_one(xy, np.column_stack([result["x"], result["y"]])[known], _fwhm_of(job, result))
     is_found = matched >= 0
     scale = 1.0
     if np.count_nonzero(is_found) >= _FEWEST_MATCHED:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = result["flux"][known][matched[is_found]] / job.catalog_flux[is_found]
-        scale = float(np.nan_to_num(np.median(ratio), nan=1.0))
-    return xy[~is_found], scale * job.catalog_flux[~is_found]
+        scale = float(np.nan_to_num(median(ratio), nan=1.0))
+    return (xy[~is_found], scale * job.catalog_flux[~is_found]), scale
 
 
 #: Sources that tell how bright those of the catalogue are in a frame.
@@ -273,18 +358,31 @@ class _MeshSky:
         self._geometry = (steps.image_shape, steps.box_size)
         self._last: dict[str, tuple[tuple[bytes, bytes, int], np.ndarray]] = {}
 
+    @property
+    def usual(self) -> tuple[float, float]:
+        """Medians of level and RMS over the frame, electrons."""
+        return median(self._meshes["level"]), median(self._meshes["rms"])
+
+    @cached_property
+    def _knots(self) -> dict[str, tuple[np.ndarray, tuple[float, float]]]:
+        """Coefficients of the splines of level and RMS, and the range that these stay in."""
+        level, rms = self._meshes["level"], self._meshes["rms"]
+        return {
+            "level": (smooth_zoom.coefficients(level), smooth_zoom.UNBOUND),
+            "rms": (background.mirrored_knots(rms), (rms.min(), rms.max())),
+        }
+
     def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("level", smooth_zoom.windows, x0, y0, size)
+        return self._windows("level", x0, y0, size)
 
     def rms(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
-        return self._windows("rms", background.zoom_mesh_windows, x0, y0, size)
+        return self._windows("rms", x0, y0, size)
 
-    def _windows(
-        self, name: str, zoom: Callable[..., np.ndarray], x0: np.ndarray, y0: np.ndarray, size: int
-    ) -> np.ndarray:
+    def _windows(self, name: str, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         where = np.asarray(x0).tobytes(), np.asarray(y0).tobytes(), size
         if name not in self._last or self._last[name][0] != where:
-            windows = zoom(self._meshes[name], *self._geometry, y0, x0, size)
+            knots, bounds = self._knots[name]
+            windows = background.spline_windows(knots, *self._geometry, y0, x0, size, bounds)
             windows.flags.writeable = False
             self._last[name] = where, windows
         return self._last[name][1]
@@ -295,6 +393,7 @@ class _ImageSky:
 
     def __init__(self, sky: Sky) -> None:
         self.sky = sky
+        self.usual = sky.median, sky.rms_median
 
     def level(self, x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
         return photometry.cut_out(self.sky.image, x0, y0, size)

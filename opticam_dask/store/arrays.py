@@ -20,6 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 
 from opticam_dask import locations, remote_paths, schema
+from opticam_dask.store import metadata
 from opticam_dask.store.chunk_files import open_chunks
 
 #: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
@@ -29,6 +30,9 @@ _PLANNED = {
     "photometry": {"mjd_utc", "bmjd_tdb"},
     "photometry_radii": {"mjd_utc", "bmjd_tdb"},
 }
+
+#: What Zarr says of temporary files that interrupted writes have left: they are no part of the store.
+_TEMPORARY = ".*not recognized as a component of a Zarr hierarchy.*"
 
 #: Arrays of a remote store that are read or written at a time.
 _AT_A_TIME = 16
@@ -76,7 +80,7 @@ class ZarrArray:
         """Entries ``start`` to ``stop`` along the first dimension, of some columns along the second."""
         is_whole = isinstance(columns, slice) and columns == slice(None)
         chosen = slice(start, stop)
-        values = np.asarray(self.array[chosen] if is_whole else self.array.oindex[chosen, columns])
+        values = _native(self.array[chosen] if is_whole else self.array.oindex[chosen, columns])
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def write(self, start: int, stop: int, values: np.ndarray) -> None:
@@ -105,7 +109,7 @@ class ZarrArray:
 
     def read_chunk(self, index: tuple[int, ...]) -> np.ndarray:
         """Values of one chunk."""
-        return np.asarray(self.array.get_block_selection(index))
+        return _native(self.array.get_block_selection(index))
 
     def write_chunk_again(self, index: tuple[int, ...]) -> None:
         """Write one chunk as it reads, so that a chunk of fill values becomes a file."""
@@ -114,6 +118,12 @@ class ZarrArray:
     def remove_chunk(self, index: tuple[int, ...]) -> None:
         """Remove a chunk; one that is damaged could not be written over in part."""
         self.chunk_file(index).unlink(missing_ok=True)
+
+
+def _native(values: Any) -> np.ndarray:
+    """Values of the type of this machine: Zarr says the order of their bytes even where it is the same."""
+    array = np.asarray(values)
+    return array.view(array.dtype.newbyteorder("=")) if array.dtype.kind in "iuf" and array.dtype.isnative else array
 
 
 def open_array(path: Path, name: str) -> Array:
@@ -136,8 +146,7 @@ def open_zarr_array(path: Path, name: str) -> ZarrArray:
 def all_arrays(path: Path) -> dict[str, ZarrArray]:
     """Every array of a store, by the path in it."""
     with warnings.catch_warnings():
-        # temporary files of interrupted writes are no part of the store
-        warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr hierarchy.*")
+        warnings.filterwarnings("ignore", message=_TEMPORARY)
         members = list(open_group(path, "").members(max_depth=None))
     is_hidden = {name for name, _ in members if any(word.startswith(".") for word in name.split("/"))}
     return {
@@ -160,6 +169,13 @@ def open_group(path: Path, group: str) -> zarr.Group:
     return zarr.open_group(_zarr_store(path), mode="r+", zarr_format=3, use_consolidated=False)
 
 
+def array_names(path: Path, group: str) -> list[str]:
+    """Names of the arrays of a group, sorted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_TEMPORARY)
+        return sorted(open_group(path, group).array_keys())
+
+
 def create_root(path: Path, attributes: Mapping[str, Any]) -> None:
     """Make an empty store."""
     zarr.create_group(_zarr_store(path), zarr_format=3, attributes=dict(attributes))
@@ -167,9 +183,13 @@ def create_root(path: Path, attributes: Mapping[str, Any]) -> None:
 
 def consolidate(path: Path) -> None:
     """Write the metadata of all groups and arrays beside those of the root."""
+    if not locations.is_remote(path):
+        metadata.consolidate(path)
+        return
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        warnings.filterwarnings("ignore", message=_TEMPORARY)
         zarr.consolidate_metadata(_zarr_store(path))
 
 

@@ -8,7 +8,7 @@ counts as reduced when its flags say so.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.frames.fits.names import full_names
+from opticam_dask.locations import digest_of, twin
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
@@ -47,7 +48,18 @@ _RESULTS = {
 
 def group_name(key: str) -> str:
     """Name of a key in groups and files: ``1:g`` becomes ``1-g``."""
-    return key.replace(":", "-").replace("/", "_")
+    return key.replace(":", "-").replace("/", "_").replace("\\", "_")
+
+
+def file_start(key: str, name: str, keys: Iterable[str]) -> str:
+    """``<key>_<name>`` to begin names of files with, another one for all of the ``keys`` of a store.
+
+    The curve ``a_x`` of ``1:H`` would be the curve ``x`` of ``1:H_a``.
+    """
+    start = f"{group_name(key)}_{name}"
+    longer = (group_name(other) for other in keys if len(other) > len(key))
+    is_other = any(twin(start).startswith(f"{twin(other)}_") for other in longer)
+    return f"{start}-{digest_of(f'{key} {name}')}" if is_other else start
 
 
 def photometry_group(label: str) -> str:
@@ -64,7 +76,7 @@ class Camera:
     path : Path
         The store.
     key : str
-        Such as ``1:g``.
+        Camera key such as ``1:g``.
     """
 
     path: Path
@@ -91,12 +103,12 @@ class Camera:
     @property
     def reference(self) -> Group:
         """Reference image: the stack of the reference night, and the sources that frames are aligned to."""
-        return self._product("reference")
+        return self.product("reference")
 
     @property
     def catalog(self) -> Group:
         """Catalogue of the sources."""
-        return self._product("catalog")
+        return self.product("catalog")
 
     @property
     def source_stages(self) -> tuple[int, ...]:
@@ -115,6 +127,7 @@ class Camera:
         Raises
         ------
         NoCatalogYet
+            When the first pass has not made it yet.
         """
         if not self.catalog.is_whole:
             raise NoCatalogYet(f"{self.key} has no catalogue in {self.path.parent} yet")
@@ -131,9 +144,7 @@ class Camera:
     @property
     def differential_names(self) -> list[str]:
         """Names of the differential light curves that are kept in the store."""
-        folder = self._group.directory / "differential"
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-        return [name for name in names if self.differential(name).is_whole]
+        return [name for name in self.product("differential").group_names if self.differential(name).is_whole]
 
     def remove(self) -> None:
         """Remove everything of the key."""
@@ -142,9 +153,10 @@ class Camera:
     def remove_products(self) -> None:
         """Remove the catalogue, the reference image and the differential light curves."""
         for name in _PRODUCTS_OF_CAMERA:
-            self._product(name).remove()
+            self.product(name).remove()
 
-    def _product(self, kind: str) -> Group:
+    def product(self, kind: str) -> Group:
+        """The group ``catalog``, ``reference`` or ``differential``."""
         return Group(self.path, f"{self.name}/{kind}", kind)
 
     @property
@@ -264,10 +276,6 @@ class Part:
         return self.camera.part_group(self.night)
 
     @property
-    def _version(self) -> str:
-        return str(Group(self.path, "").attributes.get("schema_version", ""))
-
-    @property
     def n_blocks(self) -> int:
         """How many blocks the frames make."""
         return -(-self.n_frames // self.frames_per_block)
@@ -345,19 +353,26 @@ class Part:
         """Remove the partial stacks of a part whose stack is whole."""
         remove_scratch(self.path, f"{self.group}/sums")
 
-    def _kept_file(self, block: int) -> Path:
-        return scratch_folder(self.path, self.group, "kept", f"{block:06d}.npy")
+    def _kept_file(self, block: int, folder: str) -> Path:
+        return scratch_folder(self.path, self.group, folder, f"{block:06d}.npy")
 
-    def keeping(self, block: int) -> AbstractContextManager[Callable[[int, Mapping[str, np.ndarray]], None]]:
-        """Where arrays about frames of a block are kept until :meth:`remove_kept`, beside the store and never in it.
+    def is_kept(self, block: int, folder: str = "kept") -> bool:
+        """Whether something was kept of the frames of a block, if only that there is nothing to keep."""
+        return self._kept_file(block, folder).is_file()
 
-        A context in which ``keep(index, arrays)`` takes those of one frame, in the order of the frames.
+    def keeping(
+        self, block: int, folder: str = "kept"
+    ) -> AbstractContextManager[Callable[[int, Mapping[str, np.ndarray]], None]]:
+        """Where arrays about frames of a block are kept, beside the store and never in it.
+
+        A context in which ``keep(index, arrays)`` takes those of one frame, in the order of the frames. They stay
+        until :meth:`remove_kept`, or in the folder ``sums`` until :meth:`remove_partial_stacks`.
         """
-        return appending(self._kept_file(block))
+        return appending(self._kept_file(block, folder))
 
-    def kept(self, block: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def kept(self, block: int, folder: str = "kept") -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """What is kept of the frames of a block, in their order, as far as it is whole."""
-        return read_appended(self._kept_file(block))
+        return read_appended(self._kept_file(block, folder))
 
     def remove_kept(self) -> None:
         """Remove what is kept of frames."""
@@ -378,8 +393,9 @@ class Part:
             The variables of ``schema.MANIFEST`` by name; of a whole part of an older schema version, those it has.
         """
         start, stop = (0, self.n_frames) if block is None else self.block_range(block)
-        # blocks are read by tasks, which run on stores of the present version only
-        later = schema.added_after(self._version, "frames") if block is None else ()
+        later: list[str] = []
+        if block is None:  # blocks are read by tasks, which run on stores of the present version only
+            later = schema.added_after(str(Group(self.path, "").attributes.get("schema_version", "")), "frames")
         names = [entry.name for entry in schema.MANIFEST if entry.name not in later]
         found = self._read([("frames", name) for name in names], start, stop)
         data_root = self._attributes_of_run()["data_root"]
@@ -442,8 +458,7 @@ class Part:
         start, stop = self.block_range(block)
         if self._attributes_of_run().get("uid", "") != self.uid:
             raise StoreError(f"{self.group} of {self.path} was made anew by another run while this one worked on it.")
-        first: list[tuple[str, str, np.ndarray]] = []
-        last: list[tuple[str, str, np.ndarray]] = []
+        first, last = list[tuple[str, str, np.ndarray]](), list[tuple[str, str, np.ndarray]]()
         for group, variables in values.items():
             for name, found in variables.items():
                 if len(found) != stop - start:

@@ -34,7 +34,7 @@ class ChunkFiles:
     Attributes
     ----------
     directory : str
-        Of the array.
+        Directory of the array.
     shape : tuple of int
         Shape of the array.
     per_chunk : int

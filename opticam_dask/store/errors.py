@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from opticam_dask.locations import twin
+
 
 class StoreError(Exception):
     """The store cannot be used as asked; the message says why and what to do."""
@@ -37,16 +39,18 @@ class NoCatalogYet(StoreError, ValueError):
 
 
 def require_own_name(name: str, others: Iterable[str]) -> None:
-    """Refuse a name that is another one where a file system does not tell capital letters.
+    """Refuse a name that is another one on some file systems.
 
     Raises
     ------
     StoreError
+        With the name that it would be the same as.
     """
     for other in others:
-        if other != name and other.casefold() == name.casefold():
+        if other != name and twin(other) == twin(name):
             raise StoreError(
-                f"{name} and {other} would be one directory where capital letters do not count: give another name"
+                f"{name} and {other} would be one directory where capital letters or dots at the end do not count: "
+                "give another name"
             )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-import uuid
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,16 @@ import numpy as np
 
 from opticam_dask import locations, remote_paths, schema
 from opticam_dask.flags import SourceFlag
-from opticam_dask.store.arrays import Array, create_arrays, each, open_array, open_group, open_zarr_array
-from opticam_dask.store.errors import StoreError, clear_errors
+from opticam_dask.store.arrays import Array, array_names, create_arrays, each, open_array, open_group, open_zarr_array
+from opticam_dask.store.errors import clear_errors
+from opticam_dask.store.metadata import (
+    FILE_NAME,
+    damaged,
+    make_group,
+    name_removed,
+    read_metadata,
+    update_attributes,
+)
 from opticam_dask.store.scratch import remove_scratch
 
 #: Flags are looked through in slabs of about so many, to bound the memory.
@@ -58,9 +65,18 @@ class Group:
         """Whether the group was written completely."""
         return bool(self.attributes.get("complete"))
 
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups in a group without arrays, whole or not."""
+        entries = list(self.directory.iterdir()) if self.directory.is_dir() else []
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
     def update(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes."""
-        open_group(self.path, self.name).update_attributes(dict(attributes))
+        if locations.is_remote(self.path):
+            open_group(self.path, self.name).update_attributes(dict(attributes))
+        else:
+            update_attributes(self.directory, attributes)
 
     def __contains__(self, name: str) -> bool:
         """Whether there is an array of this name."""
@@ -80,8 +96,45 @@ class Group:
 
     def read_all(self) -> dict[str, np.ndarray]:
         """All arrays, by name."""
-        names = sorted(open_group(self.path, self.name).array_keys())
+        names = self.array_names
         return dict(zip(names, each(self.path, self.read, names), strict=True))
+
+    @property
+    def array_names(self) -> list[str]:
+        """Names of the arrays.
+
+        Raises
+        ------
+        FileNotFoundError, StoreError
+            As :meth:`described` does.
+        """
+        return list(self.described())
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """What the store says of each array of the schema: shape, names of dimensions, attributes.
+
+        Arrays that somebody else put into the group are left out.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such group.
+        StoreError
+            When the metadata of an array is damaged.
+        """
+        if locations.is_remote(self.path):
+            names = array_names(self.path, self.name)
+        else:
+            names = sorted(entry.name for entry in os.scandir(self.directory) if entry.name in self)
+        if self.kind:
+            known = {entry.name for entry in schema.GROUPS[self.kind]}
+            names = [name for name in names if name in known]
+        documents = each(self.path, lambda name: read_metadata(self.directory / name / FILE_NAME), names)
+        found = {name: one for name, one in zip(names, documents, strict=True) if one.get("node_type") != "group"}
+        for name, one in found.items():
+            if not {"shape", "dimension_names"} <= set(one):
+                raise damaged(self.directory / name / FILE_NAME, "not that of an array")
+        return found
 
     def array(self, name: str) -> Array:
         """One array, opened and not read."""
@@ -92,8 +145,24 @@ class Group:
         sizes = self._sizes(arrays)
         root = open_group(self.path, "")
         own = {name: value for name, value in attributes.items() if name != "complete"}
-        target = root.create_group(self.name, overwrite=True, attributes=own)
+        if locations.is_remote(self.path):
+            root.create_group(self.name, overwrite=True, attributes=own)
+        else:
+            make_group(self.path, self.name, own)
         self._fill(root, sizes, arrays)
+        self.update({"complete": True})
+
+    def rewrite(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+        """Write arrays and attributes in place of the old ones; groups in the group stay.
+
+        Until all is written the group has its new attributes and is not whole: it can be made again where that stops.
+        """
+        target = open_group(self.path, self.name)
+        target.metadata.attributes.clear()
+        target.update_attributes({**attributes, "complete": False})
+        for name in set(array_names(self.path, self.name)) - set(arrays):
+            del target[name]
+        self.extend(arrays)
         target.update_attributes({"complete": True})
 
     def extend(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -126,8 +195,7 @@ class Group:
         remove_scratch(self.path, self.name)
         directory = self.directory
         if directory.exists():
-            # what is half removed must not look whole: the name goes first
-            doomed = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.removed")
+            doomed = name_removed(directory)
             if locations.is_remote(directory):
                 # nothing can be renamed: a mark says that it is being removed, until it is
                 locations.write_text(doomed, "")
@@ -153,7 +221,7 @@ class BlockGroup(Group):
     n_frames, frames_per_block : int
         Number of frames, and of frames in a block.
     uid : str
-        Of a part whose arrays stay what they are: they stay open in this process, for the blocks to come.
+        Identity of a part, whose arrays then stay open in this process for further blocks; empty for photometry.
     """
 
     n_frames: int = 0
@@ -223,25 +291,6 @@ class BlockGroup(Group):
 @functools.lru_cache(maxsize=256)
 def _kept_open(group: BlockGroup, name: str) -> Array:
     return group.array(name)
-
-
-def read_metadata(file: Path) -> dict[str, Any]:
-    """Metadata of a group.
-
-    Raises
-    ------
-    StoreError
-        When the file is damaged.
-    """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
-            raise ValueError("not an object with attributes")
-    except ValueError as error:  # what is no UTF-8 or no JSON is one as well
-        raise StoreError(
-            f"{file} is damaged ({error}). opticam-dask verify says what is to be done about it."
-        ) from error
-    return document
 
 
 def finish_removal(doomed: Path) -> None:

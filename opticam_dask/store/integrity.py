@@ -23,11 +23,13 @@ from opticam_dask.store.arrays import ZarrArray, all_arrays, open_zarr_array
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.groups import Group
+from opticam_dask.store.metadata import FILE_NAME
 from opticam_dask.store.store import Store
 
 _MANIFEST = {entry.name for entry in schema.MANIFEST}
 #: Products of a part that are written at once, in words.
 _PRODUCTS = {"stack": "stack", "psf": "star profile", "quality": "quality"}
+_MARKS_ANEW = "nothing can: the marks of observers are to be made again"
 _FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id", "radius")
 
 
@@ -86,7 +88,7 @@ def find_damage(path: str | Path) -> list[Damage]:
     if lost := list(_lost_arrays(store, parts)):
         return lost
     done: dict[str, np.ndarray] = {}
-    found = list(_lost_products(store))
+    found = [*_lost_products(store), *_damaged_marks(store)]
     # in schema 1.0 a chunk of fill values was no file
     may_lack_chunks = store.version == "1.0"
     flags_first = sorted(all_arrays(store.path).items(), key=lambda entry: (not entry[0].endswith("/flags"), entry[0]))
@@ -137,11 +139,17 @@ def write_missing_chunks(store: Store) -> int:
 def compare(path: str | Path, other: str | Path) -> list[str]:
     """Differences between two stores, bit for bit, apart from creation time, host facts and chunk sizes.
 
-    Differential light curves are left out: people keep them when the reduction is over.
+    Differential light curves are left out: people keep them when the reduction is over. When a file was given its
+    present permissions is a fact of a host.
     """
     stores = [Store(location(one)) for one in (path, other)]
     mine, theirs = (
-        {name: array for name, array in all_arrays(one.path).items() if "/differential/" not in name} for one in stores
+        {
+            name: array
+            for name, array in all_arrays(one.path).items()
+            if "/differential/" not in name and not name.endswith("/file_ctime")
+        }
+        for one in stores
     )
     lines = [f"{name}: only in one of the two" for name in sorted(set(mine) ^ set(theirs))]
     for name in sorted(set(mine) & set(theirs)):
@@ -266,7 +274,7 @@ def _describe_product(place: _Place, where: str, reason: str) -> Damage:
     if "/differential/" in place.group:
         return Damage(where, reason, "the light curve, by what made it (DifferentialPhotometer)", remove)
     if place.group == "marks":
-        return Damage(where, reason, "nothing can: the marks of observers are to be made again", remove)
+        return Damage(where, reason, _MARKS_ANEW, remove)
     if place.group == "set_aside":
         return Damage(where, reason, "the list of files set aside, by the next opticam-dask reduce", remove)
     return Damage(where, reason, _all_anew(place.store))
@@ -309,6 +317,18 @@ def _lost_products(store: Store) -> Iterator[Damage]:
             yield Damage(camera.reference.name, reason, _all_anew(store))
         elif not camera.catalog.is_whole:
             yield Damage(camera.catalog.name, reason, "the catalogue, from the stack", lambda: None)
+
+
+def _damaged_marks(store: Store) -> Iterator[Damage]:
+    """Records of marks that cannot be read; arrays of older versions are checked by their chunks."""
+    file = store.path / "marks" / FILE_NAME
+    if store.version != schema.SCHEMA_VERSION or not file.is_file():
+        return
+    try:
+        store.read_marks()
+    except StoreError as error:
+        yield Damage(str(file.relative_to(store.path)), f"the metadata are damaged ({error.__cause__})",
+                     _remedy_for_metadata(store.path, file), is_metadata=True)  # fmt: skip
 
 
 def _lost_arrays(store: Store, parts: dict[str, Part]) -> Iterator[Damage]:
@@ -365,6 +385,8 @@ def _damaged_metadata(path: Path) -> Iterator[Damage]:
 
 def _remedy_for_metadata(path: Path, file: Path) -> str:
     words = file.relative_to(path).parts[:-1]
+    if words[:1] == ("marks",):
+        return f"{_MARKS_ANEW} (remove {file.parent})"
     command = f"opticam-dask reduce DATA --out {path.parent}"
     if len(words) < 2 or words[1] in ("catalog", "reference"):
         return f"all, by {command} --new (no metadata, no names)"

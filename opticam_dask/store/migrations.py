@@ -77,6 +77,21 @@ def _to_1_5(store: Store) -> None:
     integrity.write_missing_chunks(store)
 
 
+def _to_1_6(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.6")
+    integrity.write_missing_chunks(store)
+
+
+def _to_1_7(store: Store) -> None:
+    integrity.add_arrays_of(store, "1.7")
+    integrity.write_missing_chunks(store)
+
+
+def _to_1_8(store: Store) -> None:
+    if (store.path / "marks").is_dir():
+        store.put_marks(store.read_marks())
+
+
 _OWN_PHOTOMETERS = ("AperturePhotometer", "OptimalPhotometer", "PSFPhotometer")
 _OF_INSTRUMENTS_SINCE_1_2 = ("linearity_keyword", "default_linearity", "scintillation_coefficient")
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
@@ -103,6 +118,9 @@ MIGRATIONS: dict[str, Migration] = {
         "the sky (opticam-dask sky finds them)",
     ),
     "1.4": Migration("1.5", _to_1_5, "the extension and plane of each frame are there: 0, the image of its file"),
+    "1.5": Migration("1.6", _to_1_6, "the scale of the fringes of each frame is there, without values"),
+    "1.6": Migration("1.7", _to_1_7, "the checksum of each file and when it last changed are there, without values"),
+    "1.7": Migration("1.8", _to_1_8, "the marks of observers are in one file"),
 }
 
 

@@ -10,8 +10,7 @@ record gives no sign of life and never counts as dead, its jobs join it by its t
 
 On an object store the record is made by a conditional put (S3: ``If-None-Match``), and a sign of life is an object of
 the owner's own beside it: to put the record itself again could undo another run's taking over. Where a store knows no
-conditional put, two runs that begin within the same second may both believe to own the place until the next sign of
-life, when one of them stops.
+conditional put, of two runs that begin within the same second one stops at its next sign of life.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Owner:
     Attributes
     ----------
     path : Path
-        The record.
+        File of the record.
     token : str
         Tells this hold from all others.
     is_lost : bool
@@ -88,11 +87,12 @@ class Owner:
     _next_look: float = 0.0
 
     def check(self) -> None:
-        """Raise when another run has taken over, or the directory is gone.
+        """Do nothing while the directory is this run's own.
 
         Raises
         ------
         OwnershipLost
+            When another run has taken over, or the directory is gone.
         """
         if time.monotonic() >= self._next_look:
             self._look()
@@ -144,7 +144,7 @@ def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owne
     Parameters
     ----------
     out_directory : path
-        Must exist.
+        Output directory, which must exist.
     break_lock : bool
         Take over whoever owns it. If that run is alive after all, it stops when it notices.
 
@@ -189,14 +189,14 @@ def own(out_directory: str | Path, *, break_lock: bool = False) -> Iterator[Owne
 
 
 def check_owner(out_directory: str | Path) -> None:
-    """Raise when this process owned the directory and has lost it.
+    """Check that a directory which this process took for itself is still its own; of any other, do nothing.
 
     Raises
     ------
     OwnershipLost
+        When it has lost it.
     """
-    owner = _held.get(_identity(out_directory))
-    if owner is not None:
+    if owner := _held.get(_identity(out_directory)):
         owner.check()
 
 
@@ -208,11 +208,12 @@ def hand_over(owner: Owner, token: str) -> None:
     owner : Owner
         Hold of this process.
     token : str
-        Of the planned run.
+        Token of the planned run.
 
     Raises
     ------
     OwnershipLost
+        As :meth:`Owner.check`.
     """
     owner.check()
     _write(owner.path, _record(token) | {"is_planned": True, "meaning": _MEANING})
@@ -227,7 +228,7 @@ def join(out_directory: str | Path, token: str) -> Iterator[Owner]:
     out_directory : path
         Output directory of a reduction.
     token : str
-        Of the planned run.
+        Token of the planned run.
 
     Raises
     ------
@@ -252,8 +253,7 @@ def end_planned(out_directory: str | Path, token: str) -> None:
 
 def is_owned_by(out_directory: str | Path, token: str) -> bool:
     """Whether a directory belongs to the planned run with this token."""
-    found = _read(Path(out_directory) / OWNER_NAME)
-    return found is not None and found.get("token") == token
+    return (_read(Path(out_directory) / OWNER_NAME) or {}).get("token") == token
 
 
 def _identity(out_directory: str | Path) -> str:
@@ -333,18 +333,18 @@ def _record(token: str) -> dict[str, Any]:
         "boot": _boot(),
         "pid": os.getpid(),
         "process_started": _start_of(os.getpid()),
-        "user": _user(),
+        "user": user_name(),
         "command": " ".join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "meaning": f"A run owns this directory; touched every {HEARTBEAT:g} s, taken over after {STALE:g} s without.",
     }
 
 
-def _user() -> str:
-    try:
+def user_name() -> str:
+    """Name of who runs this, or his number where it has no name (a container)."""
+    with contextlib.suppress(KeyError, OSError):  # no name for this number
         return getpass.getuser()
-    except (KeyError, OSError):  # no name for this number
-        return str(os.getuid())
+    return str(os.getuid())
 
 
 def _boot() -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +17,9 @@ from opticam_dask import locations
 from opticam_dask.store.errors import StoreError
 
 SCRATCH_NAME = "scratch"
+
+#: What NumPy raises where a file is damaged: it reads the header of an array as Python.
+_DAMAGED = (ValueError, EOFError, SyntaxError, tokenize.TokenError)
 
 #: Arrays of a partial stack: sum, coverage, brightest frame.
 _N_SUMS = 3
@@ -51,6 +57,18 @@ def _opened(file: Path) -> BinaryIO:
         return file.open("wb")
 
 
+def _save(stream: BinaryIO, array: np.ndarray) -> None:
+    """Write an array in NumPy's format.
+
+    Where only a part was written NumPy says neither why nor of which file: the disk is full.
+    """
+    try:
+        np.save(stream, array)
+    except OSError as error:
+        number = error.errno or errno.ENOSPC
+        raise OSError(number, os.strerror(number), stream.name) from error
+
+
 @contextlib.contextmanager
 def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
     """A file to which the arrays of one frame after the other are appended; a reader sees all of it or nothing.
@@ -65,14 +83,14 @@ def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], 
 
         def append(index: int, arrays: Mapping[str, np.ndarray]) -> None:
             for array in (np.array([str(index), *arrays]), *arrays.values(), _checksums(*arrays.values())):
-                np.save(stream, array)
+                _save(stream, array)
 
         yield append
 
 
 def read_appended(file: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Frames of a file of :func:`appending` with their arrays by name, up to the first that is damaged."""
-    with contextlib.suppress(OSError, ValueError, EOFError), locations.open_binary(file) as stream:
+    with contextlib.suppress(OSError, *_DAMAGED), locations.open_binary(file) as stream:
         while True:
             index, *names = np.load(stream).tolist()
             arrays = {name: np.load(stream) for name in names}
@@ -90,7 +108,7 @@ def write_partial_stack(file: Path, *sums: np.ndarray) -> None:
     arrays = [_compact(numbers) for numbers in sums]
     with locations.replacing(file) as temporary, _opened(temporary) as stream:
         for array in (*arrays, _checksums(*arrays)):
-            np.save(stream, array)
+            _save(stream, array)
 
 
 def read_partial_stack(file: Path) -> list[np.ndarray]:
@@ -105,7 +123,7 @@ def read_partial_stack(file: Path) -> list[np.ndarray]:
         with locations.open_binary(file) as stream:
             *sums, checksums = (np.load(stream) for _ in range(_N_SUMS + 1))
         is_whole = np.array_equal(_checksums(*sums), checksums)
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise StoreError(_damaged_stack(file, str(error))) from error
     if not is_whole:
         raise StoreError(_damaged_stack(file, "its checksum does not fit"))

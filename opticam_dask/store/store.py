@@ -9,17 +9,18 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opticam_dask import locations, schema
 from opticam_dask.locations import location
-from opticam_dask.store import arrays
+from opticam_dask.store import arrays, mark_records
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.errors import NoSuchKey, NoSuchLabel, StoreError
-from opticam_dask.store.groups import Group, finish_removal, read_metadata
+from opticam_dask.store.groups import Group, finish_removal
+from opticam_dask.store.metadata import FILE_NAME, damaged, read_metadata
 from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
 
 STORE_NAME = "reduction.zarr"
@@ -160,10 +161,52 @@ class Store:
         """Files that could not be used at all."""
         return Group(self.path, "set_aside", "set_aside")
 
-    @property
-    def marks(self) -> Group:
-        """Marks of observers on frames, measurements and comparisons."""
-        return Group(self.path, "marks", "marks")
+    def read_marks(self) -> dict[str, list[Any]]:
+        """Marks of observers, also those taken back: the columns of ``schema.MARKS``, an entry a mark.
+
+        Raises
+        ------
+        StoreError
+            When their file is damaged.
+        """
+        group = Group(self.path, "marks", "marks")
+        attributes = group.attributes
+        try:
+            if not attributes and not (group.directory / FILE_NAME).is_file():
+                return {entry.name: [] for entry in schema.MARKS}
+            if "records" not in attributes and self.version != schema.SCHEMA_VERSION:
+                attributes = {"records": self._marks_in_arrays(group)}
+            return mark_records.columns_of(attributes)
+        except ValueError as error:
+            raise damaged(group.directory / FILE_NAME, error) from error
+
+    @staticmethod
+    def _marks_in_arrays(group: Group) -> dict[str, list[Any]]:
+        """Marks as versions before 1.8 wrote them, an array a column; those before ``transform`` had none."""
+        columns = {name: values.tolist() for name, values in group.read_all().items()} if group.is_whole else {}
+        n_marks = len(columns.get("number", ()))
+        return {entry.name: columns.get(entry.name, [entry.fill] * n_marks) for entry in schema.MARKS}
+
+    def write_marks(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write the marks of observers, all of them, by one file that is replaced: readers see the old or the new ones.
+
+        Parameters
+        ----------
+        columns : dict of sequence
+            The columns of ``schema.MARKS``, an entry a mark; plain numbers and text.
+        """
+        self.begin_changes()
+        self.put_marks(columns)
+        self.finish_changes()
+
+    def put_marks(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """As :meth:`write_marks`, in a store that is being changed: of an older version, in place of its arrays."""
+        group = Group(self.path, "marks")
+        document = {"zarr_format": 3, "node_type": "group", "attributes": mark_records.attributes_of(columns)}
+        group.directory.mkdir(parents=True, exist_ok=True)
+        locations.write_text(group.directory / FILE_NAME, json.dumps(document, indent=2))
+        for name in group.group_names:
+            locations.remove_tree(group.directory / name)
 
     def master(self, name: str) -> Group:
         """A master of calibration frames, by its name (``passes.calibration`` gives it)."""
@@ -209,6 +252,7 @@ class Store:
         Raises
         ------
         StoreError
+            With the command that brings the store to the present version.
         """
         version = self.version
         if version != schema.SCHEMA_VERSION:

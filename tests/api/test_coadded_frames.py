@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dask
+import dask.array
 import numpy as np
 import pytest
 import xarray as xr
 from small_nights import FIELD, INSTRUMENT, KEY, add_star, read_out, write_frame
 
 import opticam_dask as opticam
+from opticam_dask.api.steps.chains import ALIGNED
+from opticam_dask.api.steps.frames import chain_of, with_chain
+from opticam_dask.flags import UNUSABLE
 
 N_FRAMES, SIZE, READ_NOISE = 80, 4, 8.0
 CAMERA = opticam.Instrument.from_json(INSTRUMENT | {"default_read_noise": READ_NOISE})
@@ -39,6 +45,10 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> tuple[xr.Dataset, xr.Da
         return opticam.persist(opticam.align(ds, ref)), ref
 
 
+def never(*_args: object, **_options: object) -> None:
+    raise AssertionError("something was computed")
+
+
 def searched(co: xr.Dataset, ref: xr.Dataset) -> xr.Dataset:
     return opticam.align(opticam.detect(opticam.background(co)), ref)
 
@@ -47,7 +57,7 @@ def test_fluxes_of_sums__have_the_true_value_and_error(aligned) -> None:
     ds, ref = aligned
     with dask.config.set(scheduler="sync"):
         co = searched(opticam.coadd(ds, ref, frames=SIZE), ref)
-        cat = opticam.catalog(opticam.stack(ds, ref), frames=co)
+        cat = opticam.catalog(opticam.stack(ds, ref).load(), frames=co.compute())
         curves = opticam.photometry(co, cat).compute()
     brightest = cat.sel(source=1)
     offset = np.array([float(brightest["x"]), float(brightest["y"])]) - STARS[0, :2]
@@ -59,7 +69,7 @@ def test_fluxes_of_sums__have_the_true_value_and_error(aligned) -> None:
     pulls = ((total - truth) / error).to_numpy()
     assert 0.9 < pulls.std() < 1.1
     # all of them share the error of the profile's total
-    shared = float(cat.attrs["total_err"]) * float(np.abs(total / error).mean())
+    shared = float(cat["catalog_facts"].sel(catalog_fact="total_err")) * float(np.abs(total / error).mean())
     assert abs(pulls.mean()) < 0.1 + shared + 2.0 / np.sqrt(pulls.size)
     # nothing of the faintest is seen in one frame: its noise there is above a third of its flux
     faintest = int(np.argmin(STARS[nearest, 2]))
@@ -116,6 +126,36 @@ def test_pixels_that_are_not_known__are_not_in_a_sum() -> None:
     turned = np.array([[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0], [0.0, 0.0, 1.0]])
     moved = np.array([[1.0, 0.0, 30.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     assert are_turned(np.array([turned, moved]), np.eye(3), (100, 100)).tolist() == [True, False]
+
+
+def test_nothing_is_computed__neither_masters_nor_frames(aligned) -> None:
+    ds, ref = aligned
+    part = ds.isel(frame=slice(CONSTANT - 5, CONSTANT + 3))
+    response = 1.0 + 0.1 * np.random.default_rng(5).random((128, 128))
+    masters = {
+        "flat": response,
+        "flat_variance": np.full_like(response, 1e-4),
+        "bad_responses": np.zeros_like(response),
+    }
+    lazy = {f"master_{name}": (("y", "x"), dask.array.from_array(one)) for name, one in masters.items()}
+    chain = replace(chain_of(ds, ALIGNED, "coadd"), is_known=False)
+    with_flat = replace(chain, masters=tuple(masters))
+    with dask.config.set(scheduler=never):
+        co = opticam.coadd(with_chain(part, chain), ref, frames=SIZE)
+        flat_fielded = opticam.coadd(with_chain(part.assign(lazy), with_flat), ref, frames=SIZE)
+        sources = opticam.detect(opticam.background(flat_fielded))
+    with dask.config.set(scheduler="sync"):
+        expected = opticam.coadd(part, ref, frames=SIZE)
+        for name in ("image", "time", "exposure_time", "n_coadded", "saturation"):
+            np.testing.assert_array_equal(co[name][0], expected[name][0])
+        # one frame of the second sum cannot be added, which nobody could know before
+        assert co["image"][1].isnull().all()
+        assert co["n_coadded"].to_numpy().tolist() == [SIZE, 0]
+        assert expected["n_coadded"].to_numpy().tolist() == [SIZE, SIZE - 1]
+        np.testing.assert_allclose(flat_fielded["master_flat_variance"], 1e-4 / response**2)
+        flags = sources["flags"].to_numpy()
+    assert flags[0] == 1
+    assert flags[1] & UNUSABLE
 
 
 @pytest.mark.parametrize("frames", [0, -3, 2.5, True])

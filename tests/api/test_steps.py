@@ -53,10 +53,10 @@ def frames(night: SmallNight):
 
 @pytest.fixture(scope="module")
 def chain(frames) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, xr.Dataset]:
-    """Aligned frames (lazy), their reference, stack and catalogue."""
+    """Aligned frames (lazy), their reference, stack and catalogue (of a stack in memory: as many as there are)."""
     with dask.config.set(scheduler="sync"):
         ds, ref = aligned(open_night(frames))
-        deep = opticam.stack(ds, ref)
+        deep = opticam.stack(ds, ref).load()
         return ds, ref, deep, opticam.catalog(deep)
 
 
@@ -167,6 +167,39 @@ def test_an_added_source__has_the_next_id_and_changes_no_other(chain) -> None:
     assert np.nanmax(np.abs(pull)) < 4.0  # sigma: there is nothing
 
 
+def test_sources_in_another_order_or_read_from_a_file__have_the_same_light_curves(chain, tmp_path) -> None:
+    ds, ref, _, cat = chain
+    # beside a star: placed sources are measured after those that were found, which they do not change
+    xy, other = [(float(cat["x"][0]) + 3.0, float(cat["y"][0])), (15.0, 100.0)], slice(None, None, -1)
+    with dask.config.set(scheduler="sync"):
+        ds = opticam.persist(ds)
+        lazy = opticam.catalog(opticam.stack(ds, ref))
+        more, lazy_more = (opticam.add_sources(one, xy) for one in (cat, lazy))
+        for name, one in (("loaded", more), ("lazy", lazy_more)):
+            one.to_netcdf(tmp_path / f"{name}.nc")
+        files = [xr.open_dataset(tmp_path / f"{name}.nc", chunks=chunks) for name, chunks in
+                 (("loaded", None), ("lazy", None), ("lazy", {}))]  # fmt: skip
+        expected = opticam.photometry(ds, more)[["flux", "flux_err"]].compute()
+        assert expected["flux"].notnull().all("source").any()
+        parts = (
+            more.sortby("x"), more.isel(source=other), more.sortby("x").sel(source=[3, 1]),
+            lazy_more.isel(source=other), lazy_more.compute().sortby("flux"),
+            *(opticam.add_sources(one.isel(source=other), xy) for one in (cat, lazy)),
+            *files, files[1].isel(source=other), xr.merge([more, xr.Dataset({"mine": 1})]),
+        )  # fmt: skip
+        found = dask.compute(*(opticam.photometry(ds, part)[["flux", "flux_err"]] for part in parts))
+    for part, one in zip(parts, found, strict=True):
+        measured = one.isel(source=one["flux"].notnull().any("frame").to_numpy())
+        assert measured.sizes["source"] == min(part.sizes["source"], more.sizes["source"])
+        numbers = measured["source_id"].to_numpy()
+        # the placed ones come after all slots of a lazy catalogue
+        same = np.where(numbers > 100, numbers - 100 + cat.sizes["source"], numbers)
+        for name in ("flux", "flux_err"):
+            np.testing.assert_array_equal(measured[name], expected[name].sel(source=same), err_msg=name)
+    with pytest.raises(ValueError, match="star profile along component alone"):
+        opticam.photometry(ds, cat.where(cat["flux"] > 0))
+
+
 def test_relative_curves_of_a_selection__are_those_of_the_store(night, chain) -> None:
     ds, _, _, cat = chain
     with dask.config.set(scheduler="sync"):
@@ -270,6 +303,7 @@ def test_masters_rebinning_and_cosmic_rays__give_the_fluxes_of_the_reduction(tmp
         ds = opticam.detect(opticam.background(ds))
         ds = opticam.align(ds, opticam.reference(ds).load())
         found = opticam.photometry(ds, opticam.catalog(opticam.stack(ds))).compute()
+    found = found.dropna("source", how="all", subset=["flux"])  # slots of the lazy catalogue that are empty
     for name in ("flux", "flux_err", "flux_err_sys", "flags"):
         assert same_bits(found[name], reduced.curves()[name]), name
 

@@ -80,7 +80,7 @@ def test_results_that_were_kept__give_the_same_bits(two_nights, frames) -> None:
     np.testing.assert_array_equal(expected, two_nights.group("reference")["image"].to_numpy())
 
 
-def test_stack_and_photometry_together__align_each_frame_once(two_nights, frames, monkeypatch) -> None:
+def test_transforms_and_photometry_together__align_each_frame_once(two_nights, frames, monkeypatch) -> None:
     ref, cat = opticam.open_catalog(two_nights.out, KEY)
     ds = aligned_to(frames, ref)
     seen = []
@@ -91,8 +91,12 @@ def test_stack_and_photometry_together__align_each_frame_once(two_nights, frames
 
     monkeypatch.setattr(chains, "reduce_frame", counting)
     with dask.config.set(scheduler="sync"):
-        dask.compute(opticam.stack(ds, ref)["image"], opticam.photometry(ds, cat)["flux"], ds["transform"])
-    assert len(seen) == ds.sizes["frame"]
+        dask.compute(opticam.photometry(ds, cat)["flux"], ds["transform"], ds["fwhm"])
+        assert len(seen) == ds.sizes["frame"]
+        # a stack shares its survey with the catalogue and the light curves that are made of it
+        deep = opticam.stack(ds, ref)
+        dask.compute(deep["image"], opticam.photometry(ds, opticam.catalog(deep))["flux"])
+        assert len(seen) == 2 * ds.sizes["frame"]
 
 
 class Level:

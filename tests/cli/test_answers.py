@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -127,11 +128,13 @@ def test_log__holds_every_line_of_the_run_with_its_time(night, tmp_path, capsys)
     told = [line for line in capsys.readouterr().out.splitlines() if line]
     logged = (tmp_path / "out" / "opticam_dask.log").read_text().splitlines()
     lines = [line.partition(" INFO ")[2] for line in logged]
-    # what is said before the directory is owned (the scan) and after it was left (the summary) is of the command
-    inside = [line for line in told if line in lines]
-    assert len(inside) > 5
-    first, last = told.index(inside[0]), told.index(inside[-1])
-    assert told[first : last + 1] == inside
+    assert [line for line in lines if line in told] == told
+    # the reason why a run is refused as well
+    assert cli.main(["reduce", str(tmp_path / "data"), *how, "--threshold", "9"]) == 2
+    last = (tmp_path / "out" / "opticam_dask.log").read_text().splitlines()[-1]
+    assert "threshold" in capsys.readouterr().err
+    assert " ERROR the run ended with " in last
+    assert "threshold" in last
     assert all(line[:4].isdigit() and line[4] == "-" for line in logged)
 
 
@@ -154,17 +157,16 @@ def test_help__lists_every_command_in_its_group():
     assert all(f"\n  {name} " in shown for name in commands)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])
 def test_completion__is_a_script_with_every_command(shell, capsys):
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert all(name in script for name in EXAMPLES)
-    assert "--photometer" in script
+    assert ("-l photometer" if shell == "fish" else "--photometer") in script
 
 
 def test_completion__completes_in_bash(tmp_path):
-    script = tmp_path / "complete"
-    script.write_bytes(subprocess.check_output([sys.executable, "-m", "opticam_dask.cli", "completion", "bash"]))
+    script = _script("bash", tmp_path / "complete")
     ask = f"""
         source {script}
         COMP_WORDS=(opticam-dask lightc); COMP_CWORD=1
@@ -173,3 +175,30 @@ def test_completion__completes_in_bash(tmp_path):
     """
     found = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["lightcurve"]
+
+
+def _script(shell, path):
+    path.write_bytes(subprocess.check_output([sys.executable, "-m", "opticam_dask.cli", "completion", shell]))
+    return path
+
+
+def _said(*command):
+    if shutil.which(command[0]) is None and not os.environ.get("OPTICAM_DASK_CI"):
+        pytest.skip(f"{command[0]} (a Debian package) is not installed")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_completion__completes_in_fish(tmp_path):
+    script = _script("fish", tmp_path / "opticam-dask.fish")
+    for words, expected in (
+        ("lightc", "lightcurve"), ("lightcurve OUT --weig", "--weighting"), ("lightcurve OUT --weighting o", "optimal"),
+        ("instrument gu", "guess"), ("completion f", "fish"),
+    ):  # fmt: skip
+        found = _said("fish", "--no-config", "-c", f"source {script}; complete -C'opticam-dask {words}'")
+        assert [line.split("\t")[0] for line in found.splitlines()] == [expected]
+
+
+def test_completion__is_read_by_zsh(tmp_path):
+    script = _script("zsh", tmp_path / "_opticam-dask")
+    asked = f"autoload -Uz compinit && compinit -u -D && source {script} && typeset -p"
+    assert ":(sum optimal)" in _said("zsh", "-f", "-c", f"{asked} _shtab_opticam_dask_lightcurve_options")

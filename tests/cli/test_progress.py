@@ -69,6 +69,19 @@ def test_reduce__speaks_first_and_shows_every_stage_to_its_end(reduced):
     assert order == sorted(order)
 
 
+def test_commands_that_import_much__speak_first(reduced):
+    directory, _, _ = reduced
+    frames = directory / "frames"
+    assert on_terminal("export", directory / "out", "--format", "csv")[0] == f"Opening {directory / 'out'} ..."
+    assert on_terminal("check", frames, "--instrument", directory / "camera.json")[0] == f"Reading {frames} ..."
+
+
+def test_report__is_announced_by_a_line_not_by_a_bar_that_stands_still(reduced):
+    lines = on_terminal("report", reduced[0] / "out")
+    assert "Writing the report ..." in lines
+    assert not [line for line in lines if "━" in line]
+
+
 def test_reduce__again_draws_nothing(reduced, monkeypatch, capsys):
     directory, command, _ = reduced
     files = [file for folder in ("cat", "diag") for file in sorted((directory / "out" / folder).iterdir())]

@@ -70,7 +70,10 @@ def test_reduction__makes_no_more_tasks_than_it_has_blocks_nights_and_files(clie
     counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
     per_block = {"probe": 9, "match-probes": 1, "survey": 3, "merge-stacks": 1, "profile": 6, "measure": 3}
     # a night, some thousand frames, and the files of four sources of five
-    assert counts == {**per_block, "quality": 1, "light-curves": 1, "light-curve-files": 2}
+    per_night = {"quality": 1, "light-curves": 1, "light-curve-files": 2}
+    # a camera; both rounds of its star profile; five figures, and the files of the catalogue with one of them
+    per_camera = {"stack": 1, "catalog": 1, "fit-profile": 2, "files": 5}
+    assert counts == {**per_block, **per_night, **per_camera}
 
 
 def test_local_client__workers_do_not_fill_their_memory_with_profiles(client):

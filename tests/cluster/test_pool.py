@@ -266,4 +266,43 @@ def test_small_night__has_the_same_bits_as_in_one_process_and_starts_no_cluster(
     one, two = (Store.open(tmp_path / name).path for name in ("one", "two"))
     assert integrity.compare(one, two) == []
     assert {name for name in after - before if name.startswith("opticam_dask")} == set()  # all were imported once
-    assert not {"distributed", "dask.array", "xarray", "pandas", "matplotlib"} & after
+    assert not {"distributed", "rich", "bokeh"} & after
+
+
+_FORKS = """
+import os, psutil, sys
+from opticam_dask.cluster import pool
+from opticam_dask.cluster.executors import Work
+def facts(block):
+    return os.getpid(), os.getppid(), os.getsid(0), os.read(0, 1), sorted(sys.modules)
+with pool.Pool(2, frame_timeout=0.0, memory_limit=2_000_000_000) as processes:
+    processes.start(may_fork=True)
+    found = [answer for _, _, answer in processes.run([Work(facts, range(8))])]
+assert os.getsid(0) not in {session for _, _, session, *_ in found}  # Ctrl-C is for the command alone
+assert {nothing for *_, nothing, _ in found} == {b""}
+assert all({"matplotlib", "photutils.segmentation"} <= set(modules) for *_, modules in found)
+assert not {"matplotlib", "photutils.segmentation"} & set(sys.modules)  # the command itself needs neither
+pids, parents = {pid for pid, *_ in found}, {parent for _, parent, *_ in found}
+assert len(pids) == 2 and os.getpid() in parents, (pids, parents)
+assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes fork on Linux alone")
+def test_pool__of_a_command_is_its_fork_and_ends_with_it():
+    done = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, input="x", check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pool__a_process_with_threads_never_forks_itself(monkeypatch):
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    waits = threading.Event()
+    thread = threading.Thread(target=waits.wait)
+    thread.start()
+    try:
+        with pool.Pool(1, frame_timeout=0.0, memory_limit=2_000_000_000) as one:
+            one.start(may_fork=True)
+            assert list(one.run([Work(abs, [-3])])) == [(0, -3, 3)]
+    finally:
+        waits.set()
+        thread.join()

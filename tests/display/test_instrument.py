@@ -211,6 +211,11 @@ def test_two_clicks__give_a_frame_a_transform_and_one_leaves_it_out(out):
     np.testing.assert_allclose(np.array(json.loads(mark.transform)["transform"]), true, atol=0.05)
     page.aligning._on_leave_out()
     assert np.isnan(opticam.light_curves(out, KEYS[0], LABEL, radius=3.0)["flux"].to_numpy()[5]).all()
+    for left in (["transform"], [], []):  # each is taken back in turn, whatever its kind
+        page.panel._on_back()
+        assert opticam.marks(out)["kind"].tolist() == left
+    assert page.panel.told.text == "no mark to take back"
+    assert np.isfinite(opticam.light_curves(out, KEYS[0], LABEL, radius=3.0)["flux"].to_numpy()[5]).all()
 
 
 # ---------------------------------------------------------------- the report
@@ -285,12 +290,12 @@ def _chromium():
 
 
 def _fits_on_a_phone(browser, url, ready):
-    page, errors = browser.new_page(viewport={"width": 420, "height": 800}), []
+    page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
     page.on("console", lambda line: errors.append(line.text) if line.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     page.wait_for_function(f"() => {ready}")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert errors == []
     page.close()
 

@@ -646,6 +646,8 @@ COLUMNS = [
     "file",
     "file_size",
     "file_mtime",
+    "file_ctime",
+    "file_checksum",
     "key",
     "camera",
     "filter",
@@ -666,6 +668,7 @@ COLUMNS = [
     "latitude",
     "height",
     "time_reference",
+    "time_offset",
     "is_time_suspect",
     "ny",
     "nx",
@@ -895,3 +898,51 @@ def test_scan__an_interrupt_does_not_wait_for_the_files_that_are_left(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         scan(find_files(tmp_path), OPTICAM_MX(), progress=interrupt)
     assert len(n_read) < 400
+
+
+# ---------------------------------------------------------------- line lists (PLIO_1)
+
+
+def line_lists(tmp_path, words=(), descriptor=None):
+    """A mask in PLIO_1, its file and its pixels; words of the first line list, or where it lies, are changed."""
+    mask = np.zeros((12, 16), np.int16)
+    mask[3:5, 3:9] = 7
+    path = tmp_path / "mask.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(mask, compression_type="PLIO_1")]).writeto(path)
+    content = bytearray(path.read_bytes())
+    with fits.open(path, disable_image_compression=True) as hdus:
+        table = hdus[1].fileinfo()["datLoc"]
+        heap = table + hdus[1].header["NAXIS1"] * hdus[1].header["NAXIS2"]
+    for place, word in dict(words).items():
+        content[heap + 2 * place : heap + 2 * place + 2] = int(word).to_bytes(2, "big", signed=True)
+    if descriptor is not None:
+        content[table : table + 8] = descriptor
+    path.write_bytes(content)
+    return path, mask
+
+
+def test_read__line_lists(tmp_path):
+    path, mask = line_lists(tmp_path)
+    np.testing.assert_array_equal(FitsReader().read(path), mask)
+
+
+@pytest.mark.parametrize("words", [{3: 32767}, {3: 0, 4: 9}, {1: -9}, {2: 30000}, {7: 0x1001}])
+def test_read__line_list_that_leads_out_of_its_tile_is_refused(tmp_path, words):
+    """The decoder of astropy and cfitsio reads on in memory, and now and then the program dies of it."""
+    path, _ = line_lists(tmp_path, words)
+    with pytest.raises(FrameError, match="line list"):
+        FitsReader().read(path)
+
+
+def test_read__other_tiles_are_no_line_lists_whatever_a_comment_says(tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 1000, (12, 16)).astype(np.int16)
+    header = fits.Header([("COMMENT", "the mask of this image was in PLIO_1")])
+    path = tmp_path / "rice.fits"
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(pixels, header, compression_type="RICE_1")]).writeto(path)
+    np.testing.assert_array_equal(FitsReader().read(path), pixels)
+
+
+def test_read__tile_without_a_line_list_is_refused(tmp_path):
+    path, _ = line_lists(tmp_path, descriptor=bytes(8))
+    with pytest.raises(FrameError, match="no line list"):
+        FitsReader().read(path)

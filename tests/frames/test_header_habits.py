@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.coordinates import EarthLocation
+from astropy.coordinates import FK4, FK5, EarthLocation, SkyCoord
 from astropy.io import fits
 from astropy.time import Time
 
 from opticam_dask import OPTICAM_MX, Instrument
 from opticam_dask.frames import scanning
 from opticam_dask.frames.fits_files import read_header
+from opticam_dask.frames.headers.contradictions import contradictions
 from opticam_dask.kernels.series.timing import barycentric_mjd, utc_mjd
 from opticam_dask.pipeline import plan
 
@@ -375,7 +376,7 @@ def test_nina_header():
     assert (frame.exposure_time, frame.binning, frame.gain, frame.filter, frame.kind) == (30.0, 2, 0.25, "L", "light")
     assert (frame.ra, frame.dec, frame.longitude, frame.latitude, frame.height) == (10.68, 41.27, 7.1, 51.2, 450.0)
     assert abs(frame.mjd_utc - (START + 15.0 * SECOND)) < 1e-9
-    assert frame.warnings == ("the gains in EGAIN (0.25) and GAIN (139) are not the same: that in EGAIN is used",)
+    assert frame.warnings == ()  # GAIN is a setting, as its comment says
 
 
 def test_eso_header():
@@ -414,3 +415,102 @@ def test_opticam_headers_have_nothing_to_tell_but_their_position(real_data):
     assert len(frame.warnings) == 1
     assert frame.kind_source == "IMGTYPE"
     assert (frame.longitude, frame.latitude, frame.height) == pytest.approx((-115.4661, 31.045, 2790.0), abs=1e-3)
+
+
+# ---------------------------------------------------------------- equinox, unit of pixels, clock
+
+
+@pytest.mark.parametrize(
+    ("cards", "frame"),
+    [
+        ({"EQUINOX": 1950.0}, FK4(equinox="B1950")),
+        ({"RADECSYS": "FK4", "RA": 52.5}, FK4(equinox="B1950")),
+        ({"EQUINOX": "B1950.0"}, FK4(equinox="B1950")),
+        ({"EQUINOX": 2023.9, "EPOCH": 2000.0}, FK5(equinox="J2023.9")),  # as the telescope of OPTICAM writes it
+        ({"RADESYS": "FK5", "EPOCH": 1975.0}, FK5(equinox="J1975")),
+        ({"RADESYS": "FK5", "EPOCH": 2024.0}, FK5(equinox="J2024")),  # the date, and said to be an equinox
+        ({"EPOCH": "JNOW"}, FK5(equinox=Time(START, format="mjd"))),
+        ({"EQUINOX": "JNOW"}, FK5(equinox=Time(START, format="mjd"))),
+        ({"RADESYS": "GAPPT"}, FK5(equinox=Time(START, format="mjd"))),
+    ],
+)
+def test_position__equinox_of_the_header_is_turned_to_icrs(cards, frame):
+    found = interpreted(**cards)
+    expected = SkyCoord(52.5 * u.deg, 20.0 * u.deg, frame=frame).icrs
+    assert SkyCoord(found.ra, found.dec, unit="deg").separation(expected).arcsec < 0.05
+    assert [text for text in found.warnings if "turned to ICRS" in text]
+
+
+@pytest.mark.parametrize(
+    "cards", [{"EQUINOX": 2000.0}, {"EPOCH": "J2000"}, {"RADESYS": "ICRS", "EQUINOX": 2016.0}, {"RADESYS": "FK5"}]
+)
+def test_position__of_j2000_stays_without_a_word(cards):
+    found = interpreted(**cards)
+    assert (found.ra, found.dec, found.warnings) == (52.5, 20.0, ())
+
+
+def test_position__equinox_that_is_none_is_told():
+    found = interpreted(EQUINOX="spring")
+    assert (found.ra, found.dec) == (52.5, 20.0)
+    assert "EQUINOX is 'spring'" in found.warnings[0]
+
+
+def test_position__epoch_that_is_the_date_of_the_frame_is_no_equinox():
+    found = interpreted(EPOCH=2024.0)
+    assert (found.ra, found.dec) == (52.5, 20.0)
+    assert "EPOCH is 2024.0, the date of the frame" in found.warnings[0]
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("electron", 2.5), ("adu", 1.0)])
+def test_levels__of_the_definition_are_adu_also_where_pixels_are_electrons(unit, factor):
+    camera = definition(gain_keyword=("EGAIN",), default_saturation=60000.0, default_linearity=40000.0)
+    found = interpreted(camera, BUNIT=unit, EGAIN=2.5)
+    assert (found.saturation, found.linearity_limit) == (60000.0 * factor, 40000.0 * factor)
+    assert interpreted(camera, BUNIT=unit, EGAIN=2.5, SATURATE=50000.0).saturation == 50000.0
+
+
+@pytest.mark.parametrize("unit", ["electron", "electrons", "e-", "photo-electrons", "E", "electron/pixel", "[e-]"])
+def test_gain__of_pixels_in_electrons_is_one(unit):
+    found = interpreted(definition(gain_keyword=("EGAIN", "GAIN")), BUNIT=unit, EGAIN=2.5)
+    assert (found.gain, len(found.warnings)) == (1.0, 1)
+    assert "the pixels are electrons already" in found.warnings[0]
+    assert interpreted(definition(default_gain=1.7), BUNIT=unit).gain == 1.0
+    assert interpreted(BUNIT=unit).warnings == ()
+
+
+@pytest.mark.parametrize("unit", ["adu", "ADU", "DN", "counts", "Converged ADU", "raw mode", ""])
+def test_gain__of_pixels_in_adu_is_that_of_the_header(unit):
+    found = interpreted(definition(gain_keyword=("EGAIN",)), BUNIT=unit, EGAIN=2.5)
+    assert (found.gain, found.problems) == (2.5, ())
+
+
+@pytest.mark.parametrize(
+    "unit", ["electron/s", "adu / sec", "counts s-1", "e- s**-1", "Jy/beam", "nanomaggy", "mag", "W/m2"]
+)
+def test_gain__pixels_that_are_no_counts_are_refused(unit):
+    (problem,) = interpreted(BUNIT=unit).problems
+    assert problem.startswith("gain: expected pixels in ADU or electrons")
+    assert unit in problem
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("ACQUISITION", "acquisition"), ("Guide", "acquisition"), ("SPECTRUM", "spectrum"), ("guided light", "light")],
+)
+def test_kind__frames_that_are_no_images_of_the_target(word, kind):
+    assert interpreted(OBSTYPE=word).kind == kind
+
+
+def test_exposure__of_zero_is_told_for_a_light_alone():
+    assert "exposure time is 0" in interpreted(EXPTIME=0.0).warnings[0]
+    assert interpreted(EXPTIME=0.0, IMAGETYP="bias").warnings == ()
+
+
+@pytest.mark.parametrize(("year", "is_told"), [(1970, True), (2024, False), (2095, True)])
+def test_clock__that_was_not_set_is_told(tmp_path, year, is_told):
+    for second in range(3):
+        name = tmp_path / f"f{second}.fits"
+        cards = header_of(**{"DATE-OBS": f"{year}-02-01T00:00:{20 * second:02d}"})
+        fits.writeto(name, np.zeros((8, 8), np.uint16), cards)
+    scan = scanning.scan(scanning.find_files(tmp_path), definition())
+    assert any("was the clock of the camera set" in line for line in contradictions(scan.table)) == is_told

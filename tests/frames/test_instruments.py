@@ -385,7 +385,7 @@ def test_to_json__round_trip(tmp_path):
         assert OPTICAM_MX.from_json(path) == instrument
         assert OPTICAM_MX.from_json(json.loads(path.read_text())) == instrument
         plain = Instrument.from_json(path)
-        assert plain.interpret(HEADER) == instrument.interpret(HEADER)
+        assert repr(plain.interpret(HEADER)) == repr(instrument.interpret(HEADER))  # NaN is not equal to itself
         plain.to_json(tmp_path / "again.json")
         assert (tmp_path / "again.json").read_text() == path.read_text()
 

@@ -6,8 +6,11 @@ import pickle
 import warnings
 
 import numpy as np
+import photutils
 import pytest
+from packaging.version import Version
 from photutils.background import Background2D
+from zoomed_meshes import mesh_windows
 
 from opticam_dask import DefaultBackground
 from opticam_dask.kernels.images.sky import background, subtraction
@@ -26,7 +29,8 @@ def _field(shape, seed=0, n_stars=30):
 def _photutils(image, box, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Background2D(image, box, **options)
+        # a box with 90 % of its pixels left is left out by photutils 3.0 and used by 3.1: here it is left out by both
+        return Background2D(image, box, exclude_percentile=10.0 - 1e-9, **options)
 
 
 CASES = {
@@ -180,8 +184,11 @@ def test_sky_mesh__boxes_of_large_tails_equal_photutils():
     np.testing.assert_allclose(rms, reference.background_rms_mesh, rtol=1e-9)
 
 
+@pytest.mark.skipif(
+    Version(photutils.__version__) >= Version("3.1"), reason="photutils clips that box as all others since 3.1"
+)
 def test_sky_mesh__corner_box_with_two_levels_equals_photutils():
-    # photutils clips the corner box of a frame that boxes do not divide in another way than all the others
+    # photutils 3.0 clips the corner box of a frame that boxes do not divide in another way than all the others
     for seed in range(20):
         image = np.full((198, 198), np.nan)
         image[100:, 100:] = _two_levels(seed, 100)[1:99, 1:99]
@@ -230,16 +237,16 @@ def test_sky_mesh__box_larger_than_the_frame_is_refused():
         background.sky_mesh(np.zeros((10, 20)), (16, 16))
 
 
-def test_zoom_mesh_windows__bits_do_not_depend_on_the_window():
+def test_windows_of_a_zoomed_mesh__bits_do_not_depend_on_the_window():
     image = _field((203, 317))
     mesh, _ = background.sky_mesh(image, (20, 32))
     whole = background.zoom_mesh(mesh, image.shape, (20, 32))
     rng = np.random.default_rng(0)
     for size in (5, 11, 31):
         y0, x0 = rng.integers(-10, 200, 20), rng.integers(-10, 310, 20)
-        windows = background.zoom_mesh_windows(mesh, image.shape, (20, 32), y0, x0, size)
+        windows = mesh_windows(mesh, image.shape, (20, 32), y0, x0, size)
         for index in range(20):
-            alone = background.zoom_mesh_windows(
+            alone = mesh_windows(
                 mesh, image.shape, (20, 32), y0[index : index + 1] - 2, x0[index : index + 1] - 3, size + 7
             )[0]
             np.testing.assert_array_equal(windows[index], alone[2 : 2 + size, 3 : 3 + size])

@@ -9,11 +9,12 @@ import types
 
 import numpy as np
 import pytest
+from zoomed_meshes import mesh_windows, smooth_windows
 
 from opticam_dask.cluster import run_blocks
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images import calibrate
-from opticam_dask.kernels.images.sky import background, smooth_zoom
+from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 from opticam_dask.kernels.sources.profiles import profile
 
@@ -144,6 +145,17 @@ def test_box_statistics__of_few_or_no_pixels_end(shape):
 
 
 @needs_compiled
+def test_compiled_kernels__read_values_whose_type_names_the_order_of_this_machine():
+    """As those are that Zarr reads from an object store."""
+    values = np.array([3.0, 1.0, 2.5])
+    named = values.view(values.dtype.newbyteorder(sys.byteorder))
+    assert memoryview(named).format != memoryview(values).format
+    assert compiled.native.median(named) == 2.5
+    with pytest.raises(TypeError, match="native"):
+        compiled.native.median(named.astype(named.dtype.newbyteorder("S")))
+
+
+@needs_compiled
 def test_compiled_kernels__refuse_what_they_cannot_read():
     native, result = compiled.native, np.zeros((2, 1, 1))
     good = np.ones((1, 1, 4, 4))
@@ -238,14 +250,14 @@ CORNERS = np.array([[40, 50], [-7, 3], [150, 190], [-30, -30], [500, 20], [0, 0]
 def test_sky_in_windows__is_the_same_bits_by_both_forms(both, box, size):
     shape = (160, 200)
     mesh = np.random.default_rng(15).normal(300.0, 5.0, [-(-n // length) for n, length in zip(shape, box, strict=True)])
-    fast, plain = both(smooth_zoom.windows, mesh, shape, box, *CORNERS.T, size)
+    fast, plain = both(smooth_windows, mesh, shape, box, *CORNERS.T, size)
     np.testing.assert_array_equal(fast, plain)
     assert np.isfinite(fast[0]).all()
     assert np.isnan(fast[3]).any()
-    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, mesh, shape, box, *CORNERS.T, size))
+    np.testing.assert_array_equal(*both(mesh_windows, mesh, shape, box, *CORNERS.T, size))
     single = np.asfortranarray(mesh.astype(np.float32))
-    np.testing.assert_array_equal(*both(smooth_zoom.windows, single, shape, box, *CORNERS.T, size))
-    np.testing.assert_array_equal(*both(background.zoom_mesh_windows, single, shape, box, *CORNERS.T, size))
+    np.testing.assert_array_equal(*both(smooth_windows, single, shape, box, *CORNERS.T, size))
+    np.testing.assert_array_equal(*both(mesh_windows, single, shape, box, *CORNERS.T, size))
 
 
 @needs_compiled
@@ -263,15 +275,14 @@ def test_radius_and_light__are_the_same_bits_by_both_forms(both):
 @needs_compiled
 def test_kernels_of_cutouts__refuse_what_does_not_belong_together():
     native = compiled.native
-    knots, first, along, windows = np.ones((9, 9)), np.array([0, 5]), np.ones((2, 3, 4)), np.empty((2, 3, 3))
-    native.zoom_windows(knots, first, first, along, along, windows)
-    for wrong in (np.array([0, 6]), np.array([-1, 5]), np.array([0, 5, 5])):
+    knots, along, corner, windows = np.ones((9, 9)), np.ones((15, 10)), np.array([0, 5]), np.empty((2, 3, 3))
+    grid = (windows, (14, 15), (3, 3), -1.0, 1.0)
+    native.zoom_windows(knots, along, along, corner, corner, *grid)
+    for wrong in ((knots, along[:, :9].copy(), along, corner, corner), (knots, along, along, corner[:1], corner)):
         with pytest.raises(ValueError, match="belong together"):
-            native.zoom_windows(knots, wrong, first, along, along, windows)
-        with pytest.raises(ValueError, match="belong together"):
-            native.zoom_windows(knots, first, wrong, along, along, windows)
+            native.zoom_windows(*wrong, *grid)
     with pytest.raises(ValueError, match="belong together"):
-        native.zoom_windows(knots, first, first, along[:, :2].copy(), along, windows)
+        native.zoom_windows(knots, along, along, corner, corner, windows, (14, 16), (3, 3), -1.0, 1.0)
     with pytest.raises(ValueError, match="belong together"):
         native.elliptical_radius(np.ones((2, 3)), np.ones((2, 2)), np.ones((2, 4)), windows)
     with pytest.raises(ValueError, match="the table must reach"):

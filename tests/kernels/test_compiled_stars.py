@@ -9,7 +9,6 @@ import pytest
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images import segments
-from opticam_dask.kernels.images.sky import sky_level
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, misfit, profile
 
@@ -162,20 +161,6 @@ def test_connected_pixels__have_the_same_labels_by_both_forms(both, share):
     assert n_labels == n_wanted
 
 
-# ---------------------------------------------------------------- level of the sky
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (8, 8), (17, 23)])
-def test_smooth_sky__is_the_same_by_both_forms(both, shape):
-    rng = np.random.default_rng(shape[0])
-    values = 200.0 + 0.1 * np.arange(shape[1]) + rng.normal(0.0, 0.3, shape)
-    values[rng.random(shape) < 0.05] += 20.0
-    values[:, shape[1] // 2 :] += 5.0
-    share = np.where(rng.random(shape) < 0.2, rng.uniform(0.0, 1.0, shape), 1.0)
-    share[: shape[0] // 3, : shape[1] // 3] = 0.0
-    np.testing.assert_allclose(*both(sky_level.smooth, values, share, 0.3), rtol=0, atol=1e-9)
-
-
 # ---------------------------------------------------------------- what they promise
 
 
@@ -194,12 +179,12 @@ def test_kernels_of_stars__refuse_what_does_not_belong_together():
     with pytest.raises(ValueError, match="belong together"):
         native.adaptive_moments(np.ones((2, 5, 5)), xy, np.ones(2), limits, np.ones(4), np.empty((2, 3)), good)
     with pytest.raises(ValueError, match="belong together"):
-        native.field_fit(np.ones((2, 7)), np.ones((3, 2)), np.ones(2), np.ones(2), np.ones(6), np.empty((3, 7)), 1)
+        native.field_form(np.ones((2, 7)), np.ones((3, 2)), *3 * (np.ones(2),), np.empty(4), np.empty((3, 6)))
     with pytest.raises(ValueError, match="edges must join nodes"):
         native.connected_components(np.array([0]), np.array([2]), np.empty(2, dtype=np.int64))
     with pytest.raises(ValueError, match="belong together"):
-        native.fit_windows(
-            np.ones((25, 4)), np.ones((25, 4)), np.ones(9), np.ones((3, 25)), np.empty((3, 4)), None, 1.0
+        native.smooth_course(
+            np.ones((4, 5)), np.ones((4, 5)), np.ones((3, 25)), np.ones(12), np.empty((4, 5)), np.empty((4, 5)), 1.0
         )
 
 

@@ -28,7 +28,9 @@ def _stars(shape=(128, 160), seed=0, positions=((40, 50), (100, 30), (70, 100)),
 def test_segment_sources__equals_photutils_source_finder():
     image = _stars()
     table = detect.segment_sources(image, 50.0, 8)
-    segments = SourceFinder(8, n_processes=1, progress_bar=False)(image, 50.0)
+    finder = SourceFinder(8)
+    finder.progress_bar = False
+    segments = finder(image, 50.0)
     expected = SourceCatalog(image, segments).to_table()
     expected.sort("segment_flux", reverse=True)
     for name in ("x_centroid", "y_centroid", "segment_flux", "semimajor_axis", "orientation"):

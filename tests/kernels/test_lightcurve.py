@@ -11,10 +11,10 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series.lightcurve import fit_sinusoid, lomb_scargle_peak, reduced_chi2, relative_flux
 from opticam_dask.lightcurves.differential import (
     compute_relative,
-    most_variable,
     relative_light_curve,
     write_relative_light_curve,
 )
+from opticam_dask.lightcurves.field.variables import most_variable
 from opticam_dask.store.errors import StoreError
 
 FLUXES = np.array([9000.0, 6000.0, 5000.0, 4000.0, 1500.0])

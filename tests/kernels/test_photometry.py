@@ -248,3 +248,16 @@ def test_aperture_variance__equals_the_scatter_of_simulated_apertures():
     rms = np.full((20_000, 15, 15), np.sqrt(100.0 + 25.0))
     variance = noise.aperture_variance(np.broadcast_to(weights, frames.shape), frames, rms)
     assert abs(np.sqrt(variance.mean()) / sums.std() - 1.0) < 0.02
+
+
+@pytest.mark.parametrize("radius", [2.3, 5.0, 7.7])
+def test_circular_weights__pixels_beyond_the_disk_have_none(radius):
+    rng, size = np.random.default_rng(8), 19
+    xy = 30.0 + rng.uniform(-0.5, 0.5, (200, 2))
+    corners = np.full(200, 30 - size // 2)
+    weights = photometry.circular_weights(xy, corners, corners, size, radius)
+    pixels = 30 - size // 2 + np.arange(size)
+    away = [np.maximum(np.abs(pixels - xy[:, axis, None]) - 0.5, 0.0) for axis in (0, 1)]
+    nearest = np.hypot(away[0][:, None, :], away[1][:, :, None])
+    assert not weights[nearest > radius].any()
+    np.testing.assert_allclose(weights.sum(axis=(1, 2)), np.pi * radius**2, rtol=1e-12)

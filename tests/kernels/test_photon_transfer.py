@@ -44,6 +44,7 @@ def test_gain__a_right_one_is_not_doubted(sky, options, is_bias_off, has_flat):
     assert highest > 1.0 / 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "is_told"), [(4.0, True), (1.0, False)])
 def test_gain__the_run_says_so(tmp_path, capsys, given, is_told):
     rng = np.random.default_rng(5)

@@ -181,7 +181,15 @@ def test_fit_fluxes__blended_stars_are_unbiased_and_their_errors_right():
 
 def test_group_sources__chains_belong_together_and_nobody_is_alone():
     xy = np.array([[0.0, 0.0], [3.0, 0.0], [6.0, 0.0], [50.0, 0.0], [np.nan, 1.0], [80.0, 0.0], [82.0, 0.0]])
-    groups = joint_fit.group_sources(xy, 4.0)
-    assert [members.tolist() for members in groups] == [[0, 1, 2], [5, 6]]
-    assert joint_fit.group_sources(xy[:1], 4.0) == []
-    assert joint_fit.group_sources(np.empty((0, 2)), 4.0) == []
+    groups = joint_fit.group_sources(xy, 4.0, xy[:0])
+    assert [members.tolist() for members, _ in groups] == [[0, 1, 2], [5, 6]]
+    assert joint_fit.group_sources(xy[:1], 4.0, xy[:0]) == []
+    assert joint_fit.group_sources(np.empty((0, 2)), 4.0, xy[:0]) == []
+    # what lies near two chains links them not, and what lies near a single source makes it one of a group
+    others = np.array([[7.0, 0.0], [52.0, 0.0], [20.0, 0.0]])
+    found = joint_fit.group_sources(xy, 4.0, others)
+    assert [(members.tolist(), near.tolist()) for members, near in found] == [
+        ([0, 1, 2], [0]),
+        ([3], [1]),
+        ([5, 6], []),
+    ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import photutils
 import pytest
+from packaging.version import Version
 
 from opticam_dask import DefaultFinder
 from opticam_dask.frames.simulation.field_model import FieldModel
@@ -49,8 +51,16 @@ def test_find_sources__equals_photutils_on_crowded_fields(seed, beta, n_pixels):
     assert np.count_nonzero(is_equal) >= 0.9 * len(reference["x"])
     assert np.count_nonzero(away < 0.02) >= 0.95 * len(reference["x"])
     assert abs(len(found["x"]) - len(reference["x"])) <= 0.02 * len(reference["x"])
-    for name in ("flux", "semimajor_sigma", "semiminor_sigma"):
-        np.testing.assert_allclose(found[name][index][is_equal], reference[name][is_equal], rtol=1e-9)
+    np.testing.assert_allclose(found["flux"][index][is_equal], reference["flux"][is_equal], rtol=1e-9)
+    has_width = is_equal
+    if Version(photutils.__version__) >= Version(
+        "3.1"
+    ):  # which widens sources that are narrower than a pixel otherwise
+        of_axes = (found[name][index] ** 2 - 1.0 / 12.0 for name in ("semimajor_sigma", "semiminor_sigma"))
+        has_width = is_equal & (np.prod(list(of_axes), axis=0) >= 1.0 / 144.0)
+        assert np.count_nonzero(has_width) >= 0.8 * np.count_nonzero(is_equal)
+    for name in ("semimajor_sigma", "semiminor_sigma"):
+        np.testing.assert_allclose(found[name][index][has_width], reference[name][has_width], rtol=1e-9)
     turned = np.deg2rad(found["orientation"][index] - reference["orientation"])[is_equal]
     elongated = reference["semimajor_sigma"][is_equal] > 1.001 * reference["semiminor_sigma"][is_equal]
     np.testing.assert_allclose(np.sin(turned[elongated]), 0.0, atol=1e-6)

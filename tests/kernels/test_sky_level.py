@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from zoomed_meshes import smooth_windows
 
 from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom, subtraction
 
@@ -22,7 +23,7 @@ def _level(image, box=BOX, disks=NOTHING, saturated=None):
     frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, box, 5.0)
     level = subtraction.count_sky(frame, mesh, rms_mesh, disks, saturated).level(rms_mesh, (image.shape, box))
     side = max(image.shape)
-    return smooth_zoom.windows(level, image.shape, box, np.zeros(1, int), np.zeros(1, int), side)[
+    return smooth_windows(level, image.shape, box, np.zeros(1, int), np.zeros(1, int), side)[
         0, : image.shape[0], : image.shape[1]
     ]
 
@@ -118,20 +119,20 @@ def test_sky__in_steep_twilight_is_right_within_the_noise(angle):
 def test_smooth_zoom__is_exact_for_planes_and_a_step_stays_where_it_is():
     shape, box = (203, 317), (20, 32)
     y, x = ((np.arange(-(-size // side)) + 0.5) * side - 0.5 for size, side in zip(shape, box, strict=True))
-    plane = smooth_zoom.windows(3.0 * y[:, None] + 2.0 * x, shape, box, np.array([0, 193]), np.array([0, 307]), 10)
+    plane = smooth_windows(3.0 * y[:, None] + 2.0 * x, shape, box, np.array([0, 193]), np.array([0, 307]), 10)
     rows, columns = np.indices((10, 10))
     np.testing.assert_allclose(plane[0], 3.0 * rows + 2.0 * columns, atol=1e-9)
     np.testing.assert_allclose(plane[1], 3.0 * (rows + 193) + 2.0 * (columns + 307), atol=1e-9)
     step = np.where(np.arange(len(x)) < 5, 0.0, 1000.0) + 0.0 * y[:, None]
-    zoomed = smooth_zoom.windows(step, shape, box, np.array([0]), np.array([0]), 317)[0, :203]
+    zoomed = smooth_windows(step, shape, box, np.array([0]), np.array([0]), 317)[0, :203]
     assert not zoomed[:, : 32 * 5 - 16 - 64].any()
 
 
 def test_smooth_zoom__gives_the_same_bits_in_any_window_and_sums_of_boxes():
     shape, box = (203, 317), (20, 32)
     mesh = np.random.default_rng(0).normal(100.0, 5.0, (11, 10))
-    whole = smooth_zoom.windows(mesh, shape, box, np.array([0]), np.array([0]), 317)[0, :203]
-    windows = smooth_zoom.windows(mesh, shape, box, np.array([3, 150]), np.array([7, 290]), 20)
+    whole = smooth_windows(mesh, shape, box, np.array([0]), np.array([0]), 317)[0, :203]
+    windows = smooth_windows(mesh, shape, box, np.array([3, 150]), np.array([7, 290]), 20)
     np.testing.assert_array_equal(windows[0], whole[3:23, 7:27])
     np.testing.assert_array_equal(windows[1], whole[150:170, 290:310])
     np.testing.assert_allclose(smooth_zoom.box_sums(mesh, shape, box)[2, 3], whole[40:60, 96:128].sum())

@@ -180,6 +180,7 @@ def pulls():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
 def test_lag__pulls_have_width_one(pulls, coherence, capsys):
     found = pulls[coherence][0]
@@ -189,6 +190,7 @@ def test_lag__pulls_have_width_one(pulls, coherence, capsys):
     assert 0.9 < found.std() < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
 def test_coherence__is_in_bounds_and_its_pulls_have_width_one(pulls, coherence, capsys):
     _, coherences, _, bounded = pulls[coherence]
@@ -201,6 +203,7 @@ def test_coherence__is_in_bounds_and_its_pulls_have_width_one(pulls, coherence, 
     assert 0.9 < known.std() < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coherence", [1.0, 0.6])
 def test_phase_lag__pulls_have_width_one(pulls, coherence):
     phases = pulls[coherence][2]

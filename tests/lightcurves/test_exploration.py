@@ -27,6 +27,7 @@ from opticam_dask import (
 from opticam_dask.flags import FrameFlag, QualityFlag, SourceFlag, flag_attributes
 from opticam_dask.frames import scanning
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.reading import opening
 from opticam_dask.lightcurves.selection import decode_flags, meanings
 from opticam_dask.lightcurves.xarray_backend import OpticamBackend
 from opticam_dask.text import escape, sparkline, table
@@ -83,7 +84,7 @@ def made():
 
 @pytest.mark.parametrize("n_bytes", [1, 2**29])
 def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypatch, n_bytes):
-    monkeypatch.setattr(results, "_BYTES_AT_ONCE", n_bytes)
+    monkeypatch.setattr(opening, "_BYTES_AT_ONCE", n_bytes)
     groups = list(results.source_groups(reducer.out_directory, "1-g", names=("flux", "flags", "nothing")))
     assert len(groups) == (1 if n_bytes > 1 else curves.sizes["source"])
     together = xr.concat(groups, dim="source", data_vars="all")
@@ -95,7 +96,7 @@ def test_source_groups__together_are_the_light_curves(reducer, curves, monkeypat
 
 @pytest.mark.parametrize("n_bytes", [1, 2**29])
 def test_source_groups__of_chosen_sources(reducer, curves, monkeypatch, n_bytes):
-    monkeypatch.setattr(results, "_BYTES_AT_ONCE", n_bytes)
+    monkeypatch.setattr(opening, "_BYTES_AT_ONCE", n_bytes)
     columns = np.array([2, 0])
     together = xr.concat(results.source_groups(reducer.out_directory, "1-g", columns=columns), dim="source")
     for name in ("flux", "source_id"):
@@ -144,7 +145,7 @@ def test_select__by_time_and_a_frame_without_a_time_is_in_no_range(made, limits,
     ("options", "message"),
     [
         ({"time": (np.nan, None)}, "not known"),
-        ({"time": (np.datetime64("NaT"), None)}, "not known"),
+        ({"time": (np.datetime64("NaT", "ns"), None)}, "not known"),
         ({"time": ("yesterday", None)}, "2024-01-01T22:30"),
         ({"time": ("2024-01-01", None), "time_name": "bmjd_tdb"}, "in days"),
         ({"time": (1.0, 2.0), "time_name": "jd"}, "no time 'jd'"),
@@ -267,7 +268,9 @@ def test_engine__frames_are_those_of_open_observations_and_read_one_by_one(reduc
     assert opened.attrs["key"] == "2:r"
     assert opened["image"].attrs["units"] == "adu"
     for name in ("file", "mjd_utc", "night"):
-        xr.testing.assert_equal(opened[name].drop_vars(opened[name].coords), expected[name].drop_vars(expected.coords))
+        xr.testing.assert_equal(
+            opened[name].drop_vars(opened[name].coords), expected[name].drop_vars(expected[name].coords)
+        )
 
 
 def test_engine__several_cameras_without_a_key_get_names_of_their_own(reducer):

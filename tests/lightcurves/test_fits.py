@@ -8,7 +8,7 @@ import xarray as xr
 
 import opticam_dask as opticam
 from opticam_dask.kernels.fitting import shapes
-from opticam_dask.lightcurves.fitting.outcome import describe, value_of
+from opticam_dask.lightcurves.fitting.outcome import _not_seen, describe, value_of
 
 ORIGIN, JD = 60000.0, 2400000.5
 PERIOD, AXIS, INCLINATION, RATIO = 2.15, 6.05, 88.9, 0.12
@@ -149,6 +149,23 @@ def test_sinusoid__period_and_amplitude_come_back():
     assert np.sin(2 * np.pi * at / period + 0.7) > 0.98
 
 
+def test_sinusoid__a_camera_that_does_not_vary_has_an_error_all_the_same():
+    """The error of an amplitude of nothing is that of the others."""
+    rng = np.random.default_rng(2)
+    period = 0.03
+    curves = {
+        key: _curve(
+            key, lambda days, size=size: shapes.sinusoid_flux(days, size, 1 / period, 0.7, ORIGIN), rng, 0.01, 300
+        )
+        for key, size in (("1:g", 0.02), ("2:r", 0.0), ("3:z", 0.0))
+    }
+    fit = opticam.fit_sinusoid(curves, n_steps=0)
+    errors = {key: value_of(fit, f"amplitude_{key}")[1] for key in curves}
+    assert max(errors.values()) < 0.2, errors
+    for key in ("2:r", "3:z"):
+        assert value_of(fit, f"amplitude_{key}")[0] < 4.0 * errors["1:g"]
+
+
 def test_long_series__is_averaged_and_says_so():
     rng = np.random.default_rng(4)
     curve = _curve("1:g", _transit("1:g"), rng, 0.01, 9000, exposure=2.0)
@@ -173,6 +190,25 @@ def test_long_series__is_averaged_and_says_so():
 def test_transit__nonsense_is_refused(cameras, change, words):
     with pytest.raises(ValueError, match=words):
         opticam.fit_transit(cameras["1:g"], **({"period": PERIOD, "n_steps": 0} | change))
+
+
+def test_transit__that_is_not_there_or_has_no_errors_is_told(cameras):
+    curve = next(iter(cameras.values())) if isinstance(cameras, dict) else cameras
+    with pytest.raises(ValueError, match="no frame with a flux has an error above 0"):
+        opticam.fit_transit(curve.assign(relative_flux_err=0.0 * curve["relative_flux_err"]), PERIOD)
+    rng = np.random.default_rng(3)
+    flat = curve.assign(relative_flux=("frame", rng.normal(1.0, 0.002, curve.sizes["frame"])))
+    fit = opticam.fit_transit(flat, PERIOD, a_over_rs=AXIS, inclination=INCLINATION, n_steps=0)
+    assert "times its error: it is not sure that there is any" in fit.attrs["notes"]
+
+
+def test_depth__that_is_less_than_three_errors_or_negative_is_told():
+    found = {"parameter": ["depth_1:g", "depth_2:r", "depth_3:z"], "value": [2.0, -5.0, 3.0]}
+    found = {name: np.array(values) for name, values in found.items()}
+    assert _not_seen(found | {"error_minus": np.ones(3), "error_plus": np.ones(3)}) == [
+        "depth_1:g is 2.0 times its error: it is not sure that there is any",
+        "depth_2:r is negative: it is not sure that there is any",
+    ]
 
 
 def test_transit__without_barycentric_times_says_what_is_needed(cameras):

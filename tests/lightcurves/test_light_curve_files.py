@@ -112,7 +112,7 @@ class _Told:
     def __init__(self):
         self.totals, self.n_frames = [], 0
 
-    def begin(self, stage, total):
+    def begin(self, stage, total, unit="frames"):
         self.totals.append((stage, total))
 
     def advance(self, n_frames):
@@ -165,9 +165,10 @@ def test_write_light_curves__times_are_utc_where_no_barycentric_one_is_known(tmp
     )
     reducer.create_catalogs(n_pixels=5, border_width=4)
     reducer.photometry()
-    table = pd.read_csv(tmp_path / "out" / "lcs" / "aperture" / "1-g_source_1.csv")
+    # the usual parser of pandas 2 is off by a last digit
+    table = np.genfromtxt(tmp_path / "out" / "lcs" / "aperture" / "1-g_source_1.csv", delimiter=",", names=True)
     curves = results.light_curves(tmp_path / "out", "1:g")
-    assert list(table) == ["MJD", "flux", "flux_err", "background", "flags"]
+    assert list(table.dtype.names) == ["MJD", "flux", "flux_err", "background", "flags"]
     np.testing.assert_array_equal(table["MJD"], curves["mjd_utc"])
     np.testing.assert_array_equal(table["flux"], curves["flux"].sel(source=1))
 

@@ -82,6 +82,24 @@ def test_magnitudes__by_command_are_kept_and_sent(night, tmp_path, capsys):
     assert {row[6] for row in rows} == {"STD"}
 
 
+def test_magnitudes__a_star_that_is_marked_junk_gives_no_zero_point_until_the_mark_is_taken_back(night):
+    out, target = night.out, night.source_at(*FIELD[4][:2]) + 1
+    assert main(["magnitudes", str(out), "--target", str(target), "--prefix", "marked"]) == 0
+    file = out / "magnitudes" / "aperture" / "marked_1-V_magnitudes.ecsv"
+    before, written = opticam.differential_light_curves(out, "1:V")["marked"].load(), file.read_bytes()
+    star = before.attrs["comparisons"][0]
+    opticam.mark(out, "junk", "1:V", sources=[star])
+    opticam.mark(out, "cloud", "1:V", times=(before["mjd_utc"].to_numpy()[2],) * 2)
+    after = opticam.differential_light_curves(out, "1:V")["marked"].load()
+    assert after.attrs["comparisons"] == before.attrs["comparisons"][1:]
+    name = "n_zero_point_stars_2024-01-01"
+    assert after.attrs[name] == before.attrs[name] - 1
+    assert np.flatnonzero(np.isnan(after["magnitude"])).tolist() == [2, *GONE]
+    opticam.unmark(out, opticam.marks(out).index.tolist())
+    assert opticam.differential_light_curves(out, "1:V")["marked"].load()["magnitude"].equals(before["magnitude"])
+    assert file.read_bytes().count(b"nan") == written.count(b"nan")
+
+
 def test_magnitudes__what_is_missing_is_said(night, capsys):
     out = str(night.out)
     assert main(["magnitudes", out, "--target", "3", "--band", "z"]) == 2

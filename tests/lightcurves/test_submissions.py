@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -148,6 +149,17 @@ def test_exoplanet__an_independent_reader_finds_every_number_in_its_row(curve, f
     assert "nan" not in text.lower()
 
 
+def test_exoplanet__fluxes_are_1_out_of_transit_where_the_light_curve_has_another_level_than_its_fit(
+    curve, fit, observer
+):
+    def rows(given):
+        text = make_aavso_exoplanet(given, Submission(observer, "HAT-P-32"), fit)
+        return [line for line in text.splitlines() if not line.startswith("#")]
+
+    other = curve.assign({name: 0.5 * curve[name] for name in ("relative_flux", "relative_flux_err")})
+    assert rows(other) == rows(curve)
+
+
 def test_exoplanet__says_what_is_missing(curve, fit, observer):
     with pytest.raises(ValueError, match="fit-transit"):
         make_aavso_exoplanet(curve, Submission(observer, "HAT-P-32"), None)
@@ -163,7 +175,7 @@ def test_exoplanet__says_what_is_missing(curve, fit, observer):
     ("old", "new", "words"),
     [
         ("#TYPE=EXOPLANET", "#TYPE=Exoplanet", "is not one of EXOPLANET"),
-        ("#OBSCODE=OBSA", "#OBSCODE=TOOLONG", "7 characters, 5 are allowed"),
+        ("#OBSCODE=OBSA", "#OBSCODE=TOOLONG", "TOOLONG is no code: up to 5 letters and digits"),
         ("#DATE_TYPE=BJD_TDB", "#DATE_TYPE=BJD", "DATE_TYPE"),
         ("#EXPOSURE_TIME=60", "#EXPOSURE_TIME=900", "up to 600"),
         ("na", "nan", "'nan'"),
@@ -236,6 +248,8 @@ def test_alcdef__sessions_have_what_is_required_and_their_rows(with_magnitudes, 
     text = make_alcdef(with_magnitudes, Submission(observer, "Jarvis", number=3353))
     assert problems_of_alcdef(text) == []
     assert "DIFFERMAGS=FALSE" in text
+    # the code of the band, not its name in the catalogue
+    assert "MAGBAND=SG" in text.splitlines()
     assert "SESSIONDATE=2023-02-25" in text
     rows = [line.removeprefix("DATA=").split("|") for line in text.splitlines() if line.startswith("DATA=")]
     frames = _frames_of_rows([row[3] for row in rows])
@@ -248,7 +262,7 @@ def test_alcdef__sessions_have_what_is_required_and_their_rows(with_magnitudes, 
     differential = make_alcdef(curve, Submission(observer, designation="2023 MQ5"))
     assert problems_of_alcdef(differential) == []
     assert "DIFFERMAGS=TRUE" in differential
-    assert any("MAGBAND" in problem for problem in problems_of_alcdef(text.replace("MAGBAND=g\n", "")))
+    assert any("MAGBAND" in problem for problem in problems_of_alcdef(text.replace("MAGBAND=SG\n", "")))
     with pytest.raises(ValueError, match="name of the minor planet"):
         make_alcdef(curve, Submission(observer))
 
@@ -276,7 +290,7 @@ def test_ades__the_reader_of_the_iau_takes_it_for_submission(with_magnitudes, ob
     np.testing.assert_allclose(times, with_magnitudes["mjd_utc"].to_numpy()[kept], atol=1e-8)
     np.testing.assert_allclose([float(row.findtext("ra")) for row in rows], ra[kept], atol=1e-6)
     assert any("no UTC time" in problem for problem in problems_of_ades(text.replace("2023-02-2", "2023/02/2")))
-    with pytest.raises(ValueError, match="--object"):
+    with pytest.raises(ValueError, match="--designation"):
         make_ades(with_magnitudes, Submission(observer), places)
 
 
@@ -296,6 +310,33 @@ def test_cds__astropy_reads_the_table(with_magnitudes, form):
     assert any("bytes" in problem for problem in problems_of_cds(text.rstrip("\n") + "0\n"))
 
 
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"star": "SS\nCyg"}, "star must be one line of text"),
+        ({"star": "SS Cyg", "notes": "clouds\n#next=1"}, "notes must be one line of text"),
+        ({"star": "SS, Cyg"}, "takes no comma, and no # at the start, in the name of the star: SS, Cyg"),
+        ({"star": "#1"}, "no # at the start, in the name of the star"),
+        ({"star": "SS Cyg", "chart": "X1,X2"}, "in the chart: X1,X2"),
+    ],
+)
+def test_extended__names_that_would_break_the_file_are_refused(curve, observer, told, words):
+    with pytest.raises(ValueError, match=words):
+        make_aavso_extended(curve, Submission(observer, **told))
+
+
+def test_observer__names_are_one_line_and_codes_are_codes(curve, observer):
+    with pytest.raises(ValueError, match="name must be one line of text"):
+        replace(observer, name="A.\nObserver")
+    with pytest.raises(ValueError, match="secondary must be one line of text"):
+        replace(observer, secondary=("OBSB", "OB\nSC"))
+    unicode = replace(observer, name="Zoë Müller, M.Sc.")
+    assert "CONTACTNAME=Zoë Müller, M.Sc." in make_alcdef(curve, Submission(unicode, "Vesta"))
+    assert any("are ASCII" in line for line in problems_of_cds(make_cds(curve, Submission(unicode, "Vesta"))))
+    text = make_aavso_extended(curve, Submission(replace(observer, aavso="O,A"), "SS Cyg"))
+    assert problems_of_aavso_extended(text) == ["#OBSCODE=O,A is no code: up to 5 letters and digits"]
+
+
 def test_observer__yaml_and_json_say_the_same_as_toml(tmp_path, observer):
     yaml = tmp_path / "observer.yaml"
     yaml.write_text(
@@ -306,6 +347,10 @@ def test_observer__yaml_and_json_say_the_same_as_toml(tmp_path, observer):
     assert opticam.read_observer(yaml) == observer
     assert observer.band("odd", "ades") == "G"
     assert [observer.band(name, "aavso") for name in ("g", "V", "Clear", "z")] == ["SG", "V", "CV", "SZ"]
+    yaml.write_text(
+        yaml.read_text().replace("name: A. Observer", 'name: "A. Observer\\n"').replace("[OBSB]", '["OBSB\\n"]')
+    )
+    assert opticam.read_observer(yaml) == observer, "spaces and line breaks at the ends are nothing"
     with pytest.raises(ValueError, match="no aavso code is known for the filter 'W7'"):
         observer.band("W7", "aavso")
     broken = tmp_path / "broken.yaml"
@@ -357,6 +402,14 @@ def test_three_commands__lead_from_frames_to_a_fit_and_a_file(night, tmp_path, c
     file = night.out / "submissions" / "planet_1-V_aavso-exoplanet.txt"
     assert problems_of_aavso_exoplanet(file.read_text()) == []
     assert main(["verify", out]) == 0
+    # a mark leaves its frame out of the file, in which the fit is as old as it is
+    (number,) = opticam.mark(out, "cloud", "1:V", frames=["005.fits"])
+    assert main([*send, "--star", "Test star"]) == 0
+    lines = file.read_text().splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) == 47
+    assert "fit it again" in next(line for line in lines if line.startswith("#NOTES"))
+    assert opticam.fits_in_store(out, "1:V")["planet"]["value"].equals(fit["value"])
+    opticam.unmark(out, [number])
     # a new light curve of the name has no fit
     assert main(["lightcurve", out, "--target", str(target), "--comparisons", "auto", "--prefix", "planet"]) == 0
     assert opticam.fits_in_store(out, "1:V") == {}

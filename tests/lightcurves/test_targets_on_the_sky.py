@@ -15,6 +15,7 @@ import opticam_dask as opticam
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
 from opticam_dask.lightcurves.targets import source_number
+from opticam_dask.store.store import Store
 
 CENTRE, SCALE = (52.5, 20.0), 0.8
 #: The field is turned by 30 degrees and mirrored.
@@ -51,7 +52,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
     )
     stars = Table({"ra": np.append(ra, around[:, 0]), "dec": np.append(dec, around[:, 1])})
     stars["g_mag"] = np.append(20 - 2.5 * np.log10(FIELD[:, 2] / 1e3), np.full(60, 19.0))
-    stars["name"] = [f"Star {i}" for i in range(len(stars))]
+    stars["name"] = [f"Star {i}" if i != 4 else "\u00c5sgard" for i in range(len(stars))]
     stars.write(directory / "stars.csv")
     return found
 
@@ -113,6 +114,12 @@ def test_light_curves_take_places(night: SmallNight, tmp_path: Path) -> None:
     assert main([*command, f"{float(ra):.6f}", f"{float(dec):.6f}"]) == 0
     assert main([*command, "Star 3"]) == 0
     assert main([*command, "10.0", "-5.0"]) == 2
+    other = next(number for number in (1, 2) if number != source_number(night.out, KEY, "\u00e5sgard"))
+    assert main(["lightcurve", str(night.out), "--comparisons", str(other), "--target", "\u00c5sgard"]) == 0
+    assert [name for name in Store.open(night.out).camera(KEY).differential_names if "target_-sgard-" in name]
+    files = set(night.out.rglob("*.csv"))
+    assert main(["lightcurve", str(night.out), "--comparisons", "1", "--target", "2", "--prefix", "\u00c5"]) == 2
+    assert set(night.out.rglob("*.csv")) == files
     (file,) = opticam.export_light_curves(night.out, "csv", sources=["Star 3"])
     assert file.name == f"1-V_source_{number}.csv"
     assert main(["export", str(night.out), "--format", "csv", "--sources", "star 3", str(comparison)]) == 0

@@ -8,11 +8,11 @@ import pickle
 
 import numpy as np
 import pytest
+from zoomed_meshes import mesh_windows
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer, identities
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.images import calibrate
-from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.methods.frame_view import CatalogFacts, FrameView
@@ -144,7 +144,7 @@ def test_measure__pixels_of_cut_outs_and_of_the_whole_frame_give_the_same_bits(o
     known = {"gain": 1.3, "dark_current": 0.11, "exposure_time": 7.0}
 
     def sky(x0, y0, size):
-        return background.zoom_mesh_windows(mesh, raw.shape, (10, 10), y0, x0, size)
+        return mesh_windows(mesh, raw.shape, (10, 10), y0, x0, size)
 
     electrons = calibrate.to_electrons(raw, **known)
     view = _view(electrons, predicted, detected)

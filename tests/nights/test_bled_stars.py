@@ -17,7 +17,8 @@ from small_nights import (
 
 from opticam_dask import AperturePhotometer, Instrument, Reducer
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.images.matching.star_choice import mode, pile_up, whole_stars
+from opticam_dask.kernels.images.matching.star_choice import highest, mode, pile_up, whole_stars
+from opticam_dask.passes.probes import Probe, doubtful_saturation
 
 SIGMA = 1.5
 BLED = ((150, 200), (300, 420), (460, 130))
@@ -197,3 +198,20 @@ def test_mode__where_numbers_are_densest():
     assert mode(values) == pytest.approx(2.0, abs=0.05)
     assert np.isnan(mode(np.array([np.nan])))
     assert mode(np.array([3.0])) == 3.0
+
+
+@pytest.mark.parametrize(("saturation", "is_doubtful"), [(1500.0, True), (30000.0, False), (60000.0, False)])
+def test_saturation__far_below_the_stars_is_doubtful(saturation, is_doubtful):
+    """Stars of 30000 ADU are no stars above 1500; hot pixels and rays at the end of the range show nothing."""
+    rng = np.random.default_rng(4)
+    probes = []
+    for index in range(4):
+        image = np.full((100, 100), 200.0)
+        add_star(image, 50.2, 48.9, 5e5, 4.0)
+        pixels = read_out(image, rng)
+        pixels.flat[rng.choice(pixels.size, 6, replace=False)] = 65535
+        nothing = np.empty(0)
+        probes.append(
+            Probe(index, np.empty((0, 2)), nothing, 4.0, 4.0, "", saturation=saturation, highest=highest(pixels))
+        )
+    assert (doubtful_saturation(probes) is not None) == is_doubtful

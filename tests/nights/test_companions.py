@@ -8,7 +8,7 @@ import sep
 from photutils.detection import DAOStarFinder
 from scipy.spatial import KDTree
 from small_nights import SIGMA_TO_FWHM, add_star
-from test_ghosts import RMS, stacked, steps_for
+from small_stacks import RMS, stacked, steps_for
 
 from opticam_dask.passes.catalog import make_catalog
 

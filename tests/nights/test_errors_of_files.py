@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
+import pickle
 
+import dask
 import numpy as np
 import pytest
 import small_nights
 from astropy.io import fits
 
-from opticam_dask import AperturePhotometer, FitsReader, Instrument, OptimalPhotometer, open_frames
+from opticam_dask import (
+    AperturePhotometer,
+    FitsReader,
+    Instrument,
+    OptimalPhotometer,
+    align,
+    background,
+    calibrate,
+    coadd,
+    detect,
+    open_catalog,
+    open_frames,
+    photometry,
+)
 from opticam_dask.flags import SourceFlag
-from opticam_dask.frames.fits.read_pixels import level_as_read
+from opticam_dask.frames.fits.read_pixels import ReadPixels, Taken, level_as_read
 from opticam_dask.frames.scanning import find_files, scan
 
 SIDE, SKY, N_FRAMES, N_AVERAGED = 200, 400.0, 8, 16
@@ -62,12 +76,29 @@ def test_scan__tells_where_the_noise_is_from_and_a_definition_may_decline(night)
     assert type(plain) is np.ndarray
 
 
-def test_open_frames__says_that_steps_leave_the_errors_alone(night, caplog):
-    open_frames(night.out.parent / "frames", instrument=CAMERA)
-    assert "extension ERR) are left alone by the steps" in caplog.text
-    caplog.clear()
-    open_frames(night.out.parent / "frames", instrument=dataclasses.replace(CAMERA, use_errors=False))
-    assert not caplog.text
+@pytest.mark.parametrize(("chunks", "is_changed"), [(3, False), (None, False), (3, True)])
+def test_steps__measure_with_the_errors_of_the_files_as_well(night, chunks, is_changed):
+    """Where tasks read the frames themselves, and where these are in memory or went through other hands."""
+    ds = open_frames(night.out.parent / "frames", instrument=CAMERA, chunks=chunks)
+    if is_changed:
+        ds = ds.assign(image=(ds["image"] + 0).assign_attrs(ds["image"].attrs))
+    ref, cat = open_catalog(night.out, small_nights.KEY)
+    with dask.config.set(scheduler="sync"):
+        ds = align(detect(background(calibrate(ds))), ref)
+        found = photometry(ds, cat, OptimalPhotometer()).compute()
+    stored = night.curves("optimal")
+    for name in ("flux", "flux_err", "flags", "profile_chi2"):
+        np.testing.assert_array_equal(found[name], stored[name], err_msg=name)
+    with pytest.raises(ValueError, match=r"coadd expected frames without errors of their pixels \(extension ERR\)"):
+        coadd(ds, ref, frames=2)
+
+
+def test_pixels_with_errors__keep_them_on_the_way_to_another_process():
+    pixels = ReadPixels.of(np.ones((2, 3)), np.full((2, 3), 4.0), (Taken(None, 100.0, 1.5),))
+    again = pickle.loads(pickle.dumps(pixels))
+    np.testing.assert_array_equal(again, pixels)
+    np.testing.assert_array_equal(again.variance, pixels.variance)
+    assert again.taken == pixels.taken
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def test_map__is_of_its_filter_and_in_the_store(reduced):
     assert not Store.at(reduced["none"].out).master("fringe_1-V_200x200_1x1").is_whole
 
 
+def test_scale__is_beside_each_frame_with_its_unit(reduced):
+    scale, without = (reduced[name].frames["fringe_scale"] for name in ("sky", "none"))
+    master = Store.at(reduced["sky"].out).master("fringe_1-V_200x200_1x1").read_all()["fringe"]
+    amplitude = (master.ravel() @ _waves().ravel()) / (_waves().ravel() @ _waves().ravel())
+    np.testing.assert_allclose(scale.to_numpy() * amplitude, SKY * STRENGTH, rtol=0.1, atol=3.0)
+    assert scale.attrs["units"] == "electron pixel-1"
+    assert np.isnan(without).all()
+
+
 def test_steps_and_corrector__take_the_same_fringes_off(night):
     camera = Instrument.from_json(small_nights.INSTRUMENT)
     masters = calibration_masters(key="1:V", fringes=night / "map", instrument=camera)

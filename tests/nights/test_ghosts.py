@@ -7,33 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from small_nights import FIELD, SIGMA_TO_FWHM, add_star
+from small_stacks import stacked, steps_for
 
 from opticam_dask import Reducer, generate_observations, open_reduction
-from opticam_dask.frames.scanning import FitsReader
-from opticam_dask.methods.finders import DefaultFinder
-from opticam_dask.passes.catalog import StackedNight, make_catalog, missing_sources
-from opticam_dask.steps.frame_steps import FrameSteps
-
-N_FRAMES, RMS = 100, 15.0
+from opticam_dask.passes.catalog import make_catalog, missing_sources
 
 #: FWHM, from its moments in a Gaussian window, of a Moffat star of FWHM 4.
 WIDTH = 4.59
-
-
-def steps_for(shape, border_width=6):
-    return FrameSteps(
-        reader=FitsReader(0), shape=shape, rebin_factor=1, remove_cosmic_rays=False, background=None, box_size=(32, 32),
-        finder=DefaultFinder(9, border_width=border_width), threshold=5.0, n_slots=300,
-    )  # fmt: skip
-
-
-def stacked(image, seeing, rng, coverage=N_FRAMES):
-    """The stack of frames of which each has a background RMS of 15 electrons."""
-    coverage = np.broadcast_to(np.asarray(coverage, dtype=np.uint32), image.shape)
-    noise = rng.normal(0.0, 1.0, image.shape) * np.sqrt((RMS**2 + image) / np.maximum(coverage, 1))
-    return StackedNight(
-        image + noise, coverage, np.full(N_FRAMES, RMS), seeing, np.tile(np.eye(3), (N_FRAMES, 1, 1))
-    )  # fmt: skip
 
 
 def stars(shape=(200, 200), fwhm=4.0, scale=1.0):

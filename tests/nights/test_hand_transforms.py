@@ -68,6 +68,20 @@ def _reduce_again(night: Path) -> SmallNight:
     return SmallNight(night / "out")
 
 
+def _repaired(night: Path) -> SmallNight:
+    assert cli.main(["verify", str(night / "out"), "--repair", "--cluster", "none"]) == 0
+    return SmallNight(night / "out")
+
+
+def _lose_chunks(part: Path, *names: str) -> None:
+    """Drop all chunks of arrays of a part, as a disk does."""
+    for name in names:
+        chunks = [file for file in (part / name).rglob("*") if file.is_file() and file.name != "zarr.json"]
+        assert chunks, name
+        for file in chunks:
+            file.unlink()
+
+
 def test_frame_is_measured_with_the_transform_of_an_observer_and_no_longer_when_it_is_taken_back(night: Path) -> None:
     before = SmallNight(night / "out")
     flags = before.frames["flags"].to_numpy()
@@ -100,10 +114,18 @@ def test_frame_is_measured_with_the_transform_of_an_observer_and_no_longer_when_
     np.testing.assert_allclose(now[LOST, seen] / np.median(flux[others][:, seen], axis=0), 1.0, atol=0.03)
     assert not np.any(source_flags[LOST, seen] & np.uint32(SourceFlag.NO_TRANSFORM))
 
+    # the mark is in the store: what is lost is made again with it
+    part = next(path for path in (night / "out").rglob(before.night) if path.is_dir())
+    _lose_chunks(part, "frames/transform", "photometry/aperture/flux")
+    repaired = _repaired(night)
+    for name in ("transform", "flags"):
+        np.testing.assert_array_equal(repaired.frames[name], after.frames[name])
+    np.testing.assert_array_equal(opticam.light_curves(night / "out", KEY, "aperture")["flux"], now)
+
     (number,) = opticam.marks(night / "out").index.tolist()
     assert opticam.marks(night / "out").loc[number, "who"] == "Ada"
     opticam.unmark(night / "out", [number])
-    back = _reduce_again(night)
+    back = _repaired(night)
     assert back.frames["flags"].to_numpy()[LOST] & np.uint32(FrameFlag.NOT_ALIGNED)
     assert not back.frames["flags"].to_numpy()[LOST] & np.uint32(FrameFlag.BY_HAND)
     assert "taken back" in str(back.frames["message"].to_numpy()[LOST])

@@ -10,9 +10,9 @@ STARS = [(101.4, 120.7, 3e4), (48.8, 110.1, 1.5e4), (72.6, 60.9, 1e4), (118.3, 6
 BRIGHTEST = (5.0, 80.0, 2e5)
 
 
-def write_night(directory, stars, fwhm=4.0):
+def write_night(directory, stars, fwhms=(4.0,) * 4):
     rng = np.random.default_rng(31)
-    for frame in range(4):
+    for frame, fwhm in enumerate(fwhms):
         image, shift = np.full((160, 160), 100.0), rng.normal(0, 0.4, 2)
         for x, y, flux in stars:
             add_star(image, x + shift[0], y + shift[1], flux, fwhm)
@@ -46,8 +46,16 @@ def test_left_out__nothing_is_said_when_nothing_is(tmp_path, capsys):
 
 
 def test_box__stars_as_wide_as_a_box_are_told(tmp_path, capsys):
-    write_night(tmp_path, [(80.0, 80.0, 1e6), (40.0, 110.0, 6e5)], fwhm=14.0)
+    write_night(tmp_path, [(80.0, 80.0, 1e6), (40.0, 110.0, 6e5)], (14.0,) * 4)
     night, said = said_of(tmp_path, capsys)
     assert "the boxes of the sky mesh 16: the mesh takes part of their light for sky. A box_size (--box-size)" in said
     (warning,) = (line for line in describe_reduction(night.out) if "warning:" in line)
     assert "the boxes of the sky mesh 16: the mesh takes part of their light for sky." in warning
+
+
+def test_box__frames_out_of_focus_are_told(tmp_path, capsys):
+    write_night(tmp_path, STARS, (4.0, 4.0, 4.0, 12.0))
+    _, said = said_of(tmp_path, capsys)
+    line = said[said.index("1:V 2024-01-01: in 1 of 4 frames the stars are wider than half a box") :]
+    assert 10 < float(line[line.index("FWHM up to ") + 11 :].split(")")[0]) < 14
+    assert "the mesh takes part of their light for sky, some per cent" in line

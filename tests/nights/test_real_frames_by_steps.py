@@ -22,7 +22,7 @@ def by_steps(files: list[Path], key: str, instrument: Instrument | None, chunks:
     ds = opticam.detect(opticam.background(opticam.calibrate(ds)))
     ref = opticam.reference(ds).load()
     ds = opticam.persist(opticam.align(ds, ref))
-    cat = opticam.catalog(opticam.stack(ds, ref))
+    cat = opticam.catalog(opticam.stack(ds, ref).load())
     curves = opticam.photometry(ds, cat).compute()
     first = ds[["transform", "fwhm", "background", "n_sources"]].compute()
     return {"source_x": cat["x"]} | {name: curves[name] for name in MEASURED} | dict(first.data_vars)

@@ -26,7 +26,7 @@ class Notes(driver.Silent):
     def __init__(self):
         self.stages, self.n_frames = [], 0
 
-    def begin(self, stage, total):
+    def begin(self, stage, total, unit="frames"):
         if total:
             self.stages.append((stage, total))
 

@@ -185,6 +185,7 @@ def test_dark_that_vanishes_while_darks_are_combined__costs_that_dark(tmp_path):
         status = file.stat()
         entries.append(
             {"file": str(file), "file_size": status.st_size, "file_mtime": status.st_mtime, "exposure_time": 5.0}
+            | {"file_ctime": status.st_ctime, "file_checksum": 0}
             | {"gain": 1.0, "dark_current": 0.0, "saturation": np.nan, "linearity_limit": np.nan}
         )
     instrument = Instrument.from_json(small_nights.INSTRUMENT)

@@ -164,9 +164,12 @@ def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
         "match-probes": 2,
         "survey": n_blocks,
         "merge-stacks": 8,  # the groups of stacked frames that lie in more than one block, four a camera
+        "stack": 2,  # one a camera and night, as all that follow
+        "catalog": 2,
         "profile": 2 * n_blocks,  # in two rounds
+        "fit-profile": 2 * 2,
         "measure": n_blocks,
-        "quality": 2,  # one a camera and night
+        "quality": 2,
     }
 
 
@@ -231,7 +234,7 @@ def test_reduction__lost_partial_stacks_are_made_again(data, reference, tmp_path
 
 def test_reduction__a_damaged_partial_stack_is_told_and_made_again(data, reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(stacks, "finish_stack", _interrupt)
+        patch.setattr(stacks, "finish_stacks", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             _reduce(data, tmp_path, executors.InProcess(), frames_per_block=4)
     damaged = sorted((tmp_path / SCRATCH_NAME).rglob("level-0-*.npy"))[0]

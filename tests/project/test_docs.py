@@ -56,6 +56,8 @@ def test_parameter_page__has_a_row_for_every_parameter(generate):
 
 def test_api_page__has_every_public_name(generate):
     page = generate.api_page()
+    for accessor in ("OpticamAccessor", "OpticamArrayAccessor", "OpticamTreeAccessor"):
+        assert f"   opticam_dask.lightcurves.selection.{accessor}\n" in page
     for name in opticam_dask._HOME:
         assert f"   opticam_dask.{name}\n" in page
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -52,6 +55,9 @@ def test_citation__is_of_this_version():
 
 def test_site__is_built_from_the_configuration_that_is_there():
     assert (ROOT / _read(".readthedocs.yaml")["sphinx"]["configuration"]).exists()
+    # every public name has a page, and the browser is imported for it
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(extras["explore"]) <= set(extras["docs"])
 
 
 def test_package__carries_its_type_information():
@@ -83,11 +89,26 @@ def test_conda_recipe__has_the_version_and_the_requirements_of_the_project():
     assert script == f"opticam-dask = {PROJECT['project']['scripts']['opticam-dask']}"
 
 
+@pytest.mark.skipif(shutil.which("awk") is None, reason="no awk")
+@pytest.mark.parametrize("heading", ["## 1.2.3 - 2027-01-31", "## [1.2.3] - 2027-01-31"])
+def test_release__shows_the_section_of_its_version(heading):
+    [step] = [one for one in _read(".github/workflows/release.yml")["jobs"]["sdist"]["steps"] if "awk" in str(one)]
+    [line] = [line for line in step["run"].splitlines() if line.startswith("awk")]
+    [program] = [word for word in shlex.split(line) if "next" in word]
+    changelog = f"# Changelog\n\n## Unreleased\n\n{heading}\n\n- Mended.\n\n## 1.2.30 - 2026-01-01\n\n- Older.\n"
+    command = ["awk", "-v", "version=1.2.3", program]
+    shown = subprocess.run(command, input=changelog, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["-", "Mended."]
+
+
 def test_release__builds_one_wheel_for_all_versions_and_tries_what_it_publishes():
     jobs = _read(".github/workflows/release.yml")["jobs"]
     assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
     (build,) = [step for step in jobs["wheels"]["steps"] if "cibuildwheel" in step.get("uses", "")]
     oldest = PROJECT["project"]["requires-python"].removeprefix(">=3.")
-    assert build["env"]["CIBW_BUILD"] == f"cp3{oldest}-*"
+    # the first builds, the others try what it built
+    tested = _read(".github/workflows/tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert build["env"]["CIBW_BUILD"].split() == [f"cp{version.replace('.', '')}-*" for version in tested]
+    assert tested[0] == f"3.{oldest}"
     for job in ("sdist", "wheels"):
         assert "opticam-dask demo" in str(jobs[job]["steps"])

@@ -275,12 +275,16 @@ def test_migrate__keeps_every_result_and_completes_the_chunks(old, capsys, tmp_p
         "1.2 -> 1.3",
         "1.3 -> 1.4",
         "1.4 -> 1.5",
+        "1.5 -> 1.6",
+        "1.6 -> 1.7",
+        "1.7 -> 1.8",
     ]
     after = arrays.all_arrays(old / STORE_NAME)
     added = after.keys() - before.keys()
     assert {name.split("/", 2)[2] for name in added} == {
         *("frames/semimajor_sigma", "frames/semiminor_sigma", "frames/orientation"),
-        *("frames/form_terms", "frames/extension", "frames/plane"),
+        *("frames/form_terms", "frames/extension", "frames/plane", "frames/fringe_scale"),
+        *("frames/file_ctime", "frames/file_checksum"),
         *("frames/linearity_limit", "frames/ra", "frames/dec"),
         *("background/background_offset_mesh", "background/background_mean_mesh", "background/background_n_sky"),
         "photometry/aperture/profile_chi2",

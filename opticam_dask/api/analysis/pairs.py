@@ -265,9 +265,9 @@ class PairAnalyses(AnalysedCurves):
         Returns
         -------
         TimingResults
-            By pair: peak and centroid of each realisation; attributes peak_median, peak_low, peak_high and the same of
-            the centroid: the median and the 16th and 84th percentile. NaN when less than half of the realisations have
-            a peak within ``max_lag``. Positive: the second lags the first.
+            By pair: peak and centroid of each realisation, in seconds; attributes peak_median, peak_low, peak_high
+            (median, 16th and 84th percentile) and centroid_median, centroid_low, centroid_high. NaN when less than
+            half of the realisations have a peak within ``max_lag``. Positive: the second lags the first.
         """
         limit, found = seconds(max_lag, "max_lag"), {}
         for pair, first, second in self._pairs():

@@ -24,9 +24,9 @@ class SpectralAnalyses(AnalysedCurves):
         Parameters
         ----------
         norm : {"frac", "abs", "leahy", "none"}
-            See :func:`kernels.spectra.power_spectrum`.
+            Normalisation of the powers, as in :func:`kernels.spectra.power_spectrum`.
         scale : {"linear", "log", "loglog"}
-            Of the axes of the plot.
+            Scale of the axes of the plot.
 
         Returns
         -------
@@ -61,7 +61,7 @@ class SpectralAnalyses(AnalysedCurves):
         Parameters
         ----------
         segment_size : Quantity or float
-            A float is in seconds.
+            Length of a segment, in seconds unless it has a unit.
         rebin_factor : float, optional
             Average frequencies too, in bins that grow by ``1 + rebin_factor``.
         norm : {"frac", "abs", "leahy", "none"}
@@ -108,13 +108,15 @@ class SpectralAnalyses(AnalysedCurves):
         scale : {"linear", "log", "loglog"}
             Scale of the axes of the plot.
         frequency : Quantity or array, optional
-            In hertz. By default from one cycle in the whole series to half of the inverse of the usual step.
+            Frequencies, in hertz unless they have a unit; by default from one cycle in the whole series to half of
+            the inverse of the usual step.
         false_alarm_probabilities : sequence of float
             Probabilities whose powers are given as levels.
         method : {"baluev", "davies", "naive", "bootstrap"}
             How false alarms are estimated (astropy's names).
         n_bootstraps, seed : int
-            For the bootstrap.
+            Number of light curves of the bootstrap, each with fluxes drawn from the measured ones (with their errors,
+            with replacement) at the same times, and the seed of their random numbers.
 
         Returns
         -------

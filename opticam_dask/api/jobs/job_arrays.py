@@ -21,7 +21,7 @@ from opticam_dask.api.jobs.planned_run import LAST_PASS, PartOfRun, PlannedRun, 
 from opticam_dask.api.repair import stored_setup
 from opticam_dask.api.session import LOG_NAME, Session, log_to_file
 from opticam_dask.cluster.executors import Executor, InProcess
-from opticam_dask.display import diagnostics, products
+from opticam_dask.display import run_files
 from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometer_kinds import photometer_from_record
@@ -30,7 +30,6 @@ from opticam_dask.pipeline import driver, frozen
 from opticam_dask.pipeline.driver import PASSES, Outcome, Progress, ReductionError, Run, Setup, Silent, WrongParameters
 from opticam_dask.store import ownership
 from opticam_dask.store.camera import Part, group_name
-from opticam_dask.store.store import Store
 
 
 class Incomplete(ReductionError):
@@ -50,6 +49,7 @@ def require_plan(run: PlannedRun, token: str | None) -> None:
     Raises
     ------
     ReductionError
+        When the directory was planned again since.
     """
     if token and not run.token.startswith(token):
         raise ReductionError(
@@ -69,7 +69,7 @@ def work(run: PlannedRun, number: int, chosen: Sequence[range] | None, session: 
     run : PlannedRun
         The planned run.
     number : int
-        Of the pass.
+        Number of the pass.
     chosen : sequence of range, optional
         By default all units.
     session : Session
@@ -198,7 +198,7 @@ def finish(run: PlannedRun, number: int, session: Session, *, break_lock: bool =
     run : PlannedRun
         The planned run.
     number : int
-        Of the pass.
+        Number of the pass.
     session : Session
         That of one of the jobs that share the run.
     break_lock : bool
@@ -256,6 +256,7 @@ def require_complete(run: PlannedRun, number: int, shared: Run | None = None) ->
     Raises
     ------
     Incomplete
+        With the blocks that are not done, and the command that does them.
     """
     missing = missing_blocks(run, number, shared)
     if not missing:
@@ -324,12 +325,9 @@ def _has_products(setup: Setup, labels: Sequence[str]) -> bool:
 
 def _write_products(out: Path, labels: Sequence[str], executor: Executor, progress: Progress) -> list[Path]:
     """Write the files for people that ``reduce`` writes."""
-    written = [*products.write_catalogs(out), products.plot_catalogs(out), *products.plot_frames(out)]
-    for label in labels:
-        written.append(light_curve_files.write_light_curves(out, label, executor, progress))
-        if Store.at(out).measured_keys(label):
-            written += diagnostics.plot_rms_vs_flux(out, label=label)
-    return [file for file in written if file is not None]
+    folders = [light_curve_files.write_light_curves(out, label, executor, progress) for label in labels]
+    files = [*run_files.OF_FRAMES, *run_files.of_photometry(out, labels)]
+    return [*run_files.write_run_files(out, files, executor, progress), *folders]
 
 
 # ---------------------------------------------------------------- inside

@@ -320,6 +320,7 @@ def parse_ranges(text: str) -> list[range]:
     Raises
     ------
     ValueError
+        When the text is anything else, or a range is empty.
     """
     found = []
     for piece in text.split(","):

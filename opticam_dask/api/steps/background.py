@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from opticam_dask.api.arguments import plain
+from opticam_dask.api.arguments import plain, require_callables
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import FrameTask
-from opticam_dask.api.steps.frames import chain_of, grown_by, placeholders, records_over
+from opticam_dask.api.steps.frames import chain_of, grown_by, placeholders, records_over, step
 from opticam_dask.cluster import blocks
+from opticam_dask.lightcurves.indexes import pixel_coordinates
 from opticam_dask.methods.backgrounds import DefaultBackground
 
 SKY = ("background", "background_rms", "flags", "message")
@@ -21,6 +22,7 @@ SKY = ("background", "background_rms", "flags", "message")
 MESHES = ("background_mesh", "background_rms_mesh")
 
 
+@step
 def background(
     ds: xr.Dataset,
     *,
@@ -33,11 +35,12 @@ def background(
     Parameters
     ----------
     ds : Dataset
-        Of `calibrate`.
+        Calibrated frames, as `calibrate` returns them.
     box_size : int or (int, int), optional
         Box of the sky mesh in pixels, ``(ny, nx)``; by default 1/32 of the shorter side.
     estimator : callable, optional
-        One's own ``image -> Background2D``-like; there is no mesh then, unless it is a `DefaultBackground`.
+        Function of your own, ``image -> Background2D``-like; the result then has no mesh, unless it is a
+        `DefaultBackground`.
     merge : bool
         Add the results to ``ds``; otherwise they are returned alone.
 
@@ -52,6 +55,7 @@ def background(
     ValueError
         When the frames are in ADU, or a box is larger than a frame.
     """
+    require_callables(estimator=estimator)
     if isinstance(estimator, DefaultBackground):
         box_size = estimator.box_size if box_size is None else box_size
     estimator = plain(estimator)
@@ -61,13 +65,14 @@ def background(
     return grown_by(ds, chain, "background", (*SKY, *(() if estimator else MESHES)), merge)
 
 
+@step
 def subtract_background(ds: xr.Dataset) -> xr.DataArray:
     """Frames without their sky, lazily.
 
     Parameters
     ----------
     ds : Dataset
-        Of `background`.
+        Frames with their sky, as `background` returns them.
 
     Returns
     -------
@@ -86,15 +91,16 @@ def subtract_background(ds: xr.Dataset) -> xr.DataArray:
     values = blocks.picked(records, "image", steps.image_shape, dtype)
     attributes = {"units": "electron pixel-1", "long_name": "frames without their sky"}
     kept = {name: one for name, one in ds.coords.items() if set(one.dims) <= {"frame"}}
-    coords = xr.Coordinates(kept, indexes=ds.coords.xindexes if "time" in ds.xindexes else {})
-    return xr.DataArray(values, dims=("frame", "y", "x"), coords=coords, attrs=attributes, name="image")
+    coords = xr.Coordinates(kept, indexes={name: one for name, one in ds.xindexes.items() if name in kept})
+    clean = xr.DataArray(values, dims=("frame", "y", "x"), coords=coords, attrs=attributes, name="image")
+    return clean.assign_coords(pixel_coordinates(steps.image_shape))
 
 
 class _Subtracted(FrameTask):
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         steps = self.steps(shared)
         found = []
-        for entry in chains.entries_of(images, table):
+        for entry in self.entries(images, table):
             result = self.reduced(None, steps, entry)
             found.append({"image": np.nan if result.subtracted is None else result.subtracted})
         return found

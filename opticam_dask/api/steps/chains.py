@@ -6,8 +6,9 @@ they were read, so that they are those of the durable reduction bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from opticam_dask import schema
+from opticam_dask.frames.fits.errors import FrameError
+from opticam_dask.frames.fits.read_pixels import ReadPixels
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import masters as masters_kernel
 from opticam_dask.parameters import ReductionParameters
-from opticam_dask.passes import probes as probing
 from opticam_dask.passes.calibration import as_masters
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.steps.align import Aligning, reduce_frame
@@ -56,6 +58,19 @@ SURVEYED_MESHES = (
     "background_n_sky",
 )
 
+#: What each step makes of frames beside flags, by its depth.
+MADE = {
+    SKY: ("background", "background_rms", *SURVEYED_MESHES[:2]),
+    DETECTED: ("fwhm", "n_sources", *(entry.name for entry in schema.SOURCES)),
+    ALIGNED: (
+        *("transform", "transform_rms", "n_matched", "form_terms", *(f"star_{name}" for name in FORM)),
+        *SURVEYED_MESHES[2:],
+    ),
+}
+
+#: Mean exposure time of darks (seconds), and their electrons per ADU where the bias is taken off them.
+DARK_FACTS = ("dark_exposure_time", "dark_gain")
+
 #: Numbers of a reference beside its stars, in the order in which tasks get them.
 REFERENCE_FACTS = ("reference_fwhm", "reference_minor_fwhm", "pile_up_level", "pile_up_gain")
 
@@ -69,19 +84,21 @@ class Chain:
     setup : Setup
         Instrument, parameters and functions of the user's, as of a reduction.
     shape : (int, int)
-        Of a frame as read, ``(ny, nx)``.
+        Shape of a frame as read, ``(ny, nx)``.
     binning : int
-        Of the frames.
+        Binning of the frames by the detector.
     depth : int
         The last step: 0 for frames as they were read.
     masters : tuple of str
-        Variables of master frames, which tasks get.
-    dark_time, dark_gain : float, optional
-        Mean exposure time of the darks (seconds), and their electrons per ADU where the bias is taken off them.
+        Variables of master frames, which tasks get, and `DARK_FACTS`, as far as there are any.
     is_known : bool
         Whether the variables of the steps are computed, so that later steps take them as they are.
     is_coadded : bool
         Whether these are sums of frames.
+    errors : str
+        Name of the extension with the errors of the pixels; empty without.
+    has_overscan : bool
+        Whether an overscan was taken off the pixels.
     """
 
     setup: Setup
@@ -89,10 +106,10 @@ class Chain:
     binning: int
     depth: int = 0
     masters: tuple[str, ...] = ()
-    dark_time: float | None = None
-    dark_gain: float | None = None
     is_known: bool = False
     is_coadded: bool = False
+    errors: str = ""
+    has_overscan: bool = False
 
     @classmethod
     def of(cls, instrument: Instrument, shape: tuple[int, int], binning: int) -> Chain:
@@ -115,8 +132,10 @@ class Chain:
         steps = self.setup.steps(self.shape, self.binning)
         if not self.masters:
             return steps
-        known = {name: np.reshape(values, self.shape) for name, values in zip(self.masters, arrays, strict=True)}
-        made = as_masters(known, self.dark_time, self.dark_gain)
+        given = dict(zip(self.masters, arrays, strict=True))
+        facts = [float(given[name][0]) if name in given else None for name in DARK_FACTS]
+        frames = {name: np.reshape(values, self.shape) for name, values in given.items() if name not in DARK_FACTS}
+        made = as_masters(frames, *facts)
         return replace(steps, masters=functools.partial(_same, made), has_flat="flat" in self.masters)
 
     @property
@@ -129,18 +148,6 @@ def _same(made: masters_kernel.Masters) -> masters_kernel.Masters:
     return made
 
 
-def entries_of(images: np.ndarray, table: np.ndarray) -> list[dict[str, Any]]:
-    """Header values and pixels of each frame, as the steps take them."""
-    entries, names = [], table.dtype.names or ()
-    for image, row in zip(images, table, strict=True):
-        entry = dict(zip(names, row.tolist(), strict=True))
-        if image.size and image.min() != image.max():
-            entry["pixels"] = image
-        # a frame that could not be read is blank here: its file says why
-        entries.append(entry)
-    return entries
-
-
 @dataclass(frozen=True)
 class FrameTask:
     """Task on a chunk of frames: computes every variable that the dataset holds of them.
@@ -148,9 +155,9 @@ class FrameTask:
     Attributes
     ----------
     chain : Chain
-        The steps.
+        Steps that the frames go through.
     name : str
-        Of the task, for the dashboard.
+        Name of the task, for the dashboard.
     """
 
     chain: Chain
@@ -159,8 +166,24 @@ class FrameTask:
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Records of the frames."""
         if self.chain.depth == CALIBRATED:
-            return [_calibrated(self.steps(shared), entry) for entry in entries_of(images, table)]
-        return records_of(self.arrays(self.steps(shared), entries_of(images, table), table))
+            return [_calibrated(self.steps(shared), entry) for entry in self.entries(images, table)]
+        return records_of(self.arrays(self.steps(shared), self.entries(images, table), table))
+
+    def entries(self, images: np.ndarray | Iterator[np.ndarray], table: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Header values and pixels of each frame, with what its file says of them, as the steps take them."""
+        names, reads = table.dtype.names or (), self.chain.errors or self.chain.has_overscan
+        reader = replace(self.chain, masters=()).steps().reader
+        for image, row in zip(images, table, strict=True):
+            entry = dict(zip(names, row.tolist(), strict=True))
+            if image.size and image.min() != image.max():
+                entry["pixels"] = image
+            # a frame that could not be read is blank here: its file says why
+            if reads and isinstance(images, np.ndarray):  # others were read just now
+                with contextlib.suppress(FrameError):
+                    read = reader.read(entry["file"])
+                    if "pixels" in entry and isinstance(read, ReadPixels):
+                        entry["pixels"] = ReadPixels.of(entry["pixels"], read.variance, read.taken)
+            yield entry
 
     def steps(self, shared: Sequence[np.ndarray]) -> FrameSteps:
         """Settings with which the task works on frames."""
@@ -187,7 +210,7 @@ class FrameTask:
         )
 
     def arrays(
-        self, steps: FrameSteps, entries: list[dict[str, Any]], table: np.ndarray, job: Aligning | None = None
+        self, steps: FrameSteps, entries: Iterable[dict[str, Any]], table: np.ndarray, job: Aligning | None = None
     ) -> dict[str, np.ndarray]:
         """First-pass arrays of the frames by name, as far as the chain goes."""
         results = []
@@ -197,19 +220,6 @@ class FrameTask:
             result.subtracted = result.saturated = result.frame = result.is_whole = result.is_saturated = None
             results.append(result)
         return flat_arrays(steps, results, table)
-
-    def saturated_where_piled(
-        self, entries: list[dict[str, Any]], shared: Sequence[np.ndarray]
-    ) -> list[dict[str, Any]]:
-        """The frames with the saturation that the pixels of the reference night show."""
-        level, gain = shared[len(self.chain.masters) + 3][2:4]
-        if np.isnan(level) or self.chain.is_coadded:  # the pixels of a sum pile up nowhere
-            return entries
-        piled = probing.PileUp(float(level), float(gain), float("nan"), 0)
-        return [
-            entry | {"saturation": float(piled.lowered(np.array(entry["saturation"]), np.array(entry["gain"])))}
-            for entry in entries
-        ]
 
     def reduced(self, job: Aligning | None, steps: FrameSteps, entry: dict[str, Any]) -> FrameResult:
         """One frame as far as the chain goes."""

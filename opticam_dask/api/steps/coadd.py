@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,30 +12,41 @@ import xarray as xr
 
 from opticam_dask import schema
 from opticam_dask.api.steps import chains, tasks
-from opticam_dask.api.steps.frames import chain_of, placeholders, records_over, require_same_camera, with_chain
+from opticam_dask.api.steps.frames import (
+    chain_of,
+    placeholders,
+    records_of_aligned,
+    require_reference,
+    step,
+    with_chain,
+)
 from opticam_dask.cluster import blocks
-from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.coadd import are_turned, whole_shifts
-from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.flags import FrameFlag
+from opticam_dask.kernels.images.coadd import are_turned
+from opticam_dask.lightcurves.indexes import pixel_coordinates, with_indexes
 from opticam_dask.steps.calibrate import rebinned_response
 
 
+@step
 def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.Dataset:
     """Sums of a few frames each, which can be searched, aligned and measured like single frames.
 
     Frames are moved onto the first of their sum by whole pixels. Nothing is interpolated, so that the noise of a pixel
-    is still its own and the errors of fluxes are right; stars are wider by 1/12 square pixel of variance. Which frames
-    can be added is computed now, unless `persist` has done it; the sums wait.
+    is still its own and the errors of fluxes are right; stars are wider by 1/12 square pixel of variance.
+
+    Lazy frames stay so: which of them can be added is found out along with the sums, but what a sum is labelled with
+    must be known before. So a sum of lazy frames is of all that its headers promise, or, where one of them cannot be
+    added, NaN and flagged. After `persist` (or on NumPy) such a frame is known and left out of its sum alone.
 
     Parameters
     ----------
     ds : Dataset
-        Of `align`.
+        Aligned frames, as `align` returns them.
     ref : Dataset, optional
-        Of `reference`; by default the one that the frames are aligned to.
+        Reference stars, as `reference` returns them; by default those that the frames are aligned to.
     frames : int
-        How many frames that follow each other in one night make one sum; a sum ends earlier at the end of a night, and
-        where the field turns by more than a pixel at its corners.
+        How many frames that follow each other in one night make one sum; a sum ends earlier at the end of a night,
+        and, where transforms are known, before the field turns by more than a pixel at its corners.
 
     Returns
     -------
@@ -52,69 +64,97 @@ def coadd(ds: xr.Dataset, ref: xr.Dataset | None = None, *, frames: int) -> xr.D
         When the frames are not aligned, or to another camera's reference, or ``frames`` is no number of frames.
     """
     chain = chain_of(ds, chains.ALIGNED, "coadd")
-    if isinstance(frames, bool) or not isinstance(frames, (int, np.integer)) or frames < 1:
-        raise ValueError(f"coadd expected the number of frames of a sum, at least 1, got frames={frames!r}")
+    _check(chain, frames)
     if ref is not None:
-        require_same_camera("coadd", "reference", ref, ds)
-    flags, transform = blocks.computed(ds["flags"].data, ds["transform"].data)
+        require_reference("coadd", ref, ds)
     steps = chain.steps(placeholders(ds, chain))
-    usable = (flags != 0) & (flags & np.uint32(UNUSABLE) == 0) & np.isfinite(transform).all(axis=(1, 2))
+    is_known = chain.is_known or not blocks.is_lazy(ds["transform"].data)
+    if is_known:
+        flags, transform = blocks.computed(ds["flags"].data, ds["transform"].data)
+    else:
+        flags = ds["scan_flags"].to_numpy() | np.uint32(FrameFlag.REDUCED)
+        transform = np.broadcast_to(np.eye(3), (len(flags), 3, 3))
+    usable = tasks.can_be_added(flags, transform)
     bins = _bins(ds["night"].to_numpy().astype(str), transform, usable, int(frames), steps.image_shape)
     of_sums = _headers(ds, bins, steps.rebin_factor)
+    made = _error_of_the_flat(ds, chain, steps.image_shape)
+    added = _sums(ds, chain, bins, of_sums, steps.image_shape, is_known=is_known).assign(made)
+    plain = replace(chain.parameters, rebin_factor=1, remove_cosmic_rays=False)
+    setup = replace(chain.setup, parameters=plain, image_filter=None)
+    masters = tuple(name.removeprefix("master_") for name in made)
+    binning = chain.binning * steps.rebin_factor
+    summed = chains.Chain(setup, steps.image_shape, binning, chains.CALIBRATED, masters, is_coadded=True)
+    return with_chain(with_indexes(added), summed)
+
+
+def _check(chain: chains.Chain, frames: Any) -> None:
+    if isinstance(frames, bool) or not isinstance(frames, (int, np.integer)) or frames < 1:
+        raise ValueError(f"coadd expected the number of frames of a sum, at least 1, got frames={frames!r}")
+    if chain.errors:
+        raise ValueError(
+            f"coadd expected frames without errors of their pixels (extension {chain.errors}), which it cannot add: "
+            "open them with an instrument of use_errors=False"
+        )
+
+
+def _sums(
+    ds: xr.Dataset,
+    chain: chains.Chain,
+    bins: _Bins,
+    of_sums: Mapping[str, np.ndarray],
+    shape: tuple[int, int],
+    *,
+    is_known: bool,
+) -> xr.Dataset:
+    """The sums, still to be computed, and what is known of them."""
     sizes = _chunks(bins, ds)
     if sizes is not None:
         ds = ds.assign(raw=ds["raw"].chunk(frame=sizes[0]))
-    records = records_over(
+    records = records_of_aligned(
         tasks.CoaddTask(chain, "coadd"),
         ds,
         counts=None if sizes is None else sizes[1],
         bin=bins.number,
         is_used=bins.is_used,
-        shift_x=bins.shift[:, 0],
-        shift_y=bins.shift[:, 1],
         level=of_sums["saturation"][bins.number],
     )
-    image = blocks.picked(records, "image", steps.image_shape, float)
-    coords: dict[str, Any] = {
-        name: ("frame", values, ds[name].attrs) for name, values in of_sums.items() if name != "n_coadded"
-    }
-    about = {"units": "electron pixel-1", "made_from": "raw", "long_name": "sums of calibrated frames"}
+    image = blocks.picked(records, "image", shape, float)
+    n_coadded = of_sums["n_coadded"] if is_known else blocks.picked(records, "n_coadded", (), np.int32)
+    about = {"units": "electron pixel-1", "long_name": "sums of calibrated frames"}
     of_flags = schema.variable("frames", "flags").all_attributes()
-    added = xr.Dataset(
+    return xr.Dataset(
         {
             "raw": (("frame", "y", "x"), image, about),
             "image": (("frame", "y", "x"), image, about),
             "flags": ("frame", of_sums["scan_flags"] | np.uint32(1), of_flags),
-            "n_coadded": ("frame", of_sums["n_coadded"], {"units": "1", "long_name": "frames in the sum"}),
+            "n_coadded": ("frame", n_coadded, {"units": "1", "long_name": "frames in the sum"}),
         },
-        coords=coords,
+        coords={name: ("frame", values, ds[name].attrs) for name, values in of_sums.items() if name != "n_coadded"}
+        | pixel_coordinates(shape),
         attrs=dict(ds.attrs),
     )
-    plain = replace(chain.parameters, rebin_factor=1, remove_cosmic_rays=False)
-    setup = replace(chain.setup, parameters=plain, image_filter=None)
-    binning = chain.binning * steps.rebin_factor
-    made = _error_of_the_flat(ds, chain)
-    masters = tuple(name.removeprefix("master_") for name in made)
-    summed = chains.Chain(setup, steps.image_shape, binning, chains.CALIBRATED, masters, is_coadded=True)
-    return with_chain(with_indexes(added.assign(made)), summed)
 
 
-def _error_of_the_flat(ds: xr.Dataset, chain: chains.Chain) -> dict[str, Any]:
+def _error_of_the_flat(ds: xr.Dataset, chain: chains.Chain, shape: tuple[int, int]) -> dict[str, Any]:
     """Masters of the sums: a flat that changes nothing, with the relative variance of the one that frames had."""
     if "flat" not in chain.masters:
         return {}
-    steps = chain.steps([ds[f"master_{name}"].to_numpy() for name in chain.masters])
-    response, error = rebinned_response(steps)
-    relative = np.nan_to_num(error / response, posinf=0.0) ** 2
+    masters = [ds[f"master_{name}"].data for name in chain.masters]
+    record = blocks.whole(functools.partial(_relative_variance, chain=chain), *masters)
     values = {
-        "flat": np.ones(relative.shape),
-        "flat_variance": relative,
-        "bad_responses": np.zeros(relative.shape, dtype=bool),
+        "flat": np.ones(shape),
+        "flat_variance": blocks.picked_one(record, "flat_variance", shape, float),
+        "bad_responses": np.zeros(shape, dtype=bool),
     }
     return {
         f"master_{name}": (("y", "x"), array, schema.variable("calibration", name).all_attributes())
         for name, array in values.items()
     }
+
+
+def _relative_variance(*masters: np.ndarray, chain: chains.Chain) -> dict[str, np.ndarray]:
+    response, error = rebinned_response(chain.steps([one.reshape(-1) for one in masters]))
+    return {"flat_variance": np.nan_to_num(error / response, posinf=0.0) ** 2}
 
 
 @dataclass(frozen=True)
@@ -126,25 +166,18 @@ class _Bins:
     number : ndarray of int, shape (frame,)
         Sum of each frame, from 0 in the order of the frames.
     is_used : ndarray of bool, shape (frame,)
-        Whether the frame is added.
-    shift : ndarray of int, shape (frame, 2)
-        Pixels by which the frame lies away from the first one of its sum.
+        Whether the frame is to be added.
     """
 
     number: np.ndarray
     is_used: np.ndarray
-    shift: np.ndarray
 
 
 def _bins(night: np.ndarray, transform: np.ndarray, usable: np.ndarray, size: int, shape: tuple[int, int]) -> _Bins:
-    number, shift = np.zeros(len(night), dtype=np.int64), np.zeros((len(night), 2), dtype=np.int64)
-    places = whole_shifts(transform, shape)
+    number = np.zeros(len(night), dtype=np.int64)
     for index, frames in enumerate(_runs(night, transform, usable, size, shape)):
         number[frames] = index
-        used = frames[usable[frames]]
-        if len(used):
-            shift[used] = np.rint(places[used] - places[used[0]]).astype(np.int64)
-    return _Bins(number, usable, shift)
+    return _Bins(number, usable)
 
 
 def _runs(

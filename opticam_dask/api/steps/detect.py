@@ -9,12 +9,14 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask import schema
+from opticam_dask.api.arguments import require_callables
 from opticam_dask.api.steps import chains
-from opticam_dask.api.steps.frames import chain_of, grown_by
+from opticam_dask.api.steps.frames import chain_of, grown_by, step
 
 FOUND = ("fwhm", "n_sources")
 
 
+@step
 def detect(
     ds: xr.Dataset,
     *,
@@ -30,7 +32,7 @@ def detect(
     Parameters
     ----------
     ds : Dataset
-        Of `background`.
+        Frames with their sky, as `background` returns them.
     threshold : float
         Level above the sky from which pixels belong to sources, in units of the background RMS.
     finder : callable, optional
@@ -55,6 +57,7 @@ def detect(
     ValueError
         When the frames have no sky yet.
     """
+    require_callables(finder=finder)
     parameters = {
         "threshold": threshold,
         "n_pixels": n_pixels,

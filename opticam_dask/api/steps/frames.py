@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -14,12 +15,21 @@ import xarray as xr
 from opticam_dask import schema
 from opticam_dask.api.steps import chains
 from opticam_dask.api.steps.chains import Chain, FrameTask
-from opticam_dask.api.steps.tasks import AlignTask, KeptTask, KnownTask
+from opticam_dask.api.steps.reading import (
+    SOURCE,
+    BlankWhereUnreadable,
+    OpenedFrames,
+    even,
+    is_as_read,
+    pixels_of,
+    rebased,
+)
+from opticam_dask.api.steps.tasks import AlignTask, KnownTask, SurveyedTask
 from opticam_dask.cluster import blocks
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.kernels.sources.profiles import field_form
-from opticam_dask.lightcurves.indexes import with_indexes
+from opticam_dask.lightcurves.indexes import box_coordinates, pixel_coordinates, with_indexes
 from opticam_dask.lightcurves.results import table_of_frames
 from opticam_dask.pipeline import plan
 
@@ -32,8 +42,10 @@ _HEADERS: dict[str, Any] = {
 
 #: Where a dataset keeps the chain of its frames; in the encoding, so that it is not written to disk.
 CHAIN = "opticam_chain"
-#: Where a dataset keeps what was found out about its frames on the way to a catalogue.
-KEPT = "opticam_kept"
+#: Where an image keeps the dataset that it is of, in whose place its steps can be called.
+DATASET = "opticam_dataset"
+#: Where a stack and its catalogue keep the survey of the frames that were stacked.
+SURVEY = "opticam_survey"
 #: Where a catalogue keeps all of its sources.
 EVERYTHING = "opticam_catalog"
 #: Where a catalogue keeps the stages of its sources: which were found, and which were placed when.
@@ -80,6 +92,11 @@ def open_frames(
     ValueError
         When there is no usable frame, or no such key.
     """
+    if not (
+        chunks in (None, "auto")
+        or (isinstance(chunks, (int, np.integer)) and not isinstance(chunks, bool) and chunks > 0)
+    ):
+        raise ValueError(f'open_frames expected chunks of "auto", None or a number of frames, got {chunks!r}')
     instrument = instrument or OPTICAM_MX()
     usable = table_of_frames(data_directory, instrument)
     known = sorted(set(usable["key"]))
@@ -94,31 +111,33 @@ def open_frames(
         logger.warning("%s: %d frames of another shape than %s are left out", names[0], n_others, main.shape)
     coordinates = _headers_of(parts)
     files = coordinates["file"][1].tolist()
-    if name := _errors_beside(files[0], instrument):
-        logger.warning(
-            "%s: the errors of the pixels (extension %s) are left alone by the steps; reduce uses them", names[0], name
-        )
     dtype = np.result_type(*(np.dtype(part.dtype) for part in parts))
     size = plan.frames_per_block(main.shape, dtype) if chunks == "auto" else chunks
-    reader = _BlankWhereUnreadable(scanning.reader_of(instrument), main.shape)
+    reader = BlankWhereUnreadable(scanning.reader_of(instrument), main.shape)
     images = blocks.lazy_frames(files, reader, main.shape, dtype, size or len(files))
     (image,) = (images,) if size else blocks.computed(images)
+    source = OpenedFrames(tuple(files), reader, main.shape, images)
     about = {"key": names[0], "camera": main.camera, "filter": main.filter, "binning": main.binning}
     dataset = xr.Dataset(
         {"image": (("frame", "y", "x"), image, {"units": "adu", "long_name": "frames as they were read"})},
-        coords=coordinates,
+        coords=coordinates
+        | pixel_coordinates(main.shape)
+        | {"key": ("frame", np.full(len(files), names[0], dtype=object))},
         attrs=about | {"instrument": instrument.name},
     )
+    dataset.encoding = {SOURCE: source}
     if len(parts) > 1:
-        dataset = dataset.isel(frame=np.argsort(dataset["mjd_utc"].to_numpy(), kind="stable"))
-    return with_chain(with_indexes(dataset), Chain.of(instrument, main.shape, main.binning))
+        dataset = rebased(dataset.isel(frame=np.argsort(dataset["mjd_utc"].to_numpy(), kind="stable")))
+    chain = Chain.of(instrument, main.shape, main.binning)
+    return with_chain(with_indexes(dataset), replace(chain, **_told_beside(files[0], instrument)))
 
 
-def _errors_beside(file: str, instrument: Instrument) -> str:
-    """Name of the extension with the errors of the pixels of a frame; empty where there is none."""
+def _told_beside(file: str, instrument: Instrument) -> dict[str, Any]:
+    """What the file of a frame says of its pixels beyond their values, by the names of `Chain`."""
     path = scanning.file_of(file)
     found, _ = scanning.read_headers(path, scanning.choice_of(instrument))
-    return next((one.header.errors for one in found if str(one.name) == file), "")
+    header = next((one.header for one in found if str(one.name) == file), found[0].header)
+    return {"errors": header.errors, "has_overscan": header.has_overscan}
 
 
 def _headers_of(parts: Sequence[plan.PlannedPart]) -> dict[str, Any]:
@@ -130,28 +149,20 @@ def _headers_of(parts: Sequence[plan.PlannedPart]) -> dict[str, Any]:
     return found | {"night": ("frame", np.concatenate(nights), {"long_name": "night: date of its evening"})}
 
 
-class _BlankWhereUnreadable:
-    """Reads frames; one that cannot be read is blank, so that one bad frame does not stop all others."""
-
-    def __init__(self, reader: scanning.Reader, shape: tuple[int, int]) -> None:
-        self._reader, self._shape = reader, shape
-
-    def read(self, path: str) -> np.ndarray:
-        """Pixels, (ny, nx)."""
-        try:
-            image = self._reader.read(path)
-        except scanning.FrameError:
-            return np.zeros(self._shape, dtype=np.uint8)
-        return image if image.shape == self._shape else np.zeros(self._shape, dtype=np.uint8)
-
-
 def with_chain(dataset: xr.Dataset, chain: Chain) -> xr.Dataset:
     """A dataset that carries the chain of steps of its frames."""
     result = dataset.copy()
     result.encoding = {**dataset.encoding, CHAIN: chain}
-    if not chain.depth:  # so that the array alone can be calibrated
-        result["image"].encoding = {CHAIN: chain}
-    return result
+    return with_image(result)
+
+
+def with_image(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset whose ``image`` knows it; xarray forgets that as soon as a value of the image is changed."""
+    if "image" in dataset.variables:
+        whole = dataset.copy()
+        whole["image"].encoding = {}
+        dataset["image"].encoding = {DATASET: whole}
+    return dataset
 
 
 def frames_of(image: xr.DataArray) -> xr.Dataset:
@@ -162,12 +173,34 @@ def frames_of(image: xr.DataArray) -> xr.Dataset:
     ValueError
         When the array is none of that.
     """
-    chain = image.encoding.get(CHAIN)
-    if not isinstance(chain, Chain):
+    whole = image.encoding.get(DATASET)
+    if not isinstance(whole, xr.Dataset) or "frame" not in image.dims:
         raise ValueError(
-            "expected the image of open_frames, or some of its frames; steps after calibrate need the Dataset"
+            "expected the image of open_frames or of a step, or some of its frames (isel(frame=[0]) for one): an image "
+            "that was changed belongs into its Dataset, before calibrate"
         )
-    return with_chain(image.to_dataset(name="image"), chain)
+    place = {name: row for row, name in enumerate(names_of_frames(whole))}
+    rows = [place.get(name, -1) for name in names_of_frames(image)]
+    if -1 in rows:
+        raise ValueError("expected frames of one dataset: join the datasets, not their images")
+    found = whole if rows == list(range(len(place))) else whole.isel(frame=rows)
+    if not whole.encoding[CHAIN].depth:  # also pixels that are in memory
+        found = found.drop_vars("image").assign(image=image.variable)
+    return with_chain(found, whole.encoding[CHAIN])
+
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def step(function: Callable[Concatenate[xr.Dataset, _Given], _Result]) -> Callable[Concatenate[Any, _Given], _Result]:
+    """A step on a dataset of frames that takes their ``image`` as well."""
+
+    @functools.wraps(function)
+    def run(ds: Any, *given: _Given.args, **options: _Given.kwargs) -> _Result:
+        return function(frames_of(ds) if isinstance(ds, xr.DataArray) else ds, *given, **options)
+
+    return run
 
 
 def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
@@ -189,17 +222,26 @@ def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
     pixels = dataset.get("image" if chain.depth == 0 else "raw")
     if pixels is None or pixels.dims not in (("frame", "y", "x"), ("frame", "raw_y", "raw_x")):
         has = "none" if pixels is None else f"dims {pixels.dims}"
-        raise ValueError(f"{step} expected frames as read with dims ('frame', 'y', 'x'), found {has}")
-    if pixels.shape[1:] != chain.shape or (pixels.chunks is not None and max(map(len, pixels.chunks[1:])) > 1):
         raise ValueError(
-            f"{step} expected whole frames of {chain.shape}: chunks must not split y and x; use "
-            'chunk({"y": -1, "x": -1}) or open_frames(..., chunks="auto")'
+            f"{step} expected frames as read with dims ('frame', 'y', 'x'), found {has}: rename and transpose after "
+            "the steps, and select one frame with isel(frame=[0])"
+        )
+    if pixels.shape[1:] != chain.shape:
+        raise ValueError(
+            f"{step} expected whole frames of {chain.shape} (y, x), found {pixels.shape[1:]}: crop images and stacks "
+            "after the steps"
+        )
+    if pixels.chunks is not None and max(map(len, pixels.chunks[1:])) > 1:
+        raise ValueError(
+            f"{step} expected whole frames: chunks must not split y and x, found {len(pixels.chunks[1])} along y and "
+            f'{len(pixels.chunks[2])} along x; use chunk({{"y": -1, "x": -1}}) or open_frames(..., chunks="auto")'
         )
     if not dataset.sizes["frame"]:
         raise ValueError(f"{step} expected at least one frame, the selection is empty")
     if depth and chain.depth < 1:
         raise ValueError(f"{step} expected frames in electrons, got ADU: use calibrate(ds) first")
-    if depth and "image" in dataset and dataset["image"].attrs.get("made_from") != "raw":
+    _require_headers(dataset, step)
+    if chain.depth and "image" in dataset and DATASET not in dataset["image"].encoding:
         raise ValueError(
             f"{step} expected the image of calibrate, but it was changed since: change the frames before calibrate, or "
             "give image_filter= there"
@@ -215,104 +257,153 @@ def chain_of(dataset: xr.Dataset, depth: int, step: str) -> Chain:
     return chain
 
 
+def _require_headers(dataset: xr.Dataset, step: str) -> None:
+    """Refuse frames without what their headers say, of two cameras, or that were joined along with their reference."""
+    if missing := [name for name in (*_HEADERS, "night") if name not in dataset.variables]:
+        raise ValueError(f"{step} expected what the headers say of each frame, do not drop {', '.join(missing)}")
+    if "key" in dataset.variables and len(keys := set(dataset["key"].to_numpy().ravel().tolist())) > 1:
+        raise ValueError(
+            f"{step} expected frames of one camera, got {', '.join(sorted(keys))}: go on with one dataset each"
+        )
+    for name, values in dataset.variables.items():
+        if str(name).startswith(("master_", "alignment_", "reference_facts")) and "frame" in values.dims:
+            raise ValueError(
+                f"{step} expected one {name} for all frames: join frames of one reference with "
+                'xr.concat(..., data_vars="minimal"), or before calibrate'
+            )
+
+
 def _table(dataset: xr.Dataset, **more: np.ndarray) -> np.ndarray:
     """What the headers say, a row a frame."""
-    names = {**_HEADERS, **{name: values.dtype for name, values in more.items()}}
-    table = np.empty(dataset.sizes["frame"], dtype=list(names.items()))
-    for name in names:
-        table[name] = more[name] if name in more else dataset[name].to_numpy()
-    return table
+    return table_of({name: dataset[name].to_numpy().astype(dtype) for name, dtype in _HEADERS.items()} | more)
 
 
-def _shared(dataset: xr.Dataset, chain: Chain, depth: int) -> list[Any]:
+def shared_of(dataset: xr.Dataset, chain: Chain, depth: int) -> list[Any]:
     """What every task needs beside its frames: masters, and the stars of the reference frame."""
-    given = [dataset[f"master_{name}"].data.reshape(-1) for name in chain.masters]
+    given = [dataset[f"master_{name}"].data for name in chain.masters]
     if depth >= chains.ALIGNED:
         given += [dataset[f"alignment_{name}"].data for name in ("x", "y", "flux")] + [dataset["reference_facts"].data]
     return given
 
 
-def records_over(
+def records_over(task: FrameTask, dataset: xr.Dataset, known: Sequence[str] = (), **more: np.ndarray) -> Any:
+    """Records of all frames of a dataset; each task gets the named variables of its own frames."""
+    given = [dataset[name].data for name in known]
+    shared = shared_of(dataset, task.chain, task.chain.depth)
+    return blocks.chunk_records(task, pixels_of(dataset), _table(dataset, **more), shared, known=given)
+
+
+def gathered_over(
     task: FrameTask,
     dataset: xr.Dataset,
     known: Sequence[str] = (),
-    counts: tuple[int, ...] | None = None,
+    *,
+    n_tasks: int,
+    merge: Callable[[list[Any]], Any],
+    finish: Callable[[Any], Any],
     **more: np.ndarray,
 ) -> Any:
-    """Records of all frames of a dataset; each task gets the named variables of its own frames.
+    """Run a task on all frames and join what it finds into one record, as `blocks.gathered` does.
 
-    ``counts`` are the records of each chunk where they are not one a frame.
+    Parameters
+    ----------
+    task : FrameTask
+        What is run on some frames at a time.
+    dataset : Dataset
+        The frames.
+    known : sequence of str
+        Variables of the dataset that each task gets for its own frames.
+    n_tasks : int
+        Number of tasks where the tasks read the frames themselves; otherwise there is a task a chunk.
+    merge, finish : callable
+        Join some results into one, and make the record of the last one.
+    **more : ndarray, shape (frame,)
+        Further columns of the table of frames that the tasks get.
+
+    Returns
+    -------
+    array of object, shape (1,)
+        The record.
     """
-    pixels = dataset["raw" if "raw" in dataset else "image"].data
+    pixels = pixels_of(dataset)
+    if isinstance(pixels, blocks.FrameFiles) and not known:
+        pixels = replace(pixels, chunks=even(len(pixels.files), n_tasks))
     given = [dataset[name].data for name in known]
-    shared = _shared(dataset, task.chain, task.chain.depth)
-    return blocks.chunk_records(task, pixels, _table(dataset, **more), shared, known=given, counts=counts)
+    shared = shared_of(dataset, task.chain, task.chain.depth)
+    table = _table(dataset, **more)
+    return blocks.gathered(task, pixels, table, shared, merge=merge, finish=finish, known=given)
 
 
-def surveyed(dataset: xr.Dataset) -> Any:
-    """Records of aligned frames, for stacking and measuring: taken from the dataset, or computed."""
+def found_before(dataset: xr.Dataset) -> tuple[AlignTask, tuple[str, ...]]:
+    """Task that gives records of aligned frames, and the variables that it takes from the dataset."""
     chain: Chain = dataset.encoding[CHAIN]
     names = chain.survey_names
     if chain.is_known and set(names) <= set(dataset.variables):
-        return records_over(KnownTask(chain, "aligned", names), dataset, names)
-    if (records := kept_records(dataset)) is not None:
-        pixels, shared = dataset["raw"].data, _shared(dataset, chain, chain.depth)
-        if not blocks.is_lazy(pixels):
-            (records,) = blocks.computed(records)
-        return blocks.chunk_records(KeptTask(chain, "aligned"), pixels, _table(dataset), shared, known=[records])
-    return records_over(AlignTask(chain, "align"), dataset)
+        return KnownTask(chain, "aligned", names), names
+    return AlignTask(chain, "align"), ()
 
 
 @dataclass(frozen=True, eq=False)
 class KeptRecords:
-    """Results of aligned frames that were computed on the way to a catalogue, for those frames or some of them.
+    """What a survey has found out about some of the frames of a chain.
 
     Attributes
     ----------
     chain : Chain
-        Of the frames.
-    frames : tuple
-        What tells the frames apart, in their order.
-    records : array of object, shape (frame, 1, 1)
-        Of `FoundTask`.
+        Steps that the frames have been through.
+    kept : array of object, shape ()
+        The `tasks.Kept` of the survey.
     """
 
     chain: Chain
-    frames: tuple[tuple[Any, ...], ...]
-    records: Any
+    kept: Any
 
-    def of(self, dataset: xr.Dataset) -> Any:
-        """Records of the frames of a dataset; None where they are not known."""
-        wanted = names_of_frames(dataset)
-        if wanted == self.frames:
-            return self.records
-        place = {name: index for index, name in enumerate(self.frames)}
-        rows = [place.get(name) for name in wanted]
-        return None if None in rows else self.records[np.array(rows, dtype=int)]
+    def tells(self, dataset: xr.Dataset) -> bool:
+        """Whether frames of the dataset may be among them, and wait to be read."""
+        return self.chain is dataset.encoding[CHAIN] and is_as_read(dataset)
 
 
-def kept_records(dataset: xr.Dataset) -> Any:
-    """What was found out about the frames of a dataset on the way to a catalogue; None where it was not kept."""
-    kept = dataset.encoding.get(KEPT)
-    return kept.of(dataset) if kept is not None and kept.chain is dataset.encoding[CHAIN] else None
-
-
-def names_of_frames(dataset: xr.Dataset) -> tuple[tuple[Any, ...], ...]:
-    """What tells the frames of a dataset apart: file, extension and plane."""
+def names_of_frames(dataset: xr.Dataset | xr.DataArray) -> tuple[tuple[Any, ...], ...]:
+    """Identity of each frame of a dataset: file, extension and plane."""
     columns = (dataset[name].to_numpy().tolist() for name in ("file", "extension", "plane"))
     return tuple(zip(*columns, strict=True))
 
 
-def records_of_aligned(task: FrameTask, dataset: xr.Dataset, **more: np.ndarray) -> Any:
-    """Records made by a task from those of aligned frames; each frame also brings its row of ``more``."""
-    rows = {"index": np.arange(dataset.sizes["frame"])} | more
-    table = np.empty(dataset.sizes["frame"], dtype=[(name, values.dtype) for name, values in rows.items()])
-    for name, values in rows.items():
+def records_of_aligned(
+    task: FrameTask,
+    dataset: xr.Dataset,
+    beside: Sequence[Any] = (),
+    kept: Any = None,
+    counts: tuple[int, ...] | None = None,
+    **more: np.ndarray,
+) -> Any:
+    """Records made by a task from those of aligned frames; each frame also brings its row of ``more``.
+
+    ``beside`` are further arrays that every task needs, ``kept`` is what a survey has found out about some frames
+    (a `tasks.Kept`), so that only the others are aligned; ``counts`` are the records of each chunk where they are not
+    one a frame.
+    """
+    table = table_of({"index": np.arange(dataset.sizes["frame"])} | more)
+    chain: Chain = dataset.encoding[CHAIN]
+    masters = shared_of(dataset, chain, chains.CALIBRATED)
+    if kept is None:
+        first, names = found_before(dataset)
+        aligned = records_over(first, dataset, names)
+    else:
+        before = SurveyedTask(chain, "aligned")
+        aligned = blocks.chunk_records(before, pixels_of(dataset), _table(dataset), [*masters, kept])
+    return blocks.chunk_records(task, aligned, table, [*masters, *beside], counts=counts)
+
+
+def table_of(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Columns as a table, a row a frame."""
+    table = np.empty(len(next(iter(columns.values()))), dtype=[(name, one.dtype) for name, one in columns.items()])
+    for name, values in columns.items():
         table[name] = values
-    return blocks.chunk_records(task, surveyed(dataset), table, _shared(dataset, task.chain, chains.CALIBRATED))
+    return table
 
 
-def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps: Any) -> dict[str, Any]:
+def variables_of(records: Any, names: Sequence[str], steps: Any) -> dict[str, Any]:
     """Variables of the records, with the attributes of the schema."""
     found = {}
     for name in names:
@@ -331,9 +422,11 @@ def variables_of(dataset: xr.Dataset, records: Any, names: Sequence[str], steps:
 
 
 def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bool) -> xr.Dataset:
-    """Results of a step, added to its dataset or alone; results of an older step of the same name are replaced."""
+    """Results of a step, added to its dataset or alone; results of it and of later steps that are there are dropped."""
+    of_later = {name for depth, names in chains.MADE.items() if depth >= chain.depth for name in names}
+    dataset = dataset.drop_vars([name for name in dataset.variables if name in of_later or name in found])
     if merge:
-        return with_chain(dataset.drop_vars([n for n in found if n in dataset]).assign(found), chain)
+        return with_chain(dataset.assign(found), chain)
     alone = xr.Dataset(found, coords=dataset.coords, attrs=dataset.attrs)
     return with_chain(alone, chain)
 
@@ -344,33 +437,50 @@ def grown_by(ds: xr.Dataset, chain: Chain, name: str, names: Sequence[str], merg
     records = records_over((AlignTask if chain.depth >= chains.ALIGNED else FrameTask)(chain, name), ds)
     if chain.depth >= chains.ALIGNED and not blocks.is_lazy(records):
         chain = replace(chain, is_known=True)
-    return added(ds, variables_of(ds, records, names, steps), chain, merge)
+    found = variables_of(records, names, steps)
+    if chain.depth < chains.DETECTED:  # from then on these are the names of the positions of sources
+        found |= pixel_coordinates(steps.image_shape)
+    if steps.mesh_shape is not None:
+        found |= box_coordinates(steps.mesh_shape, steps.box_size)
+    return added(ds, found, chain, merge)
 
 
 def placeholders(ds: xr.Dataset, chain: Chain) -> list[np.ndarray]:
     """Masters without values, for questions about the steps that need no values."""
-    return [np.zeros(chain.shape, dtype=ds[f"master_{name}"].dtype) for name in chain.masters]
+    return [np.zeros(ds[f"master_{name}"].size, dtype=ds[f"master_{name}"].dtype) for name in chain.masters]
 
 
-def reference_star(ds: xr.Dataset) -> list[float] | None:
-    """Position of the brightest reference star, which tells references apart; None while it is lazy."""
-    if "alignment_x" not in ds or blocks.is_lazy(ds["alignment_x"].data):
+def reference_star(ds: xr.Dataset) -> list[float] | str | None:
+    """Identity of a reference: the position of its brightest star; while that is lazy, how it is computed."""
+    if "alignment_x" not in ds:
         return None
-    return [float(ds[f"alignment_{axis}"].to_numpy()[0]) for axis in "xy"]
+    star = [ds[f"alignment_{axis}"].data for axis in "xy"]
+    return str(star[0].name) if blocks.is_lazy(star[0]) else [float(values[0]) for values in star]
 
 
 def require_same_reference(step: str, cat: xr.Dataset, ds: xr.Dataset) -> None:
     """Refuse a catalogue that was made on another reference frame than the frames are aligned to."""
     known, own = cat.attrs.get("reference_star"), reference_star(ds)
-    if known is not None and own is not None and not np.array_equal(known, own, equal_nan=True):
+    if known is None or own is None or isinstance(known, str) is not isinstance(own, str):
+        return  # where one of them is still lazy nobody can tell
+    if not (known == own if isinstance(known, str) else np.array_equal(known, own, equal_nan=True)):
         raise ValueError(
             f"{step} expected a catalogue of the reference that the frames are aligned to, got one of another: use "
             "align(ds, ref) with the ref that open_catalog gives with it, or that it was stacked on"
         )
 
 
+def require_reference(step: str, ref: xr.Dataset, ds: xr.Dataset) -> None:
+    """Refuse what is no reference, or that of another camera."""
+    require_same_camera(step, "reference", ref, ds)
+    if "alignment_x" not in ref or "frame" in ref.dims:
+        raise ValueError(f"{step} expected a reference: use reference(ds) first")
+
+
 def require_same_camera(step: str, what: str, other: xr.Dataset, ds: xr.Dataset) -> None:
     """Refuse a reference or a catalogue of another camera than the frames."""
+    if not isinstance(other, xr.Dataset):
+        raise ValueError(f"{step} expected a {what}, a Dataset, got {type(other).__name__}")
     if other.attrs.get("key") != ds.attrs.get("key"):
         raise ValueError(
             f"{step} expected a {what} of {ds.attrs.get('key')}, got one of {other.attrs.get('key')}: make it from "

@@ -8,9 +8,7 @@ from typing import Any
 import xarray as xr
 
 from opticam_dask.api.reducer import Reducer
-from opticam_dask.api.steps.frames import (
-    chain_of,
-)
+from opticam_dask.api.steps.frames import chain_of, step
 from opticam_dask.cluster import connections
 from opticam_dask.lightcurves.results import open_reduction
 from opticam_dask.methods.frame_view import Photometer
@@ -18,6 +16,7 @@ from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import parameter_names
 
 
+@step
 def reduce(ds: xr.Dataset, to: str | Path, *photometers: Photometer, client: Any = None, **options: Any) -> xr.DataTree:
     """The durable reduction of the frames of a dataset with the parameters of its steps.
 

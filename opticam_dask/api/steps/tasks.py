@@ -3,77 +3,99 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import cloudpickle
 import numpy as np
 
-from opticam_dask.api.steps.chains import ENTRY, FORM, FrameTask, entries_of, records_of
+from opticam_dask.api.steps.chains import ENTRY, FORM, FrameTask, records_of
 from opticam_dask.flags import UNUSABLE
-from opticam_dask.kernels.images.coadd import ShiftedSum
+from opticam_dask.kernels.images.coadd import ShiftedSum, are_turned, whole_shifts
 from opticam_dask.kernels.images.stack import PartialStack, StackSums, added
 from opticam_dask.passes import probes as probing
-from opticam_dask.passes import sampled_frames, star_profiles
+from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.background import subtract_sky
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import FrameProblem, FrameResult, FrameSteps
 from opticam_dask.steps.measure import measure_arrays
-from opticam_dask.steps.stack import resampled
-from opticam_dask.steps.view import Measuring
+from opticam_dask.steps.pixels import KeptPixels, keep_pixels
+from opticam_dask.steps.stack import resampled, sharp_pixels
+from opticam_dask.steps.view import Measuring, star_form
 from opticam_dask.store.camera import photometry_group
 
 
 @dataclass(frozen=True)
 class AlignTask(FrameTask):
-    """Task of the first pass on a chunk of frames: transforms, and everything that measuring needs."""
-
-    def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
-        """What was found out about each frame, by variable, and under ``entry`` its headers and pixels."""
-        entries = self.saturated_where_piled(entries_of(images, table), shared)
-        job = self.aligning(shared)
-        records = records_of(self.arrays(job.steps, entries, table, job))
-        return [record | {ENTRY: entry} for record, entry in zip(records, entries, strict=True)]
-
-
-@dataclass(frozen=True)
-class KnownTask(FrameTask):
-    """Task with the results of `AlignTask` for frames whose first-pass results are already known.
+    """Task of the first pass on a chunk of frames: transforms, and everything that measuring needs.
 
     Attributes
     ----------
     names : tuple of str
-        Variables that are known, in the order of the arrays that the task gets.
+        Variables of the frames that the task gets, in order.
     """
 
     names: tuple[str, ...] = ()
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> list[dict[str, Any]]:
+        """What was found out about each frame, by variable, and under ``entry`` its headers and pixels."""
+        return list(self.each(images, table, *given))
+
+    def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The records one after the other; the pixels of a frame are there as long as its record is."""
+        job = self.aligning(given)
+        for entry, row in zip(self.piled(images, table, given), table, strict=True):
+            yield self.aligned(job, entry, row)
+
+    def aligned(self, job: Aligning, entry: dict[str, Any], row: Any) -> dict[str, Any]:
+        """Record of one frame, with its row of the table."""
+        (record,) = records_of(self.arrays(job.steps, [entry], np.array([row]), job))
+        return record | {ENTRY: entry}
+
+    def piled(self, images: np.ndarray, table: np.ndarray, shared: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+        """Headers and pixels of each frame, with the saturation that the pixels of the reference night show."""
+        level, gain = shared[len(self.chain.masters) + 3][2:4]
+        for entry in self.entries(images, table):
+            if np.isnan(level) or self.chain.is_coadded:  # the pixels of a sum pile up nowhere
+                yield entry
+                continue
+            piled = probing.PileUp(float(level), float(gain), float("nan"), 0)
+            lowered = piled.lowered(np.array(entry["saturation"]), np.array(entry["gain"]))
+            yield entry | {"saturation": float(lowered)}
+
+
+@dataclass(frozen=True)
+class KnownTask(AlignTask):
+    """Task with the results of `AlignTask` for frames whose first-pass results are those that it gets."""
+
+    def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
         """As of `AlignTask`."""
         known, shared = given[: len(self.names)], given[len(self.names) :]
-        entries = self.saturated_where_piled(entries_of(images, table), shared)
         records = records_of(dict(zip(self.names, known, strict=True)))
-        return [record | {ENTRY: entry} for record, entry in zip(records, entries, strict=True)]
+        for record, entry in zip(records, self.piled(images, table, shared), strict=True):
+            yield record | {ENTRY: entry}
 
 
 @dataclass(frozen=True)
-class FoundTask(FrameTask):
-    """Task that takes the results out of records of `AlignTask`, without headers and pixels."""
+class SurveyedTask(AlignTask):
+    """Task with the results of `AlignTask` that takes those of frames that were surveyed as they are."""
 
-    def __call__(self, records: np.ndarray, table: np.ndarray, *_shared: np.ndarray) -> list[dict[str, Any]]:
-        """Records of the frames."""
-        return [{name: value for name, value in one.items() if name != ENTRY} for one in records.ravel()]
+    def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
+        """As of `AlignTask`; what is given is the masters, and a `Kept`."""
+        *masters, known = given
+        kept: Kept = known.item()
+        shared = [*masters, *kept.alignment]
+        job = self.aligning(shared)
+        for entry, row in zip(self.piled(images, table, shared), table, strict=True):
+            record = kept.records.get(name_of_frame(row))
+            yield self.aligned(job, entry, row) if record is None else record | {ENTRY: entry}
 
 
-@dataclass(frozen=True)
-class KeptTask(FrameTask):
-    """Task with the results of `AlignTask` for frames whose results were kept by `FoundTask`."""
-
-    def __call__(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> list[dict[str, Any]]:
-        """As of `AlignTask`."""
-        kept, *shared = given
-        entries = self.saturated_where_piled(entries_of(images, table), shared)
-        return [record | {ENTRY: entry} for record, entry in zip(kept.ravel(), entries, strict=True)]
+def name_of_frame(row: Any) -> tuple[Any, ...]:
+    """What tells a frame apart, of its row of the table: file, extension and plane."""
+    return str(row["file"]), int(row["extension"]), int(row["plane"])
 
 
 @dataclass(frozen=True)
@@ -81,8 +103,8 @@ class ProbeTask(FrameTask):
     """Task that finds the stars of candidates for the reference frame, whose places the table has in ``index``."""
 
     def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
-        """Probes of the frames."""
-        entries = entries_of(images, table)
+        """List of the probes of all frames."""
+        entries = list(self.entries(images, table))
         job = probing.ProbeJob(
             self.steps(shared),
             1,
@@ -90,7 +112,7 @@ class ProbeTask(FrameTask):
             lambda number: {name: [value] for name, value in entries[number].items()},  # type: ignore[misc]  # a list serves too
         )
         probes = [probing.probe_frame(job, number) for number in range(len(entries))]
-        return [replace(probe, index=int(index)) for probe, index in zip(probes, table["index"].tolist(), strict=True)]
+        return [[replace(one, index=int(row)) for one, row in zip(probes, table["index"].tolist(), strict=True)]]
 
 
 def probed(probes: list[Any], transform_type: Any, n_alignment_sources: int) -> dict[str, Any]:
@@ -114,76 +136,163 @@ def probed(probes: list[Any], transform_type: Any, n_alignment_sources: int) -> 
 
 @dataclass(frozen=True)
 class CoaddTask(FrameTask):
-    """Sums the frames of a chunk as the table says: ``bin``, ``is_used``, ``shift_x``, ``shift_y`` and ``level``."""
+    """Sums aligned frames as the table says: ``bin``, ``is_used`` and, for saturated pixels, ``level``."""
 
-    def __call__(self, images: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
-        """Records of the sums."""
-        steps = self.steps(shared)
-        entries = self.saturated_where_piled(entries_of(images, table), shared)
-        sums = {number: ShiftedSum(steps.image_shape) for number in dict.fromkeys(table["bin"].tolist())}
-        levels = dict(zip(table["bin"].tolist(), table["level"].tolist(), strict=True))
-        empty = set(sums) - set(table["bin"][table["is_used"]].tolist())
-        for entry, row in zip(entries, table, strict=True):
-            number = int(row["bin"])
-            if not row["is_used"]:
-                continue
-            try:
-                image = load_image(steps, entry)
-            except FrameProblem:  # it was there when the frames were searched: what is left is no sum of theirs
-                empty.add(number)
-                continue
-            sums[number].add(
-                image.electrons, (int(row["shift_x"]), int(row["shift_y"])), image.saturated, image.cosmic_rays
-            )
-        nothing = np.full(steps.image_shape, np.nan)
-        return [{"image": nothing if n in empty else one.image(levels[n])} for n, one in sums.items()]
+    def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
+        """Records of the sums: ``image``, and ``n_coadded`` frames in it."""
+        steps, found = self.steps(shared), []
+        for number in dict.fromkeys(table["bin"].tolist()):
+            rows = np.flatnonzero(table["bin"] == number)
+            used = rows[table["is_used"][rows]]
+            total = _sum_of(steps, records[used])
+            image = np.full(steps.image_shape, np.nan) if total is None else total.image(table["level"][rows[0]])
+            found.append({"image": image, "n_coadded": 0 if total is None else len(used)})
+        return found
+
+
+def can_be_added(flags: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """Which frames can be in a sum, shape (frame,), by their flags and transforms."""
+    is_usable = (flags != 0) & (flags & np.uint32(UNUSABLE) == 0)
+    return np.asarray(is_usable & np.isfinite(transform).all(axis=(1, 2)))
+
+
+def _sum_of(steps: FrameSteps, records: np.ndarray) -> ShiftedSum | None:
+    """Sum of frames, moved onto the first of them; None where one of them cannot be added, or there is none."""
+    if not len(records):
+        return None
+    flags, transform = (np.array([record[name] for record in records]) for name in ("flags", "transform"))
+    if not can_be_added(flags, transform).all() or are_turned(transform, transform[0], steps.image_shape).any():
+        return None
+    places, total = whole_shifts(transform, steps.image_shape), ShiftedSum(steps.image_shape)
+    for record, place in zip(records, places, strict=True):
+        try:
+            image = load_image(steps, record[ENTRY])
+        except FrameProblem:  # it was there when the frames were searched: what is left is no sum of theirs
+            return None
+        dx, dy = np.rint(place - places[0]).astype(int).tolist()
+        total.add(image.electrons, (dx, dy), image.saturated, image.cosmic_rays)
+    return total
 
 
 @dataclass(frozen=True)
-class StackTask(FrameTask):
-    """Adds the frames of a chunk that are stacked, by the groups of the stack that the table gives (-1 for none)."""
+class SurveyTask(FrameTask):
+    """Survey of some frames that are stacked: what was found out about each, and their sum, without their pixels.
 
-    def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
-        """One record of the chunk: sums by group, and what is known of each frame by its index."""
-        steps = self.steps(shared)
+    The table says in which group of the stack a frame is summed, whether it ``is_sampled`` for the star profile, and
+    whether it ``is_searched`` for bad pixels.
+
+    Attributes
+    ----------
+    before : AlignTask
+        Finds out about the frames.
+    keeps : bool
+        Whether that is kept for their light curves.
+    """
+
+    before: AlignTask | None = None
+    keeps: bool = False
+
+    def __call__(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> list[Any]:
+        """The survey of all of them."""
+        assert self.before is not None
+        shared = given[len(self.before.names) :]
+        steps, survey = self.steps(shared), Surveyed(alignment=tuple(shared[len(self.chain.masters) :]))
         stacks: dict[int, PartialStack] = {}
-        facts = {}
-        for record, row in zip(records.ravel(), table, strict=True):
+        for record, row in zip(self.before.each(images, table, *given), table, strict=True):
             group, index = int(row["stack_group"]), int(row["index"])
             usable = not record["flags"] & np.uint32(UNUSABLE)
-            if group >= 0:
-                stack = stacks.setdefault(group, PartialStack(steps.image_shape))
-                if usable:
-                    stack.add(_on_reference(steps, record))
-            facts[index] = self._facts(steps, record, group, is_stacked=group >= 0 and usable)
-        sums = {group: stack.sums for group, stack in stacks.items()}
-        return [(sums, facts), *[None] * (len(records) - 1)]
+            stack = stacks.setdefault(group, PartialStack(steps.image_shape))
+            survey.facts[index] = self._facts(steps, record, group, is_stacked=usable)
+            if self.keeps:
+                found = {name: value for name, value in record.items() if name != ENTRY}
+                survey.records[name_of_frame(row)] = found
+            if usable:
+                subtracted = _subtracted(steps, record)
+                stack.add(resampled(steps.image_shape, subtracted))
+                if row["is_searched"]:
+                    survey.sharp[index] = sharp_pixels(subtracted)
+                if row["is_sampled"]:
+                    survey.sampled[index] = _sampled(steps, record)
+        survey.sums.update({group: stack.sums for group, stack in stacks.items()})
+        return [survey]
 
     def _facts(self, steps: FrameSteps, record: Mapping[str, Any], group: int, *, is_stacked: bool) -> dict[str, Any]:
         entry, names = record[ENTRY], ("background", "background_rms", "fwhm")
-        known = {name: float(record[name]) for name in names}
+        known = {name: float(record[name]) for name in names} | {"flags": record["flags"]}
         known["semiminor_sigma"] = float(record["star_semiminor_sigma"])
         level = entry["saturation"] * entry["gain"] * steps.rebin_factor**2 - known["background"]
         return known | {"level": level, "transform": record["transform"], "is_stacked": is_stacked, "group": group}
 
 
-def _on_reference(steps: FrameSteps, record: Mapping[str, Any]) -> np.ndarray:
-    """Image of a frame without its sky, which is known, on the grid of the reference frame, shape (ny, nx)."""
+@dataclass(frozen=True, eq=False)
+class Surveyed:
+    """What is known of some frames that are stacked.
+
+    Attributes
+    ----------
+    alignment : tuple of ndarray
+        Stars of the reference frame, and its other numbers, as tasks get them.
+    sums : dict of StackSums
+        By group of the stack.
+    facts : dict of dict
+        What is known of each frame, by its index.
+    sampled : dict of tuple
+        Headers of a frame, what was found out about it, and its pixels around bright stars, by its index.
+    sharp : dict of ndarray
+        Places of the pixels that are too sharp to be stars, by the index of the frame.
+    records : dict of dict
+        Records of the frames without their pixels, by `name_of_frame`; none where they are not kept.
+    """
+
+    alignment: tuple[np.ndarray, ...]
+    sums: dict[int, StackSums] = field(default_factory=dict)
+    facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    sampled: dict[int, tuple[dict[str, Any], dict[str, Any], KeptPixels]] = field(default_factory=dict)
+    sharp: dict[int, np.ndarray] = field(default_factory=dict)
+    records: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Kept:
+        """What light curves of the frames need of it."""
+        return Kept(self.alignment, self.records)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """``alignment`` and ``records`` of a `Surveyed`."""
+
+    alignment: tuple[np.ndarray, ...]
+    records: dict[tuple[Any, ...], dict[str, Any]]
+
+
+def _sampled(steps: FrameSteps, record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], KeptPixels]:
+    """What the star profile needs of a frame."""
+    result = {name: value for name, value in record.items() if name != ENTRY}
+    result |= {name: record[f"star_{name}"] for name in FORM}
+    kept = keep_pixels(steps, record[ENTRY], result, star_form(result, steps.image_shape))
+    entry = {name: value for name, value in record[ENTRY].items() if name != "pixels"}
+    return entry, result, kept
+
+
+def _subtracted(steps: FrameSteps, record: Mapping[str, Any]) -> FrameResult:
+    """A frame without its sky, which is known."""
     meshes = {name: record[name] for name in ("background_mesh", "background_rms_mesh") if steps.has_mesh}
-    result = FrameResult(values={"transform": record["transform"]}, meshes=meshes)
+    result = FrameResult(values={name: record[name] for name in ("transform", "fwhm", "background_rms")}, meshes=meshes)
     subtract_sky(steps, record[ENTRY], result)
-    return resampled(steps.image_shape, result)
+    return result
 
 
-def add_stacks(parts: list[Any]) -> Any:
-    """Sums of several parts of a stack, and what is known of all of their frames."""
-    of_parts: dict[int, list[StackSums]] = {}
-    facts: dict[int, dict[str, Any]] = {}
-    for of_groups, of_frames in parts:
-        for group, sums in of_groups.items():
-            of_parts.setdefault(group, []).append(sums)
-        facts |= of_frames
-    return {group: added(some) for group, some in of_parts.items()}, facts
+def add_surveys(surveys: list[Surveyed]) -> Surveyed:
+    """Surveys of several parts of the frames as one."""
+    of_groups: dict[int, list[StackSums]] = {}
+    whole = Surveyed(surveys[0].alignment)
+    for one in surveys:
+        for group, sums in one.sums.items():
+            of_groups.setdefault(group, []).append(sums)
+        for name in ("facts", "sampled", "sharp", "records"):
+            getattr(whole, name).update(getattr(one, name))
+    whole.sums.update({group: added(some) for group, some in of_groups.items()})
+    return whole
 
 
 @dataclass(frozen=True)
@@ -192,91 +301,94 @@ class MeasureTask(FrameTask):
 
     Attributes
     ----------
-    photometer : Photometer
-        Prepared for the catalogue.
-    sources : dict
-        ``catalog_xy``, ``catalog_flux``, ``fwhm``, ``profile``, ``profile_err``, ``sampling`` and ``stages`` of
-        ``Measuring``.
-    rows : ndarray of int
-        Sources of the catalogue that are wanted.
-    profiles : tuple of dict
-        ``profile``, ``profile_err`` and ``sampling`` of the nights.
+    prepared : Prepared, optional
+        What is measured and how; where the catalogue is lazy the task gets it as its last array,
+    prepare : callable, optional
+        or makes it of the arrays that it gets beside the masters.
     """
 
     LABEL: ClassVar[str] = "steps"
 
-    photometer: Any = None
-    sources: Mapping[str, Any] | None = None
-    rows: np.ndarray | None = None
-    profiles: tuple[Mapping[str, Any], ...] = ()
-
-    def measuring(self, steps: FrameSteps, profile: Mapping[str, Any] | None = None) -> Measuring:
-        """Sources and profiles with which the task measures, by default with the star profile of the catalogue."""
-        photometers = {} if self.photometer is None else {self.LABEL: self.photometer}
-        assert self.sources is not None  # given with the task
-        return Measuring(steps=steps, photometers=photometers, **{**self.sources, **(profile or {})})
+    prepared: Prepared | None = None
+    prepare: Callable[..., Prepared] | None = None
 
     def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[dict[str, Any]]:
         """Measurements of each frame, by variable; the table says which ``profile`` its stars have."""
-        steps = self.steps(shared)
+        steps, beside = self.steps(shared), shared[len(self.chain.masters) :]
+        prepared = self.prepared
+        if prepared is None:
+            packed = map(cloudpickle.dumps, (self.prepare, beside))
+            prepared = _prepared(*packed) if self.prepare else beside[0][0]
         found: dict[int, dict[str, Any]] = {}
         for number in np.unique(table["profile"]).tolist():
             rows = np.flatnonzero(table["profile"] == number)
-            found |= dict(zip(rows.tolist(), self._measured(records[rows], steps, self.profiles[number]), strict=True))
+            measured = self._measured(records[rows], steps, prepared, prepared.profiles[number])
+            found |= dict(zip(rows.tolist(), measured, strict=True))
         return [found[row] for row in range(len(records))]
 
-    def _measured(self, records: np.ndarray, steps: FrameSteps, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _measured(
+        self, records: np.ndarray, steps: FrameSteps, prepared: Prepared, profile: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """Measurements of frames whose stars have one profile."""
         first = _first_pass_of(records)
-        arrays, _ = measure_arrays(self.measuring(steps, profile), _manifest_of(records), first)
+        measuring = Measuring(
+            steps=steps, photometers={self.LABEL: prepared.photometer}, **{**prepared.sources, **profile}
+        )
+        arrays, _ = measure_arrays(measuring, _manifest_of(records), first)
         measured = arrays[photometry_group(self.LABEL)]
         # nights whose profile is certain have no error that is common to all of their frames
         measured.setdefault("flux_err_sys", np.full(measured["flux"].shape, np.nan))
         return [
-            {name: values[self.rows] for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
+            {name: prepared.wanted(values) for name, values in record.items()} | {"frame_flags": flags, "fwhm": fwhm}
             for record, flags, fwhm in zip(records_of(measured), first["flags"], first["fwhm"], strict=True)
         ]
 
 
+@functools.lru_cache(maxsize=4)
+def _prepared(prepare: bytes, arrays: bytes) -> Prepared:
+    """What a catalogue is measured with, made once for all tasks of a process: it takes as long as half a frame."""
+    found: Prepared = pickle.loads(prepare)(*pickle.loads(arrays))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Sources of a catalogue and a photometer, as frames are measured with them.
+
+    Attributes
+    ----------
+    photometer : Photometer
+        Prepared for the catalogue.
+    sources : dict
+        ``catalog_xy``, ``catalog_flux``, ``fwhm`` and ``stages`` of ``Measuring``.
+    rows : ndarray of int
+        Sources that are wanted, in order; -1 for slots of the catalogue that are empty.
+    profiles : tuple of dict
+        ``profile``, ``profile_err``, ``sampling`` and ``bad_pixels`` of ``Measuring`` by night.
+    """
+
+    photometer: Any
+    sources: Mapping[str, Any]
+    rows: np.ndarray
+    profiles: tuple[Mapping[str, Any], ...]
+
+    def wanted(self, values: np.ndarray) -> np.ndarray:
+        """Values of the sources that are wanted, from those of all; an empty slot has NaN and no flag."""
+        found = np.full((len(self.rows), *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+        is_there = self.rows >= 0
+        found[is_there] = values[self.rows[is_there]]
+        return found
+
+
 def _first_pass_of(records: np.ndarray) -> dict[str, np.ndarray]:
     """What the first pass found of frames as arrays over them, by the names of the store."""
-    found = records.ravel()
+    found = records
     arrays = {name: np.array([record[name] for record in found]) for name in found[0] if name != ENTRY}
     return arrays | {name: arrays[f"star_{name}"] for name in FORM}
 
 
 def _manifest_of(records: np.ndarray) -> dict[str, Any]:
     """What the headers say about frames, by name, with their pixels; these are not copied into one array."""
-    entries = [record[ENTRY] for record in records.ravel()]
+    entries = [record[ENTRY] for record in records]
     # a frame without pixels is set aside by the first pass, so nobody asks for them
     return {name: [entry.get(name) for entry in entries] for name in set().union(*entries)}
-
-
-@dataclass(frozen=True)
-class RingsTask(MeasureTask):
-    """Measures the bright stars of the frames of a chunk for the star profile of the night.
-
-    Attributes
-    ----------
-    has_profile : bool
-        Whether the profile in ``sources`` is one of the first round, by which neighbours are taken off.
-    """
-
-    has_profile: bool = False
-
-    def __call__(self, records: np.ndarray, table: np.ndarray, *shared: np.ndarray) -> list[Any]:
-        """Index of each frame, whether it can be used, and the sums over its stars."""
-        job = self.measuring(self.steps(shared))
-        measure = star_profiles.star_rings if self.has_profile else star_profiles.first_rings
-        found = []
-        for index, record in zip(table["index"].tolist(), records.ravel(), strict=True):
-            usable = not record["flags"] & np.uint32(UNUSABLE)
-            result = record | {name: record[f"star_{name}"] for name in FORM}
-            rings = sampled_frames.measure_frame(job, measure, record[ENTRY], result) if usable else None
-            found.append({int(index): (usable, rings)})
-        return found
-
-
-def join(found: list[dict[int, Any]]) -> dict[int, Any]:
-    """Results of several frames in one dictionary."""
-    return {index: value for one in found for index, value in one.items()}

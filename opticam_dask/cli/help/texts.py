@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Commands by what they are for, in the order of a night.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "First steps": ("demo", "generate", "check", "instrument"),
+    "First steps": ("demo", "sample", "generate", "check", "instrument"),
     "Reduce": ("reduce", "watch", "sky"),
     "Results": ("lightcurve", "export", "plot", "report", "browse"),
     "Curate": ("mark", "unmark", "marks"),
@@ -17,6 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 #: Command lines that work as they stand but for the names of directories, by command.
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "demo /tmp/demo --n-images 50 --cluster none"),
+    "sample": ("sample", "sample hat-p-32 --directory /data/samples"),
     "generate": ("generate /tmp/frames --frames 20 --seed 7", "generate /tmp/flats --flats"),
     "check": ("check DATA", "check DATA --problems 0", "check DATA --json | jq .set_aside"),
     "instrument": ("instrument guess DATA --to my_camera.json", "instrument check my_camera.json DATA"),
@@ -72,6 +73,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "completion": (
         "completion bash > ~/.local/share/bash-completion/completions/opticam-dask",
         "completion zsh > ~/.zfunc/_opticam-dask",
+        "completion fish > ~/.config/fish/completions/opticam-dask.fish",
     ),
 }
 

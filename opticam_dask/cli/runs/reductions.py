@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from opticam_dask import console
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
 from opticam_dask.cluster.cluster_settings import INSIDE, SYSTEMS
@@ -18,6 +20,7 @@ from opticam_dask.parameters import ReductionParameters
 if TYPE_CHECKING:
     from opticam_dask.api.reducer import Reducer
     from opticam_dask.api.session import Session
+    from opticam_dask.cluster.connections import Connection
     from opticam_dask.methods.photometers import BasePhotometer
 
 
@@ -28,19 +31,24 @@ def reduce(options: argparse.Namespace) -> int:
         given.photometers(options)
         return submit_inside(options)
     # the rooms of a reduction take a second or two to import: nobody is to wonder whether anything happens
-    Console(prefix="").tell(f"Reducing {', '.join(options.data)} to {options.out}.")
+    begun = f"Reducing {', '.join(options.data)} to {options.out}."
+    Console(prefix="").tell(begun)
     photometers = given.photometers(options)
-    with given.session(options, given.connect(options, options.out)) as session:
-        _begin(options, session)
-        return run_reduction(options, session, parameters, photometers)
+    with contextlib.closing(given.connect(options, options.out)) as place:
+        if place.is_local:  # before the session, whose threads a process that forks must not have
+            _begin(options, place)
+        with given.session(options, place) as session:
+            console.logger.info(begun)  # the log is opened with the session
+            _begin(options, place)
+            return run_reduction(options, session, parameters, photometers)
 
 
-def _begin(options: argparse.Namespace, session: Session) -> None:
+def _begin(options: argparse.Namespace, place: Connection) -> None:
     """Start workers while rooms are imported and headers are read; with a store there may be no work for them."""
     from opticam_dask.store.store import Store
 
     if options.new or not Store.at(options.out).exists():
-        session.executor.begin()
+        place.begin()
 
 
 def run_reduction(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -135,7 +136,9 @@ class AligningPanel:
 
     def _try(self, mark: Callable[[], object], told: str) -> None:
         try:
-            mark()
+            with marking.warnings_told() as warned:
+                mark()
+            told = "<br>".join([told, *map(html.escape, warned)])
         except (OwnedError, StoreError, ValueError, OSError) as error:
             told = str(error)
         self._on_change()

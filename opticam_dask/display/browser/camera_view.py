@@ -43,6 +43,13 @@ STRIPS: dict[str, str] = {
 }
 _RECORDS = ("flags", "fwhm", "background", "n_sources")
 
+#: Units of aperture radii in words.
+_UNITS_OF_RADII = {
+    "pixel": "pixels",
+    "reference_fwhm": "FWHM of the reference frame",
+    "frame_fwhm": "FWHM of each frame",
+}
+
 #: Fluxes of all sources and radii are kept when they are no more than so many numbers; else those of target and
 #: comparisons, and if these are too many as well those of one radius.
 _MOST_CELLS = 8_000_000
@@ -160,8 +167,9 @@ class CameraView:
             if self.label in labels:
                 attributes = part.photometry(self.label).attributes
                 self.radii = [float(value) for value in attributes.get("radii", [])]
+                self.radius_unit = _UNITS_OF_RADII[str(attributes.get("radius_unit", "pixel"))]
                 return dict(json.loads(attributes.get("prepared", attributes["parameters"])))
-        self.radii = []
+        self.radii, self.radius_unit = [], ""
         return {}
 
     def read_marks(self) -> None:
@@ -220,9 +228,6 @@ class CameraView:
     def set_radius(self, radius: int) -> None:
         """Take another of the radii that were measured."""
         self.radius = radius
-
-    def _row(self, source_id: int) -> int:
-        return int(rows_of_sources(self.source_ids, [source_id], self.key)[0])
 
     @property
     def n_todo(self) -> int:

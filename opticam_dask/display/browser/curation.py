@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from opticam_dask.display.browser.figures import CHOSEN
 from opticam_dask.display.browser.other_cameras import OtherCameras
 from opticam_dask.lightcurves import differential
 from opticam_dask.lightcurves.curation import marking
-from opticam_dask.lightcurves.curation.marks import KINDS
+from opticam_dask.lightcurves.curation.marks import KINDS, last_marks
 from opticam_dask.lightcurves.curation.spans import is_left_out
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.ownership import OwnedError, own
@@ -180,31 +181,33 @@ class CurationPanel:
         page = self.page
         times = page.view.mjd_utc[self.brushed]
         sources = [page.source_id] if self.scope.value == "one" else []
+        spans = [(time, time) for time in times.tolist()]
         try:
-            marking.mark_spans(
-                page.view.out_directory, self.kind.value, page.view.key, [(time, time) for time in times.tolist()],
-                sources=sources, why=self.why.value,
-            )  # fmt: skip
+            with marking.warnings_told() as warned:
+                marking.mark_spans(
+                    page.view.out_directory, self.kind.value, page.view.key, spans, sources=sources, why=self.why.value
+                )
         except (OwnedError, StoreError, ValueError, OSError) as error:
             self.told.text = str(error)
             return
-        self.told.text = f"{len(times)} frame(s) marked {self.kind.value}"
+        self.told.text = "<br>".join([f"{len(times)} frame(s) marked {self.kind.value}", *map(html.escape, warned)])
         self.brushed = np.empty(0, dtype=int)
         self.read_again()
 
     def _on_back(self) -> None:
-        out, table = self.page.view.out_directory, self.page.view.marks.table
-        if not len(table):
-            self.told.text = "no mark to take back"
-            return
-        # marks that were made together are taken back together
-        latest = table[table["when"] == table["when"].iloc[-1]].index.tolist()
+        view = self.page.view
+        out = view.out_directory
         try:
-            marking.unmark(out, latest)
+            latest = last_marks(out, view.key, view.label or "")
+            if not latest:
+                self.told.text = "no mark to take back"
+                return
+            with marking.warnings_told() as warned:
+                marking.unmark(out, latest)
         except (OwnedError, StoreError, ValueError, OSError) as error:
             self.told.text = str(error)
             return
-        self.told.text = f"{len(latest)} mark(s) taken back"
+        self.told.text = "<br>".join([f"{len(latest)} mark(s) taken back", *map(html.escape, warned)])
         self.read_again()
 
     def read_again(self) -> None:
@@ -237,6 +240,5 @@ class CurationPanel:
 
     def _write(self, curve: Any) -> Path:
         out, name = self.page.view.out_directory, self.prefix.value
-        file = differential.write_relative_light_curve(curve, out, name)
-        differential.keep_relative_light_curve(curve, out, name)
-        return file
+        differential.keep_relative_light_curve(curve, out, name)  # refuses names that it does not take
+        return differential.write_relative_light_curve(curve, out, name)

@@ -11,9 +11,10 @@ from bokeh.models import Button, Div, Range1d, TextInput
 
 from opticam_dask.display.browser import figures
 from opticam_dask.kernels.series import folding, lightcurve
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.text import printable
 
-_UNITS = {"d": 1.0, "h": 1 / 24.0, "min": 1 / 1440.0, "s": 1 / 86400.0}
+_UNITS = {"d": 1.0, "h": 1 / 24.0, "min": 1 / 1440.0, "s": 1 / SECONDS_PER_DAY}
 #: Colours of the cameras.
 _COLORS = ("#2a6fbb", "#7b3294", "#018571", "#a6611a", "#4d4d4d", "#c51b7d")
 _HEIGHT = 230

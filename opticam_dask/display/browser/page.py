@@ -222,7 +222,7 @@ class Page:
 
     def _name_radius(self) -> None:
         if self.view.radii:
-            self.radius.title = f"aperture radius: {self.view.radii[self.view.radius]:g}"
+            self.radius.title = f"aperture radius: {self.view.radii[self.view.radius]:g} {self.view.radius_unit}"
 
     def _on_source(self) -> None:
         if self.source.value and int(self.source.value) != self.source_id:
@@ -320,7 +320,7 @@ class Page:
         return -1 if self.picture is None else self.picture.index
 
     def step(self, n_frames: int) -> None:
-        """Go so many frames on, or back."""
+        """Go a number of frames on, or back where it is negative."""
         self.show_frame(int(np.clip(self.index + n_frames, 0, self.view.n_frames - 1)))
 
     def show_frame(self, index: int) -> None:

@@ -34,7 +34,7 @@ def envelope(
     Returns
     -------
     centre, lowest, highest : ndarray, shape (m,)
-        Of the columns that hold a finite value.
+        Middle of each column that holds a finite value (units of ``x``), and the lowest and highest ``y`` in it.
     """
     edges = np.linspace(low, high, n_columns + 1)
     bounds = np.searchsorted(x, edges, side="left")
@@ -103,7 +103,7 @@ def shade(image: np.ndarray, limits: tuple[float, float, float] | None = None) -
     image : ndarray, shape (ny, nx)
         The image.
     limits : (float, float, float), optional
-        As from :func:`shade_limits`, which is used when they are not given.
+        Result of :func:`shade_limits`; by default that of this image.
 
     Returns
     -------

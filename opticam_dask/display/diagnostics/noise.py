@@ -90,7 +90,7 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     key, label : str
         Camera key and photometry label.
     statistics : Dataset
-        As from :func:`source_statistics`.
+        Result of :func:`source_statistics`.
 
     Returns
     -------

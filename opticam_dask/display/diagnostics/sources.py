@@ -27,7 +27,7 @@ from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import growth
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
-from opticam_dask.store.camera import group_name
+from opticam_dask.store.camera import file_start, group_name
 from opticam_dask.store.store import Store
 
 #: Growth curves reach so many FWHM.
@@ -173,6 +173,7 @@ def plot_apertures(
     """
     written = []
     label = label if photometer is None else photometer.label
+    keys = Store.open(out_directory).keys
     for key, catalogue in catalogues(out_directory).items():
         chosen = chosen_rows(out_directory, key, catalogue, targets)
         if not len(chosen):
@@ -183,7 +184,7 @@ def plot_apertures(
         cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)
         figure = plotting.plot_apertures({key: cutouts})
         written += keep_figure(
-            figure, out_directory, ("diag", "apertures", f"{group_name(key)}_{label}_apertures.pdf"), save, show
+            figure, out_directory, ("diag", "apertures", f"{file_start(key, label, keys)}_apertures.pdf"), save, show
         )
     return written
 
@@ -229,7 +230,7 @@ def aperture_axes(record: Mapping[str, Any], fwhm: float) -> tuple[float, float,
     record : mapping
         Attributes of the photometer, as the store keeps them.
     fwhm : float
-        Of the catalogue, in pixels: the radius when none is given.
+        FWHM of the catalogue, in pixels: the radius when none is given.
     """
     if "radius" not in record and "semimajor_axis" not in record:
         return None

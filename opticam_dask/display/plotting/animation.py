@@ -35,7 +35,7 @@ class Picture:
     xy : ndarray, shape (n, 2)
         Where the catalogue's sources lie on the frame; NaN without a transform.
     radius : float
-        Of the circles, in pixels.
+        Radius of the circles, in pixels.
     title : str
         Title of the picture.
     state : str

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,6 +22,10 @@ from opticam_dask.display.plotting.times import best_axis, time_panels
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.series.lightcurve import relative_flux
+from opticam_dask.lightcurves.reading.columns import CurveArrays
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Flares and eclipses are meant to be seen: only what is much further out than all else stays outside.
 _REACH = 10.0
@@ -30,7 +33,7 @@ _REACH = 10.0
 _DOUBTFUL = SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.BAD_PIXEL
 
 
-def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
+def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Differential light curves, divided by their medians, one panel a camera.
 
     Points whose aperture is cut by the edge, saturated or has bad pixels are drawn open.
@@ -49,7 +52,7 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
     ValueError
         When there is no light curve.
     """
-    of_key = {str(curves.attrs.get("key", "")): curves} if isinstance(curves, xr.Dataset) else dict(curves)
+    of_key = _by_key(curves)
     require_panels(of_key)
     axis = best_axis(of_key)
     figure = new_figure(rows=len(of_key), width=9.0, height=3.0 if len(of_key) > 1 else 4.5)
@@ -62,6 +65,12 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset]) -> 
         row[0].ticklabel_format(axis="y", useOffset=False)
         _draw_curve(row, axis.since[key], curve, colour_of(key, position))
     return figure
+
+
+def _by_key(curves: Any) -> dict[str, Any]:
+    """Light curves by camera key; one alone is told by its attributes, as nothing is imported to ask what it is."""
+    attributes = getattr(curves, "attrs", None)
+    return dict(curves) if attributes is None else {str(attributes.get("key", "")): curves}
 
 
 #: Comparisons that are shown one by one.
@@ -137,7 +146,9 @@ def _draw_ratio(
     grid(axes)
 
 
-def _draw_curve(row: Sequence[Axes] | np.ndarray, since: np.ndarray, curve: xr.Dataset, colour: str) -> None:
+def _draw_curve(
+    row: Sequence[Axes] | np.ndarray, since: np.ndarray, curve: xr.Dataset | CurveArrays, colour: str
+) -> None:
     """One light curve over the columns of a row of axes."""
     flux, error = curve["relative_flux"].to_numpy(), np.abs(curve["relative_flux_err"].to_numpy())
     known = np.isfinite(flux) & np.isfinite(since)
@@ -168,7 +179,7 @@ def _points(
     axes.errorbar(since[chosen], flux[chosen], error[chosen], **options)
 
 
-def _title(key: str, curve: xr.Dataset) -> str:
+def _title(key: str, curve: xr.Dataset | CurveArrays) -> str:
     target, comparisons = curve.attrs.get("target"), list(curve.attrs.get("comparisons", []))
     if target is None:
         return key
@@ -177,5 +188,5 @@ def _title(key: str, curve: xr.Dataset) -> str:
     return f"{key}: source {target} against {shown}{more}".removeprefix(": ")
 
 
-def _is_doubtful(curve: xr.Dataset) -> np.ndarray:
+def _is_doubtful(curve: xr.Dataset | CurveArrays) -> np.ndarray:
     return (curve["flags"].to_numpy() & np.uint32(_DOUBTFUL)) != 0

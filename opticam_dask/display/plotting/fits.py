@@ -14,6 +14,7 @@ from opticam_dask.display.plotting.style import MANY_POINTS, colour_of, grid, ne
 #: Means that are drawn over the points of a panel.
 _MEANS = 25
 
+#: Times are drawn in hours, of which a day has so many.
 _HOURS = 24.0
 
 

@@ -23,6 +23,7 @@ from opticam_dask.display.plotting.times import best_axis, time_panels, utc_axis
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 
+#: Bins of a histogram, for the thousands of frames of a night.
 _HISTOGRAM_BINS = 60
 #: Steps that differ by more than this factor get a logarithmic axis.
 _WIDE_RANGE = 20.0

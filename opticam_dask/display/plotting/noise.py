@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from opticam_dask.display.plotting.style import MANY_POINTS, colour_of, grid, new_figure, require_panels
 from opticam_dask.kernels.sources.noise import common_scatter
 
+#: Panels beside each other.
 _MOST_COLUMNS = 3
 #: A source scatters well above what is expected when it does so by more than this factor.
 _WELL_ABOVE = 1.5
+#: At most so many of these have their number beside them: more would lie over each other.
 _MOST_NUMBERS = 15
 
 _COMPONENTS = {

@@ -17,6 +17,7 @@ from matplotlib.patches import Ellipse
 from opticam_dask.display.plotting.images import show_stretched
 from opticam_dask.display.plotting.style import colour_of, grid, new_figure, require_panels
 
+#: Panels beside each other.
 _MOST_COLUMNS = 3
 #: More curves than this have no legend entry each.
 _MOST_NAMED = 12

@@ -72,7 +72,7 @@ def robust_limits(values: np.ndarray, reach: float = 3.0) -> tuple[float, float]
     values : ndarray
         NaN values do not count.
     reach : float
-        Values further than so many times the 2 to 98 % range from its ends are left outside.
+        Values further from the 2 to 98 % range than this multiple of its width are left outside.
 
     Returns
     -------

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure, SubFigure
 
 from opticam_dask.kernels.units import SECONDS_PER_DAY
+from opticam_dask.lightcurves.reading.columns import CurveArrays
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": SECONDS_PER_DAY}
 #: Longest span in seconds that is shown in each unit; days above.
@@ -51,14 +55,15 @@ def utc_axis(times: Mapping[str, np.ndarray]) -> TimeAxis:
     return _axis({key: np.asarray(values, dtype=float) for key, values in times.items()}, "MJD (UTC)")
 
 
-def best_axis(datasets: Mapping[str, xr.Dataset]) -> TimeAxis:
+def best_axis(datasets: Mapping[str, xr.Dataset | CurveArrays]) -> TimeAxis:
     """Time axis for datasets with mjd_utc and bmjd_tdb by camera key.
 
     Barycentric when all frames have such a time, else UTC for all: the two differ by minutes, so cameras on
     different scales would look shifted against each other, and a frame without one would be missing.
     """
     barycentric = all(
-        np.all(np.isfinite(dataset["bmjd_tdb"]) | ~np.isfinite(dataset["mjd_utc"])) for dataset in datasets.values()
+        np.all(np.isfinite(dataset["bmjd_tdb"].to_numpy()) | ~np.isfinite(dataset["mjd_utc"].to_numpy()))
+        for dataset in datasets.values()
     )
     name, scale = ("bmjd_tdb", "BMJD (TDB)") if barycentric else ("mjd_utc", "MJD (UTC)")
     return _axis({key: dataset[name].to_numpy().astype(float) for key, dataset in datasets.items()}, scale)

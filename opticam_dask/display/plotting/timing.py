@@ -55,7 +55,7 @@ def plot_spectra(spectra: Mapping[str, xr.Dataset], scale: Scale = "linear") -> 
     spectra : dict of Dataset
         power, and power_err or false_alarm_level where there are, against frequency.
     scale : {"linear", "log", "loglog"}
-        Of the axes: both linear, logarithmic frequency, both logarithmic.
+        Scale of the axes: both linear, logarithmic frequency, both logarithmic.
 
     Returns
     -------

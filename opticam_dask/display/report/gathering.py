@@ -26,6 +26,7 @@ from opticam_dask.display.report.records import (
 from opticam_dask.display.report.thinning import clock_of, column_of, frames_per_point
 from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag, count_flags
 from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.locations import location
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.provenance import provenance
@@ -123,7 +124,7 @@ def _summary(part: Part) -> NightSummary:
     if part.quality.is_whole:
         n_clouds = int(np.count_nonzero(part.quality["flags"] & np.uint32(QualityFlag.CLOUD)))
         facts["airmass"] = part.quality["airmass"]
-    steps = np.diff(np.sort(times[np.isfinite(times)])) * 86400.0
+    steps = np.diff(np.sort(times[np.isfinite(times)])) * SECONDS_PER_DAY
     return NightSummary(
         key=part.key,
         night=part.night,

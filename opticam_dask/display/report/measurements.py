@@ -16,8 +16,10 @@ from opticam_dask.flags import SOURCE_SENTENCES, SourceFlag, count_flags
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.curation.spans import bits_of, is_left_out, spans_of
 from opticam_dask.lightcurves.field.comparison_stars import describe_coverage
 from opticam_dask.store.camera import Part
+from opticam_dask.store.store import Store
 
 #: Points of all light curves of a page together, by which its size is bounded.
 _ALL_POINTS = 240_000
@@ -133,9 +135,13 @@ def _slabs(part: Part, label: str, per_point: int) -> Iterator[tuple[int, int]]:
 
 
 def _read(part: Part, label: str, name: str, start: int, stop: int) -> np.ndarray:
-    """Values of some frames, shape (frame, source); of several radii the first."""
-    values = part.photometry(label).read(name, start, stop)
-    return values if values.ndim == 2 else values[..., 0]
+    """Values of some frames, shape (frame, source); of several radii the first, no flux where a mark leaves it out."""
+    group = part.photometry(label)
+    values = group.read(name, start, stop)
+    values = values if values.ndim == 2 else values[..., 0]
+    if name in ("flux", "flux_err") and (spans := spans_of(Store(part.path), part.key, label)):
+        values[is_left_out(bits_of(spans, group.read("mjd_utc", start, stop), group["source_id"]))] = np.nan
+    return values
 
 
 def relative_curves(out_directory: str | Path, keys: Sequence[str]) -> list[RelativeCurve]:

@@ -22,6 +22,7 @@ from opticam_dask import schema
 from opticam_dask.display.report import pictures
 from opticam_dask.display.report.payload import panels, payload
 from opticam_dask.display.report.records import Field, FieldSky, RelativeCurve, Report, Statistics
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.store.camera import group_name
 from opticam_dask.text import printable
 
@@ -112,7 +113,7 @@ def _script_json(payload: Any) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with so many digits that count; a dash where it is not known."""
+    """A number with a given count of significant digits; a dash where it is not known."""
     if value is None or not math.isfinite(value):
         return _UNKNOWN
     size = abs(value)
@@ -132,7 +133,8 @@ def _range(values: tuple[float, float], digits: int = 4) -> str:
 
 
 def _period_text(days: float) -> str:
-    unit, size = next((one for one in (("d", 1.0), ("h", 24.0), ("min", 1440.0)) if days * one[1] >= 1), ("s", 86400.0))
+    units = (("d", 1.0), ("h", 24.0), ("min", 1440.0), ("s", SECONDS_PER_DAY))
+    unit, size = next((one for one in units if days * one[1] >= 1), units[-1])
     return f"{days * size:.6g} {unit}"
 
 

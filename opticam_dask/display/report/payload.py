@@ -29,7 +29,9 @@ PANELS = (
     ("background_rms", "Scatter of the sky", "Sky RMS", "e⁻ pixel⁻¹"),
 )  # fmt: skip
 
+#: Number of the colour that the style sheet has for a filter.
 _COLOURS = {"g": 2, "r": 1, "i": 3, "u": 0, "z": 4}
+#: Colours of the style sheet: other filters take them in turns.
 _N_COLOURS = 6
 
 

@@ -1,4 +1,4 @@
-"""What a report opens with: periods in the light curves of the targets, and the fits that were made to them."""
+"""First section of a report: periods in the light curves of the targets, and the fits that were made to them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from opticam_dask.display.report.records import FittedSeries, FittedShape, Folde
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.series import folding, lightcurve
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.lightcurves import results
 from opticam_dask.lightcurves.fitting import outcome
 
@@ -29,7 +30,7 @@ _MOST_FREQUENCIES = 200_000
 _PART_OF_PERIOD = 0.25
 #: Light curves with more points than this are not searched for periods: the page is to be made in seconds.
 _MOST_POINTS = 400_000
-_SECONDS = 86400.0
+#: Times are drawn in hours, of which a day has so many.
 _HOURS = 24.0
 
 
@@ -87,7 +88,7 @@ def period_of(name: str, curves: Mapping[str, xr.Dataset]) -> Period | None:
     period = 1.0 / peak.frequency
     folded = {key: _folded(*one, period) for key, one in series.items()}
     scale = "BMJD (TDB)" if all(_has_bmjd(curve) for curve in curves.values()) else "MJD (UTC)"
-    return Period(name, period, chance, beta, frequency / _SECONDS, power, folded, scale)
+    return Period(name, period, chance, beta, frequency / SECONDS_PER_DAY, power, folded, scale)
 
 
 def _has_bmjd(curve: xr.Dataset) -> bool:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opticam_dask.kernels.units import SECONDS_PER_DAY
+
 #: Times are kept as whole numbers of this many seconds since the first of a night.
 TICK = 1e-4
 
-_SECONDS_PER_DAY = 86400.0
 _LAST_TICK = 2**32 - 1
 
 
@@ -79,7 +80,7 @@ def clock_of(night: str, times: np.ndarray, per_point: int) -> Clock:
     """
     middle = median_of(times, per_point).astype(float)
     zero = float(np.nanmin(middle)) if np.isfinite(middle).any() else 0.0
-    ticks = np.rint(np.nan_to_num(middle - zero) * _SECONDS_PER_DAY / TICK)
+    ticks = np.rint(np.nan_to_num(middle - zero) * SECONDS_PER_DAY / TICK)
     return Clock(night, zero, np.clip(ticks, 0, _LAST_TICK).astype(np.uint32), per_point)
 
 

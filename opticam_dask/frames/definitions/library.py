@@ -22,7 +22,7 @@ RECOGNISE = "_recognise"
 
 
 def known_instruments() -> dict[str, Instrument]:
-    """Definitions by name: users' own first, then those of installed packages, then those of this package.
+    """Instrument definitions by name: the user's own first, then of installed packages, then of this package.
 
     Users' own are the ``.json`` files in the folders of the environment variable ``OPTICAM_DASK_INSTRUMENTS`` and in
     ``~/.config/opticam_dask/instruments``; packages name theirs by entry points of the group
@@ -63,7 +63,7 @@ def load_instrument(name: str | os.PathLike[str]) -> Instrument:
 def recognised(header: Mapping[str, Any]) -> str:
     """Name of the definition that a header is known for; empty without one.
 
-    Of those that know it, the one with the most signs; users' own go before those of this package.
+    The definition with the most signs in these headers; the user's own go before those of this package.
     """
     best, most = "", 0
     for name, values in _definitions().items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
-from opticam_dask.frames.fits.errors import FrameError
+from opticam_dask.frames.fits.errors import CutHeader, FrameError
 from opticam_dask.text import shown
 
 #: Bytes of a block, of which all FITS files are made (FITS 4.0, section 3.1).
@@ -46,7 +46,7 @@ class Cards(dict[str, Any]):
     text : str
         The cards as they stand in the file; of several with one keyword the first counts.
     plane_time : PlaneTime or None
-        Of a plane of a cube, when it was taken; it goes before every time of the header.
+        When the plane of a cube was taken; it goes before every time of the header.
     """
 
     text: str = ""
@@ -89,7 +89,7 @@ def read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple
             raise FrameError(f"expected the END of the header within {MOST_HEADER_BLOCKS} blocks, found none")
         block = stream.read(BLOCK).decode("latin-1")
         blocks.append(block)
-    raise FrameError("the header is cut short: it has no END")
+    raise CutHeader("the header is cut short: it has no END")
 
 
 def integer(header: Mapping[str, Any], keyword: str, default: int | None = None) -> int:

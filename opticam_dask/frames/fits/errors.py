@@ -17,5 +17,9 @@ class FrameError(Exception):
         self.reason = reason
 
 
+class CutHeader(FrameError):
+    """The file ends in a header."""
+
+
 class OwnProduct(FrameError):
     """The file is a table exported by this program: no frame, and no error either."""

@@ -7,7 +7,6 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from opticam_dask.frames.fits.cards import BLOCK, CARD, Cards, integer
 from opticam_dask.frames.fits.errors import FrameError
 from opticam_dask.frames.fits.streams import MOST_AFTER, Source, fill
+from opticam_dask.kernels.images.counts import unsigned_counts
 from opticam_dask.text import shown
 
 #: A frame of more pixels is refused: 16384 x 16384, 64 times a frame of OPTICAM.
@@ -32,6 +32,10 @@ _STRUCTURE = re.compile(
     r"SCALE|ZERO|PCOUNT|GCOUNT|MASKCMP)) *="
 )
 _AXES = re.compile(r"NAXIS\d* *=")
+#: Card of images whose tiles are line lists.
+_OF_LINE_LISTS = re.compile(rb"ZCMPTYPE= *'PLIO_1")
+#: Words of a line list before its instructions: the three of the old form, which is the shorter one.
+_LINE_LIST_HEADER = 3
 _BITPIX = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 Section = tuple[slice, slice]
@@ -76,8 +80,7 @@ class Hdu(NamedTuple):
         return len(self.axes) >= 2 and min(self.axes) > 0
 
 
-@dataclass(frozen=True)
-class FitsHeader:
+class FitsHeader(NamedTuple):
     """Header of one image of a file, as a frame.
 
     Attributes
@@ -95,7 +98,8 @@ class FitsHeader:
     bad_pixels : str
         Name of the extension that marks bad pixels; empty without.
     saturation : float or None
-        Level in ADU, as stored, at which pixels are saturated; None where it is not known.
+        Level from which pixels are saturated, in the unit of the pixels; of several amplifiers the highest, with their
+        gains relative to that of the frame. None where it is not known.
     has_overscan : bool
         Whether the level of an overscan is taken off.
     errors : str
@@ -129,6 +133,13 @@ class StoredImage(NamedTuple):
     def plane_bytes(self) -> int:
         """Bytes of one plane that is not compressed."""
         return math.prod(self.shape) * abs(self.bitpix) // 8
+
+    def whole_planes(self, file_bytes: int) -> int:
+        """Number of planes that are complete in a file of this size, in bytes; of a compressed image all or none."""
+        n_bytes = file_bytes - self.hdu.start
+        if n_bytes >= self.hdu.n_bytes:
+            return self.n_planes
+        return 0 if self.is_compressed else max(0, n_bytes) // self.plane_bytes
 
 
 def describe(hdu: Hdu) -> StoredImage:
@@ -254,7 +265,7 @@ def read_plane(source: Source, image: StoredImage, plane: int = 0) -> np.ndarray
     source : Source
         Open file.
     image : StoredImage
-        Of :func:`describe`.
+        The image, as :func:`describe` returns it.
     plane : int
         Counted from 0.
 
@@ -297,6 +308,8 @@ def _decompressed(source: Source, image: StoredImage, plane: int) -> np.ndarray:
 
 
 def _to_native(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if pixels.dtype == ">i2" and dtype == np.uint16:
+        return unsigned_counts(pixels)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if dtype.kind == "u" and native.dtype.kind == "i":
         # Adding BZERO = 2**(bits - 1) to a two's complement number turns its highest bit over, and no other.
@@ -317,11 +330,31 @@ def _by_astropy(header: bytes, data: bytes, plane: tuple[int, ...] = ()) -> np.n
             warnings.simplefilter("ignore")
             from astropy.io import fits  # half a second, for compressed images alone
 
+            if _OF_LINE_LISTS.search(header):
+                with fits.open(io.BytesIO(content), memmap=False, disable_image_compression=True) as hdus:
+                    _hold_line_lists(hdus[-1].data)
             with fits.open(io.BytesIO(content), memmap=False) as hdus:
                 hdu = hdus[-1]
                 return np.asarray(hdu.section[plane] if plane else hdu.data)
     except Exception as error:  # on damaged files astropy raises whatever comes up
         raise FrameError(f"the image is damaged: {type(error).__name__}: {shown(str(error))}") from error
+
+
+def _hold_line_lists(table: np.ndarray) -> None:
+    """Refuse tiles of PLIO_1 that are empty or shorter than they say: their decoder would read on in memory.
+
+    The second to the fifth word of a line list are where its instructions begin and, in one or two words, where they
+    end (FITS 4.0, section 10.4.3). The instruction 1 takes the word after it as well.
+    """
+    others = [name for name in ("GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA") if name in (table.dtype.names or ())]
+    for row, words in enumerate(table["COMPRESSED_DATA"]):
+        if len(words) == 0 and any(len(table[name][row]) for name in others):
+            continue
+        if len(words) < _LINE_LIST_HEADER:
+            raise ValueError(f"tile {row} has no line list")
+        first, end = (4, int(words[2])) if words[2] > 0 else (int(words[1]) + 1, (int(words[4]) << 15) + int(words[3]))
+        if first < 1 or end > len(words) or (first <= end and words[end - 1] >> 12 == 1):
+            raise ValueError(f"the line list of tile {row} is cut short")
 
 
 def _checked(image: StoredImage, pixels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from opticam_dask.frames.fits import images, tiles
 from opticam_dask.frames.fits.cards import BLOCK, MOST_HEADER_BLOCKS, Cards, joined, read_cards
-from opticam_dask.frames.fits.errors import FrameError, OwnProduct
+from opticam_dask.frames.fits.errors import CutHeader, FrameError, OwnProduct
 from opticam_dask.frames.fits.images import FitsHeader, Hdu, StoredImage
 from opticam_dask.frames.fits.read_pixels import ReadPixels
 from opticam_dask.frames.fits.streams import MOST_BEFORE, TIMES_IMAGE, Source
@@ -37,8 +36,6 @@ _COMPANIONS = _BAD_PIXELS | {
 _OF_PIXELS = frozenset({"CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2"})
 #: Planes of one file; a night of a second at a hundred frames a second is a third of it.
 _MOST_PLANES = 1 << 20
-#: What several images of one file can be (entry ``images`` of an instrument).
-IMAGES = ("frames", "mosaic", "first")
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,8 @@ class StoredFrame:
         Image with the errors of its pixels, to the power of ``error_power``.
     error_power : int
         1 for errors, 2 for variances, -2 for their inverse.
+    n_whole : int
+        Number of its frames that are complete in the file; fewer than it has where the file is cut short.
     """
 
     extension: int
@@ -73,6 +72,16 @@ class StoredFrame:
     marks: StoredImage | None = None
     errors: StoredImage | None = None
     error_power: int = 1
+    n_whole: int = 1
+
+    @property
+    def cut_short(self) -> str:
+        """Why not all of it is there; empty where it is."""
+        if self.n_whole >= (self.n_planes or 1):
+            return ""
+        if self.n_planes:
+            return f"cut short: the file ends after {self.n_whole} of {self.n_planes} planes"
+        return "cut short: the file ends before all pixels of this frame"
 
     @property
     def n_bytes(self) -> int:
@@ -81,10 +90,32 @@ class StoredFrame:
 
 
 class Contents(NamedTuple):
-    """Contents of a file: its frames, and its tables, where the times of planes may be."""
+    """Contents of a file.
+
+    Attributes
+    ----------
+    pictures : tuple of StoredFrame
+        Its frames.
+    tables : tuple of Hdu
+        Its tables, where the times of planes may be.
+    cut_header : (str, int)
+        What is wrong with a header in which the file ends, and the number of its HDU; an empty text for most files.
+    most_bytes : int
+        How many bytes there can be; of a gzip stream that ends before its last HDU does, as many as there are.
+    """
 
     pictures: tuple[StoredFrame, ...]
     tables: tuple[Hdu, ...]
+    cut_header: tuple[str, int]
+    most_bytes: int
+
+    @property
+    def cut_short(self) -> str:
+        """Where the file ends too early, behind its pixels; empty where it does not."""
+        if self.cut_header[0]:
+            return f"cut short: the file ends in the header of HDU {self.cut_header[1]}"
+        is_cut = any(table.start + table.n_bytes > self.most_bytes for table in self.tables)
+        return "cut short: the file ends before its table does" if is_cut else ""
 
 
 @dataclass(frozen=True)
@@ -109,8 +140,35 @@ class ImageChoice:
     uses_errors: bool = True
 
 
-def contents_of(source: Source, choice: ImageChoice, *, is_one_of_many: bool = False) -> Contents:
-    """Find the frames of a file.
+def ordinary_image(cards: Cards, choice: ImageChoice) -> tuple[FitsHeader, int] | None:
+    """Header of the image of a file by its first header, and bytes of its pixels; None for what is no ordinary file.
+
+    Raises
+    ------
+    FrameError
+        When the header says what cannot be.
+    """
+    hdu = Hdu(0, cards, images.image_axes(cards), 0, images.data_bytes(cards))
+    if len(hdu.axes) != 2 or choice.images == "mosaic" or not _is_wanted(hdu, choice.extension):
+        return None
+    return _single(hdu, cards, choice, is_only=True).header, hdu.n_bytes
+
+
+def is_all_of(source: Source, start: int, n_bytes: int) -> bool:
+    """Whether the image of the first HDU is whole, and nothing that is looked at follows it."""
+    most = source.most_bytes
+    return start + n_bytes <= most and (_is_endless(source) or start + -(-n_bytes // BLOCK) * BLOCK + BLOCK > most)
+
+
+def _is_endless(source: Source) -> bool:
+    """Whether what follows the image can only be found by inflating or fetching all of it."""
+    return source.is_gzip or source.most_bytes == sys.maxsize
+
+
+def contents_of(
+    source: Source, choice: ImageChoice, *, is_one_of_many: bool = False, first: tuple[Cards, str] | None = None
+) -> Contents:
+    """Find the frames of a file, of which the ``first`` header may have been read.
 
     Of an ordinary file only the header of its image is read; others where there is more behind it. A gzip stream is
     inflated up to the image, and further only where that is a cube or in an extension; and so is a remote file fetched
@@ -123,47 +181,76 @@ def contents_of(source: Source, choice: ImageChoice, *, is_one_of_many: bool = F
     OwnProduct
         When the file is a table that this program has exported.
     """
-    hdus = _each_hdu(source)
+    hdus = _each_hdu(source, first)
     seen: list[Hdu] = []
     for hdu in hdus:
         seen.append(hdu)
         if _is_wanted(hdu, choice.extension):
-            images.describe(hdu)  # raises for what cannot be a frame
-            if hdu.start + hdu.n_bytes > source.most_bytes:
-                found = max(0, source.most_bytes - hdu.start)
-                raise FrameError(f"cut short: {hdu.n_bytes} bytes of data expected, {found} found")
+            image = images.describe(hdu)  # raises for what cannot be a frame
+            if not image.whole_planes(source.most_bytes):
+                n_found = max(0, source.most_bytes - hdu.start)
+                raise FrameError(f"cut short: {hdu.n_bytes} bytes of data expected, {n_found} found")
             break
         if _is_own_product(hdu.cards):
             raise OwnProduct("a light curve that this program has exported")
     else:
         raise FrameError(_nothing_found(seen, choice.extension))
-    first = seen[-1]
-    is_plain = first.number == 0 and len(first.axes) == 2
+    found = seen[-1]
+    is_plain = found.number == 0 and len(found.axes) == 2
     behind: list[Hdu] = []
-    is_endless = source.is_gzip or source.most_bytes == sys.maxsize
-    if is_one_of_many or not (is_endless and (is_plain or choice.extension is not None)):
-        with contextlib.suppress(FrameError):  # what follows an image need not be FITS
-            behind += hdus
-        behind = [hdu for hdu in behind if hdu.start + hdu.n_bytes <= source.most_bytes]
+    cut_header, most_bytes = ("", 0), source.most_bytes
+    if is_one_of_many or not (_is_endless(source) and (is_plain or choice.extension is not None)):
+        try:
+            behind.extend(hdus)
+            if source.is_gzip and (end := source.stream.tell()) < [*seen, *behind][-1].end:
+                most_bytes = end  # nothing more came out of it
+        except CutHeader as error:
+            cut_header = (error.reason, found.number + len(behind) + 1)
+        except FrameError:  # what follows an image need not be FITS
+            pass
     tables = tuple(hdu for hdu in [*seen, *behind] if hdu.cards.get("XTENSION") in ("BINTABLE", "TABLE"))
     primary = seen[0].cards
-    pictures = [_with_companions(picture, behind, choice) for picture in _pictures(first, behind, primary, choice)]
+    pictures = [_with_companions(picture, behind, choice) for picture in _pictures(found, behind, primary, choice)]
+    pictures = [_held(picture, most_bytes, cut_header[0]) for picture in pictures]
     pictures.sort(key=lambda picture: picture.n_planes > 0)  # the image of a file is a picture, where it has one
-    return Contents(tuple(pictures), tuple(table for table in tables if table.cards.get("ZIMAGE") is not True))
+    tables = tuple(table for table in tables if table.cards.get("ZIMAGE") is not True)
+    return Contents(tuple(pictures), tables, cut_header, most_bytes)
 
 
-def _each_hdu(source: Source) -> Iterator[Hdu]:
+def _held(picture: StoredFrame, file_bytes: int, cut_header: str) -> StoredFrame:
+    """A picture that knows how much of it is whole in the file, with the extensions that tell of its pixels.
+
+    Of a detector of several amplifiers or windows one may be missing where the file ends in a header.
+    """
+    planes = [tile.image.whole_planes(file_bytes) for tile in picture.tiles]
+    for image in (picture.marks, picture.errors):
+        if image is not None and (image.n_planes > 1 or not image.whole_planes(file_bytes)):
+            planes.append(image.whole_planes(file_bytes))
+    if cut_header and len(picture.tiles) > 1:
+        planes = [0]
+    return replace(picture, n_whole=min(planes))
+
+
+def first_cards(source: Source) -> tuple[Cards, str]:
+    """Read the first header of a file: values, and the text of its blocks."""
+    return read_cards(source.stream, is_primary=True, most_blocks=MOST_HEADER_BLOCKS)
+
+
+def _each_hdu(source: Source, first: tuple[Cards, str] | None) -> Iterator[Hdu]:
     """HDU after HDU; the header of the next one is read when it is asked for."""
+    own, text = first or first_cards(source)
     number, position, n_blocks, largest = 0, 0, 0, 0
     while n_blocks < MOST_HEADER_BLOCKS:
-        own, text = read_cards(source.stream, is_primary=number == 0, most_blocks=MOST_HEADER_BLOCKS - n_blocks)
+        if number:
+            most_blocks = MOST_HEADER_BLOCKS - n_blocks
+            own, text = read_cards(source.stream, is_primary=False, most_blocks=most_blocks)
         if not own:
             return
         n_blocks += len(text) // BLOCK
         hdu = Hdu(number, own, images.image_axes(own), position + len(text), images.data_bytes(own))
         yield hdu
         number, position = number + 1, hdu.end
-        if position + BLOCK > source.most_bytes:
+        if position >= source.most_bytes:
             return
         largest = max(largest, hdu.n_bytes if _can_be_frame(hdu) else 0)
         if source.is_gzip and position > MOST_BEFORE + TIMES_IMAGE * largest:
@@ -238,7 +325,8 @@ def _single(hdu: Hdu, primary: Cards, choice: ImageChoice, *, is_only: bool) -> 
     if image.n_planes > _MOST_PLANES:
         raise FrameError(f"expected at most {_MOST_PLANES} planes in HDU {hdu.number}, found {image.n_planes}")
     n_planes = image.n_planes if image.n_planes > 1 else 0
-    return StoredFrame(0, header, hdu.cards, (Tile(image, section, None, bias),), n_planes)
+    tile = Tile(image, section, None, bias, saturation=saturation)
+    return StoredFrame(0, header, hdu.cards, (tile,), n_planes)
 
 
 def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> StoredFrame:
@@ -254,12 +342,13 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Sto
         )
     if len({part.image.n_planes for part in parts}) > 1:
         raise FrameError("expected equal numbers of planes in all amplifiers or windows of a detector")
+    dtype = tiles.pixel_type(parts, shape)
     header = FitsHeader(
         values,
         shape,
-        tiles.pixel_type(parts, shape),
+        dtype,
         group[0].number,
-        saturation=choice.amplifiers.saturation_of(values),
+        saturation=tiles.saturation_of(parts, dtype),
         has_overscan=any(part.bias is not None for part in parts),
     )
     n_planes = parts[0].image.n_planes
@@ -281,13 +370,13 @@ def _with_companions(picture: StoredFrame, behind: Sequence[Hdu], choice: ImageC
     ]
     if marks := next((hdu for hdu in own if hdu.name in _BAD_PIXELS), None):
         name = str(marks.cards["EXTNAME"]).strip()
-        header = replace(picture.header, dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
+        header = picture.header._replace(dtype=tiles.as_float(picture.header.dtype), bad_pixels=name)
         picture = replace(picture, header=header, marks=images.describe(marks))
     errors = _errors_of(own) if choice.uses_errors else None
     if errors is not None:
         named = str(errors.cards.get("UTYPE", "")).strip().upper()
         power = _UTYPES.get(named, _ERRORS[errors.name])
-        header = replace(picture.header, errors=str(errors.cards["EXTNAME"]).strip())
+        header = picture.header._replace(errors=str(errors.cards["EXTNAME"]).strip())
         picture = replace(picture, header=header, errors=images.describe(errors), error_power=power)
     return picture
 
@@ -311,9 +400,9 @@ def read(source: Source, picture: StoredFrame, plane: int) -> np.ndarray:
     source : Source
         Open file.
     picture : StoredFrame
-        Of :func:`contents_of`.
+        The frame, as :func:`contents_of` returns it.
     plane : int
-        Of a cube, from 0.
+        Number of the plane in a cube, from 0.
 
     Returns
     -------

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import math
 import re
+import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from opticam_dask.frames.fits.cards import BLOCK, Cards, PlaneTime
+from opticam_dask.frames.fits.cards import BLOCK, Cards, PlaneTime, integer
 from opticam_dask.frames.fits.errors import FrameError
 from opticam_dask.frames.fits.images import FitsHeader, Hdu
 from opticam_dask.frames.fits.layouts import StoredFrame
 from opticam_dask.frames.fits.streams import Source, fill
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import Keyword, as_number
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
 #: A table of times is not larger.
 _MOST_TABLE_BYTES = 1 << 28
@@ -28,9 +30,8 @@ _DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}[T ]\d{1,2}:\d{2}")
 _MJD = (40587.0, 88069.0)
 #: Days that are taken for a Julian Date: 1970 to 2100.
 _JD = (2440587.5, 2488069.5)
-_SECONDS = {"": 1.0, "S": 1.0, "SEC": 1.0, "SECOND": 1.0, "SECONDS": 1.0, "MS": 1e-3, "US": 1e-6, "D": 86400.0}
-_SECONDS |= {"DAY": 86400.0, "DAYS": 86400.0, "MIN": 60.0, "H": 3600.0}
-_DAY = 86400.0
+_SECONDS = {"": 1.0, "S": 1.0, "SEC": 1.0, "SECOND": 1.0, "SECONDS": 1.0, "MS": 1e-3, "US": 1e-6, "D": SECONDS_PER_DAY}
+_SECONDS |= {"DAY": SECONDS_PER_DAY, "DAYS": SECONDS_PER_DAY, "MIN": 60.0, "H": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PlaneKeywords:
 
 
 def headers_of(source: Source, cube: StoredFrame, tables: Sequence[Hdu], known: PlaneKeywords) -> Iterator[FitsHeader]:
-    """The header of each plane of a cube, with its time.
+    """The header of each plane of a cube, with its time; of the first planes, where a table of times is cut short.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def headers_of(source: Source, cube: StoredFrame, tables: Sequence[Hdu], known: 
             f"row a plane and a column of times, a keyword for each plane (DATE0001, ...), CTYPE3 = 'TIME', or the "
             f"step from plane to plane ({step}, or plane_step_keyword of the definition)"
         )
-    return (replace(header, values=_overlaid(header.values, {}, time)) for time in times)
+    return (header._replace(values=_overlaid(header.values, {}, time)) for time in times)
 
 
 def _overlaid(values: Cards, own: Mapping[str, Any], time: PlaneTime) -> Cards:
@@ -103,7 +104,7 @@ class _PlaneRows:
 def _with_rows(header: FitsHeader, rows: _PlaneRows) -> Iterator[FitsHeader]:
     for index, time in enumerate(rows.times):
         own = {**rows.shared, **{name: values[index] for name, values in rows.columns.items()}}
-        yield replace(header, values=_overlaid(header.values, own, time))
+        yield header._replace(values=_overlaid(header.values, own, time))
 
 
 # ---------------------------------------------------------------- a table
@@ -113,11 +114,15 @@ def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _P
     """Rows of a table that has one a plane and a column of times; None for other tables."""
     if table.cards.get("NAXIS2") != n_planes or table.n_bytes > _MOST_TABLE_BYTES:
         return None
-    columns = _columns(source, table)
+    n_bytes = min(table.n_bytes, source.most_bytes - table.start)
+    n_rows = min(n_planes, n_bytes // max(1, integer(table.cards, "NAXIS1")))
+    if n_rows < 1:
+        return None
+    columns = {name: values[:n_rows] for name, values in _columns(source, table, n_bytes).items()}
     names = {name.upper().replace("_", "-"): name for name in columns}
     for wanted in [*known.time, *keywords.PLANE_TIMES]:
         name = names.get(wanted.upper().replace("_", "-"))
-        if name is None or (times := _times(name, columns[name], table.cards, known)) is None:
+        if name is None or (times := _times(name, columns[name], table.cards)) is None:
             continue
         own = {key.upper(): values for key, values in columns.items() if key != name}
         said = ("TIMESYS", "MJDREF", "TREFPOS")
@@ -125,13 +130,13 @@ def _rows(source: Source, table: Hdu, n_planes: int, known: PlaneKeywords) -> _P
     return None
 
 
-def _columns(source: Source, table: Hdu) -> dict[str, list[Any]]:
-    """Columns of one value a row, by name."""
+def _columns(source: Source, table: Hdu, n_bytes: int) -> dict[str, list[Any]]:
+    """Columns of one value a row, by name, of a table of which so many bytes are there."""
     from astropy.io import fits  # half a second, for tables alone
 
     source.stream.seek(table.start)
-    data = np.empty(table.n_bytes, dtype=np.uint8)
-    fill(source.stream, data)
+    data = np.zeros(table.n_bytes, dtype=np.uint8)
+    fill(source.stream, data[:n_bytes])
     primary = fits.PrimaryHDU().header.tostring().encode("latin-1")
     content = primary + table.cards.text.encode("latin-1") + data.tobytes() + bytes(-table.n_bytes % BLOCK)
     try:
@@ -148,14 +153,18 @@ def _columns(source: Source, table: Hdu) -> dict[str, list[Any]]:
         raise FrameError(f"the table in HDU {table.number} is damaged: {type(error).__name__}") from error
 
 
-def _times(name: str, values: Sequence[Any], cards: Cards, known: PlaneKeywords) -> list[PlaneTime] | None:
-    """Times of a column: dates, days, or seconds since a reference or the header's own time; None where it is none."""
+def _times(name: str, values: Sequence[Any], cards: Cards) -> list[PlaneTime] | None:
+    """Times of a column: dates, days, or seconds since a reference or the header's own time; None where it is none.
+
+    Most must be: a row that holds none costs its plane.
+    """
     upper = name.upper()
     if all(isinstance(value, str) for value in values):
-        is_date = all(_DATE.match(value) for value in values)
+        is_date = _holds_mostly(bool(_DATE.match(value)) for value in values)
         return [PlaneTime(upper, value.strip()) for value in values] if is_date else None
     numbers = [as_number(value) for value in values]
-    if all(low <= number < high for number in numbers for low, high in (_interval(numbers[0]),)):
+    low, high = _interval_of(numbers)
+    if _holds_mostly(low <= number < high for number in numbers):
         return [PlaneTime(upper, number) for number in numbers]
     index = next(key[5:] for key, value in cards.items() if key.startswith("TTYPE") and str(value).strip() == name)
     unit = str(cards.get(f"TUNIT{index}", cards.get("TIMEUNIT", ""))).strip().upper()
@@ -166,9 +175,24 @@ def _times(name: str, values: Sequence[Any], cards: Cards, known: PlaneKeywords)
     if not math.isfinite(reference):
         reference = as_number(cards.get("MJDREFI")) + as_number(cards.get("MJDREFF", 0.0))
     if math.isfinite(reference):
-        return [PlaneTime(upper, reference + number * seconds / _DAY) for number in numbers]
-    is_near = all(-_DAY <= number * seconds <= 10 * _DAY for number in numbers)
-    return [PlaneTime(upper, None, number * seconds) for number in numbers] if is_near else None
+        return [PlaneTime(upper, reference + number * seconds / SECONDS_PER_DAY) for number in numbers]
+    is_near = [-SECONDS_PER_DAY <= number * seconds <= 10 * SECONDS_PER_DAY for number in numbers]
+    if not _holds_mostly(is_near):
+        return None
+    return [
+        PlaneTime(upper, None, number * seconds) if is_one else PlaneTime(upper, math.nan)
+        for number, is_one in zip(numbers, is_near, strict=True)
+    ]
+
+
+def _holds_mostly(said: Iterable[bool]) -> bool:
+    flags = list(said)
+    return 2 * sum(flags) > len(flags)
+
+
+def _interval_of(numbers: Sequence[float]) -> tuple[float, float]:
+    finite = [number for number in numbers if math.isfinite(number)]
+    return _interval(statistics.median_low(finite) if finite else math.nan)
 
 
 def _interval(number: float) -> tuple[float, float]:
@@ -187,8 +211,9 @@ def _numbered(values: Cards, n_planes: int, known: PlaneKeywords) -> _PlaneRows 
     whole: dict[str, list[Any]] = {}
     for stem, members in families.items():
         first = 0 if 0 in members else 1
-        if len(members) >= n_planes and all(number + first in members for number in range(n_planes)):
-            whole[stem] = [values[members[number + first]] for number in range(n_planes)]
+        numbers = range(first, n_planes + first)
+        if _holds_mostly(number in members for number in numbers):  # one that is missing costs its plane
+            whole[stem] = [values[members[number]] if number in members else None for number in numbers]
     preferred = [stem for name in [*known.time, *keywords.PLANE_TIMES] for stem in whole if _is_stem(stem, name)]
     for stem in [*preferred, *whole]:
         is_structure = stem in ("NAXIS", "CTYPE", "CRVAL", "CDELT", "CRPIX", "CUNIT") or not stem
@@ -209,11 +234,13 @@ def _full_name(stem: str) -> str:
 
 
 def _stem_times(stem: str, column: Sequence[Any]) -> list[PlaneTime] | None:
-    if all(isinstance(value, str) and _DATE.match(value) for value in column):
-        return [PlaneTime(stem, value) for value in column]
+    """Times of keywords; None where they are none. Most must be: one that is none costs its plane."""
+    if _holds_mostly(isinstance(value, str) and _DATE.match(value) is not None for value in column):
+        return [PlaneTime(stem, str(value or "")) for value in column]
     numbers = [as_number(value) for value in column]
-    low, high = _interval(numbers[0])
-    return [PlaneTime(stem, number) for number in numbers] if all(low <= number < high for number in numbers) else None
+    low, high = _interval_of(numbers)
+    is_time = _holds_mostly(low <= number < high for number in numbers)
+    return [PlaneTime(stem, number) for number in numbers] if is_time else None
 
 
 # ---------------------------------------------------------------- a start and a step
@@ -231,9 +258,9 @@ def _by_axis(values: Cards, n_planes: int) -> list[PlaneTime] | None:
     low, high = _interval(first)
     reference = as_number(values.get("MJDREF", values.get("MJDREFI")))
     if math.isfinite(reference):
-        start = reference + as_number(values.get("MJDREFF", 0.0)) + first * unit / _DAY
-        return [PlaneTime(name, start + plane * step * unit / _DAY) for plane in range(n_planes)]
-    if unit == _DAY and low <= first < high:
+        start = reference + as_number(values.get("MJDREFF", 0.0)) + first * unit / SECONDS_PER_DAY
+        return [PlaneTime(name, start + plane * step * unit / SECONDS_PER_DAY) for plane in range(n_planes)]
+    if unit == SECONDS_PER_DAY and low <= first < high:
         return [PlaneTime(name, first + plane * step) for plane in range(n_planes)]
     return [PlaneTime(name, None, (first + plane * step) * unit) for plane in range(n_planes)]
 

@@ -1,8 +1,8 @@
-"""Pixels of a frame with what its file says of them beyond their values: errors, and what was taken off."""
+"""Pixels of a frame as they were read, with their errors and with the overscan that was taken off."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,13 +41,17 @@ class ReadPixels(np.ndarray):
 
     @classmethod
     def of(cls, pixels: np.ndarray, variance: np.ndarray | None, taken: tuple[Taken, ...]) -> np.ndarray:
-        """Pixels with what is known of them; the plain array where there is nothing."""
+        """Pixels with what the file says about them; the plain array where it says nothing."""
         taken = tuple(one for one in taken if one.level or one.factor != 1.0)
         if variance is None and not taken:
             return pixels
         found = pixels.view(cls)
         found.variance, found.taken = variance, taken
         return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what is known of the pixels with them: frames travel between processes."""
+        return ReadPixels.of, (np.asarray(self), self.variance, self.taken)
 
 
 def level_as_read(pixels: np.ndarray, level: float) -> float | np.ndarray:
@@ -58,7 +62,7 @@ def level_as_read(pixels: np.ndarray, level: float) -> float | np.ndarray:
     pixels : ndarray, shape (ny, nx)
         As a reader gave them.
     level : float
-        Of the detector, such as the one up to which it is linear; NaN stays.
+        Level of the detector, ADU, such as the one up to which it is linear; NaN stays.
 
     Returns
     -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import os
 import stat
@@ -21,24 +20,54 @@ try:
     from isal import igzip, igzip_lib, isal_zlib
 
     inflate: Callable[..., Any] = igzip.open
+    _crc32: Callable[[bytes, int], int] = isal_zlib.crc32
     _INFLATE_ERRORS: Any = (zlib.error, igzip_lib.error, isal_zlib.error)
 except ImportError:  # the standard library does the same, in twice the time
     inflate = gzip.open
+    _crc32 = zlib.crc32
     _INFLATE_ERRORS = (zlib.error,)
 
 PathLike = str | os.PathLike[str]
 
 _MOST_INFLATION = 1100  # deflate reaches 1032 at most
-#: Bytes of a gzip stream that are inflated before the image,
+#: Bytes of a gzip stream that are inflated before its image, and TIMES_IMAGE times those of the image: no more, because
+#: a small file may inflate to any size.
 MOST_BEFORE = 1 << 28
-#: and after it, where the checksum stands;
+#: Bytes that are inflated after the image, up to the checksum of the stream, and TIMES_IMAGE times those of the image.
 MOST_AFTER = 1 << 26
-#: to both of them this many times the bytes of the image are added.
+#: Bytes of the image count this often in both: files with many images of one size are ordinary.
 TIMES_IMAGE = 16
 #: Bytes of one request to a remote place for a header.
 HEADER_REQUEST = 10 * BLOCK
 #: Bytes of one request to a remote place for a frame, which is one request up to this size.
 FRAME_REQUEST = 1 << 25
+
+
+#: First bytes of a file that its checksum is made of: the times and exposure of a header are among them.
+_OF_HEADER = 8192
+#: Bytes of pixels that the checksum is made of as well: no other frame has their noise.
+_OF_PIXELS = 1024
+#: Byte where these pixels begin: behind most headers, and within the 32 KiB that an operating system reads ahead.
+_FIRST_PIXELS = 28672
+#: Bits of the checksum: frames are also written to netCDF 3, whose longest integers have these beside the sign.
+_OF_CHECKSUM = (1 << 31) - 1
+
+
+def checksum_of(descriptor: int, size: int) -> int:
+    """Checksum of the header of an open file of this machine and of some of its pixels, never 0.
+
+    Parameters
+    ----------
+    descriptor : int
+        File descriptor of the open file.
+    size : int
+        Bytes of the file.
+    """
+    found = _crc32(os.pread(descriptor, _OF_HEADER, 0), 0)
+    if size > _OF_HEADER:
+        start = _FIRST_PIXELS if size > _FIRST_PIXELS + _OF_PIXELS else size - _OF_PIXELS
+        found = _crc32(os.pread(descriptor, _OF_PIXELS, start), found)
+    return found & _OF_CHECKSUM or 1
 
 
 class Source(NamedTuple):
@@ -64,6 +93,13 @@ class Source(NamedTuple):
     file: Any
     kept: dict[int, bytes]
 
+    def facts_with_checksum(self) -> Facts:
+        """Facts by which a file of this machine is known again, also where another one has its size and time."""
+        if self.facts is None:
+            return Facts(0, 0.0)
+        size, mtime, ctime, _ = self.facts
+        return Facts(size, mtime, ctime, checksum_of(self.file.fileno(), size))
+
     @property
     def most_bytes(self) -> int:
         """How many bytes there can be; of a remote file the end may not be known, and is noticed in reading it."""
@@ -73,19 +109,25 @@ class Source(NamedTuple):
         return size * _MOST_INFLATION if self.is_gzip else int(size)
 
 
-@contextmanager
-def frame_errors() -> Iterator[None]:
-    """Turn errors about a file into a `FrameError` with a reason."""
-    try:
-        yield
-    except gzip.BadGzipFile as error:
-        raise FrameError(f"the gzip stream is damaged: {error}") from error
-    except EOFError as error:
-        raise FrameError(f"the gzip stream is cut short: {error}") from error
-    except _INFLATE_ERRORS as error:
-        raise FrameError(f"the gzip stream is damaged: {error}") from error
-    except OSError as error:
-        raise FrameError(f"cannot be read: {error.strerror or error}") from error
+class FrameErrors:
+    """Context that turns errors about a file into a `FrameError` with a reason (a class: entered for every file)."""
+
+    def __enter__(self) -> None:
+        """Nothing to do before."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raise the error anew, with its reason."""
+        if error is not None and (reason := _reason_of(error)):
+            raise FrameError(reason) from error
+
+
+def _reason_of(error: BaseException) -> str:
+    """Why a file cannot be used, by an error about it; empty for what is no error about a file."""
+    if isinstance(error, EOFError):
+        return f"the gzip stream is cut short: {error}"
+    if isinstance(error, (gzip.BadGzipFile, *_INFLATE_ERRORS)):
+        return f"the gzip stream is damaged: {error}"
+    return f"cannot be read: {error.strerror or error}" if isinstance(error, OSError) else ""
 
 
 @contextmanager
@@ -108,25 +150,35 @@ def opened(path: PathLike, open_gzip: Callable[..., Any], request: int, size: in
     FrameError
         When it cannot be opened or read, also by what is done with it.
     """
-    with frame_errors(), contextlib.ExitStack() as open_files:
-        facts = None
-        if is_remote(path):
-            file: Any = open_files.enter_context(RangedFile(str(path), request, size))
-        else:
-            file = open_files.enter_context(open(path, "rb", opener=_open_at_once))
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FrameError(f"expected a regular file, found {_kind(status.st_mode)}")
-            facts = Facts(status.st_size, status.st_mtime)
-        beginning = b"" if facts is not None and facts.size == 0 else file.read(2)
-        if not beginning:
-            raise FrameError("the file is empty")
-        file.seek(0)
-        if beginning == b"\x1f\x8b":
-            inflated = open_files.enter_context(open_gzip(file, "rb"))
-            yield Source(inflated, True, facts, file, {})
-        else:
-            yield Source(cast(BinaryIO, file), False, facts, file, {})
+    with FrameErrors():
+        file, facts = _opened_once(path, request, size)
+        try:
+            beginning = b"" if facts is not None and facts.size == 0 else file.read(2)
+            if not beginning:
+                raise FrameError("the file is empty")
+            file.seek(0)
+            if beginning == b"\x1f\x8b":
+                with open_gzip(file, "rb") as inflated:
+                    yield Source(inflated, True, facts, file, {})
+            else:
+                yield Source(file, False, facts, file, {})
+        finally:
+            file.close()
+
+
+def _opened_once(path: PathLike, request: int, size: int | None) -> tuple[Any, Facts | None]:
+    """An open file, and its facts where it is one of this machine."""
+    if is_remote(path):
+        return RangedFile(str(path), request, size), None
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  # `opened` closes it
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FrameError(f"expected a regular file, found {_kind(status.st_mode)}")
+    except BaseException:
+        file.close()
+        raise
+    return file, Facts(status.st_size, status.st_mtime, status.st_ctime)
 
 
 def _open_at_once(path: str, flags: int) -> int:

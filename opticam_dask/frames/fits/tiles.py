@@ -17,7 +17,8 @@ from opticam_dask.frames.fits.images import FitsHeader, Hdu, Section, StoredImag
 from opticam_dask.frames.fits.read_pixels import Taken
 from opticam_dask.frames.fits.streams import Source
 from opticam_dask.frames.headers import keywords
-from opticam_dask.frames.headers.values import Keyword, as_number
+from opticam_dask.frames.headers.gains import adu_in_pixel_units, is_in_electrons
+from opticam_dask.frames.headers.values import HeaderValues, Keyword, as_number
 from opticam_dask.kernels.images.overscan import overscan_level
 
 _ENDS = re.compile(r"\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]")
@@ -45,6 +46,8 @@ class Tile(NamedTuple):
         Its overscan; None where that is not taken off.
     factor : float
         Gain relative to that of the frame.
+    saturation : float or None
+        Level from which pixels of this image are saturated, as they are stored; None where it is not known.
     """
 
     image: StoredImage
@@ -52,6 +55,7 @@ class Tile(NamedTuple):
     placed: Placed | None
     bias: Section | None = None
     factor: float = 1.0
+    saturation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,14 @@ class Amplifiers:
         Whether the level of the overscan (BIASSEC) is subtracted.
     gain_keyword, saturation_keyword : str or tuple of str
         Keywords of the gain of an amplifier, and of its saturation in ADU.
-    default_saturation : float, optional
-        Where the header has none, ADU.
+    default_gain, default_saturation : float, optional
+        Where the header has none: electrons per ADU, and ADU.
     """
 
     takes_overscan_off: bool = True
     gain_keyword: Keyword = keywords.GAIN
     saturation_keyword: Keyword = keywords.SATURATION
+    default_gain: float | None = None
     default_saturation: float | None = None
 
     def overscan_of(self, values: Mapping[str, Any], shape: tuple[int, int], taken: Section | None) -> Section | None:
@@ -84,10 +89,13 @@ class Amplifiers:
         """Gain of one amplifier by its own header; NaN where that has none."""
         return self._number(self.gain_keyword, values)
 
-    def saturation_of(self, values: Mapping[str, Any]) -> float | None:
-        """Saturation by a header, ADU; None where it is not known."""
-        found = self._number(self.saturation_keyword, values)
-        return found if found > 0.0 else self.default_saturation
+    def saturation_of(self, values: Cards) -> float | None:
+        """Saturation by a header, in the unit of its pixels; None where it is not known."""
+        header, default = HeaderValues(values), self.default_saturation
+        if default is not None:
+            default *= adu_in_pixel_units(self, header)
+        found = header.optional_number(self.saturation_keyword, default, least=1.0)
+        return None if math.isnan(found) else found
 
     @staticmethod
     def _number(names: Keyword, values: Mapping[str, Any]) -> float:
@@ -210,18 +218,20 @@ def _amplified(
     origin = [min(box[axis].start for box in boxes) for axis in (0, 1)]
     far = [max(box[axis].stop for box in boxes) for axis in (0, 1)]
     gains = [amplifiers.gain_of(hdu.cards) for hdu in group]
-    has_gains = all(gain > 0.0 for gain in gains)
+    headers = [joined(hdu.cards, primary) for hdu in group]
+    has_gains = all(gain > 0.0 for gain in gains) and not is_in_electrons(HeaderValues(headers[0]))
     found, steps = list[Tile](), set[tuple[int, int]]()
-    for hdu, box, (x1, x2, y1, y2), gain in zip(group, boxes, ends, gains, strict=True):
+    for hdu, values, box, (x1, x2, y1, y2), gain in zip(group, headers, boxes, ends, gains, strict=True):
         image = images.describe(hdu)
         taken, step = _lit(hdu, image, shape_of(box))
         steps.add(step)
         corner = [(box[axis].start - origin[axis]) // step[axis] for axis in (0, 1)]
         size = image.shape if taken is None else shape_of(taken)
         section = (slice(corner[0], corner[0] + size[0]), slice(corner[1], corner[1] + size[1]))
-        bias = amplifiers.overscan_of(joined(hdu.cards, primary), image.shape, taken)
+        bias = amplifiers.overscan_of(values, image.shape, taken)
         factor = gain / gains[0] if has_gains else 1.0
-        found.append(Tile(image, taken, Placed(section, (y1 > y2, x1 > x2)), bias, factor))
+        place = Placed(section, (y1 > y2, x1 > x2))
+        found.append(Tile(image, taken, place, bias, factor, amplifiers.saturation_of(values)))
     if len(steps) != 1:
         raise FrameError(f"expected the same binning of all amplifiers, found DETSEC and sizes for {sorted(steps)}")
     (step,) = steps
@@ -259,6 +269,19 @@ def pixel_type(parts: Sequence[Tile], shape: tuple[int, int]) -> np.dtype:
     return common if is_full and not is_changed else as_float(common)
 
 
+def saturation_of(parts: Sequence[Tile], dtype: np.dtype) -> float | None:
+    """Level from which pixels of a frame of several images are saturated: the highest that any of them reaches.
+
+    No pixel below the saturation of its own amplifier comes up to it.
+    """
+    levels = [part.saturation * part.factor for part in parts if part.saturation is not None]
+    if not levels:
+        return None
+    if dtype.kind == "f":
+        return float(dtype.type(max(levels)))
+    return float(min(math.ceil(max(levels)), np.iinfo(dtype).max))
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -267,7 +290,8 @@ def read(
 ) -> tuple[np.ndarray, tuple[Taken, ...]]:
     """Pixels of a frame from the images that it is made of, without their overscan, and what was taken off.
 
-    A pixel that is saturated stays so: it keeps at least the level of saturation, whatever is taken off.
+    A pixel that is saturated stays so: it has at least the level of saturation of the frame, whatever is taken off and
+    at whichever level its amplifier saturates.
     """
     if len(parts) == 1 and parts[0].placed is None:
         pixels = images.read_plane(source, parts[0].image, plane)
@@ -291,15 +315,18 @@ def _lit_pixels(
     part: Tile, pixels: np.ndarray, header: FitsHeader, marks: np.ndarray | None
 ) -> tuple[np.ndarray, float]:
     """Pixels of one image that see light, and the level of its overscan."""
-    dtype, saturation, level = header.dtype, header.saturation, 0.0
+    dtype, level = header.dtype, 0.0
     whole = pixels if part.taken is None else pixels[part.taken]
     lit = whole.astype(dtype, copy=False)
-    if part.bias is not None or part.factor != 1.0:
+    is_changed = part.bias is not None or part.factor != 1.0
+    if is_changed:
         level = level if part.bias is None else overscan_level(pixels[part.bias])
         lit = ((whole.astype(float) - level) * part.factor).astype(dtype)
-        if saturation is not None:
-            is_saturated = whole >= saturation
-            lit[is_saturated] = np.maximum(lit[is_saturated], dtype.type(saturation))
+    own, of_frame = part.saturation, header.saturation
+    if own is not None and of_frame is not None and (is_changed or own < of_frame):
+        is_saturated = whole >= own
+        lit = lit.copy() if lit is whole else lit
+        lit[is_saturated] = np.maximum(lit[is_saturated], dtype.type(of_frame))
     if marks is not None:
         lit = lit.copy() if lit is pixels else lit
         lit[marks if part.taken is None else marks[part.taken]] = np.nan

@@ -13,6 +13,7 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.times import mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues
 from opticam_dask.kernels.series.timing import TIME_SCALES
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
 Way = str | tuple[str, str]
 
@@ -20,8 +21,8 @@ Way = str | tuple[str, str]
 _WHOLE = (
     *(
         "DATE-BEG",
-        "DATE-OBS",
         "GPSSTART",
+        "DATE-OBS",
         "GPSTIME",
         "MJD-BEG",
         "MJDUTC",
@@ -32,7 +33,7 @@ _WHOLE = (
         "UTC-OBS",
         "DATE",
     ),
-    *("UTSTART", "UT-START", "FRAME", "DATE_OBS", "DATEOBS", "MJD_UTC", "MJD-OBS", "MJD", "JD_UTC", "JD"),
+    *("UTSTART", "UT-START", "FRAME", "DATE-UTC", "DATE_OBS", "DATEOBS", "MJD_UTC", "MJD-OBS", "MJD", "JD_UTC", "JD"),
     *("DATE-AVG", "MJD-AVG", "DATE-END", "MJD-END", "EXPSTART", "TIMESTMP"),
 )
 #: Dates and days that need a time of day beside them.
@@ -49,8 +50,8 @@ _MARKS_IN_COMMENT = (
 #: Not a time when the file was written.
 _OF_FILE = re.compile(r"creat|written|file|HDU|modif", re.IGNORECASE)
 _SCALE_IN_COMMENT = re.compile(r"\b(TDB|TAI|TT|GPS time)\b")
-#: Times that are rounded to more than this are used only where there is no better, s.
-_COARSE = 1.1
+#: Times that are rounded to more than this are used only where there is no better, s: days of less than six decimals.
+_COARSE = 0.5
 #: Share of the frames that must have a time.
 _MOST = 0.9
 
@@ -69,7 +70,7 @@ class FrameClock(NamedTuple):
     why : str
         What the marks were taken from.
     example : str
-        Of the first frame.
+        Time keywords of the first frame, with their values.
     """
 
     ways: tuple[Way, ...]
@@ -93,7 +94,7 @@ def find_clock(headers: Sequence[Mapping[str, Any]], writer: Writer | None) -> F
     Parameters
     ----------
     headers : sequence of mapping
-        Of some frames.
+        Headers of some frames.
     writer : Writer or None
         Who wrote them.
     """
@@ -149,7 +150,7 @@ def _is_poor(headers: Sequence[Mapping[str, Any]], way: Way, times: np.ndarray) 
     is_same = len(times) > 2 and np.nanmax(times) == np.nanmin(times)
     texts = [str(header.get(_last(way))) for header in headers]
     is_day = all(re.fullmatch(r"\s*\d{5,7}(\.\d+)?\s*", text) for text in texts)
-    rounding = min(86400.0 * 10.0 ** -len(text.partition(".")[2].strip()) for text in texts) if is_day else 0.0
+    rounding = min(SECONDS_PER_DAY * 10.0 ** -len(text.partition(".")[2].strip()) for text in texts) if is_day else 0.0
     return is_same or rounding > _COARSE
 
 

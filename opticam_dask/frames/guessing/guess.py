@@ -16,6 +16,7 @@ from opticam_dask.frames.headers.gains import gain_of
 from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.values import HeaderValues, as_angle, as_number
 from opticam_dask.frames.instruments import Instrument
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.text import shown
 
 #: Keywords that may tell one camera of several from another.
@@ -36,6 +37,7 @@ _EXPOSURES = (*keywords.EXPOSURE, "ITIME", "INTTIME", "TEXPTIME", "EXPTIM", "EXP
 _FILTERS = (*keywords.FILTER, "FILTER1", "FILTERA", "WFFBAND", "FILTNAM", "FILT", "BAND", "ESO INS FILT1 ID")
 #: Arcseconds per pixel as delivered.
 _SCALES = ("PIXSCALE", "IM_SCALE", "SECPIX", "SECPIX1", "PIXSCAL1", "SCALE", "PLTSCALE", "CCDSCALE")
+#: Arcseconds of a radian.
 _ARCSEC = 206264.806
 #: A source has the pixels of a disk of this diameter, arcsec.
 _SEEING = 2.0
@@ -46,6 +48,26 @@ _MOST = 128
 _READ_NOISE = (*keywords.READ_NOISE, "READNOISE", "RDNOIS", "ENOISE")
 _SIDEREAL = ("LST-OBS", "LST", "ST", "SIDTIME")
 _SAME_LONGITUDE = 1.0  # degrees; sidereal times are told to minutes
+
+
+class _Words(NamedTuple):
+    """Words of names and of comments of keywords that may hold a quantity."""
+
+    names: re.Pattern[str]
+    comments: re.Pattern[str]
+
+
+_FILTER_WORDS = _Words(re.compile(r"FILT(?!ER\w*POS)"), re.compile(r"\bfilters?\b", re.IGNORECASE))
+_GAIN_WORDS = _Words(
+    re.compile(r"^(ELEC|E[-_]?)GAIN$"),
+    re.compile(r"\b(e-?|electrons?)\s*(/|per)\s*(adu|dn|counts?)\b", re.IGNORECASE),
+)
+_SITE_WORDS = _Words(
+    re.compile(r"^(TEL|OBS|SITE|GEO|STN)[-_]?(LAT|LON)"), re.compile(r"\b(latitude|longitude)\b", re.IGNORECASE)
+)
+_OF_GUIDER = re.compile(r"guid(er|ing)|\bA&G\b", re.IGNORECASE)
+#: Keywords that are named where nothing was found.
+_MOST_HINTS = 4
 #: What no header is held against.
 _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start", cameras={"1": ()})
 
@@ -131,7 +153,7 @@ def guess_from_headers(headers: Sequence[Mapping[str, Any]]) -> Guess:
     Parameters
     ----------
     headers : sequence of mapping
-        Of some light frames, at least one; with comments where they have any.
+        Headers of light frames, at least one; with comments where they have any.
 
     Raises
     ------
@@ -165,6 +187,21 @@ def _found(header: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
 
 def _is_there(value: Any) -> bool:
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
+
+
+def _hint(header: Mapping[str, Any], words: _Words, *, is_text: bool | None, entry: str) -> str:
+    """Keywords that may hold what was not found, by their names and comments, for the end of a sentence."""
+    comment = HeaderValues(header).comment
+    found = [
+        name
+        for name, value in header.items()
+        if _is_there(value)
+        and not isinstance(value, bool)
+        and is_text in (None, isinstance(value, str))
+        and (words.names.search(name) or words.comments.search(comment(name)))
+        and not _OF_GUIDER.search(comment(name))
+    ]
+    return f"; it may be in {', '.join(found[:_MOST_HINTS])} ({entry})" if found else ""
 
 
 def _note(guess: Guess, quantity: str, name: str, value: Any, meaning: str) -> None:
@@ -216,7 +253,8 @@ def _cameras(guess: Guess, headers: Sequence[Mapping[str, Any]]) -> None:
         _note(guess, "filter", filter_name, ", ".join(filters), "name of the filter")
     else:
         definition["default_filter"] = "none"
-        guess.missing.append('the filter: taken as "none" (default_filter)')
+        hint = _hint(first, _FILTER_WORDS, is_text=True, entry="filter_keyword")
+        guess.missing.append(f'the filter: taken as "none" (default_filter){hint}')
     for name in _CAMERAS:
         values = [str(header.get(name, "")).strip() for header in headers]
         # extensions that are exposures are numbered through, those that are cameras come again in every file
@@ -256,7 +294,9 @@ def _gain(guess: Guess, header: Mapping[str, Any]) -> None:
         return
     told = [sentence.removeprefix("gain: ") for sentence in (*values.problems, *values.warnings)]
     reasons = [sentence.partition(", and the instrument has")[0] for sentence in told if "is missing" not in sentence]
-    guess.missing.append(f"the gain in electrons per ADU (default_gain): {'; '.join(reasons) or 'no keyword holds it'}")
+    hint = _hint(header, _GAIN_WORDS, is_text=False, entry="gain_keyword")
+    why = "; ".join(reasons) or "no keyword holds it"
+    guess.missing.append(f"the gain in electrons per ADU (default_gain): {why}{hint}")
 
 
 def _noise(guess: Guess, header: Mapping[str, Any]) -> None:
@@ -302,7 +342,10 @@ def _position(guess: Guess, header: Mapping[str, Any]) -> None:
 def _site(guess: Guess, header: Mapping[str, Any]) -> None:
     longitude, latitude, height = site_of(_PLAIN, HeaderValues(header))
     if not math.isfinite(longitude):
-        guess.missing.append("the site of the telescope (longitude, latitude, height): no barycentric times without it")
+        hint = _hint(header, _SITE_WORDS, is_text=None, entry="longitude, latitude, height")
+        guess.missing.append(
+            f"the site of the telescope (longitude, latitude, height): no barycentric times without it{hint}"
+        )
         return
     names = next((pair for *pair, _ in keywords.SITES if all(_is_there(header.get(one)) for one in pair)), ["OBSGEO-X"])
     meaning = f"{abs(latitude):g} degrees {'north' if latitude >= 0 else 'south'}"
@@ -332,7 +375,7 @@ def _by_sidereal_time(guess: Guess, header: Mapping[str, Any], longitude: float)
         sidereal += [frame.ra + as_angle(hour_angle) * unit for unit in ((15.0,) if is_text else (1.0, 15.0))]
     if not math.isfinite(frame.mjd_utc):
         return None
-    start = frame.mjd_utc - 0.5 * frame.exposure_time / 86400.0
+    start = frame.mjd_utc - 0.5 * frame.exposure_time / SECONDS_PER_DAY
     # Greenwich mean sidereal time of the date (Meeus, Astronomical Algorithms, 1998, eq. 12.4, first terms)
     greenwich = (280.46061837 + 360.98564736629 * (start - 51544.5)) % 360.0
     for side in (longitude, -longitude):
@@ -374,5 +417,5 @@ def _first_number(value: Any) -> float:
 
 def _kind(guess: Guess, headers: Sequence[Mapping[str, Any]]) -> None:
     name, value = _found(headers[0], keywords.IMAGE_TYPE)
-    if name:
+    if name and not any(letter.isdigit() for letter in str(value)):  # FRAME of Andor cameras is a time
         _note(guess, "kind", name, value, "what the frame was taken for")

@@ -1,8 +1,9 @@
 """Programs and observatories that write headers: how to recognise them, and what their headers have in common.
 
 Sources: N.I.N.A., "FITS keywords" of its manual; SharpCap, user manual, "FITS header"; MaxIm DL, "Standard FITS header
-keywords"; ACP, "FITS header"; LCO, "BANZAI data products"; ESO, "Data interface control document"; NOIRLab, "FITS
-keyword dictionary"; SAAO, instrument manuals of SHOC and STE; POCS of PANOPTES; HiPERCAM pipeline, "hcm file format".
+keywords"; ACP, "FITS header"; Sequence Generator Pro, "Data stored in the FITS header"; LCO, "BANZAI data products";
+ESO, "Data interface control document"; NOIRLab, "FITS keyword dictionary"; SAAO, instrument manuals of SHOC and STE;
+INDI, "CCD drivers"; POCS of PANOPTES; HiPERCAM pipeline, "hcm file format".
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from opticam_dask.frames.headers import keywords
+
 
 class Writer(NamedTuple):
     """A program or observatory that writes headers, and how to recognise it.
@@ -18,7 +21,7 @@ class Writer(NamedTuple):
     Attributes
     ----------
     name : str
-        For messages.
+        Name of the program or observatory, for messages.
     signs : tuple of (str, pattern)
         Keywords and what one of them holds in its frames.
     marks : str
@@ -42,12 +45,15 @@ WRITERS = (
     Writer("SharpCap", _signs(("SWCREATE", "sharpcap"), ("CREATOR", "sharpcap"), ("PROGRAM", "sharpcap"))),
     Writer("ACP", _signs(("TELESCOP", "^ACP->"), ("SWCREATE", r"\bACP\b"), ("CREATOR", r"\bACP\b"))),
     Writer("MaxIm DL", _signs(("SWCREATE", "maxim"), ("SWMODIFY", "maxim"), ("PROGRAM", "maxim"))),
+    Writer("ASIAIR", _signs(("CREATOR", r"\bASIAIR\b")), ""),
+    Writer("Sequence Generator Pro", _signs(("CREATOR", r"^Sequence Generator")), ""),
     Writer("LCO", _signs(("ORIGIN", r"^LCO(GT)?\b"), ("TELID", r"^[0-9]m[0-9]"))),
     Writer("ESO", _signs(("ORIGIN", r"^ESO\b"), ("ESO DET ID", r"."), ("ESO OBS ID", r"."))),
     Writer("NOIRLab", _signs(("OBSERVAT", r"^(CTIO|KPNO|NOAO|NOIRLab|Gemini)"), ("ORIGIN", "NOAO|NOIRLab"))),
     Writer("SAAO", _signs(("OBSERVAT", "^SAAO"), ("TELESCOP", "^SAAO"), ("INSTRUME", "^SHOC"), ("ORIGIN", "^SAAO"))),
     Writer("PANOPTES", _signs(("CREATOR", "^POCS"), ("ORIGIN", "PANOPTES"))),
     Writer("MicroObservatory", _signs(("CREATOR", "^MicroObservatory"))),
+    Writer("INDI", (("FRAME", keywords.INDI_FRAME),)),
 )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
+from opticam_dask.locations import MOST_BYTES
 from opticam_dask.text import shown
 
-_LONGEST_FILTER = 64  # the name of a filter is part of names of files
+#: Colours of the filters on a block of pixels, as programs that take images write them in BAYERPAT [S, N, I].
+_BAYER = re.compile(r"[RGBCMYW]{4,}", re.IGNORECASE)
+#: Characters of the name of a filter, which is part of names of files.
+_LONGEST_FILTER = 64
 
 
 class CameraEntries(Protocol):
@@ -32,13 +37,21 @@ def filter_of(instrument: CameraEntries, values: HeaderValues) -> str:
     if value is None:
         filters = instrument.cameras.get(_named_camera(instrument, values), ())
         value = filters[0] if len(filters) == 1 else instrument.default_filter
+    pattern = values.header.get("BAYERPAT")
+    if isinstance(pattern, str) and _BAYER.fullmatch(pattern.strip()):
+        values.warn(
+            f"BAYERPAT is {pattern.strip()}: neighbouring pixels see different colours and are measured as if they "
+            "saw one (rebin_factor 2 makes one pixel of four)"
+        )
     if value is None:
         values.report_missing("filter", name)
         return ""
     filter_name = str(value)
-    if len(filter_name) > _LONGEST_FILTER or not filter_name.isprintable():
+    is_long = len(filter_name) > _LONGEST_FILTER or len(filter_name.encode()) > MOST_BYTES
+    if is_long or not filter_name.isprintable():
         values.problems.append(
-            f"filter: expected at most {_LONGEST_FILTER} printable characters in keyword {name}, found {shown(value)}"
+            f"filter: expected at most {_LONGEST_FILTER} printable characters ({MOST_BYTES} bytes) in keyword {name}, "
+            f"found {shown(value)}"
         )
         return ""
     return filter_name

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from opticam_dask.kernels.units import SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,10 @@ _SAME_SITE = 0.009
 _OVERLAP_SHARE = 0.1
 #: and by this many seconds.
 _OVERLAP_SECONDS = 1.0
+#: MJD of 1970-01-01, from which computers count.
+_MJD_1970 = 40587.0
+#: MJD of 1976-01-01: no CCD was at a telescope before.
+_FIRST_CCD = 42778.0
 #: Names are in the order of time as long as fewer steps than this share go back.
 _MOST_BACK = 0.1
 
@@ -73,7 +80,7 @@ def time_gaps(table: pd.DataFrame) -> list[tuple[str, str, str, float, float]]:
     gaps = []
     for (key, _night), frames in table.groupby(["key", "night"], sort=True):
         ordered = frames.sort_values(["mjd_utc", "file"], kind="stable")
-        files, steps = ordered["file"].to_numpy(), np.diff(ordered["mjd_utc"].to_numpy()) * 86400.0
+        files, steps = ordered["file"].to_numpy(), np.diff(ordered["mjd_utc"].to_numpy()) * SECONDS_PER_DAY
         median_step = float(np.median(steps[steps > 0.0])) if (steps > 0.0).any() else math.inf
         for index in np.flatnonzero(steps > 10.0 * median_step):
             gaps.append((str(key), files[index], files[index + 1], float(steps[index]), median_step))
@@ -85,6 +92,7 @@ def _of_night(frames: _Frames) -> Iterator[str]:
     yield from _binnings(frames)
     yield from _sites(frames)
     yield from _pointings(frames)
+    yield from _clock(frames)
     yield from _overlaps(frames)
     yield from _steps_back(frames)
 
@@ -137,8 +145,14 @@ def _pointings(frames: _Frames) -> Iterator[str]:
         )
 
 
+def _clock(frames: _Frames) -> Iterator[str]:
+    tomorrow = time.time() / SECONDS_PER_DAY + _MJD_1970 + 1.0
+    if (is_unset := (frames["mjd_utc"] < _FIRST_CCD) | (frames["mjd_utc"] > tomorrow)).any():
+        yield f"frames of before 1976 or of the future: was the clock of the camera set? ({_example(frames, is_unset)})"
+
+
 def _overlaps(frames: _Frames) -> Iterator[str]:
-    starts = frames["mjd_utc"] * 86400.0 - 0.5 * frames["exposure_time"]
+    starts = frames["mjd_utc"] * SECONDS_PER_DAY - 0.5 * frames["exposure_time"]
     order = np.argsort(starts, kind="stable")
     steps, needed = np.diff(starts[order]), frames["exposure_time"][order][:-1]
     is_short = np.zeros(starts.size, dtype=bool)

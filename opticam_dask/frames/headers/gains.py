@@ -12,6 +12,13 @@ from opticam_dask.text import shown
 
 #: Electrons that a pixel can hold at most, unbinned: the deepest detectors have less than half of it.
 _FULLEST_WELL = 2e6
+#: Units of pixels that are electrons already.
+_ELECTRONS = re.compile(r"\[?((photo-?)?e(lectrons?|-)?|photons?)\s*(/\s*pix(els?)?)?\]?", re.IGNORECASE)
+#: Units of pixels that are no numbers of electrons or ADU any more: rates, and fluxes or magnitudes.
+_NO_COUNTS = re.compile(
+    r".*(/\s*s(ec(ond)?s?)?\b|\bs(ec)?\s*(\*\*|\^)?\s*\(?-1|Jy\b|\berg\b|\bmag(s|nitudes?)?\b|maggy|\bwatt|\bW\s*/?\s*m).*",
+    re.IGNORECASE,
+)
 #: Gains that differ by less than this share are the same.
 _SAME_GAIN = 0.02
 
@@ -29,8 +36,15 @@ def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> floa
     """Electrons per ADU; NaN and a problem when they are not known.
 
     The keywords of the definition go in their order. GAIN, unless the definition names it alone, is not believed where
-    the header shows that it is a setting of the camera. What cannot be is told.
+    the header shows that it is a setting of the camera. What cannot be is told. Pixels whose unit (BUNIT) is electrons
+    have a gain of 1, whatever the gain of the detector was.
     """
+    unit = str(values.header.get("BUNIT", "")).strip()
+    if unit and _NO_COUNTS.fullmatch(unit):
+        values.problems.append(f"gain: expected pixels in ADU or electrons, found {shown(unit)} in keyword BUNIT")
+        return math.nan
+    if is_in_electrons(values):
+        return _of_electrons(instrument, unit, values)
     name, value = values.find(instrument.gain_keyword)
     if value is None:
         name, value = _inverse(values) or (name, value)
@@ -60,6 +74,37 @@ def gain_of(instrument: GainEntries, values: HeaderValues, binning: int) -> floa
     return gain
 
 
+def _of_electrons(instrument: GainEntries, unit: str, values: HeaderValues) -> float:
+    """Gain of pixels that are electrons: 1, which is told where the header has another one."""
+    gain = detector_gain(instrument, values)
+    if abs(gain - 1.0) > _SAME_GAIN:
+        values.warn(
+            f"BUNIT is {shown(unit)}: the pixels are electrons already, and the gain of {gain:g} is that of the levels "
+            "of the definition alone"
+        )
+    return 1.0
+
+
+def detector_gain(instrument: GainEntries, values: HeaderValues) -> float:
+    """Electrons per ADU of the detector; 1 where they are not known.
+
+    The levels of a definition (saturation, linearity) are in ADU, also where the pixels of a file are electrons.
+    """
+    value = values.find(instrument.gain_keyword)[1]
+    gain = as_number(instrument.default_gain if value is None else value)
+    return gain if 0.0 < gain <= LARGEST_NUMBER else 1.0
+
+
+def adu_in_pixel_units(instrument: GainEntries, values: HeaderValues) -> float:
+    """What one ADU is in the unit of the pixels: the gain where these are electrons already, otherwise 1."""
+    return detector_gain(instrument, values) if is_in_electrons(values) else 1.0
+
+
+def is_in_electrons(values: HeaderValues) -> bool:
+    """Whether the pixels are electrons already, by BUNIT."""
+    return _ELECTRONS.fullmatch(str(values.header.get("BUNIT", "")).strip()) is not None
+
+
 def _inverse(values: HeaderValues) -> tuple[str, float] | None:
     """Gain of a keyword that holds ADU per electron."""
     for name in keywords.ADU_PER_ELECTRON:
@@ -80,6 +125,14 @@ def _of_amplifiers(name: str, value: str, values: HeaderValues) -> str | float:
 
 def _reason_for_setting(value: str | float, binning: int, values: HeaderValues) -> str:
     """Why GAIN is taken for a setting of the camera; empty where nothing shows it."""
+    if said := _said_to_be_setting(values):
+        return said
+    number = as_number(value)
+    return f"{number:g} electrons per ADU are hardly possible" if _is_impossible(number, binning, values) else ""
+
+
+def _said_to_be_setting(values: HeaderValues) -> str:
+    """What says that GAIN is a setting, its comment or who wrote it; empty where nothing does."""
     comment = values.comment("GAIN")
     if keywords.SETTING_COMMENT.search(comment):
         return f"its comment is {shown(comment)}"
@@ -87,8 +140,10 @@ def _reason_for_setting(value: str | float, binning: int, values: HeaderValues) 
         writer = values.header.get(name)
         if isinstance(writer, str) and keywords.WRITERS_OF_SETTINGS.search(writer):
             return f"{name} is {shown(writer)}"
-    number = as_number(value)
-    return f"{number:g} electrons per ADU are hardly possible" if _is_impossible(number, binning, values) else ""
+    frame = values.header.get("FRAME")
+    if isinstance(frame, str) and keywords.INDI_FRAME.search(frame.strip()):
+        return f"FRAME is {shown(frame)}, as INDI writes it"
+    return ""
 
 
 def _is_impossible(gain: float, binning: int, values: HeaderValues) -> bool:
@@ -102,7 +157,7 @@ def _is_impossible(gain: float, binning: int, values: HeaderValues) -> bool:
 def _hold_against_others(name: str, gain: float, values: HeaderValues) -> None:
     """Tell where another keyword has another gain."""
     for other in keywords.GAIN:
-        if other == name or other not in values.header:
+        if other == name or other not in values.header or (other == "GAIN" and _said_to_be_setting(values)):
             continue
         number = values.number_of(other)
         if number > 0.0 and abs(number - gain) > _SAME_GAIN * gain:

@@ -22,7 +22,10 @@ EXPOSURE = ("EXPTIME", "EXPOSURE", "XPOSURE", "EXP_TIME", "EXPOINMS", "EXPOINUS"
 SECONDS = {"EXPOINMS": 1e-3, "EXPOINUS": 1e-6, "EXPTIMEMS": 1e-3, "EXPOSUREMS": 1e-3}
 #: Words of comments that give the unit of an exposure time, and the seconds in it.
 SECONDS_IN_COMMENT = (
-    (re.compile(r"[\[(]\s*(ms|msec|milli-?sec\w*)\s*[\])]|\bmilli-?seconds?\b", re.IGNORECASE), 1e-3),
+    (
+        re.compile(r"[\[(]\s*(ms|msec|milli-?sec\w*)\s*[\])]|\bmilli-?seconds?\b|\bin m(illi)?s(ec)?\b", re.IGNORECASE),
+        1e-3,
+    ),
     (re.compile(r"[\[(]\s*(us|usec|\xb5s|micro-?sec\w*)\s*[\])]|\bmicro-?seconds?\b|\bin us\b", re.IGNORECASE), 1e-6),
 )
 
@@ -53,6 +56,8 @@ WRITERS_OF_SETTINGS = re.compile(
     r"astap|asiair|zwo|toupsky|phd2?\b|voyager|sequence generator",
     re.IGNORECASE,
 )
+#: What INDI writes beside a GAIN, which is the setting of its driver [I].
+INDI_FRAME = re.compile(r"^(light|bias|dark|flat)$", re.IGNORECASE)
 
 # ---------------------------------------------------------------- binning and filter
 
@@ -86,7 +91,9 @@ KINDS = (
     ("fringe", re.compile(r"fringe", re.IGNORECASE)),
     ("flat", re.compile(r"flat|\bdome\b|twilight", re.IGNORECASE)),
     ("focus", re.compile(r"focus", re.IGNORECASE)),
+    ("acquisition", re.compile(r"acqui|^guid(e|er|ing)\b", re.IGNORECASE)),
     ("lamp", re.compile(r"^(comp|comparison|arc|lamp|wave|wavecal|calib)\b|\blamp\b", re.IGNORECASE)),
+    ("spectrum", re.compile(r"spectrum|spectra\b|spectroscop", re.IGNORECASE)),
 )
 LIGHT = re.compile(r"light|object|science|expose|target|standard|^sci$|^obj$|tricolor", re.IGNORECASE)
 

@@ -55,7 +55,7 @@ def position_of(instrument: PlaceEntries, values: HeaderValues) -> Place:
     for ra_names, dec_names in _pairs(instrument.ra_keyword, instrument.dec_keyword):
         ra_name, ra_value = values.find(ra_names)
         dec_name, dec_value = values.find(dec_names)
-        place, why = _as_position(ra_name, ra_value, dec_name, dec_value, instrument.ra_unit, values)
+        place, why = _as_position(ra_name, ra_value, dec_value, instrument.ra_unit, values)
         used = (ra_name, dec_name)
         if place is not None:
             break
@@ -77,7 +77,6 @@ def _pairs(ra: Keyword, dec: Keyword) -> list[tuple[Keyword, Keyword]]:
 def _as_position(
     ra_name: str,
     ra_value: str | float | None,
-    dec_name: str,
     dec_value: str | float | None,
     unit: str | None,
     values: HeaderValues,

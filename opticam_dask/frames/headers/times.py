@@ -11,16 +11,16 @@ from typing import NamedTuple, Protocol
 from opticam_dask.frames.fits.cards import PlaneTime
 from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.values import HeaderValues, as_number
-from opticam_dask.kernels.series.timing import FAR_PLACES, parse_iso, utc_mjd
+from opticam_dask.kernels.series.timing import FAR_PLACES, day_length, parse_iso, utc_mjd
+from opticam_dask.kernels.units import JD_OF_MJD, ORDINAL_OF_MJD, SECONDS_PER_DAY
 from opticam_dask.text import shown
 
 #: First day that is believed as the date of a frame: 1970-01-01, MJD.
 MJD_1970 = 40587
 #: Last day that is believed as the date of a frame: 2100-01-01, MJD.
 MJD_2100 = 88069
-_MJD_ZERO = 678576  # proleptic Gregorian ordinal of MJD 0
+#: Characters of a time at most: the rest of a damaged card is not searched.
 _LONGEST_TIME = 200
-_DAY = 86400.0
 #: Exposure times from the moment a time stamp marks to the middle of the exposure.
 TO_MIDDLE = {"start": 0.5, "middle": 0.0, "end": -0.5}
 _DATE_ALONE = re.compile(r"\s*(\d{4}[-/]\d{1,2}[-/]\d{1,2}|\d{2}/\d{2}/\d{2})\s*")
@@ -64,29 +64,48 @@ class _TimeStamp(NamedTuple):
     day: int
     seconds: float
     rounding: float  # s
+    fraction: float | None  # of the day, where the header counts days
 
 
-def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: HeaderValues) -> tuple[float, str]:
-    """MJD (UTC) of the middle of the exposure, by the first way of the instrument that gives a time; else NaN.
+class MidExposure(NamedTuple):
+    """Middle of an exposure.
 
-    Beside it the place that the time is for: heliocentre or barycentre, or empty for the telescope. Such a time is
-    expressed in UTC; what light took to get there is taken off where the position of the target is known.
+    Attributes
+    ----------
+    mjd_utc : float
+        Time, MJD (UTC); NaN where it is not known.
+    place : str
+        What it is for: heliocentre or barycentre, or empty for the telescope. Such a time is expressed in UTC; what
+        light took to get there is taken off where the position of the target is known.
+    offset : float
+        Seconds by which it is later than the time that the header tells.
     """
+
+    mjd_utc: float = math.nan
+    place: str = ""
+    offset: float = 0.0
+
+
+def mid_exposure_of(instrument: TimeEntries, exposure_time: float, values: HeaderValues) -> MidExposure:
+    """Middle of the exposure, by the first way of the instrument that gives a time."""
     stamp = _stamp_of(instrument, values)
     if stamp is None:
-        return math.nan, ""
+        return MidExposure()
     plane: PlaneTime | None = getattr(values.header, "plane_time", None)
     scale = _scale_of(instrument, stamp, values)
     if scale is None or math.isnan(exposure_time):
-        return math.nan, ""
+        return MidExposure()
     mark = _mark_of(instrument, stamp, values)
-    seconds = stamp.seconds
+    # the days of other scales have no leap seconds
+    seconds = stamp.seconds if scale == "utc" or stamp.fraction is None else stamp.fraction * SECONDS_PER_DAY
     if scale == "ut1":
         seconds, scale = seconds - _ut1_minus_utc(values), "utc"
     place = _place_of(instrument, stamp, values)
     if plane is None and not place:  # other times are those of the whole cube
         _hold_against_others(stamp, mark, exposure_time, values)
-    return utc_mjd(stamp.day, seconds + exposure_time * TO_MIDDLE[mark], scale), place
+    offset = exposure_time * TO_MIDDLE[mark]
+    of_plane = 0.0 if plane is None else plane.offset
+    return MidExposure(utc_mjd(stamp.day, seconds + of_plane + offset, scale), place, offset + of_plane)
 
 
 def _place_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) -> str:
@@ -102,7 +121,7 @@ def _place_of(instrument: TimeEntries, stamp: _TimeStamp, values: HeaderValues) 
 
 
 def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | None:
-    """The time of a header; of a plane of a cube its own, or that of the header and what is to be added to it."""
+    """The time of a header; of a plane of a cube its own, or that of the first plane."""
     plane: PlaneTime | None = getattr(values.header, "plane_time", None)
     if plane is not None and plane.value is not None:
         try:
@@ -117,7 +136,7 @@ def _stamp_of(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | Non
         names = stamp.names[-1]
         values.problems.append(f"time: {names} is the {mark} of the cube: expected the time of its first plane")
         return None
-    return stamp._replace(seconds=stamp.seconds + plane.offset)
+    return stamp
 
 
 def _stamp_of_header(instrument: TimeEntries, values: HeaderValues) -> _TimeStamp | None:
@@ -175,8 +194,7 @@ def _read(instrument: TimeEntries, found: list[tuple[str, str | float]], values:
             raise ValueError(f"{name} is local time, of an unknown zone")
     if is_near and (reference := values.header.get("TREFPOS")) and keywords.FAR_REFERENCE.search(str(reference)):
         raise ValueError(f"its TREFPOS is {shown(reference)}, not the telescope")
-    day, seconds, rounding = _split_time([value for _, value in found])
-    return _TimeStamp(names, day, seconds, rounding)
+    return _TimeStamp(names, *_split_time([value for _, value in found]))
 
 
 @lru_cache(maxsize=64)
@@ -184,9 +202,14 @@ def _is_heliocentric(name: str) -> bool:
     return keywords.HELIOCENTRIC.search(name) is not None
 
 
-def _split_time(found: list[str | float]) -> tuple[int, float, float]:
-    """Day (MJD), seconds and rounding (s) of a date-time, of an MJD or JD, or of a date and a time of day."""
+def _split_time(found: list[str | float]) -> tuple[int, float, float, float | None]:
+    """Day (MJD), seconds and rounding (s) of a date-time, of an MJD or JD, or of a date and a time of day.
+
+    Seconds of an MJD or JD, whose fraction of the day comes last, are those of a UTC day: as in ERFA and astropy, that
+    with a leap second has 86401 of them, and the fraction counts in them.
+    """
     text = str(found[0])
+    fraction = None
     if len(text) > _LONGEST_TIME:
         raise ValueError(f"expected a date and time, found {shown(text)}")
     number = as_number(found[0])
@@ -200,11 +223,12 @@ def _split_time(found: list[str | float]) -> tuple[int, float, float]:
         text = f"{re.split('[T ]', text)[0]}T{time}"
         number = math.nan
     if math.isfinite(number):
-        mjd = number - 2400000.5 if number > 2e6 else number
+        mjd = number - JD_OF_MJD if number > 2e6 else number
         day = math.floor(mjd)
         if number == math.floor(number) and MJD_1970 <= day < MJD_2100:
             raise _DateAlone(f"{shown(found[0])} is a day without a time of day")
-        seconds, rounding = (mjd - day) * _DAY, _DAY * 10.0 ** -_decimals(number)
+        fraction, rounding = mjd - day, SECONDS_PER_DAY * 10.0 ** -_decimals(number)
+        seconds = fraction * day_length(day)
     else:
         if len(text) <= _LONGEST_DATE and _DATE_ALONE.fullmatch(text):
             raise _DateAlone(f"{shown(text)} is a date without a time of day")
@@ -214,15 +238,15 @@ def _split_time(found: list[str | float]) -> tuple[int, float, float]:
         rounding = 0.0 if "." in text else 1.0
     if not MJD_1970 <= day < MJD_2100:
         raise ValueError(f"{shown(text)} is not from 1970 to 2100")
-    return day, seconds, rounding
+    return day, seconds, rounding, fraction
 
 
 def _date_of(number: float) -> str:
     """ISO date of a whole MJD or JD that stands for a day."""
-    mjd = number - 2400000.5 if number > 2e6 else number
+    mjd = number - JD_OF_MJD if number > 2e6 else number
     if not MJD_1970 <= mjd < MJD_2100:
         raise ValueError(f"{number} is not a day from 1970 to 2100")
-    return date.fromordinal(math.floor(mjd) + _MJD_ZERO).isoformat()
+    return date.fromordinal(math.floor(mjd) + ORDINAL_OF_MJD).isoformat()
 
 
 def _decimals(number: float) -> int:
@@ -293,10 +317,10 @@ def _hold_against_others(stamp: _TimeStamp, mark: str, exposure_time: float, val
         if value is None or name in stamp.names or not (isinstance(value, str) or value):
             continue
         try:
-            day, seconds, rounding = _split_time([value])
+            day, seconds, rounding, _ = _split_time([value])
         except ValueError:
             continue
-        elapsed = (day - stamp.day) * _DAY + seconds - stamp.seconds
+        elapsed = (day - stamp.day) * SECONDS_PER_DAY + seconds - stamp.seconds
         slack = _SAME_TIME + _SAME_SHARE * exposure_time + rounding + stamp.rounding
         if (fault := _fault(elapsed, mark, other_mark, exposure_time, slack)) is not None:
             used = " + ".join(stamp.names)

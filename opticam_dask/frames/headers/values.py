@@ -1,4 +1,4 @@
-"""Values of one header: looked up, turned into numbers and angles, and what is wrong with them."""
+"""Values of one header: looked up, turned into numbers and angles, with a reason where that cannot be done."""
 
 from __future__ import annotations
 

@@ -69,12 +69,12 @@ class FieldModel:
     amplitude : float
         Relative semi-amplitude of its sinusoid.
     frequency : float
-        Hz.
+        Frequency of its sinusoid, Hz.
     lags : sequence of float
         Phase of the sinusoid in each filter, in radians, positive is ahead: the opposite of the lags of ``Analyzer``,
         which are positive where a camera is behind. One for each filter when a source is variable.
     exposure_time, cadence : float
-        Seconds.
+        Exposure time, and time from one exposure to the next, seconds.
     start : str
         Start of the first exposure, ISO; UTC unless it has an offset.
     binning : int
@@ -82,7 +82,7 @@ class FieldModel:
     saturation : float
         Level in ADU at which pixels saturate.
     least_separation : float
-        Stars are at least so many FWHM apart, so that photometry has one truth.
+        Least distance between stars, in FWHM, so that photometry has one truth.
     flat_structure : float
         Relative scatter of the response from pixel to pixel.
     vignetting : float

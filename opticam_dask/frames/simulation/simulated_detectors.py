@@ -30,7 +30,7 @@ class SimulatedDetector:
     dark_current : ndarray, shape (ny, nx)
         Electrons per second.
     bias : ndarray, shape (ny, nx)
-        ADU.
+        Bias level of each pixel, ADU.
     """
 
     response: np.ndarray

@@ -25,15 +25,15 @@ Noise = Literal["independent", "opticam"]
 
 FILTERS = ("g", "r", "i")
 
-_DETECTOR = 2048
+_DETECTOR = 2048  # pixels of a side, unbinned
 _N_SOURCES = 6
-_FIELD_SEED = 123
+_FIELD_SEED = 123  # of the places and fluxes of the sources
 _SKY = 100.0  # mean of a pixel, counts
 _SKY_RMS = 10.0  # scatter of a pixel, counts
 _PSF_SIGMA = 6.0  # unbinned pixels
 _JITTER = 4.0  # unbinned pixels
-_VARIABLE = 1
-_AMPLITUDE_RMS = 0.02
+_VARIABLE = 1  # place of the variable among the sources
+_AMPLITUDE_RMS = 0.02  # relative
 _FREQUENCY = 0.135  # Hz
 _LAGS = {"g": 0.0, "r": np.pi / 2.0, "i": np.pi}
 _START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -12,6 +12,9 @@ import platform
 import warnings
 from types import ModuleType
 
+import numpy as np
+import numpy.typing as npt
+
 #: Environment variable that chooses the form.
 VARIABLE = "OPTICAM_DASK_KERNELS"
 
@@ -21,7 +24,7 @@ COMPILED = "compiled"
 NUMPY = "numpy"
 
 #: Set of functions that the kernels call, as ``module.c`` numbers it.
-INTERFACE = 1
+INTERFACE = 10
 
 
 def _native() -> ModuleType | None:
@@ -54,6 +57,12 @@ def _native() -> ModuleType | None:
 
 #: What is there, and what is used: None is the form in NumPy, which every kernel then takes.
 _available = native = _native()
+
+
+def ready(values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> np.ndarray:
+    """Array as the compiled module reads it, C-contiguous and aligned: a copy only where it is not so already."""
+    array = np.ascontiguousarray(values, dtype=dtype)
+    return array if array.flags.aligned else array.copy()
 
 
 def form() -> str:

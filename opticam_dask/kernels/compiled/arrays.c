@@ -2,10 +2,13 @@
 
 #include <string.h>
 
+/* How a format may name the order of this machine's bytes; values that Zarr read from afar name it so. */
+static const char OWN_ORDER = PY_BIG_ENDIAN ? '>' : '<';
+
 char kind_of(const Py_buffer *view)
 {
     const char *format = view->format ? view->format : "B";
-    if (*format == '@' || *format == '=')
+    if (*format == '@' || *format == '=' || *format == OWN_ORDER)
         format++;
     if (format[0] == '\0' || format[1] != '\0')
         return 0; /* a structure, or bytes in another order than this machine's */
@@ -17,7 +20,21 @@ char kind_of(const Py_buffer *view)
         return INT64;
     if (format[0] == '?' && view->itemsize == 1)
         return BOOL;
+    if (format[0] == 'H' && view->itemsize == 2)
+        return UINT16;
     return 0;
+}
+
+char kind_of_object(PyObject *object)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(object, &view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    const char kind = kind_of(&view);
+    PyBuffer_Release(&view);
+    return kind;
 }
 
 int open_array(PyObject *object, Py_buffer *view, int ndim, char kind, int access, const char *name)

@@ -9,12 +9,32 @@
 
 #include <stdint.h>
 
+#ifdef _MSC_VER
+#define restrict __restrict
+#endif
+
+/* A function that is not taken into its caller, where the compiler might think it is hardly run. */
+#ifdef __GNUC__
+#define APART __attribute__((noinline))
+#else
+#define APART
+#endif
+
+/* A function that is compiled for several generations of processors, of which the one at hand is taken when the module is
+ * loaded. Lanes of other widths give the same bits: nothing is contracted, and no sum changes its order. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define IN_LANES __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define IN_LANES
+#endif
+
 /* Kinds of elements, named as in the struct module; integers are told by their size as well, which is always 64 bit
    (a C long or a C long long, by the platform). */
 #define FLOAT32 'f'
 #define FLOAT64 'd'
 #define INT64 'q'
 #define BOOL '?'
+#define UINT16 'H'
 
 #define READ 0
 #define WRITE 1
@@ -43,17 +63,41 @@ PyObject *release_arrays(Py_buffer *views, int n, const char *wrong);
 /* Kind of the elements of an array as above, 0 for any other. */
 char kind_of(const Py_buffer *view);
 
+/* The same of an object; 0 where it is no array. */
+char kind_of_object(PyObject *object);
+
 PyObject *adaptive_moments(PyObject *module, PyObject *arguments);
 PyObject *box_statistics(PyObject *module, PyObject *arguments);
+PyObject *compare_stars(PyObject *module, PyObject *arguments);
 PyObject *connected_components(PyObject *module, PyObject *arguments);
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments);
+PyObject *cut_out(PyObject *module, PyObject *arguments);
+PyObject *disk_stretches(PyObject *module, PyObject *arguments);
 PyObject *elliptical_radius(PyObject *module, PyObject *arguments);
-PyObject *field_fit(PyObject *module, PyObject *arguments);
+PyObject *extremes(PyObject *module, PyObject *argument);
+PyObject *field_form(PyObject *module, PyObject *arguments);
+PyObject *find_basins(PyObject *module, PyObject *arguments);
+PyObject *fit_group(PyObject *module, PyObject *arguments);
 PyObject *fit_stars(PyObject *module, PyObject *arguments);
-PyObject *fit_windows(PyObject *module, PyObject *arguments);
+PyObject *fluxes_alone(PyObject *module, PyObject *arguments);
+PyObject *half_sample_mode(PyObject *module, PyObject *argument);
 PyObject *judge_pixels(PyObject *module, PyObject *arguments);
+PyObject *label_pixels(PyObject *module, PyObject *arguments);
 PyObject *light_at(PyObject *module, PyObject *arguments);
+PyObject *match_positions(PyObject *module, PyObject *arguments);
+PyObject *median(PyObject *module, PyObject *argument);
+PyObject *merge_basins(PyObject *module, PyObject *arguments);
+PyObject *mesh_medians(PyObject *module, PyObject *arguments);
+PyObject *near_pairs(PyObject *module, PyObject *arguments);
+PyObject *nearest_distances(PyObject *module, PyObject *arguments);
+PyObject *refine_match(PyObject *module, PyObject *arguments);
+PyObject *segment_moments(PyObject *module, PyObject *arguments);
+PyObject *smooth_course(PyObject *module, PyObject *arguments);
+PyObject *spline_at(PyObject *module, PyObject *arguments);
 PyObject *star_light(PyObject *module, PyObject *arguments);
+PyObject *subtract_sky(PyObject *module, PyObject *arguments);
+PyObject *take_pixels(PyObject *module, PyObject *arguments);
+PyObject *unsigned_counts(PyObject *module, PyObject *argument);
 PyObject *windowed_centroids(PyObject *module, PyObject *arguments);
 PyObject *zoom_windows(PyObject *module, PyObject *arguments);
 

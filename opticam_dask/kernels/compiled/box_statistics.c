@@ -4,18 +4,8 @@
  * clip then needs the pixels of one bin sorted and no others. Sums over all pixels are made once: what a clip takes
  * away is subtracted from them. */
 
-#include "arrays.h"
+#include "box_statistics.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define SIGMA 3.0
-#define MAX_ROUNDS 10
-#define CROWDED 0.3
-
-#define SAMPLE 15        /* pixels from which the range of the bins is guessed */
-#define RANGE 6.0        /* half of that range in sigma of the sample */
 #define PIXELS_PER_BIN 8 /* on average over the range: 40 in the middle, which are soon sorted */
 #define LEAST_BINS 32
 #define MOST_BINS 1024
@@ -36,31 +26,6 @@ typedef struct {
     double centre;
     double sum, squares; /* of the deviations from the centre, over the pixels within the range */
 } Box;
-
-typedef struct {
-    double median, mean, std;
-} Moments;
-
-static int ascending(const void *one, const void *other)
-{
-    double a = *(const double *)one, b = *(const double *)other;
-    return (a > b) - (a < b);
-}
-
-static void sort_values(double *values, Py_ssize_t n)
-{
-    if (n > 64) { /* equal pixels, or a box that is no sky */
-        qsort(values, (size_t)n, sizeof *values, ascending);
-        return;
-    }
-    for (Py_ssize_t i = 1; i < n; i++) {
-        double value = values[i];
-        Py_ssize_t j = i;
-        for (; j > 0 && values[j - 1] > value; j--)
-            values[j] = values[j - 1];
-        values[j] = value;
-    }
-}
 
 /* Guess the range from pixels here and there in the box; of equal pixels, from the least and the greatest. */
 static void choose_range(Box *box)
@@ -252,24 +217,22 @@ static void clip(Box *box, double least, int readmit, double *level, double *sca
     }
     if ((double)(last - first) <= least || last <= first)
         return;
-    Moments left = moments_of(box, first, last);
-    if (!isfinite(left.std))
-        return;
-    int is_crowded = fabs(left.mean - left.median) / left.std >= CROWDED;
-    if (left.std == 0.0)
-        *level = left.mean;
-    else
-        *level = is_crowded ? left.median : 2.5 * left.median - 1.5 * left.mean;
-    *scatter = left.std;
+    decide(moments_of(box, first, last), level, scatter);
 }
 
 /* Copy the finite pixels of a box, `height` rows of `width` pixels that are `row_stride` bytes apart. */
-static void gather(Box *box, const char *from, Py_ssize_t height, Py_ssize_t width, Py_ssize_t row_stride, int is_single)
+static void gather(Box *box, const char *from, Py_ssize_t height, Py_ssize_t width, Py_ssize_t row_stride, char kind)
 {
     double not_finite = 0.0, *to = box->pixels;
+    const size_t row_bytes = (size_t)width * (kind == UINT16 ? 2 : kind == FLOAT32 ? 4 : 8);
     for (Py_ssize_t y = 0; y < height; y++, from += row_stride, to += width) {
-        if (is_single) {
+        FETCH_ROW(from + row_bytes, row_bytes); /* of the next box */
+        if (kind == FLOAT32) {
             const float *row = (const float *)from;
+            for (Py_ssize_t x = 0; x < width; x++)
+                to[x] = (double)row[x];
+        } else if (kind == UINT16) {
+            const uint16_t *row = (const uint16_t *)from;
             for (Py_ssize_t x = 0; x < width; x++)
                 to[x] = (double)row[x];
         } else {
@@ -330,10 +293,10 @@ PyObject *box_statistics(PyObject *module, PyObject *arguments)
         return NULL;
     const char kind = kind_of(&boxes);
     /* the pixels of a row follow each other; rows and boxes may lie anywhere */
-    if (boxes.ndim != 4 || (kind != FLOAT32 && kind != FLOAT64) || boxes.strides[3] != boxes.itemsize ||
+    if (boxes.ndim != 4 || (kind != FLOAT32 && kind != FLOAT64 && kind != UINT16) || boxes.strides[3] != boxes.itemsize ||
         (uintptr_t)boxes.buf % (uintptr_t)boxes.itemsize || boxes.strides[0] % boxes.itemsize ||
         boxes.strides[1] % boxes.itemsize || boxes.strides[2] % boxes.itemsize) {
-        PyErr_SetString(PyExc_TypeError, "boxes must be native float32 or float64 (row, column, y, x), rows in one piece");
+        PyErr_SetString(PyExc_TypeError, "boxes must be native uint16, float32 or float64 (row, column, y, x), rows in one piece");
         PyBuffer_Release(&boxes);
         return NULL;
     }
@@ -347,13 +310,19 @@ PyObject *box_statistics(PyObject *module, PyObject *arguments)
         PyErr_SetString(PyExc_ValueError, "result must have shape (2, row, column)");
     } else {
         Box box;
-        if (allocate(&box, shape[2] * shape[3])) {
+        Levels levels;
+        const int has_room = allocate(&box, shape[2] * shape[3]);
+        if (allocate_levels(&levels, shape[2] * shape[3]) && has_room) {
             Py_BEGIN_ALLOW_THREADS
             double *level = result.buf, *scatter = level + n_boxes;
             for (Py_ssize_t row = 0; row < shape[0]; row++) {
                 for (Py_ssize_t column = 0; column < shape[1]; column++) {
                     const char *corner = (const char *)boxes.buf + row * strides[0] + column * strides[1];
-                    gather(&box, corner, shape[2], shape[3], strides[2], kind == FLOAT32);
+                    if (kind == UINT16 && levels.n > 0 && count_levels(&levels, corner, shape[2], shape[3], strides[2])) {
+                        clip_levels(&levels, least, readmit, level++, scatter++);
+                        continue;
+                    }
+                    gather(&box, corner, shape[2], shape[3], strides[2], kind);
                     clip(&box, least, readmit, level++, scatter++);
                 }
             }
@@ -363,6 +332,7 @@ PyObject *box_statistics(PyObject *module, PyObject *arguments)
             PyErr_NoMemory();
         }
         release(&box);
+        release_levels(&levels);
     }
     PyBuffer_Release(&boxes);
     PyBuffer_Release(&result);

@@ -1,16 +1,7 @@
 /* Connected components of a graph, numbered in the order of their first nodes: see segments.py. */
 
 #include "arrays.h"
-
-/* First node of the component so far; paths are halved on the way. */
-static int64_t first_of(int64_t *parent, int64_t node)
-{
-    while (parent[node] != node) {
-        parent[node] = parent[parent[node]];
-        node = parent[node];
-    }
-    return node;
-}
+#include "sums.h"
 
 PyObject *connected_components(PyObject *module, PyObject *arguments)
 {

@@ -1,313 +1,250 @@
 /* L.A.Cosmic (van Dokkum 2001, PASP 113, 1420) where there may be cosmic rays, and nowhere else.
  *
  * The steps, and the order of every sum, are those of astroscrappy 1.3 with separable median filters, so that mask and
- * cleaned pixels are the same bits. What differs is where they are made: a frame is parted into tiles, and a tile is
- * worked on when a pixel of it could be above the limit at all, which a bound on its noise tells, and in later rounds
- * only when a pixel that it depends on was cleaned. */
+ * cleaned pixels are the same bits. What differs is where they are made. One pass over the frame finds the small blocks
+ * in which the Laplacian could be above the limit at all; in these, what a cosmic ray must be is asked for in the order of
+ * what it costs, until a pixel fails: above the noise, sharper than the light of stars, above the pixels around it. Later
+ * rounds look only where pixels were cleaned. A frame of counts is turned into electrons only there, too. */
 
 #include "arrays.h"
+#include "cosmic_ray_frame.h"
+#include "cosmic_ray_window.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE 32
-#define REACH 8 /* how far the pixels of a tile depend on others */
 #define GROWN 2 /* how far marked pixels spread */
-#define SIDE (TILE + 2 * REACH)
-#define LEAST_VARIANCE 0.00001f
 #define LEAST_STRUCTURE 0.01f
+#define ROUNDING 4e-6 /* error of a Laplacian in single precision, in units of the largest pixel */
 
-typedef struct {
-    Py_ssize_t place;
-    float original; /* the pixel before it was cleaned, and so its variance */
-} Hit;
-
-typedef struct {
-    Py_ssize_t ny, nx;
-    float *pixels;      /* cleaned in place */
-    uint8_t *mask;      /* pixels that are never taken for cosmic rays, nor used to clean others */
-    uint8_t *found;     /* cosmic rays */
-    float *variance;    /* of the pixels that were cleaned; of no meaning elsewhere */
-    uint8_t *is_cleaned;
-    uint8_t *is_dirty;  /* by tile */
-    Hit *hits;
-    Py_ssize_t n_hits, n_room;
-    float read_variance, limit, low_limit, object_limit;
-    int has_level;
-    float level; /* median of the frame, for pixels without a good one around them */
-    int is_out_of_memory;
-} Frame;
-
-/* Room for one tile and what it depends on. */
-typedef struct {
-    float light[SIDE * SIDE], variance[SIDE * SIDE], noise[SIDE * SIDE], laplacian[SIDE * SIDE], excess[SIDE * SIDE];
-    float structure[SIDE * SIDE], rows[SIDE * SIDE], scratch[SIDE * SIDE];
-    uint8_t marked[SIDE * SIDE], grown[SIDE * SIDE], good[SIDE * SIDE];
-} Window;
-
-/* Networks that leave the median in its place (N. Devillard 1998, Fast median search: an ANSI C implementation). */
-#define ORDER(a, b)                  \
-    do {                             \
-        float least = a < b ? a : b; \
-        b = a < b ? b : a;           \
-        a = least;                   \
-    } while (0)
-
-#define AT(k) from[x + (k) * step]
-
-static inline void medians_of_5(const float *from, float *to, int first, int last, int step)
+APART static void find_ends(const float *restrict row, float *restrict lowest, float *restrict highest, Py_ssize_t nx)
 {
-    for (int x = first; x < last; x++) {
-        float a = AT(-2), b = AT(-1), c = AT(0), d = AT(1), e = AT(2);
-        ORDER(a, b); ORDER(d, e); ORDER(a, d); ORDER(b, e); ORDER(b, c); ORDER(c, d); ORDER(b, c);
-        to[x] = c;
+    for (Py_ssize_t x = 0; x < nx; x++) {
+        lowest[x] = row[x] < lowest[x] ? row[x] : lowest[x];
+        highest[x] = row[x] > highest[x] ? row[x] : highest[x];
     }
 }
 
-static inline void medians_of_7(const float *from, float *to, int first, int last, int step)
+static inline float positive(float value)
 {
-    for (int x = first; x < last; x++) {
-        float a = AT(-3), b = AT(-2), c = AT(-1), d = AT(0), e = AT(1), f = AT(2), g = AT(3);
-        ORDER(a, f); ORDER(a, d); ORDER(b, g); ORDER(c, e); ORDER(a, b); ORDER(d, f); ORDER(c, g);
-        ORDER(c, d); ORDER(d, g); ORDER(e, f); ORDER(b, e); ORDER(b, d); ORDER(d, e);
-        to[x] = d;
+    return value > 0.0f ? value : 0.0f;
+}
+
+/* Four times the Laplacian of a row, where it is larger than what was found. */
+APART static void find_peaks(const float *restrict above, const float *restrict row, const float *restrict below,
+                             float *restrict peaks, Py_ssize_t nx)
+{
+    for (Py_ssize_t x = EDGE; x < nx - EDGE; x++) {
+        const float left = row[x] - row[x - 1], right = row[x] - row[x + 1], up = row[x] - above[x], down = row[x] - below[x];
+        const float peak = positive(left + up) + positive(left + down) + (positive(right + up) + positive(right + down));
+        peaks[x] = peak > peaks[x] ? peak : peaks[x];
     }
 }
 
-static inline void medians_of_9(const float *from, float *to, int first, int last, int step)
-{
-    for (int x = first; x < last; x++) {
-        float a = AT(-4), b = AT(-3), c = AT(-2), d = AT(-1), e = AT(0), f = AT(1), g = AT(2), h = AT(3), i = AT(4);
-        ORDER(b, c); ORDER(e, f); ORDER(h, i); ORDER(a, b); ORDER(d, e); ORDER(g, h); ORDER(b, c);
-        ORDER(e, f); ORDER(h, i); ORDER(a, d); ORDER(f, i); ORDER(e, h); ORDER(d, g); ORDER(b, e);
-        ORDER(c, f); ORDER(e, h); ORDER(e, c); ORDER(g, e); ORDER(e, c);
-        to[x] = e;
-    }
-}
-
-/* Median along the rows, then along the columns. Pixels at the borders stay as they are: at those of the frame this is
-   what astroscrappy does, and at other borders of a window nobody looks at them. */
-static void median_filter(const float *from, float *rows, float *to, int height, int width, int length)
-{
-    const int half = length / 2;
-    memcpy(rows, from, (size_t)(height * width) * sizeof *rows);
-    memcpy(to, from, (size_t)(height * width) * sizeof *to);
-    for (int y = 0; y < height; y++) {
-        const float *row = from + y * width;
-        if (length == 5)
-            medians_of_5(row, rows + y * width, half, width - half, 1);
-        else if (length == 7)
-            medians_of_7(row, rows + y * width, half, width - half, 1);
-        else
-            medians_of_9(row, rows + y * width, half, width - half, 1);
-    }
-    for (int y = half; y < height - half; y++) {
-        const float *row = rows + y * width;
-        if (length == 5)
-            medians_of_5(row, to + y * width, half, width - half, width);
-        else if (length == 7)
-            medians_of_7(row, to + y * width, half, width - half, width);
-        else
-            medians_of_9(row, to + y * width, half, width - half, width);
-    }
-}
-
-/* Positive part of the Laplacian of a pixel's quarter; the order of the subtractions is astroscrappy's. */
-static inline float quarter(float value, float right, float left, float next, float previous)
-{
-    float p = 4.0f * value;
-    p -= right;
-    p -= left;
-    p -= next;
-    p -= previous;
-    return p > 0.0f ? p : 0.0f;
-}
-
-/* Laplacian of the frame with pixels parted in four, at one pixel that may be at the border, where nothing is beyond.
-   The uppermost row is summed in double precision there. */
-static float laplacian_at(const float *light, Py_ssize_t y, Py_ssize_t x, Py_ssize_t ny, Py_ssize_t nx, Py_ssize_t stride)
-{
-    const float c = light[y * stride + x];
-    const float left = x > 0 ? light[y * stride + x - 1] : 0.0f, right = x < nx - 1 ? light[y * stride + x + 1] : 0.0f;
-    const float above = y > 0 ? light[(y - 1) * stride + x] : 0.0f, below = y < ny - 1 ? light[(y + 1) * stride + x] : 0.0f;
-    float first = quarter(c, c, left, c, above), second = quarter(c, right, c, c, above);
-    if (y == 0) {
-        first = (float)(4.0 * c - c - left - c);
-        second = (float)(4.0 * c - right - c - c);
-        first = first > 0.0f ? first : 0.0f;
-        second = second > 0.0f ? second : 0.0f;
-    }
-    float sum = first;
-    sum += quarter(c, c, left, below, c);
-    sum += quarter(c, right, c, below, c);
-    sum += second;
-    return sum / 4.0f;
-}
-
-/* The same along a row of pixels that are not at the border. */
-static void laplacian_row(const float *row, float *to, Py_ssize_t first, Py_ssize_t last, Py_ssize_t stride)
-{
-    for (Py_ssize_t x = first; x < last; x++) {
-        const float c = row[x], left = row[x - 1], right = row[x + 1], above = row[x - stride], below = row[x + stride];
-        float sum = quarter(c, c, left, c, above);
-        sum += quarter(c, c, left, below, c);
-        sum += quarter(c, right, c, below, c);
-        sum += quarter(c, right, c, c, above);
-        to[x] = sum / 4.0f;
-    }
-}
-
-/* Whether a pixel from which a tile's marks may come can be above the limit, whatever the medians around it are. */
-static int may_have_hits(const Frame *frame, Py_ssize_t top, Py_ssize_t bottom, Py_ssize_t left, Py_ssize_t right)
-{
-    const Py_ssize_t ny = frame->ny, nx = frame->nx, margin = GROWN + 3;
-    Py_ssize_t y0 = top - margin > 0 ? top - margin : 0, y1 = bottom + margin < ny ? bottom + margin : ny;
-    Py_ssize_t x0 = left - margin > 0 ? left - margin : 0, x1 = right + margin < nx ? right + margin : nx;
-    float least[8];
-    for (int lane = 0; lane < 8; lane++)
-        least[lane] = frame->pixels[y0 * nx + x0];
-    for (Py_ssize_t y = y0; y < y1; y++) {
-        const float *row = frame->pixels + y * nx;
-        Py_ssize_t x = x0;
-        for (; x + 8 <= x1; x += 8)
-            for (int lane = 0; lane < 8; lane++)
-                least[lane] = row[x + lane] < least[lane] ? row[x + lane] : least[lane];
-        for (; x < x1; x++)
-            least[0] = row[x] < least[0] ? row[x] : least[0];
-    }
-    for (int lane = 1; lane < 8; lane++)
-        least[0] = least[lane] < least[0] ? least[lane] : least[0];
-    float variance = least[0] + frame->read_variance;
-    variance = variance > LEAST_VARIANCE ? variance : LEAST_VARIANCE;
-    const float bound = 0.999f * frame->limit * 2.0f * sqrtf(variance);
-    y0 = top - GROWN > 1 ? top - GROWN : 1;
-    y1 = bottom + GROWN < ny - 1 ? bottom + GROWN : ny - 1;
-    x0 = left - GROWN > 1 ? left - GROWN : 1;
-    x1 = right + GROWN < nx - 1 ? right + GROWN : nx - 1;
-    if (y0 != top - GROWN || y1 != bottom + GROWN || x0 != left - GROWN || x1 != right + GROWN)
-        return 1; /* at the border of the frame */
-    for (Py_ssize_t y = y0; y < y1; y++) {
-        float row[SIDE] = {0.0f}, most = 0.0f;
-        laplacian_row(frame->pixels + y * nx + x0 - 1, row, 1, x1 - x0 + 1, nx);
-        for (Py_ssize_t x = 1; x < x1 - x0 + 1; x++)
-            most = row[x] > most ? row[x] : most;
-        if (most > bound)
-            return 1;
-    }
-    return 0;
-}
-
-/* Spread marks to the eight neighbours; those at the border of the frame take none up. */
-static void spread(const uint8_t *from, uint8_t *to, int height, int width)
-{
-    memcpy(to, from, (size_t)(height * width));
-    for (int y = 1; y < height - 1; y++) {
-        for (int x = 1; x < width - 1; x++) {
-            const uint8_t *at = from + y * width + x;
-            to[y * width + x] = at[0] | at[-1] | at[1] | at[-width] | at[-width - 1] | at[-width + 1] | at[width] |
-                                at[width - 1] | at[width + 1];
-        }
-    }
-}
-
-static void keep_hit(Frame *frame, Py_ssize_t place)
-{
-    if (frame->found[place])
-        return;
-    if (frame->n_hits == frame->n_room) {
-        Py_ssize_t n_room = frame->n_room ? 2 * frame->n_room : 1024;
-        Hit *hits = realloc(frame->hits, (size_t)n_room * sizeof *hits);
-        if (!hits) {
-            frame->is_out_of_memory = 1;
-            return;
-        }
-        frame->hits = hits;
-        frame->n_room = n_room;
-    }
-    frame->found[place] = 1;
-    frame->hits[frame->n_hits].place = place;
-    frame->hits[frame->n_hits++].original = frame->pixels[place];
-}
-
-/* Cosmic rays of one tile. */
-static void search_tile(Frame *frame, Window *window, Py_ssize_t top, Py_ssize_t bottom, Py_ssize_t left, Py_ssize_t right)
+/* Ends and peaks of the blocks of the frame, in one pass over it; `room` is for six rows. */
+static void scan(Frame *frame, float *room)
 {
     const Py_ssize_t ny = frame->ny, nx = frame->nx;
-    const Py_ssize_t y0 = top - REACH > 0 ? top - REACH : 0, y1 = bottom + REACH < ny ? bottom + REACH : ny;
-    const Py_ssize_t x0 = left - REACH > 0 ? left - REACH : 0, x1 = right + REACH < nx ? right + REACH : nx;
-    const int height = (int)(y1 - y0), width = (int)(x1 - x0), n = height * width;
-    for (int y = 0; y < height; y++) {
-        const Py_ssize_t start = (y0 + y) * nx + x0;
-        memcpy(window->light + y * width, frame->pixels + start, (size_t)width * sizeof *window->light);
-        for (int x = 0; x < width; x++) {
-            const float value = frame->pixels[start + x] + frame->read_variance;
-            window->variance[y * width + x] = frame->is_cleaned[start + x] ? frame->variance[start + x] : value;
-            window->good[y * width + x] = !frame->mask[start + x];
+    float *lowest = room, *highest = room + nx, *peaks = room + 2 * nx, *kept[3];
+    const float *above, *row = NULL, *below = NULL;
+    for (Py_ssize_t i = 0; i < 3; i++)
+        kept[i] = room + (3 + i) * nx;
+    for (Py_ssize_t y = -1; y < ny; y++) {
+        above = row;
+        row = below;
+        below = y + 1 < ny ? stored_row(frame, y + 1, kept[(y + 1) % 3]) : NULL;
+        if (y < 0)
+            continue;
+        if (y % BLOCK == 0) {
+            memcpy(lowest, row, (size_t)nx * sizeof *lowest);
+            memcpy(highest, row, (size_t)nx * sizeof *highest);
+            memset(peaks, 0, (size_t)nx * sizeof *peaks);
         }
-    }
-    median_filter(window->variance, window->rows, window->noise, height, width, 7);
-    for (int i = 0; i < n; i++)
-        window->noise[i] = sqrtf(window->noise[i] < LEAST_VARIANCE ? LEAST_VARIANCE : window->noise[i]);
-    for (int y = 0; y < height; y++) {
-        float *to = window->laplacian + y * width;
-        const int is_inside = y > 0 && y < height - 1;
-        for (int x = 0; x < width; x += is_inside && width > 1 ? width - 1 : 1)
-            to[x] = laplacian_at(window->light, y, x, height, width, width);
-        if (is_inside)
-            laplacian_row(window->light + y * width, to, 1, width - 1, width);
-    }
-    for (int i = 0; i < n; i++)
-        window->laplacian[i] /= 2.0f * window->noise[i];
-    median_filter(window->laplacian, window->rows, window->excess, height, width, 7);
-    median_filter(window->light, window->rows, window->structure, height, width, 5);
-    median_filter(window->structure, window->rows, window->scratch, height, width, 9);
-    for (int i = 0; i < n; i++) {
-        window->excess[i] = window->laplacian[i] - window->excess[i];
-        float structure = (window->structure[i] - window->scratch[i]) / window->noise[i];
-        structure = structure < LEAST_STRUCTURE ? LEAST_STRUCTURE : structure;
-        window->marked[i] =
-            window->excess[i] > frame->limit && window->good[i] && window->excess[i] / structure > frame->object_limit;
-    }
-    spread(window->marked, window->grown, height, width);
-    for (int i = 0; i < n; i++)
-        window->marked[i] = window->grown[i] && window->good[i] && window->excess[i] > frame->limit;
-    spread(window->marked, window->grown, height, width);
-    for (Py_ssize_t y = top; y < bottom; y++) {
-        for (Py_ssize_t x = left; x < right; x++) {
-            const Py_ssize_t i = (y - y0) * width + x - x0;
-            if (window->grown[i] && window->good[i] && window->excess[i] > frame->low_limit)
-                keep_hit(frame, y * nx + x);
+        find_ends(row, lowest, highest, nx);
+        if (y >= EDGE && y < ny - EDGE)
+            find_peaks(above, row, below, peaks, nx);
+        if (y % BLOCK != BLOCK - 1 && y != ny - 1)
+            continue;
+        for (Py_ssize_t across = 0; across < frame->n_across; across++) {
+            const Py_ssize_t end = (across + 1) * BLOCK < nx ? (across + 1) * BLOCK : nx;
+            float least = lowest[across * BLOCK], most = highest[across * BLOCK], peak = 0.0f;
+            for (Py_ssize_t x = across * BLOCK; x < end; x++) {
+                least = lowest[x] < least ? lowest[x] : least;
+                most = highest[x] > most ? highest[x] : most;
+                peak = peaks[x] > peak ? peaks[x] : peak;
+            }
+            Block *block = &frame->blocks[y / BLOCK * frame->n_across + across];
+            block->lowest = least;
+            block->peak = peak;
+            frame->least = least < frame->least ? least : frame->least;
+            frame->most = most > frame->most ? most : frame->most;
         }
     }
 }
 
-/* Value of a rank among n values, which are put into another order. */
-static float select_rank(float *values, Py_ssize_t n, Py_ssize_t rank)
+/* Peak of the Laplacian up to which no pixel can be above the limit where none is below a level. */
+static float peak_limit(const Frame *frame, float lowest)
 {
-    Py_ssize_t low = 0, high = n - 1;
-    while (low < high) {
-        const float pivot = values[low + (high - low) / 2];
-        Py_ssize_t i = low, j = high;
-        while (i <= j) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i <= j) {
-                const float value = values[i];
-                values[i++] = values[j];
-                values[j--] = value;
+    const double gain = frame->counts ? frame->gain : 1.0, offset = frame->counts ? frame->offset : 0.0;
+    const double variance = fmax(lowest * gain - offset + frame->read_variance, LEAST_VARIANCE);
+    const double largest = gain * fmax(fabs(frame->most), fabs(frame->least)) + fabs(offset);
+    return (float)(4.0 / gain * (0.999 * 2.0 * frame->limit * sqrt(variance) - ROUNDING * largest));
+}
+
+/* Whether a pixel of a block can be above the limit as the frame was scanned. */
+static int is_candidate(const Frame *frame, Py_ssize_t down, Py_ssize_t across)
+{
+    const float peak = frame->blocks[down * frame->n_across + across].peak;
+    if (!(peak > frame->least_peak))
+        return 0;
+    float lowest = INFINITY;
+    for (Py_ssize_t y = down > 0 ? down - 1 : 0; y <= down + 1 && y < frame->n_down; y++) {
+        for (Py_ssize_t x = across > 0 ? across - 1 : 0; x <= across + 1 && x < frame->n_across; x++) {
+            const float here = frame->blocks[y * frame->n_across + x].lowest;
+            lowest = here < lowest ? here : lowest;
+        }
+    }
+    return peak > peak_limit(frame, lowest);
+}
+
+/* Electrons and variances of a block and what it depends on. */
+static void look(const Frame *frame, Window *window, Py_ssize_t down, Py_ssize_t across)
+{
+    const Py_ssize_t top = down * BLOCK, left = across * BLOCK;
+    window->top = top > REACH ? top - REACH : 0;
+    window->left = left > REACH ? left - REACH : 0;
+    const Py_ssize_t bottom = top + BLOCK + REACH < frame->ny ? top + BLOCK + REACH : frame->ny;
+    const Py_ssize_t right = left + BLOCK + REACH < frame->nx ? left + BLOCK + REACH : frame->nx;
+    window->height = bottom - window->top;
+    window->width = right - window->left;
+    window->block.top = top - window->top;
+    window->block.left = left - window->left;
+    window->block.bottom = ((top + BLOCK < frame->ny ? top + BLOCK : frame->ny) - window->top);
+    window->block.right = ((left + BLOCK < frame->nx ? left + BLOCK : frame->nx) - window->left);
+    for (Py_ssize_t y = 0; y < window->height; y++) {
+        const Py_ssize_t start = (window->top + y) * frame->nx + window->left;
+        float *light = window->light + y * window->width, *variance = window->variance + y * window->width;
+        if (frame->counts)
+            for (Py_ssize_t x = 0; x < window->width; x++)
+                light[x] = to_electrons(frame, frame->counts[start + x]);
+        else
+            memcpy(light, frame->pixels + start, (size_t)window->width * sizeof *light);
+        for (Py_ssize_t x = 0; x < window->width; x++)
+            variance[x] = light[x] + frame->read_variance;
+        if (!frame->n_hits || !memchr(frame->found + start, 1, (size_t)window->width))
+            continue;
+        for (Py_ssize_t x = 0; x < window->width; x++) {
+            if (frame->found[start + x]) {
+                const Hit *hit = hit_at(frame, start + x);
+                light[x] = hit->value;
+                variance[x] = hit->variance;
             }
         }
-        if (rank <= j)
-            high = j;
-        else if (rank >= i)
-            low = i;
-        else
-            break;
     }
-    return values[rank];
+}
+
+/* Whether a Laplacian of the block can be above the limit, whatever the medians around it are. */
+static int may_have_seeds(const Frame *frame, Window *window)
+{
+    const Py_ssize_t width = window->width;
+    const Area block = window->block, wide = widened(window, EDGE);
+    float lowest = window->variance[wide.top * width + wide.left], most = 0.0f;
+    for (Py_ssize_t y = wide.top; y < wide.bottom; y++)
+        for (Py_ssize_t i = y * width + wide.left; i < y * width + wide.right; i++)
+            lowest = window->variance[i] < lowest ? window->variance[i] : lowest;
+    set_laplacian(window, block);
+    for (Py_ssize_t y = block.top; y < block.bottom; y++)
+        for (Py_ssize_t i = y * width + block.left; i < y * width + block.right; i++)
+            most = window->signal[i] > most ? window->signal[i] : most;
+    lowest = lowest > LEAST_VARIANCE ? lowest : LEAST_VARIANCE;
+    return most > 0.999f * frame->limit * 2.0f * sqrtf(lowest);
+}
+
+/* Pixels of the block that are cosmic rays by themselves. What stands above the pixels around it is at most the signal,
+   so that this, the most expensive, is asked for last. */
+static uint64_t find_seeds(const Frame *frame, Window *window)
+{
+    const Py_ssize_t width = window->width;
+    const Area block = window->block;
+    uint64_t seeds = 0;
+    for (int stage = 0; stage < 3; stage++) {
+        if (stage == 0) {
+            if (!may_have_seeds(frame, window))
+                return 0;
+            set_signal(window, block);
+        } else if (stage == 1) {
+            median_filter(window, window->light, window->fine, widened(window, 4), 5);
+            median_filter(window, window->fine, window->coarse, block, 9);
+        } else {
+            set_signal(window, widened(window, EDGE));
+            median_filter(window, window->signal, window->around, block, 7);
+        }
+        seeds = 0;
+        for (Py_ssize_t y = block.top; y < block.bottom; y++) {
+            for (Py_ssize_t x = block.left; x < block.right; x++) {
+                const Py_ssize_t i = y * width + x;
+                const float excess = stage < 2 ? window->signal[i] : window->signal[i] - window->around[i];
+                int is_seed = excess > frame->limit;
+                if (is_seed && stage > 0) {
+                    float structure = (window->fine[i] - window->coarse[i]) / window->noise[i];
+                    structure = structure < LEAST_STRUCTURE ? LEAST_STRUCTURE : structure;
+                    is_seed = excess / structure > frame->object_limit;
+                }
+                if (is_seed && is_good(frame, (window->top + y) * frame->nx + window->left + x))
+                    seeds |= (uint64_t)1 << ((y - block.top) * BLOCK + x - block.left);
+            }
+        }
+        if (!seeds)
+            return 0;
+    }
+    return seeds;
+}
+
+static int is_seed(const Frame *frame, Py_ssize_t y, Py_ssize_t x)
+{
+    const uint64_t seeds = frame->blocks[y / BLOCK * frame->n_across + x / BLOCK].seeds;
+    return (int)(seeds >> (y % BLOCK * BLOCK + x % BLOCK) & 1);
+}
+
+/* Spread marks to the eight neighbours of those of an area that are good and above a limit. */
+static void spread(const Frame *frame, Window *window, const uint8_t *from, uint8_t *to, Area area, float limit)
+{
+    const Py_ssize_t width = window->width;
+    for (Py_ssize_t y = area.top; y < area.bottom; y++) {
+        for (Py_ssize_t x = area.left; x < area.right; x++) {
+            const Py_ssize_t i = y * width + x;
+            to[i] = 0;
+            if (!(window->signal[i] - window->around[i] > limit)) /* at the border of the frame it is 0 */
+                continue;
+            const uint8_t *at = from + i;
+            const int is_near = at[0] | at[-1] | at[1] | at[-width] | at[-width - 1] | at[-width + 1] | at[width] |
+                                at[width - 1] | at[width + 1];
+            to[i] = is_near && is_good(frame, (window->top + y) * frame->nx + window->left + x);
+        }
+    }
+}
+
+/* Keep the cosmic rays of a block: its seeds and those of its neighbours, and what lies around them. */
+static void collect(Frame *frame, Window *window, Py_ssize_t down, Py_ssize_t across)
+{
+    look(frame, window, down, across);
+    const Py_ssize_t width = window->width;
+    const Area wide = widened(window, GROWN), block = window->block;
+    int has_seeds = 0;
+    for (Py_ssize_t y = wide.top; y < wide.bottom; y++)
+        for (Py_ssize_t x = wide.left; x < wide.right; x++)
+            has_seeds |= window->marked[y * width + x] = (uint8_t)is_seed(frame, window->top + y, window->left + x);
+    if (!has_seeds)
+        return;
+    set_signal(window, widened(window, 1 + EDGE));
+    median_filter(window, window->signal, window->around, widened(window, 1), 7);
+    spread(frame, window, window->marked, window->grown, widened(window, 1), frame->limit);
+    spread(frame, window, window->grown, window->marked, block, frame->low_limit);
+    for (Py_ssize_t y = block.top; y < block.bottom; y++)
+        for (Py_ssize_t x = block.left; x < block.right; x++)
+            if (window->marked[y * width + x])
+                keep_hit(frame, (window->top + y) * frame->nx + window->left + x);
 }
 
 /* Median of the frame as it was, without masked pixels. */
@@ -323,28 +260,25 @@ static void measure_level(Frame *frame)
     }
     Py_ssize_t n_good = 0;
     for (Py_ssize_t i = 0; i < n; i++)
-        if (!frame->mask[i] && !frame->found[i])
-            good[n_good++] = frame->pixels[i];
-    for (Py_ssize_t i = 0; i < frame->n_hits; i++)
-        good[n_good++] = frame->hits[i].original; /* no masked pixel is among the hits */
+        if (is_good(frame, i))
+            good[n_good++] = frame->found[i] ? hit_at(frame, i)->original : light_of(frame, i);
     if (n_good)
         frame->level = select_rank(good, n_good, (n_good - 1) / 2);
     free(good);
 }
 
-/* Replace a cosmic ray by the mean of the good pixels around it; returns whether the pixel changed. */
-static int clean_pixel(Frame *frame, Py_ssize_t place)
+/* Replace a cosmic ray by the mean of the good pixels around it; returns whether that is another than before. */
+static int clean(Frame *frame, Hit *hit, int is_new)
 {
-    const Py_ssize_t nx = frame->nx, y = place / nx, x = place % nx;
-    if (y < 2 || x < 2 || y >= frame->ny - 2 || x >= nx - 2)
-        return 0; /* astroscrappy leaves the border alone */
+    const Py_ssize_t nx = frame->nx, y = hit->place / nx, x = hit->place % nx;
     float sum = 0.0f, variance = 0.0f;
     int n_good = 0;
     for (Py_ssize_t row = y - 2; row <= y + 2; row++) {
         for (Py_ssize_t i = row * nx + x - 2; i <= row * nx + x + 2; i++) {
-            if (!frame->found[i] && !frame->mask[i]) {
-                sum += frame->pixels[i];
-                variance += frame->pixels[i] + frame->read_variance;
+            if (!frame->found[i] && is_good(frame, i)) {
+                const float light = light_of(frame, i);
+                sum += light;
+                variance += light + frame->read_variance;
                 n_good++;
             }
         }
@@ -358,166 +292,167 @@ static int clean_pixel(Frame *frame, Py_ssize_t place)
         sum = frame->level;
         variance = frame->level + frame->read_variance;
     }
-    const int has_changed = !frame->is_cleaned[place] || frame->pixels[place] != sum || frame->variance[place] != variance;
-    frame->pixels[place] = sum;
-    frame->variance[place] = variance;
-    frame->is_cleaned[place] = 1;
+    const int has_changed = is_new || hit->value != sum || hit->variance != variance;
+    hit->value = sum;
+    hit->variance = variance;
     return has_changed;
+}
+
+/* Blocks that depend on a pixel are looked at again. */
+static void set_dirty(Frame *frame, Py_ssize_t place)
+{
+    const Py_ssize_t y = place / frame->nx, x = place % frame->nx;
+    const Py_ssize_t top = y > REACH ? y - REACH : 0, left = x > REACH ? x - REACH : 0;
+    for (Py_ssize_t down = top / BLOCK; down <= (y + REACH) / BLOCK && down < frame->n_down; down++)
+        for (Py_ssize_t across = left / BLOCK; across <= (x + REACH) / BLOCK && across < frame->n_across; across++)
+            frame->blocks[down * frame->n_across + across].is_dirty = 1;
+}
+
+/* One round: seeds of the blocks that are dirty, then cosmic rays of those that have seeds in them or beside them. */
+static void search_round(Frame *frame, Window *window, int is_first)
+{
+    const Py_ssize_t n_blocks = frame->n_down * frame->n_across;
+    for (Py_ssize_t i = 0; i < n_blocks; i++) {
+        Block *block = &frame->blocks[i];
+        block->is_done = 0;
+        if (!block->is_dirty || (is_first && !is_candidate(frame, i / frame->n_across, i % frame->n_across)))
+            continue;
+        look(frame, window, i / frame->n_across, i % frame->n_across);
+        block->seeds = find_seeds(frame, window);
+    }
+    for (Py_ssize_t i = 0; i < n_blocks && !frame->is_out_of_memory; i++) {
+        if (!frame->blocks[i].seeds)
+            continue;
+        const Py_ssize_t y = i / frame->n_across, x = i % frame->n_across;
+        for (Py_ssize_t down = y > 0 ? y - 1 : 0; down <= y + 1 && down < frame->n_down; down++) {
+            for (Py_ssize_t across = x > 0 ? x - 1 : 0; across <= x + 1 && across < frame->n_across; across++) {
+                Block *block = &frame->blocks[down * frame->n_across + across];
+                if (block->is_dirty && !block->is_done)
+                    collect(frame, window, down, across);
+                block->is_done = 1;
+            }
+        }
+    }
 }
 
 static void search(Frame *frame, Window *window, int n_rounds)
 {
-    const Py_ssize_t n_down = (frame->ny + TILE - 1) / TILE, n_across = (frame->nx + TILE - 1) / TILE;
-    memset(frame->is_dirty, 1, (size_t)(n_down * n_across));
+    const Py_ssize_t n_blocks = frame->n_down * frame->n_across;
+    for (Py_ssize_t i = 0; i < n_blocks; i++)
+        frame->blocks[i].is_dirty = 1;
     for (int round = 0; round < n_rounds && !frame->is_out_of_memory; round++) {
-        const Py_ssize_t n_before = frame->n_hits;
-        for (Py_ssize_t down = 0; down < n_down; down++) {
-            for (Py_ssize_t across = 0; across < n_across; across++) {
-                if (!frame->is_dirty[down * n_across + across])
-                    continue;
-                const Py_ssize_t top = down * TILE, left = across * TILE;
-                const Py_ssize_t bottom = top + TILE < frame->ny ? top + TILE : frame->ny;
-                const Py_ssize_t right = left + TILE < frame->nx ? left + TILE : frame->nx;
-                if (may_have_hits(frame, top, bottom, left, right))
-                    search_tile(frame, window, top, bottom, left, right);
-            }
-        }
+        const size_t n_before = frame->n_hits;
+        search_round(frame, window, round == 0);
         if (frame->n_hits == n_before)
             break; /* what was marked is clean already: another round would find the same */
-        memset(frame->is_dirty, 0, (size_t)(n_down * n_across));
-        for (Py_ssize_t i = 0; i < frame->n_hits; i++) {
-            const Py_ssize_t place = frame->hits[i].place, y = place / frame->nx, x = place % frame->nx;
-            if (!clean_pixel(frame, place))
-                continue;
-            for (Py_ssize_t down = (y - REACH > 0 ? y - REACH : 0) / TILE; down <= (y + REACH) / TILE && down < n_down; down++)
-                for (Py_ssize_t across = (x - REACH > 0 ? x - REACH : 0) / TILE;
-                     across <= (x + REACH) / TILE && across < n_across; across++)
-                    frame->is_dirty[down * n_across + across] = 1;
-        }
+        for (Py_ssize_t i = 0; i < n_blocks; i++)
+            frame->blocks[i].is_dirty = 0;
+        for (size_t i = 0; i < frame->n_hits; i++)
+            if (clean(frame, &frame->hits[i], i >= n_before))
+                set_dirty(frame, frame->hits[i].place);
     }
 }
 
-/* Median along the rows and columns around one pixel, as median_filter has it. */
-static float median_around(const Frame *frame, Py_ssize_t y, Py_ssize_t x)
+/* Search a frame; 0 where memory lacks. */
+static int search_frame(Frame *frame, float saturation, int n_rounds)
 {
-    if (y < 3 || x < 3 || y >= frame->ny - 3 || x >= frame->nx - 3)
-        return frame->pixels[y * frame->nx + x];
-    float rows[7], median[7];
-    for (int k = 0; k < 7; k++) {
-        medians_of_7(frame->pixels + (y + k - 3) * frame->nx + x, median, 0, 1, 1);
-        rows[k] = median[0];
+    float *room = malloc((size_t)frame->nx * 6 * sizeof *room);
+    Window *window = calloc(1, sizeof *window);
+    frame->n_down = (frame->ny + BLOCK - 1) / BLOCK;
+    frame->n_across = (frame->nx + BLOCK - 1) / BLOCK;
+    frame->blocks = calloc((size_t)(frame->n_down * frame->n_across), sizeof *frame->blocks);
+    frame->is_out_of_memory = !room || !window || !frame->blocks;
+    if (!frame->is_out_of_memory) {
+        frame->least = INFINITY;
+        frame->most = -INFINITY;
+        scan(frame, room);
+        frame->least_peak = peak_limit(frame, frame->least);
+        frame->is_out_of_memory = !mask_saturated(frame, room, saturation);
     }
-    medians_of_7(rows + 3, median, 0, 1, 1);
-    return median[0];
+    if (!frame->is_out_of_memory)
+        search(frame, window, n_rounds);
+    free(room);
+    free(window);
+    free(frame->blocks);
+    free(frame->mask);
+    free(frame->slots);
+    return !frame->is_out_of_memory;
 }
 
-/* Mark what lies around the marked pixels: the square of 3 x 3, or that of 5 x 5 without its corners. Pixels nearer to
-   the border than that take nothing up. */
-static void grow(const uint8_t *from, uint8_t *to, Py_ssize_t ny, Py_ssize_t nx, int half)
+static int by_place(const void *one, const void *other)
 {
-    for (Py_ssize_t y = 0; y < ny; y++) {
-        for (Py_ssize_t x = 0; x < nx; x++) {
-            if (!from[y * nx + x])
-                continue;
-            to[y * nx + x] = 1;
-            for (Py_ssize_t dy = -half; dy <= half; dy++)
-                for (Py_ssize_t dx = -half; dx <= half; dx++)
-                    if (y + dy >= half && y + dy < ny - half && x + dx >= half && x + dx < nx - half &&
-                        !(half == 2 && labs((long)dy) == 2 && labs((long)dx) == 2))
-                        to[(y + dy) * nx + x + dx] = 1;
-        }
-    }
+    const Py_ssize_t difference = ((const Hit *)one)->place - ((const Hit *)other)->place;
+    return (difference > 0) - (difference < 0);
 }
 
-/* Saturated stars are no cosmic rays, nor is what lies next to masked pixels. Returns 0 where memory lacks. */
-static int mask_saturated(Frame *frame, float saturation)
+/* Places and new values of the pixels that were replaced, as bytes. */
+static PyObject *replaced(Frame *frame)
 {
-    const size_t n = (size_t)(frame->ny * frame->nx);
-    int is_masked = memchr(frame->mask, 1, n) != NULL, is_saturated = 0;
-    float most = frame->pixels[0];
-    for (size_t i = 0; i < n; i++)
-        most = frame->pixels[i] > most ? frame->pixels[i] : most;
-    if (!is_masked && !(most >= saturation))
-        return 1;
-    uint8_t *star = calloc(n, 1), *grown = calloc(n, 1), *more = calloc(n, 1);
-    if (star && grown && more) {
-        if (most >= saturation)
-            for (Py_ssize_t y = 0; y < frame->ny; y++)
-                for (Py_ssize_t x = 0; x < frame->nx; x++)
-                    if (frame->pixels[y * frame->nx + x] >= saturation &&
-                        median_around(frame, y, x) > (float)((double)saturation / 10.0))
-                        star[y * frame->nx + x] = is_saturated = 1;
-        if (is_saturated) {
-            grow(star, grown, frame->ny, frame->nx, 2);
-            grow(grown, more, frame->ny, frame->nx, 2);
-        }
-        grow(frame->mask, more, frame->ny, frame->nx, 1);
-        memcpy(frame->mask, more, n);
+    const Py_ssize_t n = (Py_ssize_t)frame->n_hits;
+    PyObject *places = PyBytes_FromStringAndSize(NULL, n * (Py_ssize_t)sizeof(int64_t));
+    PyObject *values = PyBytes_FromStringAndSize(NULL, n * (Py_ssize_t)sizeof(float));
+    if (!places || !values) {
+        Py_XDECREF(places);
+        Py_XDECREF(values);
+        return NULL;
     }
-    int is_done = star && grown && more;
-    free(star);
-    free(grown);
-    free(more);
-    return is_done;
+    char *place = PyBytes_AsString(places), *value = PyBytes_AsString(values);
+    if (n)
+        qsort(frame->hits, (size_t)n, sizeof *frame->hits, by_place);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const int64_t at = frame->hits[i].place;
+        memcpy(place + i * (Py_ssize_t)sizeof at, &at, sizeof at);
+        memcpy(value + i * (Py_ssize_t)sizeof(float), &frame->hits[i].value, sizeof(float));
+    }
+    return Py_BuildValue("(NN)", places, values);
 }
 
 PyObject *cosmic_rays(PyObject *module, PyObject *arguments)
 {
-    PyObject *pixels_object, *mask_object, *found_object;
-    Py_buffer pixels, mask, found;
-    float read_noise, saturation, limit, fraction, object_limit;
-    int n_rounds, is_done = 0;
+    enum { PIXELS, MASK, FOUND, N_ARRAYS };
+    PyObject *given[N_ARRAYS];
+    Frame frame = {.gain = 1.0};
+    float read_noise, saturation, fraction;
+    int n_rounds;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOfffffi:cosmic_rays", &pixels_object, &mask_object, &found_object, &read_noise,
-                          &saturation, &limit, &fraction, &object_limit, &n_rounds))
+    if (!PyArg_ParseTuple(arguments, "OOOfffffi|dd:cosmic_rays", &given[PIXELS], &given[MASK], &given[FOUND], &read_noise,
+                          &saturation, &frame.limit, &fraction, &frame.object_limit, &n_rounds, &frame.gain, &frame.offset))
         return NULL;
-    if (open_array(pixels_object, &pixels, 2, FLOAT32, WRITE, "pixels") < 0)
+    const int is_counted = kind_of_object(given[PIXELS]) == UINT16;
+    const Wanted wanted[N_ARRAYS] = {
+        {given[PIXELS], 2, is_counted ? UINT16 : FLOAT32, READ, "pixels"},
+        {given[MASK], 2, BOOL, OPTIONAL, "mask"},
+        {given[FOUND], 2, BOOL, WRITE, "found"},
+    };
+    Py_buffer views[N_ARRAYS];
+    if (open_arrays(wanted, views, N_ARRAYS) < 0)
         return NULL;
-    if (open_array(mask_object, &mask, 2, BOOL, WRITE, "mask") < 0) {
-        PyBuffer_Release(&pixels);
-        return NULL;
+    const char *wrong = NULL;
+    frame.ny = views[PIXELS].shape[0];
+    frame.nx = views[PIXELS].shape[1];
+    for (int i = MASK; i < N_ARRAYS; i++)
+        if (views[i].buf && (views[i].shape[0] != frame.ny || views[i].shape[1] != frame.nx))
+            wrong = "pixels, mask and found must have one shape";
+    if (!wrong && (frame.ny < 2 * REACH || frame.nx < 2 * REACH))
+        wrong = "pixels, mask and found must have one shape, of at least 16 x 16";
+    int is_done = 1;
+    if (!wrong) {
+        frame.pixels = is_counted ? NULL : views[PIXELS].buf;
+        frame.counts = is_counted ? views[PIXELS].buf : NULL;
+        frame.given = views[MASK].buf;
+        frame.found = views[FOUND].buf;
+        frame.read_variance = read_noise * read_noise;
+        frame.low_limit = fraction * frame.limit;
+        Py_BEGIN_ALLOW_THREADS
+        memset(frame.found, 0, (size_t)(frame.ny * frame.nx));
+        is_done = search_frame(&frame, saturation, n_rounds);
+        Py_END_ALLOW_THREADS
     }
-    if (open_array(found_object, &found, 2, BOOL, WRITE, "found") < 0) {
-        PyBuffer_Release(&pixels);
-        PyBuffer_Release(&mask);
-        return NULL;
+    PyObject *done = release_arrays(views, N_ARRAYS, wrong);
+    if (done) {
+        Py_DECREF(done);
+        done = is_done ? replaced(&frame) : PyErr_NoMemory();
     }
-    Frame frame = {.ny = pixels.shape[0], .nx = pixels.shape[1], .pixels = pixels.buf, .mask = mask.buf, .found = found.buf};
-    frame.read_variance = read_noise * read_noise;
-    frame.limit = limit;
-    frame.low_limit = fraction * limit;
-    frame.object_limit = object_limit;
-    if (mask.shape[0] != frame.ny || mask.shape[1] != frame.nx || found.shape[0] != frame.ny ||
-        found.shape[1] != frame.nx || frame.ny < 2 * REACH || frame.nx < 2 * REACH) {
-        PyErr_Format(PyExc_ValueError, "pixels, mask and found must have one shape, of at least %d x %d", 2 * REACH, 2 * REACH);
-    } else {
-        const size_t n = (size_t)(frame.ny * frame.nx);
-        frame.variance = calloc(n, sizeof *frame.variance); /* pages that are not touched cost nothing */
-        frame.is_cleaned = calloc(n, 1);
-        frame.is_dirty = malloc((size_t)((frame.ny / TILE + 1) * (frame.nx / TILE + 1)));
-        Window *window = calloc(1, sizeof *window);
-        if (frame.variance && frame.is_cleaned && frame.is_dirty && window) {
-            Py_BEGIN_ALLOW_THREADS
-            memset(frame.found, 0, n);
-            if (mask_saturated(&frame, saturation))
-                search(&frame, window, n_rounds);
-            else
-                frame.is_out_of_memory = 1;
-            Py_END_ALLOW_THREADS
-            is_done = !frame.is_out_of_memory;
-        }
-        if (!is_done)
-            PyErr_NoMemory();
-        free(window);
-        free(frame.variance);
-        free(frame.is_cleaned);
-        free(frame.is_dirty);
-        free(frame.hits);
-    }
-    PyBuffer_Release(&pixels);
-    PyBuffer_Release(&mask);
-    PyBuffer_Release(&found);
-    if (!is_done)
-        return NULL;
-    Py_RETURN_NONE;
+    free(frame.hits);
+    return done;
 }

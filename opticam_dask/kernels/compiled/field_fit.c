@@ -1,21 +1,8 @@
 /* Moments of the stars of a frame, fitted so that no single star decides: see field_form.py for what is computed, and
  * for the form in NumPy. */
 
-#include "arrays.h"
+#include "field_fit.h"
 #include "sums.h"
-
-#define MOST_TERMS 6
-#define N_MOMENTS 3
-
-/* Numbers of field_form.py, in this order. */
-typedef struct {
-    double n_steps, at_rest, median_distance, least_spread, reach, ridge;
-} Limits;
-
-typedef struct {
-    double value, weight;
-    Py_ssize_t index;
-} Entry;
 
 static int by_entry(const void *one, const void *other)
 {
@@ -24,8 +11,7 @@ static int by_entry(const void *one, const void *other)
     return order ? order : (a->index > b->index) - (a->index < b->index);
 }
 
-/* Median in which entries count with their weights, linear between entries. */
-static double weighted_median(Entry *entries, Py_ssize_t n)
+double weighted_median(Entry *entries, Py_ssize_t n)
 {
     double total = 0.0, sum = 0.0, before = 0.0;
     qsort(entries, (size_t)n, sizeof *entries, by_entry);
@@ -46,13 +32,6 @@ static double weighted_median(Entry *entries, Py_ssize_t n)
     return entries[n - 1].value;
 }
 
-/* The stars: terms at their places (n, term), moments (3, n), and what they count. */
-typedef struct {
-    Py_ssize_t n;
-    int n_terms;
-    const double *design, *moments, *error, *trust;
-} Stars;
-
 static double expected_at(const Stars *stars, const double *coefficients, Py_ssize_t star, int moment)
 {
     double sum = 0.0;
@@ -61,9 +40,8 @@ static double expected_at(const Stars *stars, const double *coefficients, Py_ssi
     return sum;
 }
 
-/* Fit from the coefficients (3, term) on; weights of the stars, and the size (square pixels) that errors refer to. */
-static double fit_robustly(const Stars *stars, const Limits *limits, double *coefficients, double *weight,
-                           double *distance, Entry *entries)
+double fit_robustly(const Stars *stars, const Limits *limits, double *coefficients, double *weight, double *distance,
+                    Entry *entries)
 {
     const Py_ssize_t n = stars->n;
     const int n_terms = stars->n_terms;
@@ -120,8 +98,7 @@ static double fit_robustly(const Stars *stars, const Limits *limits, double *coe
     return size;
 }
 
-/* Mean square of the terms from `first` on in units of their errors, without the star that they rest on most. */
-static double significance(const Stars *stars, const Limits *limits, const double *weight, double size, int first)
+double significance(const Stars *stars, const Limits *limits, const double *weight, double size, int first)
 {
     const Py_ssize_t n = stars->n;
     const int n_terms = stars->n_terms, n_chosen = n_terms - first;
@@ -172,50 +149,4 @@ static double significance(const Stars *stars, const Limits *limits, const doubl
         least = squares < least || isnan(squares) ? squares : least;
     }
     return least / (N_MOMENTS * n_chosen);
-}
-
-PyObject *field_fit(PyObject *module, PyObject *arguments)
-{
-    enum { DESIGN, MOMENTS, ERROR, TRUST, LIMITS, COEFFICIENTS, N_ARRAYS };
-    Wanted wanted[N_ARRAYS] = {
-        {NULL, 2, FLOAT64, READ, "design"}, {NULL, 2, FLOAT64, READ, "moments"}, {NULL, 1, FLOAT64, READ, "error"},
-        {NULL, 1, FLOAT64, READ, "trust"},  {NULL, 1, FLOAT64, READ, "limits"},  {NULL, 2, FLOAT64, WRITE, "coefficients"},
-    };
-    Py_buffer views[MOST_ARRAYS];
-    int first;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOi:field_fit", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &first) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
-        return NULL;
-    const Py_ssize_t n = views[DESIGN].shape[0], n_terms = views[DESIGN].shape[1];
-    const int is_right = n > 0 && n_terms > 0 && n_terms <= MOST_TERMS && first >= 0 && first <= n_terms &&
-                         views[MOMENTS].shape[0] == N_MOMENTS && views[MOMENTS].shape[1] == n &&
-                         views[ERROR].shape[0] == n && views[TRUST].shape[0] == n &&
-                         views[COEFFICIENTS].shape[0] == N_MOMENTS && views[COEFFICIENTS].shape[1] == n_terms &&
-                         views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Limits) / sizeof(double));
-    double found = (double)NAN;
-    if (is_right) {
-        double *weight = malloc((size_t)(2 * n) * sizeof *weight);
-        Entry *entries = malloc((size_t)n * sizeof *entries);
-        if (!weight || !entries) {
-            free(weight);
-            free(entries);
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
-        Py_BEGIN_ALLOW_THREADS
-        const Stars stars = {n, (int)n_terms, views[DESIGN].buf, views[MOMENTS].buf, views[ERROR].buf, views[TRUST].buf};
-        const double size = fit_robustly(&stars, views[LIMITS].buf, views[COEFFICIENTS].buf, weight, weight + n, entries);
-        if (first < n_terms)
-            found = significance(&stars, views[LIMITS].buf, weight, size, first);
-        Py_END_ALLOW_THREADS
-        free(weight);
-        free(entries);
-    }
-    PyObject *done = release_arrays(views, N_ARRAYS, is_right ? NULL : "terms, moments and coefficients do not belong together");
-    if (!done)
-        return NULL;
-    Py_DECREF(done);
-    return PyFloat_FromDouble(found);
 }

@@ -62,7 +62,7 @@ static double missing_signal(const double *pixels, Py_ssize_t size, double x, do
                              double *spare)
 {
     double whole = 0.0, missing = 0.0, *square = spare, *peak = spare + size;
-    for (Py_ssize_t column = 0; column < size; column++) {
+    for (int column = 0; column < (int)size; column++) {
         const double away = ((double)column - x) / sigma;
         square[column] = away * away;
         peak[column] = exponential(-0.5 * square[column]);
@@ -99,7 +99,7 @@ static void add_row(Sums *sums, double row, double dy)
 }
 
 /* Sums over a window of a form: those of the weighted pixels, and those of its own Gaussian. */
-static void sum_window(const double *pixels, Py_ssize_t size, double x, double y, Form form, double window, int with_own,
+IN_LANES static void sum_window(const double *pixels, Py_ssize_t size, double x, double y, Form form, double window, int with_own,
                        double *spare, Sums *light, Sums *own)
 {
     const double determinant = form.xx * form.yy - form.xy * form.xy;
@@ -114,7 +114,7 @@ static void sum_window(const double *pixels, Py_ssize_t size, double x, double y
             continue;
         const double middle = x - along / (2.0 * xx), half = sqrt(root) / (2.0 * xx);
         const Py_ssize_t first = within(middle - half - 1.0, size), last = within(middle + half + 2.0, size);
-        for (Py_ssize_t column = first; column < last; column++) {
+        for (int column = (int)first; column < (int)last; column++) { /* an int becomes a double in lanes */
             const double dx = (double)column - x;
             distance[column] = (xx * dx + along) * dx + yy * dy * dy;
             weight[column] = exponential(-0.5 * distance[column]);
@@ -271,7 +271,7 @@ static void sum_round(const double *pixels, Py_ssize_t size, double x, double y,
 {
     double *square = spare, *peak = spare + size;
     memset(sums, 0, sizeof *sums);
-    for (Py_ssize_t column = 0; column < size; column++) {
+    for (int column = 0; column < (int)size; column++) {
         const double away = ((double)column - x) / sigma;
         square[column] = away * away;
         peak[column] = exponential(-0.5 * square[column]);

@@ -1,40 +1,26 @@
 /* Light of stars in their windows by the profile of a night, and the fit of stars one by one: see profile.py and
  * misfit.py for what is computed, and for the form in NumPy. */
 
-#include "arrays.h"
-#include "sums.h"
+#include "star_fit.h"
 
-/* The profile: light per unit of area by radius, in units of sigma. */
-typedef struct {
-    const double *table;
-    double edge, step;
-} Profile;
-
-/* A star: its window's lower corner, and cosine, sine, semimajor, semiminor and area of its form. */
-typedef struct {
-    int64_t x0, y0;
-    const double *form;
-} Place;
-
-#define N_FORM 5
-
-static void fill_light(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double *light)
+IN_LANES void fill_light(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double *light)
 {
     /* quotients before the loop: divisions take longer than everything else */
     const double cosine = place->form[0], sine = place->form[1], per_area = 1.0 / place->form[4];
     const double major_x = cosine / place->form[2], major_y = sine / place->form[2];
     const double minor_x = -sine / place->form[3], minor_y = cosine / place->form[3];
     const double per_step = 1.0 / profile->step, last = profile->edge * per_step, *table = profile->table;
+    const double left = (double)place->x0;
     for (Py_ssize_t row = 0; row < size; row++, light += size) {
         const double dy = (double)(place->y0 + row) - y, along_y = dy * major_y, across_y = dy * minor_y;
-        for (Py_ssize_t column = 0; column < size; column++) {
-            const double dx = (double)(place->x0 + column) - x;
+        for (int column = 0; column < (int)size; column++) { /* an int becomes a double in lanes */
+            const double dx = (left + (double)column) - x;
             const double along = dx * major_x + along_y, across = dx * minor_x + across_y;
             double rho = sqrt(along * along + across * across) * per_step;
             rho = rho < last ? rho : last; /* the edge for NaN too */
             light[column] = rho;
         }
-        for (Py_ssize_t column = 0; column < size; column++) {
+        for (int column = 0; column < (int)size; column++) {
             const double rho = light[column];
             const int below = (int)rho;
             light[column] = (table[below] + (rho - (double)below) * (table[below + 1] - table[below])) * per_area;
@@ -42,9 +28,8 @@ static void fill_light(const Profile *profile, const Place *place, double x, dou
     }
 }
 
-/* Change of the light with x and y, one after the other; `spare` has room for a window. */
-static void fill_slopes(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double step,
-                        double *slopes, double *spare)
+void fill_slopes(const Profile *profile, const Place *place, double x, double y, Py_ssize_t size, double step,
+                 double *slopes, double *spare)
 {
     const Py_ssize_t n = size * size;
     for (int axis = 0; axis < 2; axis++, slopes += n) {
@@ -70,7 +55,7 @@ static void fill_templates(const Profile *profile, const Place *place, double x,
     }
 }
 
-static int is_profile(const Py_buffer *table, double edge, double step)
+int is_profile(const Py_buffer *table, double edge, double step)
 {
     return step > 0.0 && edge >= 0.0 && edge / step < (double)(table->shape[0] - 1);
 }
@@ -122,23 +107,6 @@ PyObject *star_light(PyObject *module, PyObject *arguments)
 
 #define N_FREE 4 /* flux, x, y, relative change of the width */
 
-/* Numbers of misfit.py, in this order. */
-typedef struct {
-    double position_error, model_error;
-    double clip, grow, skew, foreign_error, core, median_size, median_square, no_star;
-    double width_error, step, longest, n_iterations;
-} Limits;
-
-/* One star. */
-typedef struct {
-    Py_ssize_t size, n;
-    const double *rms, *foreign, *response, *unlike;
-    const char *near;
-    double *own, *model, *templates, *spare; /* own pixels, model of the star; room for four windows, and for two */
-    double *errors, *deviation;
-    char *is_stray;
-} Star;
-
 static double median_flux(const Star *star)
 {
     double brightest = 0.0, lower, upper;
@@ -189,7 +157,7 @@ static double least_of_core(const Star *star, const Limits *limits)
     return limits->core * brightest;
 }
 
-static double typical_deviation(const Star *star, const Limits *limits)
+double typical_deviation(const Star *star, const Limits *limits)
 {
     const double least = least_of_core(star, limits);
     Py_ssize_t count = 0;
@@ -203,7 +171,7 @@ static double typical_deviation(const Star *star, const Limits *limits)
     return typical > 1.0 ? typical : 1.0;
 }
 
-static void find_stray(const Star *star, const Limits *limits, double tolerance)
+void find_stray(const Star *star, const Limits *limits, double tolerance)
 {
     const Py_ssize_t size = star->size;
     double *away = star->spare;
@@ -342,12 +310,55 @@ static void fit_star(const Star *star, const Profile *profile, const Place *plac
     *model_error = error_of_core(star, limits);
 }
 
+/* Arrays of fit_stars, in their order. */
+enum {
+    ELECTRONS, RMS, NEAR, FOREIGN, RESPONSE, UNLIKE, X0, Y0, FORMS, EXPECTED, TABLE, LIMITS,
+    XY, FLUX, MODEL_ERROR, NO_STAR, STRAY, DEVIATION, ERRORS, N_ARRAYS
+};
+
+/* Whether the arrays are those of the same stars. */
+static int belong_together(const Py_buffer *views, const Wanted *wanted, double edge, double table_step)
+{
+    const Py_ssize_t n = views[ELECTRONS].shape[0], size = views[ELECTRONS].shape[1];
+    int is_right = is_profile(&views[TABLE], edge, table_step) &&
+                   views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Limits) / sizeof(double)) &&
+                   views[FORMS].shape[1] == N_FORM && views[EXPECTED].shape[1] == 2 && views[XY].shape[1] == 2;
+    for (int i = 0; i < N_ARRAYS; i++) {
+        if (i == TABLE || i == LIMITS || !views[i].buf)
+            continue;
+        is_right = is_right && (i == UNLIKE || views[i].shape[0] == n);
+        if (wanted[i].ndim == 3)
+            is_right = is_right && views[i].shape[1] == size && views[i].shape[2] == size;
+    }
+    if (views[UNLIKE].buf)
+        is_right = is_right && views[UNLIKE].shape[0] == size && views[UNLIKE].shape[1] == size;
+    return is_right;
+}
+
+/* Fit star i; `room` is for its own pixels, its model, four templates and two windows. */
+static void fit_one(const Py_buffer *views, const Profile *profile, Py_ssize_t i, double *room)
+{
+    const Py_ssize_t size = views[ELECTRONS].shape[1], n_pixels = size * size, at = i * n_pixels;
+    const double *electrons = (const double *)views[ELECTRONS].buf + at;
+    const Star star = {
+        size, n_pixels,
+        (const double *)views[RMS].buf + at, (const double *)views[FOREIGN].buf + at,
+        views[RESPONSE].buf ? (const double *)views[RESPONSE].buf + at : NULL, views[UNLIKE].buf,
+        (const char *)views[NEAR].buf + at,
+        room, room + n_pixels, room + 2 * n_pixels, room + 6 * n_pixels,
+        (double *)views[ERRORS].buf + at, (double *)views[DEVIATION].buf + at, (char *)views[STRAY].buf + at,
+    };
+    for (Py_ssize_t pixel = 0; pixel < n_pixels; pixel++)
+        star.own[pixel] = star.near[pixel] ? electrons[pixel] - star.foreign[pixel] : 0.0;
+    const Place place = {((const int64_t *)views[X0].buf)[i], ((const int64_t *)views[Y0].buf)[i],
+                         (const double *)views[FORMS].buf + N_FORM * i};
+    fit_star(&star, profile, &place, views[LIMITS].buf, (const double *)views[EXPECTED].buf + 2 * i,
+             (double *)views[XY].buf + 2 * i, (double *)views[FLUX].buf + i, (double *)views[MODEL_ERROR].buf + i,
+             (char *)views[NO_STAR].buf + i);
+}
+
 PyObject *fit_stars(PyObject *module, PyObject *arguments)
 {
-    enum {
-        ELECTRONS, RMS, NEAR, FOREIGN, RESPONSE, UNLIKE, X0, Y0, FORMS, EXPECTED, TABLE, LIMITS,
-        XY, FLUX, MODEL_ERROR, NO_STAR, STRAY, DEVIATION, ERRORS, N_ARRAYS
-    };
     Wanted wanted[N_ARRAYS] = {
         {NULL, 3, FLOAT64, READ, "electrons"}, {NULL, 3, FLOAT64, READ, "rms"},
         {NULL, 3, BOOL, READ, "near"},         {NULL, 3, FLOAT64, READ, "foreign"},
@@ -374,47 +385,18 @@ PyObject *fit_stars(PyObject *module, PyObject *arguments)
         wanted[i].object = PyTuple_GetItem(arrays, i);
     if (open_arrays(wanted, views, N_ARRAYS) < 0)
         return NULL;
-    const Py_ssize_t n = views[ELECTRONS].shape[0], size = views[ELECTRONS].shape[1], n_pixels = size * size;
-    int is_right = is_profile(&views[TABLE], edge, table_step) &&
-                   views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Limits) / sizeof(double)) &&
-                   views[FORMS].shape[1] == N_FORM && views[EXPECTED].shape[1] == 2 && views[XY].shape[1] == 2;
-    for (int i = 0; i < N_ARRAYS; i++) {
-        if (i == TABLE || i == LIMITS || !views[i].buf)
-            continue;
-        is_right = is_right && (i == UNLIKE || views[i].shape[0] == n);
-        if (wanted[i].ndim == 3)
-            is_right = is_right && views[i].shape[1] == size && views[i].shape[2] == size;
-    }
-    if (views[UNLIKE].buf)
-        is_right = is_right && views[UNLIKE].shape[0] == size && views[UNLIKE].shape[1] == size;
+    const int is_right = belong_together(views, wanted, edge, table_step);
     if (is_right) {
-        /* own pixels, model, four templates, room for two */
-        double *room = malloc((size_t)(8 * n_pixels + 1) * sizeof *room);
+        const Py_ssize_t n = views[ELECTRONS].shape[0], size = views[ELECTRONS].shape[1];
+        double *room = malloc((size_t)(8 * size * size + 1) * sizeof *room);
         if (!room) {
             release_arrays(views, N_ARRAYS, NULL);
             return PyErr_NoMemory();
         }
         Py_BEGIN_ALLOW_THREADS
         const Profile profile = {views[TABLE].buf, edge, table_step};
-        for (Py_ssize_t i = 0; i < n; i++) {
-            const Py_ssize_t at = i * n_pixels;
-            const double *electrons = (const double *)views[ELECTRONS].buf + at;
-            const Star star = {
-                size, n_pixels,
-                (const double *)views[RMS].buf + at, (const double *)views[FOREIGN].buf + at,
-                views[RESPONSE].buf ? (const double *)views[RESPONSE].buf + at : NULL, views[UNLIKE].buf,
-                (const char *)views[NEAR].buf + at,
-                room, room + n_pixels, room + 2 * n_pixels, room + 6 * n_pixels,
-                (double *)views[ERRORS].buf + at, (double *)views[DEVIATION].buf + at, (char *)views[STRAY].buf + at,
-            };
-            for (Py_ssize_t pixel = 0; pixel < n_pixels; pixel++)
-                star.own[pixel] = star.near[pixel] ? electrons[pixel] - star.foreign[pixel] : 0.0;
-            const Place place = {((const int64_t *)views[X0].buf)[i], ((const int64_t *)views[Y0].buf)[i],
-                                 (const double *)views[FORMS].buf + N_FORM * i};
-            fit_star(&star, &profile, &place, views[LIMITS].buf, (const double *)views[EXPECTED].buf + 2 * i,
-                     (double *)views[XY].buf + 2 * i, (double *)views[FLUX].buf + i,
-                     (double *)views[MODEL_ERROR].buf + i, (char *)views[NO_STAR].buf + i);
-        }
+        for (Py_ssize_t i = 0; i < n; i++)
+            fit_one(views, &profile, i, room);
         Py_END_ALLOW_THREADS
         free(room);
     }
@@ -422,6 +404,19 @@ PyObject *fit_stars(PyObject *module, PyObject *arguments)
 }
 
 /* ---------------------------------------------------------------- pixels of a group */
+
+void judge_window(const Star *star, const Limits *limits, double model_error, const double *unknown)
+{
+    for (Py_ssize_t i = 0; i < star->n; i++) {
+        const double model = star->model[i], photons = model > 0.0 ? model : (model <= 0.0 ? 0.0 : model);
+        double variance = (model_error * model) * (model_error * model) + star->rms[i] * star->rms[i];
+        variance += star->response ? photons / star->response[i] : photons;
+        variance += unknown ? unknown[i] : 0.0;
+        star->errors[i] = sqrt(variance);
+        star->deviation[i] = star->near[i] ? (star->own[i] - model) / star->errors[i] : 0.0;
+    }
+    find_stray(star, limits, unknown ? 1.0 : typical_deviation(star, limits));
+}
 
 PyObject *judge_pixels(PyObject *module, PyObject *arguments)
 {
@@ -453,21 +448,12 @@ PyObject *judge_pixels(PyObject *module, PyObject *arguments)
         }
         Py_BEGIN_ALLOW_THREADS
         const Limits *limits = views[LIMITS].buf;
-        const double *electrons = views[ELECTRONS].buf, *rms = views[RMS].buf, *response = views[RESPONSE].buf;
-        const double *unknown = views[UNKNOWN].buf;
         const Star group = {
-            .size = size, .n = n, .near = views[GOOD].buf, .model = views[MODEL].buf, .spare = room + n,
-            .errors = views[ERRORS].buf, .deviation = room, .is_stray = views[STRAY].buf,
+            .size = size, .n = n, .near = views[GOOD].buf, .own = views[ELECTRONS].buf, .model = views[MODEL].buf,
+            .rms = views[RMS].buf, .response = views[RESPONSE].buf, .spare = room + n, .errors = views[ERRORS].buf,
+            .deviation = room, .is_stray = views[STRAY].buf,
         };
-        for (Py_ssize_t i = 0; i < n; i++) {
-            const double model = group.model[i], photons = model > 0.0 ? model : (model <= 0.0 ? 0.0 : model);
-            double variance = (limits->model_error * model) * (limits->model_error * model) + rms[i] * rms[i];
-            variance += response ? photons / response[i] : photons;
-            variance += unknown ? unknown[i] : 0.0;
-            group.errors[i] = sqrt(variance);
-            group.deviation[i] = group.near[i] ? (electrons[i] - model) / group.errors[i] : 0.0;
-        }
-        find_stray(&group, limits, unknown ? 1.0 : typical_deviation(&group, limits));
+        judge_window(&group, limits, limits->model_error, views[UNKNOWN].buf);
         Py_END_ALLOW_THREADS
         free(room);
     }

@@ -1,4 +1,4 @@
-/* What several kernels compute: exponentials, small systems of equations, the order of values.
+/* What several kernels compute: exponentials, small systems of equations, components, the order of values.
  *
  * The exponential is our own: that of the C library differs between processors in the last bit. */
 
@@ -70,6 +70,56 @@ static inline void solve_equations(double *matrix, double *right, int n)
             right[row] -= matrix[row * n + column] * right[column];
         right[row] /= matrix[row * n + row];
     }
+}
+
+/* Median of numbers, which are brought into another order; NaN without any, or where one is NaN. */
+static inline double median_of(double *values, Py_ssize_t n)
+{
+    const Py_ssize_t rank = (n - 1) / 2;
+    Py_ssize_t first = 0, last = n - 1;
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (isnan(values[i]))
+            return values[i];
+    while (first < last) { /* what is left of the rank is no larger, what is right of it no smaller */
+        const double pivot = values[first + (last - first) / 2];
+        Py_ssize_t low = first, high = last;
+        while (low <= high) {
+            while (values[low] < pivot)
+                low++;
+            while (values[high] > pivot)
+                high--;
+            if (low <= high) {
+                const double kept = values[low];
+                values[low++] = values[high];
+                values[high--] = kept;
+            }
+        }
+        if (rank <= high)
+            last = high;
+        else if (rank >= low)
+            first = low;
+        else
+            break;
+    }
+    if (n < 1)
+        return (double)NAN;
+    double above = values[rank];
+    if (n % 2 == 0) {
+        above = values[rank + 1];
+        for (Py_ssize_t i = rank + 2; i < n; i++)
+            above = values[i] < above ? values[i] : above;
+    }
+    return 0.5 * (values[rank] + above);
+}
+
+/* First node of the component of a node so far, of a graph in which each knows an earlier one; paths are halved. */
+static inline int64_t first_of(int64_t *parent, int64_t node)
+{
+    while (parent[node] != node) {
+        parent[node] = parent[parent[node]];
+        node = parent[node];
+    }
+    return node;
 }
 
 /* Order of values, for qsort. */

@@ -4,56 +4,138 @@
 #include "arrays.h"
 
 #include <math.h>
+#include <stdlib.h>
 
-/* Spline of a mesh in one window. */
-static void zoom_window(const double *knots, Py_ssize_t stride, const double *along_y, Py_ssize_t n_y,
-                        const double *along_x, Py_ssize_t n_x, Py_ssize_t size, double *to)
+#define TAPS 4 /* spline coefficients that reach a pixel along an axis */
+
+/* An axis of a frame: its pixels, those of a box, and the weights (pixel, n_knots + 1) of the spline coefficients. */
+typedef struct {
+    Py_ssize_t n, box, n_knots;
+    const double *weights;
+} Axis;
+
+/* The pixel that stands for one along an axis, which may lie beyond the frame. */
+static Py_ssize_t inside(const Axis *axis, int64_t pixel)
 {
+    return pixel < 0 ? 0 : pixel < axis->n ? pixel : axis->n - 1;
+}
+
+/* The first coefficient that reaches a pixel of the frame. */
+static Py_ssize_t first_knot(const Axis *axis, Py_ssize_t pixel)
+{
+    return (Py_ssize_t)floor(((double)pixel + 0.5) / (double)axis->box - 0.5) + 1;
+}
+
+/* Spline of a mesh in one window, within bounds; `partial` has room for a row of coefficients, and `first` for the first
+ * of those that reach each column. */
+static void zoom_window(const double *knots, const Axis *axes, const int64_t corner[2], const double bounds[2],
+                        Py_ssize_t size, double *partial, Py_ssize_t *first, double *to)
+{
+    const Axis *along_y = &axes[0], *along_x = &axes[1];
+    for (Py_ssize_t x = 0; x < size; x++)
+        first[x] = first_knot(along_x, inside(along_x, corner[1] + x));
+    const Py_ssize_t left = first[0], right = first[size - 1] + TAPS;
     for (Py_ssize_t y = 0; y < size; y++, to += size) {
-        for (Py_ssize_t x = 0; x < size; x++)
-            to[x] = 0.0;
-        for (Py_ssize_t column = 0; column < n_x; column++) {
-            double partial = 0.0;
-            for (Py_ssize_t row = 0; row < n_y; row++)
-                partial += along_y[y * n_y + row] * knots[row * stride + column];
-            for (Py_ssize_t x = 0; x < size; x++)
-                to[x] += partial * along_x[x * n_x + column];
+        const Py_ssize_t row = inside(along_y, corner[0] + y), low = first_knot(along_y, row);
+        const double *weights = along_y->weights + row * (along_y->n_knots + 1) + low;
+        for (Py_ssize_t column = left; column < right; column++) {
+            partial[column] = 0.0;
+            for (int tap = 0; tap < TAPS; tap++)
+                partial[column] += weights[tap] * knots[(low + tap) * along_x->n_knots + column];
+        }
+        for (Py_ssize_t x = 0; x < size; x++) {
+            const Py_ssize_t column = inside(along_x, corner[1] + x);
+            const double *across = along_x->weights + column * (along_x->n_knots + 1) + first[x];
+            double sum = 0.0;
+            for (int tap = 0; tap < TAPS; tap++)
+                sum += partial[first[x] + tap] * across[tap];
+            sum = sum < bounds[0] ? bounds[0] : sum > bounds[1] ? bounds[1] : sum;
+            to[x] = row == corner[0] + y && column == corner[1] + x ? sum : (double)NAN;
         }
     }
 }
 
 PyObject *zoom_windows(PyObject *module, PyObject *arguments)
 {
-    enum { KNOTS, FIRST_Y, FIRST_X, ALONG_Y, ALONG_X, WINDOWS, N_ARRAYS };
+    enum { KNOTS, ALONG_Y, ALONG_X, Y0, X0, WINDOWS, N_ARRAYS };
     Wanted wanted[N_ARRAYS] = {
-        {NULL, 2, FLOAT64, READ, "knots"},     {NULL, 1, INT64, READ, "first_y"},     {NULL, 1, INT64, READ, "first_x"},
-        {NULL, 3, FLOAT64, READ, "along_y"},   {NULL, 3, FLOAT64, READ, "along_x"},   {NULL, 3, FLOAT64, WRITE, "windows"},
+        {NULL, 2, FLOAT64, READ, "knots"}, {NULL, 2, FLOAT64, READ, "along_y"}, {NULL, 2, FLOAT64, READ, "along_x"},
+        {NULL, 1, INT64, READ, "y0"},      {NULL, 1, INT64, READ, "x0"},        {NULL, 3, FLOAT64, WRITE, "windows"},
     };
     Py_buffer views[MOST_ARRAYS];
+    Py_ssize_t shape[2], box[2];
+    double bounds[2];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOO:zoom_windows", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object) ||
+    if (!PyArg_ParseTuple(arguments, "OOOOOO(nn)(nn)dd:zoom_windows", &wanted[0].object, &wanted[1].object,
+                          &wanted[2].object, &wanted[3].object, &wanted[4].object, &wanted[5].object, &shape[0], &shape[1],
+                          &box[0], &box[1], &bounds[0], &bounds[1]) ||
         open_arrays(wanted, views, N_ARRAYS) < 0)
         return NULL;
     const Py_ssize_t n = views[WINDOWS].shape[0], size = views[WINDOWS].shape[1];
-    const Py_ssize_t n_y = views[ALONG_Y].shape[2], n_x = views[ALONG_X].shape[2];
-    const Py_ssize_t rows = views[KNOTS].shape[0], columns = views[KNOTS].shape[1];
-    const int64_t *first_y = views[FIRST_Y].buf, *first_x = views[FIRST_X].buf;
-    int is_right = views[WINDOWS].shape[2] == size && views[FIRST_Y].shape[0] == n && views[FIRST_X].shape[0] == n;
-    for (int i = ALONG_Y; i <= ALONG_X; i++)
-        is_right = is_right && views[i].shape[0] == n && views[i].shape[1] == size;
-    for (Py_ssize_t i = 0; is_right && i < n; i++)
-        is_right = first_y[i] >= 0 && first_x[i] >= 0 && first_y[i] <= rows - n_y && first_x[i] <= columns - n_x;
-    if (is_right) {
+    int is_right = views[WINDOWS].shape[2] == size && views[Y0].shape[0] == n && views[X0].shape[0] == n;
+    Axis axes[2];
+    for (int i = 0; i < 2; i++) {
+        const Py_buffer *along = &views[ALONG_Y + i];
+        axes[i] = (Axis){shape[i], box[i], views[KNOTS].shape[i], along->buf};
+        is_right = is_right && box[i] > 0 && shape[i] > 0 && shape[i] <= along->shape[0] &&
+                   along->shape[0] == box[i] * (axes[i].n_knots - TAPS) && along->shape[1] == axes[i].n_knots + 1;
+    }
+    double *partial = is_right ? malloc((size_t)axes[1].n_knots * sizeof *partial) : NULL;
+    Py_ssize_t *first = is_right ? malloc((size_t)(size + 1) * sizeof *first) : NULL;
+    const int has_room = partial && first;
+    if (has_room) {
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; i < n; i++)
-            zoom_window((const double *)views[KNOTS].buf + first_y[i] * columns + first_x[i], columns,
-                        (const double *)views[ALONG_Y].buf + i * size * n_y, n_y,
-                        (const double *)views[ALONG_X].buf + i * size * n_x, n_x, size,
-                        (double *)views[WINDOWS].buf + i * size * size);
+        for (Py_ssize_t i = 0; i < n && size > 0; i++) {
+            const int64_t corner[2] = {((const int64_t *)views[Y0].buf)[i], ((const int64_t *)views[X0].buf)[i]};
+            zoom_window(views[KNOTS].buf, axes, corner, bounds, size, partial, first, (double *)views[WINDOWS].buf + i * size * size);
+        }
         Py_END_ALLOW_THREADS
     }
+    free(partial);
+    free(first);
+    if (is_right && !has_room) {
+        release_arrays(views, N_ARRAYS, "");
+        return PyErr_NoMemory();
+    }
     return release_arrays(views, N_ARRAYS, is_right ? NULL : "windows, weights and knots do not belong together");
+}
+
+PyObject *spline_at(PyObject *module, PyObject *arguments)
+{
+    enum { WIDE, KNOTS, WEIGHTS, PLACES, VALUES, N_ARRAYS };
+    Wanted wanted[N_ARRAYS] = {
+        {NULL, 2, FLOAT64, READ, "wide"},  {NULL, 2, INT64, READ, "knots"},     {NULL, 2, FLOAT64, READ, "weights"},
+        {NULL, 1, INT64, READ, "places"}, {NULL, 1, FLOAT64, WRITE, "values"},
+    };
+    Py_buffer views[MOST_ARRAYS];
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOOOO:spline_at", &wanted[0].object, &wanted[1].object, &wanted[2].object,
+                          &wanted[3].object, &wanted[4].object) ||
+        open_arrays(wanted, views, N_ARRAYS) < 0)
+        return NULL;
+    const Py_ssize_t n_wide = views[WIDE].shape[0], nx = views[WIDE].shape[1], ny = views[KNOTS].shape[1];
+    const Py_ssize_t n = views[PLACES].shape[0];
+    const double *wide = views[WIDE].buf, *weights = views[WEIGHTS].buf;
+    const int64_t *knots = views[KNOTS].buf, *places = views[PLACES].buf;
+    double *values = views[VALUES].buf;
+    int is_right = views[KNOTS].shape[0] == TAPS && views[WEIGHTS].shape[0] == TAPS && views[WEIGHTS].shape[1] == ny &&
+                   views[VALUES].shape[0] == n && nx > 0;
+    for (Py_ssize_t i = 0; is_right && i < TAPS * ny; i++)
+        is_right = knots[i] >= 0 && knots[i] < n_wide;
+    for (Py_ssize_t i = 0; is_right && i < n; i++)
+        is_right = places[i] >= 0 && places[i] < ny * nx;
+    if (is_right) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < n; i++) {
+            const int64_t row = places[i] / nx, column = places[i] - row * nx;
+            double sum = 0.0;
+            for (int tap = 0; tap < TAPS; tap++)
+                sum += weights[tap * ny + row] * wide[knots[tap * ny + row] * nx + column];
+            values[i] = sum;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    return release_arrays(views, N_ARRAYS, is_right ? NULL : "places, knots and weights do not belong together");
 }
 
 PyObject *elliptical_radius(PyObject *module, PyObject *arguments)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
-from opticam_dask.kernels.fitting.correlated import LinearSeries, error_factors
+from opticam_dask.kernels.fitting.correlated import LinearSeries, Whitening, whitening
 from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 from opticam_dask.kernels.fitting.shapes import required
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
@@ -32,8 +32,13 @@ _BURN_IN = 1.0 / 3.0
 #: A chain of fewer autocorrelation times than this is told to be short (Foreman-Mackey et al. 2013, Sect. 5).
 _LONG_ENOUGH = 50.0
 
-#: Derivatives are taken over this part of the width of a parameter.
+#: Derivatives of a shape are taken over this part of the width of a parameter,
 _SLOPE_STEP = 0.02
+#: and those of a search over this one.
+_SMALL_STEP = 1e-4
+
+#: What a search takes values to deviate by that are impossible, in units of errors.
+_IMPOSSIBLE = 1e3
 
 #: Samples that are kept, evenly spaced.
 _KEPT_SAMPLES = 2000
@@ -59,6 +64,8 @@ class Series:
 
 #: Relative flux of a shape at the times of one series, from the values of all parameters.
 Curve = Callable[[np.ndarray], np.ndarray]
+#: Deviations of values from what is known of them beforehand, in units of its errors.
+Prior = Callable[[np.ndarray], np.ndarray | float]
 
 
 @dataclass(frozen=True)
@@ -90,19 +97,17 @@ class Solution:
     best : ndarray, shape (parameter,)
         Most probable values.
     samples : ndarray, shape (sample, parameter)
-        Of the posterior.
+        Samples of the posterior.
     models, baselines : list of ndarray, shape (frame,)
-        Of each series: the shape, and the baseline in the unit of the flux; their product is the fitted flux.
+        Shape and baseline of each series, the latter in the unit of the flux; their product is the fitted flux.
     coefficients : list of ndarray, shape (1 + k,)
-        Of each series: level, and change of the flux for one standard deviation of each vector.
+        Baseline of each series: level, and change of the flux for one standard deviation of each vector.
     errors : list of ndarray, shape (frame,)
         Errors of the fluxes, with their excess scatter.
     used : list of ndarray of bool, shape (frame,)
         False for outliers.
     reduced_chi2, beta : ndarray, shape (series,)
         With the errors as they came; time-averaging factor of the red noise.
-    error_factors : ndarray, shape (parameter,)
-        By which red noise makes the error of each parameter larger; the samples have it.
     autocorrelation : float
         Longest autocorrelation time of the chain, steps.
     warnings : tuple of str
@@ -118,7 +123,6 @@ class Solution:
     used: list[np.ndarray]
     reduced_chi2: np.ndarray
     beta: np.ndarray
-    error_factors: np.ndarray
     autocorrelation: float
     warnings: tuple[str, ...] = ()
 
@@ -128,7 +132,7 @@ def fit_shape(
     curves: Sequence[Curve],
     parameters: Sequence[FreeValue],
     starts: Sequence[Sequence[float]],
-    log_prior: Callable[[np.ndarray], float],
+    prior: Prior,
     time_scale: Callable[[np.ndarray], float],
     *,
     n_steps: int = 1500,
@@ -137,9 +141,9 @@ def fit_shape(
     """Fit light curves jointly: shape times baseline.
 
     The coefficients of the baselines are marginalised analytically (they are linear). Errors are scaled up, series by
-    series, where the flux scatters more about the first fit than they allow. Samples are spread about their medians by
-    what the red noise makes of the error of each parameter
-    (:func:`~opticam_dask.kernels.fitting.correlated.error_factors`).
+    series, where the flux scatters more about the first fit than they allow. What is left by the first fit says how the
+    noise is correlated in time (:func:`~opticam_dask.kernels.fitting.correlated.whitening`); the last fit and the
+    posterior have it in their likelihood.
 
     Parameters
     ----------
@@ -148,17 +152,18 @@ def fit_shape(
     curves : sequence of callable
         The shape at the times of each series.
     parameters : sequence of FreeValue
-        Of the shape.
+        Free parameters of the shape.
     starts : sequence of sequence of float
         Values that the search begins with; the one that ends best counts.
-    log_prior : callable
-        Logarithm of the prior inside of the ranges; minus infinity where values are impossible.
+    prior : callable
+        Deviations of the values from what is known of them, each in units of its error; infinite where values are
+        impossible.
     time_scale : callable
         Time scale on which the red noise is told (ingress, a quarter of a period) from the values.
     n_steps : int
         Steps of each walker, a third of which is left out; 0 takes the posterior as a Gaussian.
     seed : int
-        Of the random numbers.
+        Seed of the random numbers.
 
     Returns
     -------
@@ -175,23 +180,20 @@ def fit_shape(
     n_free = len(parameters) + sum(1 + one.vectors.shape[1] for one in series)
     if n_points < n_free + 3:
         raise ValueError(f"{n_free} parameters need at least {n_free + 3} frames with a flux, got {n_points}")
-    fitted = _JointFit(list(series), list(curves), list(parameters), log_prior)
+    fitted = _JointFit(list(series), list(curves), list(parameters), prior)
     ends = [fitted.best(np.array(start), is_robust=True) for start in starts]
     best = min(ends, key=lambda end: end.cost).values
     used = fitted.inliers(best)
     fitted = fitted.of_frames(used)
     best = fitted.best(best).values
     chi2, beta = fitted.noise(best, time_scale(best))
-    fitted = fitted.with_errors_times(np.sqrt(np.maximum(chi2, 1.0)))
+    factors = np.sqrt(np.maximum(chi2, 1.0))
+    fitted = fitted.with_errors_times(factors)
+    best = fitted.best(best).values
+    fitted = fitted.whitened([whitening(one) for one in fitted.linearised(best)])
     best, covariance, _ = fitted.best(best)
     rng = np.random.RandomState(seed)
     samples, autocorrelation, warnings = fitted.sample(best, covariance, n_steps, rng)
-    factors = error_factors(fitted.linearised(best), len(parameters), fitted.prior_precision(best))
-    middle = np.median(samples, axis=0)
-    samples = np.clip(middle + factors * (samples - middle), fitted.low, fitted.high)
-    every = _JointFit(list(series), list(curves), list(parameters), log_prior).with_errors_times(
-        np.sqrt(np.maximum(chi2, 1.0))
-    )
     coefficients = [fitted.solve(place, best)[0] for place in range(len(series))]
     return Solution(
         best=best,
@@ -199,11 +201,10 @@ def fit_shape(
         models=[curve(best) for curve in curves],
         baselines=[_design(one) @ found for one, found in zip(series, coefficients, strict=True)],
         coefficients=coefficients,
-        errors=[one.flux_err for one in every.series],
+        errors=[one.flux_err * factor for one, factor in zip(series, factors, strict=True)],
         used=used,
         reduced_chi2=chi2,
         beta=beta,
-        error_factors=factors,
         autocorrelation=autocorrelation,
         warnings=warnings,
     )
@@ -229,14 +230,16 @@ class _JointFit:
         series: list[Series],
         curves: list[Curve],
         parameters: list[FreeValue],
-        log_prior: Callable[[np.ndarray], float],
+        prior: Prior,
         used: list[np.ndarray] | None = None,
+        whitenings: Sequence[Whitening | None] = (),
     ) -> None:
-        self.series, self.curves, self.parameters, self.log_prior = series, curves, parameters, log_prior
+        self.series, self.curves, self.parameters, self.prior = series, curves, parameters, prior
         self.used = used or [np.ones(len(one.time), dtype=bool) for one in series]
         self.low = np.array([one.low for one in parameters])
         self.high = np.array([one.high for one in parameters])
         self.width = np.array([one.width for one in parameters])
+        self.whitenings = list(whitenings) or [None] * len(series)
         self._scaled = [
             (_design(one)[mask] / one.flux_err[mask, None], one.flux[mask] / one.flux_err[mask])
             for one, mask in zip(series, self.used, strict=True)
@@ -250,18 +253,24 @@ class _JointFit:
         ]
 
     def of_frames(self, used: list[np.ndarray]) -> _JointFit:
-        return _JointFit(self.series, self.curves, self.parameters, self.log_prior, used)
+        return _JointFit(self.series, self.curves, self.parameters, self.prior, used)
 
     def with_errors_times(self, factors: np.ndarray) -> _JointFit:
         scaled = [
             replace(one, flux_err=one.flux_err * factor) for one, factor in zip(self.series, factors, strict=True)
         ]
-        return _JointFit(scaled, self.curves, self.parameters, self.log_prior, self.used)
+        return _JointFit(scaled, self.curves, self.parameters, self.prior, self.used)
+
+    def whitened(self, whitenings: Sequence[Whitening | None]) -> _JointFit:
+        return _JointFit(self.series, self.curves, self.parameters, self.prior, self.used, whitenings)
 
     def solve(self, place: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Coefficients of a baseline, residuals in units of the errors, and the logarithm of the determinant."""
+        """Coefficients of a baseline, white residuals of variance 1, and the logarithm of the determinant."""
         design, flux = self._scaled[place]
         shaped = design * self.curves[place](values)[self.used[place], None]
+        if (white := self.whitenings[place]) is not None:
+            columns = white(np.column_stack([flux, shaped]))
+            flux, shaped = columns[:, 0], columns[:, 1:]
         normal = shaped.T @ shaped + np.diag(self._penalties[place])
         found = np.linalg.solve(normal, shaped.T @ flux)
         return found, flux - shaped @ found, float(np.linalg.slogdet(normal)[1])
@@ -279,8 +288,7 @@ class _JointFit:
             scale = max(1.0, MAD_TO_SIGMA * float(np.median(np.abs(first - np.median(first)))))
 
         def with_prior(values: np.ndarray) -> np.ndarray:
-            prior = min(0.0, self.log_prior(values)) if np.isfinite(self.log_prior(values)) else -1e6
-            return np.append(self.residuals(values) / scale, np.sqrt(-2.0 * prior))
+            return np.append(self.residuals(values) / scale, np.minimum(self.prior(values), _IMPOSSIBLE))
 
         found = least_squares(
             with_prior,
@@ -288,11 +296,18 @@ class _JointFit:
             bounds=(self.low, self.high),
             x_scale=self.width,
             loss="soft_l1" if is_robust else "linear",
-            diff_step=1e-6,
+            jac=lambda values: self._jacobian(with_prior, values),
         )
         curvature = found.jac.T @ found.jac / scale**2 if is_robust else found.jac.T @ found.jac
         weakest = np.diag((self.high - self.low) ** -2.0)
         return _Best(found.x, np.linalg.inv(curvature + weakest), float(found.cost) * scale**2)
+
+    def _jacobian(self, function: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.ndarray:
+        """Derivatives of a function; over steps of a parameter's own width, as its value may be 0."""
+        here, step = function(values), _SMALL_STEP * self.width
+        step = np.where(values + step > self.high, -step, step)
+        columns = [(function(values + shift) - here) / shift.sum() for shift in np.diag(step)]
+        return np.column_stack(columns)
 
     def inliers(self, values: np.ndarray) -> list[np.ndarray]:
         used = []
@@ -339,29 +354,12 @@ class _JointFit:
         slope: np.ndarray = (after - before) / (high - low)
         return slope
 
-    def prior_precision(self, values: np.ndarray) -> np.ndarray:
-        """Inverse of the covariance that the parameters have by their prior, from its curvature."""
-        n, step = len(values), _SLOPE_STEP * self.width
-        shifts = np.diag(step)
-
-        def prior(shift: np.ndarray) -> float:
-            found = self.log_prior(values + shift)
-            return found if np.isfinite(found) else 0.0
-
-        precision = np.empty((n, n))
-        for i in range(n):
-            for j in range(n):
-                mixed = [s * t * prior(s * shifts[i] + t * shifts[j]) for s in (1, -1) for t in (1, -1)]
-                precision[i, j] = -sum(mixed) / (4.0 * step[i] * step[j])
-        return precision + np.diag((self.high - self.low) ** -2.0)
-
     def log_probability(self, values: np.ndarray) -> float:
         if np.any(values <= self.low) or np.any(values >= self.high):
             return -np.inf
-        prior = self.log_prior(values)
-        if not np.isfinite(prior):
+        total = -0.5 * float(np.sum(np.square(self.prior(values))))
+        if not np.isfinite(total):
             return -np.inf
-        total = prior
         for place in range(len(self.series)):
             _, residual, determinant = self.solve(place, values)
             total -= 0.5 * (float(residual @ residual) + determinant)

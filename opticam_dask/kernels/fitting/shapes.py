@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from opticam_dask.kernels.units import SECONDS_PER_DAY
+
 #: A change of brightness is averaged over the exposure at so many times.
 _SAMPLES_OF_EXPOSURE = 5
 
 #: Exposures shorter than this need no averaging: nothing in a transit changes in ten seconds.
-_SHORT_EXPOSURE = 10.0 / 86400.0
+_SHORT_EXPOSURE = 10.0 / SECONDS_PER_DAY
 
 
 @dataclass(eq=False)
@@ -22,15 +24,15 @@ class Transit:
     Parameters
     ----------
     time : ndarray, shape (frame,)
-        Mid-exposure, days.
+        Times of mid-exposure, days.
     period : float
-        Days.
+        Orbital period, days.
     limb_darkening : (float, float)
         Coefficients of the quadratic law.
     exposure : float
         Exposure time, days: the light is averaged over it.
     eccentricity, periastron : float
-        Of the orbit; argument of the periastron in degrees.
+        Eccentricity of the orbit, and argument of its periastron in degrees.
 
     Raises
     ------
@@ -89,12 +91,13 @@ def required(module: str, package: str) -> Any:
     Raises
     ------
     ImportError
-        When it is not installed; the message says how it is.
+        When it cannot be imported; the message says why, and how it is installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{package} is not installed: pip install 'opticam-dask[fits]'") from error
+        why = "is not installed" if error.name == module else f"cannot be imported ({error})"
+        raise ImportError(f"{package} {why}: pip install 'opticam-dask[fits]'") from error
 
 
 def transit_duration(period: float, radius_ratio: float, a_over_rs: float, inclination: float) -> float:
@@ -133,7 +136,7 @@ def eclipse_flux(
     Parameters
     ----------
     time : ndarray, shape (frame,)
-        Mid-exposure.
+        Times of mid-exposure, days.
     mid_time : float
         Middle of one eclipse.
     depth : float
@@ -169,7 +172,7 @@ def sinusoid_flux(
     Parameters
     ----------
     time : ndarray, shape (frame,)
-        Mid-exposure.
+        Times of mid-exposure, days.
     amplitude : float
         Relative to the mean.
     frequency : float

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import ModuleType
+from typing import overload
+
 import astroscrappy
 import numpy as np
 
 from opticam_dask.kernels import compiled
+from opticam_dask.kernels.images.counts import Counts, Replaced
 
-#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), with the usual limits: a cosmic ray is so many sigma,
-_SIGCLIP = 4.5
-#: its neighbours are this part of that,
-_SIGFRAC = 0.3
-#: and it stands out of the light of stars by so much.
-_OBJLIM = 5.0
+#: L.A.Cosmic (van Dokkum 2001, PASP 113, 1420), with the usual limits: a cosmic ray is so many sigma, its neighbours
+#: are this part of that, and it stands out of the light of stars by so much.
+_LIMITS = (4.5, 0.3, 5.0)
 
 #: Rounds of searching and cleaning.
 _ROUNDS = 4
@@ -54,7 +56,7 @@ def to_electrons(
     dark_current : float
         Electrons per pixel and second; not used when there is a master dark.
     exposure_time : float
-        Seconds.
+        Exposure time, seconds.
     bias, dark, flat, bad_pixels : ndarray, same shape as ``raw``, optional
         Masters: level in ADU, rate in ADU per second, response (1 on average), and True for pixels not to be used.
     fringe : ndarray, same shape as ``raw``, optional
@@ -92,9 +94,15 @@ def to_electrons(
     return electrons
 
 
+@overload
 def remove_cosmic_rays(
-    image: np.ndarray, *, read_noise: float, saturation: float = np.inf
-) -> tuple[np.ndarray, np.ndarray]:
+    image: np.ndarray, *, read_noise: float, saturation: float = ...
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def remove_cosmic_rays(image: Counts, *, read_noise: float, saturation: float = ...) -> tuple[Counts, np.ndarray]: ...
+def remove_cosmic_rays(
+    image: np.ndarray | Counts, *, read_noise: float, saturation: float = np.inf
+) -> tuple[np.ndarray | Counts, np.ndarray]:
     """Find cosmic rays with L.A.Cosmic and replace them by the mean of the unmarked pixels around them.
 
     The compiled form looks only where there may be some; mask and cleaned pixels are those of astroscrappy, which is
@@ -102,7 +110,7 @@ def remove_cosmic_rays(
 
     Parameters
     ----------
-    image : ndarray, shape (ny, nx)
+    image : ndarray or Counts, shape (ny, nx)
         Frame in electrons with its sky in it, from which the noise of a pixel follows; NaN pixels stay NaN.
     read_noise : float
         Electrons per pixel; NaN counts as 0.
@@ -111,42 +119,71 @@ def remove_cosmic_rays(
 
     Returns
     -------
-    clean : ndarray, shape (ny, nx)
+    clean : ndarray or Counts, shape (ny, nx)
         The image without cosmic rays.
     mask : ndarray of bool, shape (ny, nx)
         True where a pixel was replaced.
     """
-    bad = ~np.isfinite(image)
-    is_whole = not bad.any()
+    limits = float(np.nan_to_num(read_noise)), min(saturation, _LARGEST_LEVEL)
+    native = compiled.native if min(image.shape) >= _SMALLEST_FRAME else None
+    if not isinstance(image, Counts):
+        found, mask = _search(native, image, *limits)
+        clean = image.copy(order="C")
+        clean.ravel()[found.places] = found.electrons
+        return clean, mask
+    found, mask = (
+        _search(native, image.in_full(), *limits) if native is None else _search_counts(native, image, *limits)
+    )
+    raw = image.raw
+    if len(found.places):
+        raw, counts = raw.copy(), (found.electrons.astype(float) + image.offset) / image.gain
+        raw.ravel()[found.places] = np.clip(np.rint(counts), 0, np.iinfo(raw.dtype).max)
+    return replace(image, raw=raw, replaced=found), mask
+
+
+def _search_counts(
+    native: ModuleType, image: Counts, read_noise: float, saturation: float
+) -> tuple[Replaced, np.ndarray]:
+    """Cosmic rays of a frame of counts, and the mask of them."""
+    mask = np.empty(image.shape, dtype=bool)
+    limits, line = (read_noise, saturation, *_LIMITS, _ROUNDS), (image.gain, image.offset)
+    return _found(native.cosmic_rays(compiled.ready(image.raw), None, mask, *limits, *line)), mask
+
+
+def _search(
+    native: ModuleType | None, image: np.ndarray, read_noise: float, saturation: float
+) -> tuple[Replaced, np.ndarray]:
+    """Cosmic rays of a frame of electrons, and the mask of them."""
+    bad = np.ascontiguousarray(~np.isfinite(image))
     # float32 holds 1e-7 of a value: the differences that L.A.Cosmic looks at are far above it
-    pixels = image.astype(np.float32)
-    if not is_whole:
+    pixels = image.astype(np.float32, order="C")
+    if bad.any():
         pixels[bad] = 0.0 if bad.all() else np.median(image[~bad]).item()
-    level, noise = min(saturation, _LARGEST_LEVEL), float(np.nan_to_num(read_noise))
-    if compiled.native is None or min(image.shape) < _SMALLEST_FRAME:
-        mask, pixels = astroscrappy.detect_cosmics(
-            pixels,
-            inmask=bad,
-            sigclip=_SIGCLIP,
-            sigfrac=_SIGFRAC,
-            objlim=_OBJLIM,
-            niter=_ROUNDS,
-            gain=1.0,
-            readnoise=noise,
-            satlevel=level,
-            sepmed=True,
-            cleantype="meanmask",
-        )
-    else:
+    if native is not None:
         mask = np.empty(image.shape, dtype=bool)
-        pixels = np.ascontiguousarray(pixels)
-        compiled.native.cosmic_rays(
-            pixels, bad.copy(order="C"), mask, noise, level, _SIGCLIP, _SIGFRAC, _OBJLIM, _ROUNDS
-        )
+        return _found(native.cosmic_rays(pixels, bad, mask, read_noise, saturation, *_LIMITS, _ROUNDS)), mask
+    limit, fraction, object_limit = _LIMITS
+    mask, pixels = astroscrappy.detect_cosmics(
+        pixels,
+        inmask=bad,
+        sigclip=limit,
+        sigfrac=fraction,
+        objlim=object_limit,
+        niter=_ROUNDS,
+        gain=1.0,
+        readnoise=read_noise,
+        satlevel=saturation,
+        sepmed=True,
+        cleantype="meanmask",
+    )
     mask = np.asarray(mask, dtype=bool) & ~bad
-    clean = image.copy()
-    clean[mask] = pixels[mask]
-    return clean, mask
+    places = np.flatnonzero(mask)
+    return Replaced(places, pixels.ravel()[places]), mask
+
+
+def _found(replaced: tuple[bytes, bytes]) -> Replaced:
+    """What the compiled form found."""
+    return Replaced(np.frombuffer(replaced[0], dtype=np.int64), np.frombuffer(replaced[1], dtype=np.float32))
 
 
 def rebin(image: np.ndarray, factor: int) -> np.ndarray:

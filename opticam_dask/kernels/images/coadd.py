@@ -18,7 +18,7 @@ def whole_shifts(transforms: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     transforms : ndarray, shape (frame, 3, 3)
         Reference to frame.
     shape : (int, int)
-        Of a frame, ``(ny, nx)``.
+        Shape of a frame, ``(ny, nx)``.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def are_turned(transforms: np.ndarray, first: np.ndarray, shape: tuple[int, int]
     first : ndarray, shape (3, 3)
         Transform of the first frame.
     shape : (int, int)
-        Of a frame, ``(ny, nx)``.
+        Shape of a frame, ``(ny, nx)``.
 
     Returns
     -------
@@ -59,7 +59,7 @@ class ShiftedSum:
     Parameters
     ----------
     shape : (int, int)
-        Of a frame, ``(ny, nx)``.
+        Shape of a frame, ``(ny, nx)``.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
@@ -78,7 +78,7 @@ class ShiftedSum:
         Parameters
         ----------
         image : ndarray, shape (ny, nx)
-            Electrons.
+            Frame, electrons.
         shift : (int, int)
             Whole pixels along x and y.
         saturated, unknown : ndarray of bool, shape (ny, nx), optional

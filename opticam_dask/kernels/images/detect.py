@@ -29,9 +29,6 @@ def segment_sources(
     n_pixels: int,
     border_width: int = 0,
     *,
-    connectivity: int = 8,
-    n_levels: int = 32,
-    contrast: float = 0.001,
     mask: np.ndarray | None = None,
 ) -> QTable:
     """Segment an image, deblend, and tabulate the sources, brightest first.
@@ -48,8 +45,6 @@ def segment_sources(
         Least number of connected pixels.
     border_width : int
         Sources whose centre lies in this border are left out.
-    connectivity, n_levels, contrast
-        Connectivity of pixels, and levels and contrast of the deblending, as in photutils' ``SourceFinder``.
     mask : ndarray of bool, shape (ny, nx), optional
         True where a pixel does not count.
 
@@ -57,7 +52,7 @@ def segment_sources(
     -------
     QTable
         Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
-        holds the fluxes of the sources that were left out for the border, ``border_flux``, brightest first.
+        holds x, y and flux of the sources that were left out for the border, ``border`` (n, 3), brightest first.
     """
     # with scipy.signal and scipy.stats, which no frame needs: two seconds
     from photutils.segmentation import SegmentationImage, SourceCatalog
@@ -73,7 +68,7 @@ def segment_sources(
         warnings.simplefilter("ignore", NoDetectionsWarning)
         # a source with negative pixels is deblended in linear steps: what one would do by hand
         warnings.filterwarnings("ignore", message="The deblending mode")
-        segments = _finder(n_pixels, connectivity, n_levels, contrast)(data, level, mask=bad if bad.any() else None)
+        segments = _finder(n_pixels)(data, level, mask=bad if bad.any() else None)
     if segments is not None:
         segments = SegmentationImage(_without_parts(data, segments.data))
     if segments is None or not len(segments.labels):
@@ -82,9 +77,9 @@ def segment_sources(
         table = SourceCatalog(data, segments, mask=bad if bad.any() else None).to_table()
         table = table[np.argsort(-np.asarray(table["segment_flux"]), kind="stable")]
     is_inside = _are_inside(table, data.shape, border_width)
-    border_flux = np.asarray(table["segment_flux"], dtype=float)[~is_inside]
+    left_out = source_arrays(table[~is_inside], int(np.count_nonzero(~is_inside)))
     table = table[is_inside]
-    table.meta["border_flux"] = border_flux
+    table.meta["border"] = np.column_stack([left_out[name] for name in ("x", "y", "flux")])
     return table
 
 
@@ -117,14 +112,12 @@ def _empty_table() -> QTable:
     return SourceCatalog(image, SegmentationImage((image > 0).astype(int))).to_table()[:0]
 
 
-def _finder(n_pixels: int, connectivity: int, n_levels: int, contrast: float) -> Any:
-    import photutils
+def _finder(n_pixels: int) -> Any:
     from photutils.segmentation import SourceFinder
 
-    is_new = int(photutils.__version__.split(".")[0]) >= 3
-    names = ("n_pixels", "n_levels", "n_processes") if is_new else ("npixels", "nlevels", "nproc")
-    options = dict(zip(names, (n_pixels, n_levels, 1), strict=True))
-    return SourceFinder(**options, connectivity=connectivity, contrast=contrast, mode="exponential", progress_bar=False)
+    finder = SourceFinder(n_pixels=n_pixels, connectivity=8, n_levels=32, contrast=0.001, mode="exponential")
+    finder.progress_bar = False  # photutils 3.0 draws one where tqdm is installed; 3.1 deprecates to be told not to
+    return finder
 
 
 def source_arrays(table: QTable, n_slots: int) -> dict[str, np.ndarray]:
@@ -135,7 +128,7 @@ def source_arrays(table: QTable, n_slots: int) -> dict[str, np.ndarray]:
     table : QTable
         Table of a finder; columns may have the names of photutils 2 or 3, or plain ``x``, ``y``, ``flux``.
     n_slots : int
-        Length of the arrays: the brightest so many sources, the rest NaN.
+        Length of the arrays: the brightest sources, and NaN where there are fewer.
 
     Returns
     -------

@@ -50,7 +50,7 @@ class Unveiled:
     noise : ndarray, shape (ny, nx)
         1-sigma error of a pixel without the photons of other stars, electrons.
     is_core : ndarray of bool, shape (ny, nx)
-        Saturated pixels, and what is so near to them that nothing can be found there.
+        Saturated pixels, and those too near to them for a source to be found there.
     in_halo : ndarray of bool, shape (ny, nx)
         Pixels in which there was a halo, or what a mesh of the sky made of it.
     """
@@ -64,7 +64,7 @@ class Unveiled:
 def without_halos(
     image: np.ndarray, noise: np.ndarray, coverage: np.ndarray, is_saturated: np.ndarray, core: float, fwhm: float
 ) -> Unveiled:
-    """Take off the light around saturated stars, that of those with the most saturated pixels first.
+    """Subtract the light around saturated stars, beginning with the star of most saturated pixels.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def without_halos(
     core : float
         Pixels so near to a saturated one say nothing about a halo, in pixels.
     fwhm : float
-        Of the stars, in pixels.
+        FWHM of the stars, in pixels.
 
     Returns
     -------

@@ -37,7 +37,7 @@ _MOST_RESPONSE = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Masters:
-    """Master frames of one camera key and frame shape; None for what there is none of.
+    """Master frames of one camera key and frame shape; None for a kind that was not made.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class HotPixels:
     excess : ndarray, shape (n,)
         Variance among the darks beyond that of their photons and of the read-out, ADU squared.
     exposure_time : float
-        Of the darks, seconds.
+        Exposure time of the darks, seconds.
     """
 
     index: np.ndarray
@@ -140,7 +140,7 @@ def sky_variance(raw: np.ndarray, fixed: Sequence[tuple[np.ndarray, float]], gai
     Parameters
     ----------
     raw : ndarray, shape (ny, nx)
-        ADU.
+        Raw frame, ADU.
     fixed : sequence of (ndarray of shape (ny, nx), float)
         Masters, and what they are multiplied by to be ADU: they are taken off.
     gain, read_noise : float

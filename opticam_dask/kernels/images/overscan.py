@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from opticam_dask.kernels.robust import MAD_TO_SIGMA
+
 #: Pixels further from the median than this many robust standard deviations are left out: cosmic rays do not fall there,
 #: but the charge that a bright row leaves behind does.
 _CLIP = 5.0
-#: Robust standard deviations in a median absolute deviation of normal noise.
-_MAD_TO_SIGMA = 1.4826
 #: Noise of rounding to whole numbers, ADU: no clip is closer than that of pixels that are all the same.
 _ROUNDING = 0.29
 
@@ -33,5 +33,5 @@ def overscan_level(pixels: np.ndarray) -> float:
         return float("nan")
     middle = np.median(values)
     distance = np.abs(values - middle)
-    sigma = max(_MAD_TO_SIGMA * float(np.median(distance)), _ROUNDING)
+    sigma = max(MAD_TO_SIGMA * float(np.median(distance)), _ROUNDING)
     return float(values[distance <= _CLIP * sigma].mean())

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.robust import MAD_TO_SIGMA, weighted_median
 
 #: Sums are whole numbers of this part of an electron.
 STACK_UNITS_PER_ELECTRON = 1024
@@ -46,6 +46,7 @@ _BRIGHT = 10.0
 #: where there are so many of them.
 _FEWEST_BRIGHT = 20
 
+#: Rows that are combined at a time, so that what is in between stays small.
 _ROWS_AT_ONCE = 64
 
 
@@ -93,7 +94,7 @@ class StackSums(NamedTuple):
 
 
 def added(some: Sequence[StackSums]) -> StackSums:
-    """Sums of all frames of some sums, whatever small types these are kept in."""
+    """Total of several sums of frames, whatever small types these are kept in."""
     total, coverage = some[0].total.astype(np.int64), some[0].coverage.astype(np.uint32)
     brightest = some[0].brightest.astype(np.int64)
     for more in some[1:]:
@@ -261,7 +262,7 @@ def _places_to_look_at(groups: Sequence[StackSums], rms: np.ndarray, mean: np.nd
 
 def _relative_brightness(values: np.ndarray, n_frames: np.ndarray, rms: np.ndarray) -> np.ndarray:
     """How bright stars are in each group, against the median of the groups; 1 where that is not known."""
-    middle = _weighted_median(values, n_frames)
+    middle = weighted_median(values, n_frames)
     is_star = middle > _BRIGHT * np.nanmedian(rms) / np.sqrt(np.maximum(np.median(n_frames, axis=0), 1.0))
     brightness = np.ones(len(values))
     for group, (mine, seen) in enumerate(zip(values, n_frames, strict=True)):
@@ -281,7 +282,7 @@ def _odd_groups(
     shape: tuple[int, ...],
 ) -> np.ndarray:
     """Which groups do not fit the others, shape (group, place); ``values`` are for equal brightness."""
-    middle = _weighted_median(values, n_frames * brightness**2)
+    middle = weighted_median(values, n_frames * brightness**2)
     with np.errstate(invalid="ignore", divide="ignore"):
         noise = np.sqrt((rms**2 + np.maximum(middle, 0.0) * brightness) / n_frames) / brightness
     apart = np.abs(values - middle)
@@ -300,16 +301,6 @@ def _odd_groups(
     for group, odd in enumerate(is_odd):
         is_odd[group] = _with_neighbours(odd, (sigmas[group] > _ODD_BESIDE) & can_tell, places, shape)
     return is_odd
-
-
-def _weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Lower weighted median over the first axis; NaN values have no weight."""
-    order = np.argsort(values, axis=0, kind="stable")
-    ordered = np.take_along_axis(np.where(np.isfinite(values), weights, 0.0), order, axis=0)
-    reached = np.cumsum(ordered, axis=0) >= 0.5 * np.sum(ordered, axis=0)
-    first = np.take_along_axis(order, np.argmax(reached, axis=0)[np.newaxis], axis=0)
-    median: np.ndarray = np.take_along_axis(values, first, axis=0)[0]
-    return median
 
 
 def _mean_of(brightness: np.ndarray, n_frames: np.ndarray) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import erfa
 import numpy as np
 
-from opticam_dask.kernels.units import JD_OF_MJD
+from opticam_dask.kernels.units import JD_OF_MJD, SECONDS_PER_DAY
 
 #: TT - UTC in days, to a minute: precession, nutation and aberration change by less than 0.0002 arcsec in it.
-_TT_MINUS_UTC = 69.0 / 86400.0
+_TT_MINUS_UTC = 69.0 / SECONDS_PER_DAY
 
 
 #: Pressure at sea level of the standard atmosphere (ICAO), hPa.
@@ -39,9 +39,9 @@ def airmass(
     ra, dec : array_like of float, scalar or shape (n,)
         Position (ICRS), degrees.
     longitude, latitude : float
-        Of the observatory: degrees, positive to the east and to the north.
+        Place of the observatory: degrees, positive to the east and to the north.
     height : float
-        Of the observatory above sea level, metres.
+        Height of the observatory above sea level, metres.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def _ut1_minus_utc(times: np.ndarray) -> np.ndarray:
 
     seconds, status = iers.IERS_B.open().ut1_utc(JD_OF_MJD, times, return_status=True)
     known = (status != iers.TIME_BEFORE_IERS_RANGE) & (status != iers.TIME_BEYOND_IERS_RANGE)
-    days: np.ndarray = np.where(known, seconds.to_value("s"), 0.0) / 86400.0
+    days: np.ndarray = np.where(known, seconds.to_value("s"), 0.0) / SECONDS_PER_DAY
     return days
 
 

@@ -68,7 +68,7 @@ def fisher_errors(correlation: np.ndarray, n_pairs: np.ndarray) -> tuple[np.ndar
     Parameters
     ----------
     correlation : ndarray
-        Of ``n_pairs`` independent pairs.
+        Correlation coefficient of ``n_pairs`` independent pairs.
     n_pairs : ndarray
         NaN is given for fewer than four.
 

@@ -20,6 +20,7 @@ _VALUES = {
     "dY_2000A": (slice(116, 125), slice(175, 185)),
 }
 _MJD = slice(7, 15)
+#: Bytes of a line, with its end.
 _WIDTH = 188
 #: The byte with the flag of Bulletin A (I: measured, P: predicted), and the values that it is about.
 _FLAGS = {"PolPMFlag": (16, ("PM_x", "PM_y")), "UT1Flag": (57, ("UT1_UTC",)), "NutFlag": (95, ("dX_2000A", "dY_2000A"))}

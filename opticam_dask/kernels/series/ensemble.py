@@ -178,7 +178,7 @@ def choose_comparisons(
     target : int
         Column of the target.
     n_stars : int
-        At most so many.
+        The most comparisons that are chosen.
     brightness : (float, float)
         Smallest and largest flux in units of the target's.
 

@@ -105,7 +105,7 @@ def time_bins(
     Parameters
     ----------
     time : ndarray, shape (n,)
-        Ascending.
+        Times, ascending.
     flux, flux_err : ndarray, shape (n,)
         Fluxes and their errors.
     step : float

@@ -69,7 +69,7 @@ def fit_lag(
     Parameters
     ----------
     spectrum : CrossSpectrum
-        Not rebinned.
+        Cross spectrum, not rebinned in frequency.
     band : (float, float)
         Lowest and highest frequency.
     max_lag : float, optional

@@ -190,9 +190,9 @@ def lomb_scargle_peak(
     best = _highest(periodogram, low, high, _FREQUENCY_STEP / span)
     start, stop = max(low, best - _FREQUENCY_STEP / span), min(high, best + _FREQUENCY_STEP / span)
     fine = np.linspace(start, stop, 401)
-    fine_power = periodogram.power(fine)
+    fine_power = periodogram.power(fine, method="cython")  # exact, where the fast one interpolates
     peak = int(np.argmax(fine_power))
-    # the fast algorithm interpolates and may exceed the bounds of a share by rounding
+    # rounding may exceed the bounds of a share
     power = float(np.clip(fine_power[peak], 0.0, 1.0))
     probability = periodogram.false_alarm_probability(power, minimum_frequency=low, maximum_frequency=high)
     return Peak(float(fine[peak]), power, float(probability))

@@ -110,10 +110,10 @@ def lomb_scargle(
     probabilities : sequence of float
         False-alarm probabilities whose levels are wanted.
     method : {"baluev", "davies", "naive", "bootstrap"}
-        Of astropy; ``baluev`` is an upper limit (Baluev 2008, MNRAS 385, 1279) and takes no time, ``bootstrap``
-        shuffles the fluxes.
+        Method of astropy; ``baluev`` is an upper limit (Baluev 2008, MNRAS 385, 1279) and takes no time, ``bootstrap``
+        draws fluxes with their errors from the measured ones, with replacement, at the same times.
     n_bootstraps, seed : int
-        Number of shuffled light curves, and the seed of their random numbers.
+        Number of light curves that are drawn, and the seed of their random numbers.
 
     Returns
     -------
@@ -259,7 +259,7 @@ def multiband_lomb_scargle(
     Parameters
     ----------
     curves : dict of (time, flux, flux_err)
-        By band.
+        Light curves by band.
     frequency : ndarray
         Ascending, in hertz.
     probabilities : sequence of float

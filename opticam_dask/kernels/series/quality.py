@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.units import MAGNITUDES_PER_SHARE
 
 #: Sources that transparency is measured by at most: the best ones.
 MOST_SOURCES = 30
@@ -45,8 +46,6 @@ _CLEAR_SIGMAS = 4.0
 
 #: The clear sky is looked for in at most so many frames, evenly spaced.
 _CLEAR_FRAMES = 20_000
-
-_MAGNITUDE = 2.5 / np.log(10.0)
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ def measure_transparency(flux: np.ndarray, flux_err: np.ndarray, ensemble: AllSt
     Parameters
     ----------
     flux, flux_err : ndarray, shape (frame, n)
-        Of the sources of the ensemble, electrons per second; NaN where a measurement is missing or not to be trusted.
+        Fluxes and errors of the sources of the ensemble, electrons per second; NaN where a measurement is missing or
+        not to be trusted.
     ensemble : AllStars
         The mean light curve of the stars.
 
@@ -279,7 +279,7 @@ def fit_clear_sky(transparency: np.ndarray, transparency_err: np.ndarray, airmas
     if len(known) > _CLEAR_FRAMES:
         known = known[np.linspace(0, len(known) - 1, _CLEAR_FRAMES).round().astype(int)]
     magnitude = -2.5 * np.log10(transparency[known])
-    sigma = median(_MAGNITUDE * transparency_err[known] / transparency[known], axis=0)
+    sigma = median(MAGNITUDES_PER_SHARE * transparency_err[known] / transparency[known], axis=0)
     width = max(_CLEAR_WIDTH, _CLEAR_SIGMAS * float(sigma))
     beyond = airmass[known] - 1.0
     has_airmass = bool(np.isfinite(beyond).all()) and np.ptp(beyond) > 0.0

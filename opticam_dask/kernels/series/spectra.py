@@ -351,7 +351,7 @@ def frequency_groups(frequency: np.ndarray, factor: float) -> np.ndarray:
     Parameters
     ----------
     frequency : ndarray
-        Evenly spaced.
+        Frequencies, evenly spaced.
     factor : float
         Each bin is wider than the one before by ``1 + factor``; the first has one frequency.
 

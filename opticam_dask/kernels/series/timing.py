@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,13 +14,12 @@ import erfa
 import numpy as np
 
 from opticam_dask.kernels.series.earth_rotation import bundled_table
+from opticam_dask.kernels.units import JD_OF_MJD, ORDINAL_OF_MJD, SECONDS_PER_DAY
 
 if TYPE_CHECKING:
     from astropy.coordinates import EarthLocation
     from astropy.time import Time
 
-#: Proleptic Gregorian ordinal of MJD 0 (1858-11-17).
-_MJD_ZERO = 678576
 #: Time scales a stamp may be in. GPS time is TAI - 19 s, TT is TAI + 32.184 s, both by definition; the others follow
 #: from TT (IAU resolutions 2000 B1.9 and 2006 B3).
 _TAI_MINUS_SCALE = {"tai": 0.0, "gps": 19.0, "tt": -32.184, "tdb": -32.184, "tcg": -32.184, "tcb": -32.184}
@@ -53,7 +51,7 @@ def _leap_seconds() -> tuple[tuple[int, float], ...]:
     """First day (MJD) and TAI - UTC in seconds of each step since 1972, the latest first."""
     table = erfa.leap_seconds.get()
     table = table[table["year"] >= 1972]
-    steps = [(date(int(y), int(m), 1).toordinal() - _MJD_ZERO, float(dt)) for y, m, dt in table]
+    steps = [(date(int(y), int(m), 1).toordinal() - ORDINAL_OF_MJD, float(dt)) for y, m, dt in table]
     return tuple(reversed(steps))
 
 
@@ -63,9 +61,10 @@ def _tai_minus_utc(day: int) -> float:
     return next((offset for first_day, offset in _leap_seconds() if day >= first_day), 10.0)
 
 
-def _day_length(day: int) -> float:
+@lru_cache(maxsize=1024)
+def day_length(day: int) -> float:
     """Seconds of a UTC day: 86401 when it ends with a leap second."""
-    return 86400.0 + _tai_minus_utc(day + 1) - _tai_minus_utc(day)
+    return SECONDS_PER_DAY + _tai_minus_utc(day + 1) - _tai_minus_utc(day)
 
 
 def parse_iso(text: str) -> tuple[int, float]:
@@ -105,7 +104,7 @@ def parse_iso(text: str) -> tuple[int, float]:
         day = date(year, int(part["month"] or part["old_month"]), int(part["day"] or part["old_day"])).toordinal()
     except ValueError as error:
         raise ValueError(f"there is no such date: {text!r}") from error
-    return day - _MJD_ZERO, hour * 3600.0 + minute * 60.0 + second - _zone_seconds(part["zone"])
+    return day - ORDINAL_OF_MJD, hour * 3600.0 + minute * 60.0 + second - _zone_seconds(part["zone"])
 
 
 def _zone_seconds(zone: str | None) -> float:
@@ -129,7 +128,7 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
     seconds : float
         Seconds since the start of the day, at most about ten years either way.
     scale : {"utc", "tai", "gps", "tt", "tdb", "tcg", "tcb"}
-        Scale of ``day`` and ``seconds``. TDB is converted to 30 microseconds.
+        Scale of ``day`` and ``seconds``. TDB is that of the geocentre, 2 microseconds from that of a telescope at most.
 
     Raises
     ------
@@ -141,11 +140,11 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
     if not abs(seconds) < 3e8:
         raise ValueError(f"expected a number of seconds of at most ten years, found {seconds}")
     if scale != "utc":
-        seconds += _TAI_MINUS_SCALE[scale] - _ahead_of_tt(day + seconds / 86400.0, scale) - _tai_minus_utc(day)
+        seconds += _TAI_MINUS_SCALE[scale] - _ahead_of_tt(day + seconds / SECONDS_PER_DAY, scale) - _tai_minus_utc(day)
     while seconds < 0.0:
         day -= 1
-        seconds += _day_length(day)
-    while seconds >= (length := _day_length(day)):
+        seconds += day_length(day)
+    while seconds >= (length := day_length(day)):
         seconds -= length
         day += 1
     return day + seconds / length
@@ -154,16 +153,14 @@ def utc_mjd(day: int, seconds: float, scale: str = "utc") -> float:
 def _ahead_of_tt(mjd: float, scale: str) -> float:
     """Seconds that a scale is ahead of TT; 0 for the scales that are a fixed number of seconds from it.
 
-    TDB: the two largest terms of the periodic difference (Explanatory Supplement to the Astronomical Almanac, 1992,
-    eq. 2.222-1). TCG and TCB: their rates.
+    TDB: the series of Fairhead and Bretagnon (1990, A&A 229, 240), for the geocentre. TCG and TCB: their rates.
     """
     if scale not in ("tdb", "tcg", "tcb"):
         return 0.0
-    since = (mjd - _MJD_1977) * 86400.0
+    since = (mjd - _MJD_1977) * SECONDS_PER_DAY
     if scale == "tcg":
         return _RATE_TCG * since
-    anomaly = math.radians(357.53 + 0.98560028 * (mjd - 51544.5))
-    periodic = 0.001658 * math.sin(anomaly) + 0.000014 * math.sin(2.0 * anomaly)
+    periodic = float(erfa.dtdb(JD_OF_MJD, mjd, 0.0, 0.0, 0.0, 0.0))
     return periodic + (_RATE_TCB * since - _TDB_AT_1977 if scale == "tcb" else 0.0)
 
 
@@ -190,9 +187,9 @@ def barycentric_mjd(
     ra, dec : array_like of float, scalar or shape (n,)
         Position (ICRS) of the source, degrees. NaN gives NaN.
     longitude, latitude : float
-        Of the observatory: degrees, positive to the east and to the north.
+        Place of the observatory: degrees, positive to the east and to the north.
     height : float
-        Of the observatory above the ellipsoid, metres.
+        Height of the observatory above the ellipsoid, metres.
 
     Returns
     -------
@@ -211,7 +208,7 @@ def barycentric_mjd(
         return result
     tt, position, tdb_minus_tt = _observer(mjd[good], site)
     delay = (position * _directions(ra[good], dec[good])).sum(axis=1)
-    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + (tdb_minus_tt + delay) / 86400.0)
+    result[good] = (tt.jd1 - JD_OF_MJD) + (tt.jd2 + (tdb_minus_tt + delay) / SECONDS_PER_DAY)
     return result
 
 
@@ -240,7 +237,7 @@ def barycentric_mjd_of_sources(
         return result
     tt, position, tdb_minus_tt = _observer(np.asarray(mjd_utc, dtype=np.float64)[good], site)
     delay = (position[:, None] * _directions(ra, dec)).sum(axis=2)
-    result[good] = (tt.jd1 - 2400000.5)[:, None] + (tt.jd2[:, None] + (tdb_minus_tt[:, None] + delay) / 86400.0)
+    result[good] = (tt.jd1 - JD_OF_MJD)[:, None] + (tt.jd2[:, None] + (tdb_minus_tt[:, None] + delay) / SECONDS_PER_DAY)
     return result
 
 
@@ -279,9 +276,9 @@ def utc_to_tdb(mjd_utc: np.ndarray) -> np.ndarray:
     good = np.isfinite(mjd_utc)
     with _bundled_tables():
         tt = Time(np.asarray(mjd_utc)[good], format="mjd", scale="utc").tt
-    mjd_tt = (tt.jd1 - 2400000.5) + tt.jd2
+    mjd_tt = (tt.jd1 - JD_OF_MJD) + tt.jd2
     ahead = np.array([_ahead_of_tt(float(mjd), "tdb") for mjd in mjd_tt.ravel()]).reshape(mjd_tt.shape)
-    result[good] = (tt.jd1 - 2400000.5) + (tt.jd2 + ahead / 86400.0)
+    result[good] = (tt.jd1 - JD_OF_MJD) + (tt.jd2 + ahead / SECONDS_PER_DAY)
     return result
 
 
@@ -304,7 +301,7 @@ def at_telescope(
     ra, dec : ndarray, shape (n,)
         Position (ICRS) of the source, degrees.
     longitude, latitude, height : float
-        Of the telescope: degrees, degrees and metres.
+        Place of the telescope: degrees, degrees and metres.
     place : {"heliocentre", "barycentre"}
         Where the times are for.
 
@@ -350,7 +347,7 @@ def _interpolate_observer(tt: Time, location: EarthLocation) -> tuple[np.ndarray
     """Barycentric position (n, 3) in light seconds and TDB - TT (n,) in seconds, at times in TT."""
     from astropy.time import Time
 
-    scaled = (tt.jd1 - 2400000.5) * _NODES_PER_DAY + tt.jd2 * _NODES_PER_DAY
+    scaled = (tt.jd1 - JD_OF_MJD) * _NODES_PER_DAY + tt.jd2 * _NODES_PER_DAY
     first = np.floor(scaled).astype(np.int64) - 1
     nodes, index = np.unique(first[:, np.newaxis] + np.arange(4), return_inverse=True)
     at_nodes = _observer_at(Time(nodes / _NODES_PER_DAY, format="mjd", scale="tt", location=location))
@@ -398,7 +395,7 @@ def night_of(mjd_utc: np.ndarray, longitude: float | None) -> np.ndarray:
     shift = 0.0 if longitude is None else longitude / 360.0 - 0.5
     is_known = np.isfinite(mjd)
     day = np.floor(np.where(is_known, mjd + shift, 0.0)).astype(np.int64)
-    dates = (np.datetime64("1858-11-17") + day).astype("datetime64[D]").astype(str)
+    dates = (np.datetime64("1858-11-17") + day.astype("timedelta64[D]")).astype(str)
     return np.where(is_known, dates, "")
 
 

@@ -178,7 +178,7 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
     n_sigma : float
         Infinity marks nothing.
     window : int
-        Points of a neighbourhood; at the ends it is the first and last so many.
+        Number of points in a neighbourhood; at the ends it is that number of first or last points.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""Kernels for what is measured of one source."""
+"""Kernels that measure single sources: fluxes and their errors, positions, widths, profiles."""

@@ -59,7 +59,7 @@ def clipped_statistics(
     mask : ndarray of bool, shape (n, size, size)
         Pixels that are used.
     n_sigma : float
-        Clip at so many standard deviations.
+        Limit of the clipping, in standard deviations.
 
     Returns
     -------

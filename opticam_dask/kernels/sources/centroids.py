@@ -27,7 +27,7 @@ def windowed_centroids(
     cutouts : ndarray, shape (n, size, size)
         Sky-subtracted pixels; windows of at least 4 sigma around the start.
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the windows.
     start_xy : ndarray, shape (n, 2)
         Where to start.
     sigma : float or ndarray of shape (n,)
@@ -46,9 +46,9 @@ def windowed_centroids(
     start, width = np.asarray(start_xy, dtype=float), windows.per_source(sigma, len(cutouts))
     if compiled.native is not None:
         corners, arrived = np.stack([x0, y0], axis=1), np.empty(len(cutouts), dtype=bool)
-        found, sigmas = start - corners, np.ascontiguousarray(width)
+        found, sigmas = start - corners, compiled.ready(width)
         compiled.native.windowed_centroids(
-            np.ascontiguousarray(cutouts, dtype=float),
+            compiled.ready(cutouts, dtype=float),
             sigmas,
             windows.LIMITS,
             found,
@@ -107,9 +107,9 @@ def centroid_errors(
     cutouts, rms : ndarray, shape (n, size, size)
         Sky-subtracted electrons and background RMS.
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the windows.
     xy : ndarray, shape (n, 2)
-        Centroids.
+        Centroids on the frame, pixels.
     sigma : float or ndarray of shape (n,)
         Width of the window in pixels.
 
@@ -141,7 +141,7 @@ def recentring_weight(errors: np.ndarray, prior_sigma: float) -> np.ndarray:
     Parameters
     ----------
     errors : ndarray, shape (n,)
-        Of the centroids, see :func:`centroid_errors`.
+        Errors of the centroids, see :func:`centroid_errors`.
     prior_sigma : float
         How far a source may really be from its prediction, in pixels.
 
@@ -163,7 +163,7 @@ def centroid_drag(
     light, foreign : ndarray, shape (n, size, size)
         Light of the star and of its neighbour, in the same unit.
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the windows.
     xy : ndarray, shape (n, 2)
         Where the star is.
     sigma : float

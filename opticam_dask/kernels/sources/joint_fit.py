@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels import graphs
 
-def group_sources(xy: np.ndarray, separation: float) -> list[np.ndarray]:
-    """Groups of two and more sources, each nearer than ``separation`` to another of its group.
+#: Sources are solved together when one counts more than this part of the other's light as its own.
+_COUPLED = 0.02
+#: Equations in which the others count for less than this part of each source's own light are well-conditioned.
+_LOOSE = 0.95
+#: Equations of a larger condition number tell sources apart by less than the shares of their light are known to.
+_WORST_CONDITION = 1e3
+
+
+def group_sources(xy: np.ndarray, separation: float, others: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sources to be fitted together: each nearer than ``separation`` to another of its group, or to one of ``others``.
+
+    What lies near a source and links no sources with each other is part of the group of each that it lies near.
 
     Parameters
     ----------
     xy : ndarray, shape (n, 2)
         NaN positions belong to no group.
     separation : float
-        Pixels.
+        Distance below which two sources are linked, pixels.
+    others : ndarray, shape (m, 2)
+        Places of what links no sources.
 
     Returns
     -------
-    list of ndarray of int
-        Members of each group, in rising order.
+    list of (ndarray of int, ndarray of int)
+        Members of each group, in rising order, and the others near them.
     """
     known = np.flatnonzero(np.all(np.isfinite(xy), axis=1)) if len(xy) else np.empty(0, dtype=int)
-    if len(known) < 2:
+    if not len(known):
         return []
-    pairs = KDTree(xy[known]).query_pairs(separation, output_type="ndarray")
-    return linked_groups(len(xy), known[pairs[:, 0]], known[pairs[:, 1]])
+    tree = KDTree(xy[known])
+    pairs = known[tree.query_pairs(separation, output_type="ndarray")]
+    near = [known[found] for found in tree.query_ball_point(others, separation)] if len(others) else []
+    beside = np.concatenate([np.empty(0, dtype=int), *near])
+    one, other = np.concatenate([pairs, np.column_stack([beside, beside])]).T
+    which = np.repeat(np.arange(len(others)), [len(found) for found in near])
+    groups = linked_groups(len(xy), one, other)
+    return [(members, np.unique(which[np.isin(beside, members)])) for members in groups]
 
 
 def linked_groups(n_sources: int, one: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
@@ -45,10 +62,10 @@ def linked_groups(n_sources: int, one: np.ndarray, other: np.ndarray) -> list[np
     list of ndarray of int
         Members of each group, in rising order.
     """
-    links = coo_array((np.ones(len(one)), (one, other)), shape=(n_sources, n_sources))
-    _, member_of = connected_components(links, directed=False)
-    groups = [np.flatnonzero(member_of == group) for group in np.unique(member_of[one])] if len(one) else []
-    return sorted(groups, key=lambda members: int(members[0]))
+    if not len(one):
+        return []
+    _, member_of = graphs.components(one, other, n_sources)
+    return [np.flatnonzero(member_of == group) for group in sorted(set(member_of[one].tolist()))]
 
 
 def fit_fluxes(
@@ -170,5 +187,56 @@ def fit_places(
     prior = np.concatenate([np.zeros(n_stars), np.full(2 * n_stars, 1.0 / position_error**2)])
     weighted = columns / variance[used]
     right = weighted @ electrons[used] - prior * np.concatenate([np.zeros(n_stars), moved.ravel()])
-    solution = np.linalg.pinv(weighted @ columns.T + np.diag(prior), hermitian=True) @ right
+    normal = weighted @ columns.T + np.diag(prior)
+    # places of bright stars are known to 1e-9 of what their fluxes are: without a scale digits of these would be lost
+    scale = np.sqrt(np.where(np.diag(normal) > 0, np.diag(normal), 1.0))
+    solution = np.linalg.pinv(normal / np.outer(scale, scale), hermitian=True) @ (right / scale) / scale
     return solution[:n_stars], solution[n_stars:].reshape(n_stars, 2)
+
+
+def fluxes_together(
+    alone: np.ndarray, source: np.ndarray, other: np.ndarray, shares: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """Fluxes of stars without the shares of neighbours that are in the fluxes fitted alone; known ones are given.
+
+    Parameters
+    ----------
+    alone : ndarray, shape (n,)
+        Flux of each source fitted alone, electrons.
+    source, other : ndarray of int, shape (pair,)
+        Pairs of neighbours, both ways.
+    shares : ndarray, shape (pair,)
+        Part of the flux of the other that counts as the source's.
+    known : ndarray, shape (n,)
+        Fluxes that are not to be found, electrons; NaN for the others.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Electrons.
+    """
+    is_free = np.isnan(known)
+    flux, is_given = np.where(is_free, alone, known), ~is_free[other] & is_free[source]
+    np.subtract.at(flux, source[is_given], shares[is_given] * known[other[is_given]])
+    source, other, shares = (values[is_free[source] & is_free[other]] for values in (source, other, shares))
+    is_strong = shares > _COUPLED
+    one, two, coupling = source[is_strong], other[is_strong], shares[is_strong]
+    for members in linked_groups(len(alone), one, two):
+        inside = np.isin(one, members)
+        matrix = np.eye(len(members))
+        matrix[np.searchsorted(members, one[inside]), np.searchsorted(members, two[inside])] = coupling[inside]
+        flux[members] = _solved(matrix, flux[members])
+    np.subtract.at(flux, source, np.where(is_strong, 0.0, shares * flux[other]))
+    return flux
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solution of equations; the shortest one where stars are so alike that there are many, NaN where one is NaN."""
+    if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
+        return np.full(len(right), np.nan)
+    is_loose = np.max(np.sum(np.abs(matrix), axis=1)) < 1.0 + _LOOSE
+    if is_loose or np.linalg.cond(matrix, 1) < _WORST_CONDITION:
+        solution: np.ndarray = np.linalg.solve(matrix, right)
+        return solution
+    shortest: np.ndarray = np.linalg.lstsq(matrix, right, rcond=1.0 / _WORST_CONDITION)[0]
+    return shortest

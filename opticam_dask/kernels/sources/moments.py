@@ -51,7 +51,7 @@ def adaptive_moments(
     cutouts : ndarray, shape (n, size, size)
         Sky-subtracted pixels.
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the cut-outs.
     start_xy : ndarray, shape (n, 2)
         First guess of the positions in pixels.
     sigma : float or ndarray of shape (n,)
@@ -122,8 +122,8 @@ def _compiled_moments(
     assert compiled.native is not None
     forms, good = np.empty((len(cutouts), 3)), np.empty(len(cutouts), dtype=bool)
     limits = np.array((n_iterations, _SHAPE_AT_REST, _SHORTEST, _COARSEST, _NARROWEST))
-    widths = np.ascontiguousarray(windows.per_source(sigma, len(cutouts)))
-    pixels = np.ascontiguousarray(cutouts, dtype=float)
+    widths = compiled.ready(windows.per_source(sigma, len(cutouts)))
+    pixels = compiled.ready(cutouts, dtype=float)
     compiled.native.adaptive_moments(pixels, centres, widths, windows.LIMITS, limits, forms, good)
     with np.errstate(invalid="ignore"):
         semimajor, semiminor, orientation = (np.where(good, values, np.nan) for values in axes_of(forms.T))

@@ -119,7 +119,7 @@ def sampling_error(fwhm: float) -> float:
     Parameters
     ----------
     fwhm : float
-        Of the stars as the pixels sample them, in pixels.
+        FWHM of the stars as the pixels sample them, in pixels.
 
     Returns
     -------
@@ -225,13 +225,13 @@ def scintillation_noise(
     Parameters
     ----------
     diameter : float
-        Of the telescope, in metres.
+        Diameter of the telescope, in metres.
     exposure_time : float or ndarray, shape (n,)
-        Seconds.
+        Exposure time, seconds.
     airmass : float or ndarray, shape (n,)
         Airmass.
     height : float
-        Of the observatory above sea level, in metres.
+        Height of the observatory above sea level, in metres.
     coefficient : float
         Empirical coefficient of the site in m^(2/3) s^(1/2); 1.5 is the median of the sites in that paper.
 

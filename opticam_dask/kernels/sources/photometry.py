@@ -9,6 +9,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
+from opticam_dask.kernels import compiled
+
+#: Kinds of pixels that are cut out in C; others are in NumPy.
+_CUT_IN_C = tuple(np.dtype(kind) for kind in (np.uint16, np.float32, np.float64, np.bool_))
+
 SIGMA_TO_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
@@ -22,8 +27,8 @@ def origins(xy: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     size : int
         Side of the square cut-outs in pixels.
     """
-    nearest = np.where(np.isfinite(xy), np.floor(np.asarray(xy) + 0.5), -(2**30))
-    corner = np.clip(nearest, -(2**30), 2**30).astype(np.int64) - size // 2
+    nearest = np.floor(np.asarray(xy) + 0.5)
+    corner = np.where(np.abs(nearest) < 2**30, nearest, -(2**30)).astype(np.int64) - size // 2
     return corner[:, 0], corner[:, 1]
 
 
@@ -44,6 +49,11 @@ def cut_out(image: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int) -> np.
     ndarray of float64, shape (n, size, size)
         NaN beyond the image.
     """
+    if compiled.native is not None and image.dtype in _CUT_IN_C and image.flags.c_contiguous and image.flags.aligned:
+        windows = np.empty((len(x0), size, size))
+        corners = (compiled.ready(corner, dtype=np.int64) for corner in (x0, y0))
+        compiled.native.cut_out(image, *corners, windows)
+        return windows
     ny, nx = image.shape
     windows = np.full((len(x0), size, size), np.nan)
     for index, (left, low) in enumerate(zip(x0, y0, strict=True)):
@@ -72,20 +82,44 @@ def circular_weights(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, 
     size : int
         Side of the square cut-outs in pixels.
     radius : float
-        Pixels.
+        Radius of the aperture, pixels.
 
     Returns
     -------
     ndarray, shape (n, size, size)
     """
-    from photutils.geometry import circular_overlap_grid  # a second, which only what measures needs
+    edges = np.arange(size + 1) - 0.5
+    x, y = (
+        np.minimum(np.maximum(edges + (low[:, np.newaxis] - at), -radius), radius)
+        for low, at in ((x0, xy[:, :1]), (y0, xy[:, 1:]))
+    )
+    area = _area_below(x, y, radius)
+    weights = np.diff(np.diff(area, axis=1), axis=2)
+    weights[~(weights > _ROUNDING * radius**2)] = 0.0  # NaN as well
+    return np.minimum(weights, 1.0, out=weights)
 
-    weights = np.zeros((len(xy), size, size))
-    for index in range(len(xy)):
-        left, right, low, high = _edges(xy[index], x0[index], y0[index], size)
-        if np.isfinite(left + low):
-            weights[index] = circular_overlap_grid(left, right, low, high, size, size, radius, 1, 1)
-    return weights
+
+def _area_below(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Signed area of a disk around the origin between the axes and lines at ``x`` (n, m) and ``y`` (n, m): (n, y, x).
+
+    In a quadrant it is the integral over x of the lower one of ``y`` and the circle, ``sqrt(radius**2 - x**2)``.
+    """
+
+    def circle_at(x: np.ndarray) -> np.ndarray:
+        height: np.ndarray = np.sqrt((radius - x) * (radius + x))
+        return height
+
+    def below_circle(x: np.ndarray) -> np.ndarray:
+        height = circle_at(x)
+        area: np.ndarray = 0.5 * (x * height + radius**2 * np.arctan2(x, height))
+        return area
+
+    right, height = np.abs(x), np.abs(y)
+    meets = circle_at(height)  # where a line of this height meets the circle
+    circle, until = below_circle(right)[:, np.newaxis, :], below_circle(meets)[:, :, np.newaxis]
+    meets, height, right = meets[:, :, np.newaxis], height[:, :, np.newaxis], right[:, np.newaxis, :]
+    area: np.ndarray = np.where(right <= meets, height * right, height * meets + circle - until)
+    return area * np.sign(x)[:, np.newaxis, :] * np.sign(y)[:, :, np.newaxis]
 
 
 def elliptical_weights(
@@ -166,18 +200,40 @@ def match_one_to_one(predicted_xy: np.ndarray, detected_xy: np.ndarray, toleranc
     ndarray of int, shape (n,)
         Index of the detection, -1 for none.
     """
+    if compiled.native is not None and 0 < len(predicted_xy) * len(detected_xy) <= _MOST_PAIRS:
+        matched = np.empty(len(predicted_xy), dtype=np.int64)
+        both = (compiled.ready(xy, dtype=float) for xy in (predicted_xy, detected_xy))
+        compiled.native.match_positions(*both, matched, tolerance)
+        return matched
     matched = np.full(len(predicted_xy), -1, dtype=np.intp)
     known = np.flatnonzero(np.all(np.isfinite(predicted_xy), axis=1)) if len(predicted_xy) else np.empty(0, int)
     detections = np.flatnonzero(np.all(np.isfinite(detected_xy), axis=1)) if len(detected_xy) else np.empty(0, int)
     if not len(known) or not len(detections):
         return matched
-    pairs = KDTree(predicted_xy[known]).sparse_distance_matrix(
-        KDTree(detected_xy[detections]), tolerance, output_type="ndarray"
-    )
+    one, other, away = _pairs_within(predicted_xy[known], detected_xy[detections], tolerance)
+    order = np.lexsort((other, one, away))
     taken: set[int] = set()
-    for pair in pairs[np.lexsort((pairs["j"], pairs["i"], pairs["v"]))]:
-        source, detection = int(known[pair["i"]]), int(detections[pair["j"]])
+    for source, detection in zip(known[one[order]].tolist(), detections[other[order]].tolist(), strict=True):
         if matched[source] < 0 and detection not in taken:
             matched[source] = detection
             taken.add(detection)
     return matched
+
+
+#: Up to so many pairs are compared in C; more by trees.
+_MOST_PAIRS = 2**22
+#: So many pairs of positions are all looked at: that is faster than to build trees of them.
+_FEW_PAIRS = 2**15
+#: What rounding leaves of areas of a disk, relative to the square of its radius.
+_ROUNDING = 1e-14
+
+
+def _pairs_within(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of positions (n, 2) and (m, 2) that are no further apart than ``reach``, and how far they are."""
+    if len(one) * len(other) > _FEW_PAIRS:
+        pairs = KDTree(one).sparse_distance_matrix(KDTree(other), reach, output_type="ndarray")
+        return pairs["i"], pairs["j"], pairs["v"]
+    dx, dy = (one[:, axis, None] - other[:, axis] for axis in (0, 1))
+    away = np.sqrt(dx * dx + dy * dy)
+    first, second = np.nonzero(away <= reach)
+    return first, second, away[first, second]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
-from scipy.sparse import coo_array, diags_array
+from scipy.sparse import coo_array, csc_array, diags_array
+from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 from scipy.spatial import KDTree
 
@@ -30,6 +31,9 @@ _REACHES = (NEAR_REACH, 10.0, 16.0)
 
 #: Pixels of windows that are worked on at once.
 _AT_ONCE = 2**20
+
+#: Sets of so many stars and fewer are worked on as dense matrices; the sparse one is solved for one star at a time.
+_DENSE = 200
 
 #: A star's wings are above the noise where they are this part of it in a pixel.
 _ABOVE_NOISE = 0.3
@@ -54,6 +58,9 @@ _BROADER = 1.25
 #: Light must stand out of this part of the scatter around it, which in crowded fields is that of stars not yet found.
 _SCATTER = 0.7
 
+#: Errors of a profile are the same in neighbouring pixels: for light that need not be a star they count so much more.
+_SHARED = 3.0
+
 #: The sky left behind is that of boxes of so many FWHM,
 _SKY_BOX = 4.0
 #: and no fewer pixels to a side.
@@ -75,6 +82,8 @@ class KnownStars:
         wrong by.
     psf : Psf
         Star profile that they were fitted with.
+    further : ndarray, shape (m, 3)
+        x, y and flux of light that stands out of what is left, and may be no star.
     """
 
     xy: np.ndarray
@@ -83,6 +92,7 @@ class KnownStars:
     residual: np.ndarray
     variance: np.ndarray
     psf: Psf
+    further: np.ndarray
 
     def alone(self, chosen: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Windows of some stars without all the others, shape (n, size, size), and their corners."""
@@ -118,7 +128,7 @@ def look_again(
     is_clean : ndarray of bool, shape (n,)
         Which of them the profile is measured with: whole and as wide as a star.
     shape : Shape
-        Of the stars on the stack.
+        Width and form of the stars on the stack.
     least_ratio : float
         Least signal-to-noise ratio of a star that is new.
     most : int
@@ -157,7 +167,8 @@ def look_again(
     usual = float(np.median(stack.noise))
     model, from_profile = (draw(psf, usual, xy, flux, residual.shape) for draw in (_painted, _uncertain))
     variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
-    return KnownStars(xy, flux, error, residual, variance, psf)
+    further = _further_light(residual, variance + _SHARED * from_profile, psf, xy, least_ratio)
+    return KnownStars(xy, flux, error, residual, variance, psf, further)
 
 
 def _believed(
@@ -252,26 +263,63 @@ def _fit(
         scale = normal.diagonal()
         # a step of more than half a sigma is not believed; this also holds a star without light where it is
         prior = np.where(np.arange(len(scale)) % 3 == 0, 1e-9 * scale + 1e-30, 1.0 / (_LONGEST_STEP * sigma) ** 2)
-        factor = splu((normal + diags_array(prior)).tocsc())
+        normal = (normal + diags_array(prior)).tocsc()
+        factor = splu(normal)
         change = factor.solve(design.T @ measured).reshape(-1, 3)
         flux = flux + change[:, 0]
         moved = np.clip(change[:, 1:], -_LONGEST_STEP * sigma, _LONGEST_STEP * sigma)
         xy = xy + np.where((flux > 0)[:, None], moved, 0.0)
         if step == n_steps - 1:
-            error = _errors(factor, len(flux))
+            error = _errors(normal, factor)
     return xy, flux, error, residual
 
 
-def _errors(factor: Any, n: int) -> np.ndarray:
-    """Errors of the fluxes: the diagonal of the covariance."""
-    errors = np.empty(n)
-    at_once = 256
-    for start in range(0, n, at_once):
-        some = np.arange(start, min(n, start + at_once))
-        unit = np.zeros((3 * n, len(some)))
-        unit[3 * some, some - start] = 1.0
-        errors[some] = np.sqrt(np.maximum(factor.solve(unit)[3 * some, some - start], 0.0))
+def _errors(normal: csc_array, factor: Any) -> np.ndarray:
+    """Errors of the fluxes: the diagonal of the covariance, from each set of stars that overlap by itself.
+
+    The unknowns of a star are three rows of the matrix, that of its flux first.
+    """
+    entries = normal.tocoo()
+    n_stars = normal.shape[0] // 3
+    overlaps = coo_array((np.ones(entries.nnz), (entries.row // 3, entries.col // 3)), shape=(n_stars, n_stars))
+    n_sets, of_star = connected_components(overlaps, directed=False)
+    sets = np.split(np.argsort(of_star, kind="stable"), np.cumsum(np.bincount(of_star, minlength=n_sets))[:-1])
+    sizes, errors = np.array([len(one) for one in sets]), np.empty(n_stars)
+    for size in np.unique(sizes).tolist():
+        stars = np.array([one for one, n in zip(sets, sizes, strict=True) if n == size])
+        if size > _DENSE:
+            errors[stars.ravel()] = _errors_of_many(factor, n_stars, stars.ravel())
+            continue
+        at_once = max(1, _AT_ONCE // (3 * size) ** 2)
+        for some in np.split(stars, range(at_once, len(stars), at_once)):
+            covariance = np.linalg.inv(_blocks(entries, some))
+            variance = np.diagonal(covariance, axis1=1, axis2=2)[:, ::3]
+            errors[some] = np.sqrt(np.maximum(variance, 0.0))
     return errors
+
+
+def _blocks(entries: coo_array, sets: np.ndarray) -> np.ndarray:
+    """Dense parts of a matrix for sets of stars (set, star), shape (set, size, size)."""
+    n_sets, size = len(sets), 3 * sets.shape[1]
+    of_row, place = np.full(entries.shape[0], -1), np.empty(entries.shape[0], dtype=np.int64)
+    rows = (3 * sets[:, :, None] + np.arange(3)).reshape(n_sets, size)
+    of_row[rows], place[rows] = np.arange(n_sets)[:, None], np.arange(size)
+    chosen = of_row[entries.col] >= 0
+    row, column = entries.row[chosen], entries.col[chosen]
+    blocks = np.zeros((n_sets, size, size))
+    blocks[of_row[column], place[row], place[column]] = entries.data[chosen]
+    return blocks
+
+
+def _errors_of_many(factor: Any, n_stars: int, stars: np.ndarray) -> np.ndarray:
+    """Errors of the fluxes of some stars by the factors of the sparse matrix."""
+    errors, at_once = [], 256
+    for some in np.split(stars, range(at_once, len(stars), at_once)):
+        unit = np.zeros((3 * n_stars, len(some)))
+        place = 3 * some, np.arange(len(some))
+        unit[place] = 1.0
+        errors.append(np.sqrt(np.maximum(factor.solve(unit)[place], 0.0)))
+    return np.concatenate(errors)
 
 
 def _left_behind(residual: np.ndarray, shape: profile.Shape) -> tuple[np.ndarray, np.ndarray]:
@@ -323,6 +371,25 @@ def _search(
     height = residual[places[:, 1].astype(int), places[:, 0].astype(int)]
     start: np.ndarray = np.maximum(height, 0.0) * psf.shape.area / psf.table[0]
     return places, start
+
+
+def _further_light(
+    residual: np.ndarray, variance: np.ndarray, psf: Psf, xy: np.ndarray, least_ratio: float
+) -> np.ndarray:
+    """Place and flux (m, 3) of the light that is left beside stars, whatever its form.
+
+    It need not be sure to be a star: trails of charge and close companions shine on the stars that are measured, and
+    each frame tells how brightly.
+    """
+    inverse = np.where(np.isfinite(residual) & (variance > 0), 1.0 / variance, 0.0)
+    ratio = _matched(np.where(inverse > 0, residual, 0.0) * inverse, inverse, psf.shape.sigma)
+    row, column = np.nonzero((ratio == maximum_filter(ratio, size=3)) & (ratio > least_ratio) & np.isfinite(residual))
+    places = np.column_stack([column, row]).astype(float)
+    if len(places) and len(xy):
+        is_apart = KDTree(xy).query(places)[0] > _LEAST_APART * photometry.SIGMA_TO_FWHM * psf.shape.sigma
+        places, row, column = places[is_apart], row[is_apart], column[is_apart]
+    light = np.maximum(residual[row, column], 0.0) * psf.shape.area / psf.table[0]
+    return np.column_stack([places, light])
 
 
 def _matched(weighted: np.ndarray, inverse: np.ndarray, sigma: float) -> np.ndarray:

@@ -35,6 +35,11 @@ _WELL_SAMPLED = 0.25
 #: No sum of smooth functions is a star to better than this part of the light in a ring.
 _RING_ERROR = 1e-3
 
+#: A pixel that deviates so many times as much as those of other stars in the same place has light of something else.
+_UNLIKE = 4.0
+#: Median of the size of a Gaussian of scatter 1.
+_MEDIAN_SIZE = 0.6745
+
 #: The deviations from a radial profile fade within this part of the grid that they are measured on, from its edge.
 _FADES = 4.0
 
@@ -182,6 +187,7 @@ def _deviations(
     width = 2 * reach + 1
     used = (column >= 0) & (column < width) & (row >= 0) & (row < width) & np.isfinite(share) & np.isfinite(weight)
     cell, w, d = (row * width + column)[used], weight[used], (share - light)[used]
+    w = np.where(_are_like_most(cell, d, w, width**2), w, 0.0)
 
     def binned(values: np.ndarray) -> np.ndarray:
         grid: np.ndarray = np.bincount(cell, values, minlength=width**2).reshape(width, width)
@@ -194,9 +200,27 @@ def _deviations(
     distance = np.hypot(offsets, offsets[:, None]) / reach
     mean *= n_stars / (n_stars + 3.0) * np.clip(_FADES * (1.0 - distance), 0.0, 1.0)
     left = d - mean.ravel()[cell]
-    excess = np.maximum(binned(w * left**2) / total - binned(np.ones_like(w)) / total, 0.0)
+    excess = np.maximum(binned(w * left**2) / total - binned(np.sign(w)) / total, 0.0)
     scatter = np.sqrt(excess + mean**2 / n_stars)
     return mean, scatter
+
+
+def _are_like_most(cell: np.ndarray, deviation: np.ndarray, weight: np.ndarray, n_cells: int) -> np.ndarray:
+    """Pixels that deviate as much as those of most stars in the same place: others are of a star's own companions."""
+    order = np.lexsort((deviation, cell))
+    bounds = np.searchsorted(cell[order], np.arange(n_cells + 1))
+    middle = _middle_of(deviation[order], bounds)[cell]
+    size = np.abs(deviation - middle)
+    typical = _middle_of(size[np.lexsort((size, cell))], bounds)[cell] / _MEDIAN_SIZE
+    with np.errstate(divide="ignore"):
+        return np.asarray(size < _UNLIKE * np.maximum(typical, 1.0 / np.sqrt(weight)))
+
+
+def _middle_of(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Median (the lower one) of each stretch of sorted values between bounds; 0 of an empty one."""
+    is_empty = bounds[1:] == bounds[:-1]
+    found: np.ndarray = np.append(values, 0.0)[(bounds[:-1] + bounds[1:] - 1) // 2]
+    return np.where(is_empty, 0.0, found)
 
 
 def _centred(correction: np.ndarray, psf: Psf) -> np.ndarray:

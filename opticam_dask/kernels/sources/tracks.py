@@ -15,7 +15,7 @@ def places_on_track(times: np.ndarray, track: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     times : ndarray, shape (n,)
-        Days.
+        Times, days.
     track : ndarray, shape (m, 3)
         Time (days, increasing), x and y; at least two.
 

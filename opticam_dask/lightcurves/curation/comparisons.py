@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask.flags import Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble
+from opticam_dask.lightcurves.curation.marks import COMPARISON_MARK
+from opticam_dask.lightcurves.reading.columns import CurveArrays
 from opticam_dask.lightcurves.targets import rows_of_sources
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: A measurement with one of these is of no use for a comparison.
 _USELESS = np.uint32(
@@ -37,7 +41,7 @@ class Choice(NamedTuple):
     lines: list[str]
 
 
-def marks_of_measurements(curves: xr.Dataset) -> np.ndarray:
+def marks_of_measurements(curves: CurveArrays) -> np.ndarray:
     """Marks of each measurement, uint8 (frame, source)."""
     shape = (curves.sizes["frame"], curves.sizes["source"])
     if "marks" not in curves:
@@ -46,21 +50,20 @@ def marks_of_measurements(curves: xr.Dataset) -> np.ndarray:
     return found if found.ndim == 2 else np.broadcast_to(found[:, np.newaxis], shape)
 
 
-def left_out_sources(without: Sequence[int], marks: Mapping[int, Any]) -> dict[int, str]:
-    """Sources that are not chosen as comparisons, with the reason."""
-    left_out = {
-        number: f"marked junk by {row.who}, {row.when}{f': {row.why}' if row.why else ''}"
-        for number, row in marks.items()
-        if row.kind == "junk"
-    }
-    return left_out | dict.fromkeys(map(int, without), "left out as asked for")
+def sources_marked(curves: CurveArrays | xr.Dataset, kind: str) -> dict[int, str]:
+    """Sources that are marked as comparisons, ``junk`` or ``keep``, with what the mark says."""
+    if COMPARISON_MARK not in curves.coords:
+        return {}
+    told = zip(curves["source_id"].to_numpy().tolist(), curves[COMPARISON_MARK].to_numpy().tolist(), strict=True)
+    return {number: f"marked {mark}" for number, mark in told if mark.startswith(f"{kind} ")}
 
 
-def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choice:
-    """Choose comparisons that are fit for a target."""
+def choose(curves: CurveArrays, target: int, without: Sequence[int] = ()) -> Choice:
+    """Choose comparisons that are fit for a target; sources marked keep are, whatever is found out about them."""
     everything = curves["source_id"].to_numpy().tolist()
     if target not in everything:
         return Choice([], [], [])
+    left_out = sources_marked(curves, "junk") | dict.fromkeys(map(int, without), "left out as asked for")
     rows_of_sources(everything, list(left_out), curves.attrs.get("key", "this key"))
     known = [number for number in everything if number == target or number not in left_out]
     curves = curves.isel(source=[everything.index(number) for number in known])
@@ -69,10 +72,15 @@ def choose(curves: xr.Dataset, target: int, left_out: Mapping[int, str]) -> Choi
     is_flagged = ((curves["flags"].to_numpy() & _USELESS) != 0) & ~is_kept
     found = ensemble.choose_comparisons(flux, error, is_flagged, known.index(target))
     groups: dict[str, list[int]] = {}
+    wanted = {
+        number: told for number, told in sources_marked(curves, "keep").items() if number in known and number != target
+    }
     for entry in found:
-        groups.setdefault(entry.kind, []).append(known[entry.column])
+        is_chosen = known[entry.column] in wanted
+        groups.setdefault("chosen" if is_chosen else entry.kind, []).append(known[entry.column])
     chosen = groups.pop("chosen", [])
     others = [f"{len(numbers)} {kind}: {_some(numbers)}" for kind, numbers in groups.items()]
+    others += [f"source {number} {told}" for number, told in wanted.items()]
     others += [f"source {number} {reason}" for number, reason in left_out.items() if number != target]
     if not chosen:
         raise ValueError(f"no source is fit as a comparison for source {target}: {'; '.join(others)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +135,7 @@ def mark_spans(
     rows_of_sources(camera.catalog["source_id"], sources, camera.key)
     if not spans and kind == "cloud":
         raise ValueError("a source as a comparison is junk or keep; cloud needs frames or times")
-    entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or getpass.getuser()}
+    entry = {"kind": kind, "key": camera.key, "label": label, "why": why, "who": who or ownership.user_name()}
     entry |= {"when": _now(), "undone_by": "", "undone_when": "", "transform": ""}
     rows = [
         {**entry, "source_id": number, "mjd_start": start, "mjd_end": end}
@@ -168,7 +169,7 @@ def mark_transform(
     store = Store.open(out_directory)
     camera = store.camera(key)
     found = transform_of_pairs(camera, frame, pairs)
-    entry = {"kind": TRANSFORM, "key": camera.key, "label": "", "why": why, "who": who or getpass.getuser()}
+    entry = {"kind": TRANSFORM, "key": camera.key, "label": "", "why": why, "who": who or ownership.user_name()}
     entry |= {"when": _now(), "undone_by": "", "undone_when": "", "transform": found.as_json()}
     span = {"source_id": 0, "mjd_start": found.mjd_utc, "mjd_end": found.mjd_utc}
     return _add(out_directory, store, [entry | span])[0]
@@ -180,7 +181,7 @@ def _add(out_directory: str | Path, store: Store, rows: Sequence[Mapping[str, An
         before = marks_of(store, undone=True)
         first = int(before.index.max()) + 1 if len(before) else 1
         added = pd.DataFrame(rows, index=pd.RangeIndex(first, first + len(rows), name="number"))
-        _write(store, pd.concat([before, added[before.columns]]) if len(before) else added)
+        store.write_marks(_columns(pd.concat([before, added[before.columns]]) if len(before) else added))
         _write_files(out_directory, store, added)
     return added.index.tolist()
 
@@ -210,18 +211,35 @@ def unmark(out_directory: str | Path, numbers: Sequence[int], *, who: str = "") 
         there = table.index[table["undone_when"] == ""].tolist()
         if unknown := [number for number in numbers if number not in there]:
             raise ValueError(f"no mark {', '.join(map(str, unknown))}; there is {', '.join(map(str, there)) or 'none'}")
-        table.loc[list(numbers), ["undone_by", "undone_when"]] = [who or getpass.getuser(), _now()]
-        _write(store, table)
+        table.loc[list(numbers), ["undone_by", "undone_when"]] = [who or ownership.user_name(), _now()]
+        store.write_marks(_columns(table))
         _write_files(out_directory, store, table.loc[list(numbers)])
 
 
 def _write_files(out_directory: str | Path, store: Store, changed: pd.DataFrame) -> None:
-    """Write the files of light curves anew that marks were put on or taken from."""
+    """Make the light curves again that marks were put on or taken from, and write their files anew."""
     changed = changed[changed["kind"] != TRANSFORM]
+    for camera in store.cameras:
+        of_camera = set(changed.loc[changed["key"] == camera.key, "label"])
+        if of_camera and camera.product("differential").group_names:
+            # it takes a while to import, and only a few stores keep some
+            from opticam_dask.lightcurves.curation.kept_curves import make_kept_curves_again
+
+            make_kept_curves_again(out_directory, camera, set(camera.labels) if "" in of_camera else of_camera)
     for label in {label for camera in store.cameras for label in camera.labels}:
         keys = set(changed.loc[changed["label"].isin(("", label)), "key"])
         if keys and locations.location(out_directory).joinpath("lcs", label).is_dir():
             write_light_curves(out_directory, label, keys=keys)
+
+
+@contextmanager
+def warnings_told() -> Iterator[list[str]]:
+    """Warnings, of light curves that cannot be made again, become lines, which the list has in the end."""
+    lines: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield lines
+    lines += [str(warning.message) for warning in caught]
 
 
 def _now() -> str:
@@ -251,8 +269,6 @@ def _spans(camera: Camera, frames: Sequence[str], times: tuple[Any, Any] | None)
     return found
 
 
-def _write(store: Store, table: pd.DataFrame) -> None:
-    arrays = {name: values.to_numpy() for name, values in table.reset_index()[list(COLUMNS)].items()}
-    store.begin_changes()
-    store.marks.write(arrays, {"long_name": "marks of observers"})
-    store.finish_changes()
+def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """A table of marks as the store keeps it."""
+    return {name: values.tolist() for name, values in table.reset_index()[list(COLUMNS)].items()}

@@ -25,11 +25,9 @@ class Span(NamedTuple):
 
 def spans_of(store: Store, key: str, label: str) -> tuple[Span, ...]:
     """Marks of measurements of a camera key and photometry label that hold."""
-    group = store.marks
-    if not group.is_whole:
-        return ()
     names = ("kind", "key", "label", "source_id", "mjd_start", "mjd_end", "undone_when")
-    rows = zip(*(group[name].tolist() for name in names), strict=True)
+    marks = store.read_marks()
+    rows = zip(*(marks[name] for name in names), strict=True)
     return tuple(
         Span(Mark[kind.upper()], int(source), start, end)
         for kind, of_key, of_label, source, start, end, undone in rows

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.series.comparisons import shared_trends
 from opticam_dask.kernels.series.comparisons.coverage import coverage_of
 from opticam_dask.kernels.series.lightcurve import relative_flux
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
+from opticam_dask.lightcurves.reading.columns import CurveArrays
 
 #: Fewer comparisons than this share nothing that could be told from themselves.
 _FEWEST_SHARING = 4
@@ -41,13 +41,13 @@ class Corrected(NamedTuple):
 
 
 def without_shared_trends(
-    members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarray, use: np.ndarray | None = None
+    members: CurveArrays, relative: np.ndarray, relative_err: np.ndarray, use: np.ndarray | None = None
 ) -> Corrected:
     """Take off what the comparisons share, night by night; levels of nights stay what they are.
 
     Parameters
     ----------
-    members : Dataset
+    members : CurveArrays or Dataset
         Dims ``(frame, source)``, the target first: flux, flux_err; coordinates night and conditions.
     relative, relative_err : ndarray, shape (frame,)
         Light curve of the target.
@@ -81,7 +81,7 @@ def without_shared_trends(
 
 
 def _of_night(
-    members: xr.Dataset, relative: np.ndarray, relative_err: np.ndarray, use: np.ndarray | None
+    members: CurveArrays, relative: np.ndarray, relative_err: np.ndarray, use: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Light curve of one night without what its comparisons share, and the number of trends."""
     flux, error = members["flux"].to_numpy(), members["flux_err"].to_numpy()
@@ -123,7 +123,7 @@ def _against_all(flux: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.nd
         return flux / mean, error / mean
 
 
-def _explained(members: xr.Dataset, found: shared_trends.SharedTrends) -> tuple[np.ndarray, np.ndarray]:
+def _explained(members: CurveArrays, found: shared_trends.SharedTrends) -> tuple[np.ndarray, np.ndarray]:
     """Effects without the noise of the stars, where known conditions explain them."""
     columns = []
     for name in _EXPLAINING:
@@ -152,7 +152,7 @@ def divide(
 
 
 def coverage_card(
-    members: xr.Dataset, weighting: ensemble.Weighting = "optimal", *, shared_trends: bool = False
+    members: CurveArrays, weighting: ensemble.Weighting = "optimal", *, shared_trends: bool = False
 ) -> dict[str, Any]:
     """Attributes of a light curve that say how often the errors of its comparisons hold.
 
@@ -161,7 +161,7 @@ def coverage_card(
 
     Parameters
     ----------
-    members : Dataset
+    members : CurveArrays or Dataset
         Dims ``(frame, source)``, the target first: flux, flux_err; coordinates night and times.
     weighting : {"sum", "optimal"}
         How comparisons are combined.
@@ -209,7 +209,7 @@ def _thinned(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[:: -(-len(rows) // most)] if len(rows) else rows
 
 
-def _null_curve(night: xr.Dataset, star: int, weighting: ensemble.Weighting, shared: bool) -> np.ndarray:
+def _null_curve(night: CurveArrays, star: int, weighting: ensemble.Weighting, shared: bool) -> np.ndarray:
     """A comparison against the others as the target is against all, with its error, shape (frame, 2)."""
     flux, error = night["flux"].to_numpy(), night["flux_err"].to_numpy()
     order = [
@@ -228,7 +228,7 @@ def _has_level(flux: np.ndarray, error: np.ndarray) -> bool:
     return bool(known.any() and np.median(flux[known]) > 0)
 
 
-def describe_coverage(attributes: dict[str, Any]) -> Sequence[str]:
+def describe_coverage(attributes: Mapping[str, Any]) -> Sequence[str]:
     """The coverage card in a line for people; nothing where there is none."""
     if "coverage_one_sigma" not in attributes:
         return []

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import xarray as xr
+
+from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
 
 #: Conditions along ``frame`` that go with a light curve, by their names in the light curves of all sources.
 _OF_FRAMES = ("exposure_time", "airmass", "fwhm", "background", "transparency", "ellipticity")
@@ -17,25 +16,27 @@ _OF_TARGET = ("x", "y")
 CONDITIONS = (*_OF_FRAMES, *_OF_TARGET)
 
 
-def conditions_of(members: xr.Dataset) -> dict[str, Any]:
+def conditions_of(members: CurveArrays) -> dict[str, NamedArray]:
     """Observing conditions of a differential light curve as coordinates along its frames.
 
     Parameters
     ----------
-    members : Dataset
-        Dims ``(frame, source)``, the target first, as from :func:`~opticam_dask.light_curves`.
+    members : CurveArrays
+        Along ``frame`` and ``source``, the target first.
 
     Returns
     -------
-    dict
-        By name, as xarray takes coordinates along ``frame``; without what is not known of any frame.
+    dict of NamedArray
+        By name; without what is not known of any frame. What is lazy stays so, and is there whatever it will be.
     """
     found = {}
     for name in _OF_FRAMES:
         stored = "frame_background" if name == "background" and "frame_background" in members.coords else name
         if stored in members.coords:
-            found[name] = ("frame", members[stored].to_numpy().astype(float), members[stored].attrs)
+            found[name] = members[stored].mapped(lambda values: values.astype(float))
     for name in _OF_TARGET:
         if name in members:
-            found[name] = ("frame", members[name].to_numpy()[:, 0], members[name].attrs)
-    return {name: entry for name, entry in found.items() if np.isfinite(entry[1]).any()}
+            found[name] = members[name].isel({"source": 0})
+    return {
+        name: one for name, one in found.items() if not isinstance(one.data, np.ndarray) or np.isfinite(one.data).any()
+    }

@@ -14,7 +14,9 @@ from opticam_dask import locations
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.kernels.series.comparisons.zero_points import ZeroPoint, fit_zero_point
+from opticam_dask.kernels.units import MAGNITUDES_PER_SHARE
 from opticam_dask.lightcurves import differential, results, targets
+from opticam_dask.lightcurves.curation.comparisons import sources_marked
 from opticam_dask.lightcurves.targets import Target
 from opticam_dask.store.camera import Camera, group_name
 from opticam_dask.store.store import Store
@@ -29,9 +31,6 @@ _BRIGHT = 10.0
 _USELESS = np.uint32(
     SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.NON_LINEAR | SourceFlag.BLENDED
 )
-
-#: Magnitudes of a relative error: 2.5 / ln 10.
-_MAGNITUDES = 2.5 / np.log(10.0)
 
 
 def magnitudes(
@@ -68,7 +67,7 @@ def magnitudes(
         Colour of the target. By default that of the catalogue; where it is unknown its error has the spread of the
         colours.
     limit_sigma : float
-        A flux below so many sigma is an upper limit.
+        Fluxes below this multiple of their error become upper limits.
     label : str
         Photometry label.
     radius : float, optional
@@ -101,6 +100,9 @@ def magnitudes(
     curve = differential.relative_light_curve(
         out_directory, key, number, numbers, label, radius=radius, weighting="optimal"
     )
+    how = {"band": band, "colour": list(colour), "target_colour": target_colour, "limit_sigma": limit_sigma}
+    how |= {"target": number, "label": label, "radius": radius}
+    curve = curve.assign_attrs(made_with=differential.as_made({"make": "magnitudes"} | how))
     row = int(np.flatnonzero(loaded["source_id"].to_numpy() == number)[0])
     of_target = known.colour[row] if target_colour is None else target_colour
     stars = known._replace(magnitude=known.magnitude[chosen], colour=known.colour[chosen])
@@ -150,6 +152,7 @@ def _calibrators(curves: xr.Dataset, known: _Known, target: int) -> np.ndarray:
     flagged = ((curves["flags"].to_numpy() & _USELESS) != 0) & measured
     n_frames = max(1, int(np.count_nonzero(measured.any(axis=1))))
     chosen = np.isfinite(known.magnitude) & (curves["source_id"].to_numpy() != target)
+    chosen &= ~np.isin(curves["source_id"].to_numpy(), list(sources_marked(curves, "junk")))
     chosen &= (measured.sum(axis=0) >= _OFTEN * n_frames) & (flagged.sum(axis=0) <= _SELDOM * n_frames)
     if known.colour_bands:
         chosen &= np.isfinite(known.colour)
@@ -185,7 +188,7 @@ def _calibrated(
         told |= _of_night(str(night), found)
     with np.errstate(invalid="ignore", divide="ignore"):
         magnitude = zero - 2.5 * np.log10(relative)
-        random = _MAGNITUDES * relative_err / relative
+        random = MAGNITUDES_PER_SHARE * relative_err / relative
         limit = zero - 2.5 * np.log10(np.maximum(relative, 0.0) + limit_sigma * relative_err)
     is_seen = relative > limit_sigma * relative_err
     units = {"units": "mag"}
@@ -210,7 +213,7 @@ def _levels(relative: np.ndarray, relative_err: np.ndarray) -> tuple[np.ndarray,
         if level > 0:
             scatter = max(float(np.std(values[use])), float(np.median(errors[use])))
             magnitude[place] = -2.5 * np.log10(level)
-            error[place] = _MAGNITUDES * scatter / level / np.sqrt(np.count_nonzero(use))
+            error[place] = MAGNITUDES_PER_SHARE * scatter / level / np.sqrt(np.count_nonzero(use))
     return magnitude, error
 
 
@@ -263,8 +266,14 @@ def write_magnitudes(curve: xr.Dataset, out_directory: str | Path, prefix: str) 
     )
     for name in ("mjd_utc", "bmjd_tdb", "magnitude", "magnitude_err", "magnitude_err_sys", "magnitude_limit", "flags"):
         table[name] = curve[name].to_numpy()
-    file = f"{prefix}_{group_name(curve.attrs['key'])}_magnitudes.ecsv"
-    path = locations.file_in(out_directory, "magnitudes", curve.attrs["label"], file)
+    path = magnitudes_file(curve, out_directory, prefix)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with locations.replacing(path) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
     return path
+
+
+def magnitudes_file(curve: xr.Dataset, out_directory: str | Path, prefix: str) -> Path:
+    """Where :func:`write_magnitudes` writes a light curve."""
+    folder = locations.location(out_directory) / "magnitudes" / curve.attrs["label"]
+    return folder / f"{prefix}_{group_name(curve.attrs['key'])}_magnitudes.ecsv"

@@ -59,9 +59,9 @@ def find_dips(given: FitInput, period: float, duration: float, about: float | No
     given : FitInput
         What is fitted.
     period : float
-        Days; infinite where there is one dip.
+        Time between dips, days; infinite where there is one dip.
     duration : float
-        Of the box, days.
+        Length of the box, days.
     about : float, optional
         Time of any dip, counted from the origin: the one next to the data is looked for.
 

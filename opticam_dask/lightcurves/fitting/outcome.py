@@ -16,6 +16,12 @@ from opticam_dask.lightcurves.fitting.series import FitInput
 from opticam_dask.store.camera import group_name
 from opticam_dask.store.store import Store
 
+#: A depth or an amplitude of so many errors is sure to be there.
+_SURE = 3.0
+
+#: What is told of a fit whose light curve has changed.
+OLD_FIT = "marks have changed the light curve since it was fitted: fit it again"
+
 #: Percentiles of the median and of one sigma.
 _PERCENTILES = (15.8655, 50.0, 84.1345)
 
@@ -36,7 +42,7 @@ def outcome(
     given : FitInput
         What was fitted.
     solution : Solution
-        Its fit.
+        Fit of the shape to it.
     samples : dict of (str, ndarray)
         Unit and samples of each parameter that is told.
     attributes : dict
@@ -94,10 +100,21 @@ def _told(given: FitInput, solution: Solution, values: Mapping[str, np.ndarray])
         for vector, coefficient in zip(one.vectors, found[1:], strict=True):
             # relative to the level, for one standard deviation of the vector
             told[f"baseline_{vector}_{name}"] = float(coefficient / found[0])
-    notes = [*given.notes, *solution.warnings]
+    notes = [*given.notes, *solution.warnings, *_not_seen(values)]
     if notes:
         told["notes"] = "\n".join(notes)
     return told
+
+
+def _not_seen(values: Mapping[str, np.ndarray]) -> list[str]:
+    """A line for each depth or amplitude that is less than three times its error."""
+    rows = zip(*(values[name].tolist() for name in ("parameter", "value", "error_minus", "error_plus")), strict=True)
+    return [
+        f"{name} is {'negative' if value < 0 else f'{value / max(low, high):.1f} times its error'}: it is not sure "
+        "that there is any"
+        for name, value, low, high in rows
+        if name.startswith(("depth", "amplitude")) and value < _SURE * max(low, high)
+    ]
 
 
 def value_of(fit: xr.Dataset, parameter: str) -> tuple[float, float]:

@@ -35,7 +35,7 @@ class FitSeries:
     vectors : tuple of str
         Names of the vectors of the baseline.
     exposure : float
-        Days, of a point.
+        Exposure time of a point, days.
     """
 
     key: str
@@ -89,6 +89,8 @@ def fit_input(curves: xr.Dataset | Mapping[str, xr.Dataset], baseline: Sequence[
         raise ValueError(f"a baseline is made of {', '.join(VECTORS)}, got {', '.join(unknown)}")
     known = {key: _known(curve) for key, curve in of_key.items()}
     if not any(rows.any() for rows in known.values()):
+        if any(np.isfinite([curve["bmjd_tdb"], curve["relative_flux"]]).all(axis=0).any() for curve in of_key.values()):
+            raise ValueError("no frame with a flux has an error above 0, so nothing can be fitted")
         raise ValueError(
             "no frame has both a barycentric time and a flux: fits are made in BJD (TDB), which needs the position of "
             "the field (--target-coord of reduce) and the site of the instrument"

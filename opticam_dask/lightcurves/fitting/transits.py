@@ -81,7 +81,8 @@ def fit_transit(
     inclination : float or (float, float), optional
         Inclination of the orbit, or that and its 1-sigma error. In degrees.
     limb_darkening : (float, float) or dict
-        Coefficients of the quadratic limb darkening, or those of each camera in turn. In turn, or by camera key.
+        Coefficients of the quadratic limb darkening, or those of each camera in turn. A dict has them by camera
+        key.
     eccentricity : float
         Eccentricity of the orbit.
     periastron : float
@@ -124,7 +125,7 @@ def fit_transit(
         [_curve(model, unpack, 1 + places[one.key]) for model, one in zip(models, given.series, strict=True)],
         parameters,
         starts,
-        unpack.log_prior,
+        unpack.prior,
         lambda values: shapes.ingress_duration(period, float(values[1]), *unpack.orbit(values)),
         n_steps=n_steps,
         seed=seed,
@@ -187,16 +188,15 @@ class _Unpacking:
             return axis, (told_inclination or (90.0, 0.0))[0]
         return axis, float(np.degrees(np.arccos(min(1.0, float(values[place]) / axis))))
 
-    def log_prior(self, values: np.ndarray) -> float:
-        """Gaussian priors of what is told with an error."""
-        axis, inclination = self.orbit(values)
-        if "impact_parameter" in self._at and values[self._at["impact_parameter"]] >= 1.0 + values[1]:
-            return -np.inf
-        total = 0.0
-        for value, told in ((axis, self._orbit.a_over_rs), (inclination, self._orbit.inclination)):
+    def prior(self, values: np.ndarray) -> np.ndarray:
+        """Deviations from what is told with an error; infinite where the planet misses the star."""
+        place = self._at.get("impact_parameter")
+        is_missed = place is not None and values[place] >= 1.0 + values[1]
+        found = [np.inf if is_missed else 0.0]
+        for value, told in zip(self.orbit(values), (self._orbit.a_over_rs, self._orbit.inclination), strict=True):
             if told is not None and told[1] > 0:
-                total -= 0.5 * ((value - told[0]) / told[1]) ** 2
-        return total
+                found.append((value - told[0]) / told[1])
+        return np.array(found)
 
 
 def _curve(model: shapes.Transit, unpack: _Unpacking, place: int) -> Curve:

@@ -9,16 +9,23 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from opticam_dask.lightcurves.fitting.outcome import value_of
+from opticam_dask.lightcurves.fitting.outcome import OLD_FIT, value_of
 from opticam_dask.lightcurves.submission.observer import Submission
-from opticam_dask.lightcurves.submission.rows import not_numbers, number, parameters_and_rows, rows_of, software
+from opticam_dask.lightcurves.submission.rows import (
+    Rows,
+    not_numbers,
+    number,
+    parameters_and_rows,
+    problems_of_code,
+    rows_of,
+    software,
+)
 
 #: Detrending columns that the format has.
 _MOST_VECTORS = 4
 
 #: Lengths that the format allows.
 _LIMITS = {
-    "OBSCODE": 5,
     "SOFTWARE": 255,
     "STAR_NAME": 100,
     "EXOPLANET_NAME": 100,
@@ -78,7 +85,7 @@ def make_aavso_exoplanet(curve: xr.Dataset, about: Submission, fit: xr.Dataset |
     if not star:
         raise ValueError("the exoplanet format wants the name of the star (--star)")
     rows = rows_of(curve, time="bmjd_tdb", leave_out=about.leave_out)
-    level = _out_of_transit(curve, fit)
+    level = _out_of_transit(rows, fit, str(curve.attrs.get("key", "")))
     vectors = [name for name in _vectors(curve, fit) if name in rows.columns][:_MOST_VECTORS]
     exposure = float(np.nanmedian(rows.columns["exposure_time"])) if "exposure_time" in rows.columns else float("nan")
     binning = curve.attrs.get("binning", 1)
@@ -99,7 +106,7 @@ def make_aavso_exoplanet(curve: xr.Dataset, about: Submission, fit: xr.Dataset |
         "SECONDARY_OBSCODES": ",".join(observer.secondary),
         "PRIORS": _priors(fit, str(curve.attrs.get("key", ""))),
         "RESULTS": _results(fit),
-        "NOTES": " ".join(f"{about.notes} {_comparisons(curve, rows.n_left_out)}".split()),
+        "NOTES": " ".join(f"{about.notes} {_comparisons(curve, rows.n_left_out)}{_age_of(fit)}".split()),
     }
     optional = ("SECONDARY_OBSCODES",)
     lines = [f"#{name}={value}" for name, value in header.items() if value or name not in optional]
@@ -116,15 +123,15 @@ def make_aavso_exoplanet(curve: xr.Dataset, about: Submission, fit: xr.Dataset |
     return "\n".join(lines) + "\n"
 
 
-def _out_of_transit(curve: xr.Dataset, fit: xr.Dataset) -> float:
-    """Mean relative flux out of the observed transit, of the curve as it is."""
-    own = fit["key"].to_numpy().astype(object) == curve.attrs.get("key", "")
-    bjd, model = fit["bjd"].to_numpy(), fit["model"].to_numpy()
-    outside = own & (np.abs(model - 1.0) < _OUT_OF_TRANSIT) & fit["is_fitted"].to_numpy()
-    if not outside.any():
+def _out_of_transit(rows: Rows, fit: xr.Dataset, key: str) -> float:
+    """Mean relative flux out of the observed transit, of the rows as they are: marks may have changed them since."""
+    own = fit.isel(point=np.flatnonzero(fit["key"].to_numpy().astype(object) == key)).sortby("bjd")
+    outside = (np.abs(own["model"].to_numpy() - 1.0) < _OUT_OF_TRANSIT) & own["is_fitted"].to_numpy()
+    # the fit may be of averages of frames: the points before and after a frame are to be outside
+    is_level = np.interp(rows.bjd_tdb, own["bjd"].to_numpy(), outside.astype(float)) > 0.99 if len(outside) else outside
+    if not is_level.any():
         raise ValueError("no frame of the fit is out of transit, so fluxes cannot be brought to 1 there")
-    flux = (fit["relative_flux"] * fit["baseline"]).to_numpy()
-    return float(np.mean(flux[outside & np.isfinite(bjd)]))
+    return float(np.mean(rows.flux[is_level]))
 
 
 def _vectors(curve: xr.Dataset, fit: xr.Dataset) -> list[str]:
@@ -160,6 +167,10 @@ def _comparisons(curve: xr.Dataset, n_left_out: int) -> str:
     return f"{n_stars} comparison star(s), raw fluxes, not detrended{left}"
 
 
+def _age_of(fit: xr.Dataset) -> str:
+    return f", {OLD_FIT}" if OLD_FIT in str(fit.attrs.get("notes", "")) else ""
+
+
 def problems_of_aavso_exoplanet(text: str) -> list[str]:
     """Violations of the rules of the format in a file; none when it is all right."""
     header, data = parameters_and_rows(text)
@@ -174,6 +185,7 @@ def problems_of_aavso_exoplanet(text: str) -> list[str]:
         for name, most in _LIMITS.items()
         if len(header.get(name, "")) > most
     ]
+    found += problems_of_code(header.get("OBSCODE", ""))
     found += [f"#{name}= is empty" for name in _REQUIRED if header.get(name) == "" and name != "DETREND_PARAMETERS"]
     if not_numbers([header.get("EXPOSURE_TIME", "")]) or not 0 < float(header["EXPOSURE_TIME"]) <= _LONGEST_EXPOSURE:
         found.append(f"#EXPOSURE_TIME={header.get('EXPOSURE_TIME', '')} is not a number of seconds up to 600")

@@ -16,6 +16,7 @@ from opticam_dask.lightcurves.submission.rows import (
     not_numbers,
     number,
     parameters_and_rows,
+    problems_of_code,
     rows_of,
     software,
 )
@@ -65,6 +66,9 @@ def make_aavso_extended(curve: xr.Dataset, about: Submission) -> str:
         raise ValueError("the extended format wants the name of the star (--star)")
     rows = rows_of(curve, time="mjd_utc", leave_out=about.leave_out, keep_faint=True)
     band = about.observer.band(str(curve.attrs.get("filter", "")), "aavso")
+    for what, text in (("name of the star", about.star), ("chart", about.chart), ("code of the band", band)):
+        if "," in text or text.startswith("#"):
+            raise ValueError(f"the extended format takes no comma, and no # at the start, in the {what}: {text}")
     lines = [f"#{name}={value}" for name, value in _header(about.observer).items()]
     lines.append("#" + ",".join(_FIELDS))
     is_calibrated = "magnitude" in rows.columns
@@ -108,6 +112,7 @@ def problems_of_aavso_extended(text: str) -> list[str]:
     header, data = parameters_and_rows(text)
     header = {name.upper(): value for name, value in header.items()}
     found = [f"#{name}= is missing or empty" for name in _REQUIRED if not header.get(name)]
+    found += problems_of_code(header.get("OBSCODE", ""))
     if header.get("DATE", "JD").upper() not in _DATES:
         found.append(f"#DATE={header['DATE']} is not one of {', '.join(_DATES)}: the format takes no barycentric times")
     if header.get("TYPE", "").upper() != "EXTENDED":

@@ -60,7 +60,7 @@ def make_ades(curve: xr.Dataset, about: Submission, places: SkyPlaces) -> str:
             f"ADES wants {', '.join(missing)} of the telescope: a table [telescope] of the observer's file"
         )
     if not (about.number or about.designation):
-        raise ValueError("ADES wants the number or the designation of the target (--object)")
+        raise ValueError("ADES wants the number or the designation of the target (--number, --designation)")
     on_sky = curve.assign(ra=("frame", places.ra), dec=("frame", places.dec))
     known = np.isfinite(places.ra) & np.isfinite(places.dec)
     if not known.any():
@@ -142,6 +142,8 @@ def problems_of_ades(text: str) -> list[str]:
     for needed in ("# observatory", "# submitter", "# measurers", "# telescope"):
         if needed not in told:
             found.append(f"the header has no {needed.removeprefix('# ')}")
+    apertures = [line.removeprefix("! aperture ") for line in told if line.startswith("! aperture ")]
+    found += [f"the aperture {text} of the telescope is no number of metres" for text in not_numbers(apertures, ())]
     table = [line for line in lines if not line.startswith(("#", "!"))]
     if len(table) < 2:
         return [*found, "there is no row"]

@@ -50,7 +50,7 @@ def make_alcdef(curve: xr.Dataset, about: Submission) -> str:
     """
     about.observer.needed("name", "contact")
     if not (about.star or about.designation):
-        raise ValueError("ALCDEF wants the name of the minor planet, or its designation (--object)")
+        raise ValueError("ALCDEF wants the name of the minor planet, or its designation (--star, --designation)")
     nights = curve["night"].to_numpy().astype(object)
     blocks = []
     for night in dict.fromkeys(nights.tolist()):
@@ -70,6 +70,7 @@ def make_alcdef(curve: xr.Dataset, about: Submission) -> str:
 def _metadata(curve: xr.Dataset, observer: Observer, rows: Rows) -> dict[str, str]:
     middle = Time((rows.jd_utc[0] + rows.jd_utc[-1]) / 2.0 - JD_OF_MJD, format="mjd", scale="utc").isot
     band = observer.band(str(curve.attrs.get("filter", "")), "alcdef")
+    calibrated = curve.attrs.get("magnitude_band")
     is_calibrated = "magnitude" in rows.columns
     return {
         "REVISEDDATA": "FALSE",
@@ -79,7 +80,7 @@ def _metadata(curve: xr.Dataset, observer: Observer, rows: Rows) -> dict[str, st
         "SESSIONDATE": middle[:10],
         "SESSIONTIME": middle[11:19],
         "FILTER": band,
-        "MAGBAND": str(curve.attrs.get("magnitude_band") or band),
+        "MAGBAND": observer.band(str(calibrated), "alcdef") if calibrated else band,
         "STANDARD": "INTERNAL" if is_calibrated else "NONE",
         "DIFFERMAGS": "FALSE" if is_calibrated else "TRUE",
         "LTCTYPE": "NONE",

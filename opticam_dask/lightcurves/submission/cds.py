@@ -111,7 +111,9 @@ def problems_of_cds(text: str) -> list[str]:
     for line in lines[rules[-2] + 1 : rules[-1]]:
         first, last = line[:9].split("-")
         spans.append((int(first) - 1, int(last), "?" in line[26:]))
-    found, data = [], lines[rules[-1] + 1 :]
+    found, data = list[str](), lines[rules[-1] + 1 :]
+    if not text.isascii():
+        found.append(f"the tables are ASCII, {next(line for line in lines if not line.isascii())!r} is not")
     if not data:
         found.append("there is no row")
     longest = max((stop for _, stop, _ in spans), default=0)

@@ -35,7 +35,7 @@ class Observer:
     Attributes
     ----------
     name : str
-        Of the observer, initials first: ``A. Observer``.
+        Name of the observer, initials first: ``A. Observer``.
     aavso, mpc : str
         Observer code of the AAVSO, code of the site at the Minor Planet Center.
     secondary : tuple of str
@@ -58,6 +58,12 @@ class Observer:
     submitter: str = ""
     telescope: Mapping[str, Any] = field(default_factory=dict)
     bands: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = {name: getattr(self, name) for name in _OBSERVER if name != "secondary"}
+        _require_lines({**own, **self.telescope})
+        for code in self.secondary:
+            _require_lines({"secondary": code})
 
     def band(self, filter_name: str, archive: str) -> str:
         """Code of a filter in the words of an archive.
@@ -87,6 +93,7 @@ class Observer:
         Raises
         ------
         ValueError
+            With the names of the entries that are missing.
         """
         if missing := [name for name in names if not getattr(self, name)]:
             raise ValueError(
@@ -105,9 +112,9 @@ class Submission:
     star, planet : str
         Names of the target.
     number : int
-        Of a minor planet; 0 where it has none.
+        Number of a minor planet; 0 where it has none.
     designation : str
-        Of a minor planet.
+        Provisional designation of a minor planet.
     notes, chart : str
         For the archive; number of a chart of comparison stars (AAVSO).
     leave_out : tuple of str
@@ -122,6 +129,22 @@ class Submission:
     notes: str = ""
     chart: str = ""
     leave_out: tuple[str, ...] = ("outlier",)
+
+    def __post_init__(self) -> None:
+        names = ("star", "planet", "designation", "notes", "chart")
+        _require_lines({name: getattr(self, name) for name in names})
+
+
+def _require_lines(texts: Mapping[str, Any]) -> None:
+    """Refuse texts that would be more than one line of a file.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, text in texts.items():
+        if not str(text).isprintable():
+            raise ValueError(f"{name} must be one line of text without control characters, got {str(text)!r}")
 
 
 def read_observer(path: str | Path) -> Observer:
@@ -151,9 +174,11 @@ def read_observer(path: str | Path) -> Observer:
     for table, known in ((values, _TABLES), (own, _OBSERVER), (telescope, _TELESCOPE)):
         if unknown := sorted(set(table) - set(known)):
             raise ValueError(f"{path}: {', '.join(unknown)} is not known; known are {', '.join(known)}")
-    texts = {name: str(value) for name, value in own.items() if name != "secondary"}
+    texts = {name: str(value).strip() for name, value in own.items() if name != "secondary"}
     others = own.get("secondary", ())
     others = (others,) if isinstance(others, str) else tuple(map(str, others))
+    others = tuple(code.strip() for code in others)
+    telescope = {name: value.strip() if isinstance(value, str) else value for name, value in telescope.items()}
     return Observer(**texts, secondary=others, telescope=telescope, bands=bands)
 
 

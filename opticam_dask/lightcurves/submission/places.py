@@ -10,9 +10,9 @@ import xarray as xr
 
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
+from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.store.store import Store
 
-_TO_SIGMA = 2.3548
 #: Places of sources with others on them are not theirs.
 _WITH_OTHERS = np.uint32(SourceFlag.BLENDED | SourceFlag.CONTAMINATED)
 
@@ -93,7 +93,7 @@ def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     flux, error = curve["relative_flux"].to_numpy(), curve["relative_flux_err"].to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         # the width of a star over its signal-to-noise ratio (King 1983, PASP 95, 163)
-        centroid = curve["fwhm"].to_numpy() / _TO_SIGMA * np.abs(error / flux) * sky_coordinates.scale_of(wcs)
+        centroid = curve["fwhm"].to_numpy() / SIGMA_TO_FWHM * np.abs(error / flux) * sky_coordinates.scale_of(wcs)
     total = np.hypot(centroid, float(told.get("wcs_rms", np.nan)))
     return SkyPlaces(ra, dec, total, total.copy(), str(told.get("wcs_origin", "")))
 

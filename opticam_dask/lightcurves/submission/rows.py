@@ -1,4 +1,4 @@
-"""Rows of a light curve for an archive: a frame that is left out is so in every column, and no number is NaN."""
+"""Rows of a light curve for an archive: one a frame in time order, without the frames that are left out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import xarray as xr
 
 from opticam_dask.flags import SourceFlag
-from opticam_dask.kernels.units import JD_OF_MJD
+from opticam_dask.kernels.units import JD_OF_MJD, MAGNITUDES_PER_SHARE
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
 
 #: What stands for a number that is not known, in the formats of the AAVSO.
 UNKNOWN = "na"
 
-#: Magnitudes of a relative error: 2.5 / ln 10.
-_MAGNITUDES = 2.5 / np.log(10.0)
+#: Letters and digits of an observer's code at the AAVSO, at most.
+_LONGEST_CODE = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def rows_of(
 
 def differential_magnitudes(flux: np.ndarray, flux_err: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Magnitudes of relative fluxes, and their errors."""
-    return -2.5 * np.log10(flux), _MAGNITUDES * flux_err / flux
+    return -2.5 * np.log10(flux), MAGNITUDES_PER_SHARE * flux_err / flux
 
 
 def _mask(names: Sequence[str]) -> np.uint32:
@@ -143,6 +143,12 @@ def parameters_and_rows(text: str) -> tuple[dict[str, str], list[str]]:
     lines = text.splitlines()
     parameters = (line[1:].partition("=") for line in lines if line.startswith("#") and "=" in line)
     return {name: value for name, _, value in parameters}, [line for line in lines if not line.startswith("#")]
+
+
+def problems_of_code(code: str) -> list[str]:
+    """What is wrong with the code of an observer of the AAVSO; none when it is all right."""
+    is_code = code.isascii() and code.isalnum() and len(code) <= _LONGEST_CODE
+    return [] if is_code else [f"#OBSCODE={code} is no code: up to {_LONGEST_CODE} letters and digits"]
 
 
 def software() -> str:

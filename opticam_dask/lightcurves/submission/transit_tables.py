@@ -13,6 +13,7 @@ import xarray as xr
 from opticam_dask.lightcurves.submission.observer import Submission
 from opticam_dask.lightcurves.submission.rows import differential_magnitudes, not_numbers, rows_of
 
+#: Time, flux or magnitude, and its error.
 _COLUMNS = 3
 
 #: Fewer points are no transit.

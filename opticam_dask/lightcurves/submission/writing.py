@@ -123,7 +123,8 @@ def write_submission(
         observer = Observer() if observer is None else read_observer(observer)
     form = FORMATS[archive]
     left_out = form.leave_out if leave_out is None else tuple(leave_out)
-    about = Submission(observer, star, planet, number, designation, notes, chart, left_out)
+    texts_of_target = (star.strip(), planet.strip(), number, designation.strip())
+    about = Submission(observer, *texts_of_target, notes.strip(), chart.strip(), left_out)
     texts = {}
     for curve_key, curve_name, curve in _chosen(out_directory, name, key):
         also = () if form.also_needed is None else (form.also_needed(out_directory, curve_name, curve),)

@@ -37,7 +37,7 @@ class Borrowed(NamedTuple):
     part : Part
         The part.
     frames : ndarray of int, shape (n,)
-        Indices.
+        Indices of the frames in the part.
     transform : ndarray, shape (n, 3, 3)
         Transforms that were borrowed.
     error : ndarray, shape (n,)

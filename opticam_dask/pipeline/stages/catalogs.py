@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from opticam_dask import identities
+from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.stack import stack_selection
@@ -24,10 +27,16 @@ _COMPARED = 9
 _MOST = 0.5
 
 
-def finish_catalogs(setup: Setup, progress: Progress) -> None:
+def finish_catalogs(setup: Setup, executor: Executor, progress: Progress) -> None:
     """Make the catalogue of every key that has none, find it on the sky, and place the sources of the observer."""
-    for camera in setup.store.cameras:
-        _finish_catalog(setup, camera, progress)
+    todo = [camera for camera in setup.store.cameras if camera.reference.is_whole and not camera.catalog.is_whole]
+    make = functools.partial(_make_catalog, setup, tuple(camera.key for camera in todo))
+    made = dict(executor.run([Work(make, range(len(todo)), "catalog", has_time_limit=False)]))
+    for number, camera in enumerate(todo):
+        if isinstance(found := made[number], str):
+            progress.tell(f"{camera.key}: {found}")
+        else:
+            _write_catalog(setup, camera, found, progress)
     find_places(setup, progress)
 
 
@@ -64,27 +73,29 @@ def place_sources(setup: Setup, progress: Progress) -> None:
         raise ReductionError(str(error)) from error
 
 
-def _finish_catalog(setup: Setup, camera: Camera, progress: Progress) -> None:
-    """Detect the catalogue on the stack of the reference night, once."""
-    if camera.catalog.is_whole or not camera.reference.is_whole:
-        return
-    part = reference_part(camera)
-    stack = part.stack.read_all()
-    night = _stacked_night(setup, part, stack)
+def _make_catalog(setup: Setup, keys: Sequence[str], number: int) -> tuple[int, catalog.Catalog | str]:
+    """Task that detects the catalogue of a key on the stack of its reference night; the reason where there is none."""
+    part = reference_part(setup.store.camera(keys[number]))
+    night = _stacked_night(setup, part, part.stack.read_all())
     steps, limit = setup.steps(part.shape, part.binning), setup.parameters.max_catalog_sources
     try:
         found = catalog.make_catalog(night, steps, limit, setup.aperture_selector)
     except catalog.NoCatalog as error:
-        progress.tell(f"{camera.key}: {error}")
-        return
+        return number, str(error)
+    missing = _missing_sources(setup, part, found, night.image.shape)
+    return number, replace(found, warnings=(*found.warnings, *missing))
+
+
+def _write_catalog(setup: Setup, camera: Camera, found: catalog.Catalog, progress: Progress) -> None:
+    """Write the catalogue of a key beside the stack it was made from, once."""
     _keep_checksum(camera, catalog.checksum(found.arrays))
-    camera.reference.extend(stack)
-    warnings = [*found.warnings, *_missing_sources(setup, part, found, night.image.shape)]
-    for line in (*warnings, *found.left_out):
+    stack = reference_part(camera).stack
+    camera.reference.extend({name: stack[name] for name in ("image", "coverage")})
+    for line in (*found.warnings, *found.left_out):
         progress.tell(f"{camera.key}: {line}")
-    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": warnings}
+    attributes = {"fwhm": found.fwhm, "fwhm_units": "pixel", "warnings": list(found.warnings)}
     provenance = {"provenance": versions() | {"parameters_hash": identities.parameters_hash(setup.record())}}
-    camera.catalog.write(found.arrays, attributes | provenance)
+    camera.catalog.write(found.arrays | found.neighbours, attributes | provenance)
     # half a second of astropy: once a camera, never on a worker
     from opticam_dask.passes.sky_search import take_from_header
 

@@ -91,10 +91,8 @@ def _is_due(flags: int, wrong: int, now: np.ndarray, given: dict[str, object]) -
 
 def _transforms(setup: Setup) -> dict[tuple[str, float], dict[str, object]]:
     """Transforms that observers gave, by camera key and time of the frame; the latest counts."""
-    marks = setup.store.marks
-    if not marks.is_whole or "transform" not in marks:
-        return {}
-    columns = (marks[name].tolist() for name in ("key", "mjd_start", "transform", "undone_when"))
+    marks = setup.store.read_marks()
+    columns = (marks[name] for name in ("key", "mjd_start", "transform", "undone_when"))
     return {
         (key, mjd): json.loads(text) for key, mjd, text, undone in zip(*columns, strict=True) if text and not undone
     }

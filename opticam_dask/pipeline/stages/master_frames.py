@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from opticam_dask import schema
 from opticam_dask.cluster.executors import Executor, InProcess, Work
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.images import bad_columns
@@ -41,7 +41,6 @@ from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 #: A column of a bias that is off by so many times the noise of a read-out is not to be relied on.
 _NOISY_LEVEL = 3.0
@@ -52,7 +51,7 @@ _MOST_COLUMNS_TOLD = 10
 
 #: What of the table of frames a task needs.
 _COLUMNS = (
-    *("file", "file_size", "file_mtime"),
+    *("file", "file_size", "file_mtime", "file_ctime", "file_checksum"),
     *("exposure_time", "gain", "dark_current", "saturation", "linearity_limit"),
 )
 
@@ -190,7 +189,9 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
                 without.setdefault(part.key)
             for kind, group in setup.calibration.groups(detector).items():
                 gains.setdefault(group, set()).update(own_gains)
-                if not setup.store.master(group).is_whole:
+                if setup.store.master(group).is_whole:
+                    _refuse_replaced(setup, setup.calibration, kind, group)
+                else:
                     todo.setdefault(group, (kind, detector, float(exposures[0])))
     for key in without:
         progress.tell(f"{key}: there are no fringe frames of its filter, so that none are taken off.")
@@ -209,6 +210,22 @@ def make_masters(setup: Setup, executor: Executor, progress: Progress) -> None:
             if kind == "bias" or (kind == "dark" and "bias" not in setup.calibration.kinds):
                 _tell_other_gains(kind, detector, chosen[group], gains[group], progress)
             _make_master(setup, group, kind, detector, chosen[group], executor, progress)
+
+
+def _refuse_replaced(setup: Setup, calibration: Calibration, kind: Kind, group: str) -> None:
+    """Refuse calibration frames that others replaced, under their sizes and times, since the master was made."""
+    if (given := calibration.frames.get(kind)) is None:
+        return
+    known = defaultdict[tuple[str, int, float], set[int]](set)
+    for entry in setup.store.master(group).attributes.get("files", ()):
+        known[entry["file"], entry["size"], entry["mtime"]].add(entry.get("checksum", 0))  # of older versions: 0
+    for row in given.table.itertuples():
+        before = known.get((Path(row.file).name, row.file_size, row.file_mtime), {0})
+        if not {0, row.file_checksum} & before and row.file_checksum:
+            raise WrongParameters(
+                f"{row.file} changed since the master {kind} was made of it. Put the original file back, add --new to "
+                "begin again, or use another output directory."
+            )
 
 
 def _tell_other_gains(
@@ -305,10 +322,8 @@ def _make_master(
         "kind": kind,
         "n_frames": len(files),
         "files": [
-            {"file": Path(file).name, "size": size, "mtime": mtime}
-            for file, size, mtime in zip(
-                files["file"], files["file_size"].tolist(), files["file_mtime"].tolist(), strict=True
-            )
+            {"file": Path(row.file).name, "size": row.file_size, "mtime": row.file_mtime, "checksum": row.file_checksum}
+            for row in files.itertuples()
         ],
         "frames": setup.calibration.records[kind],
     }
@@ -329,61 +344,97 @@ def _make_master(
     )
 
 
-def make_dataset(
-    calibration: Calibration, instrument: Instrument, key: str, exposure_time: float | None = None
-) -> xr.Dataset:
-    """Masters of a camera key as a dataset, made as those of a store are.
+#: Variables of ``schema.CALIBRATION`` that the master of each kind has (:func:`describe_master`).
+VARIABLES: dict[Kind, tuple[str, ...]] = {
+    "bias": ("bias", "bias_variance", "bad_levels"),
+    "dark": ("dark", "dark_variance", "hot_pixels", "dark_excess"),
+    "flat": ("flat", "flat_variance", "bad_responses"),
+    "fringe": ("fringe", "fringe_variance"),
+}
 
-    Parameters
+
+@dataclass(frozen=True, eq=False)
+class PlannedMasters:
+    """Masters of a camera key from their frames, whose pixels are read when this is called.
+
+    Attributes
     ----------
     calibration : Calibration
         Frames of one or more kinds.
     instrument : Instrument
         What their headers mean.
-    key : str
-        Camera key.
-    exposure_time : float, optional
-        Of the frames to be corrected, seconds; by default that of the first dark.
-
-    Raises
-    ------
-    CalibrationError, WrongParameters
-        When the frames do not fit the camera or each other.
+    detector : Detector
+        Whose masters they are.
+    exposure_time : float
+        Exposure time of the frames to be corrected, seconds.
     """
-    tables = [found.table[found.table["camera"] == key.partition(":")[0]] for found in calibration.frames.values()]
-    if not all(map(len, tables)):
-        raise CalibrationError(f"calibration frames of {key} are needed, found none of its camera")
-    first = tables[0].iloc[0]
-    detector = Detector(key, (int(first["ny"]), int(first["nx"])), int(first["binning"]))
-    if exposure_time is None:
-        darks = calibration.frames.get("dark")
-        exposure_time = (
-            float("nan") if darks is None else float(tables[calibration.kinds.index("dark")]["exposure_time"].iloc[0])
-        )
-    arrays: dict[str, Any] = {}
-    about: dict[str, Any] = {"key": key, "binning": detector.binning}
-    with tempfile.TemporaryDirectory() as scratch:
-        setup = Setup(Path(scratch), instrument, calibration=calibration)
-        store = Store.create(scratch, {})
-        for kind, group in calibration.groups(detector).items():
-            chosen = _choose(setup, kind, detector, exposure_time)
-            _make_master(setup, group, kind, detector, chosen, InProcess(), Silent())
-            arrays |= store.master(group).read_all()
-            if kind == "dark":
-                made = store.master(group).attributes
-                names = {
-                    "dark_exposure_time": "mean_exposure_time",
-                    "dark_gain": "gain",
-                    "dark_only_for": "exposure_time",
-                }
-                about |= {new: made[old] for new, old in names.items() if old in made}
-    variables = {
-        name: (("y", "x"), values, schema.variable("calibration", name).all_attributes())
-        for name, values in arrays.items()
-    }
-    import xarray as xr
 
-    return xr.Dataset(variables, attrs=about)
+    calibration: Calibration
+    instrument: Instrument
+    detector: Detector
+    exposure_time: float
+    name: ClassVar[str] = "masters"
+
+    @classmethod
+    def of(
+        cls, calibration: Calibration, instrument: Instrument, key: str, exposure_time: float | None = None
+    ) -> PlannedMasters:
+        """Plan of the masters of a camera key; the exposure time is by default that of the first dark.
+
+        Raises
+        ------
+        CalibrationError
+            When the frames do not fit the camera or each other.
+        """
+        tables = [found.table[found.table["camera"] == key.partition(":")[0]] for found in calibration.frames.values()]
+        if not all(map(len, tables)):
+            raise CalibrationError(f"calibration frames of {key} are needed, found none of its camera")
+        first = tables[0].iloc[0]
+        detector = Detector(key, (int(first["ny"]), int(first["nx"])), int(first["binning"]))
+        if exposure_time is None:
+            of_darks = tables[calibration.kinds.index("dark")] if "dark" in calibration.kinds else None
+            exposure_time = float("nan") if of_darks is None else float(of_darks["exposure_time"].iloc[0])
+        planned = cls(calibration, instrument, detector, exposure_time)
+        for kind in planned.kinds:
+            _choose(planned._setup(Path()), kind, detector, exposure_time)
+        return planned
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of masters that the camera key has."""
+        return tuple(self.calibration.groups(self.detector))
+
+    def __call__(self) -> dict[str, Any]:
+        """Make them, as those of a store are; see :func:`read_dataset`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            setup, store = self._setup(Path(scratch)), Store.create(scratch, {})
+            groups = self.calibration.groups(self.detector)
+            for kind, group in groups.items():
+                table = _choose(setup, kind, self.detector, self.exposure_time)
+                _make_master(setup, group, kind, self.detector, table, InProcess(), Silent())
+            return read_dataset(store, groups)
+
+    def _setup(self, scratch: Path) -> Setup:
+        return Setup(scratch, self.instrument, calibration=self.calibration)
+
+
+def read_dataset(store: Store, groups: Mapping[Kind, str]) -> dict[str, Any]:
+    """Variables of the masters of a camera key in a store.
+
+    Returns
+    -------
+    dict
+        By the names of ``schema.CALIBRATION``; of darks also ``dark_exposure_time`` (mean of the frames, seconds) and,
+        where the bias is taken off them, ``dark_gain`` (electrons per ADU).
+    """
+    found: dict[str, Any] = {}
+    for group in groups.values():
+        found |= store.master(group).read_all()
+    if "dark" in groups:
+        about = store.master(groups["dark"]).attributes
+        names = {"dark_exposure_time": "mean_exposure_time", "dark_gain": "gain"}
+        found |= {new: about[old] for new, old in names.items() if old in about}
+    return found
 
 
 def master_job(setup: Setup, kind: Kind, detector: Detector, table: pd.DataFrame) -> MasterJob:

@@ -43,7 +43,7 @@ class MasterJob:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is a map of fringes that somebody has made."""
+        """Whether the master is a map of fringes that is ready, so that nothing is combined."""
         return self.kind == "fringe" and len(self.entries) == 1
 
     @property
@@ -76,7 +76,7 @@ def inspect_frame(job: MasterJob, index: int) -> tuple[int, float, str]:
     level = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
     if job.is_of_light and not level > 0:
         return index, level, f"no light: the median is {level:g} ADU without bias and dark"
-    limit = float(np.min(level_as_read(read_stored(job.steps, entry), entry["linearity_limit"])))
+    limit = float(np.fmin.reduce(level_as_read(read_stored(job.steps, entry), entry["linearity_limit"]), axis=None))
     if job.is_of_light and level >= limit:
         return index, level, f"not linear: the median is {level:g} ADU, the limit {limit:g}"
     return index, level, ""

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from opticam_dask.steps.align import Aligning
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.steps.measure import has_common_error, measured_radii, measured_variables
 from opticam_dask.steps.read import is_back
-from opticam_dask.steps.view import Measuring, Track
+from opticam_dask.steps.view import Measuring, Track, neighbours_of
 from opticam_dask.store import making
 from opticam_dask.store.camera import Camera, Part
 
@@ -166,9 +166,11 @@ def measuring_of(
         photometers=dict(photometers),
         catalog_xy=np.column_stack([found["x"], found["y"]]),
         catalog_flux=found["flux"],
+        neighbours=neighbours_of(found),
         profile=fitted.tables(),
         profile_err=fitted.total_err,
         sampling=sampling_errors(fitted),
+        bad_pixels=frozen.bad_pixels_of(part),
         fwhm=float(catalog.attributes["fwhm"]),
         whole_frames=whole_frames,
         stages=part.camera.source_stages,
@@ -192,31 +194,36 @@ def _flags_of_block(part: Part, label: str, block: int) -> np.ndarray:
     return part.photometry(label).read("flags", *part.block_range(block))
 
 
-def measure_sample(
-    run: Run,
-    part: Part,
-    name: str,
-    measuring: Measuring,
-    measure_view: Callable[[FrameView], Any],
-    frames: Sequence[int],
-) -> dict[int, Any]:
-    """Results of a function on some frames of a part, by frame; None where a frame cannot be read."""
-    job = sampled_frames.SampleJob(
-        measuring=measuring,
-        measure=measure_view,
-        frames=tuple(frames),
-        frames_per_block=part.frames_per_block,
-        read_manifest=_manifest_of(part),
-        read_results=part.results,
-        read_kept=part.kept,
-    )
-    measure_block = functools.partial(sampled_frames.measure_block, job)
-    try_frame = functools.partial(sampled_frames.try_frame, job)
-    todo = sorted({index // part.frames_per_block for index in frames})
-    work = guarded_work(part.key, name, measure_block, todo, try_frame, functools.partial(frames_in, part))
-    found: dict[int, Any] = {}
-    for _, some in run.executor.run([work]):
-        found.update(some)
+class Sample(NamedTuple):
+    """Frames of a part that are to be measured, and how they are shown to the function that measures them."""
+
+    part: Part
+    measuring: Measuring
+    frames: Sequence[int]
+
+
+def measure_samples(
+    run: Run, name: str, measure_view: Callable[[FrameView], Any], samples: Sequence[Sample]
+) -> list[dict[int, Any]]:
+    """Results of a function on some frames of each of some parts, by frame; None where a frame cannot be read."""
+    work = []
+    for number, (part, measuring, frames) in enumerate(samples):
+        job = sampled_frames.SampleJob(
+            measuring=measuring,
+            measure=measure_view,
+            frames=tuple(frames),
+            frames_per_block=part.frames_per_block,
+            read_manifest=_manifest_of(part),
+            read_results=part.results,
+            read_kept=part.kept,
+        )
+        measure_block = functools.partial(sampled_frames.measure_block, job)
+        try_frame = functools.partial(sampled_frames.try_frame, job)
+        todo = sorted({index // part.frames_per_block for index in frames})
+        work.append(guarded_work(number, name, measure_block, todo, try_frame, functools.partial(frames_in, part)))
+    found: list[dict[int, Any]] = [{} for _ in samples]
+    for number, some in run.executor.run(work):
+        found[number].update(some)
         run.progress.advance(len(some))
     return found
 
@@ -341,7 +348,7 @@ def _try_apertures(run: Run, camera: Camera, photometer: AperturePhotometer) -> 
     several = replace(photometer, radius=TRIAL_RADII, radius_unit="reference_fwhm")
     with stage(run.progress, "Trying apertures", len(frames)):
         measure_view = functools.partial(aperture_trial.measure_apertures, several)
-        found = measure_sample(run, part, "apertures", measuring, measure_view, frames)
+        (found,) = measure_samples(run, "apertures", measure_view, [Sample(part, measuring, frames)])
     return aperture_trial.collect(found)
 
 

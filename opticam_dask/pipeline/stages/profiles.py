@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from opticam_dask.cluster.executors import Work
 from opticam_dask.kernels.sources import noise
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
@@ -22,6 +24,12 @@ from opticam_dask.store.camera import Camera, Part
 
 #: Total fluxes by the profile of another night are uncertain by at least this part.
 _OTHER_NIGHT = 0.05
+
+#: Takes the sums over the stars of frames, by frame.
+Fit = Callable[[Mapping[int, Any]], Any]
+
+#: Parts that are measured side by side; the sums over their stars are in memory together.
+_AT_ONCE = 8
 
 
 class StarProfiles(Pass):
@@ -55,26 +63,26 @@ class StarProfiles(Pass):
         return sum(map(len, profile_frames(run, part))) if todo and _is_measurable(part) else 0
 
     def work(self, run: Run, todo: Sequence[tuple[Part, Sequence[int]]]) -> Iterator[tuple[str, BlockSummary]]:
-        """Measure one part after the other, each on all workers."""
-        for part in (part for part, some in todo if some):
+        """Measure some parts side by side, then the next ones."""
+        for parts in _side_by_side([part for part, some in todo if some]):
             if run.sums is not None:
-                stacks.finish_stack(run.setup, part, run.executor)
-            found = measure_stars(run, part) if _is_measurable(part) else {}
+                stacks.finish_stacks(run.setup, parts, run.executor, run.progress)
+            measurable = [part for part in parts if _is_measurable(part)]
+            found = measure_stars(run, measurable)
             run.check_owner()
             if run.sums is None:
-                write_profile(part, found, run.progress)
+                write_profiles(run, measurable, found)
             else:
-                run.sums[part.key, part.night] = found
-            yield part.key, BlockSummary(0, part.n_frames, 0, {}, ())
-
-    def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
-        """Write what jobs have found of the stars of a part."""
-        name = part.key, part.night
-        if run.sums is not None and name in run.sums and _is_measurable(part):
-            write_profile(part, run.sums[name], run.progress)
+                of_part = {(part.key, part.night): one for part, one in zip(measurable, found, strict=True)}
+                for part in parts:
+                    run.sums[part.key, part.night] = of_part.get((part.key, part.night), {})
+            for part in parts:
+                yield part.key, BlockSummary(0, part.n_frames, 0, {}, ())
 
     def finish(self, run: Run) -> None:
         """Prepare the photometers and make the arrays that they fill; what was kept of frames is not needed any more.
+
+        Of a run that jobs share, the profiles are fitted first to what the jobs have measured, side by side.
 
         Raises
         ------
@@ -82,6 +90,10 @@ class StarProfiles(Pass):
             When a label exists with other parameters.
         """
         parts = frozen.parts_with_catalog(run.setup)
+        if run.sums is not None:
+            due = [part for part in parts if _is_measurable(part) and (part.key, part.night) in run.sums]
+            for some in _side_by_side(due):
+                write_profiles(run, some, [run.sums[part.key, part.night] for part in some])
         if run.photometers:
             self._prepare(run, parts)
         for part in parts:
@@ -98,6 +110,11 @@ class StarProfiles(Pass):
                 run.progress.tell(f"{part.key} {part.night} is not measured: it is not surveyed (create_catalogs).")
 
 
+def _side_by_side(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
+    """Parts that are worked on at a time."""
+    return (parts[start : start + _AT_ONCE] for start in range(0, len(parts), _AT_ONCE))
+
+
 def _is_measurable(part: Part) -> bool:
     """Whether a part has no profile yet and a catalogue whose stars could give one."""
     return part.camera.catalog.is_whole and not part.psf.is_whole
@@ -109,25 +126,62 @@ def profile_frames(run: Run, part: Part) -> tuple[list[int], list[int]]:
     return star_profiles.some_of(frames), frames
 
 
-def measure_stars(run: Run, part: Part) -> dict[int, Any]:
-    """Sums over the stars of some frames of a part, by frame, from both rounds; see :func:`write_profile`."""
-    first, frames = profile_frames(run, part)
-    fitted = star_profiles.fit(_profile_round(run, part, first, None))
-    return {} if fitted is None else _profile_round(run, part, frames, fitted)
+def measure_stars(run: Run, parts: Sequence[Part]) -> list[dict[int, Any]]:
+    """Sums over the stars of some frames of each part, by frame, from both rounds; see :func:`write_profiles`."""
+    frames = [profile_frames(run, part) for part in parts]
+    measuring = [photometry.measuring_of(run.setup, part, {}) for part in parts]
+    of_first = (some for some, _ in frames)
+    firsts = [photometry.Sample(*one) for one in zip(parts, measuring, of_first, strict=True)]
+    rings = photometry.measure_samples(run, "profile", star_profiles.first_rings, firsts)
+    found: list[dict[int, Any]] = [{} for _ in parts]
+    places, seconds = [], []
+    for place, known in enumerate(_fits(run, _fit_first, rings)):
+        if known is not None:  # neighbours are taken off when a profile is known
+            places.append(place)
+            without = replace(measuring[place], **known)
+            seconds.append(photometry.Sample(parts[place], without, frames[place][1]))
+    of_second = photometry.measure_samples(run, "profile", star_profiles.star_rings, seconds)
+    for place, one in zip(places, of_second, strict=True):
+        found[place] = one
+    return found
 
 
-def _profile_round(run: Run, part: Part, frames: Sequence[int], fitted: Profile | None) -> dict[int, Any]:
-    """Sums over the stars of some frames of a part, by frame; neighbours are taken off when a profile is known."""
-    measuring = photometry.measuring_of(run.setup, part, {})
-    if fitted is None:
-        return photometry.measure_sample(run, part, "profile", measuring, star_profiles.first_rings, frames)
-    measuring = replace(measuring, profile=fitted.tables(), sampling=sampling_errors(fitted))
-    return photometry.measure_sample(run, part, "profile", measuring, star_profiles.star_rings, frames)
+def _fits(run: Run, fit: Fit, found: Sequence[Mapping[int, Any]]) -> list[Any]:
+    """What a fit to the sums of each part gives; a part is a task."""
+    work = [
+        Work(functools.partial(_fit_task, fit, number, one), [0], "fit-profile", has_time_limit=False)
+        for number, one in enumerate(found)
+    ]
+    fitted = dict(run.executor.run(work))
+    return [fitted[number] for number in range(len(found))]
 
 
-def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> None:
+def _fit_task(fit: Fit, number: int, found: Mapping[int, Any], _: int) -> tuple[int, Any]:
+    return number, fit(found)
+
+
+def _fit_first(found: Mapping[int, Any]) -> dict[str, Any] | None:
+    """What the second round is measured with, from the sums of the first."""
+    fitted = star_profiles.fit(found)
+    return None if fitted is None else {"profile": fitted.tables(), "sampling": sampling_errors(fitted)}
+
+
+def _fit_last(found: Mapping[int, Any]) -> tuple[Profile, dict[str, np.ndarray]] | None:
+    """Profile of a night and its variables."""
+    fitted = star_profiles.fit(found)
+    return None if fitted is None else (fitted, star_profiles.describe(fitted, star_profiles.add(found)))
+
+
+def write_profiles(run: Run, parts: Sequence[Part], found: Sequence[Mapping[int, Any]]) -> None:
+    """Write the profiles of nights; see :func:`_write_profile`."""
+    for part, one, own in zip(parts, found, _fits(run, _fit_last, found), strict=True):
+        _write_profile(part, one, own, run.progress)
+
+
+def _write_profile(
+    part: Part, found: Mapping[int, Any], own: tuple[Profile, dict[str, np.ndarray]] | None, progress: Progress
+) -> None:
     """Write the profile of a night; where it has too few bright stars, that of the reference night or a Gaussian."""
-    fitted, source = star_profiles.fit(found), part.night
     fwhm = part.frames["fwhm"]
     if np.isfinite(fwhm).any() and np.nanmedian(fwhm) < noise.UNDERSAMPLED:
         progress.tell(
@@ -135,7 +189,7 @@ def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> N
             f"{noise.UNDERSAMPLED:g} apertures are more precise than optimal and PSF photometry, and all errors "
             "allow for what the star profile cannot know."
         )
-    if fitted is None:
+    if own is None:
         reference = frozen.reference_part(part.camera)
         if reference.night != part.night and reference.psf.is_whole:
             known = frozen.read_profile(reference)
@@ -147,11 +201,14 @@ def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> N
             f"{'a Gaussian' if source == 'gaussian' else f'that of {source}'} is used. Total fluxes are uncertain by "
             f"{100 * fitted.total_err:.0f} %, by one factor for all stars and frames."
         )
-    elif fitted.total_err > UNCERTAIN_TOTAL:
-        progress.tell(
-            f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
-            f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
-        )
+        arrays = star_profiles.describe(fitted, None)
+    else:
+        (fitted, arrays), source = own, part.night
+        if fitted.total_err > UNCERTAIN_TOTAL:
+            progress.tell(
+                f"{part.key} {part.night}: the star profile leaves total fluxes uncertain by "
+                f"{100 * fitted.total_err:.1f} %, by one factor for all stars and frames."
+            )
     attributes = {
         "n_frames": sum(rings is not None for rings in found.values()),
         "n_stars": sum(int(rings.n_images.sum()) for rings in found.values() if rings is not None),
@@ -159,5 +216,4 @@ def write_profile(part: Part, found: Mapping[int, Any], progress: Progress) -> N
         "pixel_area": fitted.pixel_area,
         "total_err": fitted.total_err,
     }
-    arrays = star_profiles.describe(fitted, star_profiles.add(found) if source == part.night else None)
     part.psf.write(arrays, attributes)

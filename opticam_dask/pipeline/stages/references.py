@@ -145,6 +145,12 @@ def _freeze_reference(
             "saturation_keyword or default_saturation of the instrument if that is not right."
         )
         attributes |= {"pile_up_adu": piled.level, "pile_up_gain": piled.gain, "pile_up_n_frames": piled.n_frames}
+    if (doubt := probing.doubtful_saturation(probes)) is not None:
+        progress.tell(
+            f"{part.key}: pixels of {part.night} reach {doubt[1]:g} ADU, far above the saturation of {doubt[0]:g} ADU "
+            "by headers and instrument: stars with such pixels are flagged saturated. Set saturation_keyword or "
+            "default_saturation of the instrument if that is not right."
+        )
     arrays = {"alignment_x": chosen.xy[:, 0], "alignment_y": chosen.xy[:, 1], "alignment_flux": chosen.flux}
     part.camera.reference.write(arrays, attributes)
     part.camera.update({"reference_night": part.night})

@@ -13,6 +13,7 @@ from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching import problem
 from opticam_dask.kernels.series.photon_transfer import gain_by_noise
 from opticam_dask.passes import survey
+from opticam_dask.passes.catalog import LARGEST_IN_BOX
 from opticam_dask.pipeline import frozen
 from opticam_dask.pipeline.reduction import Progress, Setup
 from opticam_dask.pipeline.run import BlockPass, Run, frames_in, guarded_work
@@ -67,18 +68,21 @@ class SurveyPass(BlockPass):
         return guarded_work(part.key, "survey", run_block, todo, try_frame, functools.partial(frames_in, part))
 
     def finish_part(self, run: Run, part: Part, *, is_new: bool) -> None:
-        """Say how a part went, and stack it; of a run that jobs share, only the night that gives the catalogue."""
+        """Say how a part went."""
         if is_new and part.frames.done().all():  # of other parts there is more to come
             tell_of_alignment(run.setup, part, run.progress)
             tell_of_gain(run.setup, part, run.progress)
-        if run.sums is None or part.night == frozen.reference_night(part.camera):
-            stacks.finish_stack(run.setup, part, run.executor)
+            tell_of_width(run.setup, part, run.progress)
 
     def finish(self, run: Run) -> None:
-        """Make the catalogue of every key that has none."""
+        """Stack the nights (of a run that jobs share, those that give catalogues), and make missing catalogues."""
+        parts = frozen.parts_with_reference(run.setup)
+        if run.sums is not None:
+            parts = [part for part in parts if part.night == frozen.reference_night(part.camera)]
+        stacks.finish_stacks(run.setup, parts, run.executor, run.progress)
         if any(not camera.catalog.is_whole for camera in run.setup.store.cameras):
             run.progress.tell("Making catalogues of the stacks ...")
-        finish_catalogs(run.setup, run.progress)
+        finish_catalogs(run.setup, run.executor, run.progress)
 
     def dead_end(self, run: Run) -> str:
         """No camera has a catalogue."""
@@ -114,7 +118,7 @@ def tell_of_alignment(setup: Setup, part: Part, progress: Progress) -> None:
 
 
 def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
-    """Say when the noise of the sky is not that of the electrons that the gain of the headers makes of it."""
+    """Say when the noise of the sky does not fit the gain of the headers."""
     names = ("background", "background_rms", "read_noise", "dark_current", "exposure_time", "gain", "flags")
     frames = {name: part.frames[name] for name in names}
     usable = (frames["flags"] != 0) & ((frames["flags"] & np.uint32(UNUSABLE)) == 0)
@@ -134,6 +138,23 @@ def tell_of_gain(setup: Setup, part: Part, progress: Progress) -> None:
     )
 
 
+def tell_of_width(setup: Setup, part: Part, progress: Progress) -> None:
+    """Say when the stars of some frames are too wide for the boxes of the sky mesh.
+
+    Where those of the reference night are, the catalogue says so.
+    """
+    widths, box = part.frames["fwhm"], min(setup.steps(part.shape, part.binning).box_size)
+    widths = widths[np.isfinite(widths)]
+    is_wide = widths > LARGEST_IN_BOX * box
+    told_by_catalog = part.night == frozen.reference_night(part.camera) and np.mean(is_wide) > 0.5
+    if is_wide.any() and not told_by_catalog:
+        progress.tell(
+            f"{part.key} {part.night}: in {is_wide.sum()} of {len(widths)} frames the stars are wider than half a box "
+            f"of the sky mesh ({box} pixels; FWHM up to {widths.max():.0f}): the mesh takes part of their light for "
+            "sky, some per cent. A larger box_size (--box-size) is right for them."
+        )
+
+
 def alignment_of(setup: Setup, part: Part) -> Aligning:
     """Reference stars and limits with which frames of a part are aligned."""
     return Aligning(**_alignment(setup, part))
@@ -151,6 +172,7 @@ def survey_job(setup: Setup, part: Part) -> survey.Survey:
         write=part.write_block,
         write_stack=functools.partial(stacks.write_partial, part, 0),
         keeping=part.keeping,
+        searching=functools.partial(part.keeping, folder="sums"),
     )
 
 

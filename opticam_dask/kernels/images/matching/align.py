@@ -34,6 +34,11 @@ def apply_transform(transform: np.ndarray, xy: np.ndarray) -> np.ndarray:
     xy = np.asarray(xy, dtype=float)
     x, y = xy[..., 0], xy[..., 1]
     # Written out, since a matrix product may add in another order for another number of positions.
+    if transform.ndim == 2 and xy.ndim == 2:
+        placed, (along_x, along_y) = np.empty((len(xy), 2)), transform[:2].tolist()
+        for axis, (by_x, by_y, shift) in enumerate((along_x, along_y)):
+            np.add(by_x * x + by_y * y, shift, out=placed[:, axis])
+        return placed
     part = transform[..., None]
     return np.stack(
         [
@@ -102,7 +107,7 @@ def limit_reason(
     transform : ndarray, shape (3, 3)
         Transform from pixels of the reference to pixels of the frame.
     rotation_limit : float, optional
-        Degrees.
+        Largest rotation, degrees.
     translation_limit : float or (float, float), optional
         Pixels of the frame, for x and y.
     scale_limit : float, optional

@@ -19,6 +19,7 @@ from opticam_dask.kernels.images.matching.align import scale_of, unmoved_transfo
 from opticam_dask.kernels.images.matching.problem import MAX_REFINED, MatchProblem, PairedTransform
 from opticam_dask.kernels.images.matching.refinement import refine
 from opticam_dask.kernels.images.matching.triangles import triangle_starts
+from opticam_dask.kernels.robust import median
 
 #: The first so many sources of a list are used: distances of all pairs stay few.
 _MAX_SOURCES = 100
@@ -29,6 +30,8 @@ _TWO_PAIRS_WITHIN = 0.75
 _CLEARLY_NEAREST = 4.0
 #: With so many pairs, and half of the list, a likely start that proves good ends the search.
 _ENOUGH_TO_STOP = 8
+#: Sources at rest on the detector, as hot pixels, have moved together by less than this (pixels) and their scatter.
+_AT_REST = 0.05
 #: A transform this much (e-folds) more probable than any other is not ambiguous.
 _CLEAR = math.log(100)
 
@@ -230,11 +233,11 @@ def _clean(
     xy = np.asarray(xy, dtype=float).reshape(-1, 2)
     index = np.flatnonzero(np.isfinite(xy).all(axis=1))[:_MAX_SOURCES]
     points = xy[index, 0] + 1j * xy[index, 1]
-    close = np.triu(np.abs(points[:, None] - points) < least_distance, 1)
+    close = np.argwhere(np.abs(points[:, None] - points) < least_distance)
     kept = np.ones(len(points), dtype=bool)
-    for row in np.flatnonzero(close.any(axis=1)):
-        if kept[row]:
-            kept &= ~close[row]
+    for brighter, fainter in close[close[:, 0] < close[:, 1]].tolist():
+        if kept[brighter]:
+            kept[fainter] = False
     points, index = points[kept], index[kept]
     if weights is None:
         return points, np.ones(len(points)), index
@@ -242,8 +245,8 @@ def _clean(
     if len(flux) != len(xy):
         raise ValueError(f"as many weights as positions ({len(xy)}) were expected, found {len(flux)}")
     flux = np.where(np.isfinite(flux[index]) & (flux[index] > 0), flux[index], 0.0)
-    typical = float(np.median(flux[flux > 0])) if (flux > 0).any() else 1.0
-    return points, np.clip(flux / typical, 0.1, 10.0), index
+    typical = median(flux[flux > 0]) if (flux > 0).any() else 1.0
+    return points, np.minimum(np.maximum(flux / typical, 0.1), 10.0), index
 
 
 def _area(*lists: np.ndarray) -> float:
@@ -255,6 +258,13 @@ def _area(*lists: np.ndarray) -> float:
             width = max(width, beyond * points.real.max() - min(points.real.min(), 0.0))
             height = max(height, beyond * points.imag.max() - min(points.imag.min(), 0.0))
     # Sources on a line do not make the detector one: few are longer than 4 to 1.
+    return max(width, height / 4) * max(height, width / 4)
+
+
+def _spread_area(points: np.ndarray) -> float:
+    """Pixels over which sources are strewn, judged from their outermost ones."""
+    beyond = (len(points) + 1) / max(len(points) - 1, 1)
+    width, height = (max(beyond * float(np.ptp(along)), 1.0) for along in (points.real, points.imag))
     return max(width, height / 4) * max(height, width / 4)
 
 
@@ -359,7 +369,7 @@ def _moving(problem: MatchProblem, found: PairedTransform, log_limit: float) -> 
     if found.is_mirrored:
         return None
     a, b = _linear(unmoved_transform(problem.scale))
-    if np.abs(found(problem.reference[found.i]) - a * problem.reference[found.i] - b).max() > 1:
+    if not _is_at_rest(problem, found, a, b):
         return None
     i = np.setdiff1d(np.arange(len(problem.reference)), found.i)
     j = np.setdiff1d(np.arange(len(problem.frame)), found.j)
@@ -371,6 +381,9 @@ def _moving(problem: MatchProblem, found: PairedTransform, log_limit: float) -> 
         frame=problem.frame[j],
         reference_weights=problem.reference_weights[i],
         frame_weights=problem.frame_weights[j],
+        # what is left over may be a clump, as the pieces of a defocused star: alike by chance more often than sources
+        # strewn over the frame
+        area=max(_spread_area(problem.reference[i] * problem.scale), _spread_area(problem.frame[j])),
     )
     try:
         other = _choose(rest, _solve(rest, log_limit), log_limit)
@@ -383,6 +396,16 @@ def _moving(problem: MatchProblem, found: PairedTransform, log_limit: float) -> 
     if np.sqrt(np.mean(np.abs(shifts) ** 2)) > 2 * problem.tolerance or is_coherent:
         return replace(other, i=i[other.i], j=j[other.j])
     return None
+
+
+def _is_at_rest(problem: MatchProblem, found: PairedTransform, a: complex, b: complex) -> bool:
+    """Whether the pairs of a transform lie where the unmoved one ``a z + b`` puts them: a shift of all is none."""
+    expected = a * problem.reference[found.i] + b
+    if np.abs(found(problem.reference[found.i]) - expected).max() > 1:
+        return False
+    shifts = problem.frame[found.j] - expected
+    scatter = float(np.sqrt(np.mean(np.abs(shifts - shifts.mean()) ** 2)))
+    return bool(abs(shifts.mean()) < _AT_REST + 3 * scatter / np.sqrt(len(shifts)))
 
 
 def _single_pair(problem: MatchProblem, guess: np.ndarray | None) -> PairedTransform:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from types import ModuleType
 
 import numpy as np
 from scipy.special import gammaln
 
+from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.matching.problem import MatchProblem, PairedTransform
 
 #: Positions are not trusted to be better than this (pixels), however well they agree.
 _POSITION_FLOOR = 0.1
 #: With fewer pairs than this, the fit follows each of them too much to tell which one is off.
 _ENOUGH_TO_CLIP = 6
+#: Steps of a refinement at most,
+_STEPS = 10
+#: and of the reweighting in each of them.
+_REWEIGHTED = 15
 #: A field has hardly moved when it shifted by less than this, in units of its size,
 _NEAR_SHIFT = 0.1
 #: and its rotation (rad) and its scale changed by less than this.
@@ -21,8 +28,10 @@ _NEAR_TURN = 0.03
 
 def refine(problem: MatchProblem, a: complex, b: complex) -> PairedTransform | None:
     """Match, drop what is better explained by chance, fit, and again until the pairs stay the same."""
+    if compiled.native is not None:
+        return _compiled_refinement(compiled.native, problem, a, b)
     before: tuple[np.ndarray, np.ndarray] | None = None
-    for step in range(10):
+    for step in range(_STEPS):
         i, j = _match(problem, a, b, problem.tolerance * (2 if step == 0 else 1))
         if len(i) < problem.least:
             return None
@@ -37,8 +46,42 @@ def refine(problem: MatchProblem, a: complex, b: complex) -> PairedTransform | N
     is_regular = distance < 4 * _scatter(distance) if len(i) >= _ENOUGH_TO_CLIP else np.ones(len(i), dtype=bool)
     i, j = i[is_regular], j[is_regular]
     a, b = _fit(problem, i, j, 1 / (1 / problem.reference_weights[i] + 1 / problem.frame_weights[j]))
-    in_range = 1 / problem.scale_range < abs(a) / problem.scale < problem.scale_range
-    return PairedTransform(a, b, i, j, log_chance, problem.is_mirrored) if in_range else None
+    return _in_range(problem, PairedTransform(a, b, i, j, log_chance, problem.is_mirrored))
+
+
+def _in_range(problem: MatchProblem, found: PairedTransform) -> PairedTransform | None:
+    """A transform if its scale may be; None otherwise."""
+    is_in_range = 1 / problem.scale_range < abs(found.a) / problem.scale < problem.scale_range
+    return found if is_in_range else None
+
+
+def _compiled_refinement(native: ModuleType, problem: MatchProblem, a: complex, b: complex) -> PairedTransform | None:
+    """As :func:`refine`, in C."""
+    n, m = len(problem.reference), len(problem.frame)
+    if not min(n, m):
+        return None
+    (a0, b0), least = problem.expected, float(problem.least)
+    rules = np.array(
+        (
+            *(problem.area, problem.scale, problem.scale_range, problem.tolerance, least, problem.shift_only),
+            *(a0.real, a0.imag, b0.real, b0.imag),
+            *(_POSITION_FLOOR, _ENOUGH_TO_CLIP, _NEAR_SHIFT, _NEAR_TURN, _STEPS, _REWEIGHTED),
+        ),
+        dtype=float,
+    )
+    lists = (compiled.ready(points).view(float).reshape(-1, 2) for points in (problem.reference, problem.frame))
+    weights = (compiled.ready(of, dtype=float) for of in (problem.reference_weights, problem.frame_weights))
+    start, i, j = (
+        np.array((a.real, a.imag, b.real, b.imag, 0.0)),
+        np.empty(n, dtype=np.int64),
+        np.empty(n, dtype=np.int64),
+    )
+    n_pairs = native.refine_match(*lists, *weights, _log_factorials(max(n, m)), rules, start, i, j)
+    if not n_pairs:
+        return None
+    a, b = complex(start[0], start[1]), complex(start[2], start[3])
+    found = PairedTransform(a, b, i[:n_pairs], j[:n_pairs], float(start[4]), problem.is_mirrored)
+    return _in_range(problem, found)
 
 
 def _match(problem: MatchProblem, a: complex, b: complex, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +111,7 @@ def _robust_fit(problem: MatchProblem, i: np.ndarray, j: np.ndarray) -> tuple[co
     """
     a, b = _fit(problem, i, j, np.ones(len(i)))
     distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
-    for _ in range(15 if len(i) >= _ENOUGH_TO_CLIP else 0):
+    for _ in range(_REWEIGHTED if len(i) >= _ENOUGH_TO_CLIP else 0):
         before = distance
         a, b = _fit(problem, i, j, 1 / (1 + (distance / _scatter(distance)) ** 2))
         distance = np.abs(a * problem.reference[i] + b - problem.frame[j])
@@ -103,6 +146,14 @@ def _most_significant(
     return np.sort(order[: best + problem.least]), float(log_chance[best])
 
 
+@functools.lru_cache(maxsize=8)
+def _log_factorials(most: int) -> np.ndarray:
+    """Logarithms of the factorials of 0 to ``most``."""
+    logarithms: np.ndarray = gammaln(np.arange(most + 1) + 1.0)
+    logarithms.flags.writeable = False
+    return logarithms
+
+
 def _log_chance(
     problem: MatchProblem, k: np.ndarray, squares: np.ndarray, spread: np.ndarray, is_near: bool
 ) -> np.ndarray:
@@ -121,7 +172,8 @@ def _log_chance(
         Whether the transform is near the expected one.
     """
     n, m, area = len(problem.reference), len(problem.frame), problem.area
-    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + gammaln(m + 1) - gammaln(m - k + 1)
+    log_factorial = _log_factorials(max(n, m))
+    ways = log_factorial[n] - log_factorial[k] - log_factorial[n - k] + log_factorial[m] - log_factorial[m - k]
     sizes = math.log(2 * (min(n, m) - problem.least + 1))
     shifts = area * (math.pi * _NEAR_SHIFT**2 if is_near else 1.0)
     transforms = np.log(k * shifts)
@@ -131,5 +183,5 @@ def _log_chance(
         turns = (_NEAR_TURN * problem.scale) ** 2 if is_near else high**2 - low**2
         transforms = transforms + np.log(np.maximum(spread, 1.0) * math.pi * min(turns, high**2 - low**2))
     half = np.maximum(half, 0)
-    ball = half * np.log(math.pi * (squares + k * _POSITION_FLOOR**2)) - gammaln(half + 1)
+    ball = half * np.log(math.pi * (squares + k * _POSITION_FLOOR**2)) - log_factorial[half]
     return sizes + ways + transforms + ball - k * math.log(area)

@@ -30,7 +30,7 @@ def transforms_at(times: np.ndarray, other_times: np.ndarray, transforms: np.nda
     times : ndarray, shape (n,)
         Moments, days.
     other_times : ndarray, shape (m,)
-        Of the frames of the camera, days.
+        Times of the frames of the camera, days.
     transforms : ndarray, shape (m, 3, 3)
         NaN where a frame is not aligned.
 
@@ -69,7 +69,7 @@ class Drift:
     coefficients : ndarray, shape (k, 2)
         Of the powers of time (days since ``middle``) for x and y, pixels.
     middle : float
-        Days.
+        Time that the powers are counted from, days.
     error : float
         1-sigma error of the shift along an axis, pixels.
     n_frames : int
@@ -94,7 +94,7 @@ def fit_drift(times: np.ndarray, shifts: np.ndarray) -> Drift:
     Parameters
     ----------
     times : ndarray, shape (n,)
-        Days.
+        Times of the frames, days.
     shifts : ndarray, shape (n, 2)
         By how much the stars of each frame are from where the other camera puts them; NaN where none was found.
     """

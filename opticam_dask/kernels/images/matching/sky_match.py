@@ -61,9 +61,9 @@ class PlaneFit:
     powers : ndarray of int, shape (term, 2)
         Powers of x and y of each term; the constant first, then x, then y.
     coefficients : ndarray, shape (term, 2)
-        Of the two plane coordinates, degrees for pixels.
+        Coefficients of the two plane coordinates, degrees for pixels.
     covariance : ndarray, shape (term, term)
-        Of the coefficients of one coordinate, for a scatter of 1.
+        Covariance of the coefficients of one coordinate, for a scatter of 1.
     scatter : float
         Standard deviation of the positions along one axis, pixels.
     frame_index, sky_index : ndarray of int, shape (matched,)
@@ -123,14 +123,14 @@ def find_on_sky(
     xy : ndarray, shape (n, 2)
         Detected sources, pixels.
     flux : ndarray, shape (n,), optional
-        Of the sources; the brightest are used first. Without it, those that come first.
+        Fluxes of the sources; the brightest are used first. Without it, those that come first.
     plane : ndarray, shape (m, 2)
         Stars of the catalogue in a plane that touches the sky where the telescope should point, degrees to the east
         and to the north.
     brightness : ndarray, shape (m,), optional
         Flux of the stars in any unit; NaN where unknown.
     shape : (int, int)
-        Of the frame, ``(ny, nx)``.
+        Shape of the frame, ``(ny, nx)``.
     scale : float
         Degrees of a pixel, known to 5 per cent.
     reach : float
@@ -235,7 +235,7 @@ def fit_plane(
     transform : ndarray, shape (3, 3)
         From plane to pixels, about right: what `find_on_sky` gives.
     shape : (int, int)
-        Of the frame, ``(ny, nx)``.
+        Shape of the frame, ``(ny, nx)``.
     tolerance : float
         Largest distance of a pair, pixels.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.spatial import KDTree
+
+from opticam_dask.kernels import compiled, graphs
 
 #: The usual width of stars is looked for among so many of the brightest detections without saturated pixels.
 _MODE_SOURCES = 60
@@ -28,6 +29,8 @@ _NEAR_AXES = 1.5
 #: Fewer detections than this have no usual width.
 _FEWEST = 3
 
+#: Hot pixels and those hit by rays, of a frame: fewer than this are above all stars.
+_SINGLE = 10
 #: Where pixels pile up, at least so many have the highest value,
 _PILED = 3
 #: and so many times as many as lie just below it:
@@ -40,6 +43,8 @@ _PILE_LEVELS = 3
 
 def mode(values: np.ndarray) -> float:
     """Half-sample mode of some numbers (Bickel & Fruehwirth 2006, CSDA 50, 3500); NaN without any."""
+    if compiled.native is not None:
+        return compiled.native.half_sample_mode(compiled.ready(values, dtype=float))
     values = np.sort(values[np.isfinite(values)])
     while len(values) > 3:
         half = -(-len(values) // 2)
@@ -76,7 +81,7 @@ def whole_stars(sources: Mapping[str, np.ndarray], saturated: np.ndarray | None)
         row, column = np.nonzero(saturated)
         if len(row):
             reach = np.fmax(_NEAR_SATURATED, _NEAR_AXES * major[is_known])
-            is_saturated[is_known] = KDTree(np.column_stack([column, row])).query(xy[is_known])[0] < reach
+            is_saturated[is_known] = graphs.nearest_distances(xy[is_known], np.column_stack([column, row])) < reach
     is_whole = is_known & ~is_saturated
     with np.errstate(invalid="ignore", divide="ignore"):
         width, elongation = np.sqrt(major * minor), major / minor
@@ -87,6 +92,12 @@ def whole_stars(sources: Mapping[str, np.ndarray], saturated: np.ndarray | None)
             is_wide |= elongation > _MOST_ELONGATED * mode(elongation[measured])
         is_whole, is_saturated = is_whole & ~is_wide, is_saturated & ~is_wide
     return is_whole, is_saturated
+
+
+def highest(raw: np.ndarray) -> float:
+    """Level that the highest pixels of a raw frame reach, in its unit; hot ones and those hit by rays do not count."""
+    known = raw[np.isfinite(raw)] if raw.dtype.kind == "f" else raw.ravel()
+    return float(np.partition(known, -_SINGLE)[-_SINGLE]) if known.size >= _SINGLE else float("nan")
 
 
 def pile_up(raw: np.ndarray) -> float:

@@ -59,7 +59,7 @@ class _TriangleIndex:
     sides : ndarray, shape (triangle,)
         Length of that side, pixels.
     tree : KDTree
-        Of the shapes.
+        Tree of the shapes of the triangles, for searches.
     """
 
     corners: np.ndarray

@@ -15,6 +15,7 @@ from scipy.ndimage import spline_filter, zoom
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels import compiled
+from opticam_dask.kernels.images.counts import Counts
 from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 
 #: A box counts when more than this share of its full number of pixels survive the clip (exclude_percentile 10).
@@ -30,6 +31,7 @@ _SMALLEST_BOX = 16
 #: Error of the sky times the square root of the pixels of a box, in units of the RMS (from simulated sky).
 _MESH_ERROR = 0.33
 
+#: Boxes along the shorter side of a frame, by default: 64 pixels of an OPTICAM detector each.
 _BOXES_ACROSS = 32
 
 
@@ -51,13 +53,13 @@ def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def sky_mesh(
-    image: np.ndarray, box_size: tuple[int, int], *, mask: np.ndarray | None = None
+    image: np.ndarray | Counts, box_size: tuple[int, int], *, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sky level and its scatter in the boxes of a mesh.
 
     Parameters
     ----------
-    image : ndarray, shape (ny, nx)
+    image : ndarray or Counts, shape (ny, nx)
         Frame with its sky; NaN pixels do not count.
     box_size : (int, int)
         Box size ``(ny, nx)`` in pixels; boxes at the far edges may be cut.
@@ -79,14 +81,11 @@ def sky_mesh(
     box_y, box_x = box_size
     if box_y > image.shape[0] or box_x > image.shape[1] or min(box_size) < 1:
         raise ValueError(f"box_size {box_size} does not fit a frame of {image.shape[0]} x {image.shape[1]} pixels")
-    values = np.asarray(image)
-    values = values if values.dtype == np.float32 else values.astype(float, copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        is_whole = mask is None and np.isfinite(values.sum())
-    if not is_whole:
-        unusable = ~np.isfinite(values)
-        values = np.where(unusable if mask is None else unusable | mask, np.nan, values)
-    statistics = _box_statistics(values, box_size)
+    if isinstance(image, Counts) and mask is None:
+        statistics = _box_statistics(image.raw, box_size)
+        statistics = np.stack([image.gain * statistics[0] - image.offset, image.gain * statistics[1]])
+    else:
+        statistics = _box_statistics(_usable_values(image, mask), box_size)
     if np.isnan(statistics).all():
         raise ValueError(
             f"no box of {box_y} x {box_x} pixels has more than {100 * LEAST_SHARE:.0f} % usable pixels: "
@@ -94,6 +93,17 @@ def sky_mesh(
         )
     level, scatter = fill(statistics)
     return _median_filter(level), _median_filter(scatter)
+
+
+def _usable_values(image: np.ndarray | Counts, mask: np.ndarray | None) -> np.ndarray:
+    """Pixels in the precision they are worked on in, NaN where one does not count."""
+    values = image.electrons() if isinstance(image, Counts) else np.asarray(image)
+    values = values if values.dtype == np.float32 else values.astype(float, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if mask is None and np.isfinite(values.sum()):
+            return values
+    unusable = ~np.isfinite(values)
+    return np.where(unusable if mask is None else unusable | mask, np.nan, values)
 
 
 def box_medians(image: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
@@ -160,8 +170,13 @@ def fill(meshes: np.ndarray) -> np.ndarray:
 
 def _median_filter(mesh: np.ndarray) -> np.ndarray:
     """3 x 3 median; beyond the edges there is nothing."""
-    padded = np.pad(mesh, 1, constant_values=np.nan)
+    if compiled.native is not None:
+        medians = np.empty(mesh.shape)
+        compiled.native.mesh_medians(compiled.ready(mesh, dtype=float), medians)
+        return medians
     ny, nx = mesh.shape
+    padded = np.full((ny + 2, nx + 2), np.nan)
+    padded[1:-1, 1:-1] = mesh
     neighbours = np.sort([padded[dy : dy + ny, dx : dx + nx] for dy in range(3) for dx in range(3)], axis=0)
     n_known = np.count_nonzero(~np.isnan(neighbours), axis=0)[None]
     low, high = (np.take_along_axis(neighbours, rank, axis=0)[0] for rank in ((n_known - 1) // 2, n_known // 2))
@@ -218,92 +233,84 @@ def zoom_mesh(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int
     return np.clip(image, mesh.min(), mesh.max(), out=image)
 
 
-def zoom_mesh_windows(
-    mesh: np.ndarray,
+def mirrored_knots(mesh: np.ndarray) -> np.ndarray:
+    """Coefficients of the spline through a mesh that is mirrored at its edges, from two before it to two after it."""
+    rows, columns = (mirrored_places(length) for length in mesh.shape)
+    knots: np.ndarray = spline_filter(mesh, order=3, mode="reflect")[rows[:, None], columns]
+    return knots
+
+
+@functools.lru_cache(maxsize=32)
+def mirrored_places(n_mesh: int) -> np.ndarray:
+    """Places along a mesh from two before the first to two behind the last."""
+    places = np.pad(np.arange(n_mesh), 2, mode="symmetric")
+    places.flags.writeable = False
+    return places
+
+
+def spline_windows(
+    knots: np.ndarray,
     shape: tuple[int, int],
     box_size: tuple[int, int],
     y0: np.ndarray,
     x0: np.ndarray,
     size: int,
+    bounds: tuple[float, float],
 ) -> np.ndarray:
-    """Zoomed mesh in small square windows only; the bits do not depend on which windows are asked for.
+    """Spline of a mesh in small square windows; the bits do not depend on which windows are asked for.
 
     Parameters
     ----------
-    mesh : ndarray, shape (mesh_y, mesh_x)
-        Value of each box of the mesh.
-    shape : (int, int)
-        Shape ``(ny, nx)`` of the frame.
-    box_size : (int, int)
-        Box size ``(ny, nx)`` of the mesh.
+    knots : ndarray, shape (mesh_y + 4, mesh_x + 4)
+        Coefficients of the cubic B-splines, from two before the mesh to two after it.
+    shape, box_size : (int, int)
+        Shape of the frame and size of the boxes of the mesh, ``(ny, nx)``, pixels.
     y0, x0 : ndarray of int, shape (n,)
         Lower corner of each window; windows may reach beyond the frame.
     size : int
-        Side of the windows in pixels.
+        Side of the windows, pixels.
+    bounds : (float, float)
+        The result is clipped to these.
 
     Returns
     -------
     ndarray, shape (n, size, size)
         NaN beyond the frame.
     """
-    offsets = np.arange(size)
-    return _zoom_at(mesh, shape, box_size, np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets)
-
-
-def _zoom_at(
-    mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], rows: np.ndarray, columns: np.ndarray
-) -> np.ndarray:
-    """Zoomed mesh in windows of ``rows`` (n, height) and ``columns`` (n, width), NaN beyond the frame.
-
-    Each pixel is a sum of 4 x 4 products, element by element in a fixed order: a matrix product would choose another
-    order of operations for another size, and the bits would depend on the window.
-    """
-    coefficients = spline_filter(mesh, order=3, mode="reflect")
+    along = [spline_matrix(length - 4, box) for length, box in zip(knots.shape, box_size, strict=True)]
+    if compiled.native is not None:
+        windows = np.empty((len(y0), size, size))
+        corners = (compiled.ready(corner, dtype=np.int64) for corner in (y0, x0))
+        given = compiled.ready(knots, dtype=float), *along, *corners
+        compiled.native.zoom_windows(*given, windows, shape, box_size, *bounds)
+        return windows
+    rows, columns = (np.asarray(corner)[:, None] + np.arange(size) for corner in (y0, x0))
     inside_y, inside_x = np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
-    knots_y, weights_y = _local_weights(inside_y, mesh.shape[0], box_size[0])
-    knots_x, weights_x = _local_weights(inside_x, mesh.shape[1], box_size[1])
-    nearby = coefficients[knots_y[:, :, None], knots_x[:, None, :]]
-    if compiled.native is not None and rows.shape == columns.shape:
-        n, n_knots = knots_y.shape
-        windows = np.empty((*rows.shape, columns.shape[1]))
-        weights = np.ascontiguousarray(weights_y), np.ascontiguousarray(weights_x)
-        first_y, first_x = n_knots * np.arange(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        knots = np.ascontiguousarray(nearby.reshape(n * n_knots, -1), dtype=float)
-        compiled.native.zoom_windows(knots, first_y, first_x, *weights, windows)
-    else:
-        partial = np.zeros((*rows.shape, knots_x.shape[1]))
-        for knot in range(knots_y.shape[1]):
-            partial += weights_y[:, :, knot, None] * nearby[:, knot, None, :]
-        windows = np.zeros((*rows.shape, columns.shape[1]))
-        for knot in range(knots_x.shape[1]):
-            windows += partial[:, :, knot, None] * weights_x[:, None, :, knot]
-    np.clip(windows, mesh.min(), mesh.max(), out=windows)
+    knots_y, weights_y = _local_weights(inside_y, along[0], box_size[0])
+    knots_x, weights_x = _local_weights(inside_x, along[1], box_size[1])
+    beyond = ((0, weights_y.shape[2]), (0, weights_x.shape[2]))
+    nearby = np.pad(knots.astype(float), beyond)[knots_y[:, :, None], knots_x[:, None, :]]
+    # element by element in a fixed order: a matrix product would choose another order for another size
+    partial = np.zeros((*rows.shape, nearby.shape[2]))
+    for knot in range(nearby.shape[1]):
+        partial += weights_y[:, :, knot, None] * nearby[:, knot, None, :]
+    windows = np.zeros((*rows.shape, size))
+    for knot in range(nearby.shape[2]):
+        windows += partial[:, :, knot, None] * weights_x[:, None, :, knot]
+    np.clip(windows, *bounds, out=windows)
     windows[(rows != inside_y)[:, :, None] | (columns != inside_x)[:, None, :]] = np.nan
     return windows
 
 
-def _local_weights(places: np.ndarray, n_mesh: int, box: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spline coefficients that reach the pixels of windows along one axis, and their weights.
+def _local_weights(places: np.ndarray, along: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients that reach the pixels of windows along one axis, shape (n, knot), and weights (n, size, knot).
 
-    Parameters
-    ----------
-    places : ndarray of int, shape (n, size)
-        Pixels of each window, ascending.
-    n_mesh, box : int
-
-    Returns
-    -------
-    knots : ndarray of int, shape (n, knot)
-        Coefficients, mirrored at the edges of the mesh (``d c b a | a b c d``).
-    weights : ndarray, shape (n, size, knot)
-        Of the four cubic B-splines that reach a pixel; 0 for the other knots.
+    ``places`` (n, size) are the pixels of each window, ascending; ``along`` is the :func:`spline_matrix`.
     """
     first, last = (np.floor((ends + 0.5) / box - 0.5).astype(int) for ends in (places[:, 0], places[:, -1]))
-    around = np.arange(int((last - first).max(initial=0)) + 4)
-    # the first coefficient that reaches a window is the one before its first pixel; the matrix begins two before 0
-    weights = spline_matrix(n_mesh, box)[places[:, :, None], np.clip(first[:, None, None] + 1 + around, 0, n_mesh + 4)]
-    knots = (first[:, None] - 1 + around) % (2 * n_mesh)
-    return np.minimum(knots, 2 * n_mesh - 1 - knots), weights
+    knots = first[:, None] + 1 + np.arange(int((last - first).max(initial=0)) + 4)
+    # the last column is 0
+    return knots, along[places[:, :, None], np.minimum(knots, along.shape[1] - 1)[:, None, :]]
 
 
 @functools.lru_cache(maxsize=32)

@@ -18,7 +18,9 @@ from opticam_dask.kernels import compiled
 #: Boxes are sorted in strips of about so many pixels, which stay in the cache of a processor.
 _PIXELS_AT_ONCE = 2**17
 
+#: A clip is at so many standard deviations about the median,
 _SIGMA = 3.0
+#: and ends after so many rounds, as in photutils.
 _MAX_ROUNDS = 10
 
 #: SExtractor's mode estimate is used while mean and median differ by less than this many standard deviations.
@@ -34,10 +36,11 @@ def box_statistics(boxes: np.ndarray, least: float, *, readmit: bool) -> np.ndar
     """Level and scatter of boxes (row, column, y, x), shape (2, row, column); NaN where too few pixels are left.
 
     Boxes are float32 or float64: what is summed over many pixels is summed in that precision, as deviations from the
-    middle of the box, or in double precision by the compiled form.
+    middle of the box, or in double precision by the compiled form. Boxes of 16-bit integers are summed exactly.
     """
     if compiled.native is not None:
         return _compiled_statistics(compiled.native, boxes, least, readmit=readmit)
+    boxes = boxes.astype(float) if boxes.dtype.kind == "u" else boxes
     shape = boxes.shape[:2]
     result = np.full((2, shape[0] * shape[1]), np.nan)
     todo = np.arange(result.shape[1])
@@ -54,7 +57,7 @@ def box_statistics(boxes: np.ndarray, least: float, *, readmit: bool) -> np.ndar
 def _compiled_statistics(native: ModuleType, boxes: np.ndarray, least: float, *, readmit: bool) -> np.ndarray:
     """As :func:`box_statistics`, in C."""
     wanted = np.float32 if boxes.dtype.itemsize <= np.dtype(np.float32).itemsize else np.float64
-    pixels = boxes.astype(wanted, copy=False)
+    pixels = boxes if boxes.dtype == np.uint16 else boxes.astype(wanted, copy=False)
     if pixels.strides[3] != pixels.itemsize or not pixels.flags.aligned:
         pixels = pixels.copy(order="C")
     result = np.empty((2, *pixels.shape[:2]))

@@ -1,8 +1,8 @@
 """Sky level under the sources of one frame: a smooth, robust fit to the values of its boxes.
 
-Around each box a plane is fitted to the values of 5 x 5 boxes, the inner 3 x 3 of which count most. Where a plane does
-not fit, the sky is curved, or some boxes are no sky (a saturated patch, a galaxy, the other side of an edge). A
-paraboloid is tried for the one; for the other, the fit goes through those boxes that agree with each other.
+Around each box a plane is fitted to the values of 5 x 5 boxes, the inner 3 x 3 of which count most. A plane does not
+fit where the sky is curved: there a paraboloid is tried. Nor does it fit where some boxes are no sky (a saturated
+patch, a galaxy, the other side of an edge): there the fit goes through those boxes that agree with each other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.sky.background import fill
-from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.robust import MAD_TO_SIGMA, median
 
 #: A fit is made across so many boxes.
 _BOXES = 5
@@ -54,6 +54,14 @@ _DRAWN_NEAR = 4.0
 #: A sky is no polynomial when it scatters around one by so many times the noise of its boxes.
 _NO_POLYNOMIAL = 3.0
 
+#: What the compiled form takes of these, in its order; it knows the sizes of the windows.
+_LIMITS = np.array(
+    (
+        *(_OUTER_WEIGHT, _ENOUGH, _MISFIT, _BY_NOISE, _BY_SCATTER, _NEAREST, _OWN_NEAR, _OWN, _RIDGE),
+        *(_DRAWN_NEAR, _NO_POLYNOMIAL, MAD_TO_SIGMA),
+    )
+)
+
 
 def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     """Smooth course of values of boxes; boxes that disagree with those around them do not count.
@@ -61,7 +69,7 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     Parameters
     ----------
     values : ndarray, shape (mesh_y, mesh_x)
-        Of any kind where ``share`` is 0.
+        Any array where ``share`` is 0.
     share : ndarray, shape (mesh_y, mesh_x)
         Pixels behind each value, in units of a whole box.
     noise : float
@@ -76,8 +84,23 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     weights = np.where(share > LEAST_SHARE, share, 0.0)
     if not (weights > 0).any():
         return np.array(values, dtype=float)
+    broad, course = _courses(values, weights, noise)
+    if not np.isfinite(course).any():
+        # stars cover nearly all of the frame: what is left of the sky gives a level and nothing more
+        return broad + float(np.average(np.where(weights > 0, values - broad, 0.0), weights=weights))
+    return fill((broad + course)[None])[0]
+
+
+def _courses(values: np.ndarray, weights: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Broad course of a mesh, and what its boxes have beyond it; NaN where nothing tells it."""
+    terms = _polynomials(values.shape, _degree(weights))
+    if compiled.native is not None:
+        broad, course = np.empty(values.shape), np.empty(values.shape)
+        given = (compiled.ready(array, dtype=float) for array in (values, weights, terms, _LIMITS))
+        compiled.native.smooth_course(*given, broad, course, noise)
+        return broad, course
     noise = max(noise, _field_scatter(values, weights))
-    broad = _broad_course(values, weights, noise)
+    broad = _broad_course(values, weights, terms, noise)
     values = np.where(weights > 0, values - broad, 0.0)
     around, their_weights = _windows(values, _BOXES), _windows(weights, _BOXES)
     basis = _basis(_BOXES)
@@ -89,12 +112,9 @@ def smooth(values: np.ndarray, share: np.ndarray, noise: float) -> np.ndarray:
     is_poor = their_weights.sum(axis=0) < _ENOUGH
     if is_poor.any():
         residual = np.abs(values.ravel() - course)
-        is_good = ~is_poor & (residual <= np.maximum(_BY_NOISE * noise, 2 * _BY_NOISE * np.median(residual)))
+        is_good = ~is_poor & (residual <= np.maximum(_BY_NOISE * noise, 2 * _BY_NOISE * median(residual)))
         course[is_poor] = _from_afar(values, weights * is_good.reshape(weights.shape), np.flatnonzero(is_poor))
-    if not np.isfinite(course).any():
-        # stars cover nearly all of the frame: what is left of the sky gives a level and nothing more
-        return broad + float(np.average(values, weights=weights))
-    return fill((broad + course.reshape(values.shape))[None])[0]
+    return broad, course.reshape(values.shape)
 
 
 def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
@@ -104,26 +124,31 @@ def box_areas(shape: tuple[int, int], box_size: tuple[int, int]) -> np.ndarray:
     return area
 
 
-def _broad_course(values: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
+def _degree(weights: np.ndarray) -> int:
+    """Degree of the polynomial that there are boxes enough for."""
+    n_known = np.count_nonzero(weights)
+    return next((degree for degree, n_boxes in _DEGREES if n_known >= n_boxes), 0)
+
+
+def _broad_course(values: np.ndarray, weights: np.ndarray, terms: np.ndarray, noise: float) -> np.ndarray:
     """Polynomial through all boxes: twilight, moonlight and vignetting, which bend within a few boxes already.
 
     What is left is fitted box by box, so it must not bend where the sky does not: values far from all others are drawn
     near, and a sky that is no polynomial (it has a step) has only its median taken off.
     """
     known = np.flatnonzero(weights)
-    terms = _polynomials(values.shape, next((degree for degree, n_boxes in _DEGREES if len(known) >= n_boxes), 0))
     chosen, target, their_weights = terms[:, known], values.ravel()[known], weights.ravel()[known]
     normal = (chosen * their_weights) @ chosen.T + 1e-6 * np.eye(len(terms))
-    model = np.median(target)
+    model = median(target)
     for _ in range(2):
         residual = target - model
-        limit = _DRAWN_NEAR * MAD_TO_SIGMA * np.median(np.abs(residual))
+        limit = _DRAWN_NEAR * MAD_TO_SIGMA * median(np.abs(residual))
         drawn = model + np.clip(residual, -limit, limit)
         coefficients = np.linalg.solve(normal, chosen @ (their_weights * drawn))
         model = coefficients @ chosen
-    scatter = MAD_TO_SIGMA * np.median(np.abs(target - model))
+    scatter = MAD_TO_SIGMA * median(np.abs(target - model))
     if scatter > _NO_POLYNOMIAL * noise:
-        return np.full(values.shape, np.median(target))
+        return np.full(values.shape, median(target))
     broad: np.ndarray = (coefficients @ terms).reshape(values.shape)
     return broad
 
@@ -143,12 +168,15 @@ def _field_scatter(values: np.ndarray, weights: np.ndarray) -> float:
     mixed = values[1:, 1:] - values[1:, :-1] - values[:-1, 1:] + values[:-1, :-1]
     known = weights > 0.5 * weights.max()
     all_known = known[1:, 1:] & known[1:, :-1] & known[:-1, 1:] & known[:-1, :-1]
-    return float(MAD_TO_SIGMA * np.median(np.abs(mixed[all_known])) / 2.0) if all_known.any() else 0.0
+    return float(MAD_TO_SIGMA * median(np.abs(mixed[all_known])) / 2.0) if all_known.any() else 0.0
 
 
 def _windows(mesh: np.ndarray, n_boxes: int, boxes: np.ndarray | None = None) -> np.ndarray:
     """The ``n_boxes`` x ``n_boxes`` boxes around all, or the chosen, shape (neighbour, box); 0 beyond the edges."""
-    view = np.lib.stride_tricks.sliding_window_view(np.pad(mesh, n_boxes // 2), mesh.shape)
+    half = n_boxes // 2
+    padded = np.zeros((mesh.shape[0] + 2 * half, mesh.shape[1] + 2 * half), dtype=mesh.dtype)
+    padded[half : half + mesh.shape[0], half : half + mesh.shape[1]] = mesh
+    view = np.lib.stride_tricks.sliding_window_view(padded, mesh.shape)
     if boxes is None:
         return view.reshape(n_boxes * n_boxes, mesh.size)
     row, column = np.divmod(boxes, mesh.shape[1])
@@ -168,28 +196,19 @@ def _fit(
 
     The value is NaN where a window has no weight.
     """
-    if compiled.native is not None:
-        found = np.empty((3, values.shape[1]))
-        _compiled_model(values, weights, np.ravel(kernel), basis, found, None)
-        middle, square, number = found
-    else:
-        weighted = kernel * weights
-        model = _model(values, weighted, basis)
-        square = np.einsum("kb,kb,kb->b", weighted, values - model, values - model)
-        middle, number = model[len(model) // 2], np.sum(kernel * (weights > 0), axis=0)
+    weighted = kernel * weights
+    model = _model(values, weighted, basis)
+    square = np.einsum("kb,kb,kb->b", weighted, values - model, values - model)
+    middle, number = model[len(model) // 2], np.sum(kernel * (weights > 0), axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         square = square / noise**2
     n_free = number - len(basis) + 1
-    misfit = np.where(n_free > 0, np.nan_to_num(square, nan=0.0) / np.maximum(n_free, 1.0), 0.0)
+    misfit = np.where((n_free > 0) & ~np.isnan(square), square / np.maximum(n_free, 1.0), 0.0)
     return np.where(number > 0, middle, np.nan), misfit
 
 
 def _model(values: np.ndarray, weights: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Weighted least squares in windows: the fit at all boxes (neighbour, box)."""
-    if compiled.native is not None:
-        fitted = np.empty(values.shape)
-        _compiled_model(values, weights, np.ones(len(values)), basis, np.empty((3, values.shape[1])), fitted)
-        return fitted
     products = (basis[:, None] * basis[None]).reshape(len(basis) ** 2, -1)
     normal = (products @ weights).reshape(len(basis), len(basis), -1)
     normal[0, 0][normal[0, 0] <= 0] = 1.0
@@ -199,20 +218,6 @@ def _model(values: np.ndarray, weights: np.ndarray, basis: np.ndarray) -> np.nda
     terms[0] += mean
     model: np.ndarray = basis.T @ terms
     return model
-
-
-def _compiled_model(
-    values: np.ndarray,
-    weights: np.ndarray,
-    kernel: np.ndarray,
-    basis: np.ndarray,
-    found: np.ndarray,
-    model: np.ndarray | None,
-) -> None:
-    """Fill ``found`` and ``model`` by the kernel in C."""
-    assert compiled.native is not None
-    given = (np.ascontiguousarray(array, dtype=float) for array in (values, weights, kernel, basis))
-    compiled.native.fit_windows(*given, found, model, _RIDGE)
 
 
 def _fit_closely(
@@ -282,8 +287,8 @@ def _from_afar(values: np.ndarray, weights: np.ndarray, boxes: np.ndarray) -> np
 def _quantile(values: np.ndarray, share: float) -> np.ndarray:
     """Value below which a share of the known ones lies, along the first axis; NaN where there is none."""
     ordered = np.sort(values, axis=0)
-    n_known = np.count_nonzero(~np.isnan(values), axis=0)[None]
-    ranks = np.maximum(n_known - 1, 0) * share
-    low, high = (np.take_along_axis(ordered, edge(ranks).astype(int), axis=0)[0] for edge in (np.floor, np.ceil))
+    ranks = np.maximum(np.count_nonzero(~np.isnan(values), axis=0) - 1, 0) * share
+    columns = np.arange(len(ranks))
+    low, high = (ordered[edge(ranks).astype(int), columns] for edge in (np.floor, np.ceil))
     quantile: np.ndarray = 0.5 * (low + high)
     return quantile

@@ -6,13 +6,17 @@ Frames are worked on in strips of one row of boxes, which stay in the cache of t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 from scipy.ndimage import binary_dilation, spline_filter, spline_filter1d
 
+from opticam_dask.kernels import compiled
+from opticam_dask.kernels.images.counts import Counts
 from opticam_dask.kernels.images.segments import column_of, row_and_column
 from opticam_dask.kernels.images.sky import background, sky_level, smooth_zoom
 from opticam_dask.kernels.images.sky.background import spline_taps, strip_weights, zoom_matrix
+from opticam_dask.kernels.robust import median
 
 #: Pixels further from the mesh than so many RMS are no sky;
 _CLIP = 5.0
@@ -41,7 +45,7 @@ class Disks:
     xy : ndarray, shape (n, 2)
         Centres of the disks, pixels.
     radius : ndarray, shape (n,)
-        In pixels.
+        Radii, in pixels.
     """
 
     xy: np.ndarray
@@ -75,14 +79,14 @@ class SubtractedFrame:
 
 
 def subtract_sky(
-    image: np.ndarray, mesh: np.ndarray, rms_mesh: np.ndarray, box_size: tuple[int, int], threshold: float
+    image: np.ndarray | Counts, mesh: np.ndarray, rms_mesh: np.ndarray, box_size: tuple[int, int], threshold: float
 ) -> SubtractedFrame:
     """Subtract the zoomed mesh from a frame and list the pixels above ``threshold`` times the zoomed RMS.
 
     Parameters
     ----------
-    image : ndarray of float32 or float64, shape (ny, nx)
-        Frame with its sky; overwritten.
+    image : ndarray of float32 or float64, or Counts, shape (ny, nx)
+        Frame with its sky; an array is overwritten.
     mesh, rms_mesh : ndarray, shape (mesh_y, mesh_x)
         See :func:`opticam_dask.kernels.images.sky.background.sky_mesh`.
     box_size : (int, int)
@@ -96,13 +100,16 @@ def subtract_sky(
         Its image is ``image - zoom_mesh(mesh, ...)`` in the precision of the image: for float32, 16-bit frames and
         gains of some electrons, the rounding is below 0.01 electron.
     """
-    (ny, nx), box_y = image.shape, box_size[0]
+    # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely
+    lowest = float(rms_mesh.min())
+    least = min(threshold * lowest, float(_sky_limit(lowest)))
+    if compiled.native is not None:
+        return _compiled_subtraction(compiled.native, image, (mesh, rms_mesh), box_size, (threshold, least))
+    image = image.electrons() if isinstance(image, Counts) else image
+    (ny, nx), box_y, real = image.shape, box_size[0], image.dtype.type
     columns = np.arange(0, nx, box_size[1])
-    wide, weights = (_widened(mesh, nx, box_size[1]).astype(image.dtype), strip_weights(box_y).astype(image.dtype))
-    wide = np.pad(wide, ((2, 2), (0, 0)), mode="symmetric")
-    low, high = image.dtype.type(mesh.min()), image.dtype.type(mesh.max())
-    # no zoomed RMS is below the lowest of its mesh: what may stand out is looked at more closely below
-    least = image.dtype.type(min(threshold * rms_mesh.min(), _sky_limit(rms_mesh.min())))
+    wide, weights = _knots(mesh, nx, box_size[1]).astype(real), strip_weights(box_y).astype(real)
+    low, high, least = real(mesh.min()), real(mesh.max()), real(least)
     sums, sky_sums, candidates = np.empty(mesh.shape), np.empty(mesh.shape), []
     for row, start in enumerate(range(0, ny, box_y)):
         strip = image[start : start + box_y]
@@ -130,6 +137,46 @@ def subtract_sky(
     return SubtractedFrame(image, places[flagged], places[~is_sky], sums, sky_sums, box_size)
 
 
+def _compiled_subtraction(
+    native: ModuleType,
+    image: np.ndarray | Counts,
+    meshes: tuple[np.ndarray, np.ndarray],
+    box_size: tuple[int, int],
+    limits: tuple[float, float],
+) -> SubtractedFrame:
+    """As :func:`subtract_sky`, in C; ``meshes`` are the level and its RMS, ``limits`` the threshold and the least."""
+    mesh, rms_mesh = meshes
+    counts, gain, offset = None, 1.0, 0.0
+    if isinstance(image, Counts):
+        counts, gain, offset = compiled.ready(image.raw), image.gain, image.offset
+        image = np.empty(counts.shape, dtype=np.float32)
+    subtracted = compiled.ready(image)
+    wide, rms_wide = (_knots(values, subtracted.shape[1], box_size[1]) for values in meshes)
+    bounds = mesh.min(), mesh.max(), limits[1], limits[0], rms_mesh.min(), rms_mesh.max()
+    sums, sky_sums = np.empty(mesh.shape), np.empty(mesh.shape)
+    flagged, deviant = (np.empty(subtracted.size, dtype=np.int64) for _ in range(2))  # pages are used as far as filled
+    arrays = (
+        subtracted,
+        counts,
+        wide.astype(subtracted.dtype, copy=False),
+        strip_weights(box_size[0]),
+        rms_wide,
+        np.array((gain, offset, *bounds, _CLIP, _TAIL)),
+        sums,
+        sky_sums,
+        flagged,
+        deviant,
+    )
+    n_flagged, n_deviant = native.subtract_sky(arrays, *box_size)
+    places = flagged[:n_flagged].copy(), deviant[:n_deviant].copy()
+    return SubtractedFrame(subtracted, *places, sums, sky_sums, box_size)
+
+
+def _knots(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
+    """Widened mesh with the two rows beyond each edge that :func:`strip_weights` reaches, shape (mesh_y + 4, nx)."""
+    return _widened(mesh, nx, box_x)[background.mirrored_places(len(mesh))]
+
+
 def _sky_limit(rms: np.ndarray | float) -> np.ndarray | float:
     """How far from the mesh pixels are sky, electrons."""
     return _CLIP * rms + _TAIL
@@ -146,11 +193,7 @@ def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
 def _zoomed_at(mesh: np.ndarray, shape: tuple[int, int], box_size: tuple[int, int], places: np.ndarray) -> np.ndarray:
     """Zoomed mesh at places of the flattened frame."""
     wide = _widened(mesh, shape[1], box_size[1])
-    knots, weights = spline_taps(mesh.shape[0], shape[0], box_size[0])
-    row, column = row_and_column(places, shape[1])
-    zoomed = np.zeros(len(places))
-    for tap in range(4):
-        zoomed += weights[tap][row] * wide[knots[tap][row], column]
+    zoomed = smooth_zoom.along_y(wide, *spline_taps(mesh.shape[0], shape[0], box_size[0]), places)
     return np.clip(zoomed, mesh.min(), mesh.max())
 
 
@@ -206,23 +249,39 @@ def count_sky(
     areas, pixels = sky_level.box_areas(*grid), frame.image.ravel()
     deviant = frame.deviant if saturated is None else np.union1d(frame.deviant, np.flatnonzero(saturated))
     start, stop = _disk_spans(disks, grid[0])
-    alone = deviant[~_is_within(deviant, start, stop)]
-    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
-    length, box = stop - start, _box_of(start, grid)
-    values = pixels[_expanded(start, stop)].astype(float)
-    values = np.where(np.isfinite(values), values, 0.0)
-    light = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
-    number = areas - np.bincount(box, weights=length, minlength=mesh.size).astype(np.int64).reshape(mesh.shape)
-    excess = frame.box_sums - np.bincount(box, weights=light, minlength=mesh.size).reshape(mesh.shape)
+    taken, light = _taken(frame, start, stop, deviant)
+    number, excess = areas - taken, frame.box_sums - light
     residual = np.where(number > 0, excess / np.maximum(number, 1), 0.0)
     sky = SkyPixels(number, _at_middles(frame.sky_sums / areas, grid) + residual)
     of_many = np.where(number > sky_level.LEAST_SHARE * areas.max(), np.abs(residual), 0.0)
     if max(_bend(mesh), of_many.max()) <= _RIPPLE * _typical(rms_mesh):
         return sky
     invalid = deviant[~np.isfinite(pixels[deviant])]
+    alone = deviant[~_is_within(deviant, start, stop)]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
     if saturated is not None:
         invalid = np.union1d(invalid, np.flatnonzero(saturated))
     return _recounted(sky, frame, mesh, rms_mesh, start, stop, invalid)
+
+
+def _taken(
+    frame: SubtractedFrame, start: np.ndarray, stop: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number and sum, in each box, of the pixels of stretches, and of those at ascending places outside of them."""
+    mesh_shape, grid = frame.box_sums.shape, (frame.image.shape, frame.box_size)
+    if compiled.native is not None:
+        taken, light = np.zeros(mesh_shape, dtype=np.int64), np.zeros(mesh_shape)
+        stretches = (compiled.ready(values, dtype=np.int64) for values in (start, stop, places))
+        compiled.native.take_pixels(frame.image, *stretches, taken, light, *frame.box_size)
+        return taken, light
+    alone = places[~_is_within(places, start, stop)]
+    start, stop = _cut_at_boxes(np.append(start, alone), np.append(stop, alone + 1), grid[0][1], grid[1][1])
+    length, box, n_boxes = stop - start, _box_of(start, grid), frame.box_sums.size
+    values = frame.image.ravel()[_expanded(start, stop)].astype(float)
+    values = np.where(np.isfinite(values), values, 0.0)
+    sums = np.add.reduceat(values, np.cumsum(length) - length) if len(length) else np.empty(0)
+    number = np.bincount(box, weights=length, minlength=n_boxes).astype(np.int64).reshape(mesh_shape)
+    return number, np.bincount(box, weights=sums, minlength=n_boxes).reshape(mesh_shape)
 
 
 def _recounted(
@@ -268,7 +327,7 @@ def uncounted(level: np.ndarray, disks: Disks, grid: Grid) -> SkyPixels:
 
 
 def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: np.ndarray, grid: Grid) -> SkyPixels:
-    """Sky pixels without some of those that were counted.
+    """Counted sky pixels, less some that are taken out again.
 
     Parameters
     ----------
@@ -277,7 +336,7 @@ def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: 
     level : ndarray, shape (mesh_y, mesh_x)
         Level of the sky with these pixels, which tells its slopes.
     places : ndarray of int, shape (n,)
-        In the flattened frame.
+        Pixels as ``row * nx + column``.
     electrons : ndarray, shape (n,)
         The pixels with their sky.
     grid : ((int, int), (int, int))
@@ -293,7 +352,7 @@ def taken_out(sky: SkyPixels, level: np.ndarray, places: np.ndarray, electrons: 
 
 
 def newly_covered(disks: Disks, before: Disks, shape: tuple[int, int]) -> np.ndarray:
-    """Places in the flattened frame of the pixels of disks that were not in the disks before."""
+    """Pixels of disks that no earlier disk covered, as places in the flattened frame."""
     places = _expanded(*_disk_spans(disks, shape))
     return places[~_is_within(places, *_disk_spans(before, shape))]
 
@@ -317,7 +376,7 @@ def was_sky(
 
 def _typical(rms_mesh: np.ndarray) -> float:
     """Scatter of a pixel of the sky in most boxes."""
-    return float(np.median(rms_mesh))
+    return median(rms_mesh)
 
 
 def _at_middles(means: np.ndarray, grid: Grid) -> np.ndarray:
@@ -383,6 +442,11 @@ def _disk_spans(disks: Disks, shape: tuple[int, int]) -> tuple[np.ndarray, np.nd
     A pixel belongs to a disk when its centre does.
     """
     (ny, nx), xy, radius = shape, disks.xy, disks.radius
+    if compiled.native is not None:
+        given = (compiled.ready(values, dtype=float) for values in (xy, radius))
+        stretches = np.frombuffer(compiled.native.disk_stretches(*given, ny, nx), dtype=np.int64)
+        start, stop = stretches.reshape(-1, 2).T.copy()
+        return start, stop
     reach = np.floor(radius).astype(int) + 1
     n_rows = 2 * reach + 1
     source = np.repeat(np.arange(len(xy)), n_rows)

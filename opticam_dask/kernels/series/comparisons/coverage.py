@@ -10,8 +10,6 @@ from opticam_dask.kernels.fitting.red_noise import time_averaging_beta
 
 #: Share of a normal distribution within one sigma.
 ONE_SIGMA = 0.682689
-#: Share of a normal distribution within two sigma.
-TWO_SIGMA = 0.954500
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def coverage_of(time: np.ndarray, relative: np.ndarray, relative_err: np.ndarray
     Parameters
     ----------
     time : ndarray, shape (frame,)
-        Days.
+        Times of the frames, days.
     relative, relative_err : ndarray, shape (frame, star)
         Relative flux of each comparison against the others, and its error; NaN where not known.
     scale : float

@@ -48,7 +48,7 @@ class SharedTrends:
     effects, effects_err : ndarray, shape (frame, k)
         What changed from frame to frame, each of mean 0 and standard deviation 1, and 1-sigma errors.
     scores : ndarray, shape (1 + most components,)
-        Mean square, in units of the errors, of stars about what was predicted for them with so many components.
+        Mean square residual of left-out stars, in units of the errors, by number of components.
     """
 
     effects: np.ndarray
@@ -99,7 +99,7 @@ def find_effects(deviation: np.ndarray, error: np.ndarray, n_components: int) ->
     Returns
     -------
     effects, effects_err : ndarray, shape (frame, n_components)
-        Of mean 0 and standard deviation 1, and 1-sigma errors; 0 in frames in which no star is known.
+        Effects of mean 0 and standard deviation 1, and their 1-sigma errors; 0 in frames in which no star is known.
     """
     known = np.isfinite(deviation) & np.isfinite(error)
     left = np.where(known, deviation, 0.0)

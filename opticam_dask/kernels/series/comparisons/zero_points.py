@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
 
 #: Stars further than this from the fit, in units of its robust scatter, are variables, blends or mistaken.
 _OUTLIERS = 3.5
+
+#: and this much further where there are few, divided by their number.
+_OUTLIERS_OF_FEW = 12.0
+
+#: Share of a normal distribution below one sigma.
+_ONE_SIGMA = 0.841345
 
 #: Rounds of fitting and leaving out.
 _ROUNDS = 5
@@ -100,22 +108,25 @@ def fit_zero_point(
     colours = colour if has_term and colour is not None else np.zeros(len(known))
     used, scatter = usable.copy(), _robust(difference[usable])
     for _ in range(_ROUNDS):
-        middle = float(np.mean(colours[used]))
-        columns = [np.ones(len(known)), *([colours - middle] if has_term else [])]
-        weight = 1.0 / np.hypot(instrumental_err, scatter)
-        design = np.column_stack(columns)[used] * weight[used, None]
-        found, *_ = np.linalg.lstsq(design, difference[used] * weight[used], rcond=None)
-        residual = difference - np.column_stack(columns) @ found
-        scatter = _robust(residual[used])
-        limit = _OUTLIERS * np.hypot(instrumental_err, scatter)
+        fit = _fit(difference, instrumental_err, colours, used, scatter, has_term=has_term)
+        scatter = _robust(fit.residual[used])
+        # the robust scatter of a few stars is hardly known
+        limit = (_OUTLIERS + _OUTLIERS_OF_FEW / np.count_nonzero(used)) * np.hypot(instrumental_err, scatter)
+        # a bad star among a few pulls the fit, so that all stand apart from it: from their median it alone does
+        residual = fit.residual - np.median(fit.residual[used])
         new = usable & (np.abs(residual) <= limit)
         if np.count_nonzero(new) < _FEWEST_STARS or np.array_equal(new, used):
             break
         used = new
-    n_free = max(1, int(np.count_nonzero(used)) - len(found))
-    normal = np.linalg.inv(design.T @ design)
-    chi2 = float(np.sum((residual[used] * weight[used]) ** 2)) / n_free
-    errors = np.sqrt(np.diag(normal) * max(chi2, 1.0))
+    n_free = max(1, int(np.count_nonzero(used)) - len(fit.found))
+    for _ in range(_ROUNDS):
+        total = float(np.sum(fit.residual[used] ** 2)) / n_free
+        scatter = float(np.sqrt(max(total - np.mean(instrumental_err[used] ** 2), 0.0)))
+        fit = _fit(difference, instrumental_err, colours, used, scatter, has_term=has_term)
+    chi2 = float(np.sum((fit.residual * fit.weight)[used] ** 2)) / n_free
+    # as the scatter of a few stars is itself uncertain, 68 per cent are within more than one sigma (Student 1908)
+    errors = np.sqrt(np.diag(fit.covariance) * max(chi2, 1.0)) * stdtrit(n_free, _ONE_SIGMA)
+    found, middle = fit.found, fit.middle
     return ZeroPoint(
         zero=float(found[0]),
         zero_err=float(errors[0]),
@@ -123,9 +134,31 @@ def fit_zero_point(
         term_err=float(errors[1]) if has_term else 0.0,
         middle=middle if has_term else 0.0,
         spread=float(np.std(colours[used])) if has_term else 0.0,
-        scatter=float(np.sqrt(np.sum(residual[used] ** 2) / n_free)),
+        scatter=float(np.sqrt(np.sum(fit.residual[used] ** 2) / n_free)),
         is_used=used,
     )
+
+
+class _StarFit(NamedTuple):
+    """Coefficients with their covariance, middle of the colours, and residual and weight of each star."""
+
+    found: np.ndarray
+    covariance: np.ndarray
+    middle: float
+    residual: np.ndarray
+    weight: np.ndarray
+
+
+def _fit(
+    difference: np.ndarray, error: np.ndarray, colours: np.ndarray, used: np.ndarray, scatter: float, *, has_term: bool
+) -> _StarFit:
+    """Weighted fit to the stars that are used."""
+    middle = float(np.mean(colours[used]))
+    columns = np.column_stack([np.ones(len(difference)), *([colours - middle] if has_term else [])])
+    weight = 1.0 / np.hypot(error, max(scatter, _LEAST_SCATTER))
+    design = columns[used] * weight[used, None]
+    found, *_ = np.linalg.lstsq(design, difference[used] * weight[used], rcond=None)
+    return _StarFit(found, np.linalg.inv(design.T @ design), middle, difference - columns @ found, weight)
 
 
 def _robust(values: np.ndarray) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
 
-from opticam_dask.kernels import compiled
+from opticam_dask.kernels import compiled, graphs
+from opticam_dask.kernels.robust import median
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
 
@@ -68,8 +68,24 @@ _MEDIAN_DISTANCE = 0.888
 #: Relative spread of moments that is always allowed for: nobody's moments are better known than this.
 _LEAST_SPREAD = 3e-3
 
-#: What the compiled fit takes of these, in its order.
-_LIMITS = np.array((_FORM_STEPS, _AT_REST, _MEDIAN_DISTANCE, _LEAST_SPREAD, _FORM_REACH, _RIDGE))
+#: What the compiled form takes of these, in its order.
+_LIMITS = np.array(
+    (
+        *(_FORM_STEPS, _AT_REST, _MEDIAN_DISTANCE, _LEAST_SPREAD, _FORM_REACH, _RIDGE),
+        *(
+            _DOUBTED,
+            _ELONGATED,
+            _ALIKE,
+            _STILL_LONGER,
+            _LONGEST,
+            _FEW,
+            _ROUNDS,
+            _SETTLED,
+            _INSIGNIFICANT,
+            _WORST_PLACES,
+        ),
+    )
+)
 
 
 class FieldShape(NamedTuple):
@@ -138,7 +154,7 @@ def form_of_stars(
     shapes : ndarray, shape (3, n)
         Widths and orientation of the stars, as ``moments.source_shapes`` returns them; finite.
     error : ndarray, shape (n,)
-        :func:`moment_errors`.
+        Errors of the moments, from :func:`moment_errors`.
     frame : (int, int)
         Shape ``(ny, nx)`` of the frame.
     doubt : ndarray, shape (n,)
@@ -159,6 +175,21 @@ def form_of_stars(
     if not usable.any():
         return FieldShape(_typical_fwhm(moments, _trust(doubt)), nan, nan, nan, unknown)
     stars = _Stars(field_places(xy[usable], frame), moments[:, usable], error[usable], doubt[usable])
+    fwhm, mean, terms = _form(stars) if compiled.native is None else _compiled_form(stars)
+    major, minor, theta = axes_of(mean)
+    return FieldShape(fwhm, float(major), float(minor), float(theta), terms)
+
+
+def _compiled_form(stars: _Stars) -> tuple[float, np.ndarray, np.ndarray]:
+    """As :func:`_form`, in C."""
+    assert compiled.native is not None
+    form, terms = np.empty(4), np.empty((3, N_TERMS))
+    compiled.native.field_form(*(compiled.ready(values) for values in (*stars, _LIMITS)), form, terms)
+    return photometry.SIGMA_TO_FWHM * float(form[0]), form[1:], terms
+
+
+def _form(stars: _Stars) -> tuple[float, np.ndarray, np.ndarray]:
+    """Median FWHM of stars, their mean moments (3,), and the coefficients by which these change over the frame."""
     mean = _mean_moments(stars)
     terms = _change_over_field(stars, mean)
     single, change = stars, terms @ field_terms(*stars.uv).T
@@ -171,9 +202,7 @@ def form_of_stars(
             break
     if single is not stars:
         terms = _change_over_field(single, mean)
-    fwhm = _typical_fwhm(single.moments, single.trust)
-    major, minor, theta = axes_of(mean)
-    return FieldShape(fwhm, float(major), float(minor), float(theta), terms)
+    return _typical_fwhm(single.moments, single.trust), mean, terms
 
 
 def _typical_fwhm(moments: np.ndarray, trust: np.ndarray) -> float:
@@ -247,9 +276,9 @@ def neighbour_doubt(xy: np.ndarray, flux: np.ndarray, fwhm: float) -> np.ndarray
     xy : ndarray, shape (n, 2)
         Positions in pixels; NaN for no star.
     flux : ndarray, shape (n,)
-        Electrons.
+        Fluxes of the sources, electrons.
     fwhm : float
-        Of the stars, pixels.
+        FWHM of the stars, pixels.
 
     Returns
     -------
@@ -260,7 +289,7 @@ def neighbour_doubt(xy: np.ndarray, flux: np.ndarray, fwhm: float) -> np.ndarray
     reach = _DOUBT_REACH * fwhm
     if len(known) < 2 or not reach > 0:
         return doubt
-    pairs = KDTree(xy[known]).query_pairs(reach, output_type="ndarray")
+    pairs = graphs.near_pairs(xy[known], reach)
     for star, other in ((known[pairs[:, 0]], known[pairs[:, 1]]), (known[pairs[:, 1]], known[pairs[:, 0]])):
         nearness = 1.0 - (np.hypot(*(xy[star] - xy[other]).T) / reach) ** 2
         np.add.at(doubt, star, _WIDENING * nearness**2 * flux[other] / flux[star])
@@ -288,7 +317,7 @@ class _Stars(NamedTuple):
     @property
     def counts(self) -> np.ndarray:
         """Weights in which the brighter half of the stars without neighbours are alike."""
-        return 1.0 / (np.maximum(self.noise, np.median(self.noise)) ** 2 + self.doubt**2)
+        return 1.0 / (np.maximum(self.noise, median(self.noise)) ** 2 + self.doubt**2)
 
 
 def _fitted(stars: _Stars, design: np.ndarray, start: np.ndarray, first: int) -> tuple[np.ndarray, float]:
@@ -304,13 +333,9 @@ def _fitted(stars: _Stars, design: np.ndarray, start: np.ndarray, first: int) ->
     first : int
         Without a term from there on the significance is NaN.
     """
-    if compiled.native is None:
-        fit = _robust_fit(design, stars.moments, stars.error, stars.trust, start)
-        chosen = slice(first, design.shape[1])
-        return fit.coefficients, fit.significance(design, stars.moments, chosen) if first < design.shape[1] else np.nan
-    coefficients = start.copy()
-    arrays = (np.ascontiguousarray(values) for values in (design, stars.moments, stars.error, stars.trust, _LIMITS))
-    return coefficients, compiled.native.field_fit(*arrays, coefficients, first)
+    fit = _robust_fit(design, stars.moments, stars.error, stars.trust, start)
+    chosen = slice(first, design.shape[1])
+    return fit.coefficients, fit.significance(design, stars.moments, chosen) if first < design.shape[1] else np.nan
 
 
 def _robust_fit(

@@ -15,7 +15,7 @@ def growth_curve(
     background: float | np.ndarray = 0.0,
     variance: float | np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flux in growing circular apertures, each pixel counted by the exact share of it that lies inside.
+    """Flux in growing circular apertures; a pixel counts by the exact share of its area inside.
 
     Parameters
     ----------

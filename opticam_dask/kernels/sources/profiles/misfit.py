@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opticam_dask.kernels import compiled
+from opticam_dask.kernels import compiled, robust
 from opticam_dask.kernels.sources.profiles import profile
 from opticam_dask.kernels.sources.profiles.profile import Shape
 
@@ -21,22 +21,17 @@ CLIP = 5.0
 #: or next to such a one and further than so many.
 GROW = 3.0
 
-#: A star is looked at again when one of its pixels is further off than so many errors,
-_SUSPECT = 4.2
-#: or when the sum of squares is further above its mean than so many times its scatter.
-_SUSPECT_SUM = 4.0
-
 #: A star does not fit its profile when the sum of squares is so many times its scatter above its mean.
 _NO_STAR = 6.0
 
 #: Counts are skewed: a pixel that is CLIP errors above its mean is as rare as with Gaussian noise when it is so many
 #: electrons higher still (Cornish & Fisher 1938: ``(CLIP^2 - 1) / 6`` times the skewness times the error).
-_SKEW = (CLIP**2 - 1.0) / 6.0
+SKEW = (CLIP**2 - 1.0) / 6.0
 
 #: What the profile of well sampled stars gets wrong, as a part of the light in a pixel.
 _MODEL_ERROR = 0.005
 #: The same for the light of neighbours, whose places are known to some hundredths of a pixel.
-_FOREIGN_ERROR = 0.03
+FOREIGN_ERROR = 0.03
 
 #: The relative error of an undersampled star's pixel is so many times that of its flux.
 _OF_PIXEL = 4.0
@@ -64,9 +59,14 @@ _ITERATIONS = 5
 
 #: What the compiled fit takes of these, in its order.
 _LIMITS = (
-    *(CLIP, GROW, _SKEW, _FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, _MEDIAN_SQUARE, _NO_STAR),
-    *(_WIDTH_ERROR, profile.SLOPE_STEP, _LONGEST, _ITERATIONS),
+    *(CLIP, GROW, SKEW, FOREIGN_ERROR, _CORE, _MEDIAN_SIZE, _MEDIAN_SQUARE, _NO_STAR),
+    *(_WIDTH_ERROR, profile.SLOPE_STEP, _LONGEST),
 )
+
+
+def limits(position_error: float, model_error: float, n_steps: int = _ITERATIONS) -> np.ndarray:
+    """Numbers that the compiled fits take, in their order; a fit has ``n_steps`` steps."""
+    return np.array((position_error, model_error, *_LIMITS, n_steps))
 
 
 def usual_error(flux_error: float) -> float:
@@ -95,7 +95,7 @@ def pixel_errors(
     own, foreign : ndarray, shape (n, size, size)
         Electrons of the star and of its neighbours, from the profile.
     rms : ndarray, shape (n, size, size)
-        Background RMS.
+        Background RMS of the pixels, electrons.
     response : ndarray, shape (n, size, size), optional
         Master flat, see ``noise.aperture_variance``.
     model_error : float
@@ -111,18 +111,9 @@ def pixel_errors(
     variance = (model_error * own) ** 2 + rms**2 + np.square(unlike)
     variance += photons if response is None else photons / response
     if np.ndim(foreign):
-        variance += (_FOREIGN_ERROR * foreign) ** 2
+        variance += (FOREIGN_ERROR * foreign) ** 2
     errors: np.ndarray = np.sqrt(variance)
     return errors
-
-
-def fit_fluxes_alone(electrons: np.ndarray, light: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Flux of each star by least squares with equal weights on its own pixels; 0 where it has none."""
-    shares = np.where(used, light, 0.0)
-    weight = np.einsum("nij,nij->n", shares, shares)
-    signal = np.einsum("nij,nij->n", shares, np.where(used, electrons, 0.0))
-    flux: np.ndarray = signal / np.where(weight > 0, weight, 1.0)
-    return flux
 
 
 def reduced_chi2(deviation: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -132,15 +123,7 @@ def reduced_chi2(deviation: np.ndarray, used: np.ndarray) -> np.ndarray:
     return np.where(n_pixels > 1, total / np.maximum(n_pixels - 1, 1), np.nan)
 
 
-def are_suspect(deviation: np.ndarray, errors: np.ndarray, used: np.ndarray, chi2: np.ndarray) -> np.ndarray:
-    """Stars that do not fit the profile within their errors, shape (n,)."""
-    above = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
-    too_much = _too_large(chi2, used, _SUSPECT_SUM)
-    suspect: np.ndarray = (np.max(above, axis=(1, 2), initial=0.0) > _SUSPECT) | too_much
-    return suspect
-
-
-def _too_large(chi2: np.ndarray, used: np.ndarray, n_sigma: float) -> np.ndarray:
+def too_large(chi2: np.ndarray, used: np.ndarray, n_sigma: float) -> np.ndarray:
     """Whether reduced chi-squares are further above 1 than their scatter allows."""
     freedom = np.maximum(np.count_nonzero(used, axis=(1, 2)) - 1, 1)
     with np.errstate(invalid="ignore"):
@@ -164,7 +147,7 @@ class StarFit:
     model_error : ndarray, shape (n,)
         What the core of each star deviates from the profile beyond its noise, relative to the light (1 sigma).
     flux : ndarray, shape (n,)
-        Electrons.
+        Fitted fluxes, electrons.
     errors : ndarray, shape (n, size, size)
         1-sigma errors of the pixels, electrons.
     """
@@ -176,6 +159,10 @@ class StarFit:
     model_error: np.ndarray
     flux: np.ndarray
     errors: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> StarFit:
+        """The fit of the stars ``chosen``."""
+        return StarFit(**{name: values[chosen] for name, values in vars(self).items()})
 
     def with_rows(self, rows: np.ndarray, other: StarFit) -> StarFit:
         """The fit with the stars ``rows`` taken from another fit."""
@@ -236,7 +223,7 @@ def fit_stars(
         return _compiled_fit(windows, corners, forms, expected_xy, xy, table, (position_error, model_error))
     own = np.where(near, electrons - foreign, 0.0)
     widening = np.zeros(len(xy))
-    light, slopes = _templates(table, xy, corners, size, forms)
+    light, slopes = templates(table, xy, corners, size, forms)
     flux = _median_flux(own, light, near)
     for _ in range(_ITERATIONS):
         errors, deviation, model = _residuals(
@@ -245,20 +232,19 @@ def fit_stars(
         is_stray = find_stray(deviation, errors, near, typical_deviation(deviation, model, near))
         design = np.concatenate([light[:, None], slopes * flux[:, None, None, None]], axis=1)
         weights = np.where(near & ~is_stray, 1.0 / errors**2, 0.0)
-        prior = np.zeros((len(xy), 4))
-        prior[:, 1:3], prior[:, 3] = 1.0 / position_error**2, 1.0 / _WIDTH_ERROR**2
+        prior = np.broadcast_to(prior_weights(position_error), (len(xy), 4))
         # the place is held to where the star was expected, not to where the last step ended
         pull = np.column_stack([np.zeros(len(xy)), prior[:, 1:3] * (expected_xy - xy), np.zeros(len(xy))])
         solution = _solve(design, own, weights, prior, pull)
         flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
         xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
-        light, slopes = _templates(table, xy, corners, size, forms)
+        light, slopes = templates(table, xy, corners, size, forms)
     errors, deviation, model = _residuals(
         own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
     )
     is_stray = find_stray(deviation, errors, near)
     kept = near & ~is_stray
-    is_no_star = _too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
+    is_no_star = too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
     of_core = _typical_error(deviation * errors, errors, model, near)
     return StarFit(xy, is_stray, deviation, is_no_star, of_core, flux, errors)
 
@@ -275,16 +261,16 @@ def _compiled_fit(
     """What :func:`fit_stars` gives, by the kernel in C; ``xy`` is moved."""
     assert compiled.native is not None
     given: list[np.ndarray | None] = [
-        None if values is None else np.ascontiguousarray(values, dtype=bool if index == _NEAR else float)
+        None if values is None else compiled.ready(values, dtype=bool if index == _NEAR else float)
         for index, values in enumerate(windows)
     ]
-    given += [np.ascontiguousarray(values, dtype=np.int64) for values in corners]
-    given += [forms, *(np.ascontiguousarray(values, dtype=float) for values in (expected_xy, table))]
+    given += [compiled.ready(values, dtype=np.int64) for values in corners]
+    given += [forms, *(compiled.ready(values, dtype=float) for values in (expected_xy, table))]
     n, shape = len(xy), windows[0].shape
     stray, deviation, all_errors = np.empty(shape, dtype=bool), np.empty(shape), np.empty(shape)
     flux, model_error, no_star = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
     found = xy, flux, model_error, no_star, stray, deviation, all_errors
-    compiled.native.fit_stars((*given, np.array((*errors, *_LIMITS)), *found), profile.EDGE, profile.TABLE_STEP)
+    compiled.native.fit_stars((*given, limits(*errors), *found), profile.EDGE, profile.TABLE_STEP)
     return StarFit(xy, stray, deviation, no_star, model_error, flux, all_errors)
 
 
@@ -301,7 +287,7 @@ def typical_misfit(fit: StarFit) -> np.ndarray:
     Parameters
     ----------
     fit : StarFit
-        Of several stars; the lower median over them counts.
+        Misfits of several stars; the lower median over them counts.
 
     Returns
     -------
@@ -309,16 +295,27 @@ def typical_misfit(fit: StarFit) -> np.ndarray:
         1 sigma; 0 where noise explains the deviations.
     """
     is_bright = fit.flux > 0
-    if np.count_nonzero(is_bright) < _LEAST_STARS:
-        return np.zeros(fit.errors.shape[1:])
     relative = fit.errors[is_bright] / fit.flux[is_bright, None, None]
-    middle = (len(relative) - 1) // 2
-    squares = np.sort((fit.deviation[is_bright] * relative) ** 2, axis=0)[middle] / _MEDIAN_SQUARE
-    noise = np.sort(relative**2, axis=0)[middle]
+    return typical_beyond_noise((fit.deviation[is_bright] * relative) ** 2, relative**2)
+
+
+def typical_beyond_noise(squares: np.ndarray, noise: np.ndarray, weights: np.ndarray | float = 1.0) -> np.ndarray:
+    """Typical size of what stars (the first axis) have in common beyond noise, from squares and variances (n, ...).
+
+    The lower weighted median over the stars counts; 0 for too few of them, and where noise explains it.
+    """
+    if len(squares) < _LEAST_STARS:
+        return np.zeros(squares.shape[1:])
+    squares, noise = (robust.weighted_median(values, weights) for values in (squares / _MEDIAN_SQUARE, noise))
     return np.sqrt(np.where(squares > _MORE_THAN_NOISE * noise, squares, 0.0))
 
 
-def _templates(
+def prior_weights(position_error: float) -> np.ndarray:
+    """Inverse variances of flux, x, y and logarithm of the width of a star before it is looked at, shape (4,)."""
+    return np.array([0.0, position_error**-2, position_error**-2, _WIDTH_ERROR**-2])
+
+
+def templates(
     table: np.ndarray, xy: np.ndarray, corners: tuple[np.ndarray, np.ndarray], size: int, forms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Light (n, size, size), and its change with x, y and the logarithm of the width (n, 3, size, size)."""
@@ -382,17 +379,22 @@ def find_stray(
     ndarray of bool, shape (n, size, size)
     """
     tolerance = np.reshape(tolerance, (-1, 1, 1))
-    size = np.where(used, np.abs(deviation) - np.where(deviation > 0, _SKEW / errors, 0.0), 0.0)
+    size = np.where(used, np.abs(deviation) - np.where(deviation > 0, SKEW / errors, 0.0), 0.0)
     is_stray = size > CLIP * tolerance
     if not is_stray.any():
         return is_stray
-    is_next = np.zeros_like(is_stray)
-    padded = np.pad(is_stray, ((0, 0), (1, 1), (1, 1)))
-    n_rows, n_columns = is_stray.shape[1:]
+    return is_stray | (grown(is_stray) & (size > GROW * tolerance))
+
+
+def grown(mask: np.ndarray) -> np.ndarray:
+    """Pixels of masks (n, rows, columns), and those next to them."""
+    n_rows, n_columns = mask.shape[1:]
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+    result = np.zeros_like(mask)
     for row in range(3):
         for column in range(3):
-            is_next |= padded[:, row : row + n_rows, column : column + n_columns]
-    return is_stray | (is_next & (size > GROW * tolerance))
+            result |= padded[:, row : row + n_rows, column : column + n_columns]
+    return result
 
 
 def typical_deviation(deviation: np.ndarray, own: np.ndarray, used: np.ndarray) -> np.ndarray:
@@ -430,12 +432,12 @@ def judge_pixels(
     """
     if compiled.native is not None:
         windows = [
-            None if values is None else np.ascontiguousarray(values, dtype=float)
+            None if values is None else compiled.ready(values, dtype=float)
             for values in (electrons, model, rms, response, unknown)
         ]
         errors, is_stray = np.empty(electrons.shape), np.empty(electrons.shape, dtype=bool)
-        limits = np.array((np.nan, model_error, *_LIMITS))
-        compiled.native.judge_pixels(*windows, np.ascontiguousarray(is_good), limits, errors, is_stray)
+        numbers = limits(np.nan, model_error)
+        compiled.native.judge_pixels(*windows, compiled.ready(is_good), numbers, errors, is_stray)
         return errors, is_stray
     errors = pixel_errors(model, 0.0, rms, response, model_error)
     errors = errors if unknown is None else np.sqrt(errors**2 + unknown)

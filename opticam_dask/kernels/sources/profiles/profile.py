@@ -28,6 +28,7 @@ SLOPES = (2.5, 3.0, 3.5, 4.5, 7.0, np.inf, 2.6, 2.7, 2.8, 2.9, 3.15, 3.3, 3.75, 
 
 _WIDTHS = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4)
 
+#: Gaussians are no wider than this: a wider one would be taken for wings.
 _WIDEST_GAUSSIAN = 1.2
 
 #: Gaussians as pixels sample them: those of 0.95 and 1 together are a Gaussian between them to 0.05 % only.
@@ -43,6 +44,8 @@ N_COMPONENTS = len(COMPONENTS)
 
 #: Radii of the soft rings that a profile may be made of as well, in units of sigma: Gaussian functions of the radius.
 RINGS = np.arange(0.0, 2.51, 0.125)
+#: A profile has at most so many coefficients.
+MOST_COMPONENTS = N_COMPONENTS + len(RINGS)
 #: Their sigma: a profile that they are fitted to may change from light to dark within a quarter of its width.
 _RING_SIGMA = 0.11
 
@@ -220,7 +223,7 @@ def coefficients_of(profiles: Iterable[Profile]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables of a night's profile for some areas of a pixel in units of sigma squared, which are those of some seeings.
+    """Tables of a night's profile in several seeings, by the area of a pixel in units of sigma squared.
 
     Attributes
     ----------
@@ -356,7 +359,7 @@ def _radius(xy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: int, forms: np
     radius: np.ndarray
     if compiled.native is not None:
         radius = np.empty((len(dx), size, size))
-        compiled.native.elliptical_radius(dx, dy, np.ascontiguousarray(forms[:, :4]), radius)
+        compiled.native.elliptical_radius(dx, dy, compiled.ready(forms[:, :4]), radius)
         return radius
     cosine, sine, semimajor, semiminor = forms.T[:4, :, None, None]
     dx, dy = dx[:, None, :], dy[:, :, None]
@@ -374,7 +377,7 @@ def profile_weights(
     Parameters
     ----------
     table : ndarray
-        :meth:`Profile.table`.
+        Table of the profile, from :meth:`Profile.table`.
     xy, x0, y0, size, shape
         Centres, lower corners and size of the cut-outs, and shape of the stars, as :func:`elliptical_radius` takes
         them; a NaN position gives zeros.
@@ -415,8 +418,8 @@ def _compiled_light(
 ) -> np.ndarray:
     """Fill windows (n, layer, size, size) with the light of stars, or with its two slopes."""
     assert compiled.native is not None
-    floats = (np.ascontiguousarray(values, dtype=float) for values in (table, xy))
-    corners = (np.ascontiguousarray(values, dtype=np.int64) for values in (x0, y0))
+    floats = (compiled.ready(values, dtype=float) for values in (table, xy))
+    corners = (compiled.ready(values, dtype=np.int64) for values in (x0, y0))
     compiled.native.star_light(*floats, *corners, forms, to, EDGE, TABLE_STEP, SLOPE_STEP)
     return to
 
@@ -424,10 +427,10 @@ def _compiled_light(
 def light_at(table: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Light per unit of area at radii in units of sigma, from a table; 0 where a radius is NaN."""
     if compiled.native is not None:
-        radii = np.ascontiguousarray(radius, dtype=float)
+        radii = compiled.ready(radius, dtype=float)
         found = np.empty(radii.shape)
         compiled.native.light_at(
-            np.ascontiguousarray(table, dtype=float), radii.reshape(-1), found.reshape(-1), EDGE, TABLE_STEP
+            compiled.ready(table, dtype=float), radii.reshape(-1), found.reshape(-1), EDGE, TABLE_STEP
         )
         return found
     rho = np.where(np.isfinite(radius), np.minimum(radius, EDGE), EDGE) / TABLE_STEP

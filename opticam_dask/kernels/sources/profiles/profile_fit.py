@@ -1,8 +1,9 @@
-"""The profile that fits the rings of a night's stars.
+"""Fit of a star profile to the light of a night's stars in rings.
 
-It is a sum of Gaussians and of Moffat functions that have one slope, or slopes that the measurement cannot tell apart:
-in any other mixture the wings that nobody can see would follow the noise. The stars of a defocused telescope have no
-peak in their middle: where such a sum puts a few per cent of their light into wrong rings, soft rings are part of it.
+The profile is a sum of Gaussians and Moffat functions. All Moffat functions have one slope, or slopes that the
+measurement cannot tell apart: otherwise the faint outer wings, which are not measured, would follow the noise. Stars of
+a defocused telescope have no peak in their middle: where such a sum puts a few per cent of their light into wrong
+rings, soft rings are added to it.
 """
 
 from __future__ import annotations

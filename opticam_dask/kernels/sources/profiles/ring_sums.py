@@ -76,6 +76,12 @@ _AROUND = 1.5
 #: what is wrong with the surroundings of the brightest does not decide.
 _BRIGHTEST = 5000.0
 
+#: The sky around a star is even when its scatter is so many times the noise at most; what it has beyond that, over the
+#: area of the star, may be light of a nebula, a galaxy or of many faint stars:
+_EVEN = 1.3
+#: a star to which that may add this part of its light counts half of what it would without.
+_UNEVEN_SKY = 0.1
+
 #: A star whose neighbours have this part of its light counts half of what it would without them.
 _DISTURBED = 0.5
 
@@ -84,7 +90,7 @@ _DISTURBED = 0.5
 class Rings:
     """Sums over the pixels of stars in rings of the elliptical radius, star by star.
 
-    Sums of such sums over frames are sums as well.
+    Rings of several frames can be added.
 
     Attributes
     ----------
@@ -166,9 +172,9 @@ def measure_rings(
     xy : ndarray, shape (n, 2)
         Centres on the frame.
     x0, y0 : ndarray of int, shape (n,)
-        Lower corners.
+        Lower corners of the windows.
     shape : Shape
-        Of the frame's stars.
+        Width and form of the frame's stars.
     foreign : ndarray of bool, shape (n, size, size), optional
         Pixels that another source shines on: they do not count.
     stars : ndarray of int, shape (n,), optional
@@ -208,8 +214,12 @@ def measure_rings(
     area = shape.area_at(xy)
     # a star whose core belongs to its neighbours has no light to measure anything by
     stamps = [(index, stamp, sky) for index, stamp, sky in stamps if stamp.flux(sky.at(stamp), table / area[index]) > 0]
-    bend = _bend_of_sky([(stamp, sky, table / area[index]) for index, stamp, sky in stamps])
-    trust = np.ones(len(xy)) if disturbed is None else 1.0 / (1.0 + (disturbed / _DISTURBED) ** 2)
+    evenness, usual = np.ones(len(xy)), float(np.median([stamp.noise for _, stamp, _ in stamps])) if stamps else 0.0
+    for index, stamp, sky in stamps:
+        uneven = _unevenness(stamp, sky, table / area[index], float(area[index]), usual)
+        evenness[index] = 1.0 / (1.0 + (uneven / _UNEVEN_SKY) ** 4)
+    bend = _bend_of_sky([(stamp, sky, table / area[index], float(evenness[index])) for index, stamp, sky in stamps])
+    trust = evenness if disturbed is None else evenness / (1.0 + (disturbed / _DISTURBED) ** 2)
     for index, stamp, sky in stamps:
         _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]), float(trust[index]))
     return found
@@ -337,14 +347,28 @@ def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray
     return rest
 
 
-def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarray:
+def _unevenness(stamp: _Stamp, sky: _Sky, table: np.ndarray, area: float, usual: float) -> float:
+    """Light that the sky around a star may add to it by what it differs from a plane, relative to the star's own.
+
+    The noise is no more than is usual in the frame: uneven light adds to what a mesh takes for noise.
+    """
+    level, flux = sky.at(stamp)[sky.beyond], stamp.flux(sky.at(stamp), table)
+    wings = flux * light_at(table, stamp.radius[sky.beyond])
+    left = stamp.electrons[sky.beyond] - level - wings
+    scatter = MAD_TO_SIGMA * float(np.median(np.abs(left - np.median(left))))
+    excess = np.sqrt(max(0.0, scatter**2 - (_EVEN * min(stamp.noise, usual)) ** 2))
+    return float(excess * np.pi * REACH**2 * area / flux)
+
+
+def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray, float]]) -> np.ndarray:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
     Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
-    James & Stein 1961), so that a frame whose sky does not bend pays nothing for it.
+    James & Stein 1961), so that a frame whose sky does not bend pays nothing for it. Stars whose sky is uneven count
+    less.
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
-    for stamp, sky, table in stamps:
+    for stamp, sky, table, evenness in stamps:
         some = sky.beyond[::_BEND_STEP]
         u, v, level = stamp.u[some], stamp.v[some], sky.at(stamp)
         # the wings of the star bend as well
@@ -354,8 +378,8 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray]]) -> np.ndarra
         # what a plane takes up says nothing
         plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3:])
         left = products[3:, 3:] - products[3:, :3] @ plane
-        normal += left[:3, :3] / stamp.noise**2
-        right += left[:3, 3] / stamp.noise**2
+        normal += evenness * left[:3, :3] / stamp.noise**2
+        right += evenness * left[:3, 3] / stamp.noise**2
     if not stamps or np.linalg.cond(normal) > 1.0 / _FLAT:
         return np.zeros(3)
     bend = np.linalg.solve(normal, right)

@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import moments, photometry, second_look, stack_psf
 from opticam_dask.kernels.sources.profiles import profile
+from opticam_dask.passes.stack_sources.finding import FORM, SkyFree, pixels_within
 
 #: A new star has a signal-to-noise ratio of so many times the threshold of the pixels: 8 with the usual threshold.
 _LEAST_RATIO = 1.6
@@ -30,8 +31,10 @@ _BLENDED = 3.0
 #: its threshold and its least number of pixels.
 _HIDDEN = 4.0
 
-#: What is left of a blend of stars has so many times the expected variance at most; of a galaxy more is left.
+#: What is left of a blend of stars has so many times the variance at most that is expected, or that most known stars
+#: leave, whichever is more; of a galaxy more is left.
 _LARGEST_MISFIT = 4.0
+_MOST_STARS = 90.0
 
 #: No star is looked for within so many semi-axes of the segment of a galaxy.
 _BLOCKED = 3.0
@@ -39,8 +42,9 @@ _BLOCKED = 3.0
 #: Resampling never adds more to the square of a width than the rest of it.
 _LEAST_WIDTH = 0.1
 
-#: Where a source is and how far it reaches.
-_FORM = ("x", "y", "semimajor_sigma", "semiminor_sigma", "orientation")
+#: What is left nearer than so many FWHM to a source that was not fitted is its own light.
+_BESIDE = 4.0
+_NOTHING = np.empty((0, 3))
 
 #: More sources than this are not fitted together.
 _MOST = 5000
@@ -49,13 +53,13 @@ _MOST = 5000
 def with_companions(
     found: dict[str, np.ndarray],
     is_whole: np.ndarray,
-    stack: tuple[np.ndarray, np.ndarray, np.ndarray],
+    stack: SkyFree,
+    coverage: np.ndarray,
     fwhm: float,
-    is_core: np.ndarray,
     threshold: float,
     border: int,
     not_looked_at: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Add stars hidden by known ones, and refine the positions of overlapping stars by a joint fit.
 
     Parameters
@@ -64,14 +68,14 @@ def with_companions(
         Variables of the catalogue, with ``is_star``, without numbers.
     is_whole : ndarray of bool, shape (source,)
         Which sources are not saturated.
-    stack : tuple of ndarray, shape (ny, nx)
-        Sky-subtracted pixels, their noise, and the number of frames.
+    stack : SkyFree
+        Sky-subtracted pixels and their noise.
+    coverage : ndarray of int, shape (ny, nx)
+        Number of frames in each pixel.
     fwhm : float
-        Of the stars on the stack, without what resampling adds to it, pixels.
-    is_core : ndarray of bool, shape (ny, nx)
-        Saturated pixels, and those so near to them that no star is looked for.
+        FWHM of the stars on the stack, without what resampling adds to it, pixels.
     threshold : float
-        Of the finder, in units of the noise of a pixel.
+        Threshold of the finder, in units of the noise of a pixel.
     border : int
         Pixels along the edges in which no star is looked for.
     not_looked_at : mapping of ndarray, shape (patch,)
@@ -81,30 +85,36 @@ def with_companions(
     -------
     found, is_whole
         With the new stars, brightest first.
+    further : ndarray, shape (m, 3)
+        x, y and flux of what else shines beside them.
     """
-    pixels, noise, coverage = stack
+    pixels = stack.pixels
     is_blend = is_whole & ~found["is_star"] & (found["fwhm"] < _WIDEST_BLEND * fwhm)
     is_fitted = (found["is_star"] & is_whole) | is_blend
     xy = np.column_stack([found["x"], found["y"]])
-    covered = is_core | _covered(not_looked_at, _BLOCKED, pixels.shape)
-    covered |= _covered({name: found[name][~is_fitted & is_whole] for name in _FORM}, _BLOCKED, pixels.shape)
+    covered = stack.is_core | pixels_within(not_looked_at, _BLOCKED, pixels.shape)
+    covered |= pixels_within({name: found[name][~is_fitted & is_whole] for name in FORM}, _BLOCKED, pixels.shape)
     column, row = (np.clip(np.rint(xy[:, axis]).astype(int), 0, pixels.shape[1 - axis] - 1) for axis in (0, 1))
     fitted = np.flatnonzero(is_fitted & ~covered[row, column])
     if not 0 < len(fitted) <= _MOST:
-        return found, is_whole
+        return found, is_whole, _NOTHING
     is_clean = _clean_stars(found, is_whole, xy, fwhm)
     shape = _shape_of(pixels, xy[is_clean], fwhm)
     if shape is None:
-        return found, is_whole
-    looked_at = stack_psf.Stack(np.where(covered, np.nan, pixels), noise, coverage)
+        return found, is_whole, _NOTHING
+    looked_at = stack_psf.Stack(np.where(covered, np.nan, pixels), stack.noise, coverage)
     stars = second_look.look_again(
         looked_at, xy[fitted], found["flux"][fitted], is_clean[fitted], shape, _LEAST_RATIO * threshold, most=_MOST
     )
     if stars is None:
-        return found, is_whole
+        return found, is_whole, _NOTHING
     last = np.array(pixels.shape[::-1]) - 1 - border
     is_inside = np.all((stars.xy >= border) & (stars.xy <= last), axis=1)
-    return _merged(found, is_whole, fitted, is_blend, stars, is_inside, fwhm)
+    others = np.delete(xy, fitted, axis=0)  # saturated stars and galaxies were not taken off
+    further = stars.further
+    if len(others) and len(further):
+        further = further[KDTree(others).query(further[:, :2])[0] > _BESIDE * fwhm]
+    return *_merged(found, is_whole, fitted, is_blend, stars, is_inside, fwhm), further
 
 
 def _clean_stars(found: dict[str, np.ndarray], is_whole: np.ndarray, xy: np.ndarray, fwhm: float) -> np.ndarray:
@@ -137,23 +147,6 @@ def _shape_of(pixels: np.ndarray, xy: np.ndarray, fwhm: float) -> profile.Shape 
     return shape if shape.is_known() else None
 
 
-def _covered(found: Mapping[str, np.ndarray], reach: float, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels within so many semi-axes of some sources."""
-    covered = np.zeros(shape, dtype=bool)
-    for x, y, semimajor, semiminor, orientation in zip(*(found[name] for name in _FORM), strict=True):
-        axes = [max(1.0, reach * np.nan_to_num(sigma, nan=3.0)) for sigma in (semimajor, semiminor)]
-        angle = np.deg2rad(np.nan_to_num(orientation))
-        half = int(np.ceil(axes[0])) + 1
-        rows, columns = (
-            np.arange(max(0, int(centre) - half), min(size, int(centre) + half + 2))
-            for centre, size in ((y, shape[0]), (x, shape[1]))
-        )
-        dy, dx = (rows - y)[:, None], (columns - x)[None, :]
-        along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-        covered[np.ix_(rows, columns)] |= (along / axes[0]) ** 2 + (across / axes[1]) ** 2 < 1.0
-    return covered
-
-
 def _merged(
     found: dict[str, np.ndarray],
     is_whole: np.ndarray,
@@ -166,9 +159,11 @@ def _merged(
     """Catalogue with the stars of a fit, brightest first."""
     n_known, xy = len(fitted), np.column_stack([found["x"], found["y"]])
     found = {name: values.copy() for name, values in found.items()}
-    is_galaxy = is_blend[fitted] & (stars.misfit(stars.xy[:n_known], int(np.ceil(fwhm))) > _LARGEST_MISFIT)
-    is_new = (np.arange(len(stars.xy)) >= n_known) & is_inside
-    is_new &= stars.misfit(stars.xy, int(np.ceil(fwhm))) < _LARGEST_MISFIT
+    left = stars.misfit(stars.xy, int(np.ceil(fwhm)))
+    usual = left[:n_known][~is_blend[fitted]]
+    most = _LARGEST_MISFIT * max(1.0, float(np.percentile(usual, _MOST_STARS)) if len(usual) else 1.0)
+    is_galaxy = is_blend[fitted] & (left[:n_known] > most)
+    is_new = (np.arange(len(stars.xy)) >= n_known) & is_inside & (left < most)
     is_new &= KDTree(xy).query(stars.xy)[0] < _HIDDEN * fwhm
     for galaxy in fitted[is_galaxy].tolist():  # what was found in a galaxy is part of it
         size = _BLOCKED * np.fmax(found["semimajor_sigma"][galaxy], fwhm)

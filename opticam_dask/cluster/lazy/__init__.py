@@ -1,0 +1,1 @@
+"""Graphs of what tasks make once for all frames."""

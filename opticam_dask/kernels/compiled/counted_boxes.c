@@ -1,0 +1,208 @@
+/* Clipped statistics of boxes of pixels of 16 bits: the same numbers as in box_statistics.c, in less time.
+ *
+ * The pixels of a box are counted level by level near the sky. With sums up to each level a rank, a bound of the clip or
+ * a moment is looked up; of the few pixels beyond the range those are gone through that a bound lies among. All sums are
+ * whole numbers. */
+
+#include "box_statistics.h"
+
+/* Ranges of more levels are not counted. */
+#define MOST_LEVELS 4096
+/* Levels of 16 bits. */
+#define N_LEVELS 65536
+
+static int64_t level_index(const Levels *levels, int64_t value)
+{
+    const int64_t index = value - levels->low;
+    return index < 0 ? 0 : (index < levels->n_levels ? index : levels->n_levels);
+}
+
+/* The others from one place to another that have such values. */
+static Within within_others(const Levels *levels, Py_ssize_t from, Py_ssize_t to, int64_t lowest, int64_t highest)
+{
+    Within found = {0, 0, 0};
+    for (Py_ssize_t i = from; i < to; i++) {
+        const int64_t value = levels->others[i], deviation = value - levels->centre;
+        const int64_t counts = value >= lowest && value <= highest;
+        found.count += counts;
+        found.sum += counts * deviation;
+        found.squares += counts * deviation * deviation;
+    }
+    return found;
+}
+
+static void add(Within *found, Within more)
+{
+    found->count += more.count;
+    found->sum += more.sum;
+    found->squares += more.squares;
+}
+
+static Within within(const Levels *levels, int64_t lowest, int64_t highest)
+{
+    Within found = {0, 0, 0};
+    if (highest < lowest)
+        return found;
+    const int64_t from = level_index(levels, lowest), to = level_index(levels, highest + 1);
+    const Py_ssize_t n = levels->n, middle = levels->n_below;
+    found.count = levels->below[to] - levels->below[from];
+    found.sum = levels->sum[to] - levels->sum[from];
+    found.squares = levels->squares[to] - levels->squares[from];
+    if (lowest <= 0 && highest >= levels->low)
+        add(&found, levels->all_below);
+    else if (lowest < levels->low)
+        add(&found, within_others(levels, 0, middle, lowest, highest));
+    if (highest >= N_LEVELS - 1 && lowest < levels->low + levels->n_levels)
+        add(&found, levels->all_above);
+    else if (highest >= levels->low + levels->n_levels)
+        add(&found, within_others(levels, n - levels->n_above, n, lowest, highest));
+    return found;
+}
+
+/* Value of a rank among the pixels from `lowest` on. */
+static int64_t level_at(const Levels *levels, int64_t lowest, int64_t rank)
+{
+    int64_t begin = lowest, end = N_LEVELS - 1; /* the value is one of these */
+    const int64_t before = within(levels, begin, levels->low - 1).count;
+    const int64_t from = level_index(levels, lowest), all = levels->below[levels->n_levels] - levels->below[from];
+    if (rank >= before && rank < before + all) { /* where nearly all pixels are: the others need not be looked at */
+        begin = levels->low + from;
+        end = levels->low + levels->n_levels - 1;
+        const int64_t wanted = levels->below[from] + rank - before;
+        while (begin < end) {
+            const int64_t middle = (begin + end) / 2;
+            if (levels->below[middle + 1 - levels->low] > wanted)
+                end = middle;
+            else
+                begin = middle + 1;
+        }
+        return begin;
+    }
+    while (begin < end) {
+        const int64_t middle = (begin + end) / 2;
+        if (within(levels, lowest, middle).count > rank)
+            end = middle;
+        else
+            begin = middle + 1;
+    }
+    return begin;
+}
+
+static Moments moments_of_levels(const Levels *levels, int64_t lowest, int64_t highest)
+{
+    Moments moments = {(double)levels->centre, (double)levels->centre, 0.0};
+    const Within found = within(levels, lowest, highest);
+    if (found.count < 1)
+        return moments;
+    const int64_t one = level_at(levels, lowest, (found.count - 1) / 2), other = level_at(levels, lowest, found.count / 2);
+    const double count = (double)found.count, mean = (double)found.sum / count;
+    const double variance = (double)found.squares / count - mean * mean;
+    moments.median = 0.5 * (double)(one + other);
+    moments.mean = (double)levels->centre + mean;
+    moments.std = variance > 0.0 ? sqrt(variance) : 0.0;
+    return moments;
+}
+
+/* Count the pixels of a box; 0 where their range has too many levels. */
+int count_levels(Levels *levels, const char *from, Py_ssize_t height, Py_ssize_t width, Py_ssize_t row_stride)
+{
+    double sample[SAMPLE];
+    const Py_ssize_t n_sample = levels->n < SAMPLE ? levels->n : SAMPLE;
+    for (Py_ssize_t i = 0; i < n_sample; i++) {
+        const Py_ssize_t place = i * levels->n / n_sample;
+        sample[i] = (double)((const uint16_t *)(from + place / width * row_stride))[place % width];
+    }
+    sort_values(sample, n_sample);
+    const double sigma = (sample[3 * (n_sample - 1) / 4] - sample[(n_sample - 1) / 4]) / 1.349;
+    const int64_t half = (int64_t)(RANGE * sigma) + 2;
+    levels->centre = (int64_t)sample[n_sample / 2];
+    levels->low = levels->centre > half ? levels->centre - half : 0;
+    /* none above the last one: a pixel below the range would be counted there */
+    const int64_t last = levels->centre + half < N_LEVELS ? levels->centre + half : N_LEVELS - 1;
+    levels->n_levels = last + 1 - levels->low;
+    levels->n_below = levels->n_above = 0;
+    if (levels->n_levels > MOST_LEVELS)
+        return 0;
+    const uint32_t n_levels = (uint32_t)levels->n_levels;
+    const uint16_t low = (uint16_t)levels->low;
+    uint32_t *count = levels->count;
+    uint16_t *others = levels->others;
+    memset(count, 0, n_levels * sizeof *count);
+    for (Py_ssize_t y = 0; y < height; y++, from += row_stride) {
+        const uint16_t *row = (const uint16_t *)from;
+        FETCH_ROW(row + width, width * sizeof *row); /* of the next box */
+        for (Py_ssize_t x = 0; x < width; x++) {
+            const uint32_t level = (uint16_t)(row[x] - low);
+            if (level < n_levels)
+                count[level]++;
+            else if (row[x] < low)
+                others[levels->n_below++] = row[x];
+            else
+                others[levels->n - ++levels->n_above] = row[x];
+        }
+    }
+    levels->all_below = within_others(levels, 0, levels->n_below, 0, N_LEVELS);
+    levels->all_above = within_others(levels, levels->n - levels->n_above, levels->n, 0, N_LEVELS);
+    int64_t total = 0, sum = 0, squares = 0, deviation = levels->low - levels->centre;
+    levels->below[0] = levels->sum[0] = levels->squares[0] = 0;
+    for (uint32_t level = 0; level < n_levels; level++, deviation++) {
+        const int64_t here = count[level];
+        total += here;
+        sum += here * deviation;
+        squares += here * deviation * deviation;
+        levels->below[level + 1] = total;
+        levels->sum[level + 1] = sum;
+        levels->squares[level + 1] = squares;
+    }
+    return 1;
+}
+
+/* As `clip`, for pixels that were counted; bounds are whole numbers. */
+void clip_levels(const Levels *levels, double least, int readmit, double *level, double *scatter)
+{
+    *level = *scatter = (double)NAN;
+    if (levels->n < 1 || (double)levels->n <= least)
+        return;
+    int64_t lowest = 0, highest = N_LEVELS - 1, final_lowest = lowest, final_highest = highest;
+    for (int round = 0; round < MAX_ROUNDS; round++) {
+        const Moments now = moments_of_levels(levels, lowest, highest);
+        final_lowest = (int64_t)ceil(fmax(now.median - SIGMA * now.std, 0.0));
+        final_highest = (int64_t)floor(fmin(now.median + SIGMA * now.std, N_LEVELS - 1.0));
+        const int64_t before = within(levels, 0, lowest - 1).count, after = within(levels, highest + 1, N_LEVELS).count;
+        if (within(levels, 0, final_lowest - 1).count <= before && within(levels, final_highest + 1, N_LEVELS).count <= after)
+            break;
+        lowest = final_lowest > lowest ? final_lowest : lowest;
+        highest = final_highest < highest ? final_highest : highest;
+        if (within(levels, lowest, highest).count < 1)
+            break;
+    }
+    if (readmit) {
+        lowest = final_lowest;
+        highest = final_highest;
+    }
+    const int64_t count = within(levels, lowest, highest).count;
+    if ((double)count <= least || count < 1)
+        return;
+    decide(moments_of_levels(levels, lowest, highest), level, scatter);
+}
+
+int allocate_levels(Levels *levels, Py_ssize_t n)
+{
+    const size_t n_entries = MOST_LEVELS + 1;
+    levels->n = n;
+    levels->below = malloc(n_entries * sizeof *levels->below);
+    levels->sum = malloc(n_entries * sizeof *levels->sum);
+    levels->squares = malloc(n_entries * sizeof *levels->squares);
+    levels->count = malloc(n_entries * sizeof *levels->count);
+    levels->others = malloc((size_t)(n > 0 ? n : 1) * sizeof *levels->others);
+    return levels->below && levels->count && levels->sum && levels->squares && levels->others;
+}
+
+void release_levels(Levels *levels)
+{
+    free(levels->below);
+    free(levels->sum);
+    free(levels->squares);
+    free(levels->count);
+    free(levels->others);
+}

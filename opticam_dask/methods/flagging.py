@@ -1,0 +1,116 @@
+"""Flags of measurements from the pixels and the neighbours of their sources."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opticam_dask.flags import SourceFlag
+from opticam_dask.kernels.sources.profiles import intruders, misfit
+from opticam_dask.methods.frame_view import FrameView
+from opticam_dask.methods.measuring import Stars
+
+#: A neighbour disturbs when its light in the aperture is more than this part of the source's.
+_BLENDED = 0.01
+
+#: Pixels that are bad all night and would hold less than this part of the light of a star are made good by its profile.
+_SLIGHT = 0.01
+
+
+def pixel_flags(view: FrameView, stars: Stars, inside: np.ndarray) -> np.ndarray:
+    """Flags from the pixels that count for each source.
+
+    Parameters
+    ----------
+    view : FrameView
+        The frame.
+    stars : Stars
+        Its sources.
+    inside : ndarray of bool, shape (n, size, size)
+        Which pixels count.
+
+    Returns
+    -------
+    ndarray of uint32, shape (n,)
+    """
+    pixels = stars.pixels
+    window = pixels.x0, pixels.y0, inside.shape[1]
+    on_frame = _on_frame(view.shape, *window)
+    hit = view.cosmic_rays_at(*window)
+    is_there = np.any(inside & on_frame, axis=(1, 2))
+    nowhere = np.zeros(len(inside), dtype=bool)
+    conditions = {
+        SourceFlag.OFF_FRAME: ~is_there,
+        SourceFlag.EDGE: is_there & np.any(inside & ~on_frame, axis=(1, 2)),
+        SourceFlag.BAD_PIXEL: _lack_pixels(view, stars, inside & on_frame, inside),
+        SourceFlag.SATURATED: np.any(inside & stars.is_saturated, axis=(1, 2)),
+        SourceFlag.CONTAMINATED: np.any(inside & stars.is_stray, axis=(1, 2)) | _are_crossed(stars.is_stray, inside),
+        SourceFlag.COSMIC_RAY: nowhere if hit is None else np.any(inside & hit, axis=(1, 2)),
+        SourceFlag.NON_LINEAR: (
+            nowhere if view.non_linear_at is None else np.any(inside & view.non_linear_at(*window), axis=(1, 2))
+        ),
+    }
+    flags = np.zeros(len(inside), dtype=np.uint32)
+    for flag, is_set in conditions.items():
+        flags[is_set] |= np.uint32(flag)
+    return flags
+
+
+def _lack_pixels(view: FrameView, stars: Stars, there: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Sources of whose pixels some have no data, shape (n,).
+
+    Pixels that are bad all night are many; those that hold next to nothing of the star are of no account.
+    """
+    pixels = stars.pixels
+    missing: np.ndarray = there & ~np.isfinite(pixels.electrons)
+    if view.lasting_at is not None:
+        lasting = missing & view.lasting_at(pixels.x0, pixels.y0, inside.shape[1])
+        lost, whole = (np.sum(np.where(chosen, stars.light, 0.0), axis=(1, 2)) for chosen in (lasting, inside))
+        missing &= ~(lasting & (lost < _SLIGHT * whole)[:, None, None])
+    return np.any(missing, axis=(1, 2))
+
+
+def _are_crossed(is_stray: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Sources beside which more lies than a cosmic ray, shape (n,).
+
+    The trail of a satellite that crosses a star fits the star, a little brighter and wider, and stands out of it on
+    both sides alone; of another star next to the pixels that count some light is among them.
+    """
+    is_crossed = np.count_nonzero(is_stray, axis=(1, 2)) > intruders.LONGEST_RAY
+    if is_crossed.any():
+        is_crossed[is_crossed] = np.any(misfit.grown(inside[is_crossed]) & is_stray[is_crossed], axis=(1, 2))
+    return is_crossed
+
+
+def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int) -> np.ndarray:
+    """Which pixels of the windows lie on the frame, shape (n, size, size)."""
+    offsets = np.arange(size)
+    rows, columns = np.asarray(y0)[:, None] + offsets, np.asarray(x0)[:, None] + offsets
+    return ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+
+
+def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
+    """Flag sources whose flux contains too much light of neighbours.
+
+    Parameters
+    ----------
+    stars : Stars
+        Sources of a frame.
+    weights : ndarray, shape (n, size, size)
+        Aperture or other weights of the pixels.
+
+    Returns
+    -------
+    ndarray of uint32, shape (n,)
+    """
+    flags = np.zeros(len(weights), dtype=np.uint32)
+    source, other, shed = stars.neighbours
+    if stars.flux is None or not len(source):
+        return flags
+    own = np.sum(weights[source] * stars.light[source], axis=(1, 2)) * stars.flux[source]
+    foreign = np.sum(weights[source] * shed, axis=(1, 2))
+    # a source without light of its own on its pixels (off the frame, or of unknown flux) is not called a blend
+    relative = np.where(own > 0, stars.flux[other] * foreign / np.where(own > 0, own, 1.0), 0.0)
+    light = np.zeros(len(weights))
+    np.add.at(light, source, np.nan_to_num(relative))
+    flags[light > _BLENDED] = np.uint32(SourceFlag.BLENDED)
+    return flags

@@ -1,0 +1,1 @@
+"""Sources of a stack: found, told from patches of the sky, and from companions that they hide."""

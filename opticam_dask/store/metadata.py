@@ -1,0 +1,145 @@
+"""Metadata of a store in a directory: of groups read and written, of arrays read, as the JSON files that they are.
+
+Zarr writes the same bytes, in coroutines of a thread of its own: a light curve that is kept took half a second so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from opticam_dask import locations
+from opticam_dask.store.errors import StoreError
+
+#: File of the metadata of a group or array.
+FILE_NAME = "zarr.json"
+
+#: Content of a ``zarr.json``.
+_Document = dict[str, Any]
+#: Numbers of a file system and of a directory on it.
+_Identity = tuple[int, int]
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """Metadata of a group or array.
+
+    Parameters
+    ----------
+    file : Path
+        Its ``zarr.json``.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    StoreError
+        When the file is damaged.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or not isinstance(document.get("attributes", {}), dict):
+            raise ValueError("not an object with attributes")
+    except ValueError as error:  # what is no UTF-8 or no JSON is one as well
+        raise damaged(file, error) from error
+    return document
+
+
+def damaged(file: Path, reason: object) -> StoreError:
+    """What is to be raised where metadata cannot be used."""
+    return StoreError(f"{file} is damaged ({reason}). opticam-dask verify says what is to be done about it.")
+
+
+def make_group(path: Path, name: str, attributes: Mapping[str, Any]) -> None:
+    """Make an empty group in place of an old one, and the groups that it lies in."""
+    for parent in reversed(PurePosixPath(name).parents[:-1]):
+        if not (path / parent / FILE_NAME).is_file():
+            _write(path / parent, _group({}))
+    directory = path / name
+    old = name_removed(directory)
+    if directory.exists():
+        directory.rename(old)
+    _write(directory, _group(attributes))
+    locations.remove_tree(old)
+
+
+def name_removed(directory: Path) -> Path:
+    """A new name for a directory that is about to be removed: what is half removed must not look whole."""
+    return directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.removed")
+
+
+def update_attributes(directory: Path, attributes: Mapping[str, Any]) -> None:
+    """Add attributes to those of a group.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such group.
+    StoreError
+        When its metadata is damaged.
+    """
+    document = read_metadata(directory / FILE_NAME)
+    document["attributes"] = {**document.get("attributes", {}), **attributes}
+    _write(directory, document)
+
+
+def consolidate(path: Path) -> None:
+    """Write the metadata of all groups and arrays beside those of the root.
+
+    Raises
+    ------
+    StoreError
+        When some of it is damaged.
+    OSError
+        When some of it cannot be read.
+    """
+    root = read_metadata(path / FILE_NAME)
+    found = dict(sorted(_members(path), key=lambda entry: (entry[0].count("/"), _folded(entry[0]), entry[0])))
+    _write(path, _group(root.get("attributes", {}), _inline(found)))
+
+
+def _members(path: Path, name: str = "", above: frozenset[_Identity] = frozenset()) -> Iterator[tuple[str, _Document]]:
+    """Metadata of all groups and arrays below a group, by their paths in the store, as they stand in that of the root.
+
+    Nights may be symbolic links to other disks; ``above`` are the directories in which a group lies, to which a link
+    may lead back.
+    """
+    about = os.stat(path / name)
+    if (identity := (about.st_dev, about.st_ino)) in above:
+        return
+    with os.scandir(path / name) as entries:
+        # hidden ones are what interrupted writes and removals have left
+        inner = [f"{name}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    for member in inner:
+        try:
+            document = read_metadata(path / member / FILE_NAME)
+        except FileNotFoundError:  # chunks of an array that was removed
+            continue
+        if document.get("node_type") == "array":
+            yield member, document
+        else:
+            yield member, _group(document.get("attributes", {}), _inline({}))
+            yield from _members(path, member, above | {identity})
+
+
+def _group(attributes: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    inner = {} if consolidated is None else {"consolidated_metadata": consolidated}
+    return {"attributes": dict(attributes), "zarr_format": 3, **inner, "node_type": "group"}
+
+
+def _inline(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "inline", "must_understand": False, "metadata": members}
+
+
+def _folded(name: str) -> str:
+    """A name as Zarr sorts it."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def _write(directory: Path, document: Mapping[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    locations.write_text(directory / FILE_NAME, json.dumps(document, indent=2))
