@@ -61,6 +61,12 @@ def test_airmass__equals_pickering_at_the_apparent_altitude_of_astropy(sky):
     assert np.abs(found / expected - 1.0)[high].max() < 2e-3
 
 
+def test_airmass__reads_no_table_by_the_slow_way(monkeypatch):
+    monkeypatch.setattr(iers.IERS_B, "read", lambda *_, **__: pytest.fail("astropy read its table"))
+    monkeypatch.setattr(iers.IERS_B, "iers_table", None)
+    assert airmass([60310.2], 60.0, 30.0, *SITE)[0] > 1.0
+
+
 def test_airmass__zenith_secant_and_horizon():
     # RA and DEC of the zenith: the altitude is 90 degrees there
     mjd = np.full(360, 60310.25)

@@ -49,3 +49,11 @@ def test_bundled_table__of_another_format_is_left_to_astropy(monkeypatch, tmp_pa
     (tmp_path / "finals").write_bytes(188 * b"x" + b"\n")
     monkeypatch.setattr(iers.IERS_Auto, "open", classmethod(lambda cls: tables[1]))
     assert earth_rotation.bundled_table.__wrapped__() is tables[1]
+
+
+def test_universal_time__is_to_the_bit_that_of_bulletin_b():
+    mjd = np.random.default_rng(1).uniform(37000.0, 63000.0, 3000)
+    ours, ours_status = earth_rotation.universal_time().ut1_utc(2400000.5, mjd, return_status=True)
+    theirs, theirs_status = iers.IERS_B.open().ut1_utc(2400000.5, mjd, return_status=True)
+    np.testing.assert_array_equal(ours_status, theirs_status)
+    np.testing.assert_array_equal(ours.to_value("s"), theirs.to_value("s"))

@@ -55,6 +55,15 @@ def _measured_profile(beta, n_frames=12):
     return star_profiles.fit(found), views
 
 
+def test_components__of_one_slope_are_made_at_once_and_each_as_if_alone(monkeypatch):
+    rho, made, functions = np.linspace(0.0, 12.0, 57), [], profile._functions
+    monkeypatch.setattr(profile, "_functions", lambda *given: made.append(given[1]) or functions(*given))
+    together = profile.components(rho, range(profile.MOST_COMPONENTS), 0.3)
+    assert sorted(made) == sorted(profile.SLOPES)
+    alone = [profile.components(rho, [number], 0.3)[:, 0] for number in range(profile.MOST_COMPONENTS)]
+    np.testing.assert_array_equal(together, np.stack(alone, axis=-1))
+
+
 @pytest.mark.parametrize("beta", [None, 4.0, 3.0], ids=["gaussian", "moffat 4", "moffat 3"])
 def test_profile__total_fluxes_are_right_to_a_few_thousandths_while_the_seeing_changes(beta):
     fitted, views = _measured_profile(beta)

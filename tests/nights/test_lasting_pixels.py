@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import dask
 import numpy as np
 import pytest
@@ -100,6 +102,20 @@ def test_dark_column__is_found_between_stars_or_not():
     found = lasting.bad_all_night([lasting.sharp_pixels(frame, np.sqrt(SKY), 3.0) for frame in frames], image.size)
     assert set((found % 60).tolist()) == {40}
     assert len(found) > 30
+
+
+def test_sharp_pixels__are_sought_without_a_copy_of_the_frame():
+    image = np.random.default_rng(5).normal(0.0, 5.0, (500, 500)).astype(np.float32)
+    image[250, 240], image[20, 30], image[100, 100] = 200.0, -200.0, np.nan
+    image[101, 102] = 200.0  # beside none without data, two pixels away
+    image[300, 300], image[301, 301] = 200.0, np.inf
+    tracemalloc.start()
+    found = lasting.sharp_pixels(image, 5.0, 3.0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {250 * 500 + 240, 20 * 500 + 30, 101 * 500 + 102} <= set(found.tolist())
+    assert not {300 * 500 + 300, 301 * 500 + 301, 100 * 500 + 100} & set(found.tolist())
+    assert most < 3 * image.nbytes  # eight pixels around each of a few per cent, not of all
 
 
 def test_few_frames__tell_no_bad_pixel():

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.special import erf
 
+from opticam_dask.kernels.images.segments import row_and_column
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
@@ -37,10 +38,8 @@ _SHARPEST_CROWDED = 0.5
 #: More than this part of the pixels are not bad: something else is wrong with such frames.
 _MOST = 0.02
 
-#: The eight pixels around each one that is not on an edge: those of a column first to last, one column after the other.
-_AROUND = tuple(
-    (slice(1 + dy, dy - 1 or None), slice(1 + dx, dx - 1 or None)) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dy or dx
-)
+#: Steps in y and x to the eight pixels around one: those of a column first to last, one column after the other.
+_AROUND = tuple((dy, dx) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dy or dx)
 
 #: Those of them that share a side with it.
 _SIDES = (1, 3, 4, 6)
@@ -72,10 +71,12 @@ def sharp_pixels(image: np.ndarray, rms: float, fwhm: float) -> np.ndarray:
     """
     if not (rms > 0 and fwhm > 0 and min(image.shape) > 2):
         return np.empty(0, dtype=np.int64)
-    known = np.isfinite(image)
-    pixels = np.where(known, image, 0.0)
-    middle = pixels[1:-1, 1:-1]
-    around = [pixels[rows, columns] for rows, columns in _AROUND]
+    places = _possible(image, rms)
+    pixels, steps = image.ravel(), [dy * image.shape[1] + dx for dy, dx in _AROUND]
+    # what nothing is known of beside it cannot be compared
+    is_known = functools.reduce(np.logical_and, (np.isfinite(pixels[places + step]) for step in steps))
+    places = places[is_known]
+    middle, around = pixels[places], [pixels[places + step] for step in steps]
     # dark pixels beside it make no pixel a hot one
     beside = functools.reduce(np.add, (np.maximum(values, -_CERTAIN * rms) for values in around))
     # stars do not lie below the sky
@@ -84,17 +85,29 @@ def sharp_pixels(image: np.ndarray, rms: float, fwhm: float) -> np.ndarray:
     share = _share_around(_SHARPEST * fwhm)
     # below zero is a sky that the mesh does not follow
     above = middle - np.where(beside > 0.0, beside / share, beside) / 8.0
-    # what nothing is known of beside it cannot be compared
-    is_known = functools.reduce(np.logical_and, (known[rows, columns] for rows, columns in _AROUND))
-    row, column = np.nonzero(is_known & ((above > _STANDS_OUT * rms) | (lowest - middle > _STANDS_OUT * rms)))
-    light, others = (np.maximum(values[row, column], 0.0) for values in (middle, beside))
+    light, others = (np.maximum(values, 0.0) for values in (middle, beside))
     error = np.sqrt(rms**2 + light + (8.0 * rms**2 + others) / (8.0 * share) ** 2)
-    beside_it = functools.reduce(np.minimum, (around[side][row, column] for side in _SIDES))
+    beside_it = functools.reduce(np.minimum, (around[side] for side in _SIDES))
     is_star = beside_it > _share_beside(_SHARPEST_CROWDED * fwhm) * light + _CERTAIN * rms
-    is_hot = (above[row, column] > _CERTAIN * error) & ~is_star
-    is_sure = is_hot | (lowest[row, column] > middle[row, column])
-    found: np.ndarray = ((row + 1) * image.shape[1] + column + 1)[is_sure]
+    is_hot = (above > _STANDS_OUT * rms) & (above > _CERTAIN * error) & ~is_star
+    is_dark = lowest - middle > _STANDS_OUT * rms
+    found: np.ndarray = places[is_hot | is_dark]
     return found
+
+
+def _possible(image: np.ndarray, rms: float) -> np.ndarray:
+    """Places of the few pixels that may stand out, by their own light alone, ascending; none on the edges.
+
+    Pixels beside a hot one count as minus ``_CERTAIN`` RMS or more, those beside a dark one as no more than the sky:
+    that much less than the limit tells it of the pixel itself, with some room for rounding.
+    """
+    inside = image[1:-1, 1:-1]
+    is_possible = inside > 0.95 * (_STANDS_OUT - _CERTAIN) * rms
+    is_possible |= inside < -0.95 * _STANDS_OUT * rms
+    is_possible &= np.isfinite(inside)
+    row, column = row_and_column(np.flatnonzero(is_possible), inside.shape[1])
+    places: np.ndarray = (row + 1) * image.shape[1] + column + 1
+    return places
 
 
 def _share_around(fwhm: float) -> float:

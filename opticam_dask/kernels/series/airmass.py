@@ -5,6 +5,7 @@ from __future__ import annotations
 import erfa
 import numpy as np
 
+from opticam_dask.kernels.series.earth_rotation import universal_time
 from opticam_dask.kernels.units import JD_OF_MJD, SECONDS_PER_DAY
 
 #: TT - UTC in days, to a minute: precession, nutation and aberration change by less than 0.0002 arcsec in it.
@@ -103,7 +104,7 @@ def _ut1_minus_utc(times: np.ndarray) -> np.ndarray:
     """UT1 - UTC in days from the table that comes with astropy; 0 outside of its range."""
     from astropy.utils import iers  # half a second
 
-    seconds, status = iers.IERS_B.open().ut1_utc(JD_OF_MJD, times, return_status=True)
+    seconds, status = universal_time().ut1_utc(JD_OF_MJD, times, return_status=True)
     known = (status != iers.TIME_BEFORE_IERS_RANGE) & (status != iers.TIME_BEYOND_IERS_RANGE)
     days: np.ndarray = np.where(known, seconds.to_value("s"), 0.0) / SECONDS_PER_DAY
     return days

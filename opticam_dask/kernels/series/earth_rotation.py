@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from astropy.utils.iers import IERS
+    from astropy.utils.iers import IERS, IERS_B
 
 #: Bytes of a line of finals2000A.all (its ReadMe counts them from 1) with the value of Bulletin A and that of B.
 _VALUES = {
@@ -47,7 +47,7 @@ def bundled_table() -> IERS:
     lines = lines[is_used]
     mjd = _numbers(lines, _MJD)
     of_a, of_b = ({name: _numbers(lines, places[one]) for name, places in _VALUES.items()} for one in (0, 1))
-    _substitute(of_b, mjd, np.loadtxt(iers.IERS_B_FILE, usecols=range(4, 10)))
+    _substitute(of_b, mjd, _bulletin_b(iers.IERS_B_FILE))
     columns = {"MJD": mjd << u.d}
     for flag, (place, names) in _FLAGS.items():
         is_of_a = np.any([np.isnan(of_b[name]) for name in names], axis=0)
@@ -56,6 +56,22 @@ def bundled_table() -> IERS:
             columns[name] = np.where(is_of_a, of_a[name], of_b[name]) << u.Unit(_UNITS[name])
     first = min(np.searchsorted(lines[:, _FLAGS[flag][0]].astype(str), "P") for flag in ("UT1Flag", "PolPMFlag"))
     return iers.IERS_Auto(columns, meta={"predictive_index": first, "predictive_mjd": mjd[first]})
+
+
+@lru_cache(maxsize=1)
+def universal_time() -> IERS_B:
+    """UT1 - UTC alone by Bulletin B, to the bit what `astropy.utils.iers.IERS_B.open` reads."""
+    from astropy import units as u
+    from astropy.utils import iers
+
+    latest = _bulletin_b(iers.IERS_B_FILE)
+    return iers.IERS_B({"MJD": latest[:, 0] << u.d, "UT1_UTC": latest[:, _OF_B["UT1_UTC"]] << u.s})
+
+
+@lru_cache(maxsize=1)
+def _bulletin_b(file: str) -> np.ndarray:
+    """Date and values of the lines of eopc04, shape (day, 6)."""
+    return np.loadtxt(file, usecols=range(4, 10))
 
 
 def _numbers(lines: np.ndarray, place: slice) -> np.ndarray:

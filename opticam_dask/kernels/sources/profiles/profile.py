@@ -42,6 +42,18 @@ COMPONENTS = np.array(
 
 N_COMPONENTS = len(COMPONENTS)
 
+#: Second and fourth powers of the widths, and alpha squared of the Moffat functions (0 of Gaussians).
+_POWERS = tuple(
+    np.array(of_each)
+    for of_each in zip(
+        *(
+            (w**2, w**4, (w * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / b) - 1.0) if b < np.inf else 0.0)
+            for b, w in COMPONENTS
+        ),
+        strict=True,
+    )
+)
+
 #: Radii of the soft rings that a profile may be made of as well, in units of sigma: Gaussian functions of the radius.
 RINGS = np.arange(0.0, 2.51, 0.125)
 #: A profile has at most so many coefficients.
@@ -286,28 +298,32 @@ def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.
     the series does not hold, and the last term fades out. Rings, which follow the functions of ``COMPONENTS``, are as
     the pixels show them.
     """
-    columns, fades = [], min(max((_NO_FOURTH - pixel_area) / (_NO_FOURTH - _LARGEST_PIXEL), 0.0), 1.0)
-    fourth = fades * _FOURTH * pixel_area**2
-    for number in chosen:
-        if number >= N_COMPONENTS:
-            columns.append(_ring(rho, float(RINGS[number - N_COMPONENTS])))
-            continue
-        slope, width = COMPONENTS[number]
-        if np.isinf(slope):
-            u = (rho / width) ** 2
-            value = np.exp(-0.5 * u) / (2.0 * np.pi * width**2)
-            curvature = value * (u - 2.0) / width**2
-            second = value * (u * (u - 8.0) + 8.0) / width**4
-        else:
-            alpha2 = (width * SIGMA_TO_FWHM / 2.0) ** 2 / (2.0 ** (1.0 / slope) - 1.0)
-            u = rho**2 / alpha2
-            value = (slope - 1.0) / (np.pi * alpha2) * (1.0 + u) ** -slope
-            slope_u, steep = slope * u, 4.0 * slope / alpha2 * value / (1.0 + u) ** 2
-            curvature = steep * (slope_u - 1.0)
-            second = 4.0 * (slope + 1.0) / alpha2 * steep / (1.0 + u) ** 2
-            second = second * ((slope + 1.0) * u * (slope_u - 4.0) + 2.0)
-        columns.append(value + pixel_area / 24.0 * curvature + fourth * second)
-    return np.stack(columns, axis=-1)
+    numbers, fades = np.array([*chosen], dtype=np.intp), (_NO_FOURTH - pixel_area) / (_NO_FOURTH - _LARGEST_PIXEL)
+    fourth = min(max(fades, 0.0), 1.0) * _FOURTH * pixel_area**2
+    found = np.empty((*rho.shape, len(numbers)))
+    for column in np.flatnonzero(numbers >= N_COMPONENTS).tolist():
+        found[..., column] = _ring(rho, float(RINGS[numbers[column] - N_COMPONENTS]))
+    columns = np.flatnonzero(numbers < N_COMPONENTS)
+    slopes = COMPONENTS[numbers[columns], 0]
+    for slope in np.unique(slopes):  # those of all widths at once
+        same = columns[slopes == slope]
+        value, curvature, second = _functions(rho[..., None], slope, numbers[same])
+        found[..., same] = value + pixel_area / 24.0 * curvature + fourth * second
+    return found
+
+
+def _functions(rho: np.ndarray, slope: float, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Components of one slope at radii (..., 1): their values, Laplacians, and the Laplacians of these."""
+    width2, width4, alpha2 = (one[numbers] for one in _POWERS)
+    if np.isinf(slope):
+        u = (rho / COMPONENTS[numbers, 1]) ** 2
+        value = np.exp(-0.5 * u) / (2.0 * np.pi * width2)
+        return value, value * (u - 2.0) / width2, value * (u * (u - 8.0) + 8.0) / width4
+    u = rho**2 / alpha2
+    value = (slope - 1.0) / (np.pi * alpha2) * (1.0 + u) ** -slope
+    slope_u, steep = slope * u, 4.0 * slope / alpha2 * value / (1.0 + u) ** 2
+    second = 4.0 * (slope + 1.0) / alpha2 * steep / (1.0 + u) ** 2
+    return value, steep * (slope_u - 1.0), second * ((slope + 1.0) * u * (slope_u - 4.0) + 2.0)
 
 
 def _ring(rho: np.ndarray, radius: float) -> np.ndarray:
