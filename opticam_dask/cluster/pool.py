@@ -62,7 +62,7 @@ PRELOADED = (
 
 #: What tasks need besides, but nobody else does: photutils for the catalogue, the rest for figures.
 FURTHER = (
-    *("photutils.segmentation", "dask.array", "opticam_dask.display.diagnostics"),
+    *("opticam_dask.kernels.images.segmentation", "dask.array", "opticam_dask.display.diagnostics"),
     *(f"opticam_dask.display.plotting.{name}" for name in ("frames", "images", "noise")),
 )
 

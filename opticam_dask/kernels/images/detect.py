@@ -54,9 +54,8 @@ def segment_sources(
         Columns of photutils' ``SourceCatalog``; the same columns without a row when nothing is found. Its ``meta``
         holds x, y and flux of the sources that were left out for the border, ``border`` (n, 3), brightest first.
     """
-    # with scipy.signal and scipy.stats, which no frame needs: two seconds
-    from photutils.segmentation import SegmentationImage, SourceCatalog
-    from photutils.utils.exceptions import NoDetectionsWarning
+    # a second, and no frame needs it
+    from opticam_dask.kernels.images.segmentation import NoDetectionsWarning, SegmentationImage, SourceCatalog
 
     bad = ~np.isfinite(image)
     if mask is not None:
@@ -105,7 +104,7 @@ def _without_parts(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _empty_table() -> QTable:
     """Make the table of an image without sources: that of an image with one, less its row."""
-    from photutils.segmentation import SegmentationImage, SourceCatalog
+    from opticam_dask.kernels.images.segmentation import SegmentationImage, SourceCatalog
 
     image = np.zeros((5, 5))
     image[1:4, 1:4] = 1.0
@@ -113,7 +112,7 @@ def _empty_table() -> QTable:
 
 
 def _finder(n_pixels: int) -> Any:
-    from photutils.segmentation import SourceFinder
+    from opticam_dask.kernels.images.segmentation import SourceFinder
 
     finder = SourceFinder(n_pixels=n_pixels, connectivity=8, n_levels=32, contrast=0.001, mode="exponential")
     finder.progress_bar = False  # photutils 3.0 draws one where tqdm is installed; 3.1 deprecates to be told not to
