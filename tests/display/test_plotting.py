@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from opticam_dask.display import plotting
-from opticam_dask.display.plotting.style import colour_of, robust_limits
+from opticam_dask.display.plotting.style import colour_of, new_figure, robust_limits
 from opticam_dask.display.plotting.times import best_axis, stretches, utc_axis
 from opticam_dask.flags import FrameFlag, SourceFlag
 
@@ -348,6 +349,47 @@ def test_save_figure__same_data_same_bytes(suffix, tmp_path):
     # two files of one second would be equal with a date as well
     assert b"CreationDate" not in files[0].read_bytes()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [f"a{suffix}", f"b{suffix}"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Axes whose labels were measured for a layout, one entry a time."""
+    found, measure = [], Axes.get_tightbbox
+    monkeypatch.setattr(Axes, "get_tightbbox", lambda axes, *a, **k: found.append(axes) or measure(axes, *a, **k))
+    return found
+
+
+def test_save_figure__labels_are_measured_once_and_have_the_room_of_a_full_layout(measured, tmp_path):
+    def draw():
+        figure = new_figure(2, 2)
+        for row, axes in enumerate(figure.subplots(2, 2).ravel()):
+            axes.plot([0.0, 1.0], [0.0, 10.0**row])
+            axes.set(xlabel="x", ylabel="y", title=str(row))
+        return figure
+
+    ours, full = draw(), draw()
+    plotting.save_figure(ours, tmp_path / "ours.png")
+    assert measured == ours.axes
+    assert not any("get_tightbbox" in vars(axes) for axes in ours.axes)
+    full.get_layout_engine().execute(full)
+    for one, other in zip(ours.axes, full.axes, strict=True):
+        np.testing.assert_allclose(one.bbox.extents, other.bbox.extents, atol=3.0)
+
+
+def test_save_figure__labels_that_change_with_the_layout_are_measured_again(measured, tmp_path):
+    def draw():
+        figure = new_figure()
+        axes = figure.subplots()
+        axes.set_yticks([0.5])
+        at_first = axes.bbox.width  # wider labels where the layout has moved the axes
+        axes.yaxis.set_major_formatter(lambda *_: "long" * (1 if axes.bbox.width == at_first else 5))
+        return figure
+
+    ours, full = draw(), draw()
+    plotting.save_figure(ours, tmp_path / "figure.png")
+    assert measured == 2 * ours.axes
+    full.get_layout_engine().execute(full)
+    np.testing.assert_allclose(ours.axes[0].bbox.extents, full.axes[0].bbox.extents, atol=3.0)
 
 
 def test_save_figure__other_suffix_is_refused(tmp_path):

@@ -6,11 +6,14 @@ import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox, BboxBase
 
 from opticam_dask import locations
 from opticam_dask.console import is_notebook
@@ -139,12 +142,57 @@ def _laid_out(figure: Figure) -> Iterator[None]:
     if engine is None:
         yield
         return
-    engine.execute(figure)
+    with _measured_once(figure):
+        engine.execute(figure)
     figure.set_layout_engine(None)
     try:
         yield
     finally:
         figure.set_layout_engine(engine)
+
+
+@contextlib.contextmanager
+def _measured_once(figure: Figure) -> Iterator[None]:
+    """Axes whose labels need the same room again as long as they are as many and as long.
+
+    The layout looks twice at how far labels reach out of their axes, the second time in the places that the first has
+    given them. Most of what a figure takes to draw goes into that, and mostly nothing has changed.
+    """
+    # those with a locator, as of colour bars, are moved by what is measured
+    moved = [axes for axes in figure.axes if axes.get_axes_locator() is None]
+    for axes in moved:
+        vars(axes)["get_tightbbox"] = _Room(axes)
+    try:
+        yield
+    finally:
+        for axes in moved:
+            del vars(axes)["get_tightbbox"]
+
+
+class _Room:
+    """``Axes.get_tightbbox``, which measures again only where the labels are others than before."""
+
+    def __init__(self, axes: Axes) -> None:
+        self._axes, self._measure = axes, axes.get_tightbbox
+        self._labels: list[tuple[int, ...]] = []
+        self._reach: np.ndarray | None = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> BboxBase | None:
+        self._axes.apply_aspect()
+        labels = [
+            tuple(map(len, axis.get_major_formatter().format_ticks(axis.get_majorticklocs().tolist())))
+            for axis in self._both()
+        ]
+        if self._reach is None or labels != self._labels:
+            box = self._measure(*arguments, **options)
+            if box is None:
+                return None
+            self._labels, self._reach = labels, box.get_points() - self._axes.bbox.get_points()
+            return box
+        return Bbox(self._axes.bbox.get_points() + self._reach)
+
+    def _both(self) -> tuple[Axis, Axis]:
+        return self._axes.xaxis, self._axes.yaxis
 
 
 def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
