@@ -70,6 +70,36 @@ def test_neighbour_doubt__grows_with_their_light_and_falls_with_their_distance()
     assert doubt[4] == 0.0
 
 
+@pytest.mark.parametrize("beta", [2.5, 3.0, None])
+@pytest.mark.parametrize("separation", [2.2, 2.6])
+def test_neighbour_doubt__is_more_than_what_neighbours_change(separation, beta):
+    images, xy = np.zeros((2, 121, 121)), np.array([(60.3, 60.7)])
+    for image in images:
+        add_star(image, *xy[0], 1e5, FWHM, beta)
+    alone = moments.source_shapes(images[0], xy, np.array([FWHM / 2.355]))[:2, 0]
+    places = np.vstack([xy, xy + separation * alone.mean() * 2.355 * TOWARDS[0] / FWHM])
+    add_star(images[1], *places[1], 0.6e5, FWHM, beta)
+    found = moments.source_shapes(images[1], xy, np.array([FWHM / 2.355]))[:2, 0]
+    doubt = field_form.neighbour_doubt(places, np.array([1.0, 0.6]), 2.355 * alone.mean())[0]
+    change = np.sum(found**2) / np.sum(alone**2) - 1.0
+    assert 0.0 <= change < doubt < 0.5
+
+
+def test_field_shape__bright_stars_count_beside_neighbours_almost_three_fwhm_away():
+    """The width of a frame is not left to its faintest stars, which alone have no neighbour: it would be noise."""
+    scatter = []
+    for ratio in (0.0, 0.6):
+        image, xy = light_of(0.0, len(PLACES)), PLACES
+        if ratio:
+            image = image + ratio * light_of(2.6, 10)
+            xy = np.concatenate([PLACES, PLACES[:10] + 2.6 * TOWARDS[:10]])
+        flux = np.concatenate([FLUX, ratio * FLUX[:10]])[: len(xy)]
+        rng = np.random.default_rng(8)
+        widths = [form_of(image + rng.normal(0.0, RMS, image.shape), xy, flux).fwhm for _ in range(24)]
+        scatter.append(np.std(widths))
+    assert scatter[1] < 2.5 * scatter[0]
+
+
 def stars_of(fwhm, beta, n_stars=40, noise=3.0):
     """Windows of equal stars at random places in their pixels, and where they are."""
     rng = np.random.default_rng(5)
