@@ -18,8 +18,8 @@ CORE_SIZE = 5
 _DOUBT_REACH = 3.0
 #: and by so many times their relative light: the window in which its moments are measured widens with it.
 _WIDENING = 5.0
-#: Where no more than this is left of the nearness of a neighbour (1 at the star, 0 at the reach), the window stays on the
-#: star: only the wings of the neighbour are in it, and ever fewer of them.
+#: Where no more than this is left of the nearness of a neighbour (1 at the star, 0 at the reach), the window stays on
+#: the star: only the wings of the neighbour are in it, and ever fewer of them.
 _APART = 0.6
 #: A star whose moments they may have changed by this part counts half in the median of the widths.
 _DOUBTED = 0.05
