@@ -427,6 +427,17 @@ def test_taken_out__equals_what_was_never_counted():
     np.testing.assert_allclose(after.level(rms_mesh, grid), expected.level(rms_mesh, grid), atol=0.1)
 
 
+def test_meshes_of_a_frame__are_zoomed_once_for_its_sky_and_its_photometry():
+    image, _ = _poisson_sky(5)
+    mesh, rms_mesh = background.sky_mesh(image, (16, 16))
+    subtraction._widened_values.cache_clear()
+    frame = subtraction.subtract_sky(image.copy(), mesh, rms_mesh, (16, 16), 5.0)
+    grid, places = (image.shape, (16, 16)), np.arange(500)
+    found = subtraction.was_sky(image.ravel()[places], mesh.copy(), rms_mesh.copy(), mesh, grid, places)
+    np.testing.assert_array_equal(found, ~np.isin(places, frame.deviant))
+    assert subtraction._widened_values.cache_info().misses == 2
+
+
 def test_level__where_nothing_is_sky_it_is_that_of_the_nearest_sky():
     image, _ = _poisson_sky(0)
     image[:160] = np.nan

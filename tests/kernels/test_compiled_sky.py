@@ -53,6 +53,7 @@ def _numpy(monkeypatch, function, *arguments):
         np.full((150, 130), 65535, dtype=np.uint16),
         _dark_among_full(),
         np.where(np.random.default_rng(5).random((150, 130)) < 0.5, 10, 60_000).astype(np.uint16),  # two skies
+        np.random.default_rng(7).choice([0, 290, 300, 310, 65535], (150, 130)).astype(np.uint16),  # few near the sky
     ],
 )
 def test_box_statistics_of_counts__are_those_of_the_same_pixels_as_floats(monkeypatch, pixels, readmit):

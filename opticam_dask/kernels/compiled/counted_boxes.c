@@ -59,28 +59,39 @@ static Within within(const Levels *levels, int64_t lowest, int64_t highest)
     return found;
 }
 
-/* Value of a rank among the pixels from `lowest` on. */
-static int64_t level_at(const Levels *levels, int64_t lowest, int64_t rank)
+/* How many pixels are below a value. */
+static int64_t count_below(const Levels *levels, int64_t value)
 {
-    int64_t begin = lowest, end = N_LEVELS - 1; /* the value is one of these */
-    const int64_t before = within(levels, begin, levels->low - 1).count;
-    const int64_t from = level_index(levels, lowest), all = levels->below[levels->n_levels] - levels->below[from];
-    if (rank >= before && rank < before + all) { /* where nearly all pixels are: the others need not be looked at */
-        begin = levels->low + from;
-        end = levels->low + levels->n_levels - 1;
-        const int64_t wanted = levels->below[from] + rank - before;
-        while (begin < end) {
-            const int64_t middle = (begin + end) / 2;
-            if (levels->below[middle + 1 - levels->low] > wanted)
-                end = middle;
-            else
-                begin = middle + 1;
-        }
-        return begin;
+    const int64_t end = levels->low + levels->n_levels;
+    int64_t found = levels->n_below + levels->below[level_index(levels, value)];
+    if (value < levels->low) {
+        found = 0;
+        for (Py_ssize_t i = 0; i < levels->n_below; i++)
+            found += levels->others[i] < value;
+    } else if (value > end) {
+        for (Py_ssize_t i = levels->n - levels->n_above; i < levels->n; i++)
+            found += levels->others[i] < value;
+    }
+    return found;
+}
+
+/* Value of a rank among all pixels, which is looked for from a level near it. */
+static int64_t level_at(const Levels *levels, int64_t rank, int64_t near)
+{
+    const int64_t wanted = rank - levels->n_below;
+    int64_t begin = 0, end = N_LEVELS - 1; /* the value is one of these */
+    if (wanted >= 0 && wanted < levels->below[levels->n_levels]) { /* the others need not be looked at */
+        int64_t level = near - levels->low;
+        level = level < 0 ? 0 : (level < levels->n_levels ? level : levels->n_levels - 1);
+        while (levels->below[level] > wanted)
+            level--;
+        while (levels->below[level + 1] <= wanted)
+            level++;
+        return levels->low + level;
     }
     while (begin < end) {
         const int64_t middle = (begin + end) / 2;
-        if (within(levels, lowest, middle).count > rank)
+        if (count_below(levels, middle + 1) > rank)
             end = middle;
         else
             begin = middle + 1;
@@ -94,7 +105,8 @@ static Moments moments_of_levels(const Levels *levels, int64_t lowest, int64_t h
     const Within found = within(levels, lowest, highest);
     if (found.count < 1)
         return moments;
-    const int64_t one = level_at(levels, lowest, (found.count - 1) / 2), other = level_at(levels, lowest, found.count / 2);
+    const int64_t before = count_below(levels, lowest), one = level_at(levels, before + (found.count - 1) / 2, levels->centre);
+    const int64_t other = level_at(levels, before + found.count / 2, one);
     const double count = (double)found.count, mean = (double)found.sum / count;
     const double variance = (double)found.squares / count - mean * mean;
     moments.median = 0.5 * (double)(one + other);
@@ -168,19 +180,19 @@ void clip_levels(const Levels *levels, double least, int readmit, double *level,
         const Moments now = moments_of_levels(levels, lowest, highest);
         final_lowest = (int64_t)ceil(fmax(now.median - SIGMA * now.std, 0.0));
         final_highest = (int64_t)floor(fmin(now.median + SIGMA * now.std, N_LEVELS - 1.0));
-        const int64_t before = within(levels, 0, lowest - 1).count, after = within(levels, highest + 1, N_LEVELS).count;
-        if (within(levels, 0, final_lowest - 1).count <= before && within(levels, final_highest + 1, N_LEVELS).count <= after)
+        if (count_below(levels, final_lowest) <= count_below(levels, lowest) &&
+            count_below(levels, final_highest + 1) >= count_below(levels, highest + 1))
             break;
         lowest = final_lowest > lowest ? final_lowest : lowest;
         highest = final_highest < highest ? final_highest : highest;
-        if (within(levels, lowest, highest).count < 1)
+        if (count_below(levels, highest + 1) <= count_below(levels, lowest))
             break;
     }
     if (readmit) {
         lowest = final_lowest;
         highest = final_highest;
     }
-    const int64_t count = within(levels, lowest, highest).count;
+    const int64_t count = count_below(levels, highest + 1) - count_below(levels, lowest);
     if ((double)count <= least || count < 1)
         return;
     decide(moments_of_levels(levels, lowest, highest), level, scatter);

@@ -5,6 +5,7 @@ Frames are worked on in strips of one row of boxes, which stay in the cache of t
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -183,10 +184,16 @@ def _sky_limit(rms: np.ndarray | float) -> np.ndarray | float:
 
 
 def _widened(mesh: np.ndarray, nx: int, box_x: int) -> np.ndarray:
-    """Mesh zoomed along x, as coefficients of the spline along y; shape (mesh_y, nx)."""
-    widened: np.ndarray = (
-        spline_filter1d(mesh, order=3, axis=0, mode="reflect") @ zoom_matrix(nx, mesh.shape[1], box_x).T
-    )
+    """Mesh zoomed along x, as coefficients of the spline along y; shape (mesh_y, nx), not to be written to."""
+    return _widened_values(mesh.tobytes(), mesh.shape, mesh.dtype.str, nx, box_x)
+
+
+@functools.lru_cache(maxsize=8)
+def _widened_values(values: bytes, shape: tuple[int, int], dtype: str, nx: int, box_x: int) -> np.ndarray:
+    """As :func:`_widened`; the meshes of a frame are asked for when its sky is taken off, and when it is measured."""
+    mesh = np.frombuffer(values, dtype=dtype).reshape(shape)
+    widened: np.ndarray = spline_filter1d(mesh, order=3, axis=0, mode="reflect") @ zoom_matrix(nx, shape[1], box_x).T
+    widened.flags.writeable = False
     return widened
 
 
@@ -366,7 +373,8 @@ def was_sky(
     with np.errstate(invalid="ignore"):
         near = away < _sky_limit(rms_mesh.min())
         unsure = np.flatnonzero(~near & np.isfinite(away))
-        near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
+        if len(unsure):
+            near[unsure] = away[unsure] < _sky_limit(_zoomed_at(rms_mesh, *grid, places[unsure]))
         if is_rippled.any():
             there = np.flatnonzero(is_rippled.ravel()[_box_of(places, grid)])
             away = np.abs(electrons[there] - level.ravel()[_box_of(places[there], grid)])
