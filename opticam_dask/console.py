@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -25,6 +26,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 #: A bar of a notebook is drawn at most this often: often enough for the eye.
 _SECONDS_BETWEEN_DRAWINGS = 0.1
 
+
+#: New objects after which garbage is looked for while a command imports and tells; by default 700. Of all that imports
+#: make nothing is garbage, and a sixth of their time went into looking for it.
+_SELDOM = (20_000, 10, 10)
+#: The same of this process before :func:`collect_seldom`.
+_usual: dict[str, tuple[int, int, int]] = {}
 
 logger = logging.getLogger(__name__)
 
@@ -208,3 +215,19 @@ def fill_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+
+
+def collect_seldom() -> None:
+    """Look for garbage seldom in this process, which imports a lot and holds no frame yet."""
+    _usual.setdefault("threshold", gc.get_threshold())
+    gc.set_threshold(*_SELDOM)
+
+
+def collect_as_usual() -> None:
+    """Look for garbage as ever, before the first frame: what it keeps alive may be large.
+
+    It is not looked for among what has been imported.
+    """
+    if "threshold" in _usual:
+        gc.freeze()
+        gc.set_threshold(*_usual.pop("threshold"))

@@ -17,7 +17,7 @@ from typing import Any
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
-from opticam_dask.console import fill_streams
+from opticam_dask.console import collect_seldom, fill_streams
 from opticam_dask.parameters import CHANGES, CLUSTER, EXECUTION, PHOTOMETRY, REDUCTION, SIMULATION, WATCH, Parameter
 from opticam_dask.result_parameters import (
     DIFFERENTIAL,
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default those of the process.
     """
     fill_streams()
+    if arguments is None:  # a process of the command's own
+        collect_seldom()
     parser = build_parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # a declination such as -05:23:28 is no option; argparse takes what holds a blank for a value

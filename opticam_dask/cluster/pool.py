@@ -41,6 +41,7 @@ from opticam_dask.cluster.cluster_settings import (
 )
 from opticam_dask.cluster.executors import MEMORY_SHARE, RETRIES, OnCluster, Work
 from opticam_dask.cluster.interruption import raise_if_interrupted
+from opticam_dask.console import collect_seldom
 from opticam_dask.kernels import compiled
 
 if TYPE_CHECKING:
@@ -392,6 +393,7 @@ class Local:
 
 def _main(numbers: Sequence[int]) -> None:
     """Import what tasks need, become as many processes as there are channels, and serve them."""
+    collect_seldom()
     for name in (*PRELOADED, *FURTHER):
         importlib.import_module(name)
     gc.freeze()  # what all processes share stays shared

@@ -20,6 +20,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from opticam_dask.cluster import open_files, watchdog
+from opticam_dask.console import collect_as_usual
 from opticam_dask.kernels import compiled
 
 #: Threads of libraries, the form of the kernels and the time limit of a frame are those of a whole process: where a
@@ -106,6 +107,7 @@ def run(function: bytes, block: int, *, kernels: str, frame_timeout: float = 0.0
     """
     of_block = unpacked(function)  # imports what it needs, which no frame is to blame for
     with _turn:
+        collect_as_usual()
         compiled.use(kernels)
         # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)

@@ -135,3 +135,36 @@ def test_worker__imports_what_its_tasks_use(night):
     assert not found & {"bokeh", "rich"}
     rooms = ("opticam_dask.display.browser", "opticam_dask.display.report", "opticam_dask.api")
     assert not {name for name in found if name.startswith(rooms)}
+
+
+_GARBAGE = """
+import gc, sys
+from opticam_dask.cli import main
+from opticam_dask.cluster import tasks
+usual, looked, seen = gc.get_threshold(), [], []
+gc.callbacks.append(lambda phase, _: looked.append(phase))
+run = tasks.run
+tasks.run = lambda *a, **k: (seen.append(gc.get_threshold()), run(*a, **k), seen.append(gc.get_threshold()))[1]
+sys.argv[1:] = {arguments}
+status = main()
+assert status == 0, status
+{then}
+"""
+
+
+def test_lightcurve__hardly_looks_for_garbage_which_imports_make_none_of(night):
+    directory, _ = night
+    arguments = ["lightcurve", str(directory / "out"), "--target", "2", "--comparisons", "1", "3"]
+    code = _GARBAGE.format(arguments=arguments, then="assert looked.count('start') < 40, looked.count('start')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_tasks__of_a_command_look_for_garbage_as_ever(night, tmp_path):
+    directory, _ = night
+    arguments = ["reduce", str(directory / "frames"), "--out", str(tmp_path / "out"), "--cluster", "none"]
+    arguments += ["--instrument", str(directory / "camera.json")]
+    then = "assert seen[0] != usual and set(seen[1:]) == {usual}, seen[:3]"
+    code = _GARBAGE.format(arguments=arguments, then=then)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
