@@ -87,7 +87,8 @@ class Console:
         self._stages.append(_Stage(stage, total, unit, time.monotonic()))
         if not total:
             return
-        if not self.verbose or not is_watched():
+        # while a bar is shown, the standard output is a stream of rich, which in old releases is no terminal
+        if not self.verbose or (self._bar is None and not is_watched()):
             self.tell(f"{stage}: {total} {unit}")
             return
         logger.info("%s: %d %s", stage, total, unit)

@@ -18,11 +18,11 @@ from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline.reduction import WrongParameters
 
 
-def on_terminal(*arguments: object) -> list[str]:
+def on_terminal(*arguments: object, program: tuple[str, ...] = ("-m", "opticam_dask.cli")) -> list[str]:
     """Lines of a command on a terminal, without colours; a bar that is drawn again counts as a line."""
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "opticam_dask.cli", *map(str, arguments)], stdin=inside, stdout=inside, stderr=inside
+        [sys.executable, *program, *map(str, arguments)], stdin=inside, stdout=inside, stderr=inside
     )
     os.close(inside)
     output = b""
@@ -120,3 +120,23 @@ def test_console__a_stage_within_a_stage_ends_and_the_outer_one_goes_on(capsys, 
     console.advance(3)
     console.end()
     assert capsys.readouterr().out.splitlines() == ["Aligning: 4 frames", "Starting: 2 workers"]
+
+
+_NESTED = """
+import io, sys
+from opticam_dask.console import Console
+console = Console(prefix="")
+console.begin("Aligning", 4)
+sys.stdout = other = io.StringIO()  # as old releases of rich do: what stands for it is no terminal
+with console.stage("Starting", 2, "workers"):
+    console.advance(2)
+console.advance(4)
+console.end()
+assert other.getvalue() == ""
+"""
+
+
+def test_console__a_stage_within_a_bar_has_a_bar_whatever_rich_puts_in_place_of_the_output():
+    lines = on_terminal(program=("-c", _NESTED))
+    assert [line for line in lines if re.match(r"Starting +━+ 2/2 ", line)], lines
+    assert not [line for line in lines if "workers" in line]
