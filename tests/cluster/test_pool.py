@@ -265,7 +265,9 @@ def test_small_night__has_the_same_bits_as_in_one_process_and_starts_no_cluster(
         after = _modules(there)
     one, two = (Store.open(tmp_path / name).path for name in ("one", "two"))
     assert integrity.compare(one, two) == []
-    assert {name for name in after - before if name.startswith("opticam_dask")} == set()  # all were imported once
+    # all were imported once; old releases of xarray import every engine as soon as one is asked for
+    imported = {name for name in after - before if name.startswith("opticam_dask")}
+    assert imported <= {"opticam_dask.lightcurves.xarray_backend"}
     assert not {"distributed", "rich", "bokeh"} & after
 
 

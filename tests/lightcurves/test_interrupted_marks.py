@@ -220,6 +220,7 @@ def test_list__of_an_object_store_is_the_old_or_the_new_one(monkeypatch):
         stops_at[0] = number
         with contextlib.suppress(_Stopped):
             store.write_marks(later)
+        stops_at[0] = 0  # with old releases of fsspec, zarr keeps the file system of before, and its write is not seen
         seen.append(store.read_marks()["number"])
     assert all(numbers in ([1], [1, 2]) for numbers in seen)
     assert [1, 2] in seen
