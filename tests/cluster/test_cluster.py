@@ -280,7 +280,8 @@ def _kill_children():
 def test_on_cluster__scheduler_gone(monkeypatch, tmp_path):
     monkeypatch.setattr(executors, "_LOOK", 0.2)
     file = tmp_path / "scheduler.json"
-    command = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    command = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address", ":0"]
+    command += ["--scheduler-file", str(file)]
     scheduler = subprocess.Popen([sys.executable, "-m", "dask", *command], stderr=subprocess.DEVNULL)
     while not file.exists():
         time.sleep(0.1)

@@ -41,7 +41,7 @@ def test_threads__give_the_same_bits_and_are_told_of(without_cluster, processes,
     out = "processes" if processes else "threads"
     with (
         distributed.Client(
-            processes=processes, n_workers=2, threads_per_worker=4, dashboard_address=None, set_as_default=False
+            processes=processes, n_workers=2, threads_per_worker=4, dashboard_address=":0", set_as_default=False
         ) as client,
         caplog.at_level(logging.WARNING),
     ):
@@ -53,7 +53,7 @@ def test_threads__give_the_same_bits_and_are_told_of(without_cluster, processes,
 def test_threads__the_process_of_the_user_is_never_ended(without_cluster):
     """The time limit of a frame ends worker processes; this one is the user's."""
     with distributed.Client(
-        processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None, set_as_default=False
+        processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0", set_as_default=False
     ) as client:
         _reduce(without_cluster, "limited", client, frame_timeout=0.001)
     assert differences(without_cluster, "limited") == []
@@ -61,7 +61,7 @@ def test_threads__the_process_of_the_user_is_never_ended(without_cluster):
 
 def test_adaptive__workers_are_kept_between_the_passes(without_cluster):
     with (
-        distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         adaptive = cluster.adapt(minimum=0, maximum=1, interval="50ms")
@@ -77,7 +77,7 @@ def test_adaptive__workers_are_kept_between_the_passes(without_cluster):
 def test_asynchronous_client__is_refused_with_what_to_give(without_cluster):
     async def reduce():
         async with distributed.Client(
-            asynchronous=True, processes=False, n_workers=1, dashboard_address=None, set_as_default=False
+            asynchronous=True, processes=False, n_workers=1, dashboard_address=":0", set_as_default=False
         ) as client:
             with pytest.raises(ValueError, match=r"found one with asynchronous=True: make it with Client\("):
                 _reduce(without_cluster, "asynchronous", client)

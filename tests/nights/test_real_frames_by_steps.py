@@ -69,7 +69,7 @@ def test_hat_p_32__has_the_same_bits_by_every_scheduler(real_data) -> None:
     for how in ({"scheduler": "threads"}, {"scheduler": "processes", "num_workers": 1}):
         with dask.config.set(**how):
             np.testing.assert_array_equal(flux.compute(), expected, err_msg=str(how))
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
         np.testing.assert_array_equal(flux.compute(), expected, err_msg="LocalCluster")
 
 

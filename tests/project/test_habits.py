@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -112,3 +113,19 @@ def test_release__builds_one_wheel_for_all_versions_and_tries_what_it_publishes(
     assert tested[0] == f"3.{oldest}"
     for job in ("sdist", "wheels"):
         assert "opticam-dask demo" in str(jobs[job]["steps"])
+
+
+def _clusters_of(source):
+    """Every cluster that the source of a test starts, with the keywords that it is given."""
+    for node in ast.walk(ast.parse(source)):
+        keywords = {entry.arg: ast.unparse(entry.value) for entry in getattr(node, "keywords", ())}
+        name = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else None
+        if name in ("Client", "LocalCluster") and "n_workers" in keywords:
+            yield node.lineno, keywords
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.stem)
+def test_tests__start_no_cluster_on_a_port_that_another_one_has(path):
+    """Without pages the scheduler still serves its state, on port 8787; when that is taken Dask warns, and so fails."""
+    for line, keywords in _clusters_of(path.read_text(encoding="utf-8")):
+        assert keywords.get("dashboard_address") == "':0'", f"{path.name}:{line}"
