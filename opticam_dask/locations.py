@@ -200,7 +200,11 @@ def remove_tree(place: Path) -> None:
 
 
 def walk(place: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every directory from ``place`` on with the names of its files; none whose name starts with a dot."""
+    """Every directory from ``place`` on with the names of its files; none whose name starts with a dot.
+
+    Links are followed, as they are when arrays are read: part of a store may lie on another disk. A directory that
+    holds a link to one above it is entered once.
+    """
     if isinstance(place, RemotePath):
         by_folder: dict[str, list[str]] = {}
         for relative in names_below(place.url):
@@ -210,7 +214,12 @@ def walk(place: Path) -> Iterator[tuple[Path, list[str]]]:
         for folder in sorted(by_folder):
             yield cast(Path, place / folder), sorted(by_folder[folder])
         return
-    for above, folders, files in os.walk(place):
+    entered = set[str]()
+    for above, folders, files in os.walk(place, followlinks=True):
+        if (real := os.path.realpath(above)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield Path(above), files
 

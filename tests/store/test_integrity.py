@@ -391,3 +391,21 @@ def test_a_pickle_among_the_partial_stacks__is_not_opened(tmp_path):
         np.save(stream, np.array([_Bomb()], dtype=object))
     with pytest.raises(StoreError, match="allow_pickle"):
         read_partial_stack(file)
+
+
+def test_damaged_metadata__is_found_behind_a_link(path, tmp_path):
+    far = tmp_path / "other_disk"
+    shutil.move(path / "1-g", far)
+    (path / "1-g").symlink_to(far)
+    assert integrity.find_damage(path) == []
+    (far / "catalog" / "flux" / "zarr.json").write_text("{")
+    assert [str(one.where) for one in integrity.find_damage(path) if "1-g/catalog/flux" in str(one.where)]
+
+
+def test_light_curves__of_a_store_with_an_array_without_dimensions_say_so(path):
+    store = Store(path)
+    camera = store.camera(next(iter(store.cameras)).key)
+    group = next(iter(camera.measured_parts("aperture"))).photometry("aperture")
+    arrays.open_group(path, group.name).create_array("mine", shape=(5,), dtype="f4")
+    with pytest.raises(StoreError, match="without names of its dimensions"):
+        results.light_curves(path.parent, camera.key)

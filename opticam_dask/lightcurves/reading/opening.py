@@ -18,6 +18,7 @@ from opticam_dask.lightcurves.placed import with_placed
 from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray, together
 from opticam_dask.lightcurves.source_times import clocks_of, with_source_times
 from opticam_dask.store.camera import Camera, Part
+from opticam_dask.store.errors import StoreError
 from opticam_dask.store.groups import Group
 from opticam_dask.store.store import Store
 
@@ -119,7 +120,15 @@ def opened(group: Group, *, lazily: bool, columns: slice | np.ndarray = slice(No
     if lazily:
         import xarray as xr
 
-        return CurveArrays.of(xr.open_dataset(**group.for_xarray, chunks={}))
+        try:
+            return CurveArrays.of(xr.open_dataset(**group.for_xarray, chunks={}))
+        except KeyError as error:
+            if "dimension_names" not in str(error):
+                raise
+            raise StoreError(
+                f"{group.path / group.name} holds an array without names of its dimensions, which opticam-dask did not "
+                "write. Move that array out of the store, or write it with dimension_names."
+            ) from error
     found, sizes = dict[str, NamedArray](), dict[str, int]()
     for name, about in group.described().items():
         dims = tuple(about["dimension_names"])
