@@ -199,29 +199,46 @@ def remove_tree(place: Path) -> None:
         fs.rm(path, recursive=True)
 
 
-def walk(place: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every directory from ``place`` on with the names of its files; none whose name starts with a dot.
+def walk(place: Path, file_of_parts: str) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every directory from ``place`` on with the names of the directories and of the files in it.
 
-    Links are followed, as they are when arrays are read: part of a store may lie on another disk. A directory that
-    holds a link to one above it is entered once.
+    Part of a store may lie on another disk: a link to a directory that holds ``file_of_parts`` is followed, as it is
+    when arrays are read, and no other link is. Every real directory is entered once, by its own name if that lies below
+    ``place``, whatever links lead back to it. Directories whose name starts with a dot are named, and not entered.
     """
     if isinstance(place, RemotePath):
-        by_folder: dict[str, list[str]] = {}
-        for relative in names_below(place.url):
-            folder, _, name = relative.rpartition("/")
-            if not any(word.startswith(".") for word in folder.split("/")):
-                by_folder.setdefault(folder, []).append(name)
-        for folder in sorted(by_folder):
-            yield cast(Path, place / folder), sorted(by_folder[folder])
+        yield from _walk_remote(place)
         return
     entered = set[str]()
-    for above, folders, files in os.walk(place, followlinks=True):
-        if (real := os.path.realpath(above)) in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(above), files
+    links = [place]
+    while links:
+        next_links = list[Path]()
+        for start in links:
+            for above, folders, files in os.walk(start):
+                if (real := os.path.realpath(above)) in entered:
+                    folders.clear()
+                    continue
+                entered.add(real)
+                yield Path(above), sorted(folders), sorted(files)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                inner = (Path(above, name) for name in folders)
+                next_links += [one for one in inner if one.is_symlink() and (one / file_of_parts).is_file()]
+        links = next_links
+
+
+def _walk_remote(place: RemotePath) -> Iterator[tuple[Path, list[str], list[str]]]:
+    by_folder: dict[str, tuple[set[str], list[str]]] = {"": (set(), [])}
+    for relative in names_below(place.url):
+        folder, _, name = relative.rpartition("/")
+        by_folder.setdefault(folder, (set(), []))[1].append(name)
+        while folder:
+            above, _, inner = folder.rpartition("/")
+            by_folder.setdefault(above, (set(), []))[0].add(inner)
+            folder = above
+    for folder in sorted(by_folder):
+        if not any(word.startswith(".") for word in folder.split("/")):
+            folders, files = by_folder[folder]
+            yield cast(Path, place / folder if folder else place), sorted(folders), sorted(files)
 
 
 def modified(place: Path) -> float:

@@ -67,9 +67,9 @@ def verify(options: argparse.Namespace) -> int:
         damage = integrity.find_damage(store.path)
         lines = [str(entry) for entry in damage] or progress.unfinished(store.path)
         if damage:
-            lines.append(
-                f"{len(damage)} thing(s) damaged: opticam-dask verify {options.out} --repair makes them again."
-            )
+            remedy = f"opticam-dask verify {options.out} --repair makes them again"
+            is_any = any(entry.is_repairable for entry in damage)
+            lines.append(f"{len(damage)} thing(s) damaged: {remedy if is_any else 'see above what brings them back'}.")
         elif stray := integrity.stray_files(store.path):
             tell(f"{len(stray)} temporary file(s) of interrupted writes, which do no harm; --repair removes them.")
         good = f"{options.out} is whole."

@@ -144,7 +144,12 @@ def open_zarr_array(path: Path, name: str) -> ZarrArray:
 
 
 def all_arrays(path: Path) -> dict[str, ZarrArray]:
-    """Every array of a store, by the path in it."""
+    """Every array of a store, by the path in it; once, whatever links lead to it."""
+    if not locations.is_remote(path):
+        walked = locations.walk(path, metadata.FILE_NAME)
+        nodes = (folder for folder, _, files in walked if metadata.FILE_NAME in files)
+        names = sorted(str(folder.relative_to(path)) for folder in nodes if metadata.is_array(folder))
+        return {name: open_zarr_array(path, name) for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_TEMPORARY)
         members = list(open_group(path, "").members(max_depth=None))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from opticam_dask import schema
 from opticam_dask.locations import location, walk
-from opticam_dask.store import making
+from opticam_dask.store import making, metadata
 from opticam_dask.store.arrays import ZarrArray, all_arrays, open_zarr_array
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.errors import StoreError
@@ -30,6 +31,8 @@ _MANIFEST = {entry.name for entry in schema.MANIFEST}
 #: Products of a part that are written at once, in words.
 _PRODUCTS = {"stack": "stack", "psf": "star profile", "quality": "quality"}
 _MARKS_ANEW = "nothing can: the marks of observers are to be made again"
+#: Names of what interrupted writes and removals leave.
+_STRAY = re.compile(r".*\.partial(\..*)?|\..*\.removed")
 _FROM_FRAMES = ("mjd_utc", "bmjd_tdb", "source_id", "radius")
 
 
@@ -82,7 +85,7 @@ def find_damage(path: str | Path) -> list[Damage]:
     list of Damage
     """
     store = Store(location(path))
-    if broken := list(_damaged_metadata(store.path)):
+    if broken := [*_lost_links(store.path), *_damaged_metadata(store.path)]:
         return broken  # arrays below cannot be opened
     parts = _parts_of(store)
     if lost := list(_lost_arrays(store, parts)):
@@ -109,9 +112,9 @@ def _parts_of(store: Store) -> dict[str, Part]:
 
 
 def stray_files(path: str | Path) -> list[Path]:
-    """Temporary files that interrupted writes left behind; they do no harm."""
-    names = ("*.partial", ".*.partial", ".*.removed", "*.partial.*")
-    return sorted({file for pattern in names for file in location(path).rglob(pattern)})
+    """Temporary files and directories that interrupted writes left behind; they do no harm."""
+    entries = ((above, name) for above, folders, files in walk(location(path), FILE_NAME) for name in folders + files)
+    return sorted(above / name for above, name in entries if _STRAY.fullmatch(name))
 
 
 def add_arrays_of(store: Store, version: str) -> None:
@@ -366,8 +369,18 @@ def _lost(path: Path, file: Path) -> Damage:
     return Damage(str(file.relative_to(path)), "the metadata are missing", remedy, is_metadata=True)
 
 
+def _lost_links(path: Path) -> Iterator[Damage]:
+    """Links to another disk that is not there now, or to themselves."""
+    for folder, folders, files in walk(path, FILE_NAME):
+        for link in (folder / name for name in (*folders, *files) if not name.startswith(".")):
+            if metadata.is_lost_link(link):
+                remedy = "nothing, once that is back (is a disk to be mounted?); or remove the link if nobody needs it"
+                reason = f"a link to {os.readlink(link)}, which is not there"
+                yield Damage(str(link.relative_to(path)), reason, remedy, is_metadata=True)
+
+
 def _damaged_metadata(path: Path) -> Iterator[Damage]:
-    for folder, files in walk(path):
+    for folder, _, files in walk(path, FILE_NAME):
         if "zarr.json" not in files:
             continue
         file = folder / "zarr.json"

@@ -49,6 +49,16 @@ def read_metadata(file: Path) -> dict[str, Any]:
     return document
 
 
+def is_array(directory: Path) -> bool:
+    """Whether a directory is an array, by its metadata."""
+    return read_metadata(directory / FILE_NAME).get("node_type") == "array"
+
+
+def is_lost_link(place: Path) -> bool:
+    """Whether a file or directory is a link to what is not there: a disk that is not mounted, or the link itself."""
+    return not locations.is_remote(place) and place.is_symlink() and not place.exists()
+
+
 def damaged(file: Path, reason: object) -> StoreError:
     """What is to be raised where metadata cannot be used."""
     return StoreError(f"{file} is damaged ({reason}). opticam-dask verify says what is to be done about it.")
@@ -113,7 +123,8 @@ def _members(path: Path, name: str = "", above: frozenset[_Identity] = frozenset
         return
     with os.scandir(path / name) as entries:
         # hidden ones are what interrupted writes and removals have left
-        inner = [f"{name}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir() and entry.name[0] != "."]
+        # os.path.isdir, as a link to itself is an error to entry.is_dir
+        inner = [f"{name}/{one.name}".lstrip("/") for one in entries if one.name[0] != "." and os.path.isdir(one)]
     for member in inner:
         try:
             document = read_metadata(path / member / FILE_NAME)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from opticam_dask.store import arrays, mark_records
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.errors import NoSuchKey, NoSuchLabel, StoreError
 from opticam_dask.store.groups import Group, finish_removal
-from opticam_dask.store.metadata import FILE_NAME, damaged, read_metadata
+from opticam_dask.store.metadata import FILE_NAME, damaged, is_lost_link, read_metadata
 from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
 
 STORE_NAME = "reduction.zarr"
@@ -237,14 +238,26 @@ class Store:
         Raises
         ------
         StoreError
-            When the store is of an older version.
+            When the store is of an older version, or part of it on a disk that is not there.
         """
         self.require_present_version()
+        self._require_all_links()
         self.drop_consolidated()
         # what a removal that was interrupted left behind
         for pattern in (".*.removed", "*/.*.removed", "*/*/.*.removed"):
             for doomed in self.path.glob(pattern):
                 finish_removal(doomed)
+
+    def _require_all_links(self) -> None:
+        """Refuse to go on without the cameras or nights that links to another disk stand for."""
+        if locations.is_remote(self.path):
+            return
+        for link in (link for pattern in ("*", "*/*") for link in self.path.glob(pattern)):
+            if is_lost_link(link):
+                raise StoreError(
+                    f"{link} is a link to {os.readlink(link)}, which is not there. Bring that back (is a disk to be "
+                    "mounted?), or remove the link if nobody needs what was behind it, and run the same command again"
+                )
 
     def require_present_version(self) -> None:
         """Refuse to write into a store of an older version.

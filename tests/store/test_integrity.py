@@ -21,7 +21,7 @@ from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.pipeline import driver
-from opticam_dask.store import arrays, integrity
+from opticam_dask.store import arrays, integrity, metadata
 from opticam_dask.store.errors import StoreError
 from opticam_dask.store.groups import Group
 from opticam_dask.store.scratch import read_partial_stack
@@ -400,6 +400,33 @@ def test_damaged_metadata__is_found_behind_a_link(path, tmp_path):
     assert integrity.find_damage(path) == []
     (far / "catalog" / "flux" / "zarr.json").write_text("{")
     assert [str(one.where) for one in integrity.find_damage(path) if "1-g/catalog/flux" in str(one.where)]
+
+
+def test_links_in_a_circle__are_walked_once(whole, path, tmp_path):
+    """Each directory has one name, its own; what interrupted writes left is found behind links to other disks too."""
+    far = tmp_path / "other_disk"
+    shutil.move(path / "1-g/2023-12-31", far)
+    (path / "1-g/2023-12-31").symlink_to(far)
+    (far / "frames/x.partial").touch()
+    (path / "1-g/again").symlink_to(".")
+    (far / "up").symlink_to(path)
+    (far / "elsewhere").symlink_to(tmp_path)  # no part of the store: what lies there is none of its files
+    (tmp_path / "mine.partial").touch()
+    assert integrity.find_damage(path) == []
+    assert integrity.compare(whole, path) == []
+    assert integrity.stray_files(path) == [path / "1-g/2023-12-31/frames/x.partial"]
+    metadata.consolidate(path)
+
+
+@pytest.mark.parametrize("links", [{"one": "one"}, {"one": "two", "two": "one"}, {"one": "/no/such/disk"}])
+def test_link_to_nothing__is_named(path, capsys, links):
+    for name, target in links.items():
+        (path / "1-g" / name).symlink_to(target)
+    told = _command(capsys, "verify", path.parent, code=1)
+    assert f"1-g/one: a link to {links['one']}, which is not there" in told
+    metadata.consolidate(path)
+    with pytest.raises(StoreError, match=r"1-g/\w* is a link to \S*, which is not there"):
+        Store(path).begin_changes()
 
 
 def test_light_curves__of_a_store_with_an_array_without_dimensions_say_so(path):
