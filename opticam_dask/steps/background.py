@@ -117,7 +117,7 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
 def _meshes(steps: FrameSteps, image: DetectionImage) -> dict[str, np.ndarray]:
     """Sky level and its noise in boxes; the noise is that of the file where it tells it."""
     try:
-        mesh, rms_mesh = background.sky_mesh(image.pixels, steps.box_size)
+        mesh, rms_mesh = background.sky_mesh(image.pixels, steps.box_size, saturated=image.saturated)
         if image.variance is not None:
             told = background.box_medians(np.sqrt(image.variance), steps.box_size)
             rms_mesh = np.where(np.isfinite(told), told, rms_mesh)

@@ -445,3 +445,17 @@ def test_level__where_nothing_is_sky_it_is_that_of_the_nearest_sky():
     np.testing.assert_allclose(offset, 0.0, atol=1.0)  # the mean of the zoomed mesh over a box is not its middle
     mesh, offset, _ = _corrected(image, (16, 16), np.empty((0, 2)), np.empty(0))
     np.testing.assert_allclose((mesh + offset)[:9], 200.0, atol=3.0)
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32])
+def test_sky_mesh__a_saturated_patch_leaves_the_sky_around_it_alone(dtype):
+    sky = np.random.default_rng(3).normal(200.0, 12.0, (160, 160))
+    image, saturated = sky.astype(dtype), np.zeros((160, 160), dtype=bool)
+    saturated[90:125, 40:70] = True
+    saturated[20:140, 120:122] = True  # a bled column is clipped, or its boxes are full
+    image[saturated] = 65535.0
+    found = background.sky_mesh(image, (16, 16), saturated=saturated)
+    for mesh, expected in zip(found, background.sky_mesh(sky, (16, 16)), strict=True):
+        np.testing.assert_allclose(mesh, expected, atol=4.0)
+    nothing = background.sky_mesh(image, (16, 16), saturated=np.zeros_like(saturated))
+    np.testing.assert_array_equal(nothing, background.sky_mesh(image, (16, 16)))

@@ -191,10 +191,12 @@ def find_sources(night: StackedNight, steps: FrameSteps) -> StackSources:
 def _sky_free(night: StackedNight, steps: FrameSteps) -> SkyFree:
     """Take the sky that the stack still has off it, and the halos of saturated stars."""
     pixels = np.where(_are_seen(night.coverage), night.image.astype(float), np.nan)
-    unveiled = _unveiled(night, pixels, _saturated(night))
+    with np.errstate(invalid="ignore"):
+        is_saturated = pixels > _saturated(night)
+    unveiled = _unveiled(night, pixels, is_saturated)
     pixels = unveiled.image.copy()
     try:
-        mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size)
+        mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size, saturated=is_saturated)
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
     except ValueError:  # stars everywhere: the sky of the frames is all that is known
         rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
@@ -303,11 +305,9 @@ def _saturated(night: StackedNight) -> float:
     return float(_NEARLY_SATURATED * np.nan_to_num(night.saturation, nan=np.inf))
 
 
-def _unveiled(night: StackedNight, pixels: np.ndarray, saturated: float) -> halos.Unveiled:
+def _unveiled(night: StackedNight, pixels: np.ndarray, is_saturated: np.ndarray) -> halos.Unveiled:
     """Stack and noise of its pixels, without the halos of saturated stars."""
     noise = mean_rms(night.frame_rms) / np.sqrt(np.maximum(night.coverage, 1))
-    with np.errstate(invalid="ignore"):
-        is_saturated = pixels > saturated
     fwhm = night.seeing if np.isfinite(night.seeing) else 2.0 * SIGMA_TO_FWHM
     return halos.without_halos(pixels, noise, night.coverage, is_saturated, _CORE * fwhm, fwhm)
 

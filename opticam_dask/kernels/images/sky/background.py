@@ -53,7 +53,11 @@ def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def sky_mesh(
-    image: np.ndarray | Counts, box_size: tuple[int, int], *, mask: np.ndarray | None = None
+    image: np.ndarray | Counts,
+    box_size: tuple[int, int],
+    *,
+    mask: np.ndarray | None = None,
+    saturated: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sky level and its scatter in the boxes of a mesh.
 
@@ -65,6 +69,9 @@ def sky_mesh(
         Box size ``(ny, nx)`` in pixels; boxes at the far edges may be cut.
     mask : ndarray of bool, shape (ny, nx), optional
         True where a pixel does not count.
+    saturated : ndarray of bool, shape (ny, nx), optional
+        True where a pixel is saturated. Boxes with more of these than a clip can tell from sky (a tenth) do not count:
+        a patch of light would reach three boxes beyond its edge in the median filter and the zoom.
 
     Returns
     -------
@@ -86,6 +93,8 @@ def sky_mesh(
         statistics = np.stack([image.gain * statistics[0] - image.offset, image.gain * statistics[1]])
     else:
         statistics = _box_statistics(_usable_values(image, mask), box_size)
+    if saturated is not None:
+        statistics[:, _are_saturated(saturated, box_size)] = np.nan
     if np.isnan(statistics).all():
         raise ValueError(
             f"no box of {box_y} x {box_x} pixels has more than {100 * LEAST_SHARE:.0f} % usable pixels: "
@@ -93,6 +102,15 @@ def sky_mesh(
         )
     level, scatter = fill(statistics)
     return _median_filter(level), _median_filter(scatter)
+
+
+def _are_saturated(saturated: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
+    """Boxes of which so many pixels are saturated that a clip takes these for sky, shape (mesh_y, mesh_x)."""
+    (ny, nx), (box_y, box_x) = saturated.shape, box_size
+    rows, columns = np.nonzero(saturated)
+    mesh = (-(-ny // box_y), -(-nx // box_x))
+    number = np.bincount(rows // box_y * mesh[1] + columns // box_x, minlength=mesh[0] * mesh[1]).reshape(mesh)
+    return number > (1.0 - LEAST_SHARE) * box_y * box_x
 
 
 def _usable_values(image: np.ndarray | Counts, mask: np.ndarray | None) -> np.ndarray:
