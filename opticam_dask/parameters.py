@@ -367,6 +367,7 @@ EXECUTION: Mapping[str, Parameter] = {
         metavar="S",
     ),
     "break_lock": Parameter("Take the output directory over from a run that is surely dead", default=False, kind=bool),
+    "figures": Parameter("Draw figures of catalogues, sky, alignment and noise", default=True, kind=bool),
 }
 
 #: What is done with a reduction that is there already.

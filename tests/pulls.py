@@ -66,7 +66,7 @@ def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin
         directory / "frames",
         client="none",
         rebin_factor=rebin_factor,
-        show_plots=False,
+        figures=False,
         verbose=False,
         **calibration,
     )

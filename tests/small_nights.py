@@ -163,7 +163,7 @@ def reduce_frames(directory: Path, *photometers: object, instrument: dict | None
         directory / "frames",
         instrument=definition,
         client="none",
-        show_plots=False,
+        figures=False,
         verbose=options.pop("verbose", False),
         **options,
     )
@@ -180,7 +180,7 @@ def measure_again(night: SmallNight, radii: dict[str, object], instrument: dict 
         night.out.parent / "frames",
         instrument=definition,
         client="none",
-        show_plots=False,
+        figures=False,
         verbose=False,
     )
     for label, radius in radii.items():

@@ -103,18 +103,18 @@ class Reducer(Plots):
     target_coord : (float, float), optional
         Right ascension and declination of the target, which go before those of the headers, in degrees; by default the
         headers.
+    figures : bool
+        Draw figures of catalogues, sky, alignment and noise.
     show_plots : bool
-        Show plots in a notebook; they are saved in any case.
+        Show them in a notebook; they are saved in any case.
     verbose : bool
         Print what happens.
     prefix : str
         What every printed line starts with.
     session : Session, optional
-        Hold on the output directory that is open already, with where blocks run and who is told; by default each
-        method opens one of its own.
+        Hold on the output directory that is open already; by default each method opens one of its own.
     parameters : ReductionParameters, optional
-        All parameters that :meth:`reduce` will be given, for a reduction that goes on: they are held against those of
-        the store before any header is read.
+        Those that :meth:`reduce` will be given: held against those of the store before any header is read.
 
     Raises
     ------
@@ -167,6 +167,7 @@ class Reducer(Plots):
         wcs: str | Path | Sequence[str | Path] = (),
         sky_epoch: float | None = None,
         target_coord: tuple[float, float] | None = None,
+        figures: bool = True,
         show_plots: bool = True,
         verbose: bool = True,
         prefix: str = PREFIX,
@@ -176,7 +177,7 @@ class Reducer(Plots):
         arguments.require_callables(background=background, finder=finder, image_filter=image_filter)
         if not callable(aperture_selector):
             raise TypeError(f"aperture_selector must be callable, got {type(aperture_selector).__name__}")
-        self.show_plots = show_plots
+        self.show_plots, self._draws = show_plots, figures
         if session is None:
             console = Console(verbose, prefix)
             how: dict[str, Any] = {"n_workers": number_of_processors, "frame_timeout": frame_timeout}
@@ -331,7 +332,8 @@ class Reducer(Plots):
         """Files for people, where the passes ran; in this process when they had nothing to do, or it shows figures."""
         shows = self.show_plots and is_notebook()
         place = (None if shows else self._session.executor.opened) or executors.InProcess()
-        for file in run_files.write_run_files(self.out_directory, files, place, self._console, show=shows):
+        wanted = [file for file in files if self._draws or not file.is_figure]
+        for file in run_files.write_run_files(self.out_directory, wanted, place, self._console, show=shows):
             if file.suffix == ".pdf":
                 self._announce(file)
 

@@ -220,6 +220,7 @@ def _add_instrument(commands: Any) -> None:
 def _add_reduce(commands: Any) -> None:
     parser = _command(commands, "reduce", "Reduce frames to catalogues and light curves; run it again to go on.")
     _add_reduction(parser)
+    _options(parser, EXECUTION, "figures", is_known_if_given=True)
     _add_sky_files(parser)
     _add_inside(parser)
 
@@ -268,6 +269,7 @@ def _add_watch(commands: Any) -> None:
         commands, "watch", "Reduce frames as they land, keep light curves up to date, and reduce the night in the end."
     )
     _add_reduction(parser)
+    _options(parser, EXECUTION, "figures", is_known_if_given=True)
     _add_sky_files(parser)
     _add_inside(parser)
     group = parser.add_argument_group("the observation")

@@ -27,6 +27,11 @@ class RunFile(NamedTuple):
     function: str
     options: Mapping[str, Any] = {}
 
+    @property
+    def is_figure(self) -> bool:
+        """Whether it draws."""
+        return self.function.startswith("plot_")
+
 
 #: Of what is known of frames and sources before any photometry.
 OF_FRAMES = (
@@ -88,6 +93,6 @@ def write_run_files(
 
 def _write(out_directory: Path, one: RunFile, show: bool, number: int) -> tuple[int, list[Path]]:
     """Task that writes what one function writes."""
-    options = {**one.options, "show": show} if one.function.startswith("plot_") else one.options
+    options = {**one.options, "show": show} if one.is_figure else one.options
     written = getattr(importlib.import_module(one.module), one.function)(out_directory, **options)
     return number, [] if written is None else list(written) if isinstance(written, list) else [written]

@@ -50,7 +50,7 @@ def reduced(tmp_path_factory):
                 hdus[0].data = hdus[0].data[:, ::-1].copy()
             elif hdus[0].header["FILTER"] == "i":
                 hdus[0].data = hdus[0].data[::-1, ::-1].copy()
-    reducer = Reducer(root / "out", root / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(root / "out", root / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(AperturePhotometer())
     return root / "out"

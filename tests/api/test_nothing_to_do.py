@@ -22,14 +22,15 @@ def night(tmp_path_factory):
     return directory
 
 
-def _reduce(directory, place):
+def _reduce(directory, place, out="out", **options):
     reducer = Reducer(
-        directory / "out",
+        directory / out,
         directory / "frames",
         instrument=Instrument.from_json(INSTRUMENT),
         client=place,
         show_plots=False,
         verbose=False,
+        **options,
     )
     reducer.reduce()
 
@@ -48,6 +49,16 @@ def test_nothing_to_do__no_process_starts_and_no_file_is_written(night, monkeypa
     with connections.connect("local", n_workers=2) as place:
         _reduce(night, place)
     assert _written(night / "out") == before
+
+
+def test_figures__are_not_drawn_where_they_are_not_wanted_and_can_be_later(night):
+    drawn = {name for name in _written(night / "out") if name.endswith(".pdf")}
+    assert len(drawn) == 5
+    with connections.connect("none") as place:
+        _reduce(night, place, "plain", figures=False)
+        assert set(_written(night / "plain")) == set(_written(night / "out")) - drawn
+        _reduce(night, place, "plain")
+    assert set(_written(night / "plain")) == set(_written(night / "out"))
 
 
 @pytest.mark.parametrize("change", ["a file was lost", "a block was measured anew"])

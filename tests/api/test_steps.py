@@ -275,7 +275,7 @@ def test_functions_of_the_user__serve_as_sky_and_finder(frames) -> None:
 
 
 def test_durable_run_of_a_dataset__is_the_reduction(night, frames, tmp_path) -> None:
-    tree = opticam.reduce(open_night(frames), tmp_path / "again", client="none", show_plots=False, verbose=False)
+    tree = opticam.reduce(open_night(frames), tmp_path / "again", client="none", figures=False, verbose=False)
     assert "1-V" in tree.children
     again = opticam.light_curves(tmp_path / "again", KEY)
     assert same_bits(again["flux"], night.curves()["flux"])

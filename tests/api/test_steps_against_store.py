@@ -159,7 +159,7 @@ def test_client_of_the_users__is_used_and_none_is_started(two_nights, frames, cl
 
         assert len(client.run_on_scheduler(done)) > begun
         opticam.reduce(
-            opticam.open_frames(frames, key=KEY, instrument=CAMERA), tmp_path / "again", show_plots=False, verbose=False
+            opticam.open_frames(frames, key=KEY, instrument=CAMERA), tmp_path / "again", figures=False, verbose=False
         )
     again = opticam.light_curves(tmp_path / "again", KEY)
     np.testing.assert_array_equal(again["flux"].to_numpy(), two_nights.curves()["flux"].to_numpy())

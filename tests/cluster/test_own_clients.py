@@ -25,7 +25,7 @@ def without_cluster(tmp_path_factory):
 
 def _reduce(directory, out, client, **options):
     reducer = Reducer(
-        directory / out, directory / "data", client=client, frames_per_block=2, show_plots=False, verbose=False,
+        directory / out, directory / "data", client=client, frames_per_block=2, figures=False, verbose=False,
         **options,
     )  # fmt: skip
     reducer.create_catalogs()

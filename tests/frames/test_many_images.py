@@ -48,7 +48,7 @@ def reduced(directory, *, instrument=CAMERA, **options) -> Reducer:
         data_directory=directory,
         instrument=instrument,
         client="none",
-        show_plots=False,
+        figures=False,
         **options,
     )
     reducer.create_catalogs()

@@ -44,7 +44,7 @@ def reducer(tmp_path_factory):
     for night in NIGHTS:
         simulate_observations(root / "frames" / night, flux_range=(2e4, 3e5), start=f"{night}T20:00:00", **model)
     (root / "frames" / "broken.fits").write_text("nothing")
-    reducer = Reducer(root / "out", root / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(root / "out", root / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(AperturePhotometer())
     return reducer
@@ -375,7 +375,7 @@ def test_summary__of_a_reducer(reducer, chunks_read):
 
 
 def test_summary__of_a_reducer_before_anything_is_reduced(reducer, tmp_path):
-    fresh = Reducer(tmp_path / "out", reducer.out_directory.parent / "frames", show_plots=False, verbose=False)
+    fresh = Reducer(tmp_path / "out", reducer.out_directory.parent / "frames", figures=False, verbose=False)
     assert "none" in _Strict(fresh._repr_html_()).text
 
 

@@ -25,7 +25,7 @@ def out(tmp_path_factory):
         directory / "frames", n_frames=4, shape=(96, 112), n_sources=4, filters=("g", "r"), flux_range=(2e4, 1e5),
         fwhm=3.0,
     )  # fmt: skip
-    reducer = Reducer(directory / "out", directory / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(directory / "out", directory / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry([AperturePhotometer(), OptimalPhotometer()])
     reducer.photometry(AperturePhotometer(radius=(2.0, 4.0)), label="radii")

@@ -45,7 +45,7 @@ def reduced(tmp_path_factory):
         file.rename(top / "b" / file.name)
     options = {"n_pixels": 5, "border_width": 4}
     for paths, append in (([top / "a", top / "later"], False), ([top / "a", top / "later", top / "b"], True)):
-        reducer = Reducer(out, paths, client="none", frames_per_block=4, verbose=False, show_plots=False)
+        reducer = Reducer(out, paths, client="none", frames_per_block=4, verbose=False, figures=False)
         reducer.create_catalogs(**options, append=append)
     for label, photometer in PHOTOMETERS.items():
         reducer.photometry(photometer, label=label)
@@ -161,7 +161,7 @@ def test_write_light_curves__a_file_that_cannot_be_written_leaves_the_old_one(re
 def test_write_light_curves__times_are_utc_where_no_barycentric_one_is_known(tmp_path):
     simulate_observations(tmp_path / "data", **FIELD, filters=("g",))
     reducer = Reducer(
-        tmp_path / "out", tmp_path / "data", client="none", barycenter=False, verbose=False, show_plots=False
+        tmp_path / "out", tmp_path / "data", client="none", barycenter=False, verbose=False, figures=False
     )
     reducer.create_catalogs(n_pixels=5, border_width=4)
     reducer.photometry()

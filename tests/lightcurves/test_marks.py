@@ -32,7 +32,7 @@ def reduced(tmp_path_factory):
     opticam.simulate_observations(
         top / "data", n_frames=20, shape=(128, 128), n_sources=8, filters=("g",), flux_range=(3e4, 2e5), seed=5
     )
-    reducer = opticam.Reducer(top / "out", top / "data", client="none", show_plots=False, verbose=False)
+    reducer = opticam.Reducer(top / "out", top / "data", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry([opticam.AperturePhotometer(), opticam.OptimalPhotometer()])
     return top / "out"
@@ -297,7 +297,7 @@ def test_store__is_whole_with_marks_and_another_reduction_keeps_them(out):
     assert integrity.find_damage(Store.open(out).path) == []
     assert "marks" in opticam.open_reduction(out).children
     source = Store.open(out).camera(KEY).parts[0].attributes["data_root"]
-    reducer = opticam.Reducer(out, source, client="none", show_plots=False, verbose=False)
+    reducer = opticam.Reducer(out, source, client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry([opticam.AperturePhotometer()])
     assert len(opticam.marks(out)) == 2

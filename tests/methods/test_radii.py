@@ -15,7 +15,7 @@ def out(tmp_path_factory):
     simulate_observations(
         directory / "frames", n_frames=5, shape=(96, 112), n_sources=5, filters=("g",), flux_range=(2e4, 1e5), fwhm=3.0
     )
-    reducer = Reducer(directory / "out", directory / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(directory / "out", directory / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(AperturePhotometer(radius=(2.0, 3.5, 5.0)))
     reducer.photometry(AperturePhotometer(radius=3.5), label="alone")

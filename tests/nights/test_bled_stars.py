@@ -179,7 +179,7 @@ def test_clipped_stars_are_flagged_though_the_header_gives_a_higher_level(tmp_pa
         write_frame(tmp_path / "frames" / f"f{index}.fits", pixels, 10.0 * index, SATLEVEL=65535)
     reducer = Reducer(
         tmp_path / "out", tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT), client="none",
-        show_plots=False,
+        figures=False,
     )  # fmt: skip
     reducer.create_catalogs()
     reducer.photometry([AperturePhotometer()])

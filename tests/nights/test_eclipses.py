@@ -81,7 +81,7 @@ def test_older_store__without_counts_of_sky_pixels_measures_what_is_there(eclips
     kept = {name: group[name][...] for name in ("background_mean_mesh", "background_n_sky")}
     try:
         group["background_mean_mesh"][...], group["background_n_sky"][...] = np.nan, 0
-        reducer = Reducer(eclipse.out, eclipse.out.parent / "frames", client="none", show_plots=False, verbose=False,
+        reducer = Reducer(eclipse.out, eclipse.out.parent / "frames", client="none", figures=False, verbose=False,
                           instrument=Instrument.from_json(INSTRUMENT))  # fmt: skip
         reducer.photometry(OptimalPhotometer(forced=True))
     finally:

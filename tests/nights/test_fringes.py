@@ -54,7 +54,16 @@ def reduced(night, tmp_path_factory):
     place = tmp_path_factory.mktemp("reduced")
     given = {"sky": ["--calibration", str(night / "sky")], "none": []}
     for name, option in given.items():
-        words = ["reduce", str(night / "frames"), "--out", str(place / name), "--cluster", "none", "--forced"]
+        words = [
+            "reduce",
+            str(night / "frames"),
+            "--out",
+            str(place / name),
+            "--cluster",
+            "none",
+            "--no-figures",
+            "--forced",
+        ]
         assert cli.main([*words, "--instrument", str(night / "camera.json"), *option]) == 0
     return {name: small_nights.SmallNight(place / name) for name in given}
 
@@ -111,7 +120,7 @@ def test_other_filters__have_none(night, tmp_path, capsys):
         pixels = np.full((SIDE, SIDE), 7, np.uint16) + np.arange(SIDE, dtype=np.uint16)
         small_nights.write_frame(tmp_path / f"map/{name}.fits", pixels, 0.0, FILTER="R")
     words = ["reduce", *(str(night / f"frames/f{frame}.fits") for frame in range(2)), "--out", str(tmp_path / "out")]
-    words += ["--cluster", "none", "--instrument", str(tmp_path / "camera.json")]
+    words += ["--cluster", "none", "--no-figures", "--instrument", str(tmp_path / "camera.json")]
     assert cli.main([*words, "--fringe", str(tmp_path / "map")]) == 0
     assert "1:V: there are no fringe frames of its filter, so that none are taken off." in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ def stars(shape=(200, 200), fwhm=4.0, scale=1.0):
 def test_dark_corners_of_a_round_aperture_give_no_sources(tmp_path):
     """Where the sky mesh cannot follow the sky, whole boxes stand out of the noise of the frames."""
     generate_observations(tmp_path / "frames", n_images=60, binning_scale=8)
-    reducer = Reducer(tmp_path / "out", tmp_path / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(tmp_path / "out", tmp_path / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     for key in ("1-g", "2-r", "3-i"):
         catalog = open_reduction(tmp_path / "out")[f"{key}/catalog"].to_dataset().load()

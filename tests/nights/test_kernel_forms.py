@@ -21,7 +21,7 @@ def test_night__has_the_same_fluxes_by_both_forms(tmp_path):
         for form in (compiled.NUMPY, compiled.COMPILED):
             compiled.use(form)
             out = tmp_path / form
-            command = ["reduce", str(tmp_path / "data"), "--out", str(out), "--cluster", "none"]
+            command = ["reduce", str(tmp_path / "data"), "--out", str(out), "--cluster", "none", "--no-figures"]
             assert main([*command, "--photometer", "aperture", "optimal"]) == 0
             nights[form] = xr.open_datatree(out / "reduction.zarr", engine="zarr")
             assert nights[form].attrs["kernels"] == form

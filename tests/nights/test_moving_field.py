@@ -27,7 +27,7 @@ def test_moving_field__every_source_keeps_its_number(tmp_path):
         least_separation=5.0,
         seed=11,
     )
-    reducer = Reducer(tmp_path / "out", tmp_path / "frames", client="none", show_plots=False, verbose=False)
+    reducer = Reducer(tmp_path / "out", tmp_path / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry()
     frames = open_reduction(tmp_path / "out")["1-g/2023-12-31/frames"]

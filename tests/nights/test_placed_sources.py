@@ -133,7 +133,7 @@ def test_adding_a_source_measures_it_alone(tmp_path: Path, placed: Path) -> None
     x, y = on_reference(found.out, HIDDEN[0])
     Reducer(
         found.out, tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT | CAMERAS), client="none",
-        show_plots=False, verbose=False, sources=[{"name": "mine", "x": x, "y": y}],
+        figures=False, verbose=False, sources=[{"name": "mine", "x": x, "y": y}],
     ).photometry()  # fmt: skip
     once = bits(found.out)
     assert {name for name in before if "/source_id/" not in name and once[name] != before[name]} == set()

@@ -34,7 +34,7 @@ TARGET = (423.2, 286.0)
 def transit(real_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("transit")
     instrument = Instrument.from_json(MICROOBSERVATORY)
-    reducer = Reducer(out, real_data / "hat-p-32", instrument=instrument, show_plots=False, verbose=False)
+    reducer = Reducer(out, real_data / "hat-p-32", instrument=instrument, figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(AperturePhotometer(radius=1.6, radius_unit="frame_fwhm"))
     reducer.photometry(AperturePhotometer(radius=2.0, radius_unit="frame_fwhm"), label="wide")
@@ -119,7 +119,7 @@ def test_transit__is_fitted_and_sent_by_a_command_each(transit, tmp_path, capsys
 
 
 def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_path):
-    reducer = Reducer(tmp_path, real_data / "opticam", show_plots=False, verbose=False, client="none")
+    reducer = Reducer(tmp_path, real_data / "opticam", figures=False, verbose=False, client="none")
     table = reducer.scan.table.set_index("key")
     assert sorted(table.index) == ["1:g", "2:r", "3:z"]
     assert set(table["binning"]) == {2}
@@ -148,7 +148,7 @@ def test_opticam__three_real_frames_are_classified_and_measured(real_data, tmp_p
 
 def test_opticam__a_target_position_gives_barycentric_times(real_data, tmp_path):
     Reducer(
-        tmp_path, real_data / "opticam", target_coord=(83.63, 22.01), show_plots=False, verbose=False, client="none"
+        tmp_path, real_data / "opticam", target_coord=(83.63, 22.01), figures=False, verbose=False, client="none"
     ).create_catalogs()
     frames = open_reduction(tmp_path)["1-g/2023-11-21/frames"]
     # light takes at most 8.4 minutes from the Sun, and TDB is 69.2 s ahead of UTC

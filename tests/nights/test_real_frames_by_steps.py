@@ -32,7 +32,7 @@ MEASURED = ("flux", "flux_err", "x", "y", "flags", "frame_flags", "aperture_corr
 
 
 def assert_steps_agree(files: list[Path], keys: list[str], instrument: Instrument | None, out: Path) -> None:
-    reducer = opticam.Reducer(out, files, instrument=instrument, show_plots=False, verbose=False, client="none")
+    reducer = opticam.Reducer(out, files, instrument=instrument, figures=False, verbose=False, client="none")
     reducer.create_catalogs()
     reducer.photometry()
     for key in keys:

@@ -69,7 +69,7 @@ def night(tmp_path_factory):
     directory = tmp_path_factory.mktemp("undersampled")
     n_frames = 12
     generate_observations(directory / "frames", n_images=n_frames, binning_scale=8, circular_aperture=False)
-    reducer = pulls.StoreOnly(directory / "out", directory / "frames", client="none", show_plots=False, verbose=False)
+    reducer = pulls.StoreOnly(directory / "out", directory / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(PHOTOMETERS)
     return directory / "out", observation_truth(n_frames, 8)
@@ -130,7 +130,7 @@ def moffat_night(tmp_path_factory):
         fwhm=1.45, moffat_beta=3.0, seeing_amplitude=0.1, drift=(6.0, -4.0), rotation=0.3, read_noise=3.0,
         least_separation=10.0, seed=7,
     )  # fmt: skip
-    reducer = pulls.StoreOnly(directory / "out", directory / "frames", client="none", show_plots=False, verbose=False)
+    reducer = pulls.StoreOnly(directory / "out", directory / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(PHOTOMETERS[::2])
     return directory / "out", truth

@@ -39,7 +39,7 @@ def test_sort__by_what_headers_say(mixed):
 def test_reducer__takes_them_and_what_is_given_by_itself_goes_first(mixed, tmp_path):
     def records(**calibration):
         reducer = Reducer(
-            tmp_path / "out", mixed, instrument=CAMERA, client="none", show_plots=False, verbose=False, **calibration
+            tmp_path / "out", mixed, instrument=CAMERA, client="none", figures=False, verbose=False, **calibration
         )
         return reducer._calibration.records
 

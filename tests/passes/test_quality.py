@@ -253,7 +253,7 @@ FIELD = {
 
 
 def reduce_night(frames, out, *photometers, **options):
-    reducer = Reducer(out, frames, client="none", show_plots=False, verbose=False, **options)
+    reducer = Reducer(out, frames, client="none", figures=False, verbose=False, **options)
     reducer.create_catalogs()
     for photometer in photometers or (AperturePhotometer(),):
         reducer.photometry(photometer)

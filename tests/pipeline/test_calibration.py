@@ -63,7 +63,7 @@ def _options(folders, kinds=("bias", "dark", "flat")):
 
 
 def _reducer(out, frames, **options):
-    return Reducer(out, frames, client="none", show_plots=False, verbose=False, **options)
+    return Reducer(out, frames, client="none", figures=False, verbose=False, **options)
 
 
 def _reduce(out, frames, **options):
@@ -407,7 +407,7 @@ def test_image_filter__that_fails_or_changes_the_shape_is_told(data, tmp_path, c
     filters = ((lambda raw: raw[::2], "shape (60, 136) came back"), (lambda raw: 1 / 0, "ZeroDivisionError"))
     for number, (image_filter, told) in enumerate(filters):
         out = tmp_path / str(number)
-        reducer = Reducer(out, frames, client="none", show_plots=False, image_filter=image_filter)
+        reducer = Reducer(out, frames, client="none", figures=False, image_filter=image_filter)
         reducer.create_catalogs()
         assert told in capsys.readouterr().out
     with pytest.raises(TypeError, match="image_filter must be a callable"):

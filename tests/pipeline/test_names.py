@@ -34,7 +34,7 @@ def name_filters(data, *names):
 
 def reducer(data, out):
     return Reducer(
-        out, data, instrument=Instrument.from_json(data / "one.json"), client="none", show_plots=False, verbose=False
+        out, data, instrument=Instrument.from_json(data / "one.json"), client="none", figures=False, verbose=False
     )
 
 

@@ -102,6 +102,7 @@ def reducer(options: argparse.Namespace, parameters: ReductionParameters, sessio
         instrument=instrument,
         session=session,
         frames_per_block=options.frames_per_block,
+        figures=getattr(options, "figures", None) is not False,  # plan, which draws nothing, has no such option
         show_plots=False,
         parameters=None if options.new else parameters,
         sources=options.sources,
