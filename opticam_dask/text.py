@@ -54,7 +54,10 @@ def json_by_hand(text: str) -> Any:
     ValueError
         When it is no JSON, or names an entry twice: which of the two is meant, nobody knows.
     """
-    return json.loads(text, object_pairs_hook=_without_twins)
+    try:
+        return json.loads(text, object_pairs_hook=_without_twins)
+    except RecursionError as error:
+        raise ValueError("brackets stand in brackets too many times") from error
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

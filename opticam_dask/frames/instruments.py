@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
+from opticam_dask.frames.definitions.entries import wrong_types, wrong_values
 from opticam_dask.frames.fits.cards import Cards
 from opticam_dask.frames.fits.shared_cards import SharedCards
 from opticam_dask.frames.headers import keywords
@@ -17,13 +19,11 @@ from opticam_dask.frames.headers.equinoxes import to_icrs
 from opticam_dask.frames.headers.exposures import binning_of, dark_current_of, exposure_time_of, kind_of
 from opticam_dask.frames.headers.gains import adu_in_pixel_units, gain_of
 from opticam_dask.frames.headers.places import position_of, site_of
-from opticam_dask.frames.headers.times import TO_MIDDLE, mid_exposure_of
+from opticam_dask.frames.headers.times import mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
-from opticam_dask.kernels.series.timing import FAR_PLACES, TIME_SCALES
+from opticam_dask.kernels.series.timing import TIME_SCALES
 from opticam_dask.text import json_by_hand, read_by_hand
 
-#: Bytes of the name of a camera, which is part of names of files.
-_LONGEST_CAMERA = 64
 TEMPLATE_NAME = "instrument_template.json"
 
 
@@ -222,6 +222,9 @@ class Instrument:
         for entry in fields(self):
             if entry.name.endswith(("_keyword", "_keywords")):
                 object.__setattr__(self, entry.name, _as_tuples(getattr(self, entry.name)))
+        types = {entry.name: str(entry.type) for entry in fields(Instrument)}
+        if faults := wrong_types(self.to_dict(), types):
+            raise ValueError(f"instrument {self.name!r}: " + "; ".join(faults))
         cameras = {
             str(camera): (filters,) if isinstance(filters, str) else tuple(filters)
             for camera, filters in self.cameras.items()
@@ -229,7 +232,7 @@ class Instrument:
         scales = {str(camera): float(scale) for camera, scale in self.pixel_scales.items()}
         object.__setattr__(self, "cameras", cameras)
         object.__setattr__(self, "pixel_scales", scales)
-        if faults := _faults(self):
+        if faults := wrong_values(self):
             raise ValueError(f"instrument {self.name!r}: " + "; ".join(faults))
 
     def interpret(self, header: Mapping[str, Any]) -> FrameHeader:
@@ -297,6 +300,9 @@ class Instrument:
         values = HeaderValues(header)
         values.warnings += lasting.warnings
         values.problems += lasting.first_problems
+        for keyword in sorted(getattr(header, "contradicted", ())):
+            if keyword in self.keywords:
+                values.warn(f"{keyword} stands in the header more than once, with different values: the first is used")
         exposure_time = exposure_time_of(self, values)
         values.problems += lasting.problems
         mjd_utc, time_reference, time_offset = mid_exposure_of(self, exposure_time, values)
@@ -315,6 +321,14 @@ class Instrument:
             problems=tuple(values.problems),
             warnings=tuple(values.warnings),
         )
+
+    @cached_property
+    def keywords(self) -> frozenset[str]:
+        """Keywords that are looked for in a header, in capital letters."""
+        entries = [
+            getattr(self, entry.name) for entry in fields(self) if entry.name.endswith(("_keyword", "_keywords"))
+        ]
+        return frozenset(name.upper() for name in _flat(entries))
 
     def to_dict(self) -> dict[str, Any]:
         """Entries by name."""
@@ -351,8 +365,8 @@ class Instrument:
             raise ValueError(f"{origin}: {'; '.join(faults)}. Known names: {', '.join(sorted(known))}.")
         try:
             return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{origin}: a value has the wrong type: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,55 +460,13 @@ def read_definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def _faults(one: Instrument) -> list[str]:
-    """List what is wrong with the entries of an instrument."""
-    levels = (one.default_saturation, one.default_linearity)
-    positive = (one.default_gain, one.default_binning, *levels, one.diameter, one.source_pixels)
-    names = [getattr(one, entry.name) for entry in fields(one) if entry.name.endswith("_keyword")]
-    ways = one.time_keywords if isinstance(one.time_keywords, tuple) else ()
-    checks = [
-        (one.time_marks in TO_MIDDLE, "time_marks must be start, middle or end"),
-        (one.time_scale in (None, *TIME_SCALES), f"time_scale must be one of {', '.join(TIME_SCALES)}"),
-        (one.ra_unit in (None, "hourangle", "deg"), "ra_unit must be hourangle or deg"),
-        (ways and all(map(_is_way, ways)), "time_keywords must be a list of keywords and pairs of keywords"),
-        (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
-        (
-            one.cameras and all(":" not in name and 0 < len(name.encode()) <= _LONGEST_CAMERA for name in one.cameras),
-            f"cameras must name a camera, without a colon, in at most {_LONGEST_CAMERA} bytes",
-        ),
-        (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
-        ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
-        (one.images in (None, "frames", "mosaic", "first"), "images must be frames, mosaic or first"),
-        (
-            one.time_reference in (None, "observatory", *FAR_PLACES),
-            f"time_reference must be observatory, {' or '.join(FAR_PLACES)}",
-        ),
-        (_is_extension(one.extension), "extension must be the number of an HDU, counted from 0, or its name"),
-        (-180 <= (one.longitude or 0) <= 360, "longitude must be within -180 to 360 degrees"),
-        (-90 <= (one.latitude or 0) <= 90, "latitude must be within -90 to 90 degrees"),
-        (
-            all(number is None or number > 0 for number in positive),
-            "default_gain, default_binning, default_saturation, default_linearity, diameter and source_pixels must be "
-            "above 0",
-        ),
-        (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
-    ]
-    return [sentence for holds, sentence in checks if not holds]
+def _flat(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for item in value:
+            yield from _flat(item)
 
 
 def _is_false(value: Any) -> bool:
     return value is False or (isinstance(value, str) and value.strip().upper() in ("F", "FALSE"))
-
-
-def _is_keyword(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(name, str) for name in value))
-
-
-def _is_extension(value: Any) -> bool:
-    if isinstance(value, str):
-        return bool(value.strip())
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
-
-
-def _is_way(value: Any) -> bool:
-    return _is_keyword(value) and (isinstance(value, str) or len(value) == 2)

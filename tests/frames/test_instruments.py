@@ -371,6 +371,21 @@ def test_instrument__is_a_value():
         ({"extension": ""}, "extension must be"),
         ({"extension": True}, "extension must be"),
         ({"extension": 1.0}, "extension must be"),
+        ({"name": ""}, "name must be a text in one line, found ''"),
+        ({"name": None}, "name must be a text in one line"),
+        ({"time_scale": 3}, "time_scale must be a text in one line or null, found 3"),
+        ({"default_read_noise": "x"}, "default_read_noise must be a number or null, found 'x'"),
+        ({"default_read_noise": float("nan")}, "default_read_noise must be a number or null, found nan"),
+        ({"default_read_noise": -1.0}, "default_dark_current and default_read_noise must be at least 0"),
+        ({"default_gain": True}, "default_gain must be a number or null, found True"),
+        ({"default_binning": 1.5}, "default_binning must be a whole number or null"),
+        ({"default_binning": 10**12}, "source_pixels and default_binning must be at most"),
+        ({"source_pixels": None}, "source_pixels must be a whole number, found None"),
+        ({"use_errors": "no"}, "use_errors must be true or false"),
+        ({"cameras": ["g"]}, "cameras must be an object of lists of names of filters, by camera"),
+        ({"cameras": {"1": [3]}}, "cameras must be an object of lists"),
+        ({"pixel_scales": {"1": "0.1"}}, "pixel_scales must be an object of numbers"),
+        ({"pixel_scales": {"1": 0.0}}, "pixel_scales must be above 0"),
     ],
 )
 def test_instrument__refuses_impossible_entries(entries, words):
@@ -398,7 +413,12 @@ def test_from_json__names_what_is_unknown_and_missing():
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{not json", "is not a JSON file"), ("[1, 2]", "expected a JSON object"), ("", "is not a JSON file")],
+    [
+        ("{not json", "is not a JSON file"),
+        ("[1, 2]", "expected a JSON object"),
+        ("", "is not a JSON file"),
+        ("[" * 100_000, "is not a JSON file: brackets stand in brackets too many times"),
+    ],
 )
 def test_from_json__file_that_is_no_definition(tmp_path, text, words):
     path = tmp_path / "broken.json"
@@ -412,7 +432,7 @@ def test_from_json__file_that_is_no_definition(tmp_path, text, words):
 )
 def test_from_json__wrong_type(entries):
     values = {"name": "x", "time_keywords": ["UT"], "time_marks": "start", "cameras": {"1": []}}
-    with pytest.raises(ValueError, match="wrong type"):
+    with pytest.raises(ValueError, match=f"{next(iter(entries))} must be"):
         Instrument.from_json(values | entries)
 
 

@@ -304,6 +304,16 @@ def _(directory):
     return spoil_each(directory, "EXPTIME", [5000.0])
 
 
+@case("a keyword that stands twice, with two values")
+def _(directory):
+    file = good_frames(directory)[0]
+    content = file.read_bytes()
+    end = content.index(b"END".ljust(80))
+    again = b"EXPOSURE=                 50.0".ljust(80) + b"END".ljust(80)
+    file.write_bytes(content[:end] + again + content[end + len(again) :])
+    return [file.name]
+
+
 @case("telescope elsewhere than the definition says")
 def _(directory):
     return [spoil(directory, "site.fits", SITELAT=28.3, SITELONG=-16.51)]

@@ -47,10 +47,13 @@ class Cards(dict[str, Any]):
         The cards as they stand in the file; of several with one keyword the first counts.
     plane_time : PlaneTime or None
         When the plane of a cube was taken; it goes before every time of the header.
+    contradicted : frozenset of str
+        Keywords that stand in the header again with another value.
     """
 
     text: str = ""
     plane_time: PlaneTime | None = None
+    contradicted: frozenset[str] = frozenset()
 
     def comment(self, keyword: str) -> str:
         """Comment of a keyword; empty where it has none."""
@@ -85,6 +88,9 @@ def read_cards(stream: BinaryIO, *, is_primary: bool, most_blocks: int) -> tuple
                 long_text = keyword if value.__class__ is str and value.endswith("&") else ""
             else:
                 long_text = ""
+                # a text that goes on in further cards is not compared
+                if keyword and value is not None and value != cards[keyword] and not str(value).endswith("&"):
+                    cards.contradicted |= {keyword}
         if len(blocks) == most_blocks:
             raise FrameError(f"expected the END of the header within {MOST_HEADER_BLOCKS} blocks, found none")
         block = stream.read(BLOCK).decode("latin-1")
@@ -161,4 +167,5 @@ def joined(own: Cards, primary: Cards) -> Cards:
         return own
     values = Cards({**primary, **own})
     values.text = own.text + primary.text
+    values.contradicted = own.contradicted | (primary.contradicted - own.keys())
     return values

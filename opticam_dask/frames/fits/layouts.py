@@ -333,7 +333,7 @@ def _assembled(group: Sequence[Hdu], primary: Cards, choice: ImageChoice) -> Sto
     """A detector that was read by several amplifiers, or in several windows."""
     # the world coordinates of one amplifier or window are not those of all
     own = Cards({key: value for key, value in group[0].cards.items() if key not in _OF_PIXELS})
-    own.text = group[0].cards.text
+    own.text, own.contradicted = group[0].cards.text, group[0].cards.contradicted
     values = joined(own, primary)
     parts, shape = tiles.placed(group, primary, choice.amplifiers)
     if math.prod(shape) > images.MOST_PIXELS:

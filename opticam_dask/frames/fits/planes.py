@@ -88,7 +88,7 @@ def headers_of(source: Source, cube: StoredFrame, tables: Sequence[Hdu], known: 
 
 def _overlaid(values: Cards, own: Mapping[str, Any], time: PlaneTime) -> Cards:
     cards = Cards({**values, **own}) if own else Cards(values)
-    cards.text, cards.plane_time = values.text, time
+    cards.text, cards.plane_time, cards.contradicted = values.text, time, values.contradicted
     return cards
 
 
