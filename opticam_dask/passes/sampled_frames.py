@@ -30,8 +30,8 @@ class SampleJob:
     frames_per_block : int
         Number of frames in a block.
     read_manifest, read_results, read_kept : callable
-        Bound functions of the store; ``read_kept(block)`` gives what the survey has kept of frames, with their
-        indices and in their order.
+        Bound functions of the store; ``read_kept(block, frames)`` gives what the survey has kept of these frames, with
+        their indices and in their order.
     """
 
     measuring: Measuring
@@ -40,7 +40,7 @@ class SampleJob:
     frames_per_block: int
     read_manifest: Callable[[int], Mapping[str, np.ndarray]]
     read_results: Callable[[int], Mapping[str, np.ndarray]]
-    read_kept: Callable[[int], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
+    read_kept: Callable[[int, Sequence[int]], Iterator[tuple[int, Mapping[str, np.ndarray]]]]
 
 
 def measure_block(job: SampleJob, block: int, lost: Mapping[int, str] | None = None) -> dict[int, Any]:
@@ -54,7 +54,7 @@ def measure_block(job: SampleJob, block: int, lost: Mapping[int, str] | None = N
     manifest, results = job.read_manifest(block), job.read_results(block)
     found: dict[int, Any] = {}
     chosen = sorted(index for index in job.frames if index // job.frames_per_block == block)
-    for index, kept in _with_kept(chosen, job.read_kept(block)):
+    for index, kept in _with_kept(chosen, job.read_kept(block, chosen)):
         offset = index - block * job.frames_per_block
         watchdog.still_working()
         is_lost = lost is not None and offset in lost
@@ -68,7 +68,7 @@ def try_frame(job: SampleJob, block: int, offset: int) -> None:
     if block * job.frames_per_block + offset in job.frames:
         manifest, results = job.read_manifest(block), job.read_results(block)
         index = block * job.frames_per_block + offset
-        for _, kept in _with_kept([index], job.read_kept(block)):
+        for _, kept in _with_kept([index], job.read_kept(block, [index])):
             measure_frame(job.measuring, job.measure, entry_of(manifest, offset), entry_of(results, offset), kept)
 
 

@@ -8,7 +8,7 @@ counts as reduced when its flags say so.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -354,7 +354,7 @@ class Part:
         remove_scratch(self.path, f"{self.group}/sums")
 
     def _kept_file(self, block: int, folder: str) -> Path:
-        return scratch_folder(self.path, self.group, folder, f"{block:06d}.npy")
+        return scratch_folder(self.path, self.group, folder, f"{block:06d}.kept")
 
     def is_kept(self, block: int, folder: str = "kept") -> bool:
         """Whether something was kept of the frames of a block, if only that there is nothing to keep."""
@@ -370,9 +370,11 @@ class Part:
         """
         return appending(self._kept_file(block, folder))
 
-    def kept(self, block: int, folder: str = "kept") -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """What is kept of the frames of a block, in their order, as far as it is whole."""
-        return read_appended(self._kept_file(block, folder))
+    def kept(
+        self, block: int, among: Container[int] | None = None, *, folder: str = "kept"
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """What is kept of the frames of a block, or of some of them, in their order, as far as it is whole."""
+        return read_appended(self._kept_file(block, folder), among)
 
     def remove_kept(self) -> None:
         """Remove what is kept of frames."""

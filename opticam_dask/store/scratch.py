@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
 import tokenize
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -48,25 +50,37 @@ def remove_empty_scratch(path: Path) -> None:
         scratch.rmdir()
 
 
-def _opened(file: Path) -> BinaryIO:
-    """A file to write; its folder, which most files find there, is made when it is not."""
+def _opened(file: Path) -> FileIO:
+    """A file to write, without a buffer that its end may fail on; its folder is made where it is not there yet."""
     try:
-        return file.open("wb")
+        return file.open("wb", buffering=0)
     except FileNotFoundError:
         file.parent.mkdir(parents=True, exist_ok=True)
-        return file.open("wb")
+        return file.open("wb", buffering=0)
 
 
-def _save(stream: BinaryIO, array: np.ndarray) -> None:
-    """Write an array in NumPy's format.
-
-    Where only a part was written NumPy says neither why nor of which file: the disk is full.
-    """
+@contextlib.contextmanager
+def _named(stream: FileIO) -> Iterator[None]:
+    """Errors of writing say why and of which file: NumPy does neither where only a part was written, to a full disk."""
     try:
-        np.save(stream, array)
+        yield
     except OSError as error:
         number = error.errno or errno.ENOSPC
         raise OSError(number, os.strerror(number), stream.name) from error
+
+
+def _save(stream: FileIO, array: np.ndarray) -> None:
+    """Write an array in NumPy's format."""
+    with _named(stream):
+        np.save(stream, array)
+
+
+def _write(stream: FileIO, piece: bytes | memoryview) -> None:
+    """Write all of some bytes."""
+    left = memoryview(piece)
+    with _named(stream):
+        while left:
+            left = left[stream.write(left) :]
 
 
 @contextlib.contextmanager
@@ -76,27 +90,53 @@ def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], 
     Yields
     ------
     callable
-        ``append(index, arrays)``. Arrays lie one after the other in NumPy's format, with their names and checksums: an
-        archive (.npz) of them takes up to four times as long to write.
+        ``append(index, arrays)``. A line of text says what follows, with checksums of itself and of each array; then
+        the bytes of the arrays. That is read in a third of the time of NumPy's format, whose header is Python.
     """
     with locations.replacing(file) as temporary, _opened(temporary) as stream:
 
         def append(index: int, arrays: Mapping[str, np.ndarray]) -> None:
-            for array in (np.array([str(index), *arrays]), *arrays.values(), _checksums(*arrays.values())):
-                _save(stream, array)
+            pieces = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()]
+            described = [
+                [name, array.dtype.str, array.shape, zlib.crc32(piece)]
+                for (name, array), piece in zip(arrays.items(), pieces, strict=True)
+            ]
+            head = json.dumps([index, described]).encode()
+            _write(stream, b"%08x %s\n" % (zlib.crc32(head), head))
+            for piece in pieces:
+                _write(stream, piece)
 
         yield append
 
 
-def read_appended(file: Path) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Frames of a file of :func:`appending` with their arrays by name, up to the first that is damaged."""
+def read_appended(file: Path, among: Container[int] | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Frames of a file of :func:`appending` with their arrays by name, up to the first that is damaged.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+    among : container of int, optional
+        Frames whose arrays are read; by default all.
+    """
     with contextlib.suppress(OSError, *_DAMAGED), locations.open_binary(file) as stream:
-        while True:
-            index, *names = np.load(stream).tolist()
-            arrays = {name: np.load(stream) for name in names}
-            if not np.array_equal(_checksums(*arrays.values()), np.load(stream)):
+        while line := stream.readline():
+            if line[:9] != b"%08x " % zlib.crc32(head := line[9:-1]):
                 return
-            yield int(index), arrays
+            index, described = json.loads(head)
+            if among is not None and index not in among:
+                stream.seek(sum(_n_bytes(dtype, shape) for _, dtype, shape, _ in described), os.SEEK_CUR)
+                continue
+            arrays = {}
+            for name, dtype, shape, checksum in described:
+                if zlib.crc32(held := stream.read(_n_bytes(dtype, shape))) != checksum:
+                    return
+                arrays[name] = np.ndarray(shape, dtype, held)
+            yield index, arrays
+
+
+def _n_bytes(dtype: str, shape: Sequence[int]) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def write_partial_stack(file: Path, *sums: np.ndarray) -> None:

@@ -284,6 +284,7 @@ assert os.getsid(0) not in {session for _, _, session, *_ in found}  # Ctrl-C is
 assert {nothing for *_, nothing, _ in found} == {b""}
 assert all({"matplotlib", "photutils.segmentation"} <= set(modules) for *_, modules in found)
 assert not {"matplotlib", "photutils.segmentation"} & set(sys.modules)  # the command itself needs neither
+assert {"pandas", "astropy.coordinates"} <= set(sys.modules)  # both it and the processes do: imported once
 pids, parents = {pid for pid, *_ in found}, {parent for _, parent, *_ in found}
 assert len(pids) == 2 and os.getpid() in parents, (pids, parents)
 assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]

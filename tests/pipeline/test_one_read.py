@@ -125,7 +125,7 @@ def test_pixels_that_are_kept__may_be_lost(data, fused, tmp_path):
     setup = _begin(data, tmp_path)
     _drive(setup, driver.PASSES[:2])
     [part] = setup.store.camera("1:g").parts
-    for number, file in enumerate(sorted((tmp_path / SCRATCH_NAME).rglob("kept/*.npy"))):
+    for number, file in enumerate(sorted((tmp_path / SCRATCH_NAME).rglob("kept/*.kept"))):
         file.unlink() if number % 2 else file.write_bytes(file.read_bytes()[:-3])
     assert part.frames["flags"].astype(bool).sum() == STACKED
     _drive(setup)

@@ -107,7 +107,7 @@ def _write_stack(setup: Setup, part: Part, names: Sequence[tuple[int, int, int]]
 
 def _bad_pixels(setup: Setup, part: Part) -> np.ndarray:
     """Pixels that are hot or dark in most of the frames of a part that were searched; none where these are few."""
-    sharp = [arrays["sharp"] for block in _searched(setup, part) for _, arrays in part.kept(block, "sums")]
+    sharp = [arrays["sharp"] for block in _searched(setup, part) for _, arrays in part.kept(block, folder="sums")]
     return lasting.bad_all_night(sharp, math.prod(setup.steps_of(part).image_shape))
 
 
