@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form
-from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_profile
+from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_table
 from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView
 
@@ -79,7 +79,7 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
     noise = float(np.nanmedian(view.rms_at(*corners, 1)))
     groups = _neighbourhoods(xy, chosen, _REACH * fwhm)
     # one profile for all rounds of a reduction, so that all mean the same by the width of a star
-    table = typical_profile().table()
+    table = typical_table()
     plain = replace(view, profile=table)
     shape, found = frame_stars.star_shape(view, sigma), None
     inner = slice((size - field_form.CORE_SIZE) // 2, (size + field_form.CORE_SIZE) // 2)

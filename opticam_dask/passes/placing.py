@@ -15,7 +15,7 @@ from opticam_dask.frames.placed_sources import PlacedSource
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.sources import photometry
-from opticam_dask.kernels.sources.profiles.profile import Shape, typical_profile
+from opticam_dask.kernels.sources.profiles.profile import Shape, typical_table
 from opticam_dask.kernels.sources.tracks import places_on_track
 from opticam_dask.methods.frame_view import FrameView
 from opticam_dask.methods.psf_photometer import PSFPhotometer
@@ -428,7 +428,7 @@ def flux_on_stack(
         saturated_at=lambda x0, y0, size: np.zeros((len(x0), size, size), dtype=bool),
         cosmic_rays_at=lambda x0, y0, size: None,
         stars=Shape(sigma, sigma, 0.0),
-        profile=typical_profile().table(),
+        profile=typical_table(),
     )
     flux = PSFPhotometer(forced=True).measure(view).flux[n_before:]
     return np.maximum(np.nan_to_num(flux), 0.0)

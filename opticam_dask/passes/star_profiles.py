@@ -190,7 +190,7 @@ def _neighbours(view: FrameView, shape: profile.Shape, xy: np.ndarray) -> _Neigh
     is_new[matched[matched >= 0]] = False
     every = np.concatenate([xy, detected[is_new]])
     every = every[np.all(np.isfinite(every), axis=1)]
-    table = profile.typical_profile().table() if view.profile is None else view.profile
+    table = profile.typical_table() if view.profile is None else view.profile
     size = 2 * int(np.ceil(photometry.SIGMA_TO_FWHM * shape.semimajor_sigma)) + 3
     x0, y0 = photometry.origins(every, size)
     core = profile.elliptical_radius(every, x0, y0, size, shape) < photometry.SIGMA_TO_FWHM

@@ -256,6 +256,22 @@ def test_windows_of_a_zoomed_mesh__bits_do_not_depend_on_the_window():
             np.testing.assert_allclose(inside, whole[rows, columns].ravel(), rtol=1e-12)
 
 
+def test_fill__neighbours_are_sought_once_for_the_same_boxes(monkeypatch):
+    trees, tree = [], background.KDTree
+    monkeypatch.setattr(background, "KDTree", lambda known: trees.append(len(known)) or tree(known))
+    background._nearest_known.cache_clear()
+    mesh = np.add.outer(np.arange(7.0), np.zeros(9))
+    mesh[3, 4:6] = np.nan
+    for factor in (1.0, 2.0, 3.0):
+        filled = background.fill(np.stack([factor * mesh, mesh]))
+        np.testing.assert_allclose(filled[0], factor * filled[1])
+        np.testing.assert_allclose(filled[1][3, 4:6], 3.0, atol=0.2)
+    assert trees == [61]
+    others = np.where(np.arange(7)[:, None] > 3, np.nan, 1.0) * np.ones(9)
+    np.testing.assert_allclose(background.fill(others[None]), 1.0)
+    assert trees == [61, 36]
+
+
 def test_default_background__is_photutils_and_equals_the_mesh():
     image = _field((256, 256))
     found = DefaultBackground(box_size=32)(image)

@@ -240,7 +240,6 @@ def _fit(
         residual = stack.image - model - sky
         if step == n_steps:
             break
-        variance = stack.noise**2 + np.maximum(model, 0.0) / np.maximum(stack.coverage, 1) + from_profile
         light, x0, y0 = psf.light(xy, half)
         rho = profile.elliptical_radius(xy, x0, y0, 2 * half + 1, psf.shape)
         places, inside = _pixels(x0, y0, 2 * half + 1, shape)
@@ -250,15 +249,17 @@ def _fit(
             ahead, behind = (psf.light_in(xy + sign * slopes * axis, x0, y0, 2 * half + 1) for sign in (1.0, -1.0))
             columns.append(np.maximum(flux, 0.0)[:, None, None] * (ahead - behind) / (2.0 * slopes))
         number = np.broadcast_to(np.arange(len(flux))[:, None, None], used.shape)[used]
-        pixel = places[used]
-        weight = 1.0 / np.sqrt(variance.ravel()[pixel])
+        # a pixel is one row, however many stars use it, with the same weight
+        seen, row = np.unique(places[used], return_inverse=True)
+        noise, light_there, coverage, doubt = (
+            image.ravel()[seen] for image in (stack.noise, model, stack.coverage, from_profile)
+        )
+        scatter = np.sqrt(noise**2 + np.maximum(light_there, 0.0) / np.maximum(coverage, 1) + doubt)
+        weight = (1.0 / scatter)[row]
         entries = np.concatenate([column[used] * weight for column in columns])
-        index = (np.tile(pixel, 3), np.concatenate([3 * number + k for k in range(3)]))
-        # a pixel is a row as often as it is used by a star, with the same weight: rows are those of the image
-        design = coo_array((entries, index), shape=(good.size, 3 * len(flux))).tocsr()
-        seen = np.unique(pixel)
-        design = design[seen]
-        measured = residual.ravel()[seen] / np.sqrt(variance.ravel()[seen])
+        index = (np.tile(row, 3), np.concatenate([3 * number + k for k in range(3)]))
+        design = coo_array((entries, index), shape=(len(seen), 3 * len(flux))).tocsr()
+        measured = residual.ravel()[seen] / scatter
         normal = (design.T @ design).tocsc()
         scale = normal.diagonal()
         # a step of more than half a sigma is not believed; this also holds a star without light where it is

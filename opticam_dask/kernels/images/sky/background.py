@@ -175,15 +175,24 @@ def fill(meshes: np.ndarray) -> np.ndarray:
     missing = np.isnan(meshes[0])
     if not missing.any():
         return meshes
-    known = np.argwhere(~missing)
-    n_neighbours = min(_NEIGHBOURS, len(known))
-    distances, nearest = KDTree(known).query(np.argwhere(missing), k=n_neighbours)
-    distances, nearest = distances.reshape(-1, n_neighbours), nearest.reshape(-1, n_neighbours)
-    weights = 1.0 / distances
+    nearest, weights = _nearest_known(missing.tobytes(), missing.shape)
     filled = meshes.copy()
     for mesh in filled:
         mesh[missing] = np.sum(weights * mesh[~missing][nearest], axis=1) / np.sum(weights, axis=1)
     return filled
+
+
+@functools.lru_cache(maxsize=32)
+def _nearest_known(missing: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of each box without a value, counted among those that have one, and their weights.
+
+    It is mostly the same boxes of a frame that have none: those of bright stars and of what is wrong with a detector.
+    """
+    is_missing = np.frombuffer(missing, dtype=bool).reshape(shape)
+    known = np.argwhere(~is_missing)
+    n_neighbours = min(_NEIGHBOURS, len(known))
+    distances, nearest = KDTree(known).query(np.argwhere(is_missing), k=n_neighbours)
+    return nearest.reshape(-1, n_neighbours), 1.0 / distances.reshape(-1, n_neighbours)
 
 
 def _median_filter(mesh: np.ndarray) -> np.ndarray:

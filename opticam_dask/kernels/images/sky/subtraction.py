@@ -310,8 +310,8 @@ def _recounted(
     valid = np.where(areas > background.LEAST_SHARE * area, valid, 0)  # the mesh has no value of its own in others
     course = sky_level.smooth(mesh, valid / area, _BOX_SCATTER * _typical(rms_mesh) / np.sqrt(area))
     is_rippled = _rippled(mesh, rms_mesh, course)
-    rows, columns = (np.arange(size) // box for size, box in zip(*grid, strict=True))
-    places = np.flatnonzero(is_rippled[rows[:, None], columns])
+    (ny, nx), (box_y, box_x) = grid
+    places = np.flatnonzero(is_rippled.repeat(box_y, axis=0)[:ny].repeat(box_x, axis=1)[:, :nx])
     box = _box_of(places, grid)
     above = pixels[places] + _zoomed_at(mesh, *grid, places) - course.ravel()[box]
     # of the stretches that were not counted only those count now that are no more than a deviant pixel

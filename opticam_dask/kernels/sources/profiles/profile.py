@@ -10,6 +10,7 @@ is known exactly.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -288,6 +289,14 @@ def gaussian_profile() -> Profile:
 def typical_profile() -> Profile:
     """Typical star profile from the ground, Moffat functions of slope 3, as a first guess."""
     return Profile(np.all(COMPONENTS == (3.0, 0.85), axis=1).astype(float))
+
+
+@functools.cache
+def typical_table() -> np.ndarray:
+    """:meth:`Profile.table` of the typical profile: what every frame is measured with before the night has its own."""
+    table = typical_profile().table()
+    table.flags.writeable = False
+    return table
 
 
 def components(rho: np.ndarray, chosen: Iterable[int], pixel_area: float) -> np.ndarray:

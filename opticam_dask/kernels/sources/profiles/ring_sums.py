@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from opticam_dask.kernels.robust import MAD_TO_SIGMA
-from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_profile
+from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_table
 
 #: A profile is measured up to this radius, in units of sigma,
 REACH = 10.0
@@ -191,7 +191,7 @@ def measure_rings(
         Stars without enough sky around them, or without light, have sums of zero.
     """
     size = cutouts.shape[1]
-    table = typical_profile().table() if table is None else table
+    table = typical_table() if table is None else table
     rho = elliptical_radius(xy, x0, y0, size, shape)
     usable = np.isfinite(cutouts) & (rms > 0) & (rho < SKY_REACH)
     if foreign is not None:
