@@ -119,27 +119,17 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
     from opticam_dask.api import differential_photometer
     from opticam_dask.lightcurves import differential
 
-    how = {
-        name: getattr(options, name)
-        for name in (
-            "radius",
-            "target_radius",
-            "weighting",
-            "shared_trends",
-            "detrend",
-            "detrend_without",
-            "outliers",
-            "without",
-        )
-    }
+    names = ("weighting", "shared_trends", "detrend", "detrend_without", "outliers")
+    how = differential.Comparing(**{name: getattr(options, name) for name in names})
+    where = {name: getattr(options, name) for name in ("radius", "target_radius", "without")}
     curves = {
-        key: differential.relative_curve(options.out, key, options.target, comparisons, options.label, **how)
+        key: differential.relative_curve(options.out, key, options.target, comparisons, options.label, how, **where)
         for key in keys
     }
     if options.match_cameras:
         others = differential_photometer.in_other_cameras(options.out, curves[keys[0]], Console(prefix="").tell)
         for key, numbers in others.items():
-            curves[key] = differential.relative_curve(options.out, key, *numbers, options.label, **how)
+            curves[key] = differential.relative_curve(options.out, key, *numbers, options.label, how, **where)
     return curves
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,22 @@ from opticam_dask.text import shown
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How a target is compared with its comparison sources: arguments of :func:`relative_light_curve`."""
+
+    weighting: ensemble.Weighting = "sum"
+    shared_trends: bool = False
+    detrend: Sequence[str] = ()
+    detrend_without: tuple[float, float] | None = None
+    outliers: float = 5.0
+    without: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("weighting", "outliers"):
+            DIFFERENTIAL[name].check(name, getattr(self, name))
 
 
 @held_to(DIFFERENTIAL)
@@ -109,66 +126,37 @@ def relative_light_curve(
     ValueError
         When there is no such key, label or source; the message names those there are.
     """
+    how = Comparing(weighting, shared_trends, detrend, detrend_without, outliers)
     found = relative_curve(
-        out_directory,
-        key,
-        target,
-        comparisons,
-        label,
-        radius=radius,
-        target_radius=target_radius,
-        weighting=weighting,
-        shared_trends=shared_trends,
-        detrend=detrend,
-        detrend_without=detrend_without,
-        outliers=outliers,
-        without=without,
+        out_directory, key, target, comparisons, label, how, radius=radius, target_radius=target_radius, without=without
     )
     return found.to_xarray()
 
 
-@held_to(DIFFERENTIAL)
 def relative_curve(
     out_directory: str | Path,
     key: str,
     target: Target,
     comparisons: Target | Sequence[Target] | Literal["auto"],
     label: str,
+    how: Comparing,
     *,
     radius: float | None,
     target_radius: float,
-    weighting: ensemble.Weighting,
-    shared_trends: bool,
-    detrend: Sequence[str],
-    detrend_without: tuple[float, float] | None,
-    outliers: float,
     without: Sequence[Target],
 ) -> CurveArrays:
     """Differential light curve as :func:`relative_light_curve` gives it, without xarray."""
     curves = curves_to_read(out_directory, key, label, radius)
     store = Store.open(out_directory)
     camera = store.camera(key)
-    how: dict[str, Any] = {
-        "target": targets.source_number(out_directory, key, target, target_radius),
-        "comparisons": _numbers(out_directory, key, comparisons, target_radius),
-        **{"label": label, "radius": radius, "weighting": weighting, "shared_trends": shared_trends},
-        **{"detrend": list(detrend), "detrend_without": detrend_without, "outliers": outliers},
-        "without": [targets.source_number(out_directory, key, one, target_radius) for one in without],
-    }
-    curve = _computed(
-        curves,
-        how["target"],
-        how["comparisons"],
-        weighting,
-        shared_trends=shared_trends,
-        detrend=detrend,
-        detrend_without=detrend_without,
-        outliers=outliers,
-        coverage=True,
-        without=how["without"],
-    )
+    number = targets.source_number(out_directory, key, target, target_radius)
+    numbers = _numbers(out_directory, key, comparisons, target_radius)
+    how = replace(how, without=[targets.source_number(out_directory, key, one, target_radius) for one in without])
+    curve = _computed(curves, number, numbers, how, coverage=True)
+    asked = {"target": number, "comparisons": numbers, "label": label, "radius": radius}
     about = {"filter": camera.attributes["filter"], "binning": camera.measured_parts(label)[0].binning}
-    return curve.assign_attrs(about | {"last_mark": last_mark(store), "made_with": as_made(how)})
+    about |= {"last_mark": last_mark(store), "made_with": as_made(asked | asdict(how))}
+    return curve.assign_attrs(about)
 
 
 def as_made(how: Mapping[str, Any]) -> str:
@@ -183,19 +171,14 @@ def _numbers(out_directory: str | Path, key: str, comparisons: Any, radius: floa
     return targets.source_numbers(out_directory, key, comparisons, radius)
 
 
-@held_to(DIFFERENTIAL)
 def compute_relative(
     curves: xr.Dataset,
     target: int,
     comparisons: int | Sequence[int] | Literal["auto"],
     weighting: ensemble.Weighting = "sum",
     *,
-    shared_trends: bool = False,
-    detrend: Sequence[str] = (),
-    detrend_without: tuple[float, float] | None = None,
-    outliers: float = 5.0,
     coverage: bool = False,
-    without: Sequence[int] = (),
+    **options: Any,
 ) -> xr.Dataset:
     """Differential light curve from the fluxes of all sources; see :func:`relative_light_curve`.
 
@@ -209,10 +192,10 @@ def compute_relative(
         Ids of the comparison sources; ``"auto"`` chooses them.
     weighting : {"sum", "optimal"}
         How the comparison sources are combined.
-    shared_trends, detrend, detrend_without, outliers, without
-        Trends, outliers and sources that are left out, as :func:`relative_light_curve` takes them.
     coverage : bool
         Tell how often the errors of the comparisons hold against each other, in the attributes.
+    **options
+        Trends, outliers and sources that are left out: further fields of :class:`Comparing`.
 
     Returns
     -------
@@ -224,69 +207,43 @@ def compute_relative(
         When a source is not in the catalogue, or is chosen twice, or none is fit to be chosen; when a vector is not
         known or does not change.
     """
-    found = _computed(
-        CurveArrays.of(curves),
-        target,
-        comparisons,
-        weighting,
-        shared_trends=shared_trends,
-        detrend=detrend,
-        detrend_without=detrend_without,
-        outliers=outliers,
-        coverage=coverage,
-        without=without,
-    )
-    return found.to_xarray()
+    how = Comparing(weighting, **options)
+    return _computed(CurveArrays.of(curves), target, comparisons, how, coverage=coverage).to_xarray()
 
 
 def _computed(
     curves: CurveArrays,
     target: int,
     comparisons: int | Sequence[int] | Literal["auto"],
-    weighting: ensemble.Weighting,
+    how: Comparing,
     *,
-    shared_trends: bool,
-    detrend: Sequence[str],
-    detrend_without: tuple[float, float] | None,
-    outliers: float,
     coverage: bool,
-    without: Sequence[int],
 ) -> CurveArrays:
     """Differential light curve of columns; see :func:`compute_relative`."""
-    check_relative(curves, target, comparisons, weighting, detrend=detrend, outliers=outliers, without=without)
-    members, chosen, why = _members(curves, target, comparisons, without)
+    check_relative(curves, target, comparisons, how)
+    members, chosen, why = _members(curves, target, comparisons, how.without)
     of_target = members.isel(source=0)
-    relative, relative_err, weights = divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), weighting)
+    relative, relative_err, weights = divide(members["flux"].to_numpy(), members["flux_err"].to_numpy(), how.weighting)
     found: dict[str, Any] = {name: curves.attrs[name] for name in ("key", "label", "radius") if name in curves.attrs}
-    found |= {"target": int(target), "comparisons": chosen, "weighting": weighting}
+    found |= {"target": int(target), "comparisons": chosen, "weighting": how.weighting}
     found |= {"weights": weights.round(6).tolist()} | why
     if coverage:
-        found |= coverage_card(members, weighting, shared_trends=shared_trends)
-    if shared_trends:
+        found |= coverage_card(members, how.weighting, shared_trends=how.shared_trends)
+    if how.shared_trends:
         corrected = without_shared_trends(
-            members, relative, relative_err, detrending.outside(of_target, detrend_without)
+            members, relative, relative_err, detrending.outside(of_target, how.detrend_without)
         )
         relative, relative_err = corrected.flux, corrected.flux_err
         found |= {f"n_shared_trends_{night}": number for night, number in corrected.n_trends.items()}
-    if detrend:
-        fitted = detrending.fit(members, relative, relative_err, detrend, detrend_without, outliers)
+    if how.detrend:
+        fitted = detrending.fit(members, relative, relative_err, how.detrend, how.detrend_without, how.outliers)
         relative, relative_err = trends.remove_trends(relative, relative_err, fitted)
         found["detrend"] = json.dumps(detrending.described(fitted))
-    return _labelled(members, relative, relative_err, outliers).assign_attrs(found)
+    return _labelled(members, relative, relative_err, how.outliers).assign_attrs(found)
 
 
-@held_to(DIFFERENTIAL)
 def check_relative(
-    curves: xr.Dataset | CurveArrays,
-    target: int,
-    comparisons: int | Sequence[int] | Literal["auto"],
-    weighting: ensemble.Weighting = "sum",
-    *,
-    shared_trends: bool = False,
-    detrend: Sequence[str] = (),
-    detrend_without: tuple[float, float] | None = None,
-    outliers: float = 5.0,
-    without: Sequence[int] = (),
+    curves: xr.Dataset | CurveArrays, target: int, comparisons: int | Sequence[int] | Literal["auto"], how: Comparing
 ) -> None:
     """Refuse arguments of :func:`compute_relative` that cannot work whatever the fluxes are.
 
@@ -298,15 +255,15 @@ def check_relative(
     if "radius" in curves.dims:
         radii = ", ".join(f"{value:g}" for value in curves["radius"].to_numpy())
         raise ValueError(f"photometry {curves.attrs.get('label', '')!r} has the radii {radii}: choose one (radius)")
-    if unknown := [name for name in detrend if name not in detrending.VECTORS]:
+    if unknown := [name for name in how.detrend if name not in detrending.VECTORS]:
         raise ValueError(
             f"a light curve is detrended against {', '.join(detrending.VECTORS)}, got {', '.join(unknown)}"
         )
     known, key = curves["source_id"].to_numpy().tolist(), curves.attrs.get("key", "this key")
     if isinstance(comparisons, str):
-        targets.rows_of_sources(known, (target, *without), key)
+        targets.rows_of_sources(known, (target, *how.without), key)
         return
-    if without:
+    if how.without:
         raise ValueError('sources are left out of comparisons="auto"; leave them out of the numbers that you give')
     chosen = [int(number) for number in np.atleast_1d(comparisons)]
     targets.rows_of_sources(known, (target, *chosen), key)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from opticam_dask.cluster import blocks
 from opticam_dask.lightcurves.curation.marks import COMPARISON_MARK
-from opticam_dask.lightcurves.differential import check_relative, compute_relative, relative_dataset
+from opticam_dask.lightcurves.differential import Comparing, check_relative, compute_relative, relative_dataset
 from opticam_dask.lightcurves.field.conditions import CONDITIONS
 from opticam_dask.lightcurves.indexes import with_indexes
 from opticam_dask.lightcurves.targets import numbers_in
@@ -77,7 +77,7 @@ def relative(
         return joined.transpose("frame", ..., "radius")
     if all(one.chunks is None for one in lc.variables.values()):
         return compute_relative(_measured(lc.load()), number, chosen, **options)
-    check_relative(lc, number, chosen, **options)
+    check_relative(lc, number, chosen, Comparing(**options))
     return _lazily(lc, number, chosen, options)
 
 
