@@ -83,44 +83,36 @@ class Standards:
     ----------
     usual : float
         What the profile gets wrong in a pixel, relative to its light, where stars show no larger error.
-    fit : StarFit or None
-        What the fit of the profile to these stars left; None where there are none.
-    used : ndarray of bool, shape (n, size, size)
-        Pixels that were fitted.
-    corners : tuple of ndarray
-        ``x0, y0`` of their windows.
-    table, shape
-        Star profile, and shape of the stars of the frame.
+    size : int
+        Side of the windows of these stars.
+    stars : FittedStars or None
+        What the fit of the profile to them left; None where there are none.
     sky_error : float
         1-sigma error of the sky level under these stars, electrons per pixel.
     """
 
     usual: float
-    fit: misfit.StarFit | None
-    used: np.ndarray
-    corners: tuple[np.ndarray, np.ndarray]
-    table: np.ndarray
-    shape: Shape
+    size: int
+    stars: intruders.FittedStars | None
     sky_error: float
 
     @cached_property
     def core(self) -> float:
         """The usual error, and twice what the cores of stars deviate by in the median, relative to their light."""
-        errors = np.zeros(1) if self.fit is None else np.sort(self.fit.model_error)
+        errors = np.zeros(1) if self.stars is None else np.sort(self.stars.fit.model_error)
         return float(np.hypot(self.usual, 2.0 * errors[(len(errors) - 1) // 2]))
 
     @cached_property
     def around(self) -> np.ndarray:
         """Twice what most stars deviate by at each place in their windows, relative to flux; shape (size, size)."""
-        return np.zeros(self.used.shape[1:]) if self.fit is None else 2.0 * misfit.typical_misfit(self.fit)
+        if self.stars is None:
+            return np.zeros((self.size, self.size))
+        return 2.0 * misfit.typical_misfit(self.stars.fit)
 
     @cached_property
     def other_light(self) -> np.ndarray | None:
         """Amplitudes of light over a star that the profile's error makes, relative to flux; shape (form,), or None."""
-        if self.fit is None:
-            return None
-        given = self.fit, self.used, self.corners, self.table, self.shape
-        return intruders.typical_amplitudes(*given, SHARP * self.shape.sigma, self.sky_error)
+        return None if self.stars is None else intruders.typical_amplitudes(self.stars, self.sky_error)
 
 
 def profile_misfit(view: FrameView, shape: Shape, size: int) -> Standards:
@@ -161,8 +153,8 @@ def _fit_standards(view: FrameView, shape: Shape, size: int) -> Standards:
             break
     corners, electrons, is_good = (corners[0][whole], corners[1][whole]), electrons[whole], is_good[whole]
     if not len(whole):
-        return Standards(usual, None, is_good, corners, table, shape, np.inf)
-    noise = sky_noise(view, *corners, size)
+        return Standards(usual, size, None, np.inf)
+    position_error, noise = SHARP * shape.sigma, sky_noise(view, *corners, size)
     fit = misfit.fit_stars(
         electrons,
         noise,
@@ -174,7 +166,8 @@ def _fit_standards(view: FrameView, shape: Shape, size: int) -> Standards:
         xy[whole],
         table,
         shape,
-        position_error=SHARP * shape.sigma,
+        position_error=position_error,
         model_error=usual,
     )
-    return Standards(usual, fit, is_good, corners, table, shape, view.sky_error * float(np.median(noise[:, 0, 0])))
+    stars = intruders.FittedStars(fit, is_good, corners, table, shape, position_error)
+    return Standards(usual, size, stars, view.sky_error * float(np.median(noise[:, 0, 0])))

@@ -359,44 +359,27 @@ def _look_again(
             fit = fit.with_rows(odd, fit_those(odd, standards.core, standards.around))
     stars = _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
     sky = pixels.sky_error[suspects], in_annulus[suspects]
-    covered = _are_covered(view, fit, usable & judged[suspects], corners, sky, shape, counted)
+    table = frame_stars.profile_table(view)
+    fitted = intruders.FittedStars(fit, usable & judged[suspects], corners, table, shape, view.position_error)
+    covered = _are_covered(view, fitted, sky, counted)
     stars.flags[suspects[covered]] |= np.uint32(SourceFlag.CONTAMINATED)
     return stars
 
 
 def _are_covered(
-    view: FrameView,
-    fit: misfit.StarFit,
-    used: np.ndarray,
-    corners: tuple[np.ndarray, np.ndarray],
-    sky: tuple[np.ndarray, np.ndarray],
-    shape: Shape,
-    counted: float,
+    view: FrameView, stars: intruders.FittedStars, sky: tuple[np.ndarray, np.ndarray], counted: float
 ) -> np.ndarray:
     """Stars among the suspects over which light lies of which no pixel need stand out, shape (n,)."""
-    table, (x0, y0), (sky_error, in_annulus) = frame_stars.profile_table(view), corners, sky
+    sky_error, in_annulus = sky
     # what an annulus holds of the star itself lowers its pixels
-    taken_off = in_annulus * np.maximum(fit.flux, 0.0)
+    taken_off = in_annulus * np.maximum(stars.fit.flux, 0.0)
     sky_error = np.hypot(sky_error, _ANNULUS_ERROR * taken_off)
-
-    def lies_over(chosen: np.ndarray, typical: np.ndarray | None) -> np.ndarray:
-        return intruders.hold_other_light(
-            fit.rows(chosen),
-            used[chosen],
-            (x0[chosen], y0[chosen]),
-            table,
-            shape,
-            view.position_error,
-            (-taken_off[chosen], sky_error[chosen]),
-            reach=counted,
-            typical=typical,
-        )
-
-    covered = lies_over(np.arange(len(used)), None)
+    covered = intruders.hold_other_light(stars, (-taken_off, sky_error), reach=counted)
     chosen = np.flatnonzero(covered)
     if len(chosen):
-        typical = frame_stars.profile_misfit(view, shape, used.shape[1]).other_light
-        covered[chosen] = lies_over(chosen, typical)
+        typical = frame_stars.profile_misfit(view, stars.shape, stars.used.shape[1]).other_light
+        sky = -taken_off[chosen], sky_error[chosen]
+        covered[chosen] = intruders.hold_other_light(stars.rows(chosen), sky, reach=counted, typical=typical)
     return covered
 
 
