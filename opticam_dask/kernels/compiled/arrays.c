@@ -1,5 +1,7 @@
 #include "arrays.h"
 
+#include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* How a format may name the order of this machine's bytes; values that Zarr read from afar name it so. */
@@ -71,6 +73,34 @@ int open_arrays(const Wanted *wanted, Py_buffer *views, int n)
         }
     }
     return 0;
+}
+
+int open_given(PyObject *arguments, Wanted *wanted, Py_buffer *views, int n, const char *rest, ...)
+{
+    const Py_ssize_t n_given = PyTuple_Size(arguments);
+    if (n_given < n) {
+        PyErr_Format(PyExc_TypeError, "%s takes %d arrays, got %d", strchr(rest, ':') + 1, n, (int)n_given);
+        return -1;
+    }
+    for (int i = 0; i < n; i++)
+        wanted[i].object = PyTuple_GetItem(arguments, i);
+    PyObject *others = PyTuple_GetSlice(arguments, n, n_given);
+    va_list targets;
+    va_start(targets, rest);
+    const int is_parsed = others && PyArg_VaParse(others, rest, targets);
+    va_end(targets);
+    Py_XDECREF(others);
+    return is_parsed ? open_arrays(wanted, views, n) : -1;
+}
+
+double *room_for(Py_ssize_t n, Py_buffer *views, int n_arrays)
+{
+    double *room = malloc((size_t)(n + 1) * sizeof *room);
+    if (!room) {
+        release_arrays(views, n_arrays, NULL);
+        PyErr_NoMemory();
+    }
+    return room;
 }
 
 PyObject *release_arrays(Py_buffer *views, int n, const char *wrong)

@@ -57,6 +57,12 @@ typedef struct {
 /* Open several arrays, or none of them; an OPTIONAL one that is None has a view without a buffer. */
 int open_arrays(const Wanted *wanted, Py_buffer *views, int n);
 
+/* The same of the arrays that a tuple of arguments begins with; what follows them is parsed by a format. */
+int open_given(PyObject *arguments, Wanted *wanted, Py_buffer *views, int n, const char *rest, ...);
+
+/* Room for `n` numbers; where there is none, NULL with a MemoryError, and the arrays are closed. */
+double *room_for(Py_ssize_t n, Py_buffer *views, int n_arrays);
+
 /* Close them; returns None, or NULL with a ValueError that says what is wrong. */
 PyObject *release_arrays(Py_buffer *views, int n, const char *wrong);
 

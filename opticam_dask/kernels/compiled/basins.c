@@ -169,10 +169,8 @@ PyObject *merge_basins(PyObject *module, PyObject *arguments)
     Limits limits;
     Py_ssize_t nx, n_labels;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOnnddd:merge_basins", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &n_labels, &nx, &limits.n_pixels, &limits.n_levels,
-                          &limits.contrast) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "nnddd:merge_basins", &n_labels, &nx, &limits.n_pixels,
+                   &limits.n_levels, &limits.contrast) < 0)
         return NULL;
     const Py_ssize_t n = views[PIXELS].shape[0], n_basins = views[OWNER].shape[0];
     Part part = {n, n_basins, n_labels, nx, views[PIXELS].buf, views[LABELS].buf, views[OWNER].buf, views[VALUES].buf,

@@ -13,8 +13,7 @@ PyObject *connected_components(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOO:connected_components", &wanted[0].object, &wanted[1].object, &wanted[2].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":connected_components") < 0)
         return NULL;
     const Py_ssize_t n_edges = views[ONE].shape[0], n_nodes = views[NUMBERS].shape[0];
     const int64_t *one = views[ONE].buf, *other = views[OTHER].buf;

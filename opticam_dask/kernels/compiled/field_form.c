@@ -227,9 +227,7 @@ PyObject *field_form(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOO:field_form", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":field_form") < 0)
         return NULL;
     const Py_ssize_t n = views[NOISE].shape[0];
     if (n < 1 || views[UV].shape[0] != 2 || views[UV].shape[1] != n || views[MOMENTS].shape[0] != N_MOMENTS ||

@@ -199,13 +199,12 @@ PyObject *fit_group(PyObject *module, PyObject *arguments)
         {NULL, 1, FLOAT64, READ, "limits"},    {NULL, 2, FLOAT64, WRITE, "xy"},  {NULL, 1, FLOAT64, WRITE, "flux"},
     };
     Py_buffer views[MOST_ARRAYS];
+    PyObject *arrays;
     double edge, table_step, largest_step, larger_error;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "(OOOOOOOOOOOO)dddd:fit_group", &wanted[0].object, &wanted[1].object,
-                          &wanted[2].object, &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object,
-                          &wanted[7].object, &wanted[8].object, &wanted[9].object, &wanted[10].object,
-                          &wanted[11].object, &edge, &table_step, &largest_step, &larger_error) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (!PyArg_ParseTuple(arguments, "O!dddd:fit_group", &PyTuple_Type, &arrays, &edge, &table_step, &largest_step,
+                          &larger_error) ||
+        open_given(arrays, wanted, views, N_ARRAYS, ":fit_group") < 0)
         return NULL;
     const int is_right = belong_together(views, edge, table_step);
     int is_done = 1;

@@ -56,17 +56,23 @@ static double held(double value, double limit)
     return value > limit ? limit : (value < -limit ? -limit : value);
 }
 
+/* Squared distance of the columns of a row from x in units of sigma, and a Gaussian of it. */
+static inline void columns_of(Py_ssize_t size, double x, double sigma, double *square, double *peak)
+{
+    for (int column = 0; column < (int)size; column++) {
+        const double away = ((double)column - x) / sigma;
+        square[column] = away * away;
+        peak[column] = exponential(-0.5 * square[column]);
+    }
+}
+
 /* Part of the signal of a round star of a sigma that falls on pixels without data; 1 where there is no signal.
  * `spare` has room for two rows. */
 static double missing_signal(const double *pixels, Py_ssize_t size, double x, double y, double sigma, const Gauss *gauss,
                              double *spare)
 {
     double whole = 0.0, missing = 0.0, *square = spare, *peak = spare + size;
-    for (int column = 0; column < (int)size; column++) {
-        const double away = ((double)column - x) / sigma;
-        square[column] = away * away;
-        peak[column] = exponential(-0.5 * square[column]);
-    }
+    columns_of(size, x, sigma, square, peak);
     for (Py_ssize_t row = 0; row < size; row++, pixels += size) {
         const double away = ((double)row - y) / sigma, of_row = away * away;
         if (!(of_row < gauss->window * gauss->window))
@@ -220,9 +226,7 @@ PyObject *adaptive_moments(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOO:adaptive_moments", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":adaptive_moments") < 0)
         return NULL;
     const Py_ssize_t n = views[CUTOUTS].shape[0], size = views[CUTOUTS].shape[1];
     const int is_right = views[CUTOUTS].shape[2] == size && views[CENTRES].shape[0] == n && views[CENTRES].shape[1] == 2 &&
@@ -231,11 +235,9 @@ PyObject *adaptive_moments(PyObject *module, PyObject *arguments)
                          views[WINDOWS].shape[0] == (Py_ssize_t)(sizeof(Gauss) / sizeof(double)) &&
                          views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Adaptive) / sizeof(double));
     if (is_right) {
-        double *spare = malloc((size_t)(2 * size + 1) * sizeof *spare);
-        if (!spare) {
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
+        double *spare = room_for(2 * size, views, N_ARRAYS);
+        if (!spare)
+            return NULL;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < n; i++) {
             double centre[2] = {((const double *)views[CENTRES].buf)[2 * i], ((const double *)views[CENTRES].buf)[2 * i + 1]};
@@ -271,11 +273,7 @@ static void sum_round(const double *pixels, Py_ssize_t size, double x, double y,
 {
     double *square = spare, *peak = spare + size;
     memset(sums, 0, sizeof *sums);
-    for (int column = 0; column < (int)size; column++) {
-        const double away = ((double)column - x) / sigma;
-        square[column] = away * away;
-        peak[column] = exponential(-0.5 * square[column]);
-    }
+    columns_of(size, x, sigma, square, peak);
     for (Py_ssize_t row = 0; row < size; row++, pixels += size) {
         const double dy = (double)row - y, of_row = (dy / sigma) * (dy / sigma);
         if (!(of_row < gauss->window * gauss->window))
@@ -330,20 +328,16 @@ PyObject *windowed_centroids(PyObject *module, PyObject *arguments)
     int n_iterations;
     double nearly_at_rest;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOid:windowed_centroids", &wanted[0].object, &wanted[1].object,
-                          &wanted[2].object, &wanted[3].object, &wanted[4].object, &n_iterations, &nearly_at_rest) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "id:windowed_centroids", &n_iterations, &nearly_at_rest) < 0)
         return NULL;
     const Py_ssize_t n = views[CUTOUTS].shape[0], size = views[CUTOUTS].shape[1];
     const int is_right = views[CUTOUTS].shape[2] == size && views[SIGMA].shape[0] == n && views[CENTRES].shape[0] == n &&
                          views[CENTRES].shape[1] == 2 && views[CONVERGED].shape[0] == n &&
                          views[WINDOWS].shape[0] == (Py_ssize_t)(sizeof(Gauss) / sizeof(double));
     if (is_right) {
-        double *spare = malloc((size_t)(2 * size + 1) * sizeof *spare);
-        if (!spare) {
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
+        double *spare = room_for(2 * size, views, N_ARRAYS);
+        if (!spare)
+            return NULL;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < n; i++)
             find_centroid((const double *)views[CUTOUTS].buf + i * size * size, size, (double *)views[CENTRES].buf + 2 * i,

@@ -50,9 +50,7 @@ PyObject *match_positions(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     double reach;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOd:match_positions", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &reach) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "d:match_positions", &reach) < 0)
         return NULL;
     const Py_ssize_t n = views[ONE].shape[0], m = views[OTHER].shape[0];
     const double *one = views[ONE].buf, *other = views[OTHER].buf;
@@ -89,7 +87,7 @@ PyObject *near_pairs(PyObject *module, PyObject *arguments)
     Py_buffer view;
     double reach;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "Od:near_pairs", &wanted.object, &reach) || open_arrays(&wanted, &view, 1) < 0)
+    if (open_given(arguments, &wanted, &view, 1, "d:near_pairs", &reach) < 0)
         return NULL;
     const Py_ssize_t n = view.shape[0];
     const double *xy = view.buf;
@@ -143,8 +141,7 @@ PyObject *nearest_distances(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOO:nearest_distances", &wanted[0].object, &wanted[1].object, &wanted[2].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":nearest_distances") < 0)
         return NULL;
     const Py_ssize_t n = views[ONE].shape[0], m = views[OTHER].shape[0];
     const double *one = views[ONE].buf, *other = views[OTHER].buf;
@@ -261,8 +258,7 @@ PyObject *disk_stretches(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     long long ny, nx;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOLL:disk_stretches", &wanted[0].object, &wanted[1].object, &ny, &nx) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "LL:disk_stretches", &ny, &nx) < 0)
         return NULL;
     const Py_ssize_t n = views[RADIUS].shape[0];
     const double *xy = views[XY].buf, *radius = views[RADIUS].buf;
@@ -377,8 +373,7 @@ PyObject *mesh_medians(PyObject *module, PyObject *arguments)
     Wanted wanted[N_ARRAYS] = {{NULL, 2, FLOAT64, READ, "mesh"}, {NULL, 2, FLOAT64, WRITE, "filtered"}};
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OO:mesh_medians", &wanted[0].object, &wanted[1].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":mesh_medians") < 0)
         return NULL;
     const Py_ssize_t ny = views[MESH].shape[0], nx = views[MESH].shape[1];
     const double *mesh = views[MESH].buf;

@@ -278,10 +278,7 @@ PyObject *refine_match(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO:refine_match", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object, &wanted[7].object,
-                          &wanted[8].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":refine_match") < 0)
         return NULL;
     const Py_ssize_t n = views[REFERENCE].shape[0], m = views[FRAME].shape[0], most = n > m ? n : m;
     const int is_right = n > 0 && m > 0 && views[REFERENCE].shape[1] == 2 && views[FRAME].shape[1] == 2 &&

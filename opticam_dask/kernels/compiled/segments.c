@@ -115,8 +115,7 @@ PyObject *label_pixels(PyObject *module, PyObject *arguments)
     Py_ssize_t nx;
     int64_t n_labels = 0;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOn:label_pixels", &wanted[0].object, &wanted[1].object, &nx) ||
-        open_arrays(wanted, views, 2) < 0)
+    if (open_given(arguments, wanted, views, 2, "n:label_pixels", &nx) < 0)
         return NULL;
     const Chosen chosen = {.pixels = views[0].buf, .n = views[0].shape[0], .nx = nx};
     int is_right = nx > 0 && views[1].shape[0] == chosen.n && (chosen.n == 0 || chosen.pixels[0] >= 0);
@@ -179,9 +178,7 @@ PyObject *segment_moments(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     Py_ssize_t nx;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOn:segment_moments", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &nx) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "n:segment_moments", &nx) < 0)
         return NULL;
     const Py_ssize_t n = views[PIXELS].shape[0], n_labels = views[FIRST].shape[0];
     const int64_t *pixels = views[PIXELS].buf, *labels = views[LABELS].buf;

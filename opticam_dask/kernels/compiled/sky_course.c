@@ -371,9 +371,7 @@ PyObject *smooth_course(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     double noise;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOd:smooth_course", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &noise) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "d:smooth_course", &noise) < 0)
         return NULL;
     const Py_ssize_t ny = views[VALUES].shape[0], nx = views[VALUES].shape[1], n = ny * nx, n_terms = views[TERMS].shape[0];
     const size_t n_padded = (size_t)((ny + WIDER) * (nx + WIDER));

@@ -13,9 +13,7 @@ PyObject *fluxes_alone(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOO:fluxes_alone", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":fluxes_alone") < 0)
         return NULL;
     const Py_ssize_t n = views[PIXELS].shape[0], n_stars = views[LIGHT].shape[0];
     const Py_ssize_t n_pixels = views[PIXELS].shape[1] * views[PIXELS].shape[2];
@@ -112,12 +110,10 @@ PyObject *compare_stars(PyObject *module, PyObject *arguments)
         {NULL, 1, FLOAT64, WRITE, "chi2"},       {NULL, 1, BOOL, WRITE, "suspect"}, {NULL, 1, FLOAT64, READ, "check"},
     };
     Py_buffer views[MOST_ARRAYS];
+    PyObject *arrays;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "(OOOOOOOOOOOOOOO):compare_stars", &wanted[0].object, &wanted[1].object,
-                          &wanted[2].object, &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object,
-                          &wanted[7].object, &wanted[8].object, &wanted[9].object, &wanted[10].object, &wanted[11].object,
-                          &wanted[12].object, &wanted[13].object, &wanted[14].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (!PyArg_ParseTuple(arguments, "O!:compare_stars", &PyTuple_Type, &arrays) ||
+        open_given(arrays, wanted, views, N_ARRAYS, ":compare_stars") < 0)
         return NULL;
     const Py_ssize_t n = views[FLUX].shape[0], ny = views[ELECTRONS].shape[1], nx = views[ELECTRONS].shape[2];
     int is_right = views[CHECK].shape[0] == sizeof(Check) / sizeof(double);

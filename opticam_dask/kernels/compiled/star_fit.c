@@ -70,9 +70,7 @@ PyObject *star_light(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     double edge, table_step, step;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOddd:star_light", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &edge, &table_step, &step) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "ddd:star_light", &edge, &table_step, &step) < 0)
         return NULL;
     const Py_ssize_t n = views[LIGHT].shape[0], n_layers = views[LIGHT].shape[1], size = views[LIGHT].shape[2];
     int is_right = views[LIGHT].shape[3] == size && (n_layers == 1 || n_layers == 2) &&
@@ -80,11 +78,9 @@ PyObject *star_light(PyObject *module, PyObject *arguments)
                    views[Y0].shape[0] == n && views[FORMS].shape[0] == n && views[FORMS].shape[1] == N_FORM &&
                    is_profile(&views[TABLE], edge, table_step);
     if (is_right) {
-        double *spare = malloc((size_t)(size * size + 1) * sizeof *spare);
-        if (!spare) {
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
+        double *spare = room_for(size * size, views, N_ARRAYS);
+        if (!spare)
+            return NULL;
         Py_BEGIN_ALLOW_THREADS
         const Profile profile = {views[TABLE].buf, edge, table_step};
         double *to = views[LIGHT].buf;
@@ -375,24 +371,15 @@ PyObject *fit_stars(PyObject *module, PyObject *arguments)
     PyObject *arrays;
     double edge, table_step;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!dd:fit_stars", &PyTuple_Type, &arrays, &edge, &table_step))
-        return NULL;
-    if (PyTuple_Size(arrays) != N_ARRAYS) {
-        PyErr_Format(PyExc_TypeError, "fit_stars takes %d arrays", (int)N_ARRAYS);
-        return NULL;
-    }
-    for (int i = 0; i < N_ARRAYS; i++)
-        wanted[i].object = PyTuple_GetItem(arrays, i);
-    if (open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (!PyArg_ParseTuple(arguments, "O!dd:fit_stars", &PyTuple_Type, &arrays, &edge, &table_step) ||
+        open_given(arrays, wanted, views, N_ARRAYS, ":fit_stars") < 0)
         return NULL;
     const int is_right = belong_together(views, wanted, edge, table_step);
     if (is_right) {
         const Py_ssize_t n = views[ELECTRONS].shape[0], size = views[ELECTRONS].shape[1];
-        double *room = malloc((size_t)(8 * size * size + 1) * sizeof *room);
-        if (!room) {
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
+        double *room = room_for(8 * size * size, views, N_ARRAYS);
+        if (!room)
+            return NULL;
         Py_BEGIN_ALLOW_THREADS
         const Profile profile = {views[TABLE].buf, edge, table_step};
         for (Py_ssize_t i = 0; i < n; i++)
@@ -430,10 +417,7 @@ PyObject *judge_pixels(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO:judge_pixels", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object, &wanted[5].object, &wanted[6].object, &wanted[7].object,
-                          &wanted[8].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":judge_pixels") < 0)
         return NULL;
     const Py_ssize_t size = views[ELECTRONS].shape[0], n = size * size;
     int is_right = views[LIMITS].shape[0] == (Py_ssize_t)(sizeof(Limits) / sizeof(double));
@@ -441,11 +425,9 @@ PyObject *judge_pixels(PyObject *module, PyObject *arguments)
         if (i != LIMITS && views[i].buf)
             is_right = is_right && views[i].shape[0] == size && views[i].shape[1] == size;
     if (is_right) {
-        double *room = malloc((size_t)(3 * n + 1) * sizeof *room); /* deviations, and two windows to spare */
-        if (!room) {
-            release_arrays(views, N_ARRAYS, NULL);
-            return PyErr_NoMemory();
-        }
+        double *room = room_for(3 * n, views, N_ARRAYS); /* deviations, and two windows to spare */
+        if (!room)
+            return NULL;
         Py_BEGIN_ALLOW_THREADS
         const Limits *limits = views[LIMITS].buf;
         const Star group = {

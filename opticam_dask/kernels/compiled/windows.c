@@ -66,10 +66,8 @@ PyObject *zoom_windows(PyObject *module, PyObject *arguments)
     Py_ssize_t shape[2], box[2];
     double bounds[2];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOOO(nn)(nn)dd:zoom_windows", &wanted[0].object, &wanted[1].object,
-                          &wanted[2].object, &wanted[3].object, &wanted[4].object, &wanted[5].object, &shape[0], &shape[1],
-                          &box[0], &box[1], &bounds[0], &bounds[1]) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "(nn)(nn)dd:zoom_windows", &shape[0], &shape[1], &box[0], &box[1],
+                   &bounds[0], &bounds[1]) < 0)
         return NULL;
     const Py_ssize_t n = views[WINDOWS].shape[0], size = views[WINDOWS].shape[1];
     int is_right = views[WINDOWS].shape[2] == size && views[Y0].shape[0] == n && views[X0].shape[0] == n;
@@ -109,9 +107,7 @@ PyObject *spline_at(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOOO:spline_at", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object, &wanted[4].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":spline_at") < 0)
         return NULL;
     const Py_ssize_t n_wide = views[WIDE].shape[0], nx = views[WIDE].shape[1], ny = views[KNOTS].shape[1];
     const Py_ssize_t n = views[PLACES].shape[0];
@@ -149,9 +145,7 @@ PyObject *elliptical_radius(PyObject *module, PyObject *arguments)
     };
     Py_buffer views[MOST_ARRAYS];
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOO:elliptical_radius", &wanted[0].object, &wanted[1].object, &wanted[2].object,
-                          &wanted[3].object) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, ":elliptical_radius") < 0)
         return NULL;
     const Py_ssize_t n = views[RADIUS].shape[0], size = views[RADIUS].shape[1];
     int is_right = views[RADIUS].shape[2] == size && views[FORMS].shape[0] == n && views[FORMS].shape[1] == 4;
@@ -189,9 +183,7 @@ PyObject *light_at(PyObject *module, PyObject *arguments)
     Py_buffer views[MOST_ARRAYS];
     double edge, step;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOOdd:light_at", &wanted[0].object, &wanted[1].object, &wanted[2].object, &edge,
-                          &step) ||
-        open_arrays(wanted, views, N_ARRAYS) < 0)
+    if (open_given(arguments, wanted, views, N_ARRAYS, "dd:light_at", &edge, &step) < 0)
         return NULL;
     const Py_ssize_t n = views[LIGHT].shape[0], n_table = views[TABLE].shape[0];
     const int is_right = views[RADIUS].shape[0] == n && step > 0.0 && edge >= 0.0 && edge / step < (double)(n_table - 1);
