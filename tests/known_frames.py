@@ -7,9 +7,19 @@ import functools
 import numpy as np
 from small_nights import SIGMA_TO_FWHM, add_star
 
+from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
 from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
+
+#: Every photometer, with the sky of the mesh and of an annulus, forced and recentred.
+PHOTOMETERS = [
+    kind(forced=forced, local_background_estimator=sky)
+    for kind in (AperturePhotometer, OptimalPhotometer, PSFPhotometer)
+    for forced in (False, True)
+    for sky in (None, DefaultLocalBackground())
+]
+LABELS = [photometer.label for photometer in PHOTOMETERS]
 
 #: Electrons per pixel.
 SKY, READ_NOISE = 100.0, 3.0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
+from known_frames import LABELS, PHOTOMETERS
 
 from opticam_dask import (
-    AperturePhotometer,
-    DefaultLocalBackground,
-    OptimalPhotometer,
-    PSFPhotometer,
     Reducer,
     light_curves,
     open_reduction,
@@ -28,16 +27,10 @@ MODEL = {
     "least_separation": 7.0, "seed": 7, "exposure_time": EXPOSURE,
 }  # fmt: skip
 BIAS = {"bias_structure": 5.0}
+MOFFAT, GAUSSIAN = {"moffat_beta": 3.0}, {"moffat_beta": None}
 DARK = {"dark_current": 2.0, "hot_pixels": 60}
 FLAT = {"flat_structure": 0.02, "vignetting": 0.4, "dead_pixels": 60}
 OPTIONS = {"bias": "biases", "dark": "darks", "flat": "flats"}
-PHOTOMETERS = [
-    kind(forced=forced, local_background_estimator=sky)
-    for kind in (AperturePhotometer, OptimalPhotometer, PSFPhotometer)
-    for forced in (False, True)
-    for sky in (None, DefaultLocalBackground())
-]
-LABELS = [photometer.label for photometer in PHOTOMETERS]
 UNUSABLE = np.uint32(SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.NO_TRANSFORM)
 
 
@@ -107,7 +100,18 @@ def error_of_totals(out: Path) -> float:
         return max(float(group.attrs.get("total_err", 0.0)) for group in tree.subtree if group.path.endswith("/psf"))
 
 
-def assert_unbiased_with_width_one(night: tuple[Path, xr.Dataset], label: str) -> None:
+def night_of(nights: Mapping[str, tuple]):
+    """Fixture of nights, each by its arguments of :func:`reduced_night`; files of tests share the nights out."""
+
+    @pytest.fixture(scope="module", params=sorted(nights))
+    def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+        return reduced_night(tmp_path_factory.mktemp(request.param), *nights[request.param])
+
+    return night
+
+
+@pytest.mark.parametrize("label", LABELS)
+def unbiased_with_width_one(night: tuple[Path, xr.Dataset], label: str) -> None:
     """In each range of S/N, at least 2000 pulls, their mean within 0.1 of 0 and their width within 0.1 of 1.
 
     To the 0.1 comes what the night tells of its totals: the mean of all stars of a night cannot be better than the
@@ -125,7 +129,8 @@ def assert_unbiased_with_width_one(night: tuple[Path, xr.Dataset], label: str) -
         assert 0.9 < chosen.std() < 1.1, f"S/N {low} to {high}: width {chosen.std():.3f}"
 
 
-def assert_total_to_half_a_percent(night: tuple[Path, xr.Dataset], label: str) -> None:
+@pytest.mark.parametrize("label", LABELS)
+def total_to_half_a_percent(night: tuple[Path, xr.Dataset], label: str) -> None:
     """The mean deviation of the fluxes of bright stars from the truth."""
     _, ratio, deviation = against_truth(*night, label)
     bright = ratio > 30

@@ -105,6 +105,11 @@ def write_frame(
     fits.writeto(path, pixels, header, overwrite=True)
 
 
+def never(*_args: object, **_options: object) -> None:
+    """What must not be called: a scheduler of Dask, the start of a cluster."""
+    raise AssertionError("something was computed before it was asked for")
+
+
 def write_frames(directory: Path, n_frames: int, *, seed: int) -> None:
     """Write frames of the field, six seconds apart."""
     rng = np.random.default_rng(seed)
@@ -151,22 +156,23 @@ class SmallNight:
         return best
 
 
+def reducer_of(directory: Path, *, instrument: dict | None = None, out: str = "out", **options: object) -> Reducer:
+    """Reducer of ``directory/frames``, without workers and figures where ``options`` do not say otherwise.
+
+    ``instrument`` changes entries of the definition of the camera.
+    """
+    camera = Instrument.from_json(INSTRUMENT | (instrument or {}))
+    usual = {"client": "none", "figures": False, "show_plots": False, "verbose": False}
+    return Reducer(directory / out, directory / "frames", instrument=camera, **usual | options)
+
+
 def reduce_frames(directory: Path, *photometers: object, instrument: dict | None = None, **options: object):
     """Reduce ``directory/frames`` to ``directory/out`` without workers; ``options`` are those of the Reducer.
 
     ``instrument`` changes entries of the definition of the camera; ``create_catalogs`` takes what is in ``catalogs``.
     """
-    definition = Instrument.from_json(INSTRUMENT | (instrument or {}))
     catalogs = options.pop("catalogs", {})
-    reducer = Reducer(
-        directory / "out",
-        directory / "frames",
-        instrument=definition,
-        client="none",
-        figures=False,
-        verbose=options.pop("verbose", False),
-        **options,
-    )
+    reducer = reducer_of(directory, instrument=instrument, **options)
     reducer.create_catalogs(**catalogs)
     reducer.photometry(list(photometers) or [AperturePhotometer()])
     return SmallNight(directory / "out")
@@ -174,15 +180,7 @@ def reduce_frames(directory: Path, *photometers: object, instrument: dict | None
 
 def measure_again(night: SmallNight, radii: dict[str, object], instrument: dict | None = None) -> None:
     """Measure a reduced night with further apertures (FWHM of the catalogue, or "best"), by their labels."""
-    definition = Instrument.from_json(INSTRUMENT | (instrument or {}))
-    reducer = Reducer(
-        night.out,
-        night.out.parent / "frames",
-        instrument=definition,
-        client="none",
-        figures=False,
-        verbose=False,
-    )
+    reducer = reducer_of(night.out.parent, instrument=instrument)
     for label, radius in radii.items():
         unit = "pixel" if radius == "best" else "reference_fwhm"
         reducer.photometry(AperturePhotometer(radius=radius, radius_unit=unit), label=label)

@@ -6,9 +6,8 @@ import os
 import subprocess
 
 import pytest
-from small_nights import INSTRUMENT, write_frames
+from small_nights import reducer_of, write_frames
 
-from opticam_dask import Instrument, Reducer
 from opticam_dask.cluster import connections, pool
 from opticam_dask.display import plotting
 
@@ -22,17 +21,8 @@ def night(tmp_path_factory):
     return directory
 
 
-def _reduce(directory, place, out="out", **options):
-    reducer = Reducer(
-        directory / out,
-        directory / "frames",
-        instrument=Instrument.from_json(INSTRUMENT),
-        client=place,
-        show_plots=False,
-        verbose=False,
-        **options,
-    )
-    reducer.reduce()
+def _reduce(directory, place, out="out", *, figures=True):
+    reducer_of(directory, client=place, out=out, figures=figures).reduce()
 
 
 def _written(out):

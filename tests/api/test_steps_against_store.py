@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client, LocalCluster
-from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_star, never, read_out, reduce_frames, write_frame
 
 import opticam_dask as opticam
 from opticam_dask.api.steps import chains
@@ -17,10 +17,6 @@ from opticam_dask.steps.align import reduce_frame
 
 CAMERA = opticam.Instrument.from_json(INSTRUMENT)
 NIGHTS = ("2024-01-01", "2024-01-03")
-
-
-def never(*_args: object, **_options: object) -> None:
-    raise AssertionError("something was computed")
 
 
 @pytest.fixture(scope="module")

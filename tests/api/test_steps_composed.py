@@ -9,15 +9,11 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from small_nights import FIELD, INSTRUMENT, KEY, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, add_star, never, read_out, write_frame
 
 import opticam_dask as opticam
 
 CAMERA = opticam.Instrument.from_json(INSTRUMENT)
-
-
-def never(*_args: object, **_options: object) -> None:
-    raise AssertionError("something was computed")
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_nights import INSTRUMENT, write_frames
+from small_nights import INSTRUMENT, reducer_of, write_frames
 
 import opticam_dask
-from opticam_dask import Instrument, Reducer
 from opticam_dask.cluster import connections
 
 #: Packages that take long to import, and the room that needs each of them.
@@ -48,14 +47,7 @@ def night(tmp_path_factory):
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
     with connections.connect("local", n_workers=1) as place:
         place.client  # noqa: B018 - a cluster, which small nights do without
-        reducer = Reducer(
-            directory / "out",
-            directory / "frames",
-            instrument=Instrument.from_json(INSTRUMENT),
-            client=place,
-            show_plots=False,
-            verbose=False,
-        )
+        reducer = reducer_of(directory, client=place, figures=True)
         reducer.create_catalogs()
         reducer.photometry()
         [on_worker] = place.client.run(lambda: list(sys.modules)).values()

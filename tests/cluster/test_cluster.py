@@ -19,6 +19,7 @@ import dask
 import distributed
 import psutil
 import pytest
+from counted_tasks import tasks_of
 
 from opticam_dask import AperturePhotometer, Reducer, simulate_observations
 from opticam_dask.cluster import connections, executors, run_blocks
@@ -47,26 +48,20 @@ def test_on_cluster__every_block_once_on_single_threaded_processes(client):
 
 
 def test_on_cluster__exactly_one_task_a_block_on_the_scheduler(client):
-    counter = _CountTasks()
-    client.register_plugin(counter, name="count-tasks")
-    list(executors.OnCluster(client).run(_work(_facts, 23)))
-    seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
-    client.unregister_scheduler_plugin("count-tasks")
+    with tasks_of(client) as seen:
+        list(executors.OnCluster(client).run(_work(_facts, 23)))
     assert len(seen) == 23
 
 
 def test_reduction__makes_no_more_tasks_than_it_has_blocks_nights_and_files(client, tmp_path):
     """A client is what Dask computes with from then on: nothing must be read chunk by chunk through it."""
     simulate_observations(tmp_path / "frames", n_frames=12, shape=(96, 96), n_sources=5, filters=("g",), lags=(0.0,))
-    counter = _CountTasks()
-    client.register_plugin(counter, name="count-tasks")
     reducer = Reducer(
         tmp_path / "out", tmp_path / "frames", client=client, frames_per_block=4, show_plots=False, verbose=False
     )
-    reducer.create_catalogs()
-    reducer.photometry(AperturePhotometer())
-    seen = client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.plugins["count-tasks"].seen))
-    client.unregister_scheduler_plugin("count-tasks")
+    with tasks_of(client) as seen:
+        reducer.create_catalogs()
+        reducer.photometry(AperturePhotometer())
     counts = collections.Counter(distributed.utils.key_split(key) for key in seen)
     per_block = {"probe": 9, "match-probes": 1, "survey": 3, "merge-stacks": 1, "profile": 6, "measure": 3}
     # a night, some thousand frames, and the files of four sources of five
@@ -121,15 +116,6 @@ def test_on_cluster__summaries_are_fetched_one_by_one_where_they_cannot_be_toget
     distributed.wait(futures)
     monkeypatch.setattr(distributed.Client, "gather", lost)
     assert executors.OnCluster(client)._outcomes(futures) == [(4, None), (5, None)]
-
-
-class _CountTasks(distributed.SchedulerPlugin):
-    def __init__(self):
-        self.seen = set()
-
-    def transition(self, key, start, finish, *args, **kwargs):
-        if finish == "processing":
-            self.seen.add(key)
 
 
 def test_on_cluster__window_is_bounded(client, monkeypatch):

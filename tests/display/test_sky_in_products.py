@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning, Sip
-from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_frames, reducer_of, write_frame
 
 import opticam_dask as opticam
-from opticam_dask import Instrument, Reducer
 from opticam_dask.cli.parser import main
 from opticam_dask.display.browser.camera_view import CameraView
 from opticam_dask.display.browser.facts import facts_of
@@ -88,11 +87,7 @@ def test_the_stack_as_fits_has_the_pixels_and_the_world_coordinates(night: Small
 def test_without_a_place_on_the_sky_nothing_says_one(tmp_path: Path) -> None:
     """A camera that is not on the sky: no world coordinates in the file, no compass in the report."""
     write_night(tmp_path, {})
-    reducer = Reducer(
-        tmp_path / "out", tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT), client="none",
-        show_plots=False, verbose=False,
-    )  # fmt: skip
-    reducer.create_catalogs()
+    reducer_of(tmp_path).create_catalogs()
     (file,) = opticam.export_stacks(tmp_path / "out", key=KEY)
     with fits.open(file) as hdus:
         assert not any(world_of(hdu.header).has_celestial for hdu in hdus)

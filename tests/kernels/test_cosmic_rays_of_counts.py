@@ -79,15 +79,20 @@ def test_counts__have_the_cosmic_rays_that_astroscrappy_finds(
     assert np.abs(away[inside]).max() <= 0.5 * gain * 1.001
 
 
+def steps_of(raw: np.ndarray, box_size: tuple[int, int]) -> FrameSteps:
+    """Steps of a frame from which cosmic rays are removed."""
+    return FrameSteps(
+        reader=FitsReader(0), shape=raw.shape, rebin_factor=1, remove_cosmic_rays=True, background=None,
+        box_size=box_size, finder=DefaultFinder(9, border_width=5), threshold=5.0, n_slots=30,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("read_as", ["u2", "f4"], ids=["counts", "electrons"])
 def test_saturated_stars_lose_no_pixel__whatever_was_subtracted(read_as):
     image = np.full((90, 90), 300.0)
     add_star(image, 45.2, 44.8, 2e7, 3.0)
     raw = np.minimum(np.random.default_rng(3).poisson(image), 60_000).astype(read_as)
-    steps = FrameSteps(
-        reader=FitsReader(0), shape=raw.shape, rebin_factor=1, remove_cosmic_rays=True, background=None,
-        box_size=(30, 30), finder=DefaultFinder(9, border_width=5), threshold=5.0, n_slots=30,
-    )  # fmt: skip
+    steps = steps_of(raw, (30, 30))
     entry = {
         "file": "memory", "pixels": raw, "gain": 2.37, "dark_current": 10.0, "exposure_time": 30.0, "read_noise": 1.4,
         "saturation": 60_000.0, "linearity_limit": np.nan, "file_size": 0, "file_mtime": 0.0,
@@ -100,10 +105,7 @@ def test_saturated_stars_lose_no_pixel__whatever_was_subtracted(read_as):
 
 def test_pixels_of_counts__are_those_of_the_whole_frame():
     raw = hit_counts(7)
-    steps = FrameSteps(
-        reader=FitsReader(0), shape=raw.shape, rebin_factor=1, remove_cosmic_rays=True, background=None,
-        box_size=(35, 30), finder=DefaultFinder(9, border_width=5), threshold=5.0, n_slots=30,
-    )  # fmt: skip
+    steps = steps_of(raw, (35, 30))
     entry = {
         "file": "memory", "pixels": raw, "gain": 2.37, "dark_current": 0.1, "exposure_time": 5.0, "read_noise": 1.4,
         "saturation": 60_000.0, "linearity_limit": 40_000.0,

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from known_frames import measured, noisy, shape_and_table, view_of
+from known_frames import LABELS, PHOTOMETERS, measured, noisy, shape_and_table, view_of
 from small_nights import SIGMA_TO_FWHM, add_star
 
-from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
+from opticam_dask import AperturePhotometer, OptimalPhotometer, PSFPhotometer
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.sources import moments
 from opticam_dask.kernels.sources.profiles import profile
 
 FLUXES = np.array([3e4, 6e4, 1e5, 4e5])
-PHOTOMETERS = [
-    kind(forced=forced, local_background_estimator=sky)
-    for kind in (AperturePhotometer, OptimalPhotometer, PSFPhotometer)
-    for forced in (False, True)
-    for sky in (None, DefaultLocalBackground())
-]
-LABELS = [photometer.label for photometer in PHOTOMETERS]
 
 
 def field(rng, fwhm, beta, ratio=1.0, fluxes=FLUXES):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from small_nights import (
     FIELD,
-    INSTRUMENT,
     SIGMA_TO_FWHM,
     SmallNight,
     add_star,
@@ -15,7 +14,6 @@ from small_nights import (
     write_frame,
 )
 
-from opticam_dask import AperturePhotometer, Instrument, Reducer
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.images.matching.star_choice import highest, mode, pile_up, whole_stars
 from opticam_dask.passes.probes import Probe, doubtful_saturation
@@ -177,12 +175,7 @@ def test_clipped_stars_are_flagged_though_the_header_gives_a_higher_level(tmp_pa
             add_star(image, x + 0.3 * index, y, 2.5 * flux if flux > 1.9e5 else 0.5 * flux)
         pixels = np.minimum(read_out(image, rng), 16383)
         write_frame(tmp_path / "frames" / f"f{index}.fits", pixels, 10.0 * index, SATLEVEL=65535)
-    reducer = Reducer(
-        tmp_path / "out", tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT), client="none",
-        figures=False,
-    )  # fmt: skip
-    reducer.create_catalogs()
-    reducer.photometry([AperturePhotometer()])
+    reduce_frames(tmp_path, verbose=True)
     said = capsys.readouterr()
     assert "pile up at 16383 ADU" in said.out + said.err
     assert "65535" in said.out + said.err

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from small_nights import FIELD, INSTRUMENT, NIGHT, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, NIGHT, add_star, read_out, reduce_frames, reducer_of, write_frame
 
-from opticam_dask import AperturePhotometer, DefaultLocalBackground, Instrument, OptimalPhotometer, Reducer
+from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer
 from opticam_dask.flags import SourceFlag
 
 PHOTOMETERS = [AperturePhotometer(), OptimalPhotometer()]
@@ -81,9 +81,7 @@ def test_older_store__without_counts_of_sky_pixels_measures_what_is_there(eclips
     kept = {name: group[name][...] for name in ("background_mean_mesh", "background_n_sky")}
     try:
         group["background_mean_mesh"][...], group["background_n_sky"][...] = np.nan, 0
-        reducer = Reducer(eclipse.out, eclipse.out.parent / "frames", client="none", figures=False, verbose=False,
-                          instrument=Instrument.from_json(INSTRUMENT))  # fmt: skip
-        reducer.photometry(OptimalPhotometer(forced=True))
+        reducer_of(eclipse.out.parent).photometry(OptimalPhotometer(forced=True))
     finally:
         for name, values in kept.items():
             group[name][...] = values

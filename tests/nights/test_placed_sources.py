@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
-from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, INSTRUMENT, SmallNight, add_star, read_out, reduce_frames, reducer_of, write_frame
 
 import opticam_dask as opticam
-from opticam_dask import AperturePhotometer, Instrument, PSFPhotometer, Reducer
+from opticam_dask import AperturePhotometer, PSFPhotometer
 from opticam_dask.cli.parser import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
@@ -131,10 +131,7 @@ def test_adding_a_source_measures_it_alone(tmp_path: Path, placed: Path) -> None
     found = reduce_frames(tmp_path, AperturePhotometer(), instrument=CAMERAS, **FEW)
     before, n_found = bits(found.out), SmallNight(found.out, "1:g").catalog.sizes["source"]
     x, y = on_reference(found.out, HIDDEN[0])
-    Reducer(
-        found.out, tmp_path / "frames", instrument=Instrument.from_json(INSTRUMENT | CAMERAS), client="none",
-        figures=False, verbose=False, sources=[{"name": "mine", "x": x, "y": y}],
-    ).photometry()  # fmt: skip
+    reducer_of(tmp_path, instrument=CAMERAS, sources=[{"name": "mine", "x": x, "y": y}]).photometry()
     once = bits(found.out)
     assert {name for name in before if "/source_id/" not in name and once[name] != before[name]} == set()
     write_sources(tmp_path / "more.csv", [1, 2, 3, 4])
@@ -162,16 +159,14 @@ def on_reference(out: Path, xy: np.ndarray) -> tuple[float, float]:
 def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A source within reach of one that was found is that one, by its new name; a second place of one name is none."""
     x, y = on_reference(placed, FIELD[2, :2] + 1.0)
-    options = {
-        "instrument": Instrument.from_json(INSTRUMENT | CAMERAS), "client": "none", "show_plots": False, "prefix": ""
-    }  # fmt: skip
+    options = {"instrument": CAMERAS, "verbose": True, "prefix": ""}
     n_before = SmallNight(placed, "1:g").catalog.sizes["source"]
-    Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": x, "y": y}], **options).photometry()
+    reducer_of(placed.parent, sources=[{"name": "mine", "x": x, "y": y}], **options).photometry()
     assert "is source 3, 1.4" in capsys.readouterr().out
     catalog = SmallNight(placed, "1:g").catalog
     assert catalog.sizes["source"] == n_before
     assert catalog["name"].to_numpy()[2] == "mine"
-    elsewhere = Reducer(placed, placed.parent / "frames", sources=[{"name": "mine", "x": 9, "y": 9}], **options)
+    elsewhere = reducer_of(placed.parent, sources=[{"name": "mine", "x": 9, "y": 9}], **options)
     with pytest.raises(ReductionError, match="has this name already"):
         elsewhere.photometry()
 
@@ -200,14 +195,12 @@ def test_places_on_the_sky_are_kept_when_the_reference_frame_is_chosen_anew(tmp_
     write_nights(tmp_path, keys=(2,), nights=(0,))
     ra, dec = coordinates(FIELD[:, :2])
     Table({"ra": ra, "dec": dec, "g_mag": -2.5 * np.log10(FIELD[:, 2])}).write(tmp_path / "stars.csv")
-    camera = Instrument.from_json(INSTRUMENT | CAMERAS)
-    options = {"instrument": camera, "client": "none", "show_plots": False, "verbose": False}
     out = tmp_path / "out"
-    Reducer(out, tmp_path / "frames", **options).create_catalogs(stack_frames=4)
+    reducer_of(tmp_path, instrument=CAMERAS).create_catalogs(stack_frames=4)
     assert set(opticam.find_sky(out, tmp_path / "stars.csv", pixel_scale=0.82, verbose=False)) == {"3:i"}
-    Reducer(out, tmp_path / "frames", sources=[{"name": "here", "x": 90, "y": 130}], **options).photometry()
+    reducer_of(tmp_path, instrument=CAMERAS, sources=[{"name": "here", "x": 90, "y": 130}]).photometry()
     before = SmallNight(out, "3:i").catalog
-    Reducer(out, tmp_path / "frames", **options).create_catalogs(stack_frames=4, rebuild_reference=True)
+    reducer_of(tmp_path, instrument=CAMERAS).create_catalogs(stack_frames=4, rebuild_reference=True)
     after = SmallNight(out, "3:i").catalog
     assert "stars.csv" in after.attrs["wcs_origin"]
     assert after["name"].to_numpy()[-1] == "here"

@@ -8,16 +8,13 @@ the other combinations are in the files beside this one.
 from __future__ import annotations
 
 import pulls
-import pytest
-
-_MOFFAT, _GAUSSIAN = {"moffat_beta": 3.0}, {"moffat_beta": None}
 
 #: Detector, kinds of calibration frames and rebinning of each night.
 NIGHTS = {
-    "nothing": (_MOFFAT | {"gain": 1.0, "read_noise": 3.0, "dark_current": 2.0}, ()),
-    "flats": (_GAUSSIAN | pulls.FLAT | {"gain": 2.0, "read_noise": 3.0, "bias_level": 0.0}, ("flat",)),
+    "nothing": (pulls.MOFFAT | {"gain": 1.0, "read_noise": 3.0, "dark_current": 2.0}, ()),
+    "flats": (pulls.GAUSSIAN | pulls.FLAT | {"gain": 2.0, "read_noise": 3.0, "bias_level": 0.0}, ("flat",)),
     "all rebinned": (
-        _MOFFAT | pulls.BIAS | pulls.DARK | pulls.FLAT
+        pulls.MOFFAT | pulls.BIAS | pulls.DARK | pulls.FLAT
         | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (1000, 1000), "n_sources": 40,
            "n_frames": 310},
         ("bias", "dark", "flat"),
@@ -25,17 +22,6 @@ NIGHTS = {
     ),
 }  # fmt: skip
 
-
-@pytest.fixture(scope="module", params=sorted(NIGHTS))
-def night(request, tmp_path_factory):
-    return pulls.reduced_night(tmp_path_factory.mktemp(request.param), *NIGHTS[request.param])
-
-
-@pytest.mark.parametrize("label", pulls.LABELS)
-def test_pulls__have_no_bias_and_a_width_of_one(night, label):
-    pulls.assert_unbiased_with_width_one(night, label)
-
-
-@pytest.mark.parametrize("label", pulls.LABELS)
-def test_fluxes__are_total_to_half_a_percent(night, label):
-    pulls.assert_total_to_half_a_percent(night, label)
+night = pulls.night_of(NIGHTS)
+test_pulls__have_no_bias_and_a_width_of_one = pulls.unbiased_with_width_one
+test_fluxes__are_total_to_half_a_percent = pulls.total_to_half_a_percent

@@ -8,9 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import distributed
 import numpy as np
 import pytest
+from counted_tasks import tasks_of
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import connections, executors
@@ -139,24 +139,13 @@ def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
         assert set(counts.values()) <= {n_reads}
 
 
-class _CountTasks(distributed.SchedulerPlugin):
-    def __init__(self):
-        self.seen = set()
-
-    def transition(self, key, start, finish, *args, **kwargs):
-        if finish == "processing":
-            self.seen.add(key)
-
-
 def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
     setup = _setup(tmp_path / "out", frames_per_block=4)
     executor = executors.OnCluster(client)
-    client.register_plugin(_CountTasks(), name="count")
-    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-    driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
-    driver.drive(driver.Run(setup, executor, photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
-    seen = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.plugins["count"].seen))
-    client.unregister_scheduler_plugin("count")
+    with tasks_of(client) as seen:
+        driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
+        driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
+        driver.drive(driver.Run(setup, executor, photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
     n_blocks = 2 * -(-N_FRAMES // 4)
     assert kinds == {
