@@ -76,14 +76,13 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
     columns: Arrays = {} if job.measuring is None else empty_arrays(job.measuring, n_frames)
     begin = {} if is_new.any() else _first_unmeasured(job, block)
     messages, unmeasured = [""] * n_frames, [""] * n_frames
-    flags = [FrameFlag(int(value)) for value in results["flags"]]
     for index in range(n_frames):
         watchdog.still_working()
         entry, result = entry_of(manifest, index) | {"memory": {}}, entry_of(results, index)
         if is_new[index]:
             result = _find_out(job.alignment, entry, lost.get(index), records, index)
-            flags[index], messages[index] = FrameFlag(int(result["flags"])), str(result["message"])
-        if job.measuring is None or flags[index] & UNUSABLE:
+            messages[index] = str(result["message"])
+        if job.measuring is None or FrameFlag(int(result["flags"])) & UNUSABLE:
             continue
         if index in lost:
             unmeasured[index] = measure_lost(job.measuring, lost[index], index, columns)
@@ -92,7 +91,7 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
     if job.measuring is not None:
         mark_placed(job.measuring, columns)
     _write(job, block, records, columns, begin)
-    return summarise(block, flags, messages, manifest["file"], unmeasured)
+    return summarise(block, messages, manifest["file"], unmeasured)
 
 
 def _write(job: Measure, block: int, records: Arrays, columns: Arrays, begin: Mapping[str, int]) -> None:

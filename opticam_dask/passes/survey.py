@@ -82,8 +82,7 @@ def survey_block(job: Survey, block: int, lost: Mapping[int, str] | None = None)
         arrays = block_arrays(job.steps, results, manifest)
         arrays["frames"]["flags"][groups < 0] = 0
         job.write(block, arrays)
-    done = [results[index] for index in surveyed]
-    return summarise(block, [r.flags for r in done], [r.message for r in done], manifest["file"][surveyed])
+    return summarise(block, [results[index].message for index in surveyed], manifest["file"][surveyed])
 
 
 @contextlib.contextmanager

@@ -228,14 +228,13 @@ class Outcome:
 
     Attributes
     ----------
-    n_frames, n_usable : dict of int
-        Frames that the pass went over, and how many of these are not set aside.
+    n_frames : dict of int
+        Frames that the pass went over.
     set_aside, unmeasured : list of (str, str)
         Frames that cannot be used, and usable ones that could not be measured, with the reason.
     """
 
     n_frames: dict[str, int] = field(default_factory=dict)
-    n_usable: dict[str, int] = field(default_factory=dict)
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     unmeasured: list[tuple[str, str]] = field(default_factory=list)
 
@@ -251,14 +250,12 @@ class Outcome:
     def add(self, key: str, summary: BlockSummary) -> None:
         """Count one block."""
         self.n_frames[key] = self.n_frames.get(key, 0) + summary.n_frames
-        self.n_usable[key] = self.n_usable.get(key, 0) + summary.n_usable
         self._tell(summary.problems, summary.unmeasured)
 
     def merge(self, other: Outcome) -> None:
         """Add the counts of another outcome."""
-        for mine, theirs in ((self.n_frames, other.n_frames), (self.n_usable, other.n_usable)):
-            for key, number in theirs.items():
-                mine[key] = mine.get(key, 0) + number
+        for key, number in other.n_frames.items():
+            self.n_frames[key] = self.n_frames.get(key, 0) + number
         self._tell(other.set_aside, other.unmeasured)
 
     def _tell(self, set_aside: Iterable[tuple[str, str]], unmeasured: Iterable[tuple[str, str]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from astropy.utils.exceptions import AstropyDeprecationWarning
 
-from opticam_dask.flags import UNUSABLE, FrameFlag, flag_names
+from opticam_dask.flags import FrameFlag
 from opticam_dask.frames.scanning import Reader
 from opticam_dask.kernels.images.masters import Masters
 from opticam_dask.kernels.images.sky import subtraction
@@ -159,16 +158,14 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """Small result of a task: counts of flags, and messages for the user.
+    """Small result of a task: what to tell the user.
 
     Frames have problems when they are set aside; usable ones may still be unmeasured.
     """
 
     block: int
     n_frames: int
-    n_usable: int
-    flag_counts: dict[str, int]
-    problems: tuple[tuple[str, str], ...]
+    problems: tuple[tuple[str, str], ...] = ()
     unmeasured: tuple[tuple[str, str], ...] = ()
 
 
@@ -212,14 +209,8 @@ def entry_of(arrays: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
     return {name: values[index] for name, values in arrays.items()}
 
 
-def summarise(
-    block: int, flags: list[FrameFlag], messages: list[str], files: np.ndarray, unmeasured: Sequence[str] = ()
-) -> BlockSummary:
-    """Count the flags of a block and collect its messages."""
-    counts: Counter[str] = Counter()
-    for value in flags:
-        counts.update(flag_names(int(value), FrameFlag))
+def summarise(block: int, messages: Sequence[str], files: np.ndarray, unmeasured: Sequence[str] = ()) -> BlockSummary:
+    """Collect the messages of a block."""
     problems = [(str(file), message) for file, message in zip(files, messages, strict=True) if message]
     failed = [(str(file), message) for file, message in zip(files, unmeasured, strict=bool(unmeasured)) if message]
-    n_usable = sum(not value & UNUSABLE for value in flags)
-    return BlockSummary(block, len(flags), n_usable, dict(counts), tuple(problems), tuple(failed))
+    return BlockSummary(block, len(files), tuple(problems), tuple(failed))

@@ -58,15 +58,14 @@ def test_segment_sources__only_sources_in_the_border_is_an_empty_table():
     assert len(detect.segment_sources(image, 50.0, 8, border_width=12)) == 0
 
 
-def test_segment_sources__threshold_image_and_mask():
+def test_segment_sources__threshold_image_and_pixels_without_data():
     image = _stars()
     threshold = np.full(image.shape, 50.0)
     threshold[:, 90:] = np.nan
     arrays = detect.source_arrays(detect.segment_sources(image, threshold, 8), 3)
     np.testing.assert_allclose(arrays["x"], [40, 70, np.nan], atol=0.1)
-    mask = np.zeros(image.shape, dtype=bool)
-    mask[40:60, 30:50] = True
-    arrays = detect.source_arrays(detect.segment_sources(image, 50.0, 8, mask=mask), 3)
+    image[40:60, 30:50] = np.nan
+    arrays = detect.source_arrays(detect.segment_sources(image, 50.0, 8), 3)
     np.testing.assert_allclose(arrays["x"], [100, 70, np.nan], atol=0.1)
 
 

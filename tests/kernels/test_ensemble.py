@@ -79,7 +79,7 @@ def test_relative_flux__pulls_of_a_constant_star():
 
 
 def _candidates(seed=6, n=9):
-    levels = np.geomspace(8e4, 1.2e4, n)
+    levels = np.geomspace(8e4, 1.7e4, n)
     flux, error, _ = _night(seed, levels)
     return flux, error, np.zeros(flux.shape, dtype=bool)
 
@@ -90,7 +90,7 @@ def test_choose_comparisons__rejects_the_variable_the_flagged_the_faint_and_the_
     flagged[::4, 4] = True
     flux[:, 5] /= 30.0
     flux[::5, 6] = np.nan
-    chosen = ensemble.choose_comparisons(flux, error, flagged, target=0, brightness=(0.1, 10.0))
+    chosen = ensemble.choose_comparisons(flux, error, flagged, target=0)
     found = {entry.column: entry for entry in chosen}
     assert sorted(found) == list(range(1, 9))
     assert [column for column, entry in found.items() if entry.is_chosen] == [1, 2, 7, 8]
@@ -110,8 +110,8 @@ def test_choose_comparisons__does_not_look_at_the_light_curve_of_the_target():
 
 
 def test_choose_comparisons__few_candidates_and_at_most_so_many():
-    flux, error, flagged = _candidates(8)
-    assert sum(entry.is_chosen for entry in ensemble.choose_comparisons(flux, error, flagged, 0, n_stars=3)) == 3
+    flux, error, flagged = _candidates(8, n=14)
+    assert sum(entry.is_chosen for entry in ensemble.choose_comparisons(flux, error, flagged, 0)) == 10
     one = ensemble.choose_comparisons(flux[:, :2], error[:, :2], flagged[:, :2], 0)
     assert [(entry.column, entry.is_chosen) for entry in one] == [(1, True)]
     assert ensemble.choose_comparisons(flux[:, :1], error[:, :1], flagged[:, :1], 0) == []

@@ -62,7 +62,7 @@ class Counting(BlockPass):
 
 def _count(part, block):
     start, stop = part.block_range(block)
-    return part.key, BlockSummary(block, stop - start, stop - start, {}, ())
+    return part.key, BlockSummary(block, stop - start)
 
 
 @pytest.fixture

@@ -23,14 +23,7 @@ _COLUMNS = {
 }
 
 
-def segment_sources(
-    image: np.ndarray,
-    threshold: float | np.ndarray,
-    n_pixels: int,
-    border_width: int = 0,
-    *,
-    mask: np.ndarray | None = None,
-) -> QTable:
+def segment_sources(image: np.ndarray, threshold: float | np.ndarray, n_pixels: int, border_width: int = 0) -> QTable:
     """Segment an image, deblend, and tabulate the sources, brightest first.
 
     Parts that are closer than two stars can be told apart at are one source, see :func:`segments.join_parts`.
@@ -45,8 +38,6 @@ def segment_sources(
         Least number of connected pixels.
     border_width : int
         Sources whose centre lies in this border are left out.
-    mask : ndarray of bool, shape (ny, nx), optional
-        True where a pixel does not count.
 
     Returns
     -------
@@ -58,8 +49,6 @@ def segment_sources(
     from opticam_dask.kernels.images.segmentation import NoDetectionsWarning, SegmentationImage, SourceCatalog
 
     bad = ~np.isfinite(image)
-    if mask is not None:
-        bad |= mask
     data = np.where(bad, 0.0, image) if bad.any() else np.asarray(image, dtype=float)
     level = np.broadcast_to(np.asarray(threshold, dtype=float), data.shape)
     level = np.where(np.isfinite(level), level, np.inf)

@@ -24,6 +24,11 @@ _OFTEN = 0.9
 #: and may be flagged in no more than this share.
 _SELDOM = 0.1
 
+#: Its flux may be so many times that of the target, at least and at most.
+_BRIGHTNESS = (0.2, 10.0)
+#: The most comparisons that are chosen.
+_MOST_CHOSEN = 10
+
 #: Rounds in which stars are brought to one level when they are looked at one by one.
 _LEVELLING_ROUNDS = 4
 
@@ -159,15 +164,12 @@ def choose_comparisons(
     flux_err: np.ndarray,
     is_flagged: np.ndarray,
     target: int,
-    *,
-    n_stars: int = 10,
-    brightness: tuple[float, float] = (0.2, 10.0),
 ) -> list[Candidate]:
     """Choose comparison stars by their own light curves; only the typical flux of the target is used.
 
     Candidates are of similar brightness and seldom flagged. While one varies (its scatter against the mean of the
     others is more than 1.5 times what the errors allow, or what is typical of the others), the worst is taken out; then
-    the most precise ``n_stars`` stay.
+    the ten most precise stay.
 
     Parameters
     ----------
@@ -177,10 +179,6 @@ def choose_comparisons(
         Measurements with a flag that makes them useless (saturated, blended, at the edge, ...).
     target : int
         Column of the target.
-    n_stars : int
-        The most comparisons that are chosen.
-    brightness : (float, float)
-        Smallest and largest flux in units of the target's.
 
     Returns
     -------
@@ -194,7 +192,7 @@ def choose_comparisons(
     left: list[int] = []
     for column in range(flux.shape[1]):
         if column != target:
-            kind, reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target], brightness)
+            kind, reason = _unfit(flux[:, column], is_flagged[:, column], typical[column] / typical[target])
             if reason:
                 found[column] = Candidate(column, False, kind, reason)
             else:
@@ -215,8 +213,8 @@ def choose_comparisons(
     order = np.argsort(scatter, kind="stable") if len(left) > 1 else np.arange(len(left))
     for rank, position in enumerate(order.tolist()):
         numbers = float(scatter[position]), float(expected[position])
-        is_chosen = rank < n_stars
-        reason = "chosen" if is_chosen else f"{n_stars} others are more precise"
+        is_chosen = rank < _MOST_CHOSEN
+        reason = "chosen" if is_chosen else f"{_MOST_CHOSEN} others are more precise"
         kind = "chosen" if is_chosen else "less precise"
         found[left[position]] = Candidate(left[position], is_chosen, kind, reason, *numbers)
     return [found[column] for column in sorted(found)]
@@ -289,14 +287,14 @@ def _robust_against_others(flux: np.ndarray, flux_err: np.ndarray) -> np.ndarray
     return np.array(found)
 
 
-def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float, brightness: tuple[float, float]) -> tuple[str, str]:
+def _unfit(flux: np.ndarray, is_flagged: np.ndarray, ratio: float) -> tuple[str, str]:
     """Why a source cannot be a comparison star, in general and with numbers; nothing when it can."""
     if np.mean(np.isfinite(flux)) < _OFTEN:
         return "seldom measured", f"has a flux in {100 * np.mean(np.isfinite(flux)):.0f} % of the frames only"
     if np.mean(is_flagged) > _SELDOM:
         return "often flagged", f"flagged in {100 * np.mean(is_flagged):.0f} % of the frames"
-    if not brightness[0] <= ratio <= brightness[1]:
-        kind = "too bright" if ratio > brightness[1] else "too faint"
+    if not _BRIGHTNESS[0] <= ratio <= _BRIGHTNESS[1]:
+        kind = "too bright" if ratio > _BRIGHTNESS[1] else "too faint"
         return kind, f"{ratio:.2g} times as bright as the target"
     return "", ""
 

@@ -146,14 +146,10 @@ class Peak:
     false_alarm_probability: float
 
 
-def lomb_scargle_peak(
-    time: np.ndarray,
-    flux: np.ndarray,
-    flux_err: np.ndarray,
-    minimum_frequency: float | None = None,
-    maximum_frequency: float | None = None,
-) -> Peak:
+def lomb_scargle_peak(time: np.ndarray, flux: np.ndarray, flux_err: np.ndarray) -> Peak:
     """Highest peak of the Lomb-Scargle periodogram with a floating mean (VanderPlas 2018, ApJS 236, 16).
+
+    Its frequencies are those from two cycles in the whole series to half of the inverse of the median step.
 
     Parameters
     ----------
@@ -161,9 +157,6 @@ def lomb_scargle_peak(
         In seconds for a frequency in hertz.
     flux, flux_err : ndarray, shape (frame,)
         Points that are NaN or have no positive error do not count.
-    minimum_frequency, maximum_frequency : float, optional
-        Range in cycles per unit of ``time``; by default from two cycles in the whole series to half of the
-        inverse of the median step.
 
     Returns
     -------
@@ -174,7 +167,7 @@ def lomb_scargle_peak(
     Raises
     ------
     ValueError
-        With fewer than eight usable points, a flux or time that does not vary, or an impossible range.
+        With fewer than eight usable points, a flux or time that does not vary, or a step that is too short or too long.
     """
     used = _usable(time, flux, flux_err)
     if np.count_nonzero(used) < 8:
@@ -183,7 +176,7 @@ def lomb_scargle_peak(
     if np.ptp(flux[used]) == 0 or np.ptp(times) == 0:
         raise ValueError("a periodogram needs times and fluxes that differ, got the same one at every point")
     span = float(times.max())
-    low, high = _frequency_range(times, minimum_frequency, maximum_frequency)
+    low, high = _frequency_range(times)
     from astropy.timeseries import LombScargle  # half a second
 
     periodogram = LombScargle(times, flux[used], flux_err[used])
@@ -198,18 +191,20 @@ def lomb_scargle_peak(
     return Peak(float(fine[peak]), power, float(probability))
 
 
-def _frequency_range(times: np.ndarray, minimum: float | None, maximum: float | None) -> tuple[float, float]:
+def _frequency_range(times: np.ndarray) -> tuple[float, float]:
     span = float(np.ptp(times))
     steps = np.diff(np.sort(times))
-    low = 2.0 / span if minimum is None else float(minimum)
-    high = 0.5 / float(np.median(steps[steps > 0])) if maximum is None else float(maximum)
+    low, high = 2.0 / span, 0.5 / float(np.median(steps[steps > 0]))
     if not 0 < low < high:
-        raise ValueError(f"expected 0 < minimum_frequency < maximum_frequency, got {low:g} and {high:g}")
+        raise ValueError(
+            f"no frequency has two cycles in the whole series, {low:g}, and is below {high:g}, half of the "
+            "inverse of the median step"
+        )
     n_frequencies = (high - low) * span / _FREQUENCY_STEP
     if n_frequencies > _MAX_FREQUENCIES:
         raise ValueError(
             f"{n_frequencies:.1e} frequencies between {low:g} and {high:g} are too many for a series of length "
-            f"{span:g}; give a minimum_frequency and maximum_frequency closer to the signal"
+            f"{span:g} with such short steps"
         )
     return low, high
 

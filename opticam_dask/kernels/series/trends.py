@@ -17,6 +17,9 @@ _MAX_CONDITION = 900.0
 #: Vectors with a correlation above this are named.
 _NEARLY_SAME = 0.95
 
+#: Points in the neighbourhood of a point; at the ends it is that number of first or last points.
+_WINDOW = 25
+
 #: A vector that changes by less than this share of itself does not change.
 _ROUNDING = 1e-12
 
@@ -165,7 +168,7 @@ def remove_trends(flux: np.ndarray, flux_err: np.ndarray, trends: Trends) -> tup
     return corrected, np.hypot(flux_err, corrected * trends.model_err) / model
 
 
-def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, window: int = 25) -> np.ndarray:
+def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0) -> np.ndarray:
     """Mark points that are far from the running median of their neighbours.
 
     Far is ``n_sigma`` times the larger of the error of the point and the scatter of its neighbours about their median
@@ -177,8 +180,6 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
         In time order; NaN is never an outlier, and no neighbour.
     n_sigma : float
         Infinity marks nothing.
-    window : int
-        Number of points in a neighbourhood; at the ends it is that number of first or last points.
 
     Returns
     -------
@@ -187,13 +188,13 @@ def find_outliers(flux: np.ndarray, flux_err: np.ndarray, n_sigma: float = 5.0, 
     Raises
     ------
     ValueError
-        When ``n_sigma`` is not above 0 or the window has fewer than 5 points.
+        When ``n_sigma`` is not above 0.
     """
-    if not n_sigma > 0 or window < 5:
-        raise ValueError(f"expected n_sigma above 0 and a window of at least 5 points, got {n_sigma:g} and {window}")
+    if not n_sigma > 0:
+        raise ValueError(f"expected n_sigma above 0, got {n_sigma:g}")
     marked = np.zeros(len(flux), dtype=bool)
     known = np.flatnonzero(np.isfinite(flux) & np.isfinite(flux_err))
-    size = min(window, len(known))
+    size = min(_WINDOW, len(known))
     if size < 5 or np.isinf(n_sigma):
         return marked
     values = flux[known]

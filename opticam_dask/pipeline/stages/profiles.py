@@ -77,7 +77,7 @@ class StarProfiles(Pass):
                 for part in parts:
                     run.sums[part.key, part.night] = of_part.get((part.key, part.night), {})
             for part in parts:
-                yield part.key, BlockSummary(0, part.n_frames, 0, {}, ())
+                yield part.key, BlockSummary(0, part.n_frames)
 
     def finish(self, run: Run) -> None:
         """Prepare the photometers and make the arrays that they fill; what was kept of frames is not needed any more.

@@ -84,7 +84,6 @@ def find_transform(
     allow_reflection: bool = False,
     shift_of_few: bool = False,
     any_rotation: bool = False,
-    guess: np.ndarray | None = None,
     max_chance: float = 1e-4,
 ) -> FoundTransform:
     """Find the transform that takes sources of the reference to sources of a frame.
@@ -113,10 +112,7 @@ def find_transform(
         points, so that the caller should look at their fluxes.
     any_rotation : bool
         Nothing is known of the rotation: a frame that hardly turned is not tried first, which is quicker where most
-        lists do not match at all.
-    guess : ndarray, shape (3, 3), optional
-        Tried first, and preferred where the sources leave a choice; ``translation`` takes its shift only.
-        Without it, a frame that hardly moved is preferred.
+        lists do not match at all. Where the sources leave a choice, a frame that hardly moved is preferred.
     max_chance : float
         Expected number of matches as good, between lists of as many sources strewn at random over the frame, at which
         a match is refused. It bounds the probability that unrelated lists are accepted.
@@ -150,9 +146,9 @@ def find_transform(
         tolerance=tolerance,
     )
     if shift_of_few and min(len(reference), len(frame)) < problem.least:
-        solution = _solve_few(problem, guess, math.log(max_chance))
+        solution = _solve_few(problem, math.log(max_chance))
     else:
-        solution = _solve_all(problem, guess, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
+        solution = _solve_all(problem, allow_reflection, math.log(max_chance), any_rotation=any_rotation)
     return _found(problem, solution, r_index, f_index)
 
 
@@ -289,50 +285,36 @@ def _handed(points: np.ndarray, is_mirrored: bool) -> np.ndarray:
 
 
 def _solve_all(
-    problem: MatchProblem, guess: np.ndarray | None, reflect: bool, log_limit: float, *, any_rotation: bool = False
+    problem: MatchProblem, reflect: bool, log_limit: float, *, any_rotation: bool = False
 ) -> PairedTransform:
     """Best trustworthy solution, mirrored or not, that is not the pattern of the detector at rest."""
     smallest = min(len(problem.reference), len(problem.frame))
     if problem.shift_only and smallest == 1:
-        return _single_pair(problem, guess)
+        return _single_pair(problem)
     if smallest < problem.least:
         raise AlignmentError(
             f"{len(problem.reference)} sources of the reference and {len(problem.frame)} of the frame can be matched, "
             f"at least {problem.least} of each are needed"
         )
-    solutions = []
-    hands = (False, True) if reflect and not problem.shift_only else (False,)
-    for is_mirrored in hands:
-        solutions += _solve(_with_guess(problem, guess, is_mirrored), log_limit, any_rotation=any_rotation)
+    solutions, hands = [], [problem]
+    if reflect and not problem.shift_only:
+        hands.append(replace(problem, reference=np.conj(problem.reference), is_mirrored=True))
+    for hand in hands:
+        solutions += _solve(hand, log_limit, any_rotation=any_rotation)
     best = _choose(problem, solutions, log_limit - math.log(len(hands)))
     return _moving(problem, best, log_limit) or best
 
 
-def _solve_few(problem: MatchProblem, guess: np.ndarray | None, log_limit: float) -> PairedTransform:
+def _solve_few(problem: MatchProblem, log_limit: float) -> PairedTransform:
     """Shift alone, for lists that are too short for a rotation."""
     tolerance = min(problem.tolerance, _TWO_PAIRS_WITHIN * problem.scale)
     try:
-        return _solve_all(replace(problem, shift_only=True, tolerance=tolerance), guess, False, log_limit)
+        return _solve_all(replace(problem, shift_only=True, tolerance=tolerance), False, log_limit)
     except AlignmentError as error:
         raise AlignmentError(
             f"{len(problem.reference)} sources of the reference and {len(problem.frame)} of the frame can be matched, "
             f"a rotation needs at least {problem.least} of each; as a shift alone: {error.reason}"
         ) from error
-
-
-def _with_guess(problem: MatchProblem, guess: np.ndarray | None, is_mirrored: bool) -> MatchProblem:
-    if is_mirrored:
-        problem = replace(problem, reference=np.conj(problem.reference), is_mirrored=True)
-    if guess is None:
-        return problem
-    guess = np.asarray(guess, dtype=float)
-    if guess.shape != (3, 3) or not np.isfinite(guess).all():
-        raise ValueError(f"a finite 3 x 3 transform was expected as guess, found shape {guess.shape}: {guess.tolist()}")
-    a, b = _linear(guess)
-    if problem.shift_only:
-        a = problem.expected[0]
-    guess_is_mirrored = guess[0, 0] * guess[1, 1] < guess[0, 1] * guess[1, 0]
-    return replace(problem, expected=(a, b)) if guess_is_mirrored == is_mirrored else problem
 
 
 def _choose(problem: MatchProblem, solutions: list[PairedTransform], log_limit: float) -> PairedTransform:
@@ -408,14 +390,14 @@ def _is_at_rest(problem: MatchProblem, found: PairedTransform, a: complex, b: co
     return bool(abs(shifts.mean()) < _AT_REST + 3 * scatter / np.sqrt(len(shifts)))
 
 
-def _single_pair(problem: MatchProblem, guess: np.ndarray | None) -> PairedTransform:
+def _single_pair(problem: MatchProblem) -> PairedTransform:
     """Shift from one pair, when neither list holds more than 3.
 
     One star of the reference is the brightest of the frame, and no other is nearer to its place. One detection is that
     star of the reference whose place is clearly nearest: the others are lost behind cloud, or eclipsed.
     """
     n, m = len(problem.reference), len(problem.frame)
-    a, b = _with_guess(problem, guess, False).expected
+    a, b = problem.expected
     shifts = problem.frame - a * problem.reference[:, None]
     away = np.abs(shifts - b).ravel()
     nearest = int(np.argmin(away))

@@ -18,6 +18,8 @@ from opticam_dask.kernels.images.matching import align, match, problem
 
 #: Expected number of wrong solutions of one field among unrelated stars.
 MAX_CHANCE = 1e-6
+#: Largest distance of a star from its place, pixels.
+_TOLERANCE = 3.0
 #: Scales that differ from the expected by up to 5 % are looked for, and by a little more for the noise of positions.
 _SCALE_RANGE = 1.06
 #: Radius of the windows on the sky, in units of the side of the field: a wider window holds more stars of the sky
@@ -113,8 +115,6 @@ def find_on_sky(
     shape: tuple[int, int],
     scale: float,
     reach: float,
-    tolerance: float = 3.0,
-    max_chance: float = MAX_CHANCE,
 ) -> np.ndarray:
     """Find the similarity that takes places in a tangent plane of the sky to pixels of a frame.
 
@@ -135,10 +135,6 @@ def find_on_sky(
         Degrees of a pixel, known to 5 per cent.
     reach : float
         By how much the pointing may be wrong, degrees.
-    tolerance : float
-        Largest distance of a star from its place, pixels.
-    max_chance : float
-        Expected number of matches as good in all of the search, between unrelated stars, at which one is refused.
 
     Returns
     -------
@@ -157,7 +153,7 @@ def find_on_sky(
     middle = (np.array(shape[::-1]) - 1) / 2.0
     searches = _searches(xy, middle, float(max(shape)))
     windows = [_windows(reach / scale, side) for _, side in searches]
-    limit, reason, tree = max_chance / sum(map(len, windows)), "there are too few stars", KDTree(sky)
+    limit, reason, tree = MAX_CHANCE / sum(map(len, windows)), "there are too few stars", KDTree(sky)
     for (is_used, side), centres in zip(searches, windows, strict=True):
         is_few = bool(is_used.all()) and len(is_used) < _FEW
         radius = side * (_WHOLE_WINDOW if is_few else _WINDOW)
@@ -173,7 +169,6 @@ def find_on_sky(
                     reference_weights=None if sky_weights is None else sky_weights[inside],
                     frame_weights=None if weights is None else weights[is_used],
                     scale_range=_SCALE_RANGE,
-                    tolerance=tolerance,
                     allow_reflection=True,
                     any_rotation=True,
                     max_chance=limit,
@@ -220,9 +215,7 @@ def _windows(reach: float, side: float) -> np.ndarray:
     return np.column_stack([x, y])[order]
 
 
-def fit_plane(
-    xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape: tuple[int, int], tolerance: float = 3.0
-) -> PlaneFit:
+def fit_plane(xy: np.ndarray, plane: np.ndarray, transform: np.ndarray, *, shape: tuple[int, int]) -> PlaneFit:
     """Fit polynomials from pixels to the tangent plane, of the highest order that the stars justify.
 
     The order is the one that best predicts stars which are left out of the fit (leave-one-out cross-validation by the
@@ -236,8 +229,6 @@ def fit_plane(
         From plane to pixels, about right: what `find_on_sky` gives.
     shape : (int, int)
         Shape of the frame, ``(ny, nx)``.
-    tolerance : float
-        Largest distance of a pair, pixels.
 
     Raises
     ------
@@ -249,7 +240,7 @@ def fit_plane(
     scale = float(np.sqrt(abs(np.linalg.det(to_plane[:2, :2]))))
     at, before, fit = align.apply_transform(to_plane, xy), None, None
     for step in range(_ROUNDS):
-        pairs, distance = _pairs(at / scale, plane / scale, tolerance * (2.0 if step == 0 else 1.0))
+        pairs, distance = _pairs(at / scale, plane / scale, _TOLERANCE * (2.0 if step == 0 else 1.0))
         if fit is not None and len(pairs) > 2 * problem.LEAST_FOR_ROTATION:
             pairs = pairs[distance < max(_CLIP * fit.scatter, 0.3)]
         if len(pairs) < problem.LEAST_FOR_ROTATION:

@@ -53,11 +53,7 @@ def default_box_size(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def sky_mesh(
-    image: np.ndarray | Counts,
-    box_size: tuple[int, int],
-    *,
-    mask: np.ndarray | None = None,
-    saturated: np.ndarray | None = None,
+    image: np.ndarray | Counts, box_size: tuple[int, int], *, saturated: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sky level and its scatter in the boxes of a mesh.
 
@@ -67,8 +63,6 @@ def sky_mesh(
         Frame with its sky; NaN pixels do not count.
     box_size : (int, int)
         Box size ``(ny, nx)`` in pixels; boxes at the far edges may be cut.
-    mask : ndarray of bool, shape (ny, nx), optional
-        True where a pixel does not count.
     saturated : ndarray of bool, shape (ny, nx), optional
         True where a pixel is saturated. Boxes with more of these than a clip can tell from sky (a tenth) do not count:
         a patch of light would reach three boxes beyond its edge in the median filter and the zoom.
@@ -88,11 +82,11 @@ def sky_mesh(
     box_y, box_x = box_size
     if box_y > image.shape[0] or box_x > image.shape[1] or min(box_size) < 1:
         raise ValueError(f"box_size {box_size} does not fit a frame of {image.shape[0]} x {image.shape[1]} pixels")
-    if isinstance(image, Counts) and mask is None:
+    if isinstance(image, Counts):
         statistics = _box_statistics(image.raw, box_size)
         statistics = np.stack([image.gain * statistics[0] - image.offset, image.gain * statistics[1]])
     else:
-        statistics = _box_statistics(_usable_values(image, mask), box_size)
+        statistics = _box_statistics(_usable_values(image), box_size)
     if saturated is not None:
         statistics[:, _are_saturated(saturated, box_size)] = np.nan
     if np.isnan(statistics).all():
@@ -113,15 +107,13 @@ def _are_saturated(saturated: np.ndarray, box_size: tuple[int, int]) -> np.ndarr
     return number > (1.0 - LEAST_SHARE) * box_y * box_x
 
 
-def _usable_values(image: np.ndarray | Counts, mask: np.ndarray | None) -> np.ndarray:
+def _usable_values(image: np.ndarray) -> np.ndarray:
     """Pixels in the precision they are worked on in, NaN where one does not count."""
-    values = image.electrons() if isinstance(image, Counts) else np.asarray(image)
-    values = values if values.dtype == np.float32 else values.astype(float, copy=False)
+    values = image if image.dtype == np.float32 else image.astype(float, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        if mask is None and np.isfinite(values.sum()):
+        if np.isfinite(values.sum()):
             return values
-    unusable = ~np.isfinite(values)
-    return np.where(unusable if mask is None else unusable | mask, np.nan, values)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def box_medians(image: np.ndarray, box_size: tuple[int, int]) -> np.ndarray:
