@@ -143,6 +143,9 @@ UNUSABLE = (
     | FrameFlag.WORKER_LOST
 )
 
+#: A measurement with one of these bits says nothing of how bright its source is, whatever it is for.
+USELESS = SourceFlag.OFF_FRAME | SourceFlag.EDGE | SourceFlag.SATURATED | SourceFlag.NON_LINEAR | SourceFlag.BAD_PIXEL
+
 
 class FlagAttributes(TypedDict):
     """CF attributes of a flag variable."""

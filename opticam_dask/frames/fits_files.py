@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -196,7 +196,7 @@ def _frames(path: str, source: Source, contents: Contents, known: PlaneKeywords)
 
 
 @dataclass(frozen=True)
-class FitsReader:
+class FitsReader(ImageChoice):
     """Reads FITS frames.
 
     Parameters
@@ -210,11 +210,6 @@ class FitsReader:
     uses_errors : bool
         Whether an extension with the errors of the pixels is read.
     """
-
-    extension: int | str | None = None
-    images: str | None = None
-    amplifiers: Amplifiers = field(default_factory=Amplifiers)
-    uses_errors: bool = True
 
     def read(self, path: PathLike) -> np.ndarray:
         """Read the pixels of one frame.
@@ -240,8 +235,7 @@ class FitsReader:
             When the file cannot be read or is damaged.
         """
         name = split_name(str(path))
-        choice = ImageChoice(self.extension, self.images, self.amplifiers, self.uses_errors)
-        with FrameErrors(), _open_file(name.file, choice, is_one_of_many=name.extension > 0) as file:
+        with FrameErrors(), _open_file(name.file, self, is_one_of_many=name.extension > 0) as file:
             picture = _picture(file.contents, name)
             if picture.n_planes and not name.plane:
                 raise FrameError(f"a cube of {picture.n_planes} planes: name one, as in {FrameName(name.file, 0, 1)}")

@@ -253,7 +253,7 @@ class _Scanner(NamedTuple):
         found, n_done = _Found(), 0
         size = 16 if len(files) < 4096 else 256
         batches = [files[start : start + size] for start in range(0, len(files), size)]
-        choice = choice_of(self.instrument)
+        choice = reader_of(self.instrument)
         ways = choice, _plane_keywords(self.instrument), ordinary_images(choice)
         interpret = self.instrument.interpreter()
 
@@ -448,8 +448,8 @@ def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards]
 _name_of = lru_cache(maxsize=64)(operator.attrgetter("name"))  # NumPy puts it together anew each time
 
 
-def choice_of(instrument: Instrument) -> ImageChoice:
-    """Which images of a file are frames, and how their amplifiers are read, by a definition."""
+def reader_of(instrument: Instrument) -> FitsReader:
+    """Reader of the frames of an instrument, which knows which images of a file are frames."""
     amplifiers = Amplifiers(
         takes_overscan_off=instrument.subtract_overscan,
         gain_keyword=instrument.gain_keyword,
@@ -457,7 +457,7 @@ def choice_of(instrument: Instrument) -> ImageChoice:
         default_gain=instrument.default_gain,
         default_saturation=instrument.default_saturation,
     )
-    return ImageChoice(instrument.extension, instrument.images, amplifiers, instrument.use_errors)
+    return FitsReader(instrument.extension, instrument.images, amplifiers, instrument.use_errors)
 
 
 def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
@@ -467,17 +467,11 @@ def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
 def kind_of_file(path: str, instrument: Instrument) -> str:
     """Kind of the (first) frame of a file by its header; empty where the header does not tell."""
     try:
-        frames, _ = read_headers(path, choice_of(instrument))
+        frames, _ = read_headers(path, reader_of(instrument))
     except FrameError:
         return ""
     kind, source = kind_of(instrument, HeaderValues(frames[0].header.values))
     return kind if source else ""
-
-
-def reader_of(instrument: Instrument) -> FitsReader:
-    """Reader of the frames of an instrument."""
-    choice = choice_of(instrument)
-    return FitsReader(choice.extension, choice.images, choice.amplifiers, choice.uses_errors)
 
 
 def in_order_of_names(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from opticam_dask.flags import SourceFlag
+from opticam_dask.flags import USELESS, SourceFlag
 from opticam_dask.methods.frame_view import FrameView, TrialFluxes
 from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer
 
@@ -14,14 +14,7 @@ from opticam_dask.methods.photometers import TRIAL_RADII, AperturePhotometer
 N_FRAMES = 64
 
 #: A measurement with one of these says nothing about its aperture; light of neighbours does.
-_USELESS = np.uint32(
-    SourceFlag.OFF_FRAME
-    | SourceFlag.EDGE
-    | SourceFlag.SATURATED
-    | SourceFlag.NON_LINEAR
-    | SourceFlag.BAD_PIXEL
-    | SourceFlag.COSMIC_RAY
-)
+_USELESS = np.uint32(USELESS | SourceFlag.COSMIC_RAY)
 
 
 #: Fluxes, errors and flags of one frame, shape (source, radius) each.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opticam_dask.flags import QualityFlag, SourceFlag
+from opticam_dask.flags import USELESS, QualityFlag, SourceFlag
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.series import quality
 from opticam_dask.kernels.series.airmass import airmass
@@ -31,16 +31,12 @@ _USUAL = "aperture"
 
 #: A measurement with one of these bits is no standard for the sky.
 _UNFIT = (
-    SourceFlag.NO_TRANSFORM
-    | SourceFlag.OFF_FRAME
-    | SourceFlag.EDGE
-    | SourceFlag.SATURATED
-    | SourceFlag.BAD_PIXEL
+    USELESS
+    | SourceFlag.NO_TRANSFORM
     | SourceFlag.COSMIC_RAY
     | SourceFlag.CONTAMINATED
     | SourceFlag.STEP_FAILED
     | SourceFlag.WORKER_LOST
-    | SourceFlag.NON_LINEAR
 )
 
 

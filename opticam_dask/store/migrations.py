@@ -18,18 +18,18 @@ class Migration(NamedTuple):
     """One step: the version it leads to, what it does, and in words."""
 
     to: str
-    apply: Callable[[Store], object]
+    apply: Callable[[Store, str], object]
     sentence: str
 
 
-def _to_1_1(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.1")
+def _add_arrays(store: Store, version: str) -> None:
+    """Add the arrays that there are since a version."""
+    integrity.add_arrays_of(store, version)
     integrity.write_missing_chunks(store)
 
 
-def _to_1_2(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.2")
-    integrity.write_missing_chunks(store)
+def _to_1_2(store: Store, version: str) -> None:
+    _add_arrays(store, version)
     _complete_instrument(store)
 
 
@@ -57,9 +57,9 @@ def _labelled(store: Store) -> list[tuple[Part, str]]:
     return [(part, label) for part in store.parts for label in part.labels]
 
 
-def _to_1_3(store: Store) -> None:
+def _to_1_3(store: Store, version: str) -> None:
     """Add what the first pass and the photometers of this package find since 1.3."""
-    integrity.add_arrays_of(store, "1.3")
+    integrity.add_arrays_of(store, version)
     for part, label in _labelled(store):
         record = json.loads(part.photometry(label).attributes["parameters"])
         if record.get("class") in _OWN_PHOTOMETERS:
@@ -67,27 +67,7 @@ def _to_1_3(store: Store) -> None:
     integrity.write_missing_chunks(store)
 
 
-def _to_1_4(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.4")
-    integrity.write_missing_chunks(store)
-
-
-def _to_1_5(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.5")
-    integrity.write_missing_chunks(store)
-
-
-def _to_1_6(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.6")
-    integrity.write_missing_chunks(store)
-
-
-def _to_1_7(store: Store) -> None:
-    integrity.add_arrays_of(store, "1.7")
-    integrity.write_missing_chunks(store)
-
-
-def _to_1_8(store: Store) -> None:
+def _to_1_8(store: Store, _version: str) -> None:
     if (store.path / "marks").is_dir():
         store.put_marks(store.read_marks())
 
@@ -101,7 +81,7 @@ _PLAIN = Instrument(name="any", time_keywords=("DATE-OBS",), time_marks="start",
 MIGRATIONS: dict[str, Migration] = {
     "1.0": Migration(
         "1.1",
-        _to_1_1,
+        _add_arrays,
         "chunks of finished blocks that hold only fill values become files, so that a lost chunk is known as lost; "
         "the form of the stars and the offset of the sky mesh are there, without values",
     ),
@@ -113,13 +93,15 @@ MIGRATIONS: dict[str, Migration] = {
     ),
     "1.3": Migration(
         "1.4",
-        _to_1_4,
+        _add_arrays,
         "the change of the form of stars over each frame is there, without values; a catalogue may hold coordinates on "
         "the sky (opticam-dask sky finds them)",
     ),
-    "1.4": Migration("1.5", _to_1_5, "the extension and plane of each frame are there: 0, the image of its file"),
-    "1.5": Migration("1.6", _to_1_6, "the scale of the fringes of each frame is there, without values"),
-    "1.6": Migration("1.7", _to_1_7, "the checksum of each file and when it last changed are there, without values"),
+    "1.4": Migration("1.5", _add_arrays, "the extension and plane of each frame are there: 0, the image of its file"),
+    "1.5": Migration("1.6", _add_arrays, "the scale of the fringes of each frame is there, without values"),
+    "1.6": Migration(
+        "1.7", _add_arrays, "the checksum of each file and when it last changed are there, without values"
+    ),
     "1.7": Migration("1.8", _to_1_8, "the marks of observers are in one file"),
 }
 
@@ -149,7 +131,7 @@ def migrate(out_directory: str | Path) -> list[str]:
     while (version := store.version) != schema.SCHEMA_VERSION:
         step = MIGRATIONS[version]
         store.drop_consolidated()
-        step.apply(store)
+        step.apply(store, step.to)
         store.update({"schema_version": step.to})
         lines.append(f"{version} -> {step.to}: {step.sentence}.")
     if lines:

@@ -9,7 +9,7 @@ from opticam_dask.frames.fits import layouts
 from opticam_dask.frames.fits.cards import Cards
 from opticam_dask.frames.fits.shared_cards import SharedCards
 from opticam_dask.frames.fits_files import FrameError, read_header, read_headers
-from opticam_dask.frames.scanning import choice_of, ordinary_images, scan
+from opticam_dask.frames.scanning import ordinary_images, reader_of, scan
 
 SHAPE = (16, 24)
 
@@ -123,7 +123,7 @@ def test_read_headers__another_kind_of_file_among_ordinary_ones__is_read_as_alon
             return str(error)
         return [(str(frame.name), frame.header[1:], dict(frame.header.values)) for frame in frames], facts
 
-    choice = choice_of(OPTICAM_MX())
+    choice = reader_of(OPTICAM_MX())
     ordinary, other = tmp_path / "a.fits", tmp_path / "b.fits"
     write_frame(ordinary)
     make(other)

@@ -135,7 +135,7 @@ def open_frames(
 def _told_beside(file: str, instrument: Instrument) -> dict[str, Any]:
     """What the file of a frame says of its pixels beyond their values, by the names of `Chain`."""
     path = scanning.file_of(file)
-    found, _ = scanning.read_headers(path, scanning.choice_of(instrument))
+    found, _ = scanning.read_headers(path, scanning.reader_of(instrument))
     header = next((one.header for one in found if str(one.name) == file), found[0].header)
     return {"errors": header.errors, "has_overscan": header.has_overscan}
 

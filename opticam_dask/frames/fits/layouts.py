@@ -120,19 +120,7 @@ class Contents(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """Which images of a file are its frames, and how their amplifiers are read.
-
-    Attributes
-    ----------
-    extension : int or str, optional
-        Number or EXTNAME of the HDU; by default all that are frames.
-    images : {"frames", "mosaic", "first"}, optional
-        What several images of a file are; by default what their headers show.
-    amplifiers : Amplifiers
-        How the pixels of amplifiers become those of a frame.
-    uses_errors : bool
-        Whether an extension with the errors of the pixels is read.
-    """
+    """Which images of a file are its frames, and how their amplifiers are read: as `FitsReader` is told it."""
 
     extension: int | str | None = None
     images: str | None = None

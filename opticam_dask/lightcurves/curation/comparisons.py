@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from opticam_dask.flags import Mark, SourceFlag
+from opticam_dask.flags import USELESS, Mark, SourceFlag
 from opticam_dask.kernels.series import ensemble
 from opticam_dask.lightcurves.curation.marks import COMPARISON_MARK
 from opticam_dask.lightcurves.reading.columns import CurveArrays
@@ -17,15 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 #: A measurement with one of these is of no use for a comparison.
-_USELESS = np.uint32(
-    SourceFlag.OFF_FRAME
-    | SourceFlag.EDGE
-    | SourceFlag.SATURATED
-    | SourceFlag.NON_LINEAR
-    | SourceFlag.BAD_PIXEL
-    | SourceFlag.BLENDED
-    | SourceFlag.PLACED
-)
+_USELESS = np.uint32(USELESS | SourceFlag.BLENDED | SourceFlag.PLACED)
 
 #: With fewer comparisons than this a warning is given.
 _FEW = 3

@@ -192,15 +192,18 @@ def coefficients_of(
     ndarray, shape (1 + k,)
         Constant and coefficients; zeros with too few frames.
     """
-    chosen = np.isfinite(deviation) & np.isfinite(error) & (error > 0)
-    if use is not None:
-        chosen &= use
+    chosen = _usable(deviation, error, use)
     n_values = 1 + effects.shape[1]
     if np.count_nonzero(chosen) < n_values + 2:
         return np.zeros(n_values)
     design = np.column_stack([np.ones(len(deviation)), effects])[chosen] / error[chosen, None]
     found, *_ = np.linalg.lstsq(design, deviation[chosen] / error[chosen], rcond=1e-8)
     return found
+
+
+def _usable(deviation: np.ndarray, error: np.ndarray, use: np.ndarray | None) -> np.ndarray:
+    chosen: np.ndarray = np.isfinite(deviation) & np.isfinite(error) & (error > 0)
+    return chosen if use is None else chosen & use
 
 
 def coefficients_beside_a_dip(
@@ -225,10 +228,7 @@ def coefficients_beside_a_dip(
     ndarray, shape (1 + k,)
     """
     plain = coefficients_of(deviation, error, effects, use)
-    chosen = np.isfinite(deviation) & np.isfinite(error) & (error > 0)
-    if use is not None:
-        chosen &= use
-    rows = np.flatnonzero(chosen)
+    rows = np.flatnonzero(_usable(deviation, error, use))
     if not effects.shape[1] or len(rows) < effects.shape[1] + _FEWEST_FRAMES:
         return plain
     weight = error[rows] ** -2.0
