@@ -7,8 +7,7 @@ import pytest
 import small_nights
 from small_nights import FIELD
 
-from opticam_dask import DarkNoiseCorrector, Instrument, relative_light_curve
-from opticam_dask.api.correctors import BiasCorrector
+from opticam_dask import relative_light_curve
 from opticam_dask.display import diagnostics
 from opticam_dask.flags import QualityFlag, SourceFlag
 
@@ -51,12 +50,8 @@ def night(tmp_path_factory):
             pixels = small_nights.read_out(dark * time, rng, READ_NOISE, gain=DARK_GAIN)
             file = directory / f"{name}/{number:02d}.fits"
             small_nights.write_frame(file, pixels, number, EXPTIME=time, GAIN=DARK_GAIN)
-    instrument = Instrument.from_json(small_nights.INSTRUMENT)
     return small_nights.reduce_frames(
-        directory,
-        bias_corrector=BiasCorrector(directory / "biases", instrument=instrument),
-        dark_corrector=DarkNoiseCorrector(directory / "darks", instrument=instrument),
-        frames_per_block=8,
+        directory, biases=directory / "biases", darks=directory / "darks", frames_per_block=8
     )
 
 

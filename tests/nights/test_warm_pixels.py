@@ -7,8 +7,7 @@ import pytest
 import small_nights
 from small_nights import FIELD
 
-from opticam_dask import DarkNoiseCorrector, Instrument, relative_light_curve
-from opticam_dask.api.correctors import BiasCorrector
+from opticam_dask import relative_light_curve
 from opticam_dask.flags import SourceFlag
 from opticam_dask.kernels.images import masters
 from opticam_dask.passes.calibration import as_masters
@@ -44,12 +43,8 @@ def night(tmp_path_factory):
         for name, time in (("darks", DARK_TIME), ("biases", 0.0)):
             pixels = small_nights.read_out(dark * time, rng, READ_NOISE)
             small_nights.write_frame(directory / f"{name}/{number:02d}.fits", pixels, number, EXPTIME=time)
-    instrument = Instrument.from_json(small_nights.INSTRUMENT)
     return small_nights.reduce_frames(
-        directory,
-        bias_corrector=BiasCorrector(directory / "biases", instrument=instrument),
-        dark_corrector=DarkNoiseCorrector(directory / "darks", instrument=instrument),
-        frames_per_block=20,
+        directory, biases=directory / "biases", darks=directory / "darks", frames_per_block=20
     )
 
 
