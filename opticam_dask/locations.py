@@ -159,9 +159,16 @@ def replacing(place: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, place)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        name_place(error, place, temporary)
         raise
+
+
+def name_place(error: BaseException, place: PathLike, temporary: PathLike) -> None:
+    """Name a file in an error of the system that names none (a full disk), or the temporary file in its place."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+        error.filename, error.filename2 = str(place), None
 
 
 def write_text(place: Path, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from opticam_dask.text import printable
 
 #: The command did what it was asked for.
@@ -25,5 +27,7 @@ class RunError(Exception):
 def one_line(error: Exception) -> str:
     """Message of an error in one line."""
     if isinstance(error, OSError) and error.strerror:
-        return printable(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
+        told = f"{error.filename or ''}: {error.strerror}".lstrip(": ")
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return printable(told + ". Make room and run the same command again; what was done is kept." * is_full)
     return printable(str(error).strip())

@@ -13,6 +13,7 @@ from opticam_dask.frames.definitions.library import known_instruments, load_inst
 from opticam_dask.frames.guessing.sampling import guess_instrument
 from opticam_dask.frames.guessing.unknown import unknown_camera
 from opticam_dask.frames.instruments import generate_instrument_json_template
+from opticam_dask.locations import write_text
 
 
 def instrument(options: argparse.Namespace) -> int:
@@ -36,7 +37,7 @@ def _guess(options: argparse.Namespace) -> int:
     if path.exists():
         raise RunError(f"{path} is there already and may have been filled in: give another --to, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     tell(f"The definition is in {path}: fill in what is missing, then opticam-dask instrument check {path} DATA.")
     return DONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from opticam_dask.frames.headers.places import position_of, site_of
 from opticam_dask.frames.headers.times import mid_exposure_of
 from opticam_dask.frames.headers.values import HeaderValues, Keyword
 from opticam_dask.kernels.series.timing import TIME_SCALES
+from opticam_dask.locations import write_text
 from opticam_dask.text import json_by_hand, read_by_hand
 
 TEMPLATE_NAME = "instrument_template.json"
@@ -328,7 +330,7 @@ class Instrument:
         entries = [
             getattr(self, entry.name) for entry in fields(self) if entry.name.endswith(("_keyword", "_keywords"))
         ]
-        return frozenset(name.upper() for name in _flat(entries))
+        return frozenset(name.upper() for name in flat(entries))
 
     def to_dict(self) -> dict[str, Any]:
         """Entries by name."""
@@ -337,7 +339,7 @@ class Instrument:
     def to_json(self, path: str | Path) -> None:
         """Write the instrument to a JSON file that `from_json` reads."""
         text = json.dumps(self.to_dict(), indent=4, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_text(Path(path), text + "\n")
 
     @classmethod
     def from_json(cls, source: str | Path | Mapping[str, Any]) -> Self:
@@ -434,8 +436,9 @@ def generate_instrument_json_template(out_directory: str | Path) -> Path:
         lines[entry.name] = example[entry.name]
     path = Path(out_directory) / TEMPLATE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(json.dumps(lines, indent=4, ensure_ascii=False) + "\n")
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "it is there already and may have been filled in", str(path))
+    write_text(path, json.dumps(lines, indent=4, ensure_ascii=False) + "\n")
     return path
 
 
@@ -460,12 +463,13 @@ def read_definition(path: Path) -> dict[str, Any]:
     return values
 
 
-def _flat(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
+def flat(words: Any) -> Iterator[str]:
+    """Keywords of an entry, which may be one, or lists in lists of them."""
+    if isinstance(words, str):
+        yield words
     else:
-        for item in value:
-            yield from _flat(item)
+        for word in words:
+            yield from flat(word)
 
 
 def _is_false(value: Any) -> bool:

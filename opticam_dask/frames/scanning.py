@@ -40,7 +40,7 @@ from opticam_dask.frames.headers import keywords
 from opticam_dask.frames.headers.contradictions import contradictions, time_gaps
 from opticam_dask.frames.headers.exposures import kind_of
 from opticam_dask.frames.headers.values import HeaderValues
-from opticam_dask.frames.instruments import FrameHeader, Instrument
+from opticam_dask.frames.instruments import FrameHeader, Instrument, flat
 from opticam_dask.kernels.series.timing import night_of
 from opticam_dask.locations import is_remote
 from opticam_dask.remote_paths import Facts, facts_of
@@ -73,6 +73,9 @@ _TRIMMED = (
     "the biases where flats are given"
 )
 _OVERSCAN = "the level of the overscan (BIASSEC) is subtracted"
+
+#: Told of files of one image, unless it is that of the same extension in all.
+_IMAGE_OF = "the only image is that of extension "
 
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
@@ -200,7 +203,8 @@ def scan(
     table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
     table = table.sort_values(["key", "mjd_utc"], kind="stable", ignore_index=True)  # rows are in the order of names
     n_frames = max(len(files), len(table))
-    notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in warned.items()]
+    told = {text: found for text, found in warned.items() if not text.startswith(_IMAGE_OF) or found[0] < len(table)}
+    notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in told.items()]
     return Scan(table, set_aside, notes + contradictions(table))
 
 
@@ -380,6 +384,8 @@ def _read_file(path: str, instrument: Instrument, ways: _Ways, listed: Mapping[s
     if exposures == frames[:1] and not frames[0].name.plane:  # the image of the file, as a reader takes it
         exposures = [frames[0]._replace(name=FrameName(path))]
     read: list[_Read | _Result] = [_Read(frame, facts) for frame in exposures]
+    if len(frames) == 1 and frames[0].own.get("EXTNAME", "COMPRESSED_IMAGE") != "COMPRESSED_IMAGE":
+        read[0] = _Read(exposures[0], facts, (f"{_IMAGE_OF}{printable(str(frames[0].own['EXTNAME']))}",))
     if others:
         names = ", ".join(
             printable(str(frame.own.get("EXTNAME", f"HDU {frame.header.extension}"))) for frame in others[:3]
@@ -409,15 +415,7 @@ def _exposures(frames: list[FrameHere], instrument: Instrument) -> tuple[list[Fr
 def _telling_keywords(instrument: Instrument) -> frozenset[str]:
     """Keywords that tell one exposure of a file from another: of times, filters and cameras."""
     ways = instrument.time_keywords, instrument.filter_keyword, instrument.camera_keyword
-    return frozenset(_flat(ways)) | keywords.MARKS.keys() | {"DATE-OBS", "MJD-OBS", "CCD", *keywords.FILTER}
-
-
-def _flat(words: Any) -> Iterator[str]:
-    if isinstance(words, str):
-        yield words
-    else:
-        for word in words:
-            yield from _flat(word)
+    return frozenset(flat(ways)) | keywords.MARKS.keys() | {"DATE-OBS", "MJD-OBS", "CCD", *keywords.FILTER}
 
 
 def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards], FrameHeader], kind: str) -> _Result:
@@ -461,7 +459,7 @@ def reader_of(instrument: Instrument) -> FitsReader:
 
 
 def _plane_keywords(instrument: Instrument) -> PlaneKeywords:
-    return PlaneKeywords(tuple(_flat(instrument.time_keywords)), instrument.plane_step_keyword)
+    return PlaneKeywords(tuple(flat(instrument.time_keywords)), instrument.plane_step_keyword)
 
 
 def kind_of_file(path: str, instrument: Instrument) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,20 @@ from opticam_dask.frames import scanning
 from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.units import SECONDS_PER_DAY
-from opticam_dask.locations import PathLike
+from opticam_dask.locations import PathLike, location
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Mid-exposure times that differ by less are equal, days (0.1 ms): both were read from the same header, and older
 #: versions read times in TDB to 30 microseconds.
 _SAME_TIME = 1e-4 / SECONDS_PER_DAY
 #: What a copy has in common with the frame that was reduced.
 _COMPARED = ("file_size", "mjd_utc", "exposure_time", "file_checksum")
+_NO_FILE = "there is no such file"
 #: What it has of its own; the checksum may not have been known before.
 _OF_COPIES = ("file_mtime", "file_ctime", "file_checksum")
 
@@ -32,7 +36,8 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
 
     A part (camera key and night) is found again when all its frames are below one directory of ``data``, by the same
     names as before, with the same sizes, times and exposure times. Modification times may differ, as they do in copies.
-    What was reduced stays as it is.
+    What was reduced stays as it is. Frames that are nowhere, neither there nor where they were, are told of, as long as
+    more than half of a part is there: they cannot be measured again.
 
     Parameters
     ----------
@@ -51,8 +56,8 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
     Raises
     ------
     ReductionError
-        When no part is found there, some frames of a part are missing, or files are not what was reduced; nothing is
-        changed then.
+        When no part is found there, frames of a part are missing that are at the old place, or files are not what was
+        reduced; nothing is changed then.
     FileNotFoundError
         When a directory does not exist.
     """
@@ -76,16 +81,19 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
         for name, values in found[part].facts.items():
             part.frames.array(name).write_whole(values)
         part.update({"data_root": found[part].root})
-        lines.append(f"{part.key} {part.night}: {part.n_frames} frames, now below {found[part].root}.")
+        lines.append(
+            f"{part.key} {part.night}: {part.n_frames} frames, now below {found[part].root}{found[part].lost}."
+        )
     store.finish_changes()
     return lines
 
 
 class _FoundFrames(NamedTuple):
-    """Where the frames of a part are: the directory, and what the files below it are known by."""
+    """Where the frames of a part are: the directory, what the files below it are known by, and which are no more."""
 
     root: str
     facts: dict[str, np.ndarray]
+    lost: str = ""
 
 
 def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFrames | None:
@@ -104,17 +112,42 @@ def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFra
         problems = []
         for index, path in enumerate(paths):
             before = {name: manifest[name][index] for name in _COMPARED}
-            known = _difference(before, rows.loc[path]) if path in rows.index else "there is no such file"
+            known = _difference(before, rows.loc[path]) if path in rows.index else _NO_FILE
             problems.append(reasons.get(path, known))
-        if not any(problems):
-            return _FoundFrames(candidate, {name: rows.loc[paths, name].to_numpy() for name in _OF_COPIES})
-        if not all(problems):
-            first = next(index for index, problem in enumerate(problems) if problem)
+        faults = {names[index]: problem for index, problem in enumerate(problems) if problem}
+        is_lost = [_is_nowhere(file_of(f"{root}/{name}"), problem) for name, problem in faults.items()]
+        if all(is_lost) and 2 * len(faults) < len(names):
+            return _FoundFrames(candidate, _facts_of_copies(manifest, rows, paths), _told_of_lost(list(faults)))
+        if len(faults) < len(names):
+            name = next((name for name, lost in zip(faults, is_lost, strict=True) if not lost), next(iter(faults)))
             raise ReductionError(
                 f"{part.key} {part.night}: {problems.count('')} of {len(names)} frames are below {candidate}, but "
-                f"{names[first]} is not as it was reduced: {problems[first]}."
+                f"{name} is not as it was reduced: {faults[name]}. Bring it there from {root} and run the same command "
+                "again."
             )
     return None
+
+
+def _is_nowhere(old: str, problem: str) -> bool:
+    """Whether a frame that is not at the new place is not at the old one either."""
+    return problem == _NO_FILE and not location(old).exists()
+
+
+def _told_of_lost(names: Sequence[str]) -> str:
+    return f", but for {len(names)} that are nowhere and cannot be measured again, e.g. {names[0]}" if names else ""
+
+
+def _facts_of_copies(
+    manifest: Mapping[str, np.ndarray], rows: pd.DataFrame, paths: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What the copies are known by; of a frame that is lost, what it was known by."""
+    is_there = np.isin(np.asarray(paths, dtype=str), rows.index.to_numpy(dtype=str))
+    there = [path for path, is_one in zip(paths, is_there, strict=True) if is_one]
+    facts = {}
+    for name in _OF_COPIES:
+        facts[name] = np.array(manifest[name])
+        facts[name][is_there] = rows.loc[there, name].to_numpy()
+    return facts
 
 
 def _candidates(names: Sequence[str], files: Sequence[str], old: str) -> list[str]:

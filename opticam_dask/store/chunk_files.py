@@ -21,6 +21,8 @@ import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
 
+from opticam_dask import locations
+
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _TYPES = {*(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float32", "float64", "bool"}
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -105,12 +107,13 @@ class ChunkFiles:
         temporary = f"{file}.{uuid.uuid4().hex}.partial"
         try:
             with _opened_for_writing(temporary) as stream:
-                stream.write(encoded)
-                stream.write(_checksum(encoded))
+                _write_all(stream, encoded)
+                _write_all(stream, _checksum(encoded))
             os.replace(temporary, file)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 os.unlink(temporary)
+            locations.name_place(error, file, temporary)
             raise
 
     def write_whole(self, values: np.ndarray) -> None:
@@ -194,6 +197,13 @@ def _stored(dtype: np.dtype) -> np.dtype:
 
 def _checksum(encoded: Any) -> bytes:
     return np.array(google_crc32c.value(bytes(encoded)), dtype=_CHECKSUM).tobytes()
+
+
+def _write_all(stream: Any, content: Any) -> None:
+    """Write all bytes: a file without buffer may take some of them, when the disk is nearly full or a signal comes."""
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[stream.write(left) :]
 
 
 def _opened_for_writing(file: str) -> Any:

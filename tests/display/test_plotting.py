@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from opticam_dask.cli.exit_codes import one_line
 from opticam_dask.display import plotting
 from opticam_dask.display.plotting.style import colour_of, new_figure, robust_limits
 from opticam_dask.display.plotting.times import best_axis, stretches, utc_axis
@@ -357,6 +360,17 @@ def measured(monkeypatch):
     found, measure = [], Axes.get_tightbbox
     monkeypatch.setattr(Axes, "get_tightbbox", lambda axes, *a, **k: found.append(axes) or measure(axes, *a, **k))
     return found
+
+
+@pytest.mark.parametrize("save", [plotting.save_figure, lambda figure, path: plotting.save_pages([figure], path)])
+def test_save__on_a_full_disk_the_error_names_the_file(save, tmp_path, monkeypatch):
+    """matplotlib, which wrote the file piece by piece, ended in an error of zlib."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space left") as raised:
+        save(Figure(), tmp_path / "figure.pdf")
+    assert raised.value.filename == str(tmp_path / "figure.pdf")
+    assert "Make room and run the same command again" in one_line(raised.value)
 
 
 def test_save_figure__labels_are_measured_once_and_have_the_room_of_a_full_layout(measured, tmp_path):

@@ -233,6 +233,19 @@ def test_extensions__that_say_nothing_of_their_own_are_left_out_and_told(tmp_pat
 # ---------------------------------------------------------------- amplifiers
 
 
+def test_extensions__a_file_that_lacks_the_first_is_told_of(tmp_path):
+    """Its image is that of another extension, which all other files leave out."""
+    for number in range(4):
+        first, second = (fits.ImageHDU(np.zeros((6, 7), np.int16), name=name) for name in ("LEFT", "RIGHT"))
+        images = [second] if number == 2 else [first, second]
+        fits.HDUList([fits.PrimaryHDU(header=header_of(6.0 * number)), *images]).writeto(tmp_path / f"{number}.fits")
+    (tmp_path / "damaged.fits").touch()
+    told = "the only image is that of extension RIGHT (1 of 5 files, e.g. "
+    assert [note for note in scan(find_files(tmp_path), CAMERA).warnings if note.startswith(told)]
+    only = [str(tmp_path / name) for name in ("2.fits", "damaged.fits")]
+    assert not any("extension RIGHT" in note for note in scan(only, CAMERA).warnings)
+
+
 def amplifiers(image: np.ndarray, seconds: float, gains=(1.0, 1.0, 1.0, 1.0), levels=(100.0,) * 4) -> fits.HDUList:
     """Four quarters of a detector with an overscan each; those on the far side are read from its far corner."""
     ny, nx = (side // 2 for side in image.shape)

@@ -44,3 +44,12 @@ def test_cube__with_one_time_missing_loses_one_plane(tmp_path, column, values):
     assert file == f"{tmp_path / 'c.fits'}[0,3]"
     assert reason.startswith("time: ")
     assert len(reason) < 200
+
+
+def test_cube__with_a_table_of_another_length_says_how_long_it_is(tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("MJD", "D", array=60310.0 + np.arange(4.0))])
+    header = fits.Header({"EXPTIME": 0.5, "DATE-OBS": "2024-01-01T20:00:00"})
+    fits.HDUList([fits.PrimaryHDU(np.zeros((5, 6, 7), "u2"), header), table]).writeto(tmp_path / "c.fits")
+    [(_, reason)] = scan([tmp_path / "c.fits"], Instrument.from_json(INSTRUMENT)).set_aside
+    assert "expected a table with a row a plane" in reason
+    assert reason.endswith("found tables of 4 row(s) in HDU 1")

@@ -87,6 +87,21 @@ def test_relocate__the_copy_that_resembles_the_old_place_is_taken(moved):
     ]
 
 
+def test_relocate__a_frame_that_is_nowhere_any_more_costs_that_frame(moved, reduced, tmp_path):
+    """One that is still at the old place is to be brought along."""
+    out, data = moved
+    (data / "disk7" / NIGHTS[1] / "2.fits").unlink()
+    for part in Store.open(out).camera("1:V").parts:
+        part.update({"data_root": str(tmp_path / "gone" / part.night)})
+    lines = relocation.relocate(out, data, CAMERA)
+    assert lines[0].endswith(f"/{NIGHTS[0]}.")
+    assert lines[1].endswith("but for 1 that are nowhere and cannot be measured again, e.g. 2.fits.")
+    _measure(out, data)
+    for part in Store.open(out).camera("1:V").parts:
+        is_lost = np.isnan(part.photometry("optimal")["flux"]).all(axis=1)
+        assert is_lost.tolist() == [False, False, part.night == NIGHTS[1], False]
+
+
 def _other_time(path: Path) -> None:
     image = np.zeros((200, 200), dtype=np.uint16)
     write_frame(path, image, 6.5, f"{NIGHTS[1]}T20:00:00")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -125,6 +126,40 @@ def test_write__one_that_fails_leaves_the_old_chunk_and_nothing_else(tmp_path, m
         array.write(0, 4, np.zeros((4, 3)))
     assert [file.name for file in (tmp_path / "c" / "0").iterdir()] == ["0"]
     np.testing.assert_array_equal(array.read(0, 4), np.ones((4, 3)))
+
+
+class _TakesLittle:
+    """A file without buffer on a disk that is nearly full: it takes some of the bytes, and then none."""
+
+    def __init__(self, stream, room):
+        self.stream, self.room = stream, room
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stream.close()
+
+    def write(self, content):
+        n_bytes = min(7, len(content), self.room)
+        if n_bytes == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= n_bytes
+        return self.stream.write(content[:n_bytes])
+
+
+@pytest.mark.parametrize("room", [10**6, 20])
+def test_write__a_file_that_takes_some_of_the_bytes_gets_the_rest_or_the_error_names_it(tmp_path, monkeypatch, room):
+    array, opened = open_chunks(str(_array(tmp_path).store.root)), chunk_files._opened_for_writing
+    monkeypatch.setattr(chunk_files, "_opened_for_writing", lambda file: _TakesLittle(opened(file), room))
+    if room > 20:
+        array.write(0, 4, np.ones((4, 3)))
+        np.testing.assert_array_equal(array.read(0, 4), np.ones((4, 3)))
+        return
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        array.write(0, 4, np.ones((4, 3)))
+    assert raised.value.filename == str(tmp_path / "c/0/0")
+    assert list((tmp_path / "c" / "0").iterdir()) == []
 
 
 @pytest.mark.parametrize(

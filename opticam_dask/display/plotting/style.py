@@ -130,9 +130,17 @@ def save_figure(figure: Figure, path: str | Path, *, mark: str | None = None) ->
     if suffix not in _METADATA:
         raise ValueError(f"figures are written as .pdf or .png, got {file.name}")
     metadata = _METADATA[suffix] | ({"Keywords": mark} if mark else {})
-    with locations.replacing(file) as temporary, _laid_out(figure):
-        figure.savefig(temporary, dpi=150, metadata=metadata)
+    buffer = io.BytesIO()
+    with _laid_out(figure):
+        figure.savefig(buffer, format=suffix[1:], dpi=150, metadata=metadata)
+    _write(file, buffer)
     return file
+
+
+def _write(file: Path, buffer: io.BytesIO) -> None:
+    """Write a file that was put together in memory: where a disk is full, matplotlib raises errors of zlib."""
+    with locations.replacing(file) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 @contextlib.contextmanager
@@ -218,9 +226,11 @@ def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
     file = locations.location(path)
     if file.suffix.lower() != ".pdf":
         raise ValueError(f"pages are written to a .pdf, got {file.name}")
-    with locations.replacing(file) as temporary, PdfPages(temporary, metadata=_METADATA[".pdf"]) as pages:
+    buffer = io.BytesIO()
+    with PdfPages(buffer, metadata=_METADATA[".pdf"]) as pages:
         for figure in figures:
             pages.savefig(figure, dpi=150)
+    _write(file, buffer)
     return file
 
 

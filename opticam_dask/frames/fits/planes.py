@@ -81,9 +81,15 @@ def headers_of(source: Source, cube: StoredFrame, tables: Sequence[Hdu], known: 
         raise FrameError(
             f"a cube of {n_planes} planes, and its header does not say when each was taken: expected a table with a "
             f"row a plane and a column of times, a keyword for each plane (DATE0001, ...), CTYPE3 = 'TIME', or the "
-            f"step from plane to plane ({step}, or plane_step_keyword of the definition)"
+            f"step from plane to plane ({step}, or plane_step_keyword of the definition){_told(tables)}"
         )
     return (header._replace(values=_overlaid(header.values, {}, time)) for time in times)
+
+
+def _told(tables: Sequence[Hdu]) -> str:
+    """Tables of a cube that are none of its times, in words."""
+    listed = [f"{table.cards.get('NAXIS2')} row(s) in HDU {table.number}" for table in tables[:3]]
+    return f"; found tables of {', '.join(listed)}" if listed else ""
 
 
 def _overlaid(values: Cards, own: Mapping[str, Any], time: PlaneTime) -> Cards:
