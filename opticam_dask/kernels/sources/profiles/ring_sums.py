@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.robust import MAD_TO_SIGMA, median
 from opticam_dask.kernels.sources.profiles.profile import Shape, elliptical_radius, light_at, typical_table
 
 #: A profile is measured up to this radius, in units of sigma,
@@ -198,7 +198,7 @@ def measure_rings(
         usable &= ~foreign
     places = (np.arange(size) + np.stack([x0, y0])[..., None] - xy.T[..., None]) / (SKY_REACH * shape.semimajor_sigma)
     found = empty_rings(np.arange(len(xy)) if stars is None else stars)
-    stamps: list[tuple[int, _Stamp, _Sky]] = []
+    area, fitted = shape.area_at(xy), list[_Star]()
     for index in range(len(xy)):
         noise = float(rms[index, size // 2, size // 2])
         stamp = _stamp(cutouts[index], noise, rho[index], usable[index], *places[:, index])
@@ -210,18 +210,16 @@ def measure_rings(
             stamp = _stamp(cutouts[index], noise, rho[index], is_other, *places[:, index])
             sky = None if stamp is None else _fit_sky(stamp)
         if stamp is not None and sky is not None:
-            stamps.append((index, stamp, sky))
-    area = shape.area_at(xy)
+            fitted.append(_Star.of(index, stamp, sky, table, float(area[index])))
     # a star whose core belongs to its neighbours has no light to measure anything by
-    stamps = [(index, stamp, sky) for index, stamp, sky in stamps if stamp.flux(sky.at(stamp), table / area[index]) > 0]
-    evenness, usual = np.ones(len(xy)), float(np.median([stamp.noise for _, stamp, _ in stamps])) if stamps else 0.0
-    for index, stamp, sky in stamps:
-        uneven = _unevenness(stamp, sky, table / area[index], float(area[index]), usual)
-        evenness[index] = 1.0 / (1.0 + (uneven / _UNEVEN_SKY) ** 4)
-    bend = _bend_of_sky([(stamp, sky, table / area[index], float(evenness[index])) for index, stamp, sky in stamps])
+    fitted = [star for star in fitted if star.flux > 0]
+    evenness, usual = np.ones(len(xy)), median(np.array([star.stamp.noise for star in fitted])) if fitted else 0.0
+    for star in fitted:
+        evenness[star.index] = 1.0 / (1.0 + (_unevenness(star, usual) / _UNEVEN_SKY) ** 4)
+    bend = _bend_of_sky(fitted, evenness)
     trust = evenness if disturbed is None else evenness / (1.0 + (disturbed / _DISTURBED) ** 2)
-    for index, stamp, sky in stamps:
-        _sort_pixels(found, index, stamp, sky, bend, table / area[index], float(area[index]), float(trust[index]))
+    for star in fitted:
+        _sort_pixels(found, star, bend, float(trust[star.index]))
     return found
 
 
@@ -239,13 +237,6 @@ class _Stamp:
     v: np.ndarray
     noise: float
 
-    def flux(self, sky: np.ndarray, table: np.ndarray) -> float:
-        """Light of the star from its core, by the profile."""
-        core = np.flatnonzero(self.radius < CORE)
-        share = light_at(table, self.radius[core])
-        whole = float(np.sum(share**2))
-        return float(np.sum((self.electrons[core] - sky[core]) * share)) / whole if whole > 0 else float("nan")
-
 
 @dataclass(frozen=True, eq=False)
 class _Sky:
@@ -258,6 +249,43 @@ class _Sky:
     def at(self, stamp: _Stamp) -> np.ndarray:
         """Sky on the pixels of the stamp."""
         return self.terms[0] + self.terms[1] * stamp.u + self.terms[2] * stamp.v
+
+
+@dataclass(frozen=True, eq=False)
+class _Star:
+    """One star with its sky, and what is made of them once.
+
+    ``level`` is the plane of the sky on the pixels of the stamp, ``core`` the pixels that ``flux`` is from, ``share``
+    the light of the profile on these and ``wings`` that on the pixels of the sky.
+    """
+
+    index: int
+    stamp: _Stamp
+    sky: _Sky
+    area: float
+    level: np.ndarray
+    core: np.ndarray
+    share: np.ndarray
+    wings: np.ndarray
+    flux: float
+
+    @classmethod
+    def of(cls, index: int, stamp: _Stamp, sky: _Sky, table: np.ndarray, area: float) -> _Star:
+        """A star by the table of a profile, and the area of its sigma in pixels."""
+        level, core, own = sky.at(stamp), np.flatnonzero(stamp.radius < CORE), table / area
+        share, wings = light_at(own, stamp.radius[core]), light_at(own, stamp.radius[sky.beyond])
+        flux = _flux(stamp, level, core, share)
+        return cls(index, stamp, sky, area, level, core, share, wings, flux)
+
+    def flux_above(self, level: np.ndarray) -> float:
+        """Light of the star above another level of the sky."""
+        return _flux(self.stamp, level, self.core, self.share)
+
+
+def _flux(stamp: _Stamp, level: np.ndarray, core: np.ndarray, share: np.ndarray) -> float:
+    """Light of a star from its core, by the profile."""
+    whole = float(np.sum(share**2))
+    return float(np.sum((stamp.electrons[core] - level[core]) * share)) / whole if whole > 0 else float("nan")
 
 
 def _stamp(
@@ -292,13 +320,14 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
     for _ in range(_SKY_STEPS):
         basis, data = (plane, values) if len(kept) == len(values) else (plane[:, kept], values[kept])
         normal = basis @ basis.T
-        if not _is_plane_known(normal, place):
+        inverse = _inverse_of_plane(normal, place)
+        if inverse is None:
             basis, normal = basis[:1], normal[:1, :1]
-        inverse = np.linalg.inv(normal)
+            inverse = np.linalg.inv(normal)
         terms = np.zeros(3)
         terms[: len(normal)] = inverse @ (basis @ data)
         away = np.abs(values - terms @ plane)
-        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, MAD_TO_SIGMA * float(np.median(away))))
+        now = np.flatnonzero(away < _SKY_CLIP * max(stamp.noise, MAD_TO_SIGMA * median(away)))
         if len(now) < _LEAST_SKY:
             return None
         used, kept = kept, now
@@ -308,15 +337,17 @@ def _fit_sky(stamp: _Stamp) -> _Sky | None:
     return _Sky(terms, beyond[used], share / np.sum(share))
 
 
-def _is_plane_known(normal: np.ndarray, place: np.ndarray) -> bool:
-    """Whether there are pixels on all sides of the star; else a plane would be a guess.
+def _inverse_of_plane(normal: np.ndarray, place: np.ndarray) -> np.ndarray | None:
+    """Inverse of a normal matrix; None where not all sides of the star have pixels and a plane would be a guess.
 
     The error of the plane at the star is compared with that of a level.
     """
     determinant = np.linalg.det(normal / normal[0, 0])
     if not determinant > _FLAT:
-        return False
-    return bool(place @ np.linalg.inv(normal) @ place * normal[0, 0] < _SLOPE_COST**2)
+        return None
+    inverse = np.linalg.inv(normal)
+    is_known = place @ inverse @ place * normal[0, 0] < _SLOPE_COST**2
+    return inverse if is_known else None
 
 
 def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray, around: float) -> np.ndarray | None:
@@ -347,20 +378,19 @@ def _stands_out(stamp: _Stamp, sky: _Sky, usable: np.ndarray, radius: np.ndarray
     return rest
 
 
-def _unevenness(stamp: _Stamp, sky: _Sky, table: np.ndarray, area: float, usual: float) -> float:
+def _unevenness(star: _Star, usual: float) -> float:
     """Light that the sky around a star may add to it by what it differs from a plane, relative to the star's own.
 
     The noise is no more than is usual in the frame: uneven light adds to what a mesh takes for noise.
     """
-    level, flux = sky.at(stamp)[sky.beyond], stamp.flux(sky.at(stamp), table)
-    wings = flux * light_at(table, stamp.radius[sky.beyond])
-    left = stamp.electrons[sky.beyond] - level - wings
-    scatter = MAD_TO_SIGMA * float(np.median(np.abs(left - np.median(left))))
-    excess = np.sqrt(max(0.0, scatter**2 - (_EVEN * min(stamp.noise, usual)) ** 2))
-    return float(excess * np.pi * REACH**2 * area / flux)
+    beyond = star.sky.beyond
+    left = star.stamp.electrons[beyond] - star.level[beyond] - star.flux * star.wings
+    scatter = MAD_TO_SIGMA * median(np.abs(left - median(left)))
+    excess = np.sqrt(max(0.0, scatter**2 - (_EVEN * min(star.stamp.noise, usual)) ** 2))
+    return float(excess * np.pi * REACH**2 * star.area / star.flux)
 
 
-def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray, float]]) -> np.ndarray:
+def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> np.ndarray:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
     Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
@@ -368,19 +398,19 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray, float]]) -> np
     less.
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
-    for stamp, sky, table, evenness in stamps:
-        some = sky.beyond[::_BEND_STEP]
-        u, v, level = stamp.u[some], stamp.v[some], sky.at(stamp)
+    for star in stars:
+        stamp, some = star.stamp, star.sky.beyond[::_BEND_STEP]
+        u, v = stamp.u[some], stamp.v[some]
         # the wings of the star bend as well
-        wings = max(stamp.flux(level, table), 0.0) * light_at(table, stamp.radius[some])
-        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, stamp.electrons[some] - level[some] - wings])
+        wings = max(star.flux, 0.0) * star.wings[::_BEND_STEP]
+        rows = np.array([np.ones(len(u)), u, v, u * u, u * v, v * v, stamp.electrons[some] - star.level[some] - wings])
         products = rows @ rows.T
         # what a plane takes up says nothing
         plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3:])
         left = products[3:, 3:] - products[3:, :3] @ plane
-        normal += evenness * left[:3, :3] / stamp.noise**2
-        right += evenness * left[:3, 3] / stamp.noise**2
-    if not stamps or np.linalg.cond(normal) > 1.0 / _FLAT:
+        normal += evenness[star.index] * left[:3, :3] / stamp.noise**2
+        right += evenness[star.index] * left[:3, 3] / stamp.noise**2
+    if not stars or np.linalg.cond(normal) > 1.0 / _FLAT:
         return np.zeros(3)
     bend = np.linalg.solve(normal, right)
     significance = float(bend @ right) / len(bend)
@@ -388,16 +418,14 @@ def _bend_of_sky(stamps: Sequence[tuple[_Stamp, _Sky, np.ndarray, float]]) -> np
     return shrunk
 
 
-def _sort_pixels(
-    found: Rings, index: int, stamp: _Stamp, sky: _Sky, bend: np.ndarray, table: np.ndarray, area: float, trust: float
-) -> None:
+def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, trust: float) -> None:
     """Add the pixels of one star to its sums; it counts ``trust`` of what it would without neighbours."""
-    level = sky.at(stamp)
+    index, stamp, sky, area, level, flux = star.index, star.stamp, star.sky, star.area, star.level, star.flux
     if bend.any():
         bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
         # the plane has taken off what the bend is beyond
-        level += bent - float(sky.weight @ bent[sky.beyond])
-    flux = stamp.flux(level, table)
+        level = level + (bent - float(sky.weight @ bent[sky.beyond]))
+        flux = star.flux_above(level)
     if not (np.isfinite(flux) and flux > 0):
         return
     inside = stamp.radius < REACH
