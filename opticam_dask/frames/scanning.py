@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from opticam_dask.frames import telling
 from opticam_dask.frames.finding import find_files
 from opticam_dask.frames.fits_files import (
     Amplifiers,
@@ -73,9 +74,6 @@ _TRIMMED = (
     "the biases where flats are given"
 )
 _OVERSCAN = "the level of the overscan (BIASSEC) is subtracted"
-
-#: Told of files of one image, unless it is that of the same extension in all.
-_IMAGE_OF = "the only image is that of extension "
 
 #: Rows that are put into a table together.
 _ROWS_AT_ONCE = 4096
@@ -203,8 +201,8 @@ def scan(
     table.insert(table.columns.get_loc("mjd_utc"), "night", nights)
     table = table.sort_values(["key", "mjd_utc"], kind="stable", ignore_index=True)  # rows are in the order of names
     n_frames = max(len(files), len(table))
-    told = {text: found for text, found in warned.items() if not text.startswith(_IMAGE_OF) or found[0] < len(table)}
-    notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in told.items()]
+    told = telling.worth_telling(warned, len(table)).items()
+    notes = [f"{text} ({count} of {n_frames} files, e.g. {file})" for text, (count, file) in told]
     return Scan(table, set_aside, notes + contradictions(table))
 
 
@@ -384,8 +382,8 @@ def _read_file(path: str, instrument: Instrument, ways: _Ways, listed: Mapping[s
     if exposures == frames[:1] and not frames[0].name.plane:  # the image of the file, as a reader takes it
         exposures = [frames[0]._replace(name=FrameName(path))]
     read: list[_Read | _Result] = [_Read(frame, facts) for frame in exposures]
-    if len(frames) == 1 and frames[0].own.get("EXTNAME", "COMPRESSED_IMAGE") != "COMPRESSED_IMAGE":
-        read[0] = _Read(exposures[0], facts, (f"{_IMAGE_OF}{printable(str(frames[0].own['EXTNAME']))}",))
+    if len(frames) == 1:
+        read[0] = _Read(exposures[0], facts, telling.image_of(frames[0].own))
     if others:
         names = ", ".join(
             printable(str(frame.own.get("EXTNAME", f"HDU {frame.header.extension}"))) for frame in others[:3]
@@ -431,7 +429,7 @@ def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards]
         frame = replace(frame, saturation=header.saturation)
     interpreted = [getattr(frame, column) for column in _FROM_HEADER]
     row = (name, *facts, *interpreted, *header.shape, _name_of(header.dtype), *frame_here.name[1:])
-    told = []
+    told = [*telling.place_of(frame.key, header.values)]
     if header.has_overscan or header.section:
         told.append(_OVERSCAN if header.has_overscan else _TRIMMED.format(header.section))
     if header.bad_pixels:

@@ -240,7 +240,7 @@ def test_extensions__a_file_that_lacks_the_first_is_told_of(tmp_path):
         images = [second] if number == 2 else [first, second]
         fits.HDUList([fits.PrimaryHDU(header=header_of(6.0 * number)), *images]).writeto(tmp_path / f"{number}.fits")
     (tmp_path / "damaged.fits").touch()
-    told = "the only image is that of extension RIGHT (1 of 5 files, e.g. "
+    told = "the only image of a file is that of extension RIGHT (1 of 5 files, e.g. "
     assert [note for note in scan(find_files(tmp_path), CAMERA).warnings if note.startswith(told)]
     only = [str(tmp_path / name) for name in ("2.fits", "damaged.fits")]
     assert not any("extension RIGHT" in note for note in scan(only, CAMERA).warnings)
@@ -275,6 +275,16 @@ def test_amplifiers__are_put_together_with_their_own_gain_bias_and_overscan(tmp_
     assert found.table["gain"].tolist() == [2.0]
     assert any("overscan" in line for line in found.warnings)
     np.testing.assert_array_equal(reader_of(CAMERA).read(tmp_path / "a.fits") * 2.0, image)
+
+
+def test_window_of_one_detector__that_moves_within_a_night_is_told(tmp_path):
+    for number, first in enumerate((11, 11, 21)):
+        header = header_of(6.0 * number, DETSEC=f"[{first}:{first + 6},1:6]")
+        fits.PrimaryHDU(np.zeros((6, 7), np.int16), header).writeto(tmp_path / f"{number}.fits")
+    files = find_files(tmp_path)
+    told = [note.partition(" (")[0] for note in scan(files, CAMERA).warnings if "DETSEC" in note]
+    assert told == [f"{KEY}: the image lies at DETSEC [{first}:{first + 6},1:6] of the detector" for first in (11, 21)]
+    assert not any("DETSEC" in note for note in scan(files[:2], CAMERA).warnings)
 
 
 def test_amplifiers__saturated_pixels_stay_saturated(tmp_path):

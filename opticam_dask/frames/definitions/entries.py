@@ -88,8 +88,9 @@ def wrong_values(one: Instrument) -> list[str]:
         (ways and all(map(_is_way, ways)), "time_keywords must be a list of keywords and pairs of keywords"),
         (all(map(_is_keyword, names)), "each ..._keyword must be a keyword or a list of keywords"),
         (
-            one.cameras and all(":" not in name and 0 < len(name.encode()) <= _LONGEST_CAMERA for name in one.cameras),
-            f"cameras must name a camera, without a colon, in at most {_LONGEST_CAMERA} bytes",
+            one.cameras and all(map(_is_camera, one.cameras)),
+            f"cameras must name a camera, without a colon, a dot before or blanks around it, in at most "
+            f"{_LONGEST_CAMERA} bytes of one line",
         ),
         (one.pixel_scales.keys() <= one.cameras.keys(), "pixel_scales has a camera that cameras has not"),
         ((one.longitude is None) == (one.latitude is None), "longitude and latitude go together"),
@@ -118,6 +119,12 @@ def wrong_values(one: Instrument) -> list[str]:
         (one.scintillation_coefficient > 0, "scintillation_coefficient must be above 0"),
     ]
     return [sentence for holds, sentence in checks if not holds]
+
+
+def _is_camera(name: str) -> bool:
+    """Whether a name can begin that of a group: with a dot before it a group is hidden."""
+    is_plain = _is_text(name) and name == name.strip() and ":" not in name and not name.startswith(".")
+    return is_plain and len(name.encode()) <= _LONGEST_CAMERA
 
 
 def _is_keyword(value: Any) -> bool:
