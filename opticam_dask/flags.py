@@ -105,7 +105,7 @@ SOURCE_SENTENCES: dict[SourceFlag, str] = {
     SourceFlag.COSMIC_RAY: "A pixel of the aperture was hit by a cosmic ray and replaced.",
     SourceFlag.STEP_FAILED: "The background or the photometer raised an error in this frame: no flux.",
     SourceFlag.WORKER_LOST: "Workers died while they measured this frame: no flux.",
-    SourceFlag.BLENDED: "More than 1 % of the light in the aperture is that of neighbours on the stack.",
+    SourceFlag.BLENDED: "More than 1 % of the light in the aperture is that of neighbours (of the stack or frame).",
     SourceFlag.NON_LINEAR: "A pixel of the aperture is above the level up to which the detector is linear.",
     SourceFlag.CONTAMINATED: (
         "Light that is not the star's (a cosmic ray, a satellite, a hot pixel): its pixels do not fit the star profile."

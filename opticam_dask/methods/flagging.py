@@ -12,6 +12,9 @@ from opticam_dask.methods.measuring import Stars
 #: A neighbour disturbs when its light in the aperture is more than this part of the source's.
 _BLENDED = 0.01
 
+#: A frame shows less of a star than its catalogue by so many errors, or it does not show it.
+_SURE = 3.0
+
 #: Pixels that are bad all night and would hold less than this part of the light of a star are made good by its profile.
 _SLIGHT = 0.01
 
@@ -89,7 +92,9 @@ def _on_frame(shape: tuple[int, int], x0: np.ndarray, y0: np.ndarray, size: int)
 
 
 def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
-    """Flag sources whose flux contains too much light of neighbours.
+    """Flag sources whose flux contains too much light of neighbours: by the catalogue, or by what the frame shows.
+
+    A star in eclipse has less light of its own than in the catalogue, and a neighbour that flares sheds more.
 
     Parameters
     ----------
@@ -106,11 +111,24 @@ def blend_flags(stars: Stars, weights: np.ndarray) -> np.ndarray:
     source, other, shed = stars.neighbours
     if stars.flux is None or not len(source):
         return flags
-    own = np.sum(weights[source] * stars.light[source], axis=(1, 2)) * stars.flux[source]
+    own = np.sum(weights[source] * stars.light[source], axis=(1, 2))
     foreign = np.sum(weights[source] * shed, axis=(1, 2))
     # a source without light of its own on its pixels (off the frame, or of unknown flux) is not called a blend
-    relative = np.where(own > 0, stars.flux[other] * foreign / np.where(own > 0, own, 1.0), 0.0)
-    light = np.zeros(len(weights))
-    np.add.at(light, source, np.nan_to_num(relative))
-    flags[light > _BLENDED] = np.uint32(SourceFlag.BLENDED)
+    share = np.where(own > 0, foreign / np.where(own > 0, own, 1.0), 0.0)
+    catalogued = stars.flux[source]
+    is_known = catalogued > 0
+    relative = np.where(is_known, share * stars.flux[other] / np.where(is_known, catalogued, 1.0), 0.0)
+    is_blended = _summed(relative, source, len(weights)) > _BLENDED
+    if stars.seen is not None:
+        flux, error = (values[: len(weights)] for values in stars.seen)
+        light = _summed(share * np.maximum(stars.seen[0][other], 0.0), source, len(weights))
+        is_blended |= (light > _BLENDED * (np.maximum(flux, 0.0) + _SURE * error)) & (light > error)
+    flags[is_blended] = np.uint32(SourceFlag.BLENDED)
     return flags
+
+
+def _summed(values: np.ndarray, source: np.ndarray, n_sources: int) -> np.ndarray:
+    """Sum of the values of each source, shape (n,)."""
+    total = np.zeros(n_sources)
+    np.add.at(total, source, np.nan_to_num(values))
+    return total

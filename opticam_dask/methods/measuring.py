@@ -156,6 +156,8 @@ class Stars:
         In the catalogue: of the sources, and of their neighbours that are not measured.
     chi2 : ndarray, shape (n,)
         Reduced chi-square of the pixels about the profile; NaN where nothing can be said.
+    seen : tuple of ndarray, shape (n + m,), or None
+        What the frame itself shows of them, by a fit to all of them: fluxes and their errors, electrons.
     """
 
     xy: np.ndarray
@@ -167,6 +169,7 @@ class Stars:
     neighbours: tuple[np.ndarray, np.ndarray, np.ndarray]
     flux: np.ndarray | None
     chi2: np.ndarray
+    seen: tuple[np.ndarray, np.ndarray] | None = None
 
     def first(self, n: int) -> Stars:
         """The first ``n`` sources, with the light of the others; their fluxes are kept."""
@@ -224,8 +227,8 @@ def read_stars(
         return stars
     least = _least_light(table, reach) / shape.area_at(places.xy)
     used = (light > least[:, None, None]) & pixels.is_good & ~saturated
-    flux, foreign = _model_fluxes(view, everything, used, places.n_measured)
-    pixels = stars.pixels
+    seen, foreign = _model_fluxes(view, everything, used, places.n_measured)
+    stars, flux, pixels = replace(stars, seen=seen), seen[0][: places.n_measured], stars.pixels
     response = None if view.response_at is None else view.response_at(pixels.x0, pixels.y0, size)
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
     noise = _quiet_noise(view, places, pixels)
@@ -421,8 +424,8 @@ def _as_fitted(
 
 def _model_fluxes(
     view: FrameView, stars: Stars, used: np.ndarray, n_measured: int
-) -> tuple[np.ndarray, np.ndarray | float]:
-    """Flux of each star that is measured, and electrons of its neighbours by the profile, that fit all of them.
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray | float]:
+    """Fluxes that fit all stars, and their errors; and electrons of the neighbours of those that are measured.
 
     A neighbour that is not measured, and is much brighter than in the catalogue, does not look like itself: what is
     too much of its light stays in the pixels, and is found there.
@@ -430,17 +433,17 @@ def _model_fluxes(
     source, other, shed = stars.neighbours
     light, alone = stars.light, judging.fit_fluxes_alone(stars.pixels.electrons, stars.light, used)
     if not len(source):
-        return alone, 0.0
+        return (alone, np.zeros(len(alone))), 0.0
+    sharpness = np.sqrt(np.sum(np.where(used, light, 0.0) ** 2, axis=(1, 2)))
+    error = stars.pixels.rms[:, 0, 0] / np.where(sharpness > 0, sharpness, np.inf)
     shares = judging.fit_fluxes_alone(shed, light, used, source)
     known = np.full(len(light), np.nan)
     flux = joint_fit.fluxes_together(alone, source, other, shares, known)
     if n_measured < len(light) and stars.flux is not None:
-        seen = np.sqrt(np.sum(np.where(used, light, 0.0) ** 2, axis=(1, 2)))[n_measured:]
-        error = stars.pixels.rms[n_measured:, 0, 0] / np.where(seen > 0, seen, np.inf)
-        most = _BRIGHTER * view.flux_scale * stars.flux[n_measured:] + misfit.CLIP * error
+        most = _BRIGHTER * view.flux_scale * stars.flux[n_measured:] + misfit.CLIP * error[n_measured:]
         known[n_measured:] = np.clip(flux[n_measured:], 0.0, most)
         flux = joint_fit.fluxes_together(alone, source, other, shares, known)
     is_own = source < n_measured
     foreign = np.zeros((n_measured, *light.shape[1:]))
     np.add.at(foreign, source[is_own], flux[other[is_own]][:, None, None] * shed[is_own])
-    return flux[:n_measured], foreign
+    return (flux, np.sqrt(error**2 + np.maximum(flux, 0.0))), foreign

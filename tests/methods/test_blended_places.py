@@ -95,3 +95,25 @@ def test_pair__one_star_in_eclipse_leaves_the_other_as_it_was():
         pulls.append(found[:, 0])
     assert np.all(np.abs(np.mean(pulls, axis=0)) < 0.7)
     assert np.std(pulls) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "is_told"),
+    [(1.0, 1.0, False), (0.01, 1.0, True), (0.0, 1.0, True), (1.0, 40.0, True), (0.0, 0.0, False)],
+    ids=["as in the catalogue", "eclipse", "total eclipse", "flare beside it", "both gone"],
+)
+def test_blended__is_what_the_frame_shows_of_a_star_and_its_neighbour(own, beside, is_told):
+    """A star of 4e5 electrons, and one of 1.5e4 1.8 FWHM away that sheds less than 1 % into it by the catalogue."""
+    rng, form = np.random.default_rng(8), shape_and_table(4.0, 3.0)
+    xy = np.array([[60.2, 60.4], [66.9, 63.1], [25.3, 95.8]])
+    catalogue = np.array([4e5, 1.5e4, 1e5])
+    flux, image = catalogue * [own, beside, 1.0], np.zeros((120, 120))
+    for (x, y), light in zip(xy, flux, strict=True):
+        add_star(image, x, y, light, 4.0, 3.0)
+    view = view_of(noisy(image, rng), xy, xy[flux > 1e3], catalogue, form)
+    for photometer in (OptimalPhotometer(), AperturePhotometer(radius=3.0)):
+        pull, _, flags = measured(photometer, view, xy, flux).T
+        is_blended = (flags.astype(int) & int(SourceFlag.BLENDED)) > 0
+        assert is_blended[0] == is_told
+        assert not is_blended[2]
+        assert is_told or abs(pull[0]) < 5.0
