@@ -6,6 +6,8 @@ and cosmic rays vary over the run; photons, read-out and every camera have noise
 
 from __future__ import annotations
 
+import functools
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -201,20 +203,30 @@ def _add_star(image: np.ndarray, x: float, y: float, flux: float, fwhm: float, b
     y0, y1 = max(row - reach, 0), min(row + reach + 1, ny)
     if x0 >= x1 or y0 >= y1:
         return
-    dx = (np.arange(x0, x1)[:, None] - x + _NODES / 2.0)[None, None]
-    dy = (np.arange(y0, y1)[:, None] - y + _NODES / 2.0)[:, :, None, None]
-    profile = _profile(dx**2 + dy**2, fwhm, beta)
-    image[y0:y1, x0:x1] += flux * np.einsum("ipjq,p,q->ij", profile, _WEIGHTS / 2.0, _WEIGHTS / 2.0)
+    light = _gaussian_pixels if beta is None else functools.partial(_moffat_pixels, beta=beta)
+    image[y0:y1, x0:x1] += flux * light(np.arange(y0, y1) - y, np.arange(x0, x1) - x, fwhm)
 
 
-def _profile(distance2: np.ndarray, fwhm: float, beta: float | None) -> np.ndarray:
-    """Surface brightness of a star of unit total flux (Moffat 1969, A&A 3, 455)."""
-    if beta is None:
-        sigma2 = (fwhm / SIGMA_TO_FWHM) ** 2
-        gauss: np.ndarray = np.exp(-0.5 * distance2 / sigma2) / (2.0 * np.pi * sigma2)
-        return gauss
+def _gaussian_pixels(dy: np.ndarray, dx: np.ndarray, fwhm: float) -> np.ndarray:
+    """Light of a Gaussian star of unit total flux in pixels, by their centres' distance from its own along y and x."""
+    width = np.sqrt(2.0) * fwhm / SIGMA_TO_FWHM
+
+    def along(centres: np.ndarray) -> np.ndarray:
+        edges = np.append(centres - 0.5, centres[-1] + 0.5) / width
+        return np.diff([math.erf(edge) for edge in edges]) / 2.0
+
+    return np.outer(along(dy), along(dx))
+
+
+def _moffat_pixels(dy: np.ndarray, dx: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
+    """The same of a Moffat star (1969, A&A 3, 455)."""
     alpha2 = (fwhm / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))) ** 2
-    return (beta - 1.0) / (np.pi * alpha2) * (1.0 + distance2 / alpha2) ** -beta
+    y2, x2 = (((centres[:, None] + _NODES / 2.0).ravel() ** 2) / alpha2 for centres in (dy, dx))
+    brightness = (beta - 1.0) / (np.pi * alpha2) * (1.0 + y2[:, None] + x2[None, :]) ** -beta
+    weights = _WEIGHTS / 2.0
+    rows = weights @ brightness.reshape(len(dy), len(_NODES), -1)
+    light: np.ndarray = rows.reshape(len(dy), len(dx), len(_NODES)) @ weights
+    return light
 
 
 def _add_cosmic_rays(electrons: np.ndarray, mean: float, rng: np.random.Generator) -> None:

@@ -72,15 +72,24 @@ def clipped_statistics(
     mean, scatter, n_pixels = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, dtype=np.int64)
     for index in range(n):
         values = np.sort(cutouts[index][mask[index] & np.isfinite(cutouts[index])])
-        for _ in range(_ROUNDS):
-            if not len(values):
-                break
-            # sorted values: what a clip leaves is a slice
-            centre, reach = np.median(values), n_sigma * np.std(values)
-            kept = values[np.searchsorted(values, centre - reach) : np.searchsorted(values, centre + reach, "right")]
+        level, spread = _moments(values)
+        for _ in range(_ROUNDS if len(values) else 0):
+            # sorted values: their median is in the middle, and what a clip leaves is a slice
+            centre = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2.0
+            low, high = centre - n_sigma * spread, centre + n_sigma * spread
+            kept = values[np.searchsorted(values, low) : np.searchsorted(values, high, "right")]
             if len(kept) == len(values):
                 break
             values = kept
-        if len(values):
-            mean[index], scatter[index], n_pixels[index] = np.mean(values), np.std(values), len(values)
+            level, spread = _moments(values)
+        mean[index], scatter[index], n_pixels[index] = level, spread, len(values)
     return mean, scatter, n_pixels
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; NaN of no values."""
+    if not len(values):
+        return np.nan, np.nan
+    mean = np.add.reduce(values) / len(values)
+    deviation = values - mean
+    return mean, np.sqrt(np.add.reduce(deviation * deviation) / len(values))
