@@ -123,6 +123,11 @@ def read_sources(given: str | Path | Table | Sequence[Any] | None) -> tuple[Plac
         return ()
     if isinstance(given, (str, Path)):
         table, origin = sky_catalogs.read_table(given), Path(given).name
+        if not len(table):
+            raise ValueError(
+                f"{origin}: expected a source a row below columns name, ra, dec (or x, y), found no row, and "
+                f"{shown(', '.join(table.colnames))} above (is a quotation mark open?)"
+            )
     else:
         table, origin = _as_table(given), "sources"
     found = [_source(table, row, origin) for row in range(len(table))]

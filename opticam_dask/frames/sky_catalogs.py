@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -132,11 +133,33 @@ def read_table(path: str | Path) -> Table:
         name = "ascii.ecsv" if is_ecsv else ("ascii.csv" if path.suffix.lower() == ".csv" else "")
         name = "votable" if b"<VOTABLE" in head else name
         name = name or ("ascii" if is_csv else "")
+        if name == "ascii.csv":
+            _require_closed_quotes(read_by_hand(path))
+        if not head.removeprefix(codecs.BOM_UTF8).strip(b"\0"):
+            raise ValueError("there is nothing in it")
         if head.startswith(codecs.BOM_UTF8) and name.startswith("ascii"):  # as spreadsheets write it
             return Table.read(read_by_hand(path), format=name)
         return Table.read(path, format=name) if name else Table.read(path)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a table of stars: {error}") from error
+        # astropy lists every format that it knows on many lines
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{path} cannot be read as a table of stars: {reason} (expected CSV with commas, ECSV, FITS or VOTable)"
+        ) from error
+
+
+def _require_closed_quotes(text: str) -> None:
+    """Refuse a table with an open quotation mark, which hides every row from there on."""
+    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    first_line = 1
+    try:
+        for _ in rows:
+            first_line = rows.line_num + 1
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise ValueError(
+                f"a quotation mark in line {first_line} is open, and what follows would be lost"
+            ) from error
 
 
 def from_table(table: Table, origin: str, epoch: float | None = None) -> SkyCatalog:

@@ -199,6 +199,9 @@ def _place_in(
             names[row] = source.name or names[row]
             tell(f"{camera.key}: {source.words} is source {known[str(number)]}, {away[row]:.2f} pixels away.")
             continue
+        if not source.track and not _is_within(xy, camera):
+            where = f"x {xy[0]:.0f}, y {xy[1]:.0f}"
+            tell(f"{camera.key}: {source.words} is beyond the reference frame, at {where}: is that right?")
         known[str(number)] = start + len(new)
         new.append((number, source, xy))
     if not len(known) > len(attributes.get("placed", {})):
@@ -216,6 +219,11 @@ def _place_in(
             numbers = f"source {start}" if last == start else f"sources {start} to {last}"
             tell(f"{camera.key}: {len(some)} placed as {numbers}.")
     camera.catalog.write(arrays, attributes)
+
+
+def _is_within(xy: np.ndarray, camera: Camera) -> bool:
+    ny, nx = camera.reference.array("image").shape
+    return bool(-0.5 <= xy[0] <= nx - 0.5 and -0.5 <= xy[1] <= ny - 0.5)
 
 
 def _appended(

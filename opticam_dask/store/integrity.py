@@ -217,6 +217,8 @@ def _fault(array: ZarrArray, index: tuple[int, ...]) -> str | None:
         return _MISSING
     try:
         array.read_chunk(index)
+    except PermissionError:  # nothing is known of what is in it
+        raise
     except Exception as error:  # noqa: BLE001 - any codec may fail in its own way on damaged bytes
         return f"the chunk is damaged ({' '.join(str(error).split())[:120]})"
     return None
@@ -390,6 +392,8 @@ def _damaged_metadata(path: Path) -> Iterator[Damage]:
                 raise ValueError("no Zarr version 3 node")
             if document["node_type"] == "array":
                 open_zarr_array(path, str(folder.relative_to(path)))
+        except PermissionError:
+            raise
         except Exception as error:  # noqa: BLE001 - damaged text fails in any way, and must not stop the report
             reason = f"the metadata are damaged ({' '.join(str(error).split())[:120]})"
             remedy = _remedy_for_metadata(path, file)

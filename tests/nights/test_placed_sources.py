@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from opticam_dask import AperturePhotometer, PSFPhotometer
 from opticam_dask.cli.parser import main
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import sky_coordinates
+from opticam_dask.frames.placed_sources import read_sources
 from opticam_dask.lightcurves.targets import source_number
+from opticam_dask.passes import placing
 from opticam_dask.pipeline.driver import ReductionError
+from opticam_dask.store.store import STORE_NAME, Store
 
 #: Three cameras with filters; the second sees the field mirrored and turned by 30 degrees, the third shifted.
 CAMERAS = {"cameras": {"1": ["g"], "2": ["r"], "3": ["i"]}, "default_filter": None}
@@ -169,6 +173,31 @@ def test_a_placed_source_that_is_there_already_is_told(placed: Path, capsys: pyt
     elsewhere = reducer_of(placed.parent, sources=[{"name": "mine", "x": 9, "y": 9}], **options)
     with pytest.raises(ReductionError, match="has this name already"):
         elsewhere.photometry()
+
+
+def test_a_source_beyond_the_frame_is_told(placed: Path, tmp_path: Path) -> None:
+    store = Store(shutil.copytree(placed / STORE_NAME, tmp_path / STORE_NAME))
+    placing.record_sources(store, read_sources([{"name": "far", "x": 1e6, "y": 4, "key": "1:g"}]))
+    told: list[str] = []
+    placing.place_sources(store, lambda _: (16, 16), told.append)
+    assert "1:g: 'far' (x 1000000.00, y 4.00) is beyond the reference frame, at x 1000000, y 4: is that right?" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "there is nothing in it"), ("\ufeff", "there is nothing in it"), ("name,x,y\n", "found no row"),
+     ('name,x,y\na,1,2\n"b,3,4\nc,5,6\n', "a quotation mark in line 3 is open"),
+     ('name,x,y\na,1,2\nb,3,"4\nc,5,6\n', "a quotation mark in line 3 is open")],
+)  # fmt: skip
+def test_a_file_that_holds_fewer_sources_than_it_seems_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "sources.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        read_sources(tmp_path / "sources.csv")
+
+
+def test_quotation_marks_within_a_value_are_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "sources.csv").write_text('name,x,y,note\n"a, b",1,2,5" away\n', encoding="utf-8")
+    assert [source.name for source in read_sources(tmp_path / "sources.csv")] == ["a, b"]
 
 
 def test_placed_sources_are_targets_by_name_and_keep_it_when_the_field_is_found_anew(placed: Path) -> None:

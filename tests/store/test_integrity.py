@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -427,6 +428,20 @@ def test_link_to_nothing__is_named(path, capsys, links):
     metadata.consolidate(path)
     with pytest.raises(StoreError, match=r"1-g/\w* is a link to \S*, which is not there"):
         Store(path).begin_changes()
+
+
+@pytest.mark.parametrize("name", ["1-g/catalog/flux/zarr.json", "1-g/catalog/flux/c/0"])
+def test_file_that_may_not_be_read__is_no_damage(path, capsys, monkeypatch, name):
+    """It was taken for damaged, and a night was to be reduced again."""
+    file, opened = path / name, Path.open
+
+    def refused(self, *arguments, **options):
+        if self == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert f"{file}: Permission denied" in _command(capsys, "verify", path.parent, code=1)
 
 
 def test_light_curves__of_a_store_with_an_array_without_dimensions_say_so(path):
