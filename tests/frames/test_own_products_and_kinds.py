@@ -166,6 +166,26 @@ def test_contradictions__names_without_leading_zeros_are_in_order(tmp_path):
     assert told(tmp_path) == []
 
 
+@pytest.mark.parametrize("n_frames", [3, 30])
+def test_contradictions__the_date_of_the_evening_after_midnight(tmp_path, n_frames):
+    """The night changes at the noon of the site: what is a day too early is in another one."""
+    for number in range(n_frames):
+        after = 86400.0 if number >= n_frames // 2 + 1 else 0.0
+        seconds = 4.0 * 3600.0 - 10.0 * (n_frames // 2 + 1 - number)
+        small(tmp_path / f"f{number}.fits", seconds - after)
+    lines = [line for line in told(tmp_path) if "passes midnight" in line]
+    assert len(lines) == 1
+    assert f"midnight at f{n_frames // 2 + 1}.fits, and the date stays" in lines[0]
+
+
+def test_contradictions__nights_in_any_order_pass_no_midnight(tmp_path):
+    for night in range(3):
+        for number in range(4):
+            small(tmp_path / f"{3 - night}" / f"f{number}.fits", 86160.0 * night + 10.0 * number)
+        small(tmp_path / f"once{3 - night}.fits", 86160.0 * night + 7000.0)
+    assert not any("passes midnight" in line for line in told(tmp_path))
+
+
 # ---------------------------------------------------------------- overscan
 
 

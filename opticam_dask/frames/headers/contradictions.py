@@ -29,6 +29,8 @@ _OVERLAP_SECONDS = 1.0
 _MJD_1970 = 40587.0
 #: MJD of 1976-01-01: no CCD was at a telescope before.
 _FIRST_CCD = 42778.0
+#: A clock that passes midnight goes on within so many days; and so do the frames beside it.
+_GOES_ON = 1.0 / 24.0
 #: Names are in the order of time as long as fewer steps than this share go back.
 _MOST_BACK = 0.1
 
@@ -55,12 +57,15 @@ def contradictions(table: pd.DataFrame) -> list[str]:
     -------
     list of str
         One line for each kind of contradiction, key and night: gains, binning against shape, sites, pointings, exposure
-        times against the times between frames, and times that go back from one name to the next.
+        times against the times between frames, times that go back from one name to the next, and dates that stay when
+        the clock passes midnight.
     """
     lines = []
     for (key, night), rows in table.groupby(["key", "night"], sort=True):
         if len(rows) > 1:
             lines += [f"{key} {night}: {sentence}" for sentence in _of_night(_Frames(rows))]
+    for key, rows in table.groupby("key", sort=True):  # a date too early is another night
+        lines += [f"{key}: {sentence}" for sentence in _midnights(_Frames(rows))]
     return lines
 
 
@@ -176,6 +181,24 @@ def _steps_back(frames: _Frames) -> Iterator[str]:
     if is_back.any() and is_back.mean() <= _MOST_BACK:
         first = os.path.basename(files[order[1:][is_back][0]])
         yield f"the time goes back {int(is_back.sum())} time(s) in the order of names, first at {first}"
+
+
+def _midnights(frames: _Frames) -> Iterator[str]:
+    files, times = frames["file"], frames["mjd_utc"]
+    plain = np.diff(times[np.argsort(files, kind="stable")])
+    if not ((plain < -0.5) & (plain > -1.0)).any():  # hardly ever: the order of names with numbers takes its time
+        return
+    order = np.array(sorted(range(files.size), key=lambda index: _natural(str(files[index]))))
+    steps, folders = np.diff(times[order]), np.array([os.path.dirname(name) for name in files[order]])
+    goes_on = (steps >= 0.0) & (steps < _GOES_ON)
+    beside = np.append(False, goes_on[:-1]) | np.append(goes_on[1:], False)
+    beside &= folders[1:] == folders[:-1]
+    if (is_midnight := beside & (steps < _GOES_ON - 1.0) & (steps > -1.0)).any():
+        first = os.path.basename(files[order[1:][is_midnight][0]])
+        yield (
+            f"the clock passes midnight at {first}, and the date stays: the times of this frame and of those after it "
+            "are a day too early (the header may have the date of the evening)"
+        )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
