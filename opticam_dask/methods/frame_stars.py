@@ -85,34 +85,35 @@ class Standards:
         What the profile gets wrong in a pixel, relative to its light, where stars show no larger error.
     size : int
         Side of the windows of these stars.
-    stars : FittedStars or None
-        What the fit of the profile to them left; None where there are none.
     sky_error : float
         1-sigma error of the sky level under these stars, electrons per pixel.
+    stars, fit : StarWindows and StarFit, optional
+        These stars, and what the fit of the profile to them left; None where there are none.
     """
 
     usual: float
     size: int
-    stars: intruders.FittedStars | None
     sky_error: float
+    stars: misfit.StarWindows | None = None
+    fit: misfit.StarFit | None = None
 
     @cached_property
     def core(self) -> float:
         """The usual error, and twice what the cores of stars deviate by in the median, relative to their light."""
-        errors = np.zeros(1) if self.stars is None else np.sort(self.stars.fit.model_error)
+        errors = np.zeros(1) if self.fit is None else np.sort(self.fit.model_error)
         return float(np.hypot(self.usual, 2.0 * errors[(len(errors) - 1) // 2]))
 
     @cached_property
     def around(self) -> np.ndarray:
         """Twice what most stars deviate by at each place in their windows, relative to flux; shape (size, size)."""
-        if self.stars is None:
-            return np.zeros((self.size, self.size))
-        return 2.0 * misfit.typical_misfit(self.stars.fit)
+        return np.zeros((self.size, self.size)) if self.fit is None else 2.0 * misfit.typical_misfit(self.fit)
 
     @cached_property
     def other_light(self) -> np.ndarray | None:
         """Amplitudes of light over a star that the profile's error makes, relative to flux; shape (form,), or None."""
-        return None if self.stars is None else intruders.typical_amplitudes(self.stars, self.sky_error)
+        if self.stars is None or self.fit is None:
+            return None
+        return intruders.typical_amplitudes(self.stars, self.fit, self.sky_error)
 
 
 def profile_misfit(view: FrameView, shape: Shape, size: int) -> Standards:
@@ -153,21 +154,10 @@ def _fit_standards(view: FrameView, shape: Shape, size: int) -> Standards:
             break
     corners, electrons, is_good = (corners[0][whole], corners[1][whole]), electrons[whole], is_good[whole]
     if not len(whole):
-        return Standards(usual, size, None, np.inf)
-    position_error, noise = SHARP * shape.sigma, sky_noise(view, *corners, size)
-    fit = misfit.fit_stars(
-        electrons,
-        noise,
-        is_good,
-        np.zeros(electrons.shape),
-        None if view.response_at is None else view.response_at(*corners, size),
-        corners,
-        xy[whole],
-        xy[whole],
-        table,
-        shape,
-        position_error=position_error,
-        model_error=usual,
-    )
-    stars = intruders.FittedStars(fit, is_good, corners, table, shape, position_error)
-    return Standards(usual, size, stars, view.sky_error * float(np.median(noise[:, 0, 0])))
+        return Standards(usual, size, np.inf)
+    noise = sky_noise(view, *corners, size)
+    response = None if view.response_at is None else view.response_at(*corners, size)
+    windows = electrons, noise, is_good, np.zeros(electrons.shape), response
+    stars = misfit.StarWindows(*windows, corners, xy[whole], xy[whole], table, shape, SHARP * shape.sigma)
+    sky_error = view.sky_error * float(np.median(noise[:, 0, 0]))
+    return Standards(usual, size, sky_error, stars, misfit.fit_stars(stars, usual))

@@ -337,52 +337,51 @@ def _look_again(
     response = None if view.response_at is None else view.response_at(*corners, size)
     usual = misfit.usual_error(frame_stars.sampling_error(view, shape))
 
-    def fit_those(chosen: np.ndarray, model_error: float, unlike: np.ndarray | None) -> misfit.StarFit:
-        return misfit.fit_stars(
-            pixels.electrons[suspects[chosen]],
-            noise[suspects[chosen]],
-            (usable & judged[suspects])[chosen],
-            light_of_others[chosen],
-            None if response is None else response[chosen],
-            (corners[0][chosen], corners[1][chosen]),
-            expected[chosen],
-            start[chosen],
-            frame_stars.profile_table(view),
-            shape,
-            position_error=view.position_error,
-            model_error=model_error,
-            unlike=unlike,
-        )
-
-    fit = fit_those(np.arange(len(suspects)), usual, None)
+    windows = misfit.StarWindows(
+        pixels.electrons[suspects],
+        noise[suspects],
+        usable & judged[suspects],
+        light_of_others,
+        response,
+        corners,
+        expected,
+        start,
+        frame_stars.profile_table(view),
+        shape,
+        view.position_error,
+    )
+    fit = misfit.fit_stars(windows, usual)
     odd = np.flatnonzero(fit.is_no_star | np.any(fit.is_stray, axis=(1, 2)))
     if len(odd):
         standards = frame_stars.profile_misfit(view, shape, size)
         if standards.core > usual or standards.around.any():
-            fit = fit.with_rows(odd, fit_those(odd, standards.core, standards.around))
+            again = misfit.fit_stars(windows.rows(odd), standards.core, standards.around)
+            fit = fit.with_rows(odd, again)
     stars = _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
     sky = pixels.sky_error[suspects], in_annulus[suspects]
-    table = frame_stars.profile_table(view)
-    fitted = intruders.FittedStars(fit, usable & judged[suspects], corners, table, shape, view.position_error)
-    covered = _are_covered(view, fitted, sky, counted)
+    covered = _are_covered(view, windows, fit, sky, counted)
     stars.flags[suspects[covered]] |= np.uint32(SourceFlag.CONTAMINATED)
     return stars
 
 
 def _are_covered(
-    view: FrameView, stars: intruders.FittedStars, sky: tuple[np.ndarray, np.ndarray], counted: float
+    view: FrameView,
+    stars: misfit.StarWindows,
+    fit: misfit.StarFit,
+    sky: tuple[np.ndarray, np.ndarray],
+    counted: float,
 ) -> np.ndarray:
     """Stars among the suspects over which light lies of which no pixel need stand out, shape (n,)."""
     sky_error, in_annulus = sky
     # what an annulus holds of the star itself lowers its pixels
-    taken_off = in_annulus * np.maximum(stars.fit.flux, 0.0)
+    taken_off = in_annulus * np.maximum(fit.flux, 0.0)
     sky_error = np.hypot(sky_error, _ANNULUS_ERROR * taken_off)
-    covered = intruders.hold_other_light(stars, (-taken_off, sky_error), reach=counted)
+    covered = intruders.hold_other_light(stars, fit, (-taken_off, sky_error), reach=counted)
     chosen = np.flatnonzero(covered)
     if len(chosen):
-        typical = frame_stars.profile_misfit(view, stars.shape, stars.used.shape[1]).other_light
-        sky = -taken_off[chosen], sky_error[chosen]
-        covered[chosen] = intruders.hold_other_light(stars.rows(chosen), sky, reach=counted, typical=typical)
+        typical = frame_stars.profile_misfit(view, stars.shape, stars.is_good.shape[1]).other_light
+        those, sky = (stars.rows(chosen), fit.rows(chosen)), (-taken_off[chosen], sky_error[chosen])
+        covered[chosen] = intruders.hold_other_light(*those, sky, reach=counted, typical=typical)
     return covered
 
 

@@ -66,14 +66,9 @@ def test_fit_of_stars__is_the_same_by_both_forms(both, seed):
     foreign = np.where(rng.random(len(xy))[:, None, None] < 0.3, 20.0, 0.0) * np.ones(electrons.shape)
     response = rng.normal(1.0, 0.02, electrons.shape) if seed % 3 == 1 else None
     unlike = rng.uniform(0.0, 1e-3, electrons.shape[1:]) if seed % 3 == 2 else None
-    fast, plain = both(
-        misfit.fit_stars,
-        *(electrons, np.broadcast_to(10.0, electrons.shape), near, foreign, response, corners),
-        *(xy, xy + rng.normal(0.0, 0.2, xy.shape), TABLE, shape),
-        position_error=0.1,
-        model_error=0.005,
-        unlike=unlike,
-    )
+    windows = electrons, np.broadcast_to(10.0, electrons.shape), near, foreign, response, corners
+    stars = misfit.StarWindows(*windows, xy, xy + rng.normal(0.0, 0.2, xy.shape), TABLE, shape, 0.1)
+    fast, plain = both(misfit.fit_stars, stars, 0.005, unlike)
     np.testing.assert_array_equal(fast.is_stray, plain.is_stray)
     np.testing.assert_array_equal(fast.is_no_star, plain.is_no_star)
     np.testing.assert_allclose(fast.xy, plain.xy, rtol=0, atol=1e-9)

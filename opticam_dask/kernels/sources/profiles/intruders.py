@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,39 +75,9 @@ def are_suspect(deviation: np.ndarray, used: np.ndarray, sigma: float) -> np.nda
     )
 
 
-@dataclass(frozen=True, eq=False)
-class FittedStars:
-    """Stars of a frame, and what the fit of the profile to them left.
-
-    Attributes
-    ----------
-    fit : StarFit
-        The fit.
-    used : ndarray of bool, shape (n, size, size)
-        Pixels that it used, the stray ones among them.
-    corners : tuple of ndarray
-        ``x0, y0`` of the windows.
-    table, shape
-        Star profile, and shape of the stars of the frame.
-    position_error : float
-        Position error of the stars that the fit allowed for, pixels.
-    """
-
-    fit: misfit.StarFit
-    used: np.ndarray
-    corners: tuple[np.ndarray, np.ndarray]
-    table: np.ndarray
-    shape: Shape
-    position_error: float
-
-    def rows(self, chosen: np.ndarray) -> FittedStars:
-        """The stars ``chosen``."""
-        corners = self.corners[0][chosen], self.corners[1][chosen]
-        return replace(self, fit=self.fit.rows(chosen), used=self.used[chosen], corners=corners)
-
-
 def hold_other_light(
-    stars: FittedStars,
+    stars: misfit.StarWindows,
+    fit: misfit.StarFit,
     sky: tuple[np.ndarray | float, np.ndarray | float],
     *,
     reach: float,
@@ -118,8 +87,8 @@ def hold_other_light(
 
     Parameters
     ----------
-    stars : FittedStars
-        The stars.
+    stars, fit : StarWindows, StarFit
+        The stars, and what the fit of the profile to them left.
     sky : tuple of float or ndarray, shape (n,)
         Sky level that is expected in the pixels, and its error, electrons per pixel.
     reach : float
@@ -127,13 +96,13 @@ def hold_other_light(
     typical : ndarray, shape (form,), optional
         Amplitudes that the profile's errors make (:func:`typical_amplitudes`), relative to flux.
     """
-    fit, size = stars.fit, stars.used.shape[1]
-    amplitude, error, design = amplitudes(stars, sky)
+    amplitude, error, design = amplitudes(stars, fit, sky)
     if typical is not None:
         error = np.hypot(error, 2.0 * typical * np.maximum(fit.flux, 0.0)[:, None])
+    size = fit.errors.shape[1]
     forms = forms_of_light(size, _step_of(stars.shape))
     least = (_LEAST_PART if typical is not None and typical.any() else _LEAST_PART_ALONE) * fit.flux
-    variance = fit.errors.reshape(len(stars.used), -1) ** 2
+    variance = fit.errors.reshape(len(amplitude), -1) ** 2
     matters = np.zeros(amplitude.shape, dtype=bool)
     for weights in (design[:, 0], _disk(size, reach)):
         # a flux with these weights: what each form of light adds to it, and its error
@@ -145,7 +114,7 @@ def hold_other_light(
 
 
 def amplitudes(
-    stars: FittedStars, sky: tuple[np.ndarray | float, np.ndarray | float]
+    stars: misfit.StarWindows, fit: misfit.StarFit, sky: tuple[np.ndarray | float, np.ndarray | float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Amplitude of each form of light at each star, fitted together with the star and the sky, and its error.
 
@@ -156,14 +125,14 @@ def amplitudes(
     design : ndarray, shape (n, 5, size * size)
         The star's own light, how it changes with place and width, and the sky.
     """
-    fit, (n, size) = stars.fit, stars.used.shape[:2]
+    n, size = fit.errors.shape[:2]
     forms = forms_of_light(size, _step_of(stars.shape))
     light, slopes = misfit.templates(stars.table, fit.xy, stars.corners, size, profile.forms_at(stars.shape, fit.xy))
     level = np.ones((n, 1, size, size))
     design = np.concatenate([light[:, None], slopes * fit.flux[:, None, None, None], level], axis=1).reshape(n, 5, -1)
     # pixels that a cosmic ray may have hit tell nothing of other light, those on the flanks of a trail most of it
     is_hit = fit.is_stray & (np.count_nonzero(fit.is_stray, axis=(1, 2)) <= LONGEST_RAY)[:, None, None]
-    weights = np.where(stars.used & ~is_hit, fit.errors**-2, 0.0).reshape(n, -1)
+    weights = np.where(stars.is_good & ~is_hit, fit.errors**-2, 0.0).reshape(n, -1)
     weighted_residual = (fit.deviation * fit.errors).reshape(n, -1) * weights
     weighted = design * weights[:, None]
     normal = weighted @ design.transpose(0, 2, 1)
@@ -183,15 +152,15 @@ def amplitudes(
         return np.where(left > 0, found / left, 0.0), np.where(left > 0, left**-0.5, np.inf), design
 
 
-def typical_amplitudes(stars: FittedStars, sky_error: float) -> np.ndarray:
+def typical_amplitudes(stars: misfit.StarWindows, fit: misfit.StarFit, sky_error: float) -> np.ndarray:
     """Typical amplitude of each form of light over the stars of a frame, relative to flux; shape (form,).
 
     What most stars have is an error of the profile, and the brightest tell best; 0 for too few stars, and where noise
     explains it.
     """
-    amplitude, error, _ = amplitudes(stars, (0.0, sky_error))
-    is_bright = stars.fit.flux > 0
-    flux = stars.fit.flux[is_bright]
+    amplitude, error, _ = amplitudes(stars, fit, (0.0, sky_error))
+    is_bright = fit.flux > 0
+    flux = fit.flux[is_bright]
     weights = np.minimum(flux, np.sort(flux)[-_EQUALS]) if len(flux) >= _EQUALS else flux
     relative, noise = (values[is_bright] / flux[:, None] for values in (amplitude, error))
     typical = misfit.typical_beyond_noise(relative**2, noise**2, weights[:, None])

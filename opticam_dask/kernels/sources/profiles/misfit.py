@@ -8,7 +8,7 @@ stray pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -173,30 +173,14 @@ class StarFit:
         return StarFit(**mixed)
 
 
-def fit_stars(
-    electrons: np.ndarray,
-    rms: np.ndarray,
-    is_good: np.ndarray,
-    foreign: np.ndarray,
-    response: np.ndarray | None,
-    corners: tuple[np.ndarray, np.ndarray],
-    expected_xy: np.ndarray,
-    start_xy: np.ndarray,
-    table: np.ndarray,
-    shape: Shape,
-    *,
-    position_error: float,
-    model_error: float,
-    unlike: np.ndarray | None = None,
-) -> StarFit:
-    """Fit flux, place and width of each star to the pixels that are its own.
+@dataclass(frozen=True, eq=False)
+class StarWindows:
+    """Windows around stars of a frame, to whose pixels a profile is fitted.
 
-    Weighted linear least squares about the last solution; in each iteration the pixels that stand out are found anew.
-
-    Parameters
+    Attributes
     ----------
     electrons, rms : ndarray, shape (n, size, size)
-        Windows around the stars without their sky, and the background RMS in them, electrons.
+        Pixels without their sky, and the background RMS in them, electrons.
     is_good : ndarray of bool, shape (n, size, size)
         Pixels that may be used: near the star, with data, not saturated.
     foreign : ndarray, shape (n, size, size)
@@ -211,37 +195,64 @@ def fit_stars(
         Star profile (``Profile.table``), and shape of the stars of the frame.
     position_error : float
         How far a star may be from where it is expected, in pixels (1 sigma along an axis).
+    """
+
+    electrons: np.ndarray
+    rms: np.ndarray
+    is_good: np.ndarray
+    foreign: np.ndarray
+    response: np.ndarray | None
+    corners: tuple[np.ndarray, np.ndarray]
+    expected_xy: np.ndarray
+    start_xy: np.ndarray
+    table: np.ndarray
+    shape: Shape
+    position_error: float
+
+    def rows(self, chosen: np.ndarray) -> StarWindows:
+        """The windows of the stars ``chosen``."""
+        names = ("electrons", "rms", "is_good", "foreign", "expected_xy", "start_xy")
+        response = None if self.response is None else self.response[chosen]
+        corners = self.corners[0][chosen], self.corners[1][chosen]
+        cut = {name: getattr(self, name)[chosen] for name in names}
+        return replace(self, response=response, corners=corners, **cut)
+
+
+def fit_stars(stars: StarWindows, model_error: float, unlike: np.ndarray | None = None) -> StarFit:
+    """Fit flux, place and width of each star to the pixels that are its own.
+
+    Weighted linear least squares about the last solution; in each iteration the pixels that stand out are found anew.
+
+    Parameters
+    ----------
+    stars : StarWindows
+        The stars.
     model_error : float
         Error of the profile in a pixel, relative to its light.
     unlike : ndarray, shape (size, size), optional
         What the frame's stars are unlike the profile by, relative to their flux (:func:`typical_misfit`).
     """
-    size, xy, near = electrons.shape[1], np.array(start_xy, dtype=float), is_good
-    forms = profile.forms_at(shape, xy)
+    size, xy, near = stars.electrons.shape[1], np.array(stars.start_xy, dtype=float), stars.is_good
+    forms = profile.forms_at(stars.shape, xy)
     if compiled.native is not None:
-        windows = electrons, rms, near, foreign, response, unlike
-        return _compiled_fit(windows, corners, forms, expected_xy, xy, table, (position_error, model_error))
-    own = np.where(near, electrons - foreign, 0.0)
+        return _compiled_fit(stars, forms, xy, model_error, unlike)
+    own = np.where(near, stars.electrons - stars.foreign, 0.0)
     widening = np.zeros(len(xy))
-    light, slopes = templates(table, xy, corners, size, forms)
+    light, slopes = templates(stars.table, xy, stars.corners, size, forms)
     flux = _median_flux(own, light, near)
     for _ in range(_ITERATIONS):
-        errors, deviation, model = _residuals(
-            own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
-        )
+        errors, deviation, model = _residuals(stars, own, flux, widening, light, slopes, model_error, unlike)
         is_stray = find_stray(deviation, errors, near, typical_deviation(deviation, model, near))
         design = np.concatenate([light[:, None], slopes * flux[:, None, None, None]], axis=1)
         weights = np.where(near & ~is_stray, 1.0 / errors**2, 0.0)
-        prior = np.broadcast_to(prior_weights(position_error), (len(xy), 4))
+        prior = np.broadcast_to(prior_weights(stars.position_error), (len(xy), 4))
         # the place is held to where the star was expected, not to where the last step ended
-        pull = np.column_stack([np.zeros(len(xy)), prior[:, 1:3] * (expected_xy - xy), np.zeros(len(xy))])
+        pull = np.column_stack([np.zeros(len(xy)), prior[:, 1:3] * (stars.expected_xy - xy), np.zeros(len(xy))])
         solution = _solve(design, own, weights, prior, pull)
         flux, widening = solution[:, 0], np.clip(solution[:, 3], -3 * _WIDTH_ERROR, 3 * _WIDTH_ERROR)
         xy = xy + np.clip(solution[:, 1:3], -_LONGEST, _LONGEST)
-        light, slopes = templates(table, xy, corners, size, forms)
-    errors, deviation, model = _residuals(
-        own, foreign, rms, response, near, flux, widening, light, slopes, model_error, unlike
-    )
+        light, slopes = templates(stars.table, xy, stars.corners, size, forms)
+    errors, deviation, model = _residuals(stars, own, flux, widening, light, slopes, model_error, unlike)
     is_stray = find_stray(deviation, errors, near)
     kept = near & ~is_stray
     is_no_star = too_large(reduced_chi2(deviation, kept), kept, _NO_STAR)
@@ -250,32 +261,32 @@ def fit_stars(
 
 
 def _compiled_fit(
-    windows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None],
-    corners: tuple[np.ndarray, np.ndarray],
-    forms: np.ndarray,
-    expected_xy: np.ndarray,
-    xy: np.ndarray,
-    table: np.ndarray,
-    errors: tuple[float, float],
+    stars: StarWindows, forms: np.ndarray, xy: np.ndarray, model_error: float, unlike: np.ndarray | None
 ) -> StarFit:
     """What :func:`fit_stars` gives, by the kernel in C; ``xy`` is moved."""
     assert compiled.native is not None
-    given: list[np.ndarray | None] = [
-        None if values is None else compiled.ready(values, dtype=bool if index == _NEAR else float)
-        for index, values in enumerate(windows)
-    ]
-    given += [compiled.ready(values, dtype=np.int64) for values in corners]
-    given += [forms, *(compiled.ready(values, dtype=float) for values in (expected_xy, table))]
-    n, shape = len(xy), windows[0].shape
+
+    def ready(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else compiled.ready(values, dtype=float)
+
+    windows = ready(stars.electrons), ready(stars.rms), compiled.ready(stars.is_good, dtype=bool), ready(stars.foreign)
+    corners = (compiled.ready(values, dtype=np.int64) for values in stars.corners)
+    given = (
+        *windows,
+        ready(stars.response),
+        ready(unlike),
+        *corners,
+        forms,
+        ready(stars.expected_xy),
+        ready(stars.table),
+    )
+    n, shape = len(xy), stars.electrons.shape
     stray, deviation, all_errors = np.empty(shape, dtype=bool), np.empty(shape), np.empty(shape)
-    flux, model_error, no_star = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
-    found = xy, flux, model_error, no_star, stray, deviation, all_errors
-    compiled.native.fit_stars((*given, limits(*errors), *found), profile.EDGE, profile.TABLE_STEP)
-    return StarFit(xy, stray, deviation, no_star, model_error, flux, all_errors)
-
-
-#: Which of the windows of a fit says which pixels may be used.
-_NEAR = 2
+    flux, of_core, no_star = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
+    found = xy, flux, of_core, no_star, stray, deviation, all_errors
+    numbers = limits(stars.position_error, model_error)
+    compiled.native.fit_stars((*given, numbers, *found), profile.EDGE, profile.TABLE_STEP)
+    return StarFit(xy, stray, deviation, no_star, of_core, flux, all_errors)
 
 
 def typical_misfit(fit: StarFit) -> np.ndarray:
@@ -340,11 +351,8 @@ def _median_flux(own: np.ndarray, light: np.ndarray, near: np.ndarray) -> np.nda
 
 
 def _residuals(
+    stars: StarWindows,
     own: np.ndarray,
-    foreign: np.ndarray,
-    rms: np.ndarray,
-    response: np.ndarray | None,
-    near: np.ndarray,
     flux: np.ndarray,
     widening: np.ndarray,
     light: np.ndarray,
@@ -355,8 +363,9 @@ def _residuals(
     """Errors of the pixels, deviations in these errors, and the model of the star."""
     model = flux[:, None, None] * (light + widening[:, None, None] * slopes[:, 2])
     by_form = 0.0 if unlike is None else flux[:, None, None] * unlike
-    errors = np.where(near, pixel_errors(model, foreign, rms, response, model_error, by_form), 1.0)
-    deviation = np.where(near, (own - model) / errors, 0.0)
+    errors = pixel_errors(model, stars.foreign, stars.rms, stars.response, model_error, by_form)
+    errors = np.where(stars.is_good, errors, 1.0)
+    deviation = np.where(stars.is_good, (own - model) / errors, 0.0)
     return errors, deviation, model
 
 
