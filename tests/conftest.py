@@ -71,7 +71,6 @@ _QUICK = (
     "kernels",
     "project/test_rooms.py",
     "project/test_habits.py",
-    "store/test_config.py",
     "store/test_stored_identities.py",
     "store/test_chunk_files.py",
     "frames/test_instruments.py",

@@ -9,7 +9,7 @@ from small_nights import SIGMA_TO_FWHM, add_star
 
 from opticam_dask import AperturePhotometer, DefaultLocalBackground, OptimalPhotometer, PSFPhotometer
 from opticam_dask.kernels.sources import moments, photometry
-from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
+from opticam_dask.kernels.sources.profiles import field_form, profile, profile_fit, ring_sums
 from opticam_dask.methods.frame_view import FrameView
 
 #: Every photometer, with the sky of the mesh and of an annulus, forced and recentred.
@@ -66,6 +66,11 @@ def view_of(pixels, xy, detected, flux, form, *, position_error=0.07, saturated=
         profile=table,
         catalog_flux=flux,
     )
+
+
+def field_shape(image, xy, rough, noise, **options):
+    """FWHM and form of the stars of a frame of which rough widths are known."""
+    return field_form.field_shape(image, xy, moments.source_shapes(image, xy, rough), noise, **options)
 
 
 def noisy(image, rng):

@@ -6,6 +6,7 @@ satellite, a bled column, a gradient), so that the truth is what it painted.
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,6 +109,12 @@ def write_frame(
 def never(*_args: object, **_options: object) -> None:
     """What must not be called: a scheduler of Dask, the start of a cluster."""
     raise AssertionError("something was computed before it was asked for")
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    """Rows of a table in CSV."""
+    with file.open() as stream:
+        return list(csv.DictReader(stream))
 
 
 def write_frames(directory: Path, n_frames: int, *, seed: int) -> None:

@@ -27,6 +27,12 @@ def median(values: np.ndarray) -> float:
     return 0.5 * float(ordered[(n - 1) // 2] + ordered[n // 2])
 
 
+def finite_median(values: np.ndarray) -> float:
+    """Median of the values that are finite; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
 def weighted_median(values: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
     """Lower weighted median over the first axis; NaN values have no weight."""
     order = np.argsort(values, axis=0, kind="stable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import os
 import shutil
@@ -13,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from small_nights import rows_of
 
 from opticam_dask import cli, light_curves, relative_light_curve, simulate_observations
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
@@ -60,11 +60,6 @@ def staged(tmp_path_factory):
     return directory
 
 
-def _rows(file):
-    with file.open() as stream:
-        return list(csv.DictReader(stream))
-
-
 @pytest.mark.parametrize("where", [["--cluster", "none"], ["--workers", "1"]], ids=["none", "local"])
 def test_watch__equals_the_batch_run_and_follows_the_target(staged, tmp_path, where):
     data, out, batch = (tmp_path / name for name in ("data", "out", "batch"))
@@ -85,7 +80,7 @@ def test_watch__equals_the_batch_run_and_follows_the_target(staged, tmp_path, wh
     assert f"waiting for {broken}: cut short" in done.stdout
     for key in ("1:g", "2:r"):
         group = group_name(key)
-        rows = _rows(out / "watch" / f"{group}_fluxes.csv")
+        rows = rows_of(out / "watch" / f"{group}_fluxes.csv")
         # every usable frame once; a frame that was read too early would be there as NaN
         assert sorted(row["file"] for row in rows) == sorted(
             name for name in os.listdir(data) if f"{key[-1]}2" in name and name != broken
@@ -96,7 +91,7 @@ def test_watch__equals_the_batch_run_and_follows_the_target(staged, tmp_path, wh
         order = np.argsort([float(row["MJD"]) for row in rows])
         difference = fluxes[order] - curves["flux"].to_numpy()
         assert np.median(np.abs(difference / curves["flux_err"].to_numpy())) < 1.0
-        live = _rows(out / "watch" / f"target_2_{group}_light_curve.csv")
+        live = rows_of(out / "watch" / f"target_2_{group}_light_curve.csv")
         final = relative_light_curve(out, key, 2, [1, 3])
         close = np.array(sorted((float(r["MJD"]), float(r["rel_flux"])) for r in live))[:, 1]
         pull = (close - final["relative_flux"].to_numpy()) / final["relative_flux_err"].to_numpy()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, add_star, read_out, rows_of, write_frame
 
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
@@ -34,11 +33,6 @@ def write_night(directory: Path) -> None:
             add_star(electrons, x, y, flux, 3.5)
         write_frame(directory / "frames" / f"frame_{index}.fits", read_out(electrons, rng), 10.0 * index, **cards)
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open() as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_the_target_is_told_by_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harms import eat_memory, hang
 from privileges import ordinary_user
 
 from opticam_dask import cli, simulate_observations
@@ -39,21 +40,7 @@ def _die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _hang():
-    # in C code that holds the interpreter's lock: no Python timer could end it
-    import ctypes
-
-    ctypes.PyDLL(None).sleep(3600)
-
-
-def _eat_memory():
-    hoard = []
-    while True:
-        hoard.append(np.ones(4_000_000))
-        time.sleep(0.02)
-
-
-HARM = {"dies": _die, "hangs": _hang, "eats memory": _eat_memory}
+HARM = {"dies": _die, "hangs": hang, "eats memory": eat_memory}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from harms import eat_memory, hang
 from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
 
 from opticam_dask import Instrument, Reducer
@@ -85,26 +86,12 @@ def test_pool__a_block_that_cannot_read_is_tried_three_times(processes, tmp_path
     assert len(list(tmp_path.iterdir())) == 2 * (1 + executors.RETRIES)
 
 
-def _hang():
-    # in C code that holds the interpreter's lock: no Python timer could end it
-    import ctypes
-
-    ctypes.PyDLL(None).sleep(3600)
-
-
-def _eat_memory():
-    hoard = []
-    while True:
-        hoard.append(np.ones(2_000_000))
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
         (lambda: os._exit(3), "ended while it worked on block 2"),
-        (_hang, "ended while it worked on block 2"),
-        (_eat_memory, "block 2 needed more memory than its share"),
+        (hang, "ended while it worked on block 2"),
+        (eat_memory, "block 2 needed more memory than its share"),
     ],
     ids=["dies", "hangs", "eats memory"],
 )
@@ -114,7 +101,7 @@ def test_pool__a_process_that_is_lost_ends_them_all(processes, harm, words):
             harm()
         return block
 
-    work = [Work(harms, range(6), has_time_limit=harm is _hang)]
+    work = [Work(harms, range(6), has_time_limit=harm is hang)]
     with pytest.raises(pool.ProcessDied, match=words):
         list(processes.run(work))
     assert not processes._programs

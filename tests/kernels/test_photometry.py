@@ -7,14 +7,10 @@ import pytest
 import sep
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_frames import field_shape
 from photutils.aperture import CircularAperture, EllipticalAperture, aperture_photometry
 
 from opticam_dask.kernels.sources import centroids, moments, noise, photometry
-from opticam_dask.kernels.sources.profiles import field_form
-
-
-def _field_shape(image, xy, rough, noise, **options):
-    return field_form.field_shape(image, xy, moments.source_shapes(image, xy, rough), noise, **options)
 
 
 def _gaussian(shape, x0, y0, sigma_x, sigma_y=None, theta=0.0, flux=1000.0):
@@ -184,10 +180,10 @@ def test_field_shape__is_that_of_the_stars_and_leaves_saturated_ones_out():
     image = image + _gaussian((100, 100), 80, 80, 5.0, flux=1e5)
     xy = np.array([[20.0, 20], [70, 30], [40, 75], [80, 80]])
     saturated = image > 500
-    form = _field_shape(image, xy, np.full(4, 2.0), 1.0, saturated=saturated)
+    form = field_shape(image, xy, np.full(4, 2.0), 1.0, saturated=saturated)
     np.testing.assert_allclose(form.fwhm, 2.0 * photometry.SIGMA_TO_FWHM, rtol=0.01)
     np.testing.assert_allclose([form.semimajor_sigma, form.semiminor_sigma], 2.0, rtol=0.01)
-    assert all(np.isnan(value).all() for value in _field_shape(image, np.empty((0, 2)), np.empty(0), 1.0))
+    assert all(np.isnan(value).all() for value in field_shape(image, np.empty((0, 2)), np.empty(0), 1.0))
 
 
 def test_field_shape__follows_elongated_stars_and_not_a_blend():
@@ -196,7 +192,7 @@ def test_field_shape__follows_elongated_stars_and_not_a_blend():
     image = image + _gaussian((100, 100), 25, 45, 1.7, flux=5e4) + _gaussian((100, 100), 28, 48, 1.7, flux=5e4)
     noise = np.random.default_rng(3).normal(0.0, 3.0, image.shape)
     xy = np.array([*places, (26.5, 46.5)], dtype=float)
-    form = _field_shape(image + noise, xy, np.full(5, 2.0), 3.0)
+    form = field_shape(image + noise, xy, np.full(5, 2.0), 3.0)
     np.testing.assert_allclose([form.semimajor_sigma, form.semiminor_sigma], [2.4, 1.6], rtol=0.02)
     np.testing.assert_allclose(form.orientation, 0.5, atol=0.03)
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.table import QTable
+from known_frames import field_shape
 from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
 
 from opticam_dask.frames.simulation.simulated_fields import _add_star
-from opticam_dask.kernels.sources import joint_fit, moments, photometry
-from opticam_dask.kernels.sources.profiles import field_form, profile, profile_fit, ring_sums
+from opticam_dask.kernels.sources import joint_fit, photometry
+from opticam_dask.kernels.sources.profiles import profile, profile_fit, ring_sums
 from opticam_dask.passes import star_profiles
 
 SKY_RMS = 10.0
-
-
-def _field_shape(image, xy, rough, noise, **options):
-    return field_form.field_shape(image, xy, moments.source_shapes(image, xy, rough), noise, **options)
 
 
 def _stars(xy, flux, fwhm, beta, shape=(400, 400)):
@@ -46,7 +43,7 @@ def _measured_profile(beta, n_frames=12):
         truth = _stars(xy, np.full(len(xy), 1e5), fwhm, beta)
         image = rng.poisson(truth + SKY_RMS**2) - SKY_RMS**2
         rough = np.full(len(xy), fwhm / photometry.SIGMA_TO_FWHM)
-        form = _field_shape(image, xy, rough, SKY_RMS)
+        form = field_shape(image, xy, rough, SKY_RMS)
         shape = profile.Shape(*form[1:4])
         cutouts, x0, y0 = _cutouts(image, xy, int(ring_sums.SKY_REACH * shape.semimajor_sigma) + 2)
         rings = ring_sums.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
@@ -100,7 +97,7 @@ def test_profile__elongated_stars_are_followed():
         u = (columns - x) * np.cos(theta) + (rows - y) * np.sin(theta)
         v = (rows - y) * np.cos(theta) - (columns - x) * np.sin(theta)
         image += 1e5 / (2 * np.pi * major * minor) * np.exp(-0.5 * ((u / major) ** 2 + (v / minor) ** 2))
-    shape = profile.Shape(*_field_shape(image, xy, np.full(25, 2.0), 1.0)[1:4])
+    shape = profile.Shape(*field_shape(image, xy, np.full(25, 2.0), 1.0)[1:4])
     cutouts, x0, y0 = _cutouts(image, xy, 34)
     rings = ring_sums.measure_rings(cutouts, np.ones(cutouts.shape), xy, x0, y0, shape)
     light = profile.profile_weights(profile_fit.fit_profile(rings).table(), xy, x0, y0, 69, shape)

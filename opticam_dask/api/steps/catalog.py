@@ -26,9 +26,10 @@ from opticam_dask.api.steps.frames import (
     reference_star,
     require_same_camera,
 )
-from opticam_dask.api.steps.stack import median_of, stack
+from opticam_dask.api.steps.stack import stack
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.sources.profiles.profile import MOST_COMPONENTS, Profile, coefficients_of, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.lightcurves.indexes import with_indexes
@@ -186,7 +187,7 @@ class CatalogTask:
             arrays = {name: _filled(values, most) for name, values in arrays.items()}
             neighbours = {name: _filled(values, catalog_pass.MOST_NEIGHBOURS) for name, values in neighbours.items()}
             coefficients = _filled(coefficients, MOST_COMPONENTS, 0.0)
-        about = [found.fwhm, median_of(frame_rms), fitted.pixel_area, fitted.total_err]
+        about = [found.fwhm, finite_median(frame_rms), fitted.pixel_area, fitted.total_err]
         more = {"n_sources": n_sources, "bad_pixel": bad, "kept": survey.item().kept}
         return arrays | neighbours | more | {"coefficient": coefficients, "catalog_facts": about}
 
@@ -299,7 +300,7 @@ def open_catalog(out_directory: str | Path, key: str, *, night: str | None = Non
     variables = {str(one): stored[one].variable for one in stored.variables if one != "source_id"}
     bad = {part.night: frozen.bad_pixels_of(part) for part in camera.parts if part.night in profiles}
     variables["bad_pixel"] = xr.Variable("bad", bad[chosen_night])
-    known_facts = np.array([fwhm, median_of(rms), fitted.pixel_area, fitted.total_err])
+    known_facts = np.array([fwhm, finite_median(rms), fitted.pixel_area, fitted.total_err])
     cat = _catalogue(
         variables | {"n_sources": ((), (*stages, stored.sizes["source"])[0], _COUNT)},
         stored["source_id"].to_numpy(),

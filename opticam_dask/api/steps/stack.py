@@ -28,6 +28,7 @@ from opticam_dask.api.steps.reading import probing_and_joining, probing_tasks, r
 from opticam_dask.cluster import blocks
 from opticam_dask.kernels.images import lasting
 from opticam_dask.kernels.images.stack import combine_groups, mean_rms, stack_groups, stack_selection
+from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.lightcurves.indexes import pixel_coordinates
 from opticam_dask.passes import star_profiles
@@ -163,7 +164,7 @@ def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
     used = [f for f in frames if f["is_stacked"] and np.isfinite(f["transform"]).all()]
     transform = np.full((len(frames), 3, 3), np.nan)
     transform[: len(used)] = [f["transform"] for f in used] if used else np.nan
-    median = {name: median_of(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
+    median = {name: finite_median(np.array([f[name] for f in frames])) for name in ("fwhm", "level", "semiminor_sigma")}
     bad, most = lasting.bad_all_night(survey.sharp.values(), coverage.size), lasting.most_bad(coverage.size)
     of_stacked = mean_rms(np.array([f["background_rms"] for f in used]))
     return {
@@ -177,8 +178,3 @@ def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
             [median["fwhm"], median["level"], SIGMA_TO_FWHM * median["semiminor_sigma"], of_stacked]
         ),
     }
-
-
-def median_of(values: np.ndarray) -> float:
-    """Median of the finite values; NaN where there is none."""
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")

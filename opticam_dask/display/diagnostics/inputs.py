@@ -27,12 +27,6 @@ from opticam_dask.store.store import Store
 Targets = Target | Sequence[Target] | Mapping[str, Target | Sequence[Target]] | None
 
 
-def finite_median(values: np.ndarray) -> float:
-    """Median of the values that are finite; NaN where none is."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
-
-
 # ---------------------------------------------------------------- what the plots are made of
 
 

@@ -11,10 +11,10 @@ import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.display import plotting, products
-from opticam_dask.display.diagnostics.inputs import finite_median, keep_figure
+from opticam_dask.display.diagnostics.inputs import keep_figure
 from opticam_dask.display.diagnostics.sources import aperture_of
 from opticam_dask.display.drawn import keep_drawn
-from opticam_dask.kernels.robust import MAD_TO_SIGMA
+from opticam_dask.kernels.robust import MAD_TO_SIGMA, finite_median
 from opticam_dask.kernels.sources import noise
 from opticam_dask.lightcurves import results
 from opticam_dask.pipeline import preparation

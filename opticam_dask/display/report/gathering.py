@@ -26,6 +26,7 @@ from opticam_dask.display.report.records import (
 from opticam_dask.display.report.thinning import clock_of, column_of, frames_per_point
 from opticam_dask.flags import FRAME_SENTENCES, UNUSABLE, FrameFlag, QualityFlag, count_flags
 from opticam_dask.kernels.images.matching import align
+from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.locations import location
 from opticam_dask.store.camera import Camera, Part
@@ -143,7 +144,7 @@ def _summary(part: Part) -> NightSummary:
         mjd_utc=_range(times),
         step=float(np.median(steps)) if len(steps) else float("nan"),
         airmass=_range(facts["airmass"]),
-        fwhm=_middle(facts["fwhm"]),
+        fwhm=finite_median(facts["fwhm"]),
         photometry=[
             (label, int(done.sum()), part.n_blocks) for label in part.labels for done in [part.photometry(label).done()]
         ],
@@ -154,11 +155,6 @@ def _summary(part: Part) -> NightSummary:
 def _range(values: np.ndarray) -> tuple[float, float]:
     known = values[np.isfinite(values)]
     return (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
-
-
-def _middle(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _conditions(parts: list[Part], rebin: int) -> list[ConditionsNight]:

@@ -89,16 +89,7 @@ def generate_observations(
     ValueError
         When ``n_images`` or ``binning_scale`` is below 1, or the noise is unknown.
     """
-    _generate(
-        out_directory,
-        range(_checked(n_images, "n_images")),
-        circular_aperture,
-        binning_scale,
-        overwrite,
-        noise,
-        seed,
-        compress,
-    )
+    _generate(out_directory, range(n_images), circular_aperture, binning_scale, overwrite, noise, seed, compress)
 
 
 @held_to(SIMULATION)
@@ -114,8 +105,7 @@ def generate_gappy_observations(
     compress: bool = False,
 ) -> None:
     """Write the frames of :func:`generate_observations` with random gaps: about 71 % of ``n_images`` are kept."""
-    kept = _kept_frames(_checked(n_images, "n_images"))
-    _generate(out_directory, kept, circular_aperture, binning_scale, overwrite, noise, seed, compress)
+    _generate(out_directory, _kept_frames(n_images), circular_aperture, binning_scale, overwrite, noise, seed, compress)
 
 
 @held_to(SIMULATION)
@@ -134,23 +124,22 @@ def generate_flats(
     Parameters are those of :func:`generate_observations`.
     """
     _check_noise(noise)
-    n_flats, side = _checked(n_flats, "n_flats"), _side(binning_scale)
+    SIMULATION["n_images"].check("n_flats", n_flats)
+    side = _side(binning_scale)
     directory, shadow = _made(out_directory), _aperture_shadow(side)
     for filter_name in FILTERS:
         for index in range(n_flats):
             path = directory / f"{filter_name}-band_flat_{index}.fits{'.gz' if compress else ''}"
             if path.exists() and not overwrite:
                 continue
-            rng = (
-                np.random.default_rng(123 * (index + 123))
-                if noise == "opticam"
-                else _rng(seed, filter_name, index, "flat")
-            )
+            restarted = np.random.default_rng(123 * (index + 123))
+            rng = restarted if noise == "opticam" else _rng(seed, filter_name, index, "flat")
             image = rng.normal(_FLAT_LEVEL, _FLAT_RMS, (side, side)) * shadow
             header = {**_header(filter_name, binning_scale, index), "EXPOSURE": 0.05}
             write_frame(path, image, header)
 
 
+@held_to(SIMULATION)
 def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool = False) -> xr.Dataset:
     """Return what :func:`generate_observations` simulates.
 
@@ -169,7 +158,6 @@ def observation_truth(n_images: int = 100, binning_scale: int = 4, *, gaps: bool
         ``flux (filter, frame, source)`` in electrons, ``x, y (frame, source)`` in pixels, ``time (frame)`` in seconds
         since the first exposure began; sources are in the order of their mean fluxes.
     """
-    n_images = _checked(n_images, "n_images")
     frames = np.array(_kept_frames(n_images) if gaps else range(n_images), dtype=int)
     positions, fluxes = _field(binning_scale)
     flux = np.broadcast_to(fluxes, (len(FILTERS), len(frames), _N_SOURCES)).copy()
@@ -257,7 +245,7 @@ def _field(binning_scale: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _side(binning_scale: int) -> int:
-    side = _DETECTOR // _checked(binning_scale, "binning_scale")
+    side = _DETECTOR // binning_scale
     if side < 64:
         raise ValueError(f"binning_scale must leave at least 64 pixels of {_DETECTOR}, got {binning_scale}")
     return side
@@ -333,12 +321,6 @@ def _kept_frames(n_images: int) -> list[int]:
             chance = _GAP_CHANCE
             kept.append(index)
     return kept
-
-
-def _checked(value: int, name: str) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value)
 
 
 def _check_noise(noise: str) -> None:

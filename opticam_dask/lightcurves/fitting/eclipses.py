@@ -76,9 +76,6 @@ def fit_eclipse(
     ImportError
         When the extra ``fits`` is not installed.
     """
-    for name, value in (("duration", duration), ("period", period)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be a number of days above 0, got {value}")
     given = fit_input(curves, baseline)
     names, places = names_by_camera("depth", given, depths)
     parameters, starts = _parameters(given, mid_time, duration, period, names)

@@ -13,6 +13,7 @@ from opticam_dask.cluster.executors import Executor, Work
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.images.stack import stack_selection
+from opticam_dask.kernels.robust import finite_median
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 from opticam_dask.passes import catalog
 from opticam_dask.pipeline.frozen import piled_up, reference_part
@@ -114,15 +115,11 @@ def _stacked_night(setup: Setup, part: Part, stack: Mapping[str, np.ndarray]) ->
         stack["image"],
         stack["coverage"],
         part.frames["background_rms"][stacked],
-        _median(widths),
+        finite_median(widths),
         _transforms(part, stacked),
-        _median(level * gain * setup.parameters.rebin_factor**2 - sky),
-        SIGMA_TO_FWHM * _median(minor),
+        finite_median(level * gain * setup.parameters.rebin_factor**2 - sky),
+        SIGMA_TO_FWHM * finite_median(minor),
     )
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _stacked(setup: Setup, part: Part) -> np.ndarray:
