@@ -116,7 +116,7 @@ def test_reduction__cut_outs_and_whole_frames_give_the_same_bits(data, reference
     assert integrity.compare(reference, path) == []
 
 
-def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
+def test_reduction__each_pass_is_one_task_a_block_which_reads_each_frame_once(data, client, tmp_path):
     log = tmp_path / "reads"
     setup = _setup(tmp_path / "out", reader=LoggingReader(str(log)), frames_per_block=4)
     executor = executors.OnCluster(client)
@@ -126,26 +126,18 @@ def test_reduction__each_pass_reads_each_frame_once(data, client, tmp_path):
         log.unlink(missing_ok=True)
         return counts
 
-    driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-    assert reads() == {}
-    run = driver.Run(setup, executor, photometers=PHOTOMETERS)
-    driver.drive(run, driver.PASSES[:1])
-    assert set(reads().values()) == {1}
-    # the star profile is measured on what the survey has kept
-    for one, n_reads in zip(driver.PASSES[1:], (1, 0, 1), strict=True):
-        driver.drive(run, [one])
-        counts = reads()
-        assert len(counts) == (2 * N_FRAMES if n_reads else 0)
-        assert set(counts.values()) <= {n_reads}
-
-
-def test_reduction__one_task_a_block_and_pass(data, client, tmp_path):
-    setup = _setup(tmp_path / "out", frames_per_block=4)
-    executor = executors.OnCluster(client)
     with tasks_of(client) as seen:
         driver.prepare(setup, scanning.scan(scanning.find_files([data]), setup.instrument))
-        driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
-        driver.drive(driver.Run(setup, executor, photometers=PHOTOMETERS), driver.TO_LIGHT_CURVES)
+        assert reads() == {}
+        run = driver.Run(setup, executor, photometers=PHOTOMETERS)
+        driver.drive(run, driver.PASSES[:1])
+        assert set(reads().values()) == {1}
+        # the star profile is measured on what the survey has kept
+        for one, n_reads in zip(driver.PASSES[1:], (1, 0, 1), strict=True):
+            driver.drive(run, [one])
+            counts = reads()
+            assert len(counts) == (2 * N_FRAMES if n_reads else 0)
+            assert set(counts.values()) <= {n_reads}
     kinds = collections.Counter(str(key[0]).rsplit("-", 1)[0] for key in seen)
     n_blocks = 2 * -(-N_FRAMES // 4)
     assert kinds == {
