@@ -7,6 +7,7 @@ satellite, a bled column, a gradient), so that the truth is what it painted.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,15 @@ def add_star(
     image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] += flux * pixels
 
 
+def add_stars(
+    image: np.ndarray, stars: Iterable[Sequence[float]], shift: Sequence[float] = (0.0, 0.0), **form: float | None
+) -> np.ndarray:
+    """Add stars ``(x, y, flux)``, moved by ``shift``, of one form (see :func:`add_star`); returns the image."""
+    for x, y, flux in stars:
+        add_star(image, x + shift[0], y + shift[1], flux, **form)
+    return image
+
+
 def read_out(
     electrons: np.ndarray, rng: np.random.Generator, read_noise: float = 3.0, bias: float = 100.0, gain: float = 1.0
 ) -> np.ndarray:
@@ -121,9 +131,7 @@ def write_frames(directory: Path, n_frames: int, *, seed: int) -> None:
     """Write frames of the field, six seconds apart."""
     rng = np.random.default_rng(seed)
     for frame in range(n_frames):
-        image = np.full((200, 200), 50.0)
-        for star in FIELD:
-            add_star(image, *star)
+        image = add_stars(np.full((200, 200), 50.0), FIELD)
         write_frame(directory / f"f{frame}.fits", read_out(image, rng), 6.0 * frame)
 
 

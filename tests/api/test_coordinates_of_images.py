@@ -8,7 +8,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from small_nights import FIELD, INSTRUMENT, KEY, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, add_stars, read_out, write_frame
 
 import opticam_dask as opticam
 
@@ -21,9 +21,7 @@ PIXELS = np.arange(SIDE)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory, rng = tmp_path_factory.mktemp("coordinates"), np.random.default_rng(5)
     for number in range(N_FRAMES):
-        image = np.full((SIDE, SIDE), 150.0)
-        for x, y, flux in FIELD:
-            add_star(image, x, y, flux)
+        image = add_stars(np.full((SIDE, SIDE), 150.0), FIELD)
         write_frame(directory / f"f{number}.fits", read_out(image, rng), 60.0 * number)
     return directory
 

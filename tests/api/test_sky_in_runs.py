@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
-from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_stars, read_out, write_frame
 
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
@@ -43,9 +43,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("given")
     rng = np.random.default_rng(3)
     for index in range(N_FRAMES):
-        electrons = np.full((200, 200), 400.0)
-        for x, y, flux in FIELD:
-            add_star(electrons, x, y, flux, 3.5)
+        electrons = add_stars(np.full((200, 200), 400.0), FIELD, fwhm=3.5)
         write_frame(directory / "frames" / f"f_{index}.fits", read_out(electrons, rng), 10.0 * index, PIXSCALE=SCALE)
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
     names = [NAME if row == 2 else f"star {row}" for row in range(len(FIELD))]

@@ -11,7 +11,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_star, never, read_out, reduce_frames, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, SmallNight, add_stars, never, read_out, reduce_frames, write_frame
 
 import opticam_dask as opticam
 from opticam_dask.api.steps.chains import Chain
@@ -28,8 +28,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> SmallNight:
     directory, rng = tmp_path_factory.mktemp("refusals"), np.random.default_rng(29)
     for number in range(8):
         image, (dx, dy) = np.full((200, 200), 120.0), rng.normal(0.0, 2.0, 2)
-        for x, y, flux in FIELD:
-            add_star(image, x + dx, y + dy, flux)
+        add_stars(image, FIELD, (dx, dy))
         write_frame(directory / "frames" / f"f{number}.fits", read_out(image, rng), 300.0 * number)
     return reduce_frames(directory)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, rows_of, write_frame
+from small_nights import FIELD, INSTRUMENT, add_stars, read_out, rows_of, write_frame
 
 from opticam_dask.cli.parser import main
 from opticam_dask.frames import sky_coordinates
@@ -28,9 +28,7 @@ def write_night(directory: Path) -> None:
     rng = np.random.default_rng(3)
     cards = {name: value for name, value in sky_coordinates.wcs_header(truth()).items() if name != "WCSAXES"}
     for index in range(N_FRAMES):
-        electrons = np.full((200, 200), 400.0)
-        for x, y, flux in FIELD:
-            add_star(electrons, x, y, flux, 3.5)
+        electrons = add_stars(np.full((200, 200), 400.0), FIELD, fwhm=3.5)
         write_frame(directory / "frames" / f"frame_{index}.fits", read_out(electrons, rng), 10.0 * index, **cards)
     (directory / "camera.json").write_text(json.dumps(INSTRUMENT))
 

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, add_stars, read_out, write_frame
 
 from opticam_dask import cli, simulate_observations
 from opticam_dask.cli.answers import answer
@@ -116,9 +116,7 @@ def test_verbose__shows_the_log_with_times(night, tmp_path, capsys):
 
 def test_log__holds_every_line_of_the_run_with_its_time(night, tmp_path, capsys):
     rng = np.random.default_rng(1)
-    image = np.full((200, 200), 100.0)
-    for x, y, flux in FIELD:
-        add_star(image, x, y, flux)
+    image = add_stars(np.full((200, 200), 100.0), FIELD)
     for frame in range(4):
         write_frame(tmp_path / "data" / f"{frame}.fits", read_out(image, rng), 6.0 * frame)
     definition = tmp_path / "camera.json"

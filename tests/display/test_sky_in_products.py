@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning, Sip
-from small_nights import FIELD, KEY, SmallNight, add_star, read_out, reduce_frames, reducer_of, write_frame
+from small_nights import FIELD, KEY, SmallNight, add_stars, read_out, reduce_frames, reducer_of, write_frame
 
 import opticam_dask as opticam
 from opticam_dask.cli.parser import main
@@ -42,9 +42,7 @@ def truth() -> WCS:
 def write_night(directory: Path, cards: dict[str, object]) -> None:
     rng = np.random.default_rng(5)
     for index in range(3):
-        electrons = np.full((200, 200), 400.0)
-        for x, y, flux in FIELD:
-            add_star(electrons, x, y, flux, 3.5)
+        electrons = add_stars(np.full((200, 200), 400.0), FIELD, fwhm=3.5)
         file = directory / "frames" / f"frame_{index}.fits"
         write_frame(file, read_out(electrons, rng), 10.0 * index, **cards)
 

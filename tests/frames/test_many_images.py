@@ -8,7 +8,7 @@ import gzip
 import numpy as np
 import pytest
 from astropy.io import fits
-from small_nights import FIELD, INSTRUMENT, KEY, NIGHT, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, KEY, NIGHT, add_stars, read_out, write_frame
 
 import opticam_dask
 from opticam_dask import Instrument, Reducer, light_curves
@@ -36,9 +36,7 @@ def header_of(seconds: float | None = 0.0, **cards) -> fits.Header:
 def pixels() -> np.ndarray:
     """A short night of ten stars, (frame, y, x)."""
     rng = np.random.default_rng(22)
-    field = np.full((200, 200), 100.0)
-    for x, y, flux in FIELD:
-        add_star(field, x, y, flux)
+    field = add_stars(np.full((200, 200), 100.0), FIELD)
     return np.stack([read_out(field, rng) for _ in range(N_FRAMES)])
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.io import fits
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, write_frame
+from small_nights import FIELD, INSTRUMENT, add_stars, read_out, write_frame
 
 from opticam_dask import Instrument, cli
 from opticam_dask.frames.arrivals import Arrivals, incomplete_reason
@@ -34,9 +34,7 @@ def reduced(tmp_path_factory):
     data = tmp_path_factory.mktemp("own") / "data"
     rng = np.random.default_rng(20)
     for frame in range(6):
-        image = np.full((200, 200), 100.0)
-        for x, y, flux in FIELD:
-            add_star(image, x, y, flux)
+        image = add_stars(np.full((200, 200), 100.0), FIELD)
         write_frame(data / f"f{frame:03d}.fits", read_out(image, rng), 10.0 * frame)
     definition = data.parent / "camera.json"
     CAMERA.to_json(definition)

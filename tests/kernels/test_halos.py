@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import add_star
+from small_nights import add_stars
 
 from opticam_dask.kernels.images.halos import without_halos
 
@@ -14,8 +14,7 @@ YY, XX = np.mgrid[:SIDE, :SIDE]
 
 def stack(halo, rng):
     light = halo(np.hypot(XX - CENTRE[0], YY - CENTRE[1]))
-    for x, y, flux in STARS:
-        add_star(light, x, y, flux, FWHM)
+    add_stars(light, STARS, fwhm=FWHM)
     image = light + rng.normal(0.0, 1.0, light.shape) * np.sqrt(NOISE**2 + light / 16.0)
     image[60:130, 102:107] = SATURATED
     return np.minimum(image, SATURATED)

@@ -31,9 +31,7 @@ def night(tmp_path_factory):
         expose(f"calibration/b{number}.fits", np.zeros((SIDE, SIDE)), number, IMAGETYP="bias", EXPTIME=0.0)
         expose(f"calibration/f{number}.fits", np.full((SIDE, SIDE), 2e4), 100 + number, IMAGETYP="flat")
     for frame in range(N_FRAMES):
-        image = np.full((SIDE, SIDE), 200.0)
-        for star in small_nights.FIELD:
-            small_nights.add_star(image, *star)
+        image = small_nights.add_stars(np.full((SIDE, SIDE), 200.0), small_nights.FIELD)
         expose(f"frames/f{frame}.fits", image, 1000.0 + 10 * frame)
     return small_nights.reduce_frames(directory, calibration=directory / "calibration")
 

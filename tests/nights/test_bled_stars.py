@@ -9,6 +9,7 @@ from small_nights import (
     SIGMA_TO_FWHM,
     SmallNight,
     add_star,
+    add_stars,
     read_out,
     reduce_frames,
     write_frame,
@@ -190,8 +191,7 @@ def test_stars_beside_a_saturated_patch_are_measured_as_any_other(tmp_path):
     rng = np.random.default_rng(12)
     for index in range(5):
         image, shift = np.full((200, 200), 100.0), rng.normal(0.0, 0.5, 2)
-        for x, y, flux in FIELD:
-            add_star(image, x + shift[0], y + shift[1], flux)
+        add_stars(image, FIELD, shift)
         image[115:155, 65:95] = 7e4
         write_frame(tmp_path / "frames" / f"f{index}.fits", read_out(image, rng), 10.0 * index)
     night = reduce_frames(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import sep
 from photutils.detection import DAOStarFinder
 from scipy.spatial import KDTree
-from small_nights import SIGMA_TO_FWHM, add_star
+from small_nights import SIGMA_TO_FWHM, add_star, add_stars
 from small_stacks import RMS, stacked, steps_for
 
 from opticam_dask.passes.catalog import make_catalog
@@ -16,9 +16,7 @@ N_FRAMES = 20
 
 
 def field(stars, shape, fwhm, beta, **form):
-    image = np.zeros(shape)
-    for x, y, flux in stars:
-        add_star(image, x, y, flux, fwhm, beta, **form)
+    image = add_stars(np.zeros(shape), stars, fwhm=fwhm, beta=beta, **form)
     return image
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import FIELD, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, add_stars, read_out, reduce_frames, write_frame
 
 N_FRAMES = 10
 
@@ -27,8 +27,7 @@ def test_catalog__elongated_stars_are_kept_and_traces_of_hot_pixels_are_not(form
     for frame in range(N_FRAMES):
         # the field drifts, so that a hot pixel leaves a trace of 10 pixels on the stack
         image, shift = np.full((200, 200), 100.0), np.array([0.9, 0.4]) * (frame - N_FRAMES / 2)
-        for x, y, flux in FIELD:
-            add_star(image, x + shift[0], y + shift[1], flux, **form(frame))
+        add_stars(image, FIELD, shift, **form(frame))
         pixels = read_out(image, rng)
         pixels[hot[:, 0], hot[:, 1]] += 3000
         write_frame(tmp_path / "frames" / f"f{frame:03d}.fits", pixels, 10.0 * frame)

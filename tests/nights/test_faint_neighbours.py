@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_nights import FIELD, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, add_star, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer, PSFPhotometer, open_catalog
 from opticam_dask.flags import SourceFlag
@@ -37,8 +37,7 @@ def night(tmp_path_factory):
     directory, rng = tmp_path_factory.mktemp("faint"), np.random.default_rng(5)
     for frame in range(N_FRAMES):
         image, stars = np.zeros((200, 200)), FIELD + np.array([0.13, -0.08, 0.0]) * frame
-        for x, y, flux in stars:
-            add_star(image, x, y, flux, FWHM)
+        add_stars(image, stars, fwhm=FWHM)
         for companion, (star, dx, dy, _) in enumerate(COMPANIONS):
             x, y, flux = stars[star]
             add_star(image, x + dx, y + dy, part_of(companion, frame) * flux, FWHM)

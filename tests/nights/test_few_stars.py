@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_nights import KEY, NIGHT, add_star, read_out, reduce_frames, write_frame
+from small_nights import KEY, NIGHT, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching.match import AlignmentError, find_transform
@@ -83,9 +83,7 @@ def paint(directory, scenes, seed=18):
     rng = np.random.default_rng(seed)
     shifts = rng.normal(0, 0.7, (len(scenes), 2))
     for number, ((stars, hits), shift) in enumerate(zip(scenes, shifts, strict=True)):
-        image = np.full((120, 120), 100.0)
-        for x, y, flux in stars:
-            add_star(image, x + shift[0], y + shift[1], flux)
+        image = add_stars(np.full((120, 120), 100.0), stars, shift)
         pixels = read_out(image, rng)
         for x, y in hits:
             pixels[y : y + 3, x : x + 4] += 9000

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_nights import FIELD, SIGMA_TO_FWHM, add_star
+from small_nights import FIELD, SIGMA_TO_FWHM, add_star, add_stars
 from small_stacks import stacked, steps_for
 
 from opticam_dask import Reducer, generate_observations, open_reduction
@@ -41,8 +41,7 @@ def test_galaxies_are_kept_and_marked_and_do_not_widen_apertures():
     image = stars()
     places = [(30.0, 90.0), (60.0, 190.0), (120.0, 60.0), (170.0, 170.0), (170.0, 30.0), (75.0, 30.0), (150.0, 110.0)]
     galaxies = [(x, y, 1.2e6) for x, y in places if 15 < x < 185 and 15 < y < 185]
-    for x, y, flux in galaxies:
-        add_star(image, x, y, flux, 9.0, None, ratio=0.7)
+    add_stars(image, galaxies, fwhm=9.0, beta=None, ratio=0.7)
     found = make_catalog(stacked(image, WIDTH, rng), steps_for(image.shape), 100)
     xy = np.column_stack([found.arrays["x"], found.arrays["y"]])
     for x, y, _ in galaxies:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import add_star, read_out, reduce_frames, write_frame
+from small_nights import add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask.display.status import describe_reduction
 
@@ -14,8 +14,7 @@ def write_night(directory, stars, fwhms=(4.0,) * 4):
     rng = np.random.default_rng(31)
     for frame, fwhm in enumerate(fwhms):
         image, shift = np.full((160, 160), 100.0), rng.normal(0, 0.4, 2)
-        for x, y, flux in stars:
-            add_star(image, x + shift[0], y + shift[1], flux, fwhm)
+        add_stars(image, stars, shift, fwhm=fwhm)
         write_frame(directory / "frames" / f"f{frame:03d}.fits", read_out(image, rng), 10.0 * frame)
 
 

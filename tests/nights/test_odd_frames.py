@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import FIELD, NIGHT, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, NIGHT, add_star, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask.kernels.images.stack import (
     N_GROUPS,
@@ -27,8 +27,7 @@ def write_night(directory, n_frames, odd, seed=21):
     rng = np.random.default_rng(seed)
     for frame in range(n_frames):
         image, shift = np.full((200, 200), 100.0), rng.normal(0, 0.6, 2)
-        for x, y, flux in FIELD:
-            add_star(image, x + shift[0], y + shift[1], flux)
+        add_stars(image, FIELD, shift)
         for light in odd(frame, shift):
             image += light
         write_frame(directory / "frames" / f"f{frame:03d}.fits", read_out(image, rng), 10.0 * frame)

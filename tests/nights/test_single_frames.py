@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_nights import FIELD, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images.matching.align import apply_transform
@@ -19,9 +19,7 @@ TRACKS = {3: (110, 60), 4: (104, 20), 7: (100, 98), 20: (20, 100)}
 
 def sums_of_night(n_frames, first, rng):
     """Sums of the groups of a night that sees columns from 90 on in its first frames alone; and with no track."""
-    light = np.zeros(SHAPE)
-    for x, y, flux in STARS:
-        add_star(light, x, y, flux)
+    light = add_stars(np.zeros(SHAPE), STARS)
     groups = []
     for start in range(0, n_frames, PER_GROUP):
         stack = PartialStack(SHAPE)
@@ -61,9 +59,7 @@ def test_stack__tracks_of_single_frames_are_no_sources(n_frames, first):
 def test_stack__light_of_stars_stays_in_changing_seeing():
     rng, light = np.random.default_rng(2), []
     for width in rng.uniform(3.0, 5.5, 12):
-        image = np.zeros(SHAPE)
-        for x, y, flux in STARS:
-            add_star(image, x, y, flux, fwhm=width)
+        image = add_stars(np.zeros(SHAPE), STARS, fwhm=width)
         light.append(image)
     stacks = [PartialStack(SHAPE) for _ in range(2)]
     for number, image in enumerate(light):
@@ -86,8 +82,7 @@ def test_catalog__a_drifting_night_with_cosmic_rays_holds_its_stars_alone(tmp_pa
     for frame in range(16):
         image, shift = np.full((200, 200), 100.0), np.array([-3.2, 2.1]) * frame + rng.normal(0.0, 0.3, 2)
         shifts.append(shift)
-        for x, y, flux in FIELD:
-            add_star(image, x + shift[0], y + shift[1], flux)
+        add_stars(image, FIELD, shift)
         for _ in range(6):
             x, y = rng.integers(8, 190, 2)
             image[y : y + 2, x : x + 5] += rng.uniform(2000.0, 9000.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import small_nights
-from small_nights import FIELD, add_star
+from small_nights import FIELD, add_stars
 from small_stacks import stacked, steps_for
 
 from opticam_dask.passes.catalog import make_catalog
@@ -24,8 +24,7 @@ def nebula(height, radius=RADIUS):
 
 def stack_of(light, stars, seed):
     image = light.copy()
-    for x, y, flux in stars:
-        add_star(image, x, y, flux)
+    add_stars(image, stars)
     return stacked(image, 4.0, np.random.default_rng(seed))
 
 
@@ -60,8 +59,7 @@ def test_measured_on_a_nebula__the_star_is_right_and_the_error_of_the_totals_say
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
         away = (columns - MIDDLE[0] - dx) ** 2 + (rows - MIDDLE[1] - dy) ** 2
         image = SKY + 400.0 * np.exp(-away / 2.0 / RADIUS**2)
-        for x, y, flux in [*FIELD, ON_IT[0]]:
-            add_star(image, x + dx, y + dy, flux)
+        add_stars(image, [*FIELD, ON_IT[0]], (dx, dy))
         small_nights.write_frame(
             tmp_path / f"frames/{number:02d}.fits", small_nights.read_out(image, rng), 10.0 * number
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_nights import add_star, read_out, reduce_frames, write_frame
+from small_nights import add_star, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import OptimalPhotometer
 from opticam_dask.flags import SourceFlag
@@ -18,8 +18,7 @@ def night(tmp_path_factory):
     directory, rng = tmp_path_factory.mktemp("steady"), np.random.default_rng(8)
     for frame in range(N_FRAMES):
         electrons, (dx, dy) = np.full((SIZE, SIZE), 100.0), rng.normal(0.0, 0.6, 2)
-        for x, y, flux in STARS:
-            add_star(electrons, x + dx, y + dy, flux)
+        add_stars(electrons, STARS, (dx, dy))
         # a trail of charge beside the first star, as wide as a star and four times as long
         for step in np.linspace(6.0, 18.0, 13):
             add_star(electrons, STARS[0][0] + dx + 0.2 * step, STARS[0][1] + dy + step, 220.0, 3.0)

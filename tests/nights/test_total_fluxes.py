@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_nights import FIELD, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer, PSFPhotometer
 
@@ -18,8 +18,7 @@ def _night(directory, stars, sky, *, n_frames=8, fwhm=4.0, jitter=0.6, seed=8, *
     rng = np.random.default_rng(seed)
     for frame in range(n_frames):
         image, shift = np.array(sky, dtype=float), rng.normal(0.0, jitter, 2)
-        for x, y, flux in stars:
-            add_star(image, x + shift[0], y + shift[1], flux, fwhm)
+        add_stars(image, stars, shift, fwhm=fwhm)
         write_frame(directory / "frames" / f"f{frame:03d}.fits", read_out(image, rng), 10.0 * frame)
     return reduce_frames(directory, AperturePhotometer(), OptimalPhotometer(), PSFPhotometer(), **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_nights import add_star, read_out, reduce_frames, write_frame
+from small_nights import add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer
 from opticam_dask.flags import SourceFlag
@@ -30,8 +30,7 @@ def night(tmp_path_factory):
     rows, columns = np.mgrid[:SIZE, :SIZE]
     for frame in range(N_FRAMES):
         electrons, shift = np.full((SIZE, SIZE), 100.0), rng.normal(0.0, 0.6, 2)
-        for x, y, flux in STARS:
-            add_star(electrons, x + shift[0], y + shift[1], flux)
+        add_stars(electrons, STARS, shift)
         if frame in TRAILS:
             star, distance, angle, light, width = TRAILS[frame]
             x, y = STARS[star][:2] + shift

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_nights import add_star, read_out, reduce_frames, write_frame
+from small_nights import add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import AperturePhotometer, OptimalPhotometer, PSFPhotometer
 
@@ -36,8 +36,7 @@ def night(tmp_path_factory):
     for frame in range(N_FRAMES):
         dx, dy = rng.normal(0.0, 0.4, 2)
         electrons = sky_of(dx, dy)
-        for x, y, flux in (*EVEN, *PLACES.values()):
-            add_star(electrons, x + dx, y + dy, flux)
+        add_stars(electrons, (*EVEN, *PLACES.values()), (dx, dy))
         write_frame(directory / "frames" / f"f{frame}.fits", read_out(electrons, rng), 10.0 * frame)
     return reduce_frames(directory, AperturePhotometer(), OptimalPhotometer(), PSFPhotometer())
 

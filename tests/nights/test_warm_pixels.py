@@ -31,9 +31,7 @@ def night(tmp_path_factory):
     directory, rng, dark = tmp_path_factory.mktemp("warm"), np.random.default_rng(5), _dark_current()
     painted = []
     for shift in rng.normal(0, 0.7, (5, 2)):
-        image = np.full(SHAPE, SKY)
-        for x, y, flux in FIELD:
-            small_nights.add_star(image, x + shift[0], y + shift[1], flux)
+        image = small_nights.add_stars(np.full(SHAPE, SKY), FIELD, shift)
         painted.append(image)
     for number in range(N_FRAMES):
         pixels = small_nights.read_out(painted[number % 5] + dark * EXPOSURE, rng, READ_NOISE)

@@ -33,8 +33,7 @@ def night(tmp_path_factory):
     rng = np.random.default_rng(20)
     for frame in range(N_FRAMES):
         image, shift = np.full((200, 200), 100.0), rng.normal(0, 0.6, 2)
-        for x, y, flux in small_nights.FIELD:
-            small_nights.add_star(image, x + shift[0], y + shift[1], flux)
+        small_nights.add_stars(image, small_nights.FIELD, shift)
         file = directory / f"frames/f{frame:03d}.fits"
         small_nights.write_frame(file, small_nights.read_out(image, rng), 10.0 * frame)
     small_nights.reduce_frames(directory, AperturePhotometer(), OptimalPhotometer(), frames_per_block=4)

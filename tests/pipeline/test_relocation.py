@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_nights import FIELD, INSTRUMENT, add_star, read_out, reduce_frames, write_frame
+from small_nights import FIELD, INSTRUMENT, add_stars, read_out, reduce_frames, write_frame
 
 from opticam_dask import AperturePhotometer, Instrument, OptimalPhotometer, Reducer, cli
 from opticam_dask.pipeline import relocation
@@ -27,9 +27,7 @@ def reduced(tmp_path_factory):
     rng = np.random.default_rng(3)
     for night in NIGHTS:
         for frame in range(4):
-            image = np.full((200, 200), 100.0)
-            for x, y, flux in FIELD:
-                add_star(image, x, y, flux)
+            image = add_stars(np.full((200, 200), 100.0), FIELD)
             write_frame(
                 top / "frames" / night / f"{frame}.fits", read_out(image, rng), 6.0 * frame, f"{night}T20:00:00"
             )
