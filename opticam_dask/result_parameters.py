@@ -185,17 +185,21 @@ _DEPTHS = Parameter(
 #: Longest period that is believed, days.
 _CENTURY = 36525.0
 
+
+def _mid_time(event: str) -> Parameter:
+    sentence = f"BJD (TDB) of any {event}, where the search begins"
+    return Parameter(sentence, follows="the deepest dip", kind=float, metavar="BJD")
+
+
+def _days(sentence: str, follows: str = "", *, most: float | None = _CENTURY) -> Parameter:
+    """A length of time that a fit begins with, or that is known."""
+    return Parameter(sentence, follows=follows, kind=float, unit="days", above=0, most=most, metavar="DAYS")
+
+
 #: Fit of a transit.
 TRANSIT: Mapping[str, Parameter] = {
-    "period": Parameter(
-        "Period of the planet", kind=float, unit="days", above=0, most=_CENTURY, metavar="DAYS", is_required=True
-    ),
-    "mid_time": Parameter(
-        "BJD (TDB) of any transit, where the search begins",
-        follows="the deepest dip",
-        kind=float,
-        metavar="BJD",
-    ),
+    "period": replace(_days("Period of the planet"), is_required=True),
+    "mid_time": _mid_time("transit"),
     "a_over_rs": Parameter(
         "Semi-major axis in radii of the star, or that and its 1-sigma error",
         follows="free",
@@ -230,29 +234,9 @@ TRANSIT: Mapping[str, Parameter] = {
 
 #: Fit of an eclipse.
 ECLIPSE: Mapping[str, Parameter] = {
-    "mid_time": Parameter(
-        "BJD (TDB) of any eclipse, where the search begins",
-        follows="the deepest dip",
-        kind=float,
-        metavar="BJD",
-    ),
-    "duration": Parameter(
-        "From first to last contact, where the search begins",
-        follows="several are tried",
-        kind=float,
-        unit="days",
-        above=0,
-        metavar="DAYS",
-    ),
-    "period": Parameter(
-        "Time between eclipses, where there is more than one",
-        follows="one eclipse",
-        kind=float,
-        unit="days",
-        above=0,
-        most=_CENTURY,
-        metavar="DAYS",
-    ),
+    "mid_time": _mid_time("eclipse"),
+    "duration": _days("From first to last contact, where the search begins", "several are tried", most=None),
+    "period": _days("Time between eclipses, where there is more than one", "one eclipse"),
     "depths": _DEPTHS,
     "baseline": _BASELINE,
     **_SAMPLER,
@@ -260,15 +244,7 @@ ECLIPSE: Mapping[str, Parameter] = {
 
 #: Fit of a sinusoid.
 SINUSOID: Mapping[str, Parameter] = {
-    "period": Parameter(
-        "Period, where the search begins",
-        follows="the highest peak of the periodogram",
-        kind=float,
-        unit="days",
-        above=0,
-        most=_CENTURY,
-        metavar="DAYS",
-    ),
+    "period": _days("Period, where the search begins", "the highest peak of the periodogram"),
     "depths": _DEPTHS,
     "baseline": _BASELINE,
     **_SAMPLER,
