@@ -6,15 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opticam_dask.frames.fits.images import MOST_PIXELS
 from opticam_dask.frames.headers.times import TO_MIDDLE
 from opticam_dask.kernels.series.timing import FAR_PLACES, TIME_SCALES
 from opticam_dask.text import shown
-
-if TYPE_CHECKING:
-    from opticam_dask.frames.instruments import Instrument
 
 #: Bytes of the name of a camera, which is part of names of files.
 _LONGEST_CAMERA = 64
@@ -74,7 +71,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def wrong_values(one: Instrument) -> list[str]:
+def wrong_values(one: Any) -> list[str]:
     """List what is wrong with the entries of an instrument."""
     levels = (one.default_saturation, one.default_linearity)
     positive = (one.default_gain, one.default_binning, *levels, one.diameter, one.source_pixels)
