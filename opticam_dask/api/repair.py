@@ -15,6 +15,7 @@ from opticam_dask.methods.photometer_kinds import photometer_from_record
 from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import ReductionError, Setup
+from opticam_dask.pipeline.stages.photometry import measure_quality
 from opticam_dask.store import integrity
 from opticam_dask.store.groups import remove_stray
 from opticam_dask.store.store import Store
@@ -52,6 +53,7 @@ def repair(session: Session) -> None:
             entry.restore()
     run.photometers = _photometers(run.setup)
     driver.drive(run, driver.TO_LIGHT_CURVES)
+    measure_quality(run)  # also where no photometry was to be made again
     driver.finish(run.setup)
     if beyond := [entry for entry in damage if not entry.is_repairable]:
         raise ReductionError(f"{len(beyond)} thing(s) cannot be repaired from the store: {beyond[0]}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opticam_dask import schema
 from opticam_dask.flags import (
     FRAME_SENTENCES,
     SOURCE_SENTENCES,
@@ -285,4 +286,14 @@ def unfinished(path: Path) -> list[str]:
                 if len(missing):
                     name = "first pass" if label is None else f"photometry {label}"
                     lines.append(f"{part.group}: {name}: {len(missing)} of {part.n_blocks} blocks are not done")
+            if store.version == schema.SCHEMA_VERSION:
+                lines += [f"{part.group}: {words}" for words in _lost_products(part)]
     return lines
+
+
+def _lost_products(part: Part) -> Iterator[str]:
+    """What the photometry of a part is made with, or is followed by, and is not there."""
+    if part.labels and not part.psf.is_whole:
+        yield "the star profile is not measured"
+    if not part.quality.is_whole and any(part.photometry(label).done().all() for label in part.labels):
+        yield "the quality is not measured"

@@ -120,12 +120,12 @@ class Group:
         FileNotFoundError
             When there is no such group.
         StoreError
-            When the metadata of an array is damaged.
+            When the metadata of an array is damaged, or lost while its chunks are there.
         """
         if locations.is_remote(self.path):
             names = array_names(self.path, self.name)
         else:
-            names = sorted(entry.name for entry in os.scandir(self.directory) if entry.name in self)
+            names = sorted(name for name in os.listdir(self.directory) if self._holds(name))
         if self.kind:
             known = {entry.name for entry in schema.GROUPS[self.kind]}
             names = [name for name in names if name in known]
@@ -135,6 +135,14 @@ class Group:
             if not {"shape", "dimension_names"} <= set(one):
                 raise damaged(self.directory / name / FILE_NAME, "not that of an array")
         return found
+
+    def _holds(self, name: str) -> bool:
+        """Whether there is an array of this name; one whose metadata was lost would be missed by whoever needs it."""
+        if name in self:
+            return True
+        if not name.startswith(".") and (self.directory / name / "c").is_dir():
+            raise damaged(self.directory / name / FILE_NAME, "it is not there, and the chunks of its array are")
+        return False
 
     def array(self, name: str) -> Array:
         """One array, opened and not read."""

@@ -91,7 +91,7 @@ def find_damage(path: str | Path) -> list[Damage]:
     if lost := list(_lost_arrays(store, parts)):
         return lost
     done: dict[str, np.ndarray] = {}
-    found = [*_lost_products(store), *_damaged_marks(store)]
+    found = [*_lost_products(store), *_lost_in_products(store, parts), *_damaged_marks(store)]
     # in schema 1.0 a chunk of fill values was no file
     may_lack_chunks = store.version == "1.0"
     flags_first = sorted(all_arrays(store.path).items(), key=lambda entry: (not entry[0].endswith("/flags"), entry[0]))
@@ -253,8 +253,7 @@ def _describe(place: _Place, name: str, array: ZarrArray, index: tuple[int, ...]
 
         return Damage(where, reason, remedy, drop)
     if place.group in _PRODUCTS:
-        remedy = f"{_PRODUCTS[place.group]} of {part.key} {part.night}"
-        return Damage(where, reason, remedy, Group(part.path, f"{part.group}/{place.group}").remove)
+        return _describe_product(place, where, reason)
     if label is not None:
         remedy = f"{place.name} of photometry {label} of {part.key} {part.night}"
 
@@ -268,6 +267,9 @@ def _describe(place: _Place, name: str, array: ZarrArray, index: tuple[int, ...]
 
 
 def _describe_product(place: _Place, where: str, reason: str) -> Damage:
+    if (part := place.part) is not None:
+        remove = Group(part.path, f"{part.group}/{place.group}").remove
+        return Damage(where, reason, f"{_PRODUCTS[place.group]} of {part.key} {part.night}", remove)
     remove = Group(place.store.path, place.group).remove
     if place.group.endswith("/catalog"):
         return Damage(where, reason, "the catalogue, from the stack", remove)
@@ -322,6 +324,16 @@ def _lost_products(store: Store) -> Iterator[Damage]:
             yield Damage(camera.reference.name, reason, _all_anew(store))
         elif not camera.catalog.is_whole:
             yield Damage(camera.catalog.name, reason, "the catalogue, from the stack", lambda: None)
+
+
+def _lost_in_products(store: Store, parts: dict[str, Part]) -> Iterator[Damage]:
+    """Arrays of stacks, catalogues and their like whose metadata are lost, and whose chunks are not."""
+    for folder, folders, files in walk(store.path, FILE_NAME):
+        if "c" in folders and FILE_NAME not in files:
+            place = _Place.of(store, str(folder.relative_to(store.path)), parts)
+            if place.part is None or place.group in _PRODUCTS:
+                where = str((folder / FILE_NAME).relative_to(store.path))
+                yield _describe_product(place, where, "the metadata are missing")
 
 
 def _damaged_marks(store: Store) -> Iterator[Damage]:

@@ -236,6 +236,28 @@ def test_lost_groups__are_found(data, whole, path, capsys, lost, words):
         assert integrity.compare(whole, path) == []
 
 
+@pytest.mark.parametrize("lost", ["quality/transparency/zarr.json", "psf"])
+def test_quality_and_profile_alone__are_made_again(whole, path, capsys, lost):
+    """No block is measured with them: repair said that all was whole, and the quality was gone."""
+    target = path / "1-g/2023-12-31" / lost
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    _command(capsys, "verify", path.parent, code=1)
+    _command(capsys, "verify", path.parent, "--repair", "--cluster", "none", code=0)
+    assert integrity.compare(whole, path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["photometry/aperture/flux", "quality/ellipticity", "frames/read_noise", "psf/profile"]
+)
+def test_array_without_metadata__is_named_by_whoever_needs_it(path, name):
+    """Its chunks are there. It was missed by its name, in errors of Python."""
+    (path / "1-g/2023-12-31" / name / "zarr.json").unlink()
+    group = Group(path, f"1-g/2023-12-31/{name.rpartition('/')[0]}")
+    with pytest.raises(StoreError, match=f"{name}/zarr.json is damaged .it is not there"):
+        group.described()
+    assert any(f"{name}/zarr.json" in damage.where for damage in integrity.find_damage(path))
+
+
 def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, path, capsys):
     options = ["--n-pixels", 5, "--border-width", 3, "--frames-per-block", PER_BLOCK, "--cluster", "none"]
     some = sorted(data.glob("*.fits"))[:4]
