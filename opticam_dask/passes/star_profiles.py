@@ -270,11 +270,10 @@ def fit(found: Mapping[int, ring_sums.Rings | None]) -> profile.Profile | None:
     return profile_fit.fit_profile(add(found))
 
 
-def describe(fitted: profile.Profile, rings: ring_sums.Rings | None) -> dict[str, np.ndarray]:
-    """Profile as the variables of ``schema.PSF``."""
+def describe(fitted: profile.Profile, mean: profile_fit.MeanRings | None) -> dict[str, np.ndarray]:
+    """Profile as the variables of ``schema.PSF``, with the mean light that it was fitted to, if there is such."""
     radius = (np.arange(ring_sums.N_RINGS) + 0.5) * ring_sums.REACH / ring_sums.N_RINGS
     measured, error = np.full(len(radius), np.nan), np.full(len(radius), np.nan)
-    mean = None if rings is None else profile_fit.fit_stars(rings)[1]
     if mean is not None:
         has_data = mean.has_data
         # the light of the star in its own sky is given back, and the total is that of the fit

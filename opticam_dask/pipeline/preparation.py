@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -144,11 +145,17 @@ def _root_attributes(setup: Setup) -> dict[str, Any]:
 def versions() -> dict[str, Any]:
     """Versions of this package, of Python, and of what the numbers depend on, and the form of the kernels."""
     return {
-        "opticam_dask_version": metadata.version("opticam-dask"),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "opticam_dask_version": _version_of("opticam-dask"),
+        "packages": {name: _version_of(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "kernels": compiled.form(),
     }
+
+
+@functools.cache
+def _version_of(package: str) -> str:
+    """Version of a package, for which its files are looked through."""
+    return metadata.version(package)
 
 
 def _tell_other_versions(setup: Setup, progress: Progress) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from opticam_dask.cluster.executors import Work
 from opticam_dask.kernels.sources import noise
+from opticam_dask.kernels.sources.profiles import profile_fit
 from opticam_dask.kernels.sources.profiles.profile import Profile, gaussian_profile
 from opticam_dask.kernels.sources.profiles.sampling import sampling_errors
 from opticam_dask.passes import star_profiles
@@ -168,8 +169,8 @@ def _fit_first(found: Mapping[int, Any]) -> dict[str, Any] | None:
 
 def _fit_last(found: Mapping[int, Any]) -> tuple[Profile, dict[str, np.ndarray]] | None:
     """Profile of a night and its variables."""
-    fitted = star_profiles.fit(found)
-    return None if fitted is None else (fitted, star_profiles.describe(fitted, star_profiles.add(found)))
+    fitted, mean, _ = profile_fit.fit_stars(star_profiles.add(found))
+    return None if fitted is None else (fitted, star_profiles.describe(fitted, mean))
 
 
 def write_profiles(run: Run, parts: Sequence[Part], found: Sequence[Mapping[int, Any]]) -> None:
