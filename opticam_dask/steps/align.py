@@ -30,8 +30,16 @@ _WIDER = 3.0
 #: Two stars whose ratio of fluxes is turned over, and by more than this factor, have swapped their brightness.
 _SWAPPED = 1.2
 
+#: Where there are so few stars, two that are nearer than so many FWHM may be one in another frame.
+_FEW_STARS = 6
+_MAY_BE_ONE = 2.0
+
 #: A transform that rests on so many unsaturated stars needs no saturated ones, whose centres are less certain.
 _ENOUGH_STARS = 6
+
+
+#: Positions (n, 2) and fluxes (n,).
+_Stars = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +111,9 @@ def alignment_sources(result: FrameResult, n_sources: int) -> tuple[np.ndarray, 
 
 
 def _align(job: Aligning, result: FrameResult) -> None:
-    xy, flux = alignment_sources(result, job.n_alignment_sources)
+    reference, frame = (job.reference_xy, job.reference_flux), alignment_sources(result, job.n_alignment_sources)
     try:
-        found = match.find_transform(
-            job.reference_xy,
-            xy,
-            transform_type=job.transform_type,
-            reference_weights=job.reference_flux,
-            frame_weights=flux,
-            expected_scale=job.expected_scale,
-            shift_of_few=True,
-        )
+        found, reference, frame = _matched(job, reference, frame)
     except match.AlignmentError as error:
         measure_seeing(result)
         raise FrameProblem(FrameFlag.NOT_ALIGNED, str(error)) from error
@@ -121,7 +121,7 @@ def _align(job: Aligning, result: FrameResult) -> None:
     _measure_seeing_of_stars(job, result)
     if found.n_matched < problem.LEAST_FOR_ROTATION:
         _require_stars(job, result)
-    if found.n_matched == 2 and _have_swapped(job.reference_flux[found.reference_index], flux[found.frame_index]):
+    if found.n_matched == 2 and _have_swapped(reference[1][found.reference_index], frame[1][found.frame_index]):
         result.flags |= FrameFlag.SWAPPED
     reason = align.limit_reason(
         found.transform,
@@ -133,6 +133,58 @@ def _align(job: Aligning, result: FrameResult) -> None:
     )
     if reason is not None:
         raise FrameProblem(FrameFlag.BEYOND_LIMIT, reason)
+
+
+def _match(job: Aligning, reference: _Stars, frame: _Stars) -> match.FoundTransform:
+    """Transform from positions and fluxes of the reference frame to those of a frame."""
+    return match.find_transform(
+        reference[0],
+        frame[0],
+        transform_type=job.transform_type,
+        reference_weights=reference[1],
+        frame_weights=frame[1],
+        expected_scale=job.expected_scale,
+        shift_of_few=True,
+    )
+
+
+def _matched(job: Aligning, reference: _Stars, frame: _Stars) -> tuple[match.FoundTransform, _Stars, _Stars]:
+    """Transform of a frame, and the stars that it was found by; of few stars, two that are close may be one in a frame.
+
+    Raises
+    ------
+    AlignmentError
+    """
+    try:
+        return _match(job, reference, frame), reference, frame
+    except match.AlignmentError as error:
+        reach = _MAY_BE_ONE * job.reference_fwhm
+        if not 0 < max(len(reference[1]), len(frame[1])) <= _FEW_STARS or not np.isfinite(reach):
+            raise
+        merged = _without_pairs(*reference, reach), _without_pairs(*frame, reach * job.expected_scale)
+        if len(merged[0][1]) == len(reference[1]) and len(merged[1][1]) == len(frame[1]):
+            raise
+        try:
+            found = _match(job, *merged)
+        except match.AlignmentError:
+            raise error from None
+        if found.n_matched < 2:  # the middle of a star and a cosmic ray beside it is nothing's place
+            raise
+        return found, *merged
+
+
+def _without_pairs(xy: np.ndarray, flux: np.ndarray, reach: float) -> _Stars:
+    """Stars as a frame shows them in which those nearer to each other than ``reach`` are one, brightest first."""
+    labels = np.arange(len(xy))
+    for first, second in np.argwhere(np.triu(np.hypot(*(xy[:, None] - xy[None]).T) < reach, 1)):
+        labels[labels == labels[second]] = labels[first]
+    light = np.maximum(flux, 0.0)
+    total = np.array([light[labels == label].sum() for label in np.unique(labels)])
+    middle = [
+        np.average(xy[labels == label], axis=0, weights=light[labels == label] + 1e-9) for label in np.unique(labels)
+    ]
+    order = np.argsort(-total, kind="stable")
+    return np.array(middle)[order], total[order]
 
 
 def _require_stars(job: Aligning, result: FrameResult) -> None:

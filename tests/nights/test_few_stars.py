@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_nights import KEY, NIGHT, add_stars, read_out, reduce_frames, write_frame
+from small_nights import KEY, NIGHT, add_star, add_stars, read_out, reduce_frames, write_frame
 
+from opticam_dask import PSFPhotometer
 from opticam_dask.flags import UNUSABLE, FrameFlag
 from opticam_dask.kernels.images.matching.match import AlignmentError, find_transform
 from opticam_dask.pipeline import frozen
@@ -149,6 +150,25 @@ def test_one_star__is_tracked_and_a_cosmic_ray_is_not(tmp_path, capsys):
     assert lost.tolist() == [2]
     assert _furthest_error(night, shifts) < 0.1
     assert f"{KEY} {NIGHT}: 7 of 8 frames are aligned by one or two stars" in " ".join(capsys.readouterr().out.split())
+
+
+def test_three_stars__of_which_two_are_one_in_some_frames(tmp_path):
+    """Two stars that only good seeing tells apart: the other frames are aligned as well."""
+    rng = np.random.default_rng(34)
+    shifts = rng.normal(0.0, 0.4, (8, 2))
+    for number, (dx, dy) in enumerate(shifts):
+        image = np.full((64, 64), 150.0)
+        for x, y, flux in ((20.0, 22.0, 6e4), (25.5, 26.0, 3e4), (46.0, 40.0, 1.2e5)):
+            add_star(image, x + dx, y + dy, flux, 3.6 + 1.6 * (number % 2))
+        write_frame(tmp_path / "frames" / f"f{number}.fits", read_out(image, rng), 10.0 * number)
+    night = reduce_frames(tmp_path, PSFPhotometer())
+    assert np.ptp(night.frames["n_sources"].to_numpy()) == 1
+    assert not np.any(night.frames["flags"].to_numpy() & UNUSABLE)
+    assert _furthest_error(night, shifts) < 0.4
+    curves = night.curves("psf")
+    for x, y, flux in ((20.0, 22.0, 6e4), (25.5, 26.0, 3e4)):
+        pull = (curves["total"] - flux).to_numpy()[:, night.source_at(x, y)] / curves["total_err"].to_numpy().mean()
+        assert np.all(np.abs(pull) < 5.0)
 
 
 def test_no_catalog__the_last_line_speaks_of_detections_only_when_there_are_none(monkeypatch):
