@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +14,6 @@ from astropy.table import MaskedColumn, QTable
 from astropy.time import Time
 from astropy.timeseries import TimeSeries
 from astropy.utils.masked import Masked
-from nbclient import NotebookClient
 from simulated_pairs import red_noise_pair
 
 from opticam_dask import Analyzer
@@ -27,7 +24,6 @@ from opticam_dask.flags import SourceFlag
 from opticam_dask.lightcurves import conversions
 from opticam_dask.lightcurves.differential import write_relative_light_curve
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "timing_methods.ipynb"
 MJD = 60309.2
 QUIET = {"show_plots": False, "verbose": False}
 
@@ -427,31 +423,3 @@ def test_plots__are_made_of_all_results(tmp_path):
     } <= names  # fmt: skip
     with pytest.raises(ValueError, match="scale must be one of"):
         found.compute_averaged_power_spectra(10, scale="square")
-
-
-# ---------------------------------------------------------------- the tutorial
-
-
-@pytest.mark.timeout(1200)
-def test_notebook__gives_the_frequency_and_the_lags_of_the_tutorial(tmp_path, capsys):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") for cell in notebook.cells), "keep notebooks clean of output"
-    where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=1000, kernel_name="python3", resources=where).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    printed = "".join(output.get("text", "") for output in outputs)
-    frequency, error = map(float, re.search(r"all cameras: ([\d.]+) \+- ([\d.]+) Hz", printed).groups())
-    lags = {
-        (first, second): (float(lag), float(err))
-        for first, second, lag, err in re.findall(r"(\d:\w) x (\d:\w): lag (-?[\d.]+) \+- ([\d.]+) s at", printed)
-    }
-    with capsys.disabled():
-        print(f"\ntutorial: {frequency:.5f} +- {error:.5f} Hz (0.135), lags {lags} (-1.85, +-3.70, -1.85 s)")
-    assert abs(frequency - 0.135) < 3 * error
-    assert error < 1e-4
-    # each camera is a quarter of a period ahead of the one before
-    for pair, expected in ((("1:g", "2:r"), -1.852), (("2:r", "3:i"), -1.852), (("1:g", "3:i"), 3.704)):
-        lag, err = lags[pair]
-        assert err < 0.15
-        assert min(abs(lag - expected), abs(lag + expected) if expected > 0 else np.inf) < 3 * err
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 8

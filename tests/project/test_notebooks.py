@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +21,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXECUTED = ROOT / "build" / "notebooks"
 
 #: Least number of figures of each notebook; 1 for those that are not listed.
-N_FIGURES = {"backgrounds": 5, "big_run": 2, "corrections": 3, "finders": 3, "hat_p_32": 2, "reduction": 9}
+N_FIGURES = {
+    "backgrounds": 5, "big_run": 2, "corrections": 3, "finders": 3, "hat_p_32": 2, "reduction": 9, "timing_methods": 8,
+}  # fmt: skip
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -88,4 +91,18 @@ def _check_hat_p_32(printed: str) -> None:
     assert abs(float(re.search(r"mid-transit ([\d.]+)", printed).group(1)) - 2458107.71406) < 0.002
 
 
-CHECKS = {"hat_p_32": _check_hat_p_32}
+def _check_timing_methods(printed: str) -> None:
+    """The frequency that was simulated, in Hz, and lags of a quarter of its period from each camera to the next."""
+    frequency, error = map(float, re.search(r"all cameras: ([\d.]+) \+- ([\d.]+) Hz", printed).groups())
+    assert abs(frequency - 0.135) < 3 * error
+    assert error < 1e-4
+    found = re.findall(r"(\d:\w) x (\d:\w): lag (-?[\d.]+) \+- ([\d.]+) s at", printed)
+    lags = {(first, second): (float(lag), float(err)) for first, second, lag, err in found}
+    # half a period either way is the same
+    for pair, expected in ((("1:g", "2:r"), -1.852), (("2:r", "3:i"), -1.852), (("1:g", "3:i"), 3.704)):
+        lag, err = lags[pair]
+        assert err < 0.15
+        assert min(abs(lag - expected), abs(lag + expected) if expected > 0 else math.inf) < 3 * err
+
+
+CHECKS = {"hat_p_32": _check_hat_p_32, "timing_methods": _check_timing_methods}
