@@ -68,6 +68,11 @@ def reduce(data, out, executor, reader):
     setup = driver.Setup(
         out, OPTICAM_MX(), ReductionParameters(n_pixels=5, border_width=4), frames_per_block=PER_BLOCK, reader=reader
     )
+    return reduce_with(setup, data, executor)
+
+
+def reduce_with(setup, data, executor):
+    """Reduce a night as a setup says; the outcome of the first pass."""
     driver.prepare(setup, scan(find_files([data]), setup.instrument))
     outcome = driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
     driver.drive(driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES)

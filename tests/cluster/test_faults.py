@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harms import eat_memory, hang
+from held_runs import reduce_with, simulate
 from privileges import ordinary_user
 
-from opticam_dask import cli, simulate_observations
+from opticam_dask import cli
 from opticam_dask.cluster import connections, executors, rescue
 from opticam_dask.flags import FrameFlag, SourceFlag
 from opticam_dask.frames.instruments import OPTICAM_MX
@@ -63,24 +64,13 @@ class PoisonedReader:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     directory = tmp_path_factory.mktemp("data")
-    simulate_observations(
-        directory, n_frames=N_FRAMES, shape=(96, 112), n_sources=6, filters=("g",), flux_range=(4e3, 1e5),
-        fwhm=3.0, least_separation=6.0, seed=5,
-    )  # fmt: skip
+    simulate(directory)
     return directory
 
 
 def _setup(out, **options):
     parameters = ReductionParameters(n_pixels=5, border_width=4)
     return driver.Setup(out, OPTICAM_MX(), parameters, frames_per_block=PER_BLOCK, **options)
-
-
-def _reduce(setup, data, executor):
-    driver.prepare(setup, scan(find_files([data]), setup.instrument))
-    outcome = driver.drive(driver.Run(setup, executor), driver.TO_CATALOGS)
-    driver.drive(driver.Run(setup, executor, photometers={"aperture": AperturePhotometer()}), driver.TO_LIGHT_CURVES)
-    driver.finish(setup)
-    return outcome
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -90,7 +80,7 @@ def test_poisoned_frame__is_set_aside_by_name_and_everything_else_is_reduced(dat
     setup = _setup(tmp_path / "out", reader=PoisonedReader(poisoned, harm, str(log)))
     timeout = 8.0 if harm == "hangs" else 100.0
     with connections.local_client(2, dashboard=False, memory_limit=MEMORY) as client:
-        outcome = _reduce(setup, data, executors.OnCluster(client, frame_timeout=timeout, is_local=True))
+        outcome = reduce_with(setup, data, executors.OnCluster(client, frame_timeout=timeout, is_local=True))
     [(file, message)] = list(outcome.problems)
     assert os.path.basename(file) == poisoned
     words = {"dies": "signal 9", "hangs": "longer than 8 s", "eats memory": "more memory than a worker has"}
@@ -192,9 +182,9 @@ def test_vanished_directory__stops_the_run_and_costs_no_frame(data, tmp_path, le
         driver.drive(driver.Run(vanishing, executors.InProcess()), driver.PASSES[1:2])
     shutil.rmtree(copied, ignore_errors=True)
     (tmp_path / "unmounted").rename(copied)
-    _reduce(setup, copied, executors.InProcess())
+    reduce_with(setup, copied, executors.InProcess())
     whole = _setup(tmp_path / "whole")
-    _reduce(whole, copied, executors.InProcess())
+    reduce_with(whole, copied, executors.InProcess())
     assert integrity.compare(whole.path, setup.path) == []
 
 

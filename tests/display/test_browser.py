@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bokeh.document import Document
+from chromium import opened_chromium
 
 from opticam_dask import (
     AperturePhotometer,
@@ -414,25 +414,11 @@ def test_browser__pages_of_one_browser_choose_for_themselves(out, monkeypatch):
 
 # ---------------------------------------------------------------- in Chromium
 
-CHROMIUM_ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Chromium without a window."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None and not os.environ.get("OPTICAM_DASK_CI"):
-        pytest.skip("chromium (a Debian package) is not installed")
-    assert program, "chromium is not installed"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+    with opened_chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from chromium import opened_chromium
 
 import opticam_dask as opticam
 from opticam_dask.display.browser.camera_view import Views
@@ -263,30 +263,12 @@ def test_report__opens_with_the_target_its_period_and_its_fit(out):
     assert places == sorted(places)
     assert "Fit of a sinusoid" in html
     assert html.count("No significant period") == 1
-    with _chromium() as browser:
+    with opened_chromium() as browser:
         _fits_on_a_phone(browser, f"file://{out}/report.html", "document.documentElement.dataset.ready == 'yes'")
         with Browser(out, KEYS[0], LABEL) as served:
             _fits_on_a_phone(
                 browser, served.url, "window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle"
             )
-
-
-def _chromium():
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None and not os.environ.get("OPTICAM_DASK_CI"):
-        pytest.skip("chromium (a Debian package) is not installed")
-    from contextlib import contextmanager
-
-    from playwright.sync_api import sync_playwright
-
-    @contextmanager
-    def started():
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=program, args=["--headless", "--no-sandbox"])
-            yield browser
-            browser.close()
-
-    return started()
 
 
 def _fits_on_a_phone(browser, url, ready):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from astropy.io import fits
+from chromium import opened_chromium
 
 from opticam_dask import Reducer, cli, export_light_curves, relative_light_curve, simulate_observations, write_report
 from opticam_dask.display.report import measurements, pictures, thinning
@@ -28,8 +28,6 @@ N_COLOURS = """canvas => {
     const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
     return new Set(new Uint32Array(data.buffer)).size;
 }"""
-CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-CHROMIUM += ["--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +59,8 @@ def page_file(reduced):
 
 @pytest.fixture(scope="module")
 def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None and not os.environ.get("OPTICAM_DASK_CI"):
-        pytest.skip("chromium (a Debian package) is not installed")
-    if importlib.util.find_spec("playwright") is None and not os.environ.get("OPTICAM_DASK_CI"):
-        pytest.skip("playwright, which drives the browser, is not installed: pip install -e '.[test]'")
-    playwright = importlib.import_module("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, headless=True, args=CHROMIUM)
+    with opened_chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

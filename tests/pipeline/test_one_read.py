@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import collections
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import pytest
+from counted_tasks import LoggingReader
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import executors
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images import calibrate
 from opticam_dask.methods.photometers import AperturePhotometer, OptimalPhotometer
 from opticam_dask.parameters import ReductionParameters
@@ -26,22 +21,6 @@ from opticam_dask.store.scratch import SCRATCH_NAME
 
 N_FRAMES, STACKED = 30, 12
 PHOTOMETERS = {"best": AperturePhotometer(radius="best"), "optimal": OptimalPhotometer()}
-
-
-@dataclass(frozen=True)
-class LoggingReader:
-    """Reads frames and notes each read in a file: tasks have a copy of it."""
-
-    log: str
-
-    def read(self, path):
-        with open(self.log, "a") as log:
-            log.write(f"{os.path.basename(path)}\n")
-        return FitsReader().read(path)
-
-
-def _reads(setup):
-    return collections.Counter(Path(setup.reader.log).read_text().split())
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +57,7 @@ def fused(data, tmp_path_factory):
 
 
 def test_frames__are_read_once_and_those_of_the_survey_and_the_candidates_once_more(fused):
-    counts = _reads(fused)
+    counts = fused.reader.reads
     assert len(counts) == N_FRAMES
     assert counts.total() == N_FRAMES + STACKED + N_PROBES <= N_FRAMES + STACKED + 10
     assert not (fused.out_directory / SCRATCH_NAME).exists()
@@ -87,7 +66,7 @@ def test_frames__are_read_once_and_those_of_the_survey_and_the_candidates_once_m
 def test_catalogue_first_and_photometry_later__give_the_same_bits(data, fused, tmp_path):
     setup = _begin(data, tmp_path)
     _drive(setup, photometers={})
-    assert _reads(setup).total() == N_FRAMES + N_PROBES  # what the survey has found out is known
+    assert setup.reader.reads.total() == N_FRAMES + N_PROBES  # what the survey has found out is known
     assert all(part.frames.done().all() for camera in setup.store.cameras for part in camera.parts)
     _drive(setup, driver.TO_LIGHT_CURVES)
     driver.finish(setup)
@@ -161,7 +140,7 @@ def test_steps_that_need_the_whole_frame__are_done_once_on_the_same_read(data, t
         calls.clear()
         _drive(setup, photometers=photometers if out.name == "fused" else {})
         n_surveyed_again = 4 if out.name == "fused" else 0
-        assert len(calls) == _reads(setup).total() == 12 + n_surveyed_again + N_PROBES
+        assert len(calls) == setup.reader.reads.total() == 12 + n_surveyed_again + N_PROBES
         _drive(setup, driver.TO_LIGHT_CURVES, photometers=photometers)
         paths.append(setup.path)
     assert integrity.compare(*paths) == []

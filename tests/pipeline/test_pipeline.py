@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counted_tasks import tasks_of
+from counted_tasks import LoggingReader, tasks_of
 
 from opticam_dask import simulate_observations
 from opticam_dask.cluster import connections, executors
 from opticam_dask.flags import SourceFlag
 from opticam_dask.frames import scanning
 from opticam_dask.frames.instruments import OPTICAM_MX
-from opticam_dask.frames.scanning import FitsReader
 from opticam_dask.kernels.images.stack import stack_selection
 from opticam_dask.lightcurves import results
 from opticam_dask.methods.photometers import AperturePhotometer
@@ -32,19 +31,6 @@ from opticam_dask.store.store import STORE_NAME, Store
 
 N_FRAMES = 22
 PHOTOMETERS = {"aperture": AperturePhotometer(), "forced_aperture": AperturePhotometer(forced=True)}
-
-
-@dataclass(frozen=True)
-class LoggingReader:
-    """Reads frames and notes each read in a file, from whatever process it runs in."""
-
-    log: str
-
-    def read(self, path):
-        handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(handle, f"{os.path.basename(path)}\n".encode())
-        os.close(handle)
-        return FitsReader().read(path)
 
 
 @pytest.fixture(scope="module")
