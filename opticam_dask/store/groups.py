@@ -140,13 +140,20 @@ class Group:
         """Whether there is an array of this name; one whose metadata was lost would be missed by whoever needs it."""
         if name in self:
             return True
-        if not name.startswith(".") and (self.directory / name / "c").is_dir():
-            raise damaged(self.directory / name / FILE_NAME, "it is not there, and the chunks of its array are")
+        has_chunks = not name.startswith(".") and (self.directory / name / "c").is_dir()
+        known = {entry.name for entry in schema.GROUPS[self.kind]} if self.kind else set()
+        if has_chunks or (name in known and self.is_whole):  # an array without entries has no chunks
+            raise damaged(self.directory / name / FILE_NAME, "it is not there, and the rest of its array is")
         return False
 
     def array(self, name: str) -> Array:
         """One array, opened and not read."""
-        return open_array(self.path, f"{self.name}/{name}")
+        try:
+            return open_array(self.path, f"{self.name}/{name}")
+        except FileNotFoundError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(self.directory / name / FILE_NAME, " ".join(str(error).split())[:100]) from error
 
     def write(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
         """Write whole arrays (a stack, a catalogue) in place of an old group; ``complete`` is written last."""

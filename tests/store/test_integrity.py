@@ -258,6 +258,20 @@ def test_array_without_metadata__is_named_by_whoever_needs_it(path, name):
     assert any(f"{name}/zarr.json" in damage.where for damage in integrity.find_damage(path))
 
 
+def test_list_of_files_set_aside__without_an_array_is_damaged(path):
+    """It has no entries here, and so no chunks."""
+    (path / "set_aside/reason/zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"reason/zarr\.json is damaged"):
+        Store(path).set_aside.read_all()
+
+
+@pytest.mark.parametrize("content", [b"\x84\xff", b'{"zarr_format": 3, "node_type": "array", "shape": null}'])
+def test_array__that_cannot_be_opened_is_named(path, content):
+    (path / "1-g/catalog/x/zarr.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"1-g/catalog/x/zarr\.json is damaged"):
+        Store(path).camera("1:g").catalog.array("x")
+
+
 def test_repair__a_catalogue_that_comes_out_differently_is_not_accepted(data, path, capsys):
     options = ["--n-pixels", 5, "--border-width", 3, "--frames-per-block", PER_BLOCK, "--cluster", "none"]
     some = sorted(data.glob("*.fits"))[:4]
