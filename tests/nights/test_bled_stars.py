@@ -186,13 +186,15 @@ def test_clipped_stars_are_flagged_though_the_header_gives_a_higher_level(tmp_pa
     assert not is_saturated[:, 1:].any()
 
 
-def test_stars_beside_a_saturated_patch_are_measured_as_any_other(tmp_path):
-    """A reflection, or the tail of a comet: 40 x 30 saturated pixels, 13 and more from three stars."""
+@pytest.mark.parametrize("every", [1, 2])
+def test_stars_beside_a_saturated_patch_are_measured_as_any_other(tmp_path, every):
+    """A reflection, in all frames or in some: 40 x 30 saturated pixels, 13 and more from three stars."""
     rng = np.random.default_rng(12)
     for index in range(5):
         image, shift = np.full((200, 200), 100.0), rng.normal(0.0, 0.5, 2)
         add_stars(image, FIELD, shift)
-        image[115:155, 65:95] = 7e4
+        if index % every == 0:
+            image[115:155, 65:95] = 7e4
         write_frame(tmp_path / "frames" / f"f{index}.fits", read_out(image, rng), 10.0 * index)
     night = reduce_frames(tmp_path)
     curves = night.curves()
@@ -200,7 +202,8 @@ def test_stars_beside_a_saturated_patch_are_measured_as_any_other(tmp_path):
         source = night.source_at(x, y)
         pull = (curves["total"] - flux).to_numpy()[:, source] / curves["total_err"].to_numpy()[:, source]
         assert np.all(np.abs(pull) < 5.0)
-        assert np.all(curves["flags"].to_numpy()[:, source] == SourceFlag.REDUCED)
+        # the patch may be a source of the stack, whose light is then beside the star
+        assert not np.any(curves["flags"].to_numpy()[:, source] & ~np.uint32(SourceFlag.REDUCED | SourceFlag.BLENDED))
 
 
 def test_mode__where_numbers_are_densest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -64,6 +65,9 @@ FORM = ("x", "y", "semimajor_sigma", "semiminor_sigma", "orientation")
 #: A star whose peak on the stack is above this share of the saturation was saturated in some of the frames: seeing and
 #: resampling spread the peak.
 _NEARLY_SATURATED = 0.8
+
+#: Boxes with light above this part of it tell no sky: a patch may saturate some of the frames alone.
+_BRIGHT = 0.25
 
 #: Nothing is looked for so many FWHM from a saturated pixel.
 _CORE = 1.6
@@ -197,6 +201,8 @@ def _sky_free(night: StackedNight, steps: FrameSteps) -> SkyFree:
     pixels = unveiled.image.copy()
     try:
         mesh, rms_mesh = background.sky_mesh(pixels, steps.box_size, saturated=is_saturated)
+        with contextlib.suppress(ValueError), np.errstate(invalid="ignore"):  # wide bright stars may be in every box
+            mesh, _ = background.sky_mesh(pixels, steps.box_size, saturated=pixels > _BRIGHT * _saturated(night))
         pixels -= background.zoom_mesh(mesh, pixels.shape, steps.box_size)
     except ValueError:  # stars everywhere: the sky of the frames is all that is known
         rms_mesh = np.full([-(-side // box) for side, box in zip(pixels.shape, steps.box_size, strict=True)], 0.0)
