@@ -21,8 +21,12 @@ from opticam_dask.frames.simulation.synthetic import write_frame
 from opticam_dask.kernels.images.matching.align import apply_transform
 from opticam_dask.kernels.sources.photometry import SIGMA_TO_FWHM
 
-#: Places along a pixel's side at which a profile is evaluated to integrate it, and their weights (Gauss-Legendre).
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(4)
+#: Places along a pixel's side at which a profile is evaluated to integrate it, and their weights (Gauss-Legendre): in
+#: the core of a star, and in its wings, which are straight from one side of a pixel to the other to 1e-8 of the star.
+_IN_CORE, _IN_WINGS = (np.polynomial.legendre.leggauss(n) for n in (4, 2))
+
+#: Wings begin this far from the centre, in FWHM and in pixels, whichever is more.
+_WINGS_BEGIN = (2.5, 12.0)
 
 #: Stamps reach this many FWHM to each side; light beyond is left out (0.03 % of a Moffat star of beta 2.5).
 _STAMP_REACH = 12.0
@@ -221,11 +225,19 @@ def _gaussian_pixels(dy: np.ndarray, dx: np.ndarray, fwhm: float) -> np.ndarray:
 def _moffat_pixels(dy: np.ndarray, dx: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
     """The same of a Moffat star (1969, A&A 3, 455)."""
     alpha2 = (fwhm / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))) ** 2
-    y2, x2 = (((centres[:, None] + _NODES / 2.0).ravel() ** 2) / alpha2 for centres in (dy, dx))
-    brightness = (beta - 1.0) / (np.pi * alpha2) * (1.0 + y2[:, None] + x2[None, :]) ** -beta
-    weights = _WEIGHTS / 2.0
-    rows = weights @ brightness.reshape(len(dy), len(_NODES), -1)
-    light: np.ndarray = rows.reshape(len(dy), len(dx), len(_NODES)) @ weights
+
+    def integrated(dy: np.ndarray, dx: np.ndarray, rule: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        nodes, weights = rule
+        y2, x2 = ((centres[:, None] + nodes / 2.0).ravel() ** 2 / alpha2 for centres in (dy, dx))
+        brightness = (beta - 1.0) / (np.pi * alpha2) * (1.0 + y2[:, None] + x2[None, :]) ** -beta
+        rows = (weights / 2.0) @ brightness.reshape(len(dy), len(nodes), -1)
+        light: np.ndarray = rows.reshape(len(dy), len(dx), len(nodes)) @ (weights / 2.0)
+        return light
+
+    light = integrated(dy, dx, _IN_WINGS)
+    edge = max(_WINGS_BEGIN[0] * fwhm, _WINGS_BEGIN[1])
+    rows, columns = (np.abs(centres) <= edge for centres in (dy, dx))
+    light[np.ix_(rows, columns)] = integrated(dy[rows], dx[columns], _IN_CORE)
     return light
 
 
