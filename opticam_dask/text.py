@@ -38,10 +38,12 @@ def read_by_hand(path: Path) -> str:
     Raises
     ------
     ValueError
-        When it is not UTF-8.
+        When it is not UTF-8, or a directory.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
+    except IsADirectoryError as error:
+        raise ValueError("it is a directory, and a file was expected") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text ({error.reason}): save it as UTF-8") from error
 

@@ -133,10 +133,10 @@ def read_table(path: str | Path) -> Table:
         name = "ascii.ecsv" if is_ecsv else ("ascii.csv" if path.suffix.lower() == ".csv" else "")
         name = "votable" if b"<VOTABLE" in head else name
         name = name or ("ascii" if is_csv else "")
-        if name == "ascii.csv":
-            _require_closed_quotes(read_by_hand(path))
         if not head.removeprefix(codecs.BOM_UTF8).strip(b"\0"):
             raise ValueError("there is nothing in it")
+        if name == "ascii.csv":
+            return _read_csv(read_by_hand(path))
         if head.startswith(codecs.BOM_UTF8) and name.startswith("ascii"):  # as spreadsheets write it
             return Table.read(read_by_hand(path), format=name)
         return Table.read(path, format=name) if name else Table.read(path)
@@ -148,9 +148,20 @@ def read_table(path: str | Path) -> Table:
         ) from error
 
 
-def _require_closed_quotes(text: str) -> None:
+def _read_csv(text: str) -> Table:
+    """Table of a text with commas; of semicolons or tabs, as spreadsheets of many countries write them, without any."""
+    lines = text.splitlines()
+    names = next(line for line in lines if line.strip())
+    separator = next((one for one in ",;\t" if one in names), ",")
+    _require_closed_quotes(text, separator)
+    columns = [name.strip() for name in next(csv.reader([names], delimiter=separator))]
+    texts = {name: str for name in columns if _plain(name) in NAME}  # 0012 is a name, and not 12
+    return Table.read(lines, format="ascii.csv", delimiter=separator, converters=texts)
+
+
+def _require_closed_quotes(text: str, separator: str) -> None:
     """Refuse a table with an open quotation mark, which hides every row from there on."""
-    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows = csv.reader(text.splitlines(keepends=True), strict=True, delimiter=separator)
     first_line = 1
     try:
         for _ in rows:
@@ -201,8 +212,12 @@ def from_table(table: Table, origin: str, epoch: float | None = None) -> SkyCata
 
 def find_column(table: Table, names: Sequence[str]) -> str | None:
     """Name of the first column that is called one of ``names``, but for case and underscores."""
-    plain = {column.lower().replace("_", "").replace(" ", ""): column for column in reversed(table.colnames)}
+    plain = {_plain(column): column for column in reversed(table.colnames)}
     return next((plain[name] for name in names if name in plain), None)
+
+
+def _plain(column: str) -> str:
+    return column.lower().replace("_", "").replace(" ", "")
 
 
 def numbers(column: Any) -> np.ndarray:

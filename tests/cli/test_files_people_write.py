@@ -50,6 +50,23 @@ def test_text_that_is_not_utf8__is_refused_in_one_line(tmp_path, data, capsys, n
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_table_of_a_spreadsheet_without_commas__is_read(tmp_path, separator):
+    rows = ("name", "ra", "dec"), ("one, or two", "10.5", "-3.25"), ("007", "11.5", "-3.5")
+    (tmp_path / "stars.csv").write_text("\n".join(separator.join(row) for row in rows))
+    catalogue = read_sky_catalog(tmp_path / "stars.csv")
+    assert (catalogue.ra.tolist(), catalogue.name.tolist()) == ([10.5, 11.5], ["one, or two", "007"])
+
+
+@pytest.mark.parametrize("option", ["--instrument", "--config", "--sources"])
+def test_directory_in_the_place_of_a_file__is_refused_in_one_line(tmp_path, data, capsys, option):
+    arguments = ["reduce", data, "--out", tmp_path / "out", option, tmp_path, "--cluster", "none"]
+    assert main(list(map(str, arguments))) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path) in told
+    assert told.count("\n") == 1
+
+
 def test_entry_that_stands_twice__is_refused_and_named(tmp_path, data, capsys):
     (tmp_path / "camera.json").write_text(DEFINITION.replace("{", '{"default_gain": 5.0, ', 1))
     assert main(["check", str(data), "--instrument", str(tmp_path / "camera.json")]) == 2
