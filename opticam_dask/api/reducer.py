@@ -233,12 +233,12 @@ class Reducer(Plots):
 
     def _find_calibration_frames(self) -> Calibration | None:
         found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
-        for entry in found:
-            if entry is not None:
-                for key, rows in entry.table.groupby("key"):
-                    self._console.tell(f"{len(rows)} {key} {entry.kind} frames.")
-                for file, reason in entry.set_aside:
-                    self._console.tell(f"Left out of the {PLURAL[entry.kind]}: {Path(file).name}: {reason}")
+        for entry in filter(None, found):
+            entry.require_window_of(self.scan.table)
+            for key, rows in entry.table.groupby("key"):
+                self._console.tell(f"{len(rows)} {key} {entry.kind} frames.")
+            for file, reason in entry.set_aside:
+                self._console.tell(f"Left out of the {PLURAL[entry.kind]}: {Path(file).name}: {reason}")
         return Calibration.of(*found)
 
     def _report_scan(self) -> None:

@@ -93,6 +93,7 @@ _FROM_HEADER |= {"time_reference": "object", "time_offset": "float64", "is_time_
 _COLUMNS = {"file": "object", "file_size": "int64", "file_mtime": "float64"}
 _COLUMNS |= {"file_ctime": "float64", "file_checksum": "int64", **_FROM_HEADER}
 _COLUMNS |= {"ny": "int64", "nx": "int64", "dtype": "object", "extension": "int64", "plane": "int64"}
+_COLUMNS |= {"window": "object"}
 
 
 class Reader(Protocol):
@@ -428,8 +429,9 @@ def _scan_frame(read: _Read, instrument: Instrument, interpret: Callable[[Cards]
     if header.saturation not in (None, frame.saturation):  # that of all amplifiers
         frame = replace(frame, saturation=header.saturation)
     interpreted = [getattr(frame, column) for column in _FROM_HEADER]
-    row = (name, *facts, *interpreted, *header.shape, _name_of(header.dtype), *frame_here.name[1:])
-    told = [*telling.place_of(frame.key, header.values)]
+    window = telling.window_of(header.values)
+    row = (name, *facts, *interpreted, *header.shape, _name_of(header.dtype), *frame_here.name[1:], window)
+    told = [*telling.place_of(frame.key, window)]
     if header.has_overscan or header.section:
         told.append(_OVERSCAN if header.has_overscan else _TRIMMED.format(header.section))
     if header.bad_pixels:

@@ -8,7 +8,7 @@ from typing import Any
 from opticam_dask.text import printable
 
 _IMAGE_OF = "the only image of a file is that of extension "
-_LIES_AT = ": the image lies at DETSEC "
+_LIES_AT = ": the image lies at "
 
 
 def image_of(own: Mapping[str, Any]) -> tuple[str, ...]:
@@ -17,10 +17,20 @@ def image_of(own: Mapping[str, Any]) -> tuple[str, ...]:
     return () if name == "COMPRESSED_IMAGE" else (f"{_IMAGE_OF}{printable(str(name))}",)
 
 
-def place_of(key: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Sentence of where the window of a frame lies on the detector of a camera; none where it does not say."""
+def window_of(values: Mapping[str, Any]) -> str:
+    """Which part of the detector was read out, by DETSEC or XORGSUBF and YORGSUBF; empty where no header says so."""
     section = values.get("DETSEC")
-    return (f"{key}{_LIES_AT}{printable(section)} of the detector",) if isinstance(section, str) else ()
+    if isinstance(section, str):
+        return "DETSEC " + printable("".join(section.split()))
+    corner = [values.get(name) for name in ("XORGSUBF", "YORGSUBF")]
+    if all(isinstance(value, int | float) for value in corner):
+        return f"XORGSUBF {corner[0]:g}, YORGSUBF {corner[1]:g}"
+    return ""
+
+
+def place_of(key: str, window: str) -> tuple[str, ...]:
+    """Sentence of where the window of a frame lies on the detector of a camera; none where it does not say."""
+    return (f"{key}{_LIES_AT}{window} of the detector",) if window else ()
 
 
 def worth_telling(warned: Mapping[str, tuple[int, str]], n_frames: int) -> dict[str, tuple[int, str]]:

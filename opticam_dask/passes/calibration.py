@@ -34,6 +34,9 @@ PLURAL: dict[Kind, str] = {"bias": "biases", "dark": "darks", "flat": "flats", "
 _OF_FILTER: tuple[Kind, ...] = ("flat", "fringe")
 
 
+#: Columns of the table of frames in which frames and those that correct them are the same.
+_ALIKE = ["camera", "ny", "nx", "binning"]
+
 #: A bias is not exposed; cameras write the shortest time that they know, up to this, s.
 _LONGEST_BIAS = 1.0
 
@@ -92,6 +95,29 @@ class CalibrationFrames:
         keys = {"keys": sorted(set(self.table["key"]))} if self.kind == "fringe" else {}
         return {"n_files": len(rows), "digest": digest, **keys}
 
+    def require_window_of(self, frames: pd.DataFrame) -> None:
+        """Refuse frames that are not of the part of the detector whose frames they are to correct.
+
+        Parameters
+        ----------
+        frames : pandas.DataFrame
+            Table of the frames (``frames.Scan``). Windows that no header tells are not compared.
+
+        Raises
+        ------
+        CalibrationError
+            When those of one camera, shape and binning lie at several places of the detector.
+        """
+        for alike, rows in frames.groupby(_ALIKE):
+            own = self.table[(self.table[_ALIKE] == list(alike)).all(axis=1)]
+            places, theirs = _windows(own), _windows(rows)
+            if places and theirs and len(places | theirs) > 1:
+                told = "; ".join(f"{window} ({Path(file).name})" for window, file in (theirs | places).items())
+                raise CalibrationError(
+                    f"{PLURAL[self.kind]} must be of the part of the detector of the frames that they correct, found "
+                    f"frames of camera {alike[0]} ({alike[2]} x {alike[1]} pixels) of several: {told}"
+                )
+
     def select(self, detector: Detector, *, of_other_filters: bool = False) -> pd.DataFrame:
         """Frames that fit a camera key, in the order of their names.
 
@@ -126,6 +152,12 @@ class CalibrationFrames:
         return ", ".join(
             f"{len(rows)} of {key} ({nx} x {ny}, binning {binning})" for (key, nx, ny, binning), rows in groups
         )
+
+
+def _windows(table: pd.DataFrame) -> dict[str, str]:
+    """Parts of the detector that frames are of, by their headers, each with a file of it."""
+    known = table[table["window"] != ""].drop_duplicates("window")
+    return dict(zip(known["window"], known["file"], strict=True))
 
 
 def find_calibration_frames(kind: Kind, directories: Any, instrument: Instrument) -> CalibrationFrames:

@@ -275,14 +275,22 @@ def test_amplifiers__are_put_together_with_their_own_gain_bias_and_overscan(tmp_
     np.testing.assert_array_equal(reader_of(CAMERA).read(tmp_path / "a.fits") * 2.0, image)
 
 
-def test_window_of_one_detector__that_moves_within_a_night_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("cards", "told"),
+    [
+        ({"DETSEC": "[{0}:26, 1:6]"}, "DETSEC [{0}:26,1:6]"),
+        ({"XORGSUBF": "{0}", "YORGSUBF": "0"}, "XORGSUBF {0}, YORGSUBF 0"),
+    ],
+)
+def test_window_of_one_detector__that_moves_within_a_night_is_told(tmp_path, cards, told):
     for number, first in enumerate((11, 11, 21)):
-        header = header_of(6.0 * number, DETSEC=f"[{first}:{first + 6},1:6]")
-        fits.PrimaryHDU(np.zeros((6, 7), np.int16), header).writeto(tmp_path / f"{number}.fits")
+        values = {name: text.format(first) for name, text in cards.items()}
+        own = {name: int(text) if text.isdecimal() else text for name, text in values.items()}
+        fits.PrimaryHDU(np.zeros((6, 7), np.int16), header_of(6.0 * number, **own)).writeto(tmp_path / f"{number}.fits")
     files = find_files(tmp_path)
-    told = [note.partition(" (")[0] for note in scan(files, CAMERA).warnings if "DETSEC" in note]
-    assert told == [f"{KEY}: the image lies at DETSEC [{first}:{first + 6},1:6] of the detector" for first in (11, 21)]
-    assert not any("DETSEC" in note for note in scan(files[:2], CAMERA).warnings)
+    notes = [note.partition(" (")[0] for note in scan(files, CAMERA).warnings if "image lies" in note]
+    assert notes == [f"{KEY}: the image lies at {told.format(first)} of the detector" for first in (11, 21)]
+    assert not any("image lies" in note for note in scan(files[:2], CAMERA).warnings)
 
 
 def test_amplifiers__saturated_pixels_stay_saturated(tmp_path):

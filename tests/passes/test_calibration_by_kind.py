@@ -52,6 +52,26 @@ def test_reducer__takes_them_and_what_is_given_by_itself_goes_first(mixed, tmp_p
     assert (own["flat"]["n_files"], own["bias"]["n_files"]) == (2, 3)
 
 
+def test_reducer__refuses_what_was_read_out_elsewhere_on_the_detector(tmp_path):
+    here, elsewhere = {"DETSEC": "[1:40, 1:40]"}, {"DETSEC": "[101:140,1:40]"}
+    for number in range(2):
+        pixels = np.full((40, 40), 100 + number, "u2")
+        for folder, cards in (("frames", here), ("flats", here), ("others", elsewhere), ("silent", {})):
+            write_frame(tmp_path / folder / f"{number}.fits", pixels, number, **cards)
+
+    def reduced_with(flats):
+        Reducer(
+            tmp_path / "out", tmp_path / "frames", flats=flats, instrument=CAMERA, client="none", figures=False,
+            verbose=False,
+        )  # fmt: skip
+
+    for folder in ("flats", "silent"):
+        reduced_with(tmp_path / folder)
+    for folders in (["others"], ["flats", "others"]):
+        with pytest.raises(CalibrationError, match=r"flats must be of the part .* \[1:40,1:40\].*\[101:140,1:40\]"):
+            reduced_with([tmp_path / folder for folder in folders])
+
+
 def test_command__takes_them(mixed, tmp_path):
     words = ["reduce", str(mixed), "--out", str(tmp_path / "out"), "--calibration", str(mixed)]
     options = build_parser().parse_args(words)
