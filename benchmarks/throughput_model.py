@@ -148,7 +148,7 @@ def cost_of_frames(directory: Path, numbers: tuple[int, int], running: processes
 
 
 def _nothing(block: int, lost: object = None) -> BlockSummary:
-    return BlockSummary(block, 8, 8, {"reduced": 8}, ())
+    return BlockSummary(block, 8)
 
 
 def _try_nothing(block: int, index: int) -> None:

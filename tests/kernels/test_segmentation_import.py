@@ -47,8 +47,9 @@ labels[5:9, 5:9] = 1
 grown = segmentation.SegmentationImage(labels).make_source_mask(footprint=np.ones((3, 3)))
 assert grown.sum() == 36
 from photutils.segmentation import core
+fftconvolve = vars(core).get("fftconvolve", first.fftconvolve)  # newer ones import it when they need it
 for _ in range(2):
-    assert np.allclose(core.fftconvolve([1.0, 2.0], [1.0, 1.0]), [1.0, 3.0, 2.0])
+    assert np.allclose(fftconvolve([1.0, 2.0], [1.0, 1.0]), [1.0, 3.0, 2.0])
 import scipy.signal
 from scipy.signal import windows, butter
 assert scipy.signal is first and type(first) is type(np) and "fftconvolve" in dir(scipy.signal)

@@ -140,7 +140,7 @@ def save_figure(figure: Figure, path: str | Path, *, mark: str | None = None) ->
 def _write(file: Path, buffer: io.BytesIO) -> None:
     """Write a file that was put together in memory: where a disk is full, matplotlib raises errors of zlib."""
     with locations.replacing(file) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        temporary.write_bytes(buffer.getvalue())
 
 
 @contextlib.contextmanager

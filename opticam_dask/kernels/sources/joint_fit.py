@@ -123,7 +123,7 @@ def fit_fluxes(
     fitted = estimate @ electrons[used]
     photons = design @ np.maximum(fitted, 0.0)
     variance = photons / (1.0 if response is None else response[used]) + rms[used] ** 2
-    unexplained = 0.0
+    unexplained = np.zeros(len(fitted))
     if slopes is not None:
         moving = (fitted[:, None, None] * slopes[seen][:, :, used]).reshape(-1, len(design)).T
         leak = estimate @ moving
