@@ -675,6 +675,7 @@ COLUMNS = [
     "dtype",
     "extension",
     "plane",
+    "window",
 ]
 
 
