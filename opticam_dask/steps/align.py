@@ -154,6 +154,7 @@ def _matched(job: Aligning, reference: _Stars, frame: _Stars) -> tuple[match.Fou
     Raises
     ------
     AlignmentError
+        When they do not match either way.
     """
     try:
         return _match(job, reference, frame), reference, frame
