@@ -129,7 +129,7 @@ class Corrector:
         return self._found
 
     def _detector(self, key: str, shape: tuple[int, ...], binning: int | None = None) -> Detector:
-        """Detector of a key; its binning is that of the frames of this shape unless it is given."""
+        """Detector of a camera key; unless given, its binning is that of the scanned frames of the same shape."""
         table = self._known().table
         same = table[(table["ny"] == shape[0]) & (table["nx"] == shape[1])]
         usual = int(same["binning"].iloc[0]) if len(same) else 1

@@ -132,7 +132,7 @@ def _each_frame(paths: np.ndarray, reader: _Reader, frame_shape: tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class FrameFiles:
-    """Frames that the tasks on them read themselves, so that nothing waits in memory for two of them.
+    """Frames as paths: every task reads the frames that it needs, so that no pixels wait in memory between two tasks.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class FrameFiles:
     chunks : tuple of int
         Frames in each chunk.
     name : str
-        What tells them apart from all others.
+        Name of these frames in a Dask graph, different for other frames.
     """
 
     files: Sequence[str]
@@ -294,9 +294,9 @@ def gathered(
     images, table, shared, known
         Frames, what headers say of them, and what tasks get beside them: arguments of `chunk_records`.
     merge : callable
-        Makes one thing of some records or of some such things; the order does not matter.
+        Joins some records, or some joined records, into one; the order does not matter.
     finish : callable
-        Makes the record of what is left in the end.
+        Makes the final record from the last joined one.
 
     Returns
     -------

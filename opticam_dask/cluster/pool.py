@@ -146,7 +146,7 @@ class Pool:
             there.close()
 
     def await_processes(self, progress: Console | None = None) -> None:
-        """Wait until all processes have imported what they need, started if they are not.
+        """Start the processes unless they run, and wait until all have imported what they need.
 
         Raises
         ------

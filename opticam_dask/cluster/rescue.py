@@ -1,7 +1,7 @@
 """Blocks that kill their workers: find the frames to blame, set them aside, and run the whole block again.
 
-The frames are tried one by one in a process of their own, which writes nothing and may die, hang or take too much
-memory without harm to the worker. It says which frame it begins, so whoever watches it knows the one that ended it.
+The frames are tried one by one in a separate process, which writes nothing and may die, hang or take too much memory
+without harm to the worker. It announces each frame before it begins, so that the worker knows which frame ended it.
 """
 
 from __future__ import annotations

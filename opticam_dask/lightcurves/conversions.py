@@ -212,7 +212,7 @@ def _flags_of(series: TimeSeries) -> np.ndarray | None:
 
 
 def _times(curve: xr.Dataset) -> tuple[Time, np.ndarray]:
-    """Times of the frames that have one, and which these are: barycentric ones where there are any, never both."""
+    """Times of the frames that have one, and a mask of these frames; barycentric where there are any, else UTC."""
     barycentric, utc = curve["bmjd_tdb"].to_numpy(), curve["mjd_utc"].to_numpy()
     known = np.isfinite(barycentric)
     if known.any():

@@ -79,7 +79,7 @@ def select(
 
 
 def flag_arrays(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Arrays of flags of a dataset, by name: those that say which bit means what."""
+    """Arrays of flags of a dataset, by name: every array whose attributes say what its bits mean."""
     return {str(name): dataset[name] for name, values in dataset.variables.items() if "flag_masks" in values.attrs}
 
 

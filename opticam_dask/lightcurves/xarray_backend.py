@@ -1,6 +1,6 @@
 """The xarray engine for directories of frames: ``xr.open_dataset(directory, engine="opticam")``.
 
-xarray imports this module whenever it looks for an engine, so that all that is heavy is imported later.
+xarray imports this module whenever it looks for an engine, so heavy packages are imported inside its functions.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _dataset(observed: ObservedCamera) -> xr.Dataset:
 
 
 def _suffixed(key: str, dataset: xr.Dataset) -> xr.Dataset:
-    """Dataset whose names bear the camera key; so do its dimensions, which are as long as that camera has frames."""
+    """Dataset with the camera key in the names of variables and dimensions: cameras differ in number of frames."""
     suffix = "".join(one if one.isalnum() else "_" for one in key)
     names = [*dataset.variables, *dataset.dims]
     renamed = dataset.rename({name: f"{name}_{suffix}" for name in names}).drop_attrs(deep=False)

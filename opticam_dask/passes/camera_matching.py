@@ -166,7 +166,7 @@ def _refine(
 
 
 def _read_catalogue(store: Store, key: str) -> dict[str, Any]:
-    """Sources that were found, and those that were placed, with the numbers of both; what is known of the sky."""
+    """Catalogue of a camera: detected and placed sources with their numbers, and the sky coordinates, if known."""
     camera = store.camera(key)
     catalogue, n_found = camera.whole_catalog().read_all(), camera.n_found
     about = {name: value for name, value in camera.catalog.attributes.items() if name in ("wcs", "wcs_n_matched")}

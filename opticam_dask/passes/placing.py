@@ -176,7 +176,7 @@ def _place_in(
     box_size: tuple[int, int],
     tell: Callable[[str], None],
 ) -> None:
-    """Append sources to one catalogue, or tell which of its sources they are."""
+    """Append sources to one catalogue, or find the sources of the catalogue that stand at the same places."""
     arrays, attributes, n_found = camera.catalog.read_all(), camera.catalog.attributes, camera.n_found
     fwhm = float(np.nan_to_num(attributes["fwhm"]))
     names = arrays.get("name", np.full(len(arrays["x"]), "", dtype=object)).astype(object)

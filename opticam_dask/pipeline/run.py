@@ -160,7 +160,7 @@ def guarded_work(
     Parameters
     ----------
     tag : object
-        What tells the summaries from those of other parts: mostly the camera key.
+        Comes back with each summary, to tell from which part it is: mostly the camera key.
     name : str
         What the tasks are called.
     run : callable
@@ -172,8 +172,8 @@ def guarded_work(
     n_frames : callable
         ``n_frames(block)`` gives the number of frames of a block.
     before : (callable, callable), optional
-        ``run`` and ``try_frame`` of what ``run`` does first: a block that is rescued does it by itself, so that a frame
-        is blamed for what it has done.
+        ``run`` and ``try_frame`` of the first half of what ``run`` does. In a rescue the halves are tried one after the
+        other, so that a frame is blamed for the half in which it does harm.
     """
     tagged = functools.partial(_tagged, tag, run)
     steps = [(run, try_frame)] if before is None else [before, (run, try_frame)]

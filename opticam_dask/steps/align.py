@@ -175,7 +175,7 @@ def _matched(job: Aligning, reference: _Stars, frame: _Stars) -> tuple[match.Fou
 
 
 def _without_pairs(xy: np.ndarray, flux: np.ndarray, reach: float) -> _Stars:
-    """Stars as a frame shows them in which those nearer to each other than ``reach`` are one, brightest first."""
+    """Stars, brightest first, with those nearer to each other than ``reach`` merged, as the frame shows them."""
     labels = np.arange(len(xy))
     for first, second in np.argwhere(np.triu(np.hypot(*(xy[:, None] - xy[None]).T) < reach, 1)):
         labels[labels == labels[second]] = labels[first]

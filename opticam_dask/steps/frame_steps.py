@@ -70,7 +70,7 @@ class FrameSteps:
     n_slots : int
         Detected sources kept.
     masters : callable, optional
-        Reads the master bias, dark and flat; called in the process that needs them, which keeps them.
+        Reads the master bias, dark and flat; called once in each process that calibrates frames.
     has_flat : bool
         Whether there is a flat among them.
     image_filter : callable, optional

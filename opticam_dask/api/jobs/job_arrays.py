@@ -123,7 +123,7 @@ def _shared(run: PlannedRun, number: int, session: Session | None = None) -> Run
 
 
 def _work_on_parts(run: PlannedRun, number: int, shared: Run, parts: Sequence[PartOfRun]) -> Outcome:
-    """Do the parts that no other job is doing, and then refuse those that one is."""
+    """Work on the parts that no other job holds; raise in the end if some were held by another job."""
     outcome, refused = Outcome(), list[str]()
     for planned in parts:
         chosen = [(_open(shared.setup, planned), range(1))]
@@ -167,7 +167,7 @@ def ranges_of_job(run: PlannedRun, number: int, job: int, blocks_per_job: int | 
 
 
 def _merged(chosen: Iterable[range]) -> list[range]:
-    """Ranges without those that overlap, so that no block is run twice at once."""
+    """Ranges with overlapping ones joined, so that no block is run twice at the same time."""
     found: list[range] = []
     for one in sorted(chosen, key=lambda entry: entry.start):
         if found and one.start <= found[-1].stop:

@@ -111,7 +111,7 @@ class PlannedRun:
         return {"block": part.n_blocks, "part": 1, None: 0}[PASSES[number].unit]
 
     def units_per_job(self, number: int) -> int:
-        """Blocks of one element of the array of a pass; parts are so few that each has its own, as a rule."""
+        """Units (blocks or parts) of a pass for one job of its array: one part, unless there are more than jobs."""
         return self.blocks_per_job if PASSES[number].unit == "block" else -(-len(self.parts) // MOST_JOBS)
 
     def cut(self, number: int, chosen: range) -> list[tuple[PartOfRun, range]]:

@@ -160,7 +160,7 @@ def calibration_masters(
 ) -> xr.Dataset:
     """Master bias, dark, flat and fringes of a camera, as a reduction makes them: headers are read now, pixels later.
 
-    Left lazy they are made by each computation that needs them; ``.load()`` makes them once.
+    Lazy masters are made anew by each computation that needs them; ``.load()`` makes them once.
 
     Parameters
     ----------

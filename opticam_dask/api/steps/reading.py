@@ -23,7 +23,7 @@ SOURCE = "opticam_source"
 
 
 class BlankWhereUnreadable:
-    """Reads frames; one that cannot be read is blank, so that one bad frame does not stop all others."""
+    """Reads frames; a frame that cannot be read is blank, so that the rest are reduced all the same."""
 
     def __init__(self, reader: scanning.Reader, shape: tuple[int, int]) -> None:
         self._reader, self._shape = reader, shape
@@ -117,7 +117,7 @@ def probing_tasks(n_probed: int, n_surveyed: int, chunks: Sequence[int], n_given
     """Number of tasks that look for the reference frame, so that a whole chain has at most two tasks a chunk.
 
     One of the two measures; those that look for the reference frame, survey and make the catalogue share the other.
-    Of all ways to do so this is the one with the fewest frames one after the other.
+    Among the numbers that allow this, it is the one with which the longest row of frames is shortest.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def probing_tasks(n_probed: int, n_surveyed: int, chunks: Sequence[int], n_given
 
 
 def probing_and_joining(n_tasks: int) -> int:
-    """Number of all tasks that find the reference frame: ``n_tasks`` that look for it, and those that join them."""
+    """Number of all tasks that find the reference frame: ``n_tasks`` that look at frames, and those that join them."""
     return 1 if n_tasks == 1 else n_tasks + blocks.n_joining(n_tasks)
 
 

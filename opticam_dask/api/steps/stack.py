@@ -101,9 +101,9 @@ class StackSurvey:
     frames : Dataset
         Aligned frames of which some are stacked.
     surveyed : array of object, shape ()
-        What is known of those, a `Surveyed`.
+        What the survey found about the frames that are stacked, a `Surveyed`.
     keeps : bool
-        Whether that has all that was found out about them.
+        Whether ``surveyed`` keeps the results of every step, not only those that a stack needs.
     stack_frames : int
         The most frames that are stacked.
     """
@@ -153,7 +153,7 @@ def _n_tasks(ds: xr.Dataset, chain: Chain, n_surveyed: int) -> int:
 
 
 def _stacked(survey: tasks.Surveyed) -> dict[str, Any]:
-    """Stack of the sums of its groups, and what its frames say about it."""
+    """Stack from the sums of its groups of frames, and numbers about the frames that went into it."""
     sums, facts = survey.sums, survey.facts
     frames = [facts[index] for index in sorted(facts)]
     of_groups = {

@@ -161,10 +161,10 @@ def record_array(graph: HighLevelGraph, name: str) -> da.Array:
 def task_of(
     run: Callable[..., np.ndarray], inputs: Sequence[da.Array | np.ndarray], name: str, *, inlines: bool
 ) -> da.Array:
-    """The array of one record that one task makes of its inputs; records that are joined for it, it joins by itself.
+    """Array of one record, made by one task from its inputs; where an input is a joined record, the same task joins it.
 
-    A record that a task has made from files on it makes by itself only if ``inlines``, as it does so then itself:
-    somebody else may need that record too.
+    With ``inlines`` the task also makes, by itself, those inputs that another task would make from files. Without it
+    they stay tasks of their own, as something else may need the same record.
     """
     keys: list[Any] = []
     layers, needed = dict[str, Any](), dict[str, set[str]]()

@@ -1,4 +1,4 @@
-"""Light curves folded on a period, those of all cameras over each other."""
+"""Light curves of all cameras, folded on a period and drawn into one figure."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def plot_comparisons(members: xr.Dataset) -> Figure:
 def _draw_ratio(
     axes: Axes, since: np.ndarray, ratio: np.ndarray, ratio_err: np.ndarray, name: str, colour: str
 ) -> None:
-    """One ratio of fluxes with its scatter and what its errors expect."""
+    """One ratio of fluxes, with its scatter beside the scatter that its errors predict."""
     known = np.isfinite(ratio) & np.isfinite(since)
     median = float(np.median(ratio[known])) if known.any() else 0.0
     if not median > 0:

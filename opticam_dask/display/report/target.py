@@ -135,7 +135,7 @@ def _folded(time: np.ndarray, flux: np.ndarray, error: np.ndarray, period: float
 
 
 def fits(out_directory: str | Path, keys: Sequence[str]) -> list[FittedShape]:
-    """Fits that are kept in the store, each once though all of its cameras keep it."""
+    """Fits that are kept in the store, without repetition: a fit of several cameras is stored with each of them."""
     found: dict[str, FittedShape] = {}
     for key in keys:
         for name, fit in outcome.fits_in_store(out_directory, key).items():

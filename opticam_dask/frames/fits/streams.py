@@ -167,7 +167,7 @@ def opened(path: PathLike, open_gzip: Callable[..., Any], request: int, size: in
 
 
 def _opened_once(path: PathLike, request: int, size: int | None) -> tuple[Any, Facts | None]:
-    """An open file, and its facts where it is one of this machine."""
+    """An open file, with its size and times where it is a local one."""
     if is_remote(path):
         return RangedFile(str(path), request, size), None
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  # `opened` closes it

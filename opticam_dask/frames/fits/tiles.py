@@ -157,7 +157,7 @@ def _is_window(cards: Cards) -> bool:
 
 
 def _ends(cards: Cards, keyword: str) -> tuple[int, int, int, int] | None:
-    """Ends of a section as they stand: a first one that is larger says that the pixels run the other way."""
+    """First and last pixel of a section as written; the first is larger where an axis is read backwards."""
     text = cards.get(keyword)
     found = _ENDS.search(text) if isinstance(text, str) else None
     if found is None:

@@ -23,7 +23,7 @@ class Writer(NamedTuple):
     name : str
         Name of the program or observatory, for messages.
     signs : tuple of (str, pattern)
-        Keywords and what one of them holds in its frames.
+        Keywords, and a pattern that the value of one of them matches in frames of this writer.
     marks : str
         What its times mark: start, middle, end, or empty where that is not documented.
     """

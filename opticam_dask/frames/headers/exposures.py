@@ -94,7 +94,7 @@ def exposure_time_of(instrument: ExposureEntries, values: HeaderValues) -> float
 
 
 def _seconds_in(name: str, values: HeaderValues) -> float:
-    """Seconds in the unit of an exposure time: that of its keyword, or that its comment names."""
+    """Seconds in the unit of an exposure time, by its keyword or by the unit that the comment of its card names."""
     if name in keywords.SECONDS:
         return keywords.SECONDS[name]
     return _seconds_by_comment(values.comment(name))

@@ -132,7 +132,7 @@ def _reason_for_setting(value: str | float, binning: int, values: HeaderValues) 
 
 
 def _said_to_be_setting(values: HeaderValues) -> str:
-    """What says that GAIN is a setting, its comment or who wrote it; empty where nothing does."""
+    """Evidence that GAIN is a setting of the camera: its comment or the program that wrote it; empty if none."""
     comment = values.comment("GAIN")
     if keywords.SETTING_COMMENT.search(comment):
         return f"its comment is {shown(comment)}"

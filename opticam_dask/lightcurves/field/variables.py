@@ -15,8 +15,8 @@ _OFTEN = 0.9
 def most_variable(curves: xr.Dataset) -> int:
     """Find the source that varies most against all others, by reduced chi-squared.
 
-    A source without flux in more than a tenth of the frames is neither judged nor compared with: it would take
-    those frames from all others.
+    A source without flux in more than a tenth of the frames is left out: only frames in which every compared source has
+    a flux can be used.
 
     Parameters
     ----------

@@ -146,7 +146,7 @@ def _series(
 def _averaged(
     table: np.ndarray, flux: np.ndarray, error: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of so many points that follow each other, weighted by their errors."""
+    """Means of each ``size`` consecutive points, weighted by their errors."""
     starts = np.arange(0, len(flux), size)
     weight = error**-2.0
     total = np.add.reduceat(weight, starts)

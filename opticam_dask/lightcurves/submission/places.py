@@ -41,8 +41,8 @@ class SkyPlaces:
 def places_of(out_directory: str | Path, curve: xr.Dataset) -> SkyPlaces:
     """Places of the target of a light curve: its place on each frame, on the reference frame, and there on the sky.
 
-    What the observer placed is measured where he says that it is, so that its place is known only in frames in which it
-    was detected, alone.
+    A source that the observer placed is measured where he put it. Its own position is known only in frames in which it
+    was detected, and apart from other sources.
 
     Parameters
     ----------

@@ -33,9 +33,9 @@ _TOLD = 5
 
 @dataclass(frozen=True)
 class _Format:
-    """Ending of the files, what makes one, what finds its problems, and what it needs beside the light curve.
+    """A format: ending of its files, functions that make and check one, and what they need beside the light curve.
 
-    ``leave_out`` are the flags of frames that are no rows, unless it is said which.
+    ``leave_out`` are the flags of frames that get no row, unless the caller chooses others.
     """
 
     ending: str

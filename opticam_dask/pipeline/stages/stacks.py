@@ -23,7 +23,7 @@ _FAN_IN = 8
 
 
 def stacked_frames(setup: Setup, part: Part) -> np.ndarray:
-    """Frames of a part that are stacked, which are those that are surveyed."""
+    """Indices of the frames of a part that are stacked; the survey looks at the same frames."""
     return stack_selection(part.n_frames, setup.parameters.stack_frames)
 
 
@@ -96,7 +96,7 @@ def finish_stacks(setup: Setup, parts: Sequence[Part], executor: Executor, progr
 
 
 def _write_stack(setup: Setup, part: Part, names: Sequence[tuple[int, int, int]], number: int) -> tuple[int, int]:
-    """Task that writes the stack of a part, from what holds all of each of its groups; how many pixels are bad."""
+    """Task that writes the stack of a part, from the sums of its groups of frames; also how many pixels are bad."""
     image, coverage = combine_groups([_read_partial(part, *name) for name in names], _rms_of_groups(setup, part))
     bad = _bad_pixels(setup, part)
     found = {"image": image, "coverage": coverage} | ({"bad_pixel": bad} if len(bad) else {})
