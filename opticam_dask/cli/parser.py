@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from opticam_dask.cli.exit_codes import DONE, FAILED, USAGE, RunError, UsageError
+from opticam_dask.cli.help.refusals import CommandParser
 from opticam_dask.cli.help.texts import commands_by_group, examples_of
 from opticam_dask.cluster.interruption import Interrupted, interruptible
 from opticam_dask.console import collect_seldom, fill_streams
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="opticam-dask",
         description="Reduce multi-camera fast photometry in parallel: FITS frames to light curves in one Zarr store.",
         formatter_class=_GroupedCommands,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from opticam_dask import light_curves, simulate_observations
+from opticam_dask import cli, light_curves, simulate_observations
 from opticam_dask.store.store import Store
 
 COMMAND = [sys.executable, "-m", "opticam_dask.cli"]
@@ -209,6 +209,31 @@ def test_usage__wrong_calls_give_one_clear_line_and_exit_two(good, reduced, tmp_
     places = {"DATA": good, "OUT": tmp_path / "out", "REDUCED": reduced[0]}
     text = _run(*(places.get(argument, argument) for argument in arguments), code=2)
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("reduc", "DATA"), "did you mean reduce?"),
+        (
+            ("reduce", "DATA", "--out", "OUT", "--frame-per-block=3"),
+            "--frame-per-block=3; did you mean --frames-per-block?",
+        ),
+        (("instrument", "gues"), "did you mean guess?"),
+        (("status", "OUT", "--zzz", "3"), "unrecognized arguments: --zzz 3. "),
+        (("reduce", "DATA"), "required: --out. "),
+    ],
+)
+def test_usage__one_line_by_the_command_itself__with_what_comes_nearest(capsys, arguments, expected):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert expected in told
+    program = "opticam-dask" if arguments[0] == "reduc" else f"opticam-dask {arguments[0]}"
+    assert told.startswith(f"{program}: ")
+    assert told.endswith(f" {program} --help says what there is.\n")
+    assert told.count("\n") == 1
 
 
 def test_reduce__other_parameters_are_refused(good, reduced):
