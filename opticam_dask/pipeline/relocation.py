@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,7 +36,8 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
     """Tell a store where its frames are after they were moved or copied to another directory, disk or host.
 
     A part (camera key and night) is found again when all its frames are below one directory of ``data``, by the same
-    names as before, with the same sizes, times and exposure times. Modification times may differ, as they do in copies.
+    names as before, with the same sizes, times and exposure times; or anywhere in it and by any names, with the same
+    checksums (which stores before schema 1.7 do not know). Modification times may differ, as they do in copies.
     What was reduced stays as it is. Frames that are nowhere, neither there nor where they were, are told of, as long as
     more than half of a part is there: they cannot be measured again.
 
@@ -64,8 +66,10 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
     store = Store.open(out_directory)
     store.require_present_version()
     files = scanning.find_files(data)
+    scan = scanning.scan(files, instrument)
+    headers = _Headers(scan.table.set_index("file"), dict(scan.set_aside))
     parts = store.parts
-    found = {part: place for part in parts if (place := _find(part, files, instrument)) is not None}
+    found = {part: place for part in parts if (place := _find(part, files, headers)) is not None}
     if not found:
         before = sorted({str(part.attributes["data_root"]) for part in parts})
         raise ReductionError(
@@ -89,43 +93,90 @@ def relocate(out_directory: str | Path, data: PathLike | Sequence[PathLike], ins
 
 
 class _FoundFrames(NamedTuple):
-    """Where the frames of a part are: the directory, what the files below it are known by, and which are no more."""
+    """Where the frames of a part are: a directory, their files and what these are known by, and which are no more."""
 
     root: str
     facts: dict[str, np.ndarray]
     lost: str = ""
 
 
-def _find(part: Part, files: Sequence[str], instrument: Instrument) -> _FoundFrames | None:
+class _Headers(NamedTuple):
+    """What was read of the files given: the table of frames by name, and why others cannot be used."""
+
+    rows: pd.DataFrame
+    reasons: dict[str, str]
+
+
+def _find(part: Part, files: Sequence[str], headers: _Headers) -> _FoundFrames | None:
     """The place of the frames of a part among files; None where none of them is.
 
     Frames of several nights often have the same names, so a directory in which no file is a frame of the part is
-    another night's. Of several copies, the one whose path resembles the old one most is taken.
+    another night's. Of several copies, the one whose path resembles the old one most is taken. Frames that are not
+    below one directory by the names that they had are known by their checksums.
+
+    Raises
+    ------
+    ReductionError
+        When only some of them are there as they were reduced, and others are at the old place or are other files.
     """
     manifest = part.manifest()
     root = str(part.attributes["data_root"])
-    names = [str(file).removeprefix(root).lstrip("/") for file in manifest["file"]]
-    for candidate in _candidates([file_of(name) for name in names], files, root):
-        paths = [f"{candidate}/{name}" for name in names]
-        scan = scanning.scan(sorted({file_of(path) for path in paths}.intersection(files)), instrument)
-        rows, reasons = scan.table.set_index("file"), dict(scan.set_aside)
-        problems = []
-        for index, path in enumerate(paths):
-            before = {name: manifest[name][index] for name in _COMPARED}
-            known = _difference(before, rows.loc[path]) if path in rows.index else _NO_FILE
-            problems.append(reasons.get(path, known))
-        faults = {names[index]: problem for index, problem in enumerate(problems) if problem}
+    old = [str(file).removeprefix(root).lstrip("/") for file in manifest["file"]]
+    refused = ""
+    for place, paths in _placements(manifest, old, files, root, headers.rows):
+        problems = [_problem(manifest, index, path, headers) for index, path in enumerate(paths)]
+        faults = {name: problem for name, problem in zip(old, problems, strict=True) if problem}
         is_lost = [_is_nowhere(file_of(f"{root}/{name}"), problem) for name, problem in faults.items()]
-        if all(is_lost) and 2 * len(faults) < len(names):
-            return _FoundFrames(candidate, _facts_of_copies(manifest, rows, paths), _told_of_lost(list(faults)))
-        if len(faults) < len(names):
-            name = next((name for name, lost in zip(faults, is_lost, strict=True) if not lost), next(iter(faults)))
-            raise ReductionError(
-                f"{part.key} {part.night}: {problems.count('')} of {len(names)} frames are below {candidate}, but "
-                f"{name} is not as it was reduced: {faults[name]}. Bring it there from {root} and run the same command "
-                "again."
+        if all(is_lost) and 2 * len(faults) < len(old):
+            return _FoundFrames(
+                place, _facts_of_copies(manifest, headers.rows, place, paths), _told_of_lost(list(faults))
             )
+        if len(faults) < len(old) and not refused:
+            name = next((name for name, lost in zip(faults, is_lost, strict=True) if not lost), next(iter(faults)))
+            refused = (
+                f"{part.key} {part.night}: {problems.count('')} of {len(old)} frames are below {place}, but {name} is "
+                f"not as it was reduced: {faults[name]}. Bring it there from {root} and run the same command again."
+            )
+    if refused:
+        raise ReductionError(refused)
     return None
+
+
+def _placements(
+    manifest: Mapping[str, np.ndarray], old: Sequence[str], files: Sequence[str], root: str, rows: pd.DataFrame
+) -> Iterator[tuple[str, list[str]]]:
+    """Directories in which the frames of a part may be, each with the names of all frames there.
+
+    First those below which files have the names of before, then where files of the same checksums are.
+    """
+    for place in _candidates([file_of(name) for name in old], files, root):
+        yield place, [f"{place}/{name}" for name in old]
+    by_name_downwards = rows[rows["file_checksum"] != 0].sort_index(ascending=False)
+    of_checksum = dict(zip(_keys(by_name_downwards), by_name_downwards.index, strict=True))
+    found = [of_checksum.get(key) for key in _keys(manifest)]
+    if there := [file_of(path) for path in found if path]:
+        place = _common_directory(there)
+        yield place, [path or f"{place}/{name}" for path, name in zip(found, old, strict=True)]
+
+
+def _keys(frames: Mapping[str, np.ndarray] | pd.DataFrame) -> Iterator[tuple[int, ...]]:
+    """What tells a frame from all others, whatever its name."""
+    return zip(*(frames[name].tolist() for name in ("file_checksum", "extension", "plane")), strict=True)
+
+
+def _common_directory(files: Sequence[str]) -> str:
+    """Lowest directory, or place of a URL, that all files are below."""
+    steps = zip(*(file.split("/")[:-1] for file in files), strict=False)
+    return "/".join(step[0] for step in itertools.takewhile(lambda step: len(set(step)) == 1, steps))
+
+
+def _problem(manifest: Mapping[str, np.ndarray], index: int, path: str, headers: _Headers) -> str:
+    """Why a file is not the frame of a part that was reduced; nothing where it is."""
+    if path in headers.reasons:
+        return headers.reasons[path]
+    if path not in headers.rows.index:
+        return _NO_FILE
+    return _difference({name: manifest[name][index] for name in _COMPARED}, headers.rows.loc[path])
 
 
 def _is_nowhere(old: str, problem: str) -> bool:
@@ -138,15 +189,16 @@ def _told_of_lost(names: Sequence[str]) -> str:
 
 
 def _facts_of_copies(
-    manifest: Mapping[str, np.ndarray], rows: pd.DataFrame, paths: Sequence[str]
+    manifest: Mapping[str, np.ndarray], rows: pd.DataFrame, place: str, paths: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """What the copies are known by; of a frame that is lost, what it was known by."""
+    """Files of the copies and what they are known by; of a frame that is lost, what it was known by."""
     is_there = np.isin(np.asarray(paths, dtype=str), rows.index.to_numpy(dtype=str))
     there = [path for path, is_one in zip(paths, is_there, strict=True) if is_one]
     facts = {}
     for name in _OF_COPIES:
         facts[name] = np.array(manifest[name])
         facts[name][is_there] = rows.loc[there, name].to_numpy()
+    facts["file"] = np.array([file_of(path).removeprefix(f"{place}/") for path in paths], dtype=object)
     return facts
 
 

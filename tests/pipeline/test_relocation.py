@@ -85,6 +85,33 @@ def test_relocate__the_copy_that_resembles_the_old_place_is_taken(moved):
     ]
 
 
+def test_relocate__frames_in_other_directories_and_by_other_names_are_known_by_their_checksums(
+    moved, reduced, tmp_path
+):
+    out, data = moved
+    there = shutil.copytree(reduced / "out", tmp_path / "stayed")
+    _measure(there, reduced / "frames")
+    for night in NIGHTS:
+        for index, file in enumerate(sorted((data / "disk7" / night).glob("*.fits"))):
+            to = data / ("early" if index < 2 else "late") / f"{night}_{3 - index}.fit"
+            to.parent.mkdir(exist_ok=True)
+            file.rename(to)
+    (data / "late" / f"{NIGHTS[1]}_0.fit").unlink()
+    hidden = (reduced / "frames").rename(reduced / "hidden")
+    try:
+        lines = relocation.relocate(out, data, CAMERA)
+        assert lines[0].endswith(f"4 frames, now below {data}.")
+        assert lines[1].endswith("but for 1 that are nowhere and cannot be measured again, e.g. 3.fits.")
+        _measure(out, data)
+    finally:
+        hidden.rename(reduced / "frames")
+    for part, before in zip(Store.open(out).camera("1:V").parts, Store.open(there).camera("1:V").parts, strict=True):
+        n_there = 4 if part.night == NIGHTS[0] else 3
+        now, then = (group.photometry("optimal")["flux"][:n_there] for group in (part, before))
+        np.testing.assert_array_equal(now, then)
+    assert integrity.find_damage(Store.open(out).path) == []
+
+
 def test_relocate__a_frame_that_is_nowhere_any_more_costs_that_frame(moved, reduced, tmp_path):
     """One that is still at the old place is to be brought along."""
     out, data = moved
