@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -170,6 +171,24 @@ def test_frame__the_sum_inside_the_drawn_aperture_is_the_flux_in_the_store(out):
             inside = np.hypot(columns - x, rows - y) <= shape.semimajor_axis
             # whole pixels in place of parts of them at the rim
             assert picture.image[inside].sum() == pytest.approx(stored[source, radius], rel=0.03)
+
+
+@pytest.mark.parametrize("flux", [2e4, 2e6])
+def test_cutout__shows_the_form_of_a_star_beside_one_of_another_brightness(out, flux):
+    """A disk of one grey level, or a star that cannot be seen, is what the scale of the whole frame makes of it."""
+    page = Page(Views(out), "1:g", LABEL)
+    picture = page.picture
+    rows, columns = np.indices(picture.image.shape)
+    number = int(page.view.source_ids[0])
+    (x, y), (other_x, other_y) = picture.xy[:2]
+    round_star = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8) / (8 * np.pi)
+    far_star = np.exp(-((columns - other_x) ** 2 + (rows - other_y) ** 2) / 8) / (8 * np.pi)
+    noise = np.random.default_rng(1).normal(0.0, 5.0, picture.image.shape)
+    shown = dataclasses.replace(picture, image=noise + flux * round_star + 2e5 * far_star)
+    page.images.draw_frame(shown, page.view, number)
+    (shaded,) = page.cutout.pixels.data["image"]
+    assert 3 <= np.count_nonzero(shaded > 200) < 60
+    assert np.mean(shaded == 255) < 0.002
 
 
 def test_frame__that_was_set_aside_is_shown_as_read_with_the_reason(out):

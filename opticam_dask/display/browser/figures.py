@@ -63,14 +63,14 @@ class ImageFigure:
         self._limits = (0.0, 1.0, 1.0)
         self._sent: tuple[int, ...] = ()
 
-    def show(self, image: np.ndarray | None, *, keep_view: bool) -> None:
-        """Show another image; ``keep_view`` does not zoom out."""
+    def show(self, image: np.ndarray | None, *, keep_view: bool, shaded_by: np.ndarray | None = None) -> None:
+        """Show another image; ``keep_view`` does not zoom out; pixels ``shaded_by`` give black and white."""
         same_shape = self._image is not None and image is not None and self._image.shape == image.shape
         self._image, self._sent = image, ()
         if image is None:
             self.pixels.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
             return
-        self._limits = screen.shade_limits(image)
+        self._limits = screen.shade_limits(image if shaded_by is None else shaded_by)
         if not (keep_view and same_shape):
             ny, nx = image.shape
             pad = abs(nx - ny) / 2

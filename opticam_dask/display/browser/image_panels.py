@@ -73,7 +73,9 @@ class ImagePanels:
             return
         sizes = [shape.semimajor_axis for shape in (*picture.apertures, *picture.annulus)]
         reach = max(_CUTOUT_REACH * max(sizes, default=0.0), _CUTOUT_LEAST)
-        self.cutout.show(picture.image, keep_view=True)
+        # on a scale of its own: the brightest stars of the frame would leave others black, or be white disks themselves
+        (x0, x1), (y0, y1) = (np.round((centre - reach, centre + reach)).astype(int).clip(0) for centre in xy[0])
+        self.cutout.show(picture.image, keep_view=True, shaded_by=picture.image[y0 : y1 + 1, x0 : x1 + 1])
         for axis, centre in ((self.cutout.figure.x_range, xy[0, 0]), (self.cutout.figure.y_range, xy[0, 1])):
             limits = {"start": float(centre - reach), "end": float(centre + reach)}
             axis.update(**limits, reset_start=limits["start"], reset_end=limits["end"])
