@@ -171,6 +171,22 @@ def name_place(error: BaseException, place: PathLike, temporary: PathLike) -> No
         error.filename, error.filename2 = str(place), None
 
 
+def unbuffered(file: PathLike, mode: str) -> io.FileIO:
+    """A file of this machine to write, without a buffer that its end may fail on; its folders are made when missing."""
+    try:
+        return cast(io.FileIO, open(file, mode, buffering=0))
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        return cast(io.FileIO, open(file, mode, buffering=0))
+
+
+def write_all(stream: io.FileIO, content: bytes | memoryview) -> None:
+    """Write all bytes: a file without buffer may take some of them, when the disk is nearly full or a signal comes."""
+    left = memoryview(content)
+    while left:
+        left = left[stream.write(left) :]
+
+
 def write_text(place: Path, text: str) -> None:
     """Write a file so that readers see the old or the new content."""
     if isinstance(place, RemotePath):

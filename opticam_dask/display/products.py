@@ -164,11 +164,13 @@ def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_qual
 def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
     import xarray as xr
 
-    from opticam_dask.lightcurves import results
+    from opticam_dask.lightcurves.indexes import in_memory
 
     opened = xr.open_dataset(**part.frames.for_xarray).drop_vars(["file", "message"])
-    chosen = [name for name in opened.data_vars if names is None or name in names]
-    frames = results.loaded(part.frames, opened[chosen])
+    frames = opened[[name for name in opened.data_vars if names is None or name in names]]
+    # read by the store, chunk by chunk, not by xarray
+    values = {name: part.frames.read(str(name)) for name in frames.data_vars}
+    frames = frames.assign({name: in_memory(frames[name].dims, values[name], frames[name].attrs) for name in values})
     if not with_quality or not part.quality.directory.is_dir():
         return frames
     quality = xr.open_dataset(**part.quality.for_xarray)

@@ -14,10 +14,10 @@ import xarray as xr
 from opticam_dask import text
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.lightcurves import selection
-from opticam_dask.lightcurves.indexes import in_memory, pixel_coordinates, times_of
+from opticam_dask.lightcurves.indexes import pixel_coordinates, times_of
 from opticam_dask.lightcurves.reading import opening
 from opticam_dask.store.camera import Camera
-from opticam_dask.store.groups import Group, xarray_options
+from opticam_dask.store.groups import xarray_options
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
@@ -275,25 +275,6 @@ def source_groups(
     """
     for curves in opening.curves_of_source_groups(out_directory, key, label, names, columns):
         yield curves.to_xarray()
-
-
-def loaded(group: Group, opened: xr.Dataset, *, columns: slice | np.ndarray = slice(None)) -> xr.Dataset:
-    """A dataset of a group of the store with its data in memory, read chunk by chunk.
-
-    Parameters
-    ----------
-    group : Group
-        Group that the data variables are in.
-    opened : Dataset
-        As xarray has opened it, without Dask; of some sources if they are given.
-    columns : slice or ndarray of int, optional
-        Places of these sources.
-    """
-    values = {
-        name: group.read(str(name), columns=columns if "source" in variable.dims else slice(None))
-        for name, variable in opened.data_vars.items()
-    }
-    return opened.assign({name: in_memory(opened[name].dims, values[name], opened[name].attrs) for name in values})
 
 
 def differential_light_curves(out_directory: str | Path, key: str) -> dict[str, xr.Dataset]:

@@ -22,7 +22,7 @@ from opticam_dask.locations import digest_of, twin
 from opticam_dask.store import arrays
 from opticam_dask.store.arrays import Array
 from opticam_dask.store.errors import NoCatalogYet, NoSuchLabel, StoreError
-from opticam_dask.store.groups import BlockGroup, Group
+from opticam_dask.store.groups import BlockGroup, Described, Group
 from opticam_dask.store.ownership import OwnershipLost
 from opticam_dask.store.scratch import appending, read_appended, remove_scratch, scratch_folder
 
@@ -68,8 +68,10 @@ def photometry_group(label: str) -> str:
 
 
 @dataclass(frozen=True)
-class Camera:
+class Camera(Described):
     """One camera key of the store: its nights, its reference image and its catalogue.
+
+    Its attributes are key, camera, filter and reference night; there are none while it is not in the store.
 
     Attributes
     ----------
@@ -90,15 +92,6 @@ class Camera:
     @property
     def _group(self) -> Group:
         return Group(self.path, self.name)
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the key: camera, filter, reference night; empty when it is not in the store."""
-        return self._group.attributes
-
-    def update(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes to those of the key."""
-        self._group.update(attributes)
 
     @property
     def reference(self) -> Group:
@@ -214,7 +207,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Described):
     """The frames of one key and night that share a shape: the unit that is added, redone or removed.
 
     Attributes
@@ -261,15 +254,6 @@ class Part:
     def group(self) -> str:
         """Path of the part in the store."""
         return f"{self.camera.name}/{self.night}"
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the part."""
-        return self._group.attributes
-
-    def update(self, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of the part."""
-        self._group.update(attributes)
 
     @property
     def _group(self) -> Group:

@@ -110,9 +110,9 @@ class ChunkFiles:
         file = self._file(start // self.per_chunk)
         temporary = f"{file}.{uuid.uuid4().hex}.partial"
         try:
-            with _opened_for_writing(temporary) as stream:
-                _write_all(stream, encoded)
-                _write_all(stream, _checksum(encoded))
+            with locations.unbuffered(temporary, "xb") as stream:
+                locations.write_all(stream, encoded)
+                locations.write_all(stream, _checksum(encoded))
             os.replace(temporary, file)
         except BaseException as error:
             with suppress(OSError):
@@ -206,19 +206,3 @@ def _stored(dtype: np.dtype) -> np.dtype:
 
 def _checksum(encoded: Any) -> bytes:
     return np.array(google_crc32c.value(bytes(encoded)), dtype=_CHECKSUM).tobytes()
-
-
-def _write_all(stream: Any, content: Any) -> None:
-    """Write all bytes: a file without buffer may take some of them, when the disk is nearly full or a signal comes."""
-    left = memoryview(content).cast("B")
-    while left:
-        left = left[stream.write(left) :]
-
-
-def _opened_for_writing(file: str) -> Any:
-    """A new file; the folders of the first chunk are made when it comes."""
-    try:
-        return open(file, "xb", buffering=0)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        return open(file, "xb", buffering=0)

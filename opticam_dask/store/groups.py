@@ -227,6 +227,23 @@ class Group:
         )
 
 
+class Described:
+    """Something of the store that is described by the attributes of its group: the whole, a camera or a part."""
+
+    @property
+    def _group(self) -> Group:
+        raise NotImplementedError
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes as they are now; empty when it is not in the store."""
+        return self._group.attributes
+
+    def update(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes."""
+        self._group.update(attributes)
+
+
 @dataclass(frozen=True)
 class BlockGroup(Group):
     """Arrays of a part along ``frame``, which tasks write a block at a time, ``flags`` last.
@@ -243,6 +260,11 @@ class BlockGroup(Group):
     frames_per_block: int = 1
     uid: str = ""
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the frames make."""
+        return -(-self.n_frames // self.frames_per_block)
+
     def done(self, among: range | None = None) -> np.ndarray:
         """Which blocks are done, read from the flags themselves.
 
@@ -255,7 +277,7 @@ class BlockGroup(Group):
         -------
         ndarray of bool, shape (n_blocks,) or (len(among),)
         """
-        chosen = range(-(-self.n_frames // self.frames_per_block)) if among is None else among
+        chosen = range(self.n_blocks) if among is None else among
         reduced = self._frames_that(lambda flags: flags != 0, chosen)
         starts = np.arange(len(chosen)) * self.frames_per_block
         return np.logical_and.reduceat(reduced, starts) if len(starts) else np.zeros(0, dtype=bool)
@@ -263,8 +285,7 @@ class BlockGroup(Group):
     def lost_frames(self) -> np.ndarray:
         """Frames (indices in the part) whose files were gone or changed when their sources were measured."""
         is_lost = np.uint32(SourceFlag.FRAME_LOST)
-        every = range(-(-self.n_frames // self.frames_per_block))
-        return np.flatnonzero(self._frames_that(lambda flags: (flags & is_lost) != 0, every))
+        return np.flatnonzero(self._frames_that(lambda flags: (flags & is_lost) != 0, range(self.n_blocks)))
 
     def _frames_that(self, test: Callable[[np.ndarray], np.ndarray], among: range) -> np.ndarray:
         """Frames of some blocks of which all flags pass a test; a bounded number of flags is in memory at once."""

@@ -50,15 +50,6 @@ def remove_empty_scratch(path: Path) -> None:
         scratch.rmdir()
 
 
-def _opened(file: Path) -> FileIO:
-    """A file to write, without a buffer that its end may fail on; its folder is made where it is not there yet."""
-    try:
-        return file.open("wb", buffering=0)
-    except FileNotFoundError:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return file.open("wb", buffering=0)
-
-
 @contextlib.contextmanager
 def _named(stream: FileIO) -> Iterator[None]:
     """Errors of writing say why and of which file: NumPy does neither where only a part was written, to a full disk."""
@@ -67,20 +58,6 @@ def _named(stream: FileIO) -> Iterator[None]:
     except OSError as error:
         number = error.errno or errno.ENOSPC
         raise OSError(number, os.strerror(number), stream.name) from error
-
-
-def _save(stream: FileIO, array: np.ndarray) -> None:
-    """Write an array in NumPy's format."""
-    with _named(stream):
-        np.save(stream, array)
-
-
-def _write(stream: FileIO, piece: bytes | memoryview) -> None:
-    """Write all of some bytes."""
-    left = memoryview(piece)
-    with _named(stream):
-        while left:
-            left = left[stream.write(left) :]
 
 
 @contextlib.contextmanager
@@ -93,7 +70,7 @@ def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], 
         ``append(index, arrays)``. A line of text says what follows, with checksums of itself and of each array; then
         the bytes of the arrays. That is read in a third of the time of NumPy's format, whose header is Python.
     """
-    with locations.replacing(file) as temporary, _opened(temporary) as stream:
+    with locations.replacing(file) as temporary, locations.unbuffered(temporary, "wb") as stream:
 
         def append(index: int, arrays: Mapping[str, np.ndarray]) -> None:
             pieces = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()]
@@ -102,9 +79,10 @@ def appending(file: Path) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], 
                 for (name, array), piece in zip(arrays.items(), pieces, strict=True)
             ]
             head = json.dumps([index, described]).encode()
-            _write(stream, b"%08x %s\n" % (zlib.crc32(head), head))
-            for piece in pieces:
-                _write(stream, piece)
+            with _named(stream):
+                locations.write_all(stream, b"%08x %s\n" % (zlib.crc32(head), head))
+                for piece in pieces:
+                    locations.write_all(stream, piece)
 
         yield append
 
@@ -146,9 +124,9 @@ def write_partial_stack(file: Path, *sums: np.ndarray) -> None:
     takes up to four times as long to write.
     """
     arrays = [_compact(numbers) for numbers in sums]
-    with locations.replacing(file) as temporary, _opened(temporary) as stream:
+    with locations.replacing(file) as temporary, locations.unbuffered(temporary, "wb") as stream, _named(stream):
         for array in (*arrays, _checksums(*arrays)):
-            _save(stream, array)
+            np.save(stream, array)
 
 
 def read_partial_stack(file: Path) -> list[np.ndarray]:

@@ -20,7 +20,7 @@ from opticam_dask.locations import location
 from opticam_dask.store import arrays, mark_records
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.errors import NoSuchKey, NoSuchLabel, StoreError
-from opticam_dask.store.groups import Group, finish_removal
+from opticam_dask.store.groups import Described, Group, finish_removal
 from opticam_dask.store.metadata import FILE_NAME, damaged, is_lost_link, read_metadata
 from opticam_dask.store.scratch import remove_empty_scratch, scratch_folder
 
@@ -28,7 +28,7 @@ STORE_NAME = "reduction.zarr"
 
 
 @dataclass(frozen=True)
-class Store:
+class Store(Described):
     """The store of one output directory.
 
     Attributes
@@ -92,18 +92,8 @@ class Store:
         return (self.path / "zarr.json").is_file()
 
     @property
-    def root(self) -> Group:
-        """The group of the whole store."""
+    def _group(self) -> Group:
         return Group(self.path, "")
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """Attributes of the whole store."""
-        return self.root.attributes
-
-    def update(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes to those of the whole store."""
-        self.root.update(attributes)
 
     @property
     def version(self) -> str:

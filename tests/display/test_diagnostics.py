@@ -192,7 +192,8 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
     axes = kept["1-g_growth_curves.pdf"].axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     assert set(lines) == {"5", "2", "aperture"}
-    assert lines["aperture"].get_xdata()[0] == pytest.approx(inputs.typical_fwhm(reduced.out_directory, "1:g"))
+    camera = Store.open(reduced.out_directory).camera("1:g")
+    assert lines["aperture"].get_xdata()[0] == pytest.approx(inputs.typical_fwhm(camera))
     assert lines["2"].get_ydata().max() == pytest.approx(100.0)
     # Moffat star of beta 3: 1 - (1 + (r / alpha)^2)^-2 of all light, against the light within 4 FWHM
     radius, percent = lines["2"].get_data()
@@ -207,7 +208,7 @@ def test_plot_growth_curves__shows_the_sources_asked_for_and_the_aperture(reduce
 def test_plot_noise__sky_and_total_are_those_of_the_simulation(reduced):
     curves = diagnostics.statistics_of_sources(reduced.out_directory, "aperture")["1:g"]
     model = diagnostics.noise_model(reduced.out_directory, "1:g", "aperture", curves)
-    area = np.pi * inputs.typical_fwhm(reduced.out_directory, "1:g") ** 2
+    area = np.pi * inputs.typical_fwhm(Store.open(reduced.out_directory).camera("1:g")) ** 2
     # 200 electrons of sky, whatever the bias; read-out of the header is that of the instrument
     np.testing.assert_allclose(model["sky"], np.sqrt(200.0 * area), rtol=0.03)
     np.testing.assert_allclose(model["source"], np.sqrt(model["flux"]))
@@ -346,8 +347,8 @@ def test_write_animation__a_frame_without_pixels_is_drawn_and_none_is_refused(tm
 
 
 def test_create_gifs__circles_follow_the_stars_and_one_frame_is_the_reference(reduced):
-    catalogue = inputs.catalogues(reduced.out_directory)["1:g"]
-    pictures = list(frames._pictures(reduced.out_directory, "1:g", catalogue, 4))
+    camera = Store.open(reduced.out_directory).camera("1:g")
+    pictures = list(frames._pictures(camera, inputs.catalogues(reduced.out_directory)[camera], 4))
     assert len(pictures) == 4
     assert sorted(picture.state for picture in pictures) == ["aligned"] * 3 + ["reference"]
     assert np.ptp([picture.xy[0, 0] for picture in pictures]) > 3

@@ -20,7 +20,7 @@ from opticam_dask.kernels.images.matching import align
 from opticam_dask.kernels.sources.profiles import growth
 
 KEYS, LABEL, RADII = ("1:g", "2:r", "3:i"), "two", (3.0, 5.0)
-FRAMES, STEP, PERIOD, VARIABLE = 24, 6.0, 50.0, 3
+FRAMES, PERIOD, VARIABLE = 24, 50.0, 3
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from opticam_dask.kernels.images import calibrate
 from opticam_dask.lightcurves import results
 from opticam_dask.parameters import ReductionParameters
 from opticam_dask.passes import calibration
-from opticam_dask.passes.calibration import Calibration, Detector, find_calibration_frames
+from opticam_dask.passes.calibration import Calibration, find_calibration_frames
 from opticam_dask.pipeline import driver
 from opticam_dask.pipeline.driver import Setup, Silent, WrongParameters
 from opticam_dask.pipeline.reduction import ReductionError
@@ -47,7 +47,6 @@ MODEL = {
     "bias_structure": 4.0, "dead_pixels": 6, "hot_pixels": 6, "exposure_time": 5.0, "seed": 3,
 }  # fmt: skip
 GROUPS = {"bias": "bias_1_136x120_4x4", "dark": "dark_1_136x120_4x4", "flat": "flat_1-g_136x120_4x4"}
-DETECTOR = Detector("1:g", SHAPE, 4)
 
 
 @pytest.fixture(scope="module")

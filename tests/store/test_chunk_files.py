@@ -10,7 +10,7 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec
 
-from opticam_dask import schema
+from opticam_dask import locations, schema
 from opticam_dask.store import chunk_files
 from opticam_dask.store.chunk_files import open_chunks
 
@@ -167,8 +167,8 @@ class _TakesLittle:
 
 @pytest.mark.parametrize("room", [10**6, 20])
 def test_write__a_file_that_takes_some_of_the_bytes_gets_the_rest_or_the_error_names_it(tmp_path, monkeypatch, room):
-    array, opened = open_chunks(str(_array(tmp_path).store.root)), chunk_files._opened_for_writing
-    monkeypatch.setattr(chunk_files, "_opened_for_writing", lambda file: _TakesLittle(opened(file), room))
+    array, opened = open_chunks(str(_array(tmp_path).store.root)), locations.unbuffered
+    monkeypatch.setattr(locations, "unbuffered", lambda *of: _TakesLittle(opened(*of), room))
     if room > 20:
         array.write(0, 4, np.ones((4, 3)))
         np.testing.assert_array_equal(array.read(0, 4), np.ones((4, 3)))

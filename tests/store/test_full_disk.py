@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from opticam_dask import locations
 from opticam_dask.store import scratch
 
 
@@ -33,7 +34,7 @@ class _Full(io.FileIO):
 
 
 def test_scratch_file_of_frames__on_a_full_disk_names_reason_and_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "_opened", lambda file: _Full(file, "wb"))
+    monkeypatch.setattr(locations, "unbuffered", _Full)
     with (
         pytest.raises(OSError, match=rf"{os.strerror(errno.ENOSPC)}.*frames") as told,
         scratch.appending(tmp_path / "frames") as append,

@@ -383,7 +383,7 @@ class CameraView:
         """Settings with which frames of a part were calibrated."""
         if part.night not in self._steps:
             cosmic_rays = preparation.stored_parameters(self.out_directory).remove_cosmic_rays
-            steps = diagnostics.display_steps(self.out_directory, part)
+            steps = diagnostics.display_steps(part)
             self._steps[part.night] = replace(steps, remove_cosmic_rays=cosmic_rays)
         return self._steps[part.night]
 

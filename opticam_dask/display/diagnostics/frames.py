@@ -22,7 +22,7 @@ from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.images.matching import align
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of
-from opticam_dask.store.camera import group_name
+from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
 
 
@@ -44,7 +44,7 @@ def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show
         meshes = [
             part.background.read(name, index, index + 1)[0] for name in ("background_mesh", "background_rms_mesh")
         ]
-        steps = display_steps(out_directory, part)
+        steps = display_steps(part)
         image = load_image(steps, entry_of(part.manifest(), index)).electrons
         panels[camera.key] = (image, meshes[0], meshes[1], steps.box_size)
     if not panels:
@@ -98,23 +98,19 @@ def create_gifs(
     if max_frames < 0 or milliseconds <= 0:
         raise ValueError(f"max_frames must be at least 0 and milliseconds above 0, got {max_frames} and {milliseconds}")
     written = []
-    for key, catalogue in catalogues(out_directory).items():
-        file = locations.file_in(out_directory, "cat", f"{group_name(key)}_images.gif")
+    for camera, catalogue in catalogues(out_directory).items():
+        file = locations.file_in(out_directory, "cat", f"{camera.name}_images.gif")
         if overwrite or not file.exists():
-            pictures = _pictures(out_directory, key, catalogue, max_frames)
-            plotting.write_animation(pictures, file, milliseconds=milliseconds)
+            plotting.write_animation(_pictures(camera, catalogue, max_frames), file, milliseconds=milliseconds)
             written.append(file)
     return written
 
 
-def _pictures(
-    out_directory: str | Path, key: str, catalogue: xr.Dataset, max_frames: int
-) -> Iterator[plotting.Picture]:
-    """Read and yield the chosen frames of a key one by one, in time order within each part."""
-    camera = Store.open(out_directory).camera(key)
+def _pictures(camera: Camera, catalogue: xr.Dataset, max_frames: int) -> Iterator[plotting.Picture]:
+    """Read and yield the chosen frames of a camera one by one, in time order within each part."""
     reference, index = reference_frame(camera)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
-    radius = 2.0 * typical_fwhm(out_directory, key)
+    radius = 2.0 * typical_fwhm(camera)
     parts = camera.parts
     begins = np.cumsum([0, *(part.n_frames for part in parts)])
     at = next(int(begin) + index for part, begin in zip(parts, begins, strict=False) if part.night == reference.night)
@@ -123,7 +119,7 @@ def _pictures(
         mine = chosen[(chosen >= begin) & (chosen < begin + part.n_frames)] - begin
         if not len(mine):
             continue
-        steps = display_steps(out_directory, part)
+        steps = display_steps(part)
         manifest = part.manifest()
         flags, transforms = (part.frames[name] for name in ("flags", "transform"))
         for number in mine.tolist():
@@ -131,7 +127,7 @@ def _pictures(
             state = "reference" if begin + number == at else "aligned" if usable else "unaligned"
             places = align.apply_transform(transforms[number], xy) if usable else np.full(xy.shape, np.nan)
             entry = entry_of(manifest, number)
-            title = f"{key}  {Path(entry['file']).name}  ({state})"
+            title = f"{camera.key}  {Path(entry['file']).name}  ({state})"
             yield plotting.Picture(_pixels(steps, entry), places, radius, title, state)
 
 

@@ -20,7 +20,7 @@ from opticam_dask.passes.calibration import Calibration
 from opticam_dask.pipeline import preparation
 from opticam_dask.pipeline.reduction import Setup
 from opticam_dask.steps.frame_steps import FrameSteps
-from opticam_dask.store.camera import Camera, Part, group_name
+from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
 #: Sources (numbers, names, places) by camera key, or the same for all of them; None is all sources.
@@ -30,41 +30,37 @@ Targets = Target | Sequence[Target] | Mapping[str, Target | Sequence[Target]] | 
 # ---------------------------------------------------------------- what the plots are made of
 
 
-def catalogues(out_directory: str | Path) -> dict[str, xr.Dataset]:
-    """Catalogues of a reduction by camera key."""
+def catalogues(out_directory: str | Path) -> dict[Camera, xr.Dataset]:
+    """Catalogues of a reduction by camera."""
     found = {}
     for camera in Store.open(out_directory).cameras:
         if camera.catalog.is_whole:
             arrays = camera.catalog.read_all()
-            of_sources = {name: values for name, values in arrays.items() if _is_of_sources(name)}
-            found[camera.key] = xr.Dataset({name: ("source", values) for name, values in of_sources.items()})
+            # magnitudes have one value a source and band
+            names = [name for name in arrays if schema.variable("catalog", name).dims == ("source",)]
+            found[camera] = xr.Dataset({name: ("source", arrays[name]) for name in names})
     if not found:
         raise ValueError(f"no camera has a catalogue in {out_directory}: reduce its frames first")
     return found
 
 
-def _is_of_sources(name: str) -> bool:
-    """Whether a variable of a catalogue has one value a source; magnitudes have one a band."""
-    return schema.variable("catalog", name).dims == ("source",)
-
-
-def chosen_rows(out_directory: str | Path, key: str, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
+def chosen_rows(camera: Camera, catalogue: xr.Dataset, targets: Targets) -> np.ndarray:
     """Rows of the catalogue that hold the sources asked for."""
-    numbers = catalogue["source_id"].to_numpy()
-    wanted = targets.get(key, targets.get(group_name(key), ())) if isinstance(targets, Mapping) else targets
+    numbers, key = catalogue["source_id"].to_numpy(), camera.key
+    wanted = targets.get(key, targets.get(camera.name, ())) if isinstance(targets, Mapping) else targets
     if wanted is None:
         return np.arange(len(numbers))
-    return rows_of_sources(numbers, source_numbers(out_directory, key, wanted), key)
+    return rows_of_sources(numbers, source_numbers(camera.path.parent, key, wanted), key)
 
 
-def stack_of(out_directory: str | Path, key: str) -> np.ndarray:
+def stack_of(camera: Camera) -> np.ndarray:
     """Reference image of a camera, electrons."""
-    return Store.open(out_directory).camera(key).reference["image"].astype(float)
+    return camera.reference["image"].astype(float)
 
 
-def typical_fwhm(out_directory: str | Path, key: str) -> float:
+def typical_fwhm(camera: Camera) -> float:
     """FWHM of the stars of a catalogue, pixels."""
-    return float(Store.open(out_directory).camera(key).catalog.attributes["fwhm"])
+    return float(camera.catalog.attributes["fwhm"])
 
 
 def reference_frame(camera: Camera) -> tuple[Part, int]:
@@ -82,21 +78,20 @@ def reference_frame(camera: Camera) -> tuple[Part, int]:
     return part, int(attributes["reference_index"])
 
 
-def display_steps(out_directory: str | Path, part: Part) -> FrameSteps:
+def display_steps(part: Part) -> FrameSteps:
     """Steps that calibrate a frame to look at it: cosmic rays stay, the sky stays."""
-    attributes = Store.open(out_directory).attributes
+    out_directory, attributes = part.path.parent, Store(part.path).attributes
     extension = (attributes.get("instrument_definition") or {}).get("extension")
     parameters = preparation.stored_parameters(out_directory)
     # the instrument gives defaults of the finder, which is not run here; what matters is where the image is
-    setup = Setup(locations.location(out_directory), OPTICAM_MX(), parameters, reader=FitsReader(extension))
-    record = json.loads(attributes["parameters"])
-    setup = replace(setup, calibration=Calibration.from_record(record))
+    setup = Setup(out_directory, OPTICAM_MX(), parameters, reader=FitsReader(extension))
+    setup = replace(setup, calibration=Calibration.from_record(json.loads(attributes["parameters"])))
     return replace(setup.steps_of(part), remove_cosmic_rays=False)
 
 
-def photometer_record(out_directory: str | Path, key: str, label: str) -> dict[str, Any] | None:
+def photometer_record(camera: Camera, label: str) -> dict[str, Any] | None:
     """Attributes of the photometer that a photometry was made with; None when there is no such photometry."""
-    for part in Store.open(out_directory).camera(key).parts:
+    for part in camera.parts:
         if label in part.labels:
             attributes = part.photometry(label).attributes
             # what was measured: a best aperture has been chosen there

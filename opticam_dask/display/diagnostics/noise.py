@@ -109,7 +109,7 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     flux = flux[flux > 0]
     if not len(flux):
         return xr.Dataset(coords={"flux": np.empty(0)})
-    axes = aperture_of(out_directory, key, label)
+    axes = aperture_of(camera, label)
     frames = _of_usual_exposure(camera, products.frames_of(camera, with_quality=True))
     typical = {
         name: finite_median(frames[name].to_numpy())

@@ -27,7 +27,7 @@ from opticam_dask.kernels.sources import moments, photometry
 from opticam_dask.kernels.sources.profiles import growth
 from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
-from opticam_dask.store.camera import file_start, group_name
+from opticam_dask.store.camera import Camera, file_start
 from opticam_dask.store.store import Store
 
 #: Growth curves reach so many FWHM.
@@ -65,21 +65,17 @@ def plot_growth_curves(
         When there is no catalogue, or no such source.
     """
     written = []
-    for key, catalogue in catalogues(out_directory).items():
-        chosen = chosen_rows(out_directory, key, catalogue, targets)
+    for camera, catalogue in catalogues(out_directory).items():
+        chosen = chosen_rows(camera, catalogue, targets)
         if len(chosen):
-            figure = plotting.plot_growth_curves(
-                {key: _growth(out_directory, key, catalogue.isel(source=chosen), label)}
-            )
-            written += keep_figure(
-                figure, out_directory, ("diag", "growth_curves", f"{group_name(key)}_growth_curves.pdf"), save, show
-            )
+            figure = plotting.plot_growth_curves({camera.key: _growth(camera, catalogue.isel(source=chosen), label)})
+            names = ("diag", "growth_curves", f"{camera.name}_growth_curves.pdf")
+            written += keep_figure(figure, out_directory, names, save, show)
     return written
 
 
-def _growth(out_directory: str | Path, key: str, catalogue: xr.Dataset, label: str) -> xr.Dataset:
-    image = stack_of(out_directory, key)
-    fwhm = typical_fwhm(out_directory, key)
+def _growth(camera: Camera, catalogue: xr.Dataset, label: str) -> xr.Dataset:
+    image, fwhm = stack_of(camera), typical_fwhm(camera)
     reach = _GROWTH_REACH * fwhm
     radii = np.linspace(reach, 0.0, max(int(np.ceil(reach / _GROWTH_STEP)), 12), endpoint=False)[::-1]
     centre = float(np.nanmedian(image))
@@ -87,7 +83,7 @@ def _growth(out_directory: str | Path, key: str, catalogue: xr.Dataset, label: s
     spread = MAD_TO_SIGMA * float(np.nanmedian(np.abs(image - centre)))
     xy = np.column_stack([catalogue["x"], catalogue["y"]])
     flux, error = growth.growth_curve(image, xy, radii, variance=spread**2)
-    record = photometer_record(out_directory, key, label)
+    record = photometer_record(camera, label)
     axes = None if record is None else aperture_axes(record, fwhm)
     return xr.Dataset(
         {"flux": (("source", "radius"), flux), "flux_err": (("source", "radius"), error)},
@@ -105,16 +101,16 @@ def plot_psfs(out_directory: str | Path, *, save: bool = True, show: bool = Fals
         When there is no catalogue.
     """
     written = []
-    for key, catalogue in catalogues(out_directory).items():
+    for camera, catalogue in catalogues(out_directory).items():
         if not catalogue.sizes["source"]:
             continue
-        stamps = _stamps(stack_of(out_directory, key), catalogue, typical_fwhm(out_directory, key))
+        stamps = _stamps(stack_of(camera), catalogue, typical_fwhm(camera))
         if save:
-            file = locations.file_in(out_directory, "psfs", f"{group_name(key)}_psfs.pdf")
-            plotting.save_pages(plotting.profile_pages(key, stamps), file)
+            file = locations.file_in(out_directory, "psfs", f"{camera.name}_psfs.pdf")
+            plotting.save_pages(plotting.profile_pages(camera.key, stamps), file)
             written.append(file)
         if show:
-            plotting.show_in_notebook(next(plotting.profile_pages(key, stamps)))
+            plotting.show_in_notebook(next(plotting.profile_pages(camera.key, stamps)))
     return written
 
 
@@ -174,41 +170,34 @@ def plot_apertures(
     written = []
     label = label if photometer is None else photometer.label
     keys = Store.open(out_directory).keys
-    for key, catalogue in catalogues(out_directory).items():
-        chosen = chosen_rows(out_directory, key, catalogue, targets)
+    for camera, catalogue in catalogues(out_directory).items():
+        key, chosen = camera.key, chosen_rows(camera, catalogue, targets)
         if not len(chosen):
             continue
-        record = photometer_record(out_directory, key, label) if photometer is None else identities.describe(photometer)
+        record = photometer_record(camera, label) if photometer is None else identities.describe(photometer)
         if record is None:
             raise ValueError(f"no photometry {label!r} of {key} in {out_directory}: run it first, or give a photometer")
-        cutouts = _aperture_cutouts(out_directory, key, catalogue, chosen, record, label)
-        figure = plotting.plot_apertures({key: cutouts})
-        written += keep_figure(
-            figure, out_directory, ("diag", "apertures", f"{file_start(key, label, keys)}_apertures.pdf"), save, show
-        )
+        figure = plotting.plot_apertures({key: _aperture_cutouts(camera, catalogue, chosen, record, label)})
+        names = ("diag", "apertures", f"{file_start(key, label, keys)}_apertures.pdf")
+        written += keep_figure(figure, out_directory, names, save, show)
     return written
 
 
 def _aperture_cutouts(
-    out_directory: str | Path,
-    key: str,
-    catalogue: xr.Dataset,
-    chosen: np.ndarray,
-    record: Mapping[str, Any],
-    label: str,
+    camera: Camera, catalogue: xr.Dataset, chosen: np.ndarray, record: Mapping[str, Any], label: str
 ) -> list[dict[str, Any]]:
-    fwhm = typical_fwhm(out_directory, key)
+    fwhm = typical_fwhm(camera)
     axes, rings = aperture_axes(record, fwhm), annulus_radii(record, fwhm)
     if axes is None:
         raise ValueError(f"photometry {label!r} has no aperture that could be drawn")
-    part, index = reference_frame(Store.open(out_directory).camera(key))
+    part, index = reference_frame(camera)
     xy = np.column_stack([catalogue["x"], catalogue["y"]])[chosen]
     if label in part.labels:
         group = part.photometry(label)
         measured = np.column_stack([group.read(name, index, index + 1)[0] for name in ("x", "y")])
         xy = np.where(np.isfinite(measured[chosen]), measured[chosen], xy)
     entry = entry_of(part.manifest(), index)
-    image = load_image(display_steps(out_directory, part), entry).electrons
+    image = load_image(display_steps(part), entry).electrons
     size = 2 * int(np.ceil(1.4 * max(*axes[:2], *(rings or (0.0,))) + 2.0)) + 1
     x0, y0 = photometry.origins(xy, size)
     numbers = catalogue["source_id"].to_numpy()[chosen]
@@ -254,10 +243,10 @@ def annulus_radii(record: Mapping[str, Any], fwhm: float) -> tuple[float, float]
     return None
 
 
-def aperture_of(out_directory: str | Path, key: str, label: str) -> tuple[float, float, float]:
+def aperture_of(camera: Camera, label: str) -> tuple[float, float, float]:
     """Semi-axes (pixels) and angle (degrees) of the aperture that a photometry was made with."""
-    record = photometer_record(out_directory, key, label)
-    axes = None if record is None else aperture_axes(record, typical_fwhm(out_directory, key))
+    record = photometer_record(camera, label)
+    axes = None if record is None else aperture_axes(record, typical_fwhm(camera))
     if axes is None:
-        raise ValueError(f"photometry {label!r} of {key} has no aperture whose noise could be computed")
+        raise ValueError(f"photometry {label!r} of {camera.key} has no aperture whose noise could be computed")
     return axes

@@ -138,8 +138,8 @@ def _period_text(days: float) -> str:
     return f"{days * size:.6g} {unit}"
 
 
-def _percent(value: float, digits: int = 3) -> str:
-    return _UNKNOWN if not math.isfinite(value) else f"{100 * value:.{digits}g}"
+def _percent(value: float) -> str:
+    return _UNKNOWN if not math.isfinite(value) else f"{100 * value:.3g}"
 
 
 def _mjd(value: float) -> str:
