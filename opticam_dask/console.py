@@ -160,7 +160,7 @@ def spoken(*, quiet: bool, verbose: bool) -> Iterator[None]:
 
 
 def _shown(name: str) -> tuple[logging.Logger, logging.Handler, int]:
-    """Show a log on the standard error: the logger, what shows it, and the level that the logger had."""
+    """Show a log on the standard error; return the logger, the new handler, and the former level of the logger."""
     # one handler each: a cluster on this machine silences those of its own logger
     logger_of, handler = logging.getLogger(name), logging.StreamHandler()
     level = logger_of.level

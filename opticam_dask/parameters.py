@@ -171,13 +171,13 @@ def held_to(
 
 
 def _parameter(sentence: str, *, is_later: bool = False, **facts: Any) -> Any:
-    """A field of a record; stores of before one that ``is_later`` go on, as long as it has its default."""
+    """A field of a record. With ``is_later`` stores made before the field existed go on while it has its default."""
     entry = Parameter(sentence, **facts)
     return field(default=entry.default, metadata={"parameter": entry, "is_later": is_later})
 
 
 def _documented(record: type) -> type:
-    """Give a record of parameters the section of its docstring that says what each is."""
+    """Append the section with all parameters to the docstring of a record of parameters."""
     lines = [str(record.__doc__), "", "Parameters", "----------"]
     for entry in fields(record):
         lines += parameter_entry(entry.name, str(entry.type), entry.metadata["parameter"])
@@ -195,7 +195,7 @@ def parameter_entry(name: str, annotation: str, entry: Parameter) -> list[str]:
     annotation : str
         Its type, as it is written in the code.
     entry : Parameter
-        What there is to say of it.
+        Default, unit, range and meaning.
     """
     kind = annotation.replace(" | None", ", optional").replace(" | ", " or ").replace("tuple[", "(").replace("]", ")")
     unit = f", in {entry.unit}" if entry.unit else ""

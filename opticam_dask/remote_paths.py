@@ -43,7 +43,7 @@ class LocationError(ValueError):
 
 
 class Facts(NamedTuple):
-    """What tells a file from another one of its name.
+    """Facts about a file, by which a changed file of the same name is noticed.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class RemotePath:
                 yield RemotePath(f"{self.url}/{name}", entry["type"])
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Paths that match a pattern; each part of it stands for one directory."""
+        """Paths that match a pattern; as in ``Path.glob`` a wildcard does not match a slash."""
         first, _, rest = pattern.partition("/")
         for entry in self.iterdir():
             if not fnmatch.fnmatchcase(entry.name, first) or (entry.name.startswith(".") and not first.startswith(".")):

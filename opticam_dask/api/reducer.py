@@ -319,7 +319,7 @@ class Reducer(Plots):
     def _drive(
         self, setup: driver.Setup, changes: driver.Changes, photometers: Mapping[str, Photometer]
     ) -> driver.Outcome:
-        """All passes, and what they say of the frames."""
+        """Run all passes, and say how many frames were aligned and set aside."""
         with self._session as session:
             driver.prepare(setup, self.scan, self._console, changes)
             self._console.tell("Creating source catalogs.")

@@ -108,7 +108,7 @@ def instrument(options: argparse.Namespace) -> Instrument:
 
 
 def sort_calibration(options: argparse.Namespace, chosen: Instrument) -> None:
-    """Sort the frames of ``--calibration`` by kind; a kind that has an option of its own keeps that."""
+    """Sort the frames of ``--calibration`` by kind, except for kinds that were given by their own option."""
     from opticam_dask.passes.calibration import PLURAL, sort_by_kind
 
     directories, options.calibration = options.calibration, None

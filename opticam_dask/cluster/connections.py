@@ -317,7 +317,7 @@ def _n_processors() -> int:
 
 
 def _share_of_memory(n_processes: int) -> int:
-    """Bytes of this machine or job for each of some processes, of which there is no need for more than processors."""
+    """Bytes for each process; with fewer processes than processors each still gets the share of one processor."""
     return usable_memory() // max(n_processes, _n_processors())
 
 

@@ -53,7 +53,7 @@ _OF_WORKERS = "export DASK_DISTRIBUTED__WORKER__MEMORY__"
 
 
 def jobqueue_package() -> Any:
-    """dask_jobqueue; its import replaces what Ctrl-C does, which is put back.
+    """The package dask_jobqueue, imported without the handler of Ctrl-C that it would install.
 
     Raises
     ------

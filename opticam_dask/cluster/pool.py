@@ -79,7 +79,7 @@ Channel = multiprocessing.connection.Connection
 
 
 class _Program(Protocol):
-    """A process that this one has started."""
+    """A child process of this process."""
 
     pid: int
 
@@ -125,7 +125,7 @@ class Pool:
         self._last_look = 0.0
 
     def start(self, *, may_fork: bool = False) -> None:
-        """Start the processes; they import while this one goes on.
+        """Start the processes; they import their modules while this process goes on.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ def _program(numbers: Sequence[int]) -> subprocess.Popen[bytes]:
 
 
 class _Fork:
-    """The same as a fork of this process, which has imported what tasks use, as it needs that itself."""
+    """A child process forked from this one, which has already imported the modules that tasks use."""
 
     def __init__(self, numbers: Sequence[int], others: Sequence[Channel]) -> None:
         for name in PRELOADED:

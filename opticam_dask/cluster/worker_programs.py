@@ -14,7 +14,7 @@ from opticam_dask.cluster.cluster_settings import MEMORY_ENVIRONMENT, import_env
 
 
 class WorkerProgram(SubprocessWorker):
-    """A worker as a program of its own, in a session of its own: Ctrl-C reaches this process alone, which ends it."""
+    """A worker as a separate program in a separate session: Ctrl-C reaches this process only, which ends the worker."""
 
     async def _start(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})

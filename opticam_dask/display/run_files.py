@@ -21,7 +21,7 @@ _PRODUCTS, _DIAGNOSTICS = "opticam_dask.display.products", "opticam_dask.display
 
 
 class RunFile(NamedTuple):
-    """What writes one or some files: a function by its module and name, and its options beside the directory."""
+    """A function that writes files of a run, by its module and name, with its options beside the output directory."""
 
     module: str
     function: str
@@ -33,7 +33,7 @@ class RunFile(NamedTuple):
         return self.function.startswith("plot_")
 
 
-#: Of what is known of frames and sources before any photometry.
+#: Files about frames and sources, which need no photometry.
 OF_FRAMES = (
     RunFile(_PRODUCTS, "write_catalogs"),
     RunFile(_PRODUCTS, "plot_catalogs"),
@@ -43,14 +43,14 @@ OF_FRAMES = (
 
 
 def of_photometry(out_directory: str | Path, labels: Iterable[str]) -> list[RunFile]:
-    """Of the photometry of labels, those that some camera has."""
+    """Files about photometry: of those labels that some camera has."""
     measured = Store.at(out_directory).measured_keys
     options = [{"label": label, "if_changed": True} for label in labels if measured(label)]
     return [RunFile(_DIAGNOSTICS, "plot_rms_vs_flux", one) for one in options]
 
 
 def of_headers(times: Mapping[str, Any]) -> RunFile:
-    """Of the time stamps of headers, MJD (UTC) by camera key."""
+    """File about the time stamps of headers, which are MJD (UTC) by camera key."""
     return RunFile(_PRODUCTS, "plot_header_times", {"times": dict(times)})
 
 
@@ -92,7 +92,7 @@ def write_run_files(
 
 
 def _write(out_directory: Path, one: RunFile, show: bool, number: int) -> tuple[int, list[Path]]:
-    """Task that writes what one function writes."""
+    """Task that calls one such function."""
     options = {**one.options, "show": show} if one.is_figure else one.options
     written = getattr(importlib.import_module(one.module), one.function)(out_directory, **options)
     return number, [] if written is None else list(written) if isinstance(written, list) else [written]

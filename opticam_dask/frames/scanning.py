@@ -322,7 +322,7 @@ def _each_batch(
 ) -> Iterator[list[_Result]]:
     """Batch after batch, with threads from where files are waited for longer than they are worked on.
 
-    Threads that do not wait hinder each other: they take half as long again for the same files.
+    Threads that compute hinder each other: without waiting for files they take half as long again.
     """
     rest = iter(batches)
     while n_threads == 1 or not is_slow:

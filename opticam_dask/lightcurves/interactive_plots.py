@@ -39,7 +39,7 @@ class _AfterImport(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Say that this is who loads the module, until that has worked."""
+        """Take over the loading of hvplot, and of nothing else."""
         found = PathFinder.find_spec(fullname, path) if fullname == _HVPLOT else None
         if found is None or found.loader is None:
             return None

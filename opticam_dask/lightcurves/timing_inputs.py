@@ -129,7 +129,7 @@ def normalised(curve: TimingCurve, norm: FluxNorm, name: str = "the light curve"
 
 
 def joined(first: TimingCurve, second: TimingCurve, norm: FluxNorm, name: str) -> TimingCurve:
-    """Two light curves of one camera after each other, or mixed; a frame that is in both is taken once."""
+    """Two light curves of one camera merged in time order; a frame that is in both is taken once."""
     second = referred_to(second, first.reference_mjd)
     time = np.concatenate([first.time, second.time])
     flux = np.concatenate([first.flux * first.divisor, second.flux * second.divisor])

@@ -95,7 +95,7 @@ def measure_block(job: Measure, block: int, lost: Mapping[int, str] | None = Non
 
 
 def _write(job: Measure, block: int, records: Arrays, columns: Arrays, begin: Mapping[str, int]) -> None:
-    """Write what was found out and measured; of labels that lack some sources alone, those."""
+    """Write records and measurements; of a label that lacks only its newest sources, the columns of those."""
     added = {photometry_group(label): (label, first) for label, first in begin.items() if first}
     job.write(block, records | {group: values for group, values in columns.items() if group not in added})
     for group, (label, first) in added.items():

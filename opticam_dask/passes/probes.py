@@ -101,7 +101,7 @@ def probe_frame(job: ProbeJob, index: int, lost: Mapping[int, str] | None = None
 def find_pile_up(probes: Sequence[Probe]) -> PileUp | None:
     """Find the lowest level below the saturation at which the pixels of two or more candidates pile up.
 
-    Where there is but one candidate, its level counts.
+    If there is only one candidate, its level is taken.
     """
     lower = [probe for probe in probes if probe.pile_up < np.nan_to_num(probe.saturation, nan=np.inf)]
     for level in sorted({probe.pile_up for probe in lower}):

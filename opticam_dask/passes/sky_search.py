@@ -232,7 +232,7 @@ def _view_of(store: Store, camera: Camera, instrument: Instrument) -> _SkyView:
 
 
 def _solve(camera: _SkyView, query: SkyQuery, given: tuple[WCS, str] | None) -> SkySolution:
-    """Solution of one camera by what it has itself.
+    """Solution of one camera without the help of the others: by given coordinates, its header, or a star catalogue.
 
     Raises
     ------

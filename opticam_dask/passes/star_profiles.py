@@ -53,7 +53,7 @@ _LEAST_RATIO = 30.0
 
 
 def candidates(n_frames: int, stack_frames: int) -> np.ndarray:
-    """Frames of a part that may be measured for its profile, from their number alone: some of those that are stacked.
+    """Frames that the star profile of a part may be measured on, chosen among the stacked ones by their number alone.
 
     Parameters
     ----------

@@ -267,7 +267,7 @@ def _name_and_time(file: str, facts: Facts) -> tuple[str, int, float]:
 
 
 def _is_changed(before: Facts | None, now: Facts) -> bool:
-    """Whether a file is not what it was; of one that was not known before nobody can say so."""
+    """Whether a file has changed; False for a file that was not known before."""
     if before is None:
         return False
     is_other = 0 != before.checksum != now.checksum != 0

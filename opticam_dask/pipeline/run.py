@@ -74,7 +74,7 @@ class Run:
 class Pass:
     """One pass of a reduction: its units, which of them are not done, the work on them, and the finish.
 
-    This one has no units: all of it is its finish.
+    This base class has no units of work: everything happens in ``finish``.
 
     Attributes
     ----------

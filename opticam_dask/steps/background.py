@@ -115,7 +115,7 @@ def subtract_sky(steps: FrameSteps, entry: Mapping[str, Any], result: FrameResul
 
 
 def _meshes(steps: FrameSteps, image: DetectionImage) -> dict[str, np.ndarray]:
-    """Sky level and its noise in boxes; the noise is that of the file where it tells it."""
+    """Sky level and its noise in boxes; the noise comes from the errors in the file, if it has some."""
     try:
         mesh, rms_mesh = background.sky_mesh(image.pixels, steps.box_size, saturated=image.saturated)
         if image.variance is not None:

@@ -288,7 +288,7 @@ class BlockGroup(Group):
         return np.flatnonzero(self._frames_that(lambda flags: (flags & is_lost) != 0, range(self.n_blocks)))
 
     def _frames_that(self, test: Callable[[np.ndarray], np.ndarray], among: range) -> np.ndarray:
-        """Frames of some blocks of which all flags pass a test; a bounded number of flags is in memory at once."""
+        """Which frames of some blocks pass a test with all their flags; few flags are in memory at a time."""
         per_block = self.frames_per_block
         first, last = among.start * per_block, min(among.stop * per_block, self.n_frames)
         with clear_errors(self.path, f"{self.name}/flags"):

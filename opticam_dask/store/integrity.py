@@ -49,9 +49,9 @@ class Damage:
     remedy : str
         What has to be made again.
     drop : callable, optional
-        Makes room, so that the ordinary passes make it again.
+        Removes what is damaged, so that the ordinary passes make it again.
     restore : callable, optional
-        Makes it again from other arrays, once those are whole. With neither it cannot be repaired from the store.
+        Makes it again from other arrays, once those are whole. Without ``drop`` and ``restore`` it cannot be repaired.
     is_metadata : bool
         Arrays below cannot be opened.
     """

@@ -15,7 +15,7 @@ from opticam_dask.store.store import Store
 
 
 class Migration(NamedTuple):
-    """One step: the version it leads to, what it does, and in words."""
+    """One step: the version that it leads to, the function that does it, and a sentence about it."""
 
     to: str
     apply: Callable[[Store, str], object]

@@ -59,7 +59,7 @@ class PlannedRun:
     out_directory : Path
         Output directory of a reduction.
     token : str
-        Tells this run from all others.
+        Identifies the run; a new one for every plan.
     created : str
         When it was planned (UTC).
     parts : tuple of PartOfRun

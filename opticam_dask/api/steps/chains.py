@@ -170,7 +170,7 @@ class FrameTask:
         return records_of(self.arrays(self.steps(shared), self.entries(images, table), table))
 
     def entries(self, images: np.ndarray | Iterator[np.ndarray], table: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Header values and pixels of each frame, with what its file says of them, as the steps take them."""
+        """Input of the steps for each frame: header values, and pixels with the errors that the file may hold."""
         names, reads = table.dtype.names or (), self.chain.errors or self.chain.has_overscan
         reader = replace(self.chain, masters=()).steps().reader
         for image, row in zip(images, table, strict=True):

@@ -422,7 +422,7 @@ def variables_of(records: Any, names: Sequence[str], steps: Any) -> dict[str, An
 
 
 def added(dataset: xr.Dataset, found: Mapping[str, Any], chain: Chain, merge: bool) -> xr.Dataset:
-    """Results of a step, added to its dataset or alone; results of it and of later steps that are there are dropped."""
+    """Results of a step, added to its dataset or alone. Older results of this step and of later steps are dropped."""
     of_later = {name for depth, names in chains.MADE.items() if depth >= chain.depth for name in names}
     dataset = dataset.drop_vars([name for name in dataset.variables if name in of_later or name in found])
     if merge:

@@ -68,7 +68,7 @@ class AlignTask(FrameTask):
 
 @dataclass(frozen=True)
 class KnownTask(AlignTask):
-    """Task with the results of `AlignTask` for frames whose first-pass results are those that it gets."""
+    """Task like `AlignTask` for frames whose first-pass results are given as input instead of computed."""
 
     def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
         """As of `AlignTask`."""
@@ -80,7 +80,7 @@ class KnownTask(AlignTask):
 
 @dataclass(frozen=True)
 class SurveyedTask(AlignTask):
-    """Task with the results of `AlignTask` that takes those of frames that were surveyed as they are."""
+    """Task like `AlignTask`, which takes over the results of frames that were surveyed."""
 
     def each(self, images: np.ndarray, table: np.ndarray, *given: np.ndarray) -> Iterator[dict[str, Any]]:
         """As of `AlignTask`; what is given is the masters, and a `Kept`."""
@@ -157,7 +157,7 @@ def can_be_added(flags: np.ndarray, transform: np.ndarray) -> np.ndarray:
 
 
 def _sum_of(steps: FrameSteps, records: np.ndarray) -> ShiftedSum | None:
-    """Sum of frames, moved onto the first of them; None where one of them cannot be added, or there is none."""
+    """Sum of frames, moved onto the first; None without frames, or if one of them cannot be added."""
     if not len(records):
         return None
     flags, transform = (np.array([record[name] for record in records]) for name in ("flags", "transform"))
@@ -226,7 +226,7 @@ class SurveyTask(FrameTask):
 
 @dataclass(frozen=True, eq=False)
 class Surveyed:
-    """What is known of some frames that are stacked.
+    """Results of the survey of some frames that are stacked.
 
     Attributes
     ----------
@@ -373,7 +373,7 @@ class Prepared:
     profiles: tuple[Mapping[str, Any], ...]
 
     def wanted(self, values: np.ndarray) -> np.ndarray:
-        """Values of the sources that are wanted, from those of all; an empty slot has NaN and no flag."""
+        """Values of the wanted sources, out of those of all sources; an empty slot has NaN and no flag."""
         found = np.full((len(self.rows), *values.shape[1:]), np.nan if values.dtype.kind == "f" else 0, values.dtype)
         is_there = self.rows >= 0
         found[is_there] = values[self.rows[is_there]]

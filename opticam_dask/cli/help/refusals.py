@@ -38,7 +38,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message} {self.prog} --help says what there is.\n")
 
     def _nearest_option(self, unknown: Sequence[str]) -> str:
-        """The option of this command that comes nearest to one that it does not know."""
+        """The option of this command that is spelled most like an unknown one."""
         given = [word.partition("=")[0] for word in unknown if word.startswith("--")]
         known = sorted(set(_OPTION.findall(self.format_help())))
         near = [match for word in given for match in difflib.get_close_matches(word, known, n=1)]

@@ -71,7 +71,7 @@ def _planned(options: argparse.Namespace) -> planned_run.PlannedRun | None:
 
 
 def _refuse_what_only_planning_takes(options: argparse.Namespace) -> None:
-    """Options that the run which was planned has its own values of."""
+    """Refuse options whose values were fixed when the run was planned."""
     planning_alone = ("blocks_per_job", "frame_timeout", "break_lock", "append", "redo", "rebuild_reference", "new")
     on_sky = ("sources", "moving", *sky_files(options))
     names = [name for name in (*given.PLACE, *planning_alone, *on_sky) if getattr(options, name)]

@@ -68,7 +68,7 @@ def plot_relative_light_curve(curves: xr.Dataset | Mapping[str, xr.Dataset | Cur
 
 
 def _by_key(curves: Any) -> dict[str, Any]:
-    """Light curves by camera key; one alone is told by its attributes, as nothing is imported to ask what it is."""
+    """Light curves by camera key; a single one is recognised by its attribute ``attrs``, without importing xarray."""
     attributes = getattr(curves, "attrs", None)
     return dict(curves) if attributes is None else {str(attributes.get("key", "")): curves}
 

@@ -84,7 +84,7 @@ def payload(report: Report) -> dict[str, Any]:
 
 
 def _key_styles(keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Colour and marker of each key: filters that have a usual colour have it, the others the next that is free."""
+    """Colour and marker of each key: the usual colour of its filter, or else the next free one."""
     taken: set[int] = set()
     styles = []
     wanted = [_COLOURS.get(key.split(":")[-1].rstrip("'").lower()) for key in keys]

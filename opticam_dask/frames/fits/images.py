@@ -372,7 +372,7 @@ def _checked(image: StoredImage, pixels: np.ndarray) -> np.ndarray:
 def _minimal_file(text: str, shape: tuple[int, int] | None = None) -> bytes:
     """Header of one HDU without the cards that do not matter, after a primary header where it is an extension.
 
-    With a shape it is that of one plane alone.
+    With a shape, the header describes a single plane of that shape.
     """
     cards = [text[start : start + CARD] for start in range(0, len(text), CARD)]
     cards = [card for card in cards if _STRUCTURE.match(card)]

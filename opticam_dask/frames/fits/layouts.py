@@ -76,7 +76,7 @@ class StoredFrame:
 
     @property
     def cut_short(self) -> str:
-        """Why not all of it is there; empty where it is."""
+        """Why the file is cut short; empty where it is whole."""
         if self.n_whole >= (self.n_planes or 1):
             return ""
         if self.n_planes:

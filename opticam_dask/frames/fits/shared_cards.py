@@ -20,7 +20,7 @@ _NO_CARD = object()
 
 
 class _Noting(Cards):
-    """A header that notes which of its cards are looked at."""
+    """A header that records which of its cards are looked up."""
 
     def __init__(self, header: Cards) -> None:
         super().__init__(header)

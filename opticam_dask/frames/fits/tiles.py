@@ -133,7 +133,7 @@ def groups(hdus: Sequence[Hdu], *, is_told: bool) -> list[list[Hdu]]:
     hdus : sequence of Hdu
         Images of a file.
     is_told : bool
-        All images that have a place on a detector belong together, even where there is one of it alone.
+        Images with a place on a detector are put together even if there is only one of that detector.
     """
     windows, amplifiers = dict[str, list[Hdu]](), dict[str, list[Hdu]]()
     for hdu in hdus:

@@ -30,7 +30,7 @@ class HeaderValues:
     problems : list of str
         Why the frame cannot be used.
     warnings : list of str
-        What a person should know; the same words for all frames that it holds for, so that they can be counted.
+        What a person should know; in the same words for every frame, so that equal warnings can be counted.
     """
 
     def __init__(self, header: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class PublishedFrames(NamedTuple):
     instrument : str
         Definition that reads them.
     sentence : str
-        What they are, and whose.
+        What the frames show, and who took them.
     """
 
     url: str
@@ -141,7 +141,7 @@ def _digest_of(file: Path) -> str:
 
 
 def _fetch(url: str, file: Path, digest: str) -> None:
-    """Fetch one file; its name is given to it when it is whole."""
+    """Fetch one file; it gets its name once it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
         content = answer.read(_LARGEST_FILE)

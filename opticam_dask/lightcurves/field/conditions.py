@@ -27,7 +27,7 @@ def conditions_of(members: CurveArrays) -> dict[str, NamedArray]:
     Returns
     -------
     dict of NamedArray
-        By name; without what is not known of any frame. What is lazy stays so, and is there whatever it will be.
+        By name. Conditions that are not known of any frame are left out; lazy ones stay lazy and are always there.
     """
     found = {}
     for name in _OF_FRAMES:

@@ -52,7 +52,7 @@ class NamedArray:
         return np.asarray(self.data)
 
     def passed_on(self) -> Any:
-        """The values, for a column that takes the place of this one: this one does not keep them in memory."""
+        """The values, for a column made from this one; unlike ``data`` they are not kept in memory here."""
         return vars(self)["data"] if "data" in vars(self) else self.get()
 
     def mapped(self, function: Callable[[Any], Any]) -> NamedArray:
@@ -88,7 +88,7 @@ class CurveArrays:
     sizes : dict of int
         Lengths of the dimensions.
     attrs : dict
-        What holds for all of it.
+        Attributes of the whole, such as camera key and label.
     """
 
     columns: Mapping[str, NamedArray]
@@ -98,7 +98,7 @@ class CurveArrays:
 
     @classmethod
     def of(cls, dataset: xr.Dataset) -> CurveArrays:
-        """Those of a Dataset, whose lazy values stay so; indexes are made again when they become one."""
+        """Columns of a Dataset; Dask arrays stay lazy. Its indexes are left out: :meth:`to_xarray` makes them again."""
         made = ("time", "source")
         columns = {
             str(name): NamedArray.of(tuple(map(str, one.dims)), one.data, one.attrs)
@@ -169,7 +169,7 @@ class CurveArrays:
         return replace(self, columns=kept)
 
     def to_xarray(self) -> xr.Dataset:
-        """As a Dataset, indexed by time and by number of source; what is lazy of its own stays so."""
+        """As a Dataset, indexed by time and by number of source; Dask arrays stay lazy."""
         import xarray as xr
 
         from opticam_dask.lightcurves.indexes import in_memory, with_indexes

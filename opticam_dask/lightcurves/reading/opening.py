@@ -164,7 +164,7 @@ def _of_all(
 def _with_frames(
     part: Part, curves: CurveArrays, of_frames: Mapping[str, str], *, lazily: bool, columns: slice | np.ndarray
 ) -> CurveArrays:
-    """Photometry of a part with coordinates from its frames, whose names there are given for each."""
+    """Photometry of a part with coordinates from its frames; ``of_frames`` maps their names to those in the store."""
     if "source" in curves.sizes:
         n_chosen = len(np.arange(curves.sizes["source"])[columns])
         curves = curves.with_sizes(source=n_chosen)

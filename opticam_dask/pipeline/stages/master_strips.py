@@ -29,7 +29,7 @@ class MasterJob:
     kind : {"bias", "dark", "flat", "fringe"}
         Kind of the calibration frames.
     steps : FrameSteps
-        How the frames are read; its masters are those of the kinds that come before.
+        How the frames are read and calibrated, by the masters that were made before this one.
     entries : tuple of dict
         What the headers say, a dictionary a frame.
     levels : tuple of float

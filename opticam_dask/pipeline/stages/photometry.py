@@ -304,7 +304,7 @@ def catalog_facts(setup: Setup, camera: Camera, background_rms: float | None = N
 
 
 def prepare_photometers(facts: CatalogFacts, photometers: Mapping[str, Photometer]) -> dict[str, Photometer]:
-    """Photometers as they are for the catalogue of a key: what they choose is the same for all its nights."""
+    """Photometers prepared for the catalogue of a key; what they choose, such as a radius, holds for all its nights."""
     return {
         label: photometer.prepare(facts) if hasattr(photometer, "prepare") else photometer
         for label, photometer in photometers.items()

@@ -34,7 +34,7 @@ def _frames_of_groups(setup: Setup, part: Part) -> tuple[np.ndarray, np.ndarray]
 
 
 def _stack_blocks(setup: Setup, part: Part) -> dict[int, Sequence[int]]:
-    """Blocks that hold a frame of each group of the stack; a range where it is all of them, small in a graph."""
+    """Blocks with frames of each group of the stack; consecutive ones as a range, which is small in a graph."""
     selected, groups = _frames_of_groups(setup, part)
     found: dict[int, Sequence[int]] = {}
     for group in np.unique(groups).tolist():
