@@ -137,6 +137,11 @@ class Console:
             self.end()
 
 
+def tell(message: str) -> None:
+    """Print one line of a command, without a prefix."""
+    Console(prefix="").tell(message)
+
+
 @contextlib.contextmanager
 def spoken(*, quiet: bool, verbose: bool) -> Iterator[None]:
     """How much a command says while the block runs.

@@ -12,7 +12,7 @@ from opticam_dask.api import fits
 from opticam_dask.api.differential_photometer import keep_in_store
 from opticam_dask.cli.exit_codes import DONE, RunError, one_line
 from opticam_dask.cli.results import asked_for, save_curves
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.lightcurves import targets
 from opticam_dask.lightcurves.field.magnitudes import describe_magnitudes, magnitudes, write_magnitudes
 from opticam_dask.lightcurves.fitting.eclipses import fit_eclipse
@@ -38,7 +38,6 @@ def _command(
                     entry.check(name, value)
         curves, prefix = asked_for(options)
         save_curves(options.out, curves, prefix)
-        tell = Console(prefix="").tell
         tell(f"Fitting {len(curves)} light curve{'s' * (len(curves) != 1)} ...")
         try:
             fit = function({key: curve.to_xarray() for key, curve in curves.items()}, **values)
@@ -63,7 +62,6 @@ def calibrate_magnitudes(options: argparse.Namespace) -> int:
         MAGNITUDES[name].check(name, getattr(options, name))
     how = {name: getattr(options, name) for name in names}
     curves = [magnitudes(options.out, camera.key, options.target, **how) for camera in cameras]
-    tell = Console(prefix="").tell
     for curve in curves:
         for line in describe_magnitudes(curve):
             tell(f"{curve.attrs['key']}: {line}")
@@ -76,7 +74,7 @@ def submit(options: argparse.Namespace) -> int:
     """Write files for an archive."""
     values = {name: getattr(options, name) for name in SUBMISSION}
     for file in write_submission(options.out, options.format, **values):
-        Console(prefix="").tell(f"Keeps the rules of {options.format}: {file.resolve()}")
+        tell(f"Keeps the rules of {options.format}: {file.resolve()}")
     return DONE
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from opticam_dask import locations
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED, RunError, one_line
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 
 # what one command needs is imported there: each of them is to answer at once
 
@@ -18,7 +18,7 @@ from opticam_dask.console import Console
 def demo(options: argparse.Namespace) -> int:
     """Simulate, reduce and plot."""
     locations.require_local(options.directory, "demo")
-    Console(prefix="").tell(f"Demonstration in {Path(options.directory).resolve()}.")
+    tell(f"Demonstration in {Path(options.directory).resolve()}.")
     from opticam_dask.cli import demo as demonstration
     from opticam_dask.cli import options as given
 
@@ -31,7 +31,6 @@ def sample(options: argparse.Namespace) -> int:
     """Fetch sample frames, or find those that were fetched before."""
     from opticam_dask.frames.samples import fetching
 
-    tell = Console(prefix="").tell
     try:
         place = fetching.fetch_sample(options.name, options.directory, simulate=not options.no_simulate, tell=tell)
     except fetching.SampleError as error:
@@ -60,7 +59,7 @@ def generate(options: argparse.Namespace) -> int:
         synthetic.generate_gappy_observations(options.directory, n_images=options.n_images, **common)
     else:
         synthetic.generate_observations(options.directory, n_images=options.n_images, **common)
-    Console(prefix="").tell(f"Frames are in {Path(options.directory).resolve()}.")
+    tell(f"Frames are in {Path(options.directory).resolve()}.")
     return DONE
 
 
@@ -75,7 +74,6 @@ def check(options: argparse.Namespace) -> int:
     found = scanning.scan(scanning.find_files(options.data), instrument)
     if options.json:
         answer({"instrument": instrument.name, **status.scan_record(found)})
-    tell = Console(prefix="").tell
     tell(f"Instrument {instrument.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
     for line in status.describe_scan(found):
         tell(line)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from opticam_dask.cli.exit_codes import DONE, FAILED, RunError
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.display import status
 from opticam_dask.frames import scanning
 from opticam_dask.frames.definitions.library import known_instruments, load_instrument
@@ -23,7 +23,6 @@ def instrument(options: argparse.Namespace) -> int:
 
 def _guess(options: argparse.Namespace) -> int:
     """Read headers and propose a definition."""
-    tell = Console(prefix="").tell
     guess = guess_instrument(options.data)
     for line in guess.lines():
         tell(line)
@@ -45,13 +44,12 @@ def _guess(options: argparse.Namespace) -> int:
 def _template(options: argparse.Namespace) -> int:
     """Write a definition to be filled in."""
     path = generate_instrument_json_template(options.directory)
-    Console(prefix="").tell(f"The template is {path}.")
+    tell(f"The template is {path}.")
     return DONE
 
 
 def _check(options: argparse.Namespace) -> int:
     """Say what frames a definition makes of files."""
-    tell = Console(prefix="").tell
     chosen = load_instrument(options.definition)
     found = scanning.scan(scanning.find_files(options.data), chosen)
     tell(f"Instrument {chosen.name}: {len(found.table)} usable frame(s), {len(found.set_aside)} set aside.")
@@ -71,7 +69,7 @@ def _list(options: argparse.Namespace) -> int:
     del options
     for name, one in known_instruments().items():
         cameras = ", ".join(one.cameras)
-        Console(prefix="").tell(f"{name}: {one.name}, camera {cameras}")
+        tell(f"{name}: {one.name}, camera {cameras}")
     return DONE
 
 

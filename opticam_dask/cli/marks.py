@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, UsageError
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.lightcurves.curation import marking
 from opticam_dask.lightcurves.curation import marks as curation
 
@@ -19,7 +19,7 @@ def mark(options: argparse.Namespace) -> int:
     with marking.warnings_told() as warned:
         numbers = marking.mark(options.out, options.kind, times=times, pairs=_pairs(options.pairs), **how)
     for line in [*warned, *curation.describe(curation.marks(options.out).loc[numbers])]:
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 
@@ -43,7 +43,7 @@ def unmark(options: argparse.Namespace) -> int:
         marking.unmark(options.out, options.numbers, who=options.who)
     numbers = list(dict.fromkeys(options.numbers))
     for line in [*warned, *curation.describe(curation.marks(options.out, undone=True).loc[numbers])]:
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 
@@ -53,7 +53,7 @@ def marks(options: argparse.Namespace) -> int:
     if options.json:
         answer({"marks": table.reset_index().to_dict("records")})
     for line in curation.describe(table) or ["no marks"]:
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 

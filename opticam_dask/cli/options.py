@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opticam_dask import locations
 from opticam_dask.cli.exit_codes import UsageError
-from opticam_dask.console import Console
+from opticam_dask.console import Console, tell
 from opticam_dask.frames.definitions.library import load_instrument
 from opticam_dask.frames.instruments import OPTICAM_MX, Instrument
 from opticam_dask.parameters import ReductionParameters, parameter_names, parameters_from_mapping, read_parameters
@@ -36,7 +36,6 @@ def connect(options: argparse.Namespace, out: str | Path) -> Connection:
     """The place where the blocks of a command run; it is opened when the first block does."""
     from opticam_dask.cluster import connections
 
-    tell = Console(prefix="").tell
     return connections.connect(settings(options), log_directory=job_logs(out), tell=tell, **frame_timeout(options))
 
 

@@ -140,6 +140,12 @@ def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _on_store(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser = _command(commands, name, text)
+    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    return parser
+
+
 def _options(parser: Any, table: Mapping[str, Parameter], *names: str, is_known_if_given: bool = False) -> None:
     """Add parameters as options, by default all of a table.
 
@@ -278,10 +284,9 @@ def _add_watch(commands: Any) -> None:
 
 
 def _add_sky(commands: Any) -> None:
-    parser = _command(
+    parser = _on_store(
         commands, "sky", "Find the sources of a reduction on the sky: by stars of a catalogue, or plate-solved frames."
     )
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, SKY, *(name for name in SKY if name not in ("sources", "moving")))
     parser.add_argument("--key", nargs="+", metavar="KEY", help="camera keys such as 1:g (all of them)")
     _options(parser, EXECUTION, "break_lock")
@@ -345,40 +350,35 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_remove(commands: Any) -> None:
-    parser = _command(commands, "remove", "Remove a night from a reduction; its frames are left out from then on.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "remove", "Remove a night from a reduction; its frames are left out from then on.")
     parser.add_argument("night", metavar="NIGHT", help="YYYY-MM-DD")
     _options(parser, EXECUTION, "break_lock")
 
 
 def _add_relocate(commands: Any) -> None:
-    parser = _command(
+    parser = _on_store(
         commands, "relocate", "Tell a reduction where its frames are, when they were moved or copied to another place."
     )
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     parser.add_argument("data", nargs="+", metavar="DATA", help="directories in which the frames are now")
     _options(parser, EXECUTION, "break_lock")
 
 
 def _add_status(commands: Any) -> None:
-    parser = _command(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
+    parser = _on_store(commands, "status", "Say what is done, what is to do, and what was set aside and why.")
     _options(parser, SHOWING, "json")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, SHOWING, "problems")
     parser.add_argument("--provenance", action="store_true", help="parameters, versions and inputs as JSON")
     parser.add_argument("--files", action="store_true", help="with --provenance: every frame with size and time")
 
 
 def _add_migrate(commands: Any) -> None:
-    parser = _command(commands, "migrate", "Bring a reduction of an older version to the present layout of the store.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "migrate", "Bring a reduction of an older version to the present layout of the store.")
     _options(parser, EXECUTION, "break_lock")
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _command(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
+    parser = _on_store(commands, "verify", "Read every chunk of the store, or compare it with another, bit for bit.")
     _options(parser, SHOWING, "json")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--against", metavar="OTHER", help="another output directory to compare with")
     chosen.add_argument("--repair", action="store_true", help="make again what is damaged or not done")
@@ -387,9 +387,8 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_lightcurve(commands: Any) -> None:
-    parser = _command(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
+    parser = _on_store(commands, "lightcurve", "Differential light curve of a target against comparison sources.")
     _options(parser, SHOWING, "json")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     _options(parser, DIFFERENTIAL)
 
 
@@ -399,61 +398,53 @@ def _add_fits(commands: Any) -> None:
         ("fit-eclipse", "Fit an eclipse to the light curve of a target, of all cameras together.", ECLIPSE),
         ("fit-sinusoid", "Fit a sinusoid to the light curve of a target, of all cameras together.", SINUSOID),
     ):
-        parser = _command(commands, name, text)
-        parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+        parser = _on_store(commands, name, text)
         _options(parser.add_argument_group("the light curve"), FITTED_CURVES)
         _options(parser.add_argument_group("the fit"), table)
         parser.set_defaults(detrend=(), detrend_without=None)
-    parser = _command(commands, "magnitudes", "Light curve of a target in the magnitudes of a sky catalogue.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "magnitudes", "Light curve of a target in the magnitudes of a sky catalogue.")
     _options(parser, MAGNITUDES)
-    parser = _command(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "submit", "Write a light curve for an archive, once its rules are kept.")
     archives = ["aavso-exoplanet", "aavso-extended", "exoclock", "etd", "alcdef", "ades", "cds"]
     parser.add_argument("--format", choices=archives, required=True, help="of the archive")
     _options(parser, SUBMISSION)
 
 
 def _add_plot(commands: Any) -> None:
-    parser = _command(commands, "plot", "Draw diagnostic plots of a reduction; without a KIND all but the animations.")
+    parser = _on_store(commands, "plot", "Draw diagnostic plots of a reduction; without a KIND all but the animations.")
     kinds = "growth-curves, psfs, snrs, noise, rms, apertures, meshes, quality, gifs, or all"
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=kinds)
     _options(parser, SHOWING, "label", "targets")
 
 
 def _add_browse(commands: Any) -> None:
-    parser = _command(commands, "browse", "Browse frames, apertures and light curves in a web browser on this machine.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(
+        commands, "browse", "Browse frames, apertures and light curves in a web browser on this machine."
+    )
     parser.add_argument("--key", metavar="KEY", help="camera key such as 1:g to begin with (the first)")
     parser.add_argument("--label", metavar="L", help="photometry label to begin with (aperture)")
     _options(parser, SHOWING, "port")
 
 
 def _add_report(commands: Any) -> None:
-    parser = _command(commands, "report", "Write OUT/report.html: all about a reduction on one page, without network.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "report", "Write OUT/report.html: all about a reduction on one page, without network.")
     _options(parser, SHOWING, "n_sources")
 
 
 def _add_marks(commands: Any) -> None:
-    parser = _command(commands, "mark", "Mark frames, measurements or comparisons as cloud, junk, or to be kept.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "mark", "Mark frames, measurements or comparisons as cloud, junk, or to be kept.")
     parser.add_argument("kind", choices=MARKS["kind"].choices, help=MARKS["kind"].help)
     _options(parser, MARKS, *(name for name in MARKS if name != "kind"))
-    parser = _command(commands, "unmark", "Take marks back; they stay on the list of those that were taken back.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "unmark", "Take marks back; they stay on the list of those that were taken back.")
     parser.add_argument("numbers", type=int, nargs="+", metavar="NUMBER", help="numbers of the marks")
     _options(parser, MARKS, "who")
-    parser = _command(commands, "marks", "List the marks of a reduction: what, who, when and why.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "marks", "List the marks of a reduction: what, who, when and why.")
     parser.add_argument("--undone", action="store_true", help="those that were taken back as well")
     _options(parser, SHOWING, "json")
 
 
 def _add_export(commands: Any) -> None:
-    parser = _command(commands, "export", "Light curves as tables for other programs, a file a source; or the stacks.")
-    parser.add_argument("out", metavar="OUT", help="output directory of a reduction")
+    parser = _on_store(commands, "export", "Light curves as tables for other programs, a file a source; or the stacks.")
     parser.add_argument("--format", choices=["csv", "ecsv", "fits"], required=True, help="of the files")
     parser.add_argument("--stack", action="store_true", help="the stacks instead: fits, with world coordinates")
     parser.add_argument("--label", metavar="L", help="photometry label (all of them)")

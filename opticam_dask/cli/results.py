@@ -12,7 +12,7 @@ import numpy as np
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, RunError, UsageError, one_line
 from opticam_dask.cluster.interruption import Interrupted
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.store.store import Store
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def save_curves(out_directory: str, curves: Mapping[str, CurveArrays], prefix: s
     from opticam_dask.display import products
     from opticam_dask.lightcurves import differential
 
-    tell, records = Console(prefix="").tell, []
+    records = list[dict[str, Any]]()
     for key, curve in curves.items():
         record = _curve_record(key, curve)
         records.append(record)
@@ -127,7 +127,7 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
         for key in keys
     }
     if options.match_cameras:
-        others = differential_photometer.in_other_cameras(options.out, curves[keys[0]], Console(prefix="").tell)
+        others = differential_photometer.in_other_cameras(options.out, curves[keys[0]], tell)
         for key, numbers in others.items():
             curves[key] = differential.relative_curve(options.out, key, *numbers, options.label, how, **where)
     return curves
@@ -136,7 +136,6 @@ def _curves(options: argparse.Namespace, keys: Sequence[str], comparisons: Any) 
 def export(options: argparse.Namespace) -> int:
     """Write light curves as tables, or stacks as images."""
     files = _stack_files(options) if options.stack else _tables(options)
-    tell = Console(prefix="").tell
     for directory in sorted({file.parent for file in files}):
         tell(f"{sum(file.parent == directory for file in files)} file(s) in {directory.resolve()}")
     return DONE
@@ -167,7 +166,6 @@ def plot(options: argparse.Namespace) -> int:
     """Draw diagnostic plots."""
     from opticam_dask.display import diagnostics
 
-    tell = Console(prefix="").tell
     every = [kind for kind in diagnostics.KINDS if kind != "gifs"]
     chosen = options.kinds or every
     chosen = list(diagnostics.KINDS) if "all" in chosen else chosen
@@ -197,7 +195,6 @@ def report(options: argparse.Namespace) -> int:
     """Write the page about a reduction."""
     from opticam_dask.display.report import write_report
 
-    tell = Console(prefix="").tell
     tell("Writing the report ...")
     file = write_report(options.out, n_sources=options.n_sources)
     tell(f"Report: {file.resolve()} ({len(file.read_bytes()) / 1e6:.1f} MB)")
@@ -210,7 +207,6 @@ def browse(options: argparse.Namespace) -> int:
         from opticam_dask.display.browser.server import browse as open_browser  # an extra
     except ImportError as error:
         raise RunError(one_line(error)) from error
-    tell = Console(prefix="").tell
     with open_browser(options.out, options.key, options.label, port=options.port) as browser:
         tell(f"Browse {options.out} at {browser.url}")
         tell("Ctrl-C ends it.")

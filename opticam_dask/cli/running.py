@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 
 from opticam_dask.cli.exit_codes import RunError, UsageError, one_line
-from opticam_dask.console import Console, is_watched, spoken
+from opticam_dask.console import is_watched, spoken, tell
 
 __all__ = ["run", "spoken"]
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.command in _FIRST_WORDS and is_watched():
         places = getattr(options, "data", None) or [options.out]
-        Console(prefix="").tell(f"{_FIRST_WORDS[options.command]} {', '.join(map(str, places))} ...")
+        tell(f"{_FIRST_WORDS[options.command]} {', '.join(map(str, places))} ...")
     module = importlib.import_module(f"opticam_dask.cli.{_MODULES[options.command]}")
     command: Callable[[argparse.Namespace], int] = module.COMMANDS[options.command]
     try:

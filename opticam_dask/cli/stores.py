@@ -8,7 +8,7 @@ import json
 from opticam_dask import schema
 from opticam_dask.cli.answers import answer
 from opticam_dask.cli.exit_codes import DONE, FAILED
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.display import status as progress
 from opticam_dask.locations import location
 from opticam_dask.store.ownership import PLANNED_RUN
@@ -20,7 +20,6 @@ from opticam_dask.store.store import Store
 
 def status(options: argparse.Namespace) -> int:
     """Say what is done and what is to do."""
-    tell = Console(prefix="").tell
     if options.json:
         record = progress.reduction_record(options.out)
         record["unfinished"] = progress.unfinished(Store.open(options.out).path)
@@ -51,7 +50,6 @@ def verify(options: argparse.Namespace) -> int:
     from opticam_dask.store import integrity
 
     store = Store.open(options.out)
-    tell = Console(prefix="").tell
     if store.version != schema.SCHEMA_VERSION:
         tell(f"Schema version {store.version}: opticam-dask migrate {options.out} brings it up to date.")
     if options.repair:
@@ -89,7 +87,7 @@ def migrate(options: argparse.Namespace) -> int:
     with given.session(options):
         lines = migrations.migrate(options.out)
     for line in lines or [f"{options.out} is of the present version."]:
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 
@@ -101,7 +99,7 @@ def remove(options: argparse.Namespace) -> int:
     Store.open(options.out)
     with given.session(options):
         for line in nights.remove_night(options.out, options.night):
-            Console(prefix="").tell(line)
+            tell(line)
     return DONE
 
 
@@ -114,7 +112,7 @@ def relocate(options: argparse.Namespace) -> int:
     instrument = stored_instrument(Store.open(options.out).attributes)
     with given.session(options):
         for line in relocation.relocate(options.out, options.data, instrument):
-            Console(prefix="").tell(line)
+            tell(line)
     return DONE
 
 

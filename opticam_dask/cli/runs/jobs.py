@@ -18,7 +18,7 @@ from opticam_dask.cli.runs.reductions import reducer, sky_files
 from opticam_dask.cluster import connections, job_scripts
 from opticam_dask.cluster.cluster_settings import SYSTEMS
 from opticam_dask.cluster.interruption import raise_if_interrupted
-from opticam_dask.console import Console
+from opticam_dask.console import Console, tell
 from opticam_dask.passes.calibration import KINDS, PLURAL
 from opticam_dask.pipeline.driver import Changes
 
@@ -29,14 +29,14 @@ def plan(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr) if options.slurm else contextlib.nullcontext():
         run = _planned(options)
         if run is None:
-            Console(prefix="").tell("Everything is done already: there is nothing to submit.")
+            tell("Everything is done already: there is nothing to submit.")
             return DONE
         lines = [] if options.data else planning.describe_run(options.out)
         for line in lines or planning.describe_plan(run):
-            Console(prefix="").tell(line)
+            tell(line)
     if options.slurm:
         for line in submission.slurm_lines(run, shlex.split(options.slurm_options)):
-            Console(prefix="").tell(line)
+            tell(line)
     return DONE
 
 
@@ -126,7 +126,6 @@ def _session_of_job(options: argparse.Namespace, run: planned_run.PlannedRun, co
 def cluster(options: argparse.Namespace) -> int:
     """Open a cluster and keep it, or show its job script."""
     settings = given.settings(options)
-    tell = Console(prefix="").tell
     if options.dry_run:
         if not settings.is_batch:
             raise UsageError(f"{settings.cluster!r} submits no jobs: --dry-run is for {', '.join(SYSTEMS)}")

@@ -14,7 +14,7 @@ from opticam_dask import console
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import DONE, UsageError
 from opticam_dask.cluster.cluster_settings import INSIDE, SYSTEMS
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.parameters import ReductionParameters
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def reduce(options: argparse.Namespace) -> int:
         return submit_inside(options)
     # the rooms of a reduction take a second or two to import: nobody is to wonder whether anything happens
     begun = f"Reducing {', '.join(options.data)} to {options.out}."
-    Console(prefix="").tell(begun)
+    tell(begun)
     photometers = given.photometers(options)
     with contextlib.closing(given.connect(options, options.out)) as place:
         if place.is_local:  # before the session, whose threads a process that forks must not have
@@ -65,7 +65,7 @@ def run_reduction(
     reduction = reducer(options, parameters, session)
     reduction.reduce(photometers, label=options.label, parameters=parameters, changes=changes)
     for line in status.describe_reduction(options.out, n_problems=5):
-        Console(prefix="").tell(line)
+        tell(line)
     return DONE
 
 
@@ -129,8 +129,8 @@ def submit_inside(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "opticam_dask.cli", *options.arguments]
     _, lines = job_scripts.submit_inside(settings, command, given.job_logs(options.out))
     for line in lines:
-        Console(prefix="").tell(line)
-    Console(prefix="").tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
+        tell(line)
+    tell(f"How far?    opticam-dask status {shlex.quote(options.out)}")
     return DONE
 
 

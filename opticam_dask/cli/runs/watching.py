@@ -11,7 +11,7 @@ from opticam_dask.api import watch as watching
 from opticam_dask.cli import options as given
 from opticam_dask.cli.exit_codes import UsageError
 from opticam_dask.cli.runs.reductions import is_to_submit, run_reduction, sky_files, submit_inside
-from opticam_dask.console import Console
+from opticam_dask.console import tell
 from opticam_dask.lightcurves import differential
 from opticam_dask.passes.calibration import KINDS, PLURAL
 from opticam_dask.pipeline.driver import Setup, check_parameters
@@ -42,7 +42,6 @@ def watch(options: argparse.Namespace) -> int:
     if (options.target is None) != (not options.comparisons):
         raise UsageError("a light curve needs both --target and --comparisons")
     _check_watch(options, setup)
-    tell = Console(prefix="").tell
     how = {name: getattr(options, name) for name in ("target", "comparisons", "n_first", "patience")}
     with given.session(options, given.connect(options, options.out)) as session:
         live = watching.Watch(options.data, setup, photometer, session.executor.open(), session.progress, **how)
@@ -86,7 +85,6 @@ def _final_light_curve(options: argparse.Namespace, live: watching.Watch, key: s
     final = Store.open(options.out).camera(key).catalog.read_all()
     wanted = live.sources_of(key)
     numbers = live.final_numbers(key, wanted, final)
-    tell = Console(prefix="").tell
     for number in wanted:
         if number not in numbers:
             tell(f"{key}: source {number} of the live catalogue is not in the catalogue.")
