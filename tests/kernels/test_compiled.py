@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 from zoomed_meshes import mesh_windows, smooth_windows
 
 from opticam_dask.cluster import run_blocks
@@ -17,10 +18,6 @@ from opticam_dask.kernels.images import calibrate
 from opticam_dask.kernels.images.sky import background
 from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 from opticam_dask.kernels.sources.profiles import profile
-
-needs_compiled = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
 
 
 def _sky(shape, seed, *, n_stars=20, level=300.0):

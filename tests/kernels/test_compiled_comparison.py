@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 
 from opticam_dask.kernels import compiled, graphs, robust
 from opticam_dask.kernels.images.counts import extremes, unsigned_counts
@@ -12,9 +13,7 @@ from opticam_dask.kernels.images.sky import smooth_zoom
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import judging, profile
 
-pytestmark = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
+pytestmark = needs_compiled
 
 TABLE = profile.typical_profile().table()
 

@@ -6,17 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 
-from opticam_dask.kernels import compiled, graphs, robust
+from opticam_dask.kernels import graphs, robust
 from opticam_dask.kernels.images import segments
 from opticam_dask.kernels.images.counts import Counts, extremes, unsigned_counts
 from opticam_dask.kernels.images.sky import subtraction
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.profiles import judging
 
-pytestmark = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
+pytestmark = needs_compiled
 
 
 def _odd(values):

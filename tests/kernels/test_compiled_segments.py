@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images import segments
 from opticam_dask.kernels.sources import photometry
 
-pytestmark = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
+pytestmark = needs_compiled
 
 
 def _image(kind, seed):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images.counts import Counts
 from opticam_dask.kernels.images.sky import background, sky_level, subtraction
 from opticam_dask.kernels.images.sky.box_statistics import box_statistics
 
-pytestmark = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
+pytestmark = needs_compiled
 
 _BOX = (16, 18)
 

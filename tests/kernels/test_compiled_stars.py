@@ -6,15 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 
 from opticam_dask.kernels import compiled
 from opticam_dask.kernels.images import segments
 from opticam_dask.kernels.sources import centroids, moments, photometry
 from opticam_dask.kernels.sources.profiles import field_form, misfit, profile
 
-needs_compiled = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
 pytestmark = needs_compiled
 
 TABLE = profile.typical_profile().table()

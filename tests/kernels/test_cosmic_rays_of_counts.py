@@ -7,6 +7,7 @@ import importlib.metadata
 import astroscrappy
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 from small_nights import add_star
 
 from opticam_dask.frames.scanning import FitsReader
@@ -20,9 +21,6 @@ from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.steps.pixels import ImagePixels, KeptPixels, RawPixels, keep_pixels, read_pixels
 
 ASTROSCRAPPY = tuple(map(int, importlib.metadata.version("astroscrappy").split(".")[:2]))
-needs_compiled = pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
 
 
 def hit_counts(seed: int, shape: tuple[int, int] = (70, 150), *, gain: float = 1.0, sky: float = 300.0) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from compiled_kernels import needs_compiled
 from known_frames import noisy, shape_and_table, view_of
 from small_nights import add_star
 
@@ -11,9 +12,7 @@ from opticam_dask.kernels import compiled
 from opticam_dask.methods import places
 
 
-@pytest.mark.skipif(
-    compiled.native is None, reason="this checkout has no compiled kernels: python setup.py build_ext --inplace"
-)
+@needs_compiled
 @pytest.mark.parametrize("has_track", [False, True])
 @pytest.mark.parametrize("corner", [(60.0, 60.0), (2.0, 3.0)])
 def test_fit_group__is_the_same_in_both_forms_and_finds_the_stars(monkeypatch, has_track, corner):

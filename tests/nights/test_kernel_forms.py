@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import xarray as xr
+from compiled_kernels import needs_compiled
 
 from opticam_dask import simulate_observations
 from opticam_dask.cli import main
 from opticam_dask.kernels import compiled
 
 
-@pytest.mark.skipif(compiled.native is None, reason="this checkout has no compiled kernels")
+@needs_compiled
 def test_night__has_the_same_fluxes_by_both_forms(tmp_path):
     simulate_observations(
         tmp_path / "data", n_frames=12, shape=(160, 160), n_sources=15, filters=("g",), flux_range=(1e3, 3e5), seed=3
