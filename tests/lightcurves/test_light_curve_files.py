@@ -58,9 +58,8 @@ def in_small_pieces(monkeypatch):
     monkeypatch.setattr(light_curve_files, "_SOURCES", 2)
 
 
-def _expected(out, key, label, source):
+def _expected(curves, source):
     """The file as pandas writes it from the light curve."""
-    curves = results.light_curves(out, key, label).load()
     one = curves.isel(source=source)
     table = {"BMJD": one["bmjd_tdb"].to_numpy()}
     for name in ("flux", "flux_err", "background", "background_err", "flags"):
@@ -81,11 +80,11 @@ def test_write_light_curves__files_are_the_light_curves_in_time_order(reduced, l
     assert folder == reduced / "lcs" / label
     n_files = 0
     for key in ("1:g", "2:r"):
-        curves = results.light_curves(reduced, key, label)
+        curves = results.light_curves(reduced, key, label).load()
         assert len(Store.at(reduced).camera(key).parts) == 3
         assert np.all(np.diff(curves["mjd_utc"].to_numpy()) > 0)
         for source in range(curves.sizes["source"]):
-            number, expected = _expected(reduced, key, label, source)
+            number, expected = _expected(curves, source)
             assert (folder / f"{group_name(key)}_source_{number}.csv").read_text() == expected
             n_files += 1
     assert len(list(folder.iterdir())) == n_files

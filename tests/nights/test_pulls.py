@@ -15,8 +15,7 @@ NIGHTS = {
     "flats": (pulls.GAUSSIAN | pulls.FLAT | {"gain": 2.0, "read_noise": 3.0, "bias_level": 0.0}, ("flat",)),
     "all rebinned": (
         pulls.MOFFAT | pulls.BIAS | pulls.DARK | pulls.FLAT
-        | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (1000, 1000), "n_sources": 40,
-           "n_frames": 310},
+        | {"gain": 2.0, "read_noise": 3.0, "sky": 60.0, "fwhm": 7.2, "shape": (1000, 1000)},
         ("bias", "dark", "flat"),
         2,
     ),
