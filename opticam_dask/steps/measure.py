@@ -31,7 +31,7 @@ def has_common_error(steps: FrameSteps, profile_err: float) -> bool:
 
 
 #: Total fluxes that the star profile leaves uncertain by more than this part have that error, and it is told.
-UNCERTAIN_TOTAL = 0.01
+UNCERTAIN_TOTAL = 0.005
 
 #: Variables that every label has when frames are divided by a flat, or their star profile is uncertain.
 _COMMON_ERROR = ("flux_err_sys",)

@@ -105,6 +105,34 @@ def test_profile__elongated_stars_are_followed():
     np.testing.assert_allclose(flux, 1e5, rtol=0.002)
 
 
+#: Light beside stars, of a bright star or a galaxy, and under all of them: by the distance from its middle, pixels.
+GLOWS = {
+    "none": lambda _: 0.0,
+    "halo": lambda away: 1000.0 * np.exp(-away / 20.0),
+    "wide halo": lambda away: 300.0 * np.exp(-away / 40.0),
+    "twilight": lambda away: 1000.0 * np.exp(-((away / 60.0) ** 2) / 2.0),
+}
+
+
+@pytest.mark.parametrize("glow", sorted(GLOWS))
+def test_profile__totals_beside_a_glow_are_right_and_their_error_is_told(glow):
+    rng = np.random.default_rng(7)
+    xy, shape, rows, columns = _grid(rng, 80.0, 3), profile.Shape(1.7, 1.7, 0.0), *np.indices((240, 240))
+    truth = np.geomspace(2e5, 4e4, 9)[[4, 0, 8, 1, 6, 2, 7, 3, 5]]
+    stars = _stars(xy, truth, 4.0, 3.0, rows.shape)
+    sky, found = SKY_RMS**2 + GLOWS[glow](np.hypot(columns - 75.0, rows - 70.0)), {}
+    for frame in range(6):
+        cutouts, x0, y0 = _cutouts(rng.poisson(stars + sky).astype(float), xy, 31)
+        rms = np.sqrt(photometry.cut_out(np.broadcast_to(sky, rows.shape), x0, y0, 63))
+        found[frame] = ring_sums.measure_rings(cutouts, rms, xy, x0, y0, shape)
+    fitted = star_profiles.fit(found)
+    cutouts, x0, y0 = _cutouts(stars, xy, 15)
+    light = profile.profile_weights(fitted.table(), xy, x0, y0, 31, shape)
+    excess = np.median(np.sum(light * cutouts, axis=(1, 2)) / np.sum(light**2, axis=(1, 2)) / truth) - 1.0
+    assert abs(excess) < 0.006
+    assert abs(excess) < 2.0 * fitted.total_err < (0.005 if glow == "none" else 0.02)
+
+
 def test_fit_profile__without_stars_there_is_none():
     assert profile_fit.fit_profile(ring_sums.empty_rings()) is None
     assert profile_fit.fit_profile(ring_sums.empty_rings([3, 4])) is None

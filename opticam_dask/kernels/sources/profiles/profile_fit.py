@@ -9,7 +9,7 @@ rings, soft rings are added to it.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import nnls
@@ -23,7 +23,7 @@ from opticam_dask.kernels.sources.profiles.profile import (
     Profile,
     components,
 )
-from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, RING, SKY_RING, Rings
+from opticam_dask.kernels.sources.profiles.ring_sums import CORE, N_RINGS, N_SKY_RINGS, REACH, RING, SKY_RING, Rings
 
 #: A profile is known when so many rings of the core have light,
 _LEAST_RINGS = 3
@@ -65,6 +65,13 @@ _LEAST_SCATTER = 5e-4
 
 #: What one star alone may have that others do not, relative to its light.
 _ALONE = 0.005
+
+#: A star whose light is changed by this part where the sky around it bends counts half of what it would without,
+_BENT = 0.01
+#: and this part of that is not known: the sky need not be a paraboloid.
+_BEND_ERROR = 0.3
+#: Stars have such bends when the mean of their squares is so many times its scatter above that of the noise.
+_SURE_BEND = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +158,13 @@ def fit_profile(rings: Rings) -> Profile | None:
 
 def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarray]:
     """As :func:`fit_profile`, with the mean light that was fitted and how much each star counts (0 to 1)."""
-    usual = np.median(rings.star_weight[rings.star_weight > 0]) if np.any(rings.star_weight > 0) else 1.0
-    modest = 1.0 / (1.0 + rings.star_weight / (_MOST_WEIGHT * usual))
-    alike, scales = (rings.star_weight > 0).astype(float), np.ones(len(rings.star))
+    has_light = rings.star_weight > 0
+    if not has_light.any():
+        return None, None, np.zeros(len(has_light))
+    modest = 1.0 / (1.0 + rings.star_weight / (_MOST_WEIGHT * np.median(rings.star_weight[has_light])))
+    rings, bent, unknown = _without_bend(rings, modest)
+    modest /= 1.0 + (bent / _BENT) ** 2
+    alike, scales = has_light.astype(float), np.ones(len(rings.star))
     fitted, mean, scatter = None, None, _ALONE
     for _ in range(_ROUNDS):
         mean = mean_rings(rings, modest * alike, scales)
@@ -167,8 +178,45 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
         alike, scatter = _likeness(rings, model, scales)
     assert fitted is not None
     assert mean is not None
-    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean)]))
+    counts = modest * alike * rings.star_weight
+    of_bend = (
+        _BEND_ERROR * np.sqrt(np.average(bent**2, weights=counts)),
+        np.linalg.norm(counts * unknown) / counts.sum(),
+    )
+    total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean), *of_bend]))
     return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
+
+
+def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, np.ndarray]:
+    """Sums without what the sky around each star bends by otherwise than that of its frame, as beside a halo.
+
+    The bends are drawn towards zero by the errors that they have, relative to what stars have of them beyond (James &
+    Stein 1961): where the sky is even nothing is taken off.
+
+    Parameters
+    ----------
+    rings : Rings
+        Sums over the pixels of the stars.
+    modest : ndarray, shape (n,)
+        How much each star counts, relative to its weight.
+
+    Returns
+    -------
+    rings : Rings
+    bent, unknown : ndarray, shape (n,)
+        What was taken off each star, relative to its light, and the error of what might have been.
+    """
+    weight = np.where(rings.star_weight > 0, rings.star_weight, 1.0)
+    bend, variance = rings.bend / weight, rings.bend_square / weight**2
+    of_sky = rings.sky @ ((np.arange(N_SKY_RINGS) + 0.5) * SKY_RING) ** 2 / weight
+    # what a bend of 1 adds to the light within the rings, where the mean of the sky has been taken off
+    of_light = 2.0 * np.pi * (REACH**4 / 4.0 - of_sky * REACH**2 / 2.0)
+    counts = modest * rings.star_weight / (1.0 + variance * (of_light / _BENT) ** 2)
+    by_noise = _SURE_BEND * np.sqrt(2.0) * np.linalg.norm(counts * variance) / counts.sum()
+    usual = np.average(bend**2 - variance, weights=counts) - by_noise
+    bend = bend * usual / (usual + variance) if usual > 0 else np.zeros(len(bend))
+    signal = rings.signal - bend[:, None] * (rings.square - rings.weight * of_sky[:, None])
+    return replace(rings, signal=signal), bend * of_light, np.sqrt(variance) * np.abs(of_light)
 
 
 def _misplaced(fitted: Profile, mean: MeanRings) -> float:

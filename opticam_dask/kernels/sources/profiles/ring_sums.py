@@ -111,6 +111,9 @@ class Rings:
         Variance by the photons of a light of 1, relative to that by the sky, times the weight.
     star_weight : ndarray, shape (n,)
         Weight of the star's pixels.
+    bend, bend_square : ndarray, shape (n,)
+        What the light per unit of area seems to rise by with the square of the radius since the sky around this star
+        bends otherwise than that of the frame, times the weight; and the sum of the squares of its errors.
     """
 
     star: np.ndarray
@@ -123,6 +126,8 @@ class Rings:
     pixel_area: np.ndarray
     photons: np.ndarray
     star_weight: np.ndarray
+    bend: np.ndarray
+    bend_square: np.ndarray
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
@@ -130,9 +135,9 @@ def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
-    pixel_area, photons, star_weight = (np.zeros(n) for _ in range(3))
+    of_star = (np.zeros(n) for _ in range(5))
     sky = np.zeros((n, N_SKY_RINGS))
-    return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, pixel_area, photons, star_weight)
+    return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, *of_star)
 
 
 def add_rings(found: Iterable[Rings]) -> Rings:
@@ -445,3 +450,19 @@ def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, trust: float) -> N
     found.pixel_area[index] += weight / area
     found.photons[index] += weight * flux / (area * stamp.noise**2)
     found.star_weight[index] += weight
+    slope, error = _own_bend(star, level, flux)
+    found.bend[index] += weight * area / flux * slope
+    found.bend_square[index] += (weight * area / flux * error) ** 2
+
+
+def _own_bend(star: _Star, level: np.ndarray, flux: float) -> tuple[float, float]:
+    """What the sky around a star rises by with the square of the radius beyond ``level``, and its error."""
+    stamp, beyond = star.stamp, star.sky.beyond
+    square = stamp.radius[beyond] ** 2
+    rows = np.array([np.ones(len(beyond)), stamp.u[beyond], stamp.v[beyond], square])
+    left = stamp.electrons[beyond] - level[beyond] - flux * star.wings
+    products = rows @ rows.T
+    plane = np.linalg.solve(products[:3, :3] + _RIDGE * products[0, 0] * np.eye(3), products[:3, 3])
+    alone = square - plane @ rows[:3]
+    whole = float(alone @ alone + _RIDGE * products[3, 3])
+    return float(alone @ left) / whole, stamp.noise / float(np.sqrt(whole))
