@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from opticam_dask.kernels.sources import moments, photometry
-from opticam_dask.kernels.sources.profiles import field_form
+from opticam_dask.kernels.sources.profiles import field_form, spikes
 from opticam_dask.kernels.sources.profiles.profile import Shape, profile_weights, typical_table
 from opticam_dask.methods import frame_stars, places
 from opticam_dask.methods.frame_view import FrameView
@@ -88,8 +88,10 @@ def _measured_form(view: FrameView, chosen: np.ndarray, doubt: np.ndarray, fwhm:
         *axes, known = moments.adaptive_moments(alone, *corners, places_of, shape.sigma)
         if not known.any():
             return None
-        error = field_form.moment_errors(np.nansum(alone[:, inner, inner], axis=(1, 2)), noise)
-        left = _LEFT * doubt[chosen]
+        light = np.nansum(alone[:, inner, inner], axis=(1, 2))
+        error, width = field_form.moment_errors(light, noise), (axes[0] ** 2 + axes[1] ** 2) / 2.0
+        spiked = spikes.spike_doubt(photometry.inner_windows(alone, spikes.SIZE), light, noise, width)
+        left = np.hypot(_LEFT * doubt[chosen], spiked)
         found = field_form.form_of_stars(
             places_of[known], np.array(axes)[:, known], error[known], view.shape, left[known]
         )

@@ -51,6 +51,18 @@ def test_field_shape__companions_that_nobody_sees_do_not_widen_the_stars(n_pairs
     assert found.semiminor_sigma == pytest.approx(alone.semiminor_sigma, rel=0.025)
 
 
+@pytest.mark.parametrize("n_hit", [5, 8])
+def test_field_shape__is_that_of_the_other_stars_where_cosmic_rays_hit_the_cores_of_many(n_hit):
+    rng, image = np.random.default_rng(4), image_of(0, 0.0, 1.2)
+    clean = form_of(image)
+    for x, y in PLACES[rng.permutation(len(PLACES))[:n_hit]]:
+        column, row = np.rint(np.array([x, y]) + rng.uniform(-1.0, 1.0, 2)).astype(int)
+        image[row, column : column + rng.integers(1, 3)] += rng.uniform(2000.0, 6000.0)
+    hit = form_of(image)
+    assert hit.fwhm == pytest.approx(clean.fwhm, rel=0.003)
+    assert hit.semimajor_sigma == pytest.approx(clean.semimajor_sigma, rel=0.003)
+
+
 def test_field_shape__changes_without_a_jump_as_neighbours_get_brighter():
     forms = []
     for ratio in np.concatenate([[0.0], np.geomspace(0.02, 1.0, 12)]):

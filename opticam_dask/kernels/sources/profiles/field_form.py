@@ -10,6 +10,7 @@ from opticam_dask.kernels import compiled, graphs
 from opticam_dask.kernels.robust import median
 from opticam_dask.kernels.sources import photometry
 from opticam_dask.kernels.sources.moments import axes_of, moments_of
+from opticam_dask.kernels.sources.profiles import spikes
 
 #: The light of a star is judged in a square of so many pixels.
 CORE_SIZE = 5
@@ -136,12 +137,15 @@ def field_shape(
     FieldShape
         Width and mean form of the stars; NaN where no star has one.
     """
+    windows = photometry.cut_out(image, *photometry.origins(xy, spikes.SIZE), spikes.SIZE)
     x0, y0 = photometry.origins(xy, CORE_SIZE)
-    light = np.nansum(photometry.cut_out(image, x0, y0, CORE_SIZE), axis=(1, 2))
+    light = np.nansum(photometry.inner_windows(windows, CORE_SIZE), axis=(1, 2))
     known = np.isfinite(shapes[1])
     if saturated is not None:
         known &= ~np.any(photometry.cut_out(saturated, x0, y0, CORE_SIZE) > 0, axis=(1, 2))
-    doubts, frame = np.broadcast_to(doubt, len(xy))[known], (image.shape[0], image.shape[1])
+    width = (shapes[0, known] ** 2 + shapes[1, known] ** 2) / 2.0
+    spiked = spikes.spike_doubt(windows[known], light[known], noise, width)
+    doubts, frame = np.hypot(np.broadcast_to(doubt, len(xy))[known], spiked), (image.shape[0], image.shape[1])
     return form_of_stars(xy[known], shapes[:, known], moment_errors(light[known], noise), frame, doubts)
 
 

@@ -162,7 +162,7 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
     if not has_light.any():
         return None, None, np.zeros(len(has_light))
     modest = 1.0 / (1.0 + rings.star_weight / (_MOST_WEIGHT * np.median(rings.star_weight[has_light])))
-    rings, bent, unknown = _without_bend(rings, modest)
+    rings, bent, by_noise = _without_bend(rings, modest)
     modest /= 1.0 + (bent / _BENT) ** 2
     alike, scales = has_light.astype(float), np.ones(len(rings.star))
     fitted, mean, scatter = None, None, _ALONE
@@ -181,7 +181,7 @@ def fit_stars(rings: Rings) -> tuple[Profile | None, MeanRings | None, np.ndarra
     counts = modest * alike * rings.star_weight
     of_bend = (
         _BEND_ERROR * np.sqrt(np.average(bent**2, weights=counts)),
-        np.linalg.norm(counts * unknown) / counts.sum(),
+        np.linalg.norm(counts * by_noise) / counts.sum(),
     )
     total_err = float(np.linalg.norm([fitted.total_err, scatter, _misplaced(fitted, mean), *of_bend]))
     return Profile(fitted.coefficients, fitted.pixel_area, total_err), mean, alike
@@ -203,8 +203,8 @@ def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, 
     Returns
     -------
     rings : Rings
-    bent, unknown : ndarray, shape (n,)
-        What was taken off each star, relative to its light, and the error of what might have been.
+    bent, by_noise : ndarray, shape (n,)
+        What was taken off each star, relative to its light, and what noise made of that and of the bend of the frames.
     """
     weight = np.where(rings.star_weight > 0, rings.star_weight, 1.0)
     bend, variance = rings.bend / weight, rings.bend_square / weight**2
@@ -212,11 +212,12 @@ def _without_bend(rings: Rings, modest: np.ndarray) -> tuple[Rings, np.ndarray, 
     # what a bend of 1 adds to the light within the rings, where the mean of the sky has been taken off
     of_light = 2.0 * np.pi * (REACH**4 / 4.0 - of_sky * REACH**2 / 2.0)
     counts = modest * rings.star_weight / (1.0 + variance * (of_light / _BENT) ** 2)
-    by_noise = _SURE_BEND * np.sqrt(2.0) * np.linalg.norm(counts * variance) / counts.sum()
-    usual = np.average(bend**2 - variance, weights=counts) - by_noise
-    bend = bend * usual / (usual + variance) if usual > 0 else np.zeros(len(bend))
-    signal = rings.signal - bend[:, None] * (rings.square - rings.weight * of_sky[:, None])
-    return replace(rings, signal=signal), bend * of_light, np.sqrt(variance) * np.abs(of_light)
+    by_chance = _SURE_BEND * np.sqrt(2.0) * np.linalg.norm(counts * variance) / counts.sum()
+    usual = np.average(bend**2 - variance, weights=counts) - by_chance
+    part = usual / (usual + variance) if usual > 0 else np.zeros(len(bend))
+    signal = rings.signal - (part * bend)[:, None] * (rings.square - rings.weight * of_sky[:, None])
+    noise = np.sqrt(part**2 * variance + rings.common_square / weight**2)
+    return replace(rings, signal=signal), part * bend * of_light, noise * np.abs(of_light)
 
 
 def _misplaced(fitted: Profile, mean: MeanRings) -> float:

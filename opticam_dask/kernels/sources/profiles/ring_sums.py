@@ -111,9 +111,10 @@ class Rings:
         Variance by the photons of a light of 1, relative to that by the sky, times the weight.
     star_weight : ndarray, shape (n,)
         Weight of the star's pixels.
-    bend, bend_square : ndarray, shape (n,)
+    bend, bend_square, common_square : ndarray, shape (n,)
         What the light per unit of area seems to rise by with the square of the radius since the sky around this star
-        bends otherwise than that of the frame, times the weight; and the sum of the squares of its errors.
+        bends otherwise than that of the frame, times the weight; the sum of the squares of its errors; and that of what
+        has got into it with the bend of the frames.
     """
 
     star: np.ndarray
@@ -128,6 +129,7 @@ class Rings:
     star_weight: np.ndarray
     bend: np.ndarray
     bend_square: np.ndarray
+    common_square: np.ndarray
 
 
 def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
@@ -135,7 +137,7 @@ def empty_rings(stars: Sequence[int] | np.ndarray = ()) -> Rings:
     star = np.asarray(stars, dtype=np.int64)
     n = len(star)
     signal, weight, radius, square = (np.zeros((n, N_RINGS)) for _ in range(4))
-    of_star = (np.zeros(n) for _ in range(5))
+    of_star = (np.zeros(n) for _ in range(6))
     sky = np.zeros((n, N_SKY_RINGS))
     return Rings(star, np.zeros(n, np.int64), signal, weight, radius, square, sky, *of_star)
 
@@ -221,10 +223,10 @@ def measure_rings(
     evenness, usual = np.ones(len(xy)), median(np.array([star.stamp.noise for star in fitted])) if fitted else 0.0
     for star in fitted:
         evenness[star.index] = 1.0 / (1.0 + (_unevenness(star, usual) / _UNEVEN_SKY) ** 4)
-    bend = _bend_of_sky(fitted, evenness)
+    bend, taken = _bend_of_sky(fitted, evenness)
     trust = evenness if disturbed is None else evenness / (1.0 + (disturbed / _DISTURBED) ** 2)
     for star in fitted:
-        _sort_pixels(found, star, bend, float(trust[star.index]))
+        _sort_pixels(found, star, bend * taken, taken, float(trust[star.index]))
     return found
 
 
@@ -395,12 +397,12 @@ def _unevenness(star: _Star, usual: float) -> float:
     return float(excess * np.pi * REACH**2 * star.area / star.flux)
 
 
-def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> np.ndarray:
+def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> tuple[np.ndarray, float]:
     """Curvature of the sky of a frame, from what its planes leave around all stars together.
 
-    Coefficients of u^2, u v and v^2, drawn towards zero as far as they are not significant (the positive-part rule of
-    James & Stein 1961), so that a frame whose sky does not bend pays nothing for it. Stars whose sky is uneven count
-    less.
+    Coefficients of u^2, u v and v^2, and the part of them to be taken off: less the less significant they are (the
+    positive-part rule of James & Stein 1961), so that a frame whose sky does not bend pays nothing for it. Stars whose
+    sky is uneven count less.
     """
     normal, right = np.zeros((3, 3)), np.zeros(3)
     for star in stars:
@@ -416,15 +418,17 @@ def _bend_of_sky(stars: Sequence[_Star], evenness: np.ndarray) -> np.ndarray:
         normal += evenness[star.index] * left[:3, :3] / stamp.noise**2
         right += evenness[star.index] * left[:3, 3] / stamp.noise**2
     if not stars or np.linalg.cond(normal) > 1.0 / _FLAT:
-        return np.zeros(3)
-    bend = np.linalg.solve(normal, right)
+        return np.zeros(3), 0.0
+    bend: np.ndarray = np.linalg.solve(normal, right)
     significance = float(bend @ right) / len(bend)
-    shrunk: np.ndarray = bend * max(0.0, 1.0 - _DOUBT / max(significance, 1e-9))
-    return shrunk
+    return bend, max(0.0, 1.0 - _DOUBT / max(significance, 1e-9))
 
 
-def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, trust: float) -> None:
-    """Add the pixels of one star to its sums; it counts ``trust`` of what it would without neighbours."""
+def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, taken: float, trust: float) -> None:
+    """Add the pixels of one star to its sums, without the bend of its frame, of which a part was taken.
+
+    It counts ``trust`` of what it would without neighbours.
+    """
     index, stamp, sky, area, level, flux = star.index, star.stamp, star.sky, star.area, star.level, star.flux
     if bend.any():
         bent = bend[0] * stamp.u**2 + bend[1] * stamp.u * stamp.v + bend[2] * stamp.v**2
@@ -453,6 +457,7 @@ def _sort_pixels(found: Rings, star: _Star, bend: np.ndarray, trust: float) -> N
     slope, error = _own_bend(star, level, flux)
     found.bend[index] += weight * area / flux * slope
     found.bend_square[index] += (weight * area / flux * error) ** 2
+    found.common_square[index] += (taken * weight * area / flux * error) ** 2
 
 
 def _own_bend(star: _Star, level: np.ndarray, flux: float) -> tuple[float, float]:
