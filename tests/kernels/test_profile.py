@@ -133,6 +133,22 @@ def test_profile__totals_beside_a_glow_are_right_and_their_error_is_told(glow):
     assert abs(excess) < 2.0 * fitted.total_err < (0.005 if glow == "none" else 0.02)
 
 
+@pytest.mark.parametrize("wider", [1.0, 1.15])
+def test_profile__of_two_stars_tells_that_they_differ(wider):
+    # as where one of them is a double: nobody can say which
+    rng, xy, shape = np.random.default_rng(8), np.array([[60.3, 60.6], [160.2, 60.1]]), profile.Shape(1.8, 1.8, 0.0)
+    stars, found = _stars(xy[:1], [1.5e5], 4.0, 3.0, (121, 221)), {}
+    both = stars + _stars(xy[1:], [2e5], wider * 4.0, 3.0, (121, 221))
+    for frame in range(4):
+        cutouts, x0, y0 = _cutouts(rng.poisson(both + SKY_RMS**2).astype(float), xy, 31)
+        found[frame] = ring_sums.measure_rings(cutouts, np.full(cutouts.shape, SKY_RMS), xy, x0, y0, shape)
+    fitted = star_profiles.fit(found)
+    cutouts, x0, y0 = _cutouts(stars, xy[:1], 15)
+    light = profile.profile_weights(fitted.table(), xy[:1], x0, y0, 31, shape)
+    excess = np.sum(light * cutouts) / np.sum(light**2) / 1.5e5 - 1.0
+    assert abs(excess) < 1.5 * fitted.total_err < (0.1 if wider > 1.0 else 0.012)
+
+
 def test_fit_profile__without_stars_there_is_none():
     assert profile_fit.fit_profile(ring_sums.empty_rings()) is None
     assert profile_fit.fit_profile(ring_sums.empty_rings([3, 4])) is None

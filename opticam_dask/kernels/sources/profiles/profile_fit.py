@@ -49,6 +49,8 @@ def light_in_sky(fitted: Profile, sky: np.ndarray) -> float:
 
 #: Radii that part the rings in which stars are compared with each other.
 _COMPARED = (0.0, 0.7, 1.2, 1.7, 2.2, 2.8, 3.5, 4.5, 6.0)
+#: Rings from this one on are beyond the core.
+_WINGS = 4
 
 #: Stars that differ from the others by this many times their scatter count a quarter.
 _ODD = 2.5
@@ -273,7 +275,9 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
     usable = np.isfinite(excess) & np.isfinite(error) & has_light[:, None]
     alike = has_light.astype(float)
     if np.count_nonzero(has_light) < _LEAST_STARS:
-        return alike, _ALONE
+        # of two that differ either may be the double
+        wings = np.sum(np.where(usable, excess, 0.0)[:, _WINGS:], axis=1)[has_light]
+        return alike, float(np.hypot(_ALONE, 0.5 * np.ptp(wings)))
     excess = np.where(usable, excess, np.nan)
     with np.errstate(invalid="ignore"):
         middle = _column_medians(excess)
@@ -281,7 +285,7 @@ def _likeness(rings: Rings, model: np.ndarray, scales: np.ndarray) -> tuple[np.n
         distance = (excess - middle) ** 2 / (error**2 + spread**2 + _LEAST_SCATTER**2)
     mean = np.sum(np.where(usable, distance, 0.0), axis=1) / np.maximum(np.count_nonzero(usable, axis=1), 1)
     alike = np.where(has_light, 1.0 / (1.0 + mean / _ODD**2) ** 2, 0.0)
-    wings = np.sum(np.where(usable, excess - middle, 0.0)[:, 4:], axis=1)[has_light]
+    wings = np.sum(np.where(usable, excess - middle, 0.0)[:, _WINGS:], axis=1)[has_light]
     scatter = MAD_TO_SIGMA * float(np.median(np.abs(wings - np.median(wings)))) / np.sqrt(np.sum(alike))
     return alike, scatter
 
