@@ -54,13 +54,14 @@ logger = logging.getLogger(__name__)
 #: about a minute on two processors. What a cluster costs to start is then less than a tenth of the night.
 MOST_PIXELS = 2**31
 
-#: What tasks are unpickled from, and what both they and the command import later: tables of frames, barycentric times.
+#: What tasks are unpickled from, and what both they and the command import later: tables of frames, barycentric times,
+#: what makes arrays.
 #: These are names: the program imports them while this process imports its own.
 PRELOADED = (
     "opticam_dask.pipeline.driver",
     "opticam_dask.lightcurves.light_curve_files",
     "opticam_dask.display.run_files",
-    *("pandas", "astropy.coordinates"),
+    *("pandas", "astropy.coordinates", "zarr"),
 )
 
 #: What tasks need besides, but nobody else does: photutils for the catalogue, the rest for figures.

@@ -1,27 +1,30 @@
 """Arrays and groups as Zarr keeps them: opened, made, listed. The only Zarr import.
 
 An array is read and written through one protocol, :class:`Array`: files of chunks in a directory
-(:mod:`~opticam_dask.store.chunk_files`), or whatever Zarr opens.
+(:mod:`~opticam_dask.store.chunk_files`), or whatever Zarr opens. Zarr is imported by what needs it, which takes a sixth
+of a second: most commands read and write files of chunks alone.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 
 from opticam_dask import locations, remote_paths, schema
 from opticam_dask.store import metadata
 from opticam_dask.store.chunk_files import open_chunks
+from opticam_dask.store.errors import NoSuchArray
+
+if TYPE_CHECKING:
+    import zarr
 
 #: Arrays that only the planner writes and tasks only read have chunks of about so many frames.
 _PLANNED_FRAMES = 4096
@@ -127,9 +130,20 @@ def _native(values: Any) -> np.ndarray:
 
 
 def open_array(path: Path, name: str) -> Array:
-    """An array for its values: its files where it is of the usual kind and in a directory, else as Zarr has it."""
-    files = None if locations.is_remote(path) else open_chunks(os.path.join(path, name))
-    return open_zarr_array(path, name) if files is None else files
+    """An array for its values: its files where it is of the usual kind and in a directory, else as Zarr has it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none; it is a ValueError as well.
+    """
+    if not locations.is_remote(path):
+        file = os.path.join(path, name, metadata.FILE_NAME)
+        if files := open_chunks(os.path.dirname(file)):
+            return files
+        if not os.path.exists(file):
+            raise NoSuchArray(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    return open_zarr_array(path, name)
 
 
 def open_zarr_array(path: Path, name: str) -> ZarrArray:
@@ -140,11 +154,15 @@ def open_zarr_array(path: Path, name: str) -> ZarrArray:
     FileNotFoundError
         When there is none; it is a ValueError as well.
     """
+    import zarr
+
     return _wrapped(zarr.Array.open(zarr.storage.StorePath(_zarr_store(path), name)), path / name)
 
 
 def all_arrays(path: Path) -> dict[str, ZarrArray]:
     """Every array of a store, by the path in it; once, whatever links lead to it."""
+    import zarr
+
     if not locations.is_remote(path):
         walked = locations.walk(path, metadata.FILE_NAME)
         nodes = (folder for folder, _, files in walked if metadata.FILE_NAME in files)
@@ -168,6 +186,8 @@ def _wrapped(array: zarr.Array, directory: Path) -> ZarrArray:
 
 def open_group(path: Path, group: str) -> zarr.Group:
     """A group as Zarr has it, for writing."""
+    import zarr
+
     if group:
         # only the root has consolidated metadata; this way it is one file that is read
         return zarr.Group.open(zarr.storage.StorePath(_zarr_store(path), group))
@@ -182,8 +202,29 @@ def array_names(path: Path, group: str) -> list[str]:
 
 
 def create_root(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Make an empty store."""
+    """Make an empty store.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written, or there is one already.
+    """
+    if not locations.is_remote(path):
+        metadata.add_group(path, attributes)
+        return
+    import zarr
+
     zarr.create_group(_zarr_store(path), zarr_format=3, attributes=dict(attributes))
+
+
+def create_group(path: Path, group: str, attributes: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Make an empty group; with ``overwrite`` in place of an old one, of which nothing stays."""
+    if locations.is_remote(path):
+        open_group(path, "").create_group(group, overwrite=overwrite, attributes=dict(attributes))
+    elif overwrite:
+        metadata.make_group(path, group, attributes)
+    else:
+        metadata.add_group(path / group, attributes)
 
 
 def consolidate(path: Path) -> None:
@@ -191,6 +232,8 @@ def consolidate(path: Path) -> None:
     if not locations.is_remote(path):
         metadata.consolidate(path)
         return
+    import zarr
+
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata is not in the v3 specification yet; readers do without it.
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
@@ -207,27 +250,73 @@ def each(path: Path, function: Callable[[Any], Any], entries: Sequence[Any]) -> 
 
 
 def create_arrays(
-    root: zarr.Group,
-    kind: str,
+    path: Path,
     group: str,
+    kind: str,
     sizes: Mapping[str, int],
     frames_per_block: int | None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Make the arrays of a group at their full size; along ``frame`` one chunk is one block of what tasks write."""
-    target = root.require_group(group)
-    coordinates = schema.COORDINATES.get(kind)
-    if coordinates:
-        target.update_attributes({"coordinates": " ".join(coordinates)})
+    """Make the arrays of a group at their full size, and the group if it is not there.
 
-    def create(entry: schema.Variable) -> None:
-        shape = tuple(sizes[dim] for dim in entry.dims)
+    Along ``frame`` one chunk is one block of what tasks write.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    group, kind : str
+        Path of the group in it, and what it holds: a key of ``schema.GROUPS``.
+    sizes : dict of int
+        Lengths of the dimensions.
+    frames_per_block : int or None
+        Frames of a block; None for arrays of one chunk.
+    names : sequence of str, optional
+        Arrays that are made; by default all of the kind.
+    """
+    coordinates = schema.COORDINATES.get(kind)
+    attributes = {"coordinates": " ".join(coordinates)} if coordinates else {}
+    create = _creator(path, group, attributes)
+
+    def create_one(entry: schema.Variable) -> None:
         per_chunk = frames_per_block
         if per_chunk and entry.name in _PLANNED.get(kind, ()):
             per_chunk *= max(1, _PLANNED_FRAMES // per_chunk)
+        shape = tuple(sizes[dim] for dim in entry.dims)
         chunks = tuple(per_chunk if dim == "frame" and per_chunk else max(1, sizes[dim]) for dim in entry.dims)
-        _create_array(
-            target,
+        create(entry, shape, chunks)
+
+    each(path, create_one, [entry for entry in schema.GROUPS[kind] if names is None or entry.name in names])
+
+
+def _creator(
+    path: Path, group: str, attributes: Mapping[str, Any]
+) -> Callable[[schema.Variable, tuple[int, ...], tuple[int, ...]], None]:
+    """What makes an array in place of an old one in a group, which is made if it is not there and gets attributes.
+
+    In a directory it is the file that Zarr makes, in a fraction of the time: a night has fifty.
+    """
+    if not locations.is_remote(path):
+        metadata.require_groups(path, PurePosixPath(group))
+        if attributes:
+            metadata.update_attributes(path / group, attributes)
+        return lambda entry, shape, chunks: metadata.make_array(
+            path / group / entry.name,
+            shape=shape,
+            chunks=chunks,
+            dtype=entry.dtype,
+            fill=entry.fill,
+            dims=entry.dims,
+            attributes=entry.all_attributes(),
+        )
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    target = open_group(path, "").require_group(group)
+    if attributes:
+        target.update_attributes(dict(attributes))
+
+    def create(entry: schema.Variable, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
+        target.create_array(
             entry.name,
             shape=shape,
             chunks=chunks,
@@ -236,36 +325,17 @@ def create_arrays(
             dimension_names=entry.dims,
             compressors=[BloscCodec(cname="zstd", clevel=3), Crc32cCodec()],
             attributes=entry.all_attributes(),
+            overwrite=True,
         )
 
-    entries = [entry for entry in schema.GROUPS[kind] if names is None or entry.name in names]
-    if isinstance(root.store, zarr.storage.LocalStore):
-        for entry in entries:
-            create(entry)
-    else:
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            list(pool.map(create, entries))
-
-
-def _create_array(target: zarr.Group, name: str, **described: Any) -> None:
-    """Make an array in place of an old one.
-
-    In a directory it is the file that Zarr makes in memory, which takes a fraction of the time: a night has fifty.
-    """
-    if not isinstance(target.store, zarr.storage.LocalStore):
-        target.create_array(name, **described, overwrite=True)
-        return
-    made: dict[str, Any] = {}
-    zarr.create_array(zarr.storage.MemoryStore(made), zarr_format=3, **described)
-    folder = target.store.root / target.path / name
-    if folder.exists():
-        locations.remove_tree(folder)
-    folder.mkdir(parents=True)
-    locations.write_text(folder / "zarr.json", made["zarr.json"].to_bytes().decode())
+    return create
 
 
 def _zarr_store(path: Path) -> Any:
     """What Zarr opens: a directory, or whatever fsspec reaches by the URL."""
+    import zarr
+    from zarr.core.sync import sync
+
     if not locations.is_remote(path):
         return zarr.storage.LocalStore(path)
     options = remote_paths.storage_options(path)

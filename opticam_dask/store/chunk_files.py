@@ -161,7 +161,7 @@ def _described(directory: str, metadata: Mapping[str, Any]) -> ChunkFiles | None
         is_text = kind == "string"
         is_known = (
             (kind in _TYPES or is_text)
-            and 0 not in shape
+            and 0 not in shape[1:]
             and shape[1:] == chunks[1:]
             and metadata["chunk_grid"]["name"] == "regular"
             and metadata["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}

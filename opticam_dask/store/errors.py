@@ -38,6 +38,10 @@ class NoCatalogYet(StoreError, ValueError):
     """The camera has no catalogue of sources yet."""
 
 
+class NoSuchArray(FileNotFoundError, ValueError):
+    """There is no array of a name in a directory: the error that Zarr raises is of both kinds as well."""
+
+
 def require_own_name(name: str, others: Iterable[str]) -> None:
     """Refuse a name that is another one on some file systems.
 

@@ -13,12 +13,20 @@ import numpy as np
 
 from opticam_dask import locations, remote_paths, schema
 from opticam_dask.flags import SourceFlag
-from opticam_dask.store.arrays import Array, array_names, create_arrays, each, open_array, open_group, open_zarr_array
+from opticam_dask.store.arrays import (
+    Array,
+    array_names,
+    create_arrays,
+    create_group,
+    each,
+    open_array,
+    open_group,
+    open_zarr_array,
+)
 from opticam_dask.store.errors import clear_errors
 from opticam_dask.store.metadata import (
     FILE_NAME,
     damaged,
-    make_group,
     name_removed,
     read_metadata,
     update_attributes,
@@ -158,13 +166,9 @@ class Group:
     def write(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
         """Write whole arrays (a stack, a catalogue) in place of an old group; ``complete`` is written last."""
         sizes = self._sizes(arrays)
-        root = open_group(self.path, "")
         own = {name: value for name, value in attributes.items() if name != "complete"}
-        if locations.is_remote(self.path):
-            root.create_group(self.name, overwrite=True, attributes=own)
-        else:
-            make_group(self.path, self.name, own)
-        self._fill(root, sizes, arrays)
+        create_group(self.path, self.name, own, overwrite=True)
+        self._fill(sizes, arrays)
         self.update({"complete": True})
 
     def rewrite(self, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
@@ -182,10 +186,7 @@ class Group:
 
     def extend(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add arrays to a group that is whole, or write them again; the arrays it has already are not touched."""
-        sizes = self._sizes(arrays)
-        root = open_group(self.path, "")
-        root.require_group(self.name)
-        self._fill(root, sizes, arrays)
+        self._fill(self._sizes(arrays), arrays)
 
     def _sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         sizes: dict[str, int] = {}
@@ -193,8 +194,8 @@ class Group:
             sizes.update(zip(schema.variable(self.kind, name).dims, np.shape(values), strict=True))
         return sizes
 
-    def _fill(self, root: Any, sizes: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> None:
-        create_arrays(root, self.kind, self.name, sizes, frames_per_block=None, names=list(arrays))
+    def _fill(self, sizes: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> None:
+        create_arrays(self.path, self.name, self.kind, sizes, frames_per_block=None, names=list(arrays))
         for name, values in arrays.items():
             if np.size(values):
                 self.array(name).write_whole(np.asarray(values))

@@ -13,6 +13,7 @@ from opticam_dask import schema
 from opticam_dask.store import arrays
 from opticam_dask.store.camera import KINDS_OF_PART, Part
 from opticam_dask.store.errors import StoreError, require_own_name
+from opticam_dask.store.groups import Group
 
 
 def create_part(
@@ -49,22 +50,23 @@ def create_part(
         **({} if site is None else {"site": list(site)}),
         "provenance": dict(provenance or {}),
     }
-    night = arrays.open_group(part.path, "").create_group(part.group, overwrite=True, attributes=attributes)
+    night = Group(part.path, part.group)
+    arrays.create_group(part.path, part.group, attributes, overwrite=True)
     for kind in KINDS_OF_PART if made.mesh_shape is not None else KINDS_OF_PART[:2]:
-        arrays.create_arrays(night, kind, kind, made.sizes(), made.frames_per_block)
+        arrays.create_arrays(part.path, f"{part.group}/{kind}", kind, made.sizes(), made.frames_per_block)
     for name, values in manifest.items():
         schema.validate("frames", {name: values}, made.sizes())
         made.frames.array(name).write_whole(values)
-    night.update_attributes({"complete": True})
+    night.update({"complete": True})
     return made
 
 
 def add_arrays(part: Part, kind: str, names: Sequence[str]) -> None:
     """Make arrays of a group that an older version did not have, without values, unless they are there."""
-    night = arrays.open_group(part.path, part.group)
-    missing = [name for name in names if f"{kind}/{name}" not in night]
+    group = Group(part.path, f"{part.group}/{kind}", kind)
+    missing = [name for name in names if name not in group]
     if missing:
-        arrays.create_arrays(night, kind, kind, part.sizes(), part.frames_per_block, missing)
+        arrays.create_arrays(part.path, group.name, kind, part.sizes(), part.frames_per_block, missing)
 
 
 def add_photometry(
@@ -112,12 +114,9 @@ def add_photometry(
         return
     kind = "photometry_radii" if radii else "photometry"
     names = [*schema.ALWAYS_MEASURED, *variables, *schema.COORDINATES[kind]]
-    night = arrays.open_group(part.path, part.group)
-    night.require_group("photometry")
-    night.create_group(
-        f"photometry/{label}", overwrite=True, attributes={**attributes, "variables": names, "radii": list(radii)}
-    )
-    _create_label(part, night, label, names, len(source_ids), radii)
+    described = {**attributes, "variables": names, "radii": list(radii)}
+    arrays.create_group(part.path, group.name, described, overwrite=True)
+    _create_label(part, label, names, len(source_ids), radii)
     if radii:
         group.array("radius").write_whole(np.asarray(radii, dtype=float))
     for name in ("mjd_utc", "bmjd_tdb"):
@@ -134,7 +133,7 @@ def _widen_label(part: Part, label: str, source_ids: np.ndarray) -> None:
     attributes = group.attributes
     radii = attributes.get("radii", [])
     kind = "photometry_radii" if radii else "photometry"
-    _create_label(part, arrays.open_group(part.path, part.group), label, ["source_id"], len(source_ids), radii)
+    _create_label(part, label, ["source_id"], len(source_ids), radii)
     group.array("source_id").write_whole(source_ids)
     names = [name for name in _names_of_label(part, label) if "source" in schema.variable(kind, name).dims]
     for name in sorted(set(names) - {"source_id"}, key=lambda name: (name == "flags", name)):
@@ -150,19 +149,15 @@ def _names_of_label(part: Part, label: str) -> list[str]:
 def add_to_label(part: Part, label: str, name: str) -> None:
     """Make an array of a label that an older version did not have, without values, unless it is there."""
     group = part.photometry(label)
-    night = arrays.open_group(part.path, part.group)
-    attributes = group.attributes
     variables = _names_of_label(part, label)
     if name in variables:
         return
-    if f"photometry/{label}/{name}" not in night:
-        _create_label(part, night, label, [name], len(group["source_id"]), attributes.get("radii", []))
+    if name not in group:
+        _create_label(part, label, [name], len(group["source_id"]), group.attributes.get("radii", []))
     group.update({"variables": [*variables, name]})
 
 
-def _create_label(
-    part: Part, night: Any, label: str, names: Sequence[str], n_sources: int, radii: Sequence[float]
-) -> None:
+def _create_label(part: Part, label: str, names: Sequence[str], n_sources: int, radii: Sequence[float]) -> None:
     sizes = {**part.sizes(), "source": n_sources, "radius": len(radii)}
     kind = "photometry_radii" if radii else "photometry"
-    arrays.create_arrays(night, kind, f"photometry/{label}", sizes, part.frames_per_block, names)
+    arrays.create_arrays(part.path, part.photometry(label).name, kind, sizes, part.frames_per_block, names)

@@ -144,7 +144,7 @@ class Store(Described):
         added = Camera(self.path, key)
         if not added.attributes:
             attributes = {"key": key, "camera": camera, "filter": filter_name}
-            arrays.open_group(self.path, "").create_group(added.name, attributes=attributes)
+            arrays.create_group(self.path, added.name, attributes)
         return added
 
     @property

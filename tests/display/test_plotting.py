@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
@@ -352,6 +353,12 @@ def test_save_figure__same_data_same_bytes(suffix, tmp_path):
     # two files of one second would be equal with a date as well
     assert b"CreationDate" not in files[0].read_bytes()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [f"a{suffix}", f"b{suffix}"]
+
+
+def test_save_figure__embeds_fonts_of_the_type_that_a_user_asks_for(tmp_path):
+    with matplotlib.rc_context({"pdf.fonttype": 42, "pdf.compression": 0}):
+        figure = plotting.plot_background({"1:g": frames_of(mjd_of())})
+        assert b"/CIDFontType2" in plotting.save_figure(figure, tmp_path / "a.pdf").read_bytes()
 
 
 @pytest.fixture

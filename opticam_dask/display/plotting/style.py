@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox, BboxBase
 
 from opticam_dask import locations
 from opticam_dask.console import is_notebook
+from opticam_dask.kernels.later import put_off
+
+# what writes a PDF imports it for fonts of type 42, which it embeds where a user asks for them: half of its import
+put_off("fontTools.subset")
 
 #: Told apart with any kind of colour vision (Okabe & Ito 2008; Tol 2021), and in grey by their lightness.
 _FILTER_COLOURS = {"u": "#56B4E9", "g": "#009E73", "r": "#D55E00", "i": "#882255", "z": "#332288"}
@@ -223,6 +226,8 @@ def save_pages(figures: Iterable[Figure], path: str | Path) -> Path:
     ValueError
         For another suffix than ``.pdf``.
     """
+    from matplotlib.backends.backend_pdf import PdfPages  # savefig imports it where a PDF is drawn
+
     file = locations.location(path)
     if file.suffix.lower() != ".pdf":
         raise ValueError(f"pages are written to a .pdf, got {file.name}")

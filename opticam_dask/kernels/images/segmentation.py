@@ -10,15 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
-from typing import Any
 
-_SIGNAL = "scipy.signal"
-_LOCK = threading.RLock()
+from opticam_dask.kernels.later import put_off
 
 
 class _Distributions(Mapping[str, list[str]]):
@@ -37,39 +31,11 @@ class _Distributions(Mapping[str, list[str]]):
         return len(self._look())
 
 
-class _Later(ModuleType):
-    """A module that is run when anything but ``fftconvolve`` is asked of it, or that is called."""
-
-    def fftconvolve(self, *arguments: Any, **options: Any) -> Any:
-        """Run the module, which has a function of this name, and call that."""
-        return _Later._run(self).fftconvolve(*arguments, **options)
-
-    def _run(self) -> ModuleType:
-        with _LOCK:
-            if type(self) is _Later:
-                self.__class__ = ModuleType  # type: ignore[assignment]  # as importlib.util.LazyLoader does
-                assert self.__spec__ is not None
-                assert self.__spec__.loader is not None
-                self.__spec__.loader.exec_module(self)
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_Later._run(self), name)
-
-    def __dir__(self) -> list[str]:
-        return dir(_Later._run(self))
-
-
 @contextlib.contextmanager
 def _without_detours() -> Iterator[None]:
     look = importlib.metadata.packages_distributions
     importlib.metadata.packages_distributions = lambda: _Distributions(look)
-    spec = None if _SIGNAL in sys.modules else importlib.util.find_spec(_SIGNAL)
-    if spec is not None:
-        later = _Later(_SIGNAL)
-        later.__spec__, later.__path__ = spec, spec.submodule_search_locations or []
-        later.__file__, later.__package__, later.__loader__ = spec.origin, _SIGNAL, spec.loader
-        sys.modules.setdefault(_SIGNAL, later)
+    put_off("scipy.signal", "fftconvolve")
     try:
         yield
     finally:
