@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,6 +157,8 @@ class Stars:
         In the catalogue: of the sources, and of their neighbours that are not measured.
     chi2 : ndarray, shape (n,)
         Reduced chi-square of the pixels about the profile; NaN where nothing can be said.
+    is_covered : ndarray of bool, shape (n, radius)
+        Light of which no pixel stands out lies over the star, and changes what is measured within these radii.
     seen : tuple of ndarray, shape (n + m,), or None
         What the frame itself shows of them, by a fit to all of them: fluxes and their errors, electrons.
     """
@@ -169,13 +172,20 @@ class Stars:
     neighbours: tuple[np.ndarray, np.ndarray, np.ndarray]
     flux: np.ndarray | None
     chi2: np.ndarray
+    is_covered: np.ndarray
     seen: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def flags_within(self) -> np.ndarray:
+        """Flags of the measurements so far within each radius, shape (n, radius)."""
+        return self.flags[:, None] | np.where(self.is_covered, np.uint32(SourceFlag.CONTAMINATED), np.uint32(0))
 
     def first(self, n: int) -> Stars:
         """The first ``n`` sources, with the light of the others; their fluxes are kept."""
         if n == len(self.xy):
             return self
-        mine = {name: getattr(self, name)[:n] for name in ("xy", "flags", "light", "is_stray", "is_saturated", "chi2")}
+        names = "xy", "flags", "light", "is_stray", "is_saturated", "chi2", "is_covered"
+        mine = {name: getattr(self, name)[:n] for name in names}
         source, other, shed = self.neighbours
         is_own = source < n
         neighbours = source[is_own], other[is_own], shed[is_own]
@@ -189,7 +199,7 @@ def read_stars(
     shape: Shape,
     *,
     reach: float,
-    counted: float,
+    counted: Sequence[float],
     in_annulus: np.ndarray,
     forced: bool,
 ) -> Stars:
@@ -207,8 +217,8 @@ def read_stars(
         Shape of the stars of the frame.
     reach : float
         Limit beyond which a pixel is judged bad, in standard deviations.
-    counted : float
-        Radius in which fluxes are measured, pixels.
+    counted : sequence of float
+        Radii in which fluxes are measured, pixels.
     in_annulus : ndarray, shape (n,)
         Share of each star's light in a pixel of its sky annulus, which was taken off with the sky; 0 without one.
     forced : bool
@@ -221,7 +231,9 @@ def read_stars(
     saturated = view.saturated_at(places.x0, places.y0, size)
     nothing = np.zeros(light.shape, dtype=bool)
     unknown = np.full(len(light), np.nan)
-    everything = Stars(places.xy, places.flags, pixels, light, nothing, saturated, neighbours, places.flux, unknown)
+    covered = np.zeros((len(light), len(counted)), dtype=bool)
+    known = neighbours, places.flux, unknown, covered
+    everything = Stars(places.xy, places.flags, pixels, light, nothing, saturated, *known)
     stars = everything.first(places.n_measured)
     if view.profile is None or not len(stars.light):
         return stars
@@ -315,7 +327,7 @@ def _look_again(
     noise: np.ndarray,
     shape: Shape,
     *,
-    counted: float,
+    counted: Sequence[float],
     in_annulus: np.ndarray,
     forced: bool,
 ) -> Stars:
@@ -359,9 +371,9 @@ def _look_again(
             fit = fit.with_rows(odd, again)
     stars = _as_fitted(view, stars, suspects, fit, usable, judged[suspects], shape, forced=forced)
     sky = pixels.sky_error[suspects], in_annulus[suspects]
-    covered = _are_covered(view, windows, fit, sky, counted)
-    stars.flags[suspects[covered]] |= np.uint32(SourceFlag.CONTAMINATED)
-    return stars
+    is_covered = stars.is_covered.copy()
+    is_covered[suspects] = _are_covered(view, windows, fit, sky, counted)
+    return replace(stars, is_covered=is_covered)
 
 
 def _are_covered(
@@ -369,15 +381,15 @@ def _are_covered(
     stars: misfit.StarWindows,
     fit: misfit.StarFit,
     sky: tuple[np.ndarray, np.ndarray],
-    counted: float,
+    counted: Sequence[float],
 ) -> np.ndarray:
-    """Stars among the suspects over which light lies of which no pixel need stand out, shape (n,)."""
+    """Stars among the suspects over which light lies of which no pixel need stand out, shape (n, radius)."""
     sky_error, in_annulus = sky
     # what an annulus holds of the star itself lowers its pixels
     taken_off = in_annulus * np.maximum(fit.flux, 0.0)
     sky_error = np.hypot(sky_error, _ANNULUS_ERROR * taken_off)
     covered = intruders.hold_other_light(stars, fit, (-taken_off, sky_error), reach=counted)
-    chosen = np.flatnonzero(covered)
+    chosen = np.flatnonzero(covered.any(axis=1))
     if len(chosen):
         typical = frame_stars.profile_misfit(view, stars.shape, stars.is_good.shape[1]).other_light
         those, sky = (stars.rows(chosen), fit.rows(chosen)), (-taken_off[chosen], sky_error[chosen])

@@ -133,8 +133,11 @@ class BasePhotometer:
         shares = [np.mean(profile_weights(table, centre, *window, form)[ring]) for form in forms]
         return np.broadcast_to(shares, len(xy))
 
-    def _stars(self, view: FrameView, shape: Shape, sigma: float, reach: float, judged: float) -> measuring.Stars:
-        """Sources with what is within ``reach`` pixels, held against the profile to ``judged`` sigma."""
+    def _stars(
+        self, view: FrameView, shape: Shape, sigma: float, radii: Sequence[float], judged: float
+    ) -> measuring.Stars:
+        """Sources with what is within the largest of radii (pixels), held against the profile to ``judged`` sigma."""
+        reach = max(radii)
         tolerance, judged = self.source_matching_tolerance, max(judged, _JUDGED)
         window = max(reach, _JUDGED * shape.semimajor_sigma) if self.forced else reach
         found = places.find_places(view, shape, sigma, tolerance, forced=self.forced, reach=window)
@@ -144,7 +147,7 @@ class BasePhotometer:
             self.local_background_estimator,
             shape,
             reach=judged,
-            counted=reach,
+            counted=radii,
             in_annulus=self._light_in_annulus(view, found.xy[: found.n_measured], shape),
             forced=self.forced,
         )
@@ -245,13 +248,14 @@ class AperturePhotometer(BasePhotometer):
         shape = frame_stars.star_shape(view, sigma)
         reach = max(max(pair) for pair in axes)
         stars = measuring.narrowed(
-            self._stars(view, shape, sigma, reach, (reach + 1.0) / shape.semiminor_sigma), 2 * int(np.ceil(reach)) + 3
+            self._stars(view, shape, sigma, [max(pair) for pair in axes], (reach + 1.0) / shape.semiminor_sigma),
+            2 * int(np.ceil(reach)) + 3,
         )
         xy, pixels = stars.xy, stars.pixels
         foreign = np.zeros(len(xy)) if view.profile is None else self._light_in_annulus(view, xy, shape)
         results = [self._measure_aperture(view, stars, shape, foreign, pair) for pair in axes]
         columns = [np.stack(values, axis=-1) for values in zip(*results, strict=True)]
-        columns[-1] |= stars.flags[:, None]
+        columns[-1] |= stars.flags_within
         flux, error, systematic, correction, own_flags = columns if self.radii else [column[:, 0] for column in columns]
         return Measurement(
             flux,
@@ -457,8 +461,8 @@ class OptimalPhotometer(BasePhotometer):
         shape = frame_stars.star_shape(view, sigma)
         if not shape.is_known():
             raise ValueError("neither the frame nor the catalogue has a FWHM: optimal photometry needs one")
-        stars = self._stars(view, shape, shape.sigma, OPTIMAL_REACH * shape.semimajor_sigma, OPTIMAL_REACH)
-        xy, pixels, light, flags = stars.xy, stars.pixels, stars.light, stars.flags
+        stars = self._stars(view, shape, shape.sigma, [OPTIMAL_REACH * shape.semimajor_sigma], OPTIMAL_REACH)
+        xy, pixels, light, flags = stars.xy, stars.pixels, stars.light, stars.flags_within[:, 0]
         window = pixels.x0, pixels.y0, light.shape[1]
         inside = elliptical_radius(xy, *window, shape) < OPTIMAL_REACH
         light = np.where(inside, light, 0.0)

@@ -119,3 +119,17 @@ def test_forms_of_light__are_trails_and_points_of_brightest_pixel_one():
     assert first is intruders.forms_of_light(21, 10)  # made once
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0.0
+
+
+def test_several_radii__light_far_out_contaminates_the_wide_ones():
+    rng = np.random.default_rng(6)
+    (image, xy, flux), form = stars(rng), shape_and_table(FWHM, 3.0)
+    rows, columns = np.indices(image.shape)
+    for x, y in xy[::3]:
+        image += 60.0 * np.exp(-0.5 * (np.hypot(columns - x, rows - y - 12.0) / (1.5 * SIGMA)) ** 2)
+    view = view_of(noisy(image, rng), xy, xy[np.argsort(-flux)], flux, form)
+    flags = AperturePhotometer(radius=(2.5, 5.0, 10.0)).measure(view).flags & SourceFlag.CONTAMINATED
+    narrow, middle, wide = np.count_nonzero(flags, axis=0)
+    assert wide > 15
+    assert narrow < 0.5 * wide
+    assert narrow <= middle <= wide

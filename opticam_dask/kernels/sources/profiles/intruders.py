@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -80,10 +81,10 @@ def hold_other_light(
     fit: misfit.StarFit,
     sky: tuple[np.ndarray | float, np.ndarray | float],
     *,
-    reach: float,
+    reach: Sequence[float],
     typical: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Stars over which there is faint light that is not theirs, shape (n,).
+    """Stars over which there is faint light that is not theirs, and matters for fluxes; shape (n, radius).
 
     Parameters
     ----------
@@ -91,8 +92,8 @@ def hold_other_light(
         The stars, and what the fit of the profile to them left.
     sky : tuple of float or ndarray, shape (n,)
         Sky level that is expected in the pixels, and its error, electrons per pixel.
-    reach : float
-        Radius in which the flux is measured, pixels.
+    reach : sequence of float
+        Radii in which fluxes are measured, pixels.
     typical : ndarray, shape (form,), optional
         Amplitudes that the profile's errors make (:func:`typical_amplitudes`), relative to flux.
     """
@@ -103,14 +104,17 @@ def hold_other_light(
     forms = forms_of_light(size, _step_of(stars.shape))
     least = (_LEAST_PART if typical is not None and typical.any() else _LEAST_PART_ALONE) * fit.flux
     variance = fit.errors.reshape(len(amplitude), -1) ** 2
-    matters = np.zeros(amplitude.shape, dtype=bool)
-    for weights in (design[:, 0], _disk(size, reach)):
+    is_sure = amplitude > _SURE * error
+
+    def matters(weights: np.ndarray) -> np.ndarray:
         # a flux with these weights: what each form of light adds to it, and its error
         share = np.sum(weights * design[:, 0], axis=-1)[:, None]
         added = amplitude * (weights @ forms.T) / share
         flux_error = np.sqrt(np.sum(weights**2 * variance, axis=-1))[:, None] / share
-        matters |= np.abs(added) > np.maximum(_MATTERS * flux_error, least[:, None])
-    return np.asarray(np.any((amplitude > _SURE * error) & matters, axis=1))
+        return np.any(is_sure & (np.abs(added) > np.maximum(_MATTERS * flux_error, least[:, None])), axis=1)
+
+    by_profile = matters(design[:, 0])
+    return np.stack([by_profile | matters(_disk(size, radius)) for radius in reach], axis=-1)
 
 
 def amplitudes(
