@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +43,16 @@ class StoreOnly(Reducer):
         pass
 
 
-def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin_factor: int = 1):
-    """Simulate a night and its calibration frames and reduce it with all photometers.
+@dataclass(frozen=True, eq=False)
+class Night:
+    """A night that was reduced: output directory, and truth in pixels as they are after rebinning."""
 
-    Returns the output directory and the truth, in pixels as they are after rebinning.
-    """
+    out: Path
+    truth: xr.Dataset
+
+
+def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin_factor: int = 1) -> Night:
+    """Simulate a night and its calibration frames and reduce it with all photometers."""
     model = MODEL | detector
     truth = simulate_observations(directory / "frames", **model)
     calibration = {}
@@ -67,16 +74,17 @@ def reduced_night(directory: Path, detector: dict, kinds: tuple[str, ...], rebin
     reducer.photometry(PHOTOMETERS)
     for name in ("x", "y"):
         truth[name] = (truth[name] - (rebin_factor - 1) / 2.0) / rebin_factor
-    return directory / "out", truth
+    return Night(directory / "out", truth)
 
 
-def against_truth(out: Path, truth: xr.Dataset, label: str) -> np.ndarray:
+@functools.cache  # two tests look at each
+def against_truth(night: Night, label: str) -> np.ndarray:
     """Pull, signal-to-noise ratio and relative deviation of every total flux, each (measurement,).
 
     The error is that of the frame and that of the flat, which is the same in all frames.
     """
-    curves = light_curves(out, "1:g", label).load()
-    x, y, flux = (truth[name].to_numpy() for name in ("x", "y", "flux"))
+    curves = light_curves(night.out, "1:g", label).load()
+    x, y, flux = (night.truth[name].to_numpy() for name in ("x", "y", "flux"))
     correction = curves["aperture_correction"].to_numpy() if "aperture_correction" in curves else 1.0
     of_flat = curves["flux_err_sys"].to_numpy() if "flux_err_sys" in curves else 0.0
     error = np.hypot(curves["flux_err"].to_numpy(), of_flat) * correction
@@ -104,21 +112,21 @@ def night_of(nights: Mapping[str, tuple]):
     """Fixture of nights, each by its arguments of :func:`reduced_night`; files of tests share the nights out."""
 
     @pytest.fixture(scope="module", params=sorted(nights))
-    def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+    def night(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Night:
         return reduced_night(tmp_path_factory.mktemp(request.param), *nights[request.param])
 
     return night
 
 
 @pytest.mark.parametrize("label", LABELS)
-def unbiased_with_width_one(night: tuple[Path, xr.Dataset], label: str) -> None:
+def unbiased_with_width_one(night: Night, label: str) -> None:
     """In each range of S/N, at least 2000 pulls, their mean within 0.1 of 0 and their width within 0.1 of 1.
 
     To the 0.1 comes what the night tells of its totals: the mean of all stars of a night cannot be better than the
     total of the profile that all of them share (0.03 % is 0.06 of an error at S/N 200, and nothing below S/N 30).
     """
-    pulls, ratio, _ = against_truth(*night, label)
-    of_totals = error_of_totals(night[0])
+    pulls, ratio, _ = against_truth(night, label)
+    of_totals = error_of_totals(night.out)
     assert of_totals < 0.0004
     for low, high in RATIOS:
         is_chosen = (ratio >= low) & (ratio < high)
@@ -130,8 +138,8 @@ def unbiased_with_width_one(night: tuple[Path, xr.Dataset], label: str) -> None:
 
 
 @pytest.mark.parametrize("label", LABELS)
-def total_to_half_a_percent(night: tuple[Path, xr.Dataset], label: str) -> None:
+def total_to_half_a_percent(night: Night, label: str) -> None:
     """The mean deviation of the fluxes of bright stars from the truth."""
-    _, ratio, deviation = against_truth(*night, label)
+    _, ratio, deviation = against_truth(night, label)
     bright = ratio > 30
     assert abs(np.average(deviation[bright], weights=ratio[bright] ** 2)) < 0.005

@@ -49,9 +49,10 @@ def _read(file):
 def test_export__equals_the_store(out, form):
     files = export_light_curves(out, form, label="aperture")
     assert [file.name for file in files] == [f"{key}_source_{n}.{form}" for key in ("1-g", "2-r") for n in range(1, 5)]
+    of_key = {key: light_curves(out, key, "aperture").load() for key in ("1-g", "2-r")}
     for file in files:
         key, number = file.name[:3], int(file.stem.rsplit("_", 1)[1])
-        curves = light_curves(out, key, "aperture").load().isel(source=number - 1)
+        curves = of_key[key].isel(source=number - 1)
         table = _read(file)
         for name in (
             "mjd_utc",
