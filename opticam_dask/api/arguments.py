@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from opticam_dask.locations import require_name
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.methods.photometers import AperturePhotometer
+from opticam_dask.passes.calibration import sort_by_kind
 
 if TYPE_CHECKING:  # they know astropy, which takes half a second
     from opticam_dask.frames.placed_sources import PlacedSource
@@ -56,18 +57,38 @@ def as_instrument(instrument: Instrument | type[Instrument] | None, extension: i
     return chosen if extension is None else replace(chosen, extension=extension)
 
 
-def corrector(
-    kind: type[Corrector], directories: Any, given: Corrector | None, otherwise: Sequence[str] | None = None
-) -> Corrector | None:
-    """The corrector given by the user, or one made from directories or from calibration frames sorted by kind."""
-    if given is None:
-        directories = otherwise if directories is None else directories
-        return None if directories is None else kind(data_directory=directories)
-    if directories is not None:
-        raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
-    if not isinstance(given, kind):
-        raise TypeError(f"expected a {kind.__name__}, got {type(given).__name__}")
-    return given
+def correctors(
+    given: Mapping[type[Corrector], tuple[Any, Corrector | None]], calibration: Any, instrument: Instrument
+) -> list[Corrector]:
+    """Correctors of the kinds that were given: by directories, a corrector, or calibration frames of all kinds.
+
+    Parameters
+    ----------
+    given : dict of (directories, Corrector)
+        What was given of each kind; None where nothing was.
+    calibration : path or sequence of path, optional
+        Calibration frames of all kinds together, which stand in for kinds that were not given.
+    instrument : Instrument
+        What their headers mean.
+
+    Raises
+    ------
+    ValueError
+        When a kind is given twice.
+    TypeError
+        When a corrector is of another kind.
+    """
+    by_kind = {} if calibration is None else sort_by_kind(calibration, instrument)
+    found = []
+    for kind, (directories, own) in given.items():
+        if own is not None and directories is not None:
+            raise ValueError(f"{kind.kind} frames are given twice: as directories, and by a {kind.__name__}")
+        if own is not None and not isinstance(own, kind):
+            raise TypeError(f"expected a {kind.__name__}, got {type(own).__name__}")
+        directories = by_kind.get(kind.kind) if directories is None else directories
+        if own is not None or directories is not None:
+            found.append(own or kind(data_directory=directories))
+    return found
 
 
 def plain(background: Callable[[np.ndarray], Any] | None) -> Callable[[np.ndarray], Any] | None:

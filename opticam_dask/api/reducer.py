@@ -24,7 +24,7 @@ from opticam_dask.lightcurves import light_curve_files
 from opticam_dask.methods.backgrounds import DefaultBackground
 from opticam_dask.methods.frame_view import Photometer
 from opticam_dask.parameters import EXECUTION, REDUCTION, ReductionParameters, held_to
-from opticam_dask.passes.calibration import PLURAL, Calibration, sort_by_kind
+from opticam_dask.passes.calibration import PLURAL, Calibration
 from opticam_dask.pipeline import driver
 from opticam_dask.store.store import Store
 
@@ -188,13 +188,10 @@ class Reducer(Plots):
         self.instrument = driver.as_begun(self.out_directory, arguments.as_instrument(instrument, extension))
         self._background, self._finder = arguments.plain(background), finder
         self._aperture_selector, self._image_filter = aperture_selector, image_filter
-        by_kind = {} if calibration is None else sort_by_kind(calibration, self.instrument)
-        self._correctors = (
-            arguments.corrector(BiasCorrector, biases, bias_corrector, by_kind.get("bias")),
-            arguments.corrector(DarkNoiseCorrector, darks, dark_corrector, by_kind.get("dark")),
-            arguments.corrector(FlatFieldCorrector, flats, flat_corrector, by_kind.get("flat")),
-            arguments.corrector(FringeCorrector, fringes, None, by_kind.get("fringe")),
-        )
+        given: dict[Any, Any] = {BiasCorrector: (biases, bias_corrector)}
+        given |= {DarkNoiseCorrector: (darks, dark_corrector), FlatFieldCorrector: (flats, flat_corrector)}
+        given[FringeCorrector] = fringes, None
+        self._correctors = arguments.correctors(given, calibration, self.instrument)
         self._frames_per_block = frames_per_block
         self._sources = arguments.placed_sources(sources, moving)
         self._sky = arguments.sky_query(sky_catalog, wcs, sky_epoch)
@@ -221,19 +218,19 @@ class Reducer(Plots):
 
     def _check_early(self, parameters: ReductionParameters | None) -> None:
         """Refuse a store of other parameters before any header is read; with calibration frames they tell first."""
-        if parameters is not None and not any(self._correctors) and Store.at(self.out_directory).exists():
+        if parameters is not None and not self._correctors and Store.at(self.out_directory).exists():
             driver.check_parameters(self.setup(parameters))
 
     def _read_headers(self, paths: Sequence[str | Path]) -> Scan:
-        calibration = {file for entry in self._correctors if entry for file in find_files(entry.directories)}
+        calibration = {file for entry in self._correctors for file in find_files(entry.directories)}
         files = [file for file in find_files(paths) if file not in calibration]
         with self._console.stage("Reading headers", len(files), "files"):
             workers = self._session.executor.opened
             return scan(files, self.instrument, progress=self._console.reach, executor=workers)
 
     def _find_calibration_frames(self) -> Calibration | None:
-        found = [None if entry is None else entry.frames(self.instrument) for entry in self._correctors]
-        for entry in filter(None, found):
+        found = [entry.frames(self.instrument) for entry in self._correctors]
+        for entry in found:
             entry.require_window_of(self.scan.table)
             for key, rows in entry.table.groupby("key"):
                 self._console.tell(f"{len(rows)} {key} {entry.kind} frames.")
