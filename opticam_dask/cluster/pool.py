@@ -54,19 +54,18 @@ logger = logging.getLogger(__name__)
 #: about a minute on two processors. What a cluster costs to start is then less than a tenth of the night.
 MOST_PIXELS = 2**31
 
-#: What tasks are unpickled from, and what both they and the command import later: tables of frames, barycentric times,
-#: what makes arrays.
+#: What tasks are unpickled from, and what both they and the command import later: tables of frames, barycentric times.
 #: These are names: the program imports them while this process imports its own.
 PRELOADED = (
     "opticam_dask.pipeline.driver",
     "opticam_dask.lightcurves.light_curve_files",
     "opticam_dask.display.run_files",
-    *("pandas", "astropy.coordinates", "zarr"),
+    *("pandas", "astropy.coordinates"),
 )
 
 #: What tasks need besides, but nobody else does: photutils for the catalogue, the rest for figures.
 FURTHER = (
-    *("opticam_dask.kernels.images.segmentation", "dask.array", "opticam_dask.display.diagnostics"),
+    *("opticam_dask.kernels.images.segmentation", "opticam_dask.display.diagnostics"),
     *(f"opticam_dask.display.plotting.{name}" for name in ("frames", "images", "noise")),
 )
 

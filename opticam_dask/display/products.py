@@ -11,7 +11,8 @@ import numpy as np
 from opticam_dask import locations, schema
 from opticam_dask.display import plotting
 from opticam_dask.display.drawn import has_mark, keep_drawn, mark_of
-from opticam_dask.lightcurves.reading.columns import CurveArrays
+from opticam_dask.lightcurves.reading.columns import CurveArrays, along, together
+from opticam_dask.lightcurves.reading.opening import opened
 from opticam_dask.locations import file_in
 from opticam_dask.store.camera import Camera, Part, group_name
 from opticam_dask.store.store import Store
@@ -76,12 +77,10 @@ def plot_header_times(out_directory: str | Path, times: Mapping[str, np.ndarray]
 
 def plot_catalogs(out_directory: str | Path, *, show: bool = False) -> Path | None:
     """Write ``cat/catalogs.pdf``: the stacks with the sources of the catalogues."""
-    import xarray as xr
-
     panels = {
         camera.key: (
             camera.reference["image"],
-            xr.Dataset({name: ("source", camera.catalog[name]) for name in ("source_id", "x", "y", "fwhm")}),
+            along("source", {name: camera.catalog[name] for name in ("source_id", "x", "y", "fwhm")}),
         )
         for camera in Store.open(out_directory).cameras
         if camera.catalog.is_whole
@@ -142,7 +141,7 @@ def plot_fit(out_directory: str | Path, fit: xr.Dataset, name: str, *, show: boo
     return _save(plotting.plot_fit(fit), file, show)
 
 
-def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_quality: bool = False) -> xr.Dataset:
+def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_quality: bool = False) -> CurveArrays:
     """Records of all frames of a key, in time order, without the file names.
 
     Parameters
@@ -154,29 +153,20 @@ def frames_of(camera: Camera, *, names: Collection[str] | None = None, with_qual
     with_quality : bool
         Also what was found out from all frames of a night together, where it is there.
     """
-    import xarray as xr
-
     read = [_read_frames(part, names, with_quality) for part in camera.parts]
-    merged = read[0] if len(read) == 1 else xr.concat(read, dim="frame", combine_attrs="override")
-    return merged.load().sortby("mjd_utc")
+    times = np.concatenate([frames["mjd_utc"].to_numpy() for frames in read])
+    return together(read, np.argsort(times, kind="stable"))
 
 
-def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) -> xr.Dataset:
-    import xarray as xr
-
-    from opticam_dask.lightcurves.indexes import in_memory
-
-    opened = xr.open_dataset(**part.frames.for_xarray).drop_vars(["file", "message"])
-    frames = opened[[name for name in opened.data_vars if names is None or name in names]]
-    # read by the store, chunk by chunk, not by xarray
-    values = {name: part.frames.read(str(name)) for name in frames.data_vars}
-    frames = frames.assign({name: in_memory(frames[name].dims, values[name], frames[name].attrs) for name in values})
+def _read_frames(part: Part, names: Collection[str] | None, with_quality: bool) -> CurveArrays:
+    frames = opened(part.frames, lazily=False)
+    frames = frames.only(set(frames if names is None else names) - {"file", "message"})
     if not with_quality or not part.quality.directory.is_dir():
         return frames
-    quality = xr.open_dataset(**part.quality.for_xarray)
+    quality = opened(part.quality, lazily=False)
     # flags of both have the same name: those of the first pass say whether a frame is usable; the airmass of the
     # header gives way to the computed one
-    return frames.assign({name: values for name, values in quality.data_vars.items() if name != "flags"})
+    return frames.assign(**{name: quality[name] for name in quality if name != "flags"})
 
 
 def _save(figure: Figure, file: Path, show: bool) -> Path:

@@ -111,6 +111,14 @@ def test_reducer__draws_nothing_itself():
     assert not {name for name in found if name.startswith("opticam_dask.display.plotting")}
 
 
+def test_reduction__needs_neither_zarr_nor_datasets_nor_dask_arrays(night, tmp_path):
+    directory, _ = night
+    options = ["--cluster", "none", "--instrument", directory / "camera.json"]
+    found = modules_of("reduce", directory / "frames", "--out", tmp_path / "out", *options)
+    assert "matplotlib" in found
+    assert not found & {"zarr", "xarray", "dask.array"}
+
+
 def test_reducer__comes_without_the_report_and_the_fits_that_it_shows():
     found = modules_after(
         "import json, sys, opticam_dask.api.reducer; print('MODULES', json.dumps(sorted(sys.modules)))"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.display import plotting, products
@@ -24,6 +23,9 @@ from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import FrameProblem, FrameSteps, entry_of
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def plot_background_meshes(out_directory: str | Path, *, save: bool = True, show: bool = False) -> list[Path]:

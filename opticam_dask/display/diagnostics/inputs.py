@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import locations, schema
 from opticam_dask.display import plotting
@@ -23,6 +22,9 @@ from opticam_dask.steps.frame_steps import FrameSteps
 from opticam_dask.store.camera import Camera, Part
 from opticam_dask.store.store import Store
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 #: Sources (numbers, names, places) by camera key, or the same for all of them; None is all sources.
 Targets = Target | Sequence[Target] | Mapping[str, Target | Sequence[Target]] | None
 
@@ -32,6 +34,8 @@ Targets = Target | Sequence[Target] | Mapping[str, Target | Sequence[Target]] | 
 
 def catalogues(out_directory: str | Path) -> dict[Camera, xr.Dataset]:
     """Catalogues of a reduction by camera."""
+    import xarray as xr
+
     found = {}
     for camera in Store.open(out_directory).cameras:
         if camera.catalog.is_whole:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import locations
 from opticam_dask.display import plotting, products
@@ -16,10 +15,14 @@ from opticam_dask.display.diagnostics.sources import aperture_of
 from opticam_dask.display.drawn import keep_drawn
 from opticam_dask.kernels.robust import MAD_TO_SIGMA, finite_median
 from opticam_dask.kernels.sources import noise
-from opticam_dask.lightcurves import results
+from opticam_dask.lightcurves.reading.columns import CurveArrays, along
+from opticam_dask.lightcurves.reading.opening import curves_of_source_groups
 from opticam_dask.pipeline import preparation
 from opticam_dask.store.camera import Camera
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Fluxes at which the noise is computed: enough for a smooth line.
 _MODEL_FLUXES = 200
@@ -56,7 +59,7 @@ def plot_rms_vs_flux(
     ValueError
         When no camera has photometry of this label.
     """
-    statistics = statistics_of_sources(out_directory, label)
+    statistics = _statistics(out_directory, label)
     if save and if_changed:
         file = locations.file_in(out_directory, "diag", f"{label}_rms_vs_flux.pdf")
         return [keep_drawn(file, lambda shown: plotting.plot_rms_vs_flux(shown), statistics, show=show)]
@@ -103,6 +106,8 @@ def noise_model(out_directory: str | Path, key: str, label: str, statistics: xr.
     ValueError
         When the photometry has no aperture whose noise could be computed.
     """
+    import xarray as xr
+
     store = Store.open(out_directory)
     camera = store.camera(key)
     flux = statistics["median_flux"].to_numpy()
@@ -155,20 +160,28 @@ def statistics_of_sources(out_directory: str | Path, label: str) -> dict[str, xr
 
     Of a camera that changed its exposure time the frames with the usual one count: others have other fluxes.
     """
-    names = ("flux", "flux_err")
-    return {
-        camera.key: xr.concat(
-            [
-                source_statistics(_of_usual_exposure(camera, group))
-                for group in results.source_groups(out_directory, camera.key, label, names)
-            ],
-            dim="source",
-        )
-        for camera in Store.open(out_directory).measured_cameras(label)
-    }
+    return {key: _as_dataset(one) for key, one in _statistics(out_directory, label).items()}
 
 
-def _of_usual_exposure(camera: Camera, dataset: xr.Dataset) -> xr.Dataset:
+def _statistics(out_directory: str | Path, label: str) -> dict[str, CurveArrays]:
+    """What :func:`statistics_of_sources` gives, without xarray, whose import takes longer than this does."""
+    found = {}
+    for camera in Store.open(out_directory).measured_cameras(label):
+        groups = curves_of_source_groups(out_directory, camera.key, label, ("flux", "flux_err"))
+        some = [_statistics_of(_of_usual_exposure(camera, group)) for group in groups]
+        whole = {name: np.concatenate([one[name].to_numpy() for one in some]) for name in some[0]}
+        found[camera.key] = along("source", whole, ["source_id"])
+    return found
+
+
+def _as_dataset(statistics: CurveArrays) -> xr.Dataset:
+    import xarray as xr
+
+    columns = {name: ("source", one.to_numpy()) for name, one in statistics.columns.items()}
+    return xr.Dataset(columns).set_coords(list(statistics.coords))
+
+
+def _of_usual_exposure(camera: Camera, dataset: CurveArrays) -> CurveArrays:
     """Frames of a dataset with the exposure time that most frames of the camera have; ties to the shorter."""
     frames = products.frames_of(camera, names=("exposure_time",))
     exposures, counts = np.unique(frames["exposure_time"].to_numpy(), return_counts=True)
@@ -192,20 +205,21 @@ def source_statistics(curves: xr.Dataset) -> xr.Dataset:
         Along ``source``: median_flux, scatter (1.4826 times the median absolute deviation; NaN for fewer than three
         measurements), median_error, in electrons; source_id.
     """
+    return _as_dataset(_statistics_of(curves))
+
+
+def _statistics_of(curves: xr.Dataset | CurveArrays) -> CurveArrays:
     if "radius" in curves.dims:
         curves = curves.isel(radius=0)
     columns: dict[str, list[float]] = {"median_flux": [], "scatter": [], "median_error": []}
-    for flux, error in zip(
-        curves["flux"].transpose("source", "frame").to_numpy(),
-        curves["flux_err"].transpose("source", "frame").to_numpy(),
-        strict=True,
-    ):
+    by_source = (
+        np.moveaxis(one.to_numpy(), one.dims.index("source"), 0) for one in (curves["flux"], curves["flux_err"])
+    )
+    for flux, error in zip(*by_source, strict=True):
         middle = finite_median(flux)
         enough = np.count_nonzero(np.isfinite(flux)) >= 3
         columns["median_flux"].append(middle)
         columns["scatter"].append(MAD_TO_SIGMA * finite_median(np.abs(flux - middle)) if enough else np.nan)
         columns["median_error"].append(finite_median(error))
-    return xr.Dataset(
-        {name: ("source", np.array(values, dtype=float)) for name, values in columns.items()},
-        coords={"source_id": ("source", curves["source_id"].to_numpy())},
-    )
+    found = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    return along("source", found | {"source_id": curves["source_id"].to_numpy()}, ["source_id"])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from opticam_dask import identities, locations
 from opticam_dask.display import plotting
@@ -29,6 +28,9 @@ from opticam_dask.steps.calibrate import load_image
 from opticam_dask.steps.frame_steps import entry_of
 from opticam_dask.store.camera import Camera, file_start
 from opticam_dask.store.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Growth curves reach so many FWHM.
 _GROWTH_REACH = 4.0
@@ -85,6 +87,8 @@ def _growth(camera: Camera, catalogue: xr.Dataset, label: str) -> xr.Dataset:
     flux, error = growth.growth_curve(image, xy, radii, variance=spread**2)
     record = photometer_record(camera, label)
     axes = None if record is None else aperture_axes(record, fwhm)
+    import xarray as xr
+
     return xr.Dataset(
         {"flux": (("source", "radius"), flux), "flux_err": (("source", "radius"), error)},
         coords={"source_id": ("source", catalogue["source_id"].to_numpy()), "radius": radii},

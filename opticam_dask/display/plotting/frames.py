@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,6 +22,10 @@ from opticam_dask.display.plotting.style import (
 from opticam_dask.display.plotting.times import best_axis, time_panels, utc_axis
 from opticam_dask.flags import UNUSABLE
 from opticam_dask.kernels.units import SECONDS_PER_DAY
+from opticam_dask.lightcurves.reading.columns import CurveArrays, NamedArray
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Bins of a histogram, for the thousands of frames of a night.
 _HISTOGRAM_BINS = 60
@@ -123,7 +127,7 @@ def _step_histogram(axes: Axes, gaps: Mapping[str, np.ndarray]) -> None:
         axes.text(0.99, 0.95, text, ha="right", va="top", transform=axes.transAxes, color="tab:red")
 
 
-def plot_background(frames: Mapping[str, xr.Dataset]) -> Figure:
+def plot_background(frames: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Sky background and its scatter against time.
 
     Parameters
@@ -144,7 +148,7 @@ def plot_background(frames: Mapping[str, xr.Dataset]) -> Figure:
     return _against_time(frames, rows, height=2.8)
 
 
-def plot_alignment(frames: Mapping[str, xr.Dataset]) -> Figure:
+def plot_alignment(frames: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Shift, rotation and residuals of the transforms, and the seeing, against time.
 
     Parameters
@@ -173,16 +177,18 @@ def plot_alignment(frames: Mapping[str, xr.Dataset]) -> Figure:
     return _against_time(derived, rows, height=1.9)
 
 
-def _with_motion(dataset: xr.Dataset) -> xr.Dataset:
+def _with_motion(dataset: xr.Dataset | CurveArrays) -> dict[str, Any]:
+    """What is drawn of the transforms, by name."""
     matrix = dataset["transform"].to_numpy()
     usable = (dataset["flags"].to_numpy() & np.uint32(UNUSABLE)) == 0
     angle = np.degrees(np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0]))
     # from -90 to 270 degrees: neither a field at rest nor one turned by 180 degrees sits at the seam
     motion = {"shift_x": matrix[:, 0, 2], "shift_y": matrix[:, 1, 2], "rotation": np.mod(angle + 90.0, 360.0) - 90.0}
-    return dataset.assign({name: ("frame", np.where(usable, values, np.nan)) for name, values in motion.items()})
+    known = {name: dataset[name] for name in ("mjd_utc", "bmjd_tdb", "transform_rms", "fwhm")}
+    return known | {name: NamedArray.of(["frame"], np.where(usable, one, np.nan)) for name, one in motion.items()}
 
 
-def _against_time(frames: Mapping[str, xr.Dataset], rows: Mapping[str, str], height: float) -> Figure:
+def _against_time(frames: Mapping[str, Any], rows: Mapping[str, str], height: float) -> Figure:
     """One row of axes a quantity, all cameras in each."""
     require_panels(frames)
     axis = best_axis(frames)
@@ -225,7 +231,7 @@ _QUALITY = {
 }
 
 
-def plot_quality(frames: Mapping[str, xr.Dataset]) -> Figure:
+def plot_quality(frames: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Seeing, shape, sky, transparency, airmass and number of sources against time; unusable frames are marked.
 
     Parameters
@@ -247,21 +253,23 @@ def plot_quality(frames: Mapping[str, xr.Dataset]) -> Figure:
     rows = {name: label for name, label in _QUALITY.items() if any(_is_known(one, name) for one in frames.values())}
     if not rows:
         raise ValueError(f"expected at least one of {', '.join(_QUALITY)} to be known in a frame, found none")
-    blank = {key: np.full(dataset.sizes["frame"], np.nan) for key, dataset in frames.items()}
     whole = {
-        key: dataset.assign({name: ("frame", blank[key]) for name in rows if name not in dataset})
-        for key, dataset in frames.items()
+        key: {name: one[name] for name in ("mjd_utc", "bmjd_tdb", "flags", *rows) if name in one}
+        for key, one in frames.items()
     }
+    for key, one in frames.items():
+        blank = NamedArray.of(["frame"], np.full(one.sizes["frame"], np.nan))
+        whole[key] |= {name: blank for name in rows if name not in one}
     figure = _against_time(whole, rows, height=1.6)
     _mark_unusable(figure, len(rows), whole)
     return figure
 
 
-def _is_known(dataset: xr.Dataset, name: str) -> bool:
+def _is_known(dataset: xr.Dataset | CurveArrays, name: str) -> bool:
     return name in dataset and bool(np.isfinite(dataset[name].to_numpy()).any())
 
 
-def _mark_unusable(figure: Figure, n_rows: int, frames: Mapping[str, xr.Dataset]) -> None:
+def _mark_unusable(figure: Figure, n_rows: int, frames: Mapping[str, Any]) -> None:
     """Ticks at the lower edge where a frame is not usable."""
     axis = best_axis(frames)
     unusable = {key: (one["flags"].to_numpy() & np.uint32(UNUSABLE)) != 0 for key, one in frames.items()}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from opticam_dask.display.plotting.style import new_figure, require_panels
+from opticam_dask.lightcurves.reading.columns import CurveArrays
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Circles around sources have this radius in units of their median FWHM, and at least this share of the image.
 _CIRCLE = 2.0
@@ -23,7 +27,7 @@ _MOST_COLUMNS = 3
 _LEAST_RANGE = 30.0
 
 
-def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset]]) -> Figure:
+def plot_catalogs(panels: Mapping[str, tuple[np.ndarray, xr.Dataset | CurveArrays]]) -> Figure:
     """Stack of each camera with its catalogue: circles and source numbers.
 
     Parameters
@@ -70,7 +74,7 @@ def show_stretched(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(stretched, origin="lower", cmap="gray_r", vmin=-0.5, vmax=brightest, interpolation="auto")
 
 
-def _mark_sources(axes: Axes, shape: tuple[int, ...], catalogue: xr.Dataset) -> None:
+def _mark_sources(axes: Axes, shape: tuple[int, ...], catalogue: xr.Dataset | CurveArrays) -> None:
     x, y = catalogue["x"].to_numpy(), catalogue["y"].to_numpy()
     fwhm = catalogue["fwhm"].to_numpy()
     typical = float(np.nanmedian(fwhm)) if np.isfinite(fwhm).any() else _USUAL_FWHM

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opticam_dask.display.plotting.style import MANY_POINTS, colour_of, grid, new_figure, require_panels
 from opticam_dask.kernels.sources.noise import common_scatter
+from opticam_dask.lightcurves.reading.columns import CurveArrays
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: Panels beside each other.
 _MOST_COLUMNS = 3
@@ -47,7 +50,7 @@ def _size(n_panels: int) -> tuple[int, int]:
     return -(-n_panels // columns), columns
 
 
-def plot_rms_vs_flux(statistics: Mapping[str, xr.Dataset]) -> Figure:
+def plot_rms_vs_flux(statistics: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Robust scatter of each source against its median flux; those well above the expectation bear their numbers.
 
     Parameters
@@ -78,7 +81,7 @@ def plot_rms_vs_flux(statistics: Mapping[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def _draw_scatter(axes: Axes, dataset: xr.Dataset, colour: str) -> None:
+def _draw_scatter(axes: Axes, dataset: xr.Dataset | CurveArrays, colour: str) -> None:
     flux, scatter, error = (dataset[name].to_numpy() for name in ("median_flux", "scatter", "median_error"))
     known = (flux > 0) & (scatter > 0)
     if not known.any():
@@ -124,7 +127,7 @@ def _log_axes(axes: Axes, values: list[np.ndarray]) -> None:
     axes.set_ylim(low / 1.5, high * max(4.0, (high / low) ** 0.6))
 
 
-def plot_snrs(statistics: Mapping[str, xr.Dataset]) -> Figure:
+def plot_snrs(statistics: Mapping[str, xr.Dataset | CurveArrays]) -> Figure:
     """Signal-to-noise ratio of each source: bars from the errors, points from the scatter over the frames.
 
     Parameters
@@ -169,7 +172,7 @@ def plot_snrs(statistics: Mapping[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def plot_noise(statistics: Mapping[str, xr.Dataset], models: Mapping[str, xr.Dataset]) -> Figure:
+def plot_noise(statistics: Mapping[str, xr.Dataset | CurveArrays], models: Mapping[str, xr.Dataset]) -> Figure:
     """Relative scatter of the sources against flux, with what theory says it is made of; below, the ratio.
 
     Parameters
@@ -201,7 +204,7 @@ def plot_noise(statistics: Mapping[str, xr.Dataset], models: Mapping[str, xr.Dat
     return figure
 
 
-def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset, model: xr.Dataset, colour: str) -> None:
+def _draw_noise(axes: Axes, ratio: Axes, dataset: xr.Dataset | CurveArrays, model: xr.Dataset, colour: str) -> None:
     flux, scatter, error = (dataset[name].to_numpy() for name in ("median_flux", "scatter", "median_error"))
     known = (flux > 0) & (scatter > 0)
     if not known.any() or not model.sizes["flux"]:

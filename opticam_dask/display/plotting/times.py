@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
@@ -55,8 +55,8 @@ def utc_axis(times: Mapping[str, np.ndarray]) -> TimeAxis:
     return _axis({key: np.asarray(values, dtype=float) for key, values in times.items()}, "MJD (UTC)")
 
 
-def best_axis(datasets: Mapping[str, xr.Dataset | CurveArrays]) -> TimeAxis:
-    """Time axis for datasets with mjd_utc and bmjd_tdb by camera key.
+def best_axis(datasets: Mapping[str, xr.Dataset | CurveArrays | Mapping[str, Any]]) -> TimeAxis:
+    """Time axis for datasets, or named columns, with mjd_utc and bmjd_tdb by camera key.
 
     Barycentric when all frames have such a time, else UTC for all: the two differ by minutes, so cameras on
     different scales would look shifted against each other, and a frame without one would be missing.

@@ -185,6 +185,22 @@ def _length(key: np.ndarray) -> int:
     return int(np.count_nonzero(key)) if key.dtype == bool else len(key)
 
 
+def along(dim: str, values: Mapping[str, np.ndarray], coords: Collection[str] = ()) -> CurveArrays:
+    """Columns in memory along one dimension.
+
+    Parameters
+    ----------
+    dim : str
+        Name of the dimension.
+    values : dict of ndarray
+        Values by name, all of one length.
+    coords : collection of str, optional
+        Names of those that are coordinates.
+    """
+    n = len(next(iter(values.values())))
+    return CurveArrays({name: NamedArray.of([dim], one) for name, one in values.items()}, tuple(coords), {dim: n})
+
+
 def together(parts: Sequence[CurveArrays], order: np.ndarray | None = None) -> CurveArrays:
     """Light curves one after the other along ``frame``, with the attributes of the first.
 
