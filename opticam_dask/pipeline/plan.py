@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,9 +159,9 @@ def _plan_part(
     first = rows.iloc[0]
     shape = (int(first["ny"]), int(first["nx"]))
     files = np.array([file_of(name) for name in rows["file"]], dtype=object)
-    data_root = _common_root(files)
+    data_root = common_root(files)
     manifest = {column: rows[column].to_numpy(copy=True) for column in _TABLE_COLUMNS}
-    manifest["file"] = np.array([_below(file, data_root) for file in files], dtype=object)
+    manifest["file"] = np.array([name_below(file, data_root) for file in files], dtype=object)
     if target_coord is not None:
         manifest["ra"], manifest["dec"] = (np.full(len(rows), angle) for angle in target_coord)
     sites = _sites(rows, instrument)
@@ -200,14 +200,15 @@ def _common_site(sites: np.ndarray) -> tuple[float, float, float] | None:
     return longitude, latitude, height
 
 
-def _common_root(files: np.ndarray) -> str:
+def common_root(files: Collection[str]) -> str:
     """Directory or URL that files are below; empty where some are of another place than others."""
     if any(locations.is_remote(file) for file in files):
         return locations.common_root(files)
     return os.path.commonpath({os.path.dirname(file) for file in files})
 
 
-def _below(file: str, data_root: str) -> str:
+def name_below(file: str, data_root: str) -> str:
+    """Name of a file below such a directory; its whole path where there is none."""
     # files are below their root, by absolute paths, so that nothing but text needs to be cut off
     return file[len(data_root) :].removeprefix("/") if data_root else file
 

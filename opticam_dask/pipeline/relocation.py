@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from opticam_dask.frames.fits.names import file_of
 from opticam_dask.frames.instruments import Instrument
 from opticam_dask.kernels.units import SECONDS_PER_DAY
 from opticam_dask.locations import PathLike, location
+from opticam_dask.pipeline.plan import common_root, name_below
 from opticam_dask.pipeline.reduction import ReductionError
 from opticam_dask.store.camera import Part
 from opticam_dask.store.store import Store
@@ -155,19 +155,13 @@ def _placements(
     of_checksum = dict(zip(_keys(by_name_downwards), by_name_downwards.index, strict=True))
     found = [of_checksum.get(key) for key in _keys(manifest)]
     if there := [file_of(path) for path in found if path]:
-        place = _common_directory(there)
+        place = common_root(there)
         yield place, [path or f"{place}/{name}" for path, name in zip(found, old, strict=True)]
 
 
 def _keys(frames: Mapping[str, np.ndarray] | pd.DataFrame) -> Iterator[tuple[int, ...]]:
     """What tells a frame from all others, whatever its name."""
     return zip(*(frames[name].tolist() for name in ("file_checksum", "extension", "plane")), strict=True)
-
-
-def _common_directory(files: Sequence[str]) -> str:
-    """Lowest directory, or place of a URL, that all files are below."""
-    steps = zip(*(file.split("/")[:-1] for file in files), strict=False)
-    return "/".join(step[0] for step in itertools.takewhile(lambda step: len(set(step)) == 1, steps))
 
 
 def _problem(manifest: Mapping[str, np.ndarray], index: int, path: str, headers: _Headers) -> str:
@@ -198,7 +192,7 @@ def _facts_of_copies(
     for name in _OF_COPIES:
         facts[name] = np.array(manifest[name])
         facts[name][is_there] = rows.loc[there, name].to_numpy()
-    facts["file"] = np.array([file_of(path).removeprefix(f"{place}/") for path in paths], dtype=object)
+    facts["file"] = np.array([name_below(file_of(path), place) for path in paths], dtype=object)
     return facts
 
 
