@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import pickle
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -267,7 +266,7 @@ def _run_chunk(
     # one after the other, as they are worked on; a frame may come with what its file says of its pixels
     frames = images if read is None else _each_frame(images, *read)
     shared = given[n_known:] if taken is None else [take(given[n_known:], one) for one in taken]
-    with tasks.thread_pools(len(sys.modules)).limit(limits=1):
+    with tasks.one_thread:
         found = run(frames, table, *given[:n_known], *map(np.ravel, shared))
     records = np.empty(len(found), dtype=object)
     for index, record in enumerate(found):

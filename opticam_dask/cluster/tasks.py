@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle
 import cv2
 import numpy as np
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 from opticam_dask.cluster import open_files, watchdog
 from opticam_dask.console import collect_as_usual
@@ -45,6 +45,46 @@ def thread_pools(n_modules: int) -> ThreadpoolController:
     Looking takes as long as a small frame.
     """
     return ThreadpoolController()
+
+
+class _OneThread:
+    """Limit to one thread in every library, which lasts until the last of the tasks that ask for it has ended.
+
+    The number of threads is that of a whole process. Tasks in several threads of it end in any order: the first that
+    ended would give the libraries their threads back while others are at work, and those would round as chance has it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._before: dict[str, tuple[LibController, int]] = {}
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._n_inside += 1
+            for library in thread_pools(len(sys.modules)).lib_controllers:
+                self._before.setdefault(library.filepath, (library, library.num_threads))
+                _set_threads(library, 1)  # in each task: with OpenMP the number is that of a thread
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                for library, number in self._before.values():
+                    _set_threads(library, number)
+                self._before.clear()
+
+
+def _set_threads(library: LibController, number: int) -> None:
+    """Set the number of threads of a library from any thread.
+
+    Since threadpoolctl 3.8 ``set_num_threads`` does nothing but in the thread that came first.
+    """
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
+
+
+#: A matrix product may round differently with another number of threads, and a worker has one core.
+one_thread = _OneThread()
 
 
 def run_block(
@@ -109,8 +149,6 @@ def run(function: bytes, block: int, *, kernels: str, frame_timeout: float = 0.0
     with _turn:
         collect_as_usual()
         compiled.use(kernels)
-        # a matrix product may round differently with another number of threads, and a worker has one core
         cv2.setNumThreads(1)
-        limits = thread_pools(len(sys.modules)).limit(limits=1)
-        with limits, watchdog.time_limit(frame_timeout), open_files.keep_open():
+        with one_thread, watchdog.time_limit(frame_timeout), open_files.keep_open():
             return of_block(block)

@@ -58,6 +58,31 @@ def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatc
     assert first <= 2  # the first block may import what the second then has
 
 
+def test_one_thread__lasts_until_the_last_of_several_tasks_has_ended():
+    """The first to end would let the others round as chance has it."""
+    pools = tasks.thread_pools(len(sys.modules))
+    threads = lambda: [pool["num_threads"] for pool in pools.info()]  # noqa: E731  # read three times
+    with pools.limit(limits=2):
+        before = threads()
+        assert max(before) == 2
+        first, second = threading.Event(), threading.Event()
+
+        def work():
+            with tasks.one_thread:
+                first.set()
+                second.wait(60)
+
+        other = threading.Thread(target=work)
+        other.start()
+        assert first.wait(60)
+        with tasks.one_thread:
+            assert set(threads()) == {1}
+        assert set(threads()) == {1}
+        second.set()
+        other.join(60)
+        assert threads() == before
+
+
 def test_window_of_blocks__libraries_that_come_later_use_one_thread_as_well(monkeypatch):
     window = run_blocks.window_of_blocks(abs, [1])
     window.compute(scheduler="synchronous")

@@ -133,12 +133,12 @@ def moffat_night(tmp_path_factory):
     reducer = pulls.StoreOnly(directory / "out", directory / "frames", client="none", figures=False, verbose=False)
     reducer.create_catalogs()
     reducer.photometry(PHOTOMETERS[::2])
-    return directory / "out", truth
+    return pulls.Night(directory / "out", truth)
 
 
 @pytest.mark.parametrize("label", LABELS[::2])
 def test_fluxes__of_undersampled_moffat_stars_are_right_within_their_errors(moffat_night, label):
-    pull, ratio, deviation = pulls.against_truth(*moffat_night, label)
+    pull, ratio, deviation = pulls.against_truth(moffat_night, label)
     bright = ratio > 20
     assert np.count_nonzero(bright) > 200
     assert np.abs(pull[bright]).max() < 5.0

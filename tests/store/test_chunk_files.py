@@ -191,7 +191,6 @@ def test_write__a_file_that_takes_some_of_the_bytes_gets_the_rest_or_the_error_n
         ({"chunk_key_encoding": {"name": "v2", "separator": "."}}, (10, 3)),
         ({"chunk_key_encoding": {"name": "default", "separator": "."}}, (10, 3)),
         ({"chunks": ()}, ()),
-        ({"chunks": (1, 3)}, (0, 3)),
     ],
 )
 def test_open_chunks__other_kinds_of_arrays_are_left_to_zarr(tmp_path, options, shape):

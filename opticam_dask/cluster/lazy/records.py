@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -228,7 +227,7 @@ def whole(function: Callable[..., Any], *arrays: da.Array | np.ndarray, waits: b
 def _run_whole(*given: np.ndarray, function: bytes, taken: tuple[Taken, ...] | None = None) -> np.ndarray:
     record = np.empty(1, dtype=object)
     arrays = given if taken is None else [take(given, one) for one in taken]
-    with tasks.thread_pools(len(sys.modules)).limit(limits=1):
+    with tasks.one_thread:
         record[0] = tasks.unpacked(function)(*arrays)
     return record
 

@@ -212,7 +212,7 @@ class Profile:
         Pixels widen stars by a twelfth of their area (the variance of a square) and flatten their cores. Sigma is that
         of the stars as the pixels sample them, so the functions become as much narrower as the pixels become wider.
         """
-        if not self.pixel_area > 0:
+        if not self.pixel_area > 0 or pixel_area == self.pixel_area:
             return self
         sought, found = _adaptive_variance(self), replace(self, pixel_area=pixel_area)
         for _ in range(_WIDTH_STEPS):
