@@ -50,29 +50,44 @@ def thread_pools(n_modules: int) -> ThreadpoolController:
 class _OneThread:
     """Limit to one thread in every library, which lasts until the last of the tasks that ask for it has ended.
 
-    The number of threads is that of a whole process. Tasks in several threads of it end in any order: the first that
-    ended would give the libraries their threads back while others are at work, and those would round as chance has it.
+    The number of threads of most is that of a whole process. Tasks in several threads of it end in any order: the first
+    that ended would give the libraries their threads back while others are at work, and those would round as chance
+    has it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_inside = 0
         self._before: dict[str, tuple[LibController, int]] = {}
+        self._of_thread = threading.local()
 
     def __enter__(self) -> None:
         with self._lock:
             self._n_inside += 1
+            of_thread: dict[str, tuple[LibController, int]] = {}
+            self._of_thread.__dict__.setdefault("before", []).append(of_thread)
             for library in thread_pools(len(sys.modules)).lib_controllers:
-                self._before.setdefault(library.filepath, (library, library.num_threads))
-                _set_threads(library, 1)  # in each task: with OpenMP the number is that of a thread
+                before = of_thread if _is_of_thread(library) else self._before
+                before.setdefault(library.filepath, (library, library.num_threads))
+                _set_threads(library, 1)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._n_inside -= 1
+            _give_back(self._of_thread.before.pop())
             if not self._n_inside:
-                for library, number in self._before.values():
-                    _set_threads(library, number)
-                self._before.clear()
+                _give_back(self._before)
+
+
+def _is_of_thread(library: LibController) -> bool:
+    """Whether each thread of the process has a number of its own for this library, as OpenMP has it."""
+    return "openmp" in (library.user_api, getattr(library, "threading_layer", ""))
+
+
+def _give_back(before: dict[str, tuple[LibController, int]]) -> None:
+    for library, number in before.values():
+        _set_threads(library, number)
+    before.clear()
 
 
 def _set_threads(library: LibController, number: int) -> None:

@@ -61,9 +61,13 @@ def test_window_of_blocks__libraries_with_threads_are_looked_for_once(monkeypatc
 def test_one_thread__lasts_until_the_last_of_several_tasks_has_ended():
     """The first to end would let the others round as chance has it."""
     pools = tasks.thread_pools(len(sys.modules))
-    threads = lambda: [pool["num_threads"] for pool in pools.info()]  # noqa: E731  # read three times
+
+    def threads(of_process=True):
+        of_thread = [pool for pool in pools.info() if "openmp" in (pool["user_api"], pool.get("threading_layer"))]
+        return [pool["num_threads"] for pool in pools.info() if (pool in of_thread) != of_process]
+
     with pools.limit(limits=2):
-        before = threads()
+        before, before_here = threads(), threads(of_process=False)
         assert max(before) == 2
         first, second = threading.Event(), threading.Event()
 
@@ -76,8 +80,9 @@ def test_one_thread__lasts_until_the_last_of_several_tasks_has_ended():
         other.start()
         assert first.wait(60)
         with tasks.one_thread:
-            assert set(threads()) == {1}
+            assert set(threads() + threads(of_process=False)) == {1}
         assert set(threads()) == {1}
+        assert threads(of_process=False) == before_here
         second.set()
         other.join(60)
         assert threads() == before
